@@ -15,7 +15,7 @@ from fastgw.config import load_text
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import building, compile
 from fastgw.gateway.tables import Gateway, dismantling
-from fastgw.runtime.node.config_snapshot import Accepted, Base, accept, seal, unsealing
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot, PreviousGeneration, accept, seal, unsealing
 
 COUNTS = (10, 1_000, 10_000)
 SOME = 10
@@ -60,7 +60,7 @@ def least(count: int, change_all: bool) -> Timed:
     return min((turn(first, then) for _ in range(REPETITIONS)), key=lambda timed: timed.longest_ms)
 
 
-def turn(first: Accepted, then: Accepted) -> Timed:
+def turn(first: ConfigSnapshot, then: ConfigSnapshot) -> Timed:
     """From one generation to the next: read, build and free."""
     timed, before = Timed(), compile(first.config(), 1)
     descriptor = seal(then)
@@ -86,7 +86,7 @@ def reloading(descriptor: int, before: Gateway) -> Generator[None, None, Gateway
     return now
 
 
-def accepted(count: int, generation: int, base: Accepted | None, change_all: bool) -> Accepted:
+def accepted(count: int, generation: int, base: ConfigSnapshot | None, change_all: bool) -> ConfigSnapshot:
     lines = ["version: 1", "listeners: {public: {address: 127.0.0.1:0}}"]
     lines += ["upstreams: {origin: {targets: [{url: 'http://127.0.0.1:9'}]}}", "routes:"]
     for number, route in enumerate(routes(count)):
@@ -94,7 +94,7 @@ def accepted(count: int, generation: int, base: Accepted | None, change_all: boo
         lines.append(f"  - {{name: {route}, paths: ['/{route}/*', '/{route}-version{version}/*'], upstream: origin}}")
     loaded = load_text("\n".join(lines).encode(), "/nowhere/gateway.yaml", TYPES)
     places = compile(loaded.config, 1).places
-    before = None if base is None else Base(base, base.config())
+    before = None if base is None else PreviousGeneration(base, base.config())
     return accept(loaded, generation=generation, date=1.0, source="api", places=places, workers=1, base=before)
 
 

@@ -21,7 +21,7 @@ import msgspec
 import typer
 
 from fastgw import VERSION, config
-from fastgw.admin.client import TOKEN, AdminClient, Refused, Unreachable
+from fastgw.admin.client import TOKEN, AdminClient, RefusedByGateway, Unreachable
 from fastgw.config.base.value_types import Address, parse_address
 from fastgw.config.settings.secrets import SecretError
 from fastgw.config.sources.files import LARGEST
@@ -29,7 +29,7 @@ from fastgw.kernel import CallRefused
 
 if TYPE_CHECKING:
     from fastgw.admin.gateway_registry import Found
-    from fastgw.admin.gateway_selection import Choice, Wanted
+    from fastgw.admin.gateway_selection import Choice, GatewayChoice
     from fastgw.admin.node_interface import Outcome
     from fastgw.runtime.node.bound_addresses import Bound
     from fastgw.runtime.node.child_slots import Work
@@ -584,15 +584,15 @@ def _read(source: Callable[[], T]) -> T:
         _fail(WRONG, *map(str, error.problems))
 
 
-def _wanted(file: str | None, name: str | None, admin: str | None, token_file: str | None) -> Wanted:
-    from fastgw.admin.gateway_selection import Wanted
+def _wanted(file: str | None, name: str | None, admin: str | None, token_file: str | None) -> GatewayChoice:
+    from fastgw.admin.gateway_selection import GatewayChoice
 
     if sum(each is not None for each in (file, name, admin)) > 1:
         raise typer.BadParameter("--config, --name and --admin: one of them says which gateway")
-    return Wanted(admin, file, name, token_file)
+    return GatewayChoice(admin, file, name, token_file)
 
 
-def _chosen(wanted: Wanted) -> Choice:
+def _chosen(wanted: GatewayChoice) -> Choice:
     """The gateway that is meant, and the token for it."""
     from fastgw.admin.gateway_selection import Ambiguous, NoSuchGateway, choose
 
@@ -619,7 +619,7 @@ def _ask_which(found: Sequence[Found]) -> Found:
     return found[number - 1]
 
 
-def _asked(wanted: Wanted, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
+def _asked(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     """What a running gateway answers."""
     choice = _chosen(wanted)
     if certificate is not None and not choice.place.tls:
@@ -628,7 +628,7 @@ def _asked(wanted: Wanted, certificate: str | None, ask: Callable[[AdminClient],
         return ask(AdminClient(choice.place, choice.token, certificate))
     except Unreachable as error:
         _fail(UNREACHABLE, f"fastgw: {error}")
-    except Refused as error:
+    except RefusedByGateway as error:
         _fail(WRONG, f"fastgw: {error}")
 
 
@@ -654,7 +654,7 @@ def _serve(
     from fastgw.runtime.node.startup import CannotStart
     from fastgw.runtime.run import run_gateway
     from fastgw.runtime.sockets.listening_sockets import CannotListen
-    from fastgw.runtime.supervisor.handover_state import UnfitEstate
+    from fastgw.runtime.supervisor.handover_state import IncompatibleHandover
 
     try:
         run_gateway(load, announce, ready_fd, companions, follow_files=follow_files, name=name)
@@ -662,15 +662,15 @@ def _serve(
         _fail(WRONG, *map(str, error.problems))
     except CompileError as error:
         _fail(WRONG, str(error))
-    except (CannotListen, CannotStart, UnfitEstate) as error:
+    except (CannotListen, CannotStart, IncompatibleHandover) as error:
         _fail(CANNOT_START, f"fastgw: {error}")
 
 
 def _announce(bound: Bound) -> None:
-    from fastgw.operator_events import Event
+    from fastgw.operator_events import OperatorEvent
     from fastgw.operator_log import notice
 
-    notice(Event.LISTENING, f"fastgw {VERSION}: listening on {bound}")
+    notice(OperatorEvent.LISTENING, f"fastgw {VERSION}: listening on {bound}")
 
 
 def _but(notes: Sequence[config.Problem]) -> str:

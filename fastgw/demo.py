@@ -21,7 +21,7 @@ from fastgw.filters.policies.request_id import RequestId
 from fastgw.http.http1.parser import RequestHead, judge_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.control.control import told_to_stop
 from fastgw.runtime.ipc.channel import FIRST_GENERATION, Channel, Ready
@@ -73,10 +73,10 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
 
 def announce(bound: Bound) -> None:
     """The first words of the demo."""
-    notice(Event.DEMO, f"fastgw {VERSION}: demo on {bound}, Ctrl-C to stop")
-    notice(Event.DEMO, f"  open  {bound.urls[0]}/   # a first look, in a browser")
+    notice(OperatorEvent.DEMO, f"fastgw {VERSION}: demo on {bound}, Ctrl-C to stop")
+    notice(OperatorEvent.DEMO, f"  open  {bound.urls[0]}/   # a first look, in a browser")
     for label, line in zip(("try:", "", ""), commands(bound.urls[0]), strict=True):
-        notice(Event.DEMO, f"  {label:<5} {line}")
+        notice(OperatorEvent.DEMO, f"  {label:<5} {line}")
 
 
 def commands(url: str) -> list[str]:

@@ -15,12 +15,12 @@ from msgspec.structs import replace
 from fastgw.config import Config, Loaded
 from fastgw.config.base.problems import Path, path_text, shorten
 from fastgw.config.decoding.decoder import (
+    Decoder,
     Either,
     Field,
     File,
     Hidden,
     Sequence,
-    Shape,
     Structure,
     Table,
     fields_of,
@@ -30,7 +30,7 @@ from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.writer import fitting, masked, written
 from fastgw.config.settings.gateway import Filters, FilterUse, Route
 from fastgw.config.settings.secrets import MASK
-from fastgw.consumers.index import Index, Known, index_of
+from fastgw.consumers.index import ConsumerEntry, Index, index_of
 
 Deed = Literal["added", "removed", "changed", "reordered"]
 
@@ -166,7 +166,7 @@ def _consumers(old: Index, new: Index) -> Part:
     return _part(before, after, _of_consumer)
 
 
-def _of_consumer(old: Known, new: Known) -> Iterator[Change]:
+def _of_consumer(old: ConsumerEntry, new: ConsumerEntry) -> Iterator[Change]:
     if old.groups != new.groups:
         yield _changed(("groups",), list(old.groups), list(new.groups))
     counts = (
@@ -304,7 +304,7 @@ class _Comparison:
         yield from self._leaves(shape_of(bool), old.shadow, new.shadow, ("shadow",))
         yield from self._fields(old.settings, new.settings, ())
 
-    def _values(self, shape: Shape, old: Any, new: Any, path: Path) -> Iterator[Change]:
+    def _values(self, shape: Decoder, old: Any, new: Any, path: Path) -> Iterator[Change]:
         if self._same(old, new):
             return iter(())
         if isinstance(shape, Either):
@@ -319,7 +319,7 @@ class _Comparison:
             if key not in without:
                 yield from self._values(field.shape, *_held(field, old, new), (*path, key))
 
-    def _leaves(self, shape: Shape, old: Any, new: Any, path: Path) -> Iterator[Change]:
+    def _leaves(self, shape: Decoder, old: Any, new: Any, path: Path) -> Iterator[Change]:
         if old != new:
             yield _changed(path, written(shape, old), written(shape, new))
 
@@ -367,7 +367,7 @@ class _Comparison:
 
 
 _Below = Callable[[_Comparison, Any, Any, Any, Path], Iterator[Change]]
-_BELOW: Final[Mapping[type[Shape], _Below]] = {
+_BELOW: Final[Mapping[type[Decoder], _Below]] = {
     Structure: _Comparison._structures,
     Table: _Comparison._tables,
     Sequence: _Comparison._sequences,
@@ -422,7 +422,7 @@ def _reordered(path: str, old: list[str], new: list[str]) -> Change | None:
     return Change(path, "reordered", f"{path} in another order", before, after) if before != after else None
 
 
-def _key_of(shape: Shape, value: Any) -> str:
+def _key_of(shape: Decoder, value: Any) -> str:
     said = written(fitting(shape, value), value)
     return str(next(iter(said.values()))) if isinstance(said, dict) else str(said)
 

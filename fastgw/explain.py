@@ -23,11 +23,11 @@ from fastgw.config.settings.secrets import SECRET_NAMES
 from fastgw.downstream import Listener
 from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Route, Trailers, problem
+from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, Trailers, problem
 from fastgw.exchange.chain import abandon, checked
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.request_keys import cookie, reader
-from fastgw.exchange.shadow_exchange import Rehearsal
+from fastgw.exchange.shadow_exchange import ShadowRun
 from fastgw.filters.api import Phase, secret_names
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.gateway.nearest_route import nearest
@@ -41,7 +41,7 @@ from fastgw.net.pem import decoded
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import silently
-from fastgw.pipeline.route_selection import Found, OtherRoute, choose, find, meant, other_routes, too_long
+from fastgw.pipeline.route_selection import OtherRoute, SelectedRoute, choose, find, meant, other_routes, too_long
 from fastgw.routing.table import Candidate
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -64,7 +64,7 @@ class _Shown:
         self._redact = {*redact}
         self._mask = masker(self._redact)
 
-    def hide(self, links: Iterable[Link]) -> None:
+    def hide(self, links: Iterable[FilterInstance]) -> None:
         """Do not show what these filters take for a secret."""
         self._redact |= {name for link in links for name in secret_names(link.use.settings)}
         self._mask = masker(self._redact)
@@ -220,7 +220,7 @@ def explain(
 
     shown.hide(chosen.early.links)
     exchange.answered_by = None
-    rehearsal = Rehearsal()
+    rehearsal = ShadowRun()
     explanation.early, reply = _run(chosen.early.links, exchange, rehearsal, shown)
     if reply is None:
         found = find(exchange, chosen.router)
@@ -339,7 +339,7 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
     return next((each for each in (*alike, *others) if each.address.port == port), (*alike, *others)[0])
 
 
-def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:
+def _later_links(chain: Chain, early: Chain) -> tuple[FilterInstance, ...]:
     return tuple(link for link in chain.links if link not in early.links)
 
 
@@ -355,7 +355,7 @@ def _nearest_ids(steps: tuple[Step, ...], early: Chain, chain: Chain) -> tuple[S
 
 
 def _run(
-    links: Iterable[Link], exchange: OpenExchange, rehearsal: Rehearsal, shown: _Shown
+    links: Iterable[FilterInstance], exchange: OpenExchange, rehearsal: ShadowRun, shown: _Shown
 ) -> tuple[tuple[Step, ...], Reply | None]:
     """Run the links' request steps one by one, and say what each did."""
     steps = []
@@ -374,7 +374,7 @@ def _run(
     return tuple(steps), None
 
 
-class _Asked(NamedTuple):
+class _ExplainedRequest(NamedTuple):
     """What a filter decides, its answer if it makes one, and what the decision has to wait for."""
 
     decision: str
@@ -383,10 +383,10 @@ class _Asked(NamedTuple):
     depends_on: str = ""
 
 
-def _rehearse(link: Link, exchange: OpenExchange, rehearsal: Rehearsal, shown: _Shown) -> _Asked:
+def _rehearse(link: FilterInstance, exchange: OpenExchange, rehearsal: ShadowRun, shown: _Shown) -> _ExplainedRequest:
     """What a filter in shadow decides, which sees who the client would be by those before it."""
     if link.own.request is not None and rehearsal.over:
-        return _Asked("not asked, as one before it would not have let it pass, or is not known to")
+        return _ExplainedRequest("not asked, as one before it would not have let it pass, or is not known to")
     copy = OpenShadow(exchange)
     rehearsal.enter(copy)
     asked = _ask(link, copy, shown)
@@ -397,15 +397,17 @@ def _rehearse(link: Link, exchange: OpenExchange, rehearsal: Rehearsal, shown: _
     return asked
 
 
-def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Asked:
+def _ask(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _ExplainedRequest:
     hooks = link.own
     step = hooks.would or hooks.request
     if hooks.request_ids is not None:
         if not link.use.shadow:
-            return _Asked(f"would send {'; '.join(shown.fields(hooks.request_ids.line(exchange.request_id)))}")
+            return _ExplainedRequest(
+                f"would send {'; '.join(shown.fields(hooks.request_ids.line(exchange.request_id)))}"
+            )
         step = hooks.request_ids.identify
     if step is None:
-        return _Asked("has no say before the response")
+        return _ExplainedRequest("has no say before the response")
     added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
     dropped = exchange.request_dropped
     exchange.why, exchange.looked = "", False
@@ -424,19 +426,19 @@ def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Ask
     if raised is not None and not looked:
         told = f"{type(raised).__name__}: {raised}".removesuffix(": ")
         if hooks.start is not None:  # what it has in a worker, it has not here
-            return _Asked(f"can be told by a running gateway only ({told})", waits=True)
-        return _Asked(f"answers 500 (internal: it raises {told})", problem(Fault.INTERNAL))
+            return _ExplainedRequest(f"can be told by a running gateway only ({told})", waits=True)
+        return _ExplainedRequest(f"answers 500 (internal: it raises {told})", problem(Fault.INTERNAL))
     if isinstance(outcome, Reply) and not looked:
         label = outcome.fault.label if outcome.fault else ""
         reasons = ": ".join(filter(None, (label, exchange.why)))
-        return _Asked(f"answers {outcome.status}{f' ({reasons})' if reasons else ''}", outcome)
+        return _ExplainedRequest(f"answers {outcome.status}{f' ({reasons})' if reasons else ''}", outcome)
     if raised is not None or isinstance(outcome, Reply):
         exchange.why = ""
-        return _Asked(depends, depends_on=depends_on)
+        return _ExplainedRequest(depends, depends_on=depends_on)
     if outcome is not None:
         abandon(outcome)
         whom = f" {hooks.asks}" if hooks.asks else ""
-        return _Asked(f"would have to ask{whom}, which is not done here", waits=True, depends_on=depends_on)
+        return _ExplainedRequest(f"would have to ask{whom}, which is not done here", waits=True, depends_on=depends_on)
     words = depends if looked else _words(link, exchange)
     lines = exchange.request_added.removeprefix(added)
     gone = {folded(name) for name in exchange.request_dropped - dropped}
@@ -446,12 +448,12 @@ def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Ask
     if exchange.query_sent is not query:
         changes += (f"another query: {shown.query(exchange.query_sent)}",)
     if looked and not changes:
-        return _Asked(depends, depends_on=depends_on)
+        return _ExplainedRequest(depends, depends_on=depends_on)
     decision = f"would send {'; '.join(changes)}" if changes else "pass"
-    return _Asked(f"{decision}{f' ({words})' if words else ''}", depends_on=depends_on)
+    return _ExplainedRequest(f"{decision}{f' ({words})' if words else ''}", depends_on=depends_on)
 
 
-def _words(link: Link, exchange: Exchange) -> str:
+def _words(link: FilterInstance, exchange: Exchange) -> str:
     """Why a filter lets a request pass, if it says so."""
     if link.own.explain is None:
         return ""
@@ -461,7 +463,7 @@ def _words(link: Link, exchange: Exchange) -> str:
         return f"cannot say why: {type(error).__name__}"
 
 
-def _other_routes(exchange: Exchange, listener: Listener, found: Found) -> Collection[OtherRoute]:
+def _other_routes(exchange: Exchange, listener: Listener, found: SelectedRoute) -> Collection[OtherRoute]:
     """Each once."""
     others: dict[str, OtherRoute] = {}
     with suppress(Malformed):  # too long a path is told where it is refused
@@ -470,7 +472,9 @@ def _other_routes(exchange: Exchange, listener: Listener, found: Found) -> Colle
     return others.values()
 
 
-def _could_be(found: Found, others: Collection[OtherRoute], taken: Route | None, shown: _Shown) -> tuple[str, ...]:
+def _could_be(
+    found: SelectedRoute, others: Collection[OtherRoute], taken: Route | None, shown: _Shown
+) -> tuple[str, ...]:
     """`taken`: the route, where the request is not refused."""
     if found.route is None or not others:
         return ()

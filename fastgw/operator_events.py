@@ -19,7 +19,7 @@ _log = logging.getLogger("fastgw")
 
 
 @unique
-class Event(Enum):
+class OperatorEvent(Enum):
     """Everything that is told. The name in lower case is what stands in a message."""
 
     # the gateway's life
@@ -105,7 +105,7 @@ def silently() -> Iterator[None]:
         _silent.reset(before)
 
 
-def say(event: Event, text: str, *values: object, error: BaseException | bool | None = None) -> None:
+def say(event: OperatorEvent, text: str, *values: object, error: BaseException | bool | None = None) -> None:
     """Tell of an event; `text` is formatted with `values`. `error` becomes part of it; True: the one being handled."""
     if not _silent.get():
         _log.log(event.level, text, *values, exc_info=error, extra={"event": event})

@@ -17,7 +17,7 @@ from typing import Final
 import orjson
 
 from fastgw.config.settings.gateway import Log
-from fastgw.operator_events import LEVELS, Event
+from fastgw.operator_events import LEVELS, OperatorEvent
 
 STDERR: Final = 2
 LINE_MAX: Final = select.PIPE_BUF  # a pipe that polls as writable takes this much at once
@@ -48,7 +48,7 @@ def call_ourselves(name: str) -> None:
         Path("/proc/self/comm").write_text(name)
 
 
-def notice(event: Event, text: str, level: int | None = None) -> None:
+def notice(event: OperatorEvent, text: str, level: int | None = None) -> None:
     """`level`: where it is another than the event's."""
     level = event.level if level is None else level
     if level < _Form.least:
@@ -63,7 +63,7 @@ def notice(event: Event, text: str, level: int | None = None) -> None:
         pass  # stderr is closed or its reader is gone: there is nobody to tell
 
 
-def line_of(event: Event, text: str, level: int, date: float) -> bytes:
+def line_of(event: OperatorEvent, text: str, level: int, date: float) -> bytes:
     """What is written: whole, whatever is in the text. A longer one is cut."""
     second, ms = divmod(int(date * 1000), 1000)
     at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{ms:03d}Z"
@@ -93,7 +93,7 @@ class RareNotice:
     def __init__(self) -> None:
         self._told: dict[str, tuple[float, int]] = {}  # by kind: when it is due again, and how often it was silenced
 
-    def __call__(self, event: Event, text: str, kind: str = "") -> None:
+    def __call__(self, event: OperatorEvent, text: str, kind: str = "") -> None:
         now = time.monotonic()
         if kind not in self._told and len(self._told) >= self.KINDS:
             kind = ""
@@ -113,10 +113,10 @@ class NoticeLog(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         event = getattr(record, "event", None)
         told = f"{text}: {described(error)}" if error else text
-        if isinstance(event, Event):
+        if isinstance(event, OperatorEvent):
             notice(event, told)
         else:
-            notice(Event.LIBRARY, f"{record.name}: {told}", record.levelno)
+            notice(OperatorEvent.LIBRARY, f"{record.name}: {told}", record.levelno)
 
 
 def described(error: BaseException) -> str:

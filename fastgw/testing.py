@@ -20,7 +20,7 @@ from fastgw.config.settings import gateway as configuration
 from fastgw.config.settings.gateway import Config, FilterUse
 from fastgw.downstream import Server
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.forwarded_headers import Peer
 from fastgw.gateway.compiler import compile
@@ -28,7 +28,7 @@ from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import find_head_end, judge_request, judge_response
 from fastgw.observe import Record
-from fastgw.observe.finished_exchange import Ended, record_of
+from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
@@ -282,7 +282,7 @@ class _Plane:
         loop = asyncio.get_running_loop()
         self._gateway = gateway
         self._around = around
-        self._ground = Ground(loop)
+        self._ground = WorkerLoop(loop)
         self._observer = _Observer()
         self._upstreams: list[asyncio.Future[_Wire]] = [loop.create_future(), loop.create_future()]
         fetcher: Any = _Fetcher(answers)
@@ -370,7 +370,7 @@ class _Observer:
         self.over: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         self.events: list[tuple[str, str]] = []
 
-    def finish(self, ended: Ended) -> None:
+    def finish(self, ended: FinishedExchange) -> None:
         if not self.over.done():
             self.over.set_result(record_of(ended, monotonic(), time()))
 
@@ -404,7 +404,7 @@ class _Limit:
 class _Pool:
     """Connects to the test, at once."""
 
-    def __init__(self, ground: Ground, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
+    def __init__(self, ground: WorkerLoop, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
         self._ground = ground
         self._connected = connected
 

@@ -22,16 +22,16 @@ from bench.micro.heads import ANSWERS, CONTENT_LENGTH, POSTS, REQUESTS
 from bench.micro.timing import Room
 from fastgw import config
 from fastgw.downstream import Server
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services
-from fastgw.filters.policies.credentials.messages import Said
+from fastgw.filters.policies.credentials.messages import FetchedRecord
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.compiler import uses
 from fastgw.gateway.tables import Gateway
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk
 from fastgw.observe import Observer
-from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.shm.memory import Shared
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
@@ -122,9 +122,9 @@ class Plane:
         self.turn(lambda: self._start(gateway))
 
     def _start(self, gateway: Gateway) -> None:
-        words = Words(gateway)
+        words = ShmLayout(gateway)
         column = Shared.create(gateway.layout, 1).columns[0]
-        self._ground = Ground(self._loop)
+        self._ground = WorkerLoop(self._loop)
         self._observer = Observer(logs=gateway.config.access_logs, column=words.counted(column), series=gateway.series)
         limits = words.connection_limit(column, gateway.limits), words.address_limit(column, gateway.limits)
         self._server = Server(self._ground, gateway, self._observer, *limits)
@@ -144,7 +144,7 @@ class Plane:
         """What control says when it is asked for a token: one that is good for a long time."""
         getter = sources[key].getter(lambda path: Path(path).read_bytes())
         until = time.time() + TOKEN_S
-        said = Said(material=getter.material, value=TOKEN_LINE, good_until_date=until, renew_from_date=until)
+        said = FetchedRecord(material=getter.material, value=TOKEN_LINE, good_until_date=until, renew_from_date=until)
         self._loop.call_soon(self._feeds.take, key, said.packed())
 
     def turn(self, calls: Callable[[], None]) -> None:

@@ -13,8 +13,8 @@ from fastgw.config.settings.gateway import Consumer as ConsumerSettings
 from fastgw.config.settings.gateway import ConsumerKey, ConsumerPassword, FilterUse
 from fastgw.config.settings.secrets import Secret
 from fastgw.consumers.index import index_of
-from fastgw.exchange import Chain, Exchange, Hooks, Link, Response
-from fastgw.filters.api import Consumer, Env, Filter, Stock
+from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Response
+from fastgw.filters.api import Consumer, Env, Filter, FilterResources
 from fastgw.filters.policies.auth import Auth
 from fastgw.filters.policies.authorize import Authorize, Names, Scopes
 from fastgw.filters.policies.basic_auth import BasicAuth
@@ -48,7 +48,7 @@ def rooms() -> Iterator[Room]:
     ):
         yield Room(name, step(hooks(settings).request), exchanges())
     named = hooks(Headers(request=Edits(set={"X-Consumer": "{consumer.name}"})))
-    alone = Chain((Link(FilterUse(name="headers", type="headers", settings=None), named, False, ""),))
+    alone = Chain((FilterInstance(FilterUse(name="headers", type="headers", settings=None), named, False, ""),))
     yield Room("headers: a value of the request", unsaid(step(named.request)), exchanges(alone))
     yield Room("headers: the same before others", step(named.request), exchanges())
     yield from of_consumers()
@@ -65,7 +65,7 @@ def rooms() -> Iterator[Room]:
 
 def of_consumers() -> Iterator[Room]:
     """Filters that know consumers, among very many: what is remembered, and what has to be looked for."""
-    stock = Stock()
+    stock = FilterResources()
     stock.roster.take(index_of([consumer(number) for number in range(CONSUMERS)], {}))
     key, login = ((line, [with_field(each, line) for each in range(len(REQUESTS))]) for line in (KEY, LOGIN))
     for name, settings, (_, sent) in (
@@ -103,7 +103,7 @@ def exchanges(chain: Chain = CHAIN) -> list[Exchange]:
 
 
 def hooks(settings: Filter) -> Hooks:
-    return settings.build(Env("a", "r", settings, Stock(), {}))
+    return settings.build(Env("a", "r", settings, FilterResources(), {}))
 
 
 def step(hook: Callable[[Exchange], Any] | None) -> Callable[[Exchange], Any]:

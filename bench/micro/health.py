@@ -14,7 +14,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.shm.health_words import HealthWords
 from fastgw.shm.memory import Column, Layout, Shared
-from fastgw.upstream.health.upstream_health import Health, Outlook
+from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.targets.target import Target, build_targets
 
 WORKERS = 4
@@ -47,7 +47,7 @@ def rooms() -> Iterator[Room]:
     yield Room("an answer of 500", lambda status: health.answered(bad, status, 0.01), [500])
     yield Room("a failure", lambda fault: health.failed(bad, fault, 0.01), [Fault.UPSTREAM_TIMEOUT])
     few, many = (Group(count, health_checks=passive) for count in (10, MANY))
-    outlook = Outlook(Wheel(0.0), words, column, [_health(few, words, column)])
+    outlook = HealthPoller(Wheel(0.0), words, column, [_health(few, words, column)])
     outlook.expire(monotonic())
     yield Room("a turn of the wheel", outlook.expire, [monotonic()])
     yield Room("a change among 10 targets", _health(few, words, column).look, [monotonic()])

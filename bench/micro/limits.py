@@ -7,7 +7,7 @@ from bench.micro.filters import exchange
 from bench.micro.timing import Room
 from fastgw.config.base.value_types import Trait
 from fastgw.exchange import Exchange, Response
-from fastgw.filters.api import Env, Hooks, Stock
+from fastgw.filters.api import Env, FilterResources, Hooks
 from fastgw.filters.policies.rate_limit import Cost, GroupLimit, RateLimit
 from fastgw.shm.rate_limit_table import own_table
 
@@ -37,7 +37,7 @@ def rooms() -> Iterator[Room]:
 
 
 def _hooks(settings: RateLimit) -> Hooks:
-    made = settings.build(Env("rate_limit", "r", settings, Stock(), {}))
+    made = settings.build(Env("rate_limit", "r", settings, FilterResources(), {}))
     services: Any = type("Services", (), {"cells": own_table(1 << 16)})
     assert made.start is not None
     made.start(services)

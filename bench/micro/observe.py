@@ -12,14 +12,14 @@ from fastgw.compiled import twin
 from fastgw.http.http1.parser import judge_request
 from fastgw.observe import Series
 from fastgw.observe.access_log.formats import FORMATS, LineFormat, Mask, Secrets
-from fastgw.observe.access_log.line_queue import Held
+from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
-from fastgw.observe.finished_exchange import Ended, record_of
+from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import Tally
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
-from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.slot_assignment import SlotNames, first
 
 MOST = 1 << 40  # bytes held: nothing is dropped, or the drop would be timed
 
@@ -69,12 +69,12 @@ class Settings:
 def rooms() -> Iterator[Room]:
     routes = {f"svc{number}": Name(f"svc{number}") for number in range(100)}
     listener = Name("public")
-    exchanges: list[Ended] = []
+    exchanges: list[FinishedExchange] = []
     for raw in REQUESTS:
         head = judge_request(raw)
         route = routes[head.path.split(b"/")[1].decode()]
         exchanges.append(Exchange(head, route, listener, head.first(b"x-request-id") or b""))
-    series = Series(first(Names(["public"], list(routes), {"origin": ()})), [])
+    series = Series(first(SlotNames(["public"], list(routes), {"origin": ()})), [])
     compiled = twin("fastgw.observe._recorder")
     for how, module in (("compiled", compiled), ("plain Python", None)):
         if how == "compiled" and module is None:
@@ -98,9 +98,9 @@ def _line(make: LineFormat, mask: Mask, record: Record) -> bytes:
 
 def _recorder(series: Series, logs: list[Settings], module: Any) -> Any:
     tally = Tally(series, memoryview(bytearray(8 * WORDS)).cast("Q"))
-    made = [Log(settings, tally, Held if module is None else module.Held) for settings in logs]
+    made = [Log(settings, tally, LineQueue if module is None else module.LineQueue) for settings in logs]
     for log in made:
-        log.held = _emptied(Held if module is None else module.Held)
+        log.held = _emptied(LineQueue if module is None else module.LineQueue)
     recorder = Recorder(tally, made)
     return recorder if module is None else module.Recorder(recorder)
 

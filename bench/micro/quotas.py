@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from bench.micro.timing import Room
 from fastgw.shm import compare_and_swap
-from fastgw.shm.quota_table import Id, Period, Quotas, own_quotas
+from fastgw.shm.quota_table import KeyDigest, Period, QuotaTable, own_quotas
 
 KEYS = 1_000
 NEVER_FULL = 10**12  # so every decision is the same admission
@@ -23,10 +23,10 @@ def rooms() -> Iterator[Room]:
             compare_and_swap._twin = twin
 
 
-def of(table: Quotas, name: str) -> Iterator[Room]:
-    slots = [table.place(Id.of(b"%d" % number), Id.of(b"shared")) for number in range(KEYS)]
+def of(table: QuotaTable, name: str) -> Iterator[Room]:
+    slots = [table.place(KeyDigest.of(b"%d" % number), KeyDigest.of(b"shared")) for number in range(KEYS)]
 
-    def decide(slot: tuple[int, Id]) -> int:
+    def decide(slot: tuple[int, KeyDigest]) -> int:
         return table.spend(slot[0], slot[1], PERIOD, 1, NEVER_FULL)
 
     yield Room(f"a decision, {name}", decide, slots)

@@ -49,7 +49,7 @@ from fastgw.admin.operation import Act, Operation
 from fastgw.admin.responses import answer, refused, told
 from fastgw.config.base.problems import shorten
 from fastgw.config.settings.secrets import SecretError
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.operator_log import described
 
 BODY_PATIENCE: Final = 30.0
@@ -135,7 +135,7 @@ async def _left(request: Request, error: Exception) -> Response:
 
 
 async def _own_fault(request: Request, error: Exception) -> Response:
-    say(Event.DEFECT, "admin: a defect: %s", described(error))
+    say(OperatorEvent.DEFECT, "admin: a defect: %s", described(error))
     return refused(500, "A defect of the gateway; its log says more.")
 
 

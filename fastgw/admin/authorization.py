@@ -31,7 +31,7 @@ from fastgw.admin.responses import refused
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Admin
 from fastgw.config.settings.secrets import Secret, SecretError
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice
 
 CERTIFIED: Final = "client_certificate"
@@ -123,7 +123,8 @@ class Gate:
             return self._unproved(fields, scope["method"])
         except SecretError as error:
             self._complain(
-                Event.ADMIN_TOKEN_UNREADABLE, f"admin: the token cannot be read, so nobody is let in by it: {error}"
+                OperatorEvent.ADMIN_TOKEN_UNREADABLE,
+                f"admin: the token cannot be read, so nobody is let in by it: {error}",
             )
             return refused(503, "The token to compare with cannot be read; the gateway's log says more.")
 

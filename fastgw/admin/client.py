@@ -33,11 +33,11 @@ class Unreachable(Exception):
     """No gateway answers. The text is one line for the user."""
 
 
-class Refused(Exception):
+class RefusedByGateway(Exception):
     """The gateway does not do it. The text is one line for the user."""
 
 
-class Place(Struct, frozen=True):
+class AdminAddress(Struct, frozen=True):
     """Where an admin API is."""
 
     text: str
@@ -46,7 +46,7 @@ class Place(Struct, frozen=True):
     tls: bool = False
 
 
-def parse_place(text: str) -> Place:
+def parse_place(text: str) -> AdminAddress:
     """`host:port`, `[ipv6]:port`, `unix:/path`, or a URL with `https://` or `http://`. Raises `ValueError`."""
     try:
         return _parsed_place(text)
@@ -54,12 +54,12 @@ def parse_place(text: str) -> Place:
         raise ValueError(f"{error}; expected host:port, unix:/path or https://host:port") from error
 
 
-def _parsed_place(text: str) -> Place:
+def _parsed_place(text: str) -> AdminAddress:
     if "://" not in text:
         address = parse_address(text)
         if not address.path and not address.port:
             raise ValueError(f'"{text}" has no port to connect to')
-        return Place(text, address)
+        return AdminAddress(text, address)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -67,14 +67,15 @@ def _parsed_place(text: str) -> Place:
         raise ValueError(f'"{text}" is not a URL') from error
     if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/") or parts.query or "@" in parts.netloc:
         raise ValueError(f'"{text}" is not the URL of a host')
-    return Place(text, Address(host=parts.hostname, port=port or _PORTS[parts.scheme]), parts.scheme == "https")
+    return AdminAddress(text, Address(host=parts.hostname, port=port or _PORTS[parts.scheme]), parts.scheme == "https")
 
 
 class AdminClient:
-    """Asks one gateway. A method raises `Unreachable` or `Refused`, so does making one where `certificate`, the name of
+    """Asks one gateway. A method raises `Unreachable` or `RefusedByGateway`, so does making one where `certificate`,
+    the name of
     a PEM file with a client certificate and its key, is none."""
 
-    def __init__(self, place: Place, token: str | None, certificate: str | None = None) -> None:
+    def __init__(self, place: AdminAddress, token: str | None, certificate: str | None = None) -> None:
         self._place = place
         self._tls = _client_tls(certificate) if place.tls else None
         self._fields: dict[str, str | bytes] = (
@@ -146,7 +147,7 @@ class AdminClient:
         except msgspec.MsgspecError:
             return self._stranger(f"it answers {status}")
         hint = f"; give --token-file FILE or set {TOKEN}" if status == 401 else ""
-        return Refused(f"{self._place.text}: {refusal.detail.removesuffix('.') or refusal.title}{hint}")
+        return RefusedByGateway(f"{self._place.text}: {refusal.detail.removesuffix('.') or refusal.title}{hint}")
 
     def _stranger(self, why: str) -> Unreachable:
         return Unreachable(f"what answers at {self._place.text} is no admin API of fastgw: {why}; give --admin ADDR")
@@ -155,7 +156,7 @@ class AdminClient:
 class _Connection(http.client.HTTPConnection):
     """To a host, over TLS or not, or to a unix socket."""
 
-    def __init__(self, place: Place, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, place: AdminAddress, tls: ssl.SSLContext | None) -> None:
         super().__init__(place.address.host or "localhost", place.address.port, timeout=PATIENCE)
         self._place = place
         self._tls = tls
@@ -173,15 +174,17 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _client_tls(certificate: str | None) -> ssl.SSLContext:
-    """Raises `Refused`."""
+    """Raises `RefusedByGateway`."""
     context = ssl.create_default_context()
     if certificate is not None:
         try:
             context.load_cert_chain(certificate, password="")  # or an encrypted key would ask the terminal
         except ssl.SSLError:
-            raise Refused(f"{certificate} has no certificate with its key, as PEM and without a password") from None
+            raise RefusedByGateway(
+                f"{certificate} has no certificate with its key, as PEM and without a password"
+            ) from None
         except OSError as error:
-            raise Refused(f"{certificate}: {error.strerror}") from error
+            raise RefusedByGateway(f"{certificate}: {error.strerror}") from error
     return context
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from fastgw.admin.client import DEFAULT, Place, parse_place, token_of
+from fastgw.admin.client import DEFAULT, AdminAddress, parse_place, token_of
 from fastgw.admin.gateway_registry import Found, directories, running
 from fastgw.config.base.value_types import parse_address
 
@@ -21,11 +21,11 @@ class Ambiguous(Exception):
 class Choice(Struct, frozen=True):
     """Where to ask, and what to show there."""
 
-    place: Place
+    place: AdminAddress
     token: str | None = None
 
 
-class Wanted(Struct, frozen=True):
+class GatewayChoice(Struct, frozen=True):
     """What the command line says of it."""
 
     admin: str | None = None
@@ -34,7 +34,7 @@ class Wanted(Struct, frozen=True):
     token_file: str | None = None
 
 
-def choose(wanted: Wanted, ask: Callable[[Sequence[Found]], Found] | None = None) -> Choice:
+def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None = None) -> Choice:
     """`ask`: has a person choose among several; None: there is nobody.
 
     Raises `NoSuchGateway`, `Ambiguous`, `SecretError`, and `ValueError` for an address that is none.
@@ -59,7 +59,7 @@ def choose(wanted: Wanted, ask: Callable[[Sequence[Found]], Found] | None = None
     return Choice(where, given or meant.token())
 
 
-def _fitting(found: Sequence[Found], wanted: Wanted) -> list[Found]:
+def _fitting(found: Sequence[Found], wanted: GatewayChoice) -> list[Found]:
     config = None if wanted.config is None else os.path.realpath(wanted.config)
     return [
         each
@@ -68,7 +68,7 @@ def _fitting(found: Sequence[Found], wanted: Wanted) -> list[Found]:
     ]
 
 
-def _named(place: Place, found: Sequence[Found]) -> tuple[Place, Found | None]:
+def _named(place: AdminAddress, found: Sequence[Found]) -> tuple[AdminAddress, Found | None]:
     """The gateway that is bound exactly there. `localhost` becomes its address: a name may lead elsewhere, and the
     token is shown to whoever answers. Over TLS that is who the name says."""
     for each in found:
@@ -81,11 +81,11 @@ def _named(place: Place, found: Sequence[Found]) -> tuple[Place, Found | None]:
             if one.path and two.path and os.path.realpath(one.path) == os.path.realpath(two.path):
                 return place, each
         elif same_host and one.port == two.port:
-            return (place if place.tls else Place(place.text, two)), each
+            return (place if place.tls else AdminAddress(place.text, two)), each
     return place, None
 
 
-def place_of(found: Found) -> Place | None:
+def place_of(found: Found) -> AdminAddress | None:
     """Where its admin API is; None: it has none."""
     admin = found.entry.admin
     if admin is None:
@@ -93,7 +93,9 @@ def place_of(found: Found) -> Place | None:
     for everywhere, here in (("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")):
         if admin.startswith(everywhere):
             admin = here + admin.removeprefix(everywhere)
-    return Place(f"https://{admin}" if found.entry.admin_tls else admin, parse_address(admin), found.entry.admin_tls)
+    return AdminAddress(
+        f"https://{admin}" if found.entry.admin_tls else admin, parse_address(admin), found.entry.admin_tls
+    )
 
 
 def known(found: Sequence[Found]) -> str:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from fastgw.admin.explanation import Explanation
 from fastgw.config import Problem
-from fastgw.sync.revocations import Told
+from fastgw.sync.revocations import RevocationEvent
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -521,7 +521,7 @@ class Revocations(Struct, frozen=True):
     most: int
     """When there are more, those are forgotten that would end first."""
     reach: RevokedEverywhere
-    recent: Sequence[Told]
+    recent: Sequence[RevocationEvent]
     """The latest first; of those that other nodes have made only what came while this one listened."""
 
 
@@ -591,7 +591,7 @@ class Node(Protocol):
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         """Let it begin anew. In how many places somebody had used it; None: there is none that counts by that."""
 
-    def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
+    def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Let these records (`fastgw.sync.revocations`) count. `about`: what they are, for people."""
 
     def drain(self) -> None:

@@ -6,9 +6,9 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.filters.authentication.revocation_keys import mark_of_jti, mark_of_subject, mark_of_token
-from fastgw.jose import Refused
+from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members, unencoded
-from fastgw.sync.revocations import LATEST_DATE, Told, record_of, told
+from fastgw.sync.revocations import LATEST_DATE, RevocationEvent, record_of, told
 
 KEPT_S: Final = 30 * 86400.0
 """How long a revocation is kept that does not say how long, and whose token does not."""
@@ -32,7 +32,7 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
     where it does not say."""
 
 
-def read(wanted: Revocation) -> tuple[bytes, Told]:
+def read(wanted: Revocation) -> tuple[bytes, RevocationEvent]:
     """The records, and what is told. Raises `ValueError`."""
     now = time.time()
     if wanted.expires is not None and not now < wanted.expires < 2 * LATEST_DATE:
@@ -51,7 +51,7 @@ def read(wanted: Revocation) -> tuple[bytes, Told]:
             raise ValueError("expected `issuer` and `jti`, `issuer` and `subject`, or `token`")
 
 
-def _of_token(token: str, wanted: float | None, now: float) -> tuple[bytes, Told]:
+def _of_token(token: str, wanted: float | None, now: float) -> tuple[bytes, RevocationEvent]:
     raw = token.encode("utf-8", "surrogatepass")
     claims = _claims(raw)
     exp = claims.get("exp")
@@ -70,5 +70,5 @@ def _claims(token: bytes) -> dict[str, Any]:
     segments = token.split(b".")
     try:
         return members(unencoded(segments[1], "the payload"), "the payload") if len(segments) == 3 else {}
-    except Refused:
+    except TokenRefused:
         return {}

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fastgw.admin.client import AdminClient, Refused, Unreachable
+from fastgw.admin.client import AdminClient, RefusedByGateway, Unreachable
 from fastgw.admin.node_interface import (
     CertificateInfo,
     FeedInfo,
@@ -85,7 +85,7 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
 def watch(client: AdminClient) -> None:
     """Show it anew each second, until Ctrl-C. A gateway that stops answering is waited for.
 
-    Raises `Unreachable` or `Refused` when already the first answer fails.
+    Raises `Unreachable` or `RefusedByGateway` when already the first answer fails.
     """
     before, upstreams, routes = ask(client)
     shown = Live(overview(before, upstreams, routes), console=console(), auto_refresh=False)
@@ -103,7 +103,7 @@ def watch(client: AdminClient) -> None:
             time.sleep(WATCH_EVERY)
             try:
                 status, upstreams, routes = ask(client)
-            except (Unreachable, Refused) as error:
+            except (Unreachable, RefusedByGateway) as error:
                 shown.update(Text(str(error), "red"), refresh=True)
             else:
                 shown.update(overview(status, upstreams, routes, before), refresh=True)

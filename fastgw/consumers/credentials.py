@@ -33,7 +33,7 @@ Read = Callable[[str], bytes]
 """The contents of a file that the configuration names."""
 
 
-class Kind(IntEnum):
+class CredentialKind(IntEnum):
     """What a mark is."""
 
     NAME, KEY, USERNAME, JWT_SUBJECT, SUBJECT, SAN, FINGERPRINT, KEY_ID = range(8)
@@ -55,7 +55,7 @@ NOUNS: Final = (
 class Mark(NamedTuple):
     """Something that a request may show."""
 
-    kind: Kind
+    kind: CredentialKind
     value: bytes
     path: Path
     """Where it stands in the consumer."""
@@ -67,34 +67,36 @@ class Mark(NamedTuple):
 
 def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
     """All marks of a consumer. Raises `SecretError`."""
-    yield Mark(Kind.NAME, consumer.name.encode(), ("name",))
+    yield Mark(CredentialKind.NAME, consumer.name.encode(), ("name",))
     for place, key in enumerate(consumer.key_auth):
         if key.key_sha256 is not None:
-            yield Mark(Kind.KEY, key.key_sha256, ("key_auth", place, "key_sha256"))
+            yield Mark(CredentialKind.KEY, key.key_sha256, ("key_auth", place, "key_sha256"))
         elif key.key is not None:
             text = _value(key.key, read)
             digest = sha256(text.encode()).digest()
-            yield Mark(Kind.KEY, digest, ("key_auth", place, "key"), wrong=_why_not_a_key(text))
+            yield Mark(CredentialKind.KEY, digest, ("key_auth", place, "key"), wrong=_why_not_a_key(text))
     for place, login in enumerate(consumer.basic_auth):
         text = _value(login.password, read)
         wrong = why_not_a_password(text)
         name = login.username.encode()
         if wrong:
-            yield Mark(Kind.USERNAME, name, ("basic_auth", place, "password"), wrong=wrong)
+            yield Mark(CredentialKind.USERNAME, name, ("basic_auth", place, "password"), wrong=wrong)
         else:
-            yield Mark(Kind.USERNAME, name, ("basic_auth", place, "username"), normalize("NFC", text).encode())
+            yield Mark(
+                CredentialKind.USERNAME, name, ("basic_auth", place, "username"), normalize("NFC", text).encode()
+            )
     for place, signing in enumerate(consumer.hmac):
         yield _signing(signing, place, read)
     for place, token in enumerate(consumer.jwt):
-        yield Mark(Kind.JWT_SUBJECT, subject_of(token.issuer, token.subject), ("jwt", place, "subject"))
+        yield Mark(CredentialKind.JWT_SUBJECT, subject_of(token.issuer, token.subject), ("jwt", place, "subject"))
     for place, mark in enumerate(consumer.certificates):
         at = "certificates", place
         if mark.subject is not None:
-            yield Mark(Kind.SUBJECT, mark.subject.encode(), (*at, "subject"))
+            yield Mark(CredentialKind.SUBJECT, mark.subject.encode(), (*at, "subject"))
         elif mark.san is not None:
-            yield Mark(Kind.SAN, mark.san.encode(), (*at, "san"))
+            yield Mark(CredentialKind.SAN, mark.san.encode(), (*at, "san"))
         elif mark.fingerprint_sha256 is not None:
-            yield Mark(Kind.FINGERPRINT, mark.fingerprint_sha256, (*at, "fingerprint_sha256"))
+            yield Mark(CredentialKind.FINGERPRINT, mark.fingerprint_sha256, (*at, "fingerprint_sha256"))
 
 
 class Signer(msgspec.Struct, frozen=True, array_like=True):
@@ -119,7 +121,11 @@ def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:
         wrong = why_not_a_public_key(signing.algorithm, key)
     path: Path = ("hmac", place, "key" if wrong else "key_id")
     return Mark(
-        Kind.KEY_ID, signing.key_id.encode(), path, msgspec.msgpack.encode(Signer(signing.algorithm, key)), wrong
+        CredentialKind.KEY_ID,
+        signing.key_id.encode(),
+        path,
+        msgspec.msgpack.encode(Signer(signing.algorithm, key)),
+        wrong,
     )
 
 

@@ -20,8 +20,8 @@ import msgspec
 
 from fastgw.config.settings import gateway as settings
 from fastgw.config.sources.files import Disk
-from fastgw.consumers.credentials import Kind, Read, Signer, marks_of, subject_of
-from fastgw.sync.revocations import Revoked, Told
+from fastgw.consumers.credentials import CredentialKind, Read, Signer, marks_of, subject_of
+from fastgw.sync.revocations import RevocationEvent, RevocationList
 
 _KEY: Final = 32
 _HEAD: Final = struct.Struct("<32s16sQQ")
@@ -42,7 +42,7 @@ class Consumer(msgspec.Struct, frozen=True, gc=False):
     groups: frozenset[str] = frozenset()
 
 
-class Known(msgspec.Struct, frozen=True, array_like=True):
+class ConsumerEntry(msgspec.Struct, frozen=True, array_like=True):
     """What the image says of a consumer."""
 
     name: str
@@ -84,14 +84,14 @@ class Index:
         key: bytes = self._key
         return key
 
-    def find(self, kind: Kind, value: bytes) -> Consumer | None:
+    def find(self, kind: CredentialKind, value: bytes) -> Consumer | None:
         """Whom this mark belongs to."""
         slot = self._slot_of(kind, value)
         return None if slot is None else self._consumer(slot[0])
 
     def login(self, username: bytes, password: bytes) -> Consumer | None:
         """Whose username this is, if it is the password too. Unknown names take as long as known ones."""
-        slot = self._slot_of(Kind.USERNAME, username)
+        slot = self._slot_of(CredentialKind.USERNAME, username)
         shown = _password_digest(self._key, username, password)
         at, kept_at = slot or (0, 0)
         kept = self._piece(kept_at) if kept_at else bytes(_PASSWORD)
@@ -99,17 +99,17 @@ class Index:
 
     def signer(self, key_id: bytes) -> tuple[Consumer, Signer] | None:
         """Whose signing key this is, and what it is."""
-        slot = self._slot_of(Kind.KEY_ID, key_id)
+        slot = self._slot_of(CredentialKind.KEY_ID, key_id)
         return (self._consumer(slot[0]), _decode_signer(self._piece(slot[1]))) if slot is not None else None
 
-    def known(self) -> Iterator[Known]:
+    def known(self) -> Iterator[ConsumerEntry]:
         """All consumers, in the order of the configuration."""
         at = self._begins + self._slots * _SLOT.size
         for _ in range(self.count):
             yield self._known(at)
             at += _LENGTH.size + _LENGTH.unpack_from(self._image, at)[0]
 
-    def _slot_of(self, kind: Kind, value: bytes) -> tuple[int, int] | None:
+    def _slot_of(self, kind: CredentialKind, value: bytes) -> tuple[int, int] | None:
         """Where the record of a mark begins, and what is kept beside it."""
         image, mark = self._image, _digest(self._key, kind, value)
         place = int.from_bytes(mark[:8], "little") % self._slots
@@ -126,7 +126,7 @@ class Index:
         known = self._known(at)
         return Consumer(known.name, frozenset(known.groups))
 
-    def _known(self, at: int) -> Known:
+    def _known(self, at: int) -> ConsumerEntry:
         return _decode(self._piece(at))
 
     def _piece(self, at: int) -> bytes:
@@ -153,13 +153,13 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
             own.update(digest)
             kept_at = -1
             if mark.secret:
-                is_password = mark.kind is Kind.USERNAME
+                is_password = mark.kind is CredentialKind.USERNAME
                 secret = _password_digest(key, mark.value, mark.secret) if is_password else mark.secret
                 own.update(secret)
                 kept_at = len(kept)
                 kept += _LENGTH.pack(len(secret)) + secret
             marks.append((digest, begins, kept_at))
-        known = Known(
+        known = ConsumerEntry(
             consumer.name,
             consumer.groups,
             len(consumer.key_auth),
@@ -199,7 +199,7 @@ def index_of(consumers: Collection[settings.Consumer], files: Mapping[str, bytes
     return Index(image_of(consumers, lambda file: files[file] if file in files else disk.read(file), key))
 
 
-def _nobody_else(records: bytes, about: Told) -> None:
+def _nobody_else(records: bytes, about: RevocationEvent) -> None:
     pass
 
 
@@ -215,16 +215,16 @@ class Roster:
 
     def __init__(self, index: Index = NOBODY) -> None:
         self.index = index
-        self.revoked = Revoked()
+        self.revoked = RevocationList()
         self.stamp = object()
-        self._tell: Callable[[bytes, Told], None] = _nobody_else
+        self._tell: Callable[[bytes, RevocationEvent], None] = _nobody_else
 
     def take(self, index: Index) -> None:
         """These are the consumers from now on."""
         self.index = index
         self.stamp = object()
 
-    def follow(self, revoked: Revoked, tell: Callable[[bytes, Told], None]) -> None:
+    def follow(self, revoked: RevocationList, tell: Callable[[bytes, RevocationEvent], None]) -> None:
         """Go by this list. `tell`: reaches the other workers with what is revoked here."""
         self.revoked, self._tell, self.stamp = revoked, tell, object()
 
@@ -235,21 +235,21 @@ class Roster:
             self.stamp = object()
         return fresh
 
-    def revoke(self, records: bytes, about: Told) -> None:
+    def revoke(self, records: bytes, about: RevocationEvent) -> None:
         """Revoke here at once, and everywhere before long."""
         if fresh := self.hear(records):
             self._tell(fresh, about)
 
     def by_name(self, name: str) -> Consumer | None:
-        return self.index.find(Kind.NAME, name.encode("utf-8", "surrogatepass"))
+        return self.index.find(CredentialKind.NAME, name.encode("utf-8", "surrogatepass"))
 
     def by_key(self, digest: bytes) -> Consumer | None:
         """`digest`: the SHA-256 of the key."""
-        return self.index.find(Kind.KEY, digest)
+        return self.index.find(CredentialKind.KEY, digest)
 
     def by_username(self, name: str) -> Consumer | None:
         """Whose username it is; whether they know the password is another question."""
-        return self.index.find(Kind.USERNAME, normalize("NFC", name).encode("utf-8", "surrogatepass"))
+        return self.index.find(CredentialKind.USERNAME, normalize("NFC", name).encode("utf-8", "surrogatepass"))
 
     def by_password(self, name: str, password: str) -> Consumer | None:
         """Whose username it is, if this is the password too. Unknown names take as long as known ones."""
@@ -261,23 +261,25 @@ class Roster:
         return self.index.signer(key_id.encode("utf-8", "surrogatepass"))
 
     def by_jwt_subject(self, issuer: str, subject: str) -> Consumer | None:
-        return self.index.find(Kind.JWT_SUBJECT, subject_of(issuer, subject))
+        return self.index.find(CredentialKind.JWT_SUBJECT, subject_of(issuer, subject))
 
     def by_certificate(self, subject: str = "", sans: Iterable[str] = (), fingerprint: bytes = b"") -> Consumer | None:
         """`fingerprint`: the certificate's SHA-256; it says more than names, and they more than the subject.
 
         None also where names belong to different consumers.
         """
-        found = self.index.find(Kind.FINGERPRINT, fingerprint) if fingerprint else None
+        found = self.index.find(CredentialKind.FINGERPRINT, fingerprint) if fingerprint else None
         if found is not None:
             return found
-        named = {each for san in sans if (each := self.index.find(Kind.SAN, san.encode("utf-8", "surrogatepass")))}
+        named = {
+            each for san in sans if (each := self.index.find(CredentialKind.SAN, san.encode("utf-8", "surrogatepass")))
+        }
         if named:
             return named.pop() if len(named) == 1 else None
-        return self.index.find(Kind.SUBJECT, subject.encode("utf-8", "surrogatepass")) if subject else None
+        return self.index.find(CredentialKind.SUBJECT, subject.encode("utf-8", "surrogatepass")) if subject else None
 
 
-def _digest(key: bytes, kind: Kind, value: bytes) -> bytes:
+def _digest(key: bytes, kind: CredentialKind, value: bytes) -> bytes:
     digest = blake2b(value, key=key, digest_size=_DIGEST, salt=_SALTS[kind]).digest()
     return digest if digest != _FREE else b"\1" * _DIGEST
 
@@ -286,6 +288,6 @@ def _password_digest(key: bytes, username: bytes, password: bytes) -> bytes:
     return blake2b(b"%d:%b%b" % (len(username), username, password), key=key, digest_size=_PASSWORD).digest()
 
 
-_SALTS: Final = [bytes([kind]) for kind in Kind]
-_decode: Final = msgspec.msgpack.Decoder(Known).decode
+_SALTS: Final = [bytes([kind]) for kind in CredentialKind]
+_decode: Final = msgspec.msgpack.Decoder(ConsumerEntry).decode
 _decode_signer: Final = msgspec.msgpack.Decoder(Signer).decode

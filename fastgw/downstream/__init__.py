@@ -1,6 +1,6 @@
 """The client's side: connections that requests come by, and what those of one worker share."""
 
-from fastgw.downstream.http1.connection import Downstream
+from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.downstream.server import DrainSummary, Listener, ListenerTable, Server
 
-__all__ = ["Downstream", "DrainSummary", "Listener", "ListenerTable", "Server"]
+__all__ = ["DrainSummary", "Http1ClientConnection", "Listener", "ListenerTable", "Server"]

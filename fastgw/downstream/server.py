@@ -10,18 +10,18 @@ from time import time
 from typing import Final, NamedTuple, Protocol
 
 from fastgw.config.settings import gateway as config
-from fastgw.downstream.http1.connection import LAST_REQUEST_S, Downstream
-from fastgw.downstream.tls.connection import Outcome, Secured
+from fastgw.downstream.http1.connection import LAST_REQUEST_S, Http1ClientConnection
+from fastgw.downstream.tls.connection import HandshakeOutcome, TlsConnection
 from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.trusted_proxies import reserved_fields
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
 from fastgw.forwarded_headers import Peer
-from fastgw.net.session_tickets import Seeds
+from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 
@@ -106,7 +106,7 @@ class DrainSummary(NamedTuple):
     """Exchanges and tunnels that did not."""
 
 
-Complain = Callable[[Event, str, str], None]
+Complain = Callable[[OperatorEvent, str, str], None]
 """Tells of an event that may come thousands of times a second; each kind is told of by itself."""
 
 
@@ -132,22 +132,23 @@ class Server:
 
     def __init__(
         self,
-        ground: Ground,
+        ground: WorkerLoop,
         gateway: Compiled,
         observer: Observer,
         connection_limit: NodeLimit,
         address_limit: AddressLimit | None,
         shaken: memoryview | list[int] | None = None,
-        seeds: Seeds | None = None,
+        seeds: TicketKeySeeds | None = None,
     ) -> None:
-        """`shaken`: where the outcomes of TLS handshakes are counted, one number for each `Outcome`. `seeds`: of the
+        """`shaken`: where the outcomes of TLS handshakes are counted, one number for each `HandshakeOutcome`. `seeds`:
+        of the
         keys of session tickets; None: they are good here alone."""
         self.ground = ground
         self.date_line = DateLine(ground.wheel).now
-        self.connections: set[Downstream] = set()
-        self.handshakes: set[Secured] = set()
+        self.connections: set[Http1ClientConnection] = set()
+        self.handshakes: set[TlsConnection] = set()
         """Connections on which TLS is being agreed on; they are kept by themselves."""
-        self.shaken = [0] * len(Outcome) if shaken is None else shaken
+        self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
         self.complain: Complain = lambda event, text, kind: say(event, text)
         """Tells of a handshake that failed; there may be thousands a second."""
         self._shook_hands = asyncio.Event()
@@ -195,7 +196,7 @@ class Server:
         if removed or rejudged:
             self._tell_changed(iter(tuple(self.connections)))
 
-    def _tell_changed(self, connections: Iterator[Downstream]) -> None:
+    def _tell_changed(self, connections: Iterator[Http1ClientConnection]) -> None:
         some = tuple(islice(connections, TOLD_AT_ONCE))
         for connection in some:
             if connection.listener.closing:
@@ -204,25 +205,27 @@ class Server:
         if some:
             self.ground.loop.call_soon(self._tell_changed, connections)
 
-    def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> Downstream:
+    def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> Http1ClientConnection:
         """The protocol for a connection just accepted. `client`: its address and port, or the one that a trusted
 
         PROXY protocol header gave; `("unix:", 0)` for a unix socket. `server_port`: 0 where there is none.
         """
         peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]))
-        return Downstream(self, listener, peer)
+        return Http1ClientConnection(self, listener, peer)
 
-    def secured(self, listener: Listener, client: tuple[str, int], server_port: int) -> Secured:
+    def secured(self, listener: Listener, client: tuple[str, int], server_port: int) -> TlsConnection:
         """The same for a connection that begins with a TLS handshake."""
-        return Secured(self, listener, Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https"))
+        return TlsConnection(
+            self, listener, Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https")
+        )
 
-    def not_shaken(self, listener: Listener, peer: Peer, outcome: Outcome, why: str) -> None:
+    def not_shaken(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
         """A handshake has failed: it is counted, and told of now and then."""
         self.shaken[outcome] += 1
         told = outcome.name.lower().replace("_", " ")
         reason = f"{told}{why and ': '}{why}"
         self.complain(
-            Event.TLS_HANDSHAKE_FAILED,
+            OperatorEvent.TLS_HANDSHAKE_FAILED,
             f"listener {listener.name}: TLS handshake with {peer.ip} failed: {reason}",
             reason,
         )
@@ -237,7 +240,7 @@ class Server:
         for handshake in tuple(self.handshakes):
             handshake.give_up()
 
-    def shook_hands(self, handshake: Secured) -> None:
+    def shook_hands(self, handshake: TlsConnection) -> None:
         """A handshake is over, well or not."""
         self.handshakes.discard(handshake)
         self._shook_hands.set()
@@ -257,7 +260,7 @@ class Server:
         if address_limit is not None:
             address_limit.give_back(peer.ip)
 
-    def closed(self, connection: Downstream) -> None:
+    def closed(self, connection: Http1ClientConnection) -> None:
         self.connections.discard(connection)
         if self._quiet is not None and not self.connections:
             self._quiet.set()

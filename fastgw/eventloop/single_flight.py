@@ -19,7 +19,7 @@ class _Flight(Generic[T]):
 
 
 @final
-class Flights(Generic[T]):
+class SingleFlight(Generic[T]):
     """The questions under way. One belongs to nobody: who leaves does not end it for the others; the last one does."""
 
     __slots__ = ("_under_way",)
@@ -28,7 +28,7 @@ class Flights(Generic[T]):
         self._under_way: dict[Hashable, _Flight[T]] = {}
 
     def __repr__(self) -> str:
-        return f"<Flights: {len(self._under_way)} under way>"
+        return f"<SingleFlight: {len(self._under_way)} under way>"
 
     def __len__(self) -> int:
         return len(self._under_way)

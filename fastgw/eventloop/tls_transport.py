@@ -22,7 +22,7 @@ from enum import IntEnum
 from typing import Any, Final, Protocol, cast
 
 from fastgw.eventloop.socket_send import send
-from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, Ground
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, WorkerLoop
 from fastgw.net.client_hello import LONGEST_RECORD
 
 MOST_SEALED: Final = 4 * LONGEST_RECORD
@@ -87,7 +87,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         "stage",
     )
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: WorkerLoop) -> None:
         self.ground = ground
         self.stage = SILENT
         self._above: Above | None = None

@@ -18,7 +18,7 @@ from fastgw.http.http1.parser import body_buffer
 from fastgw.shm.retry_buffer_budget import KeptRoom
 
 READ_BYTES: Final = 32768
-"""The most that is read at once, but for bodies that come fast (`Ground.buffer_for`)."""
+"""The most that is read at once, but for bodies that come fast (`WorkerLoop.buffer_for`)."""
 BODY_READ_BYTES: Final = 8 * READ_BYTES
 """The most that is read at once of a body, while so much is sure to come and its receiver has room for it."""
 BODY_BYTES_PER_TURN: Final = 1048576
@@ -35,7 +35,7 @@ READERS_PER_TURN: Final = 4
 MEDIUM_READ_BYTES: Final = 8192
 """The most that is read at once of a body in chunks that are small, or before it is known how small they are."""
 SMALL_READ_BYTES: Final = 2048
-"""The most that is read at once from a peer whose bytes are costly to read (`Ground.buffer_for`)."""
+"""The most that is read at once from a peer whose bytes are costly to read (`WorkerLoop.buffer_for`)."""
 
 STALL_S: Final = 0.5
 """A turn that comes so late shows that the process has stood still: stopped, throttled, or its machine paused."""
@@ -55,7 +55,7 @@ def unsent(transport: asyncio.Transport) -> int:
     return transport.get_write_buffer_size() + queued[0]
 
 
-class HungUp(Protocol):
+class HangupListener(Protocol):
     def peer_left(self) -> None: ...
 
 
@@ -70,15 +70,15 @@ class Hangups:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
-        self._watched: dict[int, HungUp] = {}
-        self._waiting: dict[int, HungUp] = {}
+        self._watched: dict[int, HangupListener] = {}
+        self._waiting: dict[int, HangupListener] = {}
         loop.add_reader(self._epoll.fileno(), self._ready)
 
-    def watch(self, fd: int, connection: HungUp) -> None:
+    def watch(self, fd: int, connection: HangupListener) -> None:
         """Until `unwatch`, a FIN or a reset on `fd` calls `connection.peer_left()`, once."""
         self._waiting[fd] = connection
 
-    def unwatch(self, fd: int, connection: HungUp) -> None:
+    def unwatch(self, fd: int, connection: HangupListener) -> None:
         """Does nothing when `fd` is another's by now."""
         if self._waiting.get(fd) is connection:
             del self._waiting[fd]
@@ -195,7 +195,7 @@ class TlsMemory:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
 
-class Ground:
+class WorkerLoop:
     """One per worker process, made after the fork. `start` sets the wheel turning."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, kept_room: KeptRoom | None = None) -> None:

@@ -12,7 +12,7 @@ class Sink(Protocol):
     def end(self, trailers: Trailers) -> None: ...
 
 
-class Source(Protocol):
+class BodySource(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
 
@@ -80,7 +80,7 @@ class Relay:
 
     __slots__ = ("bytes", "ended", "kept", "most_kept", "paused", "sink", "source", "trailers")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: BodySource) -> None:
         self.source = source
         self.sink: Sink | None = None
         self.kept: list[bytes] | None = []  # all that was fed, until it is more than `most_kept`

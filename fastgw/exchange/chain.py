@@ -16,7 +16,7 @@ from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
@@ -144,7 +144,7 @@ class Hooks:
 
 
 @final
-class Link:
+class FilterInstance:
     """A filter instance in its place in a chain. `always`: its response step runs for every answer (OBSERVE, ADMIT).
 
     `level`: where its use is configured. What it holds goes on as long as an equal use stands there and what it has
@@ -193,7 +193,7 @@ class Chain:
         "told_at",
     )
 
-    def __init__(self, links: Iterable[Link]) -> None:
+    def __init__(self, links: Iterable[FilterInstance]) -> None:
         self.links = tuple(links)
         self.told_at: dict[object, float] | None = None  # when the log was told of steps that raise
         hooks = [link.hooks for link in self.links]
@@ -251,7 +251,7 @@ class Chain:
             return self.finish_steps
         return tuple(link.hooks.finish for link in reversed(self.ran(answered_by)) if link.hooks.finish is not None)
 
-    def ran(self, answered_by: RequestStep | None) -> list[Link]:
+    def ran(self, answered_by: RequestStep | None) -> list[FilterInstance]:
         """The links whose response and finish steps are due when the request step `answered_by` answered."""
         due, by_its_path = [], answered_by is by_path
         reached = answered_by is not before_any and not by_its_path
@@ -267,7 +267,7 @@ class Chain:
         return next((link.use.name for link in self.links if step in _hooks_of(link)), "?")
 
 
-def _hooks_of(link: Link) -> tuple[object, ...]:
+def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
     steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
     return *steps, hooks.reply, hooks.renew
@@ -285,7 +285,7 @@ class Divider(Protocol):
 
 @final
 @dataclass(frozen=True, slots=True)
-class Straight:
+class FastPathPlan:
     """What the straight way (`upstream.passage`) asks of a route. One for all routes that are alike in this.
 
     `forward`: the route's action. `judges_path`: paths are judged (`Route.judge_path`); where it is `at_once`, none
@@ -304,18 +304,18 @@ class Straight:
     id_of: Callable[[RequestHead], bytes] | None = None
 
 
-class _Asked:
+class _PendingStep:
     """What every request asks of its route."""
 
     # PERF: slots of a base class come first, so these lie in one line of memory with the count of references, as long
     # as a `Route` takes a multiple of 64 bytes with the collector's head. The next of 10,000 routes is in no near cache
-    # of the processor's: with this, and what is equal shared (`Straight` and `Forward`), 1 line is fetched for it, in
-    # place of 5.5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
+    # of the processor's: with this, and what is equal shared (`FastPathPlan` and `Forward`), 1 line is fetched for it,
+    # in place of 5.5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
     __slots__ = ("name", "straight")
 
 
 @final
-class Route(_Asked):
+class Route(_PendingStep):
     """A compiled route. `action` answers the exchange, at once or later.
 
     `judge_path`: refuses paths that match and are not passed on; None: it takes all.
@@ -348,7 +348,7 @@ class Route(_Asked):
         chain: Chain,
         steps: tuple[RequestStep, ...],
         judge_path: Callable[[Exchange], Reply | None] | None = None,
-        straight: Straight | None = None,
+        straight: FastPathPlan | None = None,
         patience: float | None = None,
         preflight_chain: Chain | None = None,
         takes_options: bool = False,
@@ -367,7 +367,7 @@ class Route(_Asked):
         self.division: Division | None = None
 
     @property
-    def links(self) -> Iterable[Link]:
+    def links(self) -> Iterable[FilterInstance]:
         """Its filters, and those of its parts."""
         if self.division is None:
             return self.chain.links
@@ -472,7 +472,7 @@ def count_raised(step: object, kind: str, exchange: Exchange) -> str:
         chain.told_at = {}
     if now >= chain.told_at.get(step, -inf) + TOLD_EVERY_S:
         chain.told_at[step] = now
-        say(Event.FILTER_RAISED, "filter %s: its %s step raised", name, kind, error=True)
+        say(OperatorEvent.FILTER_RAISED, "filter %s: its %s step raised", name, kind, error=True)
     exchange.client.count_filter(name, FilterEvent.RAISED)
     return f"filter {name}: its {kind} step raised"
 

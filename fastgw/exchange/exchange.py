@@ -16,7 +16,7 @@ from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSI
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 
 log = logging.getLogger("fastgw")
 
@@ -356,7 +356,7 @@ class Exchange:
         if response.status == before or response.may_become(before):
             return True
         self.why = f"a response step has made the status {before} {response.status!r}, which cannot go out in its place"
-        say(Event.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
+        say(OperatorEvent.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
         return False
 
     def answer_instead(self) -> None:

@@ -1,6 +1,6 @@
 """A copy of an exchange for a filter in shadow: it reads what there is, and what it changes reaches nobody.
 
-Several filters in shadow on one exchange are a `Rehearsal`: each has a copy of its own, and sees who the client would
+Several filters in shadow on one exchange are a `ShadowRun`: each has a copy of its own, and sees who the client would
 be by those before it.
 """
 
@@ -94,7 +94,7 @@ class ShadowExchange(Exchange):
 
 
 @final
-class Rehearsal:
+class ShadowRun:
     """What the request steps of the filters in shadow make of one exchange, one after the other.
 
     `over`: one of them would have answered, or it is not known whether it would: those behind it are not asked.

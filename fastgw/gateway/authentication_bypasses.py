@@ -24,7 +24,7 @@ _CASE: Final = "case (IIS, Express)"
 _SLASHES: Final = "trailing slashes (Express)"
 
 
-class _Asked(NamedTuple):
+class _ProbedRequest(NamedTuple):
     """A request that fits a route's conditions."""
 
     host: bytes
@@ -125,7 +125,7 @@ class _Reached:
         return tuple(dict.fromkeys((b"GET", *(method.encode() for route in self._routes for method in route.methods))))
 
 
-def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[bytes]) -> Iterator[_Asked]:
+def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[bytes]) -> Iterator[_ProbedRequest]:
     """For each of its hosts and methods one that fits. Parameters stand for themselves: no route has a brace."""
     if pattern.kind is PathKind.REGEX:
         return
@@ -136,10 +136,10 @@ def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[by
     query, headers = b"&".join(pairs), dict(conditions.headers)
     for host in hosts:
         for method in conditions.methods or methods:
-            yield _Asked(host, path, method, query, headers)
+            yield _ProbedRequest(host, path, method, query, headers)
 
 
-def _spelled(pattern: PathPattern, asked: _Asked) -> Iterator[tuple[str, bytes]]:
+def _spelled(pattern: PathPattern, asked: _ProbedRequest) -> Iterator[tuple[str, bytes]]:
     """What some servers take for the same path, and what they ignore."""
     path = asked.path
     if len(either_slash(pattern)) > 1:

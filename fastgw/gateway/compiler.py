@@ -36,10 +36,10 @@ from fastgw.consumers.index import NOBODY, Index, index_of
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
-from fastgw.exchange import Chain, Division, Exchange, Hooks, Link, Reply, Route, Straight
-from fastgw.filters.api import STATE, Env, Stock, digest_of_state, secret_names
+from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
+from fastgw.filters.api import STATE, Env, FilterResources, digest_of_state, secret_names
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
-from fastgw.filters.wrappers.misconfigured import Unusable
+from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
@@ -111,7 +111,7 @@ def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
     Raises `CompileError`. A set of regular expressions that changed is one step, so is a TLS context of one's own
     files, and what a filter builds.
     """
-    return _Building(plan, workers, base or Gateway(plan.settings, workers, Stock())).steps()
+    return _Building(plan, workers, base or Gateway(plan.settings, workers, FilterResources())).steps()
 
 
 class _Building:
@@ -138,11 +138,11 @@ class _Building:
         self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
         before = {name: place for place, name in enumerate(base.tables)}
         self._places_before = tuple(before.get(name, -1) for name in self._names)
-        self._anywhere: dict[tuple[config.FilterUse, str, bool], Link] = {}
+        self._anywhere: dict[tuple[config.FilterUse, str, bool], FilterInstance] = {}
         """Filters that may stand anywhere: by their use, its level, and whether it is early."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
         """What routes do with their upstreams, by all that they differ in."""
-        self._straights: dict[Straight, Straight] = {}
+        self._straights: dict[FastPathPlan, FastPathPlan] = {}
         """What the straight way asks of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
         """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
@@ -269,8 +269,8 @@ class _Building:
         uses: Iterable[tuple[str, config.FilterUse]],
         listener: str,
         route: str | None,
-        before: Sequence[Link],
-    ) -> tuple[Link, ...]:
+        before: Sequence[FilterInstance],
+    ) -> tuple[FilterInstance, ...]:
         """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
         there = {(link.level, link.use.name): link for link in before}
         links = []
@@ -286,7 +286,7 @@ class _Building:
 
     def _link(
         self, level: str, use: config.FilterUse, listener: str, route: str | None, *, alone: bool = False
-    ) -> Link:
+    ) -> FilterInstance:
         """A filter, which may have been built for another route."""
         if not use.settings.stands_anywhere or use.shadow:
             return self._built_link(level, use, listener, route, alone)
@@ -295,7 +295,9 @@ class _Building:
             known = self._anywhere[use, level, route is None] = self._built_link(level, use, listener, route, alone)
         return known
 
-    def _built_link(self, level: str, use: config.FilterUse, listener: str, route: str | None, alone: bool) -> Link:
+    def _built_link(
+        self, level: str, use: config.FilterUse, listener: str, route: str | None, alone: bool
+    ) -> FilterInstance:
         """A filter built. One that cannot be does nothing here: nothing will come of these tables, unless the route
         fails `alone`."""
         where = _where(level, use, listener, route)
@@ -305,13 +307,13 @@ class _Building:
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)
             if wrong and alone and level == "route" and use.settings.for_its_upstream and env.reads:
-                hooks = Hooks(request=Unusable(wrong, env.reads))
+                hooks = Hooks(request=Misconfigured(wrong, env.reads))
             elif wrong:
                 self._unbuilt[where] = level, wrong
         self._made.reads |= env.reads
         acting = in_shadow(use.name, hooks) if use.shadow else hooks
         always, is_early = use.settings.phase.always, route is None
-        return Link(use, acting, always, level, env.reads, env.keeps, own=hooks, early=is_early)
+        return FilterInstance(use, acting, always, level, env.reads, env.keeps, own=hooks, early=is_early)
 
     def _unused_sets(self) -> Steps[None]:
         """Filters in sets that no route uses are built too, to tell whether they could be."""
@@ -391,7 +393,7 @@ class _Building:
         upstreams: Sequence[Upstream],
         actions: Sequence[Callable[[Exchange], None]],
         early_chain: Chain,
-        links_before: Sequence[Link],
+        links_before: Sequence[FilterInstance],
     ) -> Route:
         """The route on a listener; where it has several upstreams, divided into one for each of them."""
         if not isinstance(route.upstream, Mapping):
@@ -421,7 +423,7 @@ class _Building:
         upstream: Upstream | None,
         action: Callable[[Exchange], None],
         early_chain: Chain,
-        links_before: Sequence[Link],
+        links_before: Sequence[FilterInstance],
     ) -> Route:
         # An early filter of a route's own runs as soon as the route is known; the listener's have run by then.
         met = _accumulated((*self._levels(listener), *self._route_levels(route, upstream)))
@@ -438,14 +440,14 @@ class _Building:
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         path_sent = action.path_of if isinstance(action, Forward) else None
         judge = judge_of(route, None if upstream is None else upstream.settings, path_sent)
-        straight: Straight | None = None
+        straight: FastPathPlan | None = None
         # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
         if isinstance(action, Forward) and action.goes_straight and slash_allowed:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_steps or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of
-            straight = Straight(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
+            straight = FastPathPlan(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
             straight = self._straights.setdefault(straight, straight)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, judge, straight, route.timeout, for_preflights, takes_options)
@@ -474,7 +476,7 @@ class _Building:
             forward = self._forwards[differs] = Forward(*differs)
         return forward
 
-    def _fallback(self, route: config.Route, settings: config.Fallback, links: Iterable[Link]) -> Fallback:
+    def _fallback(self, route: config.Route, settings: config.Fallback, links: Iterable[FilterInstance]) -> Fallback:
         if settings.respond is not None:
             return Fallback(settings.conditions, reply=_reply(settings.respond))
         assert settings.upstream is not None
@@ -566,12 +568,12 @@ def levels(configuration: config.Config) -> Iterator[Level]:
     yield from ((f"route {service_of(each) or each.name}", each.filters) for each in configuration.routes)
 
 
-def _is_for(upstream: Upstream, link: Link) -> bool:
+def _is_for(upstream: Upstream, link: FilterInstance) -> bool:
     """Whether a filter is meant for this upstream too: it stands where all are meant, or the same one stands there."""
     return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
 
 
-def _for_preflights(chain: Chain, own: Sequence[Link]) -> Chain:
+def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
     """Without those of the route's own filters whose request steps a preflight does not meet."""
     if all(link.always for link in own):
         return chain

@@ -16,9 +16,9 @@ from fastgw.config.settings import gateway as config
 from fastgw.consumers.index import NOBODY, Index
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.errors import Fault
-from fastgw.exchange import Link, Route
-from fastgw.filters.api import Services, Stock
-from fastgw.filters.wrappers.misconfigured import Unusable
+from fastgw.exchange import FilterInstance, Route
+from fastgw.filters.api import FilterResources, Services
+from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.observe import Series
 from fastgw.observe.metrics.series_layout import (
     BROKEN_OFF,
@@ -30,17 +30,17 @@ from fastgw.observe.metrics.series_layout import (
     counted_in,
     series_of,
 )
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.routing.table import Router, Rule, Steps, at_once
 from fastgw.shm.last_errors import LastErrors
 from fastgw.shm.memory import Column, Layout
-from fastgw.shm.slot_assignment import MAX_CONSUMERS, Names, Places, first, target_name
+from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames, SlotTable, first, target_name
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import drained_targets
 from fastgw.sync.drained_targets import by_upstream
 from fastgw.upstream.health.outlier_ejection import may_eject
-from fastgw.upstream.health.upstream_health import Event as HealthEvent
-from fastgw.upstream.health.upstream_health import Health, Outlook
+from fastgw.upstream.health.upstream_health import Health, HealthPoller
+from fastgw.upstream.health.upstream_health import HealthEvent as HealthEvent
 from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity
@@ -74,7 +74,7 @@ class CompiledRoute(NamedTuple):
     """The filter sets that it uses."""
     reads: tuple[str, ...]
     """The files that its filters have read."""
-    live: tuple[Link, ...]
+    live: tuple[FilterInstance, ...]
     """Those of its filters that hold something in a worker's loop."""
     rules: tuple[Rule[Route] | None, ...]
     """What it is on each listener, in their order."""
@@ -83,7 +83,7 @@ class CompiledRoute(NamedTuple):
 class Gateway:
     """The compiled configuration: immutable, but for what `starting` adds in each worker."""
 
-    def __init__(self, settings: config.Config, workers: int, stock: Stock) -> None:
+    def __init__(self, settings: config.Config, workers: int, stock: FilterResources) -> None:
         self.config = settings
         """Without routes, upstreams and consumers."""
         self.workers = workers
@@ -103,7 +103,7 @@ class Gateway:
         """Of the consumers. `stock.roster` has that of the tables in use."""
         self.reads: dict[str, bytes] = {}
         """The files that filters have read, and the digest of each."""
-        self.live: set[Link] = set()
+        self.live: set[FilterInstance] = set()
         """The filters that hold something in a worker's loop."""
         self.layout = Layout()
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
@@ -112,12 +112,12 @@ class Gateway:
         """Upstreams that have drained targets."""
         self._words = TargetWords(self.layout)
         self._last_errors = LastErrors(self.layout)
-        self._outlook: Outlook | None = None
+        self._outlook: HealthPoller | None = None
 
     @cached_property
-    def names(self) -> Names:
+    def names(self) -> SlotNames:
         """What has places in shared memory."""
-        return Names(
+        return SlotNames(
             listeners=tuple(self.tables),
             routes=list(self.routes_by_name),
             upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
@@ -127,14 +127,14 @@ class Gateway:
         )
 
     @property
-    def unusable(self) -> Mapping[Where, Unusable]:
+    def unusable(self) -> Mapping[Where, Misconfigured]:
         """What answers in place of filters whose secrets cannot be used; of a service once, whatever its listeners."""
-        found: dict[Where, Unusable] = {}
+        found: dict[Where, Misconfigured] = {}
         told: set[tuple[str, str]] = set()
         for name, compiled in self.routes_by_name.items():
             for link in (link for rule in compiled.rules if rule for link in rule[0].route.links):
                 step = link.own.request
-                if not isinstance(step, Unusable):
+                if not isinstance(step, Misconfigured):
                     continue
                 whose = compiled.upstreams[0].name if compiled.upstreams else name
                 if (whose, link.use.name) not in told:
@@ -142,7 +142,7 @@ class Gateway:
                     found[Where("routes", name, link.use.name)] = step
         return found
 
-    def _links(self) -> Iterator[Link]:
+    def _links(self) -> Iterator[FilterInstance]:
         for table in self.tables.values():
             yield from table.early.links
         for compiled in self.routes:
@@ -151,7 +151,7 @@ class Gateway:
                     yield from rule[0].route.links
 
     @cached_property
-    def places(self) -> Places:
+    def places(self) -> SlotTable:
         """Where; to be replaced, before `starting`, in a generation that comes after another."""
         return first(self.names)
 
@@ -195,7 +195,7 @@ class Gateway:
                 self._look_after(upstream, column, place, counted)
             yield
         if looked_after := [each.health for each in self.upstreams.values() if each.health is not None]:
-            self._outlook = Outlook(ground.wheel, words.health, column, looked_after)
+            self._outlook = HealthPoller(ground.wheel, words.health, column, looked_after)
             self._outlook.start()
         if self.upstreams:
             self.drain(drained_now(services))
@@ -280,7 +280,7 @@ def drained_now(services: Services) -> Collection[str]:
     return drained_targets.read(services.feeds[drained_targets.FEED].value)
 
 
-def _start(link: Link, services: Services) -> None:
+def _start(link: FilterInstance, services: Services) -> None:
     if link.hooks.start is not None:
         try:
             link.hooks.start(services)
@@ -290,14 +290,14 @@ def _start(link: Link, services: Services) -> None:
             ) from error
 
 
-def _stop(link: Link) -> None:
+def _stop(link: FilterInstance) -> None:
     if link.started:
         link.started = False
         if link.hooks.stop is not None:
             try:
                 link.hooks.stop()
             except Exception:  # the edge of a filter: its error is logged, the others still stop
-                say(Event.FILTER_RAISED, "filter %s: its stop raised", link.use.name, error=True)
+                say(OperatorEvent.FILTER_RAISED, "filter %s: its stop raised", link.use.name, error=True)
 
 
 def dismantling(old: Gateway, new: Gateway) -> Steps[None]:

@@ -11,9 +11,9 @@ Rule 4: a refusal says why in words, and never shows what stands in the token.
 
 from fastgw.jose.algorithms import ALGORITHMS, Algorithm
 from fastgw.jose.claims import ClaimPath, Claims, Expected, check_claims, claim_path, find_claim, scopes_of
-from fastgw.jose.keys import Key, KeySet, Unusable, key_from_secret, keys_from_pem, read_keys, read_set
-from fastgw.jose.strict import Refused
-from fastgw.jose.token import Rules, Signed, UnknownKey, read_token, verify
+from fastgw.jose.keys import Key, KeySet, UnusableKey, key_from_secret, keys_from_pem, read_keys, read_set
+from fastgw.jose.strict import TokenRefused
+from fastgw.jose.token import Signed, TokenRules, UnknownKey, read_token, verify
 
 __all__ = [
     "ALGORITHMS",
@@ -23,11 +23,11 @@ __all__ = [
     "Expected",
     "Key",
     "KeySet",
-    "Refused",
-    "Rules",
     "Signed",
+    "TokenRefused",
+    "TokenRules",
     "UnknownKey",
-    "Unusable",
+    "UnusableKey",
     "check_claims",
     "claim_path",
     "find_claim",

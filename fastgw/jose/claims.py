@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import inf, isfinite
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from fastgw.jose.strict import Refused
+from fastgw.jose.strict import TokenRefused
 
 Claims: TypeAlias = Mapping[str, Any]
 ClaimPath: TypeAlias = tuple[str, ...]
@@ -29,16 +29,16 @@ class Expected(NamedTuple):
 
 
 def check_claims(claims: Claims, expected: Expected, now: float) -> float:
-    """Until when these claims are good, epoch seconds; `inf` where they do not say. Raises `Refused`.
+    """Until when these claims are good, epoch seconds; `inf` where they do not say. Raises `TokenRefused`.
 
     `now`: epoch seconds.
     """
     for name in _TEXTS:
         if name in claims and not isinstance(claims[name], str):
-            raise Refused(f"the claim `{name}` is not text")
+            raise TokenRefused(f"the claim `{name}` is not text")
     for path in expected.required:
         if find_claim(claims, path) is None:
-            raise Refused(f"the claim `{'.'.join(path)}` is missing")
+            raise TokenRefused(f"the claim `{'.'.join(path)}` is missing")
     _check_issuer(claims, expected)
     _check_audience(claims, expected)
     return _check_dates(claims, expected.leeway, now)
@@ -48,34 +48,34 @@ def _check_issuer(claims: Claims, expected: Expected) -> None:
     if expected.issuer is None:
         return
     if "iss" not in claims:
-        raise Refused("the claim `iss` is missing")
+        raise TokenRefused("the claim `iss` is missing")
     if claims["iss"] != expected.issuer:  # compared as it is, by code points (RFC 7519 section 4.1.1)
-        raise Refused("the token comes from another issuer")
+        raise TokenRefused("the token comes from another issuer")
 
 
 def _check_audience(claims: Claims, expected: Expected) -> None:
     """RFC 7519 section 4.1.3: who does not find itself among the audiences must refuse."""
     if "aud" not in claims:
         if expected.audiences and ANY not in expected.audiences:
-            raise Refused("the claim `aud` is missing")
+            raise TokenRefused("the claim `aud` is missing")
         return
     said = claims["aud"]
     audiences = [said] if isinstance(said, str) else said
     if not isinstance(audiences, list) or not all(isinstance(each, str) for each in audiences):
-        raise Refused("the claim `aud` is neither text nor a list of texts")
+        raise TokenRefused("the claim `aud` is neither text nor a list of texts")
     if ANY not in expected.audiences and expected.audiences.isdisjoint(audiences):
-        raise Refused("the token is meant for another audience")
+        raise TokenRefused("the token is meant for another audience")
 
 
 def _check_dates(claims: Claims, leeway: float, now: float) -> float:
     dates = {name: _date(claims, name) for name in _DATES if name in claims}
     good_until = dates.get("exp", inf) + leeway
     if now >= good_until:
-        raise Refused("the token has expired")
+        raise TokenRefused("the token has expired")
     if now < dates.get("nbf", now) - leeway:
-        raise Refused("the token is not valid yet")
+        raise TokenRefused("the token is not valid yet")
     if now < dates.get("iat", now) - leeway:
-        raise Refused("the token was issued in the future")
+        raise TokenRefused("the token was issued in the future")
     return good_until
 
 
@@ -86,7 +86,7 @@ def _date(claims: Claims, name: str) -> float:
     """
     value = claims[name]
     if type(value) not in (int, float) or not isfinite(value):
-        raise Refused(f"the claim `{name}` is not a number")
+        raise TokenRefused(f"the claim `{name}` is not a number")
     return max(-_LATEST_DATE, min(float(value), _LATEST_DATE))
 
 

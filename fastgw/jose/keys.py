@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from fastgw.jose.algorithms import ALGORITHMS
-from fastgw.jose.strict import Refused, members, unencoded
+from fastgw.jose.strict import TokenRefused, members, unencoded
 
 MAX_KEYS: Final = 256
 """Keys of a set; what comes behind them is passed over."""
@@ -42,7 +42,7 @@ _LOOKS_PUBLIC: Final = re.compile(
 )
 
 
-class Unusable(Exception):
+class UnusableKey(Exception):
     """A key that cannot be used. The text says why, and nothing of the key is in it."""
 
 
@@ -66,9 +66,11 @@ class Key:
             if (algorithm.kty, algorithm.crv) == (kty, crv) and len(raw) >= algorithm.least_bytes
         }
         if alg is not None and alg not in fitting:
-            raise Unusable("its `alg` does not fit it" if alg in ALGORITHMS else "its `alg` is not one of signatures")
+            raise UnusableKey(
+                "its `alg` does not fit it" if alg in ALGORITHMS else "its `alg` is not one of signatures"
+            )
         if not fitting:
-            raise Unusable(_TOO_SHORT if kty == "oct" else "nothing is signed with it")
+            raise UnusableKey(_TOO_SHORT if kty == "oct" else "nothing is signed with it")
         self.algorithms = frozenset(fitting if alg is None else (alg,))
 
     def __repr__(self) -> str:
@@ -119,7 +121,7 @@ class KeySet:
 
 
 def read_keys(raw: bytes, symmetric: bool) -> KeySet:
-    """The keys of a file: PEM, a set of JWKs or a single one. Raises `Unusable` when it is none of these.
+    """The keys of a file: PEM, a set of JWKs or a single one. Raises `UnusableKey` when it is none of these.
 
     `symmetric`: whether shared secrets (`kty: oct`) may stand in it.
     """
@@ -129,25 +131,26 @@ def read_keys(raw: bytes, symmetric: bool) -> KeySet:
 
 
 def read_set(raw: bytes, symmetric: bool = False) -> KeySet:
-    """The keys of a set of JWKs (RFC 7517 section 5), or a single JWK. Raises `Unusable` when it is no such document.
+    """The keys of a set of JWKs (RFC 7517 section 5), or a single JWK. Raises `UnusableKey` when it is no such
+    document.
 
     `symmetric`: whether shared secrets may stand in it; what is published to everybody has none.
     """
     try:
         document = members(raw, "the key set")
-    except Refused as refusal:
-        raise Unusable(str(refusal)) from refusal
+    except TokenRefused as refusal:
+        raise UnusableKey(str(refusal)) from refusal
     listed = [document] if "kty" in document and "keys" not in document else document.get("keys")
     if not isinstance(listed, list):
-        raise Unusable("the key set has no list `keys`")
+        raise UnusableKey("the key set has no list `keys`")
     keys: list[Key] = []
     passed_over: list[PassedOver] = []
     for place, jwk in enumerate(listed, 1):
         try:
             if place > MAX_KEYS:
-                raise Unusable(f"the set has more than {MAX_KEYS} keys")
+                raise UnusableKey(f"the set has more than {MAX_KEYS} keys")
             keys.append(read_jwk(jwk, symmetric))
-        except Unusable as problem:
+        except UnusableKey as problem:
             passed_over.append(PassedOver(place, _shown(jwk), str(problem)))
             if place > MAX_KEYS:
                 break
@@ -160,52 +163,52 @@ def _shown(jwk: Any) -> str:
 
 
 def read_jwk(jwk: Any, symmetric: bool = False) -> Key:
-    """One JWK. Raises `Unusable`."""
+    """One JWK. Raises `UnusableKey`."""
     if not isinstance(jwk, dict):
-        raise Unusable("it is not a JSON object")
+        raise UnusableKey("it is not a JSON object")
     kty, kid, alg = _text(jwk, "kty"), _text(jwk, "kid"), _text(jwk, "alg")
     if kty is None:
-        raise Unusable("it has no `kty`")
+        raise UnusableKey("it has no `kty`")
     reader = _READERS.get(kty)
     if reader is None or (kty == "oct" and not symmetric):
-        raise Unusable("it is a shared secret, which cannot be public" if kty == "oct" else "its `kty` is not known")
+        raise UnusableKey("it is a shared secret, which cannot be public" if kty == "oct" else "its `kty` is not known")
     _check_purpose(jwk)
     if kty != "oct" and "d" in jwk:
-        raise Unusable("it has its private part in it: whoever reads the set can sign")
+        raise UnusableKey("it has its private part in it: whoever reads the set can sign")
     try:
         crv, material, raw = reader(jwk)
-    except Refused as refusal:
-        raise Unusable(str(refusal)) from refusal
+    except TokenRefused as refusal:
+        raise UnusableKey(str(refusal)) from refusal
     return Key(kty, crv, material, raw, kid, alg)
 
 
 def _check_purpose(jwk: Mapping[str, Any]) -> None:
     """RFC 7517 sections 4.2 and 4.3."""
     if jwk.get("use", "sig") != "sig":
-        raise Unusable("its `use` is not sig")
+        raise UnusableKey("its `use` is not sig")
     if "key_ops" in jwk:
         operations = jwk["key_ops"]
         if not isinstance(operations, list) or not all(isinstance(each, str) for each in operations):
-            raise Unusable("its `key_ops` is not a list of texts")
+            raise UnusableKey("its `key_ops` is not a list of texts")
         if len(set(operations)) < len(operations):
-            raise Unusable("its `key_ops` has an operation twice")
+            raise UnusableKey("its `key_ops` has an operation twice")
         if "verify" not in operations:
-            raise Unusable("its `key_ops` has no verify")
+            raise UnusableKey("its `key_ops` has no verify")
 
 
 def _text(jwk: Mapping[str, Any], name: str) -> str | None:
     value = jwk.get(name)
     if value is not None and not isinstance(value, str):
-        raise Unusable(f"its `{name}` is not text")
+        raise UnusableKey(f"its `{name}` is not text")
     if value is None and name in jwk:
-        raise Unusable(f"its `{name}` is null")
+        raise UnusableKey(f"its `{name}` is null")
     return value
 
 
 def _bytes(jwk: Mapping[str, Any], name: str) -> bytes:
     value = _text(jwk, name)
     if not value:
-        raise Unusable(f"it has no `{name}`")
+        raise UnusableKey(f"it has no `{name}`")
     return unencoded(value.encode(), f"its `{name}`")
 
 
@@ -219,16 +222,16 @@ def _read_rsa(jwk: Mapping[str, Any]) -> _Read:
     try:
         return "", rsa.RSAPublicNumbers(e, n).public_key(), _rsa_bytes(n, e)
     except (ValueError, UnsupportedAlgorithm):
-        raise Unusable("it is no RSA key") from None
+        raise UnusableKey("it is no RSA key") from None
 
 
 def _check_rsa(n: int, e: int) -> None:
     if n.bit_length() < LEAST_RSA_BITS:
-        raise Unusable(f"an RSA key of {n.bit_length()} bits; at least {LEAST_RSA_BITS} are needed")
+        raise UnusableKey(f"an RSA key of {n.bit_length()} bits; at least {LEAST_RSA_BITS} are needed")
     if n.bit_length() > MOST_RSA_BITS:
-        raise Unusable(f"an RSA key of {n.bit_length()} bits; at most {MOST_RSA_BITS} are taken")
+        raise UnusableKey(f"an RSA key of {n.bit_length()} bits; at most {MOST_RSA_BITS} are taken")
     if not n & 1 or not e & 1 or e < 3 or e.bit_length() > _MOST_EXPONENT_BITS:
-        raise Unusable("it is no RSA key")
+        raise UnusableKey("it is no RSA key")
 
 
 def _rsa_bytes(n: int, e: int) -> bytes:
@@ -239,25 +242,25 @@ def _read_ec(jwk: Mapping[str, Any]) -> _Read:
     crv = _text(jwk, "crv") or ""
     curve, length = _CURVES.get(crv, (None, 0))
     if curve is None:
-        raise Unusable("its `crv` is not known")
+        raise UnusableKey("its `crv` is not known")
     x, y = _bytes(jwk, "x"), _bytes(jwk, "y")
     if not len(x) == len(y) == length:  # RFC 7518 section 6.2.1.2
-        raise Unusable("its `x` or `y` has not the length of its curve")
+        raise UnusableKey("its `x` or `y` has not the length of its curve")
     try:
         numbers = ec.EllipticCurvePublicNumbers(int.from_bytes(x), int.from_bytes(y), curve)
         return crv, numbers.public_key(), x + y
     except (ValueError, UnsupportedAlgorithm):
-        raise Unusable("its point is not on its curve") from None
+        raise UnusableKey("its point is not on its curve") from None
 
 
 def _read_okp(jwk: Mapping[str, Any]) -> _Read:
     if _text(jwk, "crv") != "Ed25519":
-        raise Unusable("its `crv` is not Ed25519")
+        raise UnusableKey("its `crv` is not Ed25519")
     x = _bytes(jwk, "x")
     try:
         return "Ed25519", ed25519.Ed25519PublicKey.from_public_bytes(x), x
     except (ValueError, UnsupportedAlgorithm):
-        raise Unusable("it is no Ed25519 key") from None
+        raise UnusableKey("it is no Ed25519 key") from None
 
 
 def _read_oct(jwk: Mapping[str, Any]) -> _Read:
@@ -272,7 +275,7 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], _Read]]] = MappingPro
 def _secret(raw: bytes) -> tuple[bytes, bytes]:
     """Refuse what is public: a token could be signed by everybody (RFC 8725 section 2.1)."""
     if _LOOKS_PUBLIC.search(raw) or raw.lstrip().startswith(b'{"') or _is_der(raw) or _is_der(_from_base64(raw)):
-        raise Unusable("a public key or certificate cannot be a shared secret")
+        raise UnusableKey("a public key or certificate cannot be a shared secret")
     return raw, raw
 
 
@@ -291,34 +294,34 @@ def _from_base64(text: bytes) -> bytes:
 
 
 def key_from_secret(secret: bytes, kid: str | None = None) -> Key:
-    """A shared secret. Raises `Unusable` for one that is too short, or that is no secret."""
+    """A shared secret. Raises `UnusableKey` for one that is too short, or that is no secret."""
     material, raw = _secret(secret)
     return Key("oct", "", material, raw, kid, None)
 
 
 def keys_from_pem(raw: bytes) -> Sequence[Key]:
-    """The public keys of a PEM file, also of certificates in it, in their order. Raises `Unusable`.
+    """The public keys of a PEM file, also of certificates in it, in their order. Raises `UnusableKey`.
 
     Of a certificate only the key counts, not who signed it nor how long it is valid.
     """
     blocks = [(match[1], match[0] + b"\n") for match in _BLOCK.finditer(raw)]
     if not blocks:
-        raise Unusable("there is no key in it: it is neither a JSON key set nor PEM")
+        raise UnusableKey("there is no key in it: it is neither a JSON key set nor PEM")
     if len(blocks) > MAX_KEYS:
-        raise Unusable(f"there are more than {MAX_KEYS} keys in it")
+        raise UnusableKey(f"there are more than {MAX_KEYS} keys in it")
     return [_key_from_block(label, block) for label, block in blocks]
 
 
 def _key_from_block(label: bytes, block: bytes) -> Key:
     if label.endswith(b"PRIVATE KEY"):
-        raise Unusable("there is a private key in it; only its public part is needed to verify")
+        raise UnusableKey("there is a private key in it; only its public part is needed to verify")
     if label not in (b"PUBLIC KEY", b"RSA PUBLIC KEY", b"CERTIFICATE"):
-        raise Unusable("there is something in it that is neither a public key nor a certificate")
+        raise UnusableKey("there is something in it that is neither a public key nor a certificate")
     try:
         certified = label == b"CERTIFICATE"
         key: Any = x509.load_pem_x509_certificate(block).public_key() if certified else load_pem_public_key(block)
     except (ValueError, UnsupportedAlgorithm):
-        raise Unusable("there is a key in it that cannot be read") from None
+        raise UnusableKey("there is a key in it that cannot be read") from None
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
         _check_rsa(numbers.n, numbers.e)
@@ -328,4 +331,4 @@ def _key_from_block(label: bytes, block: bytes) -> Key:
         return Key("EC", _CURVE_NAMES[key.curve.name], key, point, None, None)
     if isinstance(key, ed25519.Ed25519PublicKey):
         return Key("OKP", "Ed25519", key, key.public_bytes_raw(), None, None)
-    raise Unusable("there is a key in it of a type that signs no token")
+    raise UnusableKey("there is a key in it of a type that signs no token")

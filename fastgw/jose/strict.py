@@ -17,7 +17,7 @@ _LAST_OF_3: Final = frozenset(b"AEIMQUYcgkosw048")
 _STRING_OR_BRACKET: Final = re.compile(r'"(?>(?:[^"\\]|\\.)*)"|[\[\]{}]')
 
 
-class Refused(Exception):
+class TokenRefused(Exception):
     """A token is not accepted. The text says why, in words for its sender; nothing of the token is in it."""
 
 
@@ -27,10 +27,10 @@ def unencoded(text: bytes, what: str) -> bytes:
     Exactly one encoding stands for any bytes: padding, white space and bits to spare are refused.
     """
     if _IS_BASE64URL(text) is None:
-        raise Refused(f"{what} is not base64url")
+        raise TokenRefused(f"{what} is not base64url")
     over = len(text) % 4
     if over == 1 or (over == 2 and text[-1] not in _LAST_OF_2) or (over == 3 and text[-1] not in _LAST_OF_3):
-        raise Refused(f"{what} is base64url that ends amid a byte")
+        raise TokenRefused(f"{what} is base64url that ends amid a byte")
     return urlsafe_b64decode(text + b"=" * (-len(text) % 4))
 
 
@@ -42,18 +42,18 @@ def members(raw: bytes, what: str) -> dict[str, Any]:
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        raise Refused(f"{what} is not UTF-8") from None  # the cause would show what is in it
+        raise TokenRefused(f"{what} is not UTF-8") from None  # the cause would show what is in it
     if text.count("{") + text.count("[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
-        raise Refused(f"{what} is nested too deeply")
+        raise TokenRefused(f"{what} is nested too deeply")
     try:
         orjson.loads(raw)  # which is strict, but for names that are repeated
         found = _DECODER.decode(text)
     except _Repeated:
-        raise Refused(f"{what} has a member twice") from None
+        raise TokenRefused(f"{what} has a member twice") from None
     except ValueError:
-        raise Refused(f"{what} is not JSON") from None
+        raise TokenRefused(f"{what} is not JSON") from None
     if not isinstance(found, dict):
-        raise Refused(f"{what} is not a JSON object")
+        raise TokenRefused(f"{what} is not a JSON object")
     return found
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple, final
 
 from fastgw.jose.algorithms import ALGORITHMS
 from fastgw.jose.keys import Key, KeySet
-from fastgw.jose.strict import Refused, members, unencoded
+from fastgw.jose.strict import TokenRefused, members, unencoded
 
 MAX_BYTES: Final = 8192
 """Of a token, unless the caller says otherwise."""
@@ -19,7 +19,7 @@ Never fetched and never trusted. Servers of SAP and Cloud Foundry send `jku` in 
 """
 
 
-class Rules(NamedTuple):
+class TokenRules(NamedTuple):
     """What a policy asks of a token's form and header."""
 
     algorithms: frozenset[str]
@@ -54,83 +54,85 @@ class Signed:
         return members(unencoded(self.payload, "the payload"), "the payload")
 
 
-def read_token(token: bytes, rules: Rules) -> Signed:
-    """Take a token apart, and judge all of it that can be judged without a key. Raises `Refused`."""
+def read_token(token: bytes, rules: TokenRules) -> Signed:
+    """Take a token apart, and judge all of it that can be judged without a key. Raises `TokenRefused`."""
     if len(token) > rules.max_bytes:
-        raise Refused(f"the token has more than {rules.max_bytes} bytes")
+        raise TokenRefused(f"the token has more than {rules.max_bytes} bytes")
     segments = token.split(b".", 5)
     if len(segments) != 3:
-        raise Refused("the token is encrypted" if len(segments) == 5 else "the token has not the form of a signed JWT")
+        raise TokenRefused(
+            "the token is encrypted" if len(segments) == 5 else "the token has not the form of a signed JWT"
+        )
     encoded_header, payload, encoded_signature = segments
     if len(encoded_header) > _MAX_HEADER:
-        raise Refused("the token's header is too long")
+        raise TokenRefused("the token's header is too long")
     if len(encoded_signature) > _MAX_SIGNATURE:
-        raise Refused("the signature is too long")
+        raise TokenRefused("the signature is too long")
     signature = unencoded(encoded_signature, "the signature")
     if not signature:
-        raise Refused("the token is not signed")
+        raise TokenRefused("the token is not signed")
     header = members(unencoded(encoded_header, "the header"), "the header")
     _check_header(header, rules)
     return Signed(header, token[: len(encoded_header) + 1 + len(payload)], payload, signature)
 
 
-def _check_header(header: Mapping[str, Any], rules: Rules) -> None:
+def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:
     alg = header.get("alg")
     if not isinstance(alg, str):
-        raise Refused("the header has no `alg`, or one that is not text")
+        raise TokenRefused("the header has no `alg`, or one that is not text")
     if alg not in rules.algorithms:
         if alg.lower() == "none":
-            raise Refused("the token is not signed: its `alg` is none")
-        raise Refused("the token's `alg` is not one of those accepted here")
+            raise TokenRefused("the token is not signed: its `alg` is none")
+        raise TokenRefused("the token's `alg` is not one of those accepted here")
     if "crit" in header:  # RFC 7515 section 4.1.11: it lists what has to be understood, and nothing of it is
-        raise Refused("the header has `crit`, for extensions that are not supported")
+        raise TokenRefused("the header has `crit`, for extensions that are not supported")
     if "b64" in header:  # RFC 7797 section 6: never without `crit`, and not for a JWT
-        raise Refused("the header has `b64`, which a JWT cannot have")
+        raise TokenRefused("the header has `b64`, which a JWT cannot have")
     if "enc" in header or "zip" in header:
-        raise Refused("the header is one of an encrypted token")
+        raise TokenRefused("the header is one of an encrypted token")
     if rules.foreign_keys_refused:
         for name in FOREIGN_KEYS:
             if name in header:
-                raise Refused(f"the header has `{name}`; keys that a token names itself are not accepted")
+                raise TokenRefused(f"the header has `{name}`; keys that a token names itself are not accepted")
     kid = header.get("kid")
     if not isinstance(kid, str) and "kid" in header:
-        raise Refused("the header's `kid` is not text")
+        raise TokenRefused("the header's `kid` is not text")
     if kid is None and rules.require_kid:
-        raise Refused("the header has no `kid`")
+        raise TokenRefused("the header has no `kid`")
     _check_type(header, rules)
 
 
-def _check_type(header: Mapping[str, Any], rules: Rules) -> None:
+def _check_type(header: Mapping[str, Any], rules: TokenRules) -> None:
     """RFC 8725 section 3.11: what is meant for something else is not taken for a token."""
     if "typ" in header:
         typ = header["typ"]
         if not isinstance(typ, str) or typ.lower().removeprefix("application/") not in rules.types:
-            raise Refused("the token's `typ` is not one of those accepted here")
+            raise TokenRefused("the token's `typ` is not one of those accepted here")
     elif rules.require_type:
-        raise Refused("the header has no `typ`")
+        raise TokenRefused("the header has no `typ`")
     cty = header.get("cty", "")
     if not isinstance(cty, str) or cty.lower().removeprefix("application/") == "jwt":  # RFC 7519 section 5.2
-        raise Refused("the header has `cty`: a token within a token is not accepted")
+        raise TokenRefused("the header has `cty`: a token within a token is not accepted")
 
 
-class UnknownKey(Refused):
+class UnknownKey(TokenRefused):
     """No key of this name is known, or those without a name did not do: there may be a new one."""
 
 
 def verify(token: Signed, keys: KeySet) -> Key:
-    """The key that the token was signed with. Raises `UnknownKey`, or `Refused`."""
+    """The key that the token was signed with. Raises `UnknownKey`, or `TokenRefused`."""
     named = keys.named(token.kid)
     if not named:
         raise UnknownKey("the token is signed with a key that is not known here")
     fitting = [key for key in named if token.alg in key.algorithms]
     if not fitting:
-        raise Refused("the token's `alg` does not fit its key")
+        raise TokenRefused("the token's `alg` does not fit its key")
     if len(fitting) > _MAX_TRIED:
-        raise Refused("the header has no `kid`, and there are too many keys to try")
+        raise TokenRefused("the header has no `kid`, and there are too many keys to try")
     algorithm = ALGORITHMS[token.alg]
     for key in fitting:
         if algorithm.verify(key.material, token.signature, token.signed):
             return key
     if token.kid is None or fitting[0].kid is None:
         raise UnknownKey("the signature is wrong")
-    raise Refused("the signature is wrong")
+    raise TokenRefused("the signature is wrong")

@@ -22,7 +22,7 @@ _SEED_BYTES: Final = 32
 
 
 @dataclass
-class Seeds:
+class TicketKeySeeds:
     """Of the last two days that were asked about. Goes forward only, so a clock that is put back changes nothing."""
 
     day: int
@@ -30,7 +30,7 @@ class Seeds:
     before: bytes = field(repr=False)
 
     @classmethod
-    def begin(cls, now: float) -> "Seeds":
+    def begin(cls, now: float) -> "TicketKeySeeds":
         """`now`: epoch seconds, here and below."""
         return cls(int(now) // DAY_S, os.urandom(_SEED_BYTES), os.urandom(_SEED_BYTES))
 

@@ -260,11 +260,20 @@ static inline int no_value_is_secret(Text query, const Secrets *secrets)
     return 1;
 }
 
+/* Whether a bracket may open in it, encoded or not: the name that counts then may stand before other words. */
+static inline int may_open_bracket(const char *at, const char *end)
+{
+    for (; at < end; at++)
+        if (*at == '[' || (*at == '5' && end - at > 1 && (at[1] | 0x20) == 'b'))
+            return 1;
+    return 0;
+}
+
 /* Whether what stands before an encoded `=`, at `end`, is no name of a secret; 0 also where that is not clear. */
 static inline int word_is_harmless(const char *start, const char *end, const Secrets *secrets)
 {
     const char *word = end;
-    if (!secrets->simple)
+    if (!secrets->simple || may_open_bracket(start, end))
         return 0;
     while (word > start && end - word <= LONGEST_SIMPLE + 16 && is_word(word[-1]))
         word--;

@@ -61,8 +61,8 @@ cdef Py_ssize_t _PRESSING = held.PRESSING
 
 
 @cython.final
-cdef class Held:
-    """As `held.Held`: lines are laid one behind the other into blocks, which are handed over as they are."""
+cdef class LineQueue:
+    """As `line_queue.LineQueue`: lines are laid one behind the other into blocks, which are handed over as they are."""
 
     cdef object _wake
     cdef object _press
@@ -233,7 +233,7 @@ for _place, _bound in enumerate(families.BOUNDS_S):
 @cython.final
 @cython.no_gc  # no cycle: it knows texts alone
 cdef class Sort:
-    """What `recorder.Kind`s without a fault have in common that differ in the route alone, told by its texts' identity.
+    """What `recorder.SeriesKey`s without a fault have in common that differ in the route alone, told by its texts' identity.
 
     There are few of them, and what is known of one stays in the processor's near caches.
     """
@@ -255,7 +255,7 @@ cdef class Sort:
 
 
 cdef struct Entry:
-    # A `recorder.Kind`, told by its sort and the identity of its route's name, and what is known of it. There are as
+    # A `recorder.SeriesKey`, told by its sort and the identity of its route's name, and what is known of it. There are as
     # many as routes that are asked, and the next one is in no near cache of the processor's. So it is a single line of
     # memory. PERF: with 10,000 routes 1 line is fetched for an exchange; with an object for each kind, and names that
     # are looked at where they lie, 5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
@@ -362,7 +362,7 @@ cdef class Recorder:
 
     def __init__(self, reference):
         self._reference = reference
-        self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, recorder.Forgotten()
+        self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, recorder.LazyDisposal()
         self._second = -1
         self._exchanges = {}
         self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
@@ -379,7 +379,7 @@ cdef class Recorder:
         reference = self._reference
         helds = tuple([log.held for log in reference.json_logs])
         for each in helds:
-            if type(each) is not Held:
+            if type(each) is not LineQueue:
                 raise TypeError("the lines of a log are held by the twin")
         # A name of nothing but ASCII is none of the others, whatever its case.
         names = {name for log in reference.json_logs for name in log.secrets.names}
@@ -578,7 +578,7 @@ cdef class Recorder:
             if sort.status >= _ERRORS and entry.length:
                 self._reference.remember(ended)
         for place in range(len(self._held)):
-            if not (<Held>self._held[place]).put(line, to - line):
+            if not (<LineQueue>self._held[place]).put(line, to - line):
                 self._drops[place]()
         return True
 
@@ -631,7 +631,7 @@ cdef class Recorder:
         else:
             entry = &self._entries[mixed % KINDS]  # of those in the way the first goes
         names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor
-        return entry if self._learn(entry, recorder.Kind(*names), method) else NULL
+        return entry if self._learn(entry, recorder.SeriesKey(*names), method) else NULL
 
     cdef void _sweep(self) noexcept:
         """Let go of entries of generations before, in a part of the table: else each holds its texts until another

@@ -1,6 +1,6 @@
 """What is told of an exchange when it is over.
 
-`Ended` says by structure what is read of an exchange: the exchange itself stands above this room.
+`FinishedExchange` says by structure what is read of an exchange: the exchange itself stands above this room.
 """
 
 from typing import Protocol
@@ -31,7 +31,7 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
-class Body(Protocol):
+class FinishedBody(Protocol):
     @property
     def bytes(self) -> int: ...
 
@@ -48,7 +48,7 @@ class Failure(Protocol):
     def label(self) -> str: ...
 
 
-class Ended(Protocol):
+class FinishedExchange(Protocol):
     """An exchange that has just ended; what its attributes mean is said in `exchange`."""
 
     @property
@@ -64,7 +64,7 @@ class Ended(Protocol):
     @property
     def route(self) -> Named | None: ...
     @property
-    def request_body(self) -> Body | None: ...
+    def request_body(self) -> FinishedBody | None: ...
     @property
     def request_bytes(self) -> int: ...
     @property
@@ -95,7 +95,7 @@ CLIENT_LEFT = 499
 """The status of an exchange whose client left before any answer."""
 
 
-def record_of(ended: Ended, now: float, date: float) -> Record:
+def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
     """The record of an exchange that has ended now: `now` by the monotonic clock, `date` in epoch seconds."""
     head, route, body, fault = ended.head, ended.route, ended.request_body, ended.fault
     consumer = ended.consumer

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from fastgw.compiled import twin
-from fastgw.observe.access_log.line_queue import Held
+from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import AccessLog, Log
-from fastgw.observe.finished_exchange import Ended
+from fastgw.observe.finished_exchange import FinishedExchange
 from fastgw.observe.metrics.counters import Note, Tally
 from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.recorder import Recorder
@@ -17,7 +17,7 @@ _twin = twin("fastgw.observe._recorder")
 class Observer:
     """Counts and logs the exchanges of one worker. `start`, `reopen` and `stop`: in the worker, after the fork."""
 
-    finish: Callable[[Ended], None]
+    finish: Callable[[FinishedExchange], None]
     """Count an exchange and hold its log lines. Once per exchange, when it ends; it never waits."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Observer:
         self.count_filter = self._tally.count_filter
 
     def _log(self, settings: AccessLog) -> Log:
-        return Log(settings, self._tally, Held if _twin is None else _twin.Held)
+        return Log(settings, self._tally, LineQueue if _twin is None else _twin.LineQueue)
 
     def adopt(self, logs: Sequence[AccessLog], series: Series) -> None:
         """Count and log by another generation from now on: between two exchanges, without waiting.

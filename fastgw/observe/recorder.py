@@ -22,8 +22,8 @@ from fastgw.observe.access_log.formats import (
 )
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
-from fastgw.observe.finished_exchange import CLIENT_LEFT, Ended, record_of
-from fastgw.observe.metrics.counters import Place, Tally, Words
+from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, record_of
+from fastgw.observe.metrics.counters import SeriesPlace, Tally, Words
 from fastgw.observe.metrics.families import METHOD_PLACES
 
 MAX_KINDS: Final = 16_384
@@ -31,7 +31,7 @@ ERRORS: Final = 500
 """Statuses from here on are errors of the gateway or of an upstream."""
 
 
-class Kind(NamedTuple):
+class SeriesKey(NamedTuple):
     """What only few exchanges differ in. Texts: "" for none."""
 
     listener: str
@@ -59,7 +59,7 @@ _VARYING: Final[dict[str, Any]] = {
 }
 
 
-class Forgotten:
+class LazyDisposal:
     """What was learned and is no longer good. To let go of all of it at once could take milliseconds."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Recorder:
         self.column = tally.column
         self.count_consumer = tally.count_consumer
         self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
-        self._forgotten = Forgotten()
+        self._forgotten = LazyDisposal()
         self.adopt(logs)
 
     def adopt(self, logs: list[Log]) -> None:
@@ -99,11 +99,11 @@ class Recorder:
         self._kinds = self._forgotten.instead_of(self._kinds)
         self.consumers = self._tally.consumers
 
-    def finish(self, ended: Ended) -> None:
+    def finish(self, ended: FinishedExchange) -> None:
         """Count the exchange and log it. Once per exchange, when it ends; it never waits."""
         self.finish_at(ended, monotonic(), time())
 
-    def finish_at(self, ended: Ended, now: float, date: float) -> None:
+    def finish_at(self, ended: FinishedExchange, now: float, date: float) -> None:
         """`now`: by the monotonic clock. `date`: epoch seconds."""
         head, response, route, fault, body = ended.head, ended.response, ended.route, ended.fault, ended.request_body
         # PERF: one look-up by all that few exchanges differ in instead of one by each name: 0.5 us (CPython 3.11,
@@ -119,7 +119,7 @@ class Recorder:
             "" if fault is None else fault.label,
             head.minor,
         )
-        place, template = self._kinds.get(kind) or self._learn(Kind(*kind))
+        place, template = self._kinds.get(kind) or self._learn(SeriesKey(*kind))
         request_bytes = ended.request_bytes if body is None else body.bytes
         duration_s = now - ended.begun_at
         self._tally.count(place, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
@@ -137,29 +137,29 @@ class Recorder:
                 else:
                     log.add(json_line(record_of(ended, now, date), log.secrets.mask))
 
-    def remember(self, ended: Ended) -> None:
+    def remember(self, ended: FinishedExchange) -> None:
         """It ended in a fault that is not the client's."""
         assert ended.route is not None
         assert ended.fault is not None
         self._tally.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
 
-    def place(self, kind: Kind) -> Place:
+    def place(self, kind: SeriesKey) -> SeriesPlace:
         """Where exchanges of this kind count."""
         return self._tally.place(
             kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
         )
 
-    def pieces(self, kind: Kind, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
+    def pieces(self, kind: SeriesKey, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
         """`json_pieces` of exchanges of this kind."""
         return json_pieces(Record(**kind._asdict(), **_VARYING), slots)
 
-    def log_others(self, ended: Ended, now: float, date: float) -> None:
+    def log_others(self, ended: FinishedExchange, now: float, date: float) -> None:
         """Lines in other formats than JSON."""
         record = record_of(ended, now, date)
         for log in self.other_logs:
             log.add(log.format(record, log.secrets.mask))
 
-    def _learn(self, kind: Kind) -> tuple[Words, bytes]:
+    def _learn(self, kind: SeriesKey) -> tuple[Words, bytes]:
         """`kind` may have a method that a client has invented: it is counted as `other`, and has no template."""
         if kind.method not in METHOD_PLACES:
             other = kind._replace(method=b"other")
@@ -172,7 +172,7 @@ class Recorder:
         return learned
 
     def _plain_line(
-        self, ended: Ended, template: bytes, date: float, duration_s: float, request_bytes: int
+        self, ended: FinishedExchange, template: bytes, date: float, duration_s: float, request_bytes: int
     ) -> tuple[bytes, bytes]:
         """The line, and what has to be asked of `Secrets.none_in`. Empty: it has to be made from a record."""
         head, request_id, upstream_s = ended.head, ended.request_id, ended.upstream_s

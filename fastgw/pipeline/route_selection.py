@@ -42,7 +42,7 @@ def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
     return None
 
 
-class Meant:
+class PreflightSubject:
     """A request as it would be with another method or path."""
 
     __slots__ = ("_exchange", "method", "path")
@@ -66,7 +66,9 @@ class Meant:
 
 def meant(exchange: Exchange) -> Routable:
     """What a preflight is about; of any other request the exchange itself."""
-    return exchange if (method := _method_meant(exchange)) is None else Meant(exchange, method, exchange.path)
+    return (
+        exchange if (method := _method_meant(exchange)) is None else PreflightSubject(exchange, method, exchange.path)
+    )
 
 
 def _method_meant(exchange: Exchange) -> bytes | None:
@@ -76,7 +78,7 @@ def _method_meant(exchange: Exchange) -> bytes | None:
     return None
 
 
-class Found(NamedTuple):
+class SelectedRoute(NamedTuple):
     """What answers a request. `match`: the route that takes it; None: there is none. `about`: of a preflight, the route
     of what it is about; `preflight`: the chain that may answer it as one."""
 
@@ -90,7 +92,7 @@ class Found(NamedTuple):
         match = self.match if self.preflight is None else self.about or self.match
         return None if match is None else match[0]
 
-    def other_than(self, found: "Found") -> Route | None:
+    def other_than(self, found: "SelectedRoute") -> Route | None:
         """A route that is not that of `found`."""
         if self.route is not None and self.route is not found.route:
             return self.route
@@ -99,25 +101,25 @@ class Found(NamedTuple):
         return None
 
 
-def find(exchange: Exchange, router: Router[Route], path: bytes | None = None) -> Found:
+def find(exchange: Exchange, router: Router[Route], path: bytes | None = None) -> SelectedRoute:
     """What answers a request. `path`: as if that were its path.
 
     A preflight is for the route that takes the request which it is about, unless one names OPTIONS among its methods.
     If that answers none, it is a request like others.
     """
-    asked: Routable = exchange if path is None else Meant(exchange, exchange.method, path)
+    asked: Routable = exchange if path is None else PreflightSubject(exchange, exchange.method, path)
     match = router.find(asked)
     method = _method_meant(exchange)
     if method is None:
-        return Found(match)
+        return SelectedRoute(match)
     about = match
     if match is None or not match[0].takes_options:
-        about = router.find(Meant(exchange, method, asked.path))
+        about = router.find(PreflightSubject(exchange, method, asked.path))
     chain = exchange.chain if about is None else about[0].preflight_chain
-    return Found(match, about, None if chain is None or chain.preflight is None else chain)
+    return SelectedRoute(match, about, None if chain is None or chain.preflight is None else chain)
 
 
-def _answer_preflight(exchange: Exchange, found: Found, chain: Chain) -> Match[Route] | Reply | None:
+def _answer_preflight(exchange: Exchange, found: SelectedRoute, chain: Chain) -> Match[Route] | Reply | None:
     """The answer, or the route that takes it; None: there is none."""
     route, params = found.about or (None, exchange.params)
     if route is not None:
@@ -143,7 +145,7 @@ class OtherRoute(NamedTuple):
     """What they do to get there: `slashes merged`."""
 
 
-def other_routes(exchange: Exchange, router: Router[Route], found: Found) -> Iterator[OtherRoute]:
+def other_routes(exchange: Exchange, router: Router[Route], found: SelectedRoute) -> Iterator[OtherRoute]:
     """The routes that this request would find if its path were read as other servers read it, and everything else were
     the same. Raises `Malformed` for a path that is too long to be read so.
 
@@ -157,7 +159,7 @@ def other_routes(exchange: Exchange, router: Router[Route], found: Found) -> Ite
             yield OtherRoute(other.name, path, done)
 
 
-def _refuse_ambiguous(exchange: Exchange, router: Router[Route], found: Found) -> Reply | None:
+def _refuse_ambiguous(exchange: Exchange, router: Router[Route], found: SelectedRoute) -> Reply | None:
     try:
         other = next(other_routes(exchange, router, found), None)
     except Malformed as malformed:

@@ -18,7 +18,7 @@ from typing import Any, Final, final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.redis.address import RedisAddress
 from fastgw.redis.error_messages import in_words
 
@@ -78,13 +78,13 @@ class _Redis:
         self._answered_at = time.monotonic()
         if self._told:
             self._told.clear()
-            say(Event.STATE_BACK, "second level: %s answers again", self._address.host)
+            say(OperatorEvent.STATE_BACK, "second level: %s answers again", self._address.host)
         return answer
 
     def _tell(self, why: str) -> None:
         if why not in self._told:
             self._told.add(why)
-            say(Event.STATE_UNREACHABLE, "second level: %s does not answer: %s", self._address.host, why)
+            say(OperatorEvent.STATE_UNREACHABLE, "second level: %s does not answer: %s", self._address.host, why)
 
 
 _known: Final[dict[RedisAddress, _Redis]] = {}
@@ -92,7 +92,7 @@ _known: Final[dict[RedisAddress, _Redis]] = {}
 
 
 @final
-class SecondLevel:
+class EncryptedRedisCache:
     """What is remembered of credentials for all nodes. To be closed by whoever uses it."""
 
     __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_seal")
@@ -114,7 +114,7 @@ class SecondLevel:
         self._away_until = 0.0  # of each by itself: one may be late where many ask at once
 
     def __repr__(self) -> str:
-        return f"<SecondLevel {self._address!r}{' away' if time.monotonic() < self._away_until else ''}>"
+        return f"<EncryptedRedisCache {self._address!r}{' away' if time.monotonic() < self._away_until else ''}>"
 
     def open(self) -> None:
         """One more uses it, in this process's loop."""
@@ -137,7 +137,7 @@ class SecondLevel:
         try:
             opened = self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
         except InvalidTag:
-            say(Event.STATE_STRANGE, "second level: %s holds a value that is not ours", self._address.host)
+            say(OperatorEvent.STATE_STRANGE, "second level: %s holds a value that is not ours", self._address.host)
             return None
         until_date: float = _UNTIL.unpack_from(opened)[0]
         return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None

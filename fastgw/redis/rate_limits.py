@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from hashlib import blake2b, sha1
 from typing import Any, Final, NamedTuple, final
 
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.redis import availability
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import ERRORS, Pipe, opened, packed
@@ -290,7 +290,7 @@ class StateLimits:
         if not self._is_told_away and self._holders:
             self._is_told_away = True
             say(
-                Event.STATE_UNREACHABLE,
+                OperatorEvent.STATE_UNREACHABLE,
                 "limits: the Redis at %s does not answer: %s; nobody asks it until it does",
                 self._place,
                 why,
@@ -328,7 +328,12 @@ class StateLimits:
         if task is self._connecting and not task.cancelled() and (error := task.exception()) is not None:
             if not self._is_told_away:
                 self._is_told_away = True
-                say(Event.DEFECT, "limits: a defect while the Redis at %s is connected to", self._place, error=error)
+                say(
+                    OperatorEvent.DEFECT,
+                    "limits: a defect while the Redis at %s is connected to",
+                    self._place,
+                    error=error,
+                )
             self._connecting = None
             self._connect(AGAIN_MOST_S)
             self._go(type(error).__name__)
@@ -360,4 +365,4 @@ class StateLimits:
     def _tell_back(self) -> None:
         """Not before it has been there for a while: one that comes and goes, or talks nonsense, would fill the log."""
         self._steady, self._is_told_away = None, False
-        say(Event.STATE_BACK, "limits: the Redis at %s answers again", self._place)
+        say(OperatorEvent.STATE_BACK, "limits: the Redis at %s answers again", self._place)

@@ -23,9 +23,9 @@ from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_
 from fastgw.runtime.node.startup import CannotStart, open_commons
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
 from fastgw.runtime.process.signals import when_alone
-from fastgw.runtime.reload.config_notes import key_of, new_among, notes_of, tell
+from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.sockets.systemd_activation import inherited
-from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, Estate
+from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 from fastgw.runtime.supervisor.supervisor import Supervisor
 from fastgw.runtime.supervisor.take_over import preflight, take_over
 from fastgw.runtime.supervisor.upgrade import PASSED
@@ -49,7 +49,7 @@ def run_gateway(
     """
     kernel.verify()
     openssl.verify()  # in a child, while there is no thread yet
-    trial, past = Estate.read(PREFLIGHT), Estate.read(TAKE_OVER)
+    trial, past = HandoverState.read(PREFLIGHT), HandoverState.read(TAKE_OVER)
     if trial is not None:
         when_alone(signal.SIGKILL)  # nobody is left to become us
     estate = trial or past
@@ -88,7 +88,7 @@ def run_gateway(
     with ExitStack() as opened:
         if past is None:
             commons = open_commons(accepted, gateway, inherited(), opened)
-            tell(new_among(notes, ()))
+            log_notes(new_among(notes, ()))
         else:
             commons = take_over(past, accepted, gateway, opened)
             ready_fd = None  # it was told, and the number may be another's now

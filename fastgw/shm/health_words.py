@@ -24,7 +24,7 @@ _ROUND_BITS: Final = 24
 _COUNT_BITS: Final = 64 - _ROUND_BITS
 
 
-class Verdict(IntEnum):
+class HealthVerdict(IntEnum):
     """On a target."""
 
     UNKNOWN = 0  # and usable: nobody has looked, or not lately
@@ -94,13 +94,13 @@ class HealthWords:
 
     # --- what control judges ---
 
-    def judge(self, column: Column, target: int, verdict: Verdict, until: float) -> None:
+    def judge(self, column: Column, target: int, verdict: HealthVerdict, until: float) -> None:
         """What this process thinks of a target, and until when that holds (monotonic seconds). One store for both."""
         column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
 
-    def judged(self, column: Column, target: int) -> tuple[Verdict, float]:
+    def judged(self, column: Column, target: int) -> tuple[HealthVerdict, float]:
         word = column.words[self._verdict + target]
-        return Verdict(word & (1 << _VERDICT_BITS) - 1), (word >> _VERDICT_BITS) / 1000
+        return HealthVerdict(word & (1 << _VERDICT_BITS) - 1), (word >> _VERDICT_BITS) / 1000
 
     # --- ejections ---
 
@@ -119,7 +119,7 @@ class HealthWords:
 
     # --- the node's opinion ---
 
-    def look(self, column: Column, targets: Sequence[int], now: float) -> list[tuple[Verdict, float]]:
+    def look(self, column: Column, targets: Sequence[int], now: float) -> list[tuple[HealthVerdict, float]]:
         """Of each of these targets: what the node thinks of it, and until when (monotonic seconds; 0: no end)."""
         if not targets:
             return []
@@ -135,14 +135,14 @@ class HealthWords:
         for target in targets:
             until_ms = ejected[target - first] >> _LEVEL_BITS
             if until_ms > now_ms:
-                found.append((Verdict.EJECTED, until_ms / 1000))
+                found.append((HealthVerdict.EJECTED, until_ms / 1000))
                 continue
             word = judged[target - first]
             until_ms = word >> _VERDICT_BITS
             if until_ms > now_ms:
-                found.append((Verdict(word & (1 << _VERDICT_BITS) - 1), until_ms / 1000))
+                found.append((HealthVerdict(word & (1 << _VERDICT_BITS) - 1), until_ms / 1000))
             else:
-                found.append((Verdict.UNKNOWN, 0.0))
+                found.append((HealthVerdict.UNKNOWN, 0.0))
         return found
 
     # --- breakers ---

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from fastgw.shm.memory import Column, Layout
-from fastgw.shm.slot_assignment import MAX_ROWS, Places
+from fastgw.shm.slot_assignment import MAX_ROWS, SlotTable
 
 TEXT_BYTES: Final = 112
 _DATE, _NAME, _ANSWERS, _TEXT = range(4)
@@ -36,19 +36,21 @@ class LastErrors:
         self._targets = layout.counter("last_error_targets", 2 * MAX_ROWS * _WORDS)
         self._routes = layout.counter("last_error_routes", 2 * MAX_ROWS * _WORDS)
 
-    def note_target(self, column: Column, places: Places, name: str, fault: str, reason: str, answers: int = 0) -> None:
+    def note_target(
+        self, column: Column, places: SlotTable, name: str, fault: str, reason: str, answers: int = 0
+    ) -> None:
         """`name`: as `places.target_name` makes it. One that is not counted by name is not noted. `answers`: as all
         processes have counted them until now (`observe.metrics.series_layout.answers_at`)."""
         self._note(column, self._targets, places.target_rows.get(name), name, fault, reason, answers)
 
-    def note_route(self, column: Column, places: Places, name: str, fault: str, reason: str) -> None:
+    def note_route(self, column: Column, places: SlotTable, name: str, fault: str, reason: str) -> None:
         self._note(column, self._routes, places.routes.get(name), name, fault, reason)
 
-    def of_targets(self, columns: Sequence[memoryview], places: Places) -> dict[str, LastError]:
+    def of_targets(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
         """By `places.target_name`; those that have had none are left out."""
         return _found(columns, self._targets, places.target_rows)
 
-    def of_routes(self, columns: Sequence[memoryview], places: Places) -> dict[str, LastError]:
+    def of_routes(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
         return _found(columns, self._routes, places.routes)
 
     def _note(

@@ -26,7 +26,7 @@ from typing import Final, final
 
 from fastgw.kernel import memory_file
 from fastgw.shm import quota_table, rate_limit_table
-from fastgw.shm.node_limits import UNLIMITED, AddressLimit, Fence, KeyCounts, NodeLimit, Sketch, width_for
+from fastgw.shm.node_limits import UNLIMITED, AddressLimit, KeyCounts, MemoryFence, NodeLimit, Sketch, width_for
 from fastgw.shm.retry_buffer_budget import MOST_BYTES, KeptRoom
 
 VERSION: Final = 5
@@ -133,7 +133,7 @@ class Shared:
             self.cells = rate_limit_table.table(
                 front[CELLS_AT : CELLS_AT + rate_limit_table.size(LIMIT_CELLS)], fd, CELLS_AT
             )
-            self.quotas = quota_table.Quotas(front[_QUOTAS_AT:_FRONT], fd, _QUOTAS_AT)
+            self.quotas = quota_table.QuotaTable(front[_QUOTAS_AT:_FRONT], fd, _QUOTAS_AT)
         except ValueError as error:
             raise OtherLayout(str(error)) from error
         self._stride = self._header[_STRIDE] * _WORD
@@ -216,7 +216,7 @@ class Column:
         self._views = views
         self._sketch = sketch
         self._secret = secret
-        self._fence = Fence()
+        self._fence = MemoryFence()
 
     @property
     def views(self) -> Sequence[memoryview]:

@@ -16,7 +16,7 @@ ROWS: Final = 4
 
 
 @final
-class Fence:
+class MemoryFence:
     """A full fence between what this process has stored and what it loads next.
 
     No CPU promises by itself that all see a store before a later load happens: x86 and ARM both let a load overtake an
@@ -44,7 +44,7 @@ class NodeLimit:
     A worker first adds to its own word, then sums all columns, and takes back what it added when the sum is too high.
     Of two workers that race, the one whose store comes later sees the other's, so the limit is never exceeded; when
     both see each other, both are refused, though one place was left: a limit that is nearly spent may refuse early,
-    for as long as the race lasts. `Fence` says why a store is seen.
+    for as long as the race lasts. `MemoryFence` says why a store is seen.
     """
 
     __slots__ = ("_fence", "_most", "_views", "_word", "_words", "counter")
@@ -55,7 +55,7 @@ class NodeLimit:
         most: int,
         words: memoryview,
         views: Sequence[memoryview],
-        fence: Fence,
+        fence: MemoryFence,
         counter: int | None = None,
     ) -> None:
         """`counter`: the word of this column that counts the places ever taken."""
@@ -126,7 +126,7 @@ class KeyCounts:
     __slots__ = ("_fence", "_secret", "_sketch", "_views", "_words")
 
     def __init__(
-        self, sketch: Sketch, words: memoryview, views: Sequence[memoryview], fence: Fence, secret: bytes
+        self, sketch: Sketch, words: memoryview, views: Sequence[memoryview], fence: MemoryFence, secret: bytes
     ) -> None:
         self._sketch = sketch
         self._words = words
@@ -188,7 +188,7 @@ class KeyCounts:
 def own_counts() -> KeyCounts:
     """Of this process alone: for tests and trials."""
     words = memoryview(bytearray(8 * Sketch(0, 1024).words)).cast("Q")
-    return KeyCounts(Sketch(0, 1024), words, [words], Fence(), b"")
+    return KeyCounts(Sketch(0, 1024), words, [words], MemoryFence(), b"")
 
 
 @final

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, final
 
-from fastgw.shm.quota_table import COUNT_MAX, PERIODS, Id, Row
+from fastgw.shm.quota_table import COUNT_MAX, PERIODS, KeyDigest, StoredCount
 
 _VERSION: Final = 1
 _PATIENCE_S: Final = 2.0
@@ -85,7 +85,7 @@ class QuotaFile:
         self.strange = 0
         self._database: sqlite3.Connection | None = None
 
-    def read(self, now_date: float) -> Iterator[Row]:
+    def read(self, now_date: float) -> Iterator[StoredCount]:
         """What still counts. A file that is not there says nothing. Raises `CannotKeep`."""
         self.strange = 0
         if not os.path.lexists(self.path):
@@ -94,7 +94,7 @@ class QuotaFile:
             found = self._open().execute("SELECT id, period, used, until FROM quota WHERE until > ?", (int(now_date),))
             for id_, period, used, until in found:
                 if _is_sound(id_, period, used, until, now_date):
-                    yield Row(Id.read(id_), period, used, until)
+                    yield StoredCount(KeyDigest.read(id_), period, used, until)
                 else:
                     self.strange += 1
         except (sqlite3.Error, OSError) as error:
@@ -104,7 +104,7 @@ class QuotaFile:
         """Find out whether it can be written. Raises `CannotKeep`."""
         self.write((), 0.0)
 
-    def write(self, rows: Iterable[Row], now_date: float) -> None:
+    def write(self, rows: Iterable[StoredCount], now_date: float) -> None:
         """Keep these, and forget what is long over: all of it or nothing. Raises `CannotKeep`."""
         try:
             database = self._open()

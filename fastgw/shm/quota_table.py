@@ -66,18 +66,18 @@ class Period(NamedTuple):
     ends_date: float
 
 
-class Id(NamedTuple):
+class KeyDigest(NamedTuple):
     """What a key is known by."""
 
     high: int
     low: int
 
     @classmethod
-    def of(cls, key: bytes) -> "Id":
+    def of(cls, key: bytes) -> "KeyDigest":
         return cls.read(blake2b(key, digest_size=16).digest())
 
     @classmethod
-    def read(cls, digest: bytes) -> "Id":
+    def read(cls, digest: bytes) -> "KeyDigest":
         return cls(int.from_bytes(digest[:8]) or 1, int.from_bytes(digest[8:]))
 
     @property
@@ -85,10 +85,10 @@ class Id(NamedTuple):
         return self.high.to_bytes(8) + self.low.to_bytes(8)
 
 
-class Row(NamedTuple):
+class StoredCount(NamedTuple):
     """What a file holds of a key."""
 
-    id: Id
+    id: KeyDigest
     period: int
     used: int
     until: int
@@ -100,17 +100,17 @@ def size(slots: int = SLOTS) -> int:
     return _PAGE + _pages(2 * 8 * blocks) + (slots + _OVERFLOW) * 8 * _SLOT
 
 
-def own_quotas(slots: int = 4096) -> "Quotas":
+def own_quotas(slots: int = 4096) -> "QuotaTable":
     """A table of this process alone: for tests and trials."""
     fd = memory_file("fastgw-quotas")
     os.ftruncate(fd, size(slots))
-    made = Quotas(memoryview(mmap.mmap(fd, size(slots))), fd, 0)
+    made = QuotaTable(memoryview(mmap.mmap(fd, size(slots))), fd, 0)
     weakref.finalize(made, os.close, fd)
     return made
 
 
 @final
-class Quotas:
+class QuotaTable:
     """The table. `memory`: all zero, or one that is there; mapped from `offset` of `fd`. Raises `ValueError`."""
 
     def __init__(self, memory: memoryview, fd: int, offset: int) -> None:
@@ -161,7 +161,7 @@ class Quotas:
 
     # --- what filters do ---
 
-    def place(self, id_: Id, shared: Id) -> tuple[int, Id]:
+    def place(self, id_: KeyDigest, shared: KeyDigest) -> tuple[int, KeyDigest]:
         """The slot of a key, and whose it is: its own, or that of all keys that have none. Raises `Full`."""
         found = self._find(id_)
         if found is not None:
@@ -177,7 +177,7 @@ class Quotas:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._offset + _PLACING)
         raise Full
 
-    def spend(self, slot: int, id_: Id, period: Period, cost: int, limit: int) -> int:
+    def spend(self, slot: int, id_: KeyDigest, period: Period, cost: int, limit: int) -> int:
         """How much of the limit is left then; `USED_UP`: nothing was spent; `NOT_OURS`: the slot is another's now."""
         words, at = self._words, self._first + _SLOT * slot
         wanted, mark = period.number % PERIODS, self._marked + slot // _BLOCK
@@ -211,7 +211,7 @@ class Quotas:
         words[mark] = 1
         return limit - count
 
-    def refund(self, slot: int, id_: Id, period: Period, cost: int) -> None:
+    def refund(self, slot: int, id_: KeyDigest, period: Period, cost: int) -> None:
         """Give back what was spent in this period; nothing, when it is over."""
         words, at = self._words, self._first + _SLOT * slot
         while words[at] == id_.high and words[at + _ID_LOW] == id_.low:
@@ -226,7 +226,7 @@ class Quotas:
         while not self._swap(at + _STATE, state := self._words[at + _STATE], state - min(cost, state & COUNT_MAX)):
             pass
 
-    def count(self, slot: int, id_: Id, period: Period) -> int:
+    def count(self, slot: int, id_: KeyDigest, period: Period) -> int:
         """How much was spent in this period."""
         at = self._first + _SLOT * slot
         if self._words[at] != id_.high or self._words[at + _ID_LOW] != id_.low:
@@ -250,12 +250,12 @@ class Quotas:
 
     # --- what is asked and told about keys ---
 
-    def look_up(self, id_: Id, period: Period) -> int:
+    def look_up(self, id_: KeyDigest, period: Period) -> int:
         """How much was spent in this period, by a key that may never have been seen."""
         slot = self._find(id_)
         return 0 if slot is None else self.count(slot, id_, period)
 
-    def reset(self, id_: Id) -> bool:
+    def reset(self, id_: KeyDigest) -> bool:
         """Have nothing spent by a key; whether it is known."""
         slot = self._find(id_)
         if slot is None:
@@ -269,7 +269,7 @@ class Quotas:
 
     # --- what is kept in a file ---
 
-    def restore(self, row: Row) -> None:
+    def restore(self, row: StoredCount) -> None:
         """Have at least what the file says of a key. Raises `Full`."""
         slot, _ = self.place(row.id, row.id)
         at = self._first + _SLOT * slot
@@ -303,7 +303,7 @@ class Quotas:
         """The blocks in which keys have slots."""
         return [block for block in range(self._blocks) if self._words[self._used + block]]
 
-    def unkept(self, block: int) -> Iterator[tuple[int, int, Row]]:
+    def unkept(self, block: int) -> Iterator[tuple[int, int, StoredCount]]:
         """Slots of a block of which the file does not say what they say: the slot, the state, and what to keep."""
         first = self._first + _SLOT * _BLOCK * block
         last = min(first + _SLOT * _BLOCK, self._first + _SLOT * (self._slots + _OVERFLOW))
@@ -311,7 +311,7 @@ class Quotas:
         for begins in range(0, len(words), _SLOT):
             high, low, state, until, kept = words[begins : begins + _KEPT + 1]
             if high and state != kept:
-                row = Row(Id(high, low), state >> 44, state & COUNT_MAX, until)
+                row = StoredCount(KeyDigest(high, low), state >> 44, state & COUNT_MAX, until)
                 yield (first - self._first + begins) // _SLOT, state, row
 
     def kept(self, slot: int, state: int) -> None:
@@ -320,13 +320,13 @@ class Quotas:
 
     # --- slots ---
 
-    def _range(self, id_: Id) -> tuple[int, int]:
+    def _range(self, id_: KeyDigest) -> tuple[int, int]:
         # Nobody outside knows which keys begin at one place.
         mixed = (id_.low ^ self._mask) * self._factor % (1 << 64) >> 32
         probed = min(PROBED, self._slots)
         return mixed * (self._slots - probed + 1) >> 32, probed
 
-    def _find(self, id_: Id) -> int | None:
+    def _find(self, id_: KeyDigest) -> int | None:
         words = self._words
         for begins, count in (self._range(id_), (self._slots, _OVERFLOW if words[_OVERFLOWED] else 0)):
             for slot in range(begins, begins + count):
@@ -337,7 +337,7 @@ class Quotas:
                     break
         return None
 
-    def _give(self, id_: Id, begins: int, count: int) -> int | None:
+    def _give(self, id_: KeyDigest, begins: int, count: int) -> int | None:
         """A slot for this key, which it may have got a moment ago. Under the lock."""
         words = self._words
         over = None
@@ -362,7 +362,7 @@ class Quotas:
         self._enter(over, id_)
         return over
 
-    def _enter(self, slot: int, id_: Id) -> None:
+    def _enter(self, slot: int, id_: KeyDigest) -> None:
         words, at = self._words, self._first + _SLOT * slot
         words[self._used + slot // _BLOCK] = 1
         words[at + _STATE] = words[at + _KEPT] = 0

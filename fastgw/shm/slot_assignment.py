@@ -27,7 +27,7 @@ class CannotPlace(Exception):
     """More names than there are places for: what is too many, and how many there may be."""
 
 
-class Names(msgspec.Struct, frozen=True):
+class SlotNames(msgspec.Struct, frozen=True):
     """What of a configuration has places, in the order of the file."""
 
     listeners: Sequence[str] = ()
@@ -41,7 +41,7 @@ class Names(msgspec.Struct, frozen=True):
     consumer_count: int = 0
 
 
-class Places(msgspec.Struct, frozen=True):
+class SlotTable(msgspec.Struct, frozen=True):
     """Where the names of one generation live. Numbers from 0, for each kind of its own."""
 
     generation: int = 0
@@ -68,8 +68,8 @@ class Places(msgspec.Struct, frozen=True):
     """Kind -> place that rests -> the generation that freed it."""
 
     def following(
-        self, names: Names, generation: int, oldest: int, is_held: Callable[[int], bool] = lambda place: False
-    ) -> "Places":
+        self, names: SlotNames, generation: int, oldest: int, is_held: Callable[[int], bool] = lambda place: False
+    ) -> "SlotTable":
         """The places of the next generation. `oldest`: the oldest generation that any process serves.
 
         `is_held`: whether something still counts on this place of an upstream (`words.Words.is_held`). Raises
@@ -96,7 +96,7 @@ class Places(msgspec.Struct, frozen=True):
         for kind, wanted in (("listeners", names.listeners), ("upstreams", names.upstreams), ("targets", targets)):
             if missing := len(set(wanted)) - len(placed[kind][0]):
                 raise CannotPlace(f"{missing} of {len(set(wanted))} {kind} find no place in the node's shared memory")
-        return Places(
+        return SlotTable(
             generation=generation,
             routes_folded=len(set(names.routes)) - len(placed["routes"][0]),
             upstreams_folded=len(names.upstreams) - len(placed["upstream_rows"][0]),
@@ -136,9 +136,9 @@ def assign(
     return given
 
 
-def first(names: Names) -> Places:
+def first(names: SlotNames) -> SlotTable:
     """The places of the first generation."""
-    return Places().following(names, generation=1, oldest=0)
+    return SlotTable().following(names, generation=1, oldest=0)
 
 
 def target_name(upstream: str, label: str) -> str:

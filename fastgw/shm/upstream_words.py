@@ -1,8 +1,8 @@
 """The words of upstreams and their targets: allowances, how busy a target is, and its health (`health`)."""
 
-from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import Column, Layout, Shared
-from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS, Places, upstream_of
+from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS, SlotTable, upstream_of
 
 
 class TargetWords:
@@ -24,7 +24,7 @@ class TargetWords:
         self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
         self.health = HealthWords(layout)
 
-    def verdict(self, shared: Shared, target: int, now: float) -> Verdict:
+    def verdict(self, shared: Shared, target: int, now: float) -> HealthVerdict:
         """What the node thinks of a target."""
         return self.health.look(shared.supervisor, [target], now)[0][0]
 
@@ -34,7 +34,7 @@ class TargetWords:
         words[self.in_use + target], words[self.idle + target] = in_use, idle
         words[self.waiting + target] = waiting
 
-    def busy(self, shared: Shared, places: Places) -> dict[str, list[int]]:
+    def busy(self, shared: Shared, places: SlotTable) -> dict[str, list[int]]:
         """How busy the node keeps each upstream: connections in use and idle, requests waiting."""
         count = 1 + max(places.targets.values(), default=-1)
         numbers = [

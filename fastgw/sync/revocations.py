@@ -30,7 +30,7 @@ _MOMENTS: Final = 2**48 - 1
 Kind = Literal["jti", "subject", "token", "session"]
 
 
-class Told(Struct, frozen=True):
+class RevocationEvent(Struct, frozen=True):
     """A revocation, for people."""
 
     kind: Kind
@@ -44,10 +44,10 @@ class Told(Struct, frozen=True):
     jti: str = ""
 
 
-def told(kind: Kind, expires_date: float, *, issuer: str = "", subject: str = "", jti: str = "") -> Told:
+def told(kind: Kind, expires_date: float, *, issuer: str = "", subject: str = "", jti: str = "") -> RevocationEvent:
     """As of now."""
     parts = [part[:LONGEST_TOLD] for part in (issuer, subject, jti)]
-    return Told(kind, time.time(), min(expires_date, LATEST_DATE), *parts)
+    return RevocationEvent(kind, time.time(), min(expires_date, LATEST_DATE), *parts)
 
 
 def mark_of(kind: str, *parts: str | bytes) -> bytes:
@@ -76,7 +76,7 @@ def _value(expires_date: float, before_date: float) -> int:
 
 
 @final
-class Revoked:
+class RevocationList:
     """The records that one process knows."""
 
     __slots__ = ("_known", "_most", "_order", "dropped")
@@ -94,7 +94,7 @@ class Revoked:
         return len(self._known)
 
     def __repr__(self) -> str:
-        return f"<Revoked {len(self._known)} of {self._most}>"
+        return f"<RevocationList {len(self._known)} of {self._most}>"
 
     def covers(self, marks: Iterable[tuple[bytes, float]], now: float) -> bool:
         """Whether one of them is revoked. Each with when it was issued, epoch seconds; `now`: likewise."""
@@ -152,7 +152,7 @@ class Revoked:
 
     def lacking(self, joined: bytes) -> bytes:
         """The records here of which those say less, or nothing."""
-        theirs = Revoked(max(len(joined) // LENGTH, 1))
+        theirs = RevocationList(max(len(joined) // LENGTH, 1))
         theirs.add(joined, 0.0)
         return b"".join(
             mark + value.to_bytes(LENGTH - MARK)

@@ -12,7 +12,7 @@ from fastgw.config.base.value_types import Url
 from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import (
     TARGET_FAULT_WORDS,
     TARGET_SERVER_ERRORS,
@@ -22,14 +22,14 @@ from fastgw.observe.metrics.series_layout import (
 )
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.pool import Limit, LocalLimit, Pool
-from fastgw.upstream.health.attempt_listener import AttemptWatch, told_too
+from fastgw.upstream.health.attempt_listener import AttemptListener, told_too
 from fastgw.upstream.health.upstream_health import Health
-from fastgw.upstream.load_balancing import Balancer, Member, Nobody
-from fastgw.upstream.load_balancing.eligible_targets import Rising, in_use
+from fastgw.upstream.load_balancing import Balancer, Member, NoTarget
+from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
 from fastgw.upstream.load_balancing.hashing import ConsistentHash, Key, address, key_of
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
 from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
-from fastgw.upstream.load_balancing.round_robin import Alone, RoundRobin
+from fastgw.upstream.load_balancing.round_robin import RoundRobin, SingleTarget
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies, Sticky
 from fastgw.upstream.policies.hedging import Hedging
 from fastgw.upstream.policies.retry import rules_of
@@ -115,9 +115,9 @@ class Upstream:
         self.drained: Set[Target] = _NONE  # those that get nothing because somebody wants it so
         self.balancer: Balancer
         self.in_use: Sequence[Target] = ()  # what it picks from
-        self.watch: AttemptWatch | None = None  # who wants to know how attempts go
+        self.watch: AttemptListener | None = None  # who wants to know how attempts go
         self.health: Health | None = None
-        self._watch_without_health: AttemptWatch | None = None
+        self._watch_without_health: AttemptListener | None = None
         self.cookies: Cookies | None = None  # by which clients stay with their target
         if settings.load_balancing.sticky is not None and key:
             self.cookies = Cookies(settings.load_balancing.sticky, name, key)
@@ -126,7 +126,7 @@ class Upstream:
         self._latencies: Latencies | None = None
         self._hashed: ConsistentHash | None = None if before is None else before._hashed
         balancing = settings.load_balancing
-        self._rising = None if balancing.slow_start is None else Rising(balancing.slow_start)
+        self._rising = None if balancing.slow_start is None else SlowStart(balancing.slow_start)
         self._alarm: _Alarm | None = None
         self.settle()
         self.patience = settings.timeouts.total or inf  # seconds
@@ -140,7 +140,7 @@ class Upstream:
         self._counted = 0  # where its row begins there
         self._note: Note | None = None
         self.pool: Pool[UpstreamConnection]
-        self.ground: Ground
+        self.ground: WorkerLoop
 
     @property
     def targets_by_url(self) -> Mapping[Url, Target]:
@@ -156,7 +156,7 @@ class Upstream:
 
     def start(
         self,
-        ground: Ground,
+        ground: WorkerLoop,
         workers: int,
         connections: Limit,
         pending: Limit,
@@ -255,9 +255,11 @@ class Upstream:
                 self._alarm = self._alarm or _Alarm(self)
                 self.ground.wheel.watch(self._alarm, growing_at)
         self.in_use = [member.target for member in members]
-        balancer: Balancer = Nobody()
+        balancer: Balancer = NoTarget()
         if members:  # among one there is nothing to choose
-            balancer = _ALGORITHMS[balancing.algorithm](self, members) if members[1:] else Alone(members[0].target)
+            balancer = (
+                _ALGORITHMS[balancing.algorithm](self, members) if members[1:] else SingleTarget(members[0].target)
+            )
         if self.cookies is not None:
             balancer = Sticky(balancer, self.cookies, {*usable, *(member.target for member in members)})
         breaker = None if self.health is None else self.health.breaker

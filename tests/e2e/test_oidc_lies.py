@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from fastgw.jose import Expected, Rules, check_claims, read_set, read_token, verify
+from fastgw.jose import Expected, TokenRules, check_claims, read_set, read_token, verify
 from tests.support.certificates import Certificates, server_tls
 from tests.support.gateway import Gateway, wait_until
 from tests.support.liar import Liar
@@ -275,7 +275,7 @@ def test_the_gateway_shows_the_provider_who_it_is(world: World) -> None:
     assert not {"authorization", "client_secret", "client_assertion"} & public.keys()
     key = form("key")
     assert key["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-    signed = read_token(key["client_assertion"].encode(), Rules(frozenset({"ES256"})))
+    signed = read_token(key["client_assertion"].encode(), TokenRules(frozenset({"ES256"})))
     verify(signed, read_set(key_set(CLIENT.jwk | {"kid": "other"}, CLIENT.jwk)))
     claims = signed.claims()
     issuer = f"{world.liar.url}/key"

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from fastgw.observe.metrics.series_layout import WORDS
-from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.slot_assignment import SlotNames, first
 from tests.fuzz import messages
 from tests.fuzz.comparison import Difference
 from tests.fuzz.routes import as_bytes
@@ -200,7 +200,7 @@ class Recorded:
 
     def __init__(self, side: Side, logs: list[dict[str, Any]]) -> None:
         self._side = side
-        places = first(Names(LISTENERS, ROUTES, dict.fromkeys(UPSTREAMS, ())))
+        places = first(SlotNames(LISTENERS, ROUTES, dict.fromkeys(UPSTREAMS, ())))
         series = side.observe.Series(places, FAULTS)
         self.column = bytearray(8 * WORDS)
         self._observer = side.observe.Observer(

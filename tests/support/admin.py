@@ -46,7 +46,7 @@ from fastgw.config.base.value_types import Address
 from fastgw.config.settings.secrets import Secret
 from fastgw.runtime.control.admin_listener import serve
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
-from fastgw.sync.revocations import LENGTH, Told
+from fastgw.sync.revocations import LENGTH, RevocationEvent
 from tests.support.peer import DEADLINE
 
 PROBLEM = Problem("gw.yaml", 2, 20, "routes[0].upstrem", "unknown key", 'did you mean "upstream"?')
@@ -144,9 +144,9 @@ class FakeNode:
         return EXPLAINED
 
     def revocations(self) -> Revocations:
-        return Revocations(1, 100_000, "shared", [Told("jti", 1.0, 2.0, "https://idp.example", jti="1")])
+        return Revocations(1, 100_000, "shared", [RevocationEvent("jti", 1.0, 2.0, "https://idp.example", jti="1")])
 
-    def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
+    def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         self.told.append(("revoke", len(records) // LENGTH, about.kind, about.issuer, about.subject, about.jti))
         return "away"
 

@@ -14,14 +14,14 @@ from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.settings.credentials import Csrf, OAuth2
 from fastgw.config.settings.secrets import Secret
 from fastgw.filters.api import Feeds, FeedSource, Fetcher
-from fastgw.filters.policies.credentials.control_fetcher import Brokered
+from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
 from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, Shown, _held
 from fastgw.filters.policies.credentials.messages import Unavailable
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.worker_cache import Holder
-from fastgw.runtime.control.feed_runner import Feeding
-from fastgw.runtime.ipc.channel import Ask, Fed
-from fastgw.runtime.ipc.feed_values import taken
+from fastgw.runtime.control.feed_runner import FeedRunner
+from fastgw.runtime.ipc.channel import FeedRefreshRequest, FeedUpdate
+from fastgw.runtime.ipc.feed_values import read_memfd
 from tests.support.fetching import fetching
 
 
@@ -59,7 +59,7 @@ class Node:
         self.hears = [True] * workers
         self.loses = 0
         self.asks = 0
-        self.control: Feeding | None = None
+        self.control: FeedRunner | None = None
         self.workers = [Around(fetcher, Feeds({}, self._ask), self) for _ in range(workers)]
         self._holders: list[Holder[Any]] = []
 
@@ -70,8 +70,8 @@ class Node:
     def serve(self, source: FeedSource) -> None:
         self.sources[source.key] = pickle.dumps(source)
 
-    def start_control(self) -> Feeding:
-        self.control = Feeding(cast(Any, self), self.fetcher, dict(self.kept))
+    def start_control(self) -> FeedRunner:
+        self.control = FeedRunner(cast(Any, self), self.fetcher, dict(self.kept))
         self.follow()
         return self.control
 
@@ -85,9 +85,9 @@ class Node:
         assert self.control is not None
         self.control.follow({}, dict(self.files), self.generation, dict(self.sources))
 
-    def send(self, message: Fed, descriptors: list[int]) -> None:
+    def send(self, message: FeedUpdate, descriptors: list[int]) -> None:
         """Control's end of its channel."""
-        self.deliver(message.key, taken(os.dup(descriptors[0])))
+        self.deliver(message.key, read_memfd(os.dup(descriptors[0])))
 
     def deliver(self, key: str, value: bytes) -> None:
         if value:
@@ -101,7 +101,7 @@ class Node:
         if self.loses:
             self.loses -= 1
         elif self.control is not None:
-            order = Ask(generation=self.generation, key=key, seen=seen)
+            order = FeedRefreshRequest(generation=self.generation, key=key, seen=seen)
             asyncio.get_running_loop().call_soon(self.control.asked, order)
 
     def tokens(self, settings: OAuth2) -> list[TokenHolder]:
@@ -113,7 +113,7 @@ class Node:
             self.serve(TokenSource.of(shown.oauth2))
         return self._held_by_each(CsrfSource.of(settings, shown), _held)
 
-    def _held_by_each(self, source: Brokered, parse: Any) -> list[Holder[Any]]:
+    def _held_by_each(self, source: ControlFetch, parse: Any) -> list[Holder[Any]]:
         if source.key not in self.sources:
             self.serve(source)
             if self.control is not None:

@@ -25,7 +25,7 @@ from fastgw.gateway.compiler import building
 from fastgw.gateway.compiler import compile as compile_tables
 from fastgw.gateway.tables import dismantling
 from fastgw.observe import Record
-from fastgw.observe.finished_exchange import Ended, record_of
+from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.routing.table import at_once
 from fastgw.shm.retry_buffer_budget import KeptRoom
@@ -204,7 +204,7 @@ class Hangups:
 
 
 class Ground:
-    """As `fastgw.eventloop.worker_loop.Ground`, with a clock that stands still."""
+    """As `fastgw.eventloop.worker_loop.WorkerLoop`, with a clock that stands still."""
 
     def __init__(self) -> None:
         self.kept_room = KeptRoom.alone()
@@ -218,8 +218,8 @@ class Ground:
         self.turns = Turns(self.wheel)
         self.rests = ground.Rests(lambda turn: self.loop.call_soon(turn))
 
-    buffer_for = ground.Ground.buffer_for
-    count_body = ground.Ground.count_body
+    buffer_for = ground.WorkerLoop.buffer_for
+    count_body = ground.WorkerLoop.count_body
 
     @property
     def loop(self) -> Any:
@@ -353,7 +353,7 @@ class Observer:
 
         self.filters: list[tuple[str, FilterEvent]] = []
 
-    def finish(self, ended: Ended) -> None:
+    def finish(self, ended: FinishedExchange) -> None:
         self.records.append(record_of(ended, monotonic(), time()))
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:

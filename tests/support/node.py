@@ -11,9 +11,9 @@ from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.runtime.ipc.channel import AnyMessage, Channel
 from fastgw.runtime.node.child_slots import Child
-from fastgw.runtime.node.config_snapshot import Accepted, accept, seal
-from fastgw.runtime.node.node_state import Commons, Sealed, place_listeners
-from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot, accept, seal
+from fastgw.runtime.node.node_state import NodeState, Sealed, place_listeners
+from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.sockets.listening_sockets import close_endpoints
 from fastgw.shm.memory import Shared
 
@@ -29,7 +29,7 @@ def document(listeners: Sequence[str] = ("main",), more: str = "", address: str 
     return load_text("\n".join(lines).encode(), FILE, TYPES)
 
 
-def accepted_of(loaded: Loaded, generation: int = 1, workers: int = 2) -> Accepted:
+def accepted_of(loaded: Loaded, generation: int = 1, workers: int = 2) -> ConfigSnapshot:
     places = compile(loaded.config, workers).places
     return accept(loaded, generation=generation, date=1.0, source="start", places=places, workers=workers, base=None)
 
@@ -42,12 +42,12 @@ def sealed_document(
     return Sealed(accepted, seal(accepted))
 
 
-def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: Sealed | None = None) -> Commons:
+def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: Sealed | None = None) -> NodeState:
     """What a supervisor has after a start. `close_node` closes it, and the document."""
     sealed = sealed or sealed_document(1, listeners)
     gateway = compile(sealed.accepted.config(), workers)
-    words = Words(gateway)
-    commons = Commons(
+    words = ShmLayout(gateway)
+    commons = NodeState(
         shared=Shared.create(gateway.layout, workers),
         words=words,
         sealed=sealed,
@@ -92,7 +92,7 @@ class Crew:
             end.close()
 
 
-def close_node(commons: Commons) -> None:
+def close_node(commons: NodeState) -> None:
     close_endpoints([*commons.endpoints.values(), *commons.own.values()])
     for sealed in (*commons.kept, commons.sealed):
         os.close(sealed.descriptor)

@@ -11,9 +11,18 @@ from fastgw.config import Remembered, load_text
 from fastgw.filters import TYPES
 from fastgw.gateway.compiler import building, compile
 from fastgw.routing.table import at_once
-from fastgw.runtime.node.config_snapshot import NEW, Accepted, Base, FeedsKept, accept, seal, unseal, unsealing
+from fastgw.runtime.node.config_snapshot import (
+    NEW,
+    ConfigSnapshot,
+    FeedsKept,
+    PreviousGeneration,
+    accept,
+    seal,
+    unseal,
+    unsealing,
+)
 from fastgw.runtime.node.node_state import Sealed
-from fastgw.shm.slot_assignment import Places
+from fastgw.shm.slot_assignment import SlotTable
 
 ROUTES = 1_000  # several pieces
 
@@ -27,7 +36,7 @@ def configuration(routes: int = ROUTES, upstreams: int = 400) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def accepted() -> Accepted:
+def accepted() -> ConfigSnapshot:
     loaded = load_text(configuration(), "/nowhere/gateway.yaml", TYPES)
     places = compile(loaded.config, 2).places
     return accept(
@@ -36,25 +45,25 @@ def accepted() -> Accepted:
 
 
 @pytest.fixture
-def sealed(accepted: Accepted) -> Iterator[int]:
+def sealed(accepted: ConfigSnapshot) -> Iterator[int]:
     descriptor = seal(accepted)
     yield descriptor
     os.close(descriptor)
 
 
-def test_what_is_read_is_what_was_sealed(accepted: Accepted, sealed: int) -> None:
+def test_what_is_read_is_what_was_sealed(accepted: ConfigSnapshot, sealed: int) -> None:
     assert unseal(sealed) == accepted
     assert unseal(sealed).config() == accepted.config()
 
 
-def test_what_is_the_same_is_taken_from_the_generation_before_it(accepted: Accepted) -> None:
+def test_what_is_the_same_is_taken_from_the_generation_before_it(accepted: ConfigSnapshot) -> None:
     changed = (
         configuration()
         .replace(b"paths: [/7/*]", b"paths: [/seven/*]")
         .replace(b"u3: {targets: [{url: 'http://127.0.0.1:9'", b"u3: {targets: [{url: 'http://127.0.0.1:8'")
     )
     loaded = load_text(changed, "/nowhere/gateway.yaml", TYPES)
-    base = Base(accepted, accepted.config())
+    base = PreviousGeneration(accepted, accepted.config())
     following = accept(loaded, generation=2, date=2.0, source="api", places=accepted.places, workers=2, base=base)
     assert [at for at, same in enumerate(following.same) if same != at] == [7]
     assert following.same[7] == NEW
@@ -62,7 +71,7 @@ def test_what_is_the_same_is_taken_from_the_generation_before_it(accepted: Accep
     assert following.config().upstreams["u3"] != accepted.config().upstreams["u3"]
 
 
-def test_it_is_read_in_steps(accepted: Accepted, sealed: int) -> None:
+def test_it_is_read_in_steps(accepted: ConfigSnapshot, sealed: int) -> None:
     assert sum(1 for _ in unsealing(sealed)) >= 3 * ROUTES / 256
 
 
@@ -74,7 +83,7 @@ def test_the_reading_can_be_left_at_any_step(sealed: int) -> None:
         reading.close()
 
 
-def test_its_files_can_be_left_out(accepted: Accepted, sealed: int) -> None:
+def test_its_files_can_be_left_out(accepted: ConfigSnapshot, sealed: int) -> None:
     """A worker has no use for them."""
     read = at_once(unsealing(sealed, sources=False))
     assert (read.sources, accepted.sources[0].text) == ([], configuration())
@@ -103,11 +112,11 @@ def test_what_tables_were_made_from_is_dropped_in_steps(sealed: int) -> None:
     steps = sum(1 for _ in read.emptying())
     assert steps > 3 * ROUTES / 256
     assert not any((read.pickled_routes, read.pickled_upstreams, read.route_names, read.same))
-    assert isinstance(read.places, Places)
+    assert isinstance(read.places, SlotTable)
     assert read.places.targets  # the tables go on with these
 
 
-def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: Accepted) -> None:
+def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: ConfigSnapshot) -> None:
     """Not even unpacked: there may be thousands."""
     before = compile(accepted.config(), 2)
     loaded = load_text(
@@ -117,7 +126,7 @@ def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: Acce
         "/nowhere/gateway.yaml",
         TYPES,
     )
-    base = Base(accepted, accepted.config())
+    base = PreviousGeneration(accepted, accepted.config())
     following = accept(loaded, generation=2, date=2.0, source="api", places=accepted.places, workers=2, base=base)
     assert following.changed_upstreams == ["u3"]
     following.pickled_upstreams |= dict.fromkeys(following.pickled_upstreams.keys() - {"u3"}, b"no pickle")
@@ -128,7 +137,7 @@ def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: Acce
         at_once(building(following.plan, 2, None))
 
 
-def test_the_supervisor_keeps_what_it_needs_and_reads_the_rest_for_its_children(accepted: Accepted) -> None:
+def test_the_supervisor_keeps_what_it_needs_and_reads_the_rest_for_its_children(accepted: ConfigSnapshot) -> None:
     sealed = Sealed.of(
         replace(
             accepted,
@@ -163,7 +172,7 @@ def of_services(clients: dict[str, str], more: str = "") -> bytes:
 
 def test_what_is_fetched_for_filters_is_remembered_as_long_as_they_are_the_same() -> None:
     remembered, feeds = Remembered(), FeedsKept()
-    base: Base | None = None
+    base: PreviousGeneration | None = None
     for number, text in enumerate(
         (
             of_services({"a": "one", "b": "two"}),
@@ -175,7 +184,7 @@ def test_what_is_fetched_for_filters_is_remembered_as_long_as_they_are_the_same(
         1,
     ):
         loaded = load_text(text, "/nowhere/gateway.yaml", TYPES, "", {}, remembered)
-        of = {"generation": number, "date": 1.0, "source": "api", "places": Places(), "workers": 1}
+        of = {"generation": number, "date": 1.0, "source": "api", "places": SlotTable(), "workers": 1}
         made = accept(loaded, base=base, **of)
         again = accept(loaded, base=None, **of)
         assert (made.feeds, made.lazy_feeds.keys(), made.feed_users) == (
@@ -186,5 +195,5 @@ def test_what_is_fetched_for_filters_is_remembered_as_long_as_they_are_the_same(
         assert {key: pickle.loads(each) for key, each in made.lazy_feeds.items()} == {
             key: pickle.loads(each) for key, each in again.lazy_feeds.items()
         }
-        base = Base(made, loaded.config, feeds)
+        base = PreviousGeneration(made, loaded.config, feeds)
     assert len([*feeds.wanted.values()]) == 2

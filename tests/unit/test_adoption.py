@@ -6,14 +6,14 @@ import pytest
 
 from fastgw.runtime.ipc.channel import Adopt, Channel, Release
 from fastgw.runtime.node.child_slots import Child, Slot
-from fastgw.runtime.supervisor.slot_adoption import Adoption
+from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 
 
 class Node:
     """Slots with workers, and what these were told."""
 
     def __init__(self, workers: int) -> None:
-        self.adoption = Adoption()
+        self.adoption = SlotAdoption()
         self.slots = [Slot(f"worker {index + 1}", index) for index in range(workers)]
         self.ends: dict[Child, Channel] = {}
         for slot in self.slots:

@@ -13,7 +13,7 @@ import pytest
 
 from fastgw.filters.authentication.jwks import Keyring
 from fastgw.filters.policies.oidc.id_token import IdTokens
-from fastgw.jose import Refused, read_set
+from fastgw.jose import TokenRefused, read_set
 from tests.support.memory import Plane
 from tests.support.on_loop import on_loop
 from tests.support.tokens import compact, key_set, signer
@@ -96,21 +96,21 @@ def test_a_logout_token_is_good(header: dict[str, Any], claims: dict[str, Any]) 
 )
 def test_what_is_no_logout_token_ends_nothing(claims: dict[str, Any]) -> None:
     claims = {name: value() if callable(value) else value for name, value in claims.items()}
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(logout_token(**claims))
 
 
 def test_an_id_token_and_one_that_is_signed_otherwise_are_none() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(RS.token({"iss": ISSUER, "aud": "web"}))
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(logout_token({"typ": "at+jwt"}))
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(logout_token()[:-4] + b"AAAA")
     body = json.dumps({"iss": ISSUER, "events": EVENTS}).encode()
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(compact(b'{"alg":"none"}', body, b""))
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(signer("HS256", "one").token({"iss": ISSUER, "aud": "web", "events": EVENTS, "jti": "1"}))
 
 

@@ -19,10 +19,10 @@ from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import judge_request
-from fastgw.upstream.forwarding.fast_path import Passage
+from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.load_balancing import Balancer, Member
 from fastgw.upstream.load_balancing import hashing as hashed
-from fastgw.upstream.load_balancing.eligible_targets import Rising, in_use
+from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
 from fastgw.upstream.load_balancing.hashing import FEW, SLOTS, ConsistentHash, address, key_of
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
 from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
@@ -30,7 +30,7 @@ from fastgw.upstream.load_balancing.round_robin import RoundRobin
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
-ANY = Passage(None, None, Peer("192.0.2.1", 1, 80, False))  # type: ignore[arg-type]
+ANY = FastPath(None, None, Peer("192.0.2.1", 1, 80, False))  # type: ignore[arg-type]
 """Somebody's request: most balancers do not look at it."""
 WEIGHTS = [(1, 1), (1, 1, 1, 1, 1), (3, 1), (5, 1, 1), (10, 20, 30, 40), (1, 100)]
 
@@ -528,7 +528,7 @@ def test_a_target_of_no_weight_is_drained():
 def test_a_target_that_comes_back_gets_its_share_little_by_little():
     group = members(2, 2)
     a, b = (member.target for member in group)
-    rising = Rising(10.0)
+    rising = SlowStart(10.0)
 
     def weights(now: float) -> list[float]:
         return [member.weight for member in rising.weigh(group, now)]

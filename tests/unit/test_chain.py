@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastgw.config.settings.gateway import FilterUse
-from fastgw.exchange import Chain, Exchange, Hooks, Link, Route, run_request
+from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Route, run_request
 from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply
 from fastgw.http.http1.parser import judge_response
 from fastgw.observe.metrics.families import FilterEvent
@@ -561,7 +561,9 @@ def test_what_several_filters_look_at_is_looked_at(answer: bytes, looked: bool, 
         Hooks(renew=lambda exchange, head: None),
         *([] if other is None else [Hooks(response=lambda exchange: None, looks_at=other)]),
     ]
-    looks_at = Chain(Link(FilterUse(name="a", type="a", settings=None), each, False, "") for each in hooks).looks_at
+    looks_at = Chain(
+        FilterInstance(FilterUse(name="a", type="a", settings=None), each, False, "") for each in hooks
+    ).looks_at
     assert looks_at is not None
     assert looks_at(judge_response(answer, b"GET")) is looked
     if other is not None:

@@ -16,15 +16,15 @@ from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError, Gateway
 from fastgw.routing.table import Steps
 from fastgw.runtime.ipc.channel import Prepare
-from fastgw.runtime.node.config_snapshot import Accepted, Base, accept, seal
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot, PreviousGeneration, accept, seal
 from fastgw.runtime.worker.sliced_work import Slices
-from fastgw.runtime.worker.table_swap import Changing
+from fastgw.runtime.worker.table_swap import TableSwap
 from tests.support.on_loop import on_loop, until
 
 ROUTES = 300
 
 
-def accepted(generation: int, base: Accepted | None = None) -> Accepted:
+def accepted(generation: int, base: ConfigSnapshot | None = None) -> ConfigSnapshot:
     """Some routes are the same in each generation, the others have another path."""
     lines = ["version: 1", "listeners: {main: {address: 127.0.0.1:0}}", "routes:"]
     for number in range(ROUTES):
@@ -32,19 +32,19 @@ def accepted(generation: int, base: Accepted | None = None) -> Accepted:
         lines.append(f"  - {{name: r{number}, paths: ['{path}'], respond: {{body: g{generation * (number % 2)}}}}}")
     loaded = load_text("\n".join(lines).encode(), "/nowhere/gateway.yaml", TYPES)
     places = compile(loaded.config, 1).places
-    before = None if base is None else Base(base, base.config())
+    before = None if base is None else PreviousGeneration(base, base.config())
     return accept(loaded, generation=generation, date=1.0, source="api", places=places, workers=1, base=before)
 
 
 class Worker:
-    """What `Changing` tells, and generations to give it."""
+    """What `TableSwap` tells, and generations to give it."""
 
     def __init__(self) -> None:
         self.first = accepted(1)
         gateway = compile(self.first.config(), 1)
         self.told: list[tuple[str, int]] = []
         self.broken = False
-        self.changing = Changing(
+        self.changing = TableSwap(
             Slices(asyncio.get_running_loop()), gateway, 1, self._starting, self._prepared, self._refused
         )
 
@@ -59,7 +59,7 @@ class Worker:
     def _refused(self, generation: int, why: str, passing: bool) -> None:
         self.told.append((why, generation))
 
-    def prepare(self, generation: int, base: Accepted | None = None) -> Accepted:
+    def prepare(self, generation: int, base: ConfigSnapshot | None = None) -> ConfigSnapshot:
         made = accepted(generation, base or self.first)
         self.changing.prepare(Prepare(generation=generation, listeners=[]), seal(made))
         return made

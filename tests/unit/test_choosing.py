@@ -13,7 +13,7 @@ from typer.testing import Result
 
 from fastgw.admin import gateway_selection
 from fastgw.admin.gateway_registry import Entry, Found, Registration, running
-from fastgw.admin.gateway_selection import Ambiguous, NoSuchGateway, Wanted, choose
+from fastgw.admin.gateway_selection import Ambiguous, GatewayChoice, NoSuchGateway, choose
 from fastgw.config.base.value_types import parse_address
 from tests.support import commands
 
@@ -59,34 +59,34 @@ def run() -> Iterator[Running]:
 
 def test_the_one_that_runs_is_found_with_its_token(run):
     run()
-    found = choose(Wanted())
+    found = choose(GatewayChoice())
     assert (found.place.address, found.token) == (parse_address("127.0.0.1:1"), "made")
 
 
 def test_where_none_runs_it_is_the_default_address():
     """It may be another user's, or a container's."""
-    assert choose(Wanted()).place.text == "127.0.0.1:9901"
+    assert choose(GatewayChoice()).place.text == "127.0.0.1:9901"
 
 
 def test_of_several_one_is_named(run, tmp_path):
     run("one")
     run("two", token="other")
-    assert choose(Wanted(name="two")).token == "other"
-    assert choose(Wanted(config="/etc/../etc/one.yaml")).token == "made"
-    assert choose(Wanted(admin="127.0.0.1:2")).token == "other"
+    assert choose(GatewayChoice(name="two")).token == "other"
+    assert choose(GatewayChoice(config="/etc/../etc/one.yaml")).token == "made"
+    assert choose(GatewayChoice(admin="127.0.0.1:2")).token == "other"
 
 
 def test_of_several_somebody_is_asked(run):
     run("one")
     run("two", token="other")
-    assert choose(Wanted(), lambda found: found[1]).token == "other"
+    assert choose(GatewayChoice(), lambda found: found[1]).token == "other"
 
 
 def test_where_nobody_can_be_asked_they_are_listed(run):
     run("one")
     run("second", config="", admin=None)
     with pytest.raises(Ambiguous) as caught:
-        choose(Wanted())
+        choose(GatewayChoice())
     assert str(caught.value).splitlines() == [
         "several gateways run; choose one with --config FILE, --name NAME or --admin ADDR:",
         f"    one     pid {os.getpid()}  127.0.0.1:1        /etc/one.yaml".replace("    one", "  one"),
@@ -103,7 +103,7 @@ def test_the_command_says_so_too(run):
     assert "--name NAME" in told.stderr
 
 
-@pytest.mark.parametrize("wanted", [Wanted(name="none"), Wanted(config="/etc/none.yaml")])
+@pytest.mark.parametrize("wanted", [GatewayChoice(name="none"), GatewayChoice(config="/etc/none.yaml")])
 def test_one_that_does_not_run_is_not_replaced_by_another(run, wanted):
     run("one")
     with pytest.raises(NoSuchGateway, match=r'there is "one" \(/etc/one\.yaml\)'):
@@ -114,47 +114,47 @@ def test_two_of_one_name_are_told_apart(run):
     run("one")
     run("one", config="/srv/one.yaml")
     with pytest.raises(Ambiguous):
-        choose(Wanted(name="one"))
-    assert choose(Wanted(config="/srv/one.yaml")).place.address.port == 2
+        choose(GatewayChoice(name="one"))
+    assert choose(GatewayChoice(config="/srv/one.yaml")).place.address.port == 2
 
 
 def test_one_without_an_admin_listener_is_told(run):
     run(admin=None)
     with pytest.raises(NoSuchGateway, match=f"has no admin listener; signal its process {os.getpid()} instead"):
-        choose(Wanted())
+        choose(GatewayChoice())
 
 
 class TestToken:
     def test_what_is_given_goes_first(self, run, tmp_path, monkeypatch):
         run()
         monkeypatch.setenv("FASTGW_ADMIN_TOKEN", "of the environment")
-        assert choose(Wanted()).token == "of the environment"
+        assert choose(GatewayChoice()).token == "of the environment"
         (tmp_path / "token").write_text("of a file")
-        assert choose(Wanted(token_file=str(tmp_path / "token"))).token == "of a file"
+        assert choose(GatewayChoice(token_file=str(tmp_path / "token"))).token == "of a file"
 
     def test_it_is_shown_only_where_the_gateway_is_bound(self, run):
         """`localhost` and other addresses may be somebody else's, and whoever answers would have it."""
         run(admin="127.0.0.1:7")
         for address in ("[::1]:7", "127.0.0.2:7", "127.0.0.1:8", "unix:/run/x", "https://127.0.0.1:7", "gw.example:7"):
-            assert choose(Wanted(admin=address)).token is None
-        found = choose(Wanted(admin="localhost:7"))
+            assert choose(GatewayChoice(admin=address)).token is None
+        found = choose(GatewayChoice(admin="localhost:7"))
         assert (str(found.place.address), found.token) == ("127.0.0.1:7", "made")
 
     def test_over_tls_the_name_stays(self, run):
         run(admin="127.0.0.1:7", admin_tls=True)
-        found = choose(Wanted(admin="https://localhost:7"))
+        found = choose(GatewayChoice(admin="https://localhost:7"))
         assert (found.place.address.host, found.token) == ("localhost", "made")
-        assert choose(Wanted()).place.tls
+        assert choose(GatewayChoice()).place.tls
 
     def test_a_unix_socket_by_any_path(self, run, tmp_path):
         (tmp_path / "link").symlink_to(tmp_path)
         run(admin=f"unix:{tmp_path}/a.sock")
-        assert choose(Wanted(admin=f"unix:{tmp_path}/link/a.sock")).token == "made"
+        assert choose(GatewayChoice(admin=f"unix:{tmp_path}/link/a.sock")).token == "made"
 
     @pytest.mark.parametrize(("bound", "asked"), [("0.0.0.0:7", "127.0.0.1:7"), ("[::]:7", "[::1]:7")])
     def test_all_addresses_are_asked_at_one(self, run, bound, asked):
         run(admin=bound)
-        assert str(choose(Wanted()).place.address) == asked
+        assert str(choose(GatewayChoice()).place.address) == asked
 
     def test_the_command_prints_it(self, run):
         run()

@@ -19,7 +19,7 @@ from fastgw.config.settings.credentials import BY_SECRET, OAuth2
 from fastgw.config.settings.secrets import Secret
 from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.filters.outbound.client_authentication import authenticate
-from fastgw.jose import KeySet, Rules, keys_from_pem, read_token, verify
+from fastgw.jose import KeySet, TokenRules, keys_from_pem, read_token, verify
 
 CLIENT, SECRET = "shop: ä", "50% of + &=:"
 URL = "https://idp.example/token?tenant=hidden"
@@ -69,7 +69,7 @@ def verified(form: dict[str, str], alg: str) -> dict[str, Any]:
     """The claims of an assertion that the client's public key says is its own."""
     public = load_pem_private_key(KEYS[alg], None).public_key()
     keys = keys_from_pem(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    token = read_token(form["client_assertion"].encode(), Rules(frozenset({alg})))
+    token = read_token(form["client_assertion"].encode(), TokenRules(frozenset({alg})))
     verify(token, KeySet(keys))
     return token.claims()
 

@@ -10,7 +10,7 @@ import pytest
 from fastgw import config
 from fastgw.config.formats import json as from_json
 from fastgw.config.formats import toml, yaml
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources import files, include_globs
 
 MINIMAL = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\n"
@@ -123,7 +123,7 @@ def test_yaml_anchors_repeat_a_value():
     ],
 )
 def test_what_is_no_yaml_for_us_is_told_with_its_place(text, wrong, mark):
-    with pytest.raises(Flaw) as caught:
+    with pytest.raises(SyntaxProblem) as caught:
         yaml.read(text)
     assert wrong in caught.value.wrong
     assert caught.value.mark == mark
@@ -134,7 +134,7 @@ def test_a_small_file_cannot_stand_for_a_huge_one():
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
     )
-    with pytest.raises(Flaw, match="aliases that repeat more than 100000 values"):
+    with pytest.raises(SyntaxProblem, match="aliases that repeat more than 100000 values"):
         yaml.read(bomb)
 
 
@@ -142,7 +142,7 @@ def test_a_small_file_cannot_stand_for_a_huge_one():
     "text", ["{", '{"a": 1,}', "{'a': 1}", '{"a": NaN}', '{"a": "\\ud800"}', "", '{"a": 1} x', '{"a": 1e}']
 )
 def test_json_is_strict(text):
-    with pytest.raises(Flaw, match="not valid JSON"):
+    with pytest.raises(SyntaxProblem, match="not valid JSON"):
         from_json.read(text)
 
 
@@ -229,7 +229,7 @@ last = """a""""
 @pytest.mark.parametrize("around", ["{} = 1", "[{}]", "[[{}]]", "b = [{{ c = 1, {} = 1 }}]", "{}", "x = {}"])
 def test_toml_keys_are_not_too_deep(key, dot, around):
     """tomllib would take minutes for what a small file can hold."""
-    with pytest.raises(Flaw, match="a key of more than 100 parts") as caught:
+    with pytest.raises(SyntaxProblem, match="a key of more than 100 parts") as caught:
         toml.read("\n# comment\n" + around.format(dot.join([key] * 101)))
     assert caught.value.mark[0] == 3
 
@@ -254,7 +254,7 @@ def test_toml_text_and_comments_may_have_any_number_of_dots(text):
 @pytest.mark.parametrize("text", ['"""\\', '"\\', "'''", "'a", 'a."', "a.", "a" * 10])
 def test_toml_that_ends_in_the_middle_is_refused(text):
     for end in ("", "\n"):
-        with pytest.raises(Flaw, match="not valid TOML"):
+        with pytest.raises(SyntaxProblem, match="not valid TOML"):
             toml.read(text + end)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.downstream.http1.connection import LAST_REQUEST_S, Phase
+from fastgw.downstream.http1.connection import LAST_REQUEST_S, ClientPhase
 from fastgw.downstream.server import TOLD_AT_ONCE
 from fastgw.exchange import Exchange, Reply
 from fastgw.filters.api import Phase as FilterPhase
@@ -317,7 +317,7 @@ def test_a_tunnel_of_a_listener_that_goes_lives_until_it_ends() -> None:
     client.ends()
     plane.adopts(listening("other"))
     plane.passes(2 * LAST_REQUEST_S)
-    assert client.protocol.phase is Phase.TUNNEL
+    assert client.protocol.phase is ClientPhase.TUNNEL
     upstream.sends(b"more")
     assert client.received.endswith(b"more")
     upstream.ends()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.downstream.http1.connection import Phase
+from fastgw.downstream.http1.connection import ClientPhase
 from fastgw.errors import Fault
 from tests.support.memory import Plane, Wire
 
@@ -139,10 +139,14 @@ class Play:
         """Whoever waits for bytes of a client reads; and that is so as the connection knows it."""
         for wire in alive(self.clients):
             connection = wire.protocol
-            if connection.phase < Phase.CLOSING and not wire.over:
+            if connection.phase < ClientPhase.CLOSING and not wire.over:
                 assert wire.reading is not connection.paused
-                assert wire.reading or connection.phase in (Phase.ACTIVE, Phase.FLUSHING, Phase.TUNNEL)
-                assert connection.phase is not Phase.IDLE or not connection._ahead
+                assert wire.reading or connection.phase in (
+                    ClientPhase.ACTIVE,
+                    ClientPhase.FLUSHING,
+                    ClientPhase.TUNNEL,
+                )
+                assert connection.phase is not ClientPhase.IDLE or not connection._ahead
 
     def held(self) -> Iterator[int]:
         """Bytes in our hands, by connection."""

@@ -15,9 +15,9 @@ import pytest
 
 from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
-from fastgw.downstream.http1.connection import Downstream
+from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange
 from fastgw.filters.api import Services
 from fastgw.gateway.compiler import building, compile
@@ -32,9 +32,9 @@ from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.pool import LocalLimit, Pool
 from fastgw.upstream.forwarding.attempt import Attempt
-from fastgw.upstream.forwarding.fast_path import Passage
+from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.forwarding.forwarding import Forwarding
-from fastgw.upstream.health.circuit_breaker import Phase
+from fastgw.upstream.health.circuit_breaker import BreakerPhase
 from fastgw.upstream.upstream import Upstream
 from tests.support.certificates import Certificates, server_tls
 from tests.support.collector import no_collector
@@ -95,7 +95,7 @@ class Node:
         self.port = self.service.sockets[0].getsockname()[1]
         self.config = self.configured("old", **upstream)
         self.gateway = compile(self.config, 1)
-        self.ground = Ground(loop)
+        self.ground = WorkerLoop(loop)
         self.ground.start()
         feeds = Feeds({}, lambda key: None)
         self.services = Services(self.ground, Fetcher(self.ground), feeds, own_table(), own_counts())
@@ -202,7 +202,7 @@ async def test_its_last_exchange_takes_the_pool_with_it(upstream):
 @on_loop
 async def test_what_is_over_is_not_held_until_its_deadline(upstream, answer):
     """Which may be minutes away: of thousands a second each would wait for its own."""
-    kinds = (Downstream, Passage, Exchange, Forwarding, Attempt, UpstreamConnection)
+    kinds = (Http1ClientConnection, FastPath, Exchange, Forwarding, Attempt, UpstreamConnection)
     with no_collector():
         before = held(*kinds)
         async with serving(**upstream) as node:
@@ -278,18 +278,18 @@ async def test_two_generations_of_one_upstream_share_its_limit():
             client.transport.abort()
 
 
-@pytest.mark.parametrize("phase", [Phase.OPEN, Phase.HALF_OPEN])
+@pytest.mark.parametrize("phase", [BreakerPhase.OPEN, BreakerPhase.HALF_OPEN])
 @on_loop
-async def test_an_open_breaker_stays_so_under_other_settings(phase: Phase) -> None:
+async def test_an_open_breaker_stays_so_under_other_settings(phase: BreakerPhase) -> None:
     """What the one before is still told of does not count any more; it is gone with its last exchange."""
     with no_collector():
         async with serving(circuit_breaker={"min_requests": 1, "open": "300s"}) as node:
             upstream = node.gateway.upstreams["old"]
             upstream.watch.failed(upstream.targets[0], Fault.CONNECT_REFUSED, 0.1)
             breaker = upstream.health.breaker
-            assert (breaker.phase, upstream.unavailable()) == (Phase.OPEN, Fault.CIRCUIT_OPEN)
+            assert (breaker.phase, upstream.unavailable()) == (BreakerPhase.OPEN, Fault.CIRCUIT_OPEN)
             assert 299 < upstream.wait() <= 300
-            if phase is Phase.HALF_OPEN:
+            if phase is BreakerPhase.HALF_OPEN:
                 breaker.look(monotonic() + 301)
             assert breaker.phase is phase
             before = held()

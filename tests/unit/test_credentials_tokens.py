@@ -18,7 +18,7 @@ from fastgw.errors import Fault
 from fastgw.filters.policies.credentials import control_fetcher
 from fastgw.filters.policies.credentials import rejected_throttle as refused_by
 from fastgw.filters.policies.credentials import worker_cache as holder
-from fastgw.filters.policies.credentials.messages import LONGEST_S, Said, Unavailable, failed, read, renewal
+from fastgw.filters.policies.credentials.messages import LONGEST_S, FetchedRecord, Unavailable, failed, read, renewal
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenSource
 from fastgw.filters.policies.credentials.token_endpoint import LONGEST_S as LONGEST_USE_S
 from fastgw.filters.policies.credentials.token_endpoint import UNSAID_S, TokenEndpoint, read_token
@@ -553,7 +553,7 @@ async def test_a_failure_takes_no_token_away(issuer: Issuer) -> None:
 
 
 def test_an_endpoint_that_goes_on_failing_is_asked_less_and_less_often() -> None:
-    said, rests = Said(material=b"m"), []
+    said, rests = FetchedRecord(material=b"m"), []
     for _ in range(8):
         said = failed(said, Unavailable(Fault.TOKEN_UNAVAILABLE, "away"), 1.0)
         rests.append(round(said.failed_until_date - time.time()))
@@ -568,7 +568,7 @@ def test_a_renewal_is_due_before_the_end_at_a_time_of_its_own() -> None:
 
 
 def test_nothing_shows_a_token() -> None:
-    said = Said(material=b"m", value=b"Authorization: Bearer planted\r\n", good_until_date=1.0)
+    said = FetchedRecord(material=b"m", value=b"Authorization: Bearer planted\r\n", good_until_date=1.0)
     assert "planted" not in repr(said) + repr(Token(said.value))
     assert read(b"\xff nonsense") is None
 
@@ -668,7 +668,7 @@ def test_what_fails_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastgw.runtime.control import feed_runner
 
     node: Any = Node.__new__(Node)
-    told = feed_runner.Feeding(node, node)
+    told = feed_runner.FeedRunner(node, node)
     told._told = {f"{n}": FeedInfo(f"{n}", 1.0, "away" if n >= 995 else "") for n in range(1000)}
     shown = told.told()
     assert len(shown) == feed_runner.SHOWN
@@ -682,7 +682,7 @@ def test_of_many_with_one_url_it_is_told_which_fail() -> None:
     from fastgw.runtime.control import feed_runner
 
     node: Any = Node.__new__(Node)
-    told = feed_runner.Feeding(node, node)
+    told = feed_runner.FeedRunner(node, node)
     told.follow({}, {}, 1, {}, {f"{n}": (f"egress/app/{n}", 2 if n == 7 else 1) for n in range(1000)})
     told._told = {f"{n}": FeedInfo("https://idp", 1.0 + n, "it answers 400" if n == 7 else "") for n in range(3)}
     told._told["7"] = FeedInfo("https://idp", 8.0, "it answers 400")

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.supervisor.children import Children
-from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, Estate, UnfitEstate
-from fastgw.runtime.supervisor.slot_adoption import Adoption
+from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState, IncompatibleHandover
+from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from tests.support.node import FILE, Crew, close_node, commons_of
 
 
@@ -18,17 +18,17 @@ class Node(Crew):
 
     def __init__(self) -> None:
         super().__init__(3)
-        self.commons: Commons = commons_of(["main", "more"])
+        self.commons: NodeState = commons_of(["main", "more"])
         self._signals = Signals(())
         self.slots = Children(self.commons, {}, self._signals, lambda: None)
         for slot, child in zip(self.slots.workers, self.children[:2], strict=True):
             slot.child = child
         self.slots.leaving.append(self.children[2])
-        self.adoption = Adoption()
+        self.adoption = SlotAdoption()
         self.adoption.settle(self.slots.workers)
 
-    def estate(self) -> Estate:
-        return Estate.of(self.commons, self.slots, self.adoption, False)
+    def estate(self) -> HandoverState:
+        return HandoverState.of(self.commons, self.slots, self.adoption, False)
 
     def close(self) -> None:
         super().close()
@@ -43,10 +43,10 @@ def node() -> Iterator[Node]:
     node.close()
 
 
-def left(estate: Estate, name: str, monkeypatch: pytest.MonkeyPatch) -> Estate:
+def left(estate: HandoverState, name: str, monkeypatch: pytest.MonkeyPatch) -> HandoverState:
     """As it is found under this name."""
     monkeypatch.setenv(name, str(estate.write()))
-    found = Estate.read(name)
+    found = HandoverState.read(name)
     assert found is not None
     assert name not in os.environ
     return found
@@ -97,18 +97,18 @@ def test_in_the_next_program_nothing_is_handed_on_by_accident(node, monkeypatch)
 
 def test_without_a_predecessor_there_is_none(monkeypatch):
     monkeypatch.delenv(TAKE_OVER, raising=False)
-    assert Estate.read(TAKE_OVER) is None
+    assert HandoverState.read(TAKE_OVER) is None
 
 
 @pytest.mark.parametrize("text", ["", "three", "1000000", "-1"])
 def test_nonsense_in_the_environment_is_told(monkeypatch, text):
     monkeypatch.setenv(TAKE_OVER, text)
-    with pytest.raises(UnfitEstate, match="what another version has left cannot be read"):
-        Estate.read(TAKE_OVER)
+    with pytest.raises(IncompatibleHandover, match="what another version has left cannot be read"):
+        HandoverState.read(TAKE_OVER)
 
 
 def test_workers_that_speak_otherwise_need_a_restart(node, monkeypatch):
     estate = node.estate()
     estate.protocol = 99
-    with pytest.raises(UnfitEstate, match="speak version 99 of the messages between processes"):
+    with pytest.raises(IncompatibleHandover, match="speak version 99 of the messages between processes"):
         left(estate, TAKE_OVER, monkeypatch)

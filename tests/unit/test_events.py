@@ -14,7 +14,7 @@ import pytest
 
 from fastgw import operator_log
 from fastgw.config.settings.gateway import Log
-from fastgw.operator_events import LEVELS, Event, say
+from fastgw.operator_events import LEVELS, OperatorEvent, say
 from fastgw.operator_log import LINE_MAX, NoticeLog, configure, line_of
 
 PACKAGE = Path(__file__).parents[2] / "fastgw"
@@ -38,11 +38,15 @@ def _is_event(node: ast.expr) -> bool:
         return _is_event(node.body) and _is_event(node.orelse)
     if isinstance(node, ast.Name):
         return node.id == "event"  # handed on by one of them
-    return isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "Event" and hasattr(Event, node.attr)
+    return (
+        isinstance(node, ast.Attribute)
+        and getattr(node.value, "id", "") == "OperatorEvent"
+        and hasattr(OperatorEvent, node.attr)
+    )
 
 
 def test_every_message_names_its_event() -> None:
-    """Whoever tells operators something does so by `say` or `notice`, with a member of `Event`."""
+    """Whoever tells operators something does so by `say` or `notice`, with a member of `OperatorEvent`."""
     told = [(where, call) for where, call in _calls() if where.rpartition(" ")[2] in TELLERS]
     assert len(told) > 60
     assert not [where for where, call in told if not (call.args and _is_event(call.args[0]))]
@@ -62,17 +66,17 @@ def test_nobody_logs_past_the_list() -> None:
 def test_every_event_is_told_somewhere() -> None:
     """None is left that nobody tells of."""
     text = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    assert not [each.name for each in Event if f"Event.{each.name}" not in text]
+    assert not [each.name for each in OperatorEvent if f"Event.{each.name}" not in text]
 
 
 def test_names_and_levels() -> None:
-    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", each.label) for each in Event)
-    assert {each.level for each in Event} <= set(LEVELS.values())
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", each.label) for each in OperatorEvent)
+    assert {each.level for each in OperatorEvent} <= set(LEVELS.values())
 
 
 def test_a_line_of_text() -> None:
     """Time, level, process with pid, event, text; one line whatever is in it."""
-    line = line_of(Event.TARGET_FAILED, "target a:80\nforged \x1b[31m", logging.WARNING, 1_700_000_000.5)
+    line = line_of(OperatorEvent.TARGET_FAILED, "target a:80\nforged \x1b[31m", logging.WARNING, 1_700_000_000.5)
     assert line.count(b"\n") == 1
     found = LINE.fullmatch(line.decode().rstrip("\n"))
     assert found is not None
@@ -82,7 +86,7 @@ def test_a_line_of_text() -> None:
 
 def test_a_line_of_json() -> None:
     configure(Log(format="json"))
-    told = json.loads(line_of(Event.STOPPED, 'said "bye"\n', logging.INFO, 1_700_000_000.0))
+    told = json.loads(line_of(OperatorEvent.STOPPED, 'said "bye"\n', logging.INFO, 1_700_000_000.0))
     assert told == {
         "time": "2023-11-14T22:13:20.000Z",
         "level": "info",
@@ -98,7 +102,7 @@ def test_a_line_of_json() -> None:
 def test_a_long_text_is_cut_and_the_line_stays_whole(form: str, sign: str) -> None:
     """So that one write is atomic, and JSON is JSON."""
     configure(Log(format=form))  # type: ignore[arg-type]  # one of the two
-    line = line_of(Event.DEFECT, sign * 100_000, logging.ERROR, 0.0)
+    line = line_of(OperatorEvent.DEFECT, sign * 100_000, logging.ERROR, 0.0)
     assert len(line) <= LINE_MAX
     assert line.endswith(b"\n")
     if form == "json":
@@ -112,10 +116,10 @@ def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.M
     logger.addHandler(handler)
     try:
         configure(Log(level="error"))
-        say(Event.TARGET_FAILED, "not %s", "this")
-        say(Event.DEFECT, "but %s", "this")
+        say(OperatorEvent.TARGET_FAILED, "not %s", "this")
+        say(OperatorEvent.DEFECT, "but %s", "this")
         configure(Log(level="warning"))
-        say(Event.TARGET_FAILED, "and %s", "this")
+        say(OperatorEvent.TARGET_FAILED, "and %s", "this")
     finally:
         logger.removeHandler(handler)
     assert [LINE.fullmatch(line.decode().rstrip("\n"))[4] for line in told] == ["defect", "target_failed"]  # type: ignore[index]

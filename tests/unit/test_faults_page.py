@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fastgw.errors import Fault
-from fastgw.operator_events import LEVELS, Event
+from fastgw.operator_events import LEVELS, OperatorEvent
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "faults.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]
@@ -21,4 +21,4 @@ def test_every_fault_says_what_it_means_what_to_look_at_and_what_to_do() -> None
 def test_every_event_has_its_level_and_meaning() -> None:
     names = {number: name for name, number in LEVELS.items()}
     told = [tuple(row) for row in ROWS if len(row) == 3]
-    assert told == [(f"`{each.label}`", names[each.level], each.meaning) for each in Event]
+    assert told == [(f"`{each.label}`", names[each.level], each.meaning) for each in OperatorEvent]

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 from fastgw.filters.api import FeedSource, NodeSide
-from fastgw.runtime.control.feed_runner import Feeding
+from fastgw.runtime.control.feed_runner import FeedRunner
 from tests.support.on_loop import on_loop, until
 
 HEARD: list[bool] = []
@@ -27,7 +27,7 @@ class Looking(FeedSource, frozen=True, kw_only=True):
 async def test_an_ask_in_the_turn_in_which_the_time_is_up_is_heard() -> None:
     HEARD.clear()
     nobody: Any = None
-    feeding = Feeding(nobody, nobody)
+    feeding = FeedRunner(nobody, nobody)
     feeding.follow({"k": pickle.dumps(Looking(key="k"))}, {}, 1)
     await until(lambda: bool(HEARD))
     feeding.stop()

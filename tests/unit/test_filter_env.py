@@ -10,7 +10,7 @@ import pytest
 
 from fastgw.config.base.value_types import ReadableFile
 from fastgw.config.settings.gateway import Config
-from fastgw.exchange import Link
+from fastgw.exchange import FilterInstance
 from fastgw.filters.api import Env, Filter, Hooks, Phase, Secret, Services
 from fastgw.gateway.compiler import building, compile
 from fastgw.gateway.tables import CompileError, Gateway
@@ -90,13 +90,13 @@ def after(base: Gateway, before: Config, now: Config, files: Mapping[str, bytes]
     return at_once(building(plan_after(before, now, files), 1, base))
 
 
-def links(gateway: Gateway, route: str) -> dict[str, Link]:
+def links(gateway: Gateway, route: str) -> dict[str, FilterInstance]:
     rule = gateway.routes_by_name[route].rules[0]
     assert rule is not None
     return {link.use.name: link for link in rule[0].route.chain.links}
 
 
-def said(link: Link) -> str:
+def said(link: FilterInstance) -> str:
     assert link.hooks.explain is not None
     return link.hooks.explain(cast(Any, None))
 

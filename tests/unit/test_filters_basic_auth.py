@@ -17,7 +17,7 @@ import pytest
 from fastgw.consumers.index import index_of
 from fastgw.filters.authentication.htpasswd import MOST_OF_ONE, MOST_USERS, MOST_WAITING, Busy, Checking, Htpasswd
 from fastgw.filters.policies import basic_auth
-from fastgw.filters.policies.basic_auth import Unreadable, read_credentials
+from fastgw.filters.policies.basic_auth import UnreadablePasswords, read_credentials
 from fastgw.gateway.tables import CompileError
 from tests.support.memory import Plane, Wire
 from tests.support.on_loop import on_loop
@@ -420,5 +420,5 @@ def test_passwords_longer_than_bcrypt_reads_are_never_cut() -> None:
 def test_credentials_are_read_in_one_way_only() -> None:
     assert read_credentials(b"Basic " + b64encode(b"a:b:c")) == ("a", "b:c")
     assert read_credentials(b"basic  " + b64encode("ä:ü".encode())) == ("ä", "ü")
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadablePasswords):
         read_credentials(b"Basic " + b64encode(b"a" * basic_auth.LONGEST_KEY * 2))

@@ -15,7 +15,7 @@ from fastgw.consumers.index import index_of
 from fastgw.filters.api import Consumer, Phase
 from fastgw.filters.authentication import token_policy
 from fastgw.filters.authentication.token_policy import certificate_of, field_value
-from fastgw.jose import Refused
+from fastgw.jose import TokenRefused
 from fastgw.net.client_certificate import ClientCertificate
 from tests.support.memory import Plane, Wire, probe
 from tests.support.secrecy import explained, told_of
@@ -362,7 +362,7 @@ def test_values_of_fields_are_what_readers_of_them_expect() -> None:
     for value, written in ((None, b""), ("", b""), ([], b""), (True, b"true"), ([1, "b"], b"1,b"), ("a,b", b"a,b")):
         assert field_value("x", value) == written
     assert field_value("x", [["a"], {"b": 1}]) == b'[["a"],{"b":1}]'
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         field_value("x", ["a", "b,c"])
 
 
@@ -444,7 +444,7 @@ def test_a_bond_that_cannot_be_looked_at_lets_nobody_in(keys: str, bond: Any) ->
     shown = certificate(fingerprint="00" * 32)
     tls = probe("tls", Phase.OBSERVE, request=lambda exchange: setattr(exchange.peer, "certificate", shown))
     refused(plane_of(keys, probes=[tls]), bearer(RS.token({"cnf": bond})))
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         certificate_of({"cnf": bond})
 
 

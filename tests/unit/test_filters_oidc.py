@@ -14,8 +14,8 @@ from fastgw.filters.policies.oidc import Oidc
 from fastgw.filters.policies.oidc.cookie_encryption import Seal
 from fastgw.filters.policies.oidc.cookies import own_name
 from fastgw.filters.policies.oidc.provider import Tokens
-from fastgw.filters.policies.oidc.refresh_coordinator import Answered, Asked, Place
-from fastgw.filters.policies.oidc.session import Attempt, Sealed, Session, meaning_of
+from fastgw.filters.policies.oidc.refresh_coordinator import Answered, RefreshRequest, SessionPlace
+from fastgw.filters.policies.oidc.session import Attempt, LoginSession, SealedSession, meaning_of
 from fastgw.filters.policies.oidc.settings import (
     Login,
     Sessions,
@@ -55,7 +55,7 @@ def plane_of(login: Mapping[str, Any] = {}, probes: Any = (), **more: Any) -> Pl
 
 def cookie(claims: Mapping[str, Any] = {}, name: str = "session", meaning: bytes = b"", **more: Any) -> str:
     now = time.time()
-    session = Session(
+    session = LoginSession(
         **{
             "id_token": RS.token({"iss": ISSUER, "aud": "web", **claims}),
             "begun_date": now,
@@ -64,7 +64,7 @@ def cookie(claims: Mapping[str, Any] = {}, name: str = "session", meaning: bytes
             **more,
         }
     )
-    sealed = Sealed([SECRET], meaning or MEANING).seal_session(session)
+    sealed = SealedSession([SECRET], meaning or MEANING).seal_session(session)
     return f"Cookie: {name}=1~{sealed.decode()}"
 
 
@@ -354,14 +354,14 @@ def test_explain_tells_who_passes_and_whom_it_would_ask() -> None:
 
 def test_what_holds_secrets_does_not_show_them() -> None:
     held = [
-        Session(b"a.planted.c", 1.0, 2.0, "planted", "planted"),
+        LoginSession(b"a.planted.c", 1.0, 2.0, "planted", "planted"),
         Attempt("planted", "planted", "planted", b"/planted", "planted", 1.0),
         Tokens("planted", "planted", "planted", 60.0),
-        Place("name", "planted"),
-        Asked("planted", b"planted", "https://idp.example/token", [(b"A", b"planted")], b"planted"),
+        SessionPlace("name", "planted"),
+        RefreshRequest("planted", b"planted", "https://idp.example/token", [(b"A", b"planted")], b"planted"),
         Answered(200, b"planted"),
         Seal(["planted" * 5], b"a", b"planted"),
-        Sealed(["planted" * 5], b"planted"),
+        SealedSession(["planted" * 5], b"planted"),
     ]
     assert "planted" not in f"{held!r}"
 

@@ -16,9 +16,9 @@ from fastgw.consumers.index import Consumer
 from fastgw.exchange import Chain, Hooks
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
-from fastgw.filters.api import Env, Exchange, Phase, Reply, Stock
+from fastgw.filters.api import Env, Exchange, FilterResources, Phase, Reply
 from fastgw.filters.limiting import counter_store
-from fastgw.filters.limiting.counter_store import Left, Terms, Verdict
+from fastgw.filters.limiting.counter_store import Left, LimitDecision, LimitSpec
 from fastgw.filters.policies import rate_limit
 from fastgw.filters.policies.rate_limit import RateLimit
 from fastgw.forwarded_headers import Peer
@@ -368,7 +368,7 @@ def test_not_where_it_has_to_know_more(more: Mapping[str, Any]) -> None:
 
 
 def hooks_of(settings: RateLimit, cells: Cells) -> Hooks:
-    made = settings.build(Env("limit", "r", settings, Stock(), {}))
+    made = settings.build(Env("limit", "r", settings, FilterResources(), {}))
     assert made.start is not None
     made.start(Services(cells))  # type: ignore[arg-type]
     return made
@@ -404,20 +404,20 @@ def test_in_a_queue_requests_wait_for_their_turn_and_no_longer(clock: Clock, mon
 
 
 def test_nobody_waits_long_where_no_places_are_named() -> None:
-    assert Terms("leaky_bucket", 600, 60.0).places == 100
-    assert Terms("leaky_bucket", 2, 60.0).places == 0
-    assert Terms("leaky_bucket", 5, 1.0).places == 5
-    assert Terms("leaky_bucket", 5, 1.0, 0).depth == 1
+    assert LimitSpec("leaky_bucket", 600, 60.0).places == 100
+    assert LimitSpec("leaky_bucket", 2, 60.0).places == 0
+    assert LimitSpec("leaky_bucket", 5, 1.0).places == 5
+    assert LimitSpec("leaky_bucket", 5, 1.0, 0).depth == 1
 
 
 class Elsewhere:
     """A ledger that is asked, and answers in a later turn."""
 
-    def __init__(self, *verdicts: Verdict) -> None:
+    def __init__(self, *verdicts: LimitDecision) -> None:
         self.verdicts = list(verdicts)
         self.asked: list[tuple[Any, ...]] = []
 
-    async def spend(self, key: bytes, cost: int, /) -> Verdict:
+    async def spend(self, key: bytes, cost: int, /) -> LimitDecision:
         self.asked.append(("spend", key, cost))
         await asyncio.sleep(0)
         return self.verdicts.pop(0)
@@ -435,7 +435,9 @@ class Elsewhere:
 def test_a_ledger_that_has_to_ask_is_waited_for() -> None:
     settings = RateLimit(limit=2, window=1.0, key=Trait("host"))
     counts = rate_limit._Counts(settings, "name", "limit")
-    held = counts._everybody.ledger = Elsewhere(Verdict(0.0, "mark"), Verdict(2.5), Verdict(0.0, "mark", 0.001))
+    held = counts._everybody.ledger = Elsewhere(
+        LimitDecision(0.0, "mark"), LimitDecision(2.5), LimitDecision(0.0, "mark", 0.001)
+    )
     ask, asked = counts.asking_step(), exchange()
     assert asyncio.run(ask(asked)) is None  # type: ignore[arg-type]
     assert asked.limits[1:] == (held, b"a.test", 1, "mark", None)

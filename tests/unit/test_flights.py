@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fastgw.eventloop import single_flight as module
-from fastgw.eventloop.single_flight import Flights
+from fastgw.eventloop.single_flight import SingleFlight
 from tests.support.on_loop import on_loop, turns
 
 
@@ -27,7 +27,7 @@ class Asked:
 
 @on_loop
 async def test_all_who_wait_get_one_answer_and_the_next_one_asks_anew() -> None:
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     asked = Asked()
     waiting = [asyncio.create_task(flights.join("a", asked.ask)) for _ in range(5)]
     other = asyncio.create_task(flights.join("b", asked.ask))
@@ -46,7 +46,7 @@ async def test_all_who_wait_get_one_answer_and_the_next_one_asks_anew() -> None:
 @on_loop
 async def test_the_last_one_to_leave_ends_it_and_who_comes_then_asks_anew(begun: int) -> None:
     """Also one that leaves before it has begun."""
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     asked = Asked()
     waiting = [asyncio.create_task(flights.join("a", asked.ask)) for _ in range(3)]
     await turns(begun)
@@ -64,7 +64,7 @@ async def test_the_last_one_to_leave_ends_it_and_who_comes_then_asks_anew(begun:
 @on_loop
 async def test_how_many_are_under_way_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 1)
-    flights: Flights[str] = Flights()
+    flights: SingleFlight[str] = SingleFlight()
     asked = Asked()
     waiting = [asyncio.create_task(flights.join(key, asked.ask)) for key in ("a", "b", "b", "a")]
     await turns()

@@ -22,9 +22,9 @@ from fastgw.eventloop.worker_loop import (
     READ_BYTES,
     READERS_PER_TURN,
     SMALL_READ_BYTES,
-    Ground,
     Hangups,
     Rests,
+    WorkerLoop,
 )
 
 
@@ -49,7 +49,7 @@ def test_the_wheel_turns_on_when_an_expiry_raises() -> None:
         loop = asyncio.get_running_loop()
         reported: list[str] = []
         loop.set_exception_handler(lambda _, report: reported.append(type(report["exception"]).__name__))
-        ground = Ground(loop)
+        ground = WorkerLoop(loop)
         ground.start()
         rang = asyncio.Event()
         ground.wheel.watch(Broken(), ground.wheel.now + 0.05)
@@ -163,7 +163,7 @@ def test_nobody_is_late_because_we_stood_still() -> None:
 
     async def live() -> Answered:
         loop = asyncio.get_running_loop()
-        ground = Ground(loop)
+        ground = WorkerLoop(loop)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
@@ -191,9 +191,9 @@ PIECE = bytes(READ_BYTES)
 
 
 @pytest.fixture
-def ground() -> Iterator[Ground]:
+def ground() -> Iterator[WorkerLoop]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ground = Ground(runner.get_loop())
+        ground = WorkerLoop(runner.get_loop())
         yield ground
         ground.close()
 
@@ -222,13 +222,15 @@ def peer() -> Iterator[socket.socket]:
     ],
 )
 def test_many_bytes_are_read_at_once_of_payload_that_comes_fast_and_is_sure_to_come(
-    ground: Ground, peer: socket.socket, came: int, payload: int, assured: int, read: int
+    ground: WorkerLoop, peer: socket.socket, came: int, payload: int, assured: int, read: int
 ) -> None:
     assert len(ground.buffer_for(PIECE[:came], PIECE[:payload], assured, peer.fileno())) == read
     assert len(ground.buffer_for(PIECE[:came], PIECE[:payload], assured, -1)) == min(read, READ_BYTES)
 
 
-def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(ground: Ground, peer: socket.socket) -> None:
+def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(
+    ground: WorkerLoop, peer: socket.socket
+) -> None:
     reads = []
     with contextlib.suppress(BlockingIOError):
         while peer.send(PIECE):
@@ -270,7 +272,7 @@ def turn(calls: Calls) -> None:
         call()
 
 
-def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(ground: Ground) -> None:
+def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(ground: WorkerLoop) -> None:
     told: list[tuple[str, object]] = []
     body, leaving = Body(told), Body(told)
     leaving.closing = True
@@ -291,7 +293,7 @@ def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(ground: G
     assert (body.resting, body.read_since_rest) == (False, len(PIECE))
 
 
-def test_framing_counts_by_what_it_costs(ground: Ground) -> None:
+def test_framing_counts_by_what_it_costs(ground: WorkerLoop) -> None:
     """A chunk of one byte costs more than a hundred bytes of a large one."""
     told: list[tuple[str, object]] = []
     body = Body(told)

@@ -13,10 +13,10 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.upstream.connections.pool import LocalLimit
-from fastgw.upstream.load_balancing import Nobody
+from fastgw.upstream.load_balancing import NoTarget
 from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.load_balancing.random_choice import Latency
-from fastgw.upstream.load_balancing.round_robin import Alone
+from fastgw.upstream.load_balancing.round_robin import SingleTarget
 from fastgw.upstream.targets.target import Target, build_targets
 from fastgw.upstream.upstream import Upstream
 from tests.unit.test_balance import asked, loads_of
@@ -109,7 +109,7 @@ def test_when_most_are_ill_all_are_used_but_those_that_somebody_drains():
 def test_without_a_panic_threshold_nobody_may_be_left():
     running = Running(configured(1, 1, panic_threshold=0.0))
     running.shun("ab")
-    assert isinstance(running.upstream.balancer, Nobody)
+    assert isinstance(running.upstream.balancer, NoTarget)
     assert running.upstream.unavailable() is Fault.NO_HEALTHY_TARGET
     running.shun("a")
     assert running.names() == "b"
@@ -118,7 +118,7 @@ def test_without_a_panic_threshold_nobody_may_be_left():
 def test_one_target_in_use_costs_nothing_to_choose():
     running = Running(configured(1, 1, algorithm="consistent_hash"))
     running.shun("a")
-    assert isinstance(running.upstream.balancer, Alone)
+    assert isinstance(running.upstream.balancer, SingleTarget)
 
 
 @pytest.mark.parametrize("algorithm", ["round_robin", "random", "ip_hash"])

@@ -12,7 +12,7 @@ import pytest
 from fastgw.runtime.ipc.channel import Channel
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_MAX, SILENT_S
-from fastgw.runtime.supervisor.hang_detection import Overseer
+from fastgw.runtime.supervisor.hang_detection import HangDetector
 
 
 class Watched:
@@ -24,7 +24,7 @@ class Watched:
         self.child.generation, self.child.ready = 1, True
         self.beat = 1
         self.told: list[bool] = []
-        self._overseer = Overseer(
+        self._overseer = HangDetector(
             lambda child: self.beat, lambda child: 0.0, lambda child: self.told.append(child.silent)
         )
         self._now = self._overseer.next_look_at

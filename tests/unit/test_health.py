@@ -12,13 +12,13 @@ from fastgw.config.base.value_types import parse_url
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
-from fastgw.shm.health_words import Ejection, HealthWords, Verdict
+from fastgw.shm.health_words import Ejection, HealthVerdict, HealthWords
 from fastgw.shm.memory import Layout, Shared
-from fastgw.upstream.health.circuit_breaker import Phase
+from fastgw.upstream.health.circuit_breaker import BreakerPhase
 from fastgw.upstream.health.error_window import SLOTS, Window
 from fastgw.upstream.health.outlier_ejection import most_ejected
-from fastgw.upstream.health.upstream_health import Event, Health, Outlook
-from fastgw.upstream.load_balancing import Asked
+from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
+from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target, build_targets
 
 ASKED: Any = None
@@ -31,7 +31,7 @@ class Always:
     def __init__(self, target: Target) -> None:
         self.target = target
 
-    def pick(self, asked: Asked, tried: Any = ()) -> Target:
+    def pick(self, asked: BalancingRequest, tried: Any = ()) -> Target:
         return self.target
 
 
@@ -43,14 +43,14 @@ class Group:
         self.targets = build_targets(node.settings)
         self.shunned: frozenset[Target] = frozenset()
         self.settled = 0
-        self.events: list[Event] = []
+        self.events: list[HealthEvent] = []
         column = node.shared.columns[worker]
         node.words.enter_upstream(column, 7, "users")
         places = dict(zip(self.targets, range(20, 20 + len(self.targets)), strict=True))
         for target, place in places.items():
             node.words.enter(column, place, target.label)
         self.health = Health(self, node.words, column, 7, places, self.events.append, lambda: node.now)
-        self.outlook = Outlook(node.wheel, node.words, column, [self.health])
+        self.outlook = HealthPoller(node.wheel, node.words, column, [self.health])
         self.outlook.start()
 
     def settle(self) -> None:
@@ -104,7 +104,7 @@ class Node:
         (agreed,) = {worker.out() for worker in self.workers}
         return agreed
 
-    def phase(self) -> Phase:
+    def phase(self) -> BreakerPhase:
         self.passes(0.1)
         breakers = [worker.health.breaker for worker in self.workers]
         (agreed,) = {breaker.phase for breaker in breakers if breaker is not None}
@@ -370,10 +370,10 @@ def test_what_control_finds_ill_gets_nothing_and_no_verdict_holds_for_ever() -> 
     """Three workers see it within two turns of the wheel; when control is away it is unknown again, and usable."""
     node = Node(passive=PASSIVE)
     control = node.shared.supervisor
-    node.words.judge(control, 21, Verdict.UNHEALTHY, node.now + 3.0)
+    node.words.judge(control, 21, HealthVerdict.UNHEALTHY, node.now + 3.0)
     node.words.changed(control)
     assert node.out() == "b"
-    node.words.judge(control, 21, Verdict.UNHEALTHY, node.now + 4.0)  # renewed: nobody is told
+    node.words.judge(control, 21, HealthVerdict.UNHEALTHY, node.now + 4.0)  # renewed: nobody is told
     node.passes(3.5)
     assert node.out() == "b"
     assert node.workers[0].health.wait() < 1.0  # it may be well with its next check
@@ -413,14 +413,14 @@ def test_a_breaker_opens_by_the_share_of_errors_on_the_node() -> None:
     node = Node(breaker=BREAKER)
     for number in range(19):
         node.workers[number % 3].answers(number % 3, 500 if number % 2 else 200)
-    assert node.phase() is Phase.CLOSED
+    assert node.phase() is BreakerPhase.CLOSED
     assert node.workers[0].health.breaker.wait() == 0.0
     node.workers[1].answers(0, 503)
-    assert node.workers[1].health.breaker.phase is Phase.OPEN  # here at once
-    assert node.phase() is Phase.OPEN
+    assert node.workers[1].health.breaker.phase is BreakerPhase.OPEN  # here at once
+    assert node.phase() is BreakerPhase.OPEN
     assert not any(worker.passes() for worker in node.workers)
     assert node.workers[2].health.breaker.wait() == pytest.approx(4.9, abs=0.02)
-    assert [worker.events for worker in node.workers] == [[], [Event.OPENED], []]
+    assert [worker.events for worker in node.workers] == [[], [HealthEvent.OPENED], []]
 
 
 def test_few_errors_among_many_successes_open_nothing() -> None:
@@ -428,26 +428,26 @@ def test_few_errors_among_many_successes_open_nothing() -> None:
     for number in range(1000):
         node.workers[number % 3].answers(0, 500 if number % 3 == 0 else 200)
         node.passes(0.01)
-    assert node.phase() is Phase.CLOSED
+    assert node.phase() is BreakerPhase.CLOSED
 
 
 def opened(node: Node) -> None:
     for number in range(40):
         node.workers[number % 3].fails(0)
-    assert node.phase() is Phase.OPEN
+    assert node.phase() is BreakerPhase.OPEN
 
 
 def test_a_half_open_breaker_lets_probes_pass_counted_on_the_node_and_closes_when_all_are_well() -> None:
     node = Node(breaker=BREAKER)
     opened(node)
     node.passes(5.0)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     assert [node.workers[number % 3].passes() for number in range(12)] == [True] * 3 + [False] * 9
     node.workers[0].answers(0)
     node.workers[1].answers(0)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     node.workers[2].answers(0)
-    assert node.phase() is Phase.CLOSED
+    assert node.phase() is BreakerPhase.CLOSED
     assert all(worker.passes() for worker in node.workers * 10)
 
 
@@ -455,16 +455,16 @@ def test_one_failed_probe_opens_it_again() -> None:
     node = Node(breaker=BREAKER)
     opened(node)
     node.passes(5.0)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     assert node.workers[0].passes()
     assert node.workers[1].passes()
     node.workers[0].answers(0)
     node.workers[1].answers(0, 502)
-    assert node.phase() is Phase.OPEN
+    assert node.phase() is BreakerPhase.OPEN
     node.passes(4.7)
-    assert node.phase() is Phase.OPEN
+    assert node.phase() is BreakerPhase.OPEN
     node.passes(0.2)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     assert [node.workers[number % 3].passes() for number in range(5)] == [True] * 3 + [False] * 2
 
 
@@ -472,12 +472,12 @@ def test_attempts_from_before_it_opened_decide_nothing() -> None:
     node = Node(breaker=BREAKER)
     opened(node)
     node.passes(5.0)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     for worker in node.workers * 3:
         worker.answers(0, seconds=5.5)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     node.workers[0].fails(0, seconds=5.5)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
 
 
 def test_probes_that_come_to_nothing_are_made_up_for() -> None:
@@ -485,16 +485,16 @@ def test_probes_that_come_to_nothing_are_made_up_for() -> None:
     node = Node(breaker=BREAKER)
     opened(node)
     node.passes(5.0)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     node.passes(100.0)  # it waits for somebody to ask
     assert [worker.passes() for worker in node.workers * 2] == [True] * 3 + [False] * 3
     node.passes(4.9)
     assert not any(worker.passes() for worker in node.workers)
     node.passes(1.2)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     assert [worker.passes() for worker in node.workers * 2] == [True] * 3 + [False] * 3
     node.workers[0].fails(0, seconds=5.5)
-    assert node.phase() is Phase.OPEN
+    assert node.phase() is BreakerPhase.OPEN
 
 
 def test_it_stays_open_when_the_worker_that_opened_it_is_killed() -> None:
@@ -504,23 +504,23 @@ def test_it_stays_open_when_the_worker_that_opened_it_is_killed() -> None:
     node.shared.clear_gauges(opener)
     node.workers.pop(opener)
     node.words.changed(node.shared.supervisor)
-    assert node.phase() is Phase.OPEN
+    assert node.phase() is BreakerPhase.OPEN
 
 
 def test_after_it_has_closed_the_window_begins_anew() -> None:
     node = Node(breaker=BREAKER)
     opened(node)
     node.passes(5.0)
-    assert node.phase() is Phase.HALF_OPEN
+    assert node.phase() is BreakerPhase.HALF_OPEN
     for worker in node.workers:
         assert worker.passes()
         worker.answers(0)
-    assert node.phase() is Phase.CLOSED
+    assert node.phase() is BreakerPhase.CLOSED
     for _ in range(19):
         node.workers[0].fails(0)
-    assert node.phase() is Phase.CLOSED
+    assert node.phase() is BreakerPhase.CLOSED
     node.workers[0].fails(0)
-    assert node.phase() is Phase.OPEN
+    assert node.phase() is BreakerPhase.OPEN
 
 
 def test_whoever_follows_is_settled_once_per_change() -> None:

@@ -14,12 +14,12 @@ import pytest
 from fastgw.config.base.value_types import parse_url
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.runtime.control import health_checker
 from fastgw.runtime.control.health_checker import AT_ONCE, Checks
-from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import Layout, Shared
-from fastgw.shm.slot_assignment import Names, Places, first
+from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from fastgw.upstream.connections.connect import ConnectFailed
 from fastgw.upstream.health import active_check as checks
 from fastgw.upstream.health.active_check import CannotCheck, Check
@@ -31,8 +31,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready"
 
 
 @asynccontextmanager
-async def ground() -> AsyncIterator[Ground]:
-    made = Ground(asyncio.get_running_loop())
+async def ground() -> AsyncIterator[WorkerLoop]:
+    made = WorkerLoop(asyncio.get_running_loop())
     made.start()
     yield made
     made.close()
@@ -232,21 +232,21 @@ class Told:
 
 
 class Node:
-    def __init__(self, on: Ground) -> None:
+    def __init__(self, on: WorkerLoop) -> None:
         layout = Layout()
         self.words = HealthWords(layout)
         self.shared = Shared.create(layout, 1)
         self.on = on
-        self.places = Places()
+        self.places = SlotTable()
         self.checks = Checks(on, self.shared, self.words)
 
     def follow(self, upstreams: Mapping[str, settings.Upstream], generation: int = 1) -> None:
         labels = {name: [f"{each.url.host}:80" for each in upstream.targets] for name, upstream in upstreams.items()}
-        names = Names(upstreams=labels)
+        names = SlotNames(upstreams=labels)
         self.places = first(names) if generation == 1 else self.places.following(names, generation, generation)
         self.checks.follow(upstreams, self.places, {})
 
-    def verdict(self, name: str) -> Verdict:
+    def verdict(self, name: str) -> HealthVerdict:
         place = self.places.targets[f"users {name}:80"]
         return self.checks.judged(place)
 
@@ -281,19 +281,19 @@ def in_control(test: Callable[..., Any]) -> Any:
 async def test_thresholds_and_what_is_told(node: Node, told: Told, caplog: pytest.LogCaptureFixture) -> None:
     """The first good answer is enough for a new one; then it takes as many as are configured."""
     node.follow(users("a", "b", healthy_threshold=3, unhealthy_threshold=2))
-    await until(lambda: node.verdict("a") is node.verdict("b") is Verdict.HEALTHY)
+    await until(lambda: node.verdict("a") is node.verdict("b") is HealthVerdict.HEALTHY)
     changes = node.changes
     told.wrong["a"] = "status 500"
     asked = told.asked["a"]
-    await until(lambda: node.verdict("a") is Verdict.UNHEALTHY)
+    await until(lambda: node.verdict("a") is HealthVerdict.UNHEALTHY)
     assert told.asked["a"] >= asked + 2
     assert node.changes == changes + 1
     assert node.checks.problems() == {"users a:80": "status 500"}
     told.wrong.clear()
     asked = told.asked["a"]
-    await until(lambda: node.verdict("a") is Verdict.HEALTHY)
+    await until(lambda: node.verdict("a") is HealthVerdict.HEALTHY)
     assert told.asked["a"] >= asked + 3
-    assert node.checks.told()["users"].targets == {**dict.fromkeys(Verdict, 0), Verdict.HEALTHY: 2}
+    assert node.checks.told()["users"].targets == {**dict.fromkeys(HealthVerdict, 0), HealthVerdict.HEALTHY: 2}
     assert [each.message for each in caplog.records] == [
         "upstream users: a:80 is unhealthy: status 500",
         "upstream users: a:80 is healthy again",
@@ -304,7 +304,7 @@ async def test_thresholds_and_what_is_told(node: Node, told: Told, caplog: pytes
 async def test_a_target_is_checked_on_over_reloads_and_one_that_goes_is_forgotten(node: Node, told: Told) -> None:
     told.wrong["b"] = "status 500"
     node.follow(users("a", "b"))
-    await until(lambda: node.verdict("b") is Verdict.UNHEALTHY)
+    await until(lambda: node.verdict("b") is HealthVerdict.UNHEALTHY)
     place = node.places.targets["users b:80"]
     before = dict(node.checks._running)
     node.follow(users("a", "b", "c"), generation=2)
@@ -312,7 +312,7 @@ async def test_a_target_is_checked_on_over_reloads_and_one_that_goes_is_forgotte
     assert node.checks._running["users b:80"] is before["users b:80"]
     changes = node.changes
     node.follow(users("a", "c"), generation=3)
-    await until(lambda: node.words.judged(node.shared.supervisor, place) == (Verdict.UNKNOWN, 0.0))
+    await until(lambda: node.words.judged(node.shared.supervisor, place) == (HealthVerdict.UNKNOWN, 0.0))
     assert node.changes > changes
     asked = told.asked["b"]
     await until(lambda: told.asked["c"] > 20)
@@ -323,11 +323,11 @@ async def test_a_target_is_checked_on_over_reloads_and_one_that_goes_is_forgotte
 async def test_another_interval_changes_nothing_of_what_is_known(node: Node, told: Told, caplog: Any) -> None:
     told.wrong["a"] = "status 500"
     node.follow(users("a"))
-    await until(lambda: node.verdict("a") is Verdict.UNHEALTHY)
+    await until(lambda: node.verdict("a") is HealthVerdict.UNHEALTHY)
     before = node.checks._running["users a:80"]
     node.follow(users("a", interval=0.003), generation=2)
     await until(lambda: node.checks._running.get("users a:80") not in (None, before))
-    assert node.verdict("a") is Verdict.UNHEALTHY
+    assert node.verdict("a") is HealthVerdict.UNHEALTHY
     assert len(caplog.records) == 1
 
 
@@ -336,7 +336,7 @@ async def test_what_cannot_be_checked_is_not_judged(node: Node, told: Told, capl
     told.wrong["a"] = "cannot"
     node.follow(users("a"))
     await until(lambda: told.asked.get("a", 0) > 5)
-    assert node.verdict("a") is Verdict.UNKNOWN
+    assert node.verdict("a") is HealthVerdict.UNKNOWN
     assert {each.message for each in caplog.records} == {"upstream users: a:80: cannot be checked: no descriptors"}
 
 
@@ -357,15 +357,15 @@ async def test_a_control_process_goes_on_with_what_the_one_before_it_knew(node: 
     """A verdict that still holds is not told once more, and no good answer too few brings a target back."""
     told.wrong["a"] = "status 500"
     node.follow(users("a", interval=5.0, unhealthy_threshold=1))
-    await until(lambda: node.verdict("a") is Verdict.UNHEALTHY)
+    await until(lambda: node.verdict("a") is HealthVerdict.UNHEALTHY)
     node.checks.stop()
     told.wrong.clear()
     after = Checks(node.on, node.shared, node.words)
     after.follow(users("a", healthy_threshold=2), node.places, {})
     asked = told.asked["a"]
     await until(lambda: told.asked["a"] == asked + 1)
-    assert node.verdict("a") is Verdict.UNHEALTHY
-    await until(lambda: node.verdict("a") is Verdict.HEALTHY)
+    assert node.verdict("a") is HealthVerdict.UNHEALTHY
+    await until(lambda: node.verdict("a") is HealthVerdict.HEALTHY)
     after.stop()
     assert [each.message for each in caplog.records] == [
         "upstream users: a:80 is unhealthy: status 500",

@@ -11,13 +11,23 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgw.jose import ALGORITHMS, Expected, KeySet, Refused, Rules, check_claims, read_set, read_token, verify
+from fastgw.jose import (
+    ALGORITHMS,
+    Expected,
+    KeySet,
+    TokenRefused,
+    TokenRules,
+    check_claims,
+    read_set,
+    read_token,
+    verify,
+)
 from fastgw.jose.keys import read_jwk
 from tests.support.tokens import Signer, b64, claims_of, compact, key_set, signer
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "jws.json").read_text())
-ALL = Rules(frozenset(ALGORITHMS))
-RULES = Rules(frozenset({"RS256"}))
+ALL = TokenRules(frozenset(ALGORITHMS))
+RULES = TokenRules(frozenset({"RS256"}))
 EXPECTED = Expected("https://idp.example", frozenset({"api"}), leeway=5.0)
 RS, ES, ED, HS = signer("RS256", "one"), signer("ES256", "two"), signer("EdDSA", "three"), signer("HS256", "four")
 KEYS = read_set(key_set(RS, ES, ED))
@@ -25,7 +35,9 @@ NOW = time.time()
 CLAIMS = json.dumps(claims_of()).encode()
 
 
-def judged(token: bytes, rules: Rules = RULES, keys: KeySet = KEYS, expected: Expected = EXPECTED) -> dict[str, Any]:
+def judged(
+    token: bytes, rules: TokenRules = RULES, keys: KeySet = KEYS, expected: Expected = EXPECTED
+) -> dict[str, Any]:
     """As the filter does: take it apart, verify it, only then read what it says."""
     signed = read_token(token, rules)
     verify(signed, keys)
@@ -49,21 +61,23 @@ def test_a_bit_that_is_changed_in_a_token_of_the_rfcs_is_noticed(vector: dict[st
     segments = vector["token"].encode().split(b".")
     first = segments[segment][:1]
     segments[segment] = (b"e" if first != b"e" else b"f") + segments[segment][1:]
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         verify(read_token(b".".join(segments), ALL), keys)
 
 
 def test_the_unsigned_token_of_the_rfc_is_refused() -> None:
     """RFC 7515 appendix A.5."""
     claims = VECTORS[0]["token"].split(".")[1].encode()
-    with pytest.raises(Refused, match="not signed"):
+    with pytest.raises(TokenRefused, match="not signed"):
         read_token(b"eyJhbGciOiJub25lIn0." + claims + b".", ALL)
 
 
 @pytest.mark.parametrize("alg", ALGORITHMS)
 def test_a_good_token_of_every_algorithm_is_taken(alg: str) -> None:
     made = signer(alg, "key")
-    claims = judged(made.token({"scope": "read"}), Rules(frozenset({alg})), read_set(key_set(made), symmetric=True))
+    claims = judged(
+        made.token({"scope": "read"}), TokenRules(frozenset({alg})), read_set(key_set(made), symmetric=True)
+    )
     assert (claims["sub"], claims["scope"]) == ("alice", "read")
 
 
@@ -75,7 +89,7 @@ def test_a_key_serves_no_algorithm_but_those_of_its_type_and_curve(alg: str) -> 
     assert key.algorithms == like
     for other in set(ALGORITHMS) - like:
         token = made.token(header={"alg": other})
-        with pytest.raises(Refused, match="does not fit its key"):
+        with pytest.raises(TokenRefused, match="does not fit its key"):
             verify(read_token(token, ALL), KeySet([key]))
 
 
@@ -248,7 +262,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 def test_a_hostile_token_is_refused_and_the_reason_told_without_showing_it(name: str) -> None:
     """By RFC 7515 to 7519, 7797 and 8725."""
     token, reason = HOSTILE[name]
-    with pytest.raises(Refused, match=reason) as refused:
+    with pytest.raises(TokenRefused, match=reason) as refused:
         judged(token)
     segments = [segment.decode("latin-1") for segment in token.split(b".") if len(segment) > 8]
     assert not [segment for segment in segments if segment in str(refused.value)]
@@ -276,9 +290,9 @@ HOSTILE_EC: dict[str, bytes] = {
 @pytest.mark.parametrize("name", HOSTILE_EC)
 def test_a_hostile_signature_of_ecdsa_is_refused(name: str) -> None:
     """RFC 7518 section 3.4: R and S, each exactly as long as the curve's order, and none of them out of range."""
-    rules = Rules(frozenset({"ES256"}))
+    rules = TokenRules(frozenset({"ES256"}))
     assert judged(ES.token(), rules)["sub"] == "alice"
-    with pytest.raises(Refused, match="signature is wrong"):
+    with pytest.raises(TokenRefused, match="signature is wrong"):
         judged(HOSTILE_EC[name], rules)
 
 
@@ -289,17 +303,17 @@ def test_a_signature_of_ed25519_that_is_moved_by_the_order_is_refused() -> None:
     def moved(made: bytes) -> bytes:
         return made[:32] + (int.from_bytes(made[32:], "little") + order).to_bytes(32, "little")
 
-    rules = Rules(frozenset({"EdDSA"}))
+    rules = TokenRules(frozenset({"EdDSA"}))
     assert judged(ED.token(), rules)["sub"] == "alice"
     for change in (moved, lambda made: made + b"\0", lambda made: made[:63], lambda made: bytes(64)):
-        with pytest.raises(Refused, match="signature is wrong"):
+        with pytest.raises(TokenRefused, match="signature is wrong"):
             judged(signature(change, ED), rules)
 
 
 def test_a_public_key_is_no_secret_even_where_both_kinds_of_algorithms_are_accepted() -> None:
     """RFC 8725 section 2.1: the key, not the token, says which kind of algorithm it serves."""
-    both = Rules(frozenset({"RS256", "HS256"}))
-    with pytest.raises(Refused, match="does not fit its key"):
+    both = TokenRules(frozenset({"RS256", "HS256"}))
+    with pytest.raises(TokenRefused, match="does not fit its key"):
         judged(with_public_key_as_secret(), both)
     assert judged(HS.token(), both, read_set(key_set(RS, HS), symmetric=True))["sub"] == "alice"
 
@@ -317,18 +331,18 @@ def test_a_key_that_a_token_brings_or_names_is_neither_trusted_nor_a_reason_to_r
     """RFC 7515 section 4.1. Servers of SAP and Cloud Foundry send `jku` in every token."""
     foreign = {name: FOREIGN[name]}
     assert judged(RS.token(header=foreign))["sub"] == "alice"
-    with pytest.raises(Refused, match="signature is wrong"):
+    with pytest.raises(TokenRefused, match="signature is wrong"):
         judged(signer("RS256", "other").token(header={"kid": "one", **foreign}))
-    with pytest.raises(Refused, match="not known here"):
+    with pytest.raises(TokenRefused, match="not known here"):
         judged(signer("RS256", "other").token(header={"kid": "other", **foreign}))
-    with pytest.raises(Refused, match=f"`{name}`"):
+    with pytest.raises(TokenRefused, match=f"`{name}`"):
         judged(RS.token(header=foreign), RULES._replace(foreign_keys_refused=True))
 
 
 @pytest.mark.parametrize("name", FOREIGN)
 def test_an_extension_that_must_be_understood_is_refused_beside_a_key_that_is_ignored(name: str) -> None:
     """RFC 7515 section 4.1.11: also where `crit` lists the very parameter, which the RFC forbids."""
-    with pytest.raises(Refused, match="`crit`"):
+    with pytest.raises(TokenRefused, match="`crit`"):
         judged(header_with(crit=[name], **{name: FOREIGN[name]}))
 
 
@@ -357,7 +371,7 @@ def test_a_type_and_a_kid_can_be_required() -> None:
         (header_with(typ=None), "no `typ`"),
         (header_with(typ="at+jwt", kid=None), "no `kid`"),
     ):
-        with pytest.raises(Refused, match=reason):
+        with pytest.raises(TokenRefused, match=reason):
             judged(token, only_access)
 
 
@@ -365,7 +379,7 @@ def test_a_token_without_kid_is_tried_with_every_key_that_fits_but_not_with_any_
     token = RS.token(header={"kid": None})
     assert judged(token, keys=read_set(key_set(signer("RS256", "other"), ES, RS)))["sub"] == "alice"
     many = KeySet([read_jwk(RS.jwk | {"kid": f"{place}"}) for place in range(9)])
-    with pytest.raises(Refused, match="too many keys"):
+    with pytest.raises(TokenRefused, match="too many keys"):
         judged(token, keys=many)
 
 
@@ -373,7 +387,7 @@ def test_a_kid_leads_to_keys_of_that_name_and_only_where_there_is_none_to_those_
     nameless = RS.jwk | {"kid": "x"}
     del nameless["kid"]
     assert judged(RS.token(header={"kid": "new"}), keys=read_set(key_set(nameless)))["sub"] == "alice"
-    with pytest.raises(Refused, match="signature is wrong"):
+    with pytest.raises(TokenRefused, match="signature is wrong"):
         judged(RS.token(), keys=read_set(key_set(nameless, signer("RS256", "other").jwk | {"kid": "one"})))
     twins = read_set(key_set(ES.jwk | {"kid": "same"}, RS.jwk | {"kid": "same"}))  # RFC 7517 section 4.5 allows it
     assert judged(RS.token(header={"kid": "same"}), keys=twins)["sub"] == "alice"
@@ -389,7 +403,7 @@ PIECES = st.one_of(
 @given(st.lists(PIECES, max_size=6).map(b".".join))
 @example(b"..")
 def test_whatever_comes_is_refused_in_words_and_nothing_else_is_raised(token: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(token, ALL)
 
 
@@ -407,7 +421,7 @@ def test_a_header_of_any_values_is_taken_or_refused_in_words(header: dict[str, A
     raw = json.dumps({"alg": "RS256"} | header).encode()
     try:
         signed = read_token(b64(raw) + b".e30.AAAA", RULES)
-    except Refused:
+    except TokenRefused:
         return
     assert signed.alg == "RS256"
     assert signed.header.keys().isdisjoint({"crit", "b64", "enc", "zip"})
@@ -417,7 +431,7 @@ def test_a_header_of_any_values_is_taken_or_refused_in_words(header: dict[str, A
 def test_claims_of_any_values_are_taken_or_refused_in_words(claims: dict[str, Any]) -> None:
     try:
         good_until = check_claims(claims, EXPECTED, NOW)
-    except Refused:
+    except TokenRefused:
         return
     assert good_until > NOW
     assert claims["iss"] == "https://idp.example"
@@ -433,5 +447,5 @@ def test_a_token_that_is_changed_anywhere_is_never_taken(place: int, at: int, pu
     segments[place] = before[:at] + put + before[at + 1 :]
     if segments[place] == before:
         return
-    with pytest.raises(Refused):
+    with pytest.raises(TokenRefused):
         judged(b".".join(segments))

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from fastgw.config import ConfigError, Loaded, effective, load, load_sources
 from fastgw.config.base.value_types import parse_url
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.kyma.names import access_service, normalized, why_not_there
 from fastgw.config.kyma.objects import ObjectFile
 from fastgw.config.kyma.services import KymaService, services_in
@@ -731,7 +731,7 @@ def test_a_new_file_that_cannot_be_read_is_left_out_and_the_rest_is_taken(tmp_pa
     now = read_again(before, away)
     assert now == before, "the pattern finds what it found"
     assert away[str(new)] == f"{new}: cannot be read: No such file or directory"
-    with pytest.raises(Flaw, match="cannot be read"):
+    with pytest.raises(SyntaxProblem, match="cannot be read"):
         read_again(before)
 
 

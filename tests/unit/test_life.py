@@ -10,7 +10,7 @@ from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.supervisor import lifecycle as module
 from fastgw.runtime.supervisor.children import Children
-from fastgw.runtime.supervisor.lifecycle import REPEATED, STOP_GRACE, Life, Phase
+from fastgw.runtime.supervisor.lifecycle import REPEATED, STOP_GRACE, Lifecycle, LifecyclePhase
 from tests.support.gateway import messages
 from tests.support.node import Crew, close_node, commons_of, sealed_document
 
@@ -39,7 +39,7 @@ class Node(Crew):
             slot.child = child
         self.slots.control.child = self.control
         self.control.column = None
-        self.life = Life(self.commons, self.slots, Notifier(""))
+        self.life = Lifecycle(self.commons, self.slots, Notifier(""))
 
     def dies(self, index: int) -> None:
         self.slots.workers[index].child = None
@@ -79,14 +79,19 @@ def delayed() -> Iterator[Node]:
 
 
 def test_who_serves_is_ready_and_waits_for_nothing(node):
-    assert (node.life.phase, node.life.goes_on, node.life.due_at, node.is_ready) == (Phase.SERVING, True, inf, True)
+    assert (node.life.phase, node.life.goes_on, node.life.due_at, node.is_ready) == (
+        LifecyclePhase.SERVING,
+        True,
+        inf,
+        True,
+    )
 
 
 def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     node.life.terminate("SIGTERM")
     assert not node.is_ready
     node.life.look(clock.now)
-    assert node.life.phase is Phase.DRAINING
+    assert node.life.phase is LifecyclePhase.DRAINING
     assert [node.told(child) for child in node.children] == [[Drain], [Drain], []]
     assert node.life.due_at == clock.now + 300 + STOP_GRACE
     node.life.has_drained(Drained(generation=1, drained=2, cut=0))
@@ -103,25 +108,25 @@ def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
 
 def test_for_a_while_only_readiness_is_off(delayed, clock):
     delayed.life.terminate("SIGTERM")
-    assert (delayed.is_ready, delayed.life.phase, delayed.life.goes_on) == (False, Phase.SERVING, False)
+    assert (delayed.is_ready, delayed.life.phase, delayed.life.goes_on) == (False, LifecyclePhase.SERVING, False)
     assert delayed.life.due_at == clock.now + 5
     clock.now += 4.9
     delayed.life.look(clock.now)
-    assert delayed.life.phase is Phase.SERVING
+    assert delayed.life.phase is LifecyclePhase.SERVING
     assert [delayed.told(child) for child in delayed.children] == [[], [], []]
     clock.now += 0.2
     delayed.life.look(clock.now)
-    assert delayed.life.phase is Phase.DRAINING
+    assert delayed.life.phase is LifecyclePhase.DRAINING
 
 
 def test_who_signals_process_and_group_is_not_impatient_and_who_comes_back_is(delayed, clock):
     delayed.life.terminate("SIGTERM")
     clock.now += REPEATED - 0.1
     delayed.life.terminate("SIGTERM")
-    assert delayed.life.phase is Phase.SERVING
+    assert delayed.life.phase is LifecyclePhase.SERVING
     clock.now += 0.1
     delayed.life.terminate("SIGTERM")
-    assert delayed.life.phase is Phase.STOPPING
+    assert delayed.life.phase is LifecyclePhase.STOPPING
     assert [delayed.told(child) for child in delayed.children] == [[Stop], [Stop], [Stop]]
 
 
@@ -130,10 +135,10 @@ def test_a_first_signal_after_another_wish_to_leave_is_no_impatience(node, clock
     node.life.look(clock.now)
     clock.now += 10
     node.life.terminate("SIGTERM")
-    assert node.life.phase is Phase.DRAINING
+    assert node.life.phase is LifecyclePhase.DRAINING
     clock.now += 10
     node.life.terminate("SIGTERM")
-    assert node.life.phase is Phase.STOPPING
+    assert node.life.phase is LifecyclePhase.STOPPING
 
 
 def test_who_asks_again_to_leave_changes_nothing(delayed, clock, capfd):
@@ -178,5 +183,5 @@ def test_who_was_sent_away_before_is_not_told_to_drain_again(node, clock):
 def test_a_start_that_is_interrupted_ends_at_once():
     node = Node("5s")
     node.life.terminate("SIGTERM")
-    assert node.life.phase is Phase.STOPPING
+    assert node.life.phase is LifecyclePhase.STOPPING
     node.close()

@@ -17,7 +17,7 @@ import dns.rrset
 import pytest
 
 from fastgw import config
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources import dns_targets, files
 from fastgw.config.sources.dns_targets import is_lookup, looked_up, lookup_name, turn_of
 from fastgw.config.sources.files import read_again
@@ -261,7 +261,7 @@ def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch:
         clock.append(1000.0 + quarter / 4)
         if watch.changed():
             looked_at.append(clock[-1] - 1000.0)
-            with pytest.raises(Flaw):
+            with pytest.raises(SyntaxProblem):
                 looked_up(name)
             watch.changed()  # what was just tried is not tried at once again
     assert looked_at == [0.0, 1.0, 3.0, 7.0, 12.0, 17.0]  # 1, 2, 4 and 5 s: never more than the interval
@@ -269,7 +269,7 @@ def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch:
     looked_up(name)
     assert turn_of(name) == str(int(clock[-1] / 5.0))
     monkeypatch.setattr(socket, "getaddrinfo", addresses())
-    with pytest.raises(Flaw):
+    with pytest.raises(SyntaxProblem):
         looked_up(lookup_name("dns", "a..b", 1, "http", 5.0))
     watch.watch([name])
     assert not dns_targets._failed  # of a name that nobody looks up any more
@@ -277,9 +277,9 @@ def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch:
 
 def test_names_of_files_are_none() -> None:
     assert not any(map(is_lookup, ("/etc/targets.yaml", "dns", "srv:x", "/dns://x")))
-    with pytest.raises(Flaw, match="cannot be looked up"):
+    with pytest.raises(SyntaxProblem, match="cannot be looked up"):
         looked_up("dns://nowhere.invalid:1?scheme=http&interval=1")
     for name in ("a..b", f"{'a' * 64}.test"):
-        with pytest.raises(Flaw, match=" cannot be looked up: "):
+        with pytest.raises(SyntaxProblem, match=" cannot be looked up: "):
             looked_up(f"dns://{name}:80?scheme=http&interval=1")
     assert json.loads(looked_up("dns://127.0.0.1:1?scheme=http&interval=1")) == [{"url": "http://127.0.0.1:1"}]

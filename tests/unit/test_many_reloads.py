@@ -14,16 +14,16 @@ from typing import Any
 import uvloop
 
 from fastgw.config import Loaded, load_text
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters import TYPES
 from fastgw.filters.api import Services
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import Gateway
 from fastgw.routing.table import Steps
 from fastgw.runtime.ipc.channel import Prepare
-from fastgw.runtime.node.config_snapshot import Base, accept, seal
+from fastgw.runtime.node.config_snapshot import PreviousGeneration, accept, seal
 from fastgw.runtime.worker.sliced_work import Slices
-from fastgw.runtime.worker.table_swap import Changing
+from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.shm.memory import Shared
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
@@ -85,7 +85,7 @@ class Worker:
     def __init__(self, documents: list[Loaded]) -> None:
         loop = asyncio.get_running_loop()
         self.documents = documents
-        self.ground = Ground(loop)
+        self.ground = WorkerLoop(loop)
         self.ground.start()
         self.services = Services(
             self.ground, Fetcher(self.ground), Feeds({}, lambda key, seen: None), own_table(), own_counts()
@@ -97,7 +97,7 @@ class Worker:
         gateway.start(self.services, self.column)
         self.before = accept(first, generation=1, date=1.0, source="api", places=self.places, workers=1, base=None)
         self.ready = 0
-        self.changing = Changing(Slices(loop), gateway, 1, self._starting, self._prepared, self._refused)
+        self.changing = TableSwap(Slices(loop), gateway, 1, self._starting, self._prepared, self._refused)
 
     def _starting(self, gateway: Gateway) -> Steps[None]:
         return gateway.starting(self.services, self.column)
@@ -116,7 +116,7 @@ class Worker:
             source="api",
             places=self.places,
             workers=1,
-            base=Base(self.before, self.before.config()),
+            base=PreviousGeneration(self.before, self.before.config()),
         )
         self.changing.prepare(Prepare(generation=generation, listeners=[]), seal(self.before))
         await until(lambda: self.ready == generation)

@@ -14,7 +14,7 @@ from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, wanted
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as config
-from fastgw.downstream.tls.connection import Outcome
+from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.filters.policies.size import Size
 from fastgw.gateway.compiler import compile as compiled
 from fastgw.gateway.tables import Gateway
@@ -24,11 +24,11 @@ from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, series_of
 from fastgw.redis import availability
 from fastgw.runtime.control.health_checker import OfUpstream
 from fastgw.runtime.node.metrics import FAMILIES, Exposition
-from fastgw.runtime.node.shm_layout import Words
-from fastgw.shm.health_words import Verdict
+from fastgw.runtime.node.shm_layout import ShmLayout
+from fastgw.shm.health_words import HealthVerdict
 from fastgw.shm.memory import Shared
-from fastgw.shm.slot_assignment import MAX_CONSUMERS, Names
-from fastgw.upstream.health.circuit_breaker import Phase
+from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames
+from fastgw.upstream.health.circuit_breaker import BreakerPhase
 
 BEGUN = 1_700_000_000.0
 
@@ -49,7 +49,7 @@ class Node:
             ),
             workers=2,
         )
-        self.words = Words(self.gateway)
+        self.words = ShmLayout(self.gateway)
         self.shared = Shared.create(self.gateway.layout, columns=2)
         self.own = self.shared.columns[0]
         self.own.words[self.words.pid] = os.getpid()
@@ -68,7 +68,7 @@ class Node:
             *(self.gateway.series, self.shared, self.words, BEGUN),
             lambda: ([shown], verifiers),
             lambda: feeds,
-            lambda: {"users": OfUpstream({Verdict.HEALTHY: 2, Verdict.EJECTED: 1}, Phase.OPEN)},
+            lambda: {"users": OfUpstream({HealthVerdict.HEALTHY: 2, HealthVerdict.EJECTED: 1}, BreakerPhase.OPEN)},
             lambda: {"at_a_time": (10, 3)},
         )
 
@@ -253,7 +253,7 @@ def test_names_change_when_the_generation_is_committed_and_not_before(node: Node
     """A scrape between two words of the supervisor never shows the counts of one name under another."""
     node.finish("user")
     names, places = node.gateway.names, node.gateway.places
-    after = places.following(Names(names.listeners, ["late"], names.upstreams), 2, oldest=1)
+    after = places.following(SlotNames(names.listeners, ["late"], names.upstreams), 2, oldest=1)
     node.exposition.prepare(2, series_of(after))
 
     def routes() -> Sequence[str]:
@@ -294,7 +294,7 @@ def test_consumers_are_counted_by_name_and_others_together() -> None:
 
 def test_handshakes_are_told_by_how_they_ended(node: Node) -> None:
     ended = node.words.shaken(node.own)
-    ended[Outcome.FULL], ended[Outcome.RESUMED], ended[Outcome.CERTIFICATE_MISSING] = 5, 2, 3
+    ended[HandshakeOutcome.FULL], ended[HandshakeOutcome.RESUMED], ended[HandshakeOutcome.CERTIFICATE_MISSING] = 5, 2, 3
     assert node.value("fastgw_tls_handshakes_total") == 7
     assert node.value("fastgw_tls_resumptions_total") == 2
     assert node.value("fastgw_tls_handshake_failures_total", fault="certificate_missing") == 3

@@ -15,8 +15,8 @@ import pytest
 from fastgw.observe import Observer, Series, observer
 from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, claimed
 from fastgw.observe.metrics.totals import totals
-from fastgw.observe.recorder import Forgotten
-from fastgw.shm.slot_assignment import Names, Places, first
+from fastgw.observe.recorder import LazyDisposal
+from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from tests.unit.test_observe_ended import WAYS, Named, over
 from tests.unit.test_observe_logs import AccessLog, wait_until
 
@@ -31,13 +31,13 @@ class Worker:
     """An observer whose names change."""
 
     def __init__(self, routes: list[str], *sinks: Path) -> None:
-        self.places = first(Names(["public"], routes))
+        self.places = first(SlotNames(["public"], routes))
         self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self.observer = Observer(logs=logs(*sinks), column=self.column, series=Series(self.places, []))
 
     def adopt(self, routes: list[str], *sinks: Path) -> None:
         generation = self.places.generation + 1
-        self.places: Places = self.places.following(Names(["public"], routes), generation, generation - 1)
+        self.places: SlotTable = self.places.following(SlotNames(["public"], routes), generation, generation - 1)
         self.observer.adopt(logs(*sinks), Series(self.places, []))
 
     def finish(self, name: str, times: int = 1) -> None:
@@ -157,7 +157,7 @@ def test_what_was_learned_of_a_thousand_generations_is_let_go() -> None:
 
 def test_what_was_learned_is_let_go_in_pieces() -> None:
     """Each thing that is learned anew lets go of several: what is kept does not grow."""
-    forgotten = Forgotten()
+    forgotten = LazyDisposal()
     most = 0
     for _ in range(100):
         learned: dict[Any, Any] = {}

@@ -24,7 +24,7 @@ from fastgw.observe.access_log import log
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.metrics.totals import totals
-from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.slot_assignment import SlotNames, first
 from tests.unit.test_observe_ended import WAYS, over
 
 Process = subprocess.Popen[str]
@@ -41,7 +41,7 @@ class Worker:
     """An observer with its column, and what it has dropped."""
 
     def __init__(self, *sinks: Path | str) -> None:
-        self._series = Series(first(Names(["public"])), [])
+        self._series = Series(first(SlotNames(["public"])), [])
         self._column = memoryview(bytearray(8 * WORDS)).cast("Q")
         logs = [AccessLog(str(sink)) for sink in sinks]
         self.observer = Observer(logs=logs, column=self._column, series=self._series)

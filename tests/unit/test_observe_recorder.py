@@ -17,13 +17,13 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.malformed import Malformed
 from fastgw.observe import Series, record_of
 from fastgw.observe.access_log.formats import JSON_SLOTS, MAX_LINE, json_line, masker
-from fastgw.observe.access_log.line_queue import Held
+from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.metrics.counters import Tally
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
 from fastgw.observe.recorder import MAX_KINDS, Recorder
-from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.slot_assignment import SlotNames, first
 from tests.unit.test_observe_ended import WAYS, Body, Exchange, Named, Response, over
 from tests.unit.test_observe_logs import AccessLog
 
@@ -33,7 +33,7 @@ LISTENERS = [Named("public"), Named("gone")]
 
 
 def series_of(*routes: str) -> Series:
-    return Series(first(Names(["public"], routes, {"users": ()})), [fault.label for fault in Fault])
+    return Series(first(SlotNames(["public"], routes, {"users": ()})), [fault.label for fault in Fault])
 
 
 class Told:
@@ -43,7 +43,7 @@ class Told:
         self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self.tally = Tally(series_of("user", "files"), self.column)
         wanted = [AccessLog("stdout", each, redact) for each in formats or ("json",)]
-        self.logs = [Log(each, self.tally, Held if twin is None else twin.Held) for each in wanted]
+        self.logs = [Log(each, self.tally, LineQueue if twin is None else twin.LineQueue) for each in wanted]
         self.recorder: Any = Recorder(self.tally, self.logs)
         if twin is not None:
             self.recorder = twin.Recorder(self.recorder)
@@ -152,6 +152,8 @@ WORDS_HIDING = st.lists(st.sampled_from([*PIECES, b" ", b" = "]), max_size=8).ma
 
 
 @pytest.mark.parametrize("twin", WAYS)
+@example(path=b"", query=b"", referer=b"", user_agent=b"token[%3D")
+@example(path=b"", query=b"", referer=b"", user_agent=b"token%5Buser:pw@host%3D")
 @given(path=HIDING, query=HIDING, referer=HIDING, user_agent=WORDS_HIDING)
 @settings(max_examples=600)
 def test_what_is_masked_is_what_a_record_masks(

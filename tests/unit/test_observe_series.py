@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.observe import Series, Totals
-from fastgw.observe.metrics.carry_over import Ledger
+from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.counters import Tally
 from fastgw.observe.metrics.families import BOUNDS_S, METHODS
 from fastgw.observe.metrics.series_layout import (
@@ -25,7 +25,7 @@ from fastgw.observe.metrics.series_layout import (
     claimed,
 )
 from fastgw.observe.metrics.totals import totals
-from fastgw.shm.slot_assignment import MAX_ROWS, Names, Places, first
+from fastgw.shm.slot_assignment import MAX_ROWS, SlotNames, SlotTable, first
 
 FAULTS = ["bad_request", "connection_lost"]
 LISTENERS = ["public", "local"]
@@ -33,8 +33,8 @@ LISTENERS = ["public", "local"]
 Kind = tuple[str, str, bytes, int]
 
 
-def names(routes: Iterable[str], upstreams: Iterable[str] = ("users",)) -> Names:
-    return Names(LISTENERS, list(routes), dict.fromkeys(upstreams, ()))
+def names(routes: Iterable[str], upstreams: Iterable[str] = ("users",)) -> SlotNames:
+    return SlotNames(LISTENERS, list(routes), dict.fromkeys(upstreams, ()))
 
 
 def series(routes: Iterable[str] = ("user", "files"), upstreams: Iterable[str] = ("users",)) -> Series:
@@ -202,15 +202,15 @@ class Node:
     def totals(self) -> Totals:
         return totals(self.series, self.columns, self.added, self.returned)
 
-    def prepared(self, wanted: Names) -> Places:
+    def prepared(self, wanted: SlotNames) -> SlotTable:
         generation = self.places.generation + 1
         return self.places.following(wanted, generation, oldest=generation - 1)
 
-    def commit(self, after: Places) -> None:
-        Ledger(self.added, self.returned).carry(self.columns, self.places, after)
+    def commit(self, after: SlotTable) -> None:
+        CounterCarryOver(self.added, self.returned).carry(self.columns, self.places, after)
         self.places = after
 
-    def reload(self, wanted: Names) -> None:
+    def reload(self, wanted: SlotNames) -> None:
         self.commit(self.prepared(wanted))
         for tally in self.tallies:
             tally.adopt(self.series)
@@ -257,9 +257,9 @@ def test_a_worker_that_is_late_to_adopt_gives_no_name_another_ones_counts() -> N
 def test_a_listener_that_is_gone_is_other() -> None:
     node = Node(["user"])
     count(node.tallies[0], listener="public")
-    node.reload(Names(["local"], ["user"]))
+    node.reload(SlotNames(["local"], ["user"]))
     assert node.totals.requests == {("_other", "user", "GET", 200): 1}
-    node.reload(Names(["local", "late"], ["user"]))
+    node.reload(SlotNames(["local", "late"], ["user"]))
     count(node.tallies[1], listener="late")
     assert node.totals.requests == {("_other", "user", "GET", 200): 1, ("late", "user", "GET", 200): 1}
 

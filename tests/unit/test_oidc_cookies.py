@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastgw.filters.policies.oidc.cookie_encryption import Seal
 from fastgw.filters.policies.oidc.cookies import LONGEST, MOST_PIECES, Ambiguous, Jar, clear, put
-from fastgw.filters.policies.oidc.session import Attempt, Sealed, Session
+from fastgw.filters.policies.oidc.session import Attempt, LoginSession, SealedSession
 from fastgw.filters.policies.oidc.urls import LONGEST_RETURN, is_safe, local, parameters_of, with_query
 
 SECRET, OLD = "s" * 32, "o" * 32
@@ -67,11 +67,11 @@ def test_a_short_secret_is_refused_and_not_shown() -> None:
 
 def test_an_attempt_is_no_session() -> None:
     """Either is a key to its own door only."""
-    both = Sealed([SECRET], b"p")
+    both = SealedSession([SECRET], b"p")
     attempt = Attempt.begin(b"/", "https://app.test/callback")
     assert both.attempt(both.seal_attempt(attempt)) == attempt
     assert both.session(both.seal_attempt(attempt)) is None
-    session = Session(b"a.b.c", 1.0, 2.0)
+    session = LoginSession(b"a.b.c", 1.0, 2.0)
     assert both.session(both.seal_session(session)) == session
     assert both.attempt(both.seal_session(session)) is None
 
@@ -82,10 +82,10 @@ def test_pkce_is_as_in_the_example_of_rfc_7636() -> None:
 
 
 def test_a_session_is_refreshed_before_its_access_token_ends() -> None:
-    assert Session(b"", 0.0, 0.0, "a", "r", 1000.0, 1100.0).due_date == 1080.0
-    assert Session(b"", 0.0, 0.0, "a", "r", 1000.0, 4600.0).due_date == 4540.0
-    assert Session(b"", 0.0, 0.0, "a", "", 1000.0, 1100.0).due_date == 0.0
-    assert Session(b"", 0.0, 0.0, "a", "r", 1000.0, 0.0).due_date == 0.0
+    assert LoginSession(b"", 0.0, 0.0, "a", "r", 1000.0, 1100.0).due_date == 1080.0
+    assert LoginSession(b"", 0.0, 0.0, "a", "r", 1000.0, 4600.0).due_date == 4540.0
+    assert LoginSession(b"", 0.0, 0.0, "a", "", 1000.0, 1100.0).due_date == 0.0
+    assert LoginSession(b"", 0.0, 0.0, "a", "r", 1000.0, 0.0).due_date == 0.0
 
 
 # cookies

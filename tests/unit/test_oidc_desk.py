@@ -12,22 +12,32 @@ import pytest
 import uvloop
 
 from fastgw.config.settings.gateway import UpstreamTls
-from fastgw.filters.policies.oidc.refresh_coordinator import Answered, Asked, Desk, Place, Unattended, ask
+from fastgw.filters.policies.oidc.refresh_coordinator import (
+    Answered,
+    CoordinatorUnavailable,
+    RefreshCoordinator,
+    RefreshRequest,
+    SessionPlace,
+    ask,
+)
 from fastgw.upstream.targets.tls import read_tls
 from tests.support.fetching import fetching
 from tests.support.liar import Liar
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[tuple[Desk, Liar]]:
+async def opened() -> AsyncIterator[tuple[RefreshCoordinator, Liar]]:
     with Liar() as liar:
         liar.says["/token"] = 200, b"tokens"
-        async with fetching() as fetcher, Desk(fetcher, read_tls(UpstreamTls(), lambda path: b"")) as desk:
+        async with (
+            fetching() as fetcher,
+            RefreshCoordinator(fetcher, read_tls(UpstreamTls(), lambda path: b"")) as desk,
+        ):
             yield desk, liar
 
 
-def question(desk: Desk, liar: Liar, mark: bytes = b"m", key: str = "") -> Asked:
-    return Asked(key or desk.place.key, mark, f"{liar.url}/token", [(b"X-A", b"b")], b"refresh_token=r")
+def question(desk: RefreshCoordinator, liar: Liar, mark: bytes = b"m", key: str = "") -> RefreshRequest:
+    return RefreshRequest(key or desk.place.key, mark, f"{liar.url}/token", [(b"X-A", b"b")], b"refresh_token=r")
 
 
 def on_both_loops(test: Callable[[], Awaitable[None]]) -> None:
@@ -52,7 +62,7 @@ def test_questions_with_one_mark_are_one() -> None:
 def test_what_had_no_answer_is_asked_again() -> None:
     async def test() -> None:
         async with opened() as (desk, liar):
-            nowhere = Asked(desk.place.key, b"m", "http://127.0.0.1:1/token", [], b"")
+            nowhere = RefreshRequest(desk.place.key, b"m", "http://127.0.0.1:1/token", [], b"")
             failed = await ask(desk.place, nowhere)
             assert (failed.status, failed.body) == (0, b"")
             assert "127.0.0.1:1" in failed.reason
@@ -115,10 +125,10 @@ def test_where_there_is_no_desk_nothing_is_asked() -> None:
     async def test() -> None:
         async with opened() as (desk, liar):
             place, asked = desk.place, question(desk, liar)
-        with pytest.raises(Unattended):
+        with pytest.raises(CoordinatorUnavailable):
             await ask(place, asked)
-        with pytest.raises(Unattended):
-            await ask(Place("never-there", "k"), asked)
+        with pytest.raises(CoordinatorUnavailable):
+            await ask(SessionPlace("never-there", "k"), asked)
 
     on_both_loops(test)
 
@@ -135,7 +145,7 @@ def test_a_question_of_another_version_is_not_answered() -> None:
     on_both_loops(test)
 
 
-def connected(place: Place) -> socket.socket:
+def connected(place: SessionPlace) -> socket.socket:
     made = socket.socket(socket.AF_UNIX)
     made.connect(f"\0{place.name}")
     made.setblocking(False)

@@ -16,7 +16,7 @@ from fastgw.runtime.node.heartbeat_monitor import (
     STACK_S,
 )
 from fastgw.runtime.supervisor import hang_detection
-from fastgw.runtime.supervisor.hang_detection import Overseer
+from fastgw.runtime.supervisor.hang_detection import HangDetector
 from tests.support.node import Crew
 
 KILL, STACK, GO_ON = signal.SIGKILL, signal.SIGUSR2, signal.SIGCONT
@@ -34,7 +34,7 @@ class Watch(Crew):
         self.lateness = 0.0
         self._beat = self._stopped_at = 1
         self._now = 1000.0
-        self._overseer = Overseer(self._beat_of, lambda child: self.lateness, self.hushed.append)
+        self._overseer = HangDetector(self._beat_of, lambda child: self.lateness, self.hushed.append)
         self._overseer._looked_at = self._now
         self.go_on(LOOK_EVERY)
 

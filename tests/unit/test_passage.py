@@ -217,7 +217,7 @@ def test_what_is_all_there_goes_straight(message: bytes, end: bytes) -> None:
     """In one message, framed anew; and what came of its body is told of."""
     play = alike([sends(message)])
     assert play.passing
-    assert "<Passage on <Upstream" in repr(play.client.protocol)
+    assert "<FastPath on <Upstream" in repr(play.client.protocol)
     body = message.partition(b"\r\n\r\n")[2]
     assert play.upstream.received.endswith(b"\r\n" + end + b"Via: 1.1 fastgw\r\n\r\n" + body)
     assert play.upstream.received.lower().count(b"content-length") == bool(end)

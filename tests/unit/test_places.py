@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.shm.slot_assignment import MAX_ROWS, CannotPlace, Names, Places, assign, first, target_name, upstream_of
+from fastgw.shm.slot_assignment import (
+    MAX_ROWS,
+    CannotPlace,
+    SlotNames,
+    SlotTable,
+    assign,
+    first,
+    target_name,
+    upstream_of,
+)
 
 NAMES = st.lists(st.sampled_from("abcdefgh"), max_size=8)
 
@@ -29,10 +38,10 @@ def test_a_place_that_an_older_process_may_write_to_is_never_given_to_another(
     generations: list[tuple[list[str], bool]],
 ) -> None:
     """Whatever is reloaded, and however long some process goes on with what was before."""
-    places, oldest = first(Names(routes=["a"])), 1
+    places, oldest = first(SlotNames(routes=["a"])), 1
     written = {1: places.routes}
     for generation, (routes, lingers) in enumerate(generations, 2):
-        places = places.following(Names(routes=routes), generation, oldest)
+        places = places.following(SlotNames(routes=routes), generation, oldest)
         written[generation] = places.routes
         names: dict[int, set[str]] = {}
         for served in range(oldest, generation + 1):
@@ -45,39 +54,39 @@ def test_a_place_that_an_older_process_may_write_to_is_never_given_to_another(
 
 def test_all_names_may_change_in_each_generation() -> None:
     """As many as there are rows: the others rest meanwhile."""
-    places = first(Names())
+    places = first(SlotNames())
     for generation in range(2, 10):
         names = [f"{generation}-{each}" for each in range(MAX_ROWS)]
-        places = places.following(Names(routes=names), generation, oldest=generation - 1)
+        places = places.following(SlotNames(routes=names), generation, oldest=generation - 1)
         assert list(places.routes) == names
     assert sum(map(len, places.freed.values())) == MAX_ROWS
 
 
 def test_routes_beyond_the_rows_are_counted() -> None:
     names = [f"r{each}" for each in range(MAX_ROWS + 7)]
-    places = first(Names(routes=names, upstreams=dict.fromkeys(names, ("t:1",))))
+    places = first(SlotNames(routes=names, upstreams=dict.fromkeys(names, ("t:1",))))
     assert (len(places.routes), places.routes_folded) == (MAX_ROWS, 7)
     assert (len(places.upstream_rows), places.upstreams_folded, len(places.upstreams)) == (MAX_ROWS, 7, MAX_ROWS + 7)
 
 
 def test_an_upstreams_place_is_kept_as_long_as_something_counts_on_it() -> None:
-    places = first(Names(upstreams={"a": ()}))
-    places = places.following(Names(upstreams={"b": ()}), 2, oldest=1)
-    held = places.following(Names(upstreams={"b": (), "c": ()}), 3, oldest=2, is_held=lambda place: place == 0)
+    places = first(SlotNames(upstreams={"a": ()}))
+    places = places.following(SlotNames(upstreams={"b": ()}), 2, oldest=1)
+    held = places.following(SlotNames(upstreams={"b": (), "c": ()}), 3, oldest=2, is_held=lambda place: place == 0)
     assert held.upstreams == {"b": 1, "c": 2}
-    assert places.following(Names(upstreams={"b": (), "c": ()}), 3, oldest=2).upstreams == {"b": 1, "c": 0}
+    assert places.following(SlotNames(upstreams={"b": (), "c": ()}), 3, oldest=2).upstreams == {"b": 1, "c": 0}
 
 
 def test_what_finds_no_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastgw.shm.slot_assignment.MAX_LISTENERS", 2)
     with pytest.raises(CannotPlace, match="1 of 3 listeners"):
-        first(Names(listeners=["a", "b", "c"]))
+        first(SlotNames(listeners=["a", "b", "c"]))
 
 
 def test_places_travel() -> None:
     """With the configuration, to processes that are born later."""
-    places = first(Names(["public"], ["user"], {"users": ["[::1]:9001", "unix:/a"]}))
+    places = first(SlotNames(["public"], ["user"], {"users": ["[::1]:9001", "unix:/a"]}))
     assert pickle.loads(pickle.dumps(places)) == places
-    assert isinstance(places, Places)
+    assert isinstance(places, SlotTable)
     assert places.targets[target_name("users", "unix:/a")] == 1
     assert [upstream_of(name) for name in places.targets] == ["users", "users"]

@@ -17,7 +17,7 @@ from fastgw.filters import TYPES
 from fastgw.filters.api import Env
 from fastgw.filters.policies.headers import Headers
 from fastgw.runtime.ipc.channel import Channel, Propose, Rejected
-from fastgw.runtime.ipc.channel import Outcome as Verdict
+from fastgw.runtime.ipc.channel import ReloadResult as Verdict
 from fastgw.runtime.node.config_snapshot import seal, unseal
 from fastgw.runtime.node.node_state import Sealed
 from fastgw.runtime.reload.proposer import Proposals

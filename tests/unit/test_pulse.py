@@ -2,12 +2,12 @@
 
 import pytest
 
-from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_EVERY, LOOK_MAX, SILENT_S, Pulse
+from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_EVERY, LOOK_MAX, SILENT_S, HeartbeatMonitor
 
 
 @pytest.fixture
-def pulse() -> Pulse:
-    pulse = Pulse()
+def pulse() -> HeartbeatMonitor:
+    pulse = HeartbeatMonitor()
     pulse.feel(1000, LOOK_EVERY)
     return pulse
 
@@ -34,7 +34,7 @@ def test_a_pause_of_the_watcher_is_no_silence_of_the_watched(pulse):
 
 def test_before_the_first_beat_silence_grows_too():
     """A child that never gets to its first beat can then be told from one that does, when nobody waits for it."""
-    pulse = Pulse()
+    pulse = HeartbeatMonitor()
     pulse.feel(0, LOOK_EVERY)
     assert pulse.silence == LOOK_EVERY
 

@@ -19,23 +19,23 @@ from fastgw.runtime.node.quota_persistence import keep_all, restore, restore_all
 from fastgw.shm import compare_and_swap, quota_table
 from fastgw.shm.calendar_periods import calendar_of
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
-from fastgw.shm.quota_table import NOT_OURS, USED_UP, Id, Period, Quotas, Row, own_quotas
+from fastgw.shm.quota_table import NOT_OURS, USED_UP, KeyDigest, Period, QuotaTable, StoredCount, own_quotas
 
 NOW = 1_800_000_000.0
 TODAY = Period(20_000, NOW, NOW + 86_400)
 TOMORROW = Period(20_001, NOW + 86_400, NOW + 2 * 86_400)
-SHARED = Id.of(b"shared")
+SHARED = KeyDigest.of(b"shared")
 
 
 @pytest.fixture(params=[True, False] if compare_and_swap.COMPILED else [False])
-def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Quotas:
+def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> QuotaTable:
     if not request.param:
         monkeypatch.setattr(compare_and_swap, "_twin", None)
     return own_quotas(1024)
 
 
-def slot_of(table: Quotas, key: bytes) -> tuple[int, Id]:
-    return table.place(Id.of(key), SHARED)
+def slot_of(table: QuotaTable, key: bytes) -> tuple[int, KeyDigest]:
+    return table.place(KeyDigest.of(key), SHARED)
 
 
 def test_it_admits_exactly_the_limit_and_begins_anew_with_the_period(table):
@@ -43,7 +43,7 @@ def test_it_admits_exactly_the_limit_and_begins_anew_with_the_period(table):
     assert [table.spend(*alice, TODAY, 1, 3) for _ in range(5)] == [2, 1, 0, USED_UP, USED_UP]
     assert table.spend(*slot_of(table, b"bob"), TODAY, 1, 3) == 2
     assert table.spend(*alice, TOMORROW, 1, 3) == 2
-    assert table.look_up(Id.of(b"alice"), TOMORROW) == 1
+    assert table.look_up(KeyDigest.of(b"alice"), TOMORROW) == 1
 
 
 def test_what_is_in_use_is_told(table):
@@ -108,7 +108,7 @@ def test_a_key_begins_anew_however_long_it_was_idle(table, idle):
     """Also when the number of its period looks like the present one, or one to come."""
     alice = slot_of(table, b"alice")
     assert [table.spend(*alice, span(0), 1, 2) for _ in range(3)] == [1, 0, USED_UP]
-    assert table.count(*alice, span(idle)) == table.look_up(Id.of(b"alice"), span(idle)) == 0
+    assert table.count(*alice, span(idle)) == table.look_up(KeyDigest.of(b"alice"), span(idle)) == 0
     assert [table.spend(*alice, span(idle), 1, 2) for _ in range(3)] == [1, 0, USED_UP]
     assert table.count(*alice, span(idle)) == 2
     assert table.spend(*alice, span(idle + 1), 1, 2) == 1
@@ -134,9 +134,9 @@ def test_processes_that_begin_anew_at_once_admit_the_limit_together(table, idle)
 def test_reset(table):
     alice = slot_of(table, b"alice")
     table.spend(*alice, TODAY, 3, 3)
-    assert table.reset(Id.of(b"alice"))
+    assert table.reset(KeyDigest.of(b"alice"))
     assert table.spend(*alice, TODAY, 1, 3) == 2
-    assert not table.reset(Id.of(b"nobody"))
+    assert not table.reset(KeyDigest.of(b"nobody"))
 
 
 def test_keys_that_find_no_slot_share_one_and_none_is_forgotten(table):
@@ -159,13 +159,13 @@ def test_a_slot_whose_period_is_long_over_is_given_to_another_key(monkeypatch):
     assert slot_of(table, b"one more")[1] == SHARED
     monkeypatch.setattr(quota_table, "time", lambda: NOW + 86_400 + 2 * quota_table.GRACE_S)
     slot, id_ = slot_of(table, b"another")
-    assert id_ == Id.of(b"another")
+    assert id_ == KeyDigest.of(b"another")
     assert table.spend(slot, id_, TOMORROW, 1, 5) == 4
     (evicted,) = [each for each in first if each[0] == slot]
     assert table.spend(*evicted, TOMORROW, 1, 5) == NOT_OURS
 
 
-def rows(table: Quotas) -> dict[Id, tuple[int, int, Row]]:
+def rows(table: QuotaTable) -> dict[KeyDigest, tuple[int, int, StoredCount]]:
     return {each[2].id: each for block in table.marked() for each in table.unkept(block)}
 
 
@@ -180,22 +180,22 @@ def test_what_is_kept_can_be_restored_and_only_what_changed_is_kept_again(table)
     assert rows(table) == {}
     table.spend(*bob, TODAY, 1, 9)
     ((_, _, row),) = rows(table).values()
-    assert (row.id, row.used, row.until) == (Id.of(b"bob"), 4, int(TODAY.ends_date))
+    assert (row.id, row.used, row.until) == (KeyDigest.of(b"bob"), 4, int(TODAY.ends_date))
 
     other = own_quotas(1024)
     for _, _, row in found.values():
         other.restore(row)
     assert other.spend(*slot_of(other, b"alice"), TODAY, 7, 9) == 0
-    assert other.look_up(Id.of(b"bob"), TODAY) == 3
-    other.restore(found[Id.of(b"alice")][2])  # it is behind by now
-    assert other.look_up(Id.of(b"alice"), TODAY) == 9
-    assert [row.id for _, _, row in rows(other).values()] == [Id.of(b"alice")]
+    assert other.look_up(KeyDigest.of(b"bob"), TODAY) == 3
+    other.restore(found[KeyDigest.of(b"alice")][2])  # it is behind by now
+    assert other.look_up(KeyDigest.of(b"alice"), TODAY) == 9
+    assert [row.id for _, _, row in rows(other).values()] == [KeyDigest.of(b"alice")]
 
 
 def test_what_a_file_says_of_a_period_that_is_over_does_not_count(table):
     alice = slot_of(table, b"alice")
     table.spend(*alice, TOMORROW, 1, 9)
-    table.restore(Row(Id.of(b"alice"), TODAY.number, 9, int(NOW)))
+    table.restore(StoredCount(KeyDigest.of(b"alice"), TODAY.number, 9, int(NOW)))
     assert table.count(*alice, TOMORROW) == 1
 
 
@@ -205,10 +205,10 @@ def test_memory_of_the_other_kind_is_not_counted_in(monkeypatch):
     fd = os.memfd_create("test")
     os.close(fd)
     memory = memoryview(bytearray(quota_table.size(1024)))
-    Quotas(memory, -1, 0)
+    QuotaTable(memory, -1, 0)
     monkeypatch.setattr(compare_and_swap, "COMPILED", False)
     with pytest.raises(ValueError, match="another way"):
-        Quotas(memory, -1, 0)
+        QuotaTable(memory, -1, 0)
 
 
 SPENDINGS = st.lists(
@@ -232,7 +232,7 @@ def test_both_kinds_decide_alike(spendings):
             tables.append(own_quotas(64))
     finally:
         compare_and_swap._twin = twin
-    places = [[table.place(Id.of(b"%d" % key), SHARED) for key in range(3)] for table in tables]
+    places = [[table.place(KeyDigest.of(b"%d" % key), SHARED) for key in range(3)] for table in tables]
     for key, number, cost, limit in spendings:
         period = Period(number, NOW, NOW + number)
         one, other = (
@@ -290,7 +290,7 @@ def test_spans_are_counted_from_1970():
 
 
 def written(file: QuotaFile, count: int = 1) -> None:
-    file.write([Row(Id.of(b"%d" % number), 7, number, int(NOW)) for number in range(count)], NOW)
+    file.write([StoredCount(KeyDigest.of(b"%d" % number), 7, number, int(NOW)) for number in range(count)], NOW)
 
 
 def test_what_was_written_is_read_but_for_what_is_over(tmp_path):
@@ -356,7 +356,7 @@ def config_of(tmp_path: Path) -> Config:
     return load(str(file), TYPES).config
 
 
-ID = Id.of(b"a").digest
+ID = KeyDigest.of(b"a").digest
 
 
 @pytest.mark.parametrize(
@@ -385,12 +385,12 @@ def test_rows_that_no_gateway_has_written_count_for_nothing(tmp_path, capfd, row
     assert file.strange == 1
     assert b"q holds 1 rows that no gateway has written" in capfd.readouterr().err.encode()
     assert [row.id for block in table.in_use() for _, _, row in table.unkept(block)] == []
-    assert table.look_up(Id.of(b"0"), Period(7, NOW - 86_400, NOW)) == 0
+    assert table.look_up(KeyDigest.of(b"0"), Period(7, NOW - 86_400, NOW)) == 0
 
 
 def test_a_count_that_is_as_large_as_any_is_the_one_of_its_period(tmp_path):
     file = QuotaFile(str(tmp_path / "q"))
-    row = Row(Id.of(b"a"), (1 << 20) - 1, (1 << 44) - 1, int(NOW) + 1)
+    row = StoredCount(KeyDigest.of(b"a"), (1 << 20) - 1, (1 << 44) - 1, int(NOW) + 1)
     file.write([row], NOW)
     table = own_quotas(1024)
     restore(table, file, file.read(NOW))

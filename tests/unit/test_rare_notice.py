@@ -3,7 +3,7 @@
 import pytest
 
 from fastgw import operator_log
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice
 
 
@@ -14,12 +14,12 @@ def test_each_kind_is_told_and_counted_by_itself(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     complain = RareNotice()
     for _ in range(3):
-        complain(Event.TLS_HANDSHAKE_FAILED, "one is revoked", "revoked")
-    complain(Event.TLS_HANDSHAKE_FAILED, "the list has expired", "expired")
+        complain(OperatorEvent.TLS_HANDSHAKE_FAILED, "one is revoked", "revoked")
+    complain(OperatorEvent.TLS_HANDSHAKE_FAILED, "the list has expired", "expired")
     assert told == ["one is revoked", "the list has expired"]
     now[0] += RareNotice.INTERVAL
-    complain(Event.TLS_HANDSHAKE_FAILED, "one is revoked", "revoked")
-    complain(Event.TLS_HANDSHAKE_FAILED, "the list has expired", "expired")
+    complain(OperatorEvent.TLS_HANDSHAKE_FAILED, "one is revoked", "revoked")
+    complain(OperatorEvent.TLS_HANDSHAKE_FAILED, "the list has expired", "expired")
     assert told[2:] == ["one is revoked (2 more since the last such line)", "the list has expired"]
 
 
@@ -28,5 +28,5 @@ def test_of_many_kinds_those_that_are_too_many_are_one(monkeypatch: pytest.Monke
     monkeypatch.setattr(operator_log, "notice", lambda event, text: told.append(text))
     complain = RareNotice()
     for number in range(RareNotice.KINDS + 5):
-        complain(Event.CONNECTION_REFUSED, f"{number}", f"{number}")
+        complain(OperatorEvent.CONNECTION_REFUSED, f"{number}", f"{number}")
     assert told == [f"{number}" for number in range(RareNotice.KINDS + 1)]

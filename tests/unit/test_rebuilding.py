@@ -16,7 +16,7 @@ import pytest
 
 from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Listener
-from fastgw.exchange import Link, Route
+from fastgw.exchange import FilterInstance, Route
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway.compiler import Plan, building, compile
@@ -87,7 +87,7 @@ def routes_of(gateway: Gateway, listener: str = "main") -> dict[str, Any]:
     return {name: rule[0].route for name, rule in rules.items() if rule is not None}
 
 
-def link(gateway: Gateway, route: str, name: str, listener: str = "main") -> Link:
+def link(gateway: Gateway, route: str, name: str, listener: str = "main") -> FilterInstance:
     (found,) = (each for each in routes_of(gateway, listener)[route].chain.links if each.use.name == name)
     return found
 
@@ -546,7 +546,7 @@ def test_listeners_are_compiled_with_what_they_serve_by() -> None:
 def test_what_counts_where_nodes_share_it_is_built_anew_when_that_changes_and_nothing_else_is() -> None:
     hour = {"type": "rate_limit", "limit": 5, "window": "1h"}
     routes = [{**ROUTES[0], "filters": {"shared": hour, "own": {**hour, "scope": "node"}}}]
-    held: list[Mapping[str, Link]] = []
+    held: list[Mapping[str, FilterInstance]] = []
     states = [None, {"url": "redis://a.test"}, {"url": "redis://a.test"}, {"url": "redis://b.test"}, None]
     configuration = loaded(routes)
     gateway = compile(configuration, 1)

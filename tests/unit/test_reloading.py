@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_STATUS
-from fastgw.runtime.ipc.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
+from fastgw.runtime.ipc.channel import Abort, Commit, Prepare, Propose, Rejected, ReloadResult, Sockets
 from fastgw.runtime.node import node_state, startup
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.reload.coordinator import RECORDS, Reloading, changed_files, told
@@ -29,7 +29,7 @@ class Node(Crew):
         super().__init__(2)
         self.commons = commons_of()
         self.serving = True
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[ReloadResult] = []
         self.changes: list[Mapping[str, Endpoint]] = []
         self.reloading = Reloading(
             self.commons,
@@ -283,7 +283,7 @@ def test_the_line_of_a_reload_names_files_with_other_contents():
     assert changed_files(watched, {**watched, "kubernetes://kyma": b"2"}) == "kubernetes://kyma"
     many = {f"/{number}": b"1" for number in range(5)}
     assert changed_files(many, dict.fromkeys(many, b"2")) == "/0, /1, /2 and 2 more"
-    outcome = Outcome(generation=2, ok=True, why="", workers=2, committed=2, changed="/a")
+    outcome = ReloadResult(generation=2, ok=True, why="", workers=2, committed=2, changed="/a")
     assert told(outcome) == "reloaded: generation 2 on 2/2 workers, changed: /a"
 
 

@@ -12,10 +12,10 @@ import pytest
 from fastgw.config.settings.gateway import Backoff, Retries, Sticky
 from fastgw.errors import Fault
 from fastgw.http.http1.parser import judge_response
-from fastgw.upstream.connections.http1_connection import Phase
+from fastgw.upstream.connections.http1_connection import UpstreamPhase
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, Rules, asked_wait
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, RetryRules, asked_wait
 from tests.support.attempts import GET, OK, Service, asking, saying
 from tests.support.memory import Wire
 
@@ -57,7 +57,7 @@ def test_the_same_target_is_given_time() -> None:
 
 
 def test_each_wait_may_be_twice_as_long_up_to_a_bound() -> None:
-    rules = Rules(Retries(max=9, backoff=Backoff(base=0.025, max=0.25)))
+    rules = RetryRules(Retries(max=9, backoff=Backoff(base=0.025, max=0.25)))
     for retried, bound in enumerate((0.025, 0.05, 0.1, 0.2, 0.25, 0.25)):
         drawn = [rules.wait(CONNECT_FAILURE, retried, others=False) for _ in range(400)]
         assert 0 <= min(drawn) < bound / 4
@@ -65,13 +65,13 @@ def test_each_wait_may_be_twice_as_long_up_to_a_bound() -> None:
 
 
 def test_who_waits_for_what() -> None:
-    rules = Rules(Retries(backoff=Backoff(base=0.2, max=0.2)))
+    rules = RetryRules(Retries(backoff=Backoff(base=0.2, max=0.2)))
     for condition in (CONNECT_FAILURE, PER_TRY_TIMEOUT):
         assert rules.wait(condition, 0, others=True) == 0.0
         assert rules.wait(condition, 0, others=False) > 0.0
     assert rules.wait(RESET, 0, others=False) == 0.0
     assert rules.wait("503", 0, others=True) > 0.0
-    assert Rules(Retries(backoff=Backoff(base=0.0, max=0.2))).wait("503", 3, others=True) == 0.0
+    assert RetryRules(Retries(backoff=Backoff(base=0.0, max=0.2))).wait("503", 3, others=True) == 0.0
 
 
 def test_a_client_that_leaves_ends_the_wait() -> None:
@@ -530,7 +530,7 @@ def test_a_budget_is_a_share_and_a_few() -> None:
     service.passes(0.3)
     assert not service.waiting, "their connections serve again"
     for wire in wires:
-        if wire.protocol.phase is Phase.AWAITING:
+        if wire.protocol.phase is UpstreamPhase.AWAITING:
             wire.sends(OK)
     assert sum(client.received.endswith(b"\r\n\r\nok") for client in clients) == len(clients) - len(answered)
     service.watch.assert_even()

@@ -12,15 +12,24 @@ from hypothesis import strategies as st
 from fastgw.admin.revocations import KEPT_S, LEEWAY_S, Revocation, read
 from fastgw.filters.authentication.revocation_keys import mark_of_jti, mark_of_subject, mark_of_token, marks_of
 from fastgw.redis.url import check_url, place_in
-from fastgw.sync.revocations import ALWAYS_DATE, LATEST_DATE, LENGTH, MARK, Revoked, mark_of, record_of, records_in
+from fastgw.sync.revocations import (
+    ALWAYS_DATE,
+    LATEST_DATE,
+    LENGTH,
+    MARK,
+    RevocationList,
+    mark_of,
+    record_of,
+    records_in,
+)
 from tests.support.tokens import b64, signer
 
 NOW = 1_790_000_000.0
 ONE, TWO = mark_of_jti("https://i", "1"), mark_of_jti("https://i", "2")
 
 
-def revoked(*records: bytes, most: int = 100, now: float = NOW) -> Revoked:
-    made = Revoked(most)
+def revoked(*records: bytes, most: int = 100, now: float = NOW) -> RevocationList:
+    made = RevocationList(most)
     made.add(b"".join(records), now)
     return made
 
@@ -51,7 +60,7 @@ def test_dates_beyond_all_measure_are_the_latest_that_there_is() -> None:
 
 
 def test_what_says_nothing_new_is_not_told_again() -> None:
-    known, mark = Revoked(), mark_of("subject", "a", "b")
+    known, mark = RevocationList(), mark_of("subject", "a", "b")
     first = record_of(mark, NOW + 10, NOW)
     assert known.add(first, NOW) == first
     assert known.add(first, NOW) == b""
@@ -64,7 +73,7 @@ def test_what_says_nothing_new_is_not_told_again() -> None:
 
 
 def test_a_full_list_forgets_who_would_end_first() -> None:
-    known = Revoked(most=3)
+    known = RevocationList(most=3)
     marks = [mark_of("jti", str(number)) for number in range(5)]
     for place, left in enumerate((30, 10, 20)):
         known.add(record_of(marks[place], NOW + left), NOW)

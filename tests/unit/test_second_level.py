@@ -13,7 +13,7 @@ import pytest
 
 from fastgw.redis import encrypted_cache
 from fastgw.redis.address import parse_redis
-from fastgw.redis.encrypted_cache import SecondLevel
+from fastgw.redis.encrypted_cache import EncryptedRedisCache
 from tests.support.on_loop import on_loop, until
 from tests.support.redis_server import RedisServer
 
@@ -33,8 +33,10 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def opened(redis: RedisServer, secret: bytes = SECRET, purpose: bytes = b"test") -> AsyncIterator[SecondLevel]:
-    level = SecondLevel(parse_redis(redis.url), secret, purpose)
+async def opened(
+    redis: RedisServer, secret: bytes = SECRET, purpose: bytes = b"test"
+) -> AsyncIterator[EncryptedRedisCache]:
+    level = EncryptedRedisCache(parse_redis(redis.url), secret, purpose)
     level.open()
     try:
         yield level
@@ -130,7 +132,7 @@ async def test_many_share_the_connections_and_the_trouble_of_one_redis(
 ) -> None:
     with RedisServer(tmp_path) as redis:
         before = redis.ask("CLIENT", "LIST").count(b"id=")
-        levels = [SecondLevel(parse_redis(redis.url), SECRET, b"%d" % number) for number in range(50)]
+        levels = [EncryptedRedisCache(parse_redis(redis.url), SECRET, b"%d" % number) for number in range(50)]
         for level in levels:
             level.open()
             await level.put(b"a", b"1", time.time() + 60)
@@ -196,7 +198,7 @@ async def test_nobody_waits_long_for_a_redis_that_says_nothing(monkeypatch: pyte
     monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 0.02)
     taken: list[Any] = []
     server = await asyncio.start_server(lambda reader, writer: taken.append(writer), "127.0.0.1", 0)
-    level = SecondLevel(parse_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), SECRET, b"test")
+    level = EncryptedRedisCache(parse_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), SECRET, b"test")
     level.open()
     assert await level.get(b"a") is None
     assert "away" in repr(level)
@@ -243,4 +245,4 @@ def test_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ValueError, match=r"aiocache is missing; install fastgw\[redis\]"):
-        SecondLevel(parse_redis("redis://a"), SECRET, b"")
+        EncryptedRedisCache(parse_redis("redis://a"), SECRET, b"")

@@ -10,7 +10,7 @@ import pytest
 
 from fastgw.shm import rate_limit_table
 from fastgw.shm.memory import FIRST_GAUGE, Layout, OtherLayout, Shared
-from fastgw.shm.node_limits import AddressLimit, Fence, KeyCounts, Sketch, subscriber, width_for
+from fastgw.shm.node_limits import AddressLimit, KeyCounts, MemoryFence, Sketch, subscriber, width_for
 
 
 def test_a_name_asked_for_twice_is_one_word_and_another_form_is_refused():
@@ -188,7 +188,7 @@ def test_an_address_limit_is_the_nodes_and_each_address_has_its_own():
 def test_a_full_sketch_counts_few_addresses_too_high_and_none_too_low():
     """With as many connections as the sketch is made for, each from its own address."""
     shared = Shared.create(Layout(), columns=1)
-    words, (width, views, fence) = shared.columns[0].words, (width_for(2000), [shared.columns[0].words], Fence())
+    words, (width, views, fence) = shared.columns[0].words, (width_for(2000), [shared.columns[0].words], MemoryFence())
     limit = AddressLimit(KeyCounts(Sketch(FIRST_GAUGE, width), words, views, fence, b"secret"), 1)
     addresses = [f"10.0.{n // 250}.{n % 250}" for n in range(2000)]
     taken = [ip for ip in addresses if limit.try_take(ip)]

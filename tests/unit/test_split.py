@@ -16,7 +16,7 @@ from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.parser import judge_request
-from fastgw.upstream.forwarding.fast_path import Passage
+from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.policies.traffic_split import Splitter
 from tests.support.memory import Plane, probe
 
@@ -24,13 +24,13 @@ NAMES = ("old", "new")
 PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
 
 
-def asking(ip: str = "192.0.2.1", *fields: bytes) -> Passage:
-    asked = Passage(None, None, Peer(ip, 1, 80, False))
+def asking(ip: str = "192.0.2.1", *fields: bytes) -> FastPath:
+    asked = FastPath(None, None, Peer(ip, 1, 80, False))
     asked.head = judge_request(b"GET /a HTTP/1.1\r\nHost: a\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n", 99)
     return asked
 
 
-def clients(count: int) -> list[Passage]:
+def clients(count: int) -> list[FastPath]:
     return [asking(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(count)]
 
 

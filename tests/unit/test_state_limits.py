@@ -14,15 +14,15 @@ import hiredis
 import pytest
 from redis import exceptions as of_redis
 
-from fastgw.filters.limiting.counter_store import NodeLedger, Terms, limit_of
+from fastgw.filters.limiting.counter_store import LimitSpec, NodeLedger, limit_of
 from fastgw.filters.limiting.redis_counter_store import Shared, SharedLedger
 from fastgw.redis import availability, rate_limits
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import Pipe, opened
 from fastgw.redis.rate_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
-from fastgw.runtime.control.revocation_replication import Everywhere
+from fastgw.runtime.control.revocation_replication import RevocationReplicator
 from fastgw.shm.rate_limit_table import own_table, step_of
-from fastgw.sync.revocations import Revoked
+from fastgw.sync.revocations import RevocationList
 from tests.support.redis_server import RedisServer
 
 START = 7200 * 10**6  # us; a multiple of the windows below
@@ -35,11 +35,11 @@ OWN_CLOCK = [
 assert all(SCRIPT.count(its) == 1 for its, _ in OWN_CLOCK)
 SET_CLOCK = reduce(lambda script, each: script.replace(*each), OWN_CLOCK, SCRIPT).encode()
 TERMS = [
-    Terms("token_bucket", 7, 7.0),
-    Terms("token_bucket", 3, 7.0, 11),
-    Terms("leaky_bucket", 5, 7.0, 4),
-    Terms("fixed_window", 9, 7.0),
-    Terms("sliding_window", 9, 7.0),
+    LimitSpec("token_bucket", 7, 7.0),
+    LimitSpec("token_bucket", 3, 7.0, 11),
+    LimitSpec("leaky_bucket", 5, 7.0, 4),
+    LimitSpec("fixed_window", 9, 7.0),
+    LimitSpec("sliding_window", 9, 7.0),
 ]
 
 
@@ -49,7 +49,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
         yield server
 
 
-def asking_for(terms: Terms, prefix: str = "test", name: bytes = b"limit") -> Asking:
+def asking_for(terms: LimitSpec, prefix: str = "test", name: bytes = b"limit") -> Asking:
     is_bucket = terms.algorithm.endswith("bucket")
     depth = terms.depth if is_bucket else terms.limit
     return asking(prefix, terms.algorithm, terms.window, depth, step_of(terms.limit, terms.window), name)
@@ -66,7 +66,7 @@ async def connected(redis: RedisServer, play: Callable[[Pipe], Awaitable[None]])
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("terms", TERMS, ids=lambda terms: f"{terms.algorithm}-{terms.burst}")
-def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: Terms, seed: int) -> None:
+def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: LimitSpec, seed: int) -> None:
     """Every decision, wait and rest over a sequence of spendings, refunds and charges at times drawn by lot."""
     chance = random.Random(seed)
     limit, told = limit_of(own_table(), b"", terms), asking_for(terms, f"{terms}{seed}")
@@ -115,7 +115,9 @@ def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: Terms, se
 
 
 @pytest.mark.parametrize("terms", TERMS, ids=lambda terms: f"{terms.algorithm}-{terms.burst}")
-def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(redis: RedisServer, terms: Terms) -> None:
+def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(
+    redis: RedisServer, terms: LimitSpec
+) -> None:
     told = asking_for(terms, f"back {terms}")
 
     async def play(pipe: Pipe) -> None:
@@ -134,7 +136,7 @@ def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(redi
 
 
 def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: RedisServer) -> None:
-    terms = Terms("token_bucket", 5, 60.0)
+    terms = LimitSpec("token_bucket", 5, 60.0)
 
     async def play() -> None:
         limits = StateLimits(redis.url, 5.0)
@@ -152,7 +154,7 @@ def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: 
 
 
 def test_what_is_charged_and_given_back_later_counts_there_and_is_told(redis: RedisServer) -> None:
-    terms = Terms("fixed_window", 10, 3600.0)
+    terms = LimitSpec("fixed_window", 10, 3600.0)
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
@@ -172,7 +174,7 @@ def test_what_is_charged_and_given_back_later_counts_there_and_is_told(redis: Re
 
 
 def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_comes_back(redis: RedisServer) -> None:
-    terms = Terms("fixed_window", 50, 3600.0)
+    terms = LimitSpec("fixed_window", 50, 3600.0)
 
     async def play() -> list[bool]:
         limits = StateLimits(redis.url, 30.0)
@@ -194,7 +196,7 @@ def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_
 
 
 def ledger_for(limits: StateLimits, refuses: bool) -> SharedLedger:
-    terms = Terms("token_bucket", 2, 3600.0)
+    terms = LimitSpec("token_bucket", 2, 3600.0)
     return SharedLedger(Shared(limits, "away", refuses), b"limit", terms, NodeLedger(own_table(), b"", terms))
 
 
@@ -443,7 +445,7 @@ def test_revocations_are_shared_again_whatever_was_answered(
     async def play() -> None:
         nonlocal tried
         async with answering(said) as url:
-            everywhere = Everywhere(Revoked(10), lambda records, told: None)
+            everywhere = RevocationReplicator(RevocationList(10), lambda records, told: None)
             latest = everywhere._latest
 
             async def counted(client: object, key: str) -> bytes:

@@ -2,10 +2,10 @@
 
 from fastgw.config.base.value_types import parse_url
 from fastgw.config.settings import gateway as settings
-from fastgw.shm.health_words import Ejection, Verdict
+from fastgw.shm.health_words import Ejection, HealthVerdict
 from fastgw.shm.last_errors import TEXT_BYTES, LastErrors
 from fastgw.shm.memory import Layout, Shared
-from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.slot_assignment import SlotNames, first
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.upstream.targets.target import build_targets, labels_of
 
@@ -24,11 +24,11 @@ def test_targets_of_one_address_have_verdicts_of_their_own() -> None:
     layout = Layout()
     words = TargetWords(layout)
     shared = Shared.create(layout, 1)
-    places = first(Names(upstreams={"u": [target.label for target in build_targets(upstream)]}))
+    places = first(SlotNames(upstreams={"u": [target.label for target in build_targets(upstream)]}))
     one, other = places.targets["u a:80/x"], places.targets["u a:80/y"]
     words.health.eject(shared.columns[0], one, Ejection(1005.0, 1))
-    assert words.verdict(shared, one, 1000.0) is Verdict.EJECTED
-    assert words.verdict(shared, other, 1000.0) is Verdict.UNKNOWN
+    assert words.verdict(shared, one, 1000.0) is HealthVerdict.EJECTED
+    assert words.verdict(shared, other, 1000.0) is HealthVerdict.UNKNOWN
 
 
 def test_a_target_that_is_called_otherwise_now_is_made_anew() -> None:
@@ -46,7 +46,7 @@ def test_the_newest_error_of_all_workers_is_told() -> None:
     layout = Layout()
     errors = LastErrors(layout)
     shared = Shared.create(layout, 2)
-    places = first(Names(routes=("r",), upstreams={"u": ["a:80", "b:80"]}))
+    places = first(SlotNames(routes=("r",), upstreams={"u": ["a:80", "b:80"]}))
     errors.note_target(shared.columns[0], places, "u a:80", "connect_refused", "ECONNREFUSED")
     errors.note_target(shared.columns[1], places, "u a:80", "tls_failed", "é" * 400)
     errors.note_target(shared.columns[1], places, "u nobody:80", "tls_failed", "")
@@ -56,4 +56,4 @@ def test_the_newest_error_of_all_workers_is_told() -> None:
     assert (found[1].fault, found[1].reason) == ("tls_failed", "é" * ((TEXT_BYTES - len("tls_failed ")) // 2))
     route = errors.of_routes(shared.views, places)["r"]
     assert (route.fault, route.reason) == ("no_healthy_target", "")
-    assert not errors.of_targets(shared.views, first(Names(upstreams={"v": ["c:80"]})))
+    assert not errors.of_targets(shared.views, first(SlotNames(upstreams={"v": ["c:80"]})))

@@ -1,8 +1,8 @@
 """What the node thinks of its targets, and how busy it keeps them."""
 
-from fastgw.shm.health_words import Ejection, Verdict
+from fastgw.shm.health_words import Ejection, HealthVerdict
 from fastgw.shm.memory import Layout, Shared
-from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.slot_assignment import SlotNames, first
 from fastgw.shm.upstream_words import TargetWords
 
 
@@ -16,27 +16,27 @@ def test_the_gravest_verdict_that_still_holds_is_the_nodes() -> None:
     """Whoever has given it. When nobody renews them, a target is unknown again, and usable."""
     shared, words = node()
     worker, control, health = shared.columns[0], shared.supervisor, words.health
-    assert words.verdict(shared, 3, now=1000.0) is Verdict.UNKNOWN
-    health.judge(control, 3, Verdict.HEALTHY, until=1010.0)
+    assert words.verdict(shared, 3, now=1000.0) is HealthVerdict.UNKNOWN
+    health.judge(control, 3, HealthVerdict.HEALTHY, until=1010.0)
     health.eject(worker, 3, Ejection(1005.0, 1))
-    assert words.verdict(shared, 3, now=1004.9) is Verdict.EJECTED
-    assert words.verdict(shared, 3, now=1005.0) is Verdict.HEALTHY
-    assert words.verdict(shared, 3, now=1010.0) is Verdict.UNKNOWN
-    assert words.verdict(shared, 4, now=1000.0) is Verdict.UNKNOWN
+    assert words.verdict(shared, 3, now=1004.9) is HealthVerdict.EJECTED
+    assert words.verdict(shared, 3, now=1005.0) is HealthVerdict.HEALTHY
+    assert words.verdict(shared, 3, now=1010.0) is HealthVerdict.UNKNOWN
+    assert words.verdict(shared, 4, now=1000.0) is HealthVerdict.UNKNOWN
 
 
 def test_targets_that_lie_far_apart_are_looked_at_one_by_one() -> None:
     shared, words = node()
     far = [2, 40_000, 3]
-    words.health.judge(shared.supervisor, 40_000, Verdict.UNHEALTHY, until=1010.0)
+    words.health.judge(shared.supervisor, 40_000, HealthVerdict.UNHEALTHY, until=1010.0)
     words.health.eject(shared.columns[1], 3, Ejection(1005.0, 1))
     found = [verdict for verdict, _ in words.health.look(shared.columns[0], far, 1000.0)]
-    assert found == [Verdict.UNKNOWN, Verdict.UNHEALTHY, Verdict.EJECTED]
+    assert found == [HealthVerdict.UNKNOWN, HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED]
 
 
 def test_how_busy_an_upstream_is_is_summed_over_targets_and_workers() -> None:
     shared, words = node()
-    places = first(Names(upstreams={"users": ["a:1", "b:1"], "files": ["c:1"], "idle": []}))
+    places = first(SlotNames(upstreams={"users": ["a:1", "b:1"], "files": ["c:1"], "idle": []}))
     for column in shared.columns:
         for number, name in enumerate(places.targets):
             words.tell(column, places.targets[name], number, 10, 100)

@@ -12,7 +12,7 @@ import pytest
 from fastgw.config.settings.gateway import ClientAuth, ServerCertificate, ServerTls
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.net import openssl, session_tickets
-from fastgw.net.session_tickets import DAY_S, Seeds
+from fastgw.net.session_tickets import DAY_S, TicketKeySeeds
 from fastgw.routing.table import at_once
 from tests.support.certificates import Certificates, client_tls
 
@@ -87,8 +87,8 @@ def one_version(authority: Certificates, version: ssl.TLSVersion) -> ssl.SSLCont
 
 def test_seeds_agree_on_every_day_and_forget() -> None:
     """Whoever knew the same seed agrees, however often and late it is asked."""
-    one = Seeds.begin(NOON)
-    other = Seeds(one.day, one.today, one.before)
+    one = TicketKeySeeds.begin(NOON)
+    other = TicketKeySeeds(one.day, one.today, one.before)
     assert not one.advance(NOON + 3600)
     for day in (1, 2, 3):
         assert one.advance(NOON + day * DAY_S)
@@ -103,7 +103,7 @@ def test_seeds_agree_on_every_day_and_forget() -> None:
 
 
 def test_the_keys_of_today_are_those_before_tomorrow() -> None:
-    seeds = Seeds.begin(NOON)
+    seeds = TicketKeySeeds.begin(NOON)
     today, _ = seeds.keys(b"p")
     seeds.advance(NOON + DAY_S)
     assert seeds.keys(b"p")[1] == today
@@ -111,8 +111,8 @@ def test_the_keys_of_today_are_those_before_tomorrow() -> None:
 
 
 def test_secrets_do_not_show_in_a_repr() -> None:
-    seeds = Seeds.begin(NOON)
-    assert repr(seeds) == f"Seeds(day={seeds.day})"
+    seeds = TicketKeySeeds.begin(NOON)
+    assert repr(seeds) == f"TicketKeySeeds(day={seeds.day})"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -121,9 +121,9 @@ def test_tickets_are_good_in_contexts_made_apart_for_two_days(
 ) -> None:
     """As in two workers, one of which was born later and has another certificate by then."""
     assert openssl.verify()
-    seeds = Seeds.begin(NOON)
+    seeds = TicketKeySeeds.begin(NOON)
     one, other = contexts(settings(authority, "one")), contexts(settings(authority, "other"))
-    one.use_keys(Seeds(seeds.day, seeds.today, seeds.before))
+    one.use_keys(TicketKeySeeds(seeds.day, seeds.today, seeds.before))
     other.use_keys(seeds)
     client = one_version(authority, version)
     first = Shaken(one, client)
@@ -143,7 +143,7 @@ def test_tickets_outlive_a_new_certificate(
     authority: Certificates, reached: bool, clock: list[float], version: ssl.TLSVersion
 ) -> None:
     """Also where keys cannot be set: then the context lives on with another certificate in it."""
-    seeds = Seeds.begin(NOON)
+    seeds = TicketKeySeeds.begin(NOON)
     before = contexts(settings(authority, "before"))
     before.use_keys(seeds)
     client = one_version(authority, version)
@@ -163,7 +163,7 @@ def test_a_ticket_ends_with_what_verified_its_client(
     """Another revocation list, or another authority: who was believed once has to show it again."""
     alice = authority.issue("alice.example")
     mallory = authority.issue("mallory.example")
-    seeds = Seeds.begin(NOON)
+    seeds = TicketKeySeeds.begin(NOON)
     client = client_tls(authority, alice)
     tls = settings(authority, client_auth=ClientAuth(ca=authority.ca, crl=authority.revoke()))
     before = contexts(tls)
@@ -197,12 +197,12 @@ def test_a_ticket_ends_when_what_verified_its_client_is_out_of_date(
     both.write_bytes(Path(authority.ca).read_bytes() + Path(authority.revoke(days=0.5)).read_bytes())
     ca = authority.ca if ending != "list beside the authority" else str(both)
     tls = settings(authority, client_auth=ClientAuth(ca=ca, crl=crl))
-    seeds = Seeds.begin(now[0])
+    seeds = TicketKeySeeds.begin(now[0])
     one, other = contexts(tls), contexts(tls)
     client = one_version(authority, version)
     client.load_cert_chain(*authority.issue("alice.example", days=9))
     for each in (one, other):
-        each.use_keys(Seeds(seeds.day, seeds.today, seeds.before))
+        each.use_keys(TicketKeySeeds(seeds.day, seeds.today, seeds.before))
     day = DAY_S if ending == "authority" else DAY_S / 2
     now[0] += day - 60
     first = Shaken(one, client)
@@ -212,7 +212,7 @@ def test_a_ticket_ends_when_what_verified_its_client_is_out_of_date(
     now[0] += 120
     later = contexts(tls)
     later.follow(one)
-    later.use_keys(Seeds(seeds.day, seeds.today, seeds.before))
+    later.use_keys(TicketKeySeeds(seeds.day, seeds.today, seeds.before))
     for each in (one, other, later):
         assert not Shaken(each, client, first.session).resumed
     again = Shaken(later, client)

@@ -8,7 +8,7 @@ import pytest
 
 from fastgw.config.base.value_types import parse_address
 from fastgw.runtime.ipc.channel import Abort, Commit, Prepare, Sockets
-from fastgw.runtime.reload.two_phase_commit import PREPARE_S, Turnover
+from fastgw.runtime.reload.two_phase_commit import PREPARE_S, TwoPhaseCommit
 from fastgw.runtime.sockets.listening_sockets import open_endpoints
 from tests.support.node import Crew, sealed_document
 
@@ -21,7 +21,7 @@ class Change(Crew):
         self.log: list[str] = []
         self.sealed = sealed_document(2, ["more"])
         (self.endpoint,) = open_endpoints(parse_address("127.0.0.1:0"), 2)
-        self.turnover = Turnover(
+        self.turnover = TwoPhaseCommit(
             self.sealed,
             "signal",
             {"more": [7]},

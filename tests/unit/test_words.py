@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 from tests.support.node import close_node, commons_of
 
 
 @pytest.fixture
-def commons() -> Iterator[Commons]:
+def commons() -> Iterator[NodeState]:
     commons = commons_of()
     yield commons
     close_node(commons)

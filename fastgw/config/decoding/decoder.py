@@ -22,7 +22,7 @@ from msgspec import NODEFAULT, Meta, Struct
 from fastgw.config.base.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.base.settings_base import Besides, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import FilterUse, Inner, OrFrom
 from fastgw.config.settings.secrets import Checked, Elsewhere, Secret, SecretError, secret_in
 from fastgw.config.sources.documents import Document
@@ -58,7 +58,7 @@ class Reading:
         return BROKEN
 
 
-class Shape(ABC):
+class Decoder(ABC):
     """One way to write a value."""
 
     expected: str
@@ -111,7 +111,7 @@ class Shape(ABC):
 
 
 @dataclass(frozen=True)
-class Text(Shape):
+class Text(Decoder):
     """Text."""
 
     shortest: int = 0
@@ -127,7 +127,7 @@ class Text(Shape):
 
 
 @dataclass(frozen=True)
-class Truth(Shape):
+class Truth(Decoder):
     """`true` or `false`."""
 
     expected: str = "true or false"
@@ -140,7 +140,7 @@ class Truth(Shape):
 
 
 @dataclass(frozen=True)
-class Number(Shape):
+class Number(Decoder):
     """A number, within bounds that belong to it."""
 
     whole: bool
@@ -170,7 +170,7 @@ class Number(Shape):
 
 
 @dataclass(frozen=True)
-class Choice(Shape):
+class Choice(Decoder):
     """One of a few values."""
 
     values: tuple[Any, ...]
@@ -195,7 +195,7 @@ class Choice(Shape):
 
 
 @dataclass(frozen=True)
-class Noted(Shape):
+class Noted(Decoder):
     """Text in a notation."""
 
     notation: Notation
@@ -250,7 +250,7 @@ class Noted(Shape):
 
 
 @dataclass(frozen=True)
-class File(Shape):
+class File(Decoder):
     """The name of a file."""
 
     name: FileName
@@ -268,13 +268,13 @@ class File(Shape):
         if self.name.readable:
             try:
                 reading.files.read(absolute)
-            except Flaw as flaw:
+            except SyntaxProblem as flaw:
                 return reading.report(path, f"{show(value)} {flaw.wrong}", "expected a readable file")
         return absolute
 
 
 @dataclass(frozen=True)
-class Hidden(Shape):
+class Hidden(Decoder):
     """A secret. Whatever is wrong with it, nothing of what may be its value is told."""
 
     text: bool = True
@@ -308,7 +308,7 @@ class Hidden(Shape):
         """Captured like other files, so that a change of it is seen."""
         try:
             content = reading.files.read(secret.file)
-        except Flaw as flaw:
+        except SyntaxProblem as flaw:
             return reading.report(path, f"{secret.file} {flaw.wrong}", "expected a secret")
         return self._with_value(secret, lambda: secret_in(secret.file, content), path, reading)
 
@@ -327,10 +327,10 @@ class Hidden(Shape):
 
 
 @dataclass(frozen=True)
-class Sequence(Shape):
+class Sequence(Decoder):
     """A list of one shape, held as a tuple. A broken element stays, so that the others keep their index."""
 
-    each: Shape
+    each: Decoder
     shortest: int = 0
     longest: int | None = None
 
@@ -362,11 +362,11 @@ class Sequence(Shape):
 
 
 @dataclass(frozen=True)
-class Table(Shape):
+class Table(Decoder):
     """Names and values, held as a read-only mapping. A broken value stays, so that its name is known."""
 
-    key: Shape
-    each: Shape
+    key: Decoder
+    each: Decoder
     shortest: int = 0
     example: str = ""
     besides: Besides | None = None
@@ -403,10 +403,10 @@ class Table(Shape):
 
 
 @dataclass(frozen=True)
-class Either(Shape):
+class Either(Decoder):
     """One of several shapes."""
 
-    shapes: tuple[Shape, ...]
+    shapes: tuple[Decoder, ...]
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
@@ -475,7 +475,7 @@ class Either(Shape):
 
 
 @dataclass(frozen=True)
-class Null(Shape):
+class Null(Decoder):
     """`null`; always the last of `Either`."""
 
     expected: str = "null"
@@ -493,12 +493,12 @@ class Field:
 
     name: str
     key: str
-    shape: Shape
+    shape: Decoder
     required: bool
 
 
 @dataclass(frozen=True)
-class Structure(Shape):
+class Structure(Decoder):
     """A struct, written as a mapping of its fields; with `shorthand` also as the text of that field alone."""
 
     type: type[Struct]
@@ -565,11 +565,11 @@ class Structure(Shape):
         return held
 
 
-def _options(shape: Shape) -> tuple[Shape, ...]:
+def _options(shape: Decoder) -> tuple[Decoder, ...]:
     return shape.shapes if isinstance(shape, Either) else ()
 
 
-_KINDS: Final[Mapping[type, tuple[type[Shape], ...]]] = {
+_KINDS: Final[Mapping[type, tuple[type[Decoder], ...]]] = {
     dict: (Table, Structure, Hidden),
     list: (Sequence,),
     str: (Text, Noted, File, Choice, Hidden),
@@ -578,7 +578,7 @@ _KINDS: Final[Mapping[type, tuple[type[Shape], ...]]] = {
 
 
 @dataclass(frozen=True)
-class Instance(Shape):
+class Instance(Decoder):
     """One use of a filter: its type's settings, and three keys that every instance has."""
 
     expected: str = "a mapping of settings, null or off"
@@ -612,7 +612,7 @@ class Instance(Shape):
 
 
 @dataclass(frozen=True)
-class InnerInstance(Shape):
+class InnerInstance(Decoder):
     """A filter within another one: its type, and the settings of that."""
 
     phase: str
@@ -656,7 +656,7 @@ def fields_of(settings: type[Struct]) -> Mapping[str, Field]:
 
 
 @cache
-def shape_of(annotation: Any) -> Shape:
+def shape_of(annotation: Any) -> Decoder:
     """The shape of an annotation. Raises `TypeError` for one that no file could be read into."""
     notes: tuple[Any, ...] = ()
     while typing.get_origin(annotation) is Annotated:
@@ -713,7 +713,7 @@ def _noted(notes: tuple[Any, ...], name: str) -> Any:
     )
 
 
-def _read_unquoted(shape: Shape, value: Any, path: Path, reading: Reading) -> Any:
+def _read_unquoted(shape: Decoder, value: Any, path: Path, reading: Reading) -> Any:
     """A number or boolean where text should be has most often lost its quotes."""
     if isinstance(value, bool | int | float):
         return reading.report(path, f"{show(value)} without quotes", f"expected {shape.expected}")

@@ -8,7 +8,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Kept(Generic[K, V]):
+class IncrementalCache(Generic[K, V]):
     """Rule: bounded by what one reading asks for. What the last one that succeeded did not ask for is forgotten.
 
     The key, or what is compared by who asks, has to tell all that the value was made from.
@@ -19,7 +19,7 @@ class Kept(Generic[K, V]):
         self._now: dict[K, V] = {}
 
     def __repr__(self) -> str:
-        return f"<Kept: {len(self._before)}, {len(self._now)} asked for>"
+        return f"<IncrementalCache: {len(self._before)}, {len(self._now)} asked for>"
 
     def find(self, key: K) -> V | None:
         """What was kept last under this key."""

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from fastgw.config.decoding.decoder import (
     Choice,
+    Decoder,
     Either,
     Field,
     File,
@@ -25,7 +26,6 @@ from fastgw.config.decoding.decoder import (
     Null,
     Number,
     Sequence,
-    Shape,
     Structure,
     Table,
     Text,
@@ -86,7 +86,7 @@ class _Drawing:
             "$defs": self._definitions,
         }
 
-    def of(self, shape: Shape) -> Schema:
+    def of(self, shape: Decoder) -> Schema:
         """A value; where it is a plain one, a variable may hold it."""
         drawn = self.itself(shape)
         if not shape.may_be_variable:
@@ -95,7 +95,7 @@ class _Drawing:
         options = drawn["anyOf"] if [*drawn] == ["anyOf"] else [drawn]
         return {"anyOf": [*options, _reference("variable")]}
 
-    def itself(self, shape: Shape) -> Schema:
+    def itself(self, shape: Decoder) -> Schema:
         return _DRAW[type(shape)](self, shape)
 
     def structure(self, shape: Structure) -> Schema:
@@ -141,7 +141,7 @@ class _Drawing:
             "maxProperties": 1,
         }
 
-    def _filters(self, names: Shape) -> Schema:
+    def _filters(self, names: Decoder) -> Schema:
         if "filters" not in self._definitions:
             typed: list[Schema] = [
                 {"allOf": [_reference(f"filter {name}"), {"required": ["type"]}]} for name in self._filter_types
@@ -215,7 +215,7 @@ def _given(constraints: Schema) -> Schema:
     return {name: value for name, value in constraints.items() if value is not None}
 
 
-_DRAW: Final[Mapping[type[Shape], Callable[[_Drawing, Any], Schema]]] = {
+_DRAW: Final[Mapping[type[Decoder], Callable[[_Drawing, Any], Schema]]] = {
     Text: _text,
     Number: _number,
     Truth: lambda drawing, shape: {"type": "boolean"},

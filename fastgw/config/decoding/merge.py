@@ -1,6 +1,6 @@
 """The documents of one configuration as one: maps and lists add up, and what there is once may be set once.
 
-Each part keeps its `Place`, so that a later rule can say where it stands.
+Each part keeps its `SourcePlace`, so that a later rule can say where it stands.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from msgspec.structs import astuple, replace
 
 from fastgw.config.base.problems import Path, Problem, show, suggest, told_file
 from fastgw.config.decoding.decoder import BROKEN, Reading, Structure, shape_of
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Egress
 from fastgw.config.settings.gateway import Config, ConsumerFile, Targets, TargetsDns, TargetsFile, TargetsSrv
 from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup, lookup_name
@@ -28,14 +28,14 @@ ANYWHERE: Final = ("version",)
 
 
 @dataclass(frozen=True)
-class Place:
+class SourcePlace:
     """A value in a document."""
 
     reading: Reading
     path: Path
 
-    def below(self, *steps: str | int) -> "Place":
-        return Place(self.reading, (*self.path, *steps))
+    def below(self, *steps: str | int) -> "SourcePlace":
+        return SourcePlace(self.reading, (*self.path, *steps))
 
     def report(self, wrong: str, expected: str = "", *, at_key: bool = True) -> None:
         """Rules speak about what is said rather than how, so they point at the key unless told otherwise."""
@@ -66,7 +66,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Derived(Place):
+class Derived(SourcePlace):
     """Where that stands of which something was made that no file says in these words.
 
     What there is to say of the whole, or of what is in it, is said of what it was made of. `find_parts`: by their path
@@ -74,16 +74,16 @@ class Derived(Place):
     as far as rules ask.
     """
 
-    find_parts: Callable[[], Mapping[Path, Place]] = field(default=dict, compare=False)
+    find_parts: Callable[[], Mapping[Path, SourcePlace]] = field(default=dict, compare=False)
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
     steps: Path = ()
     """What is meant within what was made."""
 
     @cached_property
-    def parts(self) -> Mapping[Path, Place]:
+    def parts(self) -> Mapping[Path, SourcePlace]:
         return self.find_parts()
 
-    def below(self, *steps: str | int) -> Place:
+    def below(self, *steps: str | int) -> SourcePlace:
         whole, parts = (*self.steps, *steps), self.parts
         for length in range(len(whole), 0, -1):
             if whole[:length] in parts:
@@ -104,7 +104,7 @@ class Derived(Place):
 
 CONSUMERS: Final = "consumers"
 """Beside the services of an application: who may call as it."""
-Services = dict[str, dict[str, tuple[Place, Any]]]
+Services = dict[str, dict[str, tuple[SourcePlace, Any]]]
 """Services of `egress`, by application and name; they may be `BROKEN`."""
 
 
@@ -113,17 +113,17 @@ class Merged:
     """A configuration in parts. Those of `maps` and `lists` may be `BROKEN`."""
 
     readings: list[Reading] = field(default_factory=list)
-    single: dict[str, tuple[Place, Any]] = field(default_factory=dict)
-    maps: dict[str, dict[str, tuple[Place, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
-    lists: dict[str, list[tuple[Place, Any]]] = field(default_factory=dict)
+    single: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
+    maps: dict[str, dict[str, tuple[SourcePlace, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
+    lists: dict[str, list[tuple[SourcePlace, Any]]] = field(default_factory=dict)
     """Only those that a file has: an empty list says something else than none."""
-    egress_place: Place | None = None
+    egress_place: SourcePlace | None = None
     """Where `egress` is said first. None: nowhere."""
-    egress: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    egress: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
     """What is said of it, key by key, besides `apps`."""
     services: Services = field(default_factory=dict)
     """Those of `egress.apps`, and what providers add."""
-    app_consumers: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    app_consumers: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
     """By application, who may call as it: names of consumers."""
     awaits_services: bool = False
     """Whether a provider has not been told yet what there is."""
@@ -132,24 +132,24 @@ class Merged:
     noted: set[int] = field(default_factory=set)
     """Those of routes and upstreams of which rules have told something."""
 
-    def whole(self, name: str) -> Iterator[tuple[Place, str, Any]]:
+    def whole(self, name: str) -> Iterator[tuple[SourcePlace, str, Any]]:
         """The entries of a map that could be made."""
         return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
 
-    def once(self, name: str) -> Iterator[tuple[Place, Any]]:
+    def once(self, name: str) -> Iterator[tuple[SourcePlace, Any]]:
         """What there is once at most: one entry, or none where no file says it or one says null."""
         if name in self.single and self.single[name][1] is not None:
             yield self.single[name]
 
-    def routes(self) -> Iterator[tuple[Place, Any]]:
+    def routes(self) -> Iterator[tuple[SourcePlace, Any]]:
         """Those that could be made."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
 
-    def routes_to_judge(self) -> Iterator[tuple[Place, Any]]:
+    def routes_to_judge(self) -> Iterator[tuple[SourcePlace, Any]]:
         """Those of which it is not known yet whether they are right: for rules about each by itself."""
         return ((place, route) for place, route in self.routes() if id(route) not in self.judged)
 
-    def upstreams_to_judge(self) -> Iterator[tuple[Place, str, Any]]:
+    def upstreams_to_judge(self) -> Iterator[tuple[SourcePlace, str, Any]]:
         """Likewise."""
         return (each for each in self.whole("upstreams") if id(each[2]) not in self.judged)
 
@@ -158,7 +158,7 @@ class Merged:
         if any(True for _ in notes):
             self.noted.add(id(each))
 
-    def consumers(self) -> Iterator[tuple[Place, Any]]:
+    def consumers(self) -> Iterator[tuple[SourcePlace, Any]]:
         """Those that could be made."""
         return ((place, each) for place, each in self.lists.get("consumers", ()) if each is not BROKEN)
 
@@ -191,7 +191,7 @@ def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files
         reading = Reading(document, filter_types, files)
         merged.readings.append(reading)
         for name, value in Structure(Config).read_fields(document.value or {}, (), reading).items():
-            place = Place(reading, (name,))
+            place = SourcePlace(reading, (name,))
             if value is BROKEN:
                 continue
             if name in LISTS:
@@ -255,7 +255,7 @@ def _is_unknown(file: str, files: Files) -> bool:
     """Whether it stands for a look-up that has not found any targets yet."""
     try:
         return is_lookup(file) and files.read(file) == UNKNOWN
-    except Flaw:
+    except SyntaxProblem:
         return False  # who reads it next tells it
 
 
@@ -284,7 +284,7 @@ def add_consumers(
             continue
         try:
             found = files.find(place.reading.document.folder, pattern)
-        except Flaw as flaw:
+        except SyntaxProblem as flaw:
             place.report(f"{show(pattern)}: {flaw.wrong}", "expected a pattern of fewer folders")
             continue
         if not found and has_magic(pattern):
@@ -302,7 +302,7 @@ def add_consumers(
                 reading.problems += reading.document.problems
                 if reading.document.value is not None:
                     held = Structure(ConsumerFile).read(reading.document.value, (), reading)
-                    at = Place(reading, ("consumers",))
+                    at = SourcePlace(reading, ("consumers",))
                     consumers.extend((at.below(i), each) for i, each in enumerate(_elements(held)))
     return readings, notes
 
@@ -311,7 +311,7 @@ def _elements(file: Any) -> Iterable[Any]:
     return () if file is BROKEN or file.consumers is BROKEN else file.consumers
 
 
-def _add_egress(merged: Merged, place: Place, egress: Egress | None) -> None:
+def _add_egress(merged: Merged, place: SourcePlace, egress: Egress | None) -> None:
     """Applications of several files add up, and so do their services; the rest is said once."""
     if egress is None:
         return
@@ -326,7 +326,7 @@ def _add_egress(merged: Merged, place: Place, egress: Egress | None) -> None:
             _add(kind, app if isinstance(service, tuple) else name, place.below("apps", app, name), service)
 
 
-def _add(held: dict[str, tuple[Place, Any]], name: str, place: Place, value: Any) -> None:
+def _add(held: dict[str, tuple[SourcePlace, Any]], name: str, place: SourcePlace, value: Any) -> None:
     if name in held:
         place.report(f"already at {held[name][0]}", "expected it once")
     else:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from fastgw.config.base.problems import Problem, nearest, show, suggest
 from fastgw.config.decoding.decoder import BROKEN, Structure
-from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.egress import Egress
 from fastgw.config.settings.gateway import FilterUse
 from fastgw.config.sources.extension_packages import UnknownType, type_called
@@ -27,7 +27,7 @@ _TYPES: Final = {"certificates": "certificate_auth"}
 class Guard(NamedTuple):
     """Who may call as one application."""
 
-    place: Place
+    place: SourcePlace
     filters: Mapping[str, FilterUse]
     made_of: tuple[str, ...]
     """Equal guards have equal ones."""
@@ -67,7 +67,7 @@ class _Guards:
             filters = {**shown, **({} if may_call is None else {AUTHORIZATION: may_call})}
             yield app, Guard(place, filters, ("consumers", *names, "ways", *ways))
 
-    def _shown(self, place: Place, names: tuple[str, ...]) -> tuple[Mapping[str, FilterUse], tuple[str, ...]]:
+    def _shown(self, place: SourcePlace, names: tuple[str, ...]) -> tuple[Mapping[str, FilterUse], tuple[str, ...]]:
         """How they show who they are."""
         is_given = bool(self._given) or self._elsewhere
         for number, name in enumerate(names):
@@ -124,7 +124,7 @@ class _Guards:
             for use in uses
         )
 
-    def _use(self, type_name: str, name: str, said: Mapping[str, Any], place: Place) -> FilterUse | None:
+    def _use(self, type_name: str, name: str, said: Mapping[str, Any], place: SourcePlace) -> FilterUse | None:
         try:
             filter_type = type_called(type_name, self._filter_types)
         except UnknownType as error:

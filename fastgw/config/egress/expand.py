@@ -4,8 +4,8 @@ A service becomes an upstream `egress/<app>/<service>` (`…/<entry>` behind it 
 same name for each listener that applications call at (`…/<listener>` behind it where there are several). A last route
 for each listener, `egress` or `egress/<listener>`, says of all else what is not known.
 
-For providers: `add_services`, once the files are merged and before `expand`. A `Place` of theirs says where the service
-stands in a document of theirs; a `Derived` one where the document uses other words.
+For providers: `add_services`, once the files are merged and before `expand`. A `SourcePlace` of theirs says where the
+service stands in a document of theirs; a `Derived` one where the document uses other words.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -20,8 +20,8 @@ from msgspec.structs import replace
 from fastgw.config.base.problems import Path, Problem, show, suggest
 from fastgw.config.base.value_types import Endpoint, is_far_in_the_clear
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.incremental_cache import Kept
-from fastgw.config.decoding.merge import Derived, Merged, Place
+from fastgw.config.decoding.incremental_cache import IncrementalCache
+from fastgw.config.decoding.merge import Derived, Merged, SourcePlace
 from fastgw.config.egress.consumers import Guard, guards
 from fastgw.config.settings.credentials import READABLE, Basic, Csrf, OAuth2, RequestParameters
 from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService, Providers
@@ -38,7 +38,7 @@ S = TypeVar("S", UpstreamTimeouts, Retries)
 Named = tuple[str, ...]
 
 
-def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[Place, EgressService]]]) -> None:
+def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[SourcePlace, EgressService]]]) -> None:
     """Add a provider's services, by application and name, each with where it stands.
 
     One that is there already is reported at the later place. Without a section `egress` its defaults count.
@@ -61,11 +61,11 @@ class EgressKept:
         self._last: _Made | None = None
 
     @property
-    def upstreams(self) -> Kept[str, tuple[EgressEntry, Named, Any]]:
+    def upstreams(self) -> IncrementalCache[str, tuple[EgressEntry, Named, Any]]:
         return self._made.upstreams
 
     @property
-    def routes(self) -> Kept[str, tuple[EgressEntry, Named, Any]]:
+    def routes(self) -> IncrementalCache[str, tuple[EgressEntry, Named, Any]]:
         return self._made.routes
 
     def begin(self, around: object) -> Container[int]:
@@ -97,8 +97,8 @@ class _Made:
 
     def __init__(self, around: object) -> None:
         self.around = around
-        self.upstreams: Kept[str, tuple[EgressEntry, Named, Any]] = Kept()
-        self.routes: Kept[str, tuple[EgressEntry, Named, Any]] = Kept()
+        self.upstreams: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
+        self.routes: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
         self.judged: dict[int, object] = {}
         """By identity, what nothing was wrong with: it lives as long as this."""
 
@@ -130,10 +130,10 @@ class _Called:
     service: str
     entry: str
     """"" where the service is one API."""
-    place: Place
+    place: SourcePlace
     settings: EgressEntry
     host: str
-    of: Place
+    of: SourcePlace
     """Where the service stands."""
     alone: bool = True
     """Whether it is all there is of the service."""
@@ -156,7 +156,7 @@ class _Expansion:
 
     merged: Merged
     filter_types: Mapping[str, type]
-    place: Place
+    place: SourcePlace
     """Where the section is."""
     kept: EgressKept
     notes: list[Problem] = field(default_factory=list)
@@ -226,7 +226,7 @@ class _Expansion:
                     own = (settings.host or host).lower()
                     yield _Called(app, name, entry, at, self._usable(settings, at), own, place, alone)
 
-    def _usable(self, settings: EgressEntry, at: Place) -> EgressEntry:
+    def _usable(self, settings: EgressEntry, at: SourcePlace) -> EgressEntry:
         """An API whose client certificate cannot be shown cannot be called; the others can. Those of documents are
         judged where they are read."""
         shown: Any = settings.credentials
@@ -302,7 +302,11 @@ class _Expansion:
         held[each.name] = place, self._kept(self.kept.upstreams, each, (), lambda: self._upstream(each))
 
     def _kept(
-        self, kept: Kept[str, tuple[EgressEntry, Named, T]], each: _Called, named: Named, make: Callable[[], T]
+        self,
+        kept: IncrementalCache[str, tuple[EgressEntry, Named, T]],
+        each: _Called,
+        named: Named,
+        make: Callable[[], T],
     ) -> T:
         """What is made of an API, or was made of an equal one. `named`: what else it is made of.
 
@@ -351,7 +355,7 @@ class _Expansion:
         hosts: tuple[str, ...],
         path: str,
         behind: str,
-    ) -> tuple[Place, Any]:
+    ) -> tuple[SourcePlace, Any]:
         settings, at = each.settings, each.place
         guard = self.guards.get(each.app)
 
@@ -388,7 +392,7 @@ class _Expansion:
         settings, at = each.settings, each.place
         made: dict[str, FilterUse] = {}
 
-        def add(name: str, place: Place, **said: Any) -> None:
+        def add(name: str, place: SourcePlace, **said: Any) -> None:
             use = self._use(name, place, said)
             if use is not None:
                 made[name] = use
@@ -460,7 +464,7 @@ class _Expansion:
             each.place.below("credentials").report(wrong, expected)
             return BROKEN
 
-    def _use(self, name: str, place: Place, said: Mapping[str, Any]) -> FilterUse | None:
+    def _use(self, name: str, place: SourcePlace, said: Mapping[str, Any]) -> FilterUse | None:
         """A use of a filter type with these settings. None: something is wrong with them, and reported."""
         if BROKEN in said.values():
             return None
@@ -482,7 +486,7 @@ class _Expansion:
 
     def _unknown(
         self, egress: Egress, listener: str, addressing: Addressing, behind: str, called: list[_Called]
-    ) -> tuple[Place, Route]:
+    ) -> tuple[SourcePlace, Route]:
         """What all else is answered."""
         apps = tuple(self.merged.services)
         several: dict[str, tuple[str, ...]] = {}
@@ -506,12 +510,12 @@ class _Expansion:
         return place, Route(name=NAME + behind, listeners=(listener,), respond=Respond(status=404), filters=filters)
 
 
-def _upstream_parts(each: _Called) -> Mapping[Path, Place]:
+def _upstream_parts(each: _Called) -> Mapping[Path, SourcePlace]:
     """Where that stands of which the upstream is made."""
     at = each.place
     tls = at.below("tls")
     if each.settings.credentials.type == "certificate":
-        shown: dict[Path, Place] = {(name,): at.below("credentials", name) for name in ("certificate", "key")}
+        shown: dict[Path, SourcePlace] = {(name,): at.below("credentials", name) for name in ("certificate", "key")}
         tls = Derived(tls.reading, tls.path, lambda: shown)
     return {
         ("targets", 0, "url"): at.below("url"),
@@ -521,13 +525,13 @@ def _upstream_parts(each: _Called) -> Mapping[Path, Place]:
     }
 
 
-def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, Place]:
+def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, SourcePlace]:
     """Likewise of the route."""
     at = each.place
-    made: dict[Path, Place] = {("filters", name): at for name in _MADE}
-    said: dict[Path, Place] = {("filters", name): at.below(name) for name in _SAID}
-    own: dict[Path, Place] = {("filters", name): at.below("filters", name) for name in each.settings.filters}
-    guarded: dict[Path, Place] = {("filters", name): guard.place for name in guard.filters} if guard else {}
+    made: dict[Path, SourcePlace] = {("filters", name): at for name in _MADE}
+    said: dict[Path, SourcePlace] = {("filters", name): at.below(name) for name in _SAID}
+    own: dict[Path, SourcePlace] = {("filters", name): at.below("filters", name) for name in each.settings.filters}
+    guarded: dict[Path, SourcePlace] = {("filters", name): guard.place for name in guard.filters} if guard else {}
     return {**made, **said, **own, **guarded, ("use",): at.below("use")}
 
 

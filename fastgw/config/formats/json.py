@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, NoReturn
 
-from fastgw.config.formats.positions import Flaw, Mark, Repeat, Spot, Trace, marker
+from fastgw.config.formats.positions import Mark, Position, PositionMap, Repeat, SyntaxProblem, marker
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _TOKEN = re.compile(rf'(?P<key>{_STRING})\s*:|(?P<close>[}}\]])|(?P<open>[{{\[])|{_STRING}|[^\s,"{{}}\[\]]+')
@@ -25,20 +25,20 @@ def read(text: str) -> tuple[Any, bool]:
     try:
         document = json.loads(text, object_pairs_hook=mapping, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise Flaw(f"not valid JSON: {error.msg}", (error.lineno, error.colno)) from error
+        raise SyntaxProblem(f"not valid JSON: {error.msg}", (error.lineno, error.colno)) from error
     except ValueError as error:  # a number of thousands of digits
-        raise Flaw(f"not valid JSON: {error}") from error
+        raise SyntaxProblem(f"not valid JSON: {error}") from error
     if "\\u" in text:
         _refuse_lone_surrogates(document)
     return document, repeats
 
 
-def trace(text: str) -> Trace:
+def trace(text: str) -> PositionMap:
     """Where everything is, in a text that `read` accepts."""
     mark_at = marker(text)
     repeats = []
-    root = Spot((1, 1), (1, 1))
-    open_spots: list[Spot] = []
+    root = Position((1, 1), (1, 1))
+    open_spots: list[Position] = []
     path: list[str | int] = []  # of the innermost open mapping or list
     key: tuple[str, Mark] | None = None
     for token in _TOKEN.finditer(text):
@@ -52,12 +52,12 @@ def trace(text: str) -> Trace:
             continue
         name: str | int
         if not open_spots:
-            root = spot = Spot(mark, mark)
+            root = spot = Position(mark, mark)
             name = ""
         else:
             siblings = open_spots[-1].children
             name, key_mark = key or (len(siblings), mark)
-            spot = Spot(mark, key_mark)
+            spot = Position(mark, key_mark)
             if name in siblings:
                 repeats.append(Repeat((*path[1:], name), key_mark, siblings[name].key))
             else:
@@ -66,11 +66,11 @@ def trace(text: str) -> Trace:
         if token["open"]:
             open_spots.append(spot)
             path.append(name)
-    return Trace(root, tuple(repeats))
+    return PositionMap(root, tuple(repeats))
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise Flaw(f"not valid JSON: {name}")
+    raise SyntaxProblem(f"not valid JSON: {name}")
 
 
 def _refuse_lone_surrogates(document: Any) -> None:
@@ -78,4 +78,4 @@ def _refuse_lone_surrogates(document: Any) -> None:
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise Flaw("not valid JSON: half of a surrogate pair") from error
+        raise SyntaxProblem("not valid JSON: half of a surrogate pair") from error

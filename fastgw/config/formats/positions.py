@@ -20,17 +20,17 @@ Mark = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Spot:
+class Position:
     """Where one value begins, where its key does, and the same for what is in it."""
 
     value: Mark
     key: Mark
     """The same as `value` where there is no key."""
-    children: "dict[str | int, Spot]" = field(default_factory=dict)
+    children: "dict[str | int, Position]" = field(default_factory=dict)
     empty: bool = False
     """Nothing is written there, which YAML takes for null."""
 
-    def find(self, path: Path) -> "Spot":
+    def find(self, path: Path) -> "Position":
         """The spot of a path, or of the nearest enclosing value that is in the file."""
         spot = self
         for step in path:
@@ -50,14 +50,14 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class PositionMap:
     """Where everything in a file is."""
 
-    root: Spot
+    root: Position
     repeats: tuple[Repeat, ...] = ()
 
 
-class Flaw(Exception):
+class SyntaxProblem(Exception):
     """A text that cannot be read in its format. `mark`: where, as far as it is known."""
 
     def __init__(self, wrong: str, mark: Mark = (0, 0)) -> None:
@@ -65,7 +65,7 @@ class Flaw(Exception):
         super().__init__(wrong)
 
 
-class MissingPackage(Flaw):
+class MissingPackage(SyntaxProblem):
     """It cannot be read before a package is installed."""
 
 

@@ -4,7 +4,7 @@ import re
 import tomllib
 from typing import Any, Final
 
-from fastgw.config.formats.positions import DEEPEST, Flaw, Mark, Spot, Trace, marker
+from fastgw.config.formats.positions import DEEPEST, Mark, Position, PositionMap, SyntaxProblem, marker
 
 _BASIC = r'"(?:[^"\\\n]|\\.)*"'
 _LITERAL = r"'[^'\n]*'"
@@ -42,14 +42,14 @@ def read(text: str) -> tuple[Any, bool]:
     except ValueError as error:
         place = _POSITION.search(str(error))
         if place is None:
-            raise Flaw(f"not valid TOML: {error}") from error
+            raise SyntaxProblem(f"not valid TOML: {error}") from error
         line = int(place[1]) if place[1] else text.count("\n") + 1
-        raise Flaw(f"not valid TOML: {str(error)[: place.start()]}", (line, int(place[2] or 1))) from error
+        raise SyntaxProblem(f"not valid TOML: {str(error)[: place.start()]}", (line, int(place[2] or 1))) from error
 
 
-def trace(text: str) -> Trace:
+def trace(text: str) -> PositionMap:
     """Where everything is, in a text that `read` accepts."""
-    return Trace(_Tracer(text.replace("\r\n", "\n")).document())
+    return PositionMap(_Tracer(text.replace("\r\n", "\n")).document())
 
 
 def _refuse_deep_keys(text: str) -> None:
@@ -57,7 +57,7 @@ def _refuse_deep_keys(text: str) -> None:
     for token in _ANY.finditer(text):
         key = token["key"]
         if key and key.count(".") >= DEEPEST and len(_PART_OF_ANY.findall(key)) > DEEPEST:
-            raise Flaw(f"a key of more than {DEEPEST} parts", marker(text)(token.start()))
+            raise SyntaxProblem(f"a key of more than {DEEPEST} parts", marker(text)(token.start()))
 
 
 class _Tracer:
@@ -68,8 +68,8 @@ class _Tracer:
         self._mark_at = marker(text)
         self._at = 0
 
-    def document(self) -> Spot:
-        root = Spot(_FIRST, _FIRST)
+    def document(self) -> Position:
+        root = Position(_FIRST, _FIRST)
         table = root
         while self._look():
             if self._look() == "[":
@@ -78,7 +78,7 @@ class _Tracer:
                 self._pair(table)
         return root
 
-    def _header(self, root: Spot) -> Spot:
+    def _header(self, root: Position) -> Position:
         """`[a.b]`, or `[[a.b]]`, which adds one more element to a list."""
         mark = self._mark()
         repeated = self._text.startswith("[[", self._at)
@@ -87,20 +87,20 @@ class _Tracer:
         self._look()
         self._at += 2 if repeated else 1
         if repeated:
-            spot.children[len(spot.children)] = spot = Spot(mark, mark)
+            spot.children[len(spot.children)] = spot = Position(mark, mark)
         return spot
 
-    def _pair(self, table: Spot) -> None:
+    def _pair(self, table: Position) -> None:
         mark = self._mark()
         *parents, name = self._key()
         self._look()
         self._at += 1  # the equals sign
         _descend(table, parents, mark).children[name] = self._value(mark)
 
-    def _value(self, key: Mark | None) -> Spot:
+    def _value(self, key: Mark | None) -> Position:
         opening = self._look()
         mark = self._mark()
-        spot = Spot(mark, key or mark)
+        spot = Position(mark, key or mark)
         if opening not in ("[", "{"):
             self._at = self._match(_SCALAR).end()
             return spot
@@ -136,10 +136,10 @@ class _Tracer:
         return match
 
 
-def _descend(spot: Spot, names: list[str], mark: Mark) -> Spot:
+def _descend(spot: Position, names: list[str], mark: Mark) -> Position:
     """Down a dotted key; where a list of tables is on the way, into its last one."""
     for name in names:
         if 0 in spot.children:
             spot = spot.children[len(spot.children) - 1]
-        spot = spot.children.setdefault(name, Spot(mark, mark))
+        spot = spot.children.setdefault(name, Position(mark, mark))
     return spot

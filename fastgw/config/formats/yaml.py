@@ -26,7 +26,7 @@ from yaml.reader import Reader, ReaderError
 from yaml.scanner import Scanner
 
 from fastgw.config.base.problems import Path
-from fastgw.config.formats.positions import DEEPEST, Flaw, Mark, Repeat, Spot, Trace, marker
+from fastgw.config.formats.positions import DEEPEST, Mark, Position, PositionMap, Repeat, SyntaxProblem, marker
 
 
 class PureEvents(Reader, Scanner, Parser):
@@ -71,14 +71,15 @@ def read(text: str) -> tuple[Any, bool]:
         return reader.document(), reader.repeats
 
 
-def trace(text: str) -> Trace:
+def trace(text: str) -> PositionMap:
     """Where everything is, in a text that `read` accepts."""
     tracer = _Tracer(Events(text).get_event)
-    return Trace(tracer.document(), tuple(tracer.repeats))
+    return PositionMap(tracer.document(), tuple(tracer.repeats))
 
 
 def read_stream(text: str) -> Iterator[tuple[Any, bool]]:
-    """The same of each document of a stream, which may hold secrets: no flaw shows what stands there. Raises `Flaw`
+    """The same of each document of a stream, which may hold secrets: no flaw shows what stands there. Raises
+    `SyntaxProblem`
     behind the last document before it."""
     with _flaws(text):
         next_event = Events(text).get_event
@@ -88,28 +89,28 @@ def read_stream(text: str) -> Iterator[tuple[Any, bool]]:
             yield reader.value(), reader.repeats
 
 
-def trace_stream(text: str) -> Iterator[Trace]:
+def trace_stream(text: str) -> Iterator[PositionMap]:
     """The same of each document of a stream, as far as `read_stream` reads it."""
-    with suppress(YAMLError, Flaw):
+    with suppress(YAMLError, SyntaxProblem):
         next_event = Events(text).get_event
         next_event()
         while not isinstance(next_event(), StreamEndEvent):
             tracer = _Tracer(next_event)
-            yield Trace(tracer.spot(), tuple(tracer.repeats))
+            yield PositionMap(tracer.spot(), tuple(tracer.repeats))
 
 
 @contextmanager
 def _flaws(text: str) -> Iterator[None]:
-    """What the parser finds wrong, as `Flaw`."""
+    """What the parser finds wrong, as `SyntaxProblem`."""
     try:
         yield
     except MarkedYAMLError as error:
         said = ", ".join(part for part in (error.context, error.problem) if part)
         mark = error.problem_mark or error.context_mark
         assert mark is not None
-        raise Flaw(f"not valid YAML: {said}", (mark.line + 1, mark.column + 1)) from error
+        raise SyntaxProblem(f"not valid YAML: {said}", (mark.line + 1, mark.column + 1)) from error
     except ReaderError as error:
-        raise Flaw(f"not valid YAML: {error.reason}", marker(text)(error.position)) from error
+        raise SyntaxProblem(f"not valid YAML: {error.reason}", marker(text)(error.position)) from error
 
 
 def _mark(event: Any) -> Mark:
@@ -117,7 +118,7 @@ def _mark(event: Any) -> Mark:
 
 
 def _refuse(event: Any, wrong: str) -> NoReturn:
-    raise Flaw(wrong, _mark(event))
+    raise SyntaxProblem(wrong, _mark(event))
 
 
 class _Reader:
@@ -191,22 +192,22 @@ class _Reader:
 class _Tracer:
     def __init__(self, next_event: Callable[[], Any]) -> None:
         self._next = next_event
-        self._anchors: dict[str | None, Spot] = {}
+        self._anchors: dict[str | None, Position] = {}
         self.repeats: list[Repeat] = []
 
-    def document(self) -> Spot:
+    def document(self) -> Position:
         self._next()
-        return Spot((1, 1), (1, 1)) if isinstance(self._next(), StreamEndEvent) else self.spot()
+        return Position((1, 1), (1, 1)) if isinstance(self._next(), StreamEndEvent) else self.spot()
 
-    def spot(self) -> Spot:
+    def spot(self) -> Position:
         """Behind the document's start, to behind its end."""
         event = self._next()
         spot = self._spot(event, _mark(event), ())
         self._next()
         return spot
 
-    def _spot(self, event: Any, key: Mark, path: Path) -> Spot:
-        spot = Spot(_mark(event), key)
+    def _spot(self, event: Any, key: Mark, path: Path) -> Position:
+        spot = Position(_mark(event), key)
         if isinstance(event, AliasEvent):
             anchored = self._anchors.get(event.anchor, spot)  # in a stream, it may be what `read_stream` refuses
             spot.children, spot.empty = anchored.children, anchored.empty

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Any, Final
 
 from fastgw.config.base.problems import Path, Problem, path_text, show
-from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.formats import json, yaml
-from fastgw.config.formats.positions import Flaw, Mark, Repeat, Trace, marker
+from fastgw.config.formats.positions import Mark, PositionMap, Repeat, SyntaxProblem, marker
 from fastgw.config.sources.virtual_files import is_watched
 
 ENDINGS: Final = (".yaml", ".yml", ".json")
@@ -95,7 +95,7 @@ class ObjectFile:
         self._is_json = is_watched(name) or os.path.splitext(name)[1].lower() == ".json"
         try:
             self._take_apart()
-        except Flaw as flaw:
+        except SyntaxProblem as flaw:
             self.flaw = Problem(name, *flaw.mark, "", flaw.wrong)
             self.problems.append(self.flaw)
         except RecursionError:
@@ -126,7 +126,7 @@ class ObjectFile:
             each.forget_value()
 
     @cached_property
-    def _traces(self) -> list[Trace]:
+    def _traces(self) -> list[PositionMap]:
         return [json.trace(self._text)] if self._is_json else [*yaml.trace_stream(self._text)]
 
     @property
@@ -142,9 +142,9 @@ class ObjectFile:
             text = self._text
         except UnicodeDecodeError as error:
             before = self._content[: error.start].decode("utf-8", "replace")
-            raise Flaw("not UTF-8", marker(before)(len(before))) from error
+            raise SyntaxProblem("not UTF-8", marker(before)(len(before))) from error
         if not text.strip():  # so is a file that is being written, or was to be, on a disk that is full
-            raise Flaw("empty; expected an object, or no such file")
+            raise SyntaxProblem("empty; expected an object, or no such file")
         for number, (document, repeats) in enumerate(self._documents()):
             self._add(document, (number,), "", repeats)
 
@@ -192,7 +192,7 @@ class ObjectFiles:
     """Files of objects, which are taken apart anew only where they say something else."""
 
     def __init__(self) -> None:
-        self._known: Kept[tuple[str, bytes], ObjectFile] = Kept()
+        self._known: IncrementalCache[tuple[str, bytes], ObjectFile] = IncrementalCache()
 
     def read(self, name: str, content: bytes) -> Sequence[ObjectFile]:
         """The file, or the lines of what a watch says, each an object."""

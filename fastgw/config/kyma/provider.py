@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Path, Problem, show
 from fastgw.config.decoding.decoder import BROKEN, Reading
-from fastgw.config.decoding.incremental_cache import Kept
-from fastgw.config.decoding.merge import Derived, Merged, Place
+from fastgw.config.decoding.incremental_cache import IncrementalCache
+from fastgw.config.decoding.merge import Derived, Merged, SourcePlace
 from fastgw.config.egress.expand import add_services
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.kyma.objects import ENDINGS, Object, ObjectFiles
 from fastgw.config.kyma.services import KymaService, Read, parts_of, services_in
 from fastgw.config.settings.egress import EgressService, Kyma
@@ -44,7 +44,7 @@ class OfKyma:
         """The services with which something is wrong that only the rules have found."""
         return {service: tuple(each.problems) for service, each in self._readings.items() if each.problems}
 
-    def place(self, service: KymaService, filter_types: Mapping[str, type], files: Files) -> Place:
+    def place(self, service: KymaService, filter_types: Mapping[str, type], files: Files) -> SourcePlace:
         document = self._documents.get(service.of)
         if document is None:
             document = self._documents[service.of] = _ObjectDocument(service.of)
@@ -53,7 +53,7 @@ class OfKyma:
         if not service.entries:
             return _place(reading, service.path)
 
-        def find_parts() -> Mapping[Path, Place]:
+        def find_parts() -> Mapping[Path, SourcePlace]:
             return {("entries", name): _place(reading, entry.path) for name, entry in service.entries.items()}
 
         return Derived(reading, service.path, find_parts)
@@ -64,7 +64,7 @@ class KymaKept:
 
     def __init__(self) -> None:
         self.files = ObjectFiles()
-        self.applications: Kept[Object, Read] = Kept()
+        self.applications: IncrementalCache[Object, Read] = IncrementalCache()
 
     def turn(self, succeeded: bool) -> None:
         """A reading is over."""
@@ -88,7 +88,7 @@ def add_kyma(
         added.notes += found.notes
         merged.egress_place = merged.egress_place or at
         merged.awaits_services = any(is_watched(name) and files.read(name) == NOTHING for name in added.files)
-        apps: dict[str, dict[str, tuple[Place, EgressService]]] = {}
+        apps: dict[str, dict[str, tuple[SourcePlace, EgressService]]] = {}
         for service in found.services:
             key = service.app, service.name
             if key in refused:
@@ -120,14 +120,14 @@ def directory_in(settings: Kyma, held: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: held[name] for name in names if name in held}
 
 
-def _objects(at: Place, settings: Any, files: Files, added: OfKyma, kept: ObjectFiles) -> Iterable[Object]:
+def _objects(at: SourcePlace, settings: Any, files: Files, added: OfKyma, kept: ObjectFiles) -> Iterable[Object]:
     notes = added.notes
     names = [watched_name(PROVIDER)] if settings.kubernetes is not None else _names(at, settings, files, notes)
     added.files += names
     for name in names:
         try:
             content = files.read(name)
-        except Flaw as flaw:
+        except SyntaxProblem as flaw:
             notes.append(Problem(name, 0, 0, "", flaw.wrong))
             continue
         for file in kept.read(name, content):
@@ -135,7 +135,7 @@ def _objects(at: Place, settings: Any, files: Files, added: OfKyma, kept: Object
             yield from file.objects
 
 
-def _names(at: Place, settings: Kyma, files: Files, notes: list[Problem]) -> list[str]:
+def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) -> list[str]:
     place = at.below("directory")
     found: set[str] = set()
     try:
@@ -144,7 +144,7 @@ def _names(at: Place, settings: Kyma, files: Files, notes: list[Problem]) -> lis
             return []
         for pattern in patterns_of(settings):
             found.update(files.find("/", pattern))
-    except Flaw as flaw:
+    except SyntaxProblem as flaw:
         place.report(f"{show(settings.directory)}: {flaw.wrong}", "expected a directory of fewer files")
         return []
     readable = []
@@ -159,9 +159,9 @@ def _names(at: Place, settings: Kyma, files: Files, notes: list[Problem]) -> lis
     return readable
 
 
-def _place(reading: Reading, entry: Path) -> Place:
+def _place(reading: Reading, entry: Path) -> SourcePlace:
     """That of an entry."""
-    return Derived(reading, entry, lambda: {part: Place(reading, at) for part, at in parts_of(entry).items()})
+    return Derived(reading, entry, lambda: {part: SourcePlace(reading, at) for part, at in parts_of(entry).items()})
 
 
 class _ObjectDocument(Document):

@@ -13,7 +13,7 @@ from fastgw.config.base.problems import Path, Problem
 from fastgw.config.base.settings_base import NONE
 from fastgw.config.base.value_types import parse_field_value, parse_token
 from fastgw.config.formats import json
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.kyma.objects import Object
 from fastgw.config.settings.credentials import check_own
 from fastgw.config.settings.secrets import LONGEST, Secret
@@ -38,7 +38,7 @@ OF_TOKEN_REQUESTS: Final = frozenset({"host", "content-length", "content-type", 
 Listed = Mapping[str, tuple[Secret, ...]]
 
 
-class Unusable(Exception):
+class UnusableSecret(Exception):
     """Why a Secret cannot be used, in words that may be shown to who calls a service. `problem`: the same, told of the
     Secret."""
 
@@ -87,18 +87,18 @@ class Secrets:
         return all(self._objects.get(name) is each for name, each in asked.items())
 
     def text(self, name: str, key: str) -> Secret:
-        """A value that is a text. Raises `Unusable`."""
+        """A value that is a text. Raises `UnusableSecret`."""
         return self._text(name, key, self._value(name, key))
 
     def username(self, name: str, key: str) -> Secret:
-        """The same where it stands before a colon. Raises `Unusable`."""
+        """The same where it stands before a colon. Raises `UnusableSecret`."""
         raw = self._value(name, key)
         if b":" in raw:
             raise self._unusable(name, key, "has a colon, which no username can have (RFC 7617)")
         return self._text(name, key, raw)
 
     def pair(self, name: str, certificate: str, key: str) -> tuple[str, str]:
-        """The files of a certificate and its key, which fit. Raises `Unusable`."""
+        """The files of a certificate and its key, which fit. Raises `UnusableSecret`."""
         return self._once((name, certificate, key), lambda: self._fitting(name, certificate, key))
 
     def _fitting(self, name: str, certificate: str, key: str) -> tuple[str, str]:
@@ -109,11 +109,11 @@ class Secrets:
         return self._file(name, (certificate,), contents[0]), self._file(name, (key,), contents[1])
 
     def parameters(self, name: str) -> tuple[Listed, Listed]:
-        """The fields and the parameters of the query that a Secret holds. Raises `Unusable`."""
+        """The fields and the parameters of the query that a Secret holds. Raises `UnusableSecret`."""
         return self._once((name,), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
 
     def parameters_for_token(self, name: str) -> tuple[Listed, Listed]:
-        """The same for the token endpoint. Raises `Unusable`."""
+        """The same for the token endpoint. Raises `UnusableSecret`."""
         headers, query = self.parameters(name)
         for field in headers:
             if field.lower() in OF_TOKEN_REQUESTS:
@@ -121,10 +121,10 @@ class Secrets:
         return headers, query
 
     def compass(self, name: str) -> "Compass | None":
-        """What a Secret of the older Compass form says; None: it has another form, or is missing. Raises `Unusable`."""
+        """Read a Secret of the older Compass form; None: another form, or missing. Raises `UnusableSecret`."""
         try:
             self._object(name)
-        except Unusable:
+        except UnusableSecret:
             return None
         raw = self._value(name, CONFIGURATION, required=False)
         if not raw.strip():
@@ -138,7 +138,7 @@ class Secrets:
     def _json(self, name: str, key: str, raw: bytes) -> Any:
         try:
             said, repeats = json.read(raw.decode())
-        except (Flaw, ValueError, RecursionError):
+        except (SyntaxProblem, ValueError, RecursionError):
             raise self._unusable(name, key, "is not valid JSON") from None  # the cause would show what is in it
         if repeats:
             raise self._unusable(name, key, "names something twice")
@@ -180,27 +180,27 @@ class Secrets:
             raise self._unusable(name, HEADERS, "names a field twice")
 
     def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
-        """What is made of the Secret that the key begins with, for all that ask. Raises `Unusable`."""
+        """What is made of the Secret that the key begins with, for all that ask. Raises `UnusableSecret`."""
         self._object(key[0])
         if key not in self._made:
             before, self._derived = self._derived, {}
-            found: T | Unusable
+            found: T | UnusableSecret
             try:
                 found = make()
-            except Unusable as unusable:
+            except UnusableSecret as unusable:
                 found = unusable
             self._made[key] = found, self._derived
             self._derived = before
         found, derived = self._made[key]
         self._derived.update(derived)
-        if isinstance(found, Unusable):
+        if isinstance(found, UnusableSecret):
             raise found
         return found
 
     def _object(self, name: str) -> Object:
         found = self._asked[name] = self._objects.get(name)
         if found is None:
-            raise Unusable(f"the Secret {self._namespace}/{name} is missing")
+            raise UnusableSecret(f"the Secret {self._namespace}/{name} is missing")
         return found
 
     def _value(self, name: str, key: str, *, required: bool = True) -> bytes:
@@ -216,7 +216,9 @@ class Secrets:
                 return self._read(name, key, held[key], as_bytes, (part, key))
         if not required:
             return b""
-        raise Unusable(f"the Secret {self._namespace}/{name} has no `{key}`", each.problem((), f"it has no `{key}`"))
+        raise UnusableSecret(
+            f"the Secret {self._namespace}/{name} has no `{key}`", each.problem((), f"it has no `{key}`")
+        )
 
     def _read(self, name: str, key: str, held: Any, as_bytes: Callable[[str], bytes], path: Path) -> bytes:
         try:
@@ -243,11 +245,11 @@ class Secrets:
         self._derived[file] = content
         return file
 
-    def _unusable(self, name: str, key: str, wrong: str, path: Path = ()) -> Unusable:
+    def _unusable(self, name: str, key: str, wrong: str, path: Path = ()) -> UnusableSecret:
         each = self._object(name)
         path = path or (("stringData" if key in (each.value.get("stringData") or {}) else "data", key))
         what = f"`{key}` of the Secret" if key else "the Secret"
-        return Unusable(f"{what} {self._namespace}/{name} {wrong}", each.problem(path, wrong))
+        return UnusableSecret(f"{what} {self._namespace}/{name} {wrong}", each.problem(path, wrong))
 
 
 class Compass:
@@ -261,11 +263,11 @@ class Compass:
     def __repr__(self) -> str:  # what it says are secrets
         return f"<Compass {self._name}>"
 
-    def unusable(self, wrong: str) -> Unusable:
+    def unusable(self, wrong: str) -> UnusableSecret:
         return self._secrets._unusable(self._name, CONFIGURATION, wrong)
 
     def plain(self, key: str, part: str = "credentials") -> str:
-        """A text of its credentials, or of another part. Raises `Unusable`."""
+        """A text of its credentials, or of another part. Raises `UnusableSecret`."""
         held = self._part(part).get(key)
         if not isinstance(held, str) or not held:
             raise self.unusable(f"has no text as `{part}.{key}`")
@@ -274,16 +276,16 @@ class Compass:
         return held
 
     def text(self, key: str) -> Secret:
-        """The same as a secret. Raises `Unusable`."""
+        """The same as a secret. Raises `UnusableSecret`."""
         return self._secrets._text(self._name, CONFIGURATION, self.plain(key).encode(), "credentials", key)
 
     @property
     def csrf_url(self) -> str:
-        """Where it hands out tokens against forged requests; "": nowhere. Raises `Unusable`."""
+        """Where it hands out tokens against forged requests; "": nowhere. Raises `UnusableSecret`."""
         return self.plain("tokenUrl", "csrfConfig") if self._part("csrfConfig").get("tokenUrl") else ""
 
     def parameters(self, *above: str) -> tuple[Listed, Listed]:
-        """Headers and parameters for the API, or for the token endpoint (`credentials`). Raises `Unusable`."""
+        """Headers and parameters for the API, or for the token endpoint (`credentials`). Raises `UnusableSecret`."""
         part = self._part(*above, "requestParameters")
         lead = (*above, "requestParameters")
         made = self._secrets._listed_in

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from fastgw.config.base.problems import Path, Problem, path_text, show, suggest
 from fastgw.config.base.settings_base import NONE, view
 from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint, parse_url
-from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.kyma.names import access_service, normalized, why_not_there
 from fastgw.config.kyma.objects import NAME, Object
-from fastgw.config.kyma.secrets import Asked, Compass, Derived, Secrets, Unusable
+from fastgw.config.kyma.secrets import Asked, Compass, Derived, Secrets, UnusableSecret
 from fastgw.config.settings.credentials import Csrf, RequestParameters
 from fastgw.config.settings.egress import EgressCredentials, EgressEntry, EgressService, Kyma
 from fastgw.config.settings.upstreams import UpstreamTls
@@ -102,7 +102,7 @@ def _hosted(api: _Api) -> dict[str, str]:
     return {"host": api.host} if api.host and api.alone else {}
 
 
-class Services(Struct):
+class KymaServices(Struct):
     """What documents say."""
 
     services: list[KymaService]
@@ -134,13 +134,13 @@ def services_in(
     objects: Iterable[Object],
     settings: Kyma,
     derive: Callable[[str, bytes], None],
-    known: Kept[Object, Read] | None = None,
-) -> Services:
+    known: IncrementalCache[Object, Read] | None = None,
+) -> KymaServices:
     """The services of all Applications. `derive`: is given the name and contents of each derived file that they
     need. `known`: those that were read before."""
     secrets = Secrets(settings.namespace)
-    known = Kept() if known is None else known
-    found = Services([], [])
+    known = IncrementalCache() if known is None else known
+    found = KymaServices([], [])
     applications: dict[str, Object] = {}
     for each in objects:
         if (each.kind, each.version) == ("Secret", "v1"):
@@ -275,7 +275,7 @@ class _Reading:
             needs = (*path, "requestParametersSecretName")
             named = _text(said, path, "requestParametersSecretName", needed=False)
             parameters = self._parameters(named, compass, query)
-        except Unusable as unusable:
+        except UnusableSecret as unusable:
             self._notes += [unusable.problem] if unusable.problem is not None else []
             self._notes.append(self._app.problem(needs, f"{unusable.why}: calls are answered 500"))
             return KymaEntry(self._settings(url, unavailable=unusable.why), path)
@@ -341,7 +341,7 @@ class _Reading:
             raise _Refused(path, f"{why}, where a document may not lead", expected)
 
     def _credentials(self, said: Mapping[str, Any], path: Path, url: Url, compass: Compass | None) -> EgressCredentials:
-        """`compass`: what its Secret says, where that is of the older form. Raises `Unusable`."""
+        """`compass`: what its Secret says, where that is of the older form. Raises `UnusableSecret`."""
         if not said:
             return EgressCredentials(type="none")
         kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
@@ -391,7 +391,7 @@ class _Reading:
         return replace(self._tls(url), server_name=None, certificate=None, key=None)
 
     def _of_compass(self, said: Mapping[str, Any], path: Path, kind: str, compass: Compass) -> EgressCredentials:
-        """Raises `Unusable`."""
+        """Raises `UnusableSecret`."""
         if kind == "Basic":
             username = compass.text("username")
             if compass.plain("username").find(":") >= 0:
@@ -424,7 +424,7 @@ class _Reading:
         return Csrf(token_url=self._endpoint_of(url, (*path, "secretName"))) if url else None
 
     def _parameters(self, name: str, compass: Compass | None, query_first: str) -> RequestParameters:
-        """Raises `Unusable`."""
+        """Raises `UnusableSecret`."""
         headers, query = NONE, NONE
         if name:
             headers, query = self._secrets.parameters(name)

@@ -19,7 +19,7 @@ from fastgw.config.egress.expand import EgressKept, expand
 from fastgw.config.kyma.provider import KymaKept, Refused, add_kyma
 from fastgw.config.settings.gateway import MOST_WORKERS, NONE, AccessLog, Config, Listener, Route, Status
 from fastgw.config.sources.dns_targets import UNKNOWN
-from fastgw.config.sources.documents import Document, Found, Source, read_all
+from fastgw.config.sources.documents import Document, FoundFile, Source, read_all
 from fastgw.config.sources.extension_packages import Types, extended
 from fastgw.config.sources.files import Disk, Files, Memory
 from fastgw.config.validation.filter_overrides import FilterRules
@@ -139,7 +139,7 @@ def load_sources(
 
     The includes are the sources after the first; that a pattern names no file is not noted again.
     """
-    found = Found()
+    found = FoundFile()
     texts = Memory({source.name: source.text for source in sources})
     with no_collections():
         for each in sources:
@@ -171,7 +171,7 @@ def no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _checked(found: Found, filter_types: Mapping[str, type], files: Files, remembered: Remembered | None) -> Loaded:
+def _checked(found: FoundFile, filter_types: Mapping[str, type], files: Files, remembered: Remembered | None) -> Loaded:
     remembered = Remembered() if remembered is None else remembered
     begin_hints()
     merged: Merged | None = None
@@ -183,7 +183,7 @@ def _checked(found: Found, filter_types: Mapping[str, type], files: Files, remem
 
 
 def _judged(
-    found: Found, filter_types: Mapping[str, type], files: Files, remembered: Remembered, refused: Refused
+    found: FoundFile, filter_types: Mapping[str, type], files: Files, remembered: Remembered, refused: Refused
 ) -> tuple[Loaded, Merged]:
     """`refused`: services of Kyma that cannot be taken."""
     filter_types, of_extensions = extended(found.documents, filter_types)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from fastgw.config.base.problems import Problem, show
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.merge import Merged, Place, merge
+from fastgw.config.decoding.merge import Merged, SourcePlace, merge
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.egress.expand import expand
 from fastgw.config.kyma.provider import add_kyma
 from fastgw.config.loading.load import Loaded, Remembered, told_of
-from fastgw.config.sources.documents import Document, Found
+from fastgw.config.sources.documents import Document, FoundFile
 from fastgw.config.sources.extension_packages import extended
 from fastgw.config.sources.files import Memory
 
@@ -42,7 +42,7 @@ def locate(
     """
     wrongs, remembered = [*wrongs], Remembered() if remembered is None else remembered
     texts = Memory({source.name: source.text for source in loaded.sources})
-    found = Found()
+    found = FoundFile()
     for source in loaded.sources:
         if not source.upstream:
             read = partial(texts.read, source.name)
@@ -66,11 +66,11 @@ def locate(
     return told_of(problems, {document.name: number for number, document in enumerate(found.documents)})
 
 
-def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, Place]]:
+def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, SourcePlace]]:
     """`wanted`: the part and the holder of what is looked for."""
     for use, (place, _) in merged.maps["filters"].items():
         yield Where("filters", "", use), place
-    holders: list[tuple[str, str, Place, Any]] = []
+    holders: list[tuple[str, str, SourcePlace, Any]] = []
     for part in ("listeners", "upstreams"):
         holders += [(part, name, place, each) for place, name, each in merged.whole(part)]
     holders += [("routes", route.name, place, route) for place, route in merged.routes()]

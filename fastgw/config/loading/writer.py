@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from fastgw.config.decoding.decoder import (
     Choice,
+    Decoder,
     Either,
     File,
     Hidden,
@@ -21,7 +22,6 @@ from fastgw.config.decoding.decoder import (
     Null,
     Number,
     Sequence,
-    Shape,
     Structure,
     Table,
     Text,
@@ -41,12 +41,12 @@ def effective(config: Config) -> dict[str, Any]:
     return said
 
 
-def written(shape: Shape, value: Any) -> Any:
+def written(shape: Decoder, value: Any) -> Any:
     """A value that has this shape, as a file says it."""
     return _WRITE[type(shape)](shape, value)
 
 
-def fitting(shape: Shape, value: Any) -> Shape:
+def fitting(shape: Decoder, value: Any) -> Decoder:
     """The shape that a value has, where there are several: a notation's last, as its values may be of any type."""
     if not isinstance(shape, Either):
         return shape
@@ -83,11 +83,11 @@ def _inner(_: InnerInstance, use: FilterUse) -> dict[str, Any]:
     return {use.type: _settings(use.settings)}
 
 
-def _as_it_is(_: Shape, value: Any) -> Any:
+def _as_it_is(_: Decoder, value: Any) -> Any:
     return value
 
 
-_WRITE: Final[Mapping[type[Shape], Callable[[Any, Any], Any]]] = {
+_WRITE: Final[Mapping[type[Decoder], Callable[[Any, Any], Any]]] = {
     Text: _as_it_is,
     Number: _as_it_is,
     Truth: _as_it_is,
@@ -103,7 +103,7 @@ _WRITE: Final[Mapping[type[Shape], Callable[[Any, Any], Any]]] = {
     Instance: _instance,
     InnerInstance: _inner,
 }
-_FITS: Final[Mapping[type[Shape], Callable[[Any, Any], bool]]] = {
+_FITS: Final[Mapping[type[Decoder], Callable[[Any, Any], bool]]] = {
     Text: lambda shape, value: isinstance(value, str),
     Number: lambda shape, value: isinstance(value, int | float) and not isinstance(value, bool),
     Truth: lambda shape, value: isinstance(value, bool),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from msgspec import Struct
 
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources import environment_variables
 from fastgw.config.sources.environment_variables import VariableError, decoded, text_of
 from fastgw.config.sources.files import read_file
@@ -94,5 +94,5 @@ def _contents(file: str) -> bytes:
         return read_file(file, LONGEST + 2)  # and the end of a line
     except OSError as error:
         raise SecretError(f"{file} cannot be read: {error.strerror or error}") from error
-    except Flaw as flaw:
+    except SyntaxProblem as flaw:
         raise SecretError(f"{file} is {flaw.wrong}") from flaw

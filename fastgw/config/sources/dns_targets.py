@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from fastgw.config.base.problems import LOOKUPS
-from fastgw.config.formats.positions import Flaw, MissingPackage
+from fastgw.config.formats.positions import MissingPackage, SyntaxProblem
 
 PATIENCE_S: Final = 5.0
 """For an SRV look-up; others take as long as the system's resolver does."""
@@ -54,14 +54,14 @@ def keep_failures(names: Container[str]) -> None:
 
 
 def looked_up(name: str) -> bytes:
-    """The targets as JSON, in an order that does not depend on that of the answers. Raises `Flaw`."""
+    """The targets as JSON, in an order that does not depend on that of the answers. Raises `SyntaxProblem`."""
     split = urlsplit(name)
     found = _addresses if split.scheme == "dns" else _services
     try:
         targets = found(split.netloc, _options(name)["scheme"])
         if not targets:
-            raise Flaw(f"{split.netloc} names no target")
-    except Flaw:
+            raise SyntaxProblem(f"{split.netloc} names no target")
+    except SyntaxProblem:
         failures = _failed.get(name, (0, 0.0))[0] + 1
         wait = min(_FIRST_S * 2.0 ** min(failures - 1, 30), _interval(name))
         _failed[name] = failures, time.monotonic() + wait
@@ -86,7 +86,7 @@ def _addresses(where: str, scheme: str) -> list[dict[str, Any]]:
         OSError,
         UnicodeError,
     ) as error:  # a gaierror is one of the first; the second: a label of no length, or long
-        raise Flaw(f"{host} cannot be looked up: {getattr(error, 'strerror', None) or error}") from error
+        raise SyntaxProblem(f"{host} cannot be looked up: {getattr(error, 'strerror', None) or error}") from error
     addresses = {str(address[0]) for *_, address in answers}
     return [{"url": f"{scheme}://{f'[{each}]' if ':' in each else each}:{port}"} for each in addresses]
 
@@ -99,7 +99,7 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
     try:
         answers = [*resolver.resolve(name, "SRV", lifetime=PATIENCE_S)]
     except (exception.DNSException, OSError) as error:
-        raise Flaw(f"{name} cannot be looked up: {error}") from error
+        raise SyntaxProblem(f"{name} cannot be looked up: {error}") from error
     ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}
     return [
         {

@@ -14,7 +14,7 @@ from msgspec import Struct
 from fastgw.config.base import redacted_problems
 from fastgw.config.base.problems import Path, Problem, path_text, show, told_file
 from fastgw.config.formats import json, toml, yaml
-from fastgw.config.formats.positions import Flaw, Mark, Trace, marker
+from fastgw.config.formats.positions import Mark, PositionMap, SyntaxProblem, marker
 from fastgw.config.sources.environment_variables import KEY as VARIABLE
 from fastgw.config.sources.environment_variables import VariableError, text_of, variable_in
 from fastgw.config.sources.files import Disk, Memory
@@ -53,8 +53,8 @@ class Source(Struct, frozen=True):
 class Document:
     """One file and what it says. `problems`: what is wrong with its text; `value` is None when it has none to use.
 
-    `read` gives its bytes or raises `Flaw`. `folder`, `suffix`, `upstream`: as in `Source`. `most_values`: how many may
-    be in it; None: any number.
+    `read` gives its bytes or raises `SyntaxProblem`. `folder`, `suffix`, `upstream`: as in `Source`. `most_values`: how
+    many may be in it; None: any number.
     """
 
     trusted = True
@@ -88,7 +88,7 @@ class Document:
         try:
             self._raw = read()
             self._take_apart()
-        except Flaw as flaw:
+        except SyntaxProblem as flaw:
             self.problems.append(self._problem(flaw.mark, (), flaw.wrong))
         except RecursionError:
             self.problems.append(self._problem((0, 0), (), "nested too deep"))
@@ -161,22 +161,22 @@ class Document:
         return Problem(self.name, line, 0 if self._format is toml else column, path_text(path), wrong, expected)
 
     @cached_property
-    def _trace(self) -> Trace:
+    def _trace(self) -> PositionMap:
         assert self._format is not None
-        trace: Trace = self._format.trace(self._text)
+        trace: PositionMap = self._format.trace(self._text)
         return trace
 
     def _take_apart(self) -> None:
         if self._format is None:
-            raise Flaw(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
+            raise SyntaxProblem(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
         try:
             self._text = self._raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             before = self._raw[: error.start].decode("utf-8", "replace")
-            raise Flaw("not UTF-8", marker(before)(len(before))) from error
+            raise SyntaxProblem("not UTF-8", marker(before)(len(before))) from error
         value, repeats = self._format.read(self._text)
         if self._most_values is not None and not _is_within(value, self._most_values):
-            raise Flaw(f"more than {self._most_values} values: it is bounded by admin.document_bytes")
+            raise SyntaxProblem(f"more than {self._most_values} values: it is bounded by admin.document_bytes")
         if repeats:
             self.problems += (
                 self._problem(repeat.mark, repeat.path, f"a repeated key; the first is in line {repeat.first[0]}")
@@ -204,7 +204,7 @@ def _is_within(value: Any, most: int) -> bool:
 
 
 @dataclass
-class Found:
+class FoundFile:
     """A file and all that it includes, directly or not, in the order they are named."""
 
     documents: list[Document] = field(default_factory=list)
@@ -224,11 +224,11 @@ def read_all(
     *,
     trusted: bool = True,
     most_values: int | None = None,
-) -> Found:
+) -> FoundFile:
     """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
     circle ends. `suffix`, `trusted`, `most_values`: of the main file. One that is not trusted may include any file:
     then nothing of what any of them says is told in a problem, for names of one are listed in those of another."""
-    all_found = Found()
+    all_found = FoundFile()
     search = Search()
     main = Document(name, read, suffix=suffix, trusted=trusted, most_values=most_values)
     if not trusted and _patterns(main):
@@ -242,7 +242,7 @@ def read_all(
             place = ("include", index)
             try:
                 named = search.find(os.path.dirname(document.name), pattern)
-            except Flaw as flaw:
+            except SyntaxProblem as flaw:
                 expected = "expected a pattern of fewer folders"
                 all_found.problems.append(document.problem(place, f"{show(pattern)}: {flaw.wrong}", expected))
                 break

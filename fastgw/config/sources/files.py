@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fastgw.config.base.problems import told_file
-from fastgw.config.formats.positions import OUT_OF, Flaw, MissingPackage, OutOfResources
+from fastgw.config.formats.positions import OUT_OF, MissingPackage, OutOfResources, SyntaxProblem
 from fastgw.config.sources.dns_targets import AT_START_S, UNKNOWN, is_lookup, looked_up
 from fastgw.config.sources.include_globs import Search
 from fastgw.config.sources.virtual_files import is_derived, is_watched, said
@@ -24,7 +24,7 @@ _PATTERN: Final = "\0"
 
 
 def read_file(name: str, most: int) -> bytes:
-    """All of a file. Raises `OSError`, also for a pipe or device, which may never end or begin; `Flaw` above `most`."""
+    """Read a whole file. Raises `OSError`, also for a pipe or a device; `SyntaxProblem` above `most` bytes."""
     mode = os.stat(name).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by `open`, in clearer words
         raise OSError(errno.EINVAL, "Not a regular file")
@@ -33,7 +33,7 @@ def read_file(name: str, most: int) -> bytes:
             raise OSError(errno.EINVAL, "Not a regular file")
         raw = file.read(most + 1)
     if len(raw) > most:
-        raise Flaw(f"longer than {most} bytes")
+        raise SyntaxProblem(f"longer than {most} bytes")
     return raw
 
 
@@ -88,7 +88,7 @@ class Disk:
         return self._held
 
     def read(self, name: str) -> bytes:
-        """All of a file, the same bytes each time. Raises `Flaw`, `OutOfResources`."""
+        """All of a file, the same bytes each time. Raises `SyntaxProblem`, `OutOfResources`."""
         if name in self._instead:
             self._held[name] = self._instead[name]
         if name not in self._held:
@@ -97,8 +97,8 @@ class Disk:
             except OSError as error:
                 if error.errno in OUT_OF:
                     raise OutOfResources(f"{name} cannot be read: {error.strerror}") from error
-                raise Flaw(f"cannot be read: {error.strerror or error}") from error
-            except Flaw as flaw:
+                raise SyntaxProblem(f"cannot be read: {error.strerror or error}") from error
+            except SyntaxProblem as flaw:
                 if is_lookup(name):
                     if self._known is None or isinstance(flaw, MissingPackage):
                         raise
@@ -106,7 +106,7 @@ class Disk:
                     self._held[name] = self._known.get(name, UNKNOWN)
                     return self._held[name]
                 more = " with the files before it" if self._held else ""
-                raise Flaw(_TOO_LONG.format(LARGEST // 1024**2) + more) from flaw
+                raise SyntaxProblem(_TOO_LONG.format(LARGEST // 1024**2) + more) from flaw
             self._left -= len(raw)
             self._held[name] = raw
         return self._held[name]
@@ -121,7 +121,7 @@ class Disk:
         if self._known is not None and name not in self._known:  # nobody waits for very many that do not answer
             self._lookups_end_at = min(self._lookups_end_at, now + AT_START_S)
             if now >= self._lookups_end_at:
-                raise Flaw(f"not looked up yet: others have taken {AT_START_S:g} s")
+                raise SyntaxProblem(f"not looked up yet: others have taken {AT_START_S:g} s")
         return looked_up(name)
 
     def derive(self, name: str, content: bytes) -> None:
@@ -133,7 +133,7 @@ class Disk:
         return why_no_folder(name)
 
     def find(self, folder: str, pattern: str) -> list[str]:
-        """The files that a pattern names, relative to an absolute `folder`: the same each time. Raises `Flaw`."""
+        """The files that a pattern names, relative to an absolute `folder`, in one order. Raises `SyntaxProblem`."""
         name = pattern_name(folder, pattern)
         if name in self._instead:
             self._held[name] = self._instead[name]
@@ -157,11 +157,11 @@ class Memory:
         self.held[name] = content
 
     def read(self, name: str) -> bytes:
-        """All of a file. Raises `Flaw`."""
+        """All of a file. Raises `SyntaxProblem`."""
         if name not in self.held:
-            raise Flaw("cannot be read: it was not captured")
+            raise SyntaxProblem("cannot be read: it was not captured")
         if len(self.held[name]) > LARGEST:
-            raise Flaw(_TOO_LONG.format(LARGEST // 1024**2))
+            raise SyntaxProblem(_TOO_LONG.format(LARGEST // 1024**2))
         return self.held[name]
 
     def why_no_folder(self, name: str) -> str:
@@ -169,7 +169,7 @@ class Memory:
         return ""
 
     def find(self, folder: str, pattern: str) -> list[str]:
-        """The files that a pattern named. Raises `Flaw`."""
+        """The files that a pattern named. Raises `SyntaxProblem`."""
         return _found_in(self.read(pattern_name(folder, pattern)))
 
 
@@ -199,7 +199,7 @@ def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict
 
 
 def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) -> dict[str, bytes]:
-    """What these files say and these patterns find by now. Raises `Flaw`, which names the file.
+    """What these files say and these patterns find by now. Raises `SyntaxProblem`, which names the file.
 
     `spared`: files that may be away for a moment: they are taken as they were, and why stands there. A new one that a
     pattern finds and that cannot be read is left out, and why stands there as well.
@@ -216,9 +216,9 @@ def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) 
     for file in files:
         try:
             disk.read(file)
-        except Flaw as flaw:
+        except SyntaxProblem as flaw:
             if spared is None or not (file in spared or file not in held):
-                raise Flaw(f"{told_file(file)} {flaw.wrong}") from flaw
+                raise SyntaxProblem(f"{told_file(file)} {flaw.wrong}") from flaw
             spared[file] = f"{told_file(file)}: {flaw.wrong}"
             if file in held:
                 kept[file] = held[file]

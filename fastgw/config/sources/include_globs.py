@@ -10,7 +10,7 @@ from fnmatch import translate
 from glob import has_magic
 from typing import Final
 
-from fastgw.config.formats.positions import OUT_OF, Flaw, OutOfResources
+from fastgw.config.formats.positions import OUT_OF, OutOfResources, SyntaxProblem
 
 MOST: Final = 10_000
 """How many names in folders are looked at for one configuration."""
@@ -23,7 +23,7 @@ class Search:
         self._left = MOST
 
     def find(self, folder: str, pattern: str) -> list[str]:
-        """What there is, sorted; the pattern is relative to `folder`. Raises `Flaw` when it takes too long."""
+        """What there is, sorted; the pattern is relative to `folder`. Raises `SyntaxProblem` when it takes too long."""
         found: Iterable[str] = ["/" if pattern.startswith("/") else folder]
         for part in filter(None, pattern.split("/")):
             if part == "**":
@@ -59,7 +59,7 @@ class Search:
                 for entry in listed:
                     self._left -= 1
                     if self._left < 0:
-                        raise Flaw(f"more than {MOST} names to look at")
+                        raise SyntaxProblem(f"more than {MOST} names to look at")
                     yield entry
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             if getattr(error, "errno", None) in OUT_OF:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastgw.config.base.problems import Problem, show
 from fastgw.config.decoding.decoder import BROKEN, Broken
 from fastgw.config.decoding.filter_levels import by_route, early, is_default
-from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.gateway import FilterUse, Route
 
 EARLY: Final = ("the gateway", "a listener")
@@ -27,7 +27,7 @@ class Level:
     """Such as `the gateway` or `listener "public"`."""
     kind: str
     """With its article: `a listener`."""
-    uses: Mapping[str, tuple[Place, Any]]
+    uses: Mapping[str, tuple[SourcePlace, Any]]
 
 
 @dataclass
@@ -64,8 +64,8 @@ class FilterRules:
     def _shadows(self) -> Iterator[Problem]:
         """The uses that do not act."""
         holders = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
-        held: list[tuple[Place, Any]] = [(place, holder) for place, _, holder in holders]
-        levels: list[Mapping[str, tuple[Place, Any]]] = [self.merged.maps["filters"]]
+        held: list[tuple[SourcePlace, Any]] = [(place, holder) for place, _, holder in holders]
+        levels: list[Mapping[str, tuple[SourcePlace, Any]]] = [self.merged.maps["filters"]]
         for place, holder in (*held, *self.merged.routes()):
             if any(isinstance(use, FilterUse) and use.shadow for use in holder.filters.values()):
                 levels.append(_uses(place.below("filters"), holder.filters))
@@ -82,7 +82,7 @@ class FilterRules:
             if holder.filters
         }
 
-    def _own_levels(self, place: Place, route: Route) -> Iterator[Level]:
+    def _own_levels(self, place: SourcePlace, route: Route) -> Iterator[Level]:
         """A route's filter sets, as far as they are known, then its own filters."""
         sets = self.merged.maps["filter_sets"]
         for index, name in enumerate(route.use):
@@ -137,5 +137,5 @@ class FilterRules:
         return not written and is_default(self.filter_types.get(name))
 
 
-def _uses(place: Place, filters: Mapping[str, Any]) -> Mapping[str, tuple[Place, Any]]:
+def _uses(place: SourcePlace, filters: Mapping[str, Any]) -> Mapping[str, tuple[SourcePlace, Any]]:
     return {name: (place.below(name), use) for name, use in filters.items()}

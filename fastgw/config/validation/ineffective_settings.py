@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastgw.config.base.problems import Problem, show
 from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import write_duration
-from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.gateway import Route, Upstream
 
 _FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
@@ -39,7 +39,7 @@ def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
     return [place.below("targets").problem(wrong)]
 
 
-def _of_upstream(place: Place, upstream: Upstream) -> Iterator[Problem]:
+def _of_upstream(place: SourcePlace, upstream: Upstream) -> Iterator[Problem]:
     """What is listed here; what a file or DNS lists may be another next time."""
     if not isinstance(place.raw.get("targets"), list):
         return
@@ -60,7 +60,7 @@ def _of_upstream(place: Place, upstream: Upstream) -> Iterator[Problem]:
             yield place.below(*steps).problem("the upstream has one target: there is no other to be asked")
 
 
-def _of_route(place: Place, route: Route, upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
+def _of_route(place: SourcePlace, route: Route, upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
     fallback = None if route.fallback is None else route.fallback.upstream
     if fallback is not None and set(route.destinations) == {fallback}:
         yield place.below("fallback", "upstream").problem("it is the route's own, which is not asked once more")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from fastgw.config.base.problems import Path, Problem, show
 from fastgw.config.base.route_patterns import LIKE_REGEX
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.settings.gateway import FilterUse, Route
 
@@ -58,7 +58,7 @@ def _expansions(merged: Merged) -> Iterator[Problem]:
         for path, text in _texts(reading.document.value, ()):
             if path[-1] in FREE_TEXT or text.startswith("~"):
                 continue
-            at = Place(reading, path)
+            at = SourcePlace(reading, path)
             if _EXPANSION.search(text) is not None:
                 yield at.value_problem("`${…}` is taken as it is; write {env: NAME} in place of the whole value")
             elif (found := _NGINX.search(text)) is not None:
@@ -101,7 +101,7 @@ def _catches_all(route: Route) -> bool:
     return not route.paths or "/*" in route.paths
 
 
-def _of_route(place: Place, route: Route, catching_all: list[Route]) -> Iterator[Problem]:
+def _of_route(place: SourcePlace, route: Route, catching_all: list[Route]) -> Iterator[Problem]:
     if route.paths == ("/",) and route.upstream is not None and not any(_meet(route, each) for each in catching_all):
         wrong = "`/` is that path alone: any other finds no route; `/*` takes all of them"
         yield place.below("paths", 0).value_problem(wrong)
@@ -150,7 +150,7 @@ _Key = tuple[str, str, str, frozenset[tuple[str, str]], frozenset[tuple[str, str
 
 def _never_reached(merged: Merged) -> Iterator[Problem]:
     """Routes all of whose requests are those of one before: same hosts, paths and conditions, and no other method."""
-    taken: dict[_Key, list[tuple[Place, Route]]] = {}
+    taken: dict[_Key, list[tuple[SourcePlace, Route]]] = {}
     listeners = [*merged.maps["listeners"]]
     for place, route in merged.routes():
         if route.name.startswith(f"{EGRESS}/"):
@@ -176,7 +176,7 @@ def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
                 yield listener, host.lower().removesuffix("."), shape, headers, query
 
 
-def _before(candidates: Any, route: Route) -> tuple[Place, Route] | None:
+def _before(candidates: Any, route: Route) -> tuple[SourcePlace, Route] | None:
     """One that answers every method of this route."""
     for place, each in candidates:
         answered = {*each.methods, *(("HEAD",) if "GET" in each.methods else ())}

@@ -18,15 +18,15 @@ from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.problems import Path, show, suggest
 from fastgw.config.base.value_types import Address
 from fastgw.config.decoding.decoder import BROKEN, fields_of
-from fastgw.config.decoding.merge import Merged, Place
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
 from fastgw.config.settings.gateway import Config, Route
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY
 from fastgw.config.validation.kubeconfig import check_kubernetes
 from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
-from fastgw.consumers.credentials import NOUNS, Kind, marks_of
+from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of
 from fastgw.http.http1.llhttp import knows_method
 from fastgw.http.http1.parser import RequestHead
 from fastgw.redis.url import check_url
@@ -44,7 +44,7 @@ OF_UPSTREAM: Final = (
 
 def needs_version_and_listeners(merged: Merged) -> None:
     """The main file names the version; a listener may come from any file."""
-    main = Place(merged.readings[0], ())
+    main = SourcePlace(merged.readings[0], ())
     for field in fields_of(Config).values():
         files = merged.readings if field.key in merged.maps else merged.readings[:1]
         place = main.below(field.key)
@@ -55,7 +55,7 @@ def needs_version_and_listeners(merged: Merged) -> None:
 
 def one_listener_per_address(merged: Merged) -> None:
     """Port 0 is a new port each time. What would be bound twice is, as the kernel sees it, one address."""
-    taken: dict[tuple[int, str], list[tuple[Address, Place]]] = {}
+    taken: dict[tuple[int, str], list[tuple[Address, SourcePlace]]] = {}
     addresses = [(place.below("address"), listener.address) for place, _, listener in merged.whole("listeners")]
     for key in ("status", "admin"):
         addresses += ((place.below("address"), settings.address) for place, settings in merged.once(key))
@@ -124,7 +124,7 @@ def admin_is_guarded(merged: Merged) -> None:
 
 
 def routes_have_their_own_names(merged: Merged) -> None:
-    taken: dict[str, Place] = {}
+    taken: dict[str, SourcePlace] = {}
     for place, route in merged.routes():
         if route.name is BROKEN:
             continue
@@ -192,7 +192,7 @@ def route_patterns(merged: Merged) -> None:
             _check_parameters(patterns.parse_redirect, route.redirect.to, place.below("redirect", "to"), paths)
 
 
-def _check_prefix(route: Route, place: Place, paths: list[Any] | None) -> None:
+def _check_prefix(route: Route, place: SourcePlace, paths: list[Any] | None) -> None:
     if route.strip_prefix is None:
         return
     at = place.below("strip_prefix")
@@ -219,7 +219,7 @@ def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
 
 
 def _check_parameters(
-    parse: Callable[[str], patterns.Template], text: str | None, place: Place, paths: list[Any] | None
+    parse: Callable[[str], patterns.Template], text: str | None, place: SourcePlace, paths: list[Any] | None
 ) -> None:
     """Each parameter of a template must be one of every path."""
     if text is None:
@@ -256,7 +256,7 @@ def upstreams_of_filters(merged: Merged) -> None:
                 place.below(key).report(f"unknown upstream {show(name)}", suggest(name, known), at_key=False)
 
 
-def _all_uses(merged: Merged) -> Sequence[tuple[Place, Any, frozenset[str]]]:
+def _all_uses(merged: Merged) -> Sequence[tuple[SourcePlace, Any, frozenset[str]]]:
     """Every use of a filter that is to be judged, and the parameters of the paths that it may see."""
     anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
     uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
@@ -269,7 +269,7 @@ def _all_uses(merged: Merged) -> Sequence[tuple[Place, Any, frozenset[str]]]:
     return uses
 
 
-def _uses(place: Place, filters: Any, known: frozenset[str]) -> Iterator[tuple[Place, Any, frozenset[str]]]:
+def _uses(place: SourcePlace, filters: Any, known: frozenset[str]) -> Iterator[tuple[SourcePlace, Any, frozenset[str]]]:
     return ((place.below(name), use, known) for name, use in (() if filters is BROKEN else filters.items()))
 
 
@@ -341,7 +341,7 @@ def sticky_keys_that_sign(merged: Merged) -> None:
         at, key = place.below("load_balancing", "sticky", "key"), sticky.key
         try:
             said = secret_in(key.file, place.reading.files.read(key.file)) if key.file else key.value()
-        except (SecretError, Flaw):
+        except (SecretError, SyntaxProblem):
             continue  # it is told where it was read
         if len(said) < SHORTEST_KEY:
             at.report(f"{len(said)} characters", f"expected {SHORTEST_KEY} at least", at_key=False)
@@ -349,7 +349,7 @@ def sticky_keys_that_sign(merged: Merged) -> None:
 
 def consumers_are_told_apart(merged: Merged) -> None:
     """What a consumer is known by is its own alone. Keys are compared, and never shown."""
-    taken: dict[tuple[Kind, bytes], tuple[Place, Path]] = {}
+    taken: dict[tuple[CredentialKind, bytes], tuple[SourcePlace, Path]] = {}
     for place, consumer in merged.consumers():
         if not _is_whole(consumer):
             continue
@@ -390,7 +390,7 @@ def _whole(values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     return ((index, value) for index, value in enumerate(values) if value is not BROKEN)
 
 
-def _parsed(parse: Callable[[str], Any], text: str, place: Place) -> Any:
+def _parsed(parse: Callable[[str], Any], text: str, place: SourcePlace) -> Any:
     try:
         return parse(text)
     except ValueError as error:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Problem, show
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.gateway import Upstream, UpstreamTls
 from fastgw.net.pem import (
     Grouping,
@@ -29,7 +29,7 @@ EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "c
 """When it is told beforehand. Many lists are made anew each week."""
 
 
-def _speaks_tls(place: Place, upstream: Upstream) -> bool:
+def _speaks_tls(place: SourcePlace, upstream: Upstream) -> bool:
     """Whether a target is https; of those that are not known yet, whether they will be."""
     targets: Any = upstream.targets
     if not targets:
@@ -78,7 +78,7 @@ def tls_notes(merged: Merged) -> list[Problem]:
     return [*notes, *_unnamed_hosts(merged)]
 
 
-def _served(merged: Merged) -> Iterator[tuple[Place, Any]]:
+def _served(merged: Merged) -> Iterator[tuple[SourcePlace, Any]]:
     for place, _, listener in merged.whole("listeners"):
         if listener.tls not in (None, BROKEN):
             yield place.below("tls"), listener.tls
@@ -99,7 +99,7 @@ def _doubts(certificate: dict[str, Any], now: float) -> Iterator[str]:
         yield "the certificate names no host (subjectAltName): clients that verify it refuse it"
 
 
-def _never_shown(tls: Any, at: Place) -> Iterator[Problem]:
+def _never_shown(tls: Any, at: SourcePlace) -> Iterator[Problem]:
     """Certificates whose names all belong to others before them, with keys of the same kind."""
     grouping, taken = Grouping(), set[str]()
     for index, pair in _whole(tls.certificates):
@@ -112,7 +112,7 @@ def _never_shown(tls: Any, at: Place) -> Iterator[Problem]:
         taken.update(group.names)
 
 
-def _late_verifiers(tls: Any, at: Place, now: float) -> Iterator[Problem]:
+def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
     """What is no authority; authorities and lists of what is revoked that are out of date, or soon will be."""
     if tls.client_auth in (None, BROKEN):
         return
@@ -157,19 +157,19 @@ def _is_name(host: str) -> bool:
     return not host.startswith("[") and not host.replace(".", "").isdigit() and ":" not in host
 
 
-def _decoded(certificate: Any, at: Place) -> dict[str, Any] | None:
+def _decoded(certificate: Any, at: SourcePlace) -> dict[str, Any] | None:
     if isinstance(certificate, str):
         with suppress(ssl.SSLError):
             return decoded(at.reading.files.read(certificate))
     return None
 
 
-def _try(file: Any, at: Place, wrong_with: Callable[[bytes], str]) -> None:
+def _try(file: Any, at: SourcePlace, wrong_with: Callable[[bytes], str]) -> None:
     if isinstance(file, str) and (wrong := wrong_with(at.reading.files.read(file))):
         at.report(wrong, "expected a PEM file", at_key=False)
 
 
-def _try_pair(certificate: Any, key: Any, at: Place) -> None:
+def _try_pair(certificate: Any, key: Any, at: SourcePlace) -> None:
     """Whether these are a certificate and its key."""
     if isinstance(certificate, str) and isinstance(key, str):  # given, and not BROKEN
         wrong = amiss(at.reading.files.read(certificate), at.reading.files.read(key))

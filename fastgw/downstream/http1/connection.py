@@ -32,10 +32,10 @@ from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
 from fastgw.http.malformed import Malformed
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.pipeline.route_selection import choose, too_long
 from fastgw.routing.table import Match, Router
-from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, Passage
+from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
@@ -65,7 +65,7 @@ _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
-class Phase(IntEnum):
+class ClientPhase(IntEnum):
     IDLE = 1  # between two requests
     HEAD = 2  # part of a request head is here
     ACTIVE = 3  # an exchange is under way
@@ -77,11 +77,11 @@ class Phase(IntEnum):
 
 
 # PERF: a member by a name of its own costs nothing, through its class 68 ns (CPython 3.11).
-IDLE, HEAD, ACTIVE, FLUSHING, TUNNEL, LINGERING, CLOSING, CLOSED = Phase
+IDLE, HEAD, ACTIVE, FLUSHING, TUNNEL, LINGERING, CLOSING, CLOSED = ClientPhase
 
 
 @final
-class Downstream(asyncio.BufferedProtocol, Timed):
+class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_address_limit",
         "_ahead",
@@ -131,7 +131,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.peer = peer
         self.phase = IDLE
         self.exchange: Exchange | None = None
-        self._passage: Passage | None = None  # made for the first request that takes it
+        self._passage: FastPath | None = None  # made for the first request that takes it
         self._passing = False  # whether it is under way, in place of an exchange
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
@@ -166,7 +166,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def __repr__(self) -> str:
         under_way = self._passage if self._passing else self.exchange
-        return f"<Downstream {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
+        return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
 
     @property
     def is_tunnel(self) -> bool:
@@ -444,8 +444,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         vouches = self.listener.vouches
         return self._vouched is not None and vouches is not None and vouches != self._vouched
 
-    def _make_passage(self) -> Passage:
-        self._passage = passage = Passage(self, self.listener, self.peer)
+    def _make_passage(self) -> FastPath:
+        self._passage = passage = FastPath(self, self.listener, self.peer)
         return passage
 
     def _expect_body(self, exchange: Exchange) -> bytes | None:
@@ -567,10 +567,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 return  # the exchange is over
             self._waiting = None
             if done.cancelled():  # from elsewhere: it shared what it waited for
-                say(Event.DEFECT, "what a filter waited for was cancelled")
+                say(OperatorEvent.DEFECT, "what a filter waited for was cancelled")
                 go_on(problem(Fault.INTERNAL))
             elif (error := done.exception()) is not None:
-                say(Event.DEFECT, "what a filter waited for has failed", error=error)
+                say(OperatorEvent.DEFECT, "what a filter waited for has failed", error=error)
                 go_on(problem(Fault.INTERNAL))
             else:
                 go_on(done.result())

@@ -11,7 +11,7 @@ from math import inf
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-from fastgw.downstream.http1.connection import TOKEN_START, Downstream
+from fastgw.downstream.http1.connection import TOKEN_START, Http1ClientConnection
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.timer_wheel import Timed
@@ -20,7 +20,7 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.client_hello import DECODE_ERROR, HANDSHAKE, NO_APPLICATION_PROTOCOL, HelloBuffer, protocols_offered
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SPOKEN: Final = frozenset((b"http/1.1", b"http/1.0"))
 """Of the protocols that a client may offer; one that offers none speaks what is spoken on the port."""
 
 
-class Outcome(IntEnum):
+class HandshakeOutcome(IntEnum):
     """How a handshake ended: what is counted, in the places of shared memory."""
 
     FULL = 0
@@ -54,16 +54,16 @@ class Outcome(IntEnum):
 
 
 _BY_REASON: Final = {
-    "CERTIFICATE_VERIFY_FAILED": Outcome.CERTIFICATE_REFUSED,
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Outcome.CERTIFICATE_MISSING,
-    "NO_SHARED_CIPHER": Outcome.NO_AGREEMENT,
-    "NO_SUITABLE_KEY_SHARE": Outcome.NO_AGREEMENT,
-    "NO_SHARED_SIGNATURE_ALGORITHMS": Outcome.NO_AGREEMENT,
-    "NO_SUITABLE_SIGNATURE_ALGORITHM": Outcome.NO_AGREEMENT,
-    "NO_SHARED_GROUPS": Outcome.NO_AGREEMENT,
-    "UNSUPPORTED_PROTOCOL": Outcome.NO_AGREEMENT,
-    "VERSION_TOO_LOW": Outcome.NO_AGREEMENT,
-    "UNEXPECTED_EOF_WHILE_READING": Outcome.CLIENT_LEFT,
+    "CERTIFICATE_VERIFY_FAILED": HandshakeOutcome.CERTIFICATE_REFUSED,
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": HandshakeOutcome.CERTIFICATE_MISSING,
+    "NO_SHARED_CIPHER": HandshakeOutcome.NO_AGREEMENT,
+    "NO_SUITABLE_KEY_SHARE": HandshakeOutcome.NO_AGREEMENT,
+    "NO_SHARED_SIGNATURE_ALGORITHMS": HandshakeOutcome.NO_AGREEMENT,
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": HandshakeOutcome.NO_AGREEMENT,
+    "NO_SHARED_GROUPS": HandshakeOutcome.NO_AGREEMENT,
+    "UNSUPPORTED_PROTOCOL": HandshakeOutcome.NO_AGREEMENT,
+    "VERSION_TOO_LOW": HandshakeOutcome.NO_AGREEMENT,
+    "UNEXPECTED_EOF_WHILE_READING": HandshakeOutcome.CLIENT_LEFT,
 }
 """What OpenSSL says of a handshake that failed. An alert of the client's is `CLIENT_REFUSED`; the rest broken."""
 
@@ -74,16 +74,16 @@ class _Limit(Timed):
 
     __slots__ = ("_handshake",)
 
-    def __init__(self, handshake: "Secured") -> None:
+    def __init__(self, handshake: "TlsConnection") -> None:
         super().__init__()
         self._handshake = handshake
 
     def expire(self, now: float) -> None:
-        self._handshake.give_up(Outcome.TIMEOUT)
+        self._handshake.give_up(HandshakeOutcome.TIMEOUT)
 
 
 @final
-class Secured(TlsTransport):
+class TlsConnection(TlsTransport):
     """It takes its place in the node's limits before the handshake, which is what costs."""
 
     __slots__ = (
@@ -112,14 +112,14 @@ class Secured(TlsTransport):
         self._until = inf  # see `ServerContexts`, by which the handshake began
 
     def __repr__(self) -> str:
-        return f"<Secured {self.peer.ip} {self.stage.name} {self._above!r}>"
+        return f"<TlsConnection {self.peer.ip} {self.stage.name} {self._above!r}>"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         server = self._server
         server.handshakes.add(self)
         if server.admit(self.peer) is not None:
-            self._fail(Outcome.SHED)  # an answer would cost a handshake
+            self._fail(HandshakeOutcome.SHED)  # an answer would cost a handshake
             return
         self._admitted, self._address_limit = True, server.address_limit
         tls = self.listener.tls
@@ -153,7 +153,7 @@ class Secured(TlsTransport):
                 return
         except Malformed as malformed:
             send_at_once(self._fd, DECODE_ERROR)
-            self._fail(Outcome.PROTOCOL_ERROR, malformed.reason)
+            self._fail(HandshakeOutcome.PROTOCOL_ERROR, malformed.reason)
             return
         received, self._hello = bytes(hello.received), None
         if tls is None:  # since the first bytes came
@@ -162,7 +162,7 @@ class Secured(TlsTransport):
         offered = protocols_offered(hello.message())
         if offered is not None and not SPOKEN.intersection(offered):
             send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would go on without a protocol
-            self._fail(Outcome.NO_AGREEMENT, "the client does not offer HTTP/1.1")
+            self._fail(HandshakeOutcome.NO_AGREEMENT, "the client does not offer HTTP/1.1")
             return
         self._trusts, self._vouched = self.listener.trusts, tls.vouches
         self._until = tls.until
@@ -174,10 +174,10 @@ class Secured(TlsTransport):
     def _answer_plain(self, received: bytes) -> None:
         """It does not speak TLS. Who speaks HTTP is told so; who speaks something else would not understand."""
         if received[0] not in TOKEN_START:
-            self._fail(Outcome.PROTOCOL_ERROR, "the first bytes are no TLS")
+            self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are no TLS")
             return
         peer = Peer(self.peer.ip, self.peer.port, self.peer.server_port, self.peer.trusted)
-        plain = Downstream(self._server, self.listener, peer)
+        plain = Http1ClientConnection(self._server, self.listener, peer)
         self._server.shook_hands(self)
         self._admitted, self.stage = False, CLOSED
         self._drop_limit()
@@ -192,16 +192,16 @@ class Secured(TlsTransport):
             now = time()
             if certificate.expires_date < now or self._until <= now:
                 what = "certificate has" if certificate.expires_date < now else "authority or revocation list has"
-                self._fail(Outcome.CERTIFICATE_REFUSED, f"the {what} expired since the session began")
+                self._fail(HandshakeOutcome.CERTIFICATE_REFUSED, f"the {what} expired since the session began")
                 return
         self._send(last)
         self._drop_limit()
         server = self._server
         server.shook_hands(self)
-        server.shaken[Outcome.RESUMED if self._tls.session_reused else Outcome.FULL] += 1
+        server.shaken[HandshakeOutcome.RESUMED if self._tls.session_reused else HandshakeOutcome.FULL] += 1
         self.peer.certificate = certificate
         self._admitted = False  # from here on its places are those of what stands above
-        above = Downstream(server, self.listener, self.peer)
+        above = Http1ClientConnection(server, self.listener, self.peer)
         self._open(above)
         above.take(cast(asyncio.Transport, self), self._address_limit)
         above.trust_as_of(self._trusts, self._vouched)
@@ -217,9 +217,9 @@ class Secured(TlsTransport):
         if isinstance(error, ssl.SSLError):
             self._fail(*_outcome_of(error))
         else:
-            self._fail(Outcome.CLIENT_LEFT)
+            self._fail(HandshakeOutcome.CLIENT_LEFT)
 
-    def _fail(self, outcome: Outcome, why: str = "") -> None:
+    def _fail(self, outcome: HandshakeOutcome, why: str = "") -> None:
         """There is no connection. Nobody has known of one but the server."""
         if self.stage < OPEN:
             self._shut()
@@ -229,12 +229,12 @@ class Secured(TlsTransport):
                 self._admitted = False
                 server.release(self.peer, self._address_limit)
             server.not_shaken(self.listener, self.peer, outcome, why)
-            if outcome is Outcome.TIMEOUT or outcome is Outcome.SHED:
+            if outcome is HandshakeOutcome.TIMEOUT or outcome is HandshakeOutcome.SHED:
                 self._below.abort()
             else:
                 self._below.close()  # an alert may be on its way
 
-    def give_up(self, outcome: Outcome = Outcome.SHED) -> None:
+    def give_up(self, outcome: HandshakeOutcome = HandshakeOutcome.SHED) -> None:
         """End a handshake that is under way."""
         self._fail(outcome)
 
@@ -259,14 +259,14 @@ class Secured(TlsTransport):
 
     def _flooded(self, why: str) -> None:
         text = f"listener {self.listener.name}: TLS with {self.peer.ip} is cut off: {why}"
-        self._server.complain(Event.TLS_HANDSHAKE_FAILED, text, why)
+        self._server.complain(OperatorEvent.TLS_HANDSHAKE_FAILED, text, why)
         self._lose(None)
 
 
-def _outcome_of(error: ssl.SSLError) -> tuple[Outcome, str]:
+def _outcome_of(error: ssl.SSLError) -> tuple[HandshakeOutcome, str]:
     reason = error.reason or type(error).__name__
     outcome = _BY_REASON.get(reason)
     if outcome is None:
-        outcome = Outcome.CLIENT_REFUSED if "ALERT" in reason else Outcome.PROTOCOL_ERROR
+        outcome = HandshakeOutcome.CLIENT_REFUSED if "ALERT" in reason else HandshakeOutcome.PROTOCOL_ERROR
     told = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else reason.lower().replace("_", " ")
     return outcome, told

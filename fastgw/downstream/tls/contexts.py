@@ -20,7 +20,7 @@ import msgspec
 from fastgw.config.settings.gateway import NONE, ServerTls
 from fastgw.net import openssl
 from fastgw.net.pem import Grouping, as_file, authority_dates, key_kind, load_pair, revocation_dates
-from fastgw.net.session_tickets import NAME_BYTES, Seeds
+from fastgw.net.session_tickets import NAME_BYTES, TicketKeySeeds
 from fastgw.routing.table import Steps, at_once
 
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -69,7 +69,7 @@ class ServerContexts:
         """How client certificates are verified: another value where that is done otherwise."""
         self._entries = entries
         self._pairs = pairs
-        self._seeds: Seeds | None = None
+        self._seeds: TicketKeySeeds | None = None
         self._day = -1
         self._name_before = b""
         self._ends = sorted(ends)
@@ -88,7 +88,7 @@ class ServerContexts:
         """What a handshake begins with."""
         return self._entries[0]
 
-    def use_keys(self, seeds: Seeds) -> None:
+    def use_keys(self, seeds: TicketKeySeeds) -> None:
         """Give out tickets under the keys of these seeds from now on, with each day's keys on the day."""
         if self.settings.session_tickets and openssl.is_reached():
             self._seeds = seeds
@@ -130,7 +130,7 @@ class ServerContexts:
             return made
         return self._entries[0]
 
-    def _set_keys(self, seeds: Seeds) -> None:
+    def _set_keys(self, seeds: TicketKeySeeds) -> None:
         self._day = seeds.day
         # What verified a client by what is past must be verified again: OpenSSL does not, when a session is resumed.
         keys = seeds.keys(self._purpose + b"\0%d" % self._over if self._over else self._purpose)

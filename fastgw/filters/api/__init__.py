@@ -21,12 +21,12 @@ from fastgw.config.settings.gateway import Settings, SettingsMeta, State
 from fastgw.config.settings.secrets import Secret, secret_in
 from fastgw.consumers.index import Consumer, Roster
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
-from fastgw.filters.api.credential_locations import NOWHERE, Places
+from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.http.http1.parser import ResponseHead
 from fastgw.shm.node_limits import KeyCounts
-from fastgw.shm.quota_table import Quotas
+from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
 from fastgw.sync.feeds import Feed, Feeds
 from fastgw.upstream.client.http_client import Fetcher
@@ -118,7 +118,7 @@ class Env:
         instance: str,
         route: str | None,
         settings: "Filter",
-        stock: "Stock",
+        stock: "FilterResources",
         files: Mapping[str, bytes],
         level: str = "gateway",
         state: State | None = None,
@@ -129,7 +129,7 @@ class Env:
         self.roster = stock.roster
         self.reads: dict[str, bytes] = {}
         """The files that were read, and the digest of each."""
-        self.keeps: list[Kept] = []
+        self.keeps: list[SharedRef] = []
         """What is shared with others lives as long as somebody keeps it."""
         self._settings = settings
         self._stock = stock
@@ -175,7 +175,7 @@ class Env:
         return env
 
 
-class Kept:
+class SharedRef:
     """Something shared."""
 
     __slots__ = ("__weakref__", "value")
@@ -184,24 +184,24 @@ class Kept:
         self.value = value
 
 
-class Stock:
+class FilterResources:
     """What the filters of a process share. Lasts from one generation to the next."""
 
     def __init__(self) -> None:
         self.roster = Roster()
-        self._shared: WeakValueDictionary[Hashable, Kept] = WeakValueDictionary()
+        self._shared: WeakValueDictionary[Hashable, SharedRef] = WeakValueDictionary()
 
-    def shared(self, key: Hashable, make: Callable[[], Any]) -> Kept:
+    def shared(self, key: Hashable, make: Callable[[], Any]) -> SharedRef:
         kept = self._shared.get(key)
         if kept is None:
-            kept = self._shared[key] = Kept(make())
+            kept = self._shared[key] = SharedRef(make())
         return kept
 
 
 class Services(NamedTuple):
     """What a filter that holds something live has in a worker."""
 
-    ground: Ground
+    ground: WorkerLoop
     fetcher: Fetcher
     """For requests of the gateway's own."""
     feeds: Feeds
@@ -216,7 +216,7 @@ class Services(NamedTuple):
     """How many workers the node has now."""
     upstreams: Callable[[str], Upstream | None] = lambda name: None
     """An upstream as it is configured now, by its name."""
-    quotas: Quotas | None = None
+    quotas: QuotaTable | None = None
     """The node's counts for long periods. None: there is no node."""
     control_is_away: Callable[[], bool] = lambda: False
     """Whether the process of the sources has been away for a while: whoever cannot wait asks for itself."""
@@ -350,7 +350,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         """Fields, query parameters and cookies in which clients send a secret: nobody is shown what is in them."""
         return ()
 
-    def credential_places(self) -> Places:
+    def credential_places(self) -> CredentialLocations:
         """Where clients put what this filter judges: `auth` hides it where another way has let them in."""
         return NOWHERE
 

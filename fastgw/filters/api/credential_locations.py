@@ -9,7 +9,7 @@ from fastgw.exchange.exchange import AS_ASKED
 
 
 @final
-class Places:
+class CredentialLocations:
     """The places of one kind of credential. `fields`: in lower case. `beginnings`: of names of cookies that are hidden
     with it, and are none themselves."""
 
@@ -38,15 +38,19 @@ class Places:
     def __bool__(self) -> bool:
         return bool(self._fields or self._parameters or self._cookies or self._beginnings)
 
-    def __or__(self, other: "Places") -> "Places":
+    def __or__(self, other: "CredentialLocations") -> "CredentialLocations":
         fields = dict.fromkeys((*self._fields, *other._fields))
         beginnings = frozenset((*self._beginnings, *other._beginnings))
-        return Places(tuple(fields), self._parameters | other._parameters, self._cookies | other._cookies, beginnings)
+        return CredentialLocations(
+            tuple(fields), self._parameters | other._parameters, self._cookies | other._cookies, beginnings
+        )
 
-    def __sub__(self, other: "Places") -> "Places":
+    def __sub__(self, other: "CredentialLocations") -> "CredentialLocations":
         fields = tuple(name for name in self._fields if name not in other._fields)
         beginnings = frozenset(self._beginnings).difference(other._beginnings)
-        return Places(fields, self._parameters - other._parameters, self._cookies - other._cookies, beginnings)
+        return CredentialLocations(
+            fields, self._parameters - other._parameters, self._cookies - other._cookies, beginnings
+        )
 
     def values(self, exchange: Exchange) -> list[bytes]:
         """Everything that the request says where a credential should be."""
@@ -86,8 +90,8 @@ class Places:
         return name in self._cookies or name.startswith(self._beginnings)
 
 
-NOWHERE: Final = Places()
-AUTHORIZATION: Final = Places((b"authorization",))
+NOWHERE: Final = CredentialLocations()
+AUTHORIZATION: Final = CredentialLocations((b"authorization",))
 
 
 def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]:

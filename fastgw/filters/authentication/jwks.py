@@ -18,11 +18,11 @@ import msgspec
 
 from fastgw.config.base.value_types import Endpoint
 from fastgw.config.settings.gateway import UpstreamTls
-from fastgw.eventloop.single_flight import Flights
+from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Feed, FeedSource, NodeSide, Services
 from fastgw.filters.outbound.refresh_throttle import Allowance
-from fastgw.jose import KeySet, UnknownKey, Unusable, read_set
-from fastgw.operator_events import Event, say
+from fastgw.jose import KeySet, UnknownKey, UnusableKey, read_set
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.sync.feeds import mark_of
 from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.upstream.targets.tls import read_tls
@@ -70,14 +70,14 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                     self.url, tls=tls, timeout=FETCH_S, most=MOST, fields=[(b"Accept", b"application/json")]
                 )
                 _check(fetched.status, fetched.body)
-            except (FetchFailed, Unusable) as problem:
+            except (FetchFailed, UnusableKey) as problem:
                 if str(problem) != complaint:
                     complaint = str(problem)
-                    say(Event.FEED_FAILED, "%s: %s; %s", self._title, complaint, _KEPT if value else _NONE)
+                    say(OperatorEvent.FEED_FAILED, "%s: %s; %s", self._title, complaint, _KEPT if value else _NONE)
                 node.attempted(complaint)
             else:
                 if complaint:
-                    say(Event.FEED_BACK, "%s: there again", self._title)
+                    say(OperatorEvent.FEED_BACK, "%s: there again", self._title)
                 if fetched.body != value:
                     self._tell(read_set(fetched.body))
                 node.attempted()
@@ -102,7 +102,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
 
     def _tell(self, keys: KeySet) -> None:
         for each in keys.passed_over:
-            say(Event.KEY_PASSED_OVER, "%s: passed over: %s", self._title, each)
+            say(OperatorEvent.KEY_PASSED_OVER, "%s: passed over: %s", self._title, each)
 
 
 async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:
@@ -126,13 +126,13 @@ def _digest(url: Endpoint) -> str:
 
 
 def _check(status: int, body: bytes) -> None:
-    """Whether this may replace what the provider said before. Raises `Unusable`."""
+    """Whether this may replace what the provider said before. Raises `UnusableKey`."""
     if status != 200:
-        raise Unusable(f"it answers {status}")
+        raise UnusableKey(f"it answers {status}")
     keys = read_set(body)
     if not keys:
         why = f": {keys.passed_over[0]}" if keys.passed_over else ""
-        raise Unusable(f"there is no key that can be used in its answer{why}")
+        raise UnusableKey(f"there is no key that can be used in its answer{why}")
 
 
 def good_for(cache_control: bytes | None) -> float:
@@ -150,7 +150,7 @@ class Keyring:
         self.feed = feed
         self._fed: Feed | None = None
         self._users = 0
-        self._questions: Flights[bool] = Flights()
+        self._questions: SingleFlight[bool] = SingleFlight()
         self._rest_until = 0.0
         self._listeners: list[WeakMethod[Callable[[], None]]] = []
 

@@ -29,9 +29,9 @@ from fastgw.jose import (
     Claims,
     Expected,
     KeySet,
-    Refused,
-    Rules,
     Signed,
+    TokenRefused,
+    TokenRules,
     UnknownKey,
     check_claims,
     find_claim,
@@ -51,10 +51,10 @@ Rule = Callable[[Claims], bool]
 """Whether the claims are such as a policy wants them."""
 
 
-class Wanted(NamedTuple):
+class TokenRequirements(NamedTuple):
     """What a policy asks of a token, and what it makes of it."""
 
-    rules: Rules
+    rules: TokenRules
     expected: Expected
     scopes: frozenset[str] = frozenset()
     """All of them must be the token's."""
@@ -73,18 +73,18 @@ class Wanted(NamedTuple):
 def certificate_of(claims: Claims) -> str:
     """The fingerprint of the client certificate that a token is bound to, "" for none (RFC 8705 section 3.1).
 
-    Raises `Refused` for other bonds, such as the key of RFC 9449 (DPoP): whoever only has such a token is not whom it
-    was given to.
+    Raises `TokenRefused` for other bonds, such as the key of RFC 9449 (DPoP): whoever only has such a token is not whom
+    it was given to.
     """
     bond = claims.get("cnf")
     if bond is None:
         return ""
     digest = bond.get("x5t#S256") if isinstance(bond, dict) and len(bond) == 1 else None
     if not isinstance(digest, str) or not digest.isascii():
-        raise Refused("the token is bound to a key")
+        raise TokenRefused("the token is bound to a key")
     fingerprint = unencoded(digest.encode(), "the token's bond")
     if len(fingerprint) != _FINGERPRINT:
-        raise Refused("the token is bound to what is no certificate")
+        raise TokenRefused("the token is bound to what is no certificate")
     return fingerprint.hex()
 
 
@@ -100,7 +100,7 @@ OTHERS: Final = "the token is bound to another client certificate than the one s
 
 
 @final
-class Verdict(Struct, gc=False):
+class TokenVerdict(Struct, gc=False):
     """What became of a token.
 
     PERF: with 10,000 of them a full collection, in which a worker stands still, took 40 ms; with neither them nor what
@@ -125,7 +125,7 @@ class Verdict(Struct, gc=False):
     """See `certificate_of`; it is looked at for each request, as another connection may show the same token."""
 
     def __repr__(self) -> str:  # its claims are somebody's
-        return f"<Verdict {'to refuse' if self.refusal else 'to let in'}>"
+        return f"<TokenVerdict {'to refuse' if self.refusal else 'to let in'}>"
 
 
 class _Refusal(NamedTuple):
@@ -141,14 +141,14 @@ class TokenPolicy:
 
     __slots__ = ("__weakref__", "_known", "_wanted", "keyring", "missing", "recall", "recall_shown", "roster")
 
-    def __init__(self, wanted: Wanted, keyring: Keyring, roster: Roster) -> None:
+    def __init__(self, wanted: TokenRequirements, keyring: Keyring, roster: Roster) -> None:
         self._wanted = wanted
         self.keyring = keyring
         self.roster = roster
-        self._known: TokenCache[Verdict] = TokenCache(wanted.most)
-        self.recall: Callable[[bytes], Verdict | None] = self._known.get
+        self._known: TokenCache[TokenVerdict] = TokenCache(wanted.most)
+        self.recall: Callable[[bytes], TokenVerdict | None] = self._known.get
         """What is remembered of a credential. It may be out of date: see `admit`."""
-        self.recall_shown: Callable[[RequestHead], Verdict | None] = self._known.shown_by
+        self.recall_shown: Callable[[RequestHead], TokenVerdict | None] = self._known.shown_by
         """The same of the only `Authorization` field of a request."""
         self.missing = (challenge(wanted.realm, scope=" ".join(sorted(wanted.scopes))),)
         keyring.on_change(self._keys_changed)
@@ -168,7 +168,7 @@ class TokenPolicy:
         """What was sent can be read in more than one way."""
         return self._refuse(exchange, why, "invalid_request")
 
-    def admit(self, exchange: Exchange, verdict: Verdict) -> Reply | None:
+    def admit(self, exchange: Exchange, verdict: TokenVerdict) -> Reply | None:
         """Let the exchange pass with what is known of its token, or not."""
         if not is_bearers(exchange, verdict.certificate):
             return self._refuse(exchange, OTHERS)
@@ -190,7 +190,7 @@ class TokenPolicy:
         """
         try:
             signed = read_token(token, self._wanted.rules)
-        except Refused as refusal:
+        except TokenRefused as refusal:
             return self._refuse(exchange, str(refusal))
         try:
             verdict = self._verdict(signed, token, self.keyring.keys)
@@ -198,7 +198,7 @@ class TokenPolicy:
             if self.keyring.feed:
                 return self._judge_later(exchange, credential, token, signed, then)
             return self._refuse(exchange, str(refusal))
-        except Refused as refusal:
+        except TokenRefused as refusal:
             return self._refuse(exchange, str(refusal))
         return self._conclude(exchange, credential, verdict, then)
 
@@ -208,7 +208,7 @@ class TokenPolicy:
         """Its key is not known: there may be new ones."""
         try:
             verdict = await self.keyring.judge(lambda keys: self._verdict(signed, token, keys))
-        except Refused as refusal:
+        except TokenRefused as refusal:
             if not self.keyring.keys:
                 why = "no keys have been had from the provider yet"
                 return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=why)
@@ -216,7 +216,11 @@ class TokenPolicy:
         return self._conclude(exchange, credential, verdict, then)
 
     def _conclude(
-        self, exchange: Exchange, credential: bytes, verdict: tuple[Verdict, float], then: Callable[[Exchange], None]
+        self,
+        exchange: Exchange,
+        credential: bytes,
+        verdict: tuple[TokenVerdict, float],
+        then: Callable[[Exchange], None],
     ) -> Reply | None:
         made, good_for = verdict
         if self._wanted.ceiling:
@@ -226,14 +230,14 @@ class TokenPolicy:
             then(exchange)
         return reply
 
-    def _verdict(self, signed: Signed, token: bytes, keys: KeySet) -> tuple[Verdict, float]:
-        """The verdict, and the seconds for which it is good. Raises `Refused`."""
+    def _verdict(self, signed: Signed, token: bytes, keys: KeySet) -> tuple[TokenVerdict, float]:
+        """The verdict, and the seconds for which it is good. Raises `TokenRefused`."""
         wanted = self._wanted
         key = verify(signed, keys)
         claims = signed.claims()
         now = time.time()
         good_for = check_claims(claims, wanted.expected, now) - now
-        verdict = Verdict(MappingProxyType(uncollected(claims)), key.mark)
+        verdict = TokenVerdict(MappingProxyType(uncollected(claims)), key.mark)
         verdict.certificate = certificate_of(claims)
         verdict.refusal = self._forbidden(claims)
         verdict.lines = lines_of(claims, wanted.fields)
@@ -253,7 +257,7 @@ class TokenPolicy:
                 return _Refusal(Fault.FORBIDDEN, "", (), f"the claim {claim} is not as the rules want it")
         return None
 
-    def _is_still_good(self, verdict: Verdict) -> bool:
+    def _is_still_good(self, verdict: TokenVerdict) -> bool:
         """Whether it is not revoked; then its consumer is found, and it need not be asked again for a while."""
         roster = self.roster
         if roster.revoked:
@@ -274,7 +278,7 @@ class TokenPolicy:
 
 
 def lines_of(claims: Claims, fields: Iterable[tuple[bytes, str, ClaimPath]]) -> bytes:
-    """Ready lines that tell an upstream of claims; `fields`: as in `Wanted`. Raises `Refused`."""
+    """Ready lines that tell an upstream of claims; `fields`: as in `TokenRequirements`. Raises `TokenRefused`."""
     return b"".join(
         b"%b: %b\r\n" % (name, value)
         for name, text, path in fields
@@ -306,7 +310,8 @@ def explain_token(exchange: Exchange) -> str:
 def field_value(claim: str, value: Any) -> bytes:
     """A claim as the value of a field: text as it is, several as a list, anything else as JSON writes it.
 
-    b"" where there is none. Raises `Refused` for what would be more than one value, or another one, to who reads it.
+    b"" where there is none. Raises `TokenRefused` for what would be more than one value, or another one, to who reads
+    it.
     """
     if value is None:
         return b""
@@ -318,7 +323,7 @@ def field_value(claim: str, value: Any) -> bytes:
         text = _text(claim, value)
         raw, fit = text.encode(), text == text.strip()
     if not fit or IS_VALUE(raw) is None:
-        raise Refused(f"the claim `{claim}` cannot be sent on in a field")
+        raise TokenRefused(f"the claim `{claim}` cannot be sent on in a field")
     return raw
 
 
@@ -326,7 +331,7 @@ def _text(claim: str, value: Any) -> str:
     try:
         return value if isinstance(value, str) else orjson.dumps(value).decode()
     except TypeError:  # a number of more than 64 bits
-        raise Refused(f"the claim `{claim}` cannot be sent on in a field") from None
+        raise TokenRefused(f"the claim `{claim}` cannot be sent on in a field") from None
 
 
 def values_of(claim: Any) -> Sequence[Any]:

@@ -1,7 +1,7 @@
 """Where the counts of a limit are kept: the one protocol between filters that limit and whatever counts for them.
 
-A filter asks a `Ledger` and knows no more. `NodeLedger` counts in the cells of this node and decides at once. One that
-counts elsewhere (for several nodes) has to ask: its `spend` gives an awaitable, and its filter's step waits.
+A filter asks a `CounterStore` and knows no more. `NodeLedger` counts in the cells of this node and decides at once. One
+that counts elsewhere (for several nodes) has to ask: its `spend` gives an awaitable, and its filter's step waits.
 
 What a request has spent is kept on the exchange, as a chain of records (`Exchange.limits`), so that one limit that
 refuses gives back what those before it have taken, and so that clients are told of the tightest.
@@ -21,7 +21,7 @@ LONGEST_TURN_S: Final = 10.0
 """Where nobody says how many may wait for their turn (leaky bucket), nobody waits longer than this."""
 
 
-class Terms(NamedTuple):
+class LimitSpec(NamedTuple):
     """What is limited, and to what. `burst`: as `rate_limit` has it, None where it says nothing."""
 
     algorithm: Algorithm
@@ -52,7 +52,7 @@ class Terms(NamedTuple):
         return rate_limit_table.step_of(self.limit, self.window) / 1e9
 
 
-class Verdict(NamedTuple):
+class LimitDecision(NamedTuple):
     """What became of a `spend`."""
 
     wait: float
@@ -71,27 +71,27 @@ Left: TypeAlias = tuple[int, float]
 """How many permits could be spent at once now, and the seconds until all are back if nothing more is spent."""
 
 
-class Ledger(Protocol):
+class CounterStore(Protocol):
     """The counts of one limit, for all of its keys, in one process.
 
     Equal keys share what they spend by ledgers of the same name, algorithm and window, in all workers, whatever their
     limit and burst are: a limit that is changed keeps what was spent.
     """
 
-    def spend(self, key: bytes, cost: int, /) -> Verdict | Awaitable[Verdict]:
-        """Spend `cost` permits (1 to `Terms.depth`), or nothing."""
+    def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
+        """Spend `cost` permits (1 to `LimitSpec.depth`), or nothing."""
 
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
         """Give back what was spent, never more than if it had not been. At once or later: nobody waits for it."""
 
     def charge(self, key: bytes, cost: int, mark: Any, /) -> None:
-        """Spend what is known too late to be refused, if need be into debt: by as much as `Terms.depth` at most."""
+        """Spend what is known too late to be refused, if need be into debt: by as much as `LimitSpec.depth` at most."""
 
     def left(self, key: bytes, mark: Any, /) -> Left:
         """What is left, now or right after the spending that `mark` is of. Waits for nothing."""
 
 
-Record: TypeAlias = tuple[Any, Ledger, bytes, int, Any, Any]
+Record: TypeAlias = tuple[Any, CounterStore, bytes, int, Any, Any]
 """What one limit has spent of a request: how the client is told of it (`fields.Telling`, or None: not at all), its
 ledger, the key, the cost (0: nothing), the mark (None: it has refused), and the record of the limit before it, or None.
 A plain tuple, for it is made for each request."""
@@ -111,18 +111,18 @@ class NodeLedger:
 
     __slots__ = ("_step", "_turns", "limit")
 
-    def __init__(self, cells_: Cells, name: bytes, terms: Terms) -> None:
+    def __init__(self, cells_: Cells, name: bytes, terms: LimitSpec) -> None:
         """`name`: tells the filter that counts from all others."""
         self.limit: Limit = limit_of(cells_, name, terms)
         self._step = rate_limit_table.step_of(terms.limit, terms.window)
         self._turns = terms.algorithm == "leaky_bucket"
 
-    def spend(self, key: bytes, cost: int, /) -> Verdict:
+    def spend(self, key: bytes, cost: int, /) -> LimitDecision:
         limit, now = self.limit, monotonic_ns()
         wait = limit.spend(key, cost, now)
         if wait:
-            return Verdict(wait)
-        return Verdict(0.0, now, self.turn(cost, now) if self._turns else 0.0)
+            return LimitDecision(wait)
+        return LimitDecision(0.0, now, self.turn(cost, now) if self._turns else 0.0)
 
     def turn(self, cost: int, now: int) -> float:
         """Seconds until the turn of what was spent last."""
@@ -138,7 +138,7 @@ class NodeLedger:
         return self.limit.left(key, monotonic_ns())
 
 
-def limit_of(table: Cells, name: bytes, terms: Terms) -> Limit:
+def limit_of(table: Cells, name: bytes, terms: LimitSpec) -> Limit:
     """Raises `ValueError` for terms that do not fit into a cell."""
     match terms.algorithm:
         case "token_bucket":

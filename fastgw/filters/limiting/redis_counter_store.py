@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, final
 from fastgw.config.settings.gateway import State
 from fastgw.errors import Fault
 from fastgw.filters.api import Env
-from fastgw.filters.limiting.counter_store import Left, NodeLedger, Terms, Verdict
+from fastgw.filters.limiting.counter_store import Left, LimitDecision, LimitSpec, NodeLedger
 from fastgw.redis.rate_limits import Answer, StateLimits, asking
 from fastgw.shm import rate_limit_table
 
@@ -18,7 +18,7 @@ class Shared(NamedTuple):
     prefix: str
     refuses: bool
 
-    def ledger(self, name: bytes, terms: Terms, local: NodeLedger) -> "SharedLedger":
+    def ledger(self, name: bytes, terms: LimitSpec, local: NodeLedger) -> "SharedLedger":
         return SharedLedger(self, name, terms, local)
 
 
@@ -45,7 +45,7 @@ class SharedLedger:
 
     __slots__ = ("_asking", "_depth", "_limits", "_local", "_refuses", "_turns")
 
-    def __init__(self, place: Shared, name: bytes, terms: Terms, local: NodeLedger) -> None:
+    def __init__(self, place: Shared, name: bytes, terms: LimitSpec, local: NodeLedger) -> None:
         self._limits, self._refuses, self._local = place.limits, place.refuses, local
         self._turns = terms.algorithm == "leaky_bucket"
         is_bucket = terms.algorithm in ("token_bucket", "leaky_bucket")
@@ -53,21 +53,21 @@ class SharedLedger:
         step = rate_limit_table.step_of(terms.limit, terms.window)
         self._asking = asking(place.prefix, terms.algorithm, terms.window, self._depth, step, name)
 
-    def spend(self, key: bytes, cost: int, /) -> Verdict | Awaitable[Verdict]:
+    def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
         answer = self._limits.ask(self._asking.question(b"s", key, cost))
         return self._alone(key, cost) if answer is None else self._told(answer, key, cost)
 
-    async def _told(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> Verdict:
+    async def _told(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> LimitDecision:
         told = await answer
         if told is None:
             return self._alone(key, cost)
         wait, left, renewed, at, turn = told
         mark = _Mark(at, left, renewed / 1e6)
-        return Verdict(wait / 1e6, mark, turn / 1e6 if self._turns and not wait else 0.0)
+        return LimitDecision(wait / 1e6, mark, turn / 1e6 if self._turns and not wait else 0.0)
 
-    def _alone(self, key: bytes, cost: int) -> Verdict:
+    def _alone(self, key: bytes, cost: int) -> LimitDecision:
         if self._refuses:
-            return Verdict(self._limits.retry_s, is_away=True, fault=Fault.LIMITS_UNAVAILABLE)
+            return LimitDecision(self._limits.retry_s, is_away=True, fault=Fault.LIMITS_UNAVAILABLE)
         return self._local.spend(key, cost)._replace(is_away=True)
 
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:

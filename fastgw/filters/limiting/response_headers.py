@@ -8,7 +8,7 @@ from typing import Final, Literal, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Response, problem
-from fastgw.filters.limiting.counter_store import Left, Record, Terms
+from fastgw.filters.limiting.counter_store import Left, LimitSpec, Record
 
 Style = Literal["draft", "legacy", "none"]
 
@@ -19,12 +19,12 @@ _LEGACY: Final = frozenset((_SPOKEN, b"x-ratelimit-limit", b"x-ratelimit-remaini
 
 
 @final
-class Telling:
+class LimitHeaders:
     """How one limit is told of."""
 
     __slots__ = ("_form", "_names")
 
-    def __init__(self, style: Style, name: str, terms: Terms) -> None:
+    def __init__(self, style: Style, name: str, terms: LimitSpec) -> None:
         if style == "legacy":
             self._names = _LEGACY
             self._form = (
@@ -54,7 +54,7 @@ def tell_tightest(exchange: Exchange) -> None:
     if _SPOKEN in answer.dropped:
         return
     record: Record | None = exchange.limits
-    tightest: Telling | None = None
+    tightest: LimitHeaders | None = None
     least: Left = (0, 0.0)
     while record is not None:
         telling, ledger, key, _, mark, record = record

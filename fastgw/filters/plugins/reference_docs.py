@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from fastgw.config.decoding.decoder import Either, Field, Sequence, Shape, Structure, Table, fields_of, shape_of
+from fastgw.config.decoding.decoder import Decoder, Either, Field, Sequence, Structure, Table, fields_of, shape_of
 from fastgw.config.decoding.json_schema import field_docs
 from fastgw.config.loading.writer import written
 from fastgw.config.settings.gateway import Config
@@ -96,7 +96,7 @@ def _settings(settings: type[Struct], above: str, depth: int) -> Iterator[Settin
             yield from _settings(inner, f"{name}{suffix}.", depth + 1)
 
 
-def _besides(shape: Shape, above: str) -> Iterator[Setting]:
+def _besides(shape: Decoder, above: str) -> Iterator[Setting]:
     """What stands in a mapping by name about the whole of it."""
     if isinstance(shape, Table):
         if shape.besides is not None:
@@ -110,12 +110,12 @@ def _default(field: Field, declared: Any) -> Any:
     return written(field.shape, value) if _structure(field.shape) is None or value is None else {}
 
 
-def _structure(shape: Shape) -> tuple[str, type[Struct]] | None:
+def _structure(shape: Decoder) -> tuple[str, type[Struct]] | None:
     """The first of `_structures`."""
     return next(_structures(shape), None)
 
 
-def _structures(shape: Shape) -> Iterator[tuple[str, type[Struct]]]:
+def _structures(shape: Decoder) -> Iterator[tuple[str, type[Struct]]]:
     """The settings within a setting, and how their names go on from its own; of several that may stand there, those
     after the first with the key that tells them."""
     if isinstance(shape, Structure):

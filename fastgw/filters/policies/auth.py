@@ -24,7 +24,7 @@ from fastgw.filters.api import (
     Reply,
     Services,
 )
-from fastgw.filters.api.credential_locations import NOWHERE, Places
+from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.filters.authentication.identity_headers import CREDENTIALS
 from fastgw.http.fields import Fields, folded
 
@@ -74,7 +74,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         if any(isinstance(use.settings, Auth) for use in self.any_of):
             raise ValueError("`auth` within `auth`; expected its members here")
 
-    def credential_places(self) -> Places:
+    def credential_places(self) -> CredentialLocations:
         places = NOWHERE
         for use in self.any_of:
             places |= use.settings.credential_places()
@@ -92,7 +92,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         places = self.credential_places()
         judged = {folded(name) for name in places.fields | CREDENTIALS}
         written = dict.fromkeys(name.lower().encode() for name in self.written_fields())
-        late = Places(tuple(name for name in written if folded(name) in judged))
+        late = CredentialLocations(tuple(name for name in written if folded(name) in judged))
         ways = [
             _Way(name, use.settings.build(env.inner(name, use.settings)), _places_beside(use, places, late))
             for name, use in _named(self.any_of)
@@ -125,13 +125,15 @@ def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
         yield use.type if number == 1 else f"{use.type}_{number}", use
 
 
-def _places_beside(way: FilterUse, places: Places, late: Places) -> Places:
+def _places_beside(way: FilterUse, places: CredentialLocations, late: CredentialLocations) -> CredentialLocations:
     """Where, of all `places`, the credentials of the other ways are, but for what this one reads or writes there.
 
     `late`: what another one writes, and upstreams believe, is not there by the client's word, though this one reads it.
     """
-    own: Places = way.settings.credential_places()
-    return ((places - own) | late) - Places(tuple(name.lower().encode() for name in way.settings.written_fields()))
+    own: CredentialLocations = way.settings.credential_places()
+    return ((places - own) | late) - CredentialLocations(
+        tuple(name.lower().encode() for name in way.settings.written_fields())
+    )
 
 
 @final
@@ -140,7 +142,7 @@ class _Way:
 
     __slots__ = ("hooks", "name", "request", "tidy")
 
-    def __init__(self, name: str, hooks: Hooks, beside: Places) -> None:
+    def __init__(self, name: str, hooks: Hooks, beside: CredentialLocations) -> None:
         if hooks.request is None:
             raise ValueError(f"`{name}` lets everybody in: it has no request step")
         self.name, self.hooks, self.request = name, hooks, hooks.request
@@ -194,7 +196,11 @@ class _AnyOf:
     __slots__ = ("_anonymous", "_cases", "_first", "_latest", "_places", "_ways", "_written")
 
     def __init__(
-        self, ways: tuple[_Way, ...], anonymous: _Anonymous | None, written: tuple[bytes, ...], places: Places
+        self,
+        ways: tuple[_Way, ...],
+        anonymous: _Anonymous | None,
+        written: tuple[bytes, ...],
+        places: CredentialLocations,
     ) -> None:
         self._ways = ways
         self._first = ways[0].request

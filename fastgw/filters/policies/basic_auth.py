@@ -9,9 +9,9 @@ from unicodedata import normalize
 from fastgw.config.base.value_types import Delay, ReadableFile, Realm
 from fastgw.consumers.credentials import LONGEST_KEY, why_not_a_password
 from fastgw.consumers.index import Index
-from fastgw.eventloop.single_flight import Flights
+from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
-from fastgw.filters.api.credential_locations import AUTHORIZATION, Places
+from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
 from fastgw.filters.authentication.htpasswd import Busy, Checking, Htpasswd
 from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.sync.credential_cache import TokenCache
@@ -39,11 +39,11 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
     remember: Delay = 300.0
     """How long a password that was right is not checked again. 0 = each time. One that changes counts at once."""
 
-    def credential_places(self) -> Places:
+    def credential_places(self) -> CredentialLocations:
         return AUTHORIZATION
 
     def build(self, env: Env) -> Hooks:
-        use = _Use(self, env)
+        use = _BasicAuthUse(self, env)
         if use.htpasswd is None:
             return Hooks(request=use.request, explain=explain_consumer)
         return Hooks(
@@ -66,12 +66,12 @@ class Right(NamedTuple):
     """When it is to be checked again, monotonic seconds."""
 
 
-class Unreadable(Exception):
+class UnreadablePasswords(Exception):
     """Credentials that are none. The text says nothing of them."""
 
 
 @final
-class _Use:
+class _BasicAuthUse:
     """One use of the filter."""
 
     def __init__(self, settings: BasicAuth, env: Env) -> None:
@@ -85,7 +85,7 @@ class _Use:
                 raise ValueError(f"{settings.htpasswd}: {error}") from error
         self.checking = env.shared(("htpasswd checking",), Checking)
         self._cache: TokenCache[Right] = env.shared(("basic_auth", env.policy), lambda: TokenCache(REMEMBERED))
-        self._flights: Flights[bool | Fault] = env.shared(("basic_auth flights", env.policy), Flights)
+        self._flights: SingleFlight[bool | Fault] = env.shared(("basic_auth flights", env.policy), SingleFlight)
         self._remember_s = settings.remember
         self._hides = settings.hide_credentials
         challenge = f'Basic realm="{settings.realm}", charset="UTF-8"'
@@ -107,7 +107,7 @@ class _Use:
             return self._refuse(exchange, "there is more than one Authorization field")
         try:
             username, password = read_credentials(found[0])
-        except Unreadable as unreadable:
+        except UnreadablePasswords as unreadable:
             return self._refuse(exchange, str(unreadable))
         if self.htpasswd is None:
             consumer = self._roster.by_password(username, password)
@@ -163,20 +163,20 @@ class _Use:
 
 
 def read_credentials(value: bytes) -> tuple[str, str]:
-    """Username and password of `Authorization: Basic …`, in Unicode's form NFC. Raises `Unreadable`."""
+    """Username and password of `Authorization: Basic …`, in Unicode's form NFC. Raises `UnreadablePasswords`."""
     if len(value) > _LONGEST:
-        raise Unreadable("the password is too long")
+        raise UnreadablePasswords("the password is too long")
     encoded = value[5:].strip(b" ")
     try:
         raw = b64decode(encoded, validate=True)
         text = raw.decode()
     except (NotBase64, ValueError) as error:
-        raise Unreadable("it is not base64 of UTF-8") from error
+        raise UnreadablePasswords("it is not base64 of UTF-8") from error
     if b64encode(raw) != encoded:
-        raise Unreadable("it is not base64 as everybody writes it")
+        raise UnreadablePasswords("it is not base64 as everybody writes it")
     username, colon, password = text.partition(":")
     if not colon:
-        raise Unreadable("there is no colon")
+        raise UnreadablePasswords("there is no colon")
     if why_not_a_password(username) or why_not_a_password(password):
-        raise Unreadable("it has control characters, or is too long")
+        raise UnreadablePasswords("it has control characters, or is too long")
     return normalize("NFC", username), normalize("NFC", password)

@@ -10,9 +10,9 @@ from msgspec import Meta
 from fastgw.config.base.value_types import Duration, EndpointUrl, FieldName
 from fastgw.config.base.value_types import Size as Bytes
 from fastgw.config.settings.gateway import Settings, UpstreamTls
-from fastgw.eventloop.single_flight import Flights
+from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
-from fastgw.filters.api.credential_locations import AUTHORIZATION, Places
+from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.token_policy import LONGEST_NAME
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
@@ -91,14 +91,14 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
             if name.lower().encode() in ResponseHead.DROPPED:
                 raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
 
-    def credential_places(self) -> Places:
+    def credential_places(self) -> CredentialLocations:
         return AUTHORIZATION  # perhaps; cookies are for the upstream too
 
     def written_fields(self) -> Iterable[str]:
         return self.copy_headers
 
     def build(self, env: Env) -> Hooks:
-        use = _Use(self, env)
+        use = _ForwardAuthUse(self, env)
         answers = bool(self.client_headers)
         return Hooks(
             request=use.request,
@@ -132,7 +132,7 @@ class _Memory:
         self.per_uri, self.per_address = settings.per_uri, settings.per_address
         self.ttl = settings.ttl
         self.granted: TokenCache[Granted] = TokenCache(settings.entries)
-        self.flights: Flights[Answer] = Flights()
+        self.flights: SingleFlight[Answer] = SingleFlight()
 
     def key_of(self, exchange: Exchange) -> bytes | None:
         """What the service judges by, in one string of bytes that nothing else makes; None: there is nothing."""
@@ -149,7 +149,7 @@ class _Memory:
 
 
 @final
-class _Use:
+class _ForwardAuthUse:
     """One use of the filter."""
 
     def __init__(self, settings: ForwardAuth, env: Env) -> None:

@@ -23,7 +23,7 @@ from fastgw.filters.authentication.templates import (
 from fastgw.http.fields import Fields, folded, without
 from fastgw.http.grammar import IS_VALUE
 from fastgw.http.http1.parser import RequestHead
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 
 _OURS: Final = RequestHead.DROPPED
 _ANY: Final[dict[str, Any]] = {"type": "string"}
@@ -212,7 +212,7 @@ def _lenient(value: Value, where: str) -> Value:
         except Unfit as unfit:
             if not told:
                 told = True
-                say(Event.FILTER_VALUE_UNFIT, "%s is left out, as %s; not told again", where, unfit)
+                say(OperatorEvent.FILTER_VALUE_UNFIT, "%s is left out, as %s; not told again", where, unfit)
             return None
 
     return held

@@ -16,7 +16,7 @@ from fastgw.config.settings.gateway import Some
 from fastgw.consumers.credentials import ALGORITHMS
 from fastgw.consumers.index import Roster
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
-from fastgw.filters.api.credential_locations import Places
+from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.http.fields import folded, twins_of
 
@@ -63,11 +63,11 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
             if name != name.lower() or not name.isascii() or not name.removeprefix("@").replace("-", "a").isalnum():
                 raise ValueError(f"`{name}` is not the name of a component; expected it in lower case")
 
-    def credential_places(self) -> Places:
-        return Places((b"signature", b"signature-input"))
+    def credential_places(self) -> CredentialLocations:
+        return CredentialLocations((b"signature", b"signature-input"))
 
     def build(self, env: Env) -> Hooks:
-        use = _Use(self, env)
+        use = _HmacUse(self, env)
         return Hooks(request=use.request, request_body=use.request_body, finish=use.finish, explain=explain_consumer)
 
 
@@ -115,7 +115,7 @@ class Unsigned(Exception):
     """There is no signature that can be relied on. The text says why, and nothing of what was signed."""
 
 
-class Body(NamedTuple):
+class SignedBody(NamedTuple):
     """A body that is coming in, and what it has to be."""
 
     wanted: bytes
@@ -123,7 +123,7 @@ class Body(NamedTuple):
 
 
 @final
-class _Use:
+class _HmacUse:
     """One use of the filter."""
 
     def __init__(self, settings: Hmac, env: Env) -> None:
@@ -148,7 +148,7 @@ class _Use:
             (b"WWW-Authenticate", f'Signature realm="{settings.realm}"'.encode()),
             (b"Accept-Signature", f"sig=({wanted});created;keyid{tagged}".encode()),
         )
-        self._bodies: dict[Exchange, Body] = {}
+        self._bodies: dict[Exchange, SignedBody] = {}
 
     def request(self, exchange: Exchange) -> Outcome:
         values = exchange.head.values
@@ -217,7 +217,7 @@ class _Use:
         """Judge the body by its digest. One that is empty is judged at once. Raises `Unsigned`."""
         digest, wanted = _digest_in(b", ".join(lines))
         if exchange.request_body is not None:
-            self._bodies[exchange] = Body(wanted, digest)
+            self._bodies[exchange] = SignedBody(wanted, digest)
         elif not compare_digest(digest.digest(), wanted):
             raise Unsigned("the digest is not that of an empty body")
 

@@ -23,9 +23,9 @@ from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldNa
 from fastgw.config.settings.gateway import NONE, Settings, Some, UpstreamTls
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.consumers.index import Roster
-from fastgw.eventloop.single_flight import Flights
+from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
-from fastgw.filters.api.credential_locations import AUTHORIZATION, Places
+from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
 from fastgw.filters.authentication.bearer import Unclear, canonical, challenge, token_in
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.revocation_keys import REVOKED, Marks, mark_of_token, marks_of
@@ -40,10 +40,10 @@ from fastgw.filters.authentication.token_policy import (
 from fastgw.filters.outbound.client_authentication import by_basic_encoded, by_body
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.filters.policies.jwt import ClaimName, ClaimRule, Scope, compiled_rule
-from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, find_claim, scopes_of
+from fastgw.jose import ClaimPath, Claims, Expected, TokenRefused, check_claims, claim_path, find_claim, scopes_of
 from fastgw.jose.strict import members
 from fastgw.redis.address import parse_redis
-from fastgw.redis.encrypted_cache import SecondLevel
+from fastgw.redis.encrypted_cache import EncryptedRedisCache
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.upstream.client.http_client import FetchFailed
 
@@ -130,7 +130,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
         check_tls(self.url, self.tls)
         check_written(self.claims_to_headers.values())
 
-    def credential_places(self) -> Places:
+    def credential_places(self) -> CredentialLocations:
         return AUTHORIZATION
 
     def written_fields(self) -> Iterable[str]:
@@ -146,7 +146,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
             level = None
             if redis is not None:
                 purpose = f"introspection\0{self.url}\0{self.client_id}"
-                level = SecondLevel(redis, secret.encode(), purpose.encode())
+                level = EncryptedRedisCache(redis, secret.encode(), purpose.encode())
             return _Policy(self, _Server(self, tls, secret), level, env.roster)
 
         policy = env.shared(("introspection", env.policy, blake2b(secret.encode()).digest(), redis), make)
@@ -266,7 +266,9 @@ class _Policy:
         "_written",
     )
 
-    def __init__(self, settings: Introspection, server: _Server, level: SecondLevel | None, roster: Roster) -> None:
+    def __init__(
+        self, settings: Introspection, server: _Server, level: EncryptedRedisCache | None, roster: Roster
+    ) -> None:
         self._settings = settings
         self._server = server
         self._level = level
@@ -291,7 +293,7 @@ class _Policy:
         self._ttl, self._negative_ttl = cache.ttl, cache.negative_ttl
         self._good: TokenCache[_Known] = TokenCache(cache.entries)
         self._bad = _Refusals(cache.entries)
-        self._flights: Flights[_Known | _Refusal] = Flights()
+        self._flights: SingleFlight[_Known | _Refusal] = SingleFlight()
         self._pending: dict[str, int] = {}
         """Client addresses, and how many tokens of theirs are being asked about."""
         self._share = max(settings.max_pending // _SHARES, 1)
@@ -391,7 +393,7 @@ class _Policy:
         left = said.until_date - time.time()
         try:
             verdict: _Known | _Refusal = self._verdict(said.claims, token)
-        except Refused as refused:
+        except TokenRefused as refused:
             verdict = _Refusal(Fault.CREDENTIALS_INVALID, str(refused))
         if isinstance(verdict, _Refusal):
             self._bad.put(token, verdict, time.monotonic() + self._negative_ttl)
@@ -419,13 +421,13 @@ class _Policy:
         return said
 
     def _verdict(self, claims: dict[str, Any], token: bytes) -> _Known | _Refusal:
-        """Raises `Refused`."""
+        """Raises `TokenRefused`."""
         if not claims["active"]:
-            raise Refused("the token is not active")
+            raise TokenRefused("the token is not active")
         told = {name: value for name, value in claims.items() if name != "active"}
         kind = told.get("token_type")
         if kind is not None and (not isinstance(kind, str) or kind.lower() not in self._types):
-            raise Refused("the token is of another type")
+            raise TokenRefused("the token is of another type")
         check_claims(told, self._expected, time.time())
         if self._scopes - scopes_of(told):
             return _Refusal(Fault.INSUFFICIENT_SCOPE, "the token lacks a scope", "insufficient_scope")
@@ -476,7 +478,7 @@ def _read(raw: bytes) -> dict[str, Any]:
     """The members of an answer, `active` a boolean among them. Raises `_Away`."""
     try:
         claims = members(raw, "what the introspection endpoint says")
-    except Refused as refused:
+    except TokenRefused as refused:
         raise _Away(str(refused)) from refused
     if not isinstance(claims.get("active"), bool):
         raise _Away("the introspection endpoint does not say whether the token is active")

@@ -13,11 +13,19 @@ from fastgw.config.settings.gateway import NONE, Settings, Some, UpstreamTls
 from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import RequestStep
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase
-from fastgw.filters.api.credential_locations import Places
+from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.authentication.bearer import canonical
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.jwks import JwksSource, Keyring
-from fastgw.filters.authentication.token_policy import Rule, TokenPolicy, Wanted, among, explain_token, same, values_of
+from fastgw.filters.authentication.token_policy import (
+    Rule,
+    TokenPolicy,
+    TokenRequirements,
+    among,
+    explain_token,
+    same,
+    values_of,
+)
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.http.fields import twins_of
 from fastgw.http.http1.parser import RequestHead
@@ -27,8 +35,8 @@ from fastgw.jose import (
     Claims,
     Expected,
     KeySet,
-    Rules,
-    Unusable,
+    TokenRules,
+    UnusableKey,
     claim_path,
     find_claim,
     key_from_secret,
@@ -208,8 +216,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     def secret_names(self) -> Iterable[str]:
         return [name for name in (self.header, self.cookie, self.query) if name is not None]
 
-    def credential_places(self) -> Places:
-        return Places(
+    def credential_places(self) -> CredentialLocations:
+        return CredentialLocations(
             () if self.header is None else (self.header.lower().encode(),),
             frozenset() if self.query is None else frozenset((self.query.encode(),)),
             frozenset() if self.cookie is None else frozenset((self.cookie.encode(),)),
@@ -224,7 +232,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     def build(self, env: Env) -> Hooks:
         keyring = self._keyring(env)
         policy = env.shared(("jwt", env.policy), lambda: TokenPolicy(self._wanted(), keyring(), env.roster))
-        use = _Use(self, policy)
+        use = _JwtUse(self, policy)
         live = self.jwks_uri is not None
         return Hooks(
             request=use.request_in_authorization if use.only_authorization else use.request,
@@ -253,7 +261,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     def _read(self, where: str, read: Callable[[], KeySet]) -> Keyring:
         try:
             keys = read()
-        except Unusable as problem:
+        except UnusableKey as problem:
             raise ValueError(f"{where}: {problem}") from problem
         if not any(key.algorithms.intersection(self.algorithms) for key in keys.keys):
             why = "".join(f"; key {each.place}: {each.reason}" for each in keys.passed_over[:3])  # no name of a file's
@@ -264,10 +272,10 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             raise ValueError(f"{where}: {none}; expected {wanted}; it {holds}{why}")
         return Keyring(keys)
 
-    def _wanted(self) -> Wanted:
+    def _wanted(self) -> TokenRequirements:
         types = frozenset(each.lower().removeprefix("application/") for each in self.types)
-        return Wanted(
-            rules=Rules(
+        return TokenRequirements(
+            rules=TokenRules(
                 algorithms=frozenset(self.algorithms),
                 types=types,
                 require_kid=self.require_kid,
@@ -291,7 +299,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
 
 
 @final
-class _Use:
+class _JwtUse:
     """One use of the filter."""
 
     def __init__(self, settings: Jwt, policy: TokenPolicy) -> None:
@@ -302,8 +310,8 @@ class _Use:
         cookies = frozenset((settings.cookie.encode(),)) if settings.cookie else frozenset()
         self._header = header
         self._bare_allowed = header != b"authorization"
-        self._others = Places((), parameters, cookies)
-        self._all = Places((header,) if header else (), parameters, cookies)
+        self._others = CredentialLocations((), parameters, cookies)
+        self._all = CredentialLocations((header,) if header else (), parameters, cookies)
         self._hides = settings.hide_credentials
         # Where the upstream sees the token, it might read another one from a twin; what is hidden goes with its twins.
         self._twins = None if self._hides else twins_of(self._all.fields)

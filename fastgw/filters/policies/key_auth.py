@@ -12,7 +12,7 @@ from fastgw.consumers.credentials import LONGEST_KEY
 from fastgw.consumers.index import Roster
 from fastgw.exchange.chain import RequestStep
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
-from fastgw.filters.api.credential_locations import Places
+from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.http.fields import twins_of
 from fastgw.http.http1.parser import RequestHead
 
@@ -46,16 +46,16 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     def secret_names(self) -> Iterable[str]:
         return self.key_names
 
-    def credential_places(self) -> Places:
+    def credential_places(self) -> CredentialLocations:
         names = tuple(dict.fromkeys(name.encode() for name in self.key_names))
-        return Places(
+        return CredentialLocations(
             tuple(dict.fromkeys(name.lower() for name in names)) if "header" in self.places else (),
             frozenset(names) if "query" in self.places else frozenset(),
             frozenset(names) if "cookie" in self.places else frozenset(),
         )
 
     def build(self, env: Env) -> Hooks:
-        use = _Use(self, env)
+        use = _KeyAuthUse(self, env)
         return Hooks(request=use.in_one_field() if use.only_name else use.request, explain=explain_consumer)
 
 
@@ -97,7 +97,7 @@ class Keys:
 
 
 @final
-class _Use:
+class _KeyAuthUse:
     """One use of the filter."""
 
     def __init__(self, settings: KeyAuth, env: Env) -> None:

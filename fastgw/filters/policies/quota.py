@@ -9,12 +9,12 @@ from msgspec import Meta
 from fastgw.config.base.value_types import Notation, Trait, parse_identity, write_duration
 from fastgw.config.settings.gateway import NONE, Settings, Some
 from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
-from fastgw.filters.limiting.counter_store import Left, Terms, give_back
+from fastgw.filters.limiting.counter_store import Left, LimitSpec, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, traits_of
-from fastgw.filters.limiting.response_headers import Style, Telling, refusal, tell_tightest
+from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, tell_tightest
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.calendar_periods import Calendar, calendar_of, zone_of
-from fastgw.shm.quota_table import COUNT_MAX, NOT_OURS, Full, Id, Period, Quotas, own_quotas
+from fastgw.shm.quota_table import COUNT_MAX, NOT_OURS, Full, KeyDigest, Period, QuotaTable, own_quotas
 
 _REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
 
@@ -112,7 +112,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         """For a consumer in these groups."""
         return next((own.limit for name, own in self.groups.items() if name in groups), self.limit)
 
-    def id_of(self, scope: str, consumer: str | None, keys: Sequence[str]) -> Id | None:
+    def id_of(self, scope: str, consumer: str | None, keys: Sequence[str]) -> KeyDigest | None:
         """By what a consumer is counted, or who has these values of the other keys, in order; None: not by that."""
         left, values = list(keys), []
         for trait in self.traits:
@@ -124,7 +124,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
                 return None
         if left and len(left) < len(keys):
             return None
-        return Id.of(key_named(self.traits, self.ipv6_prefix, scope.encode(), values))
+        return KeyDigest.of(key_named(self.traits, self.ipv6_prefix, scope.encode(), values))
 
     def counts_by(self, consumer: str | None, keys: Sequence[str]) -> bool:
         """Whether it counts by just that."""
@@ -150,9 +150,9 @@ class _Table:
     """The counts of one use, and what this worker remembers of them."""
 
     def __init__(self, scope: str, calendar: Calendar) -> None:
-        self.quotas: Quotas | None = None
-        self.slots: dict[bytes, tuple[int, Id]] = {}
-        self._shared = Id.of(scope.encode())
+        self.quotas: QuotaTable | None = None
+        self.slots: dict[bytes, tuple[int, KeyDigest]] = {}
+        self._shared = KeyDigest.of(scope.encode())
         self._calendar = calendar
         self._period = Period(0, 0.0, 0.0)
 
@@ -162,10 +162,10 @@ class _Table:
             period = self._period = self._calendar(now)
         return period
 
-    def place(self, quotas: Quotas, key: bytes) -> tuple[int, Id] | None:
+    def place(self, quotas: QuotaTable, key: bytes) -> tuple[int, KeyDigest] | None:
         """None: there is none left."""
         try:
-            slot = quotas.place(Id.of(key), self._shared)
+            slot = quotas.place(KeyDigest.of(key), self._shared)
         except Full:
             return None
         if len(self.slots) >= REMEMBERED:
@@ -182,7 +182,7 @@ class _Table:
         period, slot = self.now(), self.slots.get(key)
         used = 0
         if self.quotas is not None:
-            used = self.quotas.look_up(Id.of(key), period) if slot is None else self.quotas.count(*slot, period)
+            used = self.quotas.look_up(KeyDigest.of(key), period) if slot is None else self.quotas.count(*slot, period)
         return max(limit - used, 0), period.ends_date - time()
 
 
@@ -192,7 +192,7 @@ class _Group:
 
     __slots__ = ("_table", "limit", "name", "telling", "why")
 
-    def __init__(self, table: _Table, name: str, limit: int, telling: Telling | None, why: str) -> None:
+    def __init__(self, table: _Table, name: str, limit: int, telling: LimitHeaders | None, why: str) -> None:
         self._table, self.name, self.limit, self.telling, self.why = table, name, limit, telling, why
 
     def spend(self, key: bytes, cost: int, /) -> Any:
@@ -223,16 +223,16 @@ class _Counts:
                 self._table,
                 name,
                 limit,
-                None if settings.headers == "none" else Telling(settings.headers, instance, self._terms(limit)),
+                None if settings.headers == "none" else LimitHeaders(settings.headers, instance, self._terms(limit)),
                 f"{instance}: {limit} per {settings.period_told} by {by}",
             )
             for name, limit in limits.items()
         ]
 
-    def _terms(self, limit: int) -> Terms:
+    def _terms(self, limit: int) -> LimitSpec:
         period = self._settings.period
         seconds = {"day": _DAY_S, "month": 30 * _DAY_S + 0.5}.get(period, 0.0) if isinstance(period, str) else period
-        return Terms("fixed_window", limit, seconds)  # of a month none is told, for it is not a whole number
+        return LimitSpec("fixed_window", limit, seconds)  # of a month none is told, for it is not a whole number
 
     def start(self, services: Services) -> None:
         self._table.quotas = services.quotas or self._table.quotas or own_quotas()

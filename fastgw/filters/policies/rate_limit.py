@@ -24,9 +24,9 @@ from fastgw.filters.api import (
     Services,
     Settings,
 )
-from fastgw.filters.limiting.counter_store import Algorithm, NodeLedger, Terms, Verdict, give_back
+from fastgw.filters.limiting.counter_store import Algorithm, LimitDecision, LimitSpec, NodeLedger, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
-from fastgw.filters.limiting.response_headers import Style, Telling, refusal, tell_tightest
+from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, tell_tightest
 from fastgw.filters.policies.ip import judge_of
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm import rate_limit_table
@@ -130,7 +130,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         for name, terms in self.all_terms():
             self._check(name, terms)
 
-    def _check(self, group: str, terms: Terms) -> None:
+    def _check(self, group: str, terms: LimitSpec) -> None:
         of = f" of the group {group}" if group else ""
         if terms.algorithm in ("fixed_window", "sliding_window"):
             if terms.burst is not None:
@@ -151,12 +151,12 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
                 wrong = f"{method} costs {cost}, more than there can ever be{of}: {terms.depth}"
                 raise ValueError(f"{wrong}; expected a cost that can be paid")
 
-    def all_terms(self) -> Iterable[tuple[str, Terms]]:
+    def all_terms(self) -> Iterable[tuple[str, LimitSpec]]:
         """What everybody may do (""), and the groups."""
-        yield "", Terms(self.algorithm, self.limit, self.window, self.burst)
+        yield "", LimitSpec(self.algorithm, self.limit, self.window, self.burst)
         for name, own in self.groups.items():
             window = self.window if own.window is None else own.window
-            yield name, Terms(self.algorithm, own.limit, window, own.burst)
+            yield name, LimitSpec(self.algorithm, own.limit, window, own.burst)
 
     @property
     def traits(self) -> Sequence[Trait]:
@@ -204,7 +204,7 @@ class _Group:
 
     __slots__ = ("ledger", "limit", "name", "spend", "telling", "terms", "why")
 
-    def __init__(self, name: str, terms: Terms, telling: Telling | None, why: str) -> None:
+    def __init__(self, name: str, terms: LimitSpec, telling: LimitHeaders | None, why: str) -> None:
         self.name, self.terms, self.telling, self.why = name, terms, telling, why
         self.ledger: Any = _NOT_STARTED  # a `Ledger`
         self.limit: Limit = _NOT_STARTED
@@ -226,7 +226,7 @@ class _Counts:
             _Group(
                 group,
                 terms,
-                None if style == "none" else Telling(style, instance, terms),
+                None if style == "none" else LimitHeaders(style, instance, terms),
                 f"{instance}: {terms.limit} per {write_duration(terms.window)} by {self._by}",
             )
             for group, terms in settings.all_terms()
@@ -284,7 +284,7 @@ class _Counts:
     def asking_step(self) -> Callable[[Exchange], Outcome]:
         """The request step of a limit whose ledgers may have to ask for what is spent."""
 
-        def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Verdict) -> Outcome:
+        def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: LimitDecision) -> Outcome:
             if verdict.is_away:
                 exchange.client.count_filter(self._instance, FilterEvent.AWAY)
             if verdict.fault is not Fault.RATE_LIMITED:
@@ -297,7 +297,7 @@ class _Counts:
             return _turn(verdict.turn) if verdict.turn > SOON else None
 
         async def asked(
-            exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Awaitable[Verdict]
+            exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Awaitable[LimitDecision]
         ) -> Reply | None:
             outcome = settled(exchange, group, key, cost, await verdict)
             return outcome if outcome is None or type(outcome) is Reply else await outcome
@@ -311,7 +311,7 @@ class _Counts:
                 exchange.limits = group.telling, group.ledger, key, 0, 0, exchange.limits
                 return None
             verdict = group.ledger.spend(key, cost)
-            settle = settled if type(verdict) is Verdict else asked
+            settle = settled if type(verdict) is LimitDecision else asked
             return settle(exchange, group, key, cost, verdict)
 
         return request

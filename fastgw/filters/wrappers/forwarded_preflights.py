@@ -6,9 +6,9 @@ Rule: by what passes so nobody can be somebody. What those filters would read or
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from fastgw.exchange import Chain, Exchange, Link, Route
+from fastgw.exchange import Chain, Exchange, FilterInstance, Route
 from fastgw.filters.api import Phase
-from fastgw.filters.api.credential_locations import Places
+from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.authentication.identity_headers import CREDENTIALS
 from fastgw.http.fields import folded
 
@@ -16,16 +16,16 @@ _WHO_ASKS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE, Phase.LIMIT_C
 """Phases of the filters that ask who the client is, go by it, or send something in its place."""
 
 
-def forwards_preflight(route: Route, own: Sequence[Link]) -> Callable[[Exchange], Route] | None:
+def forwards_preflight(route: Route, own: Sequence[FilterInstance]) -> Callable[[Exchange], Route] | None:
     """See `Route.forwards_preflight`. `own`: the links that are left to run once the route is found."""
     passed = frozenset(link for link in own if link.use.settings.phase in _WHO_ASKS)
     if not passed:
         return None
-    places = Places(tuple(CREDENTIALS))
+    places = CredentialLocations(tuple(CREDENTIALS))
     for link in passed:
         settings = link.use.settings
         written = tuple(folded(name.encode()) for name in settings.written_fields())
-        places = places | settings.credential_places() | Places(written)
+        places = places | settings.credential_places() | CredentialLocations(written)
     steps = tuple(link.hooks.request for link in own if link not in passed and link.hooks.request is not None)
     chain = Chain(link for link in route.chain.links if link not in passed)
     forwarding = Route(route.name, route.action, chain, steps, route.judge_path, None, route.patience)

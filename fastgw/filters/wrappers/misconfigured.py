@@ -9,7 +9,7 @@ from fastgw.filters.api import STATE, Exchange, Reply
 
 
 @final
-class Unusable:
+class Misconfigured:
     """A request step that answers 500, and says why: whoever calls has to ask for that secret to be mended."""
 
     __slots__ = ("files", "why")
@@ -24,7 +24,7 @@ class Unusable:
         self.why = f"{wrong} ({', '.join(untold)})" if untold else wrong
 
     def __repr__(self) -> str:
-        return f"<Unusable: {self.why}>"
+        return f"<Misconfigured: {self.why}>"
 
     def __call__(self, exchange: Exchange) -> Reply:
         return exchange.refuse(Fault.SERVICE_MISCONFIGURED, self.why)

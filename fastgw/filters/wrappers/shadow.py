@@ -18,9 +18,9 @@ from typing import Final, final
 
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
 from fastgw.exchange.chain import TOLD_EVERY_S, abandon, checked
-from fastgw.exchange.shadow_exchange import Rehearsal, ShadowExchange
+from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 
 PATIENCE_S: Final = 30.0
 MOST_WAITING: Final = 1000
@@ -51,7 +51,7 @@ def why_answered(reply: Reply, why: str) -> str:
 
 
 @final
-class _Case:
+class _ShadowDecision:
     """What a filter in shadow decides on one exchange."""
 
     __slots__ = ("asked", "decision", "exchange", "over", "said", "task")
@@ -82,14 +82,14 @@ class _Case:
 
 
 @final
-class _Stage:
+class _ShadowState:
     """What filters in shadow decide on one exchange."""
 
     __slots__ = ("cases", "rehearsal", "waiting")
 
     def __init__(self) -> None:
-        self.rehearsal = Rehearsal()
-        self.cases: dict[_Shadow, _Case] = {}
+        self.rehearsal = ShadowRun()
+        self.cases: dict[_Shadow, _ShadowDecision] = {}
         self.waiting: asyncio.Future[None] | None = None
         """The last of those that wait; the next one waits for it."""
 
@@ -119,7 +119,7 @@ class _Shadow:
             self._raised(case, "request", error)
             stage.rehearsal.over = True
 
-    def _ask(self, stage: _Stage, case: _Case) -> Awaitable[Reply | None] | None:
+    def _ask(self, stage: _ShadowState, case: _ShadowDecision) -> Awaitable[Reply | None] | None:
         """Have the request step decide. What it would wait for, if it has to."""
         if stage.rehearsal.over:
             case.asked, case.over = False, True
@@ -132,7 +132,7 @@ class _Shadow:
         self._answered(stage, case, checked(outcome))
         return None
 
-    def _answered(self, stage: _Stage, case: _Case, reply: Reply | None) -> None:
+    def _answered(self, stage: _ShadowState, case: _ShadowDecision, reply: Reply | None) -> None:
         case.answer(reply)
         if case.over:
             stage.rehearsal.over = True
@@ -199,7 +199,7 @@ class _Shadow:
             behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
             exchange.shadowed = f"{self._instance}: {', '.join(told)}{behind}"
 
-    def _count(self, client: ClientSide, case: _Case) -> None:
+    def _count(self, client: ClientSide, case: _ShadowDecision) -> None:
         if case.asked:
             client.count_filter(self._instance, case.decision)
 
@@ -209,23 +209,29 @@ class _Shadow:
         if self._own.stop is not None:
             self._own.stop()
 
-    def _case(self, exchange: Exchange) -> _Case:
+    def _case(self, exchange: Exchange) -> _ShadowDecision:
         cases = _stage(exchange).cases
         case = cases.get(self)
         if case is None:
-            case = cases[self] = _Case(ShadowExchange(exchange))
+            case = cases[self] = _ShadowDecision(ShadowExchange(exchange))
         else:
             case.exchange.follow()
         return case
 
-    def _raised(self, case: _Case, kind: str, error: BaseException) -> None:
+    def _raised(self, case: _ShadowDecision, kind: str, error: BaseException) -> None:
         if case.exchange.begun_at >= self._told_at + TOLD_EVERY_S:
             self._told_at = case.exchange.begun_at
-            say(Event.FILTER_RAISED, "filter %s, in shadow: its %s step raised", self._instance, kind, error=error)
+            say(
+                OperatorEvent.FILTER_RAISED,
+                "filter %s, in shadow: its %s step raised",
+                self._instance,
+                kind,
+                error=error,
+            )
         case.decide(FilterEvent.RAISE, f"raise {type(error).__name__}")
         case.over = True
 
-    def _wait(self, stage: _Stage, case: _Case, outcome: Awaitable[Reply | None] | None) -> None:
+    def _wait(self, stage: _ShadowState, case: _ShadowDecision, outcome: Awaitable[Reply | None] | None) -> None:
         """`outcome`: what it waits for; None: for those before it."""
         if len(self._tasks) >= MOST_WAITING:
             if outcome is not None:
@@ -239,8 +245,8 @@ class _Shadow:
 
     async def _waited(
         self,
-        stage: _Stage,
-        case: _Case,
+        stage: _ShadowState,
+        case: _ShadowDecision,
         outcome: Awaitable[Reply | None] | None,
         before: asyncio.Future[None] | None,
     ) -> None:
@@ -264,8 +270,8 @@ class _Shadow:
                 self._raised(case, "request", error)
 
 
-def _stage(exchange: Exchange) -> _Stage:
+def _stage(exchange: Exchange) -> _ShadowState:
     stage = exchange.shadows
     if stage is None:
-        stage = exchange.shadows = _Stage()
+        stage = exchange.shadows = _ShadowState()
     return stage  # type: ignore[no-any-return]  # its room knows nothing of filters

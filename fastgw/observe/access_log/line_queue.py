@@ -14,7 +14,7 @@ PRESSING: Final = 1024 * 1024
 
 
 @final
-class Held:
+class LineQueue:
     """The lines of one log. `fastgw.observe._recorder` has its twin."""
 
     __slots__ = ("_in", "_lines", "_most", "_out", "_press", "_wake")

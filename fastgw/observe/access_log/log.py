@@ -13,10 +13,10 @@ from threading import Thread
 from typing import Final, Protocol
 
 from fastgw.observe.access_log.formats import FORMATS, Secrets
-from fastgw.observe.access_log.line_queue import Held
+from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.metrics.counters import Tally
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 
 log = logging.getLogger("fastgw")
 
@@ -43,7 +43,7 @@ class AccessLog(Protocol):
 
 
 class Lines(Protocol):
-    """`Held`, or its twin."""
+    """`LineQueue`, or its twin."""
 
     @property
     def size(self) -> int: ...
@@ -58,7 +58,7 @@ class Log:
         self,
         settings: AccessLog,
         tally: Tally,
-        held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = Held,
+        held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = LineQueue,
     ) -> None:
         self.settings = settings
         self.format = FORMATS[settings.format]
@@ -82,7 +82,7 @@ class Log:
         if not self._told:
             self._told = True
             say(
-                Event.ACCESS_LOG_FAILED,
+                OperatorEvent.ACCESS_LOG_FAILED,
                 "access log %s is not taken as fast as it grows: lines are dropped and counted",
                 self.settings.sink,
             )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 
 STDOUT: Final = "stdout"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -133,13 +133,13 @@ class Sink:
         self._trouble = trouble
         if error:
             say(
-                Event.ACCESS_LOG_FAILED,
+                OperatorEvent.ACCESS_LOG_FAILED,
                 "access log %s: %s; lines are dropped until it can be written",
                 self._name,
                 error.strerror,
             )
         else:
-            say(Event.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
+            say(OperatorEvent.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
 
 
 def _open_stdout() -> int:

@@ -38,19 +38,19 @@ from fastgw.observe.metrics.series_layout import (
     upstream_row,
 )
 from fastgw.observe.metrics.totals import sums
-from fastgw.shm.node_limits import Fence
-from fastgw.shm.slot_assignment import Places
+from fastgw.shm.node_limits import MemoryFence
+from fastgw.shm.slot_assignment import SlotTable
 
 
-class Ledger:
+class CounterCarryOver:
     """The supervisor's two columns. One process at a time may have one."""
 
     def __init__(self, added: memoryview, returned: memoryview) -> None:
         self._added, self._returned = added, returned
         self._added_cells, self._returned_cells = Cells(added), Cells(returned)
-        self._fence = Fence()
+        self._fence = MemoryFence()
 
-    def carry(self, columns: Sequence[memoryview], before: Places, after: Places) -> None:
+    def carry(self, columns: Sequence[memoryview], before: SlotTable, after: SlotTable) -> None:
         """Empty the places that have another name in the generation that comes after. `columns`: of the workers."""
         routes = {route_row(place) for place in _given(before.routes, after.routes)}
         upstreams = {upstream_row(place) for place in _given(before.upstream_rows, after.upstream_rows)}

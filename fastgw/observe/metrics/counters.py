@@ -25,18 +25,19 @@ from fastgw.observe.metrics.series_layout import (
     cell_name,
     fault_cell_name,
 )
-from fastgw.shm.slot_assignment import Places
+from fastgw.shm.slot_assignment import SlotTable
 
-Note = Callable[[Places, str, str, str], None]
+Note = Callable[[SlotTable, str, str, str], None]
 """Takes the places of the generation, a route, its fault, and why."""
 
 
 Words: TypeAlias = tuple[int, int, int, int, int, int]
-"""As `Place`, of a tuple without names. PERF: it is taken apart in 60 instructions, a named one in 400 (CPython 3.11,
+"""As `SeriesPlace`, of a tuple without names. PERF: it is taken apart in 60 instructions, a named one in 400 (CPython
+3.11,
 callgrind, micro/observe)."""
 
 
-class Place(NamedTuple):
+class SeriesPlace(NamedTuple):
     """The words that count one kind of exchange."""
 
     request: int
@@ -72,7 +73,7 @@ class Tally:
 
     def place(
         self, listener: str, route: str, upstream: str, method: bytes, status: int, fault: str = "", target: str = ""
-    ) -> Place:
+    ) -> SeriesPlace:
         """Where such an exchange counts. A name that the series does not know counts as `_other`.
 
         `route`: "" where none matched.
@@ -82,7 +83,7 @@ class Tally:
         name = cell_name(series.listeners.get(listener, 0), row, METHOD_PLACES.get(method, 0), status)
         request = self.cells.word(name)
         target_row = series.target_words(upstream, target)
-        return Place(
+        return SeriesPlace(
             UNCELLED if request is None else request,
             ROUTES_AT + row * ROUTE_WORDS,
             series.upstream_words(upstream),

@@ -17,7 +17,7 @@ from typing import Final
 from fastgw.errors import Fault
 from fastgw.observe.metrics.families import BOUNDS_S, NONE, OTHER, FilterEvent
 from fastgw.shm.memory import Layout
-from fastgw.shm.slot_assignment import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, Places, target_name
+from fastgw.shm.slot_assignment import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, SlotTable, target_name
 
 FAULT_ROWS: Final = 256
 CELLS: Final = 32_768
@@ -82,7 +82,7 @@ def answers_at(columns: Iterable[Sequence[int]], row: int) -> int:
 class Series:
     """The rows of one generation, by name."""
 
-    def __init__(self, places: Places, faults: Iterable[str]) -> None:
+    def __init__(self, places: SlotTable, faults: Iterable[str]) -> None:
         """`faults`: every label of the table of faults, in an order that is always the same."""
         self.places = places
         self.listeners = {name: listener_row(place) for name, place in places.listeners.items()} | {OTHER: 0}
@@ -113,7 +113,7 @@ class Series:
         return CONSUMERS_AT + self.consumers.get(name, 0)
 
 
-def series_of(places: Places) -> Series:
+def series_of(places: SlotTable) -> Series:
     """What is counted in the generation with these places."""
     return Series(places, [fault.label for fault in Fault])
 

@@ -35,7 +35,7 @@ from fastgw.observe.metrics.series_layout import (
     fault_cell_labels,
     is_fault_cell,
 )
-from fastgw.shm.node_limits import Fence
+from fastgw.shm.node_limits import MemoryFence
 
 _LOOKS: Final = 1000  # at all columns, while the supervisor is busy with its own; that takes it milliseconds
 
@@ -92,7 +92,7 @@ def _at_rest(
     columns: Sequence[memoryview], added: memoryview, returned: memoryview
 ) -> tuple[Sequence[int], Mapping[int, int]]:
     """Sums of what was looked at while the supervisor moved nothing."""
-    fence = Fence()
+    fence = MemoryFence()
     for _ in range(_LOOKS):
         before = added[CARRYING]
         fence()

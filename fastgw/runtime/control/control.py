@@ -18,35 +18,35 @@ from typing import Any, Final
 
 from fastgw.admin.dashboard import page
 from fastgw.admin.status_server import StatusPages
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import Admin
 from fastgw.config.sources.files import pattern_in
 from fastgw.downstream.tls.contexts import files_of, server_context
-from fastgw.eventloop.worker_loop import Ground
-from fastgw.operator_events import Event
+from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import STDERR, configure, described, notice
-from fastgw.runtime.control.feed_runner import Feeding
+from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.kubernetes.watch import Watching
-from fastgw.runtime.control.node_view import View
+from fastgw.runtime.control.node_view import NodeView
 from fastgw.runtime.control.revocation import Revoking
 from fastgw.runtime.ipc.channel import (
     AnyMessage,
-    Ask,
     Channel,
     ChannelClosed,
     Columns,
-    Outcome,
+    FeedRefreshRequest,
     Ready,
     Reload,
+    ReloadResult,
     Revoke,
     Stop,
 )
-from fastgw.runtime.node.config_snapshot import Accepted
-from fastgw.runtime.node.heartbeat import ControlHeart
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
+from fastgw.runtime.node.heartbeat import ControlHeartbeat
+from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.quota_persistence import QuotaKeeper
-from fastgw.runtime.process.event_loop import run
+from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import status_server
 from fastgw.runtime.process.transient_errors import Backoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
@@ -59,7 +59,7 @@ NICENESS: Final = 5
 """How far workers go before it when all want the processor."""
 
 
-def run_control(commons: Commons, channel: Channel) -> None:
+def run_control(commons: NodeState, channel: Channel) -> None:
     """The life of the control process, after the fork: serve until told to stop."""
     faulthandler.register(signal.SIGUSR2, STDERR)  # the supervisor asks where we hang
     with suppress(PermissionError):  # a service manager's unit may forbid it
@@ -68,7 +68,7 @@ def run_control(commons: Commons, channel: Channel) -> None:
     async def live() -> None:
         await Control(commons, channel).serve()
 
-    run(live())
+    run_child_loop(live())
 
 
 def import_admin() -> None:
@@ -88,18 +88,18 @@ def import_admin() -> None:
 class Control:
     """What the control process holds."""
 
-    def __init__(self, commons: Commons, channel: Channel) -> None:
+    def __init__(self, commons: NodeState, channel: Channel) -> None:
         self._commons = commons
         self._channel = channel
         self._proposals = Proposals(commons, channel)
-        self._ground = Ground(asyncio.get_running_loop())
+        self._ground = WorkerLoop(asyncio.get_running_loop())
         self._fetcher = Fetcher(self._ground)
-        self._feeding = Feeding(channel, self._fetcher, commons.feeds)
+        self._feeding = FeedRunner(channel, self._fetcher, commons.feeds)
         self._feeding.look_at_files = self._look_at_files
         self._look_now = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
         self._revoking = Revoking(commons, channel)
-        self._view = View(commons, channel, self._proposals, self._revoking)
+        self._view = NodeView(commons, channel, self._proposals, self._revoking)
         self._watching = Watching(self._proposals.take_said)
         self._view.feeds = lambda: [*self._feeding.told(), *self._watching.told()]
         self._checks = Checks(self._ground, commons.shared, commons.words.targets.health)
@@ -112,8 +112,8 @@ class Control:
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
                 Reload: lambda order: self._begin(self._proposals.reload("signal")),
-                Outcome: self._proposals.conclude,
-                Ask: lambda order: self._feeding.asked(order),
+                ReloadResult: self._proposals.conclude,
+                FeedRefreshRequest: lambda order: self._feeding.asked(order),
                 Revoke: self._revoking.heard,
                 Columns: lambda order: commons.shared.widen(order.count),
                 Stop: lambda order: self._told.set(),
@@ -123,7 +123,7 @@ class Control:
     async def serve(self) -> None:
         """Serve until told to stop; then answer what was asked."""
         loop = asyncio.get_running_loop()
-        ControlHeart(loop, self._commons.words, self._commons.shared).beat()
+        ControlHeartbeat(loop, self._commons.words, self._commons.shared).beat()
         self._ground.start()
         self._feed(self._proposals.current)
         self._quotas.follow(self._proposals.current.settings, begins=True)
@@ -159,7 +159,7 @@ class Control:
         self._fetcher.stop()
         self._ground.close()
 
-    def _feed(self, accepted: Accepted) -> None:
+    def _feed(self, accepted: ConfigSnapshot) -> None:
         feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users
         self._feeding.follow(feeds, accepted.captured, accepted.generation, lazy, users)
         self._checks.follow(self._proposals.config.upstreams, accepted.places, accepted.captured)
@@ -176,7 +176,7 @@ class Control:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            notice(Event.DEFECT, f"control: {error if isinstance(error, OSError) else described(error)}")
+            notice(OperatorEvent.DEFECT, f"control: {error if isinstance(error, OSError) else described(error)}")
 
     def _obey(self) -> None:
         try:
@@ -196,13 +196,16 @@ class Control:
                     raise
                 wait = backoff.failed(time.monotonic())
                 why = error.strerror if isinstance(error, OSError) else type(error).__name__
-                notice(Event.ADMIN_UNANSWERED, f"the admin listener cannot be served: {why}; tried again in {wait:g} s")
+                notice(
+                    OperatorEvent.ADMIN_UNANSWERED,
+                    f"the admin listener cannot be served: {why}; tried again in {wait:g} s",
+                )
                 await asyncio.sleep(wait)
 
     def _admin_is_served(self, backoff: Backoff) -> None:
         if backoff.due_at < inf:
             backoff.forget()
-            notice(Event.ADMIN_BACK, "the admin listener is served")
+            notice(OperatorEvent.ADMIN_BACK, "the admin listener is served")
 
     async def _serve_admin(self, served: Callable[[], None]) -> None:
         from fastgw.admin.api import create_app
@@ -221,7 +224,7 @@ class Control:
         assert settings is not None
         return settings
 
-    def _follow(self, before: Accepted, now: Accepted) -> None:
+    def _follow(self, before: ConfigSnapshot, now: ConfigSnapshot) -> None:
         """Fetch what the filters want now, and serve the admin listener anew where its certificates are others."""
         self._feed(now)
         configure(now.settings.log)
@@ -284,8 +287,8 @@ class Control:
             try:
                 if await asyncio.to_thread(watch.settled, current.sources, posted=posted):
                     await self._proposals.follow()
-            except Flaw as flaw:
-                notice(Event.FILES_NOT_WATCHED, f"the configuration's files are not watched: {flaw.wrong}")
+            except SyntaxProblem as flaw:
+                notice(OperatorEvent.FILES_NOT_WATCHED, f"the configuration's files are not watched: {flaw.wrong}")
                 return
             await asyncio.sleep(LOOK_EVERY)
 

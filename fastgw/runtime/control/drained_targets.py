@@ -4,8 +4,8 @@ import asyncio
 import os
 from collections.abc import Container
 
-from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, Fed
-from fastgw.runtime.ipc.feed_values import RETRY_S, put
+from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, FeedUpdate
+from fastgw.runtime.ipc.feed_values import RETRY_S, write_memfd
 from fastgw.sync.drained_targets import FEED, read, written
 
 
@@ -43,9 +43,9 @@ class DrainedTargets:
             self._send()
 
     def _send(self) -> None:
-        descriptor = put(written(self.names))
+        descriptor = write_memfd(written(self.names))
         try:
-            self._channel.send(Fed(generation=self._generation, key=FEED), [descriptor])
+            self._channel.send(FeedUpdate(generation=self._generation, key=FEED), [descriptor])
             self._unsent = False
         except ChannelFull:
             asyncio.get_running_loop().call_later(RETRY_S, self._send)

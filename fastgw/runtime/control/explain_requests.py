@@ -9,7 +9,7 @@ from fastgw.config.settings.gateway import Config
 from fastgw.explain import as_text, certificate_of, explain
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError, Gateway
-from fastgw.runtime.node.config_snapshot import Accepted
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.reload.proposer import Proposals
 
 WITHIN_S: Final = 30.0
@@ -48,7 +48,7 @@ def _heard(explained: asyncio.Future[Explained]) -> None:
         explained.exception()
 
 
-def _compiled(config: Config, accepted: Accepted) -> Gateway:
+def _compiled(config: Config, accepted: ConfigSnapshot) -> Gateway:
     try:
         return compile(config, accepted.workers, accepted.captured, accepted.index)
     except CompileError as error:

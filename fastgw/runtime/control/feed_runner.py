@@ -10,10 +10,10 @@ from typing import Final
 
 from fastgw.admin.node_interface import FeedInfo
 from fastgw.filters.api import FeedSource
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, described
-from fastgw.runtime.ipc.channel import Ask, Channel, ChannelClosed, ChannelFull, Fed
-from fastgw.runtime.ipc.feed_values import RETRY_S, put
+from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, FeedRefreshRequest, FeedUpdate
+from fastgw.runtime.ipc.feed_values import RETRY_S, write_memfd
 from fastgw.runtime.node.config_snapshot import Users
 from fastgw.sync.feeds import MOST_BYTES, Feeds, mark_of
 from fastgw.upstream.client.http_client import Fetcher
@@ -29,7 +29,7 @@ MOST_EARLY: Final = 100_000
 ANY: Final = b""
 
 
-class Feeding:
+class FeedRunner:
     """Runs the sources of the configuration in force, each in a task of its own; a lazy one while somebody asks it.
 
     One that nobody asks costs nothing here but its place in the configuration. `values`: what sources have said last,
@@ -47,7 +47,7 @@ class Feeding:
         self._users: Mapping[str, Users] = {}
         self._running: dict[str, _Source] = {}
         self._told: dict[str, FeedInfo] = {}  # how lazy ones fared that rest now
-        self._early: dict[str, Ask] = {}
+        self._early: dict[str, FeedRefreshRequest] = {}
 
     def follow(
         self,
@@ -72,7 +72,7 @@ class Feeding:
         for order in early.values():
             self.asked(order)
 
-    def asked(self, order: Ask) -> None:
+    def asked(self, order: FeedRefreshRequest) -> None:
         """A worker takes what the source said for out of date.
 
         One that serves a configuration already that we have not heard of yet means what is in there.
@@ -89,7 +89,7 @@ class Feeding:
 
     def _ask(self, key: str, seen: bytes) -> None:
         """A source asks another."""
-        self.asked(Ask(generation=self.generation, key=key, seen=seen))
+        self.asked(FeedRefreshRequest(generation=self.generation, key=key, seen=seen))
 
     def rest(self, source: "_Source", key: str) -> None:
         """A lazy one has nothing to do until somebody asks."""
@@ -150,7 +150,7 @@ class _Either(Container[str]):
 class _Source:
     """One source that runs: its `NodeSide`."""
 
-    def __init__(self, feeding: Feeding, pickled: bytes) -> None:
+    def __init__(self, feeding: FeedRunner, pickled: bytes) -> None:
         self.fetcher = feeding.fetcher
         self.feeds = feeding.feeds
         self._feeding = feeding
@@ -186,7 +186,7 @@ class _Source:
                 why = f"{error}" if isinstance(error, OSError) else described(error)
                 self._note(why)
                 used_by = f" for {self.used_by}" if self.used_by else ""
-                self._complain(Event.FEED_FAILED, f"{self.info.feed}{used_by}: {why}")
+                self._complain(OperatorEvent.FEED_FAILED, f"{self.info.feed}{used_by}: {why}")
             else:
                 if self._source.lazy:
                     if self._wake.is_set():
@@ -247,9 +247,9 @@ class _Source:
         value = self._unsent
         if value is None:
             return  # another has its place meanwhile
-        descriptor = put(value)
+        descriptor = write_memfd(value)
         try:
-            self._feeding.channel.send(Fed(generation=self.generation, key=self._source.key), [descriptor])
+            self._feeding.channel.send(FeedUpdate(generation=self.generation, key=self._source.key), [descriptor])
             self._unsent = None
         except ChannelFull:
             asyncio.get_running_loop().call_later(RETRY_S, self._send)

@@ -13,17 +13,17 @@ from time import monotonic
 from typing import Final
 
 from fastgw.config.settings.gateway import ActiveHealth, Target, Upstream
-from fastgw.eventloop.worker_loop import Ground
-from fastgw.operator_events import Event, say
+from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.runtime.node.metrics import OfUpstream
-from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import Shared
-from fastgw.shm.slot_assignment import Places, target_name
+from fastgw.shm.slot_assignment import SlotTable, target_name
 from fastgw.upstream.client.http_client import made_context
 from fastgw.upstream.health.active_check import CannotCheck, Check
-from fastgw.upstream.health.circuit_breaker import Phase, phase_of
+from fastgw.upstream.health.circuit_breaker import BreakerPhase, phase_of
 from fastgw.upstream.health.outlier_ejection import may_eject
-from fastgw.upstream.health.upstream_health import Outlook
+from fastgw.upstream.health.upstream_health import HealthPoller
 from fastgw.upstream.targets.target import labels_of
 from fastgw.upstream.targets.tls import ClientTls, Identity, identity_of, material_of
 
@@ -39,7 +39,7 @@ HOLDS: Final = 3
 class Checks:
     """Checks the targets of the configuration in force, and follows what workers decide about them."""
 
-    def __init__(self, ground: Ground, shared: Shared, words: HealthWords) -> None:
+    def __init__(self, ground: WorkerLoop, shared: Shared, words: HealthWords) -> None:
         self._ground = ground
         self._shared = shared
         self._words = words
@@ -47,14 +47,14 @@ class Checks:
         self._contexts: dict[Identity, asyncio.Task[SSLContext]] = {}
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._upstreams: Mapping[str, Upstream] = {}
-        self._places = Places()
+        self._places = SlotTable()
         self._following: asyncio.Task[None] | None = None
-        self._outlook: Outlook | None = None
+        self._outlook: HealthPoller | None = None
         self._journal: _Journal | None = None
 
     # --- what is in force ---
 
-    def follow(self, upstreams: Mapping[str, Upstream], places: Places, files: Mapping[str, bytes]) -> None:
+    def follow(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
         """Look after these from now on. A target that is checked as before goes on with what is known of it."""
         self._upstreams, self._places = upstreams, places
         if self._following is not None:
@@ -71,10 +71,10 @@ class Checks:
         if self._outlook is not None:
             self._outlook.stop()
         followers = [self._journal] if watched else []
-        self._outlook = Outlook(self._ground.wheel, self._words, self._shared.supervisor, followers)
+        self._outlook = HealthPoller(self._ground.wheel, self._words, self._shared.supervisor, followers)
         self._outlook.start()
 
-    async def _follow(self, upstreams: Mapping[str, Upstream], places: Places, files: Mapping[str, bytes]) -> None:
+    async def _follow(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
         wanted: dict[str, tuple[Upstream, Target, ActiveHealth, Identity | None]] = {}
         tls: dict[Identity, ClientTls] = {}
         for name, upstream in upstreams.items():
@@ -94,7 +94,7 @@ class Checks:
             gone = self._running.pop(key)
             gone.task.cancel()
             if key not in places.targets or key not in wanted:
-                self._words.judge(self._shared.supervisor, gone.place, Verdict.UNKNOWN, 0.0)
+                self._words.judge(self._shared.supervisor, gone.place, HealthVerdict.UNKNOWN, 0.0)
                 self._words.changed(self._shared.supervisor)
         for unused in self._contexts.keys() - tls.keys():
             self._contexts.pop(unused).cancel()
@@ -116,7 +116,7 @@ class Checks:
         try:
             return await asyncio.shield(self._contexts[identity])
         except (OSError, SSLError) as error:  # it was made once when the configuration was accepted
-            say(Event.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
+            say(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
             return None
 
     def stop(self) -> None:
@@ -143,7 +143,7 @@ class Checks:
                 labels = labels_of(target.url for target in upstream.targets)
                 places = [self._places.targets[target_name(name, label)] for label in labels]
                 thought = Counter(verdict for verdict, _ in self._words.look(column, places, now))
-                counted = {verdict: thought[verdict] for verdict in Verdict}
+                counted = {verdict: thought[verdict] for verdict in HealthVerdict}
             if upstream.circuit_breaker is not None:
                 breaker = phase_of(self._words.breaker(views, self._places.upstreams[name]), now)
             if counted is not None or breaker is not None:
@@ -157,15 +157,15 @@ class Checks:
         return self._turns
 
     @property
-    def ground(self) -> Ground:
+    def ground(self) -> WorkerLoop:
         return self._ground
 
-    def judged(self, place: int) -> Verdict:
+    def judged(self, place: int) -> HealthVerdict:
         """What control before this one thought of a target, if that still holds."""
         verdict, until = self._words.judged(self._shared.supervisor, place)
-        return verdict if until > monotonic() else Verdict.UNKNOWN
+        return verdict if until > monotonic() else HealthVerdict.UNKNOWN
 
-    def judge(self, place: int, verdict: Verdict, until: float, changed: bool) -> None:
+    def judge(self, place: int, verdict: HealthVerdict, until: float, changed: bool) -> None:
         self._words.judge(self._shared.supervisor, place, verdict, until)
         if changed:
             self._words.changed(self._shared.supervisor)
@@ -212,7 +212,7 @@ class _Checked:
                     try:
                         why = await self._check(self._checks.ground)
                     except CannotCheck as error:
-                        say(Event.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._told, error)
+                        say(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._told, error)
                     else:
                         # Where there are more targets than can be asked in an interval, it takes as long as it takes.
                         round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
@@ -227,27 +227,29 @@ class _Checked:
         self._good, self._bad = (0, self._bad + 1) if why else (self._good + 1, 0)
         self.why = why
         if why and self._bad >= active.unhealthy_threshold:
-            self._verdict = Verdict.UNHEALTHY
-        elif not why and (before is Verdict.UNKNOWN or self._good >= active.healthy_threshold):
-            self._verdict = Verdict.HEALTHY
+            self._verdict = HealthVerdict.UNHEALTHY
+        elif not why and (before is HealthVerdict.UNKNOWN or self._good >= active.healthy_threshold):
+            self._verdict = HealthVerdict.HEALTHY
         self._checks.judge(self.place, self._verdict, until, self._verdict is not before)
         if self._verdict is before:
             return
-        if self._verdict is Verdict.UNHEALTHY:
-            say(Event.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._told, why)
-        elif before is Verdict.UNHEALTHY:
-            say(Event.TARGET_HEALTHY, "%s is healthy again", self._told)
+        if self._verdict is HealthVerdict.UNHEALTHY:
+            say(OperatorEvent.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._told, why)
+        elif before is HealthVerdict.UNHEALTHY:
+            say(OperatorEvent.TARGET_HEALTHY, "%s is healthy again", self._told)
 
 
 def _tell_defects(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        say(Event.DEFECT, "a defect of health checks", error=error)
+        say(OperatorEvent.DEFECT, "a defect of health checks", error=error)
 
 
 class _Journal:
     """Tells of ejections and of breakers, once for the node, whichever worker has decided."""
 
-    def __init__(self, upstreams: Mapping[str, Upstream], places: Places, shared: Shared, words: HealthWords) -> None:
+    def __init__(
+        self, upstreams: Mapping[str, Upstream], places: SlotTable, shared: Shared, words: HealthWords
+    ) -> None:
         self._shared = shared
         self._words = words
         self._targets: dict[str, int] = {}
@@ -273,30 +275,30 @@ class _Journal:
         for key, (verdict, until) in zip(
             self._targets, self._words.look(self._shared.supervisor, self._in_order, now), strict=True
         ):
-            if verdict is Verdict.EJECTED:
+            if verdict is HealthVerdict.EJECTED:
                 again.append(until)
-            state = "ejected" if verdict is Verdict.EJECTED else ""
+            state = "ejected" if verdict is HealthVerdict.EJECTED else ""
             if state != self.told.get(key, ""):
                 upstream, _, label = key.rpartition(" ")
                 if state:
                     lasting = f"for {until - now:.1f} s"
                     text = f"upstream {upstream}: {label} is ejected {lasting}: it keeps failing"
-                    self._tell(Event.TARGET_EJECTED, key, state, text, quiet)
+                    self._tell(OperatorEvent.TARGET_EJECTED, key, state, text, quiet)
                 else:
                     text = f"upstream {upstream}: {label} is no longer ejected"
-                    self._tell(Event.TARGET_RESTORED, key, state, text, quiet)
+                    self._tell(OperatorEvent.TARGET_RESTORED, key, state, text, quiet)
         for name, place in self._breakers.items():
             breaker = self._words.breaker(views, place)
             phase = phase_of(breaker, now)
-            if phase is Phase.OPEN:
+            if phase is BreakerPhase.OPEN:
                 again.append(breaker.until)
-            state = "" if phase is Phase.CLOSED else phase.value
+            state = "" if phase is BreakerPhase.CLOSED else phase.value
             if state != self.told.get(name, ""):
                 text = f"upstream {name}: {BREAKER_TOLD[phase]}"
-                self._tell(Event.BREAKER_CHANGED, name, state, text, quiet)
+                self._tell(OperatorEvent.BREAKER_CHANGED, name, state, text, quiet)
         return min(again)
 
-    def _tell(self, event: Event, key: str, state: str, text: str, quiet: bool) -> None:
+    def _tell(self, event: OperatorEvent, key: str, state: str, text: str, quiet: bool) -> None:
         if state:
             self.told[key] = state
         else:
@@ -306,7 +308,7 @@ class _Journal:
 
 
 BREAKER_TOLD: Final = {
-    Phase.OPEN: "its breaker is open: too many requests failed",
-    Phase.HALF_OPEN: "its breaker is half-open: some requests are let through",
-    Phase.CLOSED: "its breaker is closed again",
+    BreakerPhase.OPEN: "its breaker is open: too many requests failed",
+    BreakerPhase.HALF_OPEN: "its breaker is half-open: some requests are let through",
+    BreakerPhase.CLOSED: "its breaker is closed again",
 }

@@ -16,7 +16,7 @@ from fastgw.filters.policies.quota import Quota
 from fastgw.filters.policies.rate_limit import RateLimit
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.node_limits import KeyCounts
-from fastgw.shm.quota_table import Quotas
+from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
 
 LOOKED_UP: Final = 10_000
@@ -43,7 +43,9 @@ def uses(config: Config) -> Iterator[Use]:
                 yield Use(shown, instance, use.settings.scope(level, route, instance), use.settings)
 
 
-def told(quotas: Quotas, config: Config, index: Index, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
+def told(
+    quotas: QuotaTable, config: Config, index: Index, consumer: str | None, keys: Sequence[str]
+) -> list[QuotaInfo]:
     """What a consumer has used of each, or who has these values of other keys."""
     known = None if consumer is None else Roster(index).by_name(consumer)
     groups = _NO_GROUPS if known is None else known.groups
@@ -68,7 +70,7 @@ def told(quotas: Quotas, config: Config, index: Index, consumer: str | None, key
     return found
 
 
-def reset(quotas: Quotas, config: Config, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
+def reset(quotas: QuotaTable, config: Config, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
     """Have nothing used there. In how many places anything was; None: there is no such quota."""
     ids = [
         use.settings.id_of(use.scope, consumer, keys)
@@ -79,7 +81,7 @@ def reset(quotas: Quotas, config: Config, instance: str, consumer: str | None, k
     return sum(map(quotas.reset, wanted)) if wanted else None
 
 
-def tables(cells: Cells, quotas: Quotas) -> tuple[TableUse, TableUse]:
+def tables(cells: Cells, quotas: QuotaTable) -> tuple[TableUse, TableUse]:
     """The memory that limits by key count in. Takes some 0.1 s where it is full."""
     own, shared = cells.occupied(time.monotonic_ns())
     of_limits = TableUse("rate_limit", own, cells.count, shared, cells.overflowed, cells.refused)
@@ -88,7 +90,7 @@ def tables(cells: Cells, quotas: Quotas) -> tuple[TableUse, TableUse]:
 
 
 def limits(
-    config: Config, index: Index, quotas: Quotas, counts: KeyCounts, counted: Mapping[str, Sequence[int]]
+    config: Config, index: Index, quotas: QuotaTable, counts: KeyCounts, counted: Mapping[str, Sequence[int]]
 ) -> Iterator[LimitUse]:
     """All limits of a configuration. `counted`: of filters, by instance. Takes some 0.1 s where there are many."""
     look_ups = LOOKED_UP
@@ -133,7 +135,7 @@ def _known(settings: Quota, config: Config, index: Index, most: int) -> Mapping[
     return None
 
 
-def _used(quotas: Quotas, settings: Quota, scope: str, known: Mapping[str, int] | None) -> _Used | None:
+def _used(quotas: QuotaTable, settings: Quota, scope: str, known: Mapping[str, int] | None) -> _Used | None:
     if known is None:
         return None
     period, used = settings.calendar(time.time()), dict[str, int]()

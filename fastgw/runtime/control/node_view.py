@@ -35,21 +35,21 @@ from fastgw.runtime.control.revocation import Revoking
 from fastgw.runtime.control.traffic_history import EVERY_S, History, Recent, answered
 from fastgw.runtime.ipc.channel import Channel, DrainAll
 from fastgw.runtime.node.metrics import Exposition, OfTls, OfUpstream, target_errors
-from fastgw.runtime.node.node_state import Commons, Record
+from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.process.process_stats import Process, process
 from fastgw.runtime.reload import certificate_files
 from fastgw.runtime.reload.proposer import Proposals
-from fastgw.shm.health_words import Verdict
+from fastgw.shm.health_words import HealthVerdict
 from fastgw.shm.last_errors import LastError
 from fastgw.shm.slot_assignment import target_name
 from fastgw.sync.drained_targets import FEED
-from fastgw.sync.revocations import Told
+from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.targets.target import labels_of
 
-HEALTH: Final[Mapping[Verdict, node_interface.Health]] = {
-    Verdict.HEALTHY: "healthy",
-    Verdict.UNHEALTHY: "unhealthy",
-    Verdict.EJECTED: "ejected",
+HEALTH: Final[Mapping[HealthVerdict, node_interface.Health]] = {
+    HealthVerdict.HEALTHY: "healthy",
+    HealthVerdict.UNHEALTHY: "unhealthy",
+    HealthVerdict.EJECTED: "ejected",
 }
 UNCOUNTED: Final = (0,) * TARGET_WORDS
 UNSEEN: Final = Process(cpu_s=0.0, resident_bytes=0, open_fds=0)
@@ -61,10 +61,10 @@ ERRORS: Final = 500
 """Statuses from here on are errors of ours or of an upstream."""
 
 
-class View:
+class NodeView:
     """The `admin.node.Node` of a gateway."""
 
-    def __init__(self, commons: Commons, channel: Channel, proposals: Proposals, revoking: Revoking) -> None:
+    def __init__(self, commons: NodeState, channel: Channel, proposals: Proposals, revoking: Revoking) -> None:
         self._commons = commons
         self._channel = channel
         self._proposals = proposals
@@ -286,7 +286,7 @@ class View:
     def revocations(self) -> node_interface.Revocations:
         return self._revoking.told()
 
-    def revoke(self, records: bytes, about: Told) -> node_interface.RevokedEverywhere:
+    def revoke(self, records: bytes, about: RevocationEvent) -> node_interface.RevokedEverywhere:
         return self._revoking.revoke(records, about)
 
     def drain(self) -> None:
@@ -339,7 +339,7 @@ class View:
     def _health(self, name: str, place: int, seen: "Seen") -> node_interface.Health:
         words, shared = self._commons.words, self._commons.shared
         verdict = words.targets.verdict(shared, place, time.monotonic())
-        if verdict is not Verdict.UNKNOWN:
+        if verdict is not HealthVerdict.UNKNOWN:
             return HEALTH[verdict]
         failed_last = words.failed_last(shared, self._exposition.series, name, seen.last_errors.get(name))
         return self.past.fares(name, seen.totals, failed_last=failed_last)
@@ -483,7 +483,7 @@ def _destination(route: Route) -> str:
     return str(route.upstream)
 
 
-def _reload(record: Record) -> node_interface.Reload:
+def _reload(record: ReloadRecord) -> node_interface.Reload:
     return node_interface.Reload(
         record.generation, record.date, record.ok, record.source, record.summary, record.problems
     )

@@ -9,14 +9,14 @@ from typing import Final
 
 from fastgw.admin.node_interface import Revocations, RevokedEverywhere
 from fastgw.config.settings.secrets import Secret, SecretError, secret_in
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
-from fastgw.runtime.control.revocation_replication import Everywhere
+from fastgw.runtime.control.revocation_replication import RevocationReplicator
 from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, Revoke
 from fastgw.runtime.ipc.feed_values import RETRY_S
-from fastgw.runtime.node.config_snapshot import Accepted
-from fastgw.runtime.node.node_state import Commons
-from fastgw.sync.revocations import LENGTH, MOST, Told
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
+from fastgw.runtime.node.node_state import NodeState
+from fastgw.sync.revocations import LENGTH, MOST, RevocationEvent
 
 PIECE: Final = 1500 * LENGTH
 """Bytes of records in one message to the supervisor."""
@@ -27,21 +27,21 @@ TOLD: Final = 4
 class Revoking:
     """What control holds of it."""
 
-    def __init__(self, commons: Commons, channel: Channel) -> None:
+    def __init__(self, commons: NodeState, channel: Channel) -> None:
         self._commons = commons
         self._channel = channel
         self._unsent: deque[Revoke] = deque()
-        self._everywhere = Everywhere(commons.revoked, self._take)
+        self._everywhere = RevocationReplicator(commons.revoked, self._take)
         self._place: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
-    def follow(self, accepted: Accepted) -> None:
+    def follow(self, accepted: ConfigSnapshot) -> None:
         """Share what is revoked where this configuration says."""
         state = accepted.settings.state
         try:
             place = None if state is None else (_value(state.url, accepted), state.prefix)
         except SecretError as error:
-            notice(Event.REVOCATIONS_NOT_SHARED, f"revocations are not shared: {error}")
+            notice(OperatorEvent.REVOCATIONS_NOT_SHARED, f"revocations are not shared: {error}")
             place = None
         if place != self._place:
             self.stop()
@@ -55,7 +55,7 @@ class Revoking:
             self._sharing.cancel()
             self._sharing = None
 
-    def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
+    def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Somebody asks for it."""
         if fresh := self._take(records, [about]):
             self._everywhere.say(fresh, [about])
@@ -76,13 +76,13 @@ class Revoking:
             return "node"
         return "shared" if self._everywhere.is_there else "away"
 
-    def _keep(self, records: bytes, told: list[Told]) -> bytes:
+    def _keep(self, records: bytes, told: list[RevocationEvent]) -> bytes:
         fresh = self._commons.revoked.add(records, time.time())
         if fresh:
             self._commons.revoked_told.extend(told)
         return fresh
 
-    def _take(self, records: bytes, told: list[Told]) -> bytes:
+    def _take(self, records: bytes, told: list[RevocationEvent]) -> bytes:
         """Keep it, and let all workers know; what of it is new."""
         fresh, generation = self._keep(records, told), self._commons.sealed.generation
         for at in range(0, len(fresh), PIECE):
@@ -107,9 +107,9 @@ class Revoking:
 
 def _tell_defect(sharing: asyncio.Task[None]) -> None:
     if not sharing.cancelled() and (error := sharing.exception()) is not None:
-        notice(Event.REVOCATIONS_NOT_SHARED, f"revocations are not shared any more: {described(error)}")
+        notice(OperatorEvent.REVOCATIONS_NOT_SHARED, f"revocations are not shared any more: {described(error)}")
 
 
-def _value(secret: Secret, accepted: Accepted) -> str:
+def _value(secret: Secret, accepted: ConfigSnapshot) -> str:
     """Raises `SecretError`."""
     return secret_in(secret.file, accepted.captured[secret.file]) if secret.file else secret.value()

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.url import place_in
-from fastgw.sync.revocations import LENGTH, MARK, MOST, Revoked, Told, records_in
+from fastgw.sync.revocations import LENGTH, MARK, MOST, RevocationEvent, RevocationList, records_in
 
 AGAIN_S: Final = 0.5
 """How soon it is tried again when it was away."""
@@ -34,24 +34,24 @@ PIECE: Final = 1000
 _READ: Final = 5000
 _EXPIRES: Final = slice(MARK, MARK + 4)
 
-Item = tuple[bytes, list[Told]]
+Item = tuple[bytes, list[RevocationEvent]]
 
 
 class WrongAnswer(Exception):
     """Redis, or what is there instead, has answered something that is no answer to the question."""
 
 
-class Everywhere:
+class RevocationReplicator:
     """This node among the others. `take`: gets what others have revoked, and keeps what is new."""
 
-    def __init__(self, revoked: Revoked, take: Callable[[bytes, list[Told]], object]) -> None:
+    def __init__(self, revoked: RevocationList, take: Callable[[bytes, list[RevocationEvent]], object]) -> None:
         self._revoked = revoked
         self._take = take
         self._unsent: deque[Item] = deque()
         self._wake = asyncio.Event()
         self.is_there = False
 
-    def say(self, records: bytes, told: list[Told]) -> None:
+    def say(self, records: bytes, told: list[RevocationEvent]) -> None:
         """These are new here."""
         if self.is_there:  # else they are found by the merge
             self._unsent.append((records, told))
@@ -70,7 +70,11 @@ class Everywhere:
                     latest = await self._latest(client, keys[1])
                     await self._merge(client, keys)
                     if complaint:
-                        say(Event.STATE_BACK, "revocations: the Redis at %s answers again; the lists are merged", place)
+                        say(
+                            OperatorEvent.STATE_BACK,
+                            "revocations: the Redis at %s answers again; the lists are merged",
+                            place,
+                        )
                     complaint = ""
                     await self._follow(client, keys, latest)
                 except (*state_client.ERRORS, WrongAnswer) as error:
@@ -78,7 +82,7 @@ class Everywhere:
                         is_wrong = isinstance(error, WrongAnswer)
                         complaint = "it answers something else" if is_wrong else in_words(error)
                         say(
-                            Event.STATE_UNREACHABLE,
+                            OperatorEvent.STATE_UNREACHABLE,
                             "revocations: the Redis at %s does not answer: %s; this node goes by its own list",
                             place,
                             complaint,
@@ -176,7 +180,7 @@ def _judging() -> Iterator[None]:
         raise WrongAnswer(str(error)) from error
 
 
-def _entry(number: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes, list[Told]]:
+def _entry(number: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes, list[RevocationEvent]]:
     """What an entry of the stream says. Raises what `_judging` takes."""
     number, records, told = (bytes(memoryview(each)) for each in (number, fields.get(b"r", b""), fields.get(b"t", b"")))
     return number, records, _told(told)
@@ -186,8 +190,8 @@ def _record(member: bytes, score: float) -> bytes:
     return member[:MARK] + int(min(max(score, 0), 2**32 - 1)).to_bytes(4) + member[MARK:]
 
 
-def _told(raw: bytes) -> list[Told]:
+def _told(raw: bytes) -> list[RevocationEvent]:
     try:
-        return msgspec.msgpack.decode(raw, type=list[Told])
+        return msgspec.msgpack.decode(raw, type=list[RevocationEvent])
     except msgspec.DecodeError:  # of another version
         return []

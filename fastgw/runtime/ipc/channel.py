@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from fastgw.sync.revocations import Told
+from fastgw.sync.revocations import RevocationEvent
 
 MESSAGE_MAX: Final = 64 * 1024
 DESCRIPTORS_MAX: Final = 128
@@ -85,7 +85,7 @@ class Prepared(Message):
     """Worker: the tables of this generation are built."""
 
 
-class Refused(Message):
+class ReloadRefused(Message):
     """Worker: they cannot be built, and nothing has changed."""
 
     why: str
@@ -122,7 +122,7 @@ class Rejected(Message):
     """Nothing is known to be wrong: it could not be found out."""
 
 
-class Outcome(Message):
+class ReloadResult(Message):
     """Supervisor: what became of a proposal. `generation`: the one that is served now."""
 
     ok: bool
@@ -188,7 +188,7 @@ class ControlAway(Message):
     away: bool
 
 
-class Fed(Message):
+class FeedUpdate(Message):
     """What a source has said, that is fetched once per node, comes as descriptor.
 
     Control or, while that is away, a worker that has asked for itself; then supervisor.
@@ -197,7 +197,7 @@ class Fed(Message):
     key: str
 
 
-class Ask(Message):
+class FeedRefreshRequest(Message):
     """Worker, then supervisor: what this source has said seems to be out of date.
 
     `generation`: the one that the worker serves. `seen`: the mark of what it has said; b"": whatever that was.
@@ -211,7 +211,7 @@ class Revoke(Message):
     """Worker or control, then supervisor: these records (`node/revoked`) are new. `told`: of the last of them."""
 
     records: bytes
-    told: list[Told] = []
+    told: list[RevocationEvent] = []
 
 
 AnyMessage = (
@@ -222,13 +222,13 @@ AnyMessage = (
     | Sockets
     | Prepare
     | Prepared
-    | Refused
+    | ReloadRefused
     | Commit
     | Abort
     | Committed
     | Propose
     | Rejected
-    | Outcome
+    | ReloadResult
     | Reload
     | Drain
     | Drained
@@ -237,8 +237,8 @@ AnyMessage = (
     | Reopen
     | Watch
     | ControlAway
-    | Fed
-    | Ask
+    | FeedUpdate
+    | FeedRefreshRequest
     | Revoke
 )
 

@@ -10,7 +10,7 @@ RETRY_S: Final = 0.05
 """How soon a value is sent once more that the supervisor could not take."""
 
 
-def put(value: bytes) -> int:
+def write_memfd(value: bytes) -> int:
     """A memory file that holds the value; its descriptor. Raises `OSError`."""
     descriptor = memory_file("fastgw-feed")
     with open(descriptor, "wb", closefd=False) as file:
@@ -18,7 +18,7 @@ def put(value: bytes) -> int:
     return descriptor
 
 
-def taken(descriptor: int) -> bytes:
+def read_memfd(descriptor: int) -> bytes:
     """The value; the descriptor is closed."""
     try:
         return os.pread(descriptor, MOST_BYTES, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastgw.config.base.value_types import Address
 from fastgw.runtime.node.gateway_registration import token_file_of
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Bound:
     """The names of the listeners that speak TLS."""
 
     @classmethod
-    def of(cls, commons: Commons) -> "Bound":
+    def of(cls, commons: NodeState) -> "Bound":
         own = {name: endpoint.address for name, endpoint in commons.own.items()}
         listeners = {
             name: [commons.endpoints[number].address for number in numbers]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.ipc.channel import AnyMessage, Channel, ChannelClosed, Stop
 from fastgw.runtime.ipc.outbox import Outbox
-from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_EVERY, Pulse
+from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_EVERY, HeartbeatMonitor
 
 SETTLED: Final = 10.0
 """Seconds a child must live for its death to count as the first again."""
@@ -53,7 +53,7 @@ class Child:
         self.silent = False  # it has not beaten for a while; neighbours accept for it
         self.leaving = False  # another has its place, or nobody will
         self.lost = False  # it takes no more messages, so it does not know what it should
-        self.pulse = Pulse()
+        self.pulse = HeartbeatMonitor()
         self.kill_at = inf  # when it is killed, if it has not ended by then
         self.sockets: dict[int, int] = {}  # by endpoint: of how many slots it has them
 
@@ -98,7 +98,7 @@ class Child:
 
 def cut_off(child: Child, why: str) -> None:
     """Kill it at once, as it is: it must not go on for a moment more. The kernel closes its connections."""
-    notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed")
+    notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: it is killed")
     child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it waits for a disk by then
     os.kill(child.pid, signal.SIGKILL)
 

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from fastgw.config import Loaded, Source
-from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.settings.gateway import Config, FilterUse, Route, Upstream
 from fastgw.config.sources.files import found_by_patterns, pattern_in
 from fastgw.consumers.index import NOBODY, Index, index_of
@@ -33,7 +33,7 @@ from fastgw.gateway.compiler import Plan, levels, rest_of
 from fastgw.kernel import memory_file
 from fastgw.routing.table import Steps, at_once
 from fastgw.runtime.ipc.channel import Origin
-from fastgw.shm.slot_assignment import Places
+from fastgw.shm.slot_assignment import SlotTable
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _PIECE: Final = 256
@@ -46,13 +46,13 @@ NEW: Final = -1
 """In `same`: the base has no route that is equal."""
 
 
-class Left(Enum):
+class Retention(Enum):
     """What is left of a long part where nothing is made from it."""
 
     NOTHING, NAMES, WHOLE = range(3)
 
 
-class Accepted(msgspec.Struct, dict=True, kw_only=True):
+class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     """The document."""
 
     generation: int
@@ -77,7 +77,7 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     """For each route, which one of the base's is equal to it, or `NEW`."""
     changed_upstreams: list[str] = []
     """Those that the base has not, or not so."""
-    places: Places
+    places: SlotTable
     """Where the names live in shared memory."""
     workers: int
     """How many processes serve."""
@@ -133,10 +133,10 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     def emptying(self) -> Steps[None]:
         """Drop what tables were made from, which they do not need any more."""
         for held, left in _long(self):
-            if left is Left.NAMES and isinstance(held, dict):
+            if left is Retention.NAMES and isinstance(held, dict):
                 held.update(dict.fromkeys(held, b""))
                 yield
-            while held and left is Left.NOTHING:
+            while held and left is Retention.NOTHING:
                 if isinstance(held, dict):
                     held.popitem()
                 else:
@@ -159,10 +159,10 @@ class _Unpacking(Mapping[str, Upstream]):
         return len(self._pickled)
 
 
-class Base(NamedTuple):
+class PreviousGeneration(NamedTuple):
     """A generation that another is made from: whatever is the same is not made anew."""
 
-    accepted: Accepted
+    accepted: ConfigSnapshot
     config: Config
     """The same, unpacked."""
     feeds: "FeedsKept | None" = None
@@ -183,7 +183,7 @@ def _is_same(one: Struct, other: Struct | None) -> bool:
     return one is other or one == other
 
 
-class Document(msgspec.Struct):
+class RollbackPoint(msgspec.Struct):
     """What it takes to come back to a configuration that was accepted."""
 
     generation: int
@@ -192,7 +192,7 @@ class Document(msgspec.Struct):
     captured: dict[str, bytes]
 
     @classmethod
-    def of(cls, accepted: Accepted) -> "Document":
+    def of(cls, accepted: ConfigSnapshot) -> "RollbackPoint":
         return cls(accepted.generation, accepted.hash, accepted.sources, accepted.captured)
 
 
@@ -202,13 +202,13 @@ def accept(
     generation: int,
     date: float,
     source: Origin,
-    places: Places,
+    places: SlotTable,
     workers: int,
-    base: Base | None,
+    base: PreviousGeneration | None,
     index: Index | None = None,
     known_notes: Iterable[str] = (),
     rest: Config | None = None,
-) -> Accepted:
+) -> ConfigSnapshot:
     """Make the document of a configuration that was checked. `base`: the generation before this one.
 
     `index`: of its consumers; None: there is none yet. `rest`: likewise, what `rest_of` makes of it.
@@ -220,7 +220,7 @@ def accept(
     changed = {name for name, each in config.upstreams.items() if not _is_same(each, before.get(name))}
     kept = None if base is None else base.feeds
     feeds, lazy_feeds, feed_users = _feeds(config, FeedsKept() if kept is None else kept)
-    return Accepted(
+    return ConfigSnapshot(
         generation=generation,
         base=0 if base is None else generation - 1,
         date=date,
@@ -251,7 +251,7 @@ def accept(
     )
 
 
-def seal(accepted: Accepted) -> int:
+def seal(accepted: ConfigSnapshot) -> int:
     """Put the document into a memory file that nobody can change any more, and return its descriptor."""
     descriptor = memory_file("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -266,12 +266,12 @@ def seal(accepted: Accepted) -> int:
     return descriptor
 
 
-def unseal(descriptor: int) -> Accepted:
+def unseal(descriptor: int) -> ConfigSnapshot:
     """Read the document. Raises `ValueError` when it could still be changed."""
     return at_once(unsealing(descriptor))
 
 
-def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> Steps[Accepted]:
+def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> Steps[ConfigSnapshot]:
     """`unseal`, in steps. Without `sources` these files, which may be large, are left out; without `tables` what only
     tables and feeds are made from."""
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
@@ -282,7 +282,7 @@ def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> 
         closing(_parts_in(content)) as parts,
     ):
         begins = next(parts)
-        accepted = msgspec.msgpack.decode(begins, type=Accepted)
+        accepted = msgspec.msgpack.decode(begins, type=ConfigSnapshot)
         image_at = 2 * _LENGTH + len(begins)
         if image_length := len(next(parts)):
             accepted.__dict__["index"] = _mapped(descriptor, image_at, image_length)
@@ -298,15 +298,15 @@ def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> 
         return accepted
 
 
-def _take(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Left]], tables: bool) -> None:
+def _take(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Retention]], tables: bool) -> None:
     """Put a piece of a long part where it belongs, or what is kept of it."""
     place, raw = msgspec.msgpack.decode(part, type=tuple[int, msgspec.Raw])
     held, left = long[place]
-    if not tables and left is Left.NOTHING:
+    if not tables and left is Retention.NOTHING:
         return
     entries = msgspec.msgpack.decode(raw)
     if isinstance(held, dict):
-        held.update(entries if tables or left is Left.WHOLE else dict.fromkeys(entries, b""))
+        held.update(entries if tables or left is Retention.WHOLE else dict.fromkeys(entries, b""))
     else:
         held += entries
 
@@ -318,24 +318,24 @@ def _mapped(descriptor: int, begins: int, length: int) -> Index:
     return Index(mapped, inside)
 
 
-def _long(accepted: Accepted) -> tuple[tuple[dict[str, Any] | list[Any], Left], ...]:
+def _long(accepted: ConfigSnapshot) -> tuple[tuple[dict[str, Any] | list[Any], Retention], ...]:
     """What may have very many entries: it is written, and read, in pieces."""
     places = accepted.places
     return (
-        (accepted.pickled_upstreams, Left.NOTHING),
-        (accepted.pickled_routes, Left.NOTHING),
-        (accepted.route_names, Left.NOTHING),
-        (accepted.same, Left.NOTHING),
-        (accepted.changed_upstreams, Left.NOTHING),
-        (places.upstreams, Left.WHOLE),
-        (places.targets, Left.WHOLE),
-        (accepted.feeds, Left.NAMES),
-        (accepted.lazy_feeds, Left.NAMES),
-        (accepted.feed_users, Left.NOTHING),
+        (accepted.pickled_upstreams, Retention.NOTHING),
+        (accepted.pickled_routes, Retention.NOTHING),
+        (accepted.route_names, Retention.NOTHING),
+        (accepted.same, Retention.NOTHING),
+        (accepted.changed_upstreams, Retention.NOTHING),
+        (places.upstreams, Retention.WHOLE),
+        (places.targets, Retention.WHOLE),
+        (accepted.feeds, Retention.NAMES),
+        (accepted.lazy_feeds, Retention.NAMES),
+        (accepted.feed_users, Retention.NOTHING),
     )
 
 
-def _parts(accepted: Accepted) -> Iterator[object]:
+def _parts(accepted: ConfigSnapshot) -> Iterator[object]:
     """What the file holds: the document without what is long, its consumers, its files, and pieces of the rest."""
     found = found_by_patterns(accepted.captured)
     places = msgspec.structs.replace(accepted.places, upstreams={}, targets={})
@@ -378,8 +378,8 @@ class FeedsKept:
     wants the same."""
 
     def __init__(self) -> None:
-        self.wanted: Kept[int, tuple[FilterUse, tuple[FeedSource, ...]]] = Kept()
-        self.pickled: Kept[int, tuple[FeedSource, bytes]] = Kept()
+        self.wanted: IncrementalCache[int, tuple[FilterUse, tuple[FeedSource, ...]]] = IncrementalCache()
+        self.pickled: IncrementalCache[int, tuple[FeedSource, bytes]] = IncrementalCache()
 
     def of(self, use: FilterUse) -> tuple[FeedSource, ...]:
         if type(use.settings).feeds is Filter.feeds:

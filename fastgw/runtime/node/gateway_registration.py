@@ -10,9 +10,9 @@ from fastgw import VERSION
 from fastgw.admin.gateway_registry import Entry, Registration, Unregistered, is_private, one_at_a_time, running
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import STDERR, notice
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.startup import CannotStart
 
 NAMELESS: Final = "fastgw"
@@ -27,7 +27,7 @@ def wants_token(settings: Admin, bound: Address) -> bool:
     return settings.token is None and not required and not is_private(bound)
 
 
-def register(commons: Commons) -> None:
+def register(commons: NodeState) -> None:
     """Begin an entry, or go on with that of the program before this one; without a directory do without, and say so.
 
     Raises `CannotStart` where another gateway has the name that this one was given.
@@ -38,7 +38,7 @@ def register(commons: Commons) -> None:
             commons.registration = Registration.begin()
         except Unregistered as error:
             notice(
-                Event.START_WARNING,
+                OperatorEvent.START_WARNING,
                 f"fastgw: warning: not registered, so commands need --admin and --token-file: {error}",
             )
     registration = commons.registration
@@ -66,7 +66,7 @@ def _check_name(name: str) -> None:
             raise CannotStart(f"--name {name}: {what}; choose another name, or stop that one first")
 
 
-def tell_entry(commons: Commons) -> None:
+def tell_entry(commons: NodeState) -> None:
     """Write what is so now: the addresses, and the token where one is needed."""
     registration = commons.registration
     if registration is None:
@@ -75,15 +75,15 @@ def tell_entry(commons: Commons) -> None:
         registration.write_token(commons.admin_token if _made_counts(commons) else None)
         registration.write(_entry(commons))
     except OSError as error:
-        notice(Event.START_WARNING, f"fastgw: warning: {registration.path}: {error.strerror}")
+        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {registration.path}: {error.strerror}")
 
 
-def _made_counts(commons: Commons) -> bool:
+def _made_counts(commons: NodeState) -> bool:
     settings, endpoint = commons.sealed.settings.admin, commons.own.get("admin")
     return settings is not None and endpoint is not None and wants_token(settings, endpoint.address)
 
 
-def token_file_of(commons: Commons) -> str | None:
+def token_file_of(commons: NodeState) -> str | None:
     """What holds the token of the admin API; None: none is needed, or it is in no file."""
     settings, registration = commons.sealed.settings.admin, commons.registration
     if settings is not None and settings.token is not None:
@@ -91,7 +91,7 @@ def token_file_of(commons: Commons) -> str | None:
     return registration.token_file if registration is not None and _made_counts(commons) else None
 
 
-def _entry(commons: Commons) -> Entry:
+def _entry(commons: NodeState) -> Entry:
     settings, file = commons.sealed.settings.admin, commons.sealed.accepted.file
     own = {name: str(endpoint.address) for name, endpoint in commons.own.items()}
     return Entry(
@@ -107,7 +107,7 @@ def _entry(commons: Commons) -> Entry:
     )
 
 
-def own_addresses(commons: Commons, environment: Mapping[str, str] = os.environ) -> list[str]:
+def own_addresses(commons: NodeState, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Where the dashboard and the probes are, a line each; and why they are elsewhere than usual.
 
     The token stands behind `#`: browsers send that to nobody. It is left out where many read what is written to stderr.
@@ -130,7 +130,7 @@ def own_addresses(commons: Commons, environment: Mapping[str, str] = os.environ)
     return lines
 
 
-def _moved(commons: Commons, name: str) -> str:
+def _moved(commons: NodeState, name: str) -> str:
     usual, address = _WHERE[name], commons.own[name].address
     if getattr(commons.sealed.settings, name) is not usual or address == usual.address:
         return ""

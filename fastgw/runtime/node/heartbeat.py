@@ -6,17 +6,17 @@ import time
 from typing import Final
 
 from fastgw.eventloop.timer_wheel import TICK
-from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.shm.memory import Column, Shared
 
 CONTROL_BEATS_S: Final = 0.25
 """Seconds between two beats of control."""
 
 
-class Heart:
+class WorkerHeartbeat:
     """Beats once a tick."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, words: Words, column: Column) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, words: ShmLayout, column: Column) -> None:
         self._loop = loop
         self._words = words
         self._column = column
@@ -33,10 +33,10 @@ class Heart:
         self._loop.call_later(TICK, self._beat)
 
 
-class ControlHeart:
+class ControlHeartbeat:
     """Control's: it only says that its loop goes round."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, words: Words, shared: Shared) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, words: ShmLayout, shared: Shared) -> None:
         self._loop = loop
         self._words = words
         self._shared = shared

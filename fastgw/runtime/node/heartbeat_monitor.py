@@ -27,7 +27,7 @@ STACK_S: Final = 0.2
 """Seconds that a hung worker has to write its stack."""
 
 
-class Pulse:
+class HeartbeatMonitor:
     """The beats of one child, from its fork on. `silence`: seconds since the last one, as far as they were watched."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Pulse:
         self._beat = 0  # none yet
 
     def __repr__(self) -> str:
-        return f"<Pulse silent for {self.silence:.1f} s>"
+        return f"<HeartbeatMonitor silent for {self.silence:.1f} s>"
 
     def feel(self, beat: int, elapsed: float, behind: float = 0.0) -> None:
         """Look at the beat, so many seconds after the last look. `behind`: seconds by which neighbours are ahead, if

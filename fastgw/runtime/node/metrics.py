@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from fastgw import VERSION
 from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.admin.prometheus_text import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
-from fastgw.downstream.tls.connection import Outcome
+from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
 from fastgw.observe.metrics.families import BOUNDS_S, COPIES, OTHER, SHADOW_DECISIONS, Family, FilterEvent
@@ -27,12 +27,12 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_RETRIES_DENIED,
     UPSTREAM_WAITS,
 )
-from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.process_stats import Process, process
-from fastgw.shm.health_words import Verdict
+from fastgw.shm.health_words import HealthVerdict
 from fastgw.shm.memory import Column, Shared
 from fastgw.sync.credential_cache import HITS, MISSES
-from fastgw.upstream.health.circuit_breaker import Phase
+from fastgw.upstream.health.circuit_breaker import BreakerPhase
 
 STATUS_5XX: Final = "status_5xx"
 """In place of a fault: an answer of 500 and above."""
@@ -143,7 +143,7 @@ TARGETS: Final = Family(
 BREAKER: Final = Family(
     "fastgw_upstream_breaker_state", "gauge", ("upstream",), "Its circuit breaker: 0 closed, 1 half-open, 2 open."
 )
-BREAKER_STATES: Final = {Phase.CLOSED: 0, Phase.HALF_OPEN: 1, Phase.OPEN: 2}
+BREAKER_STATES: Final = {BreakerPhase.CLOSED: 0, BreakerPhase.HALF_OPEN: 1, BreakerPhase.OPEN: 2}
 
 CONCURRENCY_LIMIT: Final = Family(
     "fastgw_concurrency_limit",
@@ -182,7 +182,7 @@ OF_THE_NODE: Final = (
     LAST_RELOAD_TIME,
     STALE,
 )
-OF_WORKERS: Final[Mapping[Family, Callable[[Words, Column], int | float]]] = {
+OF_WORKERS: Final[Mapping[Family, Callable[[ShmLayout, Column], int | float]]] = {
     GENERATION: lambda words, column: column.words[words.generation],
     WORKER_CONNECTIONS: lambda words, column: column.words[words.connections],
     WORKER_LAG: lambda words, column: words.lag_s(column),
@@ -218,9 +218,9 @@ _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*B
 class OfUpstream(NamedTuple):
     """How an upstream fares whose health is looked after."""
 
-    targets: Mapping[Verdict, int] | None
+    targets: Mapping[HealthVerdict, int] | None
     """How many are thought of in this way; None: nobody looks after them."""
-    breaker: Phase | None
+    breaker: BreakerPhase | None
     """None: it has none."""
 
 
@@ -231,7 +231,7 @@ class Exposition:
         self,
         series: Series,
         shared: Shared,
-        words: Words,
+        words: ShmLayout,
         begun_date: float,
         of_tls: Callable[[], OfTls] = lambda: ((), ()),
         feeds: Callable[[], Sequence[FeedInfo]] = tuple,
@@ -335,9 +335,11 @@ class Exposition:
 
     def _tls(self) -> Iterator[Sequence[Sample]]:
         ended = self._words.handshakes(self._shared)
-        yield [("", "", ended[Outcome.FULL] + ended[Outcome.RESUMED])]
-        yield [("", "", ended[Outcome.RESUMED])]
-        failures = [(outcome.name.lower(), count) for outcome, count in ended.items() if outcome > Outcome.RESUMED]
+        yield [("", "", ended[HandshakeOutcome.FULL] + ended[HandshakeOutcome.RESUMED])]
+        yield [("", "", ended[HandshakeOutcome.RESUMED])]
+        failures = [
+            (outcome.name.lower(), count) for outcome, count in ended.items() if outcome > HandshakeOutcome.RESUMED
+        ]
         yield [("", labels(HANDSHAKE_FAILURES, name), count) for name, count in failures]
         certificates, verifiers = self._of_tls()
         shown = {(each.certificate, each.listener): each.expires_date for each in certificates}

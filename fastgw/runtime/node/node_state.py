@@ -13,34 +13,34 @@ from fastgw.config import Problem
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import Config, Listener
 from fastgw.gateway.tables import Gateway
-from fastgw.net.session_tickets import Seeds
+from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.routing.table import at_once
 from fastgw.runtime.ipc.channel import Origin, Subject
-from fastgw.runtime.node.config_snapshot import Accepted, Document, seal, unseal
-from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot, RollbackPoint, seal, unseal
+from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.sockets.listening_sockets import Endpoint, close_endpoints, open_endpoint, open_endpoints
 from fastgw.runtime.sockets.systemd_activation import Inherited
 from fastgw.shm.memory import Shared
 from fastgw.shm.quota_store import Claim
-from fastgw.sync.revocations import TOLD_MOST, Revoked, Told
+from fastgw.sync.revocations import TOLD_MOST, RevocationEvent, RevocationList
 
 
 @dataclass
 class Sealed:
     """An accepted configuration, and the memory file that holds it for processes to come."""
 
-    accepted: Accepted
+    accepted: ConfigSnapshot
     """Without what tables and feeds are made from: whoever needs that reads the file (`whole`)."""
     descriptor: int
 
     @classmethod
-    def of(cls, accepted: Accepted) -> "Sealed":
+    def of(cls, accepted: ConfigSnapshot) -> "Sealed":
         """Sealed now; the document is emptied."""
         descriptor = seal(accepted)
         at_once(accepted.emptying())
         return cls(accepted, descriptor)
 
-    def whole(self) -> Accepted:
+    def whole(self) -> ConfigSnapshot:
         """The document with all that is in the file."""
         return unseal(self.descriptor)
 
@@ -54,7 +54,7 @@ class Sealed:
 
 
 @dataclass
-class Record:
+class ReloadRecord:
     """One attempt to change the configuration, for those who ask what happened lately."""
 
     generation: int
@@ -69,11 +69,11 @@ class Record:
 
 
 @dataclass
-class Commons:
+class NodeState:
     """Changed by the supervisor only; a child has what there was at its birth and is told of the rest."""
 
     shared: Shared
-    words: Words
+    words: ShmLayout
     sealed: Sealed
     """The configuration in force."""
     gateway: Gateway
@@ -92,24 +92,24 @@ class Commons:
     """Which endpoints a listener has."""
     own: dict[str, Endpoint] = field(default_factory=dict)
     """Where control listens: `status`, `admin`."""
-    former: list[Document] = field(default_factory=list)
+    former: list[RollbackPoint] = field(default_factory=list)
     """The generations that the program before this one kept, to go back to."""
     kept: list[Sealed] = field(default_factory=list)
     """The generations before the one in force, the last one last, to go back to."""
-    records: list[Record] = field(default_factory=list)
+    records: list[ReloadRecord] = field(default_factory=list)
     passed: Inherited = field(default_factory=lambda: Inherited(()))
     """What a service manager has opened and no listener has taken."""
     feeds: dict[str, bytes] = field(default_factory=dict)
     """What sources have said last that are fetched once per node, by their keys."""
-    revoked: Revoked = field(default_factory=Revoked)
+    revoked: RevocationList = field(default_factory=RevocationList)
     """What counts no more. Each child goes on from what there was at its birth."""
-    revoked_told: deque[Told] = field(default_factory=lambda: deque(maxlen=TOLD_MOST))
+    revoked_told: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=TOLD_MOST))
     """The latest of that, for people."""
     follows_files: bool = False
     """A change of the configuration's files is taken without being asked for."""
     begun_date: float = 0.0
     """Epoch seconds. An upgrade does not begin anew."""
-    tickets: Seeds = field(default_factory=lambda: Seeds.begin(time.time()))
+    tickets: TicketKeySeeds = field(default_factory=lambda: TicketKeySeeds.begin(time.time()))
     """Of the keys of TLS session tickets. Each child goes on from what they were at its birth."""
     run_key: bytes = field(default_factory=lambda: os.urandom(32))
     """A secret of this run of the gateway. An upgrade does not make another."""
@@ -123,9 +123,9 @@ class Commons:
     """In the runtime directory. None: there is no such directory."""
 
     @property
-    def documents(self) -> list[Document]:
+    def documents(self) -> list[RollbackPoint]:
         """The generations before the one in force, the last one last."""
-        return [*self.former, *(Document.of(sealed.accepted) for sealed in self.kept)]
+        return [*self.former, *(RollbackPoint.of(sealed.accepted) for sealed in self.kept)]
 
     def open(self, address: Address, slots: int, *, private: bool = False) -> Iterable[Endpoint]:
         """An address with sockets for so many slots, or those of the service manager. `private`: a unix socket is for
@@ -145,7 +145,7 @@ class Commons:
 
 
 def place_listeners(
-    commons: Commons, listeners: Mapping[str, Listener]
+    commons: NodeState, listeners: Mapping[str, Listener]
 ) -> tuple[dict[str, list[int]], dict[int, Endpoint]]:
     """The endpoints of each listener, and those of them that had to be opened.
 

@@ -18,10 +18,10 @@ from typing import Final
 
 from fastgw.admin.node_interface import QuotaFileInfo
 from fastgw.config.settings.gateway import Config
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
-from fastgw.shm.quota_table import Full, Quotas, Row
+from fastgw.shm.quota_table import Full, QuotaTable, StoredCount
 
 EVERY_S: Final = 1.0
 LOOK_EVERY: Final = 60
@@ -67,7 +67,7 @@ def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
             return claim
 
 
-def restore(quotas: Quotas, file: QuotaFile, rows: Iterable[Row]) -> None:
+def restore(quotas: QuotaTable, file: QuotaFile, rows: Iterable[StoredCount]) -> None:
     """Have the counts that the file says. Raises `CannotKeep`."""
     try:
         for row in rows:
@@ -76,12 +76,12 @@ def restore(quotas: Quotas, file: QuotaFile, rows: Iterable[Row]) -> None:
         raise CannotKeep(f"{file.path}: there are more keys in it than places in memory") from error
     if file.strange:
         notice(
-            Event.QUOTAS_NOT_KEPT,
+            OperatorEvent.QUOTAS_NOT_KEPT,
             f"quotas: {file.path} holds {file.strange} rows that no gateway has written: they count for nothing",
         )
 
 
-def restore_all(quotas: Quotas, settings: Config) -> None:
+def restore_all(quotas: QuotaTable, settings: Config) -> None:
     """In the supervisor, before there is anybody who counts."""
     path = file_of(settings)
     if path is None:
@@ -90,12 +90,12 @@ def restore_all(quotas: Quotas, settings: Config) -> None:
     try:
         restore(quotas, file, file.read(time.time()))
     except CannotKeep as error:
-        notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; they begin with nothing, and are counted in memory")
+        notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; they begin with nothing, and are counted in memory")
     finally:
         file.close()
 
 
-def keep_all(quotas: Quotas, settings: Config, run_key: bytes, claim: Claim | None) -> None:
+def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim | None) -> None:
     """In the supervisor, when nobody counts any more. `claim`: None: to be had, if it is needed."""
     path = file_of(settings)
     if path is None:
@@ -107,16 +107,16 @@ def keep_all(quotas: Quotas, settings: Config, run_key: bytes, claim: Claim | No
             file.write([row for _, _, row in part], time.time())
             said(quotas, part)
     except CannotKeep as error:
-        notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; what was counted since it was written last is lost")
+        notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; what was counted since it was written last is lost")
     finally:
         file.close()
         claim.close()
 
 
-Part = list[tuple[int, int, Row]]
+Part = list[tuple[int, int, StoredCount]]
 
 
-def parts_of(quotas: Quotas, blocks: Iterable[int]) -> Iterator[Part]:
+def parts_of(quotas: QuotaTable, blocks: Iterable[int]) -> Iterator[Part]:
     """What these blocks say and the file does not, in parts of some thousands."""
     part: Part = []
     for block in blocks:
@@ -128,7 +128,7 @@ def parts_of(quotas: Quotas, blocks: Iterable[int]) -> Iterator[Part]:
         yield part
 
 
-def said(quotas: Quotas, part: Part) -> None:
+def said(quotas: QuotaTable, part: Part) -> None:
     """The file says it now."""
     for slot, state, _ in part:
         quotas.kept(slot, state)
@@ -137,7 +137,7 @@ def said(quotas: Quotas, part: Part) -> None:
 class QuotaKeeper:
     """In control: has the file of the configuration in force say what is counted. `run_key`: of the gateway."""
 
-    def __init__(self, quotas: Quotas, run_key: bytes) -> None:
+    def __init__(self, quotas: QuotaTable, run_key: bytes) -> None:
         self._quotas = quotas
         self._run = run_of(run_key)
         self._file: QuotaFile | None = None
@@ -206,16 +206,18 @@ class QuotaKeeper:
                 said(self._quotas, part)
         except CannotKeep as error:
             if not self._problem:
-                notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; they are counted in memory, and it is tried again")
+                notice(
+                    OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; they are counted in memory, and it is tried again"
+                )
             self._problem, self._failures = str(error), self._failures + 1
             return
         if self._problem:
-            notice(Event.QUOTAS_KEPT, f"quotas: {file.path} is written again")
+            notice(OperatorEvent.QUOTAS_KEPT, f"quotas: {file.path} is written again")
         self._problem, self._failures, self._written_date = "", 0, time.time()
         self._pending.difference_update(blocks)
 
     async def _restore(self, file: QuotaFile) -> None:
-        rows: list[Row] = []
+        rows: list[StoredCount] = []
         await self._aside(lambda: rows.extend(file.read(time.time())))
         restore(self._quotas, file, rows)
         self._is_read = True

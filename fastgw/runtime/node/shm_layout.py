@@ -9,10 +9,10 @@ import time
 from typing import Final, Literal
 
 from fastgw.config.settings import gateway as config
-from fastgw.downstream.tls.connection import Outcome
+from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.gateway.tables import Gateway
 from fastgw.observe import Series, Totals
-from fastgw.observe.metrics.carry_over import Ledger
+from fastgw.observe.metrics.carry_over import CounterCarryOver
 from fastgw.observe.metrics.series_layout import (
     TARGET_WORDS,
     TARGETS_AT,
@@ -30,7 +30,7 @@ from fastgw.shm.last_errors import LastError, LastErrors
 from fastgw.shm.memory import Column, Shared
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.shm.retry_buffer_budget import KeptRoom
-from fastgw.shm.slot_assignment import CannotPlace, Places
+from fastgw.shm.slot_assignment import CannotPlace, SlotTable
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import credential_cache
 
@@ -47,7 +47,7 @@ PUBLISHED_AT_ONCE: Final = 200
 """Targets whose numbers are stored between two other turns of the loop: some 0.2 ms."""
 
 
-class Words:
+class ShmLayout:
     """Where they stand in a column. Placed before the memory is mapped."""
 
     def __init__(self, gateway: Gateway) -> None:
@@ -97,7 +97,7 @@ class Words:
         """Client connections."""
         self.kept_bytes = layout.gauge("kept_bytes")
         """Of request bodies that are kept to be sent again, beyond what each may have anyhow."""
-        self._shaken = layout.counter("tls_handshakes", len(Outcome))
+        self._shaken = layout.counter("tls_handshakes", len(HandshakeOutcome))
         self.leaving = layout.gauge("leaving")
         """1 once the worker takes nothing new."""
 
@@ -227,12 +227,12 @@ class Words:
         return max(column.words[self._lag : self._lag + 2]) / 1e6
 
     def shaken(self, column: Column) -> memoryview:
-        """How TLS handshakes of this worker, and of those before it in this column, have ended, by `Outcome`."""
-        return column.words[self._shaken : self._shaken + len(Outcome)]
+        """TLS handshakes of this worker, and of those before it in this column, by `HandshakeOutcome`."""
+        return column.words[self._shaken : self._shaken + len(HandshakeOutcome)]
 
-    def handshakes(self, shared: Shared) -> dict[Outcome, int]:
+    def handshakes(self, shared: Shared) -> dict[HandshakeOutcome, int]:
         """How those of all workers have ended."""
-        return {outcome: shared.total(self._shaken + outcome) for outcome in Outcome}
+        return {outcome: shared.total(self._shaken + outcome) for outcome in HandshakeOutcome}
 
     def connection_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
         return column.limit(self.connections, limits.connections, self.accepted)
@@ -293,10 +293,10 @@ class Words:
     def _given_back(self, column: Column) -> memoryview:
         return column.words[self._returned : self._returned + COUNTED]
 
-    def carry(self, shared: Shared, before: Places, after: Places) -> None:
+    def carry(self, shared: Shared, before: SlotTable, after: SlotTable) -> None:
         """In the supervisor, when all workers are prepared and none has been told to commit: see `carry_over`."""
         columns = [self.counted(column) for column in shared.columns]
-        ledger = Ledger(self.counted(shared.supervisor), self._given_back(shared.supervisor))
+        ledger = CounterCarryOver(self.counted(shared.supervisor), self._given_back(shared.supervisor))
         ledger.carry(columns, before, after)
 
     def totals(self, shared: Shared, series: Series) -> Totals:

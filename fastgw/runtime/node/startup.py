@@ -11,11 +11,11 @@ from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin,
 from fastgw.config.sources.virtual_files import awaits
 from fastgw.gateway.tables import Gateway
 from fastgw.observe.access_log.sink import why_not
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
-from fastgw.runtime.node.config_snapshot import Accepted
-from fastgw.runtime.node.node_state import Commons, Sealed, place_listeners
-from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
+from fastgw.runtime.node.node_state import NodeState, Sealed, place_listeners
+from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.machine_capacity import file_limit_warning, raise_file_limit
 from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, Endpoint, close_endpoints
 from fastgw.runtime.sockets.systemd_activation import Inherited
@@ -31,13 +31,13 @@ class CannotStart(Exception):
     """Why the gateway could not start, for the one line the user sees."""
 
 
-def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened: ExitStack) -> Commons:
+def open_commons(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, opened: ExitStack) -> NodeState:
     """Everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
     settings = accepted.settings
     for access_log in settings.access_logs:
         if reason := why_not(access_log.sink):
             raise CannotStart(f"cannot write the access log: {reason}")
-    words = Words(gateway)
+    words = ShmLayout(gateway)
     try:
         shared = Shared.create(gateway.layout, accepted.workers)
     except (MemoryError, OverflowError, OSError) as error:
@@ -45,7 +45,7 @@ def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened
             f"cannot have the shared memory that workers: {accepted.workers} and limits.connections: "
             f"{settings.limits.connections} need; lower them"
         ) from error
-    commons = Commons(
+    commons = NodeState(
         shared=shared,
         words=words,
         sealed=Sealed.of(accepted),
@@ -66,7 +66,7 @@ def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened
     return commons
 
 
-def open_own(commons: Commons, name: str, settings: Config) -> Endpoint | None:
+def open_own(commons: NodeState, name: str, settings: Config) -> Endpoint | None:
     """Open where control listens. An address that nobody wrote is not insisted on: where it is taken it is the next
     port that is free. None: there is no such listener. Raises `CannotListen`.
 
@@ -84,11 +84,11 @@ def open_own(commons: Commons, name: str, settings: Config) -> Endpoint | None:
         if isinstance(error, AddressInUse) and (endpoint := _open_next(commons, wanted.address)):
             return endpoint
         text = f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null"
-        notice(Event.LISTENER_LEFT_OUT, text)
+        notice(OperatorEvent.LISTENER_LEFT_OUT, text)
         return None
 
 
-def _open_next(commons: Commons, taken: Address) -> Endpoint | None:
+def _open_next(commons: NodeState, taken: Address) -> Endpoint | None:
     """At one of the ports after this one; None: all of them are taken, too."""
     for port in range(taken.port + 1, taken.port + PORTS_TRIED + 1):
         try:
@@ -100,19 +100,19 @@ def _open_next(commons: Commons, taken: Address) -> Endpoint | None:
     return None
 
 
-def warn(commons: Commons, *, again: bool = False) -> None:
+def warn(commons: NodeState, *, again: bool = False) -> None:
     """Say what will be slower or less than asked for. `again`: the program before this one has said what stays so."""
     files = raise_file_limit()
     connections = commons.sealed.settings.limits.connections
     limit = None if again else file_limit_warning(connections, commons.workers, files)
     for warning in (limit, compiled.warning()):
         if warning is not None:
-            notice(Event.START_WARNING, f"fastgw: warning: {warning}")
+            notice(OperatorEvent.START_WARNING, f"fastgw: warning: {warning}")
     for line in commons.passed.unclaimed():
-        notice(Event.START_WARNING, f"fastgw: warning: {line}")
+        notice(OperatorEvent.START_WARNING, f"fastgw: warning: {line}")
 
 
-def close_commons(commons: Commons) -> None:
+def close_commons(commons: NodeState) -> None:
     close_endpoints([*commons.endpoints.values(), *commons.own.values()])
     for sealed in (*commons.kept, commons.sealed):
         os.close(sealed.descriptor)

@@ -11,7 +11,7 @@ LAST_S: Final = 1.0
 """Seconds that all other tasks have to end once the life of the process is over."""
 
 
-def run(life: Coroutine[Any, Any, None]) -> None:
+def run_child_loop(life: Coroutine[Any, Any, None]) -> None:
     """Run the life of this process. The process has to end when this returns or raises: not all tasks may have.
 
     Raises what `life` raises, and `RuntimeError` when somebody has stopped the loop, after an orderly end of `life`.

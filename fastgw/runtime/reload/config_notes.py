@@ -11,7 +11,7 @@ from fastgw.filters import TYPES
 from fastgw.filters.lint.warnings import doubts
 from fastgw.gateway.authentication_bypasses import bypasses
 from fastgw.gateway.tables import Gateway
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 
 TOLD: Final = 20
@@ -41,7 +41,7 @@ def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]
     return new
 
 
-def tell(notes: Sequence[Problem]) -> None:
+def log_notes(notes: Sequence[Problem]) -> None:
     """In the log."""
     for note in notes:
-        notice(Event.CONFIG_NOTE, f"note: {note}")
+        notice(OperatorEvent.CONFIG_NOTE, f"note: {note}")

@@ -9,17 +9,17 @@ from typing import Final
 from fastgw.config.settings.gateway import Config
 from fastgw.config.sources.files import pattern_in
 from fastgw.config.sources.virtual_files import awaits, is_derived, is_watched, secret_in
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import configure, described, notice
 from fastgw.routing.table import at_once
-from fastgw.runtime.ipc.channel import Commit, Origin, Outcome, Propose, Rejected, Subject
+from fastgw.runtime.ipc.channel import Commit, Origin, Propose, Rejected, ReloadResult, Subject
 from fastgw.runtime.node.child_slots import Child, cut_off
 from fastgw.runtime.node.config_snapshot import unsealing
-from fastgw.runtime.node.node_state import Commons, Record, Sealed, place_listeners
+from fastgw.runtime.node.node_state import NodeState, ReloadRecord, Sealed, place_listeners
 from fastgw.runtime.node.startup import OWN, open_own
 from fastgw.runtime.process.transient_errors import is_passing
-from fastgw.runtime.reload.rollback_history import kept_on
-from fastgw.runtime.reload.two_phase_commit import Turnover, tell_prepare, tell_sockets
+from fastgw.runtime.reload.rollback_history import retained_generations
+from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, tell_prepare, tell_sockets
 from fastgw.runtime.sockets.listening_sockets import CannotListen, Endpoint, close_endpoints
 
 RECORDS: Final = 20
@@ -36,7 +36,7 @@ class Untimely(Exception):
         super().__init__(why)
 
 
-class Unreadable(Exception):
+class UnreadableSnapshot(Exception):
     """The supervisor cannot make of it what control has made; the text says why."""
 
 
@@ -49,10 +49,10 @@ class Reloading:
 
     def __init__(
         self,
-        commons: Commons,
+        commons: NodeState,
         is_serving: Callable[[], bool],
         workers: Callable[[], Iterable[Child]],
-        answer: Callable[[Outcome], None],
+        answer: Callable[[ReloadResult], None],
         changed: Callable[[Mapping[str, Endpoint]], None],
     ) -> None:
         self._commons = commons
@@ -60,7 +60,7 @@ class Reloading:
         self._workers = workers
         self._answer = answer
         self._changed = changed
-        self._turnover: Turnover | None = None
+        self._turnover: TwoPhaseCommit | None = None
         self._proposal: Propose | None = None  # of this change, or the last one
         self._present: frozenset[Child] = frozenset()  # when the change began
         self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
@@ -98,7 +98,7 @@ class Reloading:
             _check_readable(sealed)
             listeners, opened = place_listeners(self._commons, sealed.settings.listeners)
             self._open_own(sealed.settings, own)
-        except (CannotListen, Unreadable, Untimely) as error:
+        except (CannotListen, UnreadableSnapshot, Untimely) as error:
             close_endpoints([*opened.values(), *own.values()])
             passing = error.passing if isinstance(error, Untimely) else is_passing(error)
             os.close(descriptor)
@@ -106,7 +106,9 @@ class Reloading:
             return
         self._before, self._own = self._commons.listeners, own
         self._proposal = message
-        self._turnover = Turnover(sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end)
+        self._turnover = TwoPhaseCommit(
+            sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end
+        )
         self._present = frozenset(self._workers())
         self._turnover.begin(child for child in self._present if child.able)
 
@@ -118,7 +120,7 @@ class Reloading:
         """Control has found it wrong by itself."""
         stays = self._commons.sealed.generation
         why = message.why if message.passing else "what is wrong stands above"
-        notice(Event.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
+        notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, message.source, message.why, message.subject)
 
     def _check_timely(self, sealed: Sealed) -> None:
@@ -161,7 +163,9 @@ class Reloading:
 
     def refused(self, child: Child, generation: int, why: str, passing: bool = False) -> None:
         if generation == self._commons.sealed.generation:  # it is late
-            notice(Event.PROCESS_ENDED, f"{child} cannot change to generation {generation} and is replaced: {why}")
+            notice(
+                OperatorEvent.PROCESS_ENDED, f"{child} cannot change to generation {generation} and is replaced: {why}"
+            )
             child.outdated = True
             self.gone(child)
         elif self._turnover is not None and generation == self._turnover.sealed.generation:
@@ -209,7 +213,7 @@ class Reloading:
         close_endpoints([commons.endpoints.pop(number) for number in unused])  # workers took what was queued there
         asked = {child for child in self._present | turnover.told if not child.leaving}
         wanted = commons.sealed.accepted.workers
-        outcome = Outcome(
+        outcome = ReloadResult(
             generation=commons.sealed.generation,
             ok=True,
             why="",
@@ -223,7 +227,7 @@ class Reloading:
             changed=changed_files(commons.kept[-1].accepted.captured, commons.sealed.accepted.captured),
         )
         configure(commons.sealed.settings.log)
-        notice(Event.RELOADED, told(outcome))
+        notice(OperatorEvent.RELOADED, told(outcome))
         self._remember(True, outcome.generation, turnover.source, told(outcome), self._proposal.subject)
         self._answer(outcome)
         self._changed(self._own)
@@ -233,7 +237,7 @@ class Reloading:
         """Of the configurations before the one in force, those that nobody goes back to."""
         commons = self._commons
         *documents, _ = commons.documents
-        kept = kept_on(documents, commons.kept[-1].accepted, commons.sealed.accepted)
+        kept = retained_generations(documents, commons.kept[-1].accepted, commons.sealed.accepted)
         commons.former = [each for each in commons.former if each.generation in kept]
         for each in [each for each in commons.kept if each.generation not in kept]:
             commons.kept.remove(each)
@@ -242,27 +246,27 @@ class Reloading:
     def _give_up(self, proposal: Propose, why: str, passing: bool) -> None:
         """Nothing has changed anywhere."""
         stays = self._commons.sealed.generation
-        notice(Event.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
+        notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, proposal.source, why, proposal.subject)
         workers = self._commons.workers
-        self._answer(Outcome(generation=stays, ok=False, why=why, workers=workers, passing=passing))
+        self._answer(ReloadResult(generation=stays, ok=False, why=why, workers=workers, passing=passing))
 
     def _remember(self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject) -> None:
         commons, date = self._commons, time.time()
-        record = Record(generation, date, ok, source, summary, subject=subject)
+        record = ReloadRecord(generation, date, ok, source, summary, subject=subject)
         commons.records[:] = [*commons.records, record][-RECORDS:]
         commons.words.reloaded(commons.shared, ok, date, of_contents=subject == "contents")
 
 
 def _check_readable(sealed: Sealed) -> None:
-    """Raises `Unreadable`: its filters are of a package that control could import, and we cannot."""
+    """Raises `UnreadableSnapshot`: its filters are of a package that control could import, and we cannot."""
     try:
         assert sealed.settings
     except Exception as error:  # the edge of somebody's code, and the last process that may fall over it
-        raise Unreadable(f"the supervisor cannot import what it names: {described(error)}") from error
+        raise UnreadableSnapshot(f"the supervisor cannot import what it names: {described(error)}") from error
 
 
-def told(outcome: Outcome) -> str:
+def told(outcome: ReloadResult) -> str:
     """A change that succeeded, in a line for people."""
     text = f"reloaded: generation {outcome.generation} on {outcome.committed}/{outcome.workers} workers"
     if rest := outcome.workers - outcome.committed:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from fastgw.config.formats.positions import Flaw
+from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.sources.dns_targets import is_lookup, keep_failures, turn_of
 from fastgw.config.sources.documents import Source, patterns_of
 from fastgw.config.sources.files import pattern_in
@@ -59,7 +59,7 @@ class SourceWatch:
 
         `sources`: of the configuration in force, which say what they include. `posted`: they came by another way than
         from these files, and are in force until the files change: where others are named than before, these count as
-        taken as they are found. Raises `Flaw` when they include more than can be looked at.
+        taken as they are found. Raises `SyntaxProblem` when they include more than can be looked at.
         """
         is_other = sources is not self._sources
         if is_other:
@@ -82,7 +82,7 @@ def _found(search: Search, name: str) -> Trait | None:
     """None: they are more than can be looked at."""
     try:
         return tuple(search.find("/", pattern_in(name)))
-    except Flaw:
+    except SyntaxProblem:
         return None
 
 

@@ -23,7 +23,7 @@ from fastgw.config import ConfigError, Loaded, Problem, Remembered, Source
 from fastgw.config.base.problems import path_text, with_counts
 from fastgw.config.base.value_types import Address
 from fastgw.config.egress.expand import NAME as EGRESS
-from fastgw.config.formats.positions import Flaw, OutOfResources
+from fastgw.config.formats.positions import OutOfResources, SyntaxProblem
 from fastgw.config.kyma.provider import directory_in
 from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, Config
@@ -36,18 +36,25 @@ from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError, Gateway
 from fastgw.observe.access_log.sink import why_not
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.ipc.channel import Channel, ChannelFull, Origin, Propose, Rejected, Subject
-from fastgw.runtime.ipc.channel import Outcome as Verdict
-from fastgw.runtime.node.config_snapshot import Accepted, Base, Document, FeedsKept, accept, seal
-from fastgw.runtime.node.node_state import Commons, Record
+from fastgw.runtime.ipc.channel import ReloadResult as Verdict
+from fastgw.runtime.node.config_snapshot import (
+    ConfigSnapshot,
+    FeedsKept,
+    PreviousGeneration,
+    RollbackPoint,
+    accept,
+    seal,
+)
+from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.startup import OWN
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
 from fastgw.runtime.process.transient_errors import Backoff
 from fastgw.runtime.reload.bad_file_isolation import changed, instead, tried, without
 from fastgw.runtime.reload.certificate_files import Why, looked_at_again, renamed, settled
-from fastgw.runtime.reload.config_notes import key_of, new_among, notes_of, tell
+from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.reload.coordinator import RECORDS, listed, told
 from fastgw.runtime.reload.document_checks import (
     MOST_WAITING,
@@ -57,7 +64,7 @@ from fastgw.runtime.reload.document_checks import (
     problems_of,
     why_not_now,
 )
-from fastgw.runtime.reload.rollback_history import kept_on
+from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.stale_configuration import Staleness
 
 PROBLEMS: Final = 20
@@ -84,7 +91,7 @@ Present = tuple[Contents, Why]
 class Proposals:
     """`commons`: as at our birth. What has been accepted since is kept here."""
 
-    def __init__(self, commons: Commons, channel: Channel) -> None:
+    def __init__(self, commons: NodeState, channel: Channel) -> None:
         self._commons = commons
         self._channel = channel
         self._lock = asyncio.Lock()
@@ -96,16 +103,16 @@ class Proposals:
         self._tables = commons.gateway if self.current.generation == commons.compiled else None
         """Those of what is in force, which nothing is served by: what is offered is compiled beside them. None: they
         were compiled elsewhere."""
-        self._tried: tuple[Accepted, Gateway] | None = None
+        self._tried: tuple[ConfigSnapshot, Gateway] | None = None
         """What was compiled last, and for what."""
         self._remembered = Remembered()
         self._feeds = FeedsKept()
         self.records = [*commons.records]
-        self._failed_by_contents: Record | None = None
+        self._failed_by_contents: ReloadRecord | None = None
         """The last attempt that failed because of what files say that the configuration names, and nothing else."""
-        self.on_accept: Callable[[Accepted], None] = lambda accepted: None
+        self.on_accept: Callable[[ConfigSnapshot], None] = lambda accepted: None
         """Told of a document before it is proposed."""
-        self.on_change: Callable[[Accepted, Accepted], None] = lambda before, now: None
+        self.on_change: Callable[[ConfigSnapshot, ConfigSnapshot], None] = lambda before, now: None
         """Told of the document that was in force, and of the one that is."""
         self.on_missed: Callable[[], None] = lambda: None
         """Told that another document is in force than the one that is known here."""
@@ -134,7 +141,9 @@ class Proposals:
         async with self._lock:
             self._next = None  # who asks from here on may mean a later state of the file
             if not self.current.file:
-                notice(Event.RELOAD_REFUSED, f"not reloaded, generation {self.current.generation} stays: {NO_FILE}")
+                notice(
+                    OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {self.current.generation} stays: {NO_FILE}"
+                )
                 return self._refused("rejected", NO_FILE)
             return await self._offer(self._load_file, source)
 
@@ -173,7 +182,7 @@ class Proposals:
         """Those of what is in force, which nothing is served by; None: nobody has made them here."""
         return self._tables
 
-    def know(self, tables: Gateway, of: Accepted) -> None:
+    def know(self, tables: Gateway, of: ConfigSnapshot) -> None:
         """What is in force, if it still is, has been compiled."""
         if of is self.current:
             self._tables = tables
@@ -280,7 +289,7 @@ class Proposals:
             before = self.current.captured
             try:
                 now, why = await asyncio.to_thread(self._present)
-            except Flaw as flaw:
+            except SyntaxProblem as flaw:
                 self._rejected([Problem(self.current.file, 0, 0, "", flaw.wrong)], "file", "contents")
                 return
             except OutOfResources as error:
@@ -306,7 +315,7 @@ class Proposals:
 
     async def _tell_mended(self, files: Sequence[str]) -> None:
         """What these files say is what has been in force all the time."""
-        notice(Event.FILE_BACK, f"{listed(files)}: what is there is in force again")
+        notice(OperatorEvent.FILE_BACK, f"{listed(files)}: what is there is in force again")
         if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
             # The last attempt is no failure any more.
             await self._offer(self._read_now(self.current.captured), "file", subject="contents")
@@ -358,7 +367,7 @@ class Proposals:
     def _present(self) -> tuple[dict[str, bytes], dict[str, str]]:
         """What the files say that the configuration names, as far as that can be in force; of the rest, why not.
 
-        Raises `Flaw`.
+        Raises `SyntaxProblem`.
         """
         before = self.current.captured
         away = dict.fromkeys(before, "")
@@ -380,7 +389,7 @@ class Proposals:
         lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # told where it was taken so
         why = {file: each for file, each in why.items() if file not in lacking}
         for each in dict.fromkeys(each for each in why.values() if each not in before.values()):
-            notice(Event.FILE_KEPT, f"{each}: what was there before stays in force")
+            notice(OperatorEvent.FILE_KEPT, f"{each}: what was there before stays in force")
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
@@ -502,7 +511,7 @@ class Proposals:
         if answer.ok:
             self._tables = tried[1] if tried is not None and tried[0] is accepted else None
             self._keep(accepted, loaded, whole=present is not None and not alone)
-            tell(notes)
+            log_notes(notes)
         return Outcome(
             ok=answer.ok,
             generation=answer.generation,
@@ -517,7 +526,7 @@ class Proposals:
 
     def _make_most(
         self, read: Read, source: Origin, file: str, present: Present | None, spares: bool
-    ) -> tuple[Loaded, Accepted]:
+    ) -> tuple[Loaded, ConfigSnapshot]:
         """In a thread: of the files that it names leave out what is wrong, as far as something else is in force: nobody
         waits for the renewal of a certificate, or for a secret to be mended. Raises `ConfigError`, `CannotPlace`."""
         before = self.current.captured
@@ -536,13 +545,13 @@ class Proposals:
                     return loaded, accepted
             except ConfigError:
                 if spares:
-                    with suppress(Flaw):
+                    with suppress(SyntaxProblem):
                         now, why = self._present()
                         files = changed(before, now)
                 if not files and not why:
                     raise
 
-        def make(held: Collection[str]) -> tuple[Loaded, Accepted]:
+        def make(held: Collection[str]) -> tuple[Loaded, ConfigSnapshot]:
             try:
                 known = {each: before[each] for each in why if each in before}
                 return self._make(read({**known, **instead(before, now, held)}), source, file, strict=spares)
@@ -566,7 +575,7 @@ class Proposals:
         unusable = gateway.unusable.items() if rewritten else ()
         return {where: each.why for where, each in unusable if not rewritten.isdisjoint(each.files)}
 
-    def _make(self, loaded: Loaded, source: Origin, file: str, *, strict: bool) -> tuple[Loaded, Accepted]:
+    def _make(self, loaded: Loaded, source: Origin, file: str, *, strict: bool) -> tuple[Loaded, ConfigSnapshot]:
         """`file`: as problems name it. `strict`: contents of files that spoil a route are wrong. Raises `ConfigError`,
         `CannotPlace`."""
         settings = loaded.config
@@ -575,7 +584,7 @@ class Proposals:
             if why := why_not(access_log.sink):
                 raise ConfigError([Problem(file, 0, 0, f"access_logs[{place}].sink", why)])
         index = index_of(settings.consumers, loaded.captured, self.current.index.key)
-        base = Base(self.current, self.config, self._feeds)
+        base = PreviousGeneration(self.current, self.config, self._feeds)
         same = base.same(settings.routes)
         tables = self._tables
         try:
@@ -612,11 +621,11 @@ class Proposals:
     def _is_held(self, place: int) -> bool:
         return self._commons.words.targets.is_held(self._commons.shared, place)
 
-    def _keep(self, accepted: Accepted, loaded: Loaded, whole: bool) -> None:
+    def _keep(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
         """`whole`: it is known of all files whether what they say is in force."""
         before = self.current
-        stays = kept_on(self._kept.values(), before, accepted)
-        self._kept[before.generation] = Document.of(before)
+        stays = retained_generations(self._kept.values(), before, accepted)
+        self._kept[before.generation] = RollbackPoint.of(before)
         self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
         self.current, self.config = accepted, msgspec.structs.replace(loaded.config, consumers=())
         taken, held = accepted.captured, before.captured
@@ -624,7 +633,7 @@ class Proposals:
         self._withhold({**stay, **loaded.withheld})
         doubts = renamed(self.config, held, taken)
         for why in dict.fromkeys(doubts.values()):
-            notice(Event.FILE_WARNING, f"warning: {why}")
+            notice(OperatorEvent.FILE_WARNING, f"warning: {why}")
         stay = {file: why for file, why in self.doubts.items() if taken.get(file) == held.get(file)}
         self.doubts = {**stay, **doubts}
         self.on_change(before, accepted)
@@ -638,7 +647,7 @@ class Proposals:
         subject: Subject,
         problems: Sequence[Problem] = (),
     ) -> None:
-        record = Record(generation, time.time(), ok, source, summary, tuple(problems[:PROBLEMS]), subject)
+        record = ReloadRecord(generation, time.time(), ok, source, summary, tuple(problems[:PROBLEMS]), subject)
         self.records = [*self.records, record][-RECORDS:]
 
     def _told_again(self, subject: Subject) -> str:
@@ -667,7 +676,7 @@ class Proposals:
         why = str(problems[0]) if len(problems) == 1 else f"{problems[0]} (and {len(problems) - 1} more)"
         if not dry_run:
             for problem in with_counts(problems):
-                notice(Event.CONFIG_PROBLEM, str(problem))
+                notice(OperatorEvent.CONFIG_PROBLEM, str(problem))
             stays = self.current.generation
             self._remember(False, stays, source, why, subject, problems)
             self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject))

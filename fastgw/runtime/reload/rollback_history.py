@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import Final
 
-from fastgw.runtime.node.config_snapshot import Accepted, Document
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot, RollbackPoint
 
 KEPT: Final = 5
 """Configurations that one can go back to, all different, besides the one in force."""
 
 
-def kept_on(documents: Iterable[Document], before: Accepted, now: Accepted) -> set[int]:
+def retained_generations(documents: Iterable[RollbackPoint], before: ConfigSnapshot, now: ConfigSnapshot) -> set[int]:
     """The generations that stay when `now` takes the place of `before`. `documents`: what was kept until then.
 
     What a rollback went back to stays in its place, for the next step to go on from there; the rollback's own copy is

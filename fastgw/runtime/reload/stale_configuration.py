@@ -11,12 +11,12 @@ from threading import Lock
 from typing import Final
 
 from fastgw.admin.node_interface import Stale, StaleReason
-from fastgw.config.formats.positions import OUT_OF, Flaw, OutOfResources
+from fastgw.config.formats.positions import OUT_OF, OutOfResources, SyntaxProblem
 from fastgw.config.sources.documents import Source, patterns_of
 from fastgw.config.sources.files import LARGEST, read_file
 from fastgw.config.sources.include_globs import Search
-from fastgw.runtime.node.config_snapshot import Accepted
-from fastgw.runtime.node.node_state import Record
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
+from fastgw.runtime.node.node_state import ReloadRecord
 from fastgw.runtime.reload.file_watch import Trait, trait_of
 
 NOT_RELOADED: Final = "the files were changed and have not been reloaded"
@@ -49,7 +49,7 @@ class SourceFiles:
         for folder, pattern in self._patterns:
             try:
                 names.update(search.find(folder, pattern))
-            except Flaw:
+            except SyntaxProblem:
                 names.add(pattern)  # more than can be looked at: others than what is served
         digests = {}
         for name in names:
@@ -65,7 +65,7 @@ class SourceFiles:
 class Staleness:
     """Follows the attempts to change the configuration, and the files between them."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[ReloadRecord]) -> None:
         self.told: Stale | None = None
         """None: the files say what is served."""
         self.is_same = False
@@ -82,7 +82,7 @@ class Staleness:
             elif record.ok and record.subject != "contents":
                 self._is_taken(record.source)
 
-    def accepted(self, current: Callable[[], Accepted]) -> None:
+    def accepted(self, current: Callable[[], ConfigSnapshot]) -> None:
         """Another configuration is served. Reads files, as the others do: in a thread."""
         with self._lock:
             self.told = None
@@ -90,14 +90,14 @@ class Staleness:
             self._taken = self._digest_now(current())
             self._look(current())
 
-    def refused(self, current: Callable[[], Accepted], why: str) -> None:
+    def refused(self, current: Callable[[], ConfigSnapshot], why: str) -> None:
         """What the files say has been refused."""
         with self._lock:
             self._refused = why, self._digest_now(current())
             self.told = Stale("refused", why, time.time() if self.told is None else self.told.since_date)
             self._look(current())
 
-    def look(self, current: Callable[[], Accepted]) -> None:
+    def look(self, current: Callable[[], ConfigSnapshot]) -> None:
         """Look at the files. Reads those that have changed."""
         with self._lock:
             self._look(current())
@@ -107,7 +107,7 @@ class Staleness:
         self._wrong = (self._refused or self._wrong) if source in ELSEWHERE else None
         self._refused, self._source = None, source
 
-    def _digest_now(self, current: Accepted) -> bytes:
+    def _digest_now(self, current: ConfigSnapshot) -> bytes:
         """b"": it cannot be found out just now."""
         try:
             self._files.look(current.sources)
@@ -115,7 +115,7 @@ class Staleness:
             return b""
         return self._files.digest
 
-    def _look(self, current: Accepted) -> None:
+    def _look(self, current: ConfigSnapshot) -> None:
         try:
             found = self._judged(current) if current.file else None
         except OutOfResources:
@@ -125,7 +125,7 @@ class Staleness:
         elif found[1] != self.told.why:
             self.told = Stale(found[0], found[1], self.told.since_date)
 
-    def _judged(self, current: Accepted) -> tuple[StaleReason, str] | None:
+    def _judged(self, current: ConfigSnapshot) -> tuple[StaleReason, str] | None:
         """Why it is stale, in a word and for people."""
         is_same = self.is_same = self._files.look(current.sources)
         digest = self._files.digest
@@ -156,7 +156,7 @@ def _digest(content: bytes) -> bytes:
 def _digest_of_file(name: str) -> bytes:
     try:
         return _digest(read_file(name, LARGEST))
-    except (OSError, Flaw) as error:
+    except (OSError, SyntaxProblem) as error:
         if getattr(error, "errno", None) in OUT_OF:
             raise OutOfResources(f"{name} cannot be read: {error}") from error
         return repr(error).encode()

@@ -21,7 +21,7 @@ COMMIT_S: Final = 10.0
 """How long they may take to commit, which is a turn of their loops."""
 
 
-class Turnover:
+class TwoPhaseCommit:
     """One change, from the proposal to the last commit.
 
     `commit` is called when all are prepared, and `ended` at the end: with why it failed, or "".
@@ -58,7 +58,7 @@ class Turnover:
 
     def __repr__(self) -> str:
         stage = "preparing" if self._committing is None else "committing"
-        return f"<Turnover to {self.sealed.generation} {stage}, {len(self._preparing)} to prepare>"
+        return f"<TwoPhaseCommit to {self.sealed.generation} {stage}, {len(self._preparing)} to prepare>"
 
     @property
     def is_committing(self) -> bool:

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final, NoReturn
 
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import call_ourselves, call_process, described, notice
 from fastgw.runtime.control.control import run_control
 from fastgw.runtime.ipc.channel import Channel, Columns
 from fastgw.runtime.node.child_slots import Child, Slot, Work
 from fastgw.runtime.node.heartbeat_monitor import CONTROL_HUNG_S
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.process.signals import Signals, when_alone
-from fastgw.runtime.worker.worker import Birth, run_worker
+from fastgw.runtime.worker.worker import WorkerBootstrap, run_worker
 
 CRASHED: Final = 70
 """Exit status of a child after an error that nobody caught (EX_SOFTWARE of sysexits.h)."""
@@ -28,7 +28,7 @@ class Children:
     """
 
     def __init__(
-        self, commons: Commons, companions: Mapping[str, Work], signals: Signals, forget: Callable[[], None]
+        self, commons: NodeState, companions: Mapping[str, Work], signals: Signals, forget: Callable[[], None]
     ) -> None:
         self._commons = commons
         self._signals = signals
@@ -124,9 +124,12 @@ class Children:
             else:
                 assert slot.index is not None
                 assert column is not None
-                run_worker(Birth(slot.index, column, self._commons), channel)
+                run_worker(WorkerBootstrap(slot.index, column, self._commons), channel)
             code = 0
         except Exception as error:
-            notice(Event.PROCESS_FAILED, f"{slot.name}: {error if isinstance(error, OSError) else described(error)}")
+            notice(
+                OperatorEvent.PROCESS_FAILED,
+                f"{slot.name}: {error if isinstance(error, OSError) else described(error)}",
+            )
         finally:
             os._exit(code)

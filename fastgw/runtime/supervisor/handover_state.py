@@ -14,17 +14,17 @@ import msgspec
 from fastgw.config import Source
 from fastgw.config.base.value_types import parse_address
 from fastgw.kernel import memory_file
-from fastgw.net.session_tickets import Seeds
+from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.runtime.ipc.channel import PROTOCOL, Channel, Origin
 from fastgw.runtime.node.child_slots import Child
-from fastgw.runtime.node.config_snapshot import Document
-from fastgw.runtime.node.node_state import Commons, Record
+from fastgw.runtime.node.config_snapshot import RollbackPoint
+from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.sockets.listening_sockets import Endpoint
 from fastgw.runtime.sockets.systemd_activation import Inherited, Passed
 from fastgw.runtime.supervisor.children import Children
-from fastgw.runtime.supervisor.slot_adoption import Adoption
-from fastgw.shm.slot_assignment import Places
-from fastgw.sync.revocations import Told
+from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
+from fastgw.shm.slot_assignment import SlotTable
+from fastgw.sync.revocations import RevocationEvent
 
 TAKE_OVER: Final = "FASTGW_TAKE_OVER"
 """In the environment of the next program: the descriptor of the estate."""
@@ -51,7 +51,7 @@ class OpenEndpoint(msgspec.Struct):
         return Endpoint(parse_address(self.address), sockets, self.shared, self.inode, self.foreign)
 
 
-class LivingChild(msgspec.Struct):
+class ChildHandover(msgspec.Struct):
     """A `Child`, its channel as descriptor."""
 
     name: str
@@ -71,7 +71,7 @@ class LivingChild(msgspec.Struct):
     sockets: dict[int, int]
 
     @classmethod
-    def of(cls, child: Child, slot: int | None, adoption: Adoption, slots: int) -> "LivingChild":
+    def of(cls, child: Child, slot: int | None, adoption: SlotAdoption, slots: int) -> "ChildHandover":
         return cls(
             name=child.name,
             slot=slot,
@@ -96,7 +96,7 @@ class LivingChild(msgspec.Struct):
         return child
 
 
-class Estate(msgspec.Struct, kw_only=True):
+class HandoverState(msgspec.Struct, kw_only=True):
     """Everything that is not made anew."""
 
     protocol: int
@@ -107,9 +107,9 @@ class Estate(msgspec.Struct, kw_only=True):
     source: Origin
     date: float
     """When it was accepted, epoch seconds."""
-    former: list[Document]
+    former: list[RollbackPoint]
     """The generations to go back to."""
-    places: Places
+    places: SlotTable
     shared: int
     """The descriptor of the shared memory."""
     endpoints: dict[int, OpenEndpoint]
@@ -117,22 +117,22 @@ class Estate(msgspec.Struct, kw_only=True):
     listeners: dict[str, list[int]]
     own: dict[str, OpenEndpoint]
     slots: int
-    children: list[LivingChild]
+    children: list[ChildHandover]
     passed: list[tuple[int, str]]
     """Sockets of a service manager that no listener has taken yet, by their descriptors and names."""
-    records: list[Record]
+    records: list[ReloadRecord]
     begun_date: float
     feeds: dict[str, bytes]
     """What sources have said last."""
     reload_due: bool
     """A signal asked for a reload that has not begun."""
-    tickets: Seeds | None = None
+    tickets: TicketKeySeeds | None = None
     """None: another version, which knows none."""
     run_key: bytes = b""
     """b"": likewise."""
     revoked: bytes = b""
     """What counts no more, as records."""
-    revoked_told: list[Told] = []
+    revoked_told: list[RevocationEvent] = []
     quota_claim: int = -1
     """The descriptor of its lock; -1: there is none."""
     admin_token: str = ""
@@ -141,7 +141,7 @@ class Estate(msgspec.Struct, kw_only=True):
     """Path and descriptor of the entry in the runtime directory."""
 
     @classmethod
-    def of(cls, commons: Commons, children: Children, adoption: Adoption, reload_due: bool) -> Self:
+    def of(cls, commons: NodeState, children: Children, adoption: SlotAdoption, reload_due: bool) -> Self:
         accepted, held = commons.sealed.accepted, commons.registration
         placed = [(child, slot.index) for slot in children.slots for child in slot.children]
         return cls(
@@ -160,7 +160,7 @@ class Estate(msgspec.Struct, kw_only=True):
             own={name: OpenEndpoint.of(each) for name, each in commons.own.items()},
             slots=commons.slots,
             children=[
-                LivingChild.of(child, index, adoption, commons.slots)
+                ChildHandover.of(child, index, adoption, commons.slots)
                 for child, index in [*placed, *((child, None) for child in children.leaving)]
             ],
             passed=[(each.socket.fileno(), each.name) for each in commons.passed.left],
@@ -200,8 +200,8 @@ class Estate(msgspec.Struct, kw_only=True):
         return descriptor
 
     @classmethod
-    def read(cls, name: str) -> "Estate | None":
-        """What the environment says under this name, which is removed from it. Raises `UnfitEstate`."""
+    def read(cls, name: str) -> "HandoverState | None":
+        """What the environment says under this name, which is removed from it. Raises `IncompatibleHandover`."""
         text = os.environ.pop(name, None)
         if text is None:
             return None
@@ -210,10 +210,10 @@ class Estate(msgspec.Struct, kw_only=True):
             size = os.fstat(descriptor).st_size
             estate = msgspec.msgpack.decode(os.pread(descriptor, size, 0), type=cls)
         except (ValueError, OverflowError, OSError, msgspec.DecodeError) as error:
-            raise UnfitEstate(f"what another version has left cannot be read: {error}") from error
+            raise IncompatibleHandover(f"what another version has left cannot be read: {error}") from error
         os.close(descriptor)
         if estate.protocol != PROTOCOL:
-            raise UnfitEstate(
+            raise IncompatibleHandover(
                 f"its workers speak version {estate.protocol} of the messages between processes, and not {PROTOCOL}: "
                 "this upgrade needs a restart"
             )
@@ -227,5 +227,5 @@ def is_successor() -> bool:
     return TAKE_OVER in os.environ or PREFLIGHT in os.environ
 
 
-class UnfitEstate(Exception):
+class IncompatibleHandover(Exception):
     """It cannot be taken over; the text says why."""

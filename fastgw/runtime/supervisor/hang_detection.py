@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.heartbeat_monitor import LATE_S, LOOK_EVERY, LOOK_MAX, SET_UP_S, SILENT_S, STACK_S
 
 
-class Overseer:
+class HangDetector:
     """Looks at the beats, and ends whose time is up. `hushed` is told of who has gone silent, or beats again.
 
     `beat_of`: nanoseconds of the monotonic clock; 0: none yet. `lateness_of`: the worst of a child in the last seconds.
@@ -71,7 +71,7 @@ class Overseer:
 
 def _condemn(child: Child, now: float, why: str) -> None:
     """It is killed in a moment. Until then it may say where it hangs; if it was stopped, only once it goes on."""
-    notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed; where it hangs:")
+    notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: it is killed; where it hangs:")
     child.kill_at = now + STACK_S
     os.kill(child.pid, signal.SIGUSR2)
     os.kill(child.pid, signal.SIGCONT)

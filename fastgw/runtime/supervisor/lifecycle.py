@@ -11,10 +11,10 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.ipc.channel import Drain, Drained, Stop
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.supervisor.children import Children
 
@@ -24,18 +24,18 @@ REPEATED: Final = 0.5
 """Seconds after a SIGTERM before another means impatience: some senders signal the process and then its whole group."""
 
 
-class Phase(Enum):
+class LifecyclePhase(Enum):
     STARTING = "not every child has been ready yet; one that dies ends the start"
     SERVING = "a child that dies is replaced"
     DRAINING = "workers finish what is under way"
     STOPPING = "everybody was told to stop now"
 
 
-class Life:
+class Lifecycle:
     """One of them. `phase` changes here alone."""
 
-    def __init__(self, commons: Commons, children: Children, notifier: Notifier) -> None:
-        self.phase = Phase.STARTING
+    def __init__(self, commons: NodeState, children: Children, notifier: Notifier) -> None:
+        self.phase = LifecyclePhase.STARTING
         self._commons = commons
         self._children = children
         self._notifier = notifier
@@ -53,7 +53,7 @@ class Life:
     @property
     def goes_on(self) -> bool:
         """It serves, and nobody has asked for the end."""
-        return self.phase is Phase.SERVING and self._drain_at == inf
+        return self.phase is LifecyclePhase.SERVING and self._drain_at == inf
 
     def look(self, now: float) -> None:
         """Do what is due by time."""
@@ -62,12 +62,12 @@ class Life:
         elif now >= self._kill_at:
             self._kill_at = inf
             for child in self._children:
-                notice(Event.PROCESS_KILLED, f"{child} did not stop in time and is killed")
+                notice(OperatorEvent.PROCESS_KILLED, f"{child} did not stop in time and is killed")
                 os.kill(child.pid, signal.SIGKILL)
 
     def serve(self) -> None:
         """Everybody is ready."""
-        self.phase = Phase.SERVING
+        self.phase = LifecyclePhase.SERVING
         commons = self._commons
         commons.words.commit(commons.shared, commons.sealed.generation)
         commons.words.set_ready(commons.shared, True)
@@ -75,7 +75,7 @@ class Life:
     def terminate(self, asked_by: str) -> None:
         """Somebody wants the end, and that what is under way is finished."""
         now = time.monotonic()
-        if self.phase is Phase.STARTING:
+        if self.phase is LifecyclePhase.STARTING:
             self.stop()
         elif not self._terminated_at:
             self._terminated_at = now
@@ -89,7 +89,7 @@ class Life:
             return
         drain = self._commons.sealed.settings.timeouts.drain
         later = f", readiness is off, drain begins in {drain.delay:g} s" if drain.delay else ""
-        notice(Event.DRAINING, f"draining: asked by {asked_by}{later}")
+        notice(OperatorEvent.DRAINING, f"draining: asked by {asked_by}{later}")
         self._end_began_at = time.monotonic()
         self._drain_at = self._end_began_at + drain.delay
         self._commons.words.set_ready(self._commons.shared, False)
@@ -97,7 +97,7 @@ class Life:
 
     def stop(self) -> None:
         """Somebody wants the end now."""
-        self._begin_end(Phase.STOPPING, STOP_GRACE)
+        self._begin_end(LifecyclePhase.STOPPING, STOP_GRACE)
         for child in self._children:
             child.send(Stop(generation=child.generation))
 
@@ -114,21 +114,21 @@ class Life:
                 child.send(Stop(generation=child.generation))
 
     def tell_end(self) -> None:
-        if self.phase is Phase.STOPPING:
-            notice(Event.STOPPED, "stopped")
+        if self.phase is LifecyclePhase.STOPPING:
+            notice(OperatorEvent.STOPPED, "stopped")
         else:
             took = time.monotonic() - self._end_began_at
-            notice(Event.STOPPED, f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
+            notice(OperatorEvent.STOPPED, f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
 
     def _drain(self) -> None:
         drain = self._commons.sealed.settings.timeouts.drain
-        self._begin_end(Phase.DRAINING, max(drain.requests, drain.tunnels) + STOP_GRACE)
+        self._begin_end(LifecyclePhase.DRAINING, max(drain.requests, drain.tunnels) + STOP_GRACE)
         for child in self._children.that_work():
             if not child.leaving:
                 child.send(Drain(generation=child.generation, requests_s=drain.requests, tunnels_s=drain.tunnels))
         self.has_died()  # or there was no worker
 
-    def _begin_end(self, phase: Phase, within: float) -> None:
+    def _begin_end(self, phase: LifecyclePhase, within: float) -> None:
         now = time.monotonic()
         self._end_began_at = self._end_began_at or now
         self._drain_at = inf

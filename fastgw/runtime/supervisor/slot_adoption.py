@@ -9,7 +9,7 @@ from fastgw.runtime.ipc.channel import Adopt, Release
 from fastgw.runtime.node.child_slots import Child, Slot
 
 
-class Adoption:
+class SlotAdoption:
     """Keeps who was told to accept where."""
 
     def __init__(self) -> None:

@@ -25,36 +25,36 @@ from types import MappingProxyType
 from typing import Any
 
 from fastgw import VERSION
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, call_ourselves, notice, notice_logs
 from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import (
     AnyMessage,
-    Ask,
     ChannelClosed,
     Committed,
     ControlAway,
     DrainAll,
     Drained,
-    Fed,
-    Outcome,
+    FeedRefreshRequest,
+    FeedUpdate,
     Prepared,
     Propose,
     Ready,
-    Refused,
     Rejected,
     Reload,
+    ReloadRefused,
+    ReloadResult,
     Reopen,
     Revoke,
     Watch,
 )
-from fastgw.runtime.ipc.feed_values import taken
+from fastgw.runtime.ipc.feed_values import read_memfd
 from fastgw.runtime.ipc.outbox import AGAIN_S
 from fastgw.runtime.node.bound_addresses import Bound, tell_ready
 from fastgw.runtime.node.child_slots import LOOP_DEATHS, SETTLED, Child, Slot, Work, cut_off
 from fastgw.runtime.node.gateway_registration import own_addresses, tell_entry
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.quota_persistence import file_of
 from fastgw.runtime.node.startup import CannotStart
 from fastgw.runtime.node.systemd_notify import Notifier
@@ -63,10 +63,10 @@ from fastgw.runtime.reload.coordinator import Reloading
 from fastgw.runtime.reload.two_phase_commit import tell_sockets
 from fastgw.runtime.sockets.listening_sockets import CannotListen, Endpoint
 from fastgw.runtime.supervisor.children import Children
-from fastgw.runtime.supervisor.handover_state import Estate
-from fastgw.runtime.supervisor.hang_detection import Overseer
-from fastgw.runtime.supervisor.lifecycle import STOP_GRACE, Life, Phase
-from fastgw.runtime.supervisor.slot_adoption import Adoption
+from fastgw.runtime.supervisor.handover_state import HandoverState
+from fastgw.runtime.supervisor.hang_detection import HangDetector
+from fastgw.runtime.supervisor.lifecycle import STOP_GRACE, Lifecycle, LifecyclePhase
+from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
 from fastgw.runtime.supervisor.upgrade import Upgrade
 from fastgw.runtime.supervisor.worker_replacement import Succession
 from fastgw.runtime.worker.worker import FLUSH_S
@@ -84,11 +84,11 @@ class Supervisor:
 
     def __init__(
         self,
-        commons: Commons,
+        commons: NodeState,
         announce: Callable[[Bound], None],
         ready_fd: int | None = None,
         companions: Mapping[str, Work] = MappingProxyType({}),
-        past: Estate | None = None,
+        past: HandoverState | None = None,
     ) -> None:
         self._commons = commons
         self._announce = announce
@@ -105,15 +105,15 @@ class Supervisor:
         self._replies: Mapping[type[AnyMessage], Callable[[Child, Any], None]] = {
             Ready: self._is_ready,
             Prepared: lambda child, message: self._reloading.prepared(child, message.generation),
-            Refused: lambda child, message: self._reloading.refused(
+            ReloadRefused: lambda child, message: self._reloading.refused(
                 child, message.generation, message.why, message.passing
             ),
             Committed: self._has_committed,
             Drained: self._has_drained,
             Propose: self._was_proposed,
             Rejected: self._was_rejected,
-            Fed: self._was_fed,
-            Ask: self._was_asked,
+            FeedUpdate: self._was_fed,
+            FeedRefreshRequest: self._was_asked,
             Revoke: self._was_revoked,
             DrainAll: lambda child, message: self._life.leave("the admin API"),
         }
@@ -122,9 +122,9 @@ class Supervisor:
         self._signals = Signals(tuple(self._actions))
         self._children = Children(commons, companions, self._signals, self._forget)
         self._notifier = Notifier.from_environment()
-        self._life = Life(commons, self._children, self._notifier)
-        self._adoption = Adoption()
-        self._overseer = Overseer(self._beat_of, self._lateness_of, self._hush)
+        self._life = Lifecycle(commons, self._children, self._notifier)
+        self._adoption = SlotAdoption()
+        self._overseer = HangDetector(self._beat_of, self._lateness_of, self._hush)
         self._succession = Succession(commons, self._children, self._fork, self._settle)
         self._reloading = Reloading(commons, self._is_serving, self._children.present, self._answer, self._changed)
         self._upgrade = Upgrade()
@@ -148,10 +148,10 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # what is here now stays in pages that the children share
         try:
-            if self._life.phase is Phase.STARTING:
+            if self._life.phase is LifecyclePhase.STARTING:
                 for slot in self._children.slots:
                     slot.child = self._fork(slot)
-            while self._life.phase in (Phase.STARTING, Phase.SERVING) or any(self._children):
+            while self._life.phase in (LifecyclePhase.STARTING, LifecyclePhase.SERVING) or any(self._children):
                 self._turn()
         except CannotStart:
             self._end_all()
@@ -161,7 +161,7 @@ class Supervisor:
             self._signals.close()
         self._life.tell_end()
 
-    def _inherit(self, past: Estate) -> None:
+    def _inherit(self, past: HandoverState) -> None:
         """The children of the program before this one serve on, until ours follow them one by one."""
         commons = self._commons
         self._life.serve()
@@ -185,7 +185,7 @@ class Supervisor:
         self._children.resize(commons.workers)
         self._is_replacing = True
         notice(
-            Event.UPGRADED,
+            OperatorEvent.UPGRADED,
             f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one",
         )
         self._notifier.ready("upgraded")
@@ -208,10 +208,10 @@ class Supervisor:
             child.flush()
         self._commons.tickets.advance(time.time())
         now = time.monotonic()
-        serving = self._life.phase is Phase.SERVING
-        if self._life.phase is not Phase.STARTING and now >= self._overseer.next_look_at:
+        serving = self._life.phase is LifecyclePhase.SERVING
+        if self._life.phase is not LifecyclePhase.STARTING and now >= self._overseer.next_look_at:
             self._overseer.look(list(self._children), now, serving=serving)
-        if self._life.phase is not Phase.STARTING and now >= self._watchdog_at:
+        if self._life.phase is not LifecyclePhase.STARTING and now >= self._watchdog_at:
             self._watchdog_at = now + (self._notifier.watchdog_interval or inf)
             self._notifier.watchdog()
         if serving:
@@ -229,7 +229,7 @@ class Supervisor:
                 self._is_replacing = False
                 workers = self._commons.workers
                 notice(
-                    Event.UPGRADED,
+                    OperatorEvent.UPGRADED,
                     f"upgraded: all {workers} workers are new" if workers > 1 else "upgraded: the worker is new",
                 )
         if not self._life.goes_on:
@@ -239,10 +239,10 @@ class Supervisor:
     def _patience(self) -> float | None:
         """Seconds until something is due by time; None: nothing is."""
         due = [self._life.due_at, *(child.kill_at for child in self._children)]
-        if self._life.phase is Phase.SERVING:
+        if self._life.phase is LifecyclePhase.SERVING:
             due += [slot.due_at for slot in self._children.slots if slot.is_vacant]
             due += [self._reloading.due_at, self._upgrade.due_at, self._succession.due_at]
-        if self._life.phase is not Phase.STARTING:
+        if self._life.phase is not LifecyclePhase.STARTING:
             due += [self._overseer.next_look_at, self._watchdog_at]
         if any(child.outbox for child in self._children):
             due.append(time.monotonic() + AGAIN_S)
@@ -318,7 +318,7 @@ class Supervisor:
         if not child.leaving:
             self._life.has_drained(message)
         elif message.cut:
-            notice(Event.REQUESTS_CUT, f"{child} had to cut {message.cut} requests or tunnels as it left")
+            notice(OperatorEvent.REQUESTS_CUT, f"{child} had to cut {message.cut} requests or tunnels as it left")
         child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no beats while its logs are written
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
@@ -333,15 +333,15 @@ class Supervisor:
         self._reloading.rejected(message)
         self._notifier.ready(f"generation {message.generation}")
 
-    def _was_fed(self, child: Child, message: Fed) -> None:
+    def _was_fed(self, child: Child, message: FeedUpdate) -> None:
         descriptors = child.channel.take_descriptors()
         for worker in self._children.that_work():
-            worker.send(Fed(generation=worker.generation, key=message.key), descriptors)
+            worker.send(FeedUpdate(generation=worker.generation, key=message.key), descriptors)
         for descriptor in descriptors:
-            if value := taken(descriptor):
+            if value := read_memfd(descriptor):
                 self._commons.feeds[message.key] = value  # for workers to come
 
-    def _was_asked(self, child: Child, message: Ask) -> None:
+    def _was_asked(self, child: Child, message: FeedRefreshRequest) -> None:
         if self._children.control.child is not None:
             self._children.control.child.send(message)
 
@@ -352,7 +352,8 @@ class Supervisor:
         fresh = commons.revoked.add(message.records, time.time())
         if commons.revoked.dropped > before:
             self._complain(
-                Event.REVOCATIONS_FORGOTTEN, f"more than {MOST} revocations: those that would end first are forgotten"
+                OperatorEvent.REVOCATIONS_FORGOTTEN,
+                f"more than {MOST} revocations: those that would end first are forgotten",
             )
         if not fresh:
             return
@@ -389,12 +390,12 @@ class Supervisor:
         if slot is None:
             self._children.leaving.remove(child)
             if code:
-                notice(Event.PROCESS_ENDED, what)  # whoever it served was not drained
+                notice(OperatorEvent.PROCESS_ENDED, what)  # whoever it served was not drained
         elif slot.successor is child:
             slot.successor = None
             slot.failed(now - child.began_at, now)
             notice(
-                Event.PROCESS_ENDED,
+                OperatorEvent.PROCESS_ENDED,
                 f"{what}; {slot.child} goes on, and the next to follow it starts in {slot.due_at - now:.1f} s",
             )
         else:
@@ -406,38 +407,41 @@ class Supervisor:
                 self._lost(slot, what, well=not code)
         self._reloading.gone(child)
         self._settle()
-        if self._life.phase in (Phase.DRAINING, Phase.STOPPING):
+        if self._life.phase in (LifecyclePhase.DRAINING, LifecyclePhase.STOPPING):
             self._life.has_died()
 
     def _lost(self, slot: Slot, what: str, *, well: bool = False) -> None:
         """The slot is empty, and should not be. What follows depends on the phase. `well`: it has done its work."""
         match self._life.phase:
-            case Phase.STARTING:
+            case LifecyclePhase.STARTING:
                 raise CannotStart(f"could not start: {what}")
-            case Phase.SERVING:
+            case LifecyclePhase.SERVING:
                 delay = slot.due_at - time.monotonic()
-                notice(Event.PROCESS_ENDED, f"{what}; the next starts " + (f"in {delay:.1f} s" if delay > 0 else "now"))
+                notice(
+                    OperatorEvent.PROCESS_ENDED,
+                    f"{what}; the next starts " + (f"in {delay:.1f} s" if delay > 0 else "now"),
+                )
                 if slot.deaths >= LOOP_DEATHS:
                     notice(
-                        Event.CRASH_LOOP,
+                        OperatorEvent.CRASH_LOOP,
                         f"CRASH LOOP: {slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start",
                     )
                 self._commons.words.died(self._commons.shared)
-            case Phase.DRAINING if not well:
-                notice(Event.PROCESS_ENDED, what)  # whoever it served was not drained
+            case LifecyclePhase.DRAINING if not well:
+                notice(OperatorEvent.PROCESS_ENDED, what)  # whoever it served was not drained
 
     # --- who accepts ---
 
     def _settle(self) -> None:
         """Let each slot be accepted for, and the probes be answered; and tell, once, that all are ready."""
         self._tell_of_control()  # first: whoever hears that all are ready may ask at once for what it fetches
-        if self._life.phase is Phase.STARTING and all(slot.is_ready for slot in self._children.slots):
+        if self._life.phase is LifecyclePhase.STARTING and all(slot.is_ready for slot in self._children.slots):
             self._adoption.settle(self._children.workers)
             self._begin_serving()
-        elif self._life.phase is Phase.SERVING:
+        elif self._life.phase is LifecyclePhase.SERVING:
             self._adoption.settle(self._children.workers)
             self._watch_probes()
-        elif self._life.phase is Phase.DRAINING:
+        elif self._life.phase is LifecyclePhase.DRAINING:
             self._watch_probes()
 
     def _begin_serving(self) -> None:
@@ -489,10 +493,11 @@ class Supervisor:
             self._settle()
             if child.silent:
                 notice(
-                    Event.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s: workers answer and ask for it"
+                    OperatorEvent.PROCESS_SILENT,
+                    f"{child} has not beaten for {SILENT_S:.0f} s: workers answer and ask for it",
                 )
             else:
-                notice(Event.PROCESS_BACK, f"{child} beats again")
+                notice(OperatorEvent.PROCESS_BACK, f"{child} beats again")
             return
         commons = self._commons
         commons.words.hush(commons.shared, child.column, child.silent)
@@ -506,17 +511,17 @@ class Supervisor:
         slot = self._children.slot_of(child)
         adopter = None if slot is None or slot.index is None else self._adoption.who(slot.index)
         if not child.silent:
-            notice(Event.PROCESS_BACK, f"{child} beats again" + (": it is ready" if child.able else ""))
+            notice(OperatorEvent.PROCESS_BACK, f"{child} beats again" + (": it is ready" if child.able else ""))
         elif slot is None:
-            notice(Event.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s as it leaves")
+            notice(OperatorEvent.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s as it leaves")
         elif adopter is not None and adopter is not child:
             notice(
-                Event.PROCESS_SILENT,
+                OperatorEvent.PROCESS_SILENT,
                 f"{child} has not beaten for {SILENT_S:.0f} s: not ready; {adopter.name} accepts for it",
             )
         else:
             notice(
-                Event.PROCESS_SILENT,
+                OperatorEvent.PROCESS_SILENT,
                 f"{child} has not beaten for {SILENT_S:.0f} s: not ready; nobody is left to accept for it",
             )
 
@@ -524,11 +529,14 @@ class Supervisor:
 
     def _reload(self) -> None:
         if not self._commons.sealed.accepted.file:
-            notice(Event.RELOAD_REFUSED, "SIGHUP: nothing to read again: the configuration came from the command line")
-        elif not self._life.goes_on:  # control would drop it as soon as readiness is off
-            drains = self._life.phase is Phase.SERVING
             notice(
-                Event.RELOAD_REFUSED,
+                OperatorEvent.RELOAD_REFUSED,
+                "SIGHUP: nothing to read again: the configuration came from the command line",
+            )
+        elif not self._life.goes_on:  # control would drop it as soon as readiness is off
+            drains = self._life.phase is LifecyclePhase.SERVING
+            notice(
+                OperatorEvent.RELOAD_REFUSED,
                 f"SIGHUP: not now: the gateway {'is about to drain' if drains else 'does not serve'}",
             )
         else:
@@ -545,9 +553,9 @@ class Supervisor:
             control.send(Reload(generation=self._commons.sealed.generation))
 
     def _is_serving(self) -> bool:
-        return self._life.phase is Phase.SERVING
+        return self._life.phase is LifecyclePhase.SERVING
 
-    def _answer(self, outcome: Outcome) -> None:
+    def _answer(self, outcome: ReloadResult) -> None:
         if self._children.control.child is not None:
             self._children.control.child.send(outcome)
         self._notifier.ready(f"generation {outcome.generation}")
@@ -574,7 +582,7 @@ class Supervisor:
 
     def _tell_own_addresses(self) -> None:
         for line in own_addresses(self._commons):
-            notice(Event.LISTENING, f"fastgw: {line}")
+            notice(OperatorEvent.LISTENING, f"fastgw: {line}")
 
     def _resize(self) -> None:
         commons, wanted = self._commons, self._commons.sealed.accepted.workers
@@ -582,7 +590,7 @@ class Supervisor:
             for endpoint in commons.endpoints.values():
                 endpoint.grow(wanted)
         except CannotListen as error:
-            notice(Event.WORKERS_UNCHANGED, f"the number of workers stays {commons.workers}: {error}")
+            notice(OperatorEvent.WORKERS_UNCHANGED, f"the number of workers stays {commons.workers}: {error}")
             return
         commons.workers = wanted
         self._children.resize(wanted)
@@ -595,14 +603,14 @@ class Supervisor:
 
     def _begin_upgrade(self) -> None:
         if not self._life.goes_on or len(self._children.companions) > 1:
-            notice(Event.UPGRADE_REFUSED, "SIGUSR2: not now: the gateway does not serve, or not alone")
+            notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not now: the gateway does not serve, or not alone")
         elif self._upgrade.under_way:
-            notice(Event.UPGRADE_REFUSED, "SIGUSR2: not now: an upgrade is under way")
+            notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not now: an upgrade is under way")
         else:
             self._upgrade.begin(self._estate())
 
-    def _estate(self) -> Estate:
-        return Estate.of(self._commons, self._children, self._adoption, self._reload_due)
+    def _estate(self) -> HandoverState:
+        return HandoverState.of(self._commons, self._children, self._adoption, self._reload_due)
 
     def _take_over(self) -> None:
         """The new version has shown that it can serve: become it, once nothing else is under way."""

@@ -8,27 +8,27 @@ import uvloop
 
 from fastgw.admin.gateway_registry import Registration
 from fastgw.gateway.tables import Gateway
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.ipc.channel import Channel, Ready, Stop
-from fastgw.runtime.node.config_snapshot import Accepted
-from fastgw.runtime.node.node_state import Commons, Sealed
-from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.node.config_snapshot import ConfigSnapshot
+from fastgw.runtime.node.node_state import NodeState, Sealed
+from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.node.startup import close_commons, warn
 from fastgw.runtime.sockets.listening_sockets import CannotListen
-from fastgw.runtime.supervisor.handover_state import Estate
-from fastgw.runtime.worker.worker import Birth, Worker
+from fastgw.runtime.supervisor.handover_state import HandoverState
+from fastgw.runtime.worker.worker import Worker, WorkerBootstrap
 from fastgw.shm.memory import OtherLayout, Shared
 
 
-def preflight(estate: Estate, accepted: Accepted, gateway: Gateway) -> None:
+def preflight(estate: HandoverState, accepted: ConfigSnapshot, gateway: Gateway) -> None:
     """Be a worker until it is ready, without sockets: raises whatever keeps it from that.
 
     It counts in memory of its own: in that of the gateway every column may be given to a worker at any time.
     """
-    words = Words(gateway)  # completes the layout
+    words = ShmLayout(gateway)  # completes the layout
     attached(estate, gateway, accepted.workers)  # it can be read
-    commons = Commons(
+    commons = NodeState(
         shared=Shared.create(gateway.layout, 1),
         words=words,
         sealed=Sealed(accepted, -1),
@@ -41,7 +41,7 @@ def preflight(estate: Estate, accepted: Accepted, gateway: Gateway) -> None:
 
     async def live() -> None:
         theirs.send(Stop(generation=accepted.generation))
-        await Worker(Birth(0, 0, commons), gateway, ours).serve()
+        await Worker(WorkerBootstrap(0, 0, commons), gateway, ours).serve()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())
@@ -49,10 +49,10 @@ def preflight(estate: Estate, accepted: Accepted, gateway: Gateway) -> None:
         raise RuntimeError("a worker did not become ready")
 
 
-def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: ExitStack) -> Commons:
+def take_over(estate: HandoverState, accepted: ConfigSnapshot, gateway: Gateway, opened: ExitStack) -> NodeState:
     """What the old program had, for the new one; closed by `opened`."""
-    words = Words(gateway)  # completes the layout
-    commons = Commons(
+    words = ShmLayout(gateway)  # completes the layout
+    commons = NodeState(
         shared=attached(estate, gateway, accepted.workers),
         words=words,
         sealed=Sealed.of(accepted),
@@ -82,21 +82,21 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
     return commons
 
 
-def grow(commons: Commons) -> None:
+def grow(commons: NodeState) -> None:
     """Have sockets for all workers: `auto` may mean more of them than it did."""
     try:
         for endpoint in commons.endpoints.values():
             endpoint.grow(commons.workers)
     except CannotListen as error:
-        notice(Event.WORKERS_UNCHANGED, f"the number of workers stays {commons.slots}: {error}")
+        notice(OperatorEvent.WORKERS_UNCHANGED, f"the number of workers stays {commons.slots}: {error}")
         commons.workers = commons.slots
     commons.slots = max(commons.slots, commons.workers)
 
 
-def attached(estate: Estate, gateway: Gateway, workers: int) -> Shared:
+def attached(estate: HandoverState, gateway: Gateway, workers: int) -> Shared:
     """The shared memory that is there; or new memory, where this version lays it out otherwise."""
     try:
         return Shared.attach(estate.shared, gateway.layout)
     except OtherLayout:
-        notice(Event.UPGRADING, "upgrade: this version keeps its counts in another form; they begin anew")
+        notice(OperatorEvent.UPGRADING, "upgrade: this version keeps its counts in another form; they begin anew")
         return Shared.create(gateway.layout, workers)

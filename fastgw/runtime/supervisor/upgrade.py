@@ -14,10 +14,10 @@ from math import inf
 from typing import Final
 
 from fastgw.kernel import memory_file
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 from fastgw.runtime.process.signals import outcome
-from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, Estate
+from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 
 PREFLIGHT_S: Final = 20.0
 """How long the new version may take to show that it can serve."""
@@ -47,19 +47,21 @@ class Upgrade:
     def under_way(self) -> bool:
         return bool(self.preflight) or self.has_passed
 
-    def begin(self, estate: Estate) -> None:
+    def begin(self, estate: HandoverState) -> None:
         """Start the preflight. What becomes of it is told when it ends."""
         why = "the configuration has changed meanwhile: " if self.has_passed else ""
         self.has_passed, self.generation, self._verdict = False, estate.generation, ""
         try:
             self._start(estate)
         except OSError as error:
-            notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}")
+            notice(
+                OperatorEvent.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}"
+            )
         else:
             self.due_at = time.monotonic() + PREFLIGHT_S
-            notice(Event.UPGRADING, f"upgrade: {why}trying the installed version (pid {self.preflight})")
+            notice(OperatorEvent.UPGRADING, f"upgrade: {why}trying the installed version (pid {self.preflight})")
 
-    def _start(self, estate: Estate) -> None:
+    def _start(self, estate: HandoverState) -> None:
         with inheritable(estate.write(), [estate.shared]) as descriptor:
             said = memory_file("fastgw-preflight")
             environment = {**os.environ, PREFLIGHT: str(descriptor)}
@@ -83,7 +85,7 @@ class Upgrade:
             os.kill(self.preflight, signal.SIGKILL)
             os.close(self._said)
         if self.under_way:
-            notice(Event.UPGRADE_REFUSED, "not upgraded: the gateway ends")
+            notice(OperatorEvent.UPGRADE_REFUSED, "not upgraded: the gateway ends")
         self.preflight, self.due_at, self.has_passed = 0, inf, False
 
     def decide(self, code: int) -> None:
@@ -96,18 +98,21 @@ class Upgrade:
             return
         last = said.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
         verdict = self._verdict or f"ended: {outcome(code)}"
-        notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}")
+        notice(
+            OperatorEvent.UPGRADE_REFUSED,
+            f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}",
+        )
 
-    def become(self, estate: Estate) -> None:
+    def become(self, estate: HandoverState) -> None:
         """Replace this program. Returns only if that cannot be done."""
         self.has_passed = False
         try:
             with inheritable(estate.write(), estate.descriptors) as descriptor:
                 os.environ[TAKE_OVER] = str(descriptor)
-                notice(Event.UPGRADING, "upgrade: the installed version takes over")
+                notice(OperatorEvent.UPGRADING, "upgrade: the installed version takes over")
                 os.execv(sys.executable, sys.orig_argv)
         except OSError as error:
-            notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
+            notice(OperatorEvent.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
         finally:
             os.environ.pop(TAKE_OVER, None)
 

@@ -10,7 +10,7 @@ from math import inf
 
 from fastgw.runtime.ipc.channel import Drain
 from fastgw.runtime.node.child_slots import Child, Slot
-from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.supervisor.children import Children
 
 
@@ -18,7 +18,7 @@ class Succession:
     """`fork`: begin a child for this slot. `settle`: who may accept has changed."""
 
     def __init__(
-        self, commons: Commons, children: Children, fork: Callable[[Slot], Child | None], settle: Callable[[], None]
+        self, commons: NodeState, children: Children, fork: Callable[[Slot], Child | None], settle: Callable[[], None]
     ) -> None:
         self._commons = commons
         self._children = children

@@ -10,7 +10,7 @@ from fastgw.runtime.sockets.listening_sockets import Endpoint
 from fastgw.runtime.worker.acceptor import Acceptor
 
 
-class Standing:
+class AcceptingSockets:
     """`endpoints`: by number, as the supervisor has them; `placed`: the numbers of each listener's."""
 
     def __init__(

@@ -15,7 +15,7 @@ from typing import Final
 from fastgw.downstream import Listener, Server
 from fastgw.http.malformed import Malformed
 from fastgw.net.proxy_protocol import Parsed, parse
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice
 from fastgw.runtime.process.machine_capacity import connections_held, file_limit
 from fastgw.runtime.process.malloc import trim
@@ -154,7 +154,7 @@ class Acceptor:
     def _pause_all(self, why: str) -> None:
         """Wait, instead of being woken without end by connections that cannot be taken."""
         if self._pause is None:
-            self._complain(Event.ACCEPT_PAUSED, f"not accepting for {PAUSE} s: {why}")
+            self._complain(OperatorEvent.ACCEPT_PAUSED, f"not accepting for {PAUSE} s: {why}")
             for listening in self._listeners:
                 self._loop.remove_reader(listening)
             self._pause = self._loop.call_later(PAUSE, self._resume)
@@ -169,7 +169,9 @@ class Acceptor:
         self._greetings.discard(greeting)
 
     def refuse(self, client: socket.socket, listener: Listener, peer: Peer, why: str) -> None:
-        self._complain(Event.CONNECTION_REFUSED, f"listener {listener.name}: connection from {peer[0]} refused: {why}")
+        self._complain(
+            OperatorEvent.CONNECTION_REFUSED, f"listener {listener.name}: connection from {peer[0]} refused: {why}"
+        )
         client.close()
 
     def serve(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:

@@ -26,7 +26,7 @@ IN_USE_S: Final = 0.2
 """How long to wait before looking whether old tables are still asked, each time."""
 
 
-class Old(NamedTuple):
+class RetiredTables(NamedTuple):
     """Tables that others have replaced."""
 
     gateway: Gateway
@@ -34,7 +34,7 @@ class Old(NamedTuple):
     """When to look whether they are still asked, by the loop's clock."""
 
 
-class Changing:
+class TableSwap:
     """`gateway`: the tables in use, of `generation`. `starting`: what new tables need besides being built."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Changing:
         self._wanted: Prepare | None = None
         self._built: Gateway | None = None
         self._under_way = 0  # builds, with those that are not wanted any more
-        self._old: deque[Old] = deque()  # the oldest first
+        self._old: deque[RetiredTables] = deque()  # the oldest first
         self._clearing: asyncio.TimerHandle | None = None
 
     def gateways(self) -> Iterator[Gateway]:
@@ -88,7 +88,7 @@ class Changing:
         self._wanted = self._built = None
         before, self.gateway, self.generation = self.gateway, gateway, generation
         # Requests may still look for their route there: of a connection just accepted, or that wait in a filter.
-        self._old.append(Old(before, asyncio.get_running_loop().time() + IN_USE_S))
+        self._old.append(RetiredTables(before, asyncio.get_running_loop().time() + IN_USE_S))
         if self._clearing is None:
             self._clear_later()
         return gateway, message

@@ -18,19 +18,18 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.downstream import Server
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Services
 from fastgw.gateway.compiler import building
 from fastgw.gateway.tables import Gateway, drained_now
 from fastgw.observe import Observer
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.operator_log import RareNotice, configure, described
 from fastgw.routing.table import Steps, at_once
 from fastgw.runtime.ipc.channel import (
     Abort,
     Adopt,
     AnyMessage,
-    Ask,
     Channel,
     ChannelClosed,
     ChannelFull,
@@ -40,31 +39,32 @@ from fastgw.runtime.ipc.channel import (
     ControlAway,
     Drain,
     Drained,
-    Fed,
+    FeedRefreshRequest,
+    FeedUpdate,
     Prepare,
     Prepared,
     Ready,
-    Refused,
     Release,
+    ReloadRefused,
     Reopen,
     Revoke,
     Sockets,
     Stop,
     Watch,
 )
-from fastgw.runtime.ipc.feed_values import RETRY_S, put, taken
-from fastgw.runtime.node.heartbeat import Heart
+from fastgw.runtime.ipc.feed_values import RETRY_S, read_memfd, write_memfd
+from fastgw.runtime.node.heartbeat import WorkerHeartbeat
 from fastgw.runtime.node.metrics import Exposition
-from fastgw.runtime.node.node_state import Commons
-from fastgw.runtime.process.event_loop import run
+from fastgw.runtime.node.node_state import NodeState
+from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import Probes
-from fastgw.runtime.worker.accepting_sockets import Standing
+from fastgw.runtime.worker.accepting_sockets import AcceptingSockets
 from fastgw.runtime.worker.acceptor import Acceptor
 from fastgw.runtime.worker.sliced_work import Slices
-from fastgw.runtime.worker.table_swap import Changing
+from fastgw.runtime.worker.table_swap import TableSwap
 from fastgw.sync import drained_targets
 from fastgw.sync.feeds import Feeds
-from fastgw.sync.revocations import Told
+from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.client.http_client import Fetcher
 
 PUBLISH_EVERY: Final = 1.0
@@ -79,12 +79,12 @@ FLUSH_NOW_S: Final = 0.3
 
 
 @dataclass(frozen=True)
-class Birth:
+class WorkerBootstrap:
     """What a worker begins with."""
 
     slot: int
     column: int
-    commons: Commons
+    commons: NodeState
 
     def gateway(self) -> Gateway:
         """The tables of the generation in force: compiled before the fork, or built now."""
@@ -104,7 +104,7 @@ class Birth:
 class Worker:
     """What one worker process holds. Made after the fork."""
 
-    def __init__(self, birth: Birth, gateway: Gateway, channel: Channel) -> None:
+    def __init__(self, birth: WorkerBootstrap, gateway: Gateway, channel: Channel) -> None:
         loop = self._loop = asyncio.get_running_loop()
         commons, words = birth.commons, birth.commons.words
         self._slot = birth.slot
@@ -112,7 +112,7 @@ class Worker:
         self._shared = commons.shared
         self._column = commons.shared.columns[birth.column]
         self._channel = channel
-        self._ground = Ground(loop, words.kept_room(self._column))
+        self._ground = WorkerLoop(loop, words.kept_room(self._column))
         self._feeds = Feeds(commons.feeds, self._ask)
         self._services = Services(
             self._ground,
@@ -146,12 +146,12 @@ class Worker:
         )
         self._server.complain = RareNotice()
         self._slices = Slices(loop)
-        self._changing = Changing(
+        self._changing = TableSwap(
             self._slices, gateway, commons.sealed.generation, self._starting, self._prepared, self._refused
         )
         self._acceptor = Acceptor(loop, self._server)
-        self._standing = Standing(self._acceptor, commons.endpoints, commons.listeners, gateway.listeners)
-        self._heart = Heart(loop, words, self._column)
+        self._standing = AcceptingSockets(self._acceptor, commons.endpoints, commons.listeners, gateway.listeners)
+        self._heart = WorkerHeartbeat(loop, words, self._column)
         self._probes = Probes(
             loop,
             lambda: words.is_ready(self._shared),
@@ -174,7 +174,7 @@ class Worker:
                 Abort: lambda order: self._abort(),
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
                 ControlAway: self._note_control,
-                Fed: lambda order: self._feeds.take(order.key, taken(*channel.take_descriptors())),
+                FeedUpdate: lambda order: self._feeds.take(order.key, read_memfd(*channel.take_descriptors())),
                 Revoke: lambda order: self._changing.gateway.stock.roster.hear(order.records),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
@@ -211,7 +211,7 @@ class Worker:
 
     def _ask(self, key: str, seen: bytes) -> None:
         with suppress(ChannelClosed):  # a supervisor that takes nothing now is asked by the next request
-            self._channel.send(Ask(generation=self._changing.generation, key=key, seen=seen))
+            self._channel.send(FeedRefreshRequest(generation=self._changing.generation, key=key, seen=seen))
 
     def _note_control(self, order: ControlAway) -> None:
         self._control_gone_at = min(self._control_gone_at, monotonic()) if order.away else inf
@@ -220,15 +220,15 @@ class Worker:
         return monotonic() - self._control_gone_at >= SUCCESSION_S
 
     def _feed_others(self, key: str, value: bytes) -> None:
-        descriptor = put(value)
+        descriptor = write_memfd(value)
         try:
-            self._channel.send(Fed(generation=self._changing.generation, key=key), [descriptor])
+            self._channel.send(FeedUpdate(generation=self._changing.generation, key=key), [descriptor])
         except ChannelClosed:
             pass  # who needs it asks as we did
         finally:
             os.close(descriptor)
 
-    def _revoke(self, records: bytes, about: Told) -> None:
+    def _revoke(self, records: bytes, about: RevocationEvent) -> None:
         """Tell the node of what is revoked here."""
         try:
             self._channel.send(Revoke(generation=self._changing.generation, records=records, told=[about]))
@@ -277,7 +277,7 @@ class Worker:
         self._channel.send(Prepared(generation=generation))
 
     def _refused(self, generation: int, why: str, passing: bool = False) -> None:
-        self._channel.send(Refused(generation=generation, why=why, passing=passing))
+        self._channel.send(ReloadRefused(generation=generation, why=why, passing=passing))
 
     def _commit(self, order: Commit) -> None:
         """One turn of the loop: it falls between two requests."""
@@ -330,10 +330,15 @@ class Worker:
 def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
     """What nobody caught in a callback: one line. The loop goes on."""
     error = report.get("exception")
-    say(Event.DEFECT, "%s%s", report["message"], f": {described(error)}" if isinstance(error, BaseException) else "")
+    say(
+        OperatorEvent.DEFECT,
+        "%s%s",
+        report["message"],
+        f": {described(error)}" if isinstance(error, BaseException) else "",
+    )
 
 
-def run_worker(birth: Birth, channel: Channel) -> None:
+def run_worker(birth: WorkerBootstrap, channel: Channel) -> None:
     """The life of a worker process, after the fork."""
     faulthandler.enable(2)
     faulthandler.register(signal.SIGUSR2, 2)
@@ -342,4 +347,4 @@ def run_worker(birth: Birth, channel: Channel) -> None:
     async def live() -> None:
         await Worker(birth, gateway, channel).serve()
 
-    run(live())
+    run_child_loop(live())

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, final
 from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault, Retry
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import ResponseHead
@@ -67,7 +67,7 @@ class Fetcher:
 
     __slots__ = ("_contexts", "_ground", "_origins", "_read", "_stopped")
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: WorkerLoop) -> None:
         self._ground = ground
         self._origins: dict[tuple[Url, str | None, Identity | None], _Origin] = {}
         self._contexts: dict[Identity, asyncio.Task[ssl.SSLContext]] = {}
@@ -100,7 +100,7 @@ class Fetcher:
         request = _request(endpoint, method, fields, body)
         if self._stopped:
             raise FetchFailed(Fault.GATEWAY_STOPPED, f"{endpoint.origin}: {Fault.GATEWAY_STOPPED.label}")
-        asked = _Asked(request, method, most, method in IDEMPOTENT if repeatable is None else repeatable)
+        asked = _ClientRequest(request, method, most, method in IDEMPOTENT if repeatable is None else repeatable)
         answer: Fetched | Failure
         try:
             async with asyncio.timeout(timeout):
@@ -174,7 +174,7 @@ class _Origin:
 
     __slots__ = ("asked_at", "asking", "identity", "pool", "target")
 
-    def __init__(self, ground: Ground, target: Target, identity: Identity | None) -> None:
+    def __init__(self, ground: WorkerLoop, target: Target, identity: Identity | None) -> None:
         configured = settings.Upstream(targets=(_NOWHERE,), timeouts=_TIMEOUTS, pool=_POOL)
         self.target = target
         self.identity = identity
@@ -186,7 +186,7 @@ class _Origin:
 
 
 @final
-class _Asked(NoTunnel):
+class _ClientRequest(NoTunnel):
     """One request on its way: borrower of a connection. It is told everything, and keeps what it has to answer."""
 
     __slots__ = (

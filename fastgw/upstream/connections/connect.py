@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final, Protocol, cast, final
 
 from fastgw.errors import Fault
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.tls_client import Client, TlsClientTransport
 from fastgw.upstream.targets.dns import Address
 from fastgw.upstream.targets.target import Target
@@ -27,7 +27,7 @@ UNIX_RETRY: Final = 0.01
 """Seconds until a unix socket whose queue is full is tried again: the system tells nobody when there is room."""
 
 
-class Step(Enum):
+class ConnectStep(Enum):
     """How far a connect has come: what it is when the time is up there, and what when it fails for another reason."""
 
     RESOLVE = "name lookup", Fault.DNS_FAILED, Fault.DNS_FAILED
@@ -52,7 +52,7 @@ _CONNECT_FAULTS: Final = {
     errno.ENOMEM: Fault.CONNECTIONS_EXHAUSTED,
     errno.EADDRNOTAVAIL: Fault.CONNECTIONS_EXHAUSTED,  # no local port is left; but see `_no_address_of_ours`
 }
-"""What a failed connect is, by errno; for any other see `Step`."""
+"""What a failed connect is, by errno; for any other see `ConnectStep`."""
 
 
 class ConnectFailed(Exception):
@@ -71,7 +71,7 @@ class ConnectFailed(Exception):
 class Connecting(Client, Protocol):
     """A protocol with a buffer, and where it stands."""
 
-    ground: Ground
+    ground: WorkerLoop
 
 
 async def connect(target: Target, protocol: Connecting, timeout: float, handshake: float | None = None) -> Address:
@@ -82,18 +82,18 @@ async def connect(target: Target, protocol: Connecting, timeout: float, handshak
     Raises `ConnectFailed`. A client certificate that the target refuses shows here with TLS 1.2 only: in TLS 1.3 the
     client is done first (RFC 8446 section 4.4.3), and learns of it when it reads.
     """
-    step = Step.RESOLVE
+    step = ConnectStep.RESOLVE
     try:
         async with asyncio.timeout(timeout):
             addresses = await target.addresses()
-            step = Step.CONNECT
+            step = ConnectStep.CONNECT
             if target.scheme == "unix":
                 sock, address = await _dial_unix(addresses[0]), addresses[0]
             else:
                 sock, address = await _Race(target, addresses).run()
             if target.tls is not None:
-                step = Step.HANDSHAKE
-            if step is not Step.HANDSHAKE or handshake is None:
+                step = ConnectStep.HANDSHAKE
+            if step is not ConnectStep.HANDSHAKE or handshake is None:
                 await _hand_over(sock, address, target, protocol)
                 return address
         timeout = handshake
@@ -105,10 +105,10 @@ async def connect(target: Target, protocol: Connecting, timeout: float, handshak
         raise ConnectFailed(_fault(step, error), reason, _detail(step, error, timeout)) from error
 
 
-def _fault(step: Step, error: OSError) -> Fault:
+def _fault(step: ConnectStep, error: OSError) -> Fault:
     if isinstance(error, TimeoutError):
         return step.late
-    return _CONNECT_FAULTS.get(error.errno or 0, step.failed) if step is Step.CONNECT else step.failed
+    return _CONNECT_FAULTS.get(error.errno or 0, step.failed) if step is ConnectStep.CONNECT else step.failed
 
 
 def _reason(error: OSError, timeout: float) -> str:
@@ -117,16 +117,16 @@ def _reason(error: OSError, timeout: float) -> str:
     return str(error) or type(error).__name__
 
 
-def _detail(step: Step, error: OSError, timeout: float) -> str:
+def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
         return f"{step.text} not done within {timeout:g} s"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {error.verify_message}"[:DETAIL_MAX]
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or type(error).__name__).lower().replace('_', ' ')}"[:DETAIL_MAX]
-    if step is Step.RESOLVE:
+    if step is ConnectStep.RESOLVE:
         return f"DNS: {str(error).rpartition('] ')[2]}"[:DETAIL_MAX]
-    if error.errno is None and step is Step.HANDSHAKE:
+    if error.errno is None and step is ConnectStep.HANDSHAKE:
         return f"TLS: {error}"[:DETAIL_MAX]
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 

@@ -20,7 +20,7 @@ from typing import Final, Protocol, cast
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.eventloop.worker_loop import Ground, unsent
+from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import ResponseHead, find_head_end, judge_answer, take_answer, taken
@@ -88,7 +88,7 @@ class NoTunnel:
         raise NotImplementedError
 
 
-class Phase(IntEnum):
+class UpstreamPhase(IntEnum):
     IDLE = 1  # in the pool, or about to be used
     AWAITING = 2  # a request is on its way; no final response head yet
     RECEIVING = 3  # the response's body comes in
@@ -96,7 +96,7 @@ class Phase(IntEnum):
     CLOSED = 5
 
 
-IDLE, AWAITING, RECEIVING, TUNNEL, CLOSED = Phase
+IDLE, AWAITING, RECEIVING, TUNNEL, CLOSED = UpstreamPhase
 
 
 class UpstreamConnection(asyncio.BufferedProtocol, Timed):
@@ -137,7 +137,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "write_paused",
     )
 
-    def __init__(self, ground: Ground, pool: "Pool[UpstreamConnection]", target: Target) -> None:
+    def __init__(self, ground: WorkerLoop, pool: "Pool[UpstreamConnection]", target: Target) -> None:
         Timed.__init__(self)
         self.ground = ground
         self._wheel = ground.wheel

@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
 
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect
 from fastgw.upstream.targets.dns import Address
 from fastgw.upstream.targets.target import Target
@@ -489,7 +489,7 @@ class Pool(Generic[C]):
         now = monotonic()
         if now >= target.logged_at + LOG_EVERY:
             target.logged_at = now
-            say(Event.TARGET_FAILED, "target %s: %s: %s", target.label, fault.label, reason)
+            say(OperatorEvent.TARGET_FAILED, "target %s: %s: %s", target.label, fault.label, reason)
         return fault, detail
 
     def _follow(self, target: Target) -> None:

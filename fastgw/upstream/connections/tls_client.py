@@ -10,7 +10,7 @@ import ssl
 from typing import Final, Protocol, cast, final
 
 from fastgw.eventloop.tls_transport import Above, TlsTransport
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.targets.tls import Resuming
 
 _PLAIN: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG"))
@@ -34,7 +34,7 @@ class TlsClientTransport(TlsTransport):
     __slots__ = ("_client", "_done", "_is_v1_2", "_name", "lost_by", "resuming")
 
     def __init__(
-        self, ground: Ground, resuming: Resuming, name: str, client: Client, done: "asyncio.Future[OSError | None]"
+        self, ground: WorkerLoop, resuming: Resuming, name: str, client: Client, done: "asyncio.Future[OSError | None]"
     ) -> None:
         """`name`: what the target is asked for by (SNI) and what its certificate has to be for.
 

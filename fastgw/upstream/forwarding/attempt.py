@@ -15,7 +15,7 @@ from fastgw.exchange import Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import ResponseHead
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, RESET
@@ -112,7 +112,7 @@ class Attempt(Timed):
             else:
                 self._send_special(connection, request)
         except Exception:  # the edge of this exchange: who waits for a connection has no other way to hear of a defect
-            say(Event.DEFECT, "a defect while sending a request to %s", connection.target.label, error=True)
+            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", connection.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def _take(self, body: Relay) -> bytes:
@@ -166,7 +166,7 @@ class Attempt(Timed):
         try:
             self._forwarding.answered(self, head, payload, ended, now)
         except Exception:  # the edge of this exchange: the connection has done its part, and tells nobody any more
-            say(Event.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
+            say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def answered_whole(self, head: ResponseHead) -> None:

@@ -15,7 +15,7 @@ from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.chain import RenewStep, count_raised
 from fastgw.http.http1.parser import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.http1_connection import NoTunnel
 from fastgw.upstream.targets.target import Target
 
@@ -29,7 +29,7 @@ MOST_HELD: Final = 65536
 """Bytes of an answer's body that are read before it is decided whether the client gets it."""
 
 
-class Held(NamedTuple):
+class HeldResponse(NamedTuple):
     """A whole response that is not passed on yet. `seconds`: after which its head was there."""
 
     target: Target
@@ -40,7 +40,7 @@ class Held(NamedTuple):
 
 
 @final
-class Renewal(NoTunnel):
+class CredentialRenewal(NoTunnel):
     """In place of the attempt that was answered, it borrows the connection until that is decided."""
 
     __slots__ = (
@@ -74,7 +74,7 @@ class Renewal(NoTunnel):
         self.sent = 0  # bytes of the request's body that this target has got
 
     def __repr__(self) -> str:
-        return f"<Renewal after {self._head.status} by {self.attempt!r}>"
+        return f"<CredentialRenewal after {self._head.status} by {self.attempt!r}>"
 
     def begin(self, ended: bool, step: RenewStep, outcome: Awaitable[bool]) -> None:
         """Hold the answer, and wait. `ended`: the answer has come as a whole."""
@@ -128,13 +128,13 @@ class Renewal(NoTunnel):
             else:
                 forwarding.pass_on(self)
         except Exception:  # the edge of this exchange: nobody else would hear of a defect
-            say(Event.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
+            say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
-    def held(self) -> Held:
+    def held(self) -> HeldResponse:
         """What has come of the response."""
         seconds = self._answered_at - self._forwarding.exchange.begun_at
-        return Held(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
+        return HeldResponse(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""

@@ -1,6 +1,6 @@
 """The straight way: an ordinary request that nothing happens to, over a connection that is at hand.
 
-Most requests are such. For them a `Passage` does what an `Exchange` and its `Forwarding` do when nothing happens on
+Most requests are such. For them a `FastPath` does what an `Exchange` and its `Forwarding` do when nothing happens on
 the way: nothing waits, a body goes with its head and is not relayed, nothing is tried again. Where filters have to do
 with the request or its answer, they do so by an `Exchange`, which is answered in the end. As soon as more is needed (no
 connection is at hand, the answer comes in pieces, the connection breaks, the client leaves), `turn` makes the two as
@@ -13,14 +13,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Route, Straight, Trailers, begin
+from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, Trailers, begin
 from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import RequestHead, ResponseHead
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.policies.retry import IDEMPOTENT
@@ -52,7 +52,7 @@ class StraightClient(ClientSide, Protocol):
 
 
 @final
-class Passage(NoTunnel):
+class FastPath(NoTunnel):
     """The straight way from one client connection, for one request at a time: borrower of an upstream's connection.
 
     When it is over it is told of like an exchange (`observe.Ended`), unless there is one.
@@ -114,7 +114,7 @@ class Passage(NoTunnel):
         self.request_id, self.why, self.shadowed = b"", "", ""
 
     def __repr__(self) -> str:
-        return f"<Passage on {self._connection!r}>"
+        return f"<FastPath on {self._connection!r}>"
 
     @property
     def path(self) -> bytes:
@@ -135,7 +135,7 @@ class Passage(NoTunnel):
         self.request_bytes = head.length
         self.route = route
         self._params = params
-        straight: Straight = route.straight
+        straight: FastPathPlan = route.straight
         id_of = straight.id_of
         self.request_id = request_id = b"" if id_of is None else id_of(head)
         forward: Forward = straight.forward
@@ -170,7 +170,7 @@ class Passage(NoTunnel):
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload, request_id)
             connection.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
-            say(Event.DEFECT, "a defect while sending a request to %s", target.label, error=True)
+            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.turn().exchange.fail(Fault.INTERNAL)
 
     def go_on(self, exchange: Exchange, route: Route) -> None:
@@ -214,7 +214,7 @@ class Passage(NoTunnel):
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload)
             connection.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
-            say(Event.DEFECT, "a defect while sending a request to %s", target.label, error=True)
+            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.turn().exchange.fail(Fault.INTERNAL)
 
     def turn(self) -> "Attempt":
@@ -266,7 +266,7 @@ class Passage(NoTunnel):
 
     def answered_whole(self, head: ResponseHead) -> None:
         length, exchange = head.payload_length, self._exchange
-        straight: Straight = self.route.straight
+        straight: FastPathPlan = self.route.straight
         if not length or (straight.looks_at is not None and straight.looks_at(head)):
             self.turn().answered_whole(head)
             return

@@ -14,7 +14,7 @@ from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.http1 import serializer
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.forwarding.forwarding import Forwarding
-from fastgw.upstream.load_balancing import Asked
+from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -50,7 +50,7 @@ class Forward:
     def __init__(
         self,
         upstream: Upstream,
-        path_of: Callable[[Asked], bytes] | None,
+        path_of: Callable[[BalancingRequest], bytes] | None,
         forwarded: Policy | None,
         upgrade: tuple[bytes, ...],
         timeout: float | None,
@@ -104,7 +104,7 @@ class Forward:
             exchange.request_body.keep(self.upstream.rules.body_bytes, self.upstream.ground.kept_room)
         return forwarding
 
-    def sent_target(self, asked: Asked, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
+    def sent_target(self, asked: BalancingRequest, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
         """The request target that is sent; None: the one that the client sent."""
         head = asked.head
         if query is AS_ASKED:

@@ -21,7 +21,7 @@ from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED
 from fastgw.http.http1.parser import ResponseHead
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.forwarding.attempt import Attempt
-from fastgw.upstream.forwarding.credential_renewal import Held, Renewal
+from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
 from fastgw.upstream.targets.target import Target
 
@@ -64,13 +64,13 @@ class Forwarding(Timed):
         self.continued = False  # we have told the client to go on, in place of a target that cannot
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
-        self._held: Held | None = None
+        self._held: HeldResponse | None = None
         self._tried: tuple[Target, ...] = ()
         self._resort: Target | None = None  # one that is ejected, as no other could be reached
         self._retried = self._hedged = 0
         self._retrying = False  # it has a place in the retry budget
         # What is waited for: the time of the next attempt or the next hedge, or whether a filter renews.
-        self._timer: asyncio.TimerHandle | Renewal | None = None
+        self._timer: asyncio.TimerHandle | CredentialRenewal | None = None
         self._over = False
 
     def __repr__(self) -> str:
@@ -251,7 +251,7 @@ class Forwarding(Timed):
             return False
         exchange, target = self.exchange, None
         if ended:
-            self._held = Held(attempt.target, head, payload, now - exchange.begun_at)
+            self._held = HeldResponse(attempt.target, head, payload, now - exchange.begun_at)
         else:
             target = self.upstream.balancer.pick(exchange, (*self._tried, attempt.target))
             if target is None:
@@ -263,7 +263,7 @@ class Forwarding(Timed):
         self._follow(wait, fresh=False, target=target)
         return True
 
-    def _pass_on(self, held: Held) -> None:
+    def _pass_on(self, held: HeldResponse) -> None:
         """Nobody else can be asked: this is the last answer there is."""
         exchange = self.exchange
         response = Response(held.head.status, held.head, b"", self.forward.marks)
@@ -342,11 +342,11 @@ class Forwarding(Timed):
         if hedging is not None:
             hedging.times.add(attempt.seconds())
             self._win(attempt)
-        self._timer = renewal = Renewal(self, attempt, head, payload, now)
+        self._timer = renewal = CredentialRenewal(self, attempt, head, payload, now)
         renewal.begin(ended, step, outcome)
         return True
 
-    def send_again(self, renewal: Renewal) -> None:
+    def send_again(self, renewal: CredentialRenewal) -> None:
         """A filter has renewed what is shown: the client gets whatever comes now."""
         exchange, current, target = self.exchange, self.current, None
         if current is None:
@@ -363,7 +363,7 @@ class Forwarding(Timed):
         # The target may close a connection after a refusal: what cannot be repeated would be lost on it.
         self.attempt(not self.is_replayable(), target)
 
-    def pass_on(self, renewal: Renewal) -> None:
+    def pass_on(self, renewal: CredentialRenewal) -> None:
         """Nothing was renewed: the client gets the response that was held back."""
         exchange, attempt, held = self.exchange, renewal.attempt, renewal.held()
         connection, body = attempt.connection, exchange.request_body
@@ -421,7 +421,7 @@ class Forwarding(Timed):
 
     def expire(self, now: float) -> None:
         """The time for the whole is up: the route's `timeout` or the upstream's `total`."""
-        if isinstance(self._timer, Renewal):
+        if isinstance(self._timer, CredentialRenewal):
             self._timer.late()
             return
         exchange, current = self.exchange, self.current

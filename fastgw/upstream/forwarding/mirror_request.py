@@ -36,7 +36,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     """
     action = exchange.route.action if exchange.route is not None else None
     path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
-    copy = begin(exchange.head, _Nobody(done), exchange.listener, exchange.peer, _NO_FILTERS)
+    copy = begin(exchange.head, _DiscardingClient(done), exchange.listener, exchange.peer, _NO_FILTERS)
     copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
     copy.consumer, copy.claims = exchange.consumer, exchange.claims
     others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)
@@ -45,13 +45,13 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     copy.answered_by = None
     if exchange.request_body is not None:
         copy.request_body = Relay.whole(body)
-    assert isinstance(copy.client, _Nobody)
+    assert isinstance(copy.client, _DiscardingClient)
     copy.client.exchange = copy
     Forward(upstream, path_of, forwarded, (), None)(copy)
 
 
 @final
-class _Nobody(ClientSide):
+class _DiscardingClient(ClientSide):
     """The client of a copy."""
 
     exchange: Exchange

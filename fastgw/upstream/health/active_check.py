@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault, Side
-from fastgw.eventloop.worker_loop import Ground
+from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.http.http1.parser import ResponseHead
 from fastgw.upstream.connections.connect import ConnectFailed, connect
@@ -55,9 +55,9 @@ class Check:
     def stop(self) -> None:
         self._target.stop()
 
-    async def __call__(self, ground: Ground) -> str:
+    async def __call__(self, ground: WorkerLoop) -> str:
         """What is wrong with the target, in a word or two without its address; "" = nothing. Raises `CannotCheck`."""
-        asked = _Asked(self._sought is not None)
+        asked = _CheckRequest(self._sought is not None)
         connection = UpstreamConnection(ground, asked, self._target)  # type: ignore[arg-type]  # all of a pool it needs
         try:
             async with asyncio.timeout(self._active.timeout):
@@ -92,7 +92,7 @@ _Answer = tuple[int, bytes] | str
 
 
 @final
-class _Asked(NoTunnel):
+class _CheckRequest(NoTunnel):
     """The borrower of the connection, and the pool that it came from."""
 
     __slots__ = ("_body", "_status", "_wants_body", "answer", "late")

@@ -6,7 +6,7 @@ from fastgw.errors import Fault
 from fastgw.upstream.targets.target import Target
 
 
-class AttemptWatch(Protocol):
+class AttemptListener(Protocol):
     """Told in a worker of each attempt: `began`, then `answered` or `failed` or neither (the client left), `ended`.
 
     An upstream without one pays nothing. What is called here runs for each request: it must not raise, nor wait.
@@ -26,16 +26,16 @@ class AttemptWatch(Protocol):
 
 
 @final
-class Both:
+class ListenerPair:
     """Tells two, in this order. Of three, one is such a pair."""
 
     __slots__ = ("_first", "_second")
 
-    def __init__(self, first: AttemptWatch, second: AttemptWatch) -> None:
+    def __init__(self, first: AttemptListener, second: AttemptListener) -> None:
         self._first, self._second = first, second
 
     def __repr__(self) -> str:
-        return f"<Both {self._first!r} {self._second!r}>"
+        return f"<ListenerPair {self._first!r} {self._second!r}>"
 
     def began(self, target: Target) -> None:
         self._first.began(target)
@@ -54,6 +54,6 @@ class Both:
         self._second.ended(target)
 
 
-def told_too(watch: AttemptWatch | None, other: AttemptWatch) -> AttemptWatch:
+def told_too(watch: AttemptListener | None, other: AttemptListener) -> AttemptListener:
     """A watch that tells `other` as well."""
-    return other if watch is None else Both(watch, other)
+    return other if watch is None else ListenerPair(watch, other)

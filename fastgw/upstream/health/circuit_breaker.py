@@ -14,20 +14,20 @@ from fastgw.config.settings.gateway import CircuitBreaker
 from fastgw.shm.health_words import NEVER_OPEN, BreakerState, HealthWords
 from fastgw.shm.memory import Column
 from fastgw.upstream.health.error_window import SLOTS, Window
-from fastgw.upstream.load_balancing import Asked, Balancer, Nobody
+from fastgw.upstream.load_balancing import Balancer, BalancingRequest, NoTarget
 from fastgw.upstream.targets.target import Target
 
 
-class Phase(Enum):
+class BreakerPhase(Enum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
 
 
-def phase_of(state: BreakerState, now: float) -> Phase:
+def phase_of(state: BreakerState, now: float) -> BreakerPhase:
     if not state.is_open:
-        return Phase.CLOSED
-    return Phase.OPEN if now < state.until else Phase.HALF_OPEN
+        return BreakerPhase.CLOSED
+    return BreakerPhase.OPEN if now < state.until else BreakerPhase.HALF_OPEN
 
 
 @final
@@ -73,7 +73,7 @@ class Breaker:
         self._begun_at = 0.0
         self._trying_since = 0.0  # when it became half-open first; attempts from then on are probes
         self._window = Window(settings.window)
-        self.phase = Phase.CLOSED
+        self.phase = BreakerPhase.CLOSED
 
     def __repr__(self) -> str:
         return f"<Breaker {self.phase.value}, round {self._state.round}>"
@@ -82,9 +82,9 @@ class Breaker:
 
     def guard(self, balancer: Balancer) -> Balancer:
         """What picks in place of `balancer` as long as the phase is what it is now."""
-        if self.phase is Phase.CLOSED:
+        if self.phase is BreakerPhase.CLOSED:
             return balancer
-        return Nobody() if self.phase is Phase.OPEN else Trying(self, balancer)
+        return NoTarget() if self.phase is BreakerPhase.OPEN else HalfOpenGate(self, balancer)
 
     def take_probe(self) -> bool:
         """Whether one more request may pass on the node while it is half-open."""
@@ -98,25 +98,25 @@ class Breaker:
 
     def wait(self) -> float:
         """Seconds until it may be worth while to ask again; 0: it is closed."""
-        if self.phase is Phase.CLOSED:
+        if self.phase is BreakerPhase.CLOSED:
             return 0.0
-        return max(self._state.until - self._clock(), 1.0 if self.phase is Phase.HALF_OPEN else 0.001)
+        return max(self._state.until - self._clock(), 1.0 if self.phase is BreakerPhase.HALF_OPEN else 0.001)
 
     # --- what came of it ---
 
     def erred(self, now: float, begun_at: float) -> None:
         """An attempt that began then has failed."""
-        if self.phase is Phase.HALF_OPEN:
+        if self.phase is BreakerPhase.HALF_OPEN:
             if begun_at >= self._trying_since:
                 self._open(now)
-        elif self.phase is Phase.CLOSED:
+        elif self.phase is BreakerPhase.CLOSED:
             attempts, errors = self._window.look(now, self._counts())
             if attempts >= self._settings.min_requests and errors >= self._settings.error_rate * attempts:
                 self._open(now)
 
     def succeeded(self, begun_at: float) -> None:
         """An attempt that began then was answered well; told while it is half-open."""
-        if self.phase is not Phase.HALF_OPEN or begun_at < self._trying_since:
+        if self.phase is not BreakerPhase.HALF_OPEN or begun_at < self._trying_since:
             return
         words, round, place = self._words, self._state.round, self._place
         own = words.counted(self._column.words, words.proven, place, round)
@@ -134,14 +134,14 @@ class Breaker:
         """Take over what the node has decided, and what time does. Returns when to look again (monotonic seconds)."""
         words = self._words
         state = words.breaker(self._column.views, self._place)
-        if state != self._state or (self.phase is Phase.OPEN and now >= state.until):
+        if state != self._state or (self.phase is BreakerPhase.OPEN and now >= state.until):
             self._take(state, now)
-        elif self.phase is Phase.HALF_OPEN:
+        elif self.phase is BreakerPhase.HALF_OPEN:
             self._look_for_probes(now)
-        if self.phase is Phase.CLOSED:
+        if self.phase is BreakerPhase.CLOSED:
             self._window.look(now, self._counts(), erred=False)
             return now + self._settings.window / SLOTS
-        return self._state.until if self.phase is Phase.OPEN else now + self._settings.open / SLOTS
+        return self._state.until if self.phase is BreakerPhase.OPEN else now + self._settings.open / SLOTS
 
     def _look_for_probes(self, now: float) -> None:
         """Where nobody hears of them again (clients left, a worker was killed), let further ones pass."""
@@ -171,16 +171,16 @@ class Breaker:
         self._words.set_breaker(self._column, self._place, state)  # for the case that who has decided it dies
         before, self._state = self.phase, state
         self.phase = phase_of(state, now)
-        if self.phase is Phase.HALF_OPEN and before is not Phase.HALF_OPEN:
+        if self.phase is BreakerPhase.HALF_OPEN and before is not BreakerPhase.HALF_OPEN:
             self._trying_since = state.until
-        if self.phase is Phase.CLOSED:
+        if self.phase is BreakerPhase.CLOSED:
             self._window.clear()
         if self.phase is not before:
             self._on_change()
 
 
 @final
-class Trying:
+class HalfOpenGate:
     """Lets as many requests pass as a half-open breaker allows."""
 
     __slots__ = ("_balancer", "_breaker")
@@ -189,6 +189,6 @@ class Trying:
         self._breaker = breaker
         self._balancer = balancer
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         target = self._balancer.pick(asked, tried)
         return target if target is not None and self._breaker.take_probe() else None

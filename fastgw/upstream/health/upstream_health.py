@@ -1,7 +1,7 @@
 """What a worker does for the health of an upstream: it counts what comes of attempts, and follows the node's decisions.
 
 An answer costs a store or two; the rest is done when one fails (`outliers`, `breaker`), and with the turns of the wheel
-when somebody has changed something (`Outlook`).
+when somebody has changed something (`HealthPoller`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -13,18 +13,18 @@ from typing import Final, Protocol, final
 from fastgw.config.settings.gateway import Upstream as Settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed, Wheel
-from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import Column
-from fastgw.upstream.health.circuit_breaker import Breaker, Phase
+from fastgw.upstream.health.circuit_breaker import Breaker, BreakerPhase
 from fastgw.upstream.health.outlier_ejection import Outliers, may_eject
 from fastgw.upstream.targets.target import Target
 
-SHUNNED: Final = frozenset((Verdict.UNHEALTHY, Verdict.EJECTED))
+SHUNNED: Final = frozenset((HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED))
 ERRORS: Final = 500
 """Statuses from here on are errors."""
 
 
-class Sent(IntEnum):
+class AttemptStage(IntEnum):
     """How far an attempt had come when it failed."""
 
     NOTHING = 0
@@ -32,17 +32,17 @@ class Sent(IntEnum):
     HEAD = 2  # of the response, so that it was counted as answered
 
 
-OWN_FAULTS: Final[Mapping[Fault, Sent]] = {
-    Fault.CONNECT_REFUSED: Sent.NOTHING,
-    Fault.CONNECT_TIMEOUT: Sent.NOTHING,
-    Fault.UPSTREAM_UNREACHABLE: Sent.NOTHING,
-    Fault.DNS_FAILED: Sent.NOTHING,
-    Fault.TLS_FAILED: Sent.NOTHING,
-    Fault.CONNECTION_LOST: Sent.REQUEST,
-    Fault.UPSTREAM_MALFORMED: Sent.REQUEST,
-    Fault.UPSTREAM_TIMEOUT: Sent.REQUEST,
-    Fault.UPSTREAM_INCOMPLETE: Sent.HEAD,
-    Fault.UPSTREAM_STALLED: Sent.HEAD,
+OWN_FAULTS: Final[Mapping[Fault, AttemptStage]] = {
+    Fault.CONNECT_REFUSED: AttemptStage.NOTHING,
+    Fault.CONNECT_TIMEOUT: AttemptStage.NOTHING,
+    Fault.UPSTREAM_UNREACHABLE: AttemptStage.NOTHING,
+    Fault.DNS_FAILED: AttemptStage.NOTHING,
+    Fault.TLS_FAILED: AttemptStage.NOTHING,
+    Fault.CONNECTION_LOST: AttemptStage.REQUEST,
+    Fault.UPSTREAM_MALFORMED: AttemptStage.REQUEST,
+    Fault.UPSTREAM_TIMEOUT: AttemptStage.REQUEST,
+    Fault.UPSTREAM_INCOMPLETE: AttemptStage.HEAD,
+    Fault.UPSTREAM_STALLED: AttemptStage.HEAD,
 }
 """Those that are the target's own. The others are the client's, or of a pool that is full."""
 
@@ -56,7 +56,7 @@ class Group(Protocol):
     def settle(self) -> None: ...
 
 
-class Looking(Protocol):
+class HealthObserver(Protocol):
     """Who looks at what others have changed."""
 
     def look(self, now: float) -> float:
@@ -92,7 +92,7 @@ class Health:
         column: Column,
         place: int,
         places: Mapping[Target, int],
-        count: "Callable[[Event], None]" = lambda event: None,
+        count: "Callable[[HealthEvent], None]" = lambda event: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """`place`: of the upstream; `places`: of its targets. `count`: told what this worker has decided."""
@@ -115,7 +115,7 @@ class Health:
         if settings.health_checks.passive is not None and may_eject(settings):
 
             def ejected() -> None:
-                count(Event.EJECTED)
+                count(HealthEvent.EJECTED)
                 self._follow_targets(clock())
 
             self._outliers = Outliers(settings.health_checks.passive, words, column, self._places, ejected)
@@ -128,7 +128,7 @@ class Health:
                 place,
                 clock,
                 self._breaker_changed,
-                lambda: count(Event.OPENED),
+                lambda: count(HealthEvent.OPENED),
             )
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ class Health:
 
     def _breaker_changed(self) -> None:
         assert self.breaker is not None
-        self._tries = self.breaker.phase is not Phase.CLOSED
+        self._tries = self.breaker.phase is not BreakerPhase.CLOSED
         self._group.settle()
 
     @property
@@ -176,11 +176,11 @@ class Health:
         sent = OWN_FAULTS.get(fault)
         if sent is None:
             return
-        if sent is not Sent.HEAD:
+        if sent is not AttemptStage.HEAD:
             words = self._mine
             words[self._attempts] += 1
             words[self._attempts_at[target]] += 1
-        self._erred(target, seconds, sent=sent is not Sent.NOTHING)
+        self._erred(target, seconds, sent=sent is not AttemptStage.NOTHING)
 
     # --- what is told of connects instead, where it does not watch attempts ---
 
@@ -192,7 +192,7 @@ class Health:
 
     def not_connected(self, target: Target, fault: Fault) -> None:
         """None could be opened for a request."""
-        if OWN_FAULTS.get(fault) is Sent.NOTHING and self._outliers is not None:
+        if OWN_FAULTS.get(fault) is AttemptStage.NOTHING and self._outliers is not None:
             self._mine[self._attempts_at[target]] += 1
             self._erred(target, 0.0, sent=False)
 
@@ -225,7 +225,7 @@ class Health:
             if verdict in SHUNNED:
                 shunned.add(target)
                 changes_at = min(changes_at, until)
-                if verdict is Verdict.EJECTED:
+                if verdict is HealthVerdict.EJECTED:
                     returns_at = min(returns_at, until)
                     words.repeat_ejection(column, place)  # for the case that who has ejected it dies
         self._returns_at = returns_at
@@ -235,14 +235,14 @@ class Health:
         return changes_at
 
 
-class Event(IntEnum):
+class HealthEvent(IntEnum):
     """What a worker has decided for the node."""
 
     EJECTED = 0
     OPENED = 1
 
 
-class Outlook(Timed):
+class HealthPoller(Timed):
     """Looks, with each turn of the wheel, whether anything was changed on the node; then all who follow it look.
 
     Nothing of it is paid per request.
@@ -250,7 +250,7 @@ class Outlook(Timed):
 
     __slots__ = ("_changes", "_due_at", "_followers", "_seen", "_stopped", "_views", "_wheel")
 
-    def __init__(self, wheel: Wheel, words: HealthWords, column: Column, followers: Iterable[Looking]) -> None:
+    def __init__(self, wheel: Wheel, words: HealthWords, column: Column, followers: Iterable[HealthObserver]) -> None:
         super().__init__()
         self._wheel = wheel
         self._changes = words.changes

@@ -12,7 +12,7 @@ from fastgw.http.http1.parser import RequestHead
 from fastgw.upstream.targets.target import Target
 
 
-class Asked(Protocol):
+class BalancingRequest(Protocol):
     """What is asked for and by whom: an exchange, or a request on its straight way."""
 
     @property
@@ -43,13 +43,13 @@ class Member(NamedTuple):
 
 
 class Balancer(Protocol):
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         """The target of the next attempt, one that is not in `tried` as long as there is one; None: there is none."""
 
 
 @final
-class Nobody:
+class NoTarget:
     """No target may be picked."""
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         return None

@@ -42,7 +42,7 @@ def in_use(
     return [member for member in taken if member.target not in shunned]
 
 
-class Rising:
+class SlowStart:
     """Since when each target may be picked that could not before: of those that are not yet at their full weight."""
 
     def __init__(self, slow_start: float) -> None:
@@ -50,7 +50,7 @@ class Rising:
         self._usable: Set[Target] | None = None
         self._since: dict[Target, float] = {}
 
-    def keep(self, before: "Rising") -> None:
+    def keep(self, before: "SlowStart") -> None:
         """Go on from what was the case in the configuration before: what is new in this one rises."""
         self._usable, self._since = before._usable, dict(before._since)
 

@@ -18,7 +18,7 @@ from zlib import crc32
 from fastgw.config.base.value_types import Trait
 from fastgw.exchange.request_keys import reader
 from fastgw.shm.node_limits import subscriber
-from fastgw.upstream.load_balancing import Asked, Balancer, Member
+from fastgw.upstream.load_balancing import Balancer, BalancingRequest, Member
 from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.targets.target import Target
 
@@ -34,7 +34,7 @@ MOST_CHANGED: Final = 32
 """So many balancers before one are asked what they knew, as long as fewer targets than that have changed since."""
 _MASK: Final = (1 << 64) - 1
 
-Key = Callable[[Asked], bytes]
+Key = Callable[[BalancingRequest], bytes]
 """What a request is hashed by; b"": it has nothing of the kind."""
 
 
@@ -43,7 +43,7 @@ def key_of(trait: Trait | None) -> Key:
     return address if trait is None or trait.kind == "ip" else reader(trait)
 
 
-def address(asked: Asked) -> bytes:
+def address(asked: BalancingRequest) -> bytes:
     """The client: its IPv4 address, or the /64 of its IPv6 address, of which a client has as many as it likes."""
     ip = asked.client_ip
     return _network(ip) if ":" in ip else ip.encode()
@@ -100,7 +100,7 @@ class ConsistentHash:
             self._former = [each for each in former if each[0] and len(each[1]) < MOST_CHANGED][:MOST_FORMER]
         self._orders: dict[int, list[Target]] = {}
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         key = self._key(asked)
         if not key:
             return self._otherwise.pick(asked, tried)

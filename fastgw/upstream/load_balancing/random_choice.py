@@ -10,7 +10,7 @@ from itertools import accumulate
 from random import random
 from typing import final
 
-from fastgw.upstream.load_balancing import Asked, Member
+from fastgw.upstream.load_balancing import BalancingRequest, Member
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
 from fastgw.upstream.targets.target import Target
 
@@ -28,7 +28,7 @@ class Random:
         self._sum = self._bounds[-1]
         self._last = len(members) - 1
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if tried and (rest := [member for member in self._members if member.target not in tried]):
             return Random(rest).pick(asked)
         return self._targets[bisect(self._bounds, random() * self._sum, 0, self._last)]
@@ -74,7 +74,7 @@ class LeastConnections(_Drawing):
         self._views = loads.views
         self._words = tuple(loads.word(target) for target in self._targets)
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if tried and (rest := [member for member in self._members if member.target not in tried]):
             return min(rest, key=lambda member: self._loads.of(member.target) / member.weight).target
         one, other = self._two()
@@ -97,7 +97,7 @@ class Latency(_Drawing):
         super().__init__(members)
         self._cost = latencies.cost
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if tried and (rest := [member for member in self._members if member.target not in tried]):
             return min(rest, key=lambda member: self._cost(member.target) / member.weight).target
         one, other = self._two()

@@ -5,7 +5,7 @@ from itertools import cycle
 from math import gcd
 from typing import Final, final
 
-from fastgw.upstream.load_balancing import Asked, Member
+from fastgw.upstream.load_balancing import BalancingRequest, Member
 from fastgw.upstream.targets.target import Target
 
 FINEST: Final = 100
@@ -29,7 +29,7 @@ class RoundRobin:
         # Who is tried again has turns of their own: of two targets the one that fails would be first each time.
         self._again = cycle(turns)
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if not tried:
             return next(self._turns)
         target = next(self._again)
@@ -40,7 +40,7 @@ class RoundRobin:
 
 
 @final
-class Alone:
+class SingleTarget:
     """The only one that there is."""
 
     __slots__ = ("_target",)
@@ -48,7 +48,7 @@ class Alone:
     def __init__(self, target: Target) -> None:
         self._target = target
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         return self._target
 
 

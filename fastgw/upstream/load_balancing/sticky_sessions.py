@@ -15,7 +15,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.exchange.request_keys import cookie
 from fastgw.forwarded_headers import Peer, client_scheme
 from fastgw.http.http1.parser import RequestHead
-from fastgw.upstream.load_balancing import Asked, Balancer
+from fastgw.upstream.load_balancing import Balancer, BalancingRequest
 from fastgw.upstream.targets.target import Target
 
 LENGTH: Final = 40
@@ -108,7 +108,7 @@ class Sticky:
         self._cookies = cookies
         self._targets = {cookies.name_of(target): target for target in targets}
 
-    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+    def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if not tried:
             target = self.named(asked.head)
             if target is not None:

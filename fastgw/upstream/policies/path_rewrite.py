@@ -16,7 +16,7 @@ from fastgw.exchange import Exchange, Reply, problem
 from fastgw.exchange.reply import ALLOW
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
-from fastgw.upstream.load_balancing import Asked
+from fastgw.upstream.load_balancing import BalancingRequest
 
 _DOT: Final = frozenset((b".", b"%2e"))
 _DOTS: Final = frozenset((b"..", b".%2e", b"%2e.", b"%2e%2e"))
@@ -24,7 +24,7 @@ _HOLLOW: Final = re.compile(rb"(?:%2f)*(?:(?:;|%3b).*)?", re.DOTALL)
 """Segments, in lower case, that are empty for servers that decode `%2F`, or cut `;…` off, before they resolve dots."""
 
 
-def path_of(route: config.Route) -> Callable[[Asked], bytes] | None:
+def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
     """Which path the upstream is sent, base path of its URL not counted. None: that of the request, in normal form.
 
     What it gives raises `Malformed` for what `judge_of` refuses.
@@ -48,13 +48,13 @@ class _Cut:
     def __init__(self, prefix: bytes, root: bytes) -> None:
         self._prefix, self._folder, self._root = prefix, prefix + b"/", root
 
-    def normal(self, asked: Asked) -> bytes:
+    def normal(self, asked: BalancingRequest) -> bytes:
         path, prefix = asked.path, self._prefix
         if path.startswith(self._folder):
             return path[len(prefix) :]
         return self._root if path == prefix else path
 
-    def raw(self, asked: Asked) -> bytes:
+    def raw(self, asked: BalancingRequest) -> bytes:
         """From what the client sent. Raises `Malformed`."""
         path, raw_path, prefix = asked.path, _raw(asked), self._prefix
         if raw_path == path or not (path.startswith(self._folder) or path == prefix):
@@ -74,7 +74,7 @@ def folder_of(route: config.Route) -> bytes:
 
 
 def judge_of(
-    route: config.Route, upstream: config.Upstream | None, path_of: Callable[[Asked], bytes] | None
+    route: config.Route, upstream: config.Upstream | None, path_of: Callable[[BalancingRequest], bytes] | None
 ) -> Callable[[Exchange], Reply | None] | None:
     """What answers paths that match a route, and that it does not pass on; None: it takes all.
 
@@ -94,7 +94,7 @@ class _Judge:
 
     __slots__ = ("_raw", "_slash_allowed", "_whole")
 
-    def __init__(self, raw: Callable[[Asked], bytes] | None, slash_allowed: bool, whole: bool) -> None:
+    def __init__(self, raw: Callable[[BalancingRequest], bytes] | None, slash_allowed: bool, whole: bool) -> None:
         self._raw, self._slash_allowed, self._whole = raw, slash_allowed, whole
 
     def reply(self, exchange: Exchange) -> Reply | None:
@@ -110,7 +110,7 @@ class _Judge:
         return None
 
 
-def _raw(asked: Asked) -> bytes:
+def _raw(asked: BalancingRequest) -> bytes:
     """The client's own bytes. Raises `Malformed` where `..` takes back a segment that is none for some servers."""
     raw_path = asked.raw_path
     if raw_path == asked.path:

@@ -30,7 +30,7 @@ PER_TRY_TIMEOUT: Final = "per_try_timeout"
 
 
 @final
-class Rules:
+class RetryRules:
     """`retries`, as attempts ask for them. `statuses`: those after which another attempt may follow."""
 
     __slots__ = (
@@ -74,9 +74,9 @@ class Rules:
 
 
 @lru_cache(256)
-def rules_of(settings: config.Retries) -> Rules:
+def rules_of(settings: config.Retries) -> RetryRules:
     """Thousands of upstreams have the same ones."""
-    return Rules(settings)
+    return RetryRules(settings)
 
 
 def asked_wait(head: ResponseHead) -> float:

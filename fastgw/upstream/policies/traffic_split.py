@@ -15,7 +15,7 @@ from fastgw.config.settings.gateway import Canary, Split
 from fastgw.exchange.request_keys import cookies_named, reader
 from fastgw.http.header_conditions import has_value
 from fastgw.shm.node_limits import subscriber
-from fastgw.upstream.load_balancing import Asked
+from fastgw.upstream.load_balancing import BalancingRequest
 
 _WHOLE: Final = 1 << 64
 
@@ -36,14 +36,14 @@ class Splitter:
         self._drawn = settings.by.kind == "request"
         self._read = reader(settings.by) if settings.by.kind in ("header", "cookie") else None
 
-    def __call__(self, asked: Asked) -> int:
+    def __call__(self, asked: BalancingRequest) -> int:
         """The place of the upstream among those that were given."""
         for meets, place in self._canaries:
             if meets(asked):
                 return place
         return bisect_right(self._ends, random() if self._drawn else self._fraction(asked))
 
-    def told(self, asked: Asked) -> str:
+    def told(self, asked: BalancingRequest) -> str:
         """Which upstream it is, and why, for people."""
         for index, (meets, place) in enumerate(self._canaries):
             if meets(asked):
@@ -54,7 +54,7 @@ class Splitter:
         by = self._by if self._read is not None and self._read(asked) else "ip"
         return f"{self._upstreams[place]}, by {by}; its share is {self._shares[place]} of {sum(self._shares)}"
 
-    def _fraction(self, asked: Asked) -> float:
+    def _fraction(self, asked: BalancingRequest) -> float:
         """Where the client stands, from 0 to below 1."""
         value = b"" if self._read is None else self._read(asked)
         who = b"=" + value if value else subscriber(asked.client_ip)
@@ -62,11 +62,11 @@ class Splitter:
         return (int.from_bytes(digest) >> 11) / (_WHOLE >> 11)
 
 
-def _condition(canary: Canary) -> Callable[[Asked], bool]:
+def _condition(canary: Canary) -> Callable[[BalancingRequest], bool]:
     fields = [(name.lower().encode(), value.encode()) for name, value in canary.headers.items()]
     cookies = [(name.encode(), value.encode()) for name, value in canary.cookies.items()]
 
-    def meets(asked: Asked) -> bool:
+    def meets(asked: BalancingRequest) -> bool:
         head = asked.head
         if not all(has_value(name, value, head.values(name)) for name, value in fields):
             return False

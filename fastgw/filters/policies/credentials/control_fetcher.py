@@ -7,15 +7,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fastgw.filters.api import Feeds, FeedSource, Fetcher, NodeSide
-from fastgw.filters.policies.credentials.messages import Getter, Said, Unavailable, failed, read, succeeded
+from fastgw.filters.policies.credentials.messages import FetchedRecord, Getter, Unavailable, failed, read, succeeded
 from fastgw.filters.policies.credentials.rejected_throttle import allowance, keep_pace
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 
 IDLE_S: Final = 30.0
 """A source that nobody has asked for so long ends; who asks then begins it anew, with what it has said last."""
 
 
-class InControl(NamedTuple):
+class ControlContext(NamedTuple):
     """What a worker's `Services` would be, for what runs in control."""
 
     fetcher: Fetcher
@@ -25,7 +25,7 @@ class InControl(NamedTuple):
     feed_others: Callable[[str, bytes], None] = lambda key, value: None
 
 
-class Brokered(FeedSource, frozen=True, kw_only=True):
+class ControlFetch(FeedSource, frozen=True, kw_only=True):
     """Something that is fetched when it is needed, and held until it expires or is refused.
 
     One that nobody asks for is 1 KB of the configuration; what it has said is 0.7 KB and the value, in each process. A
@@ -40,9 +40,11 @@ class Brokered(FeedSource, frozen=True, kw_only=True):
 
     async def run(self, node: NodeSide) -> None:
         getter = self.getter(node.read)
-        around = InControl(node.fetcher, node.feeds, lambda: node.generation)
+        around = ControlContext(node.fetcher, node.feeds, lambda: node.generation)
         kept = read(node.feeds[self.key].value)
-        said = kept if kept is not None and kept.material == getter.material else Said(material=getter.material)
+        said = (
+            kept if kept is not None and kept.material == getter.material else FetchedRecord(material=getter.material)
+        )
         allowed = allowance()
         if said.fault:
             node.attempted(said.why)
@@ -63,16 +65,18 @@ class Brokered(FeedSource, frozen=True, kw_only=True):
         finally:
             getter.stop()
 
-    async def _fetched(self, node: NodeSide, getter: Getter, around: InControl, said: Said) -> Said:
+    async def _fetched(
+        self, node: NodeSide, getter: Getter, around: ControlContext, said: FetchedRecord
+    ) -> FetchedRecord:
         try:
             got = await getter.get(around, said)
         except Unavailable as problem:
             if problem.why != said.why:
-                say(Event.FEED_FAILED, "%s: %s", _told(node, getter), problem.why)
+                say(OperatorEvent.FEED_FAILED, "%s: %s", _told(node, getter), problem.why)
             node.attempted(problem.why)
             return failed(said, problem, getter.negative_ttl)
         if said.why and said.failures:
-            say(Event.FEED_BACK, "%s: there again", _told(node, getter))
+            say(OperatorEvent.FEED_BACK, "%s: there again", _told(node, getter))
         node.attempted()
         return succeeded(said, got)
 

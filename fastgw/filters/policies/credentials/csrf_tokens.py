@@ -14,8 +14,15 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
 from fastgw.filters.api import Env
 from fastgw.filters.outbound.tls_settings import client_tls
-from fastgw.filters.policies.credentials.control_fetcher import Brokered
-from fastgw.filters.policies.credentials.messages import FOR_EVER, Around, Getter, Got, Said, Unavailable
+from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
+from fastgw.filters.policies.credentials.messages import (
+    FOR_EVER,
+    FetchContext,
+    FetchedRecord,
+    FetchResult,
+    Getter,
+    Unavailable,
+)
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
 from fastgw.filters.policies.credentials.token_endpoint import MOST, ReadFile, SecretReader, asked, key_of
@@ -59,7 +66,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     oauth2: OAuth2 | None = None
 
 
-class CsrfSource(Brokered, frozen=True, kw_only=True):
+class CsrfSource(ControlFetch, frozen=True, kw_only=True):
     """Where an API hands them out, to one set of credentials."""
 
     settings: Csrf
@@ -122,7 +129,7 @@ class CsrfEndpoint:
     def __repr__(self) -> str:
         return f"<CsrfEndpoint {self.name}>"
 
-    def start(self, around: Around) -> None:
+    def start(self, around: FetchContext) -> None:
         if self._tokens is not None:
             self._tokens.start(around)
 
@@ -130,16 +137,16 @@ class CsrfEndpoint:
         if self._tokens is not None:
             self._tokens.stop()
 
-    async def get(self, around: Around, before: Said) -> Got:
+    async def get(self, around: FetchContext, before: FetchedRecord) -> FetchResult:
         """Raises `Unavailable`."""
         try:
             async with asyncio.timeout(self.timeout):
                 answer = await self._ask(around)
         except TimeoutError as late:
             raise Unavailable(Fault.TOKEN_TIMEOUT, f"it does not answer within {self.timeout:g} s") from late
-        return Got(read_csrf(answer), FOR_EVER, FOR_EVER)  # until the API refuses it
+        return FetchResult(read_csrf(answer), FOR_EVER, FOR_EVER)  # until the API refuses it
 
-    async def _ask(self, around: Around) -> Fetched:
+    async def _ask(self, around: FetchContext) -> Fetched:
         tokens = self._tokens
         if tokens is None:
             return await self._fetch(around, self._fields)
@@ -150,7 +157,7 @@ class CsrfEndpoint:
             answer = await self._fetch(around, [_field(token)])
         return answer
 
-    async def _fetch(self, around: Around, shown: list[tuple[bytes, bytes]]) -> Fetched:
+    async def _fetch(self, around: FetchContext, shown: list[tuple[bytes, bytes]]) -> Fetched:
         return await asked(
             around.fetcher.fetch(self._url, fields=[*_ASKS, *shown], tls=self._tls, timeout=self._fetch_s, most=MOST)
         )

@@ -137,7 +137,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         # The same use of the filter, before and after a reload.
         where = ("credentials in use", env.level, env.route if env.level == "route" else None, env.instance)
         again = _Again(self.basic is not None, any(secret.file for secret in self._unfetched))
-        use = _Use(ways, frozenset(written), own, env.shared(where, _Newest), again)
+        use = _CredentialsUse(ways, frozenset(written), own, env.shared(where, _Newest), again)
         waits = ways.tokens is not None or ways.csrf is not None
         return Hooks(
             request=use.request,
@@ -256,11 +256,11 @@ class _Newest:
     __slots__ = ("__weakref__", "use")
 
     def __init__(self) -> None:
-        self.use: _Use | None = None
+        self.use: _CredentialsUse | None = None
 
 
 @final
-class _Use:
+class _CredentialsUse:
     """One use of the filter. `written`: lower-case names of the fields in which it shows the gateway's credentials.
 
     `own`: that of the field for a client's own token; b"": there is none.
@@ -379,11 +379,11 @@ class _Use:
     def _own_line(self, exchange: Exchange) -> bytes:
         return b"Authorization: %b\r\n" % exchange.head.values(self._own)[0]
 
-    def _ways_of(self, use: "_Use", exchange: Exchange, own: bool) -> _Ways:
+    def _ways_of(self, use: "_CredentialsUse", exchange: Exchange, own: bool) -> _Ways:
         """`own`: the client shows its own. `use`: what is in force by now may know of no field for that."""
         return use._ways.beside(self._own_line(exchange)) if own else use._ways
 
-    def _names_of(self, use: "_Use", own: bool) -> "_Names":
+    def _names_of(self, use: "_CredentialsUse", own: bool) -> "_Names":
         if not own:
             return use._names
         return use._own_names if use._own else self._own_names

@@ -32,7 +32,7 @@ class Unavailable(Exception):
         """Whole seconds until it is tried again; 0: at once."""
 
 
-class Around(Protocol):
+class FetchContext(Protocol):
     """What fetching needs: `Services` of a worker, or the same in control."""
 
     @property
@@ -47,7 +47,7 @@ class Around(Protocol):
     def feed_others(self) -> Callable[[str, bytes], None]: ...
 
 
-class Got(NamedTuple):
+class FetchResult(NamedTuple):
     """What was fetched. `value`: as its holders read it; it is secret."""
 
     value: bytes
@@ -58,10 +58,10 @@ class Got(NamedTuple):
     """What is to be known for the next time."""
 
     def __repr__(self) -> str:
-        return f"<Got until {self.good_until_date:.0f}>"
+        return f"<FetchResult until {self.good_until_date:.0f}>"
 
 
-class Said(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """All there is to know of it, as it goes to the workers. It is secret."""
 
     material: bytes
@@ -83,7 +83,7 @@ class Said(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """Some endpoints give the same each time: by this alone those who wait know that it is an answer."""
 
     def __repr__(self) -> str:
-        return f"<Said until {self.good_until_date:.0f} {self.fault}>"
+        return f"<FetchedRecord until {self.good_until_date:.0f} {self.fault}>"
 
     def packed(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -99,16 +99,16 @@ class Said(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
         return Unavailable(fault, self.why, max(ceil(left), 1) if fault is Fault.TOKEN_UNAVAILABLE else 0)
 
 
-def read(value: bytes) -> Said | None:
+def read(value: bytes) -> FetchedRecord | None:
     """b"": nothing was said yet. None also for what another version has said."""
     try:
-        return msgspec.msgpack.decode(value, type=Said) if value else None
+        return msgspec.msgpack.decode(value, type=FetchedRecord) if value else None
     except msgspec.DecodeError:
         return None
 
 
-def succeeded(said: Said, got: Got) -> Said:
-    return Said(
+def succeeded(said: FetchedRecord, got: FetchResult) -> FetchedRecord:
+    return FetchedRecord(
         material=said.material,
         value=got.value,
         good_until_date=got.good_until_date,
@@ -118,7 +118,7 @@ def succeeded(said: Said, got: Got) -> Said:
     )
 
 
-def failed(said: Said, problem: Unavailable, first_s: float) -> Said:
+def failed(said: FetchedRecord, problem: Unavailable, first_s: float) -> FetchedRecord:
     """`first_s`: for how long the first failure is remembered; each further one is for twice as long."""
     rest_s = min(first_s * 2 ** min(said.failures, 16), max(LONGEST_S, first_s))
     return msgspec.structs.replace(
@@ -146,7 +146,7 @@ class Getter(Protocol):
     """Seconds for everything."""
     negative_ttl: float
 
-    def start(self, around: Around) -> None: ...
+    def start(self, around: FetchContext) -> None: ...
     def stop(self) -> None: ...
-    async def get(self, around: Around, before: Said) -> Got:
+    async def get(self, around: FetchContext, before: FetchedRecord) -> FetchResult:
         """Raises `Unavailable`. `before`: what was said last, and is to be replaced."""

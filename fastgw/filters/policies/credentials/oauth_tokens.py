@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from fastgw.config.settings.credentials import OAuth2
 from fastgw.filters.api import Env
-from fastgw.filters.policies.credentials.control_fetcher import Brokered
+from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
 from fastgw.filters.policies.credentials.messages import Getter
 from fastgw.filters.policies.credentials.token_endpoint import TokenEndpoint, key_of
 from fastgw.filters.policies.credentials.worker_cache import Holder
@@ -24,7 +24,7 @@ class Token(NamedTuple):
 TokenHolder = Holder[Token]
 
 
-class TokenSource(Brokered, frozen=True, kw_only=True):
+class TokenSource(ControlFetch, frozen=True, kw_only=True):
     """A token endpoint."""
 
     settings: OAuth2

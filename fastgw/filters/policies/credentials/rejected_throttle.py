@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from fastgw.filters.outbound.refresh_throttle import Allowance
-from fastgw.filters.policies.credentials.messages import Said
+from fastgw.filters.policies.credentials.messages import FetchedRecord
 
 AGAIN_S: Final = 1.0
 """How often at most. Some servers end a token by the next one: in that time a request that was sent once more has its
@@ -21,7 +21,7 @@ def allowance() -> Allowance:
     return Allowance(time.monotonic(), 1, AGAIN_S)
 
 
-async def keep_pace(said: Said, allowance: Allowance) -> None:
+async def keep_pace(said: FetchedRecord, allowance: Allowance) -> None:
     """Wait until what was said may be fetched anew."""
     now_date = time.time()
     if not said.is_good(now_date) or now_date >= said.renew_from_date:  # then it is renewed anyhow

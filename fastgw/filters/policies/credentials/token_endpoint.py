@@ -17,12 +17,12 @@ from fastgw.config.settings.secrets import Secret, secret_in
 from fastgw.errors import Fault
 from fastgw.filters.outbound.client_authentication import ClientAuth, authenticate
 from fastgw.filters.outbound.tls_settings import client_tls
-from fastgw.filters.policies.credentials.messages import Around, Got, Said, Unavailable, renewal
+from fastgw.filters.policies.credentials.messages import FetchContext, FetchedRecord, FetchResult, Unavailable, renewal
 from fastgw.http.fields import Fields
-from fastgw.jose import Refused
+from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members
 from fastgw.redis.address import parse_redis
-from fastgw.redis.encrypted_cache import SecondLevel
+from fastgw.redis.encrypted_cache import EncryptedRedisCache
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 
 MOST: Final = 64 * 1024
@@ -120,14 +120,14 @@ class TokenEndpoint:
         self._fields = _fields(reader.secrets(settings.token_headers))
         self._tls = client_tls(reader.file, settings.tls)
         self._ways = authenticate(settings, client_id, secret, private)
-        self._second_level: SecondLevel | None = None
+        self._second_level: EncryptedRedisCache | None = None
         if settings.second_level is not None:
             known = secret or private or self._tls.material.key
             if not known:
                 raise ValueError("`second_level` needs a secret, a key or a certificate of the client to encrypt with")
             address = parse_redis(reader.secret(settings.second_level))
             held = known if isinstance(known, bytes) else known.encode()
-            self._second_level = SecondLevel(address, held, b"token\0" + key.encode())
+            self._second_level = EncryptedRedisCache(address, held, b"token\0" + key.encode())
         self.material = reader.material
         self.name = f"token of {_shown(settings.token_url)}"
         self.timeout = settings.timeout
@@ -138,7 +138,7 @@ class TokenEndpoint:
     def __repr__(self) -> str:
         return f"<TokenEndpoint {self.name}>"
 
-    def start(self, around: Around) -> None:
+    def start(self, around: FetchContext) -> None:
         if self._second_level is not None:
             self._second_level.open()
 
@@ -146,14 +146,14 @@ class TokenEndpoint:
         if self._second_level is not None:
             self._second_level.close()
 
-    async def get(self, around: Around, before: Said) -> Got:
+    async def get(self, around: FetchContext, before: FetchedRecord) -> FetchResult:
         """Raises `Unavailable`."""
         level = self._second_level
         if level is not None and (kept := await level.get(self.material)) is not None:
             value, good_until_date = kept
             # Another node has been faster. What is older than ours is there because ours could not be put there.
             if value != before.value and good_until_date > before.good_until_date:
-                return Got(value, good_until_date, renewal(time.time(), good_until_date), before.note)
+                return FetchResult(value, good_until_date, renewal(time.time(), good_until_date), before.note)
         try:
             async with asyncio.timeout(self.timeout):
                 got = await self._ask(around, before.note)
@@ -163,7 +163,7 @@ class TokenEndpoint:
             await level.put(self.material, got.value, got.good_until_date)
         return got
 
-    async def _ask(self, around: Around, note: bytes) -> Got:
+    async def _ask(self, around: FetchContext, note: bytes) -> FetchResult:
         answers = []
         for name in sorted(self._ways, key=lambda name: name != note):  # what it has taken before comes first
             note = name
@@ -176,9 +176,9 @@ class TokenEndpoint:
         # One that is good for less than twice the margin is used for half of its time: else it would never be.
         good_until_date = now_date + max(seconds - self._settings.margin, seconds / 2, SHORTEST_S)
         line = b"Authorization: Bearer %b\r\n" % token.encode()
-        return Got(line, good_until_date, renewal(now_date, good_until_date), note)
+        return FetchResult(line, good_until_date, renewal(now_date, good_until_date), note)
 
-    async def _post(self, around: Around, way: ClientAuth) -> Fetched:
+    async def _post(self, around: FetchContext, way: ClientAuth) -> Fetched:
         shown: dict[str, str] = {}
         fields = [*self._fields, _FORM, *way(shown)]
         form = [pair for pair in self._form if pair[0] not in shown] + list(shown.items())
@@ -216,7 +216,7 @@ def read_token(answer: Fetched) -> tuple[str, float]:
         raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status} {_error(answer)}".rstrip())
     try:
         said = members(answer.body, "its answer")
-    except Refused as refusal:
+    except TokenRefused as refusal:
         raise Unavailable(Fault.TOKEN_REFUSED, str(refusal)) from refusal
     token, kind = said.get("access_token"), said.get("token_type")
     if not isinstance(token, str) or not token:
@@ -249,7 +249,7 @@ def _error(answer: Fetched) -> str:
     """Its error code; "": it gives none that is known. Others may be anything, what we have shown among it."""
     try:
         error = members(answer.body, "").get("error")
-    except Refused:
+    except TokenRefused:
         return ""
     return error if isinstance(error, str) and error in ERRORS else ""
 

@@ -11,9 +11,17 @@ from typing import Final, Generic, TypeVar, final
 import msgspec
 
 from fastgw.errors import Fault
-from fastgw.eventloop.single_flight import Flights
+from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Feed
-from fastgw.filters.policies.credentials.messages import Around, Getter, Said, Unavailable, failed, read, succeeded
+from fastgw.filters.policies.credentials.messages import (
+    FetchContext,
+    FetchedRecord,
+    Getter,
+    Unavailable,
+    failed,
+    read,
+    succeeded,
+)
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S, allowance, keep_pace
 from fastgw.sync.feeds import mark_of
 
@@ -62,12 +70,12 @@ class Holder(Generic[T]):
         self._getter = getter
         self._parse = parse
         self._held: T | None = None
-        self._said = Said(material=getter.material)
+        self._said = FetchedRecord(material=getter.material)
         self._good_until = 0.0
         self._look_at = 0.0
         self._feed: Feed | None = None
-        self._around: Around | None = None
-        self._flights: Flights[T | Unavailable] = Flights()
+        self._around: FetchContext | None = None
+        self._flights: SingleFlight[T | Unavailable] = SingleFlight()
         self._background: asyncio.Task[T | Unavailable] | None = None
         self._silent: tuple[float, Unavailable] | None = None
         self._allowance = allowance()
@@ -77,7 +85,7 @@ class Holder(Generic[T]):
     def __repr__(self) -> str:
         return f"<Holder of {self._getter.name}: {self._said!r}>"
 
-    def start(self, around: Around) -> None:
+    def start(self, around: FetchContext) -> None:
         """In a worker, for each filter that shares it."""
         self._users += 1
         if self._users == 1:
@@ -87,7 +95,7 @@ class Holder(Generic[T]):
             self._getter.start(around)
             self._take(self._feed.value)
         elif self._said.material != self._getter.material:  # another configuration begins with ours after all
-            self._said, self._used = Said(material=self._getter.material), False
+            self._said, self._used = FetchedRecord(material=self._getter.material), False
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
 
     def stop(self) -> None:
@@ -172,11 +180,11 @@ class Holder(Generic[T]):
             self._look_at = min(self._good_until, now + look_date - now_date)
         self._said = said
 
-    def _is_over(self, said: Said) -> bool:
+    def _is_over(self, said: FetchedRecord) -> bool:
         """Whether what was said with other material is of a configuration behind ours, and not of one before it."""
         return self._used and self._around is not None and said.generation >= self._around.generation()
 
-    async def _fly(self, before: Said) -> T | Unavailable:
+    async def _fly(self, before: FetchedRecord) -> T | Unavailable:
         """Ask control until it answers; ask ourselves while it is away.
 
         `before`: what had been said when somebody found it wanting: another one may have come before this begins.
@@ -204,7 +212,7 @@ class Holder(Generic[T]):
         self._silent = monotonic() + max(self._getter.negative_ttl, SLACK_S), late
         return late
 
-    def _answer(self, before: Said) -> T | Unavailable | None:
+    def _answer(self, before: FetchedRecord) -> T | Unavailable | None:
         """What has been heard since then; None: nothing yet."""
         if self._said is before:
             return None
@@ -212,9 +220,9 @@ class Holder(Generic[T]):
             return self._held
         return self._said.problem() or self._held  # some servers give the same token until it expires
 
-    async def _fetch(self, feed: Feed, around: Around) -> None:
+    async def _fetch(self, feed: Feed, around: FetchContext) -> None:
         said = self._said
-        own = said if said.material == self._getter.material else Said(material=self._getter.material)
+        own = said if said.material == self._getter.material else FetchedRecord(material=self._getter.material)
         await keep_pace(own, self._allowance)
         if self._said is not said:
             return  # another worker was faster

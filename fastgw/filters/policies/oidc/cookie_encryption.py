@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fastgw.jose.strict import Refused, unencoded
+from fastgw.jose.strict import TokenRefused, unencoded
 
 SHORTEST_SECRET: Final = 32
 """Characters."""
@@ -48,7 +48,7 @@ class Seal:
         """None: it was not sealed here, or not like this."""
         try:
             raw = unencoded(sealed, "a sealed text")
-        except Refused:
+        except TokenRefused:
             return None
         key_id, nonce = raw[:_ID], raw[_ID : _ID + _NONCE]
         key = self._keys.get(key_id)

@@ -10,21 +10,21 @@ from fastgw.config.base.value_types import Delay, FieldName, Realm
 from fastgw.config.settings.gateway import NONE, Some, UpstreamTls
 from fastgw.exchange import RequestStep
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Services
-from fastgw.filters.api.credential_locations import Places
+from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.authentication.bearer import Unclear, bearer_token
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.jwks import Keyring
-from fastgw.filters.authentication.token_policy import TokenPolicy, Wanted, explain_token, field_value
+from fastgw.filters.authentication.token_policy import TokenPolicy, TokenRequirements, explain_token, field_value
 from fastgw.filters.outbound.client_authentication import ClientAuth, by_basic_encoded, by_body, by_id, by_key
 from fastgw.filters.outbound.tls_settings import client_tls
 from fastgw.filters.policies.jwt import ClaimName, TokenCacheSettings
 from fastgw.filters.policies.oidc.cookies import attempts_of, names_of, own_name
 from fastgw.filters.policies.oidc.id_token import IdTokens
-from fastgw.filters.policies.oidc.login_flow import Flow, Trust
+from fastgw.filters.policies.oidc.login_flow import Flow, PolicyIdentity
 from fastgw.filters.policies.oidc.provider import KeysSource, Provider, ProviderSource
-from fastgw.filters.policies.oidc.session import Sealed, Session, meaning_of
+from fastgw.filters.policies.oidc.session import LoginSession, SealedSession, meaning_of
 from fastgw.filters.policies.oidc.settings import Bearer, Issuer, Login
-from fastgw.jose import Expected, KeySet, Rules, claim_path, find_claim
+from fastgw.jose import Expected, KeySet, TokenRules, claim_path, find_claim
 from fastgw.upstream.targets.tls import ClientTls
 
 _AUTHORIZATION: Final = frozenset((b"authorization",))
@@ -72,12 +72,14 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         own = passed.lower() == "authorization"
         check_written((*self.claims_to_headers.values(), *((passed,) if passed and not own else ())))
 
-    def credential_places(self) -> Places:
+    def credential_places(self) -> CredentialLocations:
         login = self.login
         cookies = () if login is None else names_of(self._cookie(login))
         attempts = () if login is None else attempts_of(self._cookie(login))
         ours = self.bearer is not None or self._passed.lower() == "authorization"
-        return Places((b"authorization",) if ours else (), cookies=frozenset(cookies), beginnings=frozenset(attempts))
+        return CredentialLocations(
+            (b"authorization",) if ours else (), cookies=frozenset(cookies), beginnings=frozenset(attempts)
+        )
 
     def written_fields(self) -> Iterable[str]:
         passed = () if self._passed.lower() in ("", "authorization") else (self._passed,)
@@ -157,9 +159,9 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     def _written(self) -> tuple[bytes, ...]:
         return tuple(name.lower().encode() for name in self.claims_to_headers.values())
 
-    def _wanted(self, bearer: Bearer) -> Wanted:
-        return Wanted(
-            rules=Rules(
+    def _wanted(self, bearer: Bearer) -> TokenRequirements:
+        return TokenRequirements(
+            rules=TokenRules(
                 algorithms=frozenset(self.algorithms),
                 types=frozenset(each.lower().removeprefix("application/") for each in bearer.types),
                 max_bytes=bearer.max_token_bytes,
@@ -183,12 +185,12 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     ) -> Flow:
         secrets = [env.secret(secret) for secret in (login.session.secret, *login.session.former_secrets)]
         authenticate = self._authenticate(login, env)
-        trust = Trust(
+        trust = PolicyIdentity(
             issuer=self.issuer,
             cookie=self._cookie(login),
             provider=env.shared(("oidc provider", self._way), Provider),
             id_tokens=IdTokens(keyring, self.issuer, login.client_id, frozenset(self.algorithms), self.leeway),
-            sealed=Sealed(secrets, self._meaning(login)),
+            sealed=SealedSession(secrets, self._meaning(login)),
             authenticate=authenticate,
             tls=tls,
             roster=env.roster,
@@ -206,12 +208,12 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         by = by_basic_encoded if login.client_auth == "basic" else by_body
         return by(login.client_id, env.secret(login.client_secret))
 
-    def _lines(self) -> Callable[[Session], bytes]:
+    def _lines(self) -> Callable[[LoginSession], bytes]:
         fields = [(name.encode(), claim, claim_path(claim)) for claim, name in self.claims_to_headers.items()]
         passed = self._passed.encode()
         prefix = b"Bearer " if passed.lower() == b"authorization" else b""
 
-        def lines(session: Session) -> bytes:
+        def lines(session: LoginSession) -> bytes:
             claims = session.claims
             values = [(name, field_value(claim, find_claim(claims, path))) for name, claim, path in fields]
             if passed and session.access_token:

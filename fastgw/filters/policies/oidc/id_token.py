@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 from fastgw.filters.authentication.jwks import Keyring
 from fastgw.filters.policies.oidc.provider import Away, Tokens
-from fastgw.jose import Claims, Expected, KeySet, Refused, Rules, UnknownKey, check_claims, read_token, verify
+from fastgw.jose import Claims, Expected, KeySet, TokenRefused, TokenRules, UnknownKey, check_claims, read_token, verify
 
 _MOST: Final = 16 * 1024
 _HASHES: Final[dict[str, Callable[[bytes], Any]]] = {"256": sha256, "384": sha384, "512": sha512, "DSA": sha512}
@@ -30,24 +30,24 @@ class IdTokens:
     ) -> None:
         self._keyring = keyring
         self._client_id = client_id
-        self._rules = Rules(algorithms=algorithms, types=frozenset({"jwt"}), max_bytes=_MOST)
+        self._rules = TokenRules(algorithms=algorithms, types=frozenset({"jwt"}), max_bytes=_MOST)
         self._rules_of_logout = self._rules._replace(types=frozenset({"jwt", "logout+jwt"}))
         self._expected = Expected(issuer, frozenset({client_id}), _REQUIRED, leeway)
         self._expected_of_logout = self._expected._replace(required=_OF_LOGOUT)
 
     async def judge(self, tokens: Tokens, nonce: str) -> Claims:
-        """The claims of the token of a login. Raises `Refused`, and `Away` where it cannot be judged."""
+        """The claims of the token of a login. Raises `TokenRefused`, and `Away` where it cannot be judged."""
         claims = await self._claims(tokens)
         said = claims.get("nonce")
         if not isinstance(said, str) or not compare_digest(said.encode(), nonce.encode()):
-            raise Refused("the ID token belongs to another login")
+            raise TokenRefused("the ID token belongs to another login")
         return claims
 
     async def judge_renewed(self, tokens: Tokens, before: Claims) -> Claims:
         """The claims of the token of a refresh: it is the same somebody's. Raises as `judge` does."""
         claims = await self._claims(tokens)
         if claims["sub"] != before["sub"]:
-            raise Refused("the ID token is somebody else's")
+            raise TokenRefused("the ID token is somebody else's")
         return claims
 
     async def judge_logout(self, token: str) -> Claims:
@@ -61,13 +61,13 @@ class IdTokens:
         check_claims(claims, self._expected_of_logout, time.time())
         events = claims.get("events")
         if not isinstance(events, Mapping) or not isinstance(events.get(_EVENT), Mapping):
-            raise Refused("the token tells of no logout")
+            raise TokenRefused("the token tells of no logout")
         if "nonce" in claims:  # or an ID token might be taken for one
-            raise Refused("a logout token has no `nonce`")
+            raise TokenRefused("a logout token has no `nonce`")
         if not claims.get("sub") and not claims.get("sid"):
-            raise Refused("the token names neither a subject nor a session")
+            raise TokenRefused("the token names neither a subject nor a session")
         if not isinstance(claims.get("sid", ""), str):
-            raise Refused("the claim `sid` is not text")
+            raise TokenRefused("the claim `sid` is not text")
         return claims
 
     async def _claims(self, tokens: Tokens) -> Claims:
@@ -88,11 +88,11 @@ class IdTokens:
         claims = signed.claims()
         check_claims(claims, self._expected, time.time())
         if claims["aud"] not in (self._client_id, [self._client_id]) and "azp" not in claims:
-            raise Refused("the ID token is meant for several, and does not say who asked for it")
+            raise TokenRefused("the ID token is meant for several, and does not say who asked for it")
         if claims.get("azp", self._client_id) != self._client_id:
-            raise Refused("the ID token was asked for by another client")
+            raise TokenRefused("the ID token was asked for by another client")
         if "at_hash" in claims and claims["at_hash"] != _half_hash(signed.alg, tokens.access_token):
-            raise Refused("the ID token belongs to another access token")
+            raise TokenRefused("the ID token belongs to another access token")
         return claims
 
 

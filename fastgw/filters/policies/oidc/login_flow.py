@@ -28,12 +28,12 @@ from fastgw.filters.policies.oidc.id_token import IdTokens
 from fastgw.filters.policies.oidc.provider import Away, Denied, Provider, Tokens
 from fastgw.filters.policies.oidc.refresh_coordinator import KEPT_S
 from fastgw.filters.policies.oidc.same_origin import came_from
-from fastgw.filters.policies.oidc.session import Attempt, Sealed, Session
+from fastgw.filters.policies.oidc.session import Attempt, LoginSession, SealedSession
 from fastgw.filters.policies.oidc.settings import Login
 from fastgw.filters.policies.oidc.urls import local, parameters_of, with_query
 from fastgw.forwarded_headers import client_scheme
-from fastgw.jose import ClaimPath, Claims, Refused, find_claim
-from fastgw.operator_events import Event, say
+from fastgw.jose import ClaimPath, Claims, TokenRefused, find_claim
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.sync.revocations import mark_of, record_of, told
 from fastgw.upstream.targets.tls import ClientTls
@@ -70,7 +70,7 @@ _LOGOUT_FIELDS: Final = (
 _UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
 
 
-class Trust(NamedTuple):
+class PolicyIdentity(NamedTuple):
     """What makes a policy's way its own."""
 
     issuer: str
@@ -78,25 +78,25 @@ class Trust(NamedTuple):
     """What the cookie of its sessions is called, without a prefix."""
     provider: Provider
     id_tokens: IdTokens
-    sealed: Sealed
+    sealed: SealedSession
     authenticate: ClientAuth
     tls: ClientTls
     roster: Roster
     consumer_claim: ClaimPath
     written: frozenset[bytes]
     """Lower-case names of the fields in which the upstream gets to see something of a session."""
-    lines: Callable[[Session], bytes]
-    """These fields, as ready lines. Raises `Refused`."""
+    lines: Callable[[LoginSession], bytes]
+    """These fields, as ready lines. Raises `TokenRefused`."""
 
 
 @final
-class Known:
+class KnownLogin:
     """A session that a cookie holds, read."""
 
     __slots__ = ("claims", "consumer", "ended", "lines", "retry_date", "sealed", "session", "stamp")
 
     def __init__(self) -> None:
-        self.session: Session
+        self.session: LoginSession
         self.claims: Claims
         self.lines: bytes
         """For the upstream."""
@@ -122,7 +122,9 @@ class _Site(NamedTuple):
 class Flow:
     """That of one policy, in one worker."""
 
-    def __init__(self, login: Login, trust: Trust, realm: bytes, others: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    def __init__(
+        self, login: Login, trust: PolicyIdentity, realm: bytes, others: tuple[tuple[bytes, bytes], ...] = ()
+    ) -> None:
         """`others`: the challenges of what lets in besides a login."""
         self._login = login
         self._trust = trust
@@ -136,8 +138,8 @@ class Flow:
         self._is_ours = re.compile(own, re.DOTALL).fullmatch
         cookie = (b"WWW-Authenticate", b'Cookie realm="%b", cookie-name="%b"' % (realm, self._name))
         self._challenges = (*others, cookie)
-        self._known: TokenCache[Known] = TokenCache(MOST_KNOWN)
-        self._renewals: dict[str, asyncio.Task[Session | Away | None]] = {}
+        self._known: TokenCache[KnownLogin] = TokenCache(MOST_KNOWN)
+        self._renewals: dict[str, asyncio.Task[LoginSession | Away | None]] = {}
         self._writing: dict[Exchange, list[bytes]] = {}
         self._complaint = ""
         self._users = 0
@@ -203,7 +205,7 @@ class Flow:
 
     # --- with a session ---
 
-    def _session(self, jar: Jar, site: _Site) -> Known | None:
+    def _session(self, jar: Jar, site: _Site) -> KnownLogin | None:
         value = jar.value(site.cookie)
         if value is None:
             return None
@@ -212,16 +214,16 @@ class Flow:
             session = self._trust.sealed.session(value)
             if session is None:
                 return None
-            known = Known()
+            known = KnownLogin()
             try:
                 self._hold(known, session)
-            except Refused:  # it was before the settings were these
+            except TokenRefused:  # it was before the settings were these
                 return None
             left_s = session.begun_date + self._login.session.lifetime - time.time()
             self._known.put(value, known, time.monotonic() + left_s)
         return known
 
-    def _go_on(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> Outcome:
+    def _go_on(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Outcome:
         session, now = known.session, time.time()
         limits = self._login.session
         if known.stamp is not self._trust.roster.stamp:
@@ -242,14 +244,14 @@ class Flow:
         self._pass(exchange, jar, site, known)
         return None
 
-    def _pass(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> None:
+    def _pass(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> None:
         exchange.claims, exchange.consumer = known.claims, known.consumer
         exchange.request_dropped |= self._trust.written
         exchange.request_added += known.lines
         if known.sealed is not None:
             self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
 
-    def _look_again(self, known: Known, now: float) -> None:
+    def _look_again(self, known: KnownLogin, now: float) -> None:
         """Whether it was revoked, and whose it is."""
         roster, claims = self._trust.roster, known.claims
         if roster.revoked and roster.revoked.covers(self._marks(known), now):
@@ -258,7 +260,7 @@ class Flow:
         subject = find_claim(claims, self._trust.consumer_claim)
         known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
 
-    def _marks(self, known: Known) -> Marks:
+    def _marks(self, known: KnownLogin) -> Marks:
         """By what it can be revoked. It began when the browser logged in: what is refreshed is not new."""
         session, subject = known.session, known.claims["sub"]
         began, issuer = session.begun_date, self._trust.issuer
@@ -273,28 +275,28 @@ class Flow:
             marks.append((mark_of_token(session.access_token.encode()), 0.0))
         return tuple(marks)
 
-    def _mark(self, known: Known) -> bytes:
+    def _mark(self, known: KnownLogin) -> bytes:
         """Its own, the same in each of its cookies: nobody begins two sessions in the same microsecond."""
         begun = f"{known.session.begun_date:.6f}"
         return mark_of("session", self._trust.issuer, self._login.client_id, known.claims["sub"], begun)
 
-    def _become(self, known: Known, session: Session) -> None:
+    def _become(self, known: KnownLogin, session: LoginSession) -> None:
         self._hold(known, session)
         sealed = self._trust.sealed.seal_session(session)
         known.sealed = sealed if len(sealed) <= LONGEST else None
         if known.sealed is None:
             say(
-                Event.SESSION_UNREFRESHED,
+                OperatorEvent.SESSION_UNREFRESHED,
                 "oidc: a session of %d bytes does not fit into cookies any more, and ends soon",
                 len(sealed),
             )
 
-    def _hold(self, known: Known, session: Session) -> None:
+    def _hold(self, known: KnownLogin, session: LoginSession) -> None:
         known.session, known.claims, known.lines = session, session.claims, self._trust.lines(session)
 
     # --- refreshing it ---
 
-    async def _renew(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> Reply | None:
+    async def _renew(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Reply | None:
         session = known.session
         renewal = self._renewals.get(session.refresh_token)
         if renewal is None:
@@ -308,7 +310,7 @@ class Flow:
         if isinstance(renewed, Away):
             if str(renewed) != self._complaint:
                 self._complaint = str(renewed)
-                say(Event.SESSION_UNREFRESHED, "oidc: sessions go on without being refreshed: %s", renewed)
+                say(OperatorEvent.SESSION_UNREFRESHED, "oidc: sessions go on without being refreshed: %s", renewed)
             known.retry_date = time.time() + AGAIN_S
         elif renewed is None:
             known.ended = "the provider has ended the session"
@@ -316,7 +318,7 @@ class Flow:
         elif known.session is session:
             try:
                 self._become(known, replace(renewed, used_date=time.time()))
-            except Refused as refusal:
+            except TokenRefused as refusal:
                 known.ended = str(refusal)
                 return exchange.refuse(Fault.FORBIDDEN, fields=[_NO_STORE], why=known.ended)
         if known.stamp is not self._trust.roster.stamp:
@@ -326,12 +328,12 @@ class Flow:
         self._pass(exchange, jar, site, known)
         return None
 
-    def _begin_renewal(self, session: Session) -> asyncio.Task[Session | Away | None]:
+    def _begin_renewal(self, session: LoginSession) -> asyncio.Task[LoginSession | Away | None]:
         """A task of its own: the client may leave, and what the provider then gives is still the session's."""
         loop, token = asyncio.get_running_loop(), session.refresh_token
         renewal = self._renewals[token] = loop.create_task(self._renewed(session))
 
-        def done(renewal: asyncio.Task[Session | Away | None]) -> None:
+        def done(renewal: asyncio.Task[LoginSession | Away | None]) -> None:
             if renewal.cancelled() or isinstance(renewal.result(), Away):
                 self._renewals.pop(token, None)
             else:
@@ -340,7 +342,7 @@ class Flow:
         renewal.add_done_callback(done)
         return renewal
 
-    async def _renewed(self, session: Session) -> Session | Away | None:
+    async def _renewed(self, session: LoginSession) -> LoginSession | Away | None:
         """None: the provider does not give more."""
         form = {"grant_type": "refresh_token", "refresh_token": session.refresh_token}
         try:
@@ -348,15 +350,15 @@ class Flow:
             tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls, once=token)
             if tokens.id_token:
                 await self._trust.id_tokens.judge_renewed(tokens, session.claims)
-        except (Denied, Refused) as refusal:
-            say(Event.SESSION_ENDED, "oidc: a session ends: %s", refusal)
+        except (Denied, TokenRefused) as refusal:
+            say(OperatorEvent.SESSION_ENDED, "oidc: a session ends: %s", refusal)
             return None
         except Away as away:
             return away
         self._complaint = ""
         return self._with(tokens, session)
 
-    def _with(self, tokens: Tokens, session: Session) -> Session:
+    def _with(self, tokens: Tokens, session: LoginSession) -> LoginSession:
         now = time.time()
         return replace(
             session,
@@ -446,16 +448,16 @@ class Flow:
             claims = await self._trust.id_tokens.judge(tokens, attempt.nonce)
         except Away as away:
             return self._unavailable(exchange, str(away))  # with the attempt kept: the page may be loaded again
-        except (Denied, Refused) as refusal:
+        except (Denied, TokenRefused) as refusal:
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why=str(refusal))
         now = time.time()
         sid = claims.get("sid")
-        begun = Session(b"", begun_date=now, used_date=now, sid=sid if isinstance(sid, str) else "")
+        begun = LoginSession(b"", begun_date=now, used_date=now, sid=sid if isinstance(sid, str) else "")
         session = self._with(tokens, begun)
         try:
             self._trust.lines(session)
             cookies = put(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
-        except Refused as refusal:
+        except TokenRefused as refusal:
             return exchange.refuse(Fault.FORBIDDEN, fields=_fields(over), why=str(refusal))
         except ValueError as error:
             return exchange.refuse(Fault.INTERNAL, _TOO_LONG, _fields(over), why=f"the session: {error}")
@@ -479,7 +481,7 @@ class Flow:
 
     # --- out ---
 
-    def _log_out(self, exchange: Exchange, known: Known | None, jar: Jar, site: _Site) -> Reply:
+    def _log_out(self, exchange: Exchange, known: KnownLogin | None, jar: Jar, site: _Site) -> Reply:
         """Here in all its copies, and then at the provider (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
         is_wanted = came_from(exchange, site.origin) or self._has_token(exchange, known)
         if known is not None and not is_wanted:
@@ -501,20 +503,20 @@ class Flow:
         }
         return _sent(303, with_query(metadata.end_session_endpoint, parameters).encode(), cookies)
 
-    def _has_token(self, exchange: Exchange, known: Known | None) -> bool:
+    def _has_token(self, exchange: Exchange, known: KnownLogin | None) -> bool:
         """Whether it comes from the button of `_ask_first`, for this session."""
         given = (parameters_of(exchange.query, ("token",)) or {}).get("token")
         if known is None or not given:
             return False
         return self._trust.sealed.is_logout(given.encode(), self._mark(known))
 
-    def _ask_first(self, exchange: Exchange, known: Known) -> Reply:
+    def _ask_first(self, exchange: Exchange, known: KnownLogin) -> Reply:
         """Another site may have sent the browser here, so it is up to the user."""
         exchange.why = "the logout does not come from a page of the same origin"
         page = _LOGOUT_PAGE % self._trust.sealed.seal_logout(self._mark(known))
         return Reply(403, page, _LOGOUT_FIELDS, Fault.FORBIDDEN)
 
-    def _end(self, known: Known) -> None:
+    def _end(self, known: KnownLogin) -> None:
         known.ended = "logged out"
         expires = known.session.begun_date + self._login.session.lifetime
         about = told("session", expires, issuer=self._trust.issuer, subject=known.claims["sub"])
@@ -530,8 +532,8 @@ class Flow:
             claims = await self._trust.id_tokens.judge_logout(token)
             now, seen = time.time(), mark_of("logout", issuer, client_id, claims["jti"])
             if roster.revoked.covers([(seen, 0.0)], now):
-                raise Refused("the token was shown before")
-        except (NotRead, Refused) as refusal:
+                raise TokenRefused("the token was shown before")
+        except (NotRead, TokenRefused) as refusal:
             return exchange.refuse(Fault.BAD_REQUEST, "This tells of no logout.", [_NO_STORE], why=str(refusal))
         except Away as away:
             return self._unavailable(exchange, str(away))

@@ -21,11 +21,19 @@ from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
 from fastgw.filters.authentication.jwks import JwksSource
 from fastgw.filters.outbound.client_authentication import ClientAuth
-from fastgw.filters.policies.oidc.refresh_coordinator import Answered, Asked, Desk, Place, Unattended, ask, post
+from fastgw.filters.policies.oidc.refresh_coordinator import (
+    Answered,
+    CoordinatorUnavailable,
+    RefreshCoordinator,
+    RefreshRequest,
+    SessionPlace,
+    ask,
+    post,
+)
 from fastgw.filters.policies.oidc.urls import is_safe
-from fastgw.jose import Refused
+from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members
-from fastgw.operator_events import Event, say
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.upstream.targets.tls import ClientTls, read_tls
 
@@ -80,7 +88,7 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
         metadata, tell = None, _Telling(f"oidc: logins at {self.issuer}")
-        async with Desk(node.fetcher, tls) as desk:
+        async with RefreshCoordinator(node.fetcher, tls) as desk:
             while True:
                 away = ""
                 try:
@@ -147,7 +155,12 @@ class _Telling:
     def __call__(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
-            say(Event.FEED_FAILED if trouble else Event.FEED_BACK, "%s: %s", self._what, trouble or "there again")
+            say(
+                OperatorEvent.FEED_FAILED if trouble else OperatorEvent.FEED_BACK,
+                "%s: %s",
+                self._what,
+                trouble or "there again",
+            )
 
 
 async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
@@ -155,7 +168,7 @@ async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
     raw = await _get(fetcher, url, tls)
     try:
         metadata = msgspec.convert(members(raw, "what it says of itself"), Metadata)
-    except (Refused, msgspec.ValidationError) as error:
+    except (TokenRefused, msgspec.ValidationError) as error:
         raise Away(f"{url}: {error}") from error
     if metadata.issuer != issuer:
         raise Away(f"{url}: it calls itself {metadata.issuer[:200]!r}; expected the issuer as configured")
@@ -199,7 +212,7 @@ class Provider:
         self.away = "nothing is known of it yet"
         """Why it cannot be asked; "": it could be, at `heard_date`."""
         self.heard_date = 0.0
-        self._desk: Place | None = None
+        self._desk: SessionPlace | None = None
         self._feed: Feed | None = None
         self._fetcher: Fetcher | None = None
         self._users = 0
@@ -224,7 +237,7 @@ class Provider:
     def _take(self, value: bytes) -> None:
         said = orjson.loads(value)
         self.away, self.heard_date = said["away"], said["date"]
-        self._desk = msgspec.convert(said["desk"], Place)
+        self._desk = msgspec.convert(said["desk"], SessionPlace)
         if said["metadata"] is not None:
             self.metadata = msgspec.convert(said["metadata"], Metadata)
 
@@ -266,7 +279,7 @@ class Provider:
             raise Away(f"its token endpoint answers {answer.status}")
         try:
             said = members(answer.body, "the answer of its token endpoint")
-        except Refused as refusal:
+        except TokenRefused as refusal:
             raise Away(f"{refusal}, with status {answer.status}") from refusal
         if answer.status != 200:
             error = said.get("error")
@@ -282,8 +295,8 @@ class Provider:
             mark = sha256(once.encode()).digest()
             for patience in (SUCCESSION_S, 0.0):
                 if self._desk is not None:
-                    with suppress(Unattended):
-                        return await ask(self._desk, Asked(self._desk.key, mark, url, fields, body))
+                    with suppress(CoordinatorUnavailable):
+                        return await ask(self._desk, RefreshRequest(self._desk.key, mark, url, fields, body))
                 if patience and self._feed is not None:
                     await self._feed.changed(patience)
         return await post(self._fetcher, url, fields, body, tls)

@@ -31,7 +31,7 @@ _BACKLOG: Final = 512
 _PEER: Final = struct.Struct("3i")  # process, user, group
 
 
-class Place(msgspec.Struct, frozen=True):
+class SessionPlace(msgspec.Struct, frozen=True):
     """Where a desk is."""
 
     name: str
@@ -39,10 +39,10 @@ class Place(msgspec.Struct, frozen=True):
     key: str
 
     def __repr__(self) -> str:
-        return f"<Place {self.name}>"
+        return f"<SessionPlace {self.name}>"
 
 
-class Asked(msgspec.Struct, array_like=True, frozen=True):
+class RefreshRequest(msgspec.Struct, array_like=True, frozen=True):
     """A POST for the desk to make."""
 
     key: str
@@ -53,7 +53,7 @@ class Asked(msgspec.Struct, array_like=True, frozen=True):
     body: bytes
 
     def __repr__(self) -> str:
-        return f"<Asked {self.url}>"
+        return f"<RefreshRequest {self.url}>"
 
 
 class Answered(msgspec.Struct, array_like=True, frozen=True):
@@ -67,16 +67,16 @@ class Answered(msgspec.Struct, array_like=True, frozen=True):
         return f"<Answered {self.status} {self.reason}>"
 
 
-class Unattended(Exception):
+class CoordinatorUnavailable(Exception):
     """There is no desk now, and nothing was asked."""
 
 
 @final
-class Desk:
+class RefreshCoordinator:
     """In control, for as long as a `with` lasts."""
 
     def __init__(self, fetcher: Fetcher, tls: ClientTls) -> None:
-        self.place = Place(f"fastgw-oidc-{os.urandom(16).hex()}", os.urandom(32).hex())
+        self.place = SessionPlace(f"fastgw-oidc-{os.urandom(16).hex()}", os.urandom(32).hex())
         self._fetcher = fetcher
         self._tls = tls
         self._known: dict[bytes, asyncio.Task[Answered]] = {}
@@ -98,7 +98,7 @@ class Desk:
             async with asyncio.timeout(PATIENCE_S):
                 if not _is_ours(writer):
                     return
-                asked = msgspec.msgpack.decode(await _read(reader), type=Asked)
+                asked = msgspec.msgpack.decode(await _read(reader), type=RefreshRequest)
                 if compare_digest(asked.key.encode(), self.place.key.encode()):
                     writer.write(_framed(await asyncio.shield(self._once(asked))))
                     await writer.drain()
@@ -107,7 +107,7 @@ class Desk:
         finally:
             writer.close()
 
-    def _once(self, asked: Asked) -> asyncio.Task[Answered]:
+    def _once(self, asked: RefreshRequest) -> asyncio.Task[Answered]:
         known = self._known.get(asked.mark)
         if known is None:
             if len(self._known) >= _MOST_KEPT:
@@ -122,7 +122,7 @@ class Desk:
             known.add_done_callback(done)
         return known
 
-    async def _ask(self, asked: Asked) -> Answered:
+    async def _ask(self, asked: RefreshRequest) -> Answered:
         return await post(self._fetcher, asked.url, asked.fields, asked.body, self._tls)
 
 
@@ -136,8 +136,8 @@ async def post(
     return Answered(answer.status, answer.body)
 
 
-async def ask(place: Place, asked: Asked) -> Answered:
-    """In a worker. Raises `Unattended`."""
+async def ask(place: SessionPlace, asked: RefreshRequest) -> Answered:
+    """In a worker. Raises `CoordinatorUnavailable`."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             reader, writer = await _connect(place)
@@ -150,18 +150,18 @@ async def ask(place: Place, asked: Asked) -> Answered:
         return Answered(0, b"", f"the control process broke off: {error or type(error).__name__}")
 
 
-async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(place: SessionPlace) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     asking = socket.socket(socket.AF_UNIX)
     asking.setblocking(False)
     try:
         asking.connect(_address(place))  # at once, or not at all
     except OSError as error:
         asking.close()
-        raise Unattended from error
+        raise CoordinatorUnavailable from error
     return await asyncio.open_unix_connection(sock=asking)
 
 
-def _address(place: Place) -> str:
+def _address(place: SessionPlace) -> str:
     return f"\0{place.name}"
 
 
@@ -172,7 +172,7 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
     return bool(user == os.geteuid())
 
 
-def _framed(message: Asked | Answered) -> bytes:
+def _framed(message: RefreshRequest | Answered) -> bytes:
     encoded = msgspec.msgpack.encode(message)
     return len(encoded).to_bytes(4, "big") + encoded
 

@@ -45,7 +45,7 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True):
         return urlsafe_b64encode(sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
 
 
-class Session(msgspec.Struct, array_like=True, frozen=True):
+class LoginSession(msgspec.Struct, array_like=True, frozen=True):
     """A browser that has logged in."""
 
     id_token: bytes
@@ -63,7 +63,7 @@ class Session(msgspec.Struct, array_like=True, frozen=True):
     """What the provider calls its own session; "": it has not said (OpenID Connect Front-Channel Logout section 3)."""
 
     def __repr__(self) -> str:
-        return f"<Session of {self.begun_date:.0f}{', to be refreshed' if self.refresh_token else ''}>"
+        return f"<LoginSession of {self.begun_date:.0f}{', to be refreshed' if self.refresh_token else ''}>"
 
     @property
     def claims(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def meaning_of(
     return orjson.dumps((issuer, client_id, cookie, asked, sorted(set(algorithms))))
 
 
-class Sealed:
+class SealedSession:
     """Attempts and sessions as cookies keep them."""
 
     __slots__ = ("_attempts", "_logouts", "_sessions")
@@ -112,11 +112,11 @@ class Sealed:
     def attempt(self, sealed: bytes) -> Attempt | None:
         return _read(self._attempts.open(sealed), Attempt)
 
-    def seal_session(self, session: Session) -> bytes:
+    def seal_session(self, session: LoginSession) -> bytes:
         return self._sessions.seal(msgspec.msgpack.encode(session))
 
-    def session(self, sealed: bytes) -> Session | None:
-        return _read(self._sessions.open(sealed), Session)
+    def session(self, sealed: bytes) -> LoginSession | None:
+        return _read(self._sessions.open(sealed), LoginSession)
 
     def seal_logout(self, mark: bytes) -> bytes:
         """What shows that the user of this session wants to end it. `mark`: the session's own."""

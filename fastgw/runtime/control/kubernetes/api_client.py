@@ -47,7 +47,7 @@ class CannotAsk(Exception):
     """There is no answer; the text says why, for people."""
 
 
-class Refused(CannotAsk):
+class RequestRefused(CannotAsk):
     """The API server has said no."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -66,14 +66,14 @@ class _Status(msgspec.Struct):
     code: int = 0
 
 
-def refusal(content: bytes, status: int = 0) -> Refused:
+def refusal(content: bytes, status: int = 0) -> RequestRefused:
     """What is told by a `Status`; `status`: that of HTTP, which counts unless it is 0."""
     try:
         said = msgspec.json.decode(content, type=_Status)
     except msgspec.DecodeError:
         said = _Status()
     status = status or said.code
-    return Refused(status, f"the API server says {status}: {said.message[:_WHY_MOST] or 'and not why'}")
+    return RequestRefused(status, f"the API server says {status}: {said.message[:_WHY_MOST] or 'and not why'}")
 
 
 async def import_library() -> None:

@@ -21,14 +21,14 @@ from fastgw.admin.node_interface import FeedInfo
 from fastgw.config.kyma.provider import PROVIDER
 from fastgw.config.settings.egress import Providers
 from fastgw.config.sources.virtual_files import say, watched_name
-from fastgw.operator_events import Event
+from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.control.kubernetes.api_client import (
     MOST_BYTES,
     Access,
     CannotAsk,
     Client,
-    Refused,
+    RequestRefused,
     TooLong,
     refusal,
 )
@@ -104,7 +104,7 @@ class Nonsense(CannotAsk):
     """The answer is not what an API server says."""
 
 
-class Telling:
+class WatchReport:
     """How one kind of question fares: for the log, each trouble once, and for who asks."""
 
     def __init__(self, feed: str) -> None:
@@ -114,14 +114,14 @@ class Telling:
     def well(self) -> None:
         """There was an answer."""
         if self._told:
-            notice(Event.FEED_BACK, f"{self.info.feed}: there again")
+            notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: there again")
             self._told.clear()
         self.info = FeedInfo(self.info.feed, time.time(), "")
 
     def failed(self, kind: str, why: str) -> None:
         """There was none. `kind`: of trouble; the same is told once until it is over."""
         if kind not in self._told:
-            notice(Event.FEED_FAILED, f"{self.info.feed}: {why}; what was known before stays")
+            notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; what was known before stays")
             self._told.add(kind)
         self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
 
@@ -138,7 +138,7 @@ class Following:
         self._pauses = Pauses()
         self._well_at = inf  # since when, without trouble; inf: it is not
         self.has_listed = asyncio.Event()
-        self.telling = Telling(feed)
+        self.telling = WatchReport(feed)
 
     async def run(self) -> None:
         """Never ends."""
@@ -155,7 +155,7 @@ class Following:
                 # Connections end, tokens are replaced, servers restart: that is trouble only if it goes on.
                 if was_well == inf or self._pauses.tries > UNTOLD or isinstance(error, Nonsense):
                     self.telling.failed(*_trouble(error, self._kind))
-                    if not isinstance(error, Refused):
+                    if not isinstance(error, RequestRefused):
                         self._since = ""
                 await asyncio.sleep(pause)
 
@@ -167,7 +167,7 @@ class Following:
                 if not self._since:
                     await self._list(client)
                 await self._watch(client)
-            except Refused as error:
+            except RequestRefused as error:
                 if error.status != _GONE:
                     raise
                 self._since = ""
@@ -247,8 +247,8 @@ class KubernetesWatch:
         self._changed = asyncio.Event()
         self._objects = Objects(self._changed.set)
         self._following = {kind: Following(kind, access, namespace, self._objects, f"{feed}/{kind}") for kind in KINDS}
-        self._fetching = Telling(f"{feed}/{SECRETS} (get)")
-        self._passing = Telling(feed)
+        self._fetching = WatchReport(f"{feed}/{SECRETS} (get)")
+        self._passing = WatchReport(feed)
 
     def told(self) -> Sequence[FeedInfo]:
         """How it fares."""
@@ -299,7 +299,7 @@ class KubernetesWatch:
             async with turns:
                 try:
                     raw = await client.secret(name)
-                except Refused as error:
+                except RequestRefused as error:
                     if error.status != _NOT_FOUND:
                         raise
             if name not in self._objects.missing:  # the watch has told of it meanwhile
@@ -349,7 +349,7 @@ class KubernetesWatch:
             await asyncio.sleep(pauses.ended(soon=True))
 
 
-async def _again_and_again(work: Callable[[], Awaitable[None]], telling: Telling) -> None:
+async def _again_and_again(work: Callable[[], Awaitable[None]], telling: WatchReport) -> None:
     while True:
         try:
             await work()
@@ -397,7 +397,7 @@ class Watching:
 
 def _trouble(error: CannotAsk, kind: str) -> tuple[str, str]:
     """Of which kind it is, and what to tell."""
-    if not isinstance(error, Refused):
+    if not isinstance(error, RequestRefused):
         return type(error).__name__, str(error)
     hint = HINTS.get((error.status, kind), "")
     return f"{error.status}", f"{error}; {hint}" if hint else str(error)
