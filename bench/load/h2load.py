@@ -12,7 +12,7 @@ is therefore, for each of its places, the earliest that any repetition has shown
 place in the pattern to its answer. (h2load itself held up for more than a period moves its timers: that makes latencies
 look longer, never shorter.)
 
-`tests/unit/test_bench_h2load.py` stalls a schedule of this kind by 200 ms, which shows in the percentiles and would
+`tests/unit/bench/test_h2load.py` stalls a schedule of this kind by 200 ms, which shows in the percentiles and would
 not in those from sending; `tests/e2e/test_open_loop.py` stalls a real server under the real h2load.
 """
 

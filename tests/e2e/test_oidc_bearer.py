@@ -20,7 +20,7 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.provider import SERVICE, Provider
 from tests.support.tokens import signer
 from tests.support.visitor import Answer, Visitor
-from tests.unit.test_jose_tokens import HOSTILE
+from tests.unit.jose.test_tokens import HOSTILE
 
 SOON = 3 * AGAIN_S  # the provider is asked so seldom once it was asked often
 API, OTHER = "https://api.test/", "https://other.test/"

@@ -1,0 +1,280 @@
+"""check notes what filters can never do, and says nothing where they might."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fastgw import config
+from fastgw.cli import app
+from fastgw.config.loading.locate_filter import locate
+from fastgw.config.settings.credentials import READABLE
+from fastgw.filters import TYPES
+from fastgw.filters.api import Phase
+from fastgw.filters.lint.warnings import doubts
+from tests.support.certificates import Certificates
+from tests.support.memory import SERVICE, probe
+
+ALICE = {
+    "name": "alice",
+    "groups": ["staff"],
+    "key_auth": [{"key": "k" * 32}],
+    "basic_auth": [{"username": "alice", "password": "p" * 32}],
+    "hmac": [{"key_id": "a", "key": "s" * 32}],
+    "certificates": [{"subject": "CN=alice"}],
+}
+BROWSERS = {"client_id": "web", "client_auth": "none", "session": {"secret": "s" * 32}}
+CLIENT = {"client_id": "app", "client_secret": "s"}
+JWT = {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
+ASKED = {"url": "http://10.0.0.1/", "client_id": "gateway", "client_secret": "of-the-gateway"}
+UNKNOWN = "no filter before it says who the client is: "
+NAMING = {"request": {"set": {"X-Who": "{consumer.name}"}}}
+
+
+def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
+    file = folder / "gw.json"
+    file.write_text(json.dumps({**SERVICE, **settings}))
+    loaded = config.load(str(file), types)
+    return [f"{each.path}: {each.wrong}" for each in locate(loaded, types, doubts(loaded.config))]
+
+
+@pytest.mark.parametrize(
+    ("filters", "note"),
+    [
+        ({"key_auth": {}}, "key_auth: no consumer has a `key_auth`: nobody can pass"),
+        ({"basic_auth": {}}, "basic_auth: no consumer has a `basic_auth`: nobody can pass"),
+        ({"hmac": {}}, "hmac: no consumer has a `hmac`: nobody can pass"),
+        ({"authorize": {}}, f"authorize: {UNKNOWN}nobody can pass"),
+        (
+            {"headers": NAMING},
+            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always missing",
+        ),
+        (
+            {"headers": {"response": {"add": {"X-Sub": "{claims.sub}"}}}},
+            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always missing",
+        ),
+        (
+            {"headers": {"request": {"set": {"X-Id": "{request_id}"}}}},
+            "headers: no `request_id` before it names the request: {request_id} is always missing",
+        ),
+        (
+            {"jwt": {**JWT, "jwks_uri": "http://idp.test/keys"}},
+            "jwt: `jwks_uri` is http: anybody in between can give other keys, and let themselves in",
+        ),
+        (
+            {"auth": {"any_of": [{"introspection": ASKED}]}},
+            "auth: `url` is http: anybody in between can read tokens, and let themselves in",
+        ),
+        (
+            {"oidc": {"issuer": "https://idp.test", "login": BROWSERS}},
+            "oidc: no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request",
+        ),
+        (
+            {"auth": {"any_of": [{"oidc": {"issuer": "https://idp.test", "login": BROWSERS}}]}},
+            "auth: no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request",
+        ),
+        (
+            {"credentials": {"oauth2": {**CLIENT, "token_url": "http://idp.test/token"}}},
+            f"credentials: `oauth2.token_url` is http: {READABLE}",
+        ),
+        (
+            {"credentials": {"bearer": "b", "csrf": {"token_url": "http://api.test/csrf"}}},
+            f"credentials: `csrf.token_url` is http: {READABLE}",
+        ),
+    ],
+)  # fmt: skip
+def test_what_can_never_work_is_noted_at_its_place(tmp_path: Path, filters: dict[str, Any], note: str) -> None:
+    assert notes_of(tmp_path, filters=filters) == [f"filters.{note}"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "note"),
+    [
+        ({"rate_limit": {"limit": 1, "window": "1s", "groups": {"staf": {"limit": 2}}}}, 'the group "staf"; did'),
+        ({"rate_limit": {"limit": 1, "window": "1s", "groups": {"gold": {"limit": 2}}}}, 'the group "gold"'),
+        ({"quota": {"limit": 1, "period": "day", "groups": {"staf": {"limit": 2}}}}, 'the group "staf"; did you mean'),
+        ({"concurrency": {"limit": 1, "priority": {"groups": {"staf": "high"}}}}, 'the group "staf"; did you mean'),
+    ],
+)
+def test_a_limit_for_a_group_that_nobody_is_in_is_noted(tmp_path: Path, filters: dict[str, Any], note: str) -> None:
+    """Unless groups come from tokens as well."""
+    (name,) = filters
+    settings = {"consumers": [ALICE], "quotas": {"file": "quotas"}}
+    (told,) = notes_of(tmp_path, filters={"key_auth": {}, **filters}, **settings)
+    assert told.startswith(f"filters.{name}: no consumer is in {note}")
+    assert notes_of(tmp_path, filters={"jwt": JWT, **filters}, **settings) == []
+    assert notes_of(tmp_path, filters={"key_auth": {}, **filters}, consumer_files=["*.none"], **settings) == []
+
+
+def test_a_limit_that_would_be_shared_and_methods_that_are_refused_are_noted(tmp_path: Path) -> None:
+    limit = {"limit": 10, "window": "1s", "scope": "shared", "cost": {"methods": {"GTE": 5, "POST": 2}}}
+    assert notes_of(tmp_path, filters={"rate_limit": limit}) == [
+        "filters.rate_limit: `scope: shared`, and there is no `state` to share: each node counts for itself",
+        "filters.rate_limit: `cost.methods`: GTE is always refused: llhttp does not know it",
+    ]
+
+
+def test_hashing_on_consumers_where_nobody_is_one_is_noted(tmp_path: Path) -> None:
+    def told(**settings: object) -> list[str]:
+        upstream = {
+            "targets": [{"url": "http://a.test"}, {"url": "http://b.test"}],
+            "load_balancing": {"algorithm": "consistent_hash", "hash_on": "consumer"},
+        }
+        return notes_of(tmp_path, upstreams={"u": upstream}, routes=[{"name": "r", "upstream": "u"}], **settings)
+
+    path = "upstreams.u.load_balancing.hash_on"
+    assert told() == [f"{path}: no filter says who the client is: requests are shared out in turn"]
+    assert told(filters={"jwt": JWT}) == []
+
+
+def test_a_name_that_two_ways_may_give_is_noted(tmp_path: Path) -> None:
+    """Unless a group or a claim is asked for as well, or it is the name of a consumer, which no token has."""
+    ways = {"any_of": [{"introspection": {**ASKED, "url": "https://idp.test/"}}, {"jwt": JWT}]}
+    guest = {"any_of": [{"jwt": JWT}, {"key_auth": {}}], "anonymous": "bob"}
+    for auth in (ways, guest):
+        for more in ({}, {"claims": {"iss": {"any": ["https://idp.test"]}}}, {"groups": {"any": ["staff"]}}):
+            named = {"consumers": {"any": ["alice", "bob"]}, **more}
+            notes = notes_of(tmp_path, filters={"auth": auth, "authorize": named}, consumers=[ALICE])
+            assert ("several of the ways" in str(notes)) is (not more)
+        only = {"auth": auth, "authorize": {"consumers": {"any": ["alice"]}}}
+        assert notes_of(tmp_path, filters=only, consumers=[ALICE]) == []
+    one = {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": {"consumers": {"any": ["bob"]}}}
+    assert notes_of(tmp_path, filters=one, consumers=[ALICE]) == []
+
+
+def test_a_name_that_is_nearly_that_of_a_consumer_is_noted(tmp_path: Path) -> None:
+    consumers = [ALICE, {"name": "guest", "groups": ["staff"]}]
+    for name, notes in (
+        ("gest", ['filters.auth: `anonymous` is the name of no consumer; did you mean "guest"?']),
+        ("guest", []),
+        ("nobody", []),
+        ("reject", []),
+    ):
+        filters = {"auth": {"any_of": [{"key_auth": {}}], "anonymous": name}}
+        assert notes_of(tmp_path, filters=filters, consumers=consumers) == notes
+
+
+def test_a_name_of_the_request_from_another_level_is_enough(tmp_path: Path) -> None:
+    naming = {"headers": {"response": {"set": {"X-Id": "{request_id}"}}}}
+    routes = [{"name": "a", "respond": {}, "filters": naming}]
+    assert notes_of(tmp_path, filters={"request_id": {}}, routes=routes) == []
+
+
+@pytest.mark.parametrize("groups", [{"any": ["ops", "dev"]}, {"all": ["staff", "ops"]}])
+def test_a_group_that_nobody_is_in_is_noted(tmp_path: Path, groups: dict[str, Any]) -> None:
+    filters = {"auth": {"any_of": [{"key_auth": {}}, {"basic_auth": {}}]}, "authorize": {"groups": groups}}
+    (note,) = notes_of(tmp_path, filters=filters, consumers=[ALICE])
+    assert note.startswith('filters.authorize: no consumer is in the group "ops"')
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filters": {"key_auth": {}, "hmac": {}}, "consumers": [ALICE]},
+        {"filters": {"key_auth": {}}, "consumer_files": ["none/*.yaml"]},
+        {"filters": {"key_auth": {}, "authorize": {"groups": {"any": ["ops", "staff"]}}}, "consumers": [ALICE]},
+        {"filters": {"key_auth": {}, "authorize": {"groups": {"none": ["ops"]}}}, "consumers": [ALICE]},
+        {"filters": {"jwt": JWT, "authorize": {"groups": {"any": ["ops"]}}}},
+        {"filters": {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": {"groups": {"any": ["ops"]}}}},
+        {"filters": {"jwt": JWT, "headers": NAMING}},
+        {"filters": {"jwt": {**JWT, "shadow": True}, "headers": NAMING}},
+        {"filters": {"headers": {"request": {"set": {"X-Ip": "{client_ip}"}}}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "http://localhost:8080/keys"}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "http://127.0.0.2/keys"}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "http://[::1]/keys"}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "unix:/run/idp.sock:/keys"}}},
+        {"filter_sets": {"unused": {"authorize": {}, "headers": NAMING}}},
+        {"filters": {"credentials": {"oauth2": {**CLIENT, "token_url": "http://localhost:8080/token"}}}},
+        {"filters": {"credentials": {"oauth2": {**CLIENT, "token_url": "unix:/run/idp.sock:/token"}}}},
+    ],
+)
+def test_what_may_work_is_not(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert notes_of(tmp_path, **settings) == []
+
+
+def test_a_filter_of_ones_own_may_say_who_it_is_at_any_place(tmp_path: Path) -> None:
+    types = {**TYPES, "own": probe("own", Phase.ADMIT, request=lambda exchange: None)}
+    filters: dict[str, Any] = {"own": {}, "headers": NAMING, "authorize": {"groups": {"any": ["ops"]}}}
+    assert notes_of(tmp_path, types, filters=filters) == []
+
+
+def test_one_route_where_it_works_is_enough(tmp_path: Path) -> None:
+    routes = [
+        {"name": "open", "paths": ["/open"], "respond": {}},
+        {"name": "known", "respond": {}, "filters": {"jwt": JWT}},
+    ]
+    assert notes_of(tmp_path, filters={"headers": NAMING}, routes=routes) == []
+    (note,) = notes_of(tmp_path, routes=[{**routes[0], "filters": {"headers": NAMING}}, routes[1]])
+    assert note.startswith(f"routes[0].filters.headers: {UNKNOWN}")
+    assert note.endswith('(route "open")')
+
+
+def test_certificates_that_nobody_is_asked_for(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    certificate, key = certificates.issue("a.test")
+    shown = [{"certificate": certificate, "key": key}]
+    plain = {"address": "127.0.0.1:0", "tls": {"certificates": shown}}
+    asking = {
+        "address": "127.0.0.1:0",
+        "tls": {"certificates": shown, "client_auth": {"ca": certificates.ca, "mode": "optional"}},
+    }
+    filters: dict[str, Any] = {"certificate_auth": {}, "headers": NAMING}
+    settings: dict[str, Any] = {"consumers": [ALICE], "filters": filters}
+    (note,) = notes_of(tmp_path, listeners={"a": plain, "b": plain}, **settings)
+    assert note == (
+        "filters.certificate_auth: no listener here asks for client certificates (`tls.client_auth`): nobody can pass"
+    )
+    assert notes_of(tmp_path, listeners={"a": plain, "b": asking}, **settings) == []
+    assert notes_of(tmp_path, listeners={"a": asking}, filters={"authorize": {"certificate": {}}}) == []
+
+
+@pytest.mark.parametrize(
+    "example", ["gateway.yaml", "limits.yaml", "plans.yaml", "oauth.yaml", "minimal.yaml", "minimal.toml"]
+)
+def test_there_is_nothing_to_note_of_the_examples(example: str) -> None:
+    file = Path(__file__).parents[4] / "examples" / example
+    assert [*doubts(config.load(str(file), TYPES).config)] == []
+
+
+def test_a_queue_that_is_longer_than_filters_may_take(tmp_path: Path) -> None:
+    queue = {"limit": 1, "window": "1s", "algorithm": "leaky_bucket"}
+    (note,) = notes_of(tmp_path, filters={"rate_limit": {**queue, "burst": 31}})
+    assert note == (
+        "filters.rate_limit: the last in the queue has its turn after 31s, but filters have 30s (`timeouts.filters`): "
+        "then it is 504"
+    )
+    assert notes_of(tmp_path, filters={"rate_limit": {**queue, "burst": 30}}) == []
+    assert notes_of(tmp_path, filters={"rate_limit": {**queue, "limit": 1000}}) == []
+
+
+@pytest.mark.parametrize("more", [{"key": "consumer"}, {"key": ["ip", "claim:org"]}, {"groups": {"ops": {"limit": 2}}}])
+def test_a_limit_of_consumers_that_nobody_is(tmp_path: Path, more: dict[str, Any]) -> None:
+    limit = {"limit": 1, "window": "1s", **more}
+    (note,) = notes_of(tmp_path, filters={"rate_limit": limit})
+    assert "no filter before it says who the client is: nobody is a consumer, or has claims" in note
+    assert notes_of(tmp_path, filters={"jwt": JWT, "rate_limit": limit}) == []
+    assert notes_of(tmp_path, filters={"rate_limit": {"limit": 1, "window": "1s", "key": ["ip", "route"]}}) == []
+
+
+def test_check_tells_them_as_notes(tmp_path: Path) -> None:
+    file = tmp_path / "gw.json"
+    file.write_text(json.dumps({**SERVICE, "filters": {"authorize": {}}}))
+    ended = CliRunner().invoke(app, ["check", str(file), "--format", "json"])
+    told = json.loads(ended.output)
+    assert (ended.exit_code, told["problems"]) == (0, [])
+    assert [each["path"] for each in told["notes"] if each["path"]] == ["filters.authorize"]
+    assert all(each["line"] for each in told["notes"] if each["path"])
+
+
+def test_a_quota_that_is_kept_nowhere_is_told_and_so_is_one_of_consumers_that_nobody_is(tmp_path: Path) -> None:
+    quota = {"limit": 1, "period": "day"}
+    consumers, kept = notes_of(tmp_path, filters={"quota": quota})[::-1]
+    assert "ends with the gateway" in kept
+    assert UNKNOWN in consumers
+    file = {"file": str(tmp_path / "quotas.sqlite3")}
+    assert notes_of(tmp_path, filters={"jwt": JWT, "quota": quota}, quotas=file) == []
+    assert notes_of(tmp_path, filters={"concurrency": {"limit": 1, "key": "ip"}}) == []
+    (note,) = notes_of(tmp_path, filters={"concurrency": {"limit": 1, "key": "consumer"}})
+    assert UNKNOWN in note

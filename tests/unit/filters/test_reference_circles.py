@@ -1,0 +1,335 @@
+"""What a filter holds goes with it. A circle would stay for ever: what serves at a reload is frozen for the collector.
+
+Each filter is built with each kind of setting that it has, and dropped; so is an egress service, and a filter of a
+package.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fastgw.config.settings.gateway import Config
+from fastgw.filters import TYPES
+from fastgw.gateway.compiler import building, compile
+from fastgw.gateway.tables import dismantling
+from fastgw.routing.table import at_once
+from tests.support.generations import load_document, plan_after
+from tests.support.memory import SERVICE
+from tests.support.tokens import key_set, signer
+from tests.unit.downstream.test_retiring import no_collector
+
+PACKAGE = Path(__file__).parents[3] / "examples" / "filter_package"
+JWKS = {"issuer": "https://idp.test", "audiences": ["a"], "algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
+INTROSPECTION = {"url": "https://as.test/introspect", "client_id": "gateway", "client_secret": "a secret"}
+OIDC = {"issuer": "https://idp.test"}
+LOGIN = {"client_id": "a", "client_secret": "b", "session": {"secret": "c" * 32}}
+TLS = {"verify": False}
+RULE = [{"claim": "role", "any_of": ["admin"]}, {"claim": "tenant", "matches": "^t-"}]
+
+SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "request_id": [{"header": "X-Id", "trust_client": True}],
+    "https_redirect": [{"status": 301, "port": 8443, "hosts": ["a.test"], "exceptions": ["/.well-known/*"]}],
+    "ip": [{"allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16", "fe80::/10"], "unix": True}],
+    "cors": [
+        {
+            "origins": ["https://a.test", "https://*.b.test"],
+            "methods": ["GET"],
+            "headers": ["X-A"],
+            "expose": ["X-B"],
+            "credentials": True,
+            "max_age": "1m",
+            "private_network": True,
+            "preflight": "answer",
+        },
+        {"origins": ["https://a.test"], "preflight": "forward"},
+    ],
+    "security_headers": [
+        {
+            "preset": "strict",
+            "existing": "keep",
+            "strict_transport_security": "max-age=1",
+            "content_security_policy": "default-src 'none'",
+            "x_frame_options": "DENY",
+            "x_content_type_options": "nosniff",
+            "referrer_policy": "no-referrer",
+            "permissions_policy": "camera=()",
+            "cross_origin_opener_policy": "same-origin",
+            "cross_origin_resource_policy": "same-site",
+        }
+    ],
+    "jwt": [
+        JWKS
+        | {
+            "tls": TLS,
+            "leeway": "1s",
+            "required_claims": ["exp"],
+            "require_kid": False,
+            "types": ["JWT"],
+            "foreign_keys": "ignore",
+            "scopes": ["read"],
+            "claim_rules": RULE,
+            "claims_to_headers": {"sub": "X-Sub"},
+            "consumer_claim": "sub",
+            "header": "X-Token",
+            "hide_credentials": True,
+            "max_token_bytes": "1KiB",
+            "cache": {"entries": 10},
+            "realm": "r",
+        },
+        {"algorithms": ["HS256"], "secret": "x" * 32, "audiences": ["a"], "cookie": "token", "header": None},
+        {"algorithms": ["HS256"], "secret": "x" * 32, "audiences": ["a"], "query": "token", "header": None},
+        {"algorithms": ["ES256"], "jwks_file": "FILES/keys.json", "audiences": ["a"]},
+    ],
+    "key_auth": [
+        {"key_names": ["apikey"], "places": ["header", "query", "cookie"], "hide_credentials": True, "realm": "r"}
+    ],
+    "basic_auth": [{"htpasswd": "FILES/users", "hide_credentials": True, "realm": "r", "remember": "1m"}, {}],
+    "hmac": [
+        {
+            "components": ["@method", "@path"],
+            "body": False,
+            "max_age": "1m",
+            "clock_skew": "1s",
+            "tag": "t",
+            "hide_credentials": True,
+            "realm": "r",
+        },
+        {"body": True},
+    ],
+    "certificate_auth": [{"realm": "r"}],
+    "introspection": [
+        INTROSPECTION
+        | {
+            "client_auth": "post",
+            "tls": TLS,
+            "timeout": "1s",
+            "max_pending": 9,
+            "issuer": "https://as.test",
+            "audiences": ["a"],
+            "leeway": "1s",
+            "required_claims": ["exp"],
+            "token_types": ["Bearer"],
+            "scopes": ["read"],
+            "claim_rules": RULE,
+            "claims_to_headers": {"sub": "X-Sub"},
+            "consumer_claim": "sub",
+            "hide_credentials": True,
+            "cache": {"entries": 10},
+            "realm": "r",
+        }
+    ],
+    "forward_auth": [
+        {
+            "url": "https://auth.test/verify",
+            "tls": TLS,
+            "timeout": "1s",
+            "request_headers": ["Authorization"],
+            "copy_headers": ["X-User"],
+            "client_headers": ["Set-Cookie"],
+            "refusal_headers": ["WWW-Authenticate"],
+            "consumer_header": "X-User",
+            "cache": {"by": ["Authorization"]},
+            "max_body": "1KiB",
+        }
+    ],
+    "oidc": [
+        OIDC
+        | {
+            "bearer": {"audiences": ["a"]},
+            "login": LOGIN,
+            "tls": TLS,
+            "algorithms": ["RS256"],
+            "leeway": "1s",
+            "claims_to_headers": {"sub": "X-Sub"},
+            "consumer_claim": "sub",
+            "cache": {"entries": 10},
+            "realm": "r",
+        },
+        OIDC | {"bearer": {"audiences": ["a"]}},
+        OIDC | {"login": LOGIN},
+    ],
+    "auth": [{"any_of": [{"key_auth": {}}, {"basic_auth": {}}, {"jwt": JWKS}], "anonymous": "alice"}],
+    "authorize": [
+        {
+            "consumers": {"any": ["alice"]},
+            "groups": {"any": ["staff"], "none": ["out"]},
+            "scopes": {"all": ["read"]},
+            "claims": {"a": {"any": ["b"]}},
+            "any_of": [{"groups": {"any": ["staff"]}}],
+            "none_of": [{"groups": {"any": ["out"]}}],
+            "realm": "r",
+        },
+        {"certificate": {"subject": {"any": ["CN=a"]}, "san": {"any": ["DNS:a.test"]}}},
+    ],
+    "rate_limit": [
+        {
+            "limit": 5,
+            "window": "1s",
+            "burst": 9,
+            "algorithm": "token_bucket",
+            "scope": "node",
+            "key": ["consumer", "header:X-A", "claim:sub"],
+            "ipv6_prefix": 48,
+            "exempt": ["10.0.0.0/8"],
+            "cost": {"methods": {"POST": 5}, "response_header": "X-Cost"},
+            "groups": {"staff": {"limit": 50}},
+            "headers": "legacy",
+        },
+        {"limit": 5, "window": "1s", "algorithm": "fixed_window", "key": "ip"},
+        {"limit": 5, "window": "1s", "algorithm": "sliding_window", "key": "route", "headers": "none"},
+        {"limit": 5, "window": "1s", "algorithm": "leaky_bucket", "key": "cookie:a"},
+    ],
+    "quota": [
+        {
+            "limit": 5,
+            "period": "day",
+            "time_zone": "Europe/Berlin",
+            "key": "consumer",
+            "ipv6_prefix": 48,
+            "groups": {"staff": {"limit": 50}},
+            "headers": "legacy",
+        },
+        {"limit": 5, "period": "1h", "key": "ip"},
+    ],
+    "concurrency": [
+        {
+            "limit": 5,
+            "key": "ip",
+            "ipv6_prefix": 48,
+            "status": 429,
+            "retry_after": "1s",
+        },
+        {"adaptive": {}, "priority": {"groups": {"staff": "high"}, "header": "X-Priority"}},
+    ],
+    "size": [{"body": "1KiB"}],
+    "egress_calls": [{"user_agent": "pass", "unavailable": "gone"}, {"ambiguous": "two of them"}, {}],
+    "unknown_service": [
+        {"apps": ["shop"], "addressing": "path", "several": {"shop/orders": ["a", "b"]}, "awaited": True}
+    ],
+    "headers": [
+        {
+            "request": {"remove": ["A"], "set": {"B": "{client_ip}", "C": "{consumer.name}"}, "add": {"D": "d"}},
+            "response": {"remove": ["A"], "set": {"B": "{claims.sub} {host}"}, "add": {"D": "d {path}"}},
+        },
+        {"request": {"set": {"B": "b"}}},
+        {"response": {"set": {"B": "b"}}},
+    ],
+    "response_urls": [
+        {"urls": ["http://127.0.0.1:9"], "path": "/shop", "cookies": "rewrite", "root": "bare", "any_port": True},
+        {"urls": ["http://127.0.0.1:9"], "path": "/shop", "cookies": "keep"},
+    ],
+    "target_errors": [{"statuses": ["500-599"], "status": 502, "header": "Target-Status"}],
+    "mirror": [{"upstream": "u", "share": "10%", "body_bytes": "1KiB", "in_flight": 5, "compare": True}],
+    "credentials": [
+        {
+            "basic": {"username": "a", "password": "b"},
+            "access_token_header": "Access-Token",
+            "hide_authorization": True,
+        },
+        {"headers": {"X-Key": "k"}},
+        {"bearer": "a"},
+        {
+            "oauth2": {"token_url": "https://idp.test/token", "client_id": "a", "client_secret": "b"},
+            "csrf": {"token_url": "https://api.test/csrf"},
+        },
+    ],
+    "request_parameters": [{"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}, "query_first": "a=b"}],
+}
+
+
+def test_there_is_a_sample_of_each_setting_of_each_filter() -> None:
+    settings = {name: {field.name for field in msgspec.structs.fields(each)} for name, each in TYPES.items()}
+    common = {"shadow", "enforced", "type"}
+    assert {name: set().union(*each) for name, each in SAMPLES.items()} == {
+        name: fields - common for name, fields in settings.items()
+    }
+
+
+def document(filters: dict[str, Any], **more: Any) -> dict[str, Any]:
+    routes = [{"name": "all", "paths": ["/{id}"], "upstream": "u", "filters": filters}]
+    alice = {"name": "alice", "groups": ["staff"], "key_auth": [{"key": "k"}]}
+    bob = {"name": "bob", "basic_auth": [{"username": "bob", "password": "p"}]}
+    return {**SERVICE, "consumers": [alice, bob], "routes": routes, **more}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    sample_files(folder)
+    return folder
+
+
+def sample_files(folder: Path) -> None:
+    """Those that `SAMPLES` name."""
+    (folder / "keys.json").write_bytes(key_set(signer("ES256")))
+    (folder / "users").write_text("alice:$2y$04$Ro0CUfOqk6cXEKf3dyaM7OhSCvnwM9s4wIX9JeLapehKK5YdLxKcm\n")
+
+
+def settled(sample: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with the files of this folder."""
+    return {
+        key: value.replace("FILES", str(folder)) if isinstance(value, str) else value for key, value in sample.items()
+    }
+
+
+def garbage_of(configuration: Config, other: Config) -> list[str]:
+    """What only the collector would find of it: built, taken over by another, and dropped."""
+    for _ in range(2):  # what is made once, when something is looked at for the first time, is no leak
+        left: list[str] = []
+        with no_collector():
+            gc.freeze()  # what was there before is not looked through each time
+            base = compile(configuration, 1)
+            new = at_once(building(plan_after(configuration, other), 1, base))
+            at_once(dismantling(base, new))
+            del base, new
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                gc.collect()
+                left += [f"{type(each).__name__} {getattr(each, '__qualname__', '')}" for each in gc.garbage]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.collect()
+    return left
+
+
+EVERY = [(name, number) for name, samples in SAMPLES.items() for number in range(len(samples))]
+
+
+@pytest.mark.parametrize(("name", "number"), EVERY, ids=[f"{name}-{number}" for name, number in EVERY])
+@pytest.mark.parametrize("shadow", [False, True], ids=["enforced", "shadow"])
+def test_a_filter_that_is_dropped_leaves_nothing(name: str, number: int, shadow: bool, files: Path) -> None:
+    settings = settled(SAMPLES[name][number], files)
+    if shadow:
+        settings["shadow"] = True
+    left = garbage_of(load_document(document({name: settings})), load_document(document({})))
+    assert left == []
+
+
+def test_an_egress_service_that_is_dropped_leaves_nothing() -> None:
+    credentials = {"type": "oauth2", "token_url": "https://idp.test/token", "client_id": "a", "client_secret": "b"}
+    service = {
+        "url": "https://api.test/v2",
+        "credentials": credentials,
+        "csrf": {"token_url": "https://api.test/csrf"},
+        "request_parameters": {"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}},
+    }
+    apps = {"shop": {"orders": service}}
+    assert garbage_of(load_document(document({}, egress={"apps": apps})), load_document(document({}))) == []
+
+
+def test_a_filter_of_a_package_that_is_dropped_leaves_nothing() -> None:
+    spec = importlib.util.spec_from_file_location("read_only", PACKAGE / "read_only.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    types = {**TYPES, "read_only": module.ReadOnly}
+    sample = {"retry_after": "1m", "except_groups": ["staff"]}
+    assert garbage_of(load_document(document({"read_only": sample}), types), load_document(document({}), types)) == []

@@ -1,0 +1,325 @@
+"""Counts and lines made at once, by the twin and in plain Python, against the reference: a record, and `json_line`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given, reject, settings
+from hypothesis import strategies as st
+
+from fastgw.errors import Fault
+from fastgw.exchange import Chain
+from fastgw.exchange import Exchange as RealExchange
+from fastgw.forwarded_headers import Peer
+from fastgw.http.malformed import Malformed
+from fastgw.observe import Series, record_of
+from fastgw.observe.access_log.formats import JSON_SLOTS, MAX_LINE, json_line, masker
+from fastgw.observe.access_log.line_queue import LineQueue
+from fastgw.observe.access_log.log import Log
+from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.families import BOUNDS_S
+from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
+from fastgw.observe.recorder import MAX_KINDS, Recorder
+from fastgw.shm.slot_assignment import SlotNames, first
+from tests.unit.observe.access_log.test_logs import AccessLog
+from tests.unit.observe.test_finished_exchange import WAYS, Body, Exchange, Named, Response, over
+
+REDACT = ("sid", "Session id", "straße")
+ROUTES = [None, *map(Named, ("user", "files", "gone", 'a"%b', "ü"))]
+LISTENERS = [Named("public"), Named("gone")]
+
+
+def series_of(*routes: str) -> Series:
+    return Series(first(SlotNames(["public"], routes, {"users": ()})), [fault.label for fault in Fault])
+
+
+class Told:
+    """A recorder with its column and one JSON log."""
+
+    def __init__(self, twin: Any, *formats: str, redact: tuple[str, ...] = REDACT) -> None:
+        self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
+        self.tally = Tally(series_of("user", "files"), self.column)
+        wanted = [AccessLog("stdout", each, redact) for each in formats or ("json",)]
+        self.logs = [Log(each, self.tally, LineQueue if twin is None else twin.LineQueue) for each in wanted]
+        self.recorder: Any = Recorder(self.tally, self.logs)
+        if twin is not None:
+            self.recorder = twin.Recorder(self.recorder)
+
+    def lines(self) -> list[bytes]:
+        return [log.held.take() for log in self.logs]
+
+
+def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
+    """Count by a record, and the line of it."""
+    record = record_of(ended, now, date)
+    place = told.tally.place(record.listener, record.route, record.upstream, record.method, record.status, record.fault)
+    told.tally.count(
+        place, record.duration_s, record.request_bytes, record.response_bytes, record.upstream_s, record.retries
+    )
+    if record.consumer:
+        told.tally.count_consumer(record.consumer)
+    return json_line(record, masker(REDACT))
+
+
+URL_TEXT = st.text(st.sampled_from('aZ09/-._~%+&;=?#:\\"é'), max_size=30).map(str.encode)
+NAMES = st.sampled_from(
+    [b"page", b"token", b"TOKEN", b"to%6Ben", b"sid", b"+sid", b"Session+id", b"code", b"x", b"", b"strasse", b"a b"]
+)
+QUERIES = st.one_of(
+    URL_TEXT.map(lambda text: text.replace(b"#", b"")),
+    st.lists(st.tuples(NAMES, st.sampled_from([b"=", b"==", b""]), URL_TEXT, st.sampled_from([b"&", b";", b"?"]))).map(
+        lambda parts: b"".join(map(b"".join, parts)).replace(b"#", b"").replace(b" ", b"")
+    ),
+)
+LONG = st.integers(0, 4000).map(lambda length: b"p" * length)
+VALUES = st.one_of(URL_TEXT, NAMES.map(lambda name: b"http://h/p?a=1&%b=2" % name), st.binary(max_size=40)).map(
+    lambda value: bytes(byte for byte in value if byte >= 0x20 and byte != 0x7F)
+)
+SECONDS = st.one_of(
+    st.floats(0.0, 100.0),
+    st.floats(0.0, 1e9),
+    st.sampled_from([0.0, *BOUNDS_S, 5e-7, 1.5e-6, 2.5e-6, 1e-6, 0.1234565, 999999.9999999]),
+)
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> Exchange:
+    """Whatever a client can send that is no refusal, with whatever becomes of it."""
+    path = b"/" + draw(st.one_of(URL_TEXT, QUERIES.map(lambda it: b"x;" + it), LONG))
+    target = path + (b"?" + draw(QUERIES) if draw(st.booleans()) else b"")
+    fields = b"".join(
+        b"%b: %b\r\n" % (name, draw(VALUES).strip())
+        for name in draw(st.lists(st.sampled_from([b"User-Agent", b"Referer", b"referer", b"X-Request-Id", b"A"])))
+    )
+    method = draw(st.sampled_from([b"GET", b"HEAD", b"POST", b"DELETE", b"PROPFIND"]))
+    minor = draw(st.sampled_from([1, 1, 1, 0]))
+    try:
+        ended = over(
+            fields,
+            b"%b %b HTTP/1.%d" % (method, bytes(byte for byte in target if byte not in b" #"), minor),
+            listener=draw(st.sampled_from(LISTENERS)),
+            route=draw(st.sampled_from(ROUTES)),
+            scheme=draw(st.sampled_from([b"http", b"https"])),
+            client_ip=draw(st.sampled_from(["192.0.2.7", "2001:db8::1", "unix:", ""])),
+            consumer=draw(st.sampled_from([None, Named("alice"), Named('ü "x"'), Named("c" * 4000)])),
+            request_body=draw(st.sampled_from([None, Body(7)])),
+            request_bytes=draw(st.sampled_from([0, 5, 2**40])),
+            response=draw(st.sampled_from([None, Response(200), Response(404), Response(503)])),
+            response_bytes=draw(st.sampled_from([0, 1000, 2**40])),
+            begun_at=0.0,
+            upstream=draw(st.sampled_from(["", "users", "gone"])),
+            target=draw(st.sampled_from(["", "users-1:9001", "[::1]:9001"])),
+            upstream_s=draw(st.one_of(st.just(-1.0), SECONDS)),
+            retries=draw(st.sampled_from([0, 0, 2])),
+            fault=draw(st.sampled_from([None, None, Fault.ROUTE_NOT_FOUND, Fault.CONNECT_REFUSED])),
+            why=draw(st.sampled_from(["", "", 'a "reason"'])),
+            shadowed=draw(st.sampled_from(["", "", "", 'ip: refuse 403 forbidden (a "reason")'])),
+            request_id=draw(st.one_of(st.just(b""), st.just(b"01JD4Z"), st.binary(max_size=10))),
+        )
+    except Malformed:
+        reject()
+    if draw(st.booleans()):
+        ended.head.fields().set(b"User-Agent", b"edited")
+    return ended
+
+
+@pytest.mark.parametrize("twin", WAYS)
+@given(finished=st.lists(st.tuples(exchanges(), SECONDS, st.floats(0.0, 4e9)), min_size=1, max_size=5))
+def test_lines_and_counts_are_those_of_a_record(twin: Any, finished: list[tuple[Exchange, float, float]]) -> None:
+    """Field by field and word by word, whatever clients send and however it ended."""
+    told, expected = Told(twin), Told(None)
+    for ended, now, date in finished:
+        told.recorder.finish_at(ended, now, date)
+        line = reference(expected, ended, now, date)
+        (written,) = told.lines()
+        assert orjson.loads(written) == orjson.loads(line)
+        assert list(orjson.loads(written)) == list(orjson.loads(line))
+        assert (written.count(b"\n"), written[-1:]) == (1, b"\n")
+        assert len(written) <= MAX_LINE
+    assert told.column == expected.column
+
+
+PIECES = (
+    b"token sid zipcode a x-amz-signature SIG %74oken %5B %5D [ ] = = %3D %3d %253D %25253d & %26 ; %3B ? %3F / // %2F "
+    b"%2f%2F : %3A :// @ %40 %2540 + %20 %09 . - _ % %2 ( , user:pw@host https://u:p@h/ https%3A%2F%2Fu%3Ap%40h%2F "
+    b"token%3D"
+).split(b" ")
+HIDING = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join)
+WORDS_HIDING = st.lists(st.sampled_from([*PIECES, b" ", b" = "]), max_size=8).map(b"".join).map(bytes.strip)
+
+
+@pytest.mark.parametrize("twin", WAYS)
+@example(path=b"", query=b"", referer=b"", user_agent=b"token[%3D")
+@example(path=b"", query=b"", referer=b"", user_agent=b"token%5Buser:pw@host%3D")
+@given(path=HIDING, query=HIDING, referer=HIDING, user_agent=WORDS_HIDING)
+@settings(max_examples=600)
+def test_what_is_masked_is_what_a_record_masks(
+    twin: Any, path: bytes, query: bytes, referer: bytes, user_agent: bytes
+) -> None:
+    """Encoded or not, in each of the four places where a URL or a query may be; the names are all plain ones."""
+    told = Told(twin, redact=("sid",))
+    fields = b"User-Agent: %b\r\nReferer: %b\r\n" % (user_agent, referer)
+    try:
+        ended = over(fields, b"GET /%b?%b HTTP/1.1" % (path.replace(b"?", b""), query))
+    except Malformed:
+        reject()
+    told.recorder.finish_at(ended, 1.0, 1.0)
+    assert orjson.loads(told.lines()[0]) == orjson.loads(json_line(record_of(ended, 1.0, 1.0), masker(["sid"])))
+
+
+@pytest.mark.parametrize("twin", WAYS)
+@given(st.floats(0.0, 1e-3) | st.integers(0, 4000).map(lambda halves: halves * 5e-7))
+@example(0.0000005)
+@example(0.0000015)
+def test_durations_are_rounded_as_the_reference_rounds(twin: Any, seconds: float) -> None:
+    """To microseconds, also where two are equally near."""
+    told = Told(twin)
+    told.recorder.finish_at(over(upstream_s=seconds), seconds, 0.0)
+    fields = orjson.loads(told.lines()[0])
+    assert fields["duration_s"] == fields["upstream_s"] == round(seconds, 6)
+
+
+@pytest.mark.parametrize("twin", WAYS)
+@pytest.mark.parametrize("length", range(3300, 4200, 7))
+def test_a_line_that_is_nearly_too_long_is_whole_and_one_that_is_is_cut(twin: Any, length: int) -> None:
+    """At every length around the bound, and whatever makes it so long."""
+    for ended in (
+        over(b"", b"GET /" + b"p" * length + b" HTTP/1.1"),
+        over(b"Referer: http://h/" + b"r" * length + b"\r\n"),
+        over(route=Named("r" * length)),
+    ):
+        told = Told(twin)
+        told.recorder.finish_at(ended, 1.0, 1.0)
+        assert orjson.loads(told.lines()[0]) == orjson.loads(json_line(record_of(ended, 1.0, 1.0), masker(REDACT)))
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_the_exchange_itself_can_be_recorded(twin: Any) -> None:
+    """Not only its double: by its own slots and properties."""
+    head = over(b"User-Agent: probe/1\r\n", b"GET /a?b=c HTTP/1.1").head
+    peer = Peer("192.0.2.9", 1, 80, False)
+    ended = RealExchange(head, None, Named("public"), peer, Chain(()))  # type: ignore[arg-type]
+    told = Told(twin)
+    told.recorder.finish(ended)
+    fields = orjson.loads(told.lines()[0])
+    assert (fields["client"], fields["path"], fields["query"], fields["user_agent"]) == (
+        "192.0.2.9",
+        "/a",
+        "b=c",
+        "probe/1",
+    )
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_the_clocks_are_those_of_python(twin: Any) -> None:
+    told = Told(twin)
+    ended = over(begun_at=time.monotonic())
+    before = time.time()
+    told.recorder.finish(ended)
+    after, ended_at = time.time(), time.monotonic()
+    fields = orjson.loads(told.lines()[0])
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(before)), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(after))
+    assert at[0] <= fields["time"] <= at[1] + ".999Z"
+    assert 0.0 <= fields["duration_s"] <= ended_at - ended.begun_at + 1e-6
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_other_formats_are_made_beside(twin: Any) -> None:
+    """Each log has its line, and each exchange is counted once."""
+    told = Told(twin, "ecs", "json", "combined", "json")
+    told.recorder.finish(over(line=b"GET /beside HTTP/1.1", route=ROUTES[1]))
+    assert all(b"/beside" in line and line.count(b"\n") == 1 for line in told.lines())
+    assert sum(told.column[ROUTES_AT:]) > 0
+    told.recorder.finish(over(b"User-Agent: \xff\r\n", b"GET /odd HTTP/1.1"))
+    assert all(b"/odd" in line and line.count(b"\n") == 1 for line in told.lines())
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_each_log_masks_its_own_names(twin: Any) -> None:
+    """One that masks more than another does not mask for it."""
+    told = Told(twin)
+    more = Log(AccessLog("stdout", "json", ("other",)), told.tally, type(told.logs[0].held))
+    recorder: Any = Recorder(told.tally, [*told.logs, more])
+    if twin is not None:
+        recorder = twin.Recorder(recorder)
+    recorder.finish(over(line=b"GET /a;sid=1?sid=1&other=2 HTTP/1.1"))
+    first, second = orjson.loads(told.lines()[0]), orjson.loads(more.held.take())
+    assert (first["path"], first["query"]) == ("/a;sid=***", "sid=***&other=2")
+    assert (second["path"], second["query"]) == ("/a;sid=1", "sid=1&other=***")
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_kinds_are_bounded(twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets that come and go are not remembered for ever; each exchange is told all the same."""
+    monkeypatch.setattr("fastgw.observe.recorder.MAX_KINDS", 8)
+    told = Told(twin)
+    for number in range(50):
+        told.recorder.finish(over(target=f"t-{number}"))
+    assert [orjson.loads(line)["target"] for line in told.lines()[0].splitlines()] == [f"t-{n}" for n in range(50)]
+    if twin is None:
+        assert len(told.recorder._kinds) <= 8 < MAX_KINDS
+
+
+class Unnamed:
+    """A route whose name is made whenever it is asked for."""
+
+    @property
+    def name(self) -> str:
+        return "".join(("us", "er"))
+
+
+def again(text: str) -> str:
+    """An equal text that is another object."""
+    return text.encode().decode()
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_kinds_are_told_apart_by_all_that_they_differ_in(twin: Any) -> None:
+    """Each twice, with texts that are equal and not the same, in any order."""
+    names = ["user", "files", *("n" * length for length in (1, 31, 32, 33, 300))]
+    routes = [None, Unnamed(), *(Named(again(name)) for name in names * 2)]
+    finished = [
+        over(route=route, target=again(target), upstream=again(upstream), response=Response(status), scheme=scheme)
+        for route in routes
+        for target, upstream in (("t-1", "users"), ("t-2", "users"), ("t-1", ""))
+        for status, scheme in ((200, b"http"), (404, b"https"))
+    ]
+    told, expected = Told(twin), Told(None)
+    for ended in finished + finished[::-1]:
+        told.recorder.finish_at(ended, 1.0, 1.0)
+        line = reference(expected, ended, 1.0, 1.0)
+        (written,) = told.lines()
+        assert orjson.loads(written) == orjson.loads(line)
+    assert told.column == expected.column
+
+
+def test_what_has_a_slot_is_in_the_line() -> None:
+    """In this order, which the template relies on."""
+    fields = list(orjson.loads(json_line(record_of(over(), 0.0, 0.0), masker(()))))
+    assert [name for name in fields if name in JSON_SLOTS] == list(JSON_SLOTS)
+
+
+ORDINARY = [
+    over(b"User-Agent: probe/1\r\nReferer: http://h/a%20b?c=d%20e\r\n", b"GET /a?b=c%20d&e HTTP/1.1", request_id=b"7"),
+    over(upstream="users", target="t", upstream_s=0.25, retries=1, request_body=Body(7)),
+    over(response=Response(404), fault=Fault.ROUTE_NOT_FOUND),
+    over(response=None, fault=Fault.CLIENT_LEFT),
+    over(line=b"GET / HTTP/1.0"),
+    over(line=b"GET /a;v=1/token HTTP/1.1"),
+]
+
+
+@pytest.mark.parametrize("twin", WAYS)
+@pytest.mark.parametrize("ended", ORDINARY)
+def test_what_is_ordinary_is_told_the_short_way(twin: Any, ended: Exchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a record, and by the twin without its reference: else it would be right, and no faster."""
+    told = Told(twin)
+    with monkeypatch.context() as patched:
+        patched.setattr("fastgw.observe.recorder.record_of", None)
+        if twin is not None:
+            patched.setattr(Recorder, "finish_at", None)
+        told.recorder.finish_at(ended, 1.0, 1.0)
+    assert orjson.loads(told.lines()[0]) == orjson.loads(json_line(record_of(ended, 1.0, 1.0), masker(REDACT)))

@@ -1,0 +1,232 @@
+"""What an upstream picks from when something about its targets changes, and what it keeps over a reload."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings import gateway as settings
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.load_balancing import NoTarget
+from fastgw.upstream.load_balancing.load_tracking import Loads
+from fastgw.upstream.load_balancing.random_choice import Latency
+from fastgw.upstream.load_balancing.round_robin import SingleTarget
+from fastgw.upstream.targets.target import Target, build_targets
+from fastgw.upstream.upstream import Upstream
+from tests.unit.upstream.load_balancing.test_balancers import asked, loads_of
+
+
+def configured(*weights: int, priorities: str = "", **balancing: Any) -> settings.Upstream:
+    return settings.Upstream(
+        targets=tuple(
+            settings.Target(
+                url=parse_url(f"http://{'abcdef'[place]}:80"),
+                weight=weight,
+                priority=int(priorities[place]) if priorities else 0,
+            )
+            for place, weight in enumerate(weights)
+        ),
+        load_balancing=settings.LoadBalancing(**balancing),
+    )
+
+
+class Running:
+    """An upstream in a worker, at an instant that the test says."""
+
+    def __init__(self, configuration: settings.Upstream, before: Running | None = None) -> None:
+        old = before.upstream if before is not None else None
+        self.ground: Any = before.ground if before is not None else SimpleNamespace(wheel=Wheel(1000.0))
+        there = old.targets_by_url if old is not None else settings.NONE
+        self.upstream = Upstream("u", configuration, build_targets(configuration, None, there), None, b"", old)
+        for place, target in enumerate(self.upstream.targets):
+            target.place = place
+        (self.loads,) = loads_of(len(self.upstream.targets))
+        self.upstream.start(self.ground, 1, LocalLimit(9), LocalLimit(9), self.loads, b"a key of this run")
+
+    def target(self, name: str) -> Target:
+        (found,) = (target for target in self.upstream.targets if target.host == name)
+        return found
+
+    def shun(self, names: str) -> None:
+        self.upstream.shunned = {self.target(name) for name in names}
+        self.upstream.settle()
+
+    def advance(self, seconds: float) -> None:
+        wheel = self.ground.wheel
+        for _ in range(int(seconds / 0.05)):
+            wheel.advance(wheel.now + 0.05)
+
+    def shares(self) -> dict[str, float]:
+        counted: Counter[str] = Counter()
+        for _ in range(1000):
+            target = self.upstream.balancer.pick(asked())
+            assert target is not None
+            counted[target.host] += 1
+        return {name: count / 1000 for name, count in sorted(counted.items())}
+
+    def names(self) -> str:
+        return "".join(self.shares())
+
+
+# --- which targets ---
+
+
+def test_the_next_group_takes_over_and_gives_back():
+    running = Running(configured(1, 1, 1, 1, priorities="0011"))
+    assert running.names() == "ab"
+    running.shun("a")
+    assert running.names() == "b"
+    running.shun("ab")
+    assert running.names() == "cd"
+    running.shun("b")
+    assert running.names() == "a"
+
+
+def test_a_group_that_is_too_small_is_helped():
+    running = Running(configured(1, 1, 1, priorities="001", spill_below=0.6))
+    running.shun("a")
+    assert running.names() == "bc"
+
+
+def test_when_most_are_ill_all_are_used_but_those_that_somebody_drains():
+    running = Running(configured(1, 1, 1, 1))
+    running.shun("ab")
+    assert running.names() == "cd"
+    running.shun("abc")
+    assert running.names() == "abcd"
+    running.upstream.drain({"a:80"})
+    assert running.names() == "bcd"
+    running.shun("bcd")
+    assert running.names() == "bcd"
+
+
+def test_without_a_panic_threshold_nobody_may_be_left():
+    running = Running(configured(1, 1, panic_threshold=0.0))
+    running.shun("ab")
+    assert isinstance(running.upstream.balancer, NoTarget)
+    assert running.upstream.unavailable() is Fault.NO_HEALTHY_TARGET
+    running.shun("a")
+    assert running.names() == "b"
+
+
+def test_one_target_in_use_costs_nothing_to_choose():
+    running = Running(configured(1, 1, algorithm="consistent_hash"))
+    running.shun("a")
+    assert isinstance(running.upstream.balancer, SingleTarget)
+
+
+@pytest.mark.parametrize("algorithm", ["round_robin", "random", "ip_hash"])
+def test_a_plain_upstream_is_not_told_of_its_attempts(algorithm: Any) -> None:
+    assert Running(configured(1, 1, algorithm=algorithm)).upstream.watch is None
+    assert Running(configured(1, 1, algorithm="consistent_hash", load_factor=None)).upstream.watch is None
+
+
+@pytest.mark.parametrize("algorithm", ["least_connections", "latency", "consistent_hash"])
+def test_who_goes_by_what_is_under_way_is_told_of_it(algorithm: Any) -> None:
+    running = Running(configured(1, 1, algorithm=algorithm))
+    watch = running.upstream.watch
+    assert watch is not None
+    watch.began(running.target("b"))
+    assert (running.loads.of(running.target("b")), running.loads.of_all()) == (1, 1)
+    watch.ended(running.target("b"))
+    assert running.loads.of_all() == 0
+
+
+# --- slow start ---
+
+
+@pytest.mark.parametrize("algorithm", ["round_robin", "random", "least_connections"])
+def test_a_target_that_comes_back_gets_its_share_little_by_little(algorithm: Any) -> None:
+    running = Running(configured(1, 1, algorithm=algorithm, slow_start=10.0))
+    assert running.shares()["a"] == pytest.approx(0.5, abs=0.06)
+    running.shun("a")
+    running.advance(3.0)
+    running.shun("")
+    running.advance(0.5)  # weights grow by steps of a tenth of the time
+    seen = []
+    for _ in range(6):
+        seen.append(running.shares()["a"])
+        running.advance(2.0)
+    wanted = [0.1 / 1.1, 0.2 / 1.2, 0.4 / 1.4, 0.6 / 1.6, 0.8 / 1.8, 0.5]
+    assert seen == pytest.approx(wanted, abs=0.06)
+    assert not running.upstream._rising._since  # type: ignore[union-attr]
+
+
+def test_a_drained_target_rises_when_it_is_back_and_a_new_one_as_well():
+    running = Running(configured(1, 1, slow_start=10.0))
+    running.upstream.drain({"a:80"})
+    running.upstream.drain(set())
+    assert running.shares()["a"] == pytest.approx(0.1 / 1.1, abs=0.01)
+    running.advance(20.0)
+    after = Running(configured(1, 1, 1, slow_start=10.0), running)
+    assert after.shares() == pytest.approx({"a": 1 / 2.1, "b": 1 / 2.1, "c": 0.1 / 2.1}, abs=0.01)
+
+
+def test_what_rises_goes_on_rising_over_a_reload():
+    running = Running(configured(1, 1, slow_start=10.0))
+    running.shun("a")
+    running.shun("")
+    running.advance(5.0)
+    after = Running(configured(1, 2, slow_start=10.0), running)
+    assert after.shares()["a"] == pytest.approx(0.5 / 2.5, abs=0.02)
+
+
+def test_targets_that_are_there_at_the_start_do_not_rise():
+    assert Running(configured(1, 1, slow_start=10.0)).shares() == pytest.approx({"a": 0.5, "b": 0.5})
+
+
+# --- over a reload ---
+
+
+def test_targets_that_stay_keep_their_pool_whatever_their_weights():
+    running = Running(configured(1, 1))
+    after = Running(configured(2, 0, 1, algorithm="random"), running)
+    assert after.upstream.pool is running.upstream.pool
+    assert after.upstream.targets[:2] == running.upstream.targets
+    assert after.upstream.pool.targets == after.upstream.targets
+    running.upstream.retire(after.upstream)
+    assert after.upstream.pool.targets == after.upstream.targets
+    fewer = Running(configured(3), after)
+    after.upstream.retire(fewer.upstream)
+    assert fewer.upstream.pool.targets == fewer.upstream.targets
+
+
+def test_a_change_that_is_not_made_leaves_no_target_behind():
+    running = Running(configured(1, 1))
+    built = Running(configured(1, 1, 1), running)
+    built.upstream.retire(running.upstream)
+    assert running.upstream.pool.targets == running.upstream.targets
+
+
+def test_who_speaks_otherwise_to_its_targets_begins_anew():
+    running = Running(configured(1, 1))
+    upstream = running.upstream
+    assert upstream.goes_on(configured(2, 1), None)
+    slow = settings.UpstreamTimeouts(response_headers=99.0)
+    for changed in ({"timeouts": slow}, {"host_header": "a.test"}, {"pool": settings.Pool(max_idle=1)}):
+        other = settings.Upstream(targets=upstream.settings.targets, **changed)
+        assert not upstream.goes_on(other, None)
+
+
+def test_what_is_known_of_latencies_is_kept():
+    running = Running(configured(1, 1, algorithm="latency"))
+    watch: Any = running.upstream.watch
+    watch.answered(running.target("a"), 200, 5.0)
+    watch.answered(running.target("b"), 200, 0.001)
+    after = Running(configured(1, 3, algorithm="latency"), running)
+    assert isinstance(after.upstream.balancer, Latency)
+    assert after.names() == "b"
+
+
+def test_explaining_needs_no_worker():
+    for algorithm in ("least_connections", "latency", "consistent_hash"):
+        configuration = configured(1, 1, algorithm=algorithm, sticky=settings.Sticky(cookie="lb"))
+        upstream = Upstream("u", configuration, build_targets(configuration), None)
+        assert upstream.balancer.pick(asked()) in upstream.targets
+        assert Loads().of(upstream.targets[0]) == 0
