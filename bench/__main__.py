@@ -209,7 +209,7 @@ def show(result: Annotated[Path, typer.Argument(help="A result, as JSON.")]) -> 
 
 @app.command()
 def readme() -> None:
-    """Put the newest results into README.md: the table and the pictures of `plain`, and where the others are."""
+    """Put the newest results into bench/README.md: the table and the pictures of `plain`, and where the others are."""
     from bench import readme as writing  # it draws
 
     try:

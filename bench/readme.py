@@ -1,4 +1,4 @@
-"""The newest results in README.md: `plain` as a table with its pictures, and where the tables of all others are."""
+"""The newest results in bench/README.md: `plain` as a table with its pictures, and where all other tables are."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from bench.samples import Measured
 from bench.scenarios import SCENARIOS
 from bench.scenarios.scenario import CPU_US, P99, RATE, Comparison, Figure, ratio_to
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parent / "README.md"
 SHOWN = "plain"
 FULL, FEW, HALF = "64 connections", "16 connections", "half load"
 COLUMNS: Sequence[tuple[str, str, Figure | Comparison]] = (

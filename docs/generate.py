@@ -15,8 +15,9 @@ import typer
 from fastgw.admin.api import OPERATIONS
 from fastgw.admin.operation import Operation
 from fastgw.cli import app
+from fastgw.config.decoding.json_schema import field_docs
 from fastgw.filters import TYPES
-from fastgw.filters.plugins.reference_docs import as_markdown, manuals, settings_as_markdown
+from fastgw.filters.plugins.reference_docs import as_markdown, settings_as_markdown
 from fastgw.http.http1.serializer_reference import PHRASES
 from fastgw.observe.access_log.formats import FORMATS
 from fastgw.observe.access_log.record import Record
@@ -123,6 +124,7 @@ def metrics() -> Iterator[str]:
 `/metrics` of the [status listener](settings.md#status) and of the admin API answers in the formats of Prometheus
 and OpenMetrics. A process of its own answers: a scrape disturbs no worker. Counters go on over reloads, upgrades
 and workers that are replaced. Histograms have the usual `_bucket`, `_sum` and `_count`.
+[Observing](../guides/observing.md) has queries and alerts to begin with.
 
 ```yaml
 status: {address: "127.0.0.1:9902"}
@@ -207,7 +209,7 @@ prints it, a client certificate (`admin.tls.client_auth`), or the session of a b
 fastgw token --header | curl -s -H @- http://127.0.0.1:9901/status
 ```
 
-Refusals are problem details (RFC 9457).
+Refusals are problem details (RFC 9457). The tasks are in [Operations](../guides/operations.md).
 
 | operation | what it does |
 |---|---|"""
@@ -221,9 +223,9 @@ Refusals are problem details (RFC 9457).
             for name, meaning in told.items():
                 yield f"- `?{name}=` ({kind}): {meaning}"
         for kind, struct in each.takes.items():
-            yield f"- Body `{kind}`: {_described(struct)}"
+            yield from (f"- Body `{kind}`: {_described(struct)}", *_keys(struct))
         for status, struct in each.answers.items():
-            yield f"- Answers {status} {PHRASES[status]}: {_described(struct)}"
+            yield from (f"- Answers {status} {PHRASES[status]}: {_described(struct)}", *_keys(struct))
 
 
 _PATH_PARAMETERS: Final = {
@@ -239,16 +241,23 @@ def _anchor(operation: Operation) -> str:
 
 
 def _described(told: Any) -> str:
-    """A body: its content type, or the keys of its JSON."""
+    """A body: its content type, or the kind of its JSON."""
     if isinstance(told, str):
         return f"`{told}`."
     if told is bytes:
         return "as it is."
-    many, struct = (True, told.__args__[0]) if getattr(told, "__origin__", None) in (list, tuple) else (False, told)
-    if not (isinstance(struct, type) and issubclass(struct, msgspec.Struct)):
-        return "JSON."
-    keys = ", ".join(f"`{field.encode_name}`" for field in msgspec.structs.fields(struct))
-    return f"JSON, {'a list of objects' if many else 'an object'} with {keys}." if keys else "JSON, an object."
+    return "an object with these keys:" if _keys(told) else "JSON."
+
+
+def _keys(told: Any) -> list[str]:
+    """The keys of an object, each with its meaning."""
+    if not (isinstance(told, type) and issubclass(told, msgspec.Struct)):
+        return []
+    docs = field_docs(told)
+    told_of = [
+        (field.encode_name, " ".join(docs.get(field.name, "").split())) for field in msgspec.structs.fields(told)
+    ]
+    return [f"    - `{name}`{f': {text}' if text else ''}" for name, text in told_of]
 
 
 def _head(title: str) -> Iterator[str]:
@@ -265,7 +274,7 @@ def _text(lines: Iterable[str]) -> str:
 
 PAGES: Final[Mapping[str, Callable[[], str]]] = {
     "settings.md": settings_as_markdown,
-    "filters.md": lambda: as_markdown(manuals(TYPES)),
+    "filters.md": lambda: as_markdown(TYPES),
     "log.md": lambda: _text(log()),
     "metrics.md": lambda: _text(metrics()),
     "commands.md": lambda: _text(commands()),

@@ -441,11 +441,12 @@ def filters(
             known = {name: type_called(name, known)}
         except UnknownType as error:
             _fail(WRONG, f"fastgw: {'; '.join(filter(None, (error.wrong, error.expected)))}")
-    told = reference_docs.manuals(known if name is None else {name: known[name]})
+    chosen = known if name is None else {name: known[name]}
+    told = reference_docs.manuals(chosen)
     if answer is FilterFormat.JSON:
         _print_json(told if name is None else told[0])
     elif answer is FilterFormat.MARKDOWN:
-        typer.echo(reference_docs.as_markdown(told), nl=False)
+        typer.echo(reference_docs.as_markdown(chosen), nl=False)
     else:
         typer.echo(reference_docs.table(told) if name is None else reference_docs.as_text(told[0]))
 

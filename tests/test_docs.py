@@ -73,7 +73,9 @@ def test_every_file_of_the_repository_that_is_named_is_there(document):
 
 def test_every_path_on_the_map_is_there():
     """The map names folders by path, some of them in the folder that their line is about."""
-    (plan,) = [text for kind, text in BLOCK.findall(text_of("README.md")) if kind == "" and "fastgw/http/" in text]
+    (plan,) = [
+        text for kind, text in BLOCK.findall(text_of("CONTRIBUTING.md")) if kind == "" and "fastgw/http/" in text
+    ]
     lines = [re.findall(r"[\w/]+(?:/(?=[\s,:;]|$)|\.(?:py|md)\b)", line) for line in plan.splitlines()]
     assert sum(map(len, lines)) > 30
     folders = [ROOT, ROOT / "fastgw", ROOT / "tests", ROOT / "bench"]
@@ -104,6 +106,11 @@ def test_what_a_configuration_says_to_try_works(file):
         program, *arguments = command.split()
         assert program == "fastgw"
         assert ended(*arguments, directory=ROOT).exit_code == 0, command
+
+
+def test_the_readme_is_short_and_has_one_picture():
+    assert len(text_of("README.md").splitlines()) <= 150
+    assert len(re.findall(r"!\[", text_of("README.md"))) == 1
 
 
 def test_the_real_configuration_has_five_lines():
@@ -274,19 +281,19 @@ def test_what_the_tutorial_shows_is_what_happens(tmp_path):
                 terminal.type(command, expected)
 
 
-EGRESS = "docs/guides/egress.md"
+CONSUMERS = "docs/guides/consumers.md"
+TYPED = [page for page in PAGES if "```console" in text_of(page) and page not in (TUTORIAL, CONSUMERS)]
 
 
-def test_what_the_page_about_egress_shows_is_what_happens(tmp_path):
+@pytest.mark.parametrize("page", TYPED)
+def test_what_a_page_shows_is_what_happens(page, tmp_path):
+    """As a reader does it: its files are there, its commands are typed one after the other."""
     with Terminal(tmp_path) as terminal:
-        for name, text in FILE_BLOCK.findall(text_of(EGRESS)):
+        for name, text in FILE_BLOCK.findall(text_of(page)):
             (tmp_path / name).write_text(terminal.moved(text))
-        for block in blocks(EGRESS):
+        for block in blocks(page):
             for command, expected in commands(block):
                 terminal.type(command, expected)
-
-
-CONSUMERS = "docs/guides/consumers.md"
 
 
 def test_what_the_page_about_consumers_shows_is_what_happens(tmp_path):

@@ -1,4 +1,4 @@
-"""README.md shows the newest results, and none that are void."""
+"""bench/README.md shows the newest results, and none that are void."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from fastgw.cli import app
+from fastgw.config.decoding.decoder import fields_of
+from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
+from fastgw.filters.plugins import examples
 from fastgw.filters.plugins.reference_docs import (
     Manual,
     as_markdown,
@@ -34,8 +38,18 @@ def told(*arguments: str, code: int = 0) -> str:
 
 def test_the_document_is_what_the_filters_say() -> None:
     """If this fails, `make docs` writes it anew."""
-    assert (ROOT / "docs" / "reference" / "filters.md").read_text() == as_markdown(manuals(TYPES))
+    assert (ROOT / "docs" / "reference" / "filters.md").read_text() == as_markdown(TYPES)
     assert (ROOT / "docs" / "reference" / "settings.md").read_text() == settings_as_markdown()
+
+
+def test_every_filter_and_every_part_of_a_configuration_has_an_example() -> None:
+    """A short one, which uses it; tests/test_docs_blocks.py checks that it is valid."""
+    assert set(examples.FILTERS) == set(TYPES)
+    assert set(examples.SETTINGS) == set(fields_of(Config))
+    for name, example in (*examples.FILTERS.items(), *examples.SETTINGS.items()):
+        assert re.search(rf"\b{name}\b", example), name
+        assert len(example.splitlines()) <= 6, name
+    assert "Example:\n\n  filters:\n    size: {body: 10MiB}" in told("size")
 
 
 @pytest.mark.parametrize("each", manuals(TYPES), ids=lambda each: each.name)
