@@ -36,7 +36,7 @@ for _name in ("RUNTIME_DIRECTORY", "FASTGW_ADMIN_TOKEN", "JOURNAL_STREAM", "KUBE
 # Seconds in which no test of this process begins or ends. `timeout` in pyproject.toml fails a test before that, but not
 # every one: it raises once, and nothing that it raises gets past uvloop. Here the stacks are told and the process ends,
 # and who gave it the test names that; what waits between two tests or behind the last one is told as well.
-HANGS_AFTER_S = 420.0
+HANGS_AFTER_S = 720.0
 _hangs_after = HANGS_AFTER_S
 _stderr = 2
 

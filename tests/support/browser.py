@@ -74,12 +74,16 @@ class Browser:
         return self._told.exists() and len(self._told.read_text().split()) == 2
 
     def command(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
-        """What the browser answers. Events that come meanwhile go to their pages."""
+        """What the browser answers. Events that come meanwhile go to their pages, and put nothing off."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters, **({"sessionId": session} if session else {})}
         self._socket.send(json.dumps(message))
+        end = time.monotonic() + DEADLINE
         while True:
-            told = json.loads(self._socket.recv(DEADLINE))
+            try:
+                told = json.loads(self._socket.recv(max(end - time.monotonic(), 0.0)))
+            except TimeoutError:
+                raise PageFailed(f"{method}: the browser has not answered for {DEADLINE:g} s") from None
             if told.get("id") == number:
                 if "error" in told:
                     raise PageFailed(f"{method}: {told['error']['message']}")
