@@ -83,7 +83,7 @@ class StandIns:
                 self.put(folder, each, above)
         elif isinstance(part, dict):
             for name, value in part.items():
-                if isinstance(value, str) and name in (*self._files, "htpasswd", "file", "directory"):
+                if isinstance(value, str) and name in (*self._files, "htpasswd", "file", "directory", "kubeconfig"):
                     kept = above if above in ("client_key", "targets", "quotas") else "secret"
                     self._put_one(folder / value, kept if name == "file" else name)
                 else:
@@ -97,6 +97,11 @@ class StandIns:
             shutil.copy(self._files[what], file)
         elif what == "targets":
             file.write_text("- {url: 'http://127.0.0.1:9001'}\n")
+        elif what == "kubeconfig":
+            server = {"name": "dev", "cluster": {"server": "https://127.0.0.1:6443"}}
+            context = {"name": "dev", "context": {"cluster": "dev", "user": "dev"}}
+            user = {"name": "dev", "user": {"token": SECRET}}
+            file.write_text(json.dumps({"clusters": [server], "contexts": [context], "users": [user]}))
         elif what == "htpasswd":
             file.write_text("alice:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\n")
         elif what != "quotas":

@@ -155,24 +155,165 @@ SETTINGS: Final[Mapping[str, str]] = {
     "extensions": "extensions: []       # such as [fastgw-read-only], once that package is installed\n",
     "listeners": """\
 listeners:
+  public: {address: ":443", tls: {certificates: [{certificate: api.pem, key: api.key}]}}
+  balanced:
+    address: "127.0.0.1:8080"
+    protocols: [http1]
+    trusted_proxies: [10.0.0.0/8]
+    proxy_protocol: required
+    reserved_headers: [Proxy, X-Client-IP, X-SSL-*]
+    ambiguous_paths: refuse
+    filters: {request_id: {trust_client: false}}
+""",
+    "listeners.NAME.tls": """\
+listeners:
   public:
     address: ":443"
-    trusted_proxies: [10.0.0.0/8]
-    tls: {certificates: [{certificate: api.pem, key: api.key}]}
+    tls:
+      certificates: [{certificate: api.pem, key: api.key}, {certificate: www.pem, key: www.key}]
+      min_version: "1.3"
+      client_auth: {mode: optional, ca: clients.pem, crl: revoked.pem}
+      session_tickets: true
+      handshake_timeout: 5s
 """,
     "status": 'status: {address: "127.0.0.1:9902"}\n',
-    "admin": 'admin: {address: "127.0.0.1:9901", token: {env: ADMIN_TOKEN}}\n',
-    "timeouts": "timeouts: {request_headers: 5s, keepalive: 60s, drain: {delay: 5s, requests: 30s}}\n",
-    "limits": "limits: {body_bytes: 10MiB, connections: 50000, connections_per_ip: 200}\n",
-    "access_logs": "access_logs: [{sink: access.log, format: json, redact: [ticket]}]\n",
+    "admin": """\
+admin:
+  address: "0.0.0.0:9901"
+  token: {env: ADMIN_TOKEN}
+  tls: {certificates: [{certificate: admin.pem, key: admin.key}]}
+  document_bytes: 4MiB
+  document_time: 1m
+  document_memory: 1GiB
+""",
+    "timeouts": """\
+timeouts:
+  request_headers: 5s
+  request_body_idle: 20s
+  response_idle: 1m
+  keepalive: 60s
+  filters: 10s
+  drain: {delay: 5s, requests: 30s, tunnels: 2m}
+""",
+    "limits": """\
+limits:
+  header_bytes: 16KiB
+  header_count: 60
+  body_bytes: 10MiB
+  connections: 50000
+  connections_per_ip: 200
+""",
+    "access_logs": """\
+access_logs:
+  - {sink: stdout, format: json}
+  - {sink: access.log, format: combined, redact: [ticket]}
+""",
     "log": "log: {format: json, level: warning}\n",
     "upstreams": """\
 upstreams:
   users:
-    targets: [{url: "http://127.0.0.1:9001", weight: 3}, {url: "http://127.0.0.1:9002"}]
-    load_balancing: {algorithm: least_connections}
-    health_checks: {active: {path: /healthz, interval: 5s}}
-    circuit_breaker: {error_rate: 50%}
+    targets:
+      - {url: "http://127.0.0.1:9001", weight: 3}
+      - {url: "http://127.0.0.1:9002", priority: 1}
+    resolve: {interval: 10s}
+    host_header: preserve
+    hedge: {after: 100ms, max: 1}
+    filters: {concurrency: {limit: 100}}
+  listed: {targets: {file: targets.yaml}}
+  found: {targets: {srv: _http._tcp.users.internal, scheme: https, interval: 10s}}
+""",
+    "upstreams.NAME.targets{dns}": """\
+upstreams:
+  users: {targets: {dns: users.internal, port: 9000, scheme: http, interval: 10s}}
+""",
+    "upstreams.NAME.load_balancing": """\
+upstreams:
+  cache:
+    targets: ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
+    load_balancing:
+      algorithm: consistent_hash
+      hash_on: "header:X-Tenant"
+      load_factor: 1.5
+      spill_below: 50%
+      panic_threshold: 30%
+  shop:
+    targets: ["http://127.0.0.1:9003", "http://127.0.0.1:9004"]
+    load_balancing: {algorithm: latency, decay: 5s, slow_start: 30s}
+""",
+    "upstreams.NAME.load_balancing.sticky": """\
+upstreams:
+  shop:
+    targets: ["http://127.0.0.1:9003", "http://127.0.0.1:9004"]
+    load_balancing:
+      sticky: {cookie: shop_target, ttl: 12h, path: /, secure: true, same_site: lax, key: {env: STICKY_KEY}}
+""",
+    "upstreams.NAME.timeouts": """\
+upstreams:
+  users:
+    targets: ["https://users.example"]
+    timeouts: {connect: 1s, tls: 2s, response_headers: 10s, idle: 30s, tunnel_idle: 10m, total: 5m}
+""",
+    "upstreams.NAME.pool": """\
+upstreams:
+  users:
+    targets: ["http://127.0.0.1:9001"]
+    pool:
+      max_connections: 200
+      max_idle: 100
+      idle_timeout: 30s
+      max_pending: 500
+      pending_timeout: 2s
+      max_uses: 10000
+""",
+    "upstreams.NAME.retries": """\
+upstreams:
+  users:
+    targets: ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
+    retries:
+      max: 2
+      conditions: [connect_failure, reset_before_response, per_try_timeout, "503"]
+      budget: 10%
+      non_idempotent: false
+      per_try_timeout: 2s
+      backoff: {base: 25ms, max: 250ms}
+      body_bytes: 256KiB
+""",
+    "upstreams.NAME.health_checks": """\
+upstreams:
+  users:
+    targets: ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
+    health_checks: {active: {path: /healthz}, passive: {failures: 5}}
+""",
+    "upstreams.NAME.health_checks.active": """\
+upstreams:
+  users:
+    targets: ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
+    health_checks:
+      active:
+        {type: http, path: /healthz, method: GET, host: users.internal, headers: {X-Check: "1"}, port: 9100,
+         interval: 5s, timeout: 1s, healthy_threshold: 2, unhealthy_threshold: 3,
+         expected_statuses: ["200-299"], expected_body: ok}
+""",
+    "upstreams.NAME.health_checks.passive": """\
+upstreams:
+  users:
+    targets: ["http://127.0.0.1:9001", "http://127.0.0.1:9002"]
+    health_checks:
+      passive:
+        {failures: 5, connect_failures: 1, window: 10s, error_rate: 50%, min_requests: 20,
+         eject: 5s, max_eject: 5m, max_ejected: 50%}
+""",
+    "upstreams.NAME.circuit_breaker": """\
+upstreams:
+  users:
+    targets: ["http://127.0.0.1:9001"]
+    circuit_breaker: {error_rate: 50%, min_requests: 20, window: 10s, open: 5s, probes: 3}
+""",
+    "upstreams.NAME.tls": """\
+upstreams:
+  orders:
+    targets: ["https://10.0.0.7:8443"]
+    tls: {ca: internal.pem, server_name: orders.internal, certificate: gateway.pem, key: gateway.key, verify: true}
 """,
     "filter_sets": """\
 filter_sets:
@@ -183,24 +324,192 @@ routes:
     "filters": "filters: {blocked: {type: ip, deny: [203.0.113.0/24], enforced: true}}\n",
     "consumers": """\
 consumers:
-  - {name: alice, groups: [staff], key_auth: [{key: {env: ALICE_KEY}}]}
-filters: {key_auth: {}}
+  - name: alice
+    groups: [staff]
+    key_auth: [{key: {env: ALICE_KEY}}, {key_sha256: 5e78863ed1ffb9fc66b1d61634b126bf8eb20267e7996297eeeb9b19c8c0f732}]
+    basic_auth: [{username: alice, password: {file: alice.password}}]
+    jwt: [{issuer: "https://idp.example", subject: "248289761001"}]
+    certificates:
+      - {subject: "CN=alice,O=Example"}
+      - {san: "URI:spiffe://example/alice"}
+      - {fingerprint_sha256: 5e78863ed1ffb9fc66b1d61634b126bf8eb20267e7996297eeeb9b19c8c0f732}
+""",
+    "consumers[].hmac[]": """\
+consumers:
+  - {name: partner, hmac: [{key_id: partner-1, algorithm: hmac-sha256, encoding: base64, key: {file: partner.hmac}}]}
 """,
     "consumer_files": 'consumer_files: ["consumers/*.yaml"]\n',
-    "state": "state: {url: {env: REDIS_URL}, when_away: local}\n",
+    "state": "state: {url: {env: REDIS_URL}, when_away: local, timeout: 100ms, prefix: fastgw}\n",
     "quotas": "quotas: {file: quotas.sqlite3}\n",
     "egress": """\
+listeners:
+  apps: {address: "127.0.0.1:8080"}
+  hosts: {address: "127.0.0.1:8081"}
+consumers: [{name: shop, key_auth: [{key: {env: SHOP_KEY}}]}]
+egress:
+  listeners: {apps: path, hosts: host}     # one listener: `listener: apps` and `addressing: path`
+  domains: [apps.internal]
+  authentication: {key_auth: {}}
+  access_token_header: Access-Token
+  user_agent: pass
+  via: off
+  target_errors: pass
+  apps: {shop: {consumers: [shop], orders: {url: "https://api.example/v2"}}}
+""",
+    "egress.apps.NAME.NAME": """\
 egress:
   apps:
     shop:
-      orders: {url: "https://api.example/v2", credentials: {type: basic, username: shop, password: {file: orders}}}
+      orders:
+        url: https://api.example/v2
+        credentials: {type: bearer, token: {file: orders.token}}
+        csrf: {token_url: "https://api.example/v2/csrf"}
+        request_parameters: {headers: {X-Tenant: t1}, query: {client: "100"}, query_first: "version=2"}
+        parameters_for_token: false
+        forwarded: strip
+        tls: {ca: company.pem}
+        cookies: rewrite
+        host: orders.internal
+        use: []
+        filters: {size: {body: 1MiB}}
+      invoices: {entries: {v1: {url: "https://api.example/v1"}, v2: {url: "https://api.example/v2"}}}
+      parked: {url: "https://old.example", unavailable: "moved to invoices"}
+      unclear: {url: "https://old.example", ambiguous: "two APIs have this name"}
+""",
+    "egress.apps.NAME.NAME.credentials": """\
+egress:
+  apps:
+    shop:
+      orders:
+        url: https://api.example/v2
+        credentials:
+          {type: oauth2, token_url: "https://idp.example/token", client_id: shop, client_secret: {file: orders.secret},
+           client_auth: body, scopes: [orders.read], audience: orders, token_headers: {X-Zone: z1},
+           token_query: {tenant: t1}, token_tls: {ca: company.pem}, second_level: {env: REDIS_URL}}
+      stock:
+        url: https://stock.example
+        credentials:
+          {type: oauth2, token_url: "https://idp.example/token", client_id: shop, client_auth: private_key_jwt,
+           client_key: {file: shop.key}, assertion_audience: "https://idp.example"}
+      users: {url: "https://users.example", credentials: {type: basic, username: shop, password: {file: users.secret}}}
+      notes: {url: "https://notes.example", credentials: {type: bearer, token: {file: notes.token}}}
+      maps: {url: "https://maps.example", credentials: {type: headers, headers: {X-API-Key: {file: maps.key}}}}
+      files: {url: "https://files.example", credentials: {type: certificate, certificate: shop.pem, key: shop.pem.key}}
+""",
+    "egress.apps.NAME.NAME.csrf": """\
+egress:
+  apps:
+    shop:
+      orders:
+        url: https://api.example/v2
+        csrf: {token_url: "https://api.example/csrf", tls: {ca: company.pem}, timeout: 3s, negative_ttl: 1s}
+""",
+    "egress.apps.NAME.NAME.timeouts": """\
+egress:
+  apps:
+    shop:
+      orders:
+        url: https://api.example/v2
+        timeouts: {connect: 3s, tls: 3s, response_headers: 60s, idle: 1m, tunnel_idle: 10m, total: 5m}
+""",
+    "egress.apps.NAME.NAME.retries": """\
+egress:
+  apps:
+    shop:
+      orders:
+        url: https://api.example/v2
+        retries:
+          {max: 2, conditions: [connect_failure, per_try_timeout, "503"], budget: 20%, non_idempotent: false,
+           per_try_timeout: 5s, backoff: {base: 25ms, max: 1s}, body_bytes: 256KiB}
+""",
+    "egress.apps.NAME.NAME.entries.NAME": """\
+egress:
+  listener: main
+  addressing: path_with_entry
+  apps:
+    shop:
+      orders:
+        entries:
+          v1:
+            url: https://api.example/v1
+            credentials: {type: bearer, token: {file: v1.token}}
+            csrf: {token_url: "https://api.example/v1/csrf"}
+            request_parameters: {headers: {X-Tenant: t1}, query: {client: "100"}, query_first: "version=1"}
+            parameters_for_token: false
+            forwarded: strip
+            timeouts: {connect: 3s}
+            retries: {max: 0}
+            tls: {ca: company.pem}
+            cookies: rewrite
+            host: orders-v1.internal
+            use: []
+            filters: {size: {body: 1MiB}}
+          v2: {url: "https://api.example/v2", unavailable: "not open yet"}
+          v3: {url: "https://api.example/v3", ambiguous: "two APIs have this name"}
 """,
     "providers": "providers: {kyma: {directory: apps, namespace: kyma-system}}\n",
+    "providers.kyma": """\
+providers:
+  kyma:
+    kubernetes: {kubeconfig: kubeconfig.yaml, context: dev}     # or `directory: apps`; in a pod: {}
+    namespace: kyma-system
+    allow_local: false
+    second_level: {env: REDIS_URL}
+    defaults: {timeouts: {connect: 3s}}
+""",
+    "providers.kyma.defaults": """\
+filter_sets: {small: {size: {body: 1MiB}}}
+providers:
+  kyma:
+    directory: apps
+    defaults:
+      timeouts: {connect: 3s, response_headers: 60s}
+      retries: {body_bytes: 256KiB}
+      tls: {ca: company.pem}
+      use: [small]
+      filters: {target_errors: null}
+""",
     "routes": """\
+filter_sets: {small: {size: {body: 1MiB}}}
 routes:
-  - {name: user, hosts: [api.example], paths: ["/users/{id}"], methods: [GET], upstream: "http://127.0.0.1:9001"}
-  - {name: moved, paths: ["/old/{rest:path}"], redirect: {to: "/{rest}"}}
-  - {name: hello, paths: ["/"], respond: {body: "hello\\n"}}
+  - name: user
+    listeners: [main]
+    hosts: [api.example.com, "*.example.org"]
+    paths: ["/users/{id}"]
+    trailing_slash: same
+    methods: [GET, PUT]
+    headers: {X-Version: "2"}
+    query: {format: json}
+    upstream: "http://127.0.0.1:9001"
+    rewrite: "/internal/users/{id}"
+    forwarded: set
+    via: off
+    upgrade: []
+    timeout: 10s
+    deadline_header: X-Request-Timeout
+    use: [small]
+    filters: {request_id: off}
+  - {name: files, paths: ["/files/*"], upstream: "http://127.0.0.1:9002", strip_prefix: /files,
+     path: {forward: raw, encoded_slash: keep, root: bare}}
+  - {name: moved, paths: ["/old/{rest:path}"], redirect: {status: 301, to: "/{rest}"}}
+  - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}}}
+""",
+    "routes[].split": """\
+upstreams: {users: {targets: ["http://127.0.0.1:9001"]}, users_v2: {targets: ["http://127.0.0.1:9002"]}}
+routes:
+  - name: users
+    upstream: {users: 90, users_v2: 10}
+    split:
+      by: "cookie:client"
+      canaries: [{upstream: users_v2, headers: {X-Canary: always}}, {upstream: users, cookies: {canary: never}}]
+""",
+    "routes[].fallback": """\
+upstreams: {users: {targets: ["http://127.0.0.1:9001"]}, users_old: {targets: ["http://127.0.0.1:9002"]}}
+routes:
+  - {name: users, paths: ["/users/*"], upstream: users,
+     fallback: {upstream: users_old, conditions: [unavailable, timeout]}}
+  - {name: rest, upstream: users,
+     fallback: {respond: {status: 503, body: "Back in a minute.\\n", headers: {Retry-After: "60"}}}}
 """,
 }
-"""By the first key of the settings."""
+"""By the first key of the settings, and by the name of each group of settings that has a part of its own."""

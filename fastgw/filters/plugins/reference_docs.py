@@ -247,6 +247,8 @@ def _reference(settings: type[Struct], above: str, place: str, described: dict[t
             yield from _reference(inner, f"{name}{suffix}.", f"{place}{key}{suffix}.", described)
     for name, anchor, inner, text in groups:
         yield from ("", f"### {anchor}", "", text)
+        if anchor in examples.SETTINGS:
+            yield from ("", "```yaml", examples.SETTINGS[anchor].rstrip(), "```")
         yield from _reference(inner, f"{name}.", f"{anchor}.", described)
 
 

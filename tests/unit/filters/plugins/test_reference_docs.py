@@ -45,11 +45,22 @@ def test_the_document_is_what_the_filters_say() -> None:
 def test_every_filter_and_every_part_of_a_configuration_has_an_example() -> None:
     """A short one, which uses it; tests/test_docs_blocks.py checks that it is valid."""
     assert set(examples.FILTERS) == set(TYPES)
-    assert set(examples.SETTINGS) == set(fields_of(Config))
-    for name, example in (*examples.FILTERS.items(), *examples.SETTINGS.items()):
+    for name, example in examples.FILTERS.items():
         assert re.search(rf"\b{name}\b", example), name
         assert len(example.splitlines()) <= 6, name
     assert "Example:\n\n  filters:\n    size: {body: 10MiB}" in told("size")
+
+
+def test_every_setting_is_in_the_example_of_its_part() -> None:
+    """Each part of the page has an example, and what has no part of its own is in it."""
+    _, *parts = re.split("^##+ ", settings_as_markdown(), flags=re.MULTILINE)
+    titles = [part.split("\n", 1)[0] for part in parts]
+    assert set(titles) == set(examples.SETTINGS)
+    assert set(fields_of(Config)) <= set(titles)
+    for title, part in zip(titles, parts, strict=True):
+        for name in re.findall('<a id="([^"]+)">', part):
+            has_part = any(other.startswith(name) for other in titles if other != title)
+            assert has_part or f"{name.rpartition('.')[2]}:" in examples.SETTINGS[title], f"{title}: {name}"
 
 
 @pytest.mark.parametrize("each", manuals(TYPES), ids=lambda each: each.name)
