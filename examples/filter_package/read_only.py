@@ -1,4 +1,4 @@
-"""read_only: let nobody change anything for a while."""
+"""read_only: refuse changes for a while."""
 
 from fastgw.filters.api import Duration, Env, Exchange, Filter, Hooks, Phase, Reply
 
@@ -6,17 +6,17 @@ READING = (b"GET", b"HEAD", b"OPTIONS")
 
 
 class ReadOnly(Filter, name="read_only", phase=Phase.AUTHORIZE):
-    """Let nobody change anything, such as while a database is moved. Reading goes on."""
+    """Refuse requests that change something, such as while a database is moved. Reading goes on."""
 
     except_groups: tuple[str, ...] = ()
-    """Groups of consumers who may change things all the same."""
+    """Groups of consumers whose changes are accepted."""
     retry_after: Duration = 60.0
     """When clients are told to try again."""
 
     def build(self, env: Env) -> Hooks:
         groups = frozenset(self.except_groups)
-        fields = ((b"Content-Type", b"text/plain"), (b"Retry-After", b"%d" % self.retry_after))
-        refusal = Reply(503, b"Nothing can be changed here for a while.\n", fields)
+        headers = ((b"Content-Type", b"text/plain"), (b"Retry-After", b"%d" % self.retry_after))
+        refusal = Reply(503, b"Nothing can be changed here for a while.\n", headers)
 
         def request(exchange: Exchange) -> Reply | None:
             if exchange.method in READING:
