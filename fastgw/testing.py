@@ -1,9 +1,13 @@
-"""Tests of filters without a network: bytes in, bytes out, through the very data plane that serves.
+"""Tests of filters without a network: bytes in, bytes out, through the data plane that serves, on both of its paths.
 
 `run(MyFilter(…), b"GET / HTTP/1.1\\r\\n…")` sends a request through one or more filters to an upstream that answers
 with `response`, and tells what the upstream got, what the client got and what was decided. `configured(MyFilter, a=…)`
 makes the settings as a configuration file would, and finds what is wrong with them. docs/guides/write-a-filter.md
 shows both.
+
+A gateway forwards a request on its full path, or on its fast path where an idle connection is at hand and nothing has
+to be timed. `run` takes the full path. A request that could take the fast path and has reached the upstream is sent
+once more, on the fast path of a data plane of its own, and all that is told of the two must be the same.
 """
 
 import asyncio
@@ -46,6 +50,10 @@ Answer = Fetched | Exception | Callable[..., Fetched]
 """Of somebody that a filter asks: an answer, what is raised instead, or a function of what `Fetcher.fetch` is given."""
 GRACE_S: Final = 1.0
 """How much later than a filter is late a test is. A machine that is busy may stand still for a while."""
+COMPARED_AT_MOST: Final = 8
+"""How often both paths are taken until a difference between them is believed."""
+TIMES: Final = frozenset(("duration_s", "ended_date", "upstream_s"))
+"""What differs between any two runs of the same request."""
 F = TypeVar("F", bound=Filter)
 
 
@@ -87,6 +95,7 @@ class Ran:
         """The exchange when it was over: `consumer`, `claims`, `request_id` and so on."""
         self.record: Record
         """What the access log is written from."""
+        self._may_be_fast = False  # whether the request could have taken the fast path, as far as it is known by now
 
     def __repr__(self) -> str:
         return f"<Ran {self.status}{f' {self.fault}' if self.fault else ''}, {'' if self.sent else 'not '}sent>"
@@ -188,22 +197,114 @@ def run(
     shadow: all of the filters decide, but do not act.
     timeout: seconds after which a filter is late that waits. The test fails where nothing answers for a second more.
 
-    Raises `CompileError` when a filter cannot be built.
+    The result is that of the full path. A request that comes in one piece, that no filter has waited for and that has
+    reached the upstream takes the fast path as well, where the filters leave it that: each time with filters that are
+    built anew, so that state made by `build` sees it once, and what a test keeps outside of them (a list, a mock) sees
+    it twice or more often. What differs from one run to the next on the same path, as random ids and times do, is not
+    compared.
+
+    Raises `CompileError` when a filter cannot be built, and `AssertionError` with every difference if the two paths
+    have not done the same, which is a defect of fastgw.
     """
-    around = _Around(consumer, claims)
-    made = _config(_named(filters), around, paths, timeout, shadow)
-    plane = compile(made, 1, files)
-
-    async def ran() -> Ran:
-        return await _Plane(plane, around, answers, feeds).run(
-            [request] if isinstance(request, bytes) else request,
-            [None if each is None else [each] if isinstance(each, bytes) else each for each in (response, again)],
-            (client_ip, scheme.encode(), certificate),
-            timeout + GRACE_S,
-        )
-
+    case = _Case(
+        _named(filters),
+        [request] if isinstance(request, bytes) else request,
+        [None if each is None else [each] if isinstance(each, bytes) else each for each in (response, again)],
+        (client_ip, scheme.encode(), certificate),
+        (consumer, claims),
+        *(paths, files, answers, feeds, shadow, timeout),
+    )
     with asyncio.Runner() as runner:
+        full = case.run(runner, fast=False)
+        assert full is not None
+        if full._may_be_fast:
+            fast = case.run(runner, fast=True)
+            if fast is not None:
+                _compare(case, runner, full, fast)
+    return full
+
+
+class _Case:
+    """One request through some filters, as often as it is asked for."""
+
+    def __init__(
+        self,
+        filters: Mapping[str, Filter],
+        request: Sequence[bytes],
+        responses: Sequence[Sequence[bytes] | None],
+        client: tuple[str, bytes, Any],
+        known: tuple[Consumer | None, Mapping[str, Any]],
+        paths: Sequence[str],
+        files: Mapping[str, bytes],
+        answers: Mapping[str, Answer],
+        feeds: Mapping[str, bytes],
+        shadow: bool,
+        timeout: float,
+    ) -> None:
+        self._filters, self._request, self._responses, self._client = filters, request, responses, client
+        self._known, self._paths, self._files, self._answers, self._feeds = known, paths, files, answers, feeds
+        self._shadow, self._timeout = shadow, timeout
+
+    def run(self, runner: asyncio.Runner, fast: bool) -> Ran | None:
+        """Send it on one path, with filters that are built for it alone. None: it has not taken the fast path."""
+        consumer, claims = self._known
+        # Filters of ours would leave it less of the fast path, which begins without an exchange where no step is run.
+        around = None if fast and consumer is None and not claims else _KnownClient(consumer, claims)
+        # A route with a timeout has no fast path.
+        timeout = None if fast else self._timeout
+        made = _config(self._filters, around, self._paths, timeout, self._timeout, self._shadow)
+        gateway = compile(made, 1, self._files)
+        routes = [rule.route for each in gateway.routes for rules in each.rules for rule in rules or ()]
+        if fast and not any(route.straight for route in routes):
+            return None
+        patience = self._timeout + GRACE_S
+
+        async def ran() -> Ran | None:
+            plane = _Plane(gateway, around, self._answers, self._feeds, fast)
+            ran = await plane.run(self._request, self._responses, self._client, patience)
+            return None if fast and not plane.was_fast else ran
+
         return runner.run(ran())
+
+
+def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
+    """Raise `AssertionError` if both paths have not done the same.
+
+    What is different is tried again, in turn the one and the other first, until it is seen to change on one of them.
+    """
+    fulls, fasts = [_told(full)], [_told(fast)]
+    while different := _different(fulls, fasts):
+        if len(fulls) == COMPARED_AT_MOST:
+            lines = "".join(
+                f"\n  {name}: {fulls[0].get(name)!r} on the full path, {fasts[0].get(name)!r} on the fast path"
+                for name in different
+            )
+            raise AssertionError(f"the fast path of fastgw does something else than the full one:{lines}")
+        for is_fast in ((True, False), (False, True))[len(fulls) % 2]:
+            ran = case.run(runner, is_fast)
+            (fasts if is_fast else fulls).append({} if ran is None else _told(ran))
+
+
+def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[str, object]]) -> list[str]:
+    """What is always the same on the full path and always the same on the fast one, and not the same on both."""
+
+    def always(told: Sequence[Mapping[str, object]], name: str) -> bool:
+        return all(each.get(name) == told[0].get(name) for each in told)
+
+    return [
+        name
+        for name in {**fulls[0], **fasts[0]}
+        if fulls[0].get(name) != fasts[0].get(name) and always(fulls, name) and always(fasts, name)
+    ]
+
+
+def _told(ran: Ran) -> dict[str, object]:
+    """All that is told of a request, line by line and word by word."""
+    told: dict[str, object] = {"requests sent": len(ran.requests), "waited": ran.waited, "events": ran.events}
+    for what, sent in (*((f"request {at}", sent) for at, sent in enumerate(ran.requests, 1)), ("answer", ran.received)):
+        told |= {f"{what}, line {number}": line for number, line in enumerate(sent.splitlines(keepends=True), 1)}
+    names = (name for name in ran.record.__struct_fields__ if name not in TIMES)
+    return told | {f"record, {name}": getattr(ran.record, name) for name in names}
 
 
 def _named(filters: Filter | Iterable[Filter] | Mapping[str, Filter]) -> Mapping[str, Filter]:
@@ -216,16 +317,17 @@ def _named(filters: Filter | Iterable[Filter] | Mapping[str, Filter]) -> Mapping
     return named
 
 
-class _Around:
+class _KnownClient:
     """What is known of the client before the filters, and what they have let pass: two filters around them."""
 
     def __init__(self, consumer: Consumer | None, claims: Mapping[str, Any]) -> None:
         self.exchange: Exchange | None = None
+        self.was_ordinary = False
         self.pieces: list[bytes] = []
         self._consumer, self._claims = consumer, claims
 
     def _meet(self, exchange: Exchange) -> None:
-        self.exchange = exchange
+        self.exchange, self.was_ordinary = exchange, exchange.ordinary
         exchange.consumer, exchange.claims = self._consumer, self._claims
 
     def _keep(self, exchange: Exchange, payload: bytes) -> None:
@@ -247,7 +349,12 @@ class _Around:
 
 
 def _config(
-    filters: Mapping[str, Filter], around: _Around, paths: Sequence[str], timeout: float, shadow: bool
+    filters: Mapping[str, Filter],
+    around: _KnownClient | None,
+    paths: Sequence[str],
+    timeout: float | None,
+    filter_timeout: float,
+    shadow: bool,
 ) -> Config:
     uses = {name: FilterUse(name, each.type_name, each, shadow=shadow) for name, each in filters.items()}
     early = {name: use for name, use in uses.items() if use.settings.phase_of_listener.early}
@@ -256,7 +363,7 @@ def _config(
         version=1,
         listeners={"test": configuration.Listener(address=Address("127.0.0.1", 80))},
         upstreams={"upstream": configuration.Upstream(targets=(target,))},
-        filters=MappingProxyType({**early, **around.uses}),
+        filters=MappingProxyType({**early, **(around.uses if around is not None else {})}),
         routes=(
             configuration.Route(
                 name="test",
@@ -266,7 +373,7 @@ def _config(
                 filters=MappingProxyType({name: use for name, use in uses.items() if name not in early}),
             ),
         ),
-        timeouts=configuration.Timeouts(filters=timeout),
+        timeouts=configuration.Timeouts(filters=filter_timeout),
         status=None,
         admin=None,
         access_logs=(),
@@ -274,10 +381,15 @@ def _config(
 
 
 class _Plane:
-    """A data plane whose connections are in memory, for one request."""
+    """A data plane whose connections are in memory, for one request. `fast`: one to the upstream is open and idle."""
 
     def __init__(
-        self, gateway: Gateway, around: _Around, answers: Mapping[str, Answer], feeds: Mapping[str, bytes]
+        self,
+        gateway: Gateway,
+        around: _KnownClient | None,
+        answers: Mapping[str, Answer],
+        feeds: Mapping[str, bytes],
+        fast: bool,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._gateway = gateway
@@ -288,12 +400,20 @@ class _Plane:
         fetcher: Any = _Fetcher(answers)
         known = Feeds(feeds, lambda key, seen: None)
         self._services = Services(self._ground, fetcher, known, own_table(), own_counts(), control_is_away=lambda: True)
-        pool: Any = _Pool(self._ground, self._upstreams)
+        self._pool = _Pool(self._ground, self._upstreams)
+        pool: Any = self._pool
         for upstream in gateway.upstreams.values():
             upstream.ground, upstream.pool = self._ground, pool
+            if fast:
+                self._pool.open(upstream.targets[0])
         observer: Any = self._observer
         limit: Any = _Limit()
         self._server = Server(self._ground, gateway, observer, limit, None)
+
+    @property
+    def was_fast(self) -> bool:
+        """Whether the request has begun on the fast path."""
+        return self._pool.was_asked
 
     async def run(
         self,
@@ -313,6 +433,7 @@ class _Plane:
             for link in self._gateway.live:
                 if link.hooks.stop is not None:
                     link.hooks.stop()
+            self._pool.close()
             self._ground.close()
             await _turns()
 
@@ -341,13 +462,17 @@ class _Plane:
                         await _answer(upstream.result(), response, over)
                 await over
         except TimeoutError as error:
-            raise AssertionError(f"nothing answers within {patience:g} s: is the request whole?") from error
+            where = " on the fast path" if self.was_fast else ""
+            raise AssertionError(f"nothing answers within {patience:g} s{where}: is the request whole?") from error
         await _turns()
         ran.received, ran.record = wire.received, over.result()
         ran.requests = tuple(each.result().received for each in self._upstreams if each.done())
-        ran.pieces, ran.events = tuple(self._around.pieces), tuple(self._observer.events)
-        if self._around.exchange is not None:  # else it could not be read
-            ran.exchange = self._around.exchange
+        ran.events = tuple(self._observer.events)
+        if self._around is not None:
+            ran.pieces = tuple(self._around.pieces)
+            ran._may_be_fast = self._around.was_ordinary and not ran.waited and bool(ran.requests)
+            if self._around.exchange is not None:  # else it could not be read
+                ran.exchange = self._around.exchange
         return ran
 
 
@@ -402,11 +527,24 @@ class _Limit:
 
 
 class _Pool:
-    """Connects to the test, at once."""
+    """Connects to the test, at once or before it is asked for."""
 
     def __init__(self, ground: WorkerLoop, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
         self._ground = ground
         self._connected = connected
+        self._idle: tuple[UpstreamConnection, _Wire] | None = None
+        self.was_asked = False  # for an idle connection, which the fast path alone does
+
+    def open(self, target: Target) -> None:
+        """Open a connection that has carried nothing: a request that it carries is lost with it, as on a new one."""
+        pool: Any = self
+        connection = UpstreamConnection(self._ground, pool, target)
+        self._idle = connection, _Wire(connection)
+
+    def close(self) -> None:
+        """Close what was not asked for."""
+        if self._idle is not None:
+            self._idle[0].close()
 
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
@@ -426,8 +564,14 @@ class _Pool:
         borrower.lent(connection)
         connected.set_result(wire)
 
-    def idle(self, target: Target) -> None:
-        return None
+    def idle(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
+        self.was_asked = True
+        if self._idle is None or self._idle[0].target is not target:
+            return None
+        (connection, wire), self._idle = self._idle, None
+        connection.uses += 1
+        self._connected[0].set_result(wire)
+        return connection
 
     def is_queued(self, borrower: Any) -> bool:
         return False

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
+import time
+import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +17,9 @@ from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.size import Size
 from fastgw.http.fields import Fields
+from fastgw.http.http1.parser import ResponseHead
 from fastgw.testing import OK, ConfigError, Fetched, Ran, configured, run
+from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import probe
 
 HOST = b"Host: a.test\r\n"
@@ -97,7 +104,7 @@ def test_what_is_known_of_the_client() -> None:
         claims={"sub": "a"},
         paths=["/users/{id}"],
     )
-    assert seen == [("2001:db8::1", b"https", alice, {"sub": "a"}, {"id": b"7"})]
+    assert seen == [("2001:db8::1", b"https", alice, {"sub": "a"}, {"id": b"7"})] * 2  # on the full and the fast path
     assert ran.exchange.consumer is alice
     assert run([], GET, paths=["/elsewhere"]).fault == "route_not_found"
 
@@ -164,7 +171,7 @@ def test_files_that_settings_name_may_be_given() -> None:
             return Hooks()
 
     run(Reading(path="/nowhere/a"), GET, files={"/nowhere/a": b"text"})
-    assert seen == [b"text"]
+    assert seen == [b"text"] * 2  # for the full and for the fast path
 
 
 def test_it_has_what_was_promised() -> None:
@@ -221,3 +228,135 @@ def test_the_status_of_an_answer() -> None:
     ran = run(made(response=response), GET)
     assert (ran.status, ran.body) == (502, b"ok")
     assert ran.received.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+
+
+# --- the two paths ---
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """How each request has begun that took the fast path."""
+    begun: list[str] = []
+    begin, go_on = FastPath.begin, FastPath.go_on
+
+    def begins(passage: FastPath, *told: Any) -> None:
+        begun.append("begin")
+        begin(passage, *told)
+
+    def goes_on(passage: FastPath, *told: Any) -> None:
+        begun.append("go_on")
+        go_on(passage, *told)
+
+    monkeypatch.setattr(FastPath, "begin", begins)
+    monkeypatch.setattr(FastPath, "go_on", goes_on)
+    return begun
+
+
+def passes(exchange: Exchange) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("filters", "more", "begun"),
+    [
+        ([], {}, ["begin"]),
+        (RequestId(), {}, ["begin", "begin"]),  # whose ids differ each time
+        (made(request=passes), {}, ["go_on"]),
+        (made(Phase.OBSERVE, request=passes), {}, ["go_on"]),
+        (made(response=passes), {}, ["go_on"]),
+        (made(finish=passes), {}, ["go_on"]),
+        (made(request_body=lambda exchange, payload: None), {"request": POST + b"abcde"}, ["go_on"]),
+        (made(response=passes), {"shadow": True}, ["go_on"]),
+        ([], {"request": POST + b"abcde"}, ["begin"]),
+        ([], {"consumer": Consumer("alice")}, ["go_on"]),
+        ([], {"claims": {"sub": "a"}}, ["go_on"]),
+        ([], {"paths": ["/users/{id}"]}, ["begin"]),
+        ([], {"response": None}, ["begin"]),
+        ([], {"response": [OK[:9], OK[9:]]}, ["begin"]),
+        # What does not take it is not sent twice:
+        ([], {"request": [POST, b"abcde"]}, []),
+        ([], {"request": b"GET / HTTP/1.0\r\n\r\n"}, []),
+        (made(request=lambda exchange: exchange.refuse(Fault.FORBIDDEN)), {}, []),
+        (made(request=lambda exchange: asyncio.sleep(0)), {}, []),
+    ],
+)
+def test_what_may_take_the_fast_path_takes_it_too(
+    filters: Any, more: dict[str, Any], begun: list[str], fast: list[str]
+) -> None:
+    """Once, on a connection that is idle."""
+    request = more.pop("request", GET)
+    run(filters, request, **more)
+    assert fast == begun
+
+
+def test_a_difference_between_the_paths_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the request, in the answer and in what the log says."""
+    go_on, answered_whole = FastPath.go_on, FastPath.answered_whole
+
+    def goes_on(passage: FastPath, exchange: Exchange, route: Any) -> None:
+        exchange.request_added = b"X-A: 1\r\n"
+        exchange.consumer = Consumer("bob")
+        go_on(passage, exchange, route)
+
+    def answered(passage: FastPath, head: ResponseHead) -> None:
+        passage.retries += 1
+        answered_whole(passage, head)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FastPath, "go_on", goes_on)
+        with pytest.raises(AssertionError) as caught:
+            run(made(request=passes), GET)
+    assert str(caught.value).splitlines() == [
+        "the fast path of fastgw does something else than the full one:",
+        r"  request 1, line 9: b'Via: 1.1 fastgw\r\n' on the full path, b'X-A: 1\r\n' on the fast path",
+        r"  request 1, line 10: b'\r\n' on the full path, b'Via: 1.1 fastgw\r\n' on the fast path",
+        "  record, consumer: '' on the full path, 'bob' on the fast path",
+        r"  request 1, line 11: None on the full path, b'\r\n' on the fast path",
+    ]
+    monkeypatch.setattr(FastPath, "answered_whole", answered)
+    with pytest.raises(AssertionError, match=r"full one:\n  record, retries: 0 on the full path, 1 on the fast path$"):
+        run([], GET)
+
+
+def test_a_fast_path_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastPath, "answered_whole", lambda passage, head: None)
+    monkeypatch.setattr("fastgw.testing.GRACE_S", 0.01)
+    with pytest.raises(AssertionError, match=r"nothing answers within 0.02 s on the fast path: is the request whole\?"):
+        run([], GET, timeout=0.01)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        iter(lambda: uuid.uuid4().bytes.hex(), ""),
+        map(str, itertools.count()),
+        itertools.cycle("ab"),
+        iter(lambda: f"{time.perf_counter_ns()}", ""),
+        map(str, itertools.chain([1], itertools.repeat(2))),
+        iter(lambda: random.Random().choice("ab") * random.Random().choice((1, 2)), ""),
+        (f"{number}\r\nX-{number}: b" for number in itertools.count()),
+    ],
+    ids=["random", "counted", "in turn", "a time", "the first one", "drawn", "by lines"],
+)
+def test_what_differs_on_one_path_is_no_difference_between_them(values: Iterable[str]) -> None:
+    """Ids, times, and what a test keeps outside of its filter."""
+    drawn = iter(values)
+
+    def request(exchange: Exchange) -> None:
+        exchange.request_added += b"X-A: %b\r\n" % next(drawn).encode()
+
+    for _ in range(5):
+        assert run(made(request=request), GET).passed
+
+
+def test_state_of_a_filter_sees_a_request_once() -> None:
+    """What `build` makes is made for each of both paths."""
+    made: list[list[bytes]] = []
+
+    class Keeping(Filter, name="keeping", phase=Phase.LIMIT_CLIENT):
+        def build(self, env: Env) -> Hooks:
+            seen: list[bytes] = []
+            made.append(seen)
+            return Hooks(request=lambda exchange: seen.append(exchange.path))
+
+    assert run(Keeping(), GET).passed
+    assert made == [[b"/users/7"], [b"/users/7"]]
