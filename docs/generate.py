@@ -19,7 +19,7 @@ from fastgw.config.decoding.json_schema import field_docs
 from fastgw.filters import TYPES
 from fastgw.filters.plugins.reference_docs import as_markdown, settings_as_markdown
 from fastgw.http.http1.serializer_reference import PHRASES
-from fastgw.observe.access_log.formats import FORMATS
+from fastgw.observe.access_log.formats import FORMATS, masker
 from fastgw.observe.access_log.record import Record
 from fastgw.runtime.node.metrics import FAMILIES
 
@@ -86,6 +86,9 @@ the line that Apache and nginx write. Control characters are escaped, so no clie
     fixed = {name: value for name, value in fixed.items() if name not in ("event.duration", "event.outcome")}
     listed = ", ".join(f"`{name}` ({_plain(value)})" for name, value in fixed.items())
     yield f"`ecs` has these as well: {listed}, and `event.outcome`: `success` for a status below 400, else `failure`."
+    yield "\nThe same exchange in the three formats:"
+    for name, kind in (("json", "json"), ("ecs", "json"), ("combined", "text")):
+        yield f"\n```{kind}\n{FORMATS[name](_EXAMPLE, masker(())).decode().rstrip()}\n```"
     yield """\
 
 Values of parameters that usually are secrets (`token`, `password`, `code`, `api_key` and others) are replaced by
@@ -94,6 +97,32 @@ URLs, users and passwords are masked too.
 
 Move a log file away and send `SIGUSR1`: it is opened anew, and no line is lost. A log that cannot be written never
 holds up requests: its lines are dropped and counted (`fastgw_log_records_dropped_total`)."""
+
+
+_EXAMPLE: Final = Record(
+    ended_date=1767225599.123,
+    client="192.0.2.7",
+    listener="public",
+    method=b"GET",
+    scheme=b"https",
+    host=b"api.example.com",
+    path=b"/users/7",
+    query=b"page=2&access_token=of-alice",
+    minor=1,
+    status=502,
+    request_bytes=0,
+    response_bytes=168,
+    duration_s=0.012346,
+    consumer="alice",
+    route="user",
+    upstream="users",
+    target="users-1:9001",
+    retries=1,
+    fault="connect_refused",
+    fault_detail="ECONNREFUSED",
+    request_id=b"ff5b80e57d7695b8492b197a06455a06",
+    user_agent=b"curl/8.5.0",
+)
 
 
 def _distinct() -> Record:
