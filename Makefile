@@ -151,7 +151,7 @@ docs: setup  ## write the generated pages of docs/reference anew, from the code 
 
 docs-site: setup  ## build the documentation as a site, in build/site; a link that leads nowhere ends the build
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
-	@echo "build/site/index.html"
+	@echo "read it: $(PYTHON) -m http.server --directory build/site 8000"
 
 fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
 	@$(call install_programs,gcc=gcc,make fuzz)

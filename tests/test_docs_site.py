@@ -7,12 +7,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
+
+from tests.e2e.programs import program
+from tests.support.browser import Browser
+from tests.support.browser import Page as BrowserPage
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -116,5 +123,38 @@ def test_a_page_fetches_nothing_from_elsewhere(site):
         assert not re.findall(r"url\([\"']?(?:https?:)?//[^)]*\)", path.read_text()), path
 
 
-def test_it_can_be_searched(site):
-    assert "circuit_breaker" in (site / "search" / "search_index.json").read_text()
+class Handler(SimpleHTTPRequestHandler):
+    """Serves the site, silently."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def page(site, tmp_path) -> Iterator[BrowserPage]:
+    """A browser's page with the start page of the site, and where that is."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with Browser(program("chromium"), tmp_path) as browser, browser.page() as page:
+            page.window(1400, 1000)
+            page.go(f"http://127.0.0.1:{server.server_port}/index.html")
+            yield page
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_browser_searches_it_in_the_dark_and_fetches_nothing_from_elsewhere(page):
+    page.type(".md-search__input", "circuit breaker")
+    page.until("document.querySelectorAll('.md-search-result__link').length > 5")
+    assert "circuit breakers" in page.text(".md-search-result__link")
+    scheme = "document.body.dataset.mdColorScheme"
+    assert page.run(scheme) == "default"
+    page.prefer(prefers_color_scheme="dark")
+    page.until(f"{scheme} === 'slate'")
+    fetched = page.run("performance.getEntriesByType('resource').map(each => new URL(each.name).host)")
+    assert set(fetched) == {page.run("location.host")}
+    assert not page.complaints
