@@ -14,7 +14,7 @@ from fastgw.compiled import twin
 
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("9I")
-"""What the kernel counts of a socket (linux/sock_diag.h)."""
+"""Counters of the kernel for a socket (linux/sock_diag.h)."""
 _WMEM_ALLOC, _SNDBUF, _WMEM_QUEUED = 2, 3, 5
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _KEPT: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-"""From 3.13 on the end of a server would remove the path of a unix socket: but whoever opened it removes it, and
-another process may serve there already."""
+"""Arguments that keep the path of a unix socket: from 3.13 on the end of a server would remove it, but whoever opened
+it removes it, and another process may serve there already.
+"""
 
 
 async def serve_on(

@@ -59,7 +59,7 @@ class Wheel:
             slot.add(timed)
 
     def drop(self, timed: Timed) -> None:
-        """It is over: it has no deadline, and is not held any more."""
+        """Remove an entry: it has no deadline, and is not held any more."""
         timed.deadline = inf
         if timed.filed_at != inf:
             self._unfile(timed)

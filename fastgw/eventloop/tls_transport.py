@@ -38,7 +38,7 @@ _Read = Callable[[int, memoryview], int]
 
 
 class Above(Protocol):
-    """What an `asyncio.BufferedProtocol` is told by its transport."""
+    """Callbacks of an `asyncio.BufferedProtocol` above the TLS layer."""
 
     def get_buffer(self, sizehint: int) -> memoryview: ...
     def buffer_updated(self, nbytes: int) -> None: ...
@@ -120,7 +120,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def _not_shaken(self, error: OSError | None) -> None:
-        """There will be no connection: the handshake has failed, or the connection was lost before (None: it ended)."""
+        """Handle the end before the handshake: it has failed, or the connection was lost before (None: it ended)."""
         raise NotImplementedError
 
     def _cut_off(self) -> None:
@@ -201,7 +201,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._shaken(self.memory.outgoing.read())
 
     def _open(self, above: Above) -> None:
-        """From here on this is what the connection is for. The subclass tells it so, and goes on with `_read_early`."""
+        """Hand the connection to the protocol above. The subclass tells it so, and goes on with `_read_early`."""
         self.stage = OPEN
         self._above = above
         self._read, self._write = cast(_Read, self._tls.read), self._tls.write
@@ -216,7 +216,7 @@ class TlsTransport(asyncio.BufferedProtocol):
     # bytes
 
     def _decipher_counted(self, sealed: bytes | memoryview) -> None:
-        """As `_decipher`; and rest after many records: a small one costs as much as a large one. Data count above."""
+        """Decipher, and rest after many records: a small one costs as much as a large one. Data count above."""
         got = self._got
         self._decipher(sealed)
         self._framing += len(sealed) - len(self._kept) - (self._got - got)
@@ -297,7 +297,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             send(self._fd, sealed, self._below, self._below_paused)
 
     def _break(self, error: ssl.SSLError) -> None:
-        """What has come is no TLS, or was changed on its way, or an alert; or it was cut."""
+        """Close after bytes that are no TLS, or were changed on their way, or an alert; or a cut."""
         self._flush()
         self._lose(error)
 
@@ -315,7 +315,7 @@ class TlsTransport(asyncio.BufferedProtocol):
 
     @property
     def tls(self) -> ssl.SSLObject:
-        """What was agreed on: version, certificates, session, protocol (ALPN)."""
+        """The negotiated TLS session: version, certificates, session, protocol (ALPN)."""
         return self._tls
 
     def has_unread(self) -> bool:

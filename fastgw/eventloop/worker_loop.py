@@ -1,4 +1,4 @@
-"""What all connections of one worker stand on: the loop, the timer wheel, one read buffer, the watch for hang-ups."""
+"""Worker loop and what all connections share: the loop, the timer wheel, one read buffer, the watch for hang-ups."""
 
 import array
 import asyncio
@@ -22,7 +22,9 @@ READ_BYTES: Final = 32768
 BODY_READ_BYTES: Final = 8 * READ_BYTES
 """The most that is read at once of a body, while so much is sure to come and its receiver has room for it."""
 BODY_BYTES_PER_TURN: Final = 1048576
-"""Of one body; then others have their turn. libuv would read 32 times, whatever a read takes."""
+"""Bytes of one body that are read in a turn of the loop; then others have their turn. libuv would read 32 times,
+whatever a read takes.
+"""
 FRAMING_COST: Final = 512
 """So many bytes of payload cost what one byte of framing costs: sizes and line ends of chunks, headers of TLS records.
 
@@ -44,7 +46,9 @@ AFTER_STALL_S: Final = 0.002
 
 
 LEFT_BEHIND: Final = 524_288
-"""What a peer may have sent before it closes while it is not read, so that this is noticed: its FIN comes behind it."""
+"""Most bytes that a peer may have sent before it closes while it is not read, so that this is noticed: its FIN comes
+behind them.
+"""
 
 
 def unsent(transport: asyncio.Transport) -> int:
@@ -120,7 +124,7 @@ class Resting(Protocol):
 
     resting: bool
     read_since_rest: int
-    """What that has cost, in bytes of payload."""
+    """Bytes of payload that were read since the last rest."""
 
     def end_rest(self) -> None:
         """Read on, unless there is another reason not to."""
@@ -133,7 +137,7 @@ class BodyReading(Resting, Protocol):
 
 
 class Rests:
-    """Those that have had their share of a turn wait here in a line: a turn lets `READERS_PER_TURN` of them read on.
+    """Queue of connections that have had their share of a turn: a turn lets `READERS_PER_TURN` of them read on.
 
     So what a turn does for them does not grow with their number, nor does what others wait for them. Who has cost more
     than a share waits once more for each.
@@ -176,7 +180,7 @@ class Rests:
 
 
 def body_buffers(usual: memoryview) -> Sequence[memoryview]:
-    """What to read bodies into, by how many times `READ_BYTES` there is room for: at least the usual.
+    """Return buffers to read bodies into, by how many times `READ_BYTES` there is room for: at least the usual.
 
     A buffer each, and no parts of one: what was read is not copied out of it.
     """
@@ -184,7 +188,8 @@ def body_buffers(usual: memoryview) -> Sequence[memoryview]:
 
 
 class TlsMemory:
-    """What all that speak TLS share (`tls_transport`): what is read before it is deciphered, and what OpenSSL works on,
+    """Memory that all TLS connections share (`tls_transport`): what is read before it is deciphered, and what OpenSSL
+    works on, which is empty between two of its calls.
 
     which is empty between two of its calls.
     """
@@ -215,7 +220,7 @@ class WorkerLoop:
         self._stalled = False
 
     def buffer_for(self, chunk: bytes, payload: bytes, assured: int, goes_to: int) -> memoryview:
-        """What to read the next bytes of a body into, after a chunk that brought this payload.
+        """Return the buffer for the next bytes of a body, after a chunk that brought this payload.
 
         More than usual is read of payload that is sure to come (`BodyReader.assured`), so that nothing behind it is
         read with it, and to a socket that takes it all at once (`goes_to`; -1: elsewhere), for what it does not take is

@@ -1,3 +1,3 @@
-"""What comes before and below HTTP: PROXY protocol, TLS client hello, certificates, session tickets, OpenSSL's own
+"""Protocols before and below HTTP: PROXY protocol, TLS client hello, certificates, session tickets, OpenSSL's own
 functions.
 """

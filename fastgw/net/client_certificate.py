@@ -37,12 +37,14 @@ Decoded = Mapping[str, Any]
 
 
 class ClientCertificate(NamedTuple):
-    """Of a client, verified against the listener's authority, and not revoked where there is a list of what is."""
+    """Certificate of a client, verified against the listener's authority, and not revoked where there is a revocation
+    list.
+    """
 
     subject: str
-    """As RFC 4514 writes it, the most specific part first: `CN=alice,OU=people,O=Example`."""
+    """Subject as RFC 4514 writes it, the most specific part first: `CN=alice,OU=people,O=Example`."""
     common_name: str
-    """Of the subject; "" where it has none."""
+    """Common name of the subject; "" where it has none."""
     dns_names: tuple[str, ...]
     """Alternative names, here and below, as they stand in the certificate."""
     uris: tuple[str, ...]
@@ -51,7 +53,7 @@ class ClientCertificate(NamedTuple):
     fingerprint: str
     """SHA-256 of the certificate, in lower-case hexadecimal."""
     serial: str
-    """In upper-case hexadecimal."""
+    """Serial number in upper-case hexadecimal."""
     issuer: str
     """The subject of the authority that signed it."""
     expires_date: float
@@ -84,7 +86,7 @@ class ClientCertificate(NamedTuple):
         return [f"{kind}:{name}" for kind, names in kinds for name in names]
 
     def element(self) -> bytes:
-        """As an element of `X-Forwarded-Client-Cert`, in Envoy's form; names beyond `LONGEST` are left out."""
+        """Return an element of `X-Forwarded-Client-Cert`, in Envoy's form; names beyond `LONGEST` are left out."""
         text = f'Hash={self.fingerprint};Subject="{self.subject}"'
         for kind, names in (("URI", self.uris), ("DNS", self.dns_names)):
             for name in names:

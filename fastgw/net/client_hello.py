@@ -7,7 +7,7 @@ from fastgw.http.malformed import Malformed
 NO_APPLICATION_PROTOCOL: Final = b"\x15\x03\x03\x00\x02\x02\x78"
 """A fatal alert (RFC 7301 section 3.2), in a record as it may answer the first message: nothing is encrypted yet."""
 DECODE_ERROR: Final = b"\x15\x03\x03\x00\x02\x02\x32"
-"""The same for a message whose length is incorrect (RFC 8446 section 6.2)."""
+"""TLS alert for a message whose length is incorrect (RFC 8446 section 6.2)."""
 LONGEST_RECORD: Final = 16_384
 """Bytes in one record of TLS (RFC 8446 section 5.1)."""
 HANDSHAKE: Final = 22
@@ -62,7 +62,7 @@ class HelloBuffer:
         return False
 
     def message(self) -> bytes:
-        """What is here of the message, without the headers of records."""
+        """Return the received part of the message, without the headers of records."""
         fragments, at = [], 0
         while at < self._record_at:
             start = at + _RECORD_HEADER
@@ -72,7 +72,7 @@ class HelloBuffer:
 
 
 def protocols_offered(message: bytes) -> list[bytes] | None:
-    """Which protocols a client would speak inside TLS (ALPN, RFC 7301), by its ClientHello.
+    """Return the protocols that a client offers inside TLS (ALPN, RFC 7301), by its ClientHello.
 
     None: it does not say, or that is no ClientHello; then OpenSSL decides alone.
     """
@@ -110,7 +110,7 @@ class _Reader:
         return number
 
     def vector(self, size: int) -> bytes:
-        """What stands behind its length, which takes so many bytes."""
+        """Read bytes after their length, which takes so many bytes."""
         length = self.number(size)
         if len(self.left) < length:
             raise ValueError

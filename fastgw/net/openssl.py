@@ -1,4 +1,4 @@
-"""What OpenSSL can do and Python has no call for: keys of session tickets, groups, memory.
+"""OpenSSL functions for which Python has no call: keys of session tickets, groups, memory.
 
 The calls are made past Python, by `ctypes`, once `verify` has seen in a child process that they do what they should.
 Where they do not, contexts are as Python makes them.
@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import Any, Final
 
 KEY_BYTES: Final = 80
-"""Of the keys of session tickets: their name, and what to sign and encrypt with."""
+"""Bytes of the keys of session tickets: their name, and what to sign and encrypt with."""
 GROUPS: Final = "X25519:P-256:P-384"
 """For the exchange of keys: those that Mozilla recommends."""
 HYBRID: Final = "X25519MLKEM768:"
 """Before them, from OpenSSL 3.5 on: what is recorded today cannot be read by tomorrow's quantum computers."""
 
 MISSING: Final = (ImportError, OSError, AttributeError, MemoryError)
-"""What is raised where there is no `ctypes`, or OpenSSL is not in a library of its own."""
+"""Errors where there is no `ctypes`, or OpenSSL is not in a library of its own."""
 
 _MODE, _CACHE_MODE, _GET_KEYS, _SET_KEYS, _SET_GROUPS = 33, 44, 58, 59, 92  # SSL_CTRL_…
 _RELEASE_BUFFERS: Final = 0x10
@@ -120,5 +120,5 @@ def spare_memory(context: ssl.SSLContext) -> None:
 
 
 def tickets_told() -> str:
-    """How it would be with tickets here, for `fastgw version`."""
+    """Describe the handling of tickets here, for `fastgw version`."""
     return "keys of all workers, new each day" if verify() else "keys of each start, inherited by fork"

@@ -19,13 +19,13 @@ _MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
 
 
 class Amiss(NamedTuple):
-    """What is wrong with a certificate and its key, and with which of the two."""
+    """Problem of a certificate and its key, and which of the two has it."""
 
     of: Literal["certificate", "key"]
     wrong: str
     expected: str
     mismatch: bool = False
-    """They do not belong together, as when only one of them has been renewed yet."""
+    """Whether the two do not belong together, as when only one of them has been renewed yet."""
 
 
 @contextmanager
@@ -58,8 +58,9 @@ def dns_names(certificate: dict[str, Any]) -> list[str]:
 
 
 def key_kind(certificate: bytes) -> str:
-    """What kind of key the first certificate of a file is for. A context shows one certificate of each kind, by what
-    the client can verify. "": it cannot be told."""
+    """Return the kind of key that the first certificate of a file is for. A context shows one certificate of each kind,
+    by what the client can verify. "": it cannot be told.
+    """
     try:
         return type(x509.load_pem_x509_certificate(certificate).public_key()).__name__
     except (ValueError, UnsupportedAlgorithm):
@@ -75,16 +76,16 @@ class Together(NamedTuple):
 
 
 class Grouping:
-    """Which certificates of a listener are shown together."""
+    """Grouping of a listener's certificates by what is shown together."""
 
     def __init__(self) -> None:
         self.groups: list[Together] = []
-        """In the order of the first of each."""
+        """Groups in the order of the first certificate of each."""
         self._by_names: dict[frozenset[str], list[Together]] = {}
         self._count = 0
 
     def add(self, certificate: bytes) -> Together:
-        """Where the next one belongs. Raises `ssl.SSLError`."""
+        """Return the group that the next certificate belongs to. Raises `ssl.SSLError`."""
         names, kind, place = dns_names(decoded(certificate)), key_kind(certificate), self._count
         self._count += 1
         alike = self._by_names.setdefault(frozenset(names), [])
@@ -100,7 +101,7 @@ class Grouping:
 
 
 def amiss(certificate: bytes, key: bytes) -> Amiss | None:
-    """What is wrong with a pair; None: it can be shown to clients."""
+    """Return the problem of a pair; None: it can be shown to clients."""
     try:
         decoded(certificate)
     except ssl.SSLError:
@@ -122,7 +123,7 @@ def amiss(certificate: bytes, key: bytes) -> Amiss | None:
 
 
 def amiss_authority(authority: bytes) -> str:
-    """What is wrong with a file of certificates to trust; "" nothing."""
+    """Return the problem of a file of certificates to trust; "": none."""
     try:
         with as_file(authority) as file:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
@@ -143,7 +144,7 @@ def has_authority(authority: bytes) -> bool:
 
 
 def amiss_revocations(revocations: bytes) -> str:
-    """What is wrong with a file of revocation lists; "" nothing."""
+    """Return the problem of a file of revocation lists; "": none."""
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         with as_file(revocations) as file:

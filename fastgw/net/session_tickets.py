@@ -16,14 +16,14 @@ from fastgw.net.openssl import KEY_BYTES
 
 DAY_S: Final = 24 * 3600
 NAME_BYTES: Final = 16
-"""Of the keys, that stand in front of a ticket as their name."""
+"""Bytes of the keys that stand in front of a ticket as their name."""
 
 _SEED_BYTES: Final = 32
 
 
 @dataclass
 class TicketKeySeeds:
-    """Of the last two days that were asked about. Goes forward only, so a clock that is put back changes nothing."""
+    """Seeds of the last two days in use. Goes forward only, so a clock that is put back changes nothing."""
 
     day: int
     today: bytes = field(repr=False)

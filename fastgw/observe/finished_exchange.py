@@ -1,6 +1,6 @@
-"""What is told of an exchange when it is over.
-
-`FinishedExchange` says by structure what is read of an exchange: the exchange itself stands above this room.
+"""Finished exchange, as observers see it.
+`FinishedExchange` is a protocol of the attributes that are read of an exchange: the exchange itself stands in a higher
+package.
 """
 
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""What a worker does with the exchanges that have ended: count them, and write its access logs."""
+"""Observer of a worker: counts finished exchanges, and writes the access logs."""
 
 import time
 from collections.abc import Callable, Sequence

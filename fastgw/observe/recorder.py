@@ -32,7 +32,7 @@ ERRORS: Final = 500
 
 
 class SeriesKey(NamedTuple):
-    """What only few exchanges differ in. Texts: "" for none."""
+    """Key of a series: the facts that only few exchanges differ in. Texts: "" for none."""
 
     listener: str
     route: str
@@ -60,7 +60,7 @@ _VARYING: Final[dict[str, Any]] = {
 
 
 class LazyDisposal:
-    """What was learned and is no longer good. To let go of all of it at once could take milliseconds."""
+    """Disposal of learned facts that are no longer good. To let go of all of it at once could take milliseconds."""
 
     def __init__(self) -> None:
         self._learned: list[dict[Any, Any]] = []
@@ -138,13 +138,13 @@ class Recorder:
                     log.add(json_line(record_of(ended, now, date), log.secrets.mask))
 
     def remember(self, ended: FinishedExchange) -> None:
-        """It ended in a fault that is not the client's."""
+        """Remember an exchange that ended in a fault that is not the client's."""
         assert ended.route is not None
         assert ended.fault is not None
         self._tally.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
 
     def place(self, kind: SeriesKey) -> SeriesPlace:
-        """Where exchanges of this kind count."""
+        """Return the words in which exchanges of this kind count."""
         return self._tally.place(
             kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
         )

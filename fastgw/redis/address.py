@@ -1,4 +1,4 @@
-"""Where the Redis of a second level is, as far as it can be told without asking it."""
+"""Address of the Redis of a second-level cache, validated without connecting."""
 
 import re
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ _IS_NUMBER: Final = re.compile("[0-9]{1,9}").fullmatch
 
 
 class RedisAddress(NamedTuple):
-    """Where a Redis is. `password`: "" for none; it is a secret."""
+    """Address of a Redis. `password`: "" for none; it is a secret."""
 
     host: str
     port: int

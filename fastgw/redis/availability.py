@@ -7,7 +7,7 @@ from array import array
 from typing import Final
 
 UNASKED, AWAY, UP = range(3)
-"""What the word says."""
+"""Values of the availability word."""
 
 _seen: Final[dict[object, bool]] = {}  # two of them while a reload moves to another Redis
 _word = memoryview(array("Q", [UNASKED]))
@@ -21,14 +21,14 @@ def tell_in(word: memoryview) -> None:
 
 
 def seen(by: object, is_up: bool) -> None:
-    """Who asks a Redis has found it there, or away."""
+    """Record that a client has found Redis reachable, or unreachable."""
     if _seen.get(by) is not is_up:
         _seen[by] = is_up
         _tell()
 
 
 def unasked(by: object) -> None:
-    """It asks no more."""
+    """Forget a client that uses Redis no more."""
     if _seen.pop(by, None) is not None:
         _tell()
 

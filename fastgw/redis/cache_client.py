@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 ERRORS: Final = (OSError, RedisError)
 MOST_CONNECTIONS: Final = 32
-"""Of one worker."""
+"""Most connections of one worker."""
 
 
 def opened(host: str, port: int, database: int, tls: bool, username: str, password: str, patience: float) -> RedisCache:

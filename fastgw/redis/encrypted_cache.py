@@ -1,4 +1,4 @@
-"""What nodes remember together, in Redis behind aiocache: sealed, so that whoever reads Redis learns nothing from it.
+"""Encrypted cache of all nodes, in Redis behind aiocache: whoever reads Redis learns nothing from it.
 
 Rule 1: names are keyed digests and values are encrypted; the keys come from a secret that Redis never sees. A value is
 bound to its name, so it cannot stand in for another, and says itself until when it is good. Rule 2: it is a help, never
@@ -29,7 +29,7 @@ _UNTIL: Final = struct.Struct("<d")
 
 
 class _Away(Exception):
-    """There is no answer."""
+    """Redis has given no answer."""
 
 
 @final
@@ -88,12 +88,12 @@ class _Redis:
 
 
 _known: Final[dict[RedisAddress, _Redis]] = {}
-"""Those that are in use, in the one loop of this process."""
+"""The Redis servers in use, in the one loop of this process."""
 
 
 @final
 class EncryptedRedisCache:
-    """What is remembered of credentials for all nodes. To be closed by whoever uses it."""
+    """Cache for credentials, shared by all nodes. To be closed by whoever uses it."""
 
     __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_seal")
 
@@ -129,7 +129,9 @@ class EncryptedRedisCache:
             self._redis.close()
 
     async def get(self, credential: bytes) -> tuple[bytes, float] | None:
-        """What was put for it and is still good, and until when (epoch seconds); None: nothing, or nobody can tell."""
+        """Return the value stored for a credential that is still fresh, and until when (epoch seconds); None: nothing,
+        or Redis did not answer.
+        """
         name = self._name(credential)
         sealed = await self._ask("get", name)
         if not isinstance(sealed, bytes) or len(sealed) < _NONCE:

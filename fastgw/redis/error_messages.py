@@ -1,4 +1,4 @@
-"""Why a Redis cannot be used, in words for people. What it said itself is not shown: it may repeat what it was told."""
+"""Error messages of Redis, in words for people. What it said itself is not shown: it may repeat what it was told."""
 
 import socket
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _SAID: Final[Mapping[str, str]] = MappingProxyType(
         "BUSY": "it is busy with a script",
     }
 )
-"""By the word that an error begins with."""
+"""Meanings of Redis errors, by the word that they begin with."""
 _RAISED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "AuthenticationError": "WRONGPASS",

@@ -15,7 +15,7 @@ from redis.asyncio.connection import parse_url
 
 Answered = Callable[[Any], None]
 ERRORS: Final = (OSError, hiredis.HiredisError)
-"""What `opened` may raise; a timeout is an `OSError`."""
+"""Errors that `opened` may raise; a timeout is an `OSError`."""
 PORT: Final = 6379
 
 
@@ -26,7 +26,9 @@ def packed(*words: bytes) -> bytes:
 
 @final
 class Pipe(asyncio.Protocol):
-    """What is not answered when it ends never is. It ends where more is answered than was asked."""
+    """Pipelined connection: commands that are unanswered when it ends stay so. It ends where more is answered than was
+    asked.
+    """
 
     def __init__(self) -> None:
         self.lost: Callable[[str], None] | None = None
@@ -44,7 +46,7 @@ class Pipe(asyncio.Protocol):
         self._transport = transport
 
     def send(self, commands: Iterable[bytes], answered: Iterable[Answered]) -> None:
-        """In one write. An answer that is an error is a `hiredis.HiredisError`, given and not raised."""
+        """Send commands in one write. An answer that is an error is a `hiredis.HiredisError`, given and not raised."""
         self._unanswered.extend(answered)
         self._transport.write(b"".join(commands))
 

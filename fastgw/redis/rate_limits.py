@@ -122,14 +122,16 @@ MOST_UNANSWERED: Final = 10_000
 """While so many questions are not answered, no more are asked."""
 
 Answer = list[int]
-"""us to wait (0: it is spent), permits left, us until all are back, the mark, us until one's turn."""
+"""Answer of the script: us to wait (0: it is spent), permits left, us until all are back, the mark, us until one's
+turn.
+"""
 _ANSWERED: Final = [int] * 5
 
 Awaited = asyncio.Future[list[int] | None]
 
 
 class Asking(NamedTuple):
-    """What one limit says in each question."""
+    """Constant part of each question about one limit."""
 
     prefix: bytes
     identity: bytes
@@ -183,7 +185,7 @@ class StateLimits:
         self._is_told_away = False  # in the log
         self._steady: asyncio.TimerHandle | None = None  # until it is told that it is back
         self.away = ""
-        """Why nobody asks; "": they do."""
+        """Reason why Redis is not asked; "": it is."""
 
     def __repr__(self) -> str:
         state = "away" if self.away else "connecting" if self._pipe is None else "connected"

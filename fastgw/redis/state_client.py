@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 ERRORS: Final = (OSError, RedisError)
-"""What every use of it may raise; a timeout is an `OSError` or a `RedisError`."""
+"""Errors that every use may raise; a timeout is an `OSError` or a `RedisError`."""
 
 
 def opened(url: str, patience: float, connections: int = 8) -> Redis:

@@ -1,11 +1,13 @@
-"""Where the Redis of `state` is, as far as it can be told without asking it."""
+"""URL of the Redis of `state`, validated without connecting."""
 
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 
 def place_in(url: str) -> str:
-    """Where it is, for people: nothing of a password. Raises `ValueError`, which shows nothing of the URL either."""
+    """Return the address in a URL, for people: nothing of a password. Raises `ValueError`, which shows nothing of the
+    URL either.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 6379

@@ -1,4 +1,4 @@
-"""From a configuration to a gateway that serves: what `fastgw run` does."""
+"""Run the gateway, from a configuration to serving workers: the body of `fastgw run`."""
 
 import signal
 import time

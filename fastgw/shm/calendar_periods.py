@@ -24,7 +24,8 @@ def zone_of(name: str) -> tzinfo:
 
 
 def calendar_of(unit: Unit | float, zone: tzinfo) -> Calendar:
-    """Of days and months by the clocks of the zone: a day in which they are changed has 23 or 25 hours.
+    """Return a calendar of days and months by the clocks of the zone: a day in which they are changed has 23 or 25
+    hours.
 
     `unit`: a number is a span of seconds, counted from 1970 in UTC whatever the zone.
     """

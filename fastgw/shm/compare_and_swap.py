@@ -22,7 +22,7 @@ class Swap(Protocol):
 
 
 def twin_of(memory: memoryview) -> Any | None:
-    """What is compiled for the words of this memory; None: nothing."""
+    """Return the compiled access to the words of this memory; None: there is none."""
     return None if _twin is None else _twin.Words(memory)
 
 

@@ -41,7 +41,9 @@ class Ejection(NamedTuple):
 
 
 class BreakerState(NamedTuple):
-    """Of the node. Each transition begins a round; the highest counts, and of two of the same round an open one."""
+    """Circuit breaker state of the node. Each transition begins a round; the highest counts, and of two of the same
+    round an open one.
+    """
 
     round: int
     until: float
@@ -53,7 +55,7 @@ NEVER_OPEN: Final = BreakerState(0, 0.0, False)
 
 
 class HealthWords:
-    """Where they stand in a column; a place is that of the target or upstream in `places.Places`."""
+    """Layout of the health words in a column; a place is that of a target or upstream in `SlotTable`."""
 
     def __init__(self, layout: Layout) -> None:
         self.changes = layout.counter("health_changes")
@@ -61,15 +63,15 @@ class HealthWords:
         self._verdict = layout.gauge("target_verdict", 2 * MAX_TARGETS)
         self._ejection = layout.gauge("target_ejection", 2 * MAX_TARGETS)
         self.attempts = layout.gauge("target_attempts", 2 * MAX_TARGETS)
-        """Those that have come to something, by target."""
+        """Finished attempts, by target."""
         self.errors = layout.gauge("target_errors", 2 * MAX_TARGETS)
-        """Those of them that failed in any way, or were answered 500 and above."""
+        """Attempts that failed in any way, or were answered 500 and above, by target."""
         self.failures = layout.gauge("target_failures", 2 * MAX_TARGETS)
-        """Those of them that show a target in trouble: see `upstream.outliers`."""
+        """Attempts that show a target in trouble, by target: see `upstream.health.outlier_ejection`."""
         self.streak = layout.gauge("target_streak", 2 * MAX_TARGETS)
         self._upstream_names = layout.gauge("breaker_names", 2 * MAX_UPSTREAMS)
         self.upstream_attempts = layout.gauge("upstream_attempts", 2 * MAX_UPSTREAMS)
-        """As `attempts`, by upstream."""
+        """Finished attempts, by upstream."""
         self.upstream_errors = layout.gauge("upstream_errors", 2 * MAX_UPSTREAMS)
         self._breaker = layout.gauge("breaker_state", 2 * MAX_UPSTREAMS)
         self.probes = layout.gauge("breaker_probes", 2 * MAX_UPSTREAMS)
@@ -95,7 +97,7 @@ class HealthWords:
     # --- what control judges ---
 
     def judge(self, column: Column, target: int, verdict: HealthVerdict, until: float) -> None:
-        """What this process thinks of a target, and until when that holds (monotonic seconds). One store for both."""
+        """Write this process's verdict on a target, and until when it holds (monotonic seconds). One store for both."""
         column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
 
     def judged(self, column: Column, target: int) -> tuple[HealthVerdict, float]:
@@ -120,7 +122,9 @@ class HealthWords:
     # --- the node's opinion ---
 
     def look(self, column: Column, targets: Sequence[int], now: float) -> list[tuple[HealthVerdict, float]]:
-        """Of each of these targets: what the node thinks of it, and until when (monotonic seconds; 0: no end)."""
+        """Return, for each of these targets, the node's verdict, and until when it holds (monotonic seconds; 0: no
+        end).
+        """
         if not targets:
             return []
         # PERF: by slices: 500 targets of 4 workers in 0.2 ms, word by word in 1.4 (CPython 3.11, micro/health).
@@ -159,7 +163,7 @@ class HealthWords:
         return BreakerState(word >> _UNTIL_BITS, until / 100, bool(word & 1))
 
     def counted(self, view: memoryview, word: int, upstream: int, round: int) -> int:
-        """Of `probes` or `proven`: how many this process has counted in this round."""
+        """Return how many `probes` or `proven` this process has counted in this round."""
         held = view[word + upstream]
         return held & (1 << _COUNT_BITS) - 1 if held >> _COUNT_BITS == round else 0
 

@@ -30,7 +30,7 @@ class LastError(NamedTuple):
 
 
 class LastErrors:
-    """Where they stand in a column."""
+    """Layout of the last errors in a column."""
 
     def __init__(self, layout: Layout) -> None:
         self._targets = layout.counter("last_error_targets", 2 * MAX_ROWS * _WORDS)
@@ -47,7 +47,7 @@ class LastErrors:
         self._note(column, self._routes, places.routes.get(name), name, fault, reason)
 
     def of_targets(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
-        """By `places.target_name`; those that have had none are left out."""
+        """Return the last errors by `places.target_name`; targets without one are left out."""
         return _found(columns, self._targets, places.target_rows)
 
     def of_routes(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:

@@ -31,7 +31,7 @@ from fastgw.shm.retry_buffer_budget import MOST_BYTES, KeptRoom
 
 VERSION: Final = 5
 FIRST_GAUGE: Final = 1 << 19
-"""Where the gauges of a column begin; 4 MiB of counters stand before them."""
+"""Word at which the gauges of a column begin; 4 MiB of counters stand before them."""
 LIMIT_CELLS: Final = 1 << 21
 """Cells of the table of limits: a million keys that are live at a time fill it by half, so all have one of their own.
 
@@ -45,7 +45,7 @@ _PAGE: Final = mmap.PAGESIZE
 _MAGIC, _FINGERPRINT, _COLUMNS, _STRIDE, _WIDTH, _SECRET = range(6)  # words of the header; the secret takes four
 _SECRET_BYTES: Final = 32
 CELLS_AT: Final = _PAGE
-"""Where that begins in the file."""
+"""Offset of the rate limit cells in the file."""
 _QUOTAS_AT: Final = -(-(CELLS_AT + rate_limit_table.size(LIMIT_CELLS)) // _PAGE) * _PAGE
 _FRONT: Final = _QUOTAS_AT + quota_table.size()
 
@@ -56,7 +56,7 @@ class OtherLayout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where the words of one name stand in every column."""
+    """Words of one name, at the same place in every column."""
 
     first: int
     count: int
@@ -138,7 +138,7 @@ class Shared:
             raise OtherLayout(str(error)) from error
         self._stride = self._header[_STRIDE] * _WORD
         self.sketch = Sketch(layout.end, self._header[_WIDTH])
-        """Of connections by address. Behind it stands one of the same size, of requests by key."""
+        """Sketch of connections by address. Behind it stands one of the same size, of requests by key."""
         self._secret = bytes(front[_SECRET * _WORD : _SECRET * _WORD + _SECRET_BYTES])
         self._maps: list[tuple[mmap.mmap, int]] = []
         self._views: list[memoryview] = []  # grows in place: limits sum over it
@@ -179,7 +179,7 @@ class Shared:
 
     @property
     def columns(self) -> "list[Column]":
-        """Of the workers."""
+        """Columns of the workers."""
         return self._all[1:]
 
     @property
@@ -192,11 +192,11 @@ class Shared:
         return self._views
 
     def total(self, word: int) -> int:
-        """What the node has: the word's sum over all columns."""
+        """Return the word's sum over all columns."""
         return sum(view[word] for view in self._views)
 
     def clear_gauges(self, index: int) -> None:
-        """What a dead worker held is free again. Only after the process was reaped: then its words have no writer.
+        """Clear the gauges of a dead worker. Only after the process was reaped: then its words have no writer.
 
         The pages go back to the system, and read as zeros: those that nobody used are not touched.
         """

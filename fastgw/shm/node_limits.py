@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, final
 
 UNLIMITED: Final = 2**64 - 1
 ROWS: Final = 4
-"""Of a sketch. An address has one cell in each."""
+"""Rows of a sketch. An address has one cell in each."""
 
 
 @final
@@ -135,7 +135,7 @@ class KeyCounts:
         self._secret = secret
 
     def cells(self, key: bytes) -> Cells:
-        """Where a key is counted."""
+        """Return the cells in which a key is counted."""
         digest = blake2b(key, digest_size=4 * ROWS, key=self._secret).digest()
         first, width = self._sketch
         return tuple(first + row * width + int.from_bytes(digest[4 * row : 4 * row + 4]) % width for row in range(ROWS))
@@ -186,7 +186,7 @@ class KeyCounts:
 
 
 def own_counts() -> KeyCounts:
-    """Of this process alone: for tests and trials."""
+    """Return counts of this process alone: for tests and trials."""
     words = memoryview(bytearray(8 * Sketch(0, 1024).words)).cast("Q")
     return KeyCounts(Sketch(0, 1024), words, [words], MemoryFence(), b"")
 
@@ -214,7 +214,9 @@ class AddressLimit:
 
 
 def subscriber(ip: str) -> bytes:
-    """What counts as one client: an IPv4 address, the /64 of an IPv6 address, or b"" for what is no IP address."""
+    """Return the key that stands for one client: an IPv4 address, the /64 of an IPv6 address, or b"" for what is no IP
+    address.
+    """
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:

@@ -26,7 +26,7 @@ _DIGEST: Final = 16
 
 
 class CannotKeep(Exception):
-    """Why nothing can be read or written, in a line for people."""
+    """The file cannot be read or written; the text says why, in a line for people."""
 
 
 class InUse(CannotKeep):
@@ -35,7 +35,7 @@ class InUse(CannotKeep):
 
 @final
 class Claim:
-    """To a file, for one gateway: a lock on a file beside it, which the kernel frees when its holder is gone.
+    """Claim to a file, for one gateway: a lock on a file beside it, which the kernel frees when its holder is gone.
 
     `run`: what tells this run of the gateway from all others, known to all of its processes. It stands in the file
     beside, so that each of them may hold the lock for all.
@@ -70,7 +70,9 @@ class Claim:
             raise CannotKeep(f"{self.path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """In the process that holds it: give it up. In one that was born with it: leave that to its holder."""
+        """Release the claim in the process that holds it; a process that inherited it leaves it to the holder. In one
+        that was born with it: leave that to its holder.
+        """
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -86,7 +88,7 @@ class QuotaFile:
         self._database: sqlite3.Connection | None = None
 
     def read(self, now_date: float) -> Iterator[StoredCount]:
-        """What still counts. A file that is not there says nothing. Raises `CannotKeep`."""
+        """Yield the rows whose period has not ended. A file that is not there says nothing. Raises `CannotKeep`."""
         self.strange = 0
         if not os.path.lexists(self.path):
             return
@@ -119,7 +121,7 @@ class QuotaFile:
             raise self._failed("cannot be written", error) from error
 
     def close(self) -> None:
-        """What was written is in the one file then."""
+        """Close the database: everything written is in the one file then."""
         database, self._database = self._database, None
         if database is not None:
             with suppress(sqlite3.Error):

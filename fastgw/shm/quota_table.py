@@ -55,7 +55,7 @@ _LONG_OVER: Final = -3
 
 
 class Full(Exception):
-    """There is no slot for a key, not even a shared one."""
+    """The table has no slot for a key, not even a shared one."""
 
 
 class Period(NamedTuple):
@@ -67,7 +67,7 @@ class Period(NamedTuple):
 
 
 class KeyDigest(NamedTuple):
-    """What a key is known by."""
+    """Digest that a key is stored under."""
 
     high: int
     low: int
@@ -86,7 +86,7 @@ class KeyDigest(NamedTuple):
 
 
 class StoredCount(NamedTuple):
-    """What a file holds of a key."""
+    """Count of a key in the file."""
 
     id: KeyDigest
     period: int
@@ -239,7 +239,7 @@ class QuotaTable:
         return self._words[at + _UNTIL] < begins - (ends - begins) * LONG
 
     def _forget(self, at: int, period: Period) -> None:
-        """What ended long before this period."""
+        """Free the slots whose period ended long before this one."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + _PLACING)
         try:
             state = self._words[at + _STATE]  # before until when it counts: see rule 3

@@ -81,7 +81,8 @@ class Limit(Protocol):
 
     @property
     def renewed_at(self) -> int:
-        """By the last `spend` or `charge` of this object: when its key is as good as new if nothing more is spent.
+        """Return the time when the key is as good as new if nothing more is spent, by the last `spend` or `charge` of
+        this object.
 
         In ns of the monotonic clock. Of a bucket, how far behind it is: a request that has to wait for its turn (leaky
         bucket) has it at `renewed_at` less its own cost.
@@ -131,7 +132,7 @@ COMPILED: Final = _twin is not None
 
 
 def told() -> str:
-    """How cells are advanced here, as a person reads it."""
+    """Describe how cells are advanced here, for people."""
     return "fcntl locks (no compiled twin)" if _twin is None else "compare-and-swap"
 
 
@@ -223,7 +224,7 @@ class Cells:
         )
 
     def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
-        """What all limits are made of.
+        """Make a limit of any kind.
 
         `identity`: of kind and window, hashed with `name` and each key; shared cells are those of all names. `step`:
         ns between two permits of a bucket, or of a part of a window. `parts`: how many a window has, besides the one
@@ -233,7 +234,7 @@ class Cells:
 
 
 def _live(fd: int, begins: int, ends: int, now: int) -> int:
-    """Of the cells in this part of the file, how many are not expired."""
+    """Count the cells in this part of the file that are not expired."""
     found = 0
     for at in range(begins, ends, _PIECE):
         piece = os.pread(fd, min(_PIECE, ends - at), at)
@@ -443,7 +444,9 @@ class _LockedLimit:
         return wait / 1e9
 
     def _spend_shared(self, shared: int, cost: int, now: int, most: int) -> int:
-        """In the cell that the key shares with others; it has none of its own, and gets none while that is locked."""
+        """Spend in the cell that the key shares with others; it has none of its own, and gets none while that is
+        locked.
+        """
         words = self._words
         lock = self._overflow.lock(shared)
         try:
@@ -518,7 +521,7 @@ class _LockedLimit:
         return (leaving + 1 + parts) * self._step - now
 
     def _spent(self, cell: int, now: int) -> int:
-        """In the window that `now` is in."""
+        """Return the permits spent in the window that `now` is in."""
         state = self._words[cell + 1]
         seen = self._part(state)
         part = max(now // self._step, seen)

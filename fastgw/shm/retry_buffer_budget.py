@@ -9,7 +9,7 @@ MOST_BYTES: Final = 64 * 1024**2
 
 @final
 class KeptRoom:
-    """What all bodies may take together, in bytes, that are kept beyond what each may have anyhow.
+    """Budget, in bytes, of all request bodies together that are kept beyond what each may have anyhow.
 
     Exact for the node as `NodeLimit` is: what is taken is added to this process's own word first, then all are summed,
     and it is taken back where the sum is too high. Of a worker that dies the word is cleared.
@@ -38,7 +38,7 @@ class KeptRoom:
 
     @property
     def taken(self) -> int:
-        """By all."""
+        """Bytes taken by all processes."""
         word = self._word
         return sum(view[word] for view in self._views)
 
@@ -52,5 +52,5 @@ class KeptRoom:
         return False
 
     def give_back(self, count: int) -> None:
-        """Of what was taken."""
+        """Return bytes to the budget."""
         self._words[self._word] -= count

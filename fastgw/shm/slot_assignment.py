@@ -1,4 +1,4 @@
-"""Where names live in shared memory: a name keeps its place over all generations of the configuration.
+"""Slot assignment in shared memory: a name keeps its place over all generations of the configuration.
 
 Rule 1: a place that a name has left rests. It is given anew by a later generation than the one that freed it, and only
 when no process serves an older one any more: then nobody counts there for the name that is gone.
@@ -28,7 +28,7 @@ class CannotPlace(Exception):
 
 
 class SlotNames(msgspec.Struct, frozen=True):
-    """What of a configuration has places, in the order of the file."""
+    """Names of a configuration that have places, in the order of the file."""
 
     listeners: Sequence[str] = ()
     routes: Sequence[str] = ()
@@ -37,28 +37,28 @@ class SlotNames(msgspec.Struct, frozen=True):
     filters: Sequence[str] = ()
     """Instances, wherever they stand."""
     consumers: Sequence[str] = ()
-    """Those that may be counted by name: more of them than that are not named here."""
+    """Consumers that may be counted by name: more of them than that are not named here."""
     consumer_count: int = 0
 
 
 class SlotTable(msgspec.Struct, frozen=True):
-    """Where the names of one generation live. Numbers from 0, for each kind of its own."""
+    """Slots of the names of one generation. Numbers from 0, for each kind of its own."""
 
     generation: int = 0
     listeners: dict[str, int] = {}
     routes: dict[str, int] = {}
-    """Of those that are counted by name."""
+    """Rows of routes that are counted by name."""
     upstreams: dict[str, int] = {}
     upstream_rows: dict[str, int] = {}
-    """Of those that are counted by name."""
+    """Rows of upstreams that are counted by name."""
     targets: dict[str, int] = {}
-    """By `target_name`."""
+    """Slots of targets, by `target_name`."""
     target_rows: dict[str, int] = {}
-    """Of those that are counted by name; by `target_name`."""
+    """Rows of targets that are counted by name; by `target_name`."""
     filters: dict[str, int] = {}
-    """Of those that are counted by name."""
+    """Rows of filters that are counted by name."""
     consumers: dict[str, int] = {}
-    """Of those that are counted by name."""
+    """Rows of consumers that are counted by name."""
     routes_folded: int = 0
     """Routes that are not counted by name."""
     upstreams_folded: int = 0

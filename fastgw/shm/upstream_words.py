@@ -6,7 +6,9 @@ from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS, SlotTable, up
 
 
 class TargetWords:
-    """Where they stand in a column; a place is that of the upstream or target in `places.Places`."""
+    """Layout of upstreams and targets in a column; a place is that of the upstream or target in
+    `slot_assignment.SlotTable`.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self.connections = layout.gauge("upstream_connections", 2 * MAX_UPSTREAMS)
@@ -18,24 +20,24 @@ class TargetWords:
         self.under_way = layout.gauge("target_under_way", 2 * MAX_TARGETS)
         """Attempts at a target; counted where targets are picked by that."""
         self.under_way_all = layout.gauge("upstream_under_way", 2 * MAX_UPSTREAMS)
-        """The same of all targets of an upstream."""
+        """Requests in flight to all targets of an upstream."""
         self.in_use = layout.gauge("target_in_use", 2 * MAX_TARGETS)
         self.idle = layout.gauge("target_idle", 2 * MAX_TARGETS)
         self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
         self.health = HealthWords(layout)
 
     def verdict(self, shared: Shared, target: int, now: float) -> HealthVerdict:
-        """What the node thinks of a target."""
+        """Return the node's verdict on a target."""
         return self.health.look(shared.supervisor, [target], now)[0][0]
 
     def tell(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
-        """How busy this worker keeps a target: for those who look at the node, not for decisions."""
+        """Write how busy this worker keeps a target: for those who look at the node, not for decisions."""
         words = column.words
         words[self.in_use + target], words[self.idle + target] = in_use, idle
         words[self.waiting + target] = waiting
 
     def busy(self, shared: Shared, places: SlotTable) -> dict[str, list[int]]:
-        """How busy the node keeps each upstream: connections in use and idle, requests waiting."""
+        """Return how busy the node keeps each upstream: connections in use and idle, requests waiting."""
         count = 1 + max(places.targets.values(), default=-1)
         numbers = [
             [sum(each) for each in zip(*(view[first : first + count].tolist() for view in shared.views), strict=True)]

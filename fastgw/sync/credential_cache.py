@@ -1,4 +1,4 @@
-"""What a worker remembers of credentials that it has judged.
+"""Credential cache of a worker: results of credentials that it has judged.
 
 A credential is looked up by a hash of 128 bits under a key that nobody knows, so neither it nor anything that it could
 be guessed from is kept (compiled: `_marks.h`). One cache serves one policy: what another accepts is in another cache.
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 HITS, MISSES = range(2)
 WORDS: Final = 2
-"""What is counted, of all caches of a process."""
+"""Words of the counters, hits and misses, of all caches of a process."""
 
 _counts = memoryview(array("Q", [0] * WORDS))
 
@@ -70,7 +70,9 @@ class _TokenCache(Generic[T]):
         return blake2b(credential, digest_size=16, key=self._key).digest()
 
     def get(self, credential: bytes) -> T | None:
-        """What was remembered of it; None when nothing was, or it is over. Counts a hit or a miss."""
+        """Return the value remembered for a credential; None when there is none, or it has expired. Counts a hit or a
+        miss.
+        """
         mark = self._mark(credential)
         entry = self._entries.get(mark)
         if entry is not None:
@@ -82,7 +84,9 @@ class _TokenCache(Generic[T]):
         return None
 
     def shown_by(self, head: RequestHead) -> T | None:
-        """As `get`, of the value of the only `Authorization` field of a request; None also where there is not one."""
+        """Return the value remembered for the only `Authorization` header of a request; None also where there is not
+        one.
+        """
         values = head.values(b"authorization")
         return self.get(values[0]) if len(values) == 1 else None
 

@@ -12,7 +12,7 @@ import msgspec
 from fastgw.shm.slot_assignment import upstream_of
 
 FEED: Final = "drained targets"
-"""Its key. No source has it: those of filters begin with a URL."""
+"""Key of this feed. No source has it: those of filters begin with a URL."""
 
 
 def written(names: Collection[str]) -> bytes:

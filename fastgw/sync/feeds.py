@@ -1,4 +1,4 @@
-"""What is fetched once per node and reaches every worker: the keys of an identity provider, for one.
+"""Feeds: values that are fetched once per node and reach every worker, such as the keys of an identity provider.
 
 Control fetches, the supervisor keeps the last value for workers to come, and here a worker has it.
 """
@@ -16,7 +16,7 @@ Asking = Callable[[str, bytes], None]
 
 
 def mark_of(value: bytes) -> bytes:
-    """What a value is called where it is asked about: so many who ask about the same one cause one answer."""
+    """Return the short name of a value where it is asked about: so many who ask about the same one cause one answer."""
     return sha256(value).digest()[:16]
 
 
@@ -101,7 +101,7 @@ class Feeds:
         self[key].take(value)
 
     def drop(self, key: str) -> None:
-        """Who listened does so no more: know nothing of it, unless somebody else listens."""
+        """Forget a feed whose last listener has gone, unless it is lasting."""
         feed = self._feeds.get(key)
         if feed is not None and feed.is_unheard and not self._lasting:
             del self._feeds[key]

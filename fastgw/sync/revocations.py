@@ -1,4 +1,4 @@
-"""What counts no more before its time: tokens, all tokens of somebody, and sessions that were ended.
+"""Revocation list: tokens, all tokens of a subject, and sessions that were ended before their time.
 
 A record is the digest of a credential, or of whose it is, until when the record is kept, and up to which date what it
 names was issued. Rule 1: nothing of a token or session stands in it; whoever reads it learns nothing. Rule 2: records
@@ -34,7 +34,7 @@ class RevocationEvent(Struct, frozen=True):
     """A revocation, for people."""
 
     kind: Kind
-    """What was named: one token by its `jti` or as a whole, all of a subject, or a login's session."""
+    """The kind of what was named: one token by its `jti` or as a whole, all of a subject, or a login's session."""
     date: float
     expires_date: float
     """When it is forgotten."""
@@ -45,13 +45,13 @@ class RevocationEvent(Struct, frozen=True):
 
 
 def told(kind: Kind, expires_date: float, *, issuer: str = "", subject: str = "", jti: str = "") -> RevocationEvent:
-    """As of now."""
+    """Return the event of a revocation made now."""
     parts = [part[:LONGEST_TOLD] for part in (issuer, subject, jti)]
     return RevocationEvent(kind, time.time(), min(expires_date, LATEST_DATE), *parts)
 
 
 def mark_of(kind: str, *parts: str | bytes) -> bytes:
-    """What a credential, or whose it is, is known by. The same on every node. `kind`: at most 16 characters."""
+    """Return the digest of a credential, or of its owner. The same on every node. `kind`: at most 16 characters."""
     digest = blake2b(digest_size=MARK, person=kind.encode())
     for part in parts:
         raw = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
@@ -127,7 +127,7 @@ class RevocationList:
         return b"".join(fresh)
 
     def _forget(self, now: float) -> None:
-        """Whatever has ended."""
+        """Drop the records that have ended."""
         order = self._order
         while order and int.from_bytes(order[0][:4]) <= now:
             self._drop(heappop(order))

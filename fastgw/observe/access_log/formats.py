@@ -139,7 +139,7 @@ class Secrets:
 
 
 def _decoded_name(text: bytes) -> bytes:
-    """What follows the last place where a parameter may begin, once it is decoded."""
+    """Return the text after the last place where a parameter may begin, once it is decoded."""
     for _ in range(_MOST_DECODED):
         before, text = text, unquote_to_bytes(text)
         if text == before:
@@ -148,7 +148,7 @@ def _decoded_name(text: bytes) -> bytes:
 
 
 def _last_name(text: bytes) -> bytes:
-    """What stands behind the last place where a parameter may begin."""
+    """Return the text after the last place where a parameter may begin."""
     return text[max(map(text.rfind, (b"&", b";", b"?", b"#", b"="))) + 1 :]
 
 
@@ -220,7 +220,7 @@ What may be null is put in as JSON.
 
 
 def json_pieces(record: Record, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
-    """What stands before, between and behind the values of these fields in a line like the one of this record."""
+    """Return the pieces before, between and behind the values of these fields in a line like the one of this record."""
     pieces, piece = [], b"{"
     for name, value in _json_fields(record, _as_it_is).items():
         piece += b'"%b":' % name.encode()

@@ -1,4 +1,4 @@
-"""What is known of an exchange when it has ended: the one thing that counters and access logs are made from."""
+"""Record of a finished exchange: the one thing that counters and access logs are made from."""
 
 import msgspec
 
@@ -15,21 +15,21 @@ class Record(msgspec.Struct, gc=False):
     scheme: bytes
     host: bytes
     path: bytes
-    """As the client sent it (`raw_path`)."""
+    """Path as the client sent it (`raw_path`)."""
     query: bytes | None
     """Without the `?`. None: the request target had no `?`."""
     minor: int
     """HTTP/1.<minor> as the client spoke it."""
     status: int
-    """What the client saw; 499: it left before it saw anything final."""
+    """Status that the client saw; 499: it left before it saw anything final."""
     request_bytes: int
-    """Of the body."""
+    """Bytes of the request body."""
     response_bytes: int
-    """Of the body."""
+    """Bytes of the response body."""
     duration_s: float
-    """From the first byte of the request head to the end. Never negative."""
+    """Seconds from the first byte of the request head to the end. Never negative."""
     consumer: str = ""
-    """Who authentication proved the client to be."""
+    """Name of the authenticated consumer."""
     route: str = ""
     upstream: str = ""
     target: str = ""
@@ -40,9 +40,9 @@ class Record(msgspec.Struct, gc=False):
     fault: str = ""
     """Label of the fault that ended the exchange or made its answer."""
     fault_detail: str = ""
-    """What exactly went wrong, where more is known than the label says."""
+    """Detail of the fault, where more is known than the label says."""
     request_id: bytes = b""
     shadowed: str = ""
-    """What filters in shadow would have done, each by its name."""
+    """Effects that filters in shadow would have had, each by its name."""
     user_agent: bytes | None = None
     referer: bytes | None = None

@@ -1,4 +1,4 @@
-"""Where lines of an access log go: the gateway's stdout or a file, which other workers write to at the same time.
+"""Sink of an access log: the gateway's stdout or a file, which other workers write to at the same time.
 
 Lines of different workers must not tear each other. A regular file takes a batch of whole lines in one write, appended
 (the kernel locks the file for as long as a write lasts). Anything else takes at most PIPE_BUF bytes of whole lines at a
@@ -22,7 +22,9 @@ _LOOK_MS: Final = 100  # how often a wait for a reader looks whether it is still
 
 
 def why_not(name: str) -> str | None:
-    """Why this destination cannot be written to, as far as it can be seen beforehand; None when it looks well."""
+    """Return the reason why this destination cannot be written to, as far as it can be seen beforehand; None when there
+    is none.
+    """
     if name == STDOUT:
         return None
     if os.path.isdir(name):

@@ -32,9 +32,9 @@ Note = Callable[[SlotTable, str, str, str], None]
 
 
 Words: TypeAlias = tuple[int, int, int, int, int, int]
-"""As `SeriesPlace`, of a tuple without names. PERF: it is taken apart in 60 instructions, a named one in 400 (CPython
-3.11,
-callgrind, micro/observe)."""
+"""Words of a `SeriesPlace`, as a tuple without names. PERF: it is taken apart in 60 instructions, a named one in 400
+(CPython 3.11, callgrind, micro/observe).
+"""
 
 
 class SeriesPlace(NamedTuple):
@@ -46,7 +46,7 @@ class SeriesPlace(NamedTuple):
     upstream_row: int
     target_row: int
     server_error: int
-    """Where an answer of 500 and above that came from the target counts; 0: it is none."""
+    """Word in which an answer of 500 and above that came from the target counts; 0: it is none."""
     fault: int
     """0: it has none."""
 
@@ -74,7 +74,7 @@ class Tally:
     def place(
         self, listener: str, route: str, upstream: str, method: bytes, status: int, fault: str = "", target: str = ""
     ) -> SeriesPlace:
-        """Where such an exchange counts. A name that the series does not know counts as `_other`.
+        """Return the words in which such an exchange counts. A name that the series does not know counts as `_other`.
 
         `route`: "" where none matched.
         """

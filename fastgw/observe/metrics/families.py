@@ -18,7 +18,7 @@ BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 
 
 class FilterEvent(IntEnum):
-    """What is counted of a filter instance."""
+    """Events of a filter instance that are counted."""
 
     RAISED = 0
     LATE = 1
@@ -54,9 +54,9 @@ SHADOW_DECISIONS: Final = tuple(event for event in FilterEvent if event >= Filte
 class Family(NamedTuple):
     name: str
     kind: str
-    """counter, gauge or histogram."""
+    """Kind of the metric: counter, gauge or histogram."""
     labels: tuple[str, ...]
-    """In the order of the alphabet."""
+    """Names of the labels, in the order of the alphabet."""
     text: str
 
 

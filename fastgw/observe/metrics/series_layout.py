@@ -1,4 +1,4 @@
-"""Where each series of one generation of the configuration is counted in a worker's column.
+"""Layout of the series of one generation in a worker's column.
 
 A column is a row of 64-bit words that one worker writes and anyone may read; a scrape sums the columns (`totals`). A
 count is one aligned store of a plain integer, so that a reader never sees half of one.
@@ -42,9 +42,9 @@ TARGET_FAULTS: Final = (
     Fault.UPSTREAM_INCOMPLETE,
     Fault.UPSTREAM_STALLED,
 )
-"""Those that are a target's own; counted for each attempt, also where another one has succeeded."""
+"""Faults that are a target's own; counted for each attempt, also where another one has succeeded."""
 BROKEN_OFF: Final = (Fault.UPSTREAM_INCOMPLETE, Fault.UPSTREAM_STALLED)
-"""Those that come after the head of an answer."""
+"""Faults that come after the head of an answer."""
 TARGET_SERVER_ERRORS: Final = SUM + 1
 """Answers of 500 and above."""
 TARGET_FAULTS_AT: Final = SUM + 2
@@ -71,7 +71,7 @@ WORDS: Final = CELLS_AT + 2 * CELLS
 _CLAIMED: Final = 1 << 63  # no name of a cell is 0, which is what an unused cell holds
 _FAULT: Final = 1 << 62  # it counts a fault by route and upstream, not requests
 NO_UPSTREAM: Final = 0x3FFF
-"""In place of an upstream's row: the fault came before one was chosen."""
+"""Marker in place of an upstream's row: the fault came before one was chosen."""
 
 
 def answers_at(columns: Iterable[Sequence[int]], row: int) -> int:
@@ -109,17 +109,17 @@ class Series:
         return TARGETS_AT + self.targets.get(target_name(upstream, label), 0) * TARGET_WORDS
 
     def consumer_word(self, name: str) -> int:
-        """Where requests of a consumer are counted in a column."""
+        """Return the word in which requests of a consumer are counted."""
         return CONSUMERS_AT + self.consumers.get(name, 0)
 
 
 def series_of(places: SlotTable) -> Series:
-    """What is counted in the generation with these places."""
+    """Return the series of the generation with these places."""
     return Series(places, [fault.label for fault in Fault])
 
 
 def counted_in(layout: Layout) -> int:
-    """Where the column of counts begins in a worker's column of the node's memory."""
+    """Reserve the counts in the node's memory, and return where they begin in a worker's column."""
     return layout.counter("series", WORDS)
 
 
@@ -175,17 +175,17 @@ def claimed(column: memoryview) -> Iterator[tuple[int, int]]:
 
 
 def cell_name(listener: int, route: int, method: int, status: int) -> int:
-    """By rows, and the method's place in `METHODS`."""
+    """Return the name of a cell, made of rows and the method's place in `METHODS`."""
     return _CLAIMED | listener << 48 | route << 32 | method << 16 | status
 
 
 def cell_labels(name: int) -> tuple[int, int, int, int]:
-    """As `cell_name` takes them."""
+    """Return the arguments that `cell_name` was given."""
     return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0xFFFF, name & 0xFFFF
 
 
 def fault_cell_name(upstream: int, route: int, fault: int) -> int:
-    """Of a cell that counts a fault, by rows. `upstream`: or `NO_UPSTREAM`."""
+    """Return the name of a cell that counts a fault, by rows. `upstream`: or `NO_UPSTREAM`."""
     return _CLAIMED | _FAULT | upstream << 48 | route << 32 | fault
 
 
@@ -194,5 +194,5 @@ def is_fault_cell(name: int) -> bool:
 
 
 def fault_cell_labels(name: int) -> tuple[int, int, int]:
-    """As `fault_cell_name` takes them."""
+    """Return the arguments that `fault_cell_name` was given."""
     return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF

@@ -1,4 +1,4 @@
-"""What the node has counted: the sums over all columns, under the names of one generation."""
+"""Totals of the node: the sums over all columns, under the names of one generation."""
 
 import sys
 from collections import Counter
@@ -45,16 +45,16 @@ class Totals:
     """Counts by name. What has counted nothing is left out."""
 
     requests: Mapping[tuple[str, str, str, int], int]
-    """By listener, route, method and status; the status 0 stands for all, where combinations have run out."""
+    """Requests by listener, route, method and status; the status 0 stands for all, where combinations have run out."""
     routes: Mapping[str, Sequence[int]]
     """The words of each route's row: see `series`."""
     upstreams: Mapping[str, Sequence[int]]
     filters: Mapping[str, Sequence[int]]
-    """By instance; the words of each one's row: see `families.FilterEvent`."""
+    """Filter events by instance; the words of each one's row: see `families.FilterEvent`."""
     consumers: Mapping[str, Sequence[int]]
     """Requests, by consumer: one word each."""
     faults: Mapping[tuple[str, str, str], int]
-    """By fault, route and upstream."""
+    """Faults by label, route and upstream."""
     targets: Mapping[str, Sequence[int]]
     """The words of each target's row, by `places.target_name`."""
     log_records_dropped: int
@@ -158,7 +158,7 @@ def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> M
 def _rows(
     names: Mapping[str, int], words: Sequence[int], first: int, width: int, rows: int
 ) -> Mapping[str, Sequence[int]]:
-    """By name; what stands in rows that have none belongs to `_other`."""
+    """Return the rows by name; those without a name are added up as `_other`."""
     named = {row: name for name, row in names.items() if row}
     found: dict[str, Sequence[int]] = {}
     rest = [0] * width

@@ -79,12 +79,12 @@ async def serve(
 
 
 class Clients(ServerState):
-    """Who is connected."""
+    """The connected clients."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waiting: dict[Connection, None] = {}
-        """Those without a request under way, who has waited longest first."""
+        """Connections without a request in flight, the one that has waited longest first."""
         self.gone = asyncio.Event()
 
     def make_room(self) -> None:

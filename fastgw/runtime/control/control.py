@@ -86,7 +86,7 @@ def import_admin() -> None:
 
 
 class Control:
-    """What the control process holds."""
+    """The state of the control process."""
 
     def __init__(self, commons: NodeState, channel: Channel) -> None:
         self._commons = commons
@@ -186,7 +186,7 @@ class Control:
             self._told.set()  # the supervisor is gone
 
     async def _keep_serving_admin(self) -> None:
-        """What the listener needs may be wanting for a while, such as descriptors: it is tried again."""
+        """Retry the admin listener: what it needs may be wanting for a while, such as descriptors."""
         backoff = Backoff()
         while True:
             try:
@@ -219,7 +219,7 @@ class Control:
 
     @property
     def _admin_settings(self) -> Admin:
-        """As at our birth: where they change, another control process follows."""
+        """Return the settings of the admin API as of the fork: where they change, another control process follows."""
         settings = self._commons.sealed.settings.admin
         assert settings is not None
         return settings

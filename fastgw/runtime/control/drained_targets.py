@@ -24,7 +24,7 @@ class DrainedTargets:
             self._tell()
 
     def restore(self, name: str) -> None:
-        """It gets requests again."""
+        """Undrain a target: it gets requests again."""
         if name in self.names:
             self.names.remove(name)
             self._tell()

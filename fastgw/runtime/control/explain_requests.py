@@ -1,5 +1,6 @@
-"""What control tells of a request that nobody sends: in a thread, it goes through tables of the configuration in force
-that no worker serves by."""
+"""Explains a request that nobody sends: in a thread, by tables of the configuration in force that no worker serves
+with.
+"""
 
 import asyncio
 from typing import Final
@@ -24,7 +25,7 @@ class Explaining:
         self._running: asyncio.Future[Explained] | None = None
 
     async def explain(self, request: RequestToExplain) -> Explained:
-        """As `admin.node.Node` has it."""
+        """Explain a request, as `NodeInterface` has it."""
         async with asyncio.timeout(WITHIN_S):
             while self._running is not None and not self._running.done():
                 await asyncio.wait((self._running,))

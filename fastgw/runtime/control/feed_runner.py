@@ -97,12 +97,13 @@ class FeedRunner:
         self._told[key] = source.info
 
     def resumed(self, source: FeedSource) -> FeedInfo:
-        """How one fared until now, if it rested."""
+        """Return the state of a feed that resumes after a rest."""
         return self._told.pop(source.key, FeedInfo(source.name, None, ""))
 
     def told(self) -> Sequence[FeedInfo]:
-        """How the sources fare. Of one that was never asked nothing is told; of too many, those with a problem are told
-        one by one, and the others by their name."""
+        """Return the states of the feeds. Of one that was never asked nothing is told; of too many, those with a
+        problem are told one by one, and the others by their name.
+        """
         running = {key: each.info for key, each in self._running.items()}
         found = [self._with_users(key, info) for key, info in {**running, **self._told}.items()]
         if len(found) <= SHOWN:
@@ -119,7 +120,7 @@ class FeedRunner:
         return FeedInfo(info.feed, info.last_success_date, info.problem, first, count)
 
     def used_by(self, key: str) -> str:
-        """Who uses a source, for people."""
+        """Describe the users of a source, for people."""
         first, count = self._users.get(key, ("", 1))
         return f"{first} and {count - 1} more" if count > 1 else first
 
@@ -130,7 +131,7 @@ class FeedRunner:
 
 
 def _as_one(alike: Sequence[FeedInfo]) -> FeedInfo:
-    """Of several that fare well and have one name: the one that was asked first of all."""
+    """Summarize several healthy feeds of one name, under the date of the oldest value."""
     dates = [each.last_success_date for each in alike]
     oldest = None if None in dates else min(date for date in dates if date is not None)
     return FeedInfo(alike[0].feed, oldest, "", users=sum(each.users for each in alike))

@@ -130,11 +130,11 @@ class Checks:
     # --- what is told ---
 
     def problems(self) -> Mapping[str, str]:
-        """What is wrong with each target that is checked and not well, by `target_name`."""
+        """Problems of targets that are checked and not well, by `target_name`."""
         return {key: running.why for key, running in self._running.items() if running.why}
 
     def told(self) -> dict[str, OfUpstream]:
-        """How the upstreams fare whose health is looked after."""
+        """Return the state of each upstream with health checks of any kind."""
         now, column, views = monotonic(), self._shared.supervisor, self._shared.views
         found = {}
         for name, upstream in self._upstreams.items():
@@ -161,7 +161,7 @@ class Checks:
         return self._ground
 
     def judged(self, place: int) -> HealthVerdict:
-        """What control before this one thought of a target, if that still holds."""
+        """Return the verdict of the control process before this one, if it still holds."""
         verdict, until = self._words.judged(self._shared.supervisor, place)
         return verdict if until > monotonic() else HealthVerdict.UNKNOWN
 
@@ -263,7 +263,7 @@ class _Journal:
                 self._breakers[name] = places.upstreams[name]
         self._in_order: Sequence[int] = tuple(self._targets.values())
         self.told: dict[str, str] = {}
-        """What was said last, of targets that are ejected and of breakers that are not closed."""
+        """The last log line about each target that is ejected and each breaker that is not closed."""
 
     @property
     def keys(self) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""What is told of quotas and of concurrency: those of the configuration, and how much of them is used."""
+"""Report on quotas and concurrency: the limits of the configuration, and how much of each is used."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ def uses(config: Config) -> Iterator[Use]:
 def told(
     quotas: QuotaTable, config: Config, index: Index, consumer: str | None, keys: Sequence[str]
 ) -> list[QuotaInfo]:
-    """What a consumer has used of each, or who has these values of other keys."""
+    """Return the usage of each quota by a consumer, or by the values of other keys."""
     known = None if consumer is None else Roster(index).by_name(consumer)
     groups = _NO_GROUPS if known is None else known.groups
     found = []
@@ -151,7 +151,7 @@ def _used(quotas: QuotaTable, settings: Quota, scope: str, known: Mapping[str, i
 
 
 def concurrency(counts: KeyCounts, config: Config) -> dict[str, tuple[int, int]]:
-    """By instance, what the limits of its uses add up to, and how many requests are under way.
+    """Return, by instance, the sum of the limits of its uses, and the number of requests in flight.
 
     Uses that count by a key are not among them: nobody knows the keys.
     """

@@ -1,4 +1,4 @@
-"""What control tells of the node: read from shared memory, from /proc and from the configuration in force.
+"""View of the node for the admin API: read from shared memory, from /proc and from the configuration in force.
 
 No worker is asked or disturbed.
 """
@@ -53,7 +53,7 @@ HEALTH: Final[Mapping[HealthVerdict, node_interface.Health]] = {
 }
 UNCOUNTED: Final = (0,) * TARGET_WORDS
 UNSEEN: Final = Process(cpu_s=0.0, resident_bytes=0, open_fds=0)
-"""Where the system tells nothing of other processes."""
+"""Placeholder where the system says nothing about other processes."""
 LIMITS_EVERY_S: Final = 2.0
 """How old what is told of the use of limits may be: it is looked at in a thread, and not again for each that asks."""
 CLIENT_LEFT: Final = 499
@@ -87,12 +87,12 @@ class NodeView:
         self._limits: node_interface.Limits | None = None
         self._in_flight = commons.shared.supervisor.in_flight()  # only to be read
         self.health: Checks | None = None
-        """Who looks after the targets."""
+        """The health checker of targets."""
         self.feeds: Callable[[], Sequence[node_interface.FeedInfo]] = tuple
-        """How what is fetched for the filters fares."""
+        """Returns the states of the feeds."""
         self.drained = DrainedTargets(channel, commons.feeds.get(FEED, b""), proposals.current.generation)
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
-        """How the file fares that counts are kept in."""
+        """Returns the state of the quota file."""
         self.past = History(self._totals, self.live)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
@@ -131,7 +131,7 @@ class NodeView:
         )
 
     def status_of_tls(self) -> OfTls:
-        """Of all listeners: what clients are shown, and what they are verified by. It is taken apart once."""
+        """Return the certificates of all listeners, and what verifies clients. It is taken apart once."""
         proposals = self._proposals
         now = (proposals.current, (proposals.withheld, proposals.doubts))
         if any(one is not other for one, other in zip(now, self._certified, strict=True)):
@@ -386,7 +386,7 @@ class NodeView:
 
 
 class Seen(NamedTuple):
-    """What is known of all targets at a moment."""
+    """Everything known of all targets at a moment."""
 
     totals: Totals
     recent: Recent
@@ -394,14 +394,14 @@ class Seen(NamedTuple):
 
 
 class Parts:
-    """What is to be worked out of a configuration, once."""
+    """Facts derived from a configuration, each computed once."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     @cached_property
     def filters(self) -> Mapping[str, Sequence[str]]:
-        """By route, the names of those that run for it, in running order; of all its listeners."""
+        """Return, by route, the names of the filters that run for it, in running order; of all its listeners."""
         named = {}
         for route in self.config.routes:
             uses = [running(self.config, listener, route) for listener in route.listeners or self.config.listeners]
@@ -410,13 +410,14 @@ class Parts:
 
     @cached_property
     def upstreams(self) -> Mapping[str, Upstream]:
-        """By name; those of routes that name a URL are called by it."""
+        """Return the upstreams by name; those of routes that name a URL are called by it."""
         urls = {str(each): each for route in self.config.routes for each in route.destinations if isinstance(each, Url)}
         return {**self.config.upstreams, **{name: Upstream(targets=(Target(url=url),)) for name, url in urls.items()}}
 
 
 def quantile(row: Sequence[int], share: float) -> float | None:
-    """What so many of the requests in a histogram's row took at most: within a bucket, as if they were spread evenly.
+    """Return the upper bound of this share of the requests in a histogram's row: within a bucket, as if they were
+    spread evenly.
 
     None: there are none. What lies above all bounds counts as the highest.
     """
@@ -473,7 +474,7 @@ def _consumers(index: Index) -> list[node_interface.ConsumerInfo]:
 
 
 def _destination(route: Route) -> str:
-    """Where requests on a route go, in a word."""
+    """Describe the destination of requests on a route, in a word."""
     if route.respond is not None:
         return f"respond {route.respond.status}"
     if route.redirect is not None:

@@ -21,11 +21,11 @@ from fastgw.sync.revocations import LENGTH, MOST, RevocationEvent
 PIECE: Final = 1500 * LENGTH
 """Bytes of records in one message to the supervisor."""
 TOLD: Final = 4
-"""Likewise: revocations that are told of."""
+"""Most revocations that are reported one by one."""
 
 
 class Revoking:
-    """What control holds of it."""
+    """Control's access to the revocation list."""
 
     def __init__(self, commons: NodeState, channel: Channel) -> None:
         self._commons = commons

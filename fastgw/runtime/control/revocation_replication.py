@@ -52,7 +52,7 @@ class RevocationReplicator:
         self.is_there = False
 
     def say(self, records: bytes, told: list[RevocationEvent]) -> None:
-        """These are new here."""
+        """Publish revocations that are new on this node."""
         if self.is_there:  # else they are found by the merge
             self._unsent.append((records, told))
             self._wake.set()
@@ -173,7 +173,9 @@ class RevocationReplicator:
 
 @contextmanager
 def _judging() -> Iterator[None]:
-    """What redis-py raises, and what is read of its answers here, where those are of another shape."""
+    """Raise, as errors of the connection, what redis-py and the parsing of its answers raise where those have another
+    shape.
+    """
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -181,7 +183,7 @@ def _judging() -> Iterator[None]:
 
 
 def _entry(number: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes, list[RevocationEvent]]:
-    """What an entry of the stream says. Raises what `_judging` takes."""
+    """Decode an entry of the stream. Raises what `_judging` takes."""
     number, records, told = (bytes(memoryview(each)) for each in (number, fields.get(b"r", b""), fields.get(b"t", b"")))
     return number, records, _told(told)
 

@@ -1,4 +1,4 @@
-"""What control remembers of the node: a point each ten seconds of the last hour, and what was counted a minute ago.
+"""Traffic history of the node: a point each ten seconds of the last hour, and the counts of a minute ago.
 
 Bounded: `POINTS` points of a few numbers, and `MARKS` copies of the rows that have counted anything. Control begins
 anew with nothing; counts themselves live in shared memory.
@@ -26,13 +26,13 @@ Fares = Literal["healthy", "failing", "unknown"]
 
 
 class Recent(NamedTuple):
-    """What was counted lately, by the words of `observe.metrics.series_layout`."""
+    """Counts of the last minute, by the words of `observe.metrics.series_layout`."""
 
     seconds: float
     targets: Mapping[str, Sequence[int]]
     routes: Mapping[str, Sequence[int]]
     faults: Mapping[tuple[str, str], int]
-    """By route and fault."""
+    """Faults by route and label."""
 
 
 class _Mark(NamedTuple):
@@ -67,7 +67,7 @@ class History:
             self.points.append(_point(before, live))
 
     def recent(self, totals: Totals) -> Recent:
-        """What was counted since about a minute ago, or since control began."""
+        """Return the counts since about a minute ago, or since control began."""
         now = _mark(totals, self._clock())
         if not self._marks:
             return Recent(1.0, {}, {}, {})
@@ -80,7 +80,9 @@ class History:
         )
 
     def fares(self, target: str, totals: Totals, *, failed_last: bool) -> Fares:
-        """How a target answers that nobody has judged. `failed_last`: nothing was answered since an attempt failed."""
+        """Return the state of a target without health checks, by its responses. `failed_last`: nothing was answered
+        since an attempt failed.
+        """
         if failed_last:
             return "failing"
         row = totals.targets.get(target)

@@ -18,22 +18,24 @@ from fastgw.sync.revocations import RevocationEvent
 
 MESSAGE_MAX: Final = 64 * 1024
 DESCRIPTORS_MAX: Final = 128
-"""In one message; the kernel takes 253."""
+"""Most descriptors in one message; the kernel takes 253."""
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 LATER: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
-"""What `sendmsg` says while messages, or descriptors on their way, are too many (unix(7))."""
+"""Errors of `sendmsg` while messages, or descriptors on their way, are too many (unix(7))."""
 PROTOCOL: Final = 4
-"""Of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same."""
+"""Version of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same.
+"""
 FIRST_GENERATION: Final = 1
 
 
 Origin = Literal["start", "signal", "api", "file", "rollback"]
-"""Who asks for a configuration."""
+"""Origin of a request for a configuration."""
 
 
 Subject = Literal["file", "document", "contents"]
-"""What is to be taken: what the configuration's own files say; another document in their place; or other contents of
-what the configuration names, such as certificates, secrets and targets."""
+"""Subject of a reload: what the configuration's own files say; another document in their place; or other contents of
+referenced files, such as certificates, secrets and targets.
+"""
 
 
 class Message(msgspec.Struct, kw_only=True, tag=True):
@@ -90,7 +92,7 @@ class ReloadRefused(Message):
 
     why: str
     passing: bool = False
-    """It may be possible a little later."""
+    """Whether the failure is transient: a later attempt may succeed."""
 
 
 class Commit(Message):
@@ -129,14 +131,14 @@ class ReloadResult(Message):
     why: str
     workers: int
     passing: bool = False
-    """Of a failure: it may be possible a little later."""
+    """Whether a failure is transient: a later attempt may succeed."""
     committed: int = 0
     listeners_added: int = 0
     listeners_removed: int = 0
     workers_restarted: int = 0
     listeners_moved: int = 0
     resized: tuple[int, int] | None = None
-    """From so many workers to so many."""
+    """The number of workers before and after."""
     changed: str = ""
     """The files with other contents, for people; none is named whose name is new."""
 
@@ -189,9 +191,9 @@ class ControlAway(Message):
 
 
 class FeedUpdate(Message):
-    """What a source has said, that is fetched once per node, comes as descriptor.
+    """New value of a feed, which is fetched once per node; its bytes come as descriptor.
 
-    Control or, while that is away, a worker that has asked for itself; then supervisor.
+    Control or, while that is away, a worker that has fetched it itself; then supervisor.
     """
 
     key: str
@@ -313,7 +315,7 @@ class Channel:
             raise ChannelClosed from error
 
     def take_descriptors(self) -> list[int]:
-        """Those of the message received last; the caller closes them."""
+        """Take the descriptors of the message received last; the caller closes them."""
         taken, self._descriptors = self._descriptors, []
         return taken
 

@@ -1,4 +1,4 @@
-"""What a child could not be told at once: its end of the channel is full, or too many descriptors are on their way."""
+"""Messages to a child that wait: its end of the channel is full, or too many descriptors are on their way."""
 
 import os
 from collections import deque

@@ -1,4 +1,4 @@
-"""What is told when the gateway serves: where it listens, to people and to a descriptor."""
+"""The bound addresses, reported when the gateway serves: to people, and to the descriptor of `--ready-fd`."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from fastgw.runtime.node.node_state import NodeState
 
 @dataclass(frozen=True)
 class Bound:
-    """Where the gateway listens, once all workers accept."""
+    """Addresses that the gateway listens on, once all workers accept."""
 
     listeners: Mapping[str, Sequence[Address]]
     status: Address | None
     admin: Address | None
     workers: int
     token_file: str | None = None
-    """What holds the token of the admin API; None: none is needed, or it is in no file."""
+    """The file with the token of the admin API; None: no token is needed, or it is in no file."""
     secured: frozenset[str] = frozenset()
     """The names of the listeners that speak TLS."""
 

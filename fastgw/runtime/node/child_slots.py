@@ -21,7 +21,7 @@ LOOP_DEATHS: Final = 5
 """Deaths in a row, none of them settled, that are called a crash loop."""
 
 Work = Callable[[Channel], None]
-"""What a child does with its life, given its end of the channel."""
+"""The main function of a child process, given its end of the channel."""
 
 
 def restart_delay(deaths: int) -> float:
@@ -67,7 +67,7 @@ class Child:
 
     @property
     def able(self) -> bool:
-        """It may accept."""
+        """Whether the child may accept connections."""
         return self.ready and not (self.silent or self.leaving or self.lost)
 
     def dismiss(self) -> None:
@@ -91,7 +91,7 @@ class Child:
             self.lost = True
 
     def close(self) -> None:
-        """It is dead."""
+        """Close the outbox and the channel of a dead child."""
         self.outbox.close()
         self.channel.close()
 
@@ -110,7 +110,7 @@ class Slot:
         self.name = name
         self.index = index
         self.work = work
-        """Of a process that is no worker."""
+        """The main function of a child that is no worker."""
         self.child: Child | None = None
         self.successor: Child | None = None
         """The child that takes the place once it is ready."""

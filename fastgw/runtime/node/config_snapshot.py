@@ -43,11 +43,11 @@ _LENGTH: Final = 8
 Users = tuple[str, int]
 """The first one, as the level of its filter is called, but for a route, which is called by its name; and how many."""
 NEW: Final = -1
-"""In `same`: the base has no route that is equal."""
+"""Marker in `same`: the base has no equal route."""
 
 
 class Retention(Enum):
-    """What is left of a long part where nothing is made from it."""
+    """How much is kept of a long part when nothing is made from it."""
 
     NOTHING, NAMES, WHOLE = range(3)
 
@@ -62,39 +62,40 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     """When it was accepted, epoch seconds."""
     source: Origin
     hash: str
-    """Of the bytes of all files, whatever their names: equal configurations have equal hashes. "": there are none."""
+    """Hash of the bytes of all files, whatever their names: equal configurations have equal hashes. "": there are none.
+    """
     sources: list[Source]
     """The files it was read from, the main one first; none when it came from flags."""
     captured: dict[str, bytes]
     """The files that it names, by absolute path; and what its patterns find."""
     pickled_settings: bytes
     pickled_access_logs: bytes
-    """As they were configured: those of the settings mask more."""
+    """Access logs as they were configured: those of the settings mask more."""
     pickled_upstreams: dict[str, bytes]
     pickled_routes: list[bytes]
     route_names: list[str]
     same: list[int]
     """For each route, which one of the base's is equal to it, or `NEW`."""
     changed_upstreams: list[str] = []
-    """Those that the base has not, or not so."""
+    """Names of upstreams that the base does not have, or not in this form."""
     places: SlotTable
-    """Where the names live in shared memory."""
+    """Slots of the names in shared memory."""
     workers: int
     """How many processes serve."""
     feeds: dict[str, bytes]
-    """What is fetched once per node, by key: the pickled sources."""
+    """Pickled sources, by key, of what is fetched once per node."""
     lazy_feeds: dict[str, bytes] = {}
-    """Likewise, what is fetched only when somebody asks: there may be thousands."""
+    """Pickled sources, by key, of what is fetched only on demand: there may be thousands."""
     feed_users: dict[str, Users] = {}
-    """Who uses these, by their keys."""
+    """Users of the feeds, by key."""
     known_notes: list[str] = []
     """The keys of what is worth knowing of it (`runtime.reload.config_notes`)."""
     image: bytes = b""
-    """Of the consumers; b"": there are none, or it is mapped."""
+    """Index image of the consumers; b"": there are no consumers, or the image is mapped."""
 
     @cached_property
     def index(self) -> Index:
-        """Of the consumers."""
+        """Return the index of the consumers."""
         return Index(self.image) if self.image else NOBODY
 
     @cached_property
@@ -110,7 +111,7 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
 
     @property
     def plan(self) -> Plan:
-        """What the tables are made from."""
+        """Return the plan that the tables are compiled from."""
         unchanged = self.pickled_upstreams.keys() - self.changed_upstreams
         names, index = self.route_names, self.index
         return Plan(self.settings, self.upstreams, names, self._route, self.same, self.captured, index, unchanged)
@@ -164,7 +165,7 @@ class PreviousGeneration(NamedTuple):
 
     accepted: ConfigSnapshot
     config: Config
-    """The same, unpacked."""
+    """The configuration, unpacked."""
     feeds: "FeedsKept | None" = None
 
     def same(self, routes: Iterable[Route]) -> list[int]:
@@ -184,7 +185,7 @@ def _is_same(one: Struct, other: Struct | None) -> bool:
 
 
 class RollbackPoint(msgspec.Struct):
-    """What it takes to come back to a configuration that was accepted."""
+    """Everything needed to return to a configuration that was accepted."""
 
     generation: int
     hash: str
@@ -319,7 +320,7 @@ def _mapped(descriptor: int, begins: int, length: int) -> Index:
 
 
 def _long(accepted: ConfigSnapshot) -> tuple[tuple[dict[str, Any] | list[Any], Retention], ...]:
-    """What may have very many entries: it is written, and read, in pieces."""
+    """Return the parts that may have very many entries: they are written, and read, in pieces."""
     places = accepted.places
     return (
         (accepted.pickled_upstreams, Retention.NOTHING),
@@ -336,7 +337,9 @@ def _long(accepted: ConfigSnapshot) -> tuple[tuple[dict[str, Any] | list[Any], R
 
 
 def _parts(accepted: ConfigSnapshot) -> Iterator[object]:
-    """What the file holds: the document without what is long, its consumers, its files, and pieces of the rest."""
+    """Yield the contents of the memory file: the document without its long parts, its consumers, its files, and pieces
+    of the rest.
+    """
     found = found_by_patterns(accepted.captured)
     places = msgspec.structs.replace(accepted.places, upstreams={}, targets={})
     yield msgspec.structs.replace(
@@ -374,8 +377,7 @@ def _parts_in(content: memoryview) -> Generator[memoryview, None, None]:
 
 
 class FeedsKept:
-    """What is to be fetched for filters, as it was when they were looked at last: a filter that is the very same object
-    wants the same."""
+    """Cache of the feed sources of filters: a filter that is the very same object wants the same sources."""
 
     def __init__(self) -> None:
         self.wanted: IncrementalCache[int, tuple[FilterUse, tuple[FeedSource, ...]]] = IncrementalCache()
@@ -398,7 +400,7 @@ class FeedsKept:
 
 
 def _feeds(config: Config, kept: FeedsKept) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Users]]:
-    """Those that are not lazy, those that are, and who uses them."""
+    """Return the eager feeds, the lazy feeds, and the users of both."""
     found: dict[str, FeedSource] = {}
     users: dict[str, dict[str, None]] = {}
     for level, filters in levels(config):

@@ -1,4 +1,4 @@
-"""What this gateway says of itself in the runtime directory, and the token of its admin API."""
+"""Registration of this gateway in the runtime directory, and the token of its admin API."""
 
 import os
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ def _made_counts(commons: NodeState) -> bool:
 
 
 def token_file_of(commons: NodeState) -> str | None:
-    """What holds the token of the admin API; None: none is needed, or it is in no file."""
+    """Return the file with the token of the admin API; None: no token is needed, or it is in no file."""
     settings, registration = commons.sealed.settings.admin, commons.registration
     if settings is not None and settings.token is not None:
         return settings.token.file or None
@@ -108,7 +108,7 @@ def _entry(commons: NodeState) -> Entry:
 
 
 def own_addresses(commons: NodeState, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Where the dashboard and the probes are, a line each; and why they are elsewhere than usual.
+    """Return the addresses of the dashboard and of the probes, a line each; and why they are not the usual ones.
 
     The token stands behind `#`: browsers send that to nobody. It is left out where many read what is written to stderr.
     """

@@ -12,7 +12,9 @@ from typing import Final
 LOOK_EVERY: Final = 0.5
 """Seconds between two looks at the beats."""
 LOOK_MAX: Final = 2 * LOOK_EVERY
-"""What one look counts for at most, in seconds; if more went by, then the supervisor was not running either."""
+"""Upper bound, in seconds, of the silence that one look adds; if more time went by, the supervisor was not running
+either.
+"""
 LATE_S: Final = LOOK_MAX
 """A neighbour whose loop was later than that, in seconds, may have been paused as well and tells nothing of others."""
 SILENT_S: Final = 2.0

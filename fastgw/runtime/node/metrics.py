@@ -1,4 +1,4 @@
-"""What the node has counted, for Prometheus. Read from shared memory and /proc: no worker is asked or disturbed."""
+"""Metrics of the node for Prometheus. Read from shared memory and /proc: no worker is asked or disturbed."""
 
 import time
 from collections import Counter
@@ -35,7 +35,7 @@ from fastgw.sync.credential_cache import HITS, MISSES
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 
 STATUS_5XX: Final = "status_5xx"
-"""In place of a fault: an answer of 500 and above."""
+"""Label in place of a fault: a response with a status of 500 and above."""
 CONTENT_TYPE: Final = PROMETHEUS.content_type
 
 CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
@@ -210,13 +210,13 @@ FAMILIES: Final = (
 """All that a scrape tells of, in this order."""
 
 OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
-"""What clients are shown, and what their certificates are verified by."""
+"""Certificates that clients are shown, and what their certificates are verified by."""
 
 _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
 
 
 class OfUpstream(NamedTuple):
-    """How an upstream fares whose health is looked after."""
+    """State of an upstream with health checks of any kind."""
 
     targets: Mapping[HealthVerdict, int] | None
     """How many are thought of in this way; None: nobody looks after them."""
@@ -258,7 +258,9 @@ class Exposition:
 
     @property
     def series(self) -> Series:
-        """Of the committed generation, as the supervisor says in shared memory: before any worker counts by it."""
+        """Return the series of the committed generation, which the supervisor writes to shared memory before any worker
+        counts by it.
+        """
         committed = self._shared.supervisor.words[self._words.generation]
         return self._generations.get(committed, self._generations[0])
 
@@ -364,7 +366,7 @@ class Exposition:
 
 
 def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
-    """What the observers count."""
+    """Yield the metric families that the observers count."""
     requests = families.REQUESTS
     yield (
         requests,
@@ -446,7 +448,7 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
 
 
 def target_errors(row: Sequence[int]) -> dict[str, int]:
-    """By fault, and `status_5xx`; those that have occurred."""
+    """Return the errors by fault, and `status_5xx`; only those that have occurred."""
     found = {fault.label: row[word] for fault, word in TARGET_FAULT_WORDS.items()}
     found[STATUS_5XX] = row[TARGET_SERVER_ERRORS]
     return {fault: count for fault, count in found.items() if count}

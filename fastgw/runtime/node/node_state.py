@@ -1,4 +1,6 @@
-"""What the supervisor keeps and every child is born with: sockets, shared memory, the configuration in force."""
+"""State of the node, kept by the supervisor and inherited by every child: sockets, shared memory, the configuration in
+force.
+"""
 
 import os
 import secrets
@@ -85,24 +87,26 @@ class NodeState:
     slots: int
     """Slots that have sockets: those of retired workers keep theirs, and neighbours accept there."""
     endpoints: dict[int, Endpoint] = field(default_factory=dict)
-    """Of listeners."""
+    """Endpoints of listeners, by number."""
     endpoint_number: int = 0
-    """Of the next endpoint. None is given twice: a worker may still know the one that had it."""
+    """The number of the next endpoint. None is given twice: a worker may still know the one that had it."""
     listeners: dict[str, list[int]] = field(default_factory=dict)
-    """Which endpoints a listener has."""
+    """Numbers of the endpoints of each listener."""
     own: dict[str, Endpoint] = field(default_factory=dict)
-    """Where control listens: `status`, `admin`."""
+    """Endpoints of the control process: `status`, `admin`."""
     former: list[RollbackPoint] = field(default_factory=list)
     """The generations that the program before this one kept, to go back to."""
     kept: list[Sealed] = field(default_factory=list)
     """The generations before the one in force, the last one last, to go back to."""
     records: list[ReloadRecord] = field(default_factory=list)
     passed: Inherited = field(default_factory=lambda: Inherited(()))
-    """What a service manager has opened and no listener has taken."""
+    """Sockets that a service manager has opened and no listener has taken."""
     feeds: dict[str, bytes] = field(default_factory=dict)
-    """What sources have said last that are fetched once per node, by their keys."""
+    """The last values of feeds, which are fetched once per node, by key."""
     revoked: RevocationList = field(default_factory=RevocationList)
-    """What counts no more. Each child goes on from what there was at its birth."""
+    """Revocation list. Each child goes on from its state at the fork. Each child goes on from what there was at its
+    birth.
+    """
     revoked_told: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=TOLD_MOST))
     """The latest of that, for people."""
     follows_files: bool = False
@@ -110,17 +114,19 @@ class NodeState:
     begun_date: float = 0.0
     """Epoch seconds. An upgrade does not begin anew."""
     tickets: TicketKeySeeds = field(default_factory=lambda: TicketKeySeeds.begin(time.time()))
-    """Of the keys of TLS session tickets. Each child goes on from what they were at its birth."""
+    """Seeds of the keys of TLS session tickets. Each child goes on from their state at the fork. Each child goes on
+    from what they were at its birth.
+    """
     run_key: bytes = field(default_factory=lambda: os.urandom(32))
     """A secret of this run of the gateway. An upgrade does not make another."""
     quota_claim: Claim | None = None
-    """To the file that quotas were kept in at the start, as long as they are."""
+    """Claim to the file that quotas were kept in at the start, as long as they are."""
     name: str = ""
-    """Of `run --name`; "" = that of the configuration file."""
+    """The name given by `run --name`; "": that of the configuration file."""
     admin_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    """What the admin API asks for where no token is configured. An upgrade does not make another."""
+    """Token of the admin API where none is configured. An upgrade does not make another."""
     registration: Registration | None = None
-    """In the runtime directory. None: there is no such directory."""
+    """Registration in the runtime directory. None: there is no such directory."""
 
     @property
     def documents(self) -> list[RollbackPoint]:
@@ -136,7 +142,9 @@ class NodeState:
         return [Endpoint(address, [each], shared=True, foreign=True) for each in taken]
 
     def open_one(self, address: Address, *, private: bool = False) -> Endpoint:
-        """Where control listens: of a host name, at the first of its addresses. Raises `CannotListen`."""
+        """Open one endpoint of the control process: of a host name, at the first of its addresses. Raises
+        `CannotListen`.
+        """
         if not (taken := self.passed.take(address)):
             return open_endpoint(address, private=private)
         first, *others = (Endpoint(address, [each], shared=True, foreign=True) for each in taken)
@@ -171,6 +179,6 @@ def place_listeners(
 
 
 def _key(name: str, listener: Listener) -> tuple[str, Address]:
-    """What makes two listeners one: the address, but for ports that the system chooses."""
+    """Return the key by which two listeners are one: the address, but for ports that the system chooses."""
     address = listener.address
     return ("" if address.port or address.path else name, address)

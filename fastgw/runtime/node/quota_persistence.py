@@ -1,5 +1,5 @@
-"""How the counts of quotas get into their file and back: read before there is any worker, written by control about once
-a second, and once more when all who count are gone.
+"""Persistence of quota counts: read before there is any worker, written by control about once a second, and once more
+when all who count are gone.
 
 A file that fails stops nobody: counts go on in memory, it is tried again, and log, status and metrics say so. One
 that is another gateway's stops the start. The supervisor holds the claim to the file of the start, through upgrades;
@@ -33,7 +33,7 @@ LEAVING_S: Final = 2.0
 
 
 def file_of(settings: Config) -> str | None:
-    """Where counts are kept; None: nowhere."""
+    """Return the file that counts are kept in; None: nowhere."""
     if settings.quotas.file is not None:
         return settings.quotas.file
     directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # of systemd, which may name several
@@ -41,12 +41,12 @@ def file_of(settings: Config) -> str | None:
 
 
 def run_of(run_key: bytes) -> bytes:
-    """What tells this run of the gateway from others, which may be read."""
+    """Return the id of this run of the gateway, which may be published."""
     return blake2b(run_key, digest_size=16, person=b"quotas").hexdigest().encode()
 
 
 def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
-    """In the supervisor, at its start. `fd`: of the claim that the program before this one held.
+    """Claim the file, in the supervisor, at its start. `fd`: that of the claim that the program before this one held.
 
     None: counts are kept nowhere. Raises `InUse`. That the file cannot be written otherwise is told by control.
     """
@@ -82,7 +82,7 @@ def restore(quotas: QuotaTable, file: QuotaFile, rows: Iterable[StoredCount]) ->
 
 
 def restore_all(quotas: QuotaTable, settings: Config) -> None:
-    """In the supervisor, before there is anybody who counts."""
+    """Restore the counts, in the supervisor, before any process counts."""
     path = file_of(settings)
     if path is None:
         return
@@ -96,7 +96,7 @@ def restore_all(quotas: QuotaTable, settings: Config) -> None:
 
 
 def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim | None) -> None:
-    """In the supervisor, when nobody counts any more. `claim`: None: to be had, if it is needed."""
+    """Write all counts, in the supervisor, when no process counts any more. `claim`: None: taken if it is needed."""
     path = file_of(settings)
     if path is None:
         return
@@ -117,7 +117,7 @@ Part = list[tuple[int, int, StoredCount]]
 
 
 def parts_of(quotas: QuotaTable, blocks: Iterable[int]) -> Iterator[Part]:
-    """What these blocks say and the file does not, in parts of some thousands."""
+    """Yield the rows of these blocks that are not in the file yet, in parts of some thousands."""
     part: Part = []
     for block in blocks:
         part += quotas.unkept(block)
@@ -135,7 +135,9 @@ def said(quotas: QuotaTable, part: Part) -> None:
 
 
 class QuotaKeeper:
-    """In control: has the file of the configuration in force say what is counted. `run_key`: of the gateway."""
+    """Quota writer of the control process: keeps the file of the configuration in force up to date. `run_key`: of the
+    gateway.
+    """
 
     def __init__(self, quotas: QuotaTable, run_key: bytes) -> None:
         self._quotas = quotas
@@ -223,7 +225,7 @@ class QuotaKeeper:
         self._is_read = True
 
     async def _aside(self, act: Callable[[], None]) -> None:
-        """In a thread. It goes on when whoever waits for it is cancelled."""
+        """Run a blocking call in a thread. It goes on when whoever waits for it is cancelled."""
         self._work = asyncio.ensure_future(asyncio.to_thread(act))
         await asyncio.shield(self._work)
 

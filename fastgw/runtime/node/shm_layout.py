@@ -40,7 +40,9 @@ MAX_COLUMNS: Final = 4096
 CONFIG_FAILED: Final = 1
 """The configuration that was read last is not served."""
 CONTENTS_FAILED: Final = 2
-"""What the files say now that it names, such as certificates and secrets, is not in force."""
+"""Bit of `last_reload_failed`: the present contents of referenced files, such as certificates and secrets, are not in
+force.
+"""
 LAG_WINDOW_S: Final = 5
 """A worker's lag is the worst of this window of seconds and of the one before."""
 PUBLISHED_AT_ONCE: Final = 200
@@ -48,7 +50,7 @@ PUBLISHED_AT_ONCE: Final = 200
 
 
 class ShmLayout:
-    """Where they stand in a column. Placed before the memory is mapped."""
+    """Layout of the runtime's words in a column. Placed before the memory is mapped."""
 
     def __init__(self, gateway: Gateway) -> None:
         """The first generation, which settles how many connections the addresses are counted of."""
@@ -63,40 +65,46 @@ class ShmLayout:
         self.state_up = layout.gauge("state_up")
         """Whether the Redis of `state` is there for a worker, in the words of `redis.availability`."""
         self.deaths = layout.counter("deaths")
-        """In the supervisor's column: how many children ended although they should not have."""
+        """Counter in the supervisor's column: children that ended although they should not have."""
         self.accepted = layout.counter("accepted")
         """Client connections that were admitted."""
         self.reloads_ok = layout.counter("reloads_ok")
         self.reloads_failed = layout.counter("reloads_failed")
-        """In the supervisor's column, as the one before."""
+        """Counter in the supervisor's column, as the one before."""
         self.last_reload_failed = layout.gauge("last_reload_failed")
-        """In the supervisor's column: what the last attempts to change something have failed in: `CONFIG_FAILED` and
-        `CONTENTS_FAILED`, added up."""
+        """Gauge in the supervisor's column: kinds of changes whose last attempt failed, `CONFIG_FAILED` and
+        `CONTENTS_FAILED`, added up.
+        """
         self.last_reload_date = layout.gauge("last_reload_date")
-        """In the supervisor's column: when the generation that serves was begun, epoch seconds."""
+        """Gauge in the supervisor's column: the time that the active generation began, epoch seconds."""
         self.beat = layout.gauge("beat")
         """When the worker's loop last went round, in nanoseconds of the monotonic clock."""
         self._lag = layout.gauge("lag", 3)  # microseconds in this window, in the one before; which window
         self.control_beat = layout.gauge("control_beat")
-        """In the supervisor's column, written by control alone: when its loop last went round, like `beat`."""
+        """Gauge in the supervisor's column, written by control alone: the time its loop last went round, like `beat`.
+        """
         self.ready = layout.gauge("ready")
         """1 while the worker accepts. In the supervisor's column: 1 from the start until the stop begins."""
         self.awaits = layout.gauge("awaits")
-        """In the supervisor's column: 1 from a start that knows nothing of what a watch will say until it is known."""
+        """Gauge in the supervisor's column: 1 from a start without knowledge of a watched cluster until its first
+        answer.
+        """
         self.silent = layout.gauge("silent", MAX_COLUMNS)
-        """In the supervisor's column, a word for each worker: 1 while it does not beat."""
+        """Gauges in the supervisor's column, a word for each worker: 1 while its heartbeat is missing."""
         self.generation = layout.gauge("generation")
-        """What the worker serves. In the supervisor's column: what was committed; set before the workers are told."""
+        """The generation that the worker serves. In the supervisor's column: what was committed; set before the workers
+        are told.
+        """
         self.pid = layout.gauge("pid")
         """0: the column is nobody's."""
         self.slot = layout.gauge("slot")
-        """Which slot's worker it is."""
+        """The slot of the worker."""
         self.began = layout.gauge("began")
         """When the process began, in nanoseconds of the monotonic clock."""
         self.connections = layout.gauge("connections")
         """Client connections."""
         self.kept_bytes = layout.gauge("kept_bytes")
-        """Of request bodies that are kept to be sent again, beyond what each may have anyhow."""
+        """Bytes of request bodies that are kept to be sent again, beyond what each may have anyhow."""
         self._shaken = layout.counter("tls_handshakes", len(HandshakeOutcome))
         self.leaving = layout.gauge("leaving")
         """1 once the worker takes nothing new."""
@@ -120,7 +128,7 @@ class ShmLayout:
         column.words[self.ready] = 0
 
     def kept_room(self, column: Column) -> KeptRoom:
-        """Where this process keeps bodies."""
+        """Return this process's account of the memory of kept request bodies."""
         return column.kept_room(self.kept_bytes)
 
     def count_tokens(self, column: Column) -> None:
@@ -134,7 +142,7 @@ class ShmLayout:
     # --- what the supervisor says ---
 
     def set_ready(self, shared: Shared, ready: bool) -> None:
-        """From the start until the stop begins."""
+        """Set whether the gateway is ready: from the start until the stop begins."""
         shared.supervisor.words[self.ready] = ready
 
     def set_awaits(self, shared: Shared, awaits: bool) -> None:
@@ -188,7 +196,7 @@ class ShmLayout:
         return "draining" if words[self.leaving] else "starting"
 
     def oldest_generation(self, shared: Shared) -> int:
-        """That any worker serves: one that is leaving, and one that is not ready yet, too."""
+        """Return the oldest generation that any worker serves, also one that is leaving or not ready yet."""
         served = [column.words[self.generation] for column in shared.columns]
         return min(filter(None, served), default=shared.supervisor.words[self.generation])
 
@@ -231,7 +239,7 @@ class ShmLayout:
         return column.words[self._shaken : self._shaken + len(HandshakeOutcome)]
 
     def handshakes(self, shared: Shared) -> dict[HandshakeOutcome, int]:
-        """How those of all workers have ended."""
+        """Return the TLS handshakes of all workers by outcome."""
         return {outcome: shared.total(self._shaken + outcome) for outcome in HandshakeOutcome}
 
     def connection_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
@@ -270,8 +278,9 @@ class ShmLayout:
         return counted[UNCELLED] + sum(count for name, count in claimed(counted) if not is_fault_cell(name))
 
     def reloaded(self, shared: Shared, ok: bool, date: float, *, of_contents: bool = False) -> None:
-        """In the supervisor: a reload has ended, at this date (epoch seconds). `of_contents`: it was about files that
-        the configuration names, and says nothing of whether the configuration that was read last is served."""
+        """Record the end of a reload, in the supervisor, at this date (epoch seconds). `of_contents`: it was about
+        files that the configuration names, and says nothing of whether the configuration that was read last is served.
+        """
         words = shared.supervisor.words
         words[self.reloads_ok if ok else self.reloads_failed] += 1
         failed = words[self.last_reload_failed] & ~(CONTENTS_FAILED if of_contents else CONFIG_FAILED | CONTENTS_FAILED)
@@ -280,7 +289,7 @@ class ShmLayout:
             words[self.last_reload_date] = int(date)
 
     def counted(self, column: Column) -> memoryview:
-        """What the observer counts."""
+        """Return the words that the observer counts in."""
         return column.words[self._counted : self._counted + COUNTED]
 
     def failed_last(self, shared: Shared, series: Series, target: str, error: LastError | None) -> bool:
@@ -294,12 +303,14 @@ class ShmLayout:
         return column.words[self._returned : self._returned + COUNTED]
 
     def carry(self, shared: Shared, before: SlotTable, after: SlotTable) -> None:
-        """In the supervisor, when all workers are prepared and none has been told to commit: see `carry_over`."""
+        """Carry counts over to the new names, in the supervisor, when all workers are prepared and none has been told
+        to commit: see `carry_over`.
+        """
         columns = [self.counted(column) for column in shared.columns]
         ledger = CounterCarryOver(self.counted(shared.supervisor), self._given_back(shared.supervisor))
         ledger.carry(columns, before, after)
 
     def totals(self, shared: Shared, series: Series) -> Totals:
-        """What the node has counted, by the names of this generation."""
+        """Return the totals of the node, by the names of this generation."""
         columns = [self.counted(column) for column in shared.columns]
         return totals(series, columns, self.counted(shared.supervisor), self._given_back(shared.supervisor))

@@ -1,4 +1,4 @@
-"""What the supervisor opens before there is any child: shared memory, sockets, the accepted configuration."""
+"""Startup of the supervisor, before any child: shared memory, sockets, the accepted configuration."""
 
 import os
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ from fastgw.runtime.sockets.systemd_activation import Inherited
 from fastgw.shm.memory import Shared
 
 OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
-"""What control listens for, and the settings that nobody wrote."""
+"""Listeners of control, and their default settings."""
 PORTS_TRIED: Final = 100
 """After a default port that is taken."""
 
 
 class CannotStart(Exception):
-    """Why the gateway could not start, for the one line the user sees."""
+    """The gateway could not start; the text is the one line that the user sees."""
 
 
 def open_commons(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, opened: ExitStack) -> NodeState:

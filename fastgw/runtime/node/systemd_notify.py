@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Final, Self
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""Of the environment. Kept over an exec in place."""
+"""Names of the environment variables of the protocol. Kept over an exec in place. Kept over an exec in place."""
 
 
 class Notifier:
@@ -48,7 +48,7 @@ class Notifier:
         self._send("READY=1", _status(status))
 
     def reloading(self) -> None:
-        """It serves on; `ready` tells when the reload is over."""
+        """Report that a reload has begun: the gateway serves on, and `ready` reports the end."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, within: float = 0.0) -> None:

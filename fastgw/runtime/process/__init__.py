@@ -1,3 +1,1 @@
-"""What every process needs: signals, its event loop, limits of the machine, transient errors, child processes
-within bounds.
-"""
+"""Process basics: signals, event loop, limits of the machine, transient errors, child processes within bounds."""

@@ -23,7 +23,7 @@ from fastgw.operator_log import call_ourselves
 from fastgw.runtime.process.signals import outcome, when_alone
 
 NAME: Final = "fastgw check"
-"""Of the process."""
+"""Name of the child process."""
 NO_MEMORY: Final = 75
 """Exit status of a child that may have no more memory (EX_TEMPFAIL of sysexits.h)."""
 CRASHED: Final = 70
@@ -44,7 +44,9 @@ class Bounds(Struct, frozen=True):
 
     @property
     def clock_s(self) -> float:
-        """By the clock: it waits for the processor when others want it, and may wait for something else for good."""
+        """Seconds by the clock: the child waits for the processor when others want it, and may wait for something else
+        for good.
+        """
         return self.seconds * CLOCK_FACTOR
 
 
@@ -88,7 +90,7 @@ class BoundedCheck:
         return f"<BoundedCheck pid={self.pid} status={self._status}>"
 
     async def result(self) -> bytes:
-        """What the work returned. Raises `OutOfTime`, `OutOfMemory` or `Died`. Cancelled, it kills the child."""
+        """Return the result of the work. Raises `OutOfTime`, `OutOfMemory` or `Died`. Cancelled, it kills the child."""
         late = False
         try:
             try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 WORKER_MEMORY: Final = 64 * 1024 * 1024
-"""What a worker needs to itself under load, in bytes; what is loaded before the fork is shared."""
+"""Bytes of memory that a worker needs for itself under load; what is loaded before the fork is shared."""
 
 OWN_FILES: Final = 64
 """Files of a worker that are neither connections nor listening sockets: logs, its loop's own."""
@@ -41,7 +41,7 @@ def usable_cpus() -> int:
 
 
 def _directories(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
-    """Where this controller's files may be: our cgroup and its ancestors, in version 1 and 2 (cgroups(7))."""
+    """Yield the directories of this controller: our cgroup and its ancestors, in version 1 and 2 (cgroups(7))."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -74,7 +74,7 @@ def _cpu_quota(directory: Path) -> float:
 
 
 def _memory_limit(directory: Path) -> float:
-    """In bytes; infinite (or, in version 1, huge) without a limit."""
+    """Return the memory limit in bytes; infinite (or, in version 1, huge) without a limit."""
     for name in ("memory.max", "memory.limit_in_bytes"):
         match _numbers(directory / name):
             case [limit]:
@@ -119,7 +119,7 @@ def connections_held(files: int) -> int:
 
 
 def file_limit_warning(connections: int, workers: int, files: int) -> str | None:
-    """What to say when `files` per process cannot hold `limits.connections`."""
+    """Return the warning that `files` per process cannot hold `limits.connections`, or None."""
     held = workers * connections_held(files)
     if held >= connections:
         return None

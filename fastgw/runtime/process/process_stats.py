@@ -1,4 +1,4 @@
-"""What the system tells of a process: for those who watch the node, not for decisions."""
+"""Process statistics of the operating system: for those who watch the node, not for decisions."""
 
 import os
 import resource

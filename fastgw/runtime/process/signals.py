@@ -22,7 +22,9 @@ class Signals:
         return self._out.fileno()
 
     def catch(self) -> None:
-        """From now on. Those that were blocked meanwhile, as by an upgrade, come now."""
+        """Catch signals from now on. Those that were blocked meanwhile, as by an upgrade, come now. Those that were
+        blocked meanwhile, as by an upgrade, come now.
+        """
         signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
             signal.signal(number, lambda number, frame: None)
@@ -45,7 +47,7 @@ class Signals:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """They wait until the end of the block, here and in a child that is forked in it."""
+        """Hold signals back until the end of the block, here and in a child that is forked in it."""
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         try:
             yield
@@ -61,7 +63,9 @@ class Signals:
         self._in.close()
 
     def forget(self) -> None:
-        """In a child, which was forked while they were held back: they are its parent's affair."""
+        """Restore the default handling in a child, which was forked while signals were held back: they are for its
+        parent.
+        """
         self.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
@@ -77,7 +81,7 @@ def when_alone(number: int) -> None:
 
 
 def name_of(number: int) -> str:
-    """Of a signal; most of the real-time ones have none."""
+    """Return the name of a signal; most of the real-time ones have none."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -85,5 +89,5 @@ def name_of(number: int) -> str:
 
 
 def outcome(code: int) -> str:
-    """How a process ended, by what `os.waitstatus_to_exitcode` makes of it."""
+    """Describe how a process ended, from the result of `os.waitstatus_to_exitcode`."""
     return f"killed by {name_of(-code)}" if code < 0 else f"exit status {code}"

@@ -52,12 +52,14 @@ class Backoff:
         return f"<Backoff: {self._failures} failures>"
 
     def failed(self, now: float) -> float:
-        """It has failed (again). Returns after how many seconds it is to be tried again."""
+        """Record a failure, and return the seconds to wait before the next attempt. Returns after how many seconds it
+        is to be tried again.
+        """
         wait = min(FIRST_S * 2.0**self._failures, LONGEST_S)
         self._failures += wait < LONGEST_S
         self.due_at = now + wait
         return wait
 
     def forget(self) -> None:
-        """It has succeeded, has failed for good, or nobody wants it any more."""
+        """Forget the failures: the attempt has succeeded, has failed for good, or nobody wants it any more."""
         self.due_at, self._failures = inf, 0

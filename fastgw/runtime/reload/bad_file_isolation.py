@@ -1,5 +1,5 @@
-"""Which of the files that a configuration names keep what is in force of them, so that what else has changed can be
-taken: what a secret, a list of keys or a file of consumers says now may be wrong, and nobody shall wait for it.
+"""Isolation of bad files: where a changed secret, key set or consumer file makes the configuration invalid, that file
+keeps its last good contents, and all other changes go live.
 
 Nothing here knows what makes contents wrong: what fails is tried without the files that have changed.
 """
@@ -25,7 +25,7 @@ def changed(before: Files, now: Files) -> list[str]:
 
 
 def instead(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
-    """What is to be taken in place of present contents, so that these files are as they were, or not there."""
+    """Return replacements for present contents, so that these files are as they were, or not there."""
     taken = {file: before[file] for file in held if file in before}
     new = {file.encode("utf-8", "surrogateescape") for file in held if file not in before}
     for name, content in now.items() if new else ():
@@ -43,7 +43,7 @@ def without(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes
 def tried(
     make: Callable[[Collection[str]], T], files: Sequence[str], known: Mapping[str, str]
 ) -> tuple[T, dict[str, str]]:
-    """What `make` makes with as few of these files held back as can be, and of each of those why.
+    """Return the result of `make` with as few of these files held back as possible, and the reason for each.
 
     `known`: those that were held back before, and why. Raises the `ConfigError` of `make` where no file is to blame.
     """
@@ -88,7 +88,7 @@ def _named(file: str, problems: Sequence[Problem]) -> bool:
 
 
 def _why(file: str, error: ConfigError) -> str:
-    """In a line: what is wrong with the file, and where that was found."""
+    """Describe, in a line, the problem of the file, and where it was found."""
     problem = next((each for each in error.problems if _named(file, [each])), error.problems[0])
     if problem.file == file:
         return str(problem)

@@ -31,18 +31,18 @@ from fastgw.net.pem import (
 )
 
 OF_ADMIN: Final = "(admin)"
-"""How the admin listener is called among listeners, whose names have no brackets."""
+"""Name of the admin listener among listeners, whose names have no brackets."""
 
 SHOWN: Final = 5
 """Names that are told one by one."""
 
 Files = Mapping[str, bytes]
 Why = Mapping[str, str]
-"""By file: what is wrong with its present contents, or with what belongs to them."""
+"""The problem of a file's present contents, or of what belongs to them, by file."""
 
 
 def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What of the present contents of files can be in force, and why the rest cannot.
+    """Return the present contents of files that can be in force, and the reasons why the rest cannot.
 
     `before`: what is in force, none of it for files that are new. Files that belong together are taken together or not
     at all.
@@ -75,7 +75,7 @@ def looked_at_again(files: Collection[str], before: Files, now: Files) -> float:
 
 
 def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
-    """Why a certificate that can be read is not to replace the one before it: it is not valid, and that one is."""
+    """Return the reason not to replace a certificate by this one: it is not valid, and the one before is."""
     since, until = _validity(now[certificate])
     if since <= date <= until:
         return ""
@@ -87,7 +87,7 @@ def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
 
 
 def _validity(certificate: bytes) -> tuple[float, float]:
-    """From when until when the first certificate of a file is valid. Of a file without one nothing is known."""
+    """Return the validity period of the first certificate of a file. Of a file without one nothing is known."""
     try:
         told = decoded(certificate)
     except ssl.SSLError:
@@ -100,7 +100,7 @@ def _told(date: float) -> str:
 
 
 def renamed(config: Config, before: Files, now: Files) -> Why:
-    """By file: a certificate that has taken the place of one for other names, none of which the listener has now."""
+    """Return, by file, the certificates that have replaced one for other names, none of which the listener has now."""
     found: dict[str, str] = {}
     for _, tls in _served(config):
         lost_of = {each.certificate: _lost(each, before, now) for each in tls.certificates}
@@ -129,7 +129,7 @@ def _names(certificate: bytes) -> list[str]:
 
 
 def files_to_spare(config: Config) -> frozenset[str]:
-    """Those that may be away for a moment, while they are replaced."""
+    """Return the files that may be away for a moment, while they are replaced."""
     return frozenset(file for files, _ in _groups(config) for file in files)
 
 
@@ -206,7 +206,7 @@ def told(config: Config, captured: Files, why: Why) -> list[CertificateInfo]:
 
 
 def verifiers(config: Config, captured: Files, why: Why) -> list[VerifierInfo]:
-    """What verifies clients, of each listener that asks them for certificates."""
+    """Return the verifiers of clients, of each listener that asks them for certificates."""
     found = []
     for listener, tls in _served(config):
         if tls.client_auth is None:

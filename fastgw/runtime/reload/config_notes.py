@@ -1,4 +1,4 @@
-"""What is worth knowing of a configuration that is served: told where it begins to be so, once."""
+"""Notes on a configuration: its warnings are logged once, when it goes live."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -15,7 +15,7 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 
 TOLD: Final = 20
-"""Of one configuration, that are told one by one."""
+"""Most notes of one configuration that are logged one by one."""
 _PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
 
 
@@ -27,13 +27,14 @@ def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = N
 
 
 def key_of(note: Problem) -> str:
-    """What stays the same where lines come and go in the files."""
+    """Return the part of a note that stays equal where lines come and go in the files."""
     return f"{note.path}: {_PLACE.sub('', note.wrong)}"
 
 
 def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]:
-    """Those whose keys are not known, `TOLD` of them at most; then one that tells how many more there are. What is the
-    same of many, such as services with one Secret, is one."""
+    """Return the notes with unknown keys, `TOLD` of them at most; then one with the number of the others. What is the
+    same of many, such as services with one Secret, is one.
+    """
     known = frozenset(known)
     new = with_counts(note for note in notes if key_of(note) not in known)
     if len(new) > TOLD:
@@ -42,6 +43,6 @@ def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]
 
 
 def log_notes(notes: Sequence[Problem]) -> None:
-    """In the log."""
+    """Log the notes."""
     for note in notes:
         notice(OperatorEvent.CONFIG_NOTE, f"note: {note}")

@@ -29,7 +29,7 @@ NAMED: Final = 3
 
 
 class Untimely(Exception):
-    """It cannot be done just now; the text says why. `passing`: a little later it can."""
+    """The request cannot be done just now; the text says why. `passing`: a little later it can."""
 
     def __init__(self, why: str, *, passing: bool = True) -> None:
         self.passing = passing
@@ -150,7 +150,7 @@ class Reloading:
             self._turnover.join(child)
 
     def catch_up(self, child: Child) -> None:
-        """It serves a generation that is not in force any more."""
+        """Bring a child to the generation in force."""
         if child.asked != self._commons.sealed.generation:
             tell_sockets(child, self._commons.endpoints)
             tell_prepare(child, self._commons.sealed, self._commons.listeners)
@@ -176,7 +176,7 @@ class Reloading:
             self._turnover.was_committed(child)
 
     def gone(self, child: Child) -> None:
-        """It is dead or silent."""
+        """Drop a dead or silent child from the commit under way."""
         if self._turnover is not None:
             self._turnover.gone(child)
 
@@ -199,7 +199,7 @@ class Reloading:
         commons.endpoints |= turnover.opened
 
     def _end(self, why: str) -> None:
-        """It is over. `why`: it failed; "": every worker serves the new generation."""
+        """End the reload. `why`: it failed; "": every worker serves the new generation."""
         assert self._turnover is not None
         assert self._proposal is not None
         turnover, self._turnover = self._turnover, None
@@ -234,7 +234,7 @@ class Reloading:
         self._drop_kept()
 
     def _drop_kept(self) -> None:
-        """Of the configurations before the one in force, those that nobody goes back to."""
+        """Drop the retained configurations that nobody goes back to."""
         commons = self._commons
         *documents, _ = commons.documents
         kept = retained_generations(documents, commons.kept[-1].accepted, commons.sealed.accepted)
@@ -286,7 +286,7 @@ def told(outcome: ReloadResult) -> str:
 
 
 def changed_files(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> str:
-    """Those with other contents, `NAMED` of them; Secrets in place of what a watch has said of them."""
+    """Return the files with other contents, `NAMED` of them; Secrets in place of the watched objects."""
     names = [name for name, content in now.items() if before.get(name, content) != content and not pattern_in(name)]
     secrets = dict.fromkeys(f"the Secret {secret_in(name)}" for name in names if is_derived(name))
     files = [*secrets, *(name for name in names if not is_derived(name) and not (secrets and is_watched(name)))]

@@ -21,13 +21,13 @@ MOST_WAITING: Final = 8
 
 
 class Checked(Struct, frozen=True):
-    """What was found of a document. What is empty: nothing is wrong with it."""
+    """Result of checking a document. What is empty: nothing is wrong with it."""
 
     problems: Sequence[Problem] = ()
     passing: str = ""
-    """Why it cannot be found out just now."""
+    """The transient reason why it cannot be checked just now."""
     bound: str = ""
-    """Which bound it has met, its value, and the setting that raises it."""
+    """The bound that was exceeded, its value, and the setting that raises it."""
     changes: str = ""
     notes: Sequence[Problem] = ()
 
@@ -74,7 +74,7 @@ class DocumentChecks:
 
 
 def _found(work: Callable[[], Checked], file: str) -> Checked:
-    """In the process, of which this is the edge. Raises `MemoryError`."""
+    """Run the check in the child process, of which this is the edge. Raises `MemoryError`."""
     try:
         return work()
     except Exception as error:
@@ -85,15 +85,16 @@ def _found(work: Callable[[], Checked], file: str) -> Checked:
 
 
 def why_not_now(error: Exception) -> str:
-    """Why a configuration cannot be read or compiled just now; "": that is not what is wrong."""
+    """Return the transient reason why a configuration cannot be read or compiled; "": the error is not transient."""
     if isinstance(error, OutOfResources) or is_passing(error):
         return str(error) or type(error).__name__
     return ""
 
 
 def problems_of(error: Exception, file: str) -> Sequence[Problem]:
-    """What is wrong with a configuration, by what has become of reading or compiling it. `file`: to be named where an
-    error names none."""
+    """Return the problems of a configuration, from the error of reading or compiling it. `file`: to be named where an
+    error names none.
+    """
     if isinstance(error, ConfigError):
         return error.problems
     why = str(error) if isinstance(error, CannotPlace) else f"a defect: {described(error)}"

@@ -17,10 +17,10 @@ from fastgw.config.sources.virtual_files import is_derived, is_watched
 from fastgw.config.sources.virtual_files import turn_of as turn_of_watched
 
 LOOK_EVERY: Final = 0.5
-"""Seconds."""
+"""Seconds between two looks."""
 
 Trait = tuple[int, int, int, int] | tuple[str, ...]
-"""What changes with a file's contents; of a pattern: the files that it finds."""
+"""Trait of a file, which changes with its contents; of a pattern: the files that it finds."""
 Traits = Mapping[str, Trait | None]
 UNSEEN: Final[Trait] = (0, 0, 0, 0)
 
@@ -87,7 +87,7 @@ def _found(search: Search, name: str) -> Trait | None:
 
 
 def trait_of(path: str) -> Trait | None:
-    """What changes with a file's contents; None when it is not there."""
+    """Return the trait of a file, which changes with its contents; None when it is not there."""
     if is_lookup(path):
         return (turn_of(path),)
     if is_watched(path):

@@ -68,11 +68,11 @@ from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.stale_configuration import Staleness
 
 PROBLEMS: Final = 20
-"""Of one attempt, that are remembered."""
+"""Most problems of one attempt that are remembered."""
 BYTES_PER_VALUE: Final = 8
-"""Of `admin.document_bytes`, for each value that a document may have: real ones have twelve and more."""
+"""Bytes of `admin.document_bytes` for each value that a document may have: real ones have twelve and more."""
 POSTED: Final = "POST /config"
-"""How problems name a document that came over the API."""
+"""Name of a document that came over the API, in problems."""
 NO_FILE: Final = "this gateway was started without a configuration file: there is nothing to read again"
 NO_DOCUMENT: Final = (
     "what came from the command line cannot be changed in part: send a whole configuration (POST /config)"
@@ -80,12 +80,12 @@ NO_DOCUMENT: Final = (
 
 
 Contents = Mapping[str, bytes]
-"""Of files, by name."""
+"""Contents of files, by name."""
 NO_CONTENTS: Final[Contents] = MappingProxyType({})
 Read = Callable[[Contents], Loaded]
 """Reads a configuration, with contents that are taken in place of those of files that it names."""
 Present = tuple[Contents, Why]
-"""What the files say, and why some say what they said before."""
+"""Contents of files to be in force, and the reasons why some are older ones."""
 
 
 class Proposals:
@@ -101,10 +101,11 @@ class Proposals:
         self.current = commons.sealed.whole()
         self.config = self.current.config()
         self._tables = commons.gateway if self.current.generation == commons.compiled else None
-        """Those of what is in force, which nothing is served by: what is offered is compiled beside them. None: they
-        were compiled elsewhere."""
+        """Tables of the configuration in force, which nothing is served by: what is offered is compiled beside them.
+        None: they were compiled elsewhere.
+        """
         self._tried: tuple[ConfigSnapshot, Gateway] | None = None
-        """What was compiled last, and for what."""
+        """The snapshot compiled last, and its tables."""
         self._remembered = Remembered()
         self._feeds = FeedsKept()
         self.records = [*commons.records]
@@ -118,10 +119,10 @@ class Proposals:
         """Told that another document is in force than the one that is known here."""
         self._kept = {document.generation: document for document in commons.documents}
         self.withheld: Why = {}
-        """By file, why what it says now is not in force."""
+        """Reasons, by file, why its present contents are not in force."""
         self._withheld_dates: Mapping[str, float] = {}  # since when
         self.doubts: Why = {}
-        """By file, what is worth knowing of what is in force."""
+        """Warnings, by file, about what is in force."""
         for name in filter(is_watched, self.current.captured):
             remember(name, self.current.captured[name])
         self._due_date = inf
@@ -155,7 +156,7 @@ class Proposals:
 
     @property
     def stale(self) -> Stale | None:
-        """Why the files of what is in force say something else."""
+        """The state of staleness: why the files say something else than what is in force."""
         return self._staleness.told
 
     @property
@@ -179,11 +180,11 @@ class Proposals:
 
     @property
     def tables(self) -> Gateway | None:
-        """Those of what is in force, which nothing is served by; None: nobody has made them here."""
+        """Tables of what is in force, which nothing is served by; None: they were not compiled here."""
         return self._tables
 
     def know(self, tables: Gateway, of: ConfigSnapshot) -> None:
-        """What is in force, if it still is, has been compiled."""
+        """Remember the compiled tables of the configuration in force, if it still is."""
         if of is self.current:
             self._tables = tables
 
@@ -233,7 +234,7 @@ class Proposals:
             return await self._offer(read, "api", name, spares=spares, subject=subject)
 
     def _checked(self, read: Read, file: str, spares: bool, dry_run: bool) -> Checked:
-        """In a process of its own."""
+        """Check a document, in a process of its own."""
         loaded, _ = self._make_most(read, "api", file, None, spares)
         if not dry_run:
             return Checked()
@@ -242,7 +243,7 @@ class Proposals:
 
     @property
     def _most_values(self) -> int | None:
-        """In a document that was sent: what is made of a value takes many times the bytes of it."""
+        """Return the most values of a document that was sent: what is made of a value takes many times its bytes."""
         admin = self.config.admin
         return None if admin is None else admin.document_bytes // BYTES_PER_VALUE
 
@@ -308,13 +309,13 @@ class Proposals:
                     await self._tell_mended(mended)
 
     def _withhold_all(self, files: Sequence[str]) -> None:
-        """They were refused together: more than one is to blame, or nobody knows which."""
+        """Withhold files that were refused together: more than one is to blame, or nobody knows which."""
         if unknown := [file for file in files if file not in self.withheld]:
             self._failed_by_contents = self.records[-1]
             self._withhold({**self.withheld, **dict.fromkeys(unknown, self.records[-1].summary)})
 
     async def _tell_mended(self, files: Sequence[str]) -> None:
-        """What these files say is what has been in force all the time."""
+        """Report files whose present contents are what has been in force all the time."""
         notice(OperatorEvent.FILE_BACK, f"{listed(files)}: what is there is in force again")
         if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
             # The last attempt is no failure any more.
@@ -365,7 +366,7 @@ class Proposals:
         return time.monotonic() >= self._again["file"].due_at
 
     def _present(self) -> tuple[dict[str, bytes], dict[str, str]]:
-        """What the files say that the configuration names, as far as that can be in force; of the rest, why not.
+        """Return the present contents of referenced files, as far as they can be in force; and of the rest, why not.
 
         Raises `SyntaxProblem`.
         """
@@ -527,8 +528,9 @@ class Proposals:
     def _make_most(
         self, read: Read, source: Origin, file: str, present: Present | None, spares: bool
     ) -> tuple[Loaded, ConfigSnapshot]:
-        """In a thread: of the files that it names leave out what is wrong, as far as something else is in force: nobody
-        waits for the renewal of a certificate, or for a secret to be mended. Raises `ConfigError`, `CannotPlace`."""
+        """Compile, in a thread, with bad files left out as far as something else is in force for them: nobody waits for
+        the renewal of a certificate, or for a secret to be fixed. Raises `ConfigError`, `CannotPlace`.
+        """
         before = self.current.captured
         self._blamed: Sequence[Problem] = ()
         now: Contents = before
@@ -651,7 +653,7 @@ class Proposals:
         self.records = [*self.records, record][-RECORDS:]
 
     def _told_again(self, subject: Subject) -> str:
-        """What has failed for a reason that passes is to be tried again: when, for people."""
+        """Describe, for people, the next attempt after a transient failure."""
         if subject not in self._again:
             return ""  # who has sent the document has the answer
         self._is_postponed = True
@@ -660,7 +662,9 @@ class Proposals:
     def _postponed(
         self, why: str, source: Origin, subject: Subject, dry_run: bool = False, *, again: bool = True
     ) -> Outcome:
-        """It cannot be done just now, and nothing is known to be wrong with it. `again`: it is tried again."""
+        """Return the outcome of a transient failure: nothing is known to be wrong with the proposal. `again`: it is
+        tried again.
+        """
         if dry_run:
             return self._refused("failed", f"it cannot be found out just now: {why}")
         why += self._told_again(subject) if again else ""
@@ -692,7 +696,7 @@ class Proposals:
         )
 
     def _changes(self, loaded: Loaded) -> str:
-        """What it would change."""
+        """Describe the changes of a proposal."""
         index = index_of(loaded.config.consumers, loaded.captured, self.current.index.key)
         changes = as_text(differences(self.config, loaded, known=(self.current.index, index)))
         if _addresses(loaded.config) - _addresses(self.config):
@@ -709,12 +713,12 @@ def _kept_told(loaded: Loaded) -> str:
 
 
 def _reasons(loaded: Loaded) -> Iterable[str]:
-    """Why contents of files were not taken, each once."""
+    """Return the reasons why contents of files were not taken, each once."""
     return dict.fromkeys(loaded.withheld.values())
 
 
 def _renamed(problem: Problem, file: str, name: str) -> Problem:
-    """The same of another file. The text may name the place of something else in it."""
+    """Return the problem under another file name. The text may name the place of something else in it."""
     wrong, expected = (text.replace(f"{file}:", f"{name}:") for text in (problem.wrong, problem.expected))
     if problem.file == file:
         return msgspec.structs.replace(problem, file=name, wrong=wrong, expected=expected)

@@ -1,4 +1,6 @@
-"""Which configurations are kept to go back to: control and the supervisor come to the same, each for itself."""
+"""Rollback history: the configurations that are kept to go back to. Control and the supervisor compute the same, each
+for itself.
+"""
 
 from collections.abc import Iterable
 from typing import Final

@@ -24,15 +24,15 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "api": "what runs came over the admin API (POST /config)",
     "rollback": "what runs was gone back to (rollback)",
 }
-"""By who asked for what runs: why the files say something else although nobody has changed them since."""
+"""Reasons why the files say something else although nobody has changed them, by the origin of what runs."""
 
 
 class SourceFiles:
-    """What the files of a configuration say now, by a digest. A file is read only where it may have changed."""
+    """Digest of the present source files of a configuration. A file is read only where it may have changed."""
 
     def __init__(self) -> None:
         self.digest = b""
-        """Of their names and contents; b"": never looked at."""
+        """Digest of their names and contents; b"": never computed."""
         self._digests: dict[str, tuple[Trait | None, bytes]] = {}
         self._sources: Sequence[Source] = ()
         self._patterns: Sequence[tuple[str, str]] = ()
@@ -91,7 +91,7 @@ class Staleness:
             self._look(current())
 
     def refused(self, current: Callable[[], ConfigSnapshot], why: str) -> None:
-        """What the files say has been refused."""
+        """Record that the present source files were refused."""
         with self._lock:
             self._refused = why, self._digest_now(current())
             self.told = Stale("refused", why, time.time() if self.told is None else self.told.since_date)
@@ -126,7 +126,7 @@ class Staleness:
             self.told = Stale(found[0], found[1], self.told.since_date)
 
     def _judged(self, current: ConfigSnapshot) -> tuple[StaleReason, str] | None:
-        """Why it is stale, in a word and for people."""
+        """Return the reason why it is stale, in a word and for people."""
         is_same = self.is_same = self._files.look(current.sources)
         digest = self._files.digest
         if self._refused is not None:

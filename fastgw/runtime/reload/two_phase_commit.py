@@ -43,7 +43,7 @@ class TwoPhaseCommit:
         self.opened = dict(opened)
         self.due_at = now + PREPARE_S
         self.told: set[Child] = set()
-        """To prepare."""
+        """Workers that were told to prepare."""
         self.committed: set[Child] = set()
         self.passing = False
         """Whether it failed for a reason that passes by itself."""
@@ -97,7 +97,7 @@ class TwoPhaseCommit:
         self._go_on()
 
     def is_late(self) -> None:
-        """It takes too long. Before the commit nothing changes; after it, who is late is replaced."""
+        """Handle the deadline. Before the commit nothing changes; after it, who is late is replaced."""
         if self._committing is None:
             self.abort("not all workers were prepared in time", passing=True)
             return

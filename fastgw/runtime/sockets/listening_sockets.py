@@ -40,7 +40,7 @@ class Endpoint:
     sockets: list[socket.socket]
     shared: bool = False
     inode: int = 0
-    """Of a unix socket's file, if it is ours to remove."""
+    """Inode of a unix socket's file, if it is ours to remove."""
     foreign: bool = False
     """A service manager has opened it, and goes on listening when we are gone."""
 
@@ -86,8 +86,9 @@ def open_endpoints(address: Address, slots: int, *, private: bool = False) -> tu
 
 
 def why_not_listen(address: Address) -> str:
-    """What would keep this process from listening there, as far as it can be seen without trying; "" = nothing. Whether
-    the address is in use is not looked at: most often the gateway that runs has it."""
+    """Return the reason why this process could not listen there, as far as it can be seen without trying; "": none.
+    Whether the address is in use is not looked at: most often the gateway that runs has it.
+    """
     if address.path:
         folder = os.path.dirname(address.path)
         if not os.path.isdir(folder):

@@ -1,4 +1,4 @@
-"""Who listens on an address that we cannot have: found in /proc, as far as we may look."""
+"""Owner of a port that we cannot have: found in /proc, as far as we may look."""
 
 import ipaddress
 import os

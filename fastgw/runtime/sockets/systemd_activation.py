@@ -29,7 +29,7 @@ class Passed(NamedTuple):
 
 
 class Inherited:
-    """What systemd has passed and nobody has taken yet. `refused`: what cannot be used, in words."""
+    """Sockets that systemd has passed and no listener has taken yet. `refused`: those that cannot be used, in words."""
 
     def __init__(self, passed: Iterable[Passed], refused: Iterable[str] = ()) -> None:
         self.left = tuple(passed)
@@ -94,7 +94,7 @@ def inherited(environ: MutableMapping[str, str] = os.environ) -> Inherited:
 
 
 def bound_to(listening: socket.socket) -> Address:
-    """Its address; an abstract name has an `@` in front."""
+    """Return the address of a socket; an abstract name has an `@` in front."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return Address(path=os.fsdecode(b"@" + name[1:] if isinstance(name, bytes) else os.path.realpath(name)))
@@ -102,7 +102,7 @@ def bound_to(listening: socket.socket) -> Address:
 
 
 def _bindings(address: Address) -> frozenset[Address]:
-    """What the sockets of a listener with this address are bound to."""
+    """Return the addresses that the sockets of a listener with this address are bound to."""
     if address.path:
         return frozenset({Address(path=os.path.realpath(address.path))})
     try:
@@ -113,7 +113,7 @@ def _bindings(address: Address) -> frozenset[Address]:
 
 
 def _is_dual(listening: socket.socket, port: int) -> bool:
-    """It listens for both, IPv4 and IPv6, on all addresses."""
+    """Whether the socket listens for both, IPv4 and IPv6, on all addresses."""
     return bound_to(listening) == Address(host="::", port=port) and not listening.getsockopt(
         socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
     )

@@ -1,4 +1,5 @@
-"""What one program leaves to the next when the supervisor is replaced in place: same pid, same children, same sockets.
+"""Handover state of an upgrade in place: what the old program leaves to the next, with the same pid, children and
+sockets.
 
 It lies in a memory file whose descriptor the environment names; what it names by descriptor is open in the next program
 too. Only plain values stand in it, for the next program may be another version of fastgw.
@@ -27,9 +28,9 @@ from fastgw.shm.slot_assignment import SlotTable
 from fastgw.sync.revocations import RevocationEvent
 
 TAKE_OVER: Final = "FASTGW_TAKE_OVER"
-"""In the environment of the next program: the descriptor of the estate."""
+"""Environment variable for the next program: the descriptor of the handover state."""
 PREFLIGHT: Final = "FASTGW_PREFLIGHT"
-"""The same, for a program that shall only show that it could be the next one."""
+"""Environment variable for a program that shall only prove that it could take over: the descriptor of the state."""
 
 
 class OpenEndpoint(msgspec.Struct):
@@ -100,7 +101,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
     """Everything that is not made anew."""
 
     protocol: int
-    """Of the messages that the children speak."""
+    """Version of the protocol that the children speak."""
     generation: int
     sources: list[Source]
     captured: dict[str, bytes]
@@ -123,7 +124,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
     records: list[ReloadRecord]
     begun_date: float
     feeds: dict[str, bytes]
-    """What sources have said last."""
+    """The last values of feeds, by key."""
     reload_due: bool
     """A signal asked for a reload that has not begun."""
     tickets: TicketKeySeeds | None = None
@@ -131,7 +132,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
     run_key: bytes = b""
     """b"": likewise."""
     revoked: bytes = b""
-    """What counts no more, as records."""
+    """The revocation list, as records."""
     revoked_told: list[RevocationEvent] = []
     quota_claim: int = -1
     """The descriptor of its lock; -1: there is none."""
@@ -201,7 +202,9 @@ class HandoverState(msgspec.Struct, kw_only=True):
 
     @classmethod
     def read(cls, name: str) -> "HandoverState | None":
-        """What the environment says under this name, which is removed from it. Raises `IncompatibleHandover`."""
+        """Read the state that this variable names, and remove the variable from the environment. Raises
+        `IncompatibleHandover`.
+        """
         text = os.environ.pop(name, None)
         if text is None:
             return None
@@ -228,4 +231,4 @@ def is_successor() -> bool:
 
 
 class IncompatibleHandover(Exception):
-    """It cannot be taken over; the text says why."""
+    """The state cannot be taken over; the text says why."""

@@ -51,7 +51,7 @@ class HangDetector:
         return max(map(self._beat_of, on_time), default=0)
 
     def _judge(self, child: Child, now: float, serving: bool) -> None:
-        """What follows from a worker's silence, or from the end of it."""
+        """Act on the silence of a worker, or on the end of it."""
         if child.kill_at < inf:
             if now >= child.kill_at:
                 os.kill(child.pid, signal.SIGKILL)
@@ -70,7 +70,9 @@ class HangDetector:
 
 
 def _condemn(child: Child, now: float, why: str) -> None:
-    """It is killed in a moment. Until then it may say where it hangs; if it was stopped, only once it goes on."""
+    """Schedule the kill of a child. Until then it may log its stack; if it was stopped, only once it goes on. Until
+    then it may say where it hangs; if it was stopped, only once it goes on.
+    """
     notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: it is killed; where it hangs:")
     child.kill_at = now + STACK_S
     os.kill(child.pid, signal.SIGUSR2)

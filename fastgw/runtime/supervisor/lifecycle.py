@@ -32,7 +32,7 @@ class LifecyclePhase(Enum):
 
 
 class Lifecycle:
-    """One of them. `phase` changes here alone."""
+    """The lifecycle of the gateway. `phase` changes here alone. `phase` changes here alone."""
 
     def __init__(self, commons: NodeState, children: Children, notifier: Notifier) -> None:
         self.phase = LifecyclePhase.STARTING
@@ -52,7 +52,7 @@ class Lifecycle:
 
     @property
     def goes_on(self) -> bool:
-        """It serves, and nobody has asked for the end."""
+        """Whether the gateway serves and no shutdown was requested."""
         return self.phase is LifecyclePhase.SERVING and self._drain_at == inf
 
     def look(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Who accepts for which slot: its own worker if that is able, else a neighbour.
+"""Assignment of slots to workers: a slot's own worker accepts for it if that is able, else a neighbour.
 
 What is queued at a slot's sockets never waits on a process that is dead, hangs, is not ready or has left.
 """
@@ -23,7 +23,7 @@ class SlotAdoption:
         self._accepting[slot] = child
 
     def forget(self, child: Child) -> None:
-        """It is dead."""
+        """Drop a dead child from all slots."""
         self._accepting = {slot: each for slot, each in self._accepting.items() if each is not child}
 
     def settle(self, slots: Sequence[Slot]) -> None:

@@ -271,7 +271,7 @@ class Supervisor:
         self._selector.register(child.channel, selectors.EVENT_READ, partial(self._hear, child))
 
     def _forget(self) -> None:
-        """In a child: close what is ours alone."""
+        """Close, in a child, what belongs to the supervisor alone."""
         self._selector.close()
         if self._ready_fd is not None:
             os.close(self._ready_fd)
@@ -544,7 +544,7 @@ class Supervisor:
             self._reload_due, self._asked = True, None
 
     def _ask_to_reload(self) -> None:
-        """Or wait for the control process that comes next, and for workers that can follow."""
+        """Ask control to reload, or wait for the next control process, and for workers that can follow."""
         control = self._children.control.child
         if self._upgrade.has_passed or self._succession.goes_well:
             return

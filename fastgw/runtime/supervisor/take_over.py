@@ -50,7 +50,7 @@ def preflight(estate: HandoverState, accepted: ConfigSnapshot, gateway: Gateway)
 
 
 def take_over(estate: HandoverState, accepted: ConfigSnapshot, gateway: Gateway, opened: ExitStack) -> NodeState:
-    """What the old program had, for the new one; closed by `opened`."""
+    """Take over the old program's state; `opened` closes it."""
     words = ShmLayout(gateway)  # completes the layout
     commons = NodeState(
         shared=attached(estate, gateway, accepted.workers),

@@ -39,7 +39,7 @@ class Upgrade:
         self.has_passed = False
         """The new version has shown that it can serve `generation`, and waits to be become."""
         self.generation = 0
-        """Of the configuration that it was tried with."""
+        """The generation of the configuration that the upgrade was tried with."""
         self._said = -1  # a memory file: what it writes to stdout and stderr
         self._verdict = ""  # why it was killed
 

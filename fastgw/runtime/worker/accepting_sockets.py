@@ -1,4 +1,6 @@
-"""Where a worker accepts: the sockets it was told of, the slots it stands for, and the listener behind each socket."""
+"""Accepting sockets of a worker: the endpoints it was told of, the slots it stands for, and the listener behind each
+socket.
+"""
 
 import socket
 from collections.abc import Mapping, Sequence

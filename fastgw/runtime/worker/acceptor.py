@@ -1,4 +1,4 @@
-"""How connections come in: a worker accepts from its listening sockets, reads the PROXY header where one is due, and
+"""Acceptor of connections: a worker accepts from its listening sockets, reads the PROXY header where one is due, and
 hands each connection to the data plane.
 
 asyncio's `create_server` is not used: it sets the backlog anew, closes the sockets, and leaves no moment in which the
@@ -33,7 +33,7 @@ GONE: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
     | {errno.EHOSTUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 )
-"""What `accept` says of a connection that came to nothing while it was queued (accept(2))."""
+"""Errors of `accept` for a connection that came to nothing while it was queued (accept(2))."""
 UNIX_PEER: Final = ("unix:", 0)
 
 Peer = tuple[str, int]
@@ -60,7 +60,7 @@ class Acceptor:
 
     @property
     def listening(self) -> Set[socket.socket]:
-        """What is accepted from."""
+        """Return the sockets that are accepted from."""
         return self._listeners.keys()
 
     def reserve(self, sockets: int) -> None:
@@ -165,7 +165,7 @@ class Acceptor:
             self._loop.add_reader(listening, self._accept, listening)
 
     def greeted(self, greeting: "Greeting") -> None:
-        """Its header is read, or it is refused."""
+        """Forget a greeting: its header was read, or the connection was refused."""
         self._greetings.discard(greeting)
 
     def refuse(self, client: socket.socket, listener: Listener, peer: Peer, why: str) -> None:

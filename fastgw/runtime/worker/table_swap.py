@@ -138,7 +138,7 @@ class TableSwap:
         yield from dismantling(built, lender)
 
     def _clear_later(self) -> None:
-        """There is one timer, until nothing is left."""
+        """Start the one timer that clears until nothing is left."""
         self._clearing = asyncio.get_running_loop().call_later(IN_USE_S, self._clear)
 
     def _clear(self) -> None:

@@ -80,7 +80,7 @@ FLUSH_NOW_S: Final = 0.3
 
 @dataclass(frozen=True)
 class WorkerBootstrap:
-    """What a worker begins with."""
+    """Everything that a worker begins with."""
 
     slot: int
     column: int
@@ -102,7 +102,7 @@ class WorkerBootstrap:
 
 
 class Worker:
-    """What one worker process holds. Made after the fork."""
+    """The state of one worker process. Made after the fork. Made after the fork."""
 
     def __init__(self, birth: WorkerBootstrap, gateway: Gateway, channel: Channel) -> None:
         loop = self._loop = asyncio.get_running_loop()
@@ -328,7 +328,7 @@ class Worker:
 
 
 def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
-    """What nobody caught in a callback: one line. The loop goes on."""
+    """Log an exception that nobody caught in a callback: one line. The loop goes on."""
     error = report.get("exception")
     say(
         OperatorEvent.DEFECT,

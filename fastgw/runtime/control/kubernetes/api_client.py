@@ -1,4 +1,4 @@
-"""How control speaks to the API server of Kubernetes: by the client library, and what goes wrong there in plain words.
+"""Client of the Kubernetes API server: uses the client library, and puts its errors in plain words.
 
 Rule 1: the library is imported only here, and only when a configuration needs it; it is large. Rule 2: what is secret
 in a kubeconfig goes from memory to memory, and never to a temporary file. Rule 3: a client that has met an error is
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from aiohttp import ClientTimeout, StreamReader
 
 ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-"""Where a pod finds the token of its service account, and the authority of the API server."""
+"""Directory in which a pod finds the token of its service account, and the authority of the API server."""
 ANSWER_S: Final = 30.0
 """For a whole answer; for the beginning of a watch."""
 CONNECT_S: Final = 5.0
 SILENCE_S: Final = 15.0
 """How long after its agreed end a watch may say nothing before its connection is taken for dead."""
 MOST_BYTES: Final = 32 * 1024 * 1024
-"""Of one answer."""
+"""Most bytes of one response."""
 MOST_LINE: Final = 4 * 1024 * 1024
 """Bytes of one event. The API server takes no object above 3 MiB."""
 _TOKEN: Final = "BearerToken"
-"""How the library calls what is shown as `Authorization`."""
+"""The library's name for the credential in `Authorization`."""
 _WHY_MOST: Final = 500
 _ODD: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
-"""What the library raises about a kubeconfig that is not as it should be, besides its own exception."""
+"""Errors that the library raises about an invalid kubeconfig, besides its own exception."""
 
 Query = Mapping[str, str | int | bool]
 
 
 class CannotAsk(Exception):
-    """There is no answer; the text says why, for people."""
+    """The request got no response; the text says why, for people."""
 
 
 class RequestRefused(CannotAsk):
@@ -60,14 +60,14 @@ class TooLong(CannotAsk):
 
 
 class _Status(msgspec.Struct):
-    """What the API server says where it does not do what it was asked."""
+    """Response body of the API server when it refuses a request."""
 
     message: str = ""
     code: int = 0
 
 
 def refusal(content: bytes, status: int = 0) -> RequestRefused:
-    """What is told by a `Status`; `status`: that of HTTP, which counts unless it is 0."""
+    """Return the refusal that a `Status` describes; `status`: that of HTTP, which counts unless it is 0."""
     try:
         said = msgspec.json.decode(content, type=_Status)
     except msgspec.DecodeError:
@@ -77,7 +77,7 @@ def refusal(content: bytes, status: int = 0) -> RequestRefused:
 
 
 async def import_library() -> None:
-    """In a thread, as it takes a second: probes are answered meanwhile. Raises `CannotAsk`."""
+    """Import the library in a thread, as it takes a second: probes are answered meanwhile. Raises `CannotAsk`."""
 
     def take() -> None:
         import kubernetes_asyncio
@@ -153,7 +153,7 @@ def _patience(silence_s: float | None = None) -> "ClientTimeout":
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What goes wrong with the connection is a `CannotAsk`."""
+    """Raise errors of the connection as `CannotAsk`."""
     from aiohttp import ClientError
 
     try:
@@ -177,7 +177,7 @@ async def _lines(content: "StreamReader") -> AsyncIterator[bytes]:
 
 
 class Access:
-    """Where the API server is, and what it knows the gateway by."""
+    """Address of the API server, and the gateway's credentials for it."""
 
     def __init__(self, settings: Kubernetes, kubeconfig: bytes = b"", account: str = ACCOUNT) -> None:
         """`kubeconfig`: the contents of that file, if there is one; `account`: else the folder to look into."""

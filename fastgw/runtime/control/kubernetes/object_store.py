@@ -1,4 +1,4 @@
-"""What is known of a Kubernetes cluster: Applications, and of the Secrets those that an Application names.
+"""Known objects of a Kubernetes cluster: Applications, and of the Secrets those that an Application names.
 
 The others are dropped as soon as their name is read, and one that is named no more goes at once. Rule: equal objects
 make equal bytes, whatever the API server adds to them, so that what is no change changes nothing.
@@ -22,7 +22,7 @@ Name = str
 
 
 class Application(msgspec.Struct):
-    """What is kept of one. Whether it makes sense is judged where it is read as a configuration."""
+    """Kept parts of an Application. Whether it makes sense is judged where it is read as a configuration."""
 
     api_version: Any = msgspec.field(name="apiVersion", default="applicationconnector.kyma-project.io/v1alpha1")
     kind: Any = "Application"
@@ -31,7 +31,7 @@ class Application(msgspec.Struct):
 
 
 class Secret(msgspec.Struct):
-    """What is kept of one."""
+    """The parts of a Secret that are kept."""
 
     api_version: Any = msgspec.field(name="apiVersion", default="v1")  # in a list it stands nowhere
     kind: Any = "Secret"
@@ -94,8 +94,9 @@ class Objects:
         return kind == APPLICATIONS or name in self._uses
 
     def replace(self, kind: str, raws: Mapping[Name, bytes], named: Collection[Name]) -> None:
-        """These are all there are; of Secrets only of those `named`, which were looked for. Others that were named
-        meanwhile may have been fetched by themselves."""
+        """Replace all objects of a kind by these; of Secrets only those of `named`, which were looked for. Others that
+        were named meanwhile may have been fetched by themselves.
+        """
         lines = self._lines[kind]
         before, was_known = {**lines}, self.is_known
         for name, raw in raws.items():
@@ -112,12 +113,12 @@ class Objects:
             self._changed()
 
     def put(self, kind: str, name: Name, raw: bytes) -> None:
-        """It says this now, and is wanted."""
+        """Store an object, if it is wanted."""
         if self._put(kind, name, raw):
             self._changed()
 
     def delete(self, kind: str, name: Name) -> None:
-        """It is no more."""
+        """Remove an object that was deleted."""
         if kind == SECRETS:
             self._missing.discard(name)
             self._tell_missing()
@@ -149,7 +150,7 @@ class Objects:
         return self._lines[kind].pop(name, None) is not None
 
     def _name(self, application: Name, named: frozenset[Name]) -> None:
-        """It names these Secrets from now on."""
+        """Set the Secrets that an Application names."""
         before = self._naming.get(application, frozenset())
         if named == before:
             return

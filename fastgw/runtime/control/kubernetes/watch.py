@@ -69,7 +69,7 @@ class _Metadata(msgspec.Struct):
     name: str = ""
     resource_version: str = msgspec.field(name="resourceVersion", default="")
     goes_on: str = msgspec.field(name="continue", default="")
-    """Of a list."""
+    """Token of the next page of a list."""
 
 
 class _Object(msgspec.Struct):
@@ -91,7 +91,7 @@ class Pauses:
 
     def __init__(self) -> None:
         self.tries = 0
-        """That have ended soon, one after the other."""
+        """Attempts in a row that have ended soon."""
 
     def ended(self, soon: bool) -> float:
         """How long to wait now."""
@@ -105,21 +105,21 @@ class Nonsense(CannotAsk):
 
 
 class WatchReport:
-    """How one kind of question fares: for the log, each trouble once, and for who asks."""
+    """State of one kind of request: for the log, each problem once, and for the admin API."""
 
     def __init__(self, feed: str) -> None:
         self.info = FeedInfo(feed, None, "")
         self._told: set[str] = set()
 
     def well(self) -> None:
-        """There was an answer."""
+        """Record a success."""
         if self._told:
             notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: there again")
             self._told.clear()
         self.info = FeedInfo(self.info.feed, time.time(), "")
 
     def failed(self, kind: str, why: str) -> None:
-        """There was none. `kind`: of trouble; the same is told once until it is over."""
+        """Record a failure. `kind`: of trouble; the same is told once until it is over."""
         if kind not in self._told:
             notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; what was known before stays")
             self._told.add(kind)
@@ -251,7 +251,7 @@ class KubernetesWatch:
         self._passing = WatchReport(feed)
 
     def told(self) -> Sequence[FeedInfo]:
-        """How it fares."""
+        """Return the states of the watches."""
         tellings = [each.telling for each in self._following.values()]
         others = [each for each in (self._fetching, self._passing) if each.info.problem]
         return [each.info for each in (*tellings, *others)]
@@ -369,7 +369,7 @@ class Watching:
         self._running: asyncio.Task[None] | None = None
 
     def follow(self, providers: Providers, captured: Mapping[str, bytes]) -> None:
-        """From now on this one; if it is the same, and is reached in the same way, on it goes."""
+        """Switch to this provider; the watch goes on if the provider is the same, and reached in the same way."""
         kyma = providers.kyma
         if kyma is None or kyma.kubernetes is None:
             self.stop()
@@ -386,7 +386,7 @@ class Watching:
         self._running = asyncio.get_running_loop().create_task(self._watch.run())
 
     def told(self) -> Sequence[FeedInfo]:
-        """How it fares."""
+        """Return the states of the watch, if there is one."""
         return () if self._watch is None else self._watch.told()
 
     def stop(self) -> None:
@@ -396,7 +396,7 @@ class Watching:
 
 
 def _trouble(error: CannotAsk, kind: str) -> tuple[str, str]:
-    """Of which kind it is, and what to tell."""
+    """Return the kind of an error, and the text to report."""
     if not isinstance(error, RequestRefused):
         return type(error).__name__, str(error)
     hint = HINTS.get((error.status, kind), "")

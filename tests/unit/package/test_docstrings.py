@@ -1,0 +1,262 @@
+"""Docstrings begin with a head: the first sentence names its subject, as a search for that subject would spell it.
+
+"Of one upstream.", "Likewise." and "What is told of those that are silent." can be read by their author alone. The
+rules here are few and dumb on purpose: each looks at the first words of a docstring, none tries to parse English.
+
+Good: "Return the ...", "Whether the ...", "The address that ...", "Seconds until ...", "How many ...", "`name`: ...".
+Held for every module, class, function and documented attribute or constant of the package.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+PACKAGE: Final = Path(__file__).parents[3] / "fastgw"
+
+HEADLESS: Final = {
+    "relative clause without the noun that it belongs to": "What Whatever Who Whom Whose Which Where Why How That",
+    "pronoun without antecedent": "It Its They Their Them He His Those These",
+    "preposition without the subject before it": "Of As In By From To",
+    "conjunction without the first half": "And But Or",
+    "reference to a neighbour": "Likewise Ditto There",
+}
+"""The words that no docstring begins with, by the reason why."""
+
+REASONS: Final = {word: reason for reason, words in HEADLESS.items() for word in words.split()}
+
+ALLOWED: Final = re.compile(
+    r"How (?:many|much|long|often|far|large|deep|old|late|soon|near)\b"  # a quantity has a name: its question
+    r"|To be \w+ed\b"
+    r"|In-|By-|As-"
+)
+"""Beginnings that look headless and are not."""
+
+LOWER_CASE: Final = re.compile(
+    r"[\w-]+(?:, [\w-]+)*(?: and [\w-]+)?(?:\(\d\))?:"  # a name and a colon
+    r"|b\"|null\b|\w*[A-Z_./]|(?:asyncio|htpasswd|llhttp|tomllib|uvicorn|fastgw)\b"
+)
+"""Names that are written in lower case, also where a sentence begins with them."""
+
+ELLIPTICAL: Final = re.compile(
+    r"The same(?:[.:;,]| as| for| of| in| but| with)|One of (?:them|those|these)\b"
+    r"|(?:This|That) (?:is|was|has|does|may|can|must|will|alone)\b"
+)
+"""Two words and more that stand for a noun and do not say which."""
+
+NOT_DONE: Final[tuple[str, ...]] = (
+    "admin/api.py",
+    "admin/authorization.py",
+    "admin/browser_sessions.py",
+    "admin/client.py",
+    "admin/dashboard/",
+    "admin/explanation.py",
+    "admin/gateway_registry.py",
+    "admin/gateway_selection.py",
+    "admin/node_interface.py",
+    "admin/openapi.py",
+    "admin/operation.py",
+    "admin/prometheus_text.py",
+    "admin/revocations.py",
+    "admin/status_server.py",
+    "admin/status_tables.py",
+    "cli.py",
+    "compiled.py",
+    "config/base/",
+    "config/decoding/",
+    "config/egress/",
+    "config/formats/",
+    "config/kyma/",
+    "config/loading/",
+    "config/settings/",
+    "config/sources/",
+    "config/validation/",
+    "consumers/credentials.py",
+    "consumers/index.py",
+    "demo.py",
+    "diff.py",
+    "downstream/http1/",
+    "downstream/server.py",
+    "downstream/tls/",
+    "downstream/trusted_proxies.py",
+    "errors.py",
+    "exchange/body_relay.py",
+    "exchange/chain.py",
+    "exchange/exchange.py",
+    "exchange/explain_exchange.py",
+    "exchange/reply.py",
+    "exchange/request_ids.py",
+    "exchange/request_keys.py",
+    "exchange/shadow_exchange.py",
+    "exchange/states.py",
+    "explain.py",
+    "filters/api/",
+    "filters/authentication/",
+    "filters/limiting/",
+    "filters/lint/",
+    "filters/outbound/",
+    "filters/plugins/",
+    "filters/policies/",
+    "filters/wrappers/",
+    "forwarded_headers.py",
+    "gateway/authentication_bypasses.py",
+    "gateway/compiler.py",
+    "gateway/nearest_route.py",
+    "gateway/tables.py",
+    "http/authority.py",
+    "http/fields.py",
+    "http/header_conditions.py",
+    "http/http1/",
+    "http/malformed.py",
+    "http/path_normalization.py",
+    "jose/algorithms.py",
+    "jose/claims.py",
+    "jose/keys.py",
+    "jose/token.py",
+    "kernel.py",
+    "operator_events.py",
+    "operator_log.py",
+    "pipeline/__init__.py",
+    "pipeline/route_selection.py",
+    "routing/table.py",
+    "testing.py",
+    "upstream/client/",
+    "upstream/connections/",
+    "upstream/forwarding/",
+    "upstream/health/",
+    "upstream/load_balancing/",
+    "upstream/policies/",
+    "upstream/targets/",
+    "upstream/upstream.py",
+)
+"""Folders of the package whose docstrings are not rewritten yet. To be made shorter, never longer."""
+
+
+def first_sentence(text: str) -> str:
+    """Return the text up to its first full stop or colon that ends a word, else the first paragraph."""
+    paragraph = text.strip().partition("\n\n")[0]
+    found = re.match(r"(?:`[^`]*`|.)*?[.:!?][)\"'`]?(?=\s|$)", paragraph, re.DOTALL)
+    return found[0] if found else paragraph
+
+
+def complaint(text: str) -> str | None:
+    """Return what is wrong with the beginning of a docstring, or None."""
+    sentence = first_sentence(text)
+    word = re.match(r"[\w'-]*", sentence)[0]  # type: ignore[index]  # matches the empty string too
+    if word in REASONS and not ALLOWED.match(sentence):
+        return f"begins with {word!r}: a {REASONS[word]}"
+    if ELLIPTICAL.match(sentence):
+        return "begins with words that stand for a noun and do not say which"
+    if len(text.split()) < 2:
+        return "is a single word"
+    if word[:1].islower() and not LOWER_CASE.match(sentence):
+        return "begins with a small letter, and not with a name and a colon"
+    if not re.search(r"[.:!?][)\"'`]?$", sentence):
+        return "has a first sentence without a full stop or colon"
+    return None
+
+
+class Docstring(NamedTuple):
+    """Documentation of one name of the package."""
+
+    place: str
+    """The file relative to the package, and the line."""
+    text: str
+
+
+def docstrings_of(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Yield the docstrings of a module, its classes, functions, attributes and constants."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        before: ast.stmt | None = None
+        for index, statement in enumerate(node.body):
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str()) as text):
+                    if index == 0 or isinstance(before, ast.Assign | ast.AnnAssign):
+                        yield text
+            before = statement
+
+
+def docstrings() -> Iterator[Docstring]:
+    """Yield every docstring of the package."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        name = file.relative_to(PACKAGE).as_posix()
+        for text in docstrings_of(ast.parse(file.read_text())):
+            yield Docstring(f"{name}:{text.lineno}", str(text.value))
+
+
+def done(place: str) -> bool:
+    """Whether the folder of a place has been rewritten."""
+    return not place.startswith(NOT_DONE)
+
+
+BAD: Final = [
+    "Of one upstream.",
+    "Likewise.",
+    "Likewise: of the route.",
+    "The same.",
+    "The same, for a listener.",
+    "One of them.",
+    "What is told of those that are silent.",
+    "Whose it is.",
+    "Which of the files keep what is in force of them.",
+    "Where a filter stands of which something is known.",
+    "How it is noticed that a target is in trouble.",
+    "As of now.",
+    "It goes to another upstream: take back what was for the first.",
+    "That is what the worker does.",
+    "This is what the worker does.",
+    "There are at most two.",
+    "By name.",
+    "From the configuration.",
+    "Heartbeat.",
+    "the heartbeat of a worker.",
+    "Heartbeat of a worker",
+]
+GOOD: Final = [
+    "Return the heartbeat of a worker.",
+    "Whether the worker is silent.",
+    "Worker heartbeat: written by each worker, read by the supervisor.",
+    "Seconds until the next attempt.",
+    "How many requests are in flight. 0: none.",
+    "The address that the listener is bound to.",
+    "`name`: the label in metrics.",
+    "rate-limit: refuse requests above a rate.",
+    "This process is the supervisor.",
+    "The same key for all workers of a node.",
+    "In-flight requests.",
+    'Send "Connection: close".',
+    "Wait until the lock (flock(2), e.g. of the state directory)\nis free.",
+]
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_headless_sentence_is_found(text: str) -> None:
+    assert complaint(text)
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_a_sentence_with_a_subject_passes(text: str) -> None:
+    assert complaint(text) is None
+
+
+def test_docstrings_of_modules_classes_functions_and_attributes_are_found() -> None:
+    tree = ast.parse(
+        '"""M."""\nX = 1\n"""X."""\nclass C:\n  """C."""\n  a: int\n  """A."""\n  def f(self):\n    """F."""\n'
+    )
+    assert {each.value for each in docstrings_of(tree)} == {"M.", "X.", "C.", "A.", "F."}
+
+
+def test_each_folder_that_is_not_done_has_something_left_to_do() -> None:
+    """A folder leaves the list when it is done."""
+    bad = [each.place for each in docstrings() if complaint(each.text)]
+    assert [folder for folder in NOT_DONE if not any(place.startswith(folder) for place in bad)] == []
+
+
+def test_every_docstring_of_the_package_names_its_subject() -> None:
+    found = [(each.place, complaint(each.text), first_sentence(each.text)) for each in docstrings() if done(each.place)]
+    assert [f"{place}: {why}: {text!r}" for place, why, text in found if why] == []
