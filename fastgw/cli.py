@@ -67,7 +67,7 @@ class FilterFormat(StrEnum):
 
 
 class Syntax(StrEnum):
-    """Of a configuration that has no name to tell it by."""
+    """Syntax of a configuration that has no name to tell it by."""
 
     YAML = "yaml"
     TOML = "toml"
@@ -87,7 +87,7 @@ class SchemaFormat(StrEnum):
 
 
 STDIN: Final = "-"
-"""In place of a file's name."""
+"""Argument in place of a file's name."""
 _LIKE_TOML: Final = re.compile(rb"^(\[\[?[\w.\"' -]+\]\]?[ \t]*(#.*)?\r?|[\w.-]+[ \t]*=[ \t]*\S.*)$", re.MULTILINE)
 """A line that begins a table, or gives a key its value."""
 FileArgument = Annotated[
@@ -539,7 +539,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
 
 
 def _filter_types(file: str | None) -> Mapping[str, Any]:
-    """Those that may be used, with those that this configuration brings along."""
+    """Return the filter types that may be used, with those that this configuration brings along."""
     from fastgw.filters import TYPES
 
     if file is None:
@@ -551,7 +551,7 @@ def _filter_types(file: str | None) -> Mapping[str, Any]:
 
 
 def _addresses(configuration: config.Config) -> Iterator[tuple[str, Address]]:
-    """Where it listens, and where that is said."""
+    """Yield the listening addresses, and the settings that they come from."""
     for name, listener in configuration.listeners.items():
         yield f"listeners.{name}.address", listener.address
     for name in ("status", "admin"):
@@ -621,7 +621,7 @@ def _ask_which(found: Sequence[Found]) -> Found:
 
 
 def _asked(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
-    """What a running gateway answers."""
+    """Return the response of a running gateway."""
     choice = _chosen(wanted)
     if certificate is not None and not choice.place.tls:
         raise typer.BadParameter("it is shown by https:// alone", param_hint="--certificate")

@@ -1,4 +1,4 @@
-"""The compiled twins: modules that do what a module in plain Python does, for less.
+"""Compiled modules: each does what its reference, a module in plain Python, does, for less.
 
 Each stands beside the module that it is a twin of, which is the reference: it says what is right, it judges what the
 twin does not know, and it does all the work where fastgw was installed without a compiler.
@@ -31,7 +31,7 @@ def twin(name: str) -> Any | None:
 
 
 def told() -> str:
-    """What is in use, as a person reads it; of twins that nobody has asked for yet nothing is known."""
+    """Describe what is in use, for people; modules that nobody has asked for yet are left out."""
     missing = [name for name, used in in_use.items() if not used]
     why = "FASTGW_PURE_PYTHON is set" if PURE else "no compiled twin: installed without a compiler"
     if len(missing) == len(in_use):
@@ -40,7 +40,7 @@ def told() -> str:
 
 
 def warning() -> str | None:
-    """What to tell who runs it slower than it could be, and has not asked for that."""
+    """Return the warning for who runs it slower than it could be, and has not asked for that."""
     if PURE or all(in_use.values()):
         return None
     if any(in_use.values()):

@@ -80,7 +80,9 @@ def announce(bound: Bound) -> None:
 
 
 def commands(url: str) -> list[str]:
-    """What to try, one line each, explanations in a column: comments, so that a whole line can be pasted."""
+    """Return the commands to try, one line each, explanations in a column: comments, so that a whole line can be
+    pasted.
+    """
     written = [(command.format(url=url), about) for command, about in COMMANDS]
     width = max(len(command) for command, _ in written)
     return [f"{command:<{width}}   # {about}" for command, about in written]

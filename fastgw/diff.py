@@ -1,4 +1,4 @@
-"""What is different between two configurations, and what a reload from one to the other would do besides.
+"""Differences between two configurations, and the side effects of a reload from one to the other.
 
 Compared is what they mean, not how it is written: files, their order, and defaults that one of them spells out make no
 difference. Secrets and the values of secret fields are compared, and shown as `***`.
@@ -44,23 +44,23 @@ class Change(Struct, frozen=True):
     words: str
     """Path, values and deed, for people."""
     old: Any = None
-    """As a file would say it; null when it was added."""
+    """Old value as a file would have it; null when it was added."""
     new: Any = None
-    """Likewise; null when it was removed."""
+    """New value as a file would have it; null when it was removed."""
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
-    """What is different under one name."""
+    """Differences under one name."""
 
     name: str
     level: str = ""
-    """Of a filter: `the gateway`, `listener public`, `upstream users`, `route user` or `filter set api`."""
+    """Level of a filter: `the gateway`, `listener public`, `upstream users`, `route user` or `filter set api`."""
     changes: tuple[Change, ...] = ()
     """None where it was added or removed as a whole."""
 
 
 class Part(Struct, frozen=True):
-    """What is different of one kind: names of the old configuration in its order, then new ones in theirs."""
+    """Differences of one kind: names of the old configuration in its order, then new ones in theirs."""
 
     added: tuple[Item, ...] = ()
     removed: tuple[Item, ...] = ()
@@ -74,16 +74,16 @@ class Differences(Struct, frozen=True):
     """All that is different. False when nothing is."""
 
     settings: Part = Part()
-    """By the first key, such as `workers` or `timeouts`; `routes` for their order."""
+    """Settings by the first key, such as `workers` or `timeouts`; `routes` for their order."""
     listeners: Part = Part()
     upstreams: Part = Part()
     routes: Part = Part()
     consumers: Part = Part()
-    """Of what they are known by only that it is different."""
+    """Consumers; of their credentials only that they are different."""
     filters: Part = Part()
-    """Of every level."""
+    """Filters of every level."""
     needs: tuple[str, ...] = ()
-    """What a reload cannot do without being noticed: processes that start or end, sockets that close."""
+    """Noticeable effects of a reload: processes that start or end, sockets that close."""
 
     def __bool__(self) -> bool:
         return any((self.settings, self.listeners, self.upstreams, self.routes, self.consumers, self.filters))
@@ -104,7 +104,8 @@ says only where all of it is."""
 
 
 def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Index, Index] | None = None) -> Differences:
-    """What a change from `old` to `new` would mean. Of `Loaded` the contents of certificates are compared as well.
+    """Return the differences that a change from `old` to `new` would make. Of `Loaded` the contents of certificates are
+    compared as well.
 
     `known`: the consumers of both, with one key; None = those that they name.
     """
@@ -201,7 +202,7 @@ def _level_of(route: str) -> str:
 
 
 Services = Mapping[str, str]
-"""By the names of routes that are one service of `egress` on one of several listeners each: what it is called."""
+"""Names of services of `egress`, by the names of the routes that serve them on one of several listeners each."""
 
 
 def _services(routes: Mapping[str, Route]) -> Services:
@@ -213,7 +214,7 @@ def _as_levels(services: Services) -> Services:
 
 
 def _once(part: Part, key: str, old: Services, new: Services) -> Part:
-    """What is the same of a service on all of its listeners, told as one. `key`: where items name the route."""
+    """Merge the equal changes of a service on all of its listeners. `key`: where items name the route."""
     return Part(
         added=_of_all(part.added, key, new),
         removed=_of_all(part.removed, key, old),
@@ -275,7 +276,7 @@ class _Comparison:
                 yield Item(key, changes=changes)
 
     def part(self, old: Mapping[str, Struct], new: Mapping[str, Struct]) -> Part:
-        """What is under each name, its filters apart."""
+        """Return the differences under each name, without its filters."""
         return _part(old, new, self._but_filters)
 
     def filters(self, old: Mapping[str, Filters], new: Mapping[str, Filters]) -> Part:
@@ -374,7 +375,7 @@ _BELOW: Final[Mapping[type[Decoder], _Below]] = {
     File: _Comparison._files,
     Hidden: _Comparison._secrets,
 }
-"""How what is in values is compared; those of other shapes are compared as a whole."""
+"""Comparisons by the shape of values; those of other shapes are compared as a whole."""
 _USE: Final = shape_of(FilterUse | None)
 
 
@@ -390,7 +391,7 @@ def _part(
 
 
 def _of_null(deed: Deed, held: object) -> tuple[Change, ...]:
-    """Of a filter that is null, and so takes one away: what it means that the null is added or removed."""
+    """Describe the effect of adding or removing a null, which takes a filter away."""
     words = "switched off" if deed == "added" else "no longer switched off"
     return (Change("", deed, words),) if held is None else ()
 
@@ -443,7 +444,7 @@ def _said(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """As it is where that is clear, else in quotes; never what a terminal would obey."""
+    """Return the text as it is where that is clear, else in quotes; never what a terminal would obey."""
     if text and text.isprintable() and not set(text) & set(" \"',"):
         return shorten(text)
     return shorten(json.dumps(text, ensure_ascii=not text.isprintable()))

@@ -10,7 +10,7 @@ from fastgw.http.malformed import Malformed
 
 
 class Side(Enum):
-    """Who has to act for the fault to go away."""
+    """Side that has to act for the fault to go away."""
 
     DOWNSTREAM = "the client"
     UPSTREAM = "the service"
@@ -18,7 +18,7 @@ class Side(Enum):
 
 
 class Retry(Enum):
-    """What a failed attempt says about another one (the contract's "Retry and reuse")."""
+    """Retry rule of a failed attempt (the contract's "Retry and reuse")."""
 
     NEVER = "the upstream may have acted"
     IF_REUSED = "only on a reused connection, before any response byte, with a request that can be sent again"

@@ -58,7 +58,7 @@ CORS: Final = b"access-control-"
 
 
 class _Shown:
-    """What is shown of heads: the values of secret fields and parameters as `***`."""
+    """Formatter of heads: the values of secret fields and parameters are `***`."""
 
     def __init__(self, redact: Iterable[str]) -> None:
         self._redact = {*redact}
@@ -97,7 +97,7 @@ class _Shown:
     def differences(
         self, before: tuple[tuple[bytes, bytes], ...], after: tuple[tuple[bytes, bytes], ...]
     ) -> tuple[str, ...]:
-        """What was done to fields."""
+        """Return the changes of fields."""
         gone = tuple(f"no {name.decode()}" for name, _ in before if name not in dict(after))
         return gone + tuple(self.line(name, value) for name, value in after if (name, value) not in before)
 
@@ -178,7 +178,7 @@ def explain(
     certificate: ClientCertificate | None = None,
     routes: Sequence[config.Route] = (),
 ) -> Explanation:
-    """What becomes of this request from `client`. `listener`: None = the one that the URL's port belongs to.
+    """Explain the result of this request from `client`. `listener`: None = the one that the URL's port belongs to.
 
     `certificate`: what the client shows, taken for verified. `routes`: those of the configuration, to name the nearest
     one where none matches. Raises `ValueError` when the URL, the client or the
@@ -293,7 +293,7 @@ def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _S
 
 
 def _tried_again(upstream: config.Upstream, exchange: Exchange) -> Iterator[str]:
-    """What an upstream's settings say of attempts that fail or are slow, where they say anything."""
+    """Yield an upstream's settings for attempts that fail or are slow, where there are any."""
     retries, hedge, breaker = upstream.retries, upstream.hedge, upstream.circuit_breaker
     if retries != config.Retries():
         repeats = retries.non_idempotent or exchange.method in IDEMPOTENT
@@ -312,7 +312,7 @@ def _tried_again(upstream: config.Upstream, exchange: Exchange) -> Iterator[str]
 
 
 def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
-    """What requests are told apart by, and what this one has of it, secrets as `***`."""
+    """Describe the trait that requests are told apart by, and its value in this one, secrets as `***`."""
     if trait is None or trait.kind == "ip":
         return f"ip {exchange.client_ip}"
     value = reader(trait)(exchange)
@@ -375,7 +375,7 @@ def _run(
 
 
 class _ExplainedRequest(NamedTuple):
-    """What a filter decides, its answer if it makes one, and what the decision has to wait for."""
+    """Decision of a filter, its answer if it makes one, and what the decision has to wait for."""
 
     decision: str
     reply: Reply | None = None
@@ -384,7 +384,7 @@ class _ExplainedRequest(NamedTuple):
 
 
 def _rehearse(link: FilterInstance, exchange: OpenExchange, rehearsal: ShadowRun, shown: _Shown) -> _ExplainedRequest:
-    """What a filter in shadow decides, which sees who the client would be by those before it."""
+    """Return the decision of a filter in shadow, which sees who the client would be by those before it."""
     if link.own.request is not None and rehearsal.over:
         return _ExplainedRequest("not asked, as one before it would not have let it pass, or is not known to")
     copy = OpenShadow(exchange)
@@ -454,7 +454,7 @@ def _ask(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown: _Show
 
 
 def _words(link: FilterInstance, exchange: Exchange) -> str:
-    """Why a filter lets a request pass, if it says so."""
+    """Return the reason why a filter lets a request pass, if it says so."""
     if link.own.explain is None:
         return ""
     try:

@@ -1,4 +1,5 @@
-"""Who the client is, and what the upstream is told about it: `X-Forwarded-*`, `X-Real-IP`, `Forwarded` (RFC 7239).
+"""Forwarded headers: the client's address, and what the upstream is told about it: `X-Forwarded-*`, `X-Real-IP`,
+`Forwarded` (RFC 7239).
 
 The whole family is governed as one. A field that only a proxy may write is believed from a trusted proxy alone; from
 anybody else it is replaced, or an upstream could be told any address.
@@ -33,7 +34,7 @@ _CLIENT_CERT: Final = frozenset((b"x-forwarded-client-cert",))
 MOST_PROXIES: Final = 32
 """Proxies between the client and us, at most: further to the left nothing is read."""
 MOST_BYTES: Final = 4096
-"""Of `Forwarded`, counted from its end: what begins further to the left is not read."""
+"""Most bytes of `Forwarded`, counted from its end: what begins further to the left is not read."""
 LONGEST_NODE: Final = 64
 """Bytes of an address with its port, at most; a longer one is none."""
 
@@ -100,7 +101,7 @@ class Peer:
 def fields_for_upstream(
     policy: Policy | None, peer: Peer, head: RequestHead, client_ip: str
 ) -> tuple[frozenset[bytes], bytes]:
-    """What a policy does to the family: lower-case names to drop from the request, and ready lines to add.
+    """Return the changes of a policy to the family: lower-case names to drop from the request, and ready lines to add.
 
     `policy` None: `append` for a trusted peer, else `set`.
     """
@@ -181,7 +182,7 @@ def _lines(
 
 
 def _element(peer: Peer) -> bytes:
-    """What `X-Forwarded-Client-Cert` says of the peer; nothing where it has shown no certificate."""
+    """Return the element of `X-Forwarded-Client-Cert` for the peer; nothing where it has shown no certificate."""
     return b"" if peer.certificate is None else peer.certificate.element()
 
 
@@ -282,7 +283,7 @@ def _elements(forwarded: bytes) -> Iterator[bytes]:
 
 
 def _well_formed_end(forwarded: bytes) -> bytes:
-    """What can be passed on: an open quote would swallow the element that is added."""
+    """Return the end of the list that can be passed on: an open quote would swallow the element that is added."""
     if _IS_LIST(forwarded):
         return forwarded
     return b", ".join(reversed(list(islice(_elements(forwarded), MOST_PROXIES))))

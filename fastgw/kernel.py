@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 _REFUSED: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
-"""What a filter answers, or a kernel that has no such call. All else is about this one try."""
+"""Errors of a seccomp filter, or of a kernel that has no such call. All else is about this one try."""
 _PURPOSES: Final[Mapping[str, str]] = {
     "memfd_create": "for memory that its processes share, and for keys that must not be on a disk",
     "eventfd2": "for the event loop of each process",
@@ -17,7 +17,7 @@ _PURPOSES: Final[Mapping[str, str]] = {
 
 
 class CallRefused(Exception):
-    """Which system call the kernel refuses, what it is for, and what to do."""
+    """The kernel refuses a system call; the text says what it is for, and what to do."""
 
     def __init__(self, call: str, error: OSError) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What the gateway tells its operators about itself: each message is of an event with a stable name and a level.
+"""Operator events: each message of the gateway to its operators is of an event with a stable name and a level.
 
 Rule 1: alerts and searches hold on to names; a text may change. Rule 2: who tells names the event. Rule 3: the
 processes of a gateway write it (`operator_log`); elsewhere it is a record of the logger `fastgw`, with its `event`.
@@ -13,7 +13,7 @@ from typing import Final
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 LEVELS: Final = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
-"""As `log.level` names them."""
+"""Levels by their names in `log.level`."""
 
 _log = logging.getLogger("fastgw")
 

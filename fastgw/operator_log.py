@@ -1,4 +1,4 @@
-"""What the gateway says about itself: one line on stderr, from any process, and never a wait.
+"""Operator log of the gateway: one line on stderr, from any process, and never a wait.
 
 A line has the time, the level, the process, the event (`fastgw.operator_events`) and a text; as text or as JSON, as
 `log` in the configuration says. A pipe that nobody reads must not stop a worker: a line that could block is dropped.
@@ -25,7 +25,7 @@ _LEVEL_NAMES: Final = {number: name for name, number in LEVELS.items()}
 
 
 class _Form:
-    """How this process tells. A child has it from the supervisor."""
+    """Form of this process's lines. A child has it from the supervisor."""
 
     settings = Log()
     process = "fastgw"
@@ -38,7 +38,7 @@ def configure(settings: Log) -> None:
 
 
 def call_process(name: str) -> None:
-    """What this process is called in its lines: `supervisor`, `control`, `worker 1`."""
+    """Set the name of this process in its lines: `supervisor`, `control`, `worker 1`."""
     _Form.process = name
 
 
@@ -64,7 +64,7 @@ def notice(event: OperatorEvent, text: str, level: int | None = None) -> None:
 
 
 def line_of(event: OperatorEvent, text: str, level: int, date: float) -> bytes:
-    """What is written: whole, whatever is in the text. A longer one is cut."""
+    """Return the line to write: whole, whatever is in the text. A longer one is cut."""
     second, ms = divmod(int(date * 1000), 1000)
     at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{ms:03d}Z"
     name, pid = _LEVEL_NAMES.get(level, "error"), os.getpid()
@@ -106,7 +106,9 @@ class RareNotice:
 
 
 class NoticeLog(logging.Handler):
-    """What is logged, as notices. An exception becomes part of its line: what it says, and where it came from."""
+    """Handler that writes records of `logging` as notices. An exception becomes part of its line: what it says, and
+    where it came from.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()

@@ -45,15 +45,17 @@ __all__ = ["OK", "ConfigError", "Consumer", "Fetched", "Ran", "configured", "run
 
 ConfigError = config.ConfigError
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-"""What the upstream answers unless a test says otherwise."""
+"""Response of the upstream unless a test says otherwise."""
 Answer = Fetched | Exception | Callable[..., Fetched]
-"""Of somebody that a filter asks: an answer, what is raised instead, or a function of what `Fetcher.fetch` is given."""
+"""Response of a server that a filter calls: a response, what is raised instead, or a function of the arguments of
+`Fetcher.fetch`.
+"""
 GRACE_S: Final = 1.0
 """How much later than a filter is late a test is. A machine that is busy may stand still for a while."""
 COMPARED_AT_MOST: Final = 8
 """How often both paths are taken until a difference between them is believed."""
 TIMES: Final = frozenset(("duration_s", "ended_date", "upstream_s"))
-"""What differs between any two runs of the same request."""
+"""Fields that differ between any two runs of the same request."""
 F = TypeVar("F", bound=Filter)
 
 
@@ -78,11 +80,13 @@ def configured(filter_type: type[F], **settings: Any) -> F:
 
 
 class Ran:
-    """What has become of a request."""
+    """Result of a request."""
 
     def __init__(self) -> None:
         self.requests: tuple[bytes, ...] = ()
-        """What the upstream got: () when the request has not reached it, and two where it was sent once more."""
+        """Requests that the upstream got: () when the request has not reached it, and two where it was sent once
+        more.
+        """
         self.received = b""
         """All that the client got."""
         self.waited = False
@@ -90,11 +94,11 @@ class Ran:
         self.pieces: tuple[bytes, ...] = ()
         """The request's body, piece by piece, as far as the filters have let it pass."""
         self.events: tuple[tuple[str, str], ...] = ()
-        """What was counted of filters: instance, and `raised`, `late`, or what one in shadow would have done."""
+        """Events counted of filters: instance, and `raised`, `late`, or what one in shadow would have done."""
         self.exchange: Exchange
         """The exchange when it was over: `consumer`, `claims`, `request_id` and so on."""
         self.record: Record
-        """What the access log is written from."""
+        """Record that the access log is written from."""
         self._may_be_fast = False  # whether the request could have taken the fast path, as far as it is known by now
 
     def __repr__(self) -> str:
@@ -112,7 +116,7 @@ class Ran:
 
     @property
     def status(self) -> int:
-        """What the client was answered."""
+        """Status of the response to the client."""
         return self.record.status
 
     @property
@@ -122,34 +126,34 @@ class Ran:
 
     @property
     def why(self) -> str:
-        """What the log says of the fault beyond its label."""
+        """Detail of the fault in the log, beyond its label."""
         return self.record.fault_detail
 
     @property
     def shadowed(self) -> str:
-        """What the log says that filters in shadow would have done."""
+        """Effects that filters in shadow would have had, as in the log."""
         return self.record.shadowed
 
     @property
     def fields(self) -> Fields:
-        """Those of the answer."""
+        """Header fields of the response."""
         head, _ = _final(self.received)
         return judge_response(head, b"GET").fields()
 
     @property
     def body(self) -> bytes:
-        """That of the answer."""
+        """Body of the response."""
         head, rest = _final(self.received)
         return judge_response(head, self.exchange.method).body().feed(rest)
 
     @property
     def sent_fields(self) -> Fields:
-        """Those that the upstream got."""
+        """Header fields that the upstream got."""
         return judge_request(self.sent[: find_head_end(self.sent)]).fields()
 
     @property
     def sent_body(self) -> bytes:
-        """What the upstream got of the body."""
+        """Body that the upstream got."""
         end = find_head_end(self.sent)
         return judge_request(self.sent[:end]).body().feed(self.sent[end:])
 
@@ -286,7 +290,9 @@ def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
 
 
 def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[str, object]]) -> list[str]:
-    """What is always the same on the full path and always the same on the fast one, and not the same on both."""
+    """Return the facts that are always the same on the full path and always the same on the fast one, and not the same
+    on both.
+    """
 
     def always(told: Sequence[Mapping[str, object]], name: str) -> bool:
         return all(each.get(name) == told[0].get(name) for each in told)
@@ -318,7 +324,7 @@ def _named(filters: Filter | Iterable[Filter] | Mapping[str, Filter]) -> Mapping
 
 
 class _KnownClient:
-    """What is known of the client before the filters, and what they have let pass: two filters around them."""
+    """Client facts before the filters, and what they have let pass: two filters around them."""
 
     def __init__(self, consumer: Consumer | None, claims: Mapping[str, Any]) -> None:
         self.exchange: Exchange | None = None

@@ -1,4 +1,4 @@
-"""What consumers are known by: each mark belongs to one of them alone."""
+"""Credentials of consumers: each mark belongs to one consumer alone."""
 
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ Read = Callable[[str], bytes]
 
 
 class CredentialKind(IntEnum):
-    """What a mark is."""
+    """Kind of a mark."""
 
     NAME, KEY, USERNAME, JWT_SUBJECT, SUBJECT, SAN, FINGERPRINT, KEY_ID = range(8)
 
@@ -49,7 +49,7 @@ NOUNS: Final = (
     "the fingerprint",
     "the key_id",
 )
-"""By kind."""
+"""Nouns for the kinds of marks."""
 
 
 class Mark(NamedTuple):
@@ -58,11 +58,11 @@ class Mark(NamedTuple):
     kind: CredentialKind
     value: bytes
     path: Path
-    """Where it stands in the consumer."""
+    """Path of the mark in the consumer."""
     secret: bytes = b""
-    """Of a username its password; of a key_id the `Signer`, packed."""
+    """Secret of the mark: of a username its password; of a key_id the `Signer`, packed."""
     wrong: str = ""
-    """Why no request could show it."""
+    """Reason why no request could have it."""
 
 
 def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
@@ -100,7 +100,7 @@ def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
 
 
 class Signer(msgspec.Struct, frozen=True, array_like=True):
-    """What signatures of a consumer are verified with."""
+    """Verification key for signatures of a consumer."""
 
     algorithm: str
     key: bytes
@@ -130,7 +130,7 @@ def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:
 
 
 def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
-    """Why no signature by this algorithm can be verified with it; "" when one can."""
+    """Return the reason why no signature by this algorithm can be verified with it; "" when one can."""
     try:
         ALGORITHMS[algorithm](public_key=pem)
     except (ValueError, UnsupportedAlgorithm, HTTPMessageSignaturesException):
@@ -139,13 +139,13 @@ def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
 
 
 def subject_of(issuer: str, subject: str) -> bytes:
-    """Whom a token speaks of, so that no two issuers and subjects are one."""
+    """Return the mark of a token's subject, so that no two issuers and subjects are one."""
     said = issuer.encode("utf-8", "surrogatepass")
     return b"%d:%b%b" % (len(said), said, subject.encode("utf-8", "surrogatepass"))
 
 
 def why_not_a_password(text: str) -> str:
-    """Why nobody could send it; "" when somebody can."""
+    """Return the reason why no client could send it; "" when one can."""
     if len(text.encode()) > LONGEST_KEY:
         return f"a password of more than {LONGEST_KEY} bytes"
     return (

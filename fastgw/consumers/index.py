@@ -43,7 +43,7 @@ class Consumer(msgspec.Struct, frozen=True, gc=False):
 
 
 class ConsumerEntry(msgspec.Struct, frozen=True, array_like=True):
-    """What the image says of a consumer."""
+    """Record of a consumer in the image."""
 
     name: str
     groups: tuple[str, ...]
@@ -54,7 +54,7 @@ class ConsumerEntry(msgspec.Struct, frozen=True, array_like=True):
     certificates: int
     signing_keys: int
     digest: bytes
-    """Of its marks and passwords: another one where a key has changed."""
+    """Digest of its marks and passwords: another one where a key has changed."""
 
 
 @final
@@ -85,12 +85,14 @@ class Index:
         return key
 
     def find(self, kind: CredentialKind, value: bytes) -> Consumer | None:
-        """Whom this mark belongs to."""
+        """Return the consumer that this mark belongs to."""
         slot = self._slot_of(kind, value)
         return None if slot is None else self._consumer(slot[0])
 
     def login(self, username: bytes, password: bytes) -> Consumer | None:
-        """Whose username this is, if it is the password too. Unknown names take as long as known ones."""
+        """Return the consumer with this username, if the password is right. Unknown names take as long as known
+        ones.
+        """
         slot = self._slot_of(CredentialKind.USERNAME, username)
         shown = _password_digest(self._key, username, password)
         at, kept_at = slot or (0, 0)
@@ -98,7 +100,7 @@ class Index:
         return self._consumer(at) if compare_digest(kept, shown) and slot else None
 
     def signer(self, key_id: bytes) -> tuple[Consumer, Signer] | None:
-        """Whose signing key this is, and what it is."""
+        """Return the consumer with this signing key, and the key."""
         slot = self._slot_of(CredentialKind.KEY_ID, key_id)
         return (self._consumer(slot[0]), _decode_signer(self._piece(slot[1]))) if slot is not None else None
 
@@ -110,7 +112,7 @@ class Index:
             at += _LENGTH.size + _LENGTH.unpack_from(self._image, at)[0]
 
     def _slot_of(self, kind: CredentialKind, value: bytes) -> tuple[int, int] | None:
-        """Where the record of a mark begins, and what is kept beside it."""
+        """Return the position of the record of a mark, and the value kept beside it."""
         image, mark = self._image, _digest(self._key, kind, value)
         place = int.from_bytes(mark[:8], "little") % self._slots
         while True:  # it ends: a third of the places is free
@@ -130,7 +132,7 @@ class Index:
         return _decode(self._piece(at))
 
     def _piece(self, at: int) -> bytes:
-        """What lies there behind its length."""
+        """Return the bytes at this position behind their length."""
         begins = at + _LENGTH.size
         return self._image[begins : begins + _LENGTH.unpack_from(self._image, at)[0]]
 
@@ -220,7 +222,7 @@ class Roster:
         self._tell: Callable[[bytes, RevocationEvent], None] = _nobody_else
 
     def take(self, index: Index) -> None:
-        """These are the consumers from now on."""
+        """Replace the consumers."""
         self.index = index
         self.stamp = object()
 
@@ -229,7 +231,7 @@ class Roster:
         self.revoked, self._tell, self.stamp = revoked, tell, object()
 
     def hear(self, records: bytes) -> bytes:
-        """These are revoked, as another process says; those of them that were not known."""
+        """Add revocations of another process, and return those of them that were not known."""
         fresh = self.revoked.add(records, time.time())
         if fresh:
             self.stamp = object()
@@ -248,16 +250,18 @@ class Roster:
         return self.index.find(CredentialKind.KEY, digest)
 
     def by_username(self, name: str) -> Consumer | None:
-        """Whose username it is; whether they know the password is another question."""
+        """Return the consumer with this username; the password is not checked."""
         return self.index.find(CredentialKind.USERNAME, normalize("NFC", name).encode("utf-8", "surrogatepass"))
 
     def by_password(self, name: str, password: str) -> Consumer | None:
-        """Whose username it is, if this is the password too. Unknown names take as long as known ones."""
+        """Return the consumer with this username, if this is the password too. Unknown names take as long as known
+        ones.
+        """
         username, shown = (normalize("NFC", each).encode("utf-8", "surrogatepass") for each in (name, password))
         return self.index.login(username, shown)
 
     def by_key_id(self, key_id: str) -> tuple[Consumer, Signer] | None:
-        """Whose signing key it is; whether a signature is by it is another question."""
+        """Return the consumer with this signing key, and the key; no signature is checked."""
         return self.index.signer(key_id.encode("utf-8", "surrogatepass"))
 
     def by_jwt_subject(self, issuer: str, subject: str) -> Consumer | None:

@@ -38,7 +38,7 @@ class _ProbedRequest(NamedTuple):
 
 
 def bypasses(config: Config) -> Iterator[tuple[Where, str]]:
-    """What is worth knowing of routes, each once."""
+    """Yield warnings about routes, each once."""
     told: set[str] = set()
     for listener in config.listeners:
         for route, wrong in _Reached(config, listener).past():
@@ -60,7 +60,7 @@ class _Reached:
                 self._by_place.setdefault(place, []).append(route)
 
     def _places(self, route: Route) -> set[str]:
-        """Where it leads to: upstreams, and URLs that others may have too."""
+        """Return the destinations of a route: upstreams, and URLs that others may have too."""
         places = {str(name) for name in route.destinations}
         upstreams = (self._config.upstreams.get(place) for place in tuple(places))
         return places.union(str(target.url) for upstream in upstreams if upstream for target in upstream.targets)
@@ -140,7 +140,7 @@ def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[by
 
 
 def _spelled(pattern: PathPattern, asked: _ProbedRequest) -> Iterator[tuple[str, bytes]]:
-    """What some servers take for the same path, and what they ignore."""
+    """Yield the forms that some servers take for the same path, and the parts that they ignore."""
     path = asked.path
     if len(either_slash(pattern)) > 1:
         yield _SLASHES, path[:-1] if path.endswith(b"/") else path + b"/"

@@ -1,4 +1,4 @@
-"""From a checked configuration to the tables that the data plane runs on.
+"""Compiler from a checked configuration to the tables that the data plane runs on.
 
 Everything a request would otherwise have to work out is worked out here: filter chains in running order, route tables,
 paths to send, TLS. Assumes a valid `Config`; what only files can tell (a certificate that is no certificate) raises
@@ -60,7 +60,9 @@ Level = tuple[str, config.Filters]
 
 
 class Plan(NamedTuple):
-    """What tables are made from. Routes may be costly to have, and are asked for only when they are needed."""
+    """Plan for tables: everything that they are made from. Routes may be costly to have, and are asked for only when
+    they are needed.
+    """
 
     settings: config.Config
     """The rest of the configuration: its routes and upstreams are not looked at."""
@@ -72,7 +74,7 @@ class Plan(NamedTuple):
     files: Mapping[str, bytes] = config.NONE
     """Contents of files by path; one that is not here is read."""
     consumers: Index = NOBODY
-    """They are not looked at in the settings."""
+    """Index of the consumers, which are not looked at in the settings."""
     same_upstreams: Container[str] = ()
     """The names of those that are equal to the ones in use, which are taken from there."""
 
@@ -134,21 +136,21 @@ class _Building:
             and all(self._changed.isdisjoint(link.reads) for link in base.tables[name].early.links)
             for name in self._names
         )
-        """Of each listener, whether the filters of its own and of the gateway are as before."""
+        """Flags of the listeners: whether the filters of its own and of the gateway are as before."""
         self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
         before = {name: place for place, name in enumerate(base.tables)}
         self._places_before = tuple(before.get(name, -1) for name in self._names)
         self._anywhere: dict[tuple[config.FilterUse, str, bool], FilterInstance] = {}
         """Filters that may stand anywhere: by their use, its level, and whether it is early."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
-        """What routes do with their upstreams, by all that they differ in."""
+        """Forward actions of routes, by all that they differ in."""
         self._straights: dict[FastPathPlan, FastPathPlan] = {}
-        """What the straight way asks of routes, each once."""
+        """Fast path plans of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
         """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
 
     def _digest(self, file: str) -> bytes | None:
-        """Of what a file says now; None: nobody knows, or it is not named any more."""
+        """Return the digest of a file's present content; None: it is unknown, or the file is not named any more."""
         digest = self._digests.get(file)
         if file == STATE and digest is None:
             digest = self._digests[file] = digest_of_state(self._plan.settings.state)
@@ -219,7 +221,9 @@ class _Building:
         return upstream
 
     def _sticky_key(self, name: str, settings: config.Upstream) -> bytes:
-        """What cookies are signed with, by which clients stay with their target; b"": the configuration has no key."""
+        """Return the key of the sticky cookies by which clients stay with their target; b"": the configuration has no
+        key.
+        """
         sticky, files = settings.load_balancing.sticky, self._plan.files
         if sticky is None or sticky.key is None:
             return b""
@@ -531,7 +535,7 @@ def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: Server
 
 
 def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
-    """What a filter does; or none of it, and why it cannot be built."""
+    """Return the hooks of a filter; or none, and the reason why it cannot be built."""
     try:
         hooks = use.settings.build(env)
     except (ValueError, OSError, SecretError) as error:
@@ -581,7 +585,7 @@ def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
 
 
 def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:
-    """What is in use where these levels meet, the farthest first, and the level it comes from."""
+    """Return the filters in use where these levels meet, the outermost first, and the level each comes from."""
     held: dict[str, tuple[str, config.FilterUse | None]] = {}
     for level, filters in levels:
         held.update((name, (level, use)) for name, use in filters.items())

@@ -1,4 +1,4 @@
-"""Which route a request was most likely meant for that none matches, and what differs: for `explain`."""
+"""Nearest route to a request that none matches, and the differences: for `explain`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -15,9 +15,9 @@ MOST_ROUTES: Final = 10_000
 _FARTHEST: Final = 0.9
 """A route that is farther away was not meant."""
 _WEIGHTS: Final = (2.0, 0.6, 0.3)
-"""Of the path, of the host, and of each other difference."""
+"""Weights of the path, of the host, and of each other difference."""
 _ROOT_LIKENESS: Final = 0.6
-"""Of `/`, which people take for all paths, and of a regular expression, which is like nothing."""
+"""Likeness of `/`, which people take for all paths, and of a regular expression, which is like nothing."""
 
 
 class Near:
@@ -42,7 +42,7 @@ def nearest(routes: Sequence[Route], exchange: Exchange, listener: str) -> str:
 
 
 def _differences(route: Route, exchange: Exchange, listener: str) -> Iterator[str]:
-    """What of the route's conditions the request does not meet."""
+    """Yield the conditions of the route that the request does not meet."""
     if route.listeners and listener not in route.listeners:
         yield f"is served on listener {', '.join(route.listeners)}, not on {listener}"
     if route.hosts and not _fits(Conditions(hosts=tuple(map(parse_host, route.hosts))), exchange):
@@ -56,7 +56,7 @@ def _differences(route: Route, exchange: Exchange, listener: str) -> Iterator[st
 
 
 def _of_conditions(kind: str, conditions: Mapping[str, str], exchange: Exchange) -> Iterator[str]:
-    """What a request has in its place is not told: it may be a secret."""
+    """Yield the conditions that the request does not meet; its own value is not shown: it may be a secret."""
     for name, value in conditions.items():
         pair = ((name.encode(), value.encode()),)
         asked = Conditions(headers=pair) if kind == "header" else Conditions(query=pair)

@@ -50,7 +50,8 @@ _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENE
 
 
 class CompileError(Exception):
-    """What is wrong, and where in the configuration, in a line for people; of several filters, in a line each.
+    """The configuration cannot be compiled; the text says where and why, in a line for people; of several filters, in a
+    line each.
 
     `unbuilt`: what is wrong with each filter that cannot be built, by where it stands.
     """
@@ -75,9 +76,9 @@ class CompiledRoute(NamedTuple):
     reads: tuple[str, ...]
     """The files that its filters have read."""
     live: tuple[FilterInstance, ...]
-    """Those of its filters that hold something in a worker's loop."""
+    """Filters of the route that hold something in a worker's loop."""
     rules: tuple[Rule[Route] | None, ...]
-    """What it is on each listener, in their order."""
+    """Rules of the route on each listener, in their order."""
 
 
 class Gateway:
@@ -91,16 +92,18 @@ class Gateway:
         self.limits = settings.limits
         self.upstreams: dict[str, Upstream] = {}
         self.contexts: dict[Identity, ssl.SSLContext] = {}
-        """Of targets that are spoken to by TLS."""
+        """TLS contexts of targets."""
         self.tables: dict[str, ListenerTable] = {}
         self.listeners: tuple[Listener, ...] = ()
-        """Those of the tables before, where name and address are the same. `Server.adopt` gives them these tables."""
+        """Listeners of the tables before, where name and address are the same. `Server.adopt` gives them these
+        tables.
+        """
         self.routes: list[CompiledRoute] = []
         self.routes_by_name: dict[str, CompiledRoute] = {}
         self.stock = stock
-        """What filters are built from; the same one in all generations of a process."""
+        """Resources that filters are built from; the same ones in all generations of a process."""
         self.index: Index = NOBODY
-        """Of the consumers. `stock.roster` has that of the tables in use."""
+        """Index of the consumers. `stock.roster` has that of the tables in use."""
         self.reads: dict[str, bytes] = {}
         """The files that filters have read, and the digest of each."""
         self.live: set[FilterInstance] = set()
@@ -116,7 +119,7 @@ class Gateway:
 
     @cached_property
     def names(self) -> SlotNames:
-        """What has places in shared memory."""
+        """Names with a place in shared memory."""
         return SlotNames(
             listeners=tuple(self.tables),
             routes=list(self.routes_by_name),
@@ -128,7 +131,9 @@ class Gateway:
 
     @property
     def unusable(self) -> Mapping[Where, Misconfigured]:
-        """What answers in place of filters whose secrets cannot be used; of a service once, whatever its listeners."""
+        """Misconfigured filters: replacements of filters whose secrets cannot be used; of a service once, whatever its
+        listeners.
+        """
         found: dict[Where, Misconfigured] = {}
         told: set[tuple[str, str]] = set()
         for name, compiled in self.routes_by_name.items():
@@ -152,7 +157,7 @@ class Gateway:
 
     @cached_property
     def places(self) -> SlotTable:
-        """Where; to be replaced, before `starting`, in a generation that comes after another."""
+        """Slots of the names; to be replaced, before `starting`, in a generation that comes after another."""
         return first(self.names)
 
     @property
@@ -173,7 +178,9 @@ class Gateway:
         return any(table.router.waiting for table in self.tables.values())
 
     def starting(self, services: Services, column: Column) -> Steps[None]:
-        """In a worker: open the upstreams that are not open yet, and start filters that are not started."""
+        """Start a generation in a worker: open the upstreams that are not open yet, and start filters that are not
+        started.
+        """
         ground, series, words = services.ground, self.series, self._words
         yield
         for name, upstream in self.upstreams.items():
@@ -216,7 +223,7 @@ class Gateway:
         return note
 
     def drain(self, names: Collection[str]) -> None:
-        """These targets (`places.target_name`) get nothing new, all others do."""
+        """Drain these targets (`places.target_name`): they get nothing new, all others do."""
         wanted = by_upstream(names)
         for name in wanted.keys() | self._drained:
             if name in self.upstreams:
@@ -224,7 +231,9 @@ class Gateway:
         self._drained = wanted.keys()
 
     def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
-        """Where it is configured, follow what the node decides on its health. `counted`: its row of counts."""
+        """Follow the node's verdicts on the health of an upstream, where that is configured. `counted`: its row of
+        counts.
+        """
         settings = upstream.settings
         if settings.health_checks.active is None and settings.circuit_breaker is None and not may_eject(settings):
             return

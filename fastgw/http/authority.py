@@ -25,7 +25,7 @@ DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 @final
 class Authority(NamedTuple):
     text: bytes
-    """As sent, in lower case."""
+    """Authority as sent, in lower case."""
     host: bytes
     """Without port and last dot, in lower case; an IPv6 address in its brackets."""
     port: int | None

@@ -145,7 +145,9 @@ def without(lines: bytes, names: Container[bytes]) -> bytes:
 
 
 def twins_of(names: Iterable[bytes]) -> re.Pattern[bytes] | None:
-    """What finds, in the lines of a head, a field called like one of these but for a sign; None: there can be none."""
+    """Return the pattern that finds, in the lines of a head, a field called like one of these but for a sign; None:
+    there can be none.
+    """
     names, options = tuple(names), []
     for name in names:
         pieces = re.split(rb"[^0-9A-Za-z]", name)

@@ -29,5 +29,5 @@ def has_value(name: bytes, wanted: bytes, values: Sequence[bytes]) -> bool:
 
 
 def _members(value: bytes) -> list[bytes]:
-    """Of a list, which may have empty ones that do not count (RFC 9110 section 5.6.1)."""
+    """Return the members of a list, without empty ones, which do not count (RFC 9110 section 5.6.1)."""
     return [member for part in value.split(b",") if (member := part.strip(b" \t"))]

@@ -1,4 +1,4 @@
-"""What a peer sent that has no meaning, or more than one."""
+"""Malformed message: a peer sent something that has no meaning, or more than one."""
 
 from typing import final
 

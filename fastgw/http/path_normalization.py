@@ -76,7 +76,7 @@ def normalize(raw_path: bytes) -> bytes:
 
 
 def _rewritten(raw_path: bytes) -> bytes:
-    """Its escapes and characters in normal form, its dot segments as they are."""
+    """Return the path with its escapes and characters in normal form, its dot segments as they are."""
     return _TO_REWRITE.sub(lambda found: _REWRITTEN[found[0]], raw_path)
 
 
@@ -110,7 +110,8 @@ def has_other_readings(raw_path: bytes) -> bool:
 
 
 def other_readings(raw_path: bytes, path: bytes) -> dict[bytes, str]:
-    """What a server may take a path for that is not its normal form `path`, each with what it does to get there.
+    """Return the paths that a server may take a path for, besides its normal form `path`, each with what it does to get
+    there.
 
     Both forms that may be sent on are read so, the normal one and the client's, with dot segments resolved last. Their
     number is bounded, and there are none unless `has_other_readings`. Raises `Malformed` (400) for too long a path.
@@ -165,4 +166,4 @@ _CHANGES: Final[tuple[tuple[tuple[str, Callable[[bytes], bytes]], ...], ...]] = 
     _SLASHES,
     _SLASHES,
 )
-"""What servers do to a path, in this order; each does one of every step, or leaves it out."""
+"""Changes that servers make to a path, in this order; each server does one of every step, or leaves it out."""

@@ -113,4 +113,4 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
         )
     }
 )
-"""By the value of `alg`, which is case-sensitive."""
+"""Algorithms by the value of `alg`, which is case-sensitive."""

@@ -1,4 +1,4 @@
-"""What a verified token says: when and for whom it is good, and where in it a claim is found (RFC 7519 section 4)."""
+"""Claims of a verified token: its validity in time and audience, and paths to claims (RFC 7519 section 4)."""
 
 from collections.abc import Mapping
 from math import inf, isfinite
@@ -18,11 +18,11 @@ _TEXTS: Final = ("iss", "sub", "jti")
 
 
 class Expected(NamedTuple):
-    """What a policy asks of the claims."""
+    """Expectations of a policy for the claims."""
 
     issuer: str | None = None
     audiences: frozenset[str] = frozenset()
-    """One of them must be the token's; none: the token must not be meant for anybody in particular."""
+    """Audiences, one of which must be the token's; none: the token must not be meant for anybody in particular."""
     required: tuple[ClaimPath, ...] = (("exp",),)
     leeway: float = 0.0
     """Seconds by which the clocks may differ."""
@@ -91,7 +91,8 @@ def _date(claims: Claims, name: str) -> float:
 
 
 def claim_path(text: str) -> ClaimPath:
-    """Where a claim stands, as people write it: `sub`, `realm_access.roles`, `https://example.com/roles`, `/a.b/c`.
+    """Parse the path of a claim, as people write it: `sub`, `realm_access.roles`, `https://example.com/roles`,
+    `/a.b/c`.
 
     Dots lead inwards; but a URL is one name, and a path that begins with a slash is led inwards by slashes (RFC 6901:
     `~1` is a slash, `~0` a tilde). Raises `ValueError`.

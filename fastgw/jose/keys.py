@@ -81,7 +81,7 @@ class PassedOver(NamedTuple):
     """A key of a set that is not used."""
 
     place: int
-    """In the set, from 1."""
+    """Number of the key in the set, from 1."""
     kid: str
     """ "" where it has none that can be shown."""
     reason: str

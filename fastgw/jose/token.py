@@ -8,7 +8,7 @@ from fastgw.jose.keys import Key, KeySet
 from fastgw.jose.strict import TokenRefused, members, unencoded
 
 MAX_BYTES: Final = 8192
-"""Of a token, unless the caller says otherwise."""
+"""Most bytes of a token, unless the caller says otherwise."""
 _MAX_HEADER: Final = 4096  # characters of its encoding
 _MAX_SIGNATURE: Final = 1366  # likewise: an RSA key of `MOST_RSA_BITS`
 _MAX_TRIED: Final = 4  # keys for a token that does not say by which it was signed
@@ -20,11 +20,11 @@ Never fetched and never trusted. Servers of SAP and Cloud Foundry send `jku` in 
 
 
 class TokenRules(NamedTuple):
-    """What a policy asks of a token's form and header."""
+    """Rules of a policy for a token's form and header."""
 
     algorithms: frozenset[str]
     types: frozenset[str] = frozenset({"jwt", "at+jwt"})
-    """What `typ` may be where it is given, in lower case and without `application/` (RFC 7515 section 4.1.9)."""
+    """Valid values of `typ` where it is given, in lower case and without `application/` (RFC 7515 section 4.1.9)."""
     require_type: bool = False
     require_kid: bool = False
     foreign_keys_refused: bool = False
@@ -50,7 +50,7 @@ class Signed:
         return f"<Signed {len(self.signed)} bytes>"
 
     def claims(self) -> dict[str, Any]:
-        """What the token says. Ask only once it is verified."""
+        """Claims of the token. Ask only once it is verified."""
         return members(unencoded(self.payload, "the payload"), "the payload")
 
 

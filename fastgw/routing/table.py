@@ -52,7 +52,7 @@ _PIECE: Final = 32  # entries, hosts or places that one step looks at
 
 
 class Routable(Protocol):
-    """What of a request decides its route: host without port in lower case, path in normal form."""
+    """Attributes of a request that decide its route: host without port in lower case, path in normal form."""
 
     @property
     def host(self) -> bytes: ...
@@ -69,7 +69,7 @@ class Routable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What a route asks of a request. Empty = any; of hosts, paths and methods one must fit, of the others all."""
+    """Conditions of a route. Empty = any; of hosts, paths and methods one must fit, of the others all."""
 
     hosts: tuple[HostPattern, ...] = ()
     paths: tuple[PathPattern, ...] = ()
@@ -90,7 +90,7 @@ class Candidate(Generic[R]):
     host: HostPattern | None
     path: PathPattern | None
     weakness: str
-    """Why the first candidate goes before it: `shorter prefix`. Empty for the first itself."""
+    """Reason why the first candidate goes before it: `shorter prefix`. Empty for the first itself."""
 
 
 def at_once(steps: Steps[T]) -> T:
@@ -207,11 +207,11 @@ class _Router(Generic[R]):
         self.waiting += 1
 
     def left(self, _: object) -> None:
-        """It has asked, or it has come to nothing. A callback of what the request waited for."""
+        """Count down a request that has asked, or has come to nothing. A callback of what the request waited for."""
         self.waiting -= 1
 
     def find_in_turn(self, request: Routable) -> Match[R] | None:
-        """As `find`, in plain Python."""
+        """Find a route as `find` does, in plain Python."""
         for table in self._sole or self._tables(request.host):
             match = table.find(request)
             if match is not None:
@@ -368,13 +368,15 @@ class _Node(Generic[R]):
         self.below: dict[bytes, _Node[R]] = _NOTHING_BELOW
         self.parameter: _Node[R] | None = None
         self.rest: _Node[R] | None = None
-        """Where a `:path` parameter leads, which takes the path to its end."""
+        """Next node for a `:path` parameter, which takes the path to its end."""
         self.ends: list[Entry[R]] | None = None
         """The patterns that end here: prefixes where text alone leads, patterns with parameters elsewhere."""
         self.prefixes: tuple[list[Entry[R]], ...] = ()
-        """Where text alone leads: `ends` of this place and of those above, longest prefix first."""
+        """Entries that text alone leads to: `ends` of this place and of those above, longest prefix first."""
         self.turns: tuple[tuple[int, _Node[R]], ...] = ()
-        """Where text alone leads: what goes on with parameters from here and from above, and from which segment."""
+        """Nodes that text alone leads to: what goes on with parameters from here and from above, and from which
+        segment.
+        """
 
     def grow(self, segments: Iterable[bytes | Parameter]) -> list[Entry[R]]:
         """Find or make the place of a pattern and return its list of entries."""
@@ -452,7 +454,7 @@ class _HostTable(Generic[R]):
 
     def __init__(self, rows: list[Entry[R]]) -> None:
         self.rows = rows
-        """In file order."""
+        """Rows in file order."""
         self.ordered = rows
         """So that those which share a path are in match order."""
         self._exact: dict[bytes, list[Entry[R]]] = {}
@@ -674,7 +676,9 @@ def _host_name(host: HostPattern | None) -> bytes:
 
 
 def _shape(path: PathPattern | None) -> tuple[object, ...]:
-    """Of two patterns that match the same path, neither is more specific when their shapes are equal."""
+    """Return the shape of a pattern: of two patterns that match the same path, neither is more specific when their
+    shapes are equal.
+    """
     if path is None:
         return ()
     return path.kind, *(segment.rest if isinstance(segment, Parameter) else None for segment in path.segments)

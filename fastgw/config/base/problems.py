@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where: one line of `fastgw check` each."""
+"""Problems of a configuration, each with its place: one line of `fastgw check` each."""
 
 import re
 from collections.abc import Iterable
@@ -13,13 +13,13 @@ Path = tuple[str | int, ...]
 """The keys and indexes that lead from a file's root to a value in it."""
 
 LOOKUPS: Final = ("dns", "srv")
-"""What looks targets up, as it is called in the configuration, and in the names of what stands for a file of them."""
+"""Kinds of target lookups, as they are called in the configuration, and in the names of the virtual files for them."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _LONGEST = 300
 _EXPECTED: Final = "expected "
 _NAMES_LISTED = 16
 MOST_HINTS: Final = 200
-"""Of one reading. Each compares a name with all that there are: 100,000 unknown keys took 13 s."""
+"""Most hints of one reading. Each compares a name with all that there are: 100,000 unknown keys took 13 s."""
 NAMES_COMPARED: Final = 1000
 _hints_left: ContextVar[int] = ContextVar("hints_left", default=MOST_HINTS)
 
@@ -28,19 +28,20 @@ class Problem(Struct, frozen=True):
     """One thing that is wrong, or in `Loaded.notes` one thing worth knowing."""
 
     file: str
-    """As it was named; "" for the command line."""
+    """File name as it was given; "" for the command line."""
     line: int
-    """From 1; 0 when the file could not be read."""
+    """Line number from 1; 0 when the file could not be read."""
     column: int
-    """From 1, in characters; 0 for TOML, which gives lines only."""
+    """Column number from 1, in characters; 0 for TOML, which gives lines only."""
     path: str
     """Such as `routes[0].upstream`; "" for the file as a whole."""
     wrong: str
     expected: str = ""
-    """What to write: goes on after "expected". "" = there is nothing to say, or `hint` says it. It is made with all
-    that is said behind "; ", and keeps what is said after the word "expected"."""
+    """Correct form, which follows the word "expected". "" = there is nothing to say, or `hint` says it. It is made with
+    all that is said behind "; ", and keeps what is said after the word "expected".
+    """
     hint: str | None = None
-    """What else is worth knowing, such as `did you mean "x"?`; "" = nothing. Never null."""
+    """Further advice, such as `did you mean "x"?`; "" = none. Never null."""
 
     def __post_init__(self) -> None:
         if self.hint is None:
@@ -58,8 +59,9 @@ class Problem(Struct, frozen=True):
 
 
 def with_counts(problems: Iterable[Problem]) -> list[Problem]:
-    """Those that say the same, such as what is wrong with one file that many name, as the first, with how many there
-    are more."""
+    """Return the problems with equal ones, such as those of one file that many name, as the first, with the number of
+    the others.
+    """
     alike: dict[tuple[str, str, str | None], list[Problem]] = {}
     for each in problems:
         alike.setdefault((each.wrong, each.expected, each.hint), []).append(each)
@@ -138,7 +140,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """What to write instead of an unknown name: the nearest known one, or all of them when none is near."""
+    """Suggest names in place of an unknown one: the nearest known one, or all of them when none is near."""
     if _hints_left.get() <= 0:
         return ""
     names = sorted(known)

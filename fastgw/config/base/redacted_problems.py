@@ -15,7 +15,7 @@ from fastgw.config.base.problems import Path
 from fastgw.config.base.settings_base import Settings
 
 HIDDEN: Final = "…"
-"""In place of a key that is none of ours."""
+"""Placeholder for an unknown key."""
 NOT_EXPECTED: Final = "not what is expected"
 UNKNOWN_KEY: Final = "unknown key"
 # What is said of a value without showing it.
@@ -47,7 +47,7 @@ def path(found: Path) -> Path:
 
 @cache
 def _names() -> frozenset[str]:
-    """Of all settings there are."""
+    """Return the names of all settings."""
     names: set[str] = set()
     waiting: list[type] = [Settings]
     while waiting:

@@ -21,7 +21,7 @@ from fastgw.http.path_normalization import normalize
 
 
 class PathKind(IntEnum):
-    """How a pattern matches; smaller goes before greater when both match."""
+    """Kind of a pattern; smaller goes before greater when both match."""
 
     EXACT = 0  # /users
     PARAMETERS = 1  # /users/{id}, /apps/{app}/{rest:path}
@@ -40,10 +40,10 @@ class Parameter:
 @dataclass(frozen=True, slots=True)
 class PathPattern:
     text: str
-    """As written."""
+    """Pattern as written."""
     kind: PathKind
     segments: tuple[bytes | Parameter, ...] = ()
-    """What stands between the slashes, literals in normal form: `/a/` has `a` and an empty one, `/*` none."""
+    """Parts between the slashes, literals in normal form: `/a/` has `a` and an empty one, `/*` none."""
     regex: bytes = b""
     """RE2 syntax, searched for anywhere in the path unless it is anchored itself."""
     written: bool = True
@@ -62,7 +62,7 @@ class PathPattern:
 @dataclass(frozen=True, slots=True)
 class HostPattern:
     text: str
-    """As written."""
+    """Pattern as written."""
     name: bytes
     """Lower case, without port or trailing dot. Of a wildcard what must follow one or more labels: `.example.org`."""
     wildcard: bool
@@ -125,7 +125,9 @@ def parse_path(text: str) -> PathPattern:
 
 
 def either_slash(pattern: PathPattern) -> tuple[PathPattern, ...]:
-    """The same with and without a slash at its end, first as it was written; itself where that makes no difference."""
+    """Return the pattern with and without a slash at its end, first as it was written; alone where that makes no
+    difference.
+    """
     segments = pattern.segments
     if pattern.kind not in (PathKind.EXACT, PathKind.PARAMETERS) or segments == (b"",):
         return (pattern,)
@@ -178,7 +180,9 @@ def parse_rewrite(text: str) -> Template:
 
 
 def parse_redirect(text: str) -> Template:
-    """Where a redirect goes: a path or an http(s) URL; `{name}` in its path, query or fragment is a parameter."""
+    """Parse the target of a redirect: a path or an http(s) URL; `{name}` in its path, query or fragment is a
+    parameter.
+    """
     url = _URL_START.match(text)
     if url is None and (not text.startswith("/") or text.startswith("//")):
         raise ValueError(f"{text!r} is no place to go to; expected a path such as /new/{{id}} or an http(s) URL")
@@ -200,7 +204,7 @@ def re2_options() -> Any:
 
 
 def re2_problem(error: re2.error) -> str:
-    """What is wrong with a regular expression, as RE2 says it."""
+    """Return the problem of a regular expression, as RE2 describes it."""
     return error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
 
 

@@ -1,4 +1,4 @@
-"""What all settings are made of. All of it is immutable: mappings are read-only views."""
+"""Base of all settings. All of it is immutable: mappings are read-only views."""
 
 import copyreg
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class SettingsMeta(StructMeta):
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Settings(Struct, metaclass=SettingsMeta, frozen=True):
-    """What a part of the configuration may say."""
+    """Base of a section of the configuration."""
 
     def __reduce__(self) -> Any:
         """Only what is not the default: what is read back shares the defaults with all others.
@@ -116,9 +116,9 @@ class Besides:
 
     name: str
     type: Any
-    """Of the list."""
+    """Type of the list."""
     text: str
-    """What it means, for the manual."""
+    """Description for the manual."""
 
 
 @dataclass(frozen=True)
@@ -127,4 +127,4 @@ class Shorthand:
 
     key: str
     expected: str
-    """What to write, after the word "expected"."""
+    """Correct form, which follows the word "expected"."""

@@ -1,4 +1,4 @@
-"""How single values are written in a configuration, and how they are held: durations, sizes, addresses, URLs.
+"""Types of single values, as written in a configuration and as held: durations, sizes, addresses, URLs.
 
 A `Notation` inside `Annotated` is all that the reader and the JSON schema need to know about such a type. Its `parse`
 raises `ValueError` with what is wrong, in words that follow the value's path in a line of `fastgw check`.
@@ -21,20 +21,20 @@ from fastgw.http.path_normalization import normalize
 
 @dataclass(frozen=True)
 class Notation:
-    """How a type that is more than its text is written."""
+    """Notation of a type that is more than its text."""
 
     expected: str
-    """What to write, with an example; ends the line that reports a wrong value."""
+    """Correct form, with an example; ends the line that reports a wrong value."""
     parse: Callable[[str], Any]
-    """From the text to the value that is held. Raises `ValueError`."""
+    """Function from the text to the value that is held. Raises `ValueError`."""
     schema: Mapping[str, Any] = field(hash=False)
     """The JSON Schema of what is written."""
     numbers: range = range(0)
     """The integers that may stand for themselves."""
     write: Callable[[Any], str] = str
-    """From the value back to a text that means it."""
+    """Function from the value back to a text that means it."""
     unit: str = ""
-    """What a number without any was most likely meant in."""
+    """Unit that a number without one was most likely meant in."""
 
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -85,7 +85,7 @@ def parse_delay(text: str) -> float:
 
 
 def write_duration(seconds: float) -> str:
-    """In the largest unit of which it is a whole number, else in milliseconds."""
+    """Format seconds in the largest unit of which they are a whole number, else in milliseconds."""
     for unit, length in reversed(_SECONDS.items()):
         number = f"{seconds / length:.10g}"
         if seconds and number.isdigit():
@@ -102,7 +102,7 @@ def parse_size(text: str) -> int:
 
 
 def write_size(size: int) -> str:
-    """In the largest unit of which it is a whole number."""
+    """Format bytes in the largest unit of which they are a whole number."""
     unit = max((unit for unit, length in _BYTES.items() if size % length == 0), key=_BYTES.__getitem__) if size else "B"
     return f"{size // _BYTES[unit]}{unit}"
 
@@ -132,7 +132,7 @@ _NAMED_TRAITS: Final = {"header": _TOKEN, "cookie": _TOKEN, "claim": r"[^\s,]+"}
 
 
 def trait(*kinds: str) -> Notation:
-    """How one of these traits is written; `header`, `cookie` and `claim` with a name."""
+    """Return the notation of these traits; `header`, `cookie` and `claim` have a name."""
     forms = [f"{kind}:NAME" if kind in _NAMED_TRAITS else kind for kind in kinds]
 
     def parse(text: str) -> Trait:
@@ -165,7 +165,9 @@ def is_loopback(host: str) -> bool:
 
 
 class Address(Struct, frozen=True):
-    """Where a listener is bound: a host and port, or the path of a unix socket (then host is "" and port 0)."""
+    """Address that a listener is bound to: a host and port, or the path of a unix socket (then host is "" and port
+    0).
+    """
 
     host: str = ""
     """Without brackets for IPv6; "" with a port: every address of the machine, of IPv4 and of IPv6."""
@@ -205,7 +207,7 @@ def parse_address(text: str) -> Address:
 
 
 class Url(Struct, frozen=True):
-    """Where requests are sent: one target, and the path that goes in front of the request's."""
+    """URL that requests are sent to: one target, and the path that goes in front of the request's."""
 
     scheme: Literal["http", "https", "unix"]
     host: str = ""
@@ -224,7 +226,7 @@ class Url(Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """What `Host` says when it names the target: the default port is left out; a unix socket is `localhost`."""
+        """Value of `Host` when it names the target: the default port is left out; a unix socket is `localhost`."""
         if self.socket:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -264,7 +266,7 @@ def parse_url(text: str) -> Url:
 
 
 class Endpoint(Struct, frozen=True):
-    """What the gateway itself asks for: where it is, and the request target, sent as it is written."""
+    """Endpoint that the gateway itself calls: its origin, and the request target, sent as it is written."""
 
     origin: Url
     """Without a base path."""
@@ -276,7 +278,7 @@ class Endpoint(Struct, frozen=True):
 
 
 def parse_endpoint(text: str) -> Endpoint:
-    """As `parse_url`, and a query may follow the path: `https://idp.example/keys?tenant=a`."""
+    """Parse a URL as `parse_url` does; a query may follow the path: `https://idp.example/keys?tenant=a`."""
     match = re.fullmatch(r"(?i:(https?://[^/?#]*)|(unix:[^:]*):?)(.*)", text, re.DOTALL)
     if match is None:
         return Endpoint(parse_url(text))  # which says what is wrong with it
@@ -287,7 +289,7 @@ def parse_endpoint(text: str) -> Endpoint:
 
 
 def write_endpoint(endpoint: Endpoint) -> str:
-    """As it is shown: without the values in its query, which may be secrets."""
+    """Format an endpoint for people: without the values in its query, which may be secrets."""
     path, asked, query = endpoint.target.partition("?")
     return str(Endpoint(endpoint.origin, path + asked + re.sub(r"(?<==)[^&]+|(?<![^&])[^&=]+(?![^&])", "***", query)))
 
@@ -308,14 +310,14 @@ def parse_destination(text: str) -> str | Url:
 
 
 def parse_name(text: str) -> str:
-    """What listeners, upstreams and other parts are called."""
+    """Validate the name of a listener, upstream or other part."""
     if re.fullmatch(_NAME, text) is None:
         raise ValueError(f'"{text}" is not a name')
     return text
 
 
 def parse_segment(text: str) -> str:
-    """What an application, a service or an entry is called: one element of a path, or part of a host."""
+    """Validate the name of an application, a service or an entry: one element of a path, or part of a host."""
     if re.fullmatch(_SEGMENT, text) is None:
         raise ValueError(f'"{text}" cannot stand between slashes or in a host')
     return text
@@ -352,7 +354,7 @@ def parse_protocol(text: str) -> str:
 
 
 def parse_field_value(text: str) -> str:
-    """What may stand after the colon of a field line (RFC 9110 section 5.5): no control characters, no outer blanks."""
+    """Validate a header's value (RFC 9110 section 5.5): no control characters, no outer blanks."""
     if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) is not None:
         raise ValueError("a control character in a field value")
     if text != text.strip(" \t"):
@@ -361,7 +363,7 @@ def parse_field_value(text: str) -> str:
 
 
 def parse_identity(text: str) -> str:
-    """What consumers and groups are called: names that fit into a field of a request, and into a list there."""
+    """Validate the name of a consumer or group: it fits into a header of a request, and into a list there."""
     if len(text) > _LONGEST_IDENTITY:
         raise ValueError(f"a name of more than {_LONGEST_IDENTITY} characters")
     return parse_name(text)

@@ -1,4 +1,4 @@
-"""How a type of the settings is written in a file: each shape reads a plain value into what the struct holds.
+"""Decoders of settings: each shape reads a plain value into what the struct holds.
 
 msgspec stops at the first error and names no nearest key, so the document is walked here. `read` reports everything
 that is wrong below a value and goes on; what cannot be made is `BROKEN`, which never leaves this package: a
@@ -46,7 +46,7 @@ class Reading:
     document: Document
     filter_types: Mapping[str, type]
     files: Files
-    """Where the files come from that it names."""
+    """Files that the document may name."""
     problems: list[Problem] = field(default_factory=list)
     misspelt: set[Path] = field(default_factory=set)
     """Keys that were most likely meant by unknown ones, so that they are not missing as well."""
@@ -62,7 +62,7 @@ class Decoder(ABC):
     """One way to write a value."""
 
     expected: str
-    """What to write, after the word "expected"."""
+    """Correct form, which follows the word "expected"."""
 
     @abstractmethod
     def read(self, value: Any, path: Path, reading: Reading) -> Any: ...
@@ -82,7 +82,7 @@ class Decoder(ABC):
         return reading.report(path, said, f"expected {self.expected}")
 
     def plain(self, text: str) -> Any:
-        """What a file would say in place of a text that is all a variable can hold."""
+        """Return the plain value for a text, which is all that a variable can hold."""
         return text
 
     def read_text(self, text: str, path: Path, reading: Reading) -> Any:
@@ -112,7 +112,7 @@ class Decoder(ABC):
 
 @dataclass(frozen=True)
 class Text(Decoder):
-    """Text."""
+    """Decoder of text."""
 
     shortest: int = 0
     pattern: str | None = None
@@ -280,7 +280,7 @@ class Hidden(Decoder):
     text: bool = True
     """Whether it may stand there itself."""
     checked: Checked | None = field(default=None, compare=False)
-    """What it has to be; None: any text."""
+    """Check of the value; None: any text."""
     is_secret = True
     may_be_variable = False  # it says itself where it is
 
@@ -465,7 +465,7 @@ class Either(Decoder):
         return False
 
     def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
-        """Where a null may stand: who forgets the settings must not switch off what shall protect."""
+        """Refuse a null: leaving out the settings must not switch off what shall protect."""
         *others, _ = self.shapes
         if isinstance(others[0], Instance):
             return others[0].refuse_nothing(path, reading)
@@ -574,7 +574,7 @@ _KINDS: Final[Mapping[type, tuple[type[Decoder], ...]]] = {
     list: (Sequence,),
     str: (Text, Noted, File, Choice, Hidden),
 }
-"""What a plain value of this type can be meant for."""
+"""Decoders that a plain value of this type can be meant for."""
 
 
 @dataclass(frozen=True)
@@ -643,7 +643,7 @@ class InnerInstance(Decoder):
 
 @cache
 def fields_of(settings: type[Struct]) -> Mapping[str, Field]:
-    """By the key in the file."""
+    """Return the fields of a settings struct by their keys in the file."""
     return {
         each.encode_name: Field(
             each.name,
@@ -702,7 +702,7 @@ def shape_of(annotation: Any) -> Decoder:
 
 
 def _source(type: type[Struct]) -> Structure:
-    """Where something may be had from, told by the key that says so."""
+    """Return the decoder of a source, told by its key."""
     return Structure(type, f"{{{next(iter(fields_of(type)))}: …}}")
 
 

@@ -37,7 +37,7 @@ def is_default(filter_type: Any) -> bool:
 
 
 def accumulate(levels: Iterable[Filters]) -> Mapping[str, FilterUse]:
-    """What is in use where these levels meet, the farthest level first."""
+    """Return the filters in use where these levels meet, the outermost level first."""
     held: dict[str, FilterUse | None] = {}
     for level in levels:
         held.update(level)
@@ -57,7 +57,9 @@ def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]
 
 
 def running(config: Config, listener: str, route: Route) -> Sequence[FilterUse]:
-    """What runs for a request that came in by `listener` and met `route`, in this order; as `compile` makes it."""
+    """Return the filters that run for a request that came in by `listener` and met `route`, in running order; as
+    `compile` makes it.
+    """
     met = accumulate(of_route(config, listener, route))
     first = sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=early_turn)
     first = [use for use in first if not by_route(use.settings) or met.get(use.name) is use]
@@ -70,10 +72,10 @@ def _is_early(use: FilterUse) -> bool:
 
 
 def turn(use: FilterUse) -> tuple[int, int]:
-    """Where a filter stands among those that run once the route is known."""
+    """Return the sort key of a filter among those that run once the route is known."""
     return use.settings.phase, use.settings.order
 
 
 def early_turn(use: FilterUse) -> tuple[int, int]:
-    """Where it stands among those that run before."""
+    """Return the sort key of a filter among those that run before routing."""
     return use.settings.phase_of_listener, use.settings.order

@@ -1,4 +1,4 @@
-"""What was made when a configuration was last read, to be taken again where all that it was made from is the same."""
+"""Incremental cache: objects of the last reading, used again where everything that they were made from is unchanged."""
 
 from collections.abc import Hashable, Iterable
 from itertools import chain
@@ -22,12 +22,12 @@ class IncrementalCache(Generic[K, V]):
         return f"<IncrementalCache: {len(self._before)}, {len(self._now)} asked for>"
 
     def find(self, key: K) -> V | None:
-        """What was kept last under this key."""
+        """Return the object kept last under this key."""
         found = self._now.get(key)
         return self._before.get(key) if found is None else found
 
     def keep(self, key: K, made: V) -> V:
-        """It is made, or was found and is the same."""
+        """Keep an object that was made, or was found unchanged."""
         self._now[key] = made
         return made
 

@@ -130,7 +130,7 @@ class _Drawing:
         return {"anyOf": [self.itself(each) for each in shape.shapes]}
 
     def inner(self, shape: InnerInstance) -> Schema:
-        """Of another type than those that are known it may be too: a `package.module:Class`."""
+        """Return the schema of an inner filter, which may also be of an unknown type: a `package.module:Class`."""
         taken = {name: each for name, each in self._filter_types.items() if shape.takes(each)}
         return {
             "type": "object",
@@ -206,7 +206,7 @@ def _text(_: _Drawing, shape: Text) -> Schema:
 
 
 def _source(kind: str) -> Schema:
-    """Where a secret is, if not in the configuration itself."""
+    """Return the schema of a secret's source outside the configuration."""
     properties = {kind: {"type": "string", "minLength": 1}}
     return {"type": "object", "properties": properties, "required": [kind], "additionalProperties": False}
 

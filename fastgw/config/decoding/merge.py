@@ -24,7 +24,7 @@ from fastgw.config.sources.files import Files
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
 LISTS: Final = ("include", "extensions", "access_logs", "consumers", "consumer_files", "routes")
 ANYWHERE: Final = ("version",)
-"""What every file may say, as there is only one thing to say."""
+"""Keys that every file may have, as there is only one valid value."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SourcePlace:
 
     @property
     def raw(self) -> Any:
-        """What the file says there."""
+        """Return the raw value at this place in the file."""
         value: Any = self.reading.document.value
         for step in self.path:
             value = value[step]
@@ -67,17 +67,16 @@ class SourcePlace:
 
 @dataclass(frozen=True)
 class Derived(SourcePlace):
-    """Where that stands of which something was made that no file says in these words.
-
-    What there is to say of the whole, or of what is in it, is said of what it was made of. `find_parts`: by their path
-    in what was made, those that stand somewhere of their own; it is seldom asked. `made`: what a file would say for it,
-    as far as rules ask.
+    """Source position of generated configuration, such as a route generated from an egress service. Problems of the
+    whole, or of its parts, are reported at the setting it was generated from. `find_parts`: by their path in what was
+    generated, the parts with a position of their own; seldom called. `made`: what a file would say for it, as far as
+    rules read it.
     """
 
     find_parts: Callable[[], Mapping[Path, SourcePlace]] = field(default=dict, compare=False)
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
     steps: Path = ()
-    """What is meant within what was made."""
+    """Path within what was generated."""
 
     @cached_property
     def parts(self) -> Mapping[Path, SourcePlace]:
@@ -118,39 +117,39 @@ class Merged:
     lists: dict[str, list[tuple[SourcePlace, Any]]] = field(default_factory=dict)
     """Only those that a file has: an empty list says something else than none."""
     egress_place: SourcePlace | None = None
-    """Where `egress` is said first. None: nowhere."""
+    """First position of `egress`. None: nowhere."""
     egress: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
-    """What is said of it, key by key, besides `apps`."""
+    """Settings of `egress` by key, besides `apps`."""
     services: Services = field(default_factory=dict)
-    """Those of `egress.apps`, and what providers add."""
+    """Services of `egress.apps`, and those that providers add."""
     app_consumers: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
-    """By application, who may call as it: names of consumers."""
+    """Names of the consumers that may call as an application, by application."""
     awaits_services: bool = False
     """Whether a provider has not been told yet what there is."""
     judged: Container[int] = ()
     """The identities of routes and upstreams with which nothing was wrong right before, among the same others."""
     noted: set[int] = field(default_factory=set)
-    """Those of routes and upstreams of which rules have told something."""
+    """Identities of the routes and upstreams that rules have reported on."""
 
     def whole(self, name: str) -> Iterator[tuple[SourcePlace, str, Any]]:
         """The entries of a map that could be made."""
         return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
 
     def once(self, name: str) -> Iterator[tuple[SourcePlace, Any]]:
-        """What there is once at most: one entry, or none where no file says it or one says null."""
+        """Yield the single entry of a setting that is allowed once, or nothing where no file has it or one has null."""
         if name in self.single and self.single[name][1] is not None:
             yield self.single[name]
 
     def routes(self) -> Iterator[tuple[SourcePlace, Any]]:
-        """Those that could be made."""
+        """Return the routes without errors in their settings."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
 
     def routes_to_judge(self) -> Iterator[tuple[SourcePlace, Any]]:
-        """Those of which it is not known yet whether they are right: for rules about each by itself."""
+        """Return the routes not validated yet: for rules about each by itself."""
         return ((place, route) for place, route in self.routes() if id(route) not in self.judged)
 
     def upstreams_to_judge(self) -> Iterator[tuple[SourcePlace, str, Any]]:
-        """Likewise."""
+        """Return the upstreams not validated yet."""
         return (each for each in self.whole("upstreams") if id(each[2]) not in self.judged)
 
     def note(self, each: object, notes: Iterable[Problem]) -> None:
@@ -159,7 +158,7 @@ class Merged:
             self.noted.add(id(each))
 
     def consumers(self) -> Iterator[tuple[SourcePlace, Any]]:
-        """Those that could be made."""
+        """Return the consumers without errors in their settings."""
         return ((place, each) for place, each in self.lists.get("consumers", ()) if each is not BROKEN)
 
     def config(self) -> Config:

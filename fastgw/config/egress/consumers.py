@@ -20,12 +20,12 @@ AUTHENTICATION: Final = "app_authentication"
 AUTHORIZATION: Final = "app_consumers"
 """Instances that are made."""
 _WAYS: Final = ("certificates", "key_auth", "basic_auth", "hmac")
-"""What a consumer may have that is enough by itself; a token needs settings of its own."""
+"""Credentials of a consumer that are enough by themselves; a token needs settings of its own."""
 _TYPES: Final = {"certificates": "certificate_auth"}
 
 
 class Guard(NamedTuple):
-    """Who may call as one application."""
+    """Authentication of one application: who may call as it."""
 
     place: SourcePlace
     filters: Mapping[str, FilterUse]
@@ -36,7 +36,9 @@ class Guard(NamedTuple):
 def guards(
     merged: Merged, egress: Egress, filter_types: Mapping[str, type], listeners: Iterable[str], notes: list[Problem]
 ) -> dict[str, Guard]:
-    """By application, of those with `consumers`. Reports what is wrong, and adds what is worth knowing to `notes`."""
+    """Return the guard of each application with `consumers`. Reports what is wrong, and adds what is worth knowing to
+    `notes`.
+    """
     if not merged.app_consumers:
         return {}
     return dict(_Guards(merged, egress, filter_types, tuple(listeners), notes).made())
@@ -68,7 +70,7 @@ class _Guards:
             yield app, Guard(place, filters, ("consumers", *names, "ways", *ways))
 
     def _shown(self, place: SourcePlace, names: tuple[str, ...]) -> tuple[Mapping[str, FilterUse], tuple[str, ...]]:
-        """How they show who they are."""
+        """Return the filters that authenticate these consumers."""
         is_given = bool(self._given) or self._elsewhere
         for number, name in enumerate(names):
             if name not in self._known and self._all_known:
@@ -100,7 +102,7 @@ class _Guards:
             return {}
 
     def _authentication(self, egress: Egress) -> dict[str, FilterUse]:
-        """What `egress.authentication` says, so that nothing of it goes further."""
+        """Return the filters of `egress.authentication`, so that no problem of them is reported again."""
         held: dict[str, FilterUse] = {}
         for name, use in egress.authentication.items():
             broken: Any = BROKEN

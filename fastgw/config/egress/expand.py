@@ -54,7 +54,7 @@ def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[SourcePla
 
 
 class EgressKept:
-    """What was made of the services last."""
+    """Cache of the generated services."""
 
     def __init__(self) -> None:
         self._made = _Made(None)
@@ -93,14 +93,14 @@ class EgressKept:
 
 
 class _Made:
-    """What was made among the same things."""
+    """Generated configuration of the services, as long as the settings around them are equal."""
 
     def __init__(self, around: object) -> None:
         self.around = around
         self.upstreams: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
         self.routes: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
         self.judged: dict[int, object] = {}
-        """By identity, what nothing was wrong with: it lives as long as this."""
+        """Valid objects by identity: they live as long as this."""
 
 
 def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | None = None) -> list[Problem]:
@@ -134,11 +134,11 @@ class _Called:
     settings: EgressEntry
     host: str
     of: SourcePlace
-    """Where the service stands."""
+    """Position of the service."""
     alone: bool = True
     """Whether it is all there is of the service."""
     name: str = field(init=False)
-    """Of its upstream, and with which those of its routes begin."""
+    """Name of its upstream, and prefix of the names of its routes."""
 
     def __post_init__(self) -> None:
         entry = f"/{self.entry}" if self.entry else ""
@@ -157,13 +157,13 @@ class _Expansion:
     merged: Merged
     filter_types: Mapping[str, type]
     place: SourcePlace
-    """Where the section is."""
+    """Position of the section."""
     kept: EgressKept
     notes: list[Problem] = field(default_factory=list)
     uses: dict[Any, FilterUse] = field(default_factory=dict)
-    """Those that were made of texts alone: thousands of services have the same ones."""
+    """Filters that were made of texts alone: thousands of services have equal ones."""
     guards: Mapping[str, Guard] = field(default_factory=dict)
-    """By application, where only some may call as it."""
+    """Guards of applications that only some may call as."""
 
     def make(self) -> list[Problem]:
         said = {name: value for name, (_, value) in self.merged.egress.items()}
@@ -190,7 +190,7 @@ class _Expansion:
         return self.notes
 
     def _listeners(self, egress: Egress) -> dict[str, Addressing]:
-        """Where applications call, and how they name what they call there."""
+        """Return the listeners that applications call, and the form of addresses there."""
         known = self.merged.maps["listeners"]
         if egress.listeners:
             for name in egress.listeners:
@@ -246,7 +246,7 @@ class _Expansion:
     def _addressed(
         self, called: list[_Called], addressing: Addressing, egress: Egress
     ) -> Iterator[tuple[_Called, tuple[str, ...], str]]:
-        """What can be called so, with the hosts and the path that mean it."""
+        """Yield the services that can be called so, with the hosts and the path that mean them."""
         reached = [each for each in called if each.is_reached_by(addressing)]
         if addressing == "path_with_entry":
             yield from ((each, (), f"/{each.app}/{each.service}/{each.entry}") for each in reached)
@@ -283,7 +283,7 @@ class _Expansion:
     # what is made
 
     def _add_to(self, listener: str) -> None:
-        """What is answered before a route is found is a call's problem too."""
+        """Add the filter that turns a response before routing into a problem of the call too."""
         place, settings = self.merged.maps["listeners"][listener]
         use = self._use("egress_calls", self.place, {"user_agent": "pass"})
         if settings is not BROKEN and settings.filters is not BROKEN and use is not None:
@@ -308,7 +308,7 @@ class _Expansion:
         named: Named,
         make: Callable[[], T],
     ) -> T:
-        """What is made of an API, or was made of an equal one. `named`: what else it is made of.
+        """Return the object generated for an API, or the one of an equal API. `named`: what else it is made of.
 
         What something is wrong with is made again each time, so that it is told each time.
         """
@@ -388,7 +388,7 @@ class _Expansion:
         return Derived(at.reading, at.path, partial(_route_parts, each, guard), _TO_UPSTREAM), route
 
     def _filters(self, each: _Called, egress: Egress, path: str) -> dict[str, FilterUse]:
-        """What is done for each call."""
+        """Return the filters of each call."""
         settings, at = each.settings, each.place
         made: dict[str, FilterUse] = {}
 
@@ -487,7 +487,7 @@ class _Expansion:
     def _unknown(
         self, egress: Egress, listener: str, addressing: Addressing, behind: str, called: list[_Called]
     ) -> tuple[SourcePlace, Route]:
-        """What all else is answered."""
+        """Return the route for all other calls."""
         apps = tuple(self.merged.services)
         several: dict[str, tuple[str, ...]] = {}
         if addressing != "path_with_entry":
@@ -511,7 +511,7 @@ class _Expansion:
 
 
 def _upstream_parts(each: _Called) -> Mapping[Path, SourcePlace]:
-    """Where that stands of which the upstream is made."""
+    """Return the positions of the settings that the upstream is generated from."""
     at = each.place
     tls = at.below("tls")
     if each.settings.credentials.type == "certificate":
@@ -526,7 +526,7 @@ def _upstream_parts(each: _Called) -> Mapping[Path, SourcePlace]:
 
 
 def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, SourcePlace]:
-    """Likewise of the route."""
+    """Return the positions of the settings that the route is generated from."""
     at = each.place
     made: dict[Path, SourcePlace] = {("filters", name): at for name in _MADE}
     said: dict[Path, SourcePlace] = {("filters", name): at.below(name) for name in _SAID}
@@ -542,7 +542,7 @@ def _is_same(one: EgressEntry, other: EgressEntry) -> bool:
 
 @lru_cache(256)
 def _plain(of: type[S], settings: S) -> S:
-    """As an upstream has it. Thousands of services have the same."""
+    """Return the settings in the type that an upstream has. Thousands of services have the same."""
     return of(**{name: getattr(settings, name) for name in of.__struct_fields__})
 
 
@@ -552,7 +552,7 @@ def _root_of(settings: Any) -> Literal["slash", "bare"]:
 
 
 def _tls_of(settings: EgressEntry) -> UpstreamTls:
-    """How an API is spoken to, with the certificate that is shown to it."""
+    """Return the TLS settings of an API, with the certificate that is shown to it."""
     credentials = settings.credentials
     if credentials.type != "certificate":
         return settings.tls
@@ -560,7 +560,7 @@ def _tls_of(settings: EgressEntry) -> UpstreamTls:
 
 
 def _as_the_api(csrf: Csrf, settings: EgressEntry) -> Csrf:
-    """Where nothing else is said, who hands out these tokens is spoken to as the API itself."""
+    """Return the settings of CSRF tokens, with the TLS settings of the API where none are given and TLS is used."""
     origin = csrf.token_url.origin
     if csrf.tls != UpstreamTls() or not origin.tls:
         return csrf

@@ -34,7 +34,7 @@ def read(text: str) -> tuple[Any, bool]:
 
 
 def trace(text: str) -> PositionMap:
-    """Where everything is, in a text that `read` accepts."""
+    """Return the positions of all values of a text that `read` accepts."""
     mark_at = marker(text)
     repeats = []
     root = Position((1, 1), (1, 1))

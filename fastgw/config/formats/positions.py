@@ -1,4 +1,4 @@
-"""Where each value of a file stands. Looked up only when something is wrong: reading a file alone does not need it."""
+"""Positions of values in a file. Looked up only when something is wrong: reading a file alone does not need it."""
 
 import errno
 from bisect import bisect_right
@@ -13,7 +13,7 @@ DEEPEST: Final = 100
 """How many mappings and lists may stand in each other, and how many parts a dotted key may have."""
 
 OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""What the system says when it has nothing left to open a file with."""
+"""Errors of the system when it has no resources left to open a file with."""
 
 Mark = tuple[int, int]
 """Line and column, from 1."""
@@ -21,11 +21,11 @@ Mark = tuple[int, int]
 
 @dataclass(slots=True)
 class Position:
-    """Where one value begins, where its key does, and the same for what is in it."""
+    """Position of one value, of its key, and of the values in it."""
 
     value: Mark
     key: Mark
-    """The same as `value` where there is no key."""
+    """Position of the key; `value` where there is no key."""
     children: "dict[str | int, Position]" = field(default_factory=dict)
     empty: bool = False
     """Nothing is written there, which YAML takes for null."""
@@ -51,7 +51,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class PositionMap:
-    """Where everything in a file is."""
+    """Positions of all values of a file."""
 
     root: Position
     repeats: tuple[Repeat, ...] = ()
@@ -66,7 +66,7 @@ class SyntaxProblem(Exception):
 
 
 class MissingPackage(SyntaxProblem):
-    """It cannot be read before a package is installed."""
+    """The file cannot be read before a package is installed."""
 
 
 class OutOfResources(Exception):
@@ -74,7 +74,7 @@ class OutOfResources(Exception):
 
 
 def marker(text: str) -> Callable[[int], Mark]:
-    """From offsets in the text to marks."""
+    """Return a function from offsets in the text to marks."""
     starts = list(accumulate((len(line) + 1 for line in text.split("\n")), initial=0))
 
     def mark(offset: int) -> Mark:

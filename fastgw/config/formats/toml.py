@@ -48,7 +48,7 @@ def read(text: str) -> tuple[Any, bool]:
 
 
 def trace(text: str) -> PositionMap:
-    """Where everything is, in a text that `read` accepts."""
+    """Return the positions of all values of a text that `read` accepts."""
     return PositionMap(_Tracer(text.replace("\r\n", "\n")).document())
 
 

@@ -54,7 +54,9 @@ _WORDS: Final = {"": None, "~": None, "null": None, "Null": None, "NULL": None, 
 
 @lru_cache(maxsize=4096)
 def plain(text: str) -> Any:
-    """What a scalar without quotes means: the core schema of YAML 1.2, less `.inf` and `.nan`, which nothing takes."""
+    """Return the value of a scalar without quotes: the core schema of YAML 1.2, less `.inf` and `.nan`, which nothing
+    takes.
+    """
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
@@ -72,15 +74,15 @@ def read(text: str) -> tuple[Any, bool]:
 
 
 def trace(text: str) -> PositionMap:
-    """Where everything is, in a text that `read` accepts."""
+    """Return the positions of all values of a text that `read` accepts."""
     tracer = _Tracer(Events(text).get_event)
     return PositionMap(tracer.document(), tuple(tracer.repeats))
 
 
 def read_stream(text: str) -> Iterator[tuple[Any, bool]]:
-    """The same of each document of a stream, which may hold secrets: no flaw shows what stands there. Raises
-    `SyntaxProblem`
-    behind the last document before it."""
+    """Yield the value of each document of a stream, which may hold secrets: no error shows what stands there.
+    Raises `SyntaxProblem` behind the last document before it.
+    """
     with _flaws(text):
         next_event = Events(text).get_event
         next_event()  # the stream's start
@@ -90,7 +92,7 @@ def read_stream(text: str) -> Iterator[tuple[Any, bool]]:
 
 
 def trace_stream(text: str) -> Iterator[PositionMap]:
-    """The same of each document of a stream, as far as `read_stream` reads it."""
+    """Yield the positions of each document of a stream, as far as `read_stream` reads it."""
     with suppress(YAMLError, SyntaxProblem):
         next_event = Events(text).get_event
         next_event()
@@ -101,7 +103,7 @@ def trace_stream(text: str) -> Iterator[PositionMap]:
 
 @contextmanager
 def _flaws(text: str) -> Iterator[None]:
-    """What the parser finds wrong, as `SyntaxProblem`."""
+    """Raise errors of the parser as `SyntaxProblem`."""
     try:
         yield
     except MarkedYAMLError as error:

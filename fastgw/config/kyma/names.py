@@ -1,4 +1,4 @@
-"""What Kyma calls the services of its applications, and where the gateway does not send what a tenant asks for."""
+"""Names that Kyma gives the services of its applications, and addresses that a tenant may not have the gateway call."""
 
 import re
 import socket
@@ -10,18 +10,21 @@ from fastgw.config.base.value_types import Url
 _OTHERS: Final = re.compile("[^A-Za-z0-9]+")
 _LONGEST: Final = 57
 _LONGEST_APP: Final = 26
-"""Of an application's name in a host: with a hyphen and a UUID it makes the 63 characters that a label may have."""
+"""Most characters of an application's name in a host: with a hyphen and a UUID it makes the 63 that a label may
+have.
+"""
 _LABEL: Final = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 _LOCAL: Final = frozenset(("localhost", "ip6-localhost", "ip6-loopback"))
 """Names that /etc/hosts has for the machine, or the pod."""
 _EMBEDDING: Final = IPv6Network("64:ff9b::/96"), IPv6Network("::/96")
-"""In their last 32 bits stands the address of IPv4 that is meant (RFC 6052 section 2.1, RFC 4291 section 2.5.5.1)."""
+"""Networks whose last 32 bits hold the IPv4 address that is meant (RFC 6052 section 2.1, RFC 4291 section 2.5.5.1)."""
 
 
 def normalized(name: str) -> str:
-    """What a service is called in a path: letters in lower case and digits, a hyphen for each row of others between
-    them. "": nothing is left."""
+    """Return the name of a service in a path: letters in lower case and digits, a hyphen for each row of others between
+    them. "": nothing is left.
+    """
     lower = _OTHERS.sub("-", name).lower().removesuffix("-")
     return lower[:_LONGEST].removeprefix("-")
 
@@ -33,8 +36,9 @@ def access_service(app: str, service_id: str) -> str:
 
 
 def why_not_there(url: Url) -> str:
-    """Why a tenant's document may not have the gateway call there: it would lead to the gateway's own machine, or to
-    what knows that machine's credentials. "": it may. What a name leads to is not looked up."""
+    """Return the reason why a tenant's document may not have the gateway call there: it would lead to the gateway's own
+    machine, or to what knows that machine's credentials. "": it may. What a name leads to is not looked up.
+    """
     host = url.host.rstrip(".")
     if host in _LOCAL or host.endswith((".localhost", ".localdomain")):
         return f"{host} is this machine"

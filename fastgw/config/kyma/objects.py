@@ -19,7 +19,7 @@ from fastgw.config.formats.positions import Mark, PositionMap, Repeat, SyntaxPro
 from fastgw.config.sources.virtual_files import is_watched
 
 ENDINGS: Final = (".yaml", ".yml", ".json")
-"""Of the files of a directory that are read."""
+"""Suffixes of the files of a directory that are read."""
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _KIND: Final = re.compile(r"[A-Z][A-Za-z]{0,62}")
@@ -32,7 +32,7 @@ class Object:
         """`path`: leads to it within the file: the number of the document, then as it stands there."""
         self.kind = kind
         self.version = version
-        """As `apiVersion` says: the group and its version."""
+        """Group and version, as in `apiVersion`."""
         said = value.get("metadata")
         metadata = said if isinstance(said, dict) else {}
         self.name = _text_of(metadata, "name")
@@ -56,12 +56,12 @@ class Object:
         return self._value
 
     def forget_value(self) -> None:
-        """It is read again when somebody asks: values take ten times the place of their text."""
+        """Drop the value, to be read again on demand: values take ten times the memory of their text."""
         self._value = None
 
     @property
     def called(self) -> str:
-        """As people name it. What can be no kind and no name might be anything, and is not shown."""
+        """Name of the object for people. What can be no kind and no name might be anything, and is not shown."""
         kind = self.kind if _KIND.fullmatch(self.kind) else "object"
         return f"{kind}/{self.name}" if NAME.fullmatch(self.name) else kind
 
@@ -71,12 +71,12 @@ class Object:
         return self.place_of(())
 
     def place_of(self, path: Path) -> str:
-        """The same of a value in it."""
+        """Return the position of a value in it, for people."""
         line, _ = self._file.mark((*self._path, *path))
         return f"{self.file}:{line}" if line else self.file
 
     def problem(self, path: Path, wrong: str, expected: str = "") -> Problem:
-        """What is worth knowing of a value in it."""
+        """Return a problem with a value in it."""
         line, column = self._file.mark((*self._path, *path))
         about = ": ".join(part for part in (self.called, path_text(path)) if part)
         return Problem(self.file, line, column, about, wrong, expected)
@@ -90,7 +90,7 @@ class ObjectFile:
         self.objects: list[Object] = []
         self.problems: list[Problem] = []
         self.flaw: Problem | None = None
-        """Why it cannot be read to its end."""
+        """Syntax error behind the last object."""
         self._content = content
         self._is_json = is_watched(name) or os.path.splitext(name)[1].lower() == ".json"
         try:
@@ -103,7 +103,7 @@ class ObjectFile:
             self.problems.append(self.flaw)
 
     def mark(self, path: Path) -> Mark:
-        """Where a value stands; (0, 0) in what a watch has said."""
+        """Return the mark of a value; (0, 0) in what a watch has said."""
         if is_watched(self.name):
             return 0, 0
         number, *steps = path
@@ -120,7 +120,7 @@ class ObjectFile:
         return value
 
     def forget_values(self) -> None:
-        """Of all objects, and where they stand."""
+        """Drop the values of all objects, and their positions."""
         self.__dict__.pop("_traces", None)
         for each in self.objects:
             each.forget_value()
@@ -149,7 +149,7 @@ class ObjectFile:
             self._add(document, (number,), "", repeats)
 
     def _add(self, value: Any, path: Path, kind: str, repeats: bool, version: str = "") -> None:
-        """What stands at a path. `kind`, `version`: what its list says that it is."""
+        """Add the object at a path. `kind`, `version`: what its list says that it is."""
         if value is None and path[1:] == ():  # a document of comments alone
             return
         if isinstance(value, list) and self._is_json and path == (0,):

@@ -30,12 +30,12 @@ Refused = Mapping[Service, tuple[Problem, ...]]
 
 
 class OfKyma:
-    """What the documents have added to a configuration."""
+    """Result of adding Kyma's documents to a configuration."""
 
     def __init__(self) -> None:
         self.notes: list[Problem] = []
         self.files: list[str] = []
-        """Those that have the documents, in order."""
+        """Names of the files with the documents, in order."""
         self._readings: dict[Service, Reading] = {}
         self._documents: dict[Object, Document] = {}
 
@@ -60,7 +60,7 @@ class OfKyma:
 
 
 class KymaKept:
-    """What was read of the documents last."""
+    """Cache of the documents that were read."""
 
     def __init__(self) -> None:
         self.files = ObjectFiles()
@@ -104,7 +104,7 @@ def add_kyma(
 
 
 def patterns_of(settings: Kyma) -> list[str]:
-    """What names the files of its directory."""
+    """Return the patterns of the files of its directory."""
     return [] if settings.directory is None else [f"{escape(settings.directory)}/*{each}" for each in ENDINGS]
 
 
@@ -160,7 +160,7 @@ def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) 
 
 
 def _place(reading: Reading, entry: Path) -> SourcePlace:
-    """That of an entry."""
+    """Return the position of an entry."""
     return Derived(reading, entry, lambda: {part: SourcePlace(reading, at) for part, at in parts_of(entry).items()})
 
 

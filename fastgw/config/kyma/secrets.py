@@ -32,15 +32,16 @@ _OF_COMPASS: Final[Mapping[str, str]] = {
     "": "NoAuth",
     "certificate": "CertificateGen",
 }
-"""What `credentials.type` is for a `CREDENTIALS_TYPE`, in lower case."""
+"""Values of `credentials.type` for each `CREDENTIALS_TYPE`, in lower case."""
 OF_TOKEN_REQUESTS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 """Fields of a request for a token that nobody adds."""
 Listed = Mapping[str, tuple[Secret, ...]]
 
 
 class UnusableSecret(Exception):
-    """Why a Secret cannot be used, in words that may be shown to who calls a service. `problem`: the same, told of the
-    Secret."""
+    """The Secret cannot be used; the text may be shown to who calls a service. `problem`: the same, told of the
+    Secret.
+    """
 
     def __init__(self, why: str, problem: Problem | None = None) -> None:
         self.why, self.problem = why, problem
@@ -55,7 +56,7 @@ Derived = Mapping[str, bytes]
 
 
 class Secrets:
-    """Those of one namespace."""
+    """The Secrets of one namespace."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
@@ -77,7 +78,7 @@ class Secrets:
         return None
 
     def take_used(self) -> tuple[Asked, Derived]:
-        """What was asked for since this was taken last, and the derived files that come of it."""
+        """Return the Secrets that were asked for since the last call, and the derived files that come of them."""
         used = self._asked, self._derived
         self._asked, self._derived = {}, {}
         return used
@@ -113,7 +114,7 @@ class Secrets:
         return self._once((name,), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
 
     def parameters_for_token(self, name: str) -> tuple[Listed, Listed]:
-        """The same for the token endpoint. Raises `UnusableSecret`."""
+        """Return the parameters for the token endpoint. Raises `UnusableSecret`."""
         headers, query = self.parameters(name)
         for field in headers:
             if field.lower() in OF_TOKEN_REQUESTS:
@@ -180,7 +181,9 @@ class Secrets:
             raise self._unusable(name, HEADERS, "names a field twice")
 
     def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
-        """What is made of the Secret that the key begins with, for all that ask. Raises `UnusableSecret`."""
+        """Return the object made of the Secret that the key begins with, made once for all callers. Raises
+        `UnusableSecret`.
+        """
         self._object(key[0])
         if key not in self._made:
             before, self._derived = self._derived, {}
@@ -258,7 +261,7 @@ class Compass:
     def __init__(self, secrets: Secrets, name: str, said: Mapping[str, Any], kind: str) -> None:
         self._secrets, self._name, self._said = secrets, name, said
         self.type = _OF_COMPASS.get(kind.lower(), kind)
-        """As `credentials.type` of an Application would say it; "": it says none."""
+        """Type as `credentials.type` of an Application would have it; "": none is given."""
 
     def __repr__(self) -> str:  # what it says are secrets
         return f"<Compass {self._name}>"
@@ -276,12 +279,12 @@ class Compass:
         return held
 
     def text(self, key: str) -> Secret:
-        """The same as a secret. Raises `UnusableSecret`."""
+        """Return a value as a secret. Raises `UnusableSecret`."""
         return self._secrets._text(self._name, CONFIGURATION, self.plain(key).encode(), "credentials", key)
 
     @property
     def csrf_url(self) -> str:
-        """Where it hands out tokens against forged requests; "": nowhere. Raises `UnusableSecret`."""
+        """Return the URL of its CSRF tokens; "": it has none. Raises `UnusableSecret`."""
         return self.plain("tokenUrl", "csrfConfig") if self._part("csrfConfig").get("tokenUrl") else ""
 
     def parameters(self, *above: str) -> tuple[Listed, Listed]:

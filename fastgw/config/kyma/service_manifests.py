@@ -42,7 +42,7 @@ def services_of(name: str, content: bytes, namespace: str, gateway: str) -> tupl
 
 
 def _ids(app: Object) -> Iterator[tuple[int, str]]:
-    """Of the services with an API, with their places."""
+    """Yield the ids of the services with an API, with their places."""
     spec = app.value.get("spec")
     services = spec.get("services") if isinstance(spec, dict) else None
     for place, service in enumerate(services if isinstance(services, list) else ()):

@@ -28,7 +28,7 @@ from fastgw.config.settings.upstreams import UpstreamTls
 GROUP: Final = "applicationconnector.kyma-project.io"
 VERSION: Final = f"{GROUP}/v1alpha1"
 TYPES: Final = ("Basic", "OAuth", "OAuthWithCert", "CertificateGen", "NoAuth")
-"""Of credentials."""
+"""Types of credentials."""
 _IS_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*").fullmatch
 
 _SKIP_VERIFY: Final = ("spec", "skipVerify")
@@ -40,7 +40,7 @@ MOST_TOLD: Final = 8
 
 
 def parts_of(entry: Path) -> Mapping[Path, Path]:
-    """By what an entry is said to have: where that stands in the document."""
+    """Return the paths in the document that the settings of an entry come from."""
     at = (*entry, "credentials")
     return {
         ("url",): (*entry, "targetUrl"),
@@ -69,26 +69,26 @@ class KymaService(NamedTuple):
     app: str
     name: str
     of: Object
-    """Its Application."""
+    """Application that the service belongs to."""
     path: Path
-    """Where it stands in that."""
+    """Path of the service in the Application."""
     settings: EgressService
     entries: Mapping[str, KymaEntry]
-    """By name; none where it is one API without a name."""
+    """Entries by name; none where it is one API without a name."""
 
 
 class _Api(NamedTuple):
     """An API as it is called in its Application."""
 
     service: str
-    """As its service is called there."""
+    """Name of its service in the document."""
     title: str
-    """As it is called itself; "" where it has no name."""
+    """Name of the API; "" where it has none."""
     path: Path
-    """Where its service stands."""
+    """Path of its service."""
     entry: KymaEntry
     host: str = ""
-    """Of its service; "": it can have none."""
+    """Host of its service; "": it can have none."""
     alone: bool = False
     """Whether that has no other API."""
 
@@ -103,15 +103,15 @@ def _hosted(api: _Api) -> dict[str, str]:
 
 
 class KymaServices(Struct):
-    """What documents say."""
+    """Services of the documents, and the problems."""
 
     services: list[KymaService]
     notes: list[Problem]
-    """What is wrong in them, and left out."""
+    """Problems in the documents; the affected parts are left out."""
 
 
 class _Refused(Exception):
-    """What is wrong with a part of a document."""
+    """A part of a document is invalid."""
 
     def __init__(self, path: Path, wrong: str, expected: str = "", told: str = "") -> None:
         """`told`: what was expected, in place of `expected`, for who calls what it is a part of."""
@@ -121,7 +121,7 @@ class _Refused(Exception):
 
 
 class Read(NamedTuple):
-    """What was read of one Application, and what it was read by."""
+    """Result of reading one Application, and the inputs."""
 
     settings: Kyma
     asked: Asked
@@ -213,7 +213,7 @@ class _Reading:
         self._notes.append(self._app.problem(refused.path, refused.wrong, refused.expected))
 
     def _apis(self, said: Mapping[str, Any], path: Path) -> tuple[str, list["_Api"]]:
-        """What a service is called, and its APIs."""
+        """Return the name of a service, and its APIs."""
         named = "displayName" if said.get("displayName") else "name"
         title = _text(said, path, named)
         apis = []
@@ -237,7 +237,9 @@ class _Reading:
         return name, [each._replace(host=host, alone=len(apis) == 1) for each in apis]
 
     def _service(self, name: str, apis: list["_Api"]) -> KymaService:
-        """Of all services with this name: as in Kyma, a call means the API that is the only one to be called so."""
+        """Return the service of all APIs with this name: as in Kyma, a call means the API that is the only one to be
+        called so.
+        """
         if len(apis) == 1 and not normalized(apis[0].title):
             (only,) = apis
             settings = EgressService(**{**_fields(only.entry.settings), **_hosted(only)})
@@ -298,7 +300,7 @@ class _Reading:
         )
 
     def _tls(self, url: Url, shown: EgressCredentials | None = None) -> UpstreamTls:
-        """How somebody is spoken to. `shown`: credentials that have a certificate for them, perhaps."""
+        """Return the TLS settings for a URL. `shown`: credentials that have a certificate for them, perhaps."""
         if not url.tls:
             return UpstreamTls()
         tls = self._provider.defaults.tls
@@ -309,7 +311,7 @@ class _Reading:
         return tls
 
     def _target(self, said: Mapping[str, Any], path: Path) -> tuple[Url, str]:
-        """Where an API is, and the query that stands behind its URL."""
+        """Return the URL of an API without its query, and the query."""
         text, _, query = _text(said, path, "targetUrl").partition("?")
         at = (*path, "targetUrl")
         try:
@@ -387,7 +389,7 @@ class _Reading:
         )
 
     def _token_tls(self, url: Url) -> UpstreamTls:
-        """As the APIs, but for a name or a certificate of theirs."""
+        """Return the TLS settings of a token endpoint: those of the APIs, but for a name or a certificate of theirs."""
         return replace(self._tls(url), server_name=None, certificate=None, key=None)
 
     def _of_compass(self, said: Mapping[str, Any], path: Path, kind: str, compass: Compass) -> EgressCredentials:
@@ -447,7 +449,7 @@ def _mapping(said: Mapping[str, Any], path: Path, key: str) -> Mapping[str, Any]
 
 
 def _kind(held: Any) -> str:
-    """As a problem names it; texts in places of their own are not shown, they might be anything."""
+    """Return the kind of a value for a problem; texts in places of their own are not shown, they might be anything."""
     return "text" if isinstance(held, str) else show(held)
 
 

@@ -1,4 +1,4 @@
-"""From a file, or from the command line, to a configuration that is right in every part."""
+"""Load a configuration from a file, or from the command line, and validate every part."""
 
 import gc
 import os
@@ -45,11 +45,11 @@ class Loaded(Struct, frozen=True):
     captured: Mapping[str, bytes]
     """The contents of the files that it names, such as certificates, by absolute path: the bytes that were checked."""
     withheld: Mapping[str, str] = MappingProxyType({})
-    """By file, why what it says now was not taken, but what was in force before."""
+    """Reasons why a file's contents before are in force in place of the present ones, by file."""
 
     @classmethod
     def of(cls, config: Config) -> "Loaded":
-        """What came from no file."""
+        """Return a configuration that came from no file."""
         return cls(config, (), (), (), MappingProxyType({}))
 
     def __repr__(self) -> str:  # what was captured may be keys
@@ -60,7 +60,7 @@ class Loaded(Struct, frozen=True):
 
 
 class Remembered:
-    """What readings have made, for the next one: it makes only what has changed. One reading at a time.
+    """Cache of readings, for the next one: it makes only what has changed. One reading at a time.
 
     Nothing here says what a configuration is: with another `Remembered` the same comes of the same files.
     """
@@ -120,9 +120,10 @@ def load_text(
     trusted: bool = True,
     most_values: int | None = None,
 ) -> Loaded:
-    """The same for a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
+    """Load a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
     names in it, its includes among them, are relative to. `trusted`: whether it may have values from the
-    environment. `most_values`: how many may be in it; None: any number."""
+    environment. `most_values`: how many may be in it; None: any number.
+    """
     with no_collections():
         read = partial(Memory({name: text}).read, name)
         found = read_all(name, read, Disk(), suffix, trusted=trusted, most_values=most_values)
@@ -272,7 +273,9 @@ def from_flags(
 
 
 def told_of(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
-    """By file, as they are included, then by line; each once; at most `MOST_TOLD`, and how many more there are."""
+    """Return the problems sorted by file, as they are included, then by line; each once; at most `MOST_TOLD`, and the
+    number of the others.
+    """
     told = sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))
     if len(told) > MOST_TOLD:
         told[MOST_TOLD:] = [Problem(next(iter(order)), 0, 0, "", f"and {len(told) - MOST_TOLD} more")]

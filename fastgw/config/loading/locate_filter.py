@@ -1,4 +1,5 @@
-"""Where a filter stands of which something is known only when all is read: that it cannot be built, or is of no use.
+"""Finds the source position of a filter instance, for problems that only show after the whole configuration was read:
+it cannot be built, or it has no effect.
 
 What was read is read once more for that, from the bytes that are there: places are not kept for the good case.
 """
@@ -23,7 +24,7 @@ class Where(NamedTuple):
     """One use of a filter."""
 
     part: str
-    """Of the configuration: `filters`, `listeners`, `upstreams`, `filter_sets` or `routes`."""
+    """Part of the configuration: `filters`, `listeners`, `upstreams`, `filter_sets` or `routes`."""
     holder: str
     """The listener, upstream, filter set or route; "" = the gateway."""
     use: str
@@ -36,7 +37,7 @@ def locate(
     wrongs: Iterable[tuple[Where, str]],
     remembered: Remembered | None = None,
 ) -> list[Problem]:
-    """What there is to say of filters, each at its place. What came from no file has none, and is left out.
+    """Return the problems of filters, each at its position. What came from no file has none, and is left out.
 
     `remembered`: by whom it was read.
     """

@@ -1,1 +1,1 @@
-"""Where documents and values come from: files, includes, environment variables, DNS, extension packages."""
+"""Sources of documents and values: files, includes, environment variables, DNS, extension packages."""

@@ -22,7 +22,7 @@ UNKNOWN: Final = b"[]"
 """The contents of what could not be looked up yet: there are no targets."""
 _FIRST_S: Final = 1.0
 _failed: Final[dict[str, tuple[int, float]]] = {}
-"""Of names that could not be looked up last: how often in a row, and when to try again (monotonic seconds)."""
+"""Names whose last lookup failed: the failures in a row, and the time of the next attempt (monotonic seconds)."""
 
 
 def lookup_name(kind: str, name: str, port: int, scheme: str, interval: float) -> str:

@@ -32,14 +32,14 @@ class Source(Struct, frozen=True):
     """One file of a configuration as it was read: what is needed to read it again without the file."""
 
     name: str
-    """As it was named: problems name it so."""
+    """Name of the source as given: problems name it so."""
     text: bytes
     folder: str = ""
-    """What the names in it are relative to: an absolute path, or "" for the folder that `name` is in."""
+    """Folder that names in it are relative to: an absolute path, or "" for the folder that `name` is in."""
     suffix: str = ""
-    """How a file in this format would end; "" = as `name` does."""
+    """Suffix of a file in this format; "" = that of `name`."""
     upstream: str = ""
-    """It says the targets of this upstream, in place of the files; "" = it is one of the files."""
+    """Upstream whose targets the source lists, in place of the files; "" = it is one of the files."""
     quotes: bool = True
     """Whether problems may show what stands there."""
 
@@ -95,7 +95,7 @@ class Document:
 
     @property
     def text(self) -> str:
-        """As it is written; "" for what comes from no file of the configuration."""
+        """Text as it is written; "" for what comes from no file of the configuration."""
         return self._text
 
     @property
@@ -103,7 +103,7 @@ class Document:
         return Source(self.name, self._raw, self.folder, self._suffix, self.upstream, self.quotes)
 
     def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
-        """What is wrong with the value of a path; `at_key` where it is about the key, or about what is not there."""
+        """Return a problem with the value of a path; `at_key` where it is about the key, or about what is not there."""
         spot = self._trace.root.find(path)
         name = self._variable_at(path)
         if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has found it to be what it may not be
@@ -265,13 +265,15 @@ def read_all(
 
 
 def patterns_of(sources: Sequence[Source]) -> list[tuple[str, str]]:
-    """What these files include, file by file: the folder, and the pattern relative to it."""
+    """Return the include patterns of these files, file by file: the folder, and the pattern relative to it."""
     texts = Memory({source.name: source.text for source in sources})
     documents = [Document(each.name, partial(texts.read, each.name), suffix=each.suffix) for each in sources]
     return [(os.path.dirname(each.name), pattern) for each in documents for pattern in _patterns(each)]
 
 
 def _patterns(document: Document) -> list[str]:
-    """What a document includes; patterns that are no text are left for the check of the settings to report."""
+    """Return the include patterns of a document; patterns that are no text are left for the check of the settings to
+    report.
+    """
     include = (document.value or {}).get("include")
     return [*filter(None, map(document.plain_text, include))] if isinstance(include, list) else []

@@ -27,7 +27,7 @@ def variable_in(value: Any) -> str | None:
 
 
 def text_of(name: str) -> str:
-    """What a variable holds, at least one character. Raises `VariableError`."""
+    """Return the value of a variable, at least one character. Raises `VariableError`."""
     raw = os.environb.get(name.encode())
     where = f"the environment variable {name}"
     if raw is None:

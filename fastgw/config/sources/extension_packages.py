@@ -14,7 +14,7 @@ KEY = "extensions"
 
 
 class UnknownType(Exception):
-    """What is wrong with the name of a filter type, and what to write instead."""
+    """The name of a filter type is invalid; `expected`: what to write instead."""
 
     def __init__(self, wrong: str, expected: str = "") -> None:
         self.wrong, self.expected = wrong, expected
@@ -26,12 +26,12 @@ class Types(Mapping[str, type]):
 
     @abstractmethod
     def extended(self, packages: Sequence[str]) -> tuple[Self, Mapping[str, UnknownType]]:
-        """These with those of the packages, and what is wrong with any of these."""
+        """Return these types with those of the packages, and the errors of packages."""
 
     @property
     @abstractmethod
     def classes(self) -> Mapping[str, type]:
-        """Those that were asked for by `of_class`."""
+        """Classes that `of_class` was called for."""
 
     @abstractmethod
     def package_of(self, name: str) -> str:

@@ -52,7 +52,9 @@ def _found_in(content: bytes) -> list[str]:
 
 
 def why_no_folder(name: str) -> str:
-    """Why it cannot be seen what is in a folder: a search would find nothing there, as in an empty one. "": it can."""
+    """Return the reason why the contents of a folder cannot be seen: a search would find nothing there, as in an empty
+    one. "": it can.
+    """
     try:
         os.scandir(name).close()
     except (FileNotFoundError, NotADirectoryError):
@@ -84,7 +86,7 @@ class Disk:
 
     @property
     def held(self) -> Mapping[str, bytes]:
-        """What was read, by the name it was asked for."""
+        """Contents that were read, by the name they were asked for."""
         return self._held
 
     def read(self, name: str) -> bytes:
@@ -125,11 +127,11 @@ class Disk:
         return looked_up(name)
 
     def derive(self, name: str, content: bytes) -> None:
-        """From here on this is what a derived file says."""
+        """Set the content of a derived file from here on."""
         self._held[name] = content
 
     def why_no_folder(self, name: str) -> str:
-        """Why nothing can be found in it; "": what is there can be."""
+        """Return the reason why nothing can be found in a folder; "": its contents can be seen."""
         return why_no_folder(name)
 
     def find(self, folder: str, pattern: str) -> list[str]:
@@ -153,7 +155,7 @@ class Memory:
         self.held = {name: content for name, content in held.items() if not is_derived(name)}
 
     def derive(self, name: str, content: bytes) -> None:
-        """From here on this is what a derived file says."""
+        """Set the content of a derived file from here on."""
         self.held[name] = content
 
     def read(self, name: str) -> bytes:
@@ -189,7 +191,9 @@ def found_by_patterns(held: Mapping[str, bytes]) -> set[str]:
 
 
 def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What these files say and these patterns find by `now`, as far as that is known there."""
+    """Return the contents of these files, and the matches of these patterns, by `now`, as far as that is known
+    there.
+    """
     found = {file for name, content in held.items() if pattern_in(name) and name in now for file in _found_in(content)}
     brought = {name: now.get(name, content) for name, content in held.items() if name not in found}
     for name in held:
@@ -199,7 +203,7 @@ def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict
 
 
 def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) -> dict[str, bytes]:
-    """What these files say and these patterns find by now. Raises `SyntaxProblem`, which names the file.
+    """Read these files and match these patterns again. Raises `SyntaxProblem`, which names the file.
 
     `spared`: files that may be away for a moment: they are taken as they were, and why stands there. A new one that a
     pattern finds and that cannot be read is left out, and why stands there as well.

@@ -1,4 +1,4 @@
-"""Which files a pattern names: `*`, `?` and `[…]` within a name, `**` for any number of folders.
+"""Include patterns: `*`, `?` and `[…]` within a name, `**` for any number of folders.
 
 The standard library's glob follows links in circles and searches whole disks; this one looks at `MOST` names.
 """
@@ -23,7 +23,9 @@ class Search:
         self._left = MOST
 
     def find(self, folder: str, pattern: str) -> list[str]:
-        """What there is, sorted; the pattern is relative to `folder`. Raises `SyntaxProblem` when it takes too long."""
+        """Return the matches, sorted; the pattern is relative to `folder`. Raises `SyntaxProblem` when it takes too
+        long.
+        """
         found: Iterable[str] = ["/" if pattern.startswith("/") else folder]
         for part in filter(None, pattern.split("/")):
             if part == "**":
@@ -42,7 +44,7 @@ class Search:
                     yield os.path.join(folder, entry.name)
 
     def _folders(self, folders: Iterable[str]) -> Iterator[str]:
-        """These and all below, but those that are hidden or behind a link."""
+        """Yield these folders and all below, but those that are hidden or behind a link."""
         waiting = [*folders]
         while waiting:
             folder = waiting.pop()

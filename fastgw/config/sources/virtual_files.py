@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 KUBERNETES: Final = "kubernetes://"
 DERIVED: Final = "kyma://"
 NOTHING: Final = b"[]"
-"""What a watch says that has not said anything yet."""
+"""Content of a watch without an answer yet."""
 
 _lock: Final = Lock()
 _said: Final[dict[str, tuple[int, bytes]]] = {}
@@ -51,7 +51,9 @@ def awaits(captured: Mapping[str, bytes]) -> bool:
 
 
 def say(name: str, content: bytes) -> None:
-    """What is known by now; whoever reads the file from here on, in this process, reads this. From any thread."""
+    """Set the content of a virtual file; whoever reads the file from here on, in this process, reads this. From any
+    thread.
+    """
     with _lock:
         turn, before = _said.get(name, (0, b""))
         if content != before:
@@ -59,13 +61,13 @@ def say(name: str, content: bytes) -> None:
 
 
 def remember(name: str, content: bytes) -> None:
-    """What is in force, for as long as the watch of this process has said nothing."""
+    """Set the content in force, for as long as the watch of this process has said nothing."""
     with _lock:
         _said.setdefault(name, (0, content))
 
 
 def said(name: str) -> bytes:
-    """What the watch said last, else what is in force, else nothing. It never waits."""
+    """Return the last content from the watch, else what is in force, else nothing. It never waits."""
     return _said.get(name, (0, NOTHING))[1]
 
 

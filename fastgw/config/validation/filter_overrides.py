@@ -1,4 +1,4 @@
-"""Which filters a nearer level may replace or remove: not the enforced ones, and not those that run before routing.
+"""Filter overrides that an inner level may make: not of enforced filters, and not of those that run before routing.
 
 Filters of the early phases run before a route is known, so only a listener may replace the gateway's. Everything else
 is allowed, and noted, as it may not have been meant.

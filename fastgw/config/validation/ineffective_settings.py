@@ -14,7 +14,7 @@ _FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
 
 
 def idle_settings(merged: Merged) -> list[Problem]:
-    """Of a configuration in which nothing is wrong."""
+    """Return the notes on a configuration without problems."""
     notes: list[Problem] = []
     for place, _, upstream in merged.upstreams_to_judge():
         found = [*_of_upstream(place, upstream)]
@@ -29,7 +29,7 @@ def idle_settings(merged: Merged) -> list[Problem]:
 
 
 def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
-    """Of an upstream that was given targets in place of its own, where these come from elsewhere."""
+    """Return the notes on an upstream that was given targets in place of its own, where these come from elsewhere."""
     place, _ = merged.maps["upstreams"].get(upstream, (None, None))
     source = {} if place is None else place.raw.get("targets")
     if place is None or not isinstance(source, dict):
@@ -40,7 +40,7 @@ def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
 
 
 def _of_upstream(place: SourcePlace, upstream: Upstream) -> Iterator[Problem]:
-    """What is listed here; what a file or DNS lists may be another next time."""
+    """Yield the notes on targets that are listed here; a file or DNS may list others next time."""
     if not isinstance(place.raw.get("targets"), list):
         return
     first: dict[Any, int] = {}

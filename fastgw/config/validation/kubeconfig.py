@@ -32,7 +32,9 @@ def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None
 
 
 def _contexts(content: bytes) -> tuple[list[str], str]:
-    """Those of a kubeconfig, and the current one; nothing else of it is shown. Raises `ValueError`."""
+    """Return the names of a kubeconfig's contexts, and the current one; nothing else of it is shown. Raises
+    `ValueError`.
+    """
     try:
         written: Any = yaml.safe_load(content)
         known = [str(each["name"]) for each in written.get("contexts") or ()]

@@ -1,4 +1,4 @@
-"""What a valid configuration says and hardly means: habits of other gateways that mean something else here.
+"""Lint: valid settings that are hardly meant so, such as habits of other gateways that mean something else here.
 
 Rule: nothing of it is refused, and only what is almost certain is told. No value is quoted that may be a secret.
 """
@@ -22,7 +22,7 @@ _NGINX: Final = re.compile(
 _GROUP: Final = re.compile(r"\$[0-9](?![0-9])|\\[0-9]")
 _BRACES: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
-"""How nginx begins what here begins with `~`."""
+"""Prefix of nginx's patterns for what here begins with `~`."""
 _ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
 """A parameter as Express and Kong write it, and as Flask does."""
 _NO_SINKS: Final = ("stderr", "syslog", "journal", "off", "none", "-")
@@ -36,11 +36,11 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "jwt": ("jwt", "introspection", "oidc"),
     "certificates": ("certificate_auth",),
 }
-"""What consumers show, and the filters that read it."""
+"""Credentials of consumers, and the filters that read them."""
 
 
 def lint(merged: Merged) -> list[Problem]:
-    """Of a configuration in which nothing is wrong."""
+    """Return the notes on a configuration without problems."""
     return [
         *_expansions(merged),
         *_sinks(merged),

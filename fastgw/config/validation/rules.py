@@ -1,4 +1,4 @@
-"""What a configuration must be besides well written: rules about several values at once, or about a value's meaning.
+"""Rules about several values at once, or about a value's meaning.
 
 `RULES` lists them. Each reports everything that it finds; values that could not be read are left out, as their own
 problem says enough.
@@ -34,12 +34,12 @@ from fastgw.redis.url import check_url
 Rule = Callable[[Merged], None]
 
 ENDS: Final = ("upstream", "respond", "redirect")
-"""What can become of a request: exactly one of them per route."""
+"""Settings that say what becomes of a request: exactly one of them per route."""
 OF_UPSTREAM: Final = (
     *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
     "deadline_header",
 )
-"""What means something only for a request that is sent on."""
+"""Settings that have a meaning only for a request that is sent on."""
 
 
 def needs_version_and_listeners(merged: Merged) -> None:
@@ -112,7 +112,7 @@ def proxy_protocol_needs_trust(merged: Merged) -> None:
 
 
 def admin_is_guarded(merged: Merged) -> None:
-    """Who can change the gateway is on this machine, or shows a token or a certificate."""
+    """Check that whoever can change the gateway is on this machine, or shows a token or a certificate."""
     for place, admin in merged.once("admin"):
         certified = admin.tls is not None and admin.tls.client_auth is not None
         if admin.address.local or (certified and admin.tls.client_auth.mode == "required"):
@@ -149,7 +149,7 @@ def routes_have_one_end(merged: Merged) -> None:
 
 
 def names_are_known(merged: Merged) -> None:
-    """What a route refers to: listeners, an upstream, filter sets."""
+    """Check that everything that a route refers to exists: listeners, an upstream, filter sets."""
     for place, route in merged.routes_to_judge():
         for key, kind, known in (
             ("listeners", "listener", merged.maps["listeners"]),
@@ -238,7 +238,7 @@ def _check_parameters(
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
-    """What filters name of a request: parameters of the route, or of any route where it is not known which."""
+    """Check the variables in filters: parameters of the route, or of any route where it is not known which."""
     for place, use, known in _all_uses(merged):
         unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
         if unknown_names is not None:
@@ -285,7 +285,7 @@ def _parameters(paths: Any) -> frozenset[str]:
 
 
 def raw_paths_are_not_rewritten(merged: Merged) -> None:
-    """What is rewritten is made of the normal form."""
+    """Check that no raw path is rewritten: a rewrite is made of the normal form."""
     for place, route in merged.routes_to_judge():
         if route.path.forward == "raw" and route.rewrite is not None:
             place.below("rewrite").report("the client's own path is sent", "expected it not beside path.forward: raw")
@@ -348,7 +348,7 @@ def sticky_keys_that_sign(merged: Merged) -> None:
 
 
 def consumers_are_told_apart(merged: Merged) -> None:
-    """What a consumer is known by is its own alone. Keys are compared, and never shown."""
+    """Check that credentials of consumers are unique. Keys are compared, and never shown."""
     taken: dict[tuple[CredentialKind, bytes], tuple[SourcePlace, Path]] = {}
     for place, consumer in merged.consumers():
         if not _is_whole(consumer):

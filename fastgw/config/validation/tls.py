@@ -1,4 +1,4 @@
-"""What certificates, keys and authorities must be, and what is worth knowing of them.
+"""Rules for certificates, keys and authorities, and warnings about them.
 
 All is said of the bytes that were read, whatever a file has by now.
 """
@@ -53,7 +53,7 @@ def tls_that_works(merged: Merged) -> None:
 
 
 def served_tls_that_works(merged: Merged) -> None:
-    """Of listeners, and of the admin listener."""
+    """Check the certificates of listeners, and of the admin listener."""
     for at, tls in _served(merged):
         for index, pair in _whole(tls.certificates):
             _try_pair(pair.certificate, pair.key, at.below("certificates", index))
@@ -113,7 +113,9 @@ def _never_shown(tls: Any, at: SourcePlace) -> Iterator[Problem]:
 
 
 def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
-    """What is no authority; authorities and lists of what is revoked that are out of date, or soon will be."""
+    """Yield the problems of authorities: not an authority; authorities and revocation lists that are out of date, or
+    soon will be.
+    """
     if tls.client_auth in (None, BROKEN):
         return
     if isinstance(tls.client_auth.ca, str) and not has_authority(at.reading.files.read(tls.client_auth.ca)):

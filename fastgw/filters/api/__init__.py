@@ -1,4 +1,4 @@
-"""What a filter is made of. A filter is one file with one frozen struct: its settings, its manual and its factory.
+"""Filter API: a filter is one file with one frozen struct, which is its settings, its manual and its factory.
 
 `build` is pure: no I/O, no thread, no loop. It runs once for each use of the filter, before the workers are forked:
 parse and precompute there. The hooks it returns live as long as the route; what belongs to one request is kept on the
@@ -68,7 +68,7 @@ API: Final = 1
 
 
 class Phase(IntEnum):
-    """Where in the running order a filter stands. Cheap refusals first; who it is before what they may do."""
+    """Phase of a filter in the running order. Cheap refusals first; who it is before what they may do."""
 
     OBSERVE = 1
     ADMIT = 2
@@ -103,7 +103,7 @@ def digest_of_state(state: State | None) -> bytes:
 
 
 class Env:
-    """What `build` may know of where a filter stands, and what it may read there.
+    """Environment of `build`: the place of a filter, and access to files.
 
     What is read counts as settings: when it changes, the filter is built anew. `instance`: its name in the
     configuration. `route`: None for an early filter, which serves all routes of its listener. `level`: where its use is
@@ -130,7 +130,7 @@ class Env:
         self.reads: dict[str, bytes] = {}
         """The files that were read, and the digest of each."""
         self.keeps: list[SharedRef] = []
-        """What is shared with others lives as long as somebody keeps it."""
+        """References to shared objects, which live as long as somebody keeps them."""
         self._settings = settings
         self._stock = stock
         self._files = files
@@ -146,7 +146,7 @@ class Env:
 
     @property
     def state(self) -> State | None:
-        """Where nodes share what they know, as it is configured."""
+        """Return the configured shared state of nodes."""
         self.reads[STATE] = digest_of_state(self._state)
         return self._state
 
@@ -160,7 +160,7 @@ class Env:
         return sha256(pickle.dumps((self._settings, sorted(self.reads.items())))).digest()
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What all filters with an equal key hold together, in this process, also after a reload.
+        """Return the object that all filters with an equal key share, in this process, also after a reload.
 
         A filter that stands on 10,000 routes is built 10,000 times. Begin the key with a name of your own.
         """
@@ -185,7 +185,7 @@ class SharedRef:
 
 
 class FilterResources:
-    """What the filters of a process share. Lasts from one generation to the next."""
+    """Resources that the filters of a process share. Lasts from one generation to the next."""
 
     def __init__(self) -> None:
         self.roster = Roster()
@@ -199,13 +199,13 @@ class FilterResources:
 
 
 class Services(NamedTuple):
-    """What a filter that holds something live has in a worker."""
+    """Services of a worker for a filter that holds something live."""
 
     ground: WorkerLoop
     fetcher: Fetcher
     """For requests of the gateway's own."""
     feeds: Feeds
-    """What is fetched once per node, by the key of its `FeedSource`."""
+    """Feeds, which are fetched once per node, by the key of their `FeedSource`."""
     cells: Cells
     """The node's limits by key."""
     in_flight: KeyCounts
@@ -221,28 +221,28 @@ class Services(NamedTuple):
     control_is_away: Callable[[], bool] = lambda: False
     """Whether the process of the sources has been away for a while: whoever cannot wait asks for itself."""
     generation: Callable[[], int] = lambda: 0
-    """Of the configuration that is served now."""
+    """Returns the generation of the configuration that is served now."""
     feed_others: Callable[[str, bytes], None] = lambda key, value: None
     """Give all workers what one has asked for by itself, as the source of this key would have."""
 
 
 class NodeSide(Protocol):
-    """What a `FeedSource` has in the control process."""
+    """Services of the control process for a `FeedSource`."""
 
     @property
     def fetcher(self) -> Fetcher: ...
 
     @property
     def feeds(self) -> Feeds:
-        """What all sources have said last, also in a process before this one. Asking a source there starts it."""
+        """Last values of all sources, also of a process before this one. Asking a source there starts it."""
 
     @property
     def generation(self) -> int:
-        """Of the configuration that is in force now."""
+        """Generation of the configuration that is in force now."""
 
     @property
     def used_by(self) -> str:
-        """Which routes, or what else, the filters stand on that need it: for the log."""
+        """Routes, or other places, of the filters that need the source: for the log."""
 
     def publish(self, value: bytes) -> None:
         """Give this to all workers. The same value once more, or b"", tells those who wait that nothing is newer."""
@@ -281,7 +281,7 @@ class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """How metrics and `fastgw status` call it: the URL without its query, which may hold a secret."""
+        """Name of the source in metrics and `fastgw status`: the URL without its query, which may hold a secret."""
         return self.key.partition("?")[0]
 
     async def run(self, node: NodeSide) -> None:
@@ -351,7 +351,9 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         return ()
 
     def credential_places(self) -> CredentialLocations:
-        """Where clients put what this filter judges: `auth` hides it where another way has let them in."""
+        """Return the places of the credentials that this filter checks: `auth` hides them where another filter has
+        authenticated the client.
+        """
         return NOWHERE
 
     def written_fields(self) -> Iterable[str]:
@@ -366,7 +368,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         return ()
 
     def feeds(self) -> Iterable[FeedSource]:
-        """What has to be fetched once per node for these settings."""
+        """Return the sources to fetch once per node for these settings."""
         return ()
 
 

@@ -1,4 +1,4 @@
-"""Where clients put a credential: fields, parameters of the query, cookies; how it is found there, and hidden."""
+"""Locations of a credential: headers, parameters of the query, cookies; how it is found there, and hidden."""
 
 from collections.abc import Iterator
 from typing import Final, final

@@ -1,3 +1,3 @@
-"""What authentication filters share: bearer tokens, JWKS, htpasswd, the policy for verified tokens, identity
+"""Shared parts of authentication filters: bearer tokens, JWKS, htpasswd, the policy for verified tokens, identity
 headers.
 """

@@ -13,7 +13,7 @@ _IS_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]++=*").fullmatch
 
 
 class Unclear(Exception):
-    """There is a bearer token, or more than one, that cannot be read in one way. The text says nothing of it."""
+    """The request has a bearer token that cannot be read in one way, or more than one. The text says nothing of it."""
 
 
 def bearer_token(exchange: Exchange) -> bytes | None:

@@ -23,11 +23,11 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from fastgw.config.base.value_types import parse_username
 
 MOST_USERS: Final = 5_000
-"""In one file. More of them belong into `consumers`, where a password is checked at once."""
+"""Most users in one file. More of them belong into `consumers`, where a password is checked at once."""
 MOST_WAITING: Final = 32
 """Passwords that wait to be checked, in one worker."""
 MOST_OF_ONE: Final = 4
-"""Of these, from one address; IPv6 counts by /64."""
+"""Most checks in flight from one address; IPv6 counts by /64."""
 NICENESS: Final = 10
 """How far the loop goes before the thread."""
 _BCRYPT: Final = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
@@ -125,7 +125,7 @@ def _plain(text: str) -> dict[str, str]:
 
 
 def _why_not(kept: str) -> str:
-    """Why passwords are not checked against this; "" when they are."""
+    """Return the reason why passwords are not checked against this; "" when they are."""
     if match := _BCRYPT.fullmatch(kept):
         return f"bcrypt of a cost above {_DEAREST_BCRYPT}" if int(match[1]) > _DEAREST_BCRYPT else ""
     if kept.startswith("$argon2"):
@@ -182,7 +182,7 @@ class Checking:
             self._thread = None
 
     async def check(self, client: str, is_right: Callable[[], bool]) -> bool:
-        """What `is_right` says, in the thread. Raises `Busy`."""
+        """Return the result of `is_right`, run in the thread. Raises `Busy`."""
         whose = _whose(client)
         if self._waiting[whose] >= MOST_OF_ONE or self._waiting.total() >= MOST_WAITING:
             own = self._waiting[whose] >= MOST_OF_ONE

@@ -162,7 +162,7 @@ class Keyring:
         self._listeners.append(WeakMethod(tell))
 
     def start(self, services: Services) -> None:
-        """In a worker, for each filter that shares it."""
+        """Start the feed in a worker, for each filter that shares it."""
         self._users += 1
         if self._users == 1 and self.feed:
             self._fed = services.feeds[self.feed]
@@ -177,7 +177,7 @@ class Keyring:
             self._fed = None
 
     async def judge(self, by: Callable[[KeySet], T]) -> T:
-        """What `by` makes of the keys; while it raises `UnknownKey`, of those that the provider gives then.
+        """Return the result of `by` for the keys; while it raises `UnknownKey`, for those that the provider gives then.
 
         Raises what it raises. Two answers are waited for at most, `PATIENCE_S` in all.
         """

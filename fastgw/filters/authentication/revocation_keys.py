@@ -1,4 +1,4 @@
-"""By what a credential can be revoked: itself, its `jti`, or whose it is and when it was issued."""
+"""Revocation keys of a credential: itself, its `jti`, or its subject and time of issue."""
 
 from base64 import urlsafe_b64decode
 from typing import Final, TypeAlias
@@ -38,7 +38,7 @@ def mark_of_subject(issuer: str, subject: str) -> bytes:
 
 
 def marks_of(claims: Claims, token: bytes, issuer: str = "") -> Marks:
-    """Of a token that is good. `token`: its own mark; `issuer`: where it does not say."""
+    """Return the revocation keys of a valid token. `token`: its own mark; `issuer`: where it does not say."""
     said = claims.get("iss") or issuer
     issued = claims.get("iat")
     marks = [(token, 0.0)]

@@ -17,7 +17,7 @@ from fastgw.http.grammar import IS_VALUE
 from fastgw.jose import claim_path, find_claim
 
 Value: TypeAlias = Callable[[Exchange], bytes | None]
-"""What a name stands for in an exchange; None: it is missing. Raises `Unfit`."""
+"""Function that returns the value of a variable in an exchange; None: it is missing. Raises `Unfit`."""
 
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 _PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -135,7 +135,7 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
 
 
 def _value(name: str) -> Value:
-    """What a name stands for, checked to be fit for a field."""
+    """Return the function for a variable, checked to be fit for a header."""
     raw = VALUES.get(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
 
     def value(exchange: Exchange) -> bytes | None:

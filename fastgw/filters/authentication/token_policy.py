@@ -52,7 +52,7 @@ Rule = Callable[[Claims], bool]
 
 
 class TokenRequirements(NamedTuple):
-    """What a policy asks of a token, and what it makes of it."""
+    """Requirements of a policy for a token, and what it makes of it."""
 
     rules: TokenRules
     expected: Expected
@@ -101,7 +101,7 @@ OTHERS: Final = "the token is bound to another client certificate than the one s
 
 @final
 class TokenVerdict(Struct, gc=False):
-    """What became of a token.
+    """Verdict on a token.
 
     PERF: with 10,000 of them a full collection, in which a worker stands still, took 40 ms; with neither them nor what
     is in their claims looked at, 1 (CPython 3.11).
@@ -109,18 +109,18 @@ class TokenVerdict(Struct, gc=False):
 
     claims: Claims
     mark: bytes
-    """Of the key that it was signed with."""
+    """Mark of the key that it was signed with."""
     lines: bytes = b""
     """Ready lines for the upstream."""
     refusal: "_Refusal | None" = None
-    """Why it must not pass although it is good."""
+    """Refusal of a valid token."""
     consumer: Consumer | None = None
     token: bytes = b""
     """The token's own mark, for revocation."""
     marks: Marks = ()
     """All its marks, once somebody asks; () before."""
     stamp: object = None
-    """Of the roster by which the consumer was looked for, and the token found not to be revoked."""
+    """Stamp of the roster by which the consumer was looked for, and the token found not to be revoked."""
     certificate: str = ""
     """See `certificate_of`; it is looked at for each request, as another connection may show the same token."""
 
@@ -147,9 +147,9 @@ class TokenPolicy:
         self.roster = roster
         self._known: TokenCache[TokenVerdict] = TokenCache(wanted.most)
         self.recall: Callable[[bytes], TokenVerdict | None] = self._known.get
-        """What is remembered of a credential. It may be out of date: see `admit`."""
+        """Returns the verdict remembered for a credential. It may be out of date: see `admit`."""
         self.recall_shown: Callable[[RequestHead], TokenVerdict | None] = self._known.shown_by
-        """The same of the only `Authorization` field of a request."""
+        """Returns the verdict remembered for the only `Authorization` header of a request."""
         self.missing = (challenge(wanted.realm, scope=" ".join(sorted(wanted.scopes))),)
         keyring.on_change(self._keys_changed)
 
@@ -165,7 +165,7 @@ class TokenPolicy:
         return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self.missing, why="there is no token")
 
     def unclear(self, exchange: Exchange, why: str) -> Reply:
-        """What was sent can be read in more than one way."""
+        """Refuse a request whose credential can be read in more than one way."""
         return self._refuse(exchange, why, "invalid_request")
 
     def admit(self, exchange: Exchange, verdict: TokenVerdict) -> Reply | None:
@@ -205,7 +205,7 @@ class TokenPolicy:
     async def _judge_later(
         self, exchange: Exchange, credential: bytes, token: bytes, signed: Signed, then: Callable[[Exchange], None]
     ) -> Reply | None:
-        """Its key is not known: there may be new ones."""
+        """Verify a token with an unknown key: there may be new ones."""
         try:
             verdict = await self.keyring.judge(lambda keys: self._verdict(signed, token, keys))
         except TokenRefused as refusal:
@@ -245,7 +245,7 @@ class TokenPolicy:
         return verdict, good_for
 
     def _forbidden(self, claims: Claims) -> _Refusal | None:
-        """Why a good token must not pass: RFC 6750 section 3.1 for scopes."""
+        """Return the refusal of a valid token: RFC 6750 section 3.1 for scopes."""
         wanted = self._wanted
         if wanted.scopes and (lacking := wanted.scopes - scopes_of(claims)):
             detail = "the token lacks a scope"
@@ -301,7 +301,7 @@ def consumer_of(roster: Roster, issuer: str, subject: Any) -> Consumer | None:
 
 
 def explain_token(exchange: Exchange) -> str:
-    """Who it is and how long the token is good, once it has passed."""
+    """Describe the client and the remaining lifetime of the token, once it has passed."""
     exp = exchange.claims.get("exp")
     who = f"consumer {exchange.consumer.name}" if exchange.consumer is not None else "a good token of nobody known"
     return f"{who}, expires in {exp - time.time():.0f} s" if isinstance(exp, int | float) else f"{who}, never expires"
@@ -342,7 +342,7 @@ def values_of(claim: Any) -> Sequence[Any]:
 
 
 def same(value: Any, other: Any) -> bool:
-    """As JSON tells values apart: true is not 1."""
+    """Whether two values are equal as JSON tells them apart: true is not 1."""
     return type(value) is type(other) and bool(value == other)
 
 

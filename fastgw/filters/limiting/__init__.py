@@ -1,1 +1,1 @@
-"""What filters that limit have in common: keys, where counts are kept, what clients are told."""
+"""Shared parts of filters that limit: keys, counter stores, response headers."""

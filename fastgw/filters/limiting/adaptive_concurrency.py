@@ -28,14 +28,14 @@ SAMPLES: Final = 20
 """How many answers it takes at least."""
 LONG_S: Final = 1.0
 SAMPLES_LEAST: Final = 8
-"""The same for a window that has lasted long, of an upstream that is slow."""
+"""Fewest samples of a window that has lasted long, of an upstream that is slow."""
 SAMPLES_MOST: Final = 500
 """How many of a window's answers are looked at."""
 BASELINE_S: Final = 30.0
 PROBE_WINDOWS: Final = 2
 GRADIENT_LEAST: Final = 0.5
 START: Final = 1.5
-"""By how much the limit grows in a window until it is too high for the first time."""
+"""Factor by which the limit grows in a window until it is too high for the first time."""
 
 
 @final

@@ -1,4 +1,4 @@
-"""Where the counts of a limit are kept: the one protocol between filters that limit and whatever counts for them.
+"""Counter stores: the one protocol between filters that limit and whatever counts for them.
 
 A filter asks a `CounterStore` and knows no more. `NodeLedger` counts in the cells of this node and decides at once. One
 that counts elsewhere (for several nodes) has to ask: its `spend` gives an awaitable, and its filter's step waits.
@@ -18,16 +18,16 @@ from fastgw.shm.rate_limit_table import Cells, Limit
 Algorithm = Literal["token_bucket", "fixed_window", "sliding_window", "leaky_bucket"]
 
 LONGEST_TURN_S: Final = 10.0
-"""Where nobody says how many may wait for their turn (leaky bucket), nobody waits longer than this."""
+"""Longest wait for a turn (leaky bucket) where nobody says how many may wait."""
 
 
 class LimitSpec(NamedTuple):
-    """What is limited, and to what. `burst`: as `rate_limit` has it, None where it says nothing."""
+    """Limit and its subject. `burst`: as `rate_limit` has it, None where it says nothing."""
 
     algorithm: Algorithm
     limit: int
     window: float
-    """Seconds."""
+    """Length of the window in seconds."""
     burst: int | None = None
 
     @property
@@ -53,18 +53,18 @@ class LimitSpec(NamedTuple):
 
 
 class LimitDecision(NamedTuple):
-    """What became of a `spend`."""
+    """Result of a `spend`."""
 
     wait: float
     """0.0: it was spent. Else nothing was: the seconds after which it can be."""
     mark: Any = None
-    """What `refund` and `left` want to know of this spending; of the node's cells: when it was, in ns."""
+    """Argument for `refund` and `left` about this spending; of the node's cells: its time, in ns."""
     turn: float = 0.0
-    """Of a leaky bucket: the seconds until it is this request's turn."""
+    """Seconds until it is this request's turn, of a leaky bucket."""
     is_away: bool = False
     """Whether it was decided without those who ought to be asked."""
     fault: Fault = Fault.RATE_LIMITED
-    """Why nothing was spent."""
+    """Reason why nothing was spent."""
 
 
 Left: TypeAlias = tuple[int, float]
@@ -88,13 +88,14 @@ class CounterStore(Protocol):
         """Spend what is known too late to be refused, if need be into debt: by as much as `LimitSpec.depth` at most."""
 
     def left(self, key: bytes, mark: Any, /) -> Left:
-        """What is left, now or right after the spending that `mark` is of. Waits for nothing."""
+        """Return the permits left, now or right after the spending that `mark` is of. Waits for nothing."""
 
 
 Record: TypeAlias = tuple[Any, CounterStore, bytes, int, Any, Any]
-"""What one limit has spent of a request: how the client is told of it (`fields.Telling`, or None: not at all), its
-ledger, the key, the cost (0: nothing), the mark (None: it has refused), and the record of the limit before it, or None.
-A plain tuple, for it is made for each request."""
+"""Spending of a request by one limit: how the client is told of it (`LimitHeaders`, or None: not at all), its store,
+the key, the cost (0: nothing), the mark (None: it has refused), and the record of the limit before it, or None. A plain
+tuple, for it is made for each request.
+"""
 
 
 def give_back(record: Record | None) -> None:

@@ -1,4 +1,4 @@
-"""Whom a limit counts: keys made of what tells requests apart."""
+"""Limit keys: made of the traits that tell requests apart."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -20,7 +20,7 @@ KeyOf = Callable[[Exchange], bytes]
 
 
 def traits_of(key: Trait | Sequence[Trait]) -> Sequence[Trait]:
-    """What is written as one or as a list."""
+    """Return the traits of a key, written as one or as a list."""
     return (key,) if isinstance(key, Trait) else key
 
 
@@ -58,7 +58,9 @@ def key_named(traits: Sequence[Trait], ipv6_prefix: int, name: bytes, values: Se
 
 
 def network_of(ipv6_prefix: int) -> Callable[[str], bytes]:
-    """What counts as one client, of addresses with a colon. An IPv4 address in IPv6 clothes is the IPv4 address."""
+    """Return the function that maps an address with a colon to the network that counts as one client. An IPv4-mapped
+    IPv6 address is the IPv4 address.
+    """
 
     @lru_cache(maxsize=REMEMBERED)
     def network(ip: str) -> bytes:

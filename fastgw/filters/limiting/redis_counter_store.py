@@ -12,7 +12,7 @@ from fastgw.shm import rate_limit_table
 
 
 class Shared(NamedTuple):
-    """Where, and what is done while it is away."""
+    """Shared counts: their Redis, and what is done while it is unreachable."""
 
     limits: StateLimits
     prefix: str
@@ -31,7 +31,7 @@ def shared_by(env: Env, state: State) -> Shared:
 
 @final
 class _Mark:
-    """What Redis has said of a spending."""
+    """Result of a spending in Redis."""
 
     __slots__ = ("at", "left", "renewed_s")
 

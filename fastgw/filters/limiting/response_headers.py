@@ -1,5 +1,5 @@
-"""What clients are told of limits: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), or
-the `X-RateLimit-` fields that came before.
+"""Response headers of limits: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), or the
+`X-RateLimit-` headers that came before.
 """
 
 from functools import lru_cache
@@ -20,7 +20,7 @@ _LEGACY: Final = frozenset((_SPOKEN, b"x-ratelimit-limit", b"x-ratelimit-remaini
 
 @final
 class LimitHeaders:
-    """How one limit is told of."""
+    """Headers that describe one limit."""
 
     __slots__ = ("_form", "_names")
 
@@ -40,7 +40,7 @@ class LimitHeaders:
         self._form = form % (policy.replace(b"%", b"%%"), quoted.replace(b"%", b"%%"))
 
     def tell(self, answer: Response, left: Left) -> None:
-        """In place of what the upstream says in these fields."""
+        """Set the headers, in place of those of the upstream."""
         answer.dropped = answer.dropped | self._names if answer.dropped else self._names
         permits, seconds = left
         answer.added += self._form % (permits, ceil(seconds))

@@ -1,4 +1,4 @@
-"""What is worth knowing of filters that can never do what they are there for, or that trust a network in between.
+"""Configuration warnings about filters that can never take effect, or that trust a network in between.
 
 Rule: only what is certain is told. A filter of one's own may say who a client is; so may files of consumers, which
 change while the gateway runs; and one way of several in `auth` may be there for later.
@@ -49,7 +49,7 @@ _HELD: Final[Mapping[type, tuple[str, Callable[[Consumer], tuple[Any, ...]]]]] =
 
 
 def doubts(config: Config) -> Iterator[tuple[Where, str]]:
-    """What is worth knowing, and of which use of a filter."""
+    """Yield the warnings, and the use of a filter that each is about."""
     uses = dict(_uses(config))
     for where, use in uses.items():
         for each in _with_inner(use):
@@ -73,7 +73,7 @@ def doubts(config: Config) -> Iterator[tuple[Where, str]]:
 
 
 def _uses(config: Config) -> Iterator[tuple[Where, FilterUse]]:
-    """Those that may be doubted."""
+    """Yield the uses of filters that may have warnings."""
     holders: list[tuple[str, str, Filters]] = [("filters", "", config.filters)]
     holders += [("listeners", name, each.filters) for name, each in config.listeners.items()]
     holders += [("upstreams", name, each.filters) for name, each in config.upstreams.items()]
@@ -98,7 +98,7 @@ _Meeting = tuple[str, tuple[FilterUse, ...]]
 
 
 def _meetings(config: Config) -> Mapping[int, list[_Meeting]]:
-    """Of the uses of `_WITH_OTHERS`, by identity, all that they meet."""
+    """Return, for each use of `_WITH_OTHERS`, by identity, all the filters that it meets."""
     met: defaultdict[int, list[_Meeting]] = defaultdict(list)
     if any(isinstance(use.settings, _WITH_OTHERS) for _, use in _uses(config)):
         for route in config.routes:

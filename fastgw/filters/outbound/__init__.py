@@ -1,3 +1,1 @@
-"""What filters use when they call a server of their own: TLS settings, client authentication, throttling of
-refreshes.
-"""
+"""Outbound calls of filters to a server of their own: TLS settings, client authentication, throttling of refreshes."""

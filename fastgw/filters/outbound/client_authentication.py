@@ -57,7 +57,7 @@ def _in_field(pair: str) -> ClientAuth:
 
 
 def by_body(client_id: str, secret: str) -> ClientAuth:
-    """In the form (RFC 6749 section 2.3.1)."""
+    """Return the authentication in the form (RFC 6749 section 2.3.1)."""
 
     def in_form(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
         form.update(client_id=client_id, client_secret=secret)
@@ -79,7 +79,9 @@ _TRIED: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def by_id(client_id: str) -> ClientAuth:
-    """By its name: a public client, or one whose certificate shows the rest (RFC 8705 section 2)."""
+    """Return the authentication by name: of a public client, or one whose certificate shows the rest (RFC 8705 section
+    2).
+    """
 
     def named(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
         form.update(client_id=client_id)

@@ -13,7 +13,7 @@ BURST: Final = 4
 
 @final
 class Allowance:
-    """Of one source, in one process. `now`: monotonic seconds."""
+    """Token bucket of one source, in one process. `now`: monotonic seconds."""
 
     __slots__ = ("_again_s", "_burst", "_left", "_since")
 

@@ -21,7 +21,9 @@ def check_tls(url: Endpoint, tls: UpstreamTls) -> None:
 
 
 def client_tls(read_file: Callable[[str], bytes], tls: UpstreamTls) -> ClientTls:
-    """What the files say. Raises what `read_file` raises, and `ValueError` for no certificate, no key, or another's."""
+    """Return the TLS settings with the contents of their files. Raises what `read_file` raises, and `ValueError` for no
+    certificate, no key, or another's.
+    """
     read = read_tls(tls, read_file)
     ca, certificate, key = read.material
     if ca is not None and (wrong := amiss_authority(ca)):

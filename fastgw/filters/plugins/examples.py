@@ -146,7 +146,7 @@ filters:
   request_parameters: {headers: {X-Tenant: t1}, query: {api-version: "2024-10-01"}}
 """,
 }
-"""By type."""
+"""Examples by filter type."""
 
 SETTINGS: Final[Mapping[str, str]] = {
     "version": "version: 1\n",
@@ -512,4 +512,4 @@ routes:
      fallback: {respond: {status: 503, body: "Back in a minute.\\n", headers: {Retry-After: "60"}}}}
 """,
 }
-"""By the first key of the settings, and by the name of each group of settings that has a part of its own."""
+"""Examples by the first key of the settings, and by the name of each group of settings that has a part of its own."""

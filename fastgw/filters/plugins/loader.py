@@ -41,12 +41,12 @@ class FilterTypes(Types):
 
     @property
     def built_in(self) -> Mapping[str, type[Filter]]:
-        """Those that come with fastgw."""
+        """Filter types that come with fastgw."""
         return self._built_in
 
     @property
     def classes(self) -> Mapping[str, type[Filter]]:
-        """Those that were asked for as `package.module:Class`."""
+        """Filter types that were asked for as `package.module:Class`."""
         return self._classes
 
     def package_of(self, name: str) -> str:
@@ -179,6 +179,6 @@ def _check(found: Any, where: str, name: str) -> None:
 
 
 def _told(error: BaseException) -> str:
-    """What was raised, as one line."""
+    """Describe an exception in one line."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

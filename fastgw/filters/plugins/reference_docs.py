@@ -45,10 +45,10 @@ class Setting(Struct, frozen=True):
     name: str
     """With those it is in: `request.set`; `[]` stands for each element of a list, `NAME` for each name."""
     type: str
-    """What to write."""
+    """Correct form of the value."""
     required: bool
     default: Any
-    """As a file would say it; null also where it is required."""
+    """Default as a file would have it; null also where it is required."""
     text: str
 
 
@@ -68,12 +68,12 @@ class Manual(Struct, frozen=True):
 
     @property
     def summary(self) -> str:
-        """What it does, in a line."""
+        """Summary of the filter in a line."""
         return " ".join(self.text.split("\n\n")[0].split())
 
 
 def manuals(filter_types: Mapping[str, type[Filter]]) -> list[Manual]:
-    """Of these filters, in running order."""
+    """Return the manuals of these filters, in running order."""
     in_turn = sorted(filter_types.items(), key=lambda each: (each[1].phase, each[1].order))
     return [manual(name, filter_type) for name, filter_type in in_turn]
 
@@ -104,7 +104,7 @@ def _settings(settings: type[Struct], above: str, depth: int) -> Iterator[Settin
 
 
 def _besides(shape: Decoder, above: str) -> Iterator[Setting]:
-    """What stands in a mapping by name about the whole of it."""
+    """Yield the settings of a mapping by name that are about the whole of it."""
     if isinstance(shape, Table):
         if shape.besides is not None:
             name, about_all = f"{above}.{shape.besides.name}", shape_of(shape.besides.type)
@@ -158,7 +158,7 @@ def as_text(told: Manual) -> str:
 
 
 def as_markdown(filter_types: Mapping[str, type[Filter]]) -> str:
-    """docs/reference/filters.md."""
+    """Return the text of docs/reference/filters.md."""
     told = manuals(filter_types)
     lines = [
         "# Filters",
@@ -259,7 +259,7 @@ def _is_small(settings: type[Struct]) -> bool:
 
 
 def _slug(heading: str) -> str:
-    """Of a heading, as Markdown's readers make it."""
+    """Return the anchor of a heading, as Markdown's readers make it."""
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
@@ -285,5 +285,5 @@ def _listed(phases: list[Phase]) -> str:
 
 
 def fill_all(text: str, width: int = WIDTH) -> str:
-    """Its paragraphs, each filled."""
+    """Fill each paragraph of a text."""
     return "\n\n".join(fill(" ".join(each.split()), width) for each in text.split("\n\n"))

@@ -1,4 +1,4 @@
-"""What stands in place of a filter whose secrets cannot be used, on a route that fails alone (`Filter.fails_alone`)."""
+"""Replacement of a filter whose secrets cannot be used, on a route that fails alone (`Filter.fails_alone`)."""
 
 from collections.abc import Iterable
 from typing import final

@@ -44,7 +44,7 @@ def in_shadow(instance: str, own: Hooks) -> Hooks:
 
 
 def why_answered(reply: Reply, why: str) -> str:
-    """What a filter would have done that has answered."""
+    """Describe the reply that a filter would have made."""
     verb = "answer" if reply.fault is None else "refuse"
     label = "" if reply.fault is None else f" {reply.fault.label}"
     return f"{verb} {reply.status}{label}{f' ({why})' if why else ''}"
@@ -52,7 +52,7 @@ def why_answered(reply: Reply, why: str) -> str:
 
 @final
 class _ShadowDecision:
-    """What a filter in shadow decides on one exchange."""
+    """Decision of one filter in shadow on one exchange."""
 
     __slots__ = ("asked", "decision", "exchange", "over", "said", "task")
 
@@ -83,7 +83,7 @@ class _ShadowDecision:
 
 @final
 class _ShadowState:
-    """What filters in shadow decide on one exchange."""
+    """Decisions of filters in shadow on one exchange."""
 
     __slots__ = ("cases", "rehearsal", "waiting")
 

@@ -17,12 +17,12 @@ ENDLESS: Final = 1 << 62
 
 
 class BodyReader(Protocol):
-    """What all readers do."""
+    """Interface of all body readers."""
 
     done: bool
     """Whether the last byte of the message was fed."""
     rest: bytes
-    """What was fed behind that last byte."""
+    """Bytes that were fed behind that last byte."""
 
     trailers: tuple[tuple[bytes, bytes], ...]
 

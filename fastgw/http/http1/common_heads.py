@@ -90,7 +90,9 @@ def _lines(known: frozenset[bytes], passed: frozenset[bytes], hyphen: str, most:
 
 
 def _named(names: Iterable[bytes], letter: bytes, hyphen: str) -> bytes:
-    """What follows the first letter in lines with those `names` that begin with it; nothing where none does."""
+    """Return the alternatives after the first letter in lines with those `names` that begin with it; nothing where none
+    does.
+    """
     endings = [name[1:].decode() for name in names if name[:1] == letter.lower()]
     whole = [f"{ending}:" for ending in endings if not ending.endswith("*")]
     begun = [ending[:-1] for ending in endings if ending.endswith("*")]

@@ -30,9 +30,10 @@ RESERVED: Final = (
     *("X-Forwarded-SSL", "X-Forwarded-Server", "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups"),
     *("X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token"),
 )
-"""What upstreams believe of whoever sends it: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, by which scheme
-and host, who asks, and with which client certificate (RFC 9440 section 2.4 among it). A `*` at the end: and whatever
-follows."""
+"""Fields that upstreams believe of whoever sends them: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, by
+which scheme and host, who asks, and with which client certificate (RFC 9440 section 2.4 among it). A `*` at the end:
+and whatever follows.
+"""
 
 _NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
     b"authorization cache-control content-encoding content-range content-type cookie date expect expires host "
@@ -134,7 +135,7 @@ def check_chunked_alone(known: Known) -> None:
 
 
 class ConnectionOptions(NamedTuple):
-    """What the `Connection` fields of a message ask for."""
+    """Options of the `Connection` fields of a message."""
 
     close: bool
     keep_alive: bool
@@ -173,6 +174,8 @@ def _may_be_named_away(name: bytes) -> bool:
 
 
 def protocols(known: Known) -> tuple[bytes, ...]:
-    """What `Upgrade` offers (RFC 9110 section 7.8), in lower case and less h2c: its frames could not be judged."""
+    """Return the protocols that `Upgrade` offers (RFC 9110 section 7.8), in lower case and less h2c: its frames could
+    not be judged.
+    """
     offered = elements(joined(known, b"upgrade")) if b"upgrade" in known else []
     return tuple(protocol for protocol in offered if protocol != b"h2c")

@@ -64,7 +64,7 @@ def find_head_end(buffer: bytes | bytearray, start: int = 0, begin: int = 0) -> 
 
 
 class _Head:
-    """What request and response heads have in common."""
+    """Shared parts of request and response heads."""
 
     __slots__ = (
         "_end_to_end",
@@ -87,13 +87,13 @@ class _Head:
     KNOWN: ClassVar[frozenset[bytes]]
     """Lower-case names of all fields that `known` would have, were they sent; those in `DROPPED` among them."""
     PASSED_ON: ClassVar[frozenset[bytes]]
-    """Of these the ones that are passed on, and mean nothing before that."""
+    """Known fields that are passed on, and mean nothing before that."""
 
     raw: bytes
     minor: int
     """The digit behind `HTTP/1.`: 0 or 1."""
     fields_start: int
-    """Where the first field line begins in `raw`."""
+    """Offset of the first field line in `raw`."""
     length: int
     """Content-Length; 0 when there is none."""
     chunked: bool
@@ -108,7 +108,7 @@ class _Head:
 
     _FINDER: ClassVar[Finder]
     _end_to_end: tuple[bytes, ...] | None
-    """Of a head of the usual shape the lines that go on to the next peer, in pieces: the others are cut out already."""
+    """Lines of a head of the usual shape that go on to the next peer, in pieces: the others are cut out already."""
     _fields: Fields | None
     _judge: SecondJudge | None
     _known: Known | None
@@ -155,7 +155,7 @@ class _Head:
         return next(values_in(self.raw, name, self.fields_start - 1), None)
 
     field = first
-    """As an exchange calls it."""
+    """Alias of `first`, as an exchange calls it."""
 
     def values(self, name: bytes) -> list[bytes]:
         """All values of the field with this lower-case name, in order, as `fields` has them."""
@@ -214,9 +214,9 @@ class RequestHead(_Head):
     raw_path: bytes
     """The path as sent; `/` where an absolute-form target has none; `*` for asterisk-form; empty for CONNECT."""
     path: bytes
-    """Its normal form."""
+    """Normal form of the path."""
     query: bytes | None
-    """What follows the first `?`; None when there is no `?`."""
+    """Query after the first `?`; None when there is no `?`."""
     expects_continue: bool
     te_trailers: bool
     sized: bool
@@ -308,7 +308,7 @@ _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,%d}+) ([!\"$-~]++) HTTP/
 _OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-9]\r\n" % _LONGEST_METHOD)
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
 _CLOSES: Final = {b"": False, b"keep-alive": False, b"Keep-Alive": False, b"close": True}
-"""What `Connection` says in heads of the usual shape -> whether the connection is closed."""
+"""Values of `Connection` in heads of the usual shape -> whether the connection is closed."""
 
 _LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
 
@@ -353,7 +353,7 @@ def _usual_requests(most: int) -> re.Pattern[bytes]:
 
 
 def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:
-    """As `read_any_request`, of the head that `received` begins with. None: it has not the usual shape."""
+    """Read the head that `received` begins with, as `read_any_request` does. None: it has not the usual shape."""
     shaped = _usual_requests(max_fields).match(received)
     if shaped is None:
         return None
@@ -549,7 +549,7 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
 _STATUSES: Final = {b"%d" % status: status for status in range(200, 600) if status not in (204, 304)}
-"""Those that may have a body."""
+"""Statuses that may have a body."""
 _LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
 
 
@@ -610,7 +610,7 @@ def _usual_responses(most: int) -> re.Pattern[bytes]:
 
 
 def read_usual_answer(received: bytes, request_method: bytes, max_fields: int) -> ResponseHead | None:
-    """As `read_any_response`, of the head that `received` begins with. None: it has not the usual shape."""
+    """Read the head that `received` begins with, as `read_any_response` does. None: it has not the usual shape."""
     shaped = _usual_responses(max_fields).match(received)
     if shaped is None or request_method == b"HEAD":
         return None

@@ -54,7 +54,7 @@ class _ReservedFields:
 
 
 def _lines_of(patterns: Iterable[bytes]) -> re.Pattern[bytes] | None:
-    """What finds the beginning of a line that may have one of these names; None: there are none."""
+    """Return the pattern for the beginning of a line that may have one of these names; None: there are none."""
     patterns = frozenset(patterns)
     begin = frozenset(folded(name[:-1]) for name in patterns if name.endswith(ANYTHING))
     names = frozenset(folded(name) for name in patterns if not name.endswith(ANYTHING))

@@ -1,4 +1,4 @@
-"""What goes out: heads and chunks framed anew from what was judged."""
+"""Serializer of HTTP/1: heads and chunks framed anew from what was judged."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final

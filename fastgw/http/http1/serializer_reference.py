@@ -34,7 +34,7 @@ _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 REQUEST_ID: Final = b"x-request-id"
 REQUEST_IDS: Final = frozenset((REQUEST_ID,))
 UNFRAMED: Final = -1
-"""In place of a body's length: the response has none, or it ends with the connection."""
+"""Marker in place of a body's length: the response has none, or it ends with the connection."""
 IN_CHUNKS: Final = -2
 
 
@@ -153,11 +153,11 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
 
 
 class _Dropped(NamedTuple):
-    """What is left out of heads of one kind."""
+    """Fields that are left out of heads of one kind."""
 
     names: frozenset[bytes]
     alike: frozenset[bytes]
-    """Those that are left out with their twins, as `folded`."""
+    """Names that are left out together with names alike, as `folded`."""
     by_place: bool
     """Whether all can be cut out by their place in `known`."""
     in_reading: bool
@@ -184,7 +184,7 @@ def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozen
 
 
 def _kept(head: RequestHead | ResponseHead, also: frozenset[bytes]) -> Sequence[bytes]:
-    """What `end_to_end` consists of, in pieces."""
+    """Return the pieces of `end_to_end`."""
     drop, alike, by_place, in_reading = _dropped(type(head), also)  # type: ignore[arg-type]  # a class is hashable
     if head.connection_named or head.edited() is not None:
         return [head.fields().render(drop, alike)]
