@@ -19,7 +19,7 @@ COPY deploy/container.yaml /etc/fastgw/gateway.yaml
 ENV PATH=/opt/fastgw/bin:$PATH
 USER 10001:10001
 EXPOSE 8080
-# TERM finishes what is under way, for `timeouts.drain` at the most: give `docker stop` as long (-t).
+# TERM finishes requests in flight, for `timeouts.drain` at the most: give `docker stop` as long (-t).
 STOPSIGNAL SIGTERM
 # Asks the status listener of deploy/container.yaml: a configuration of your own needs one there.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s \

@@ -118,6 +118,21 @@ def test_the_real_configuration_has_five_lines():
     assert (name, len(text.splitlines())) == ("gateway.yaml", 5)
 
 
+AVOIDED = re.compile(
+    r"under way|\bis away\b|who may pass|let in who|framed anew|by lot\b|patience|twins?\b|goes over to the version"
+    r"|against forged requests|forwarding fields|comes into debt|has no say|is spared",
+    re.IGNORECASE,
+)
+"""In place of them stand the terms that people search for: in flight, unreachable, CSRF token, header, …"""
+FROM_CODE = {f"docs/reference/{name}.md" for name in ("settings", "filters", "log", "metrics", "admin-api", "commands")}
+FROM_CODE |= {"docs/reference/faults.md"}  # the meanings of events
+
+
+@pytest.mark.parametrize("document", sorted({"README.md", "deploy/README.md", *PAGES} - FROM_CODE))
+def test_pages_use_the_standard_terms(document):
+    assert not AVOIDED.findall(CODE.sub("", text_of(document)))
+
+
 class Terminal:
     """A shell in a folder of its own, for the commands of one block."""
 

@@ -22,7 +22,7 @@ TWINS = "|".join(sorted(path.stem for path in (ROOT / "fastgw").rglob("_*.pyx"))
 ROOMS: Mapping[str, str] = {
     "kernel": r"\[kernel|\[guest|\[vdso|\[nf_|\[\w+\]$",
     "Python": r"libpython|python3",
-    "twins": rf"({TWINS})\.",
+    "compiled": rf"({TWINS})\.",
     "uvloop": r"loop\.",
     "llhttp": r"parser\.|url_parser\.",
     "libc": r"libc[.-]|ld-linux|libpthread",

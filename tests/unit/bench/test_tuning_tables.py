@@ -78,7 +78,7 @@ def test_samples_are_attributed_by_shared_object():
     assert {room: round(share, 4) for room, share in shares.items()} == {
         "kernel": 0.5846,
         "Python": 0.2,
-        "twins": 0.1,
+        "compiled": 0.1,
         "uvloop": 0.04,
         "llhttp": 0.04,
         "libc": 0.025,
