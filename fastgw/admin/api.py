@@ -55,7 +55,7 @@ from fastgw.operator_log import described
 BODY_PATIENCE: Final = 30.0
 """Seconds for a whole request body."""
 EXPLAINED_BYTES: Final = 128 * 1024
-"""Of a request that is to be explained, as JSON, at most."""
+"""Most bytes of a request that is to be explained, as JSON."""
 HTML: Final = "text/html; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text"
 SUFFIXES: Final[Mapping[str, str]] = {
@@ -63,22 +63,23 @@ SUFFIXES: Final[Mapping[str, str]] = {
     "application/json": ".json",
     "application/toml": ".toml",
 }
-"""How a configuration may come, and how a file of that kind is named."""
+"""Suffixes of files by the content types of a configuration."""
 LIST_SUFFIXES: Final = {kind: suffix for kind, suffix in SUFFIXES.items() if suffix != ".toml"}
-"""How a list may come: TOML has none but in a table."""
+"""Suffixes of files by the content types of a list: TOML has none but in a table."""
 STATUS_OF: Final[Mapping[Reason, int]] = {"": 200, "rejected": 422, "busy": 409, "failed": 503}
 
 
 class QuotaReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose count is to begin anew."""
+    """Quota count to reset."""
 
     filter: str
     """The quota's name in the configuration; wherever it stands."""
     consumer: str | None = None
-    """Of a quota that counts by consumer."""
+    """Name of the consumer, of a quota that counts by consumer."""
     key: str | tuple[str, ...] | None = None
-    """Of one that counts by something else: the address, host, route, or value of the field, cookie or claim. A list
-    where it counts by several, in their order."""
+    """Value of another key: the address, host, route, or value of the header, cookie or claim. A list
+    where it counts by several, in their order.
+    """
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -88,10 +89,10 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where to go back to."""
+    """Target of a rollback."""
 
     generation: int | None = None
-    """One of those that are kept; null = the last that said something else, each time one further back."""
+    """Retained generation to go back to; null = the last that was different, each time one further back."""
 
 
 def create_app(node: Node, access: Access) -> Starlette:
@@ -163,7 +164,7 @@ async def _body(request: Request, most: int | None = None) -> bytes:
 
 
 def _content_type(request: Request, *wanted: str) -> str:
-    """One of those that are wanted."""
+    """Return the request's content type, which is one of those wanted."""
     told = request.headers.get("content-type", "")
     content_type = told.partition(";")[0].strip().lower()
     if content_type not in wanted:
@@ -486,4 +487,4 @@ OPERATIONS: Final = (
     Operation("GET", "/metrics", "What Prometheus asks for.", _metrics, {200: OPENMETRICS}),
     Operation("GET", "/openapi.json", "This document.", _openapi, {200: dict[str, Any]}),
 )
-"""In the order of the document."""
+"""Operations in the order of the document."""

@@ -1,10 +1,10 @@
-"""Who may use the admin API, and on whose behalf.
+"""Authentication and authorization of the admin API, and its protection from cross-site requests.
 
-Who: whoever shows the token or a client certificate that the listener's authority has signed; and on a unix socket that
-the kernel opens to its owner alone, whoever reaches it, unless a token is configured. Where none is, one is made at the
-start. Only the dashboard's page is for everybody: it holds nothing, and asks for the token.
+Authenticated is a client with the token or with a client certificate that the listener's authority has signed; and on a
+unix socket that the kernel opens to its owner alone, whoever reaches it, unless a token is configured. Where none is,
+one is made at the start. Only the dashboard's page is for everybody: it holds nothing, and asks for the token.
 
-On whose behalf: a browser also sends what pages of strangers ask for. Each gate below closes one way.
+Cross-site requests: a browser also sends what pages of strangers ask for. Each gate below closes one way.
 
 - `Host` must be an address, `localhost` or the configured host: a stranger's name that was made to lead here (DNS
   rebinding) is none of these. Over TLS any name may stand there, for the browser has found it in our certificate; and
@@ -35,20 +35,20 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice
 
 CERTIFIED: Final = "client_certificate"
-"""In the state of a request: whether the client has shown a certificate, and TLS has verified it."""
+"""Key in the state of a request: whether the client has shown a certificate, and TLS has verified it."""
 SAFE: Final = ("GET", "HEAD")
 """Methods that change nothing here."""
 OWN_SITES: Final = (None, "same-origin", "none")
-"""What `Sec-Fetch-Site` may say: it is no browser; our own page; the user, who has typed the address."""
+"""Values of `Sec-Fetch-Site` that are allowed: it is no browser; our own page; the user, who has typed the address."""
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True)
 class Access:
-    """What is asked of a client."""
+    """Access rules for clients."""
 
     address: Address
-    """Where the listener is bound."""
+    """Address that the listener is bound to."""
     token: Secret
     """Read anew for each request: a file may change. While it cannot be read nobody is let in by it."""
     tls: bool = False
@@ -94,7 +94,7 @@ def _is_ip(host: str) -> bool:
 
 
 class Gate:
-    """In front of the routes: lets a request in, or refuses it."""
+    """Gate in front of the routes: lets a request in, or refuses it."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app

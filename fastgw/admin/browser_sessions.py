@@ -18,10 +18,10 @@ _COOKIES_MAX: Final = 8 * 1024
 
 
 class Session(Struct, frozen=True):
-    """What the page needs to change anything. The cookie came with it."""
+    """Session of the dashboard: the values that the page needs to change anything. The cookie came with it."""
 
     csrf: str
-    """To be sent as `X-CSRF-Token` with what changes something."""
+    """Token to send as `X-CSRF-Token` with what changes something."""
     expires_date: float
 
 
@@ -51,7 +51,7 @@ def _signed(token: str, purpose: str, expires: int) -> str:
 
 
 def cookie_name(host: str, *, tls: bool) -> str:
-    """Of the `Host` field that a browser has sent."""
+    """Return the name of the cookie for the `Host` header that a browser has sent."""
     port = host.rpartition(":")[2]
     return f"{_PREFIX}-{port if port.isdigit() else '443' if tls else '80'}"
 

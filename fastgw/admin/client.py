@@ -38,10 +38,10 @@ class RefusedByGateway(Exception):
 
 
 class AdminAddress(Struct, frozen=True):
-    """Where an admin API is."""
+    """Address of an admin API."""
 
     text: str
-    """As the user named it."""
+    """Address as the user named it."""
     address: Address
     tls: bool = False
 
@@ -83,11 +83,11 @@ class AdminClient:
         )
 
     def get(self, path: str) -> bytes:
-        """What a path tells, as JSON."""
+        """Return the response to a GET request, as JSON."""
         return self._ask("GET", path, PATIENCE)
 
     def read(self, path: str, kind: type[T]) -> T:
-        """What a path tells, as a struct."""
+        """Return the response to a GET request, as a struct."""
         return self._decoded(self.get(path), kind)
 
     def change(self, path: str, kind: type[T], body: object = None) -> T:
@@ -154,7 +154,7 @@ class AdminClient:
 
 
 class _Connection(http.client.HTTPConnection):
-    """To a host, over TLS or not, or to a unix socket."""
+    """Connection to a host, over TLS or not, or to a unix socket."""
 
     def __init__(self, place: AdminAddress, tls: ssl.SSLContext | None) -> None:
         super().__init__(place.address.host or "localhost", place.address.port, timeout=PATIENCE)

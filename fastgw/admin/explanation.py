@@ -1,4 +1,4 @@
-"""What `explain` tells of a request: the JSON of the command and of the admin API."""
+"""Explanation of a request: the JSON of the command and of the admin API."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     filter: str
     decision: str
     level: str = ""
-    """Where it is configured: `gateway`, `listener`, `upstream users`, `filter set api` or `route`."""
+    """Level at which it is configured: `gateway`, `listener`, `upstream users`, `filter set api` or `route`."""
     shadow: bool = False
     """Whether it only says so, and never acts."""
     waits: bool = False
@@ -19,7 +19,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Explanation(msgspec.Struct, omit_defaults=True):
-    """What becomes of a request. Empty: does not apply, or is not reached."""
+    """Explanation of a request, step by step. Empty: does not apply, or is not reached."""
 
     listener: str = ""
     client: str = ""
@@ -29,14 +29,14 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     matched: str = ""
     """The host and path pattern that matched, with the parameters' values."""
     nearest: str = ""
-    """Where no route matches: the one that was most likely meant, and what differs."""
+    """Nearest route where none matches, and the differences."""
     beat: tuple[str, ...] = ()
     """Routes that match too, and why they come later."""
     could_be: tuple[str, ...] = ()
     """Other routes that the path belongs to where a server reads it otherwise: which, as what, and what is done to it.
     Where the request is refused for that it has no route, and the first is the one that it has as it came."""
     split: str = ""
-    """Which of the route's upstreams takes it, and why."""
+    """Upstream of the route that takes it, and why."""
     early: tuple[Step, ...] = ()
     filters: tuple[Step, ...] = ()
     provided: tuple[str, ...] = ()
@@ -52,11 +52,12 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     sends: tuple[str, ...] = ()
     """The head that the target would be sent, line by line, secrets as `***`."""
     fails: tuple[str, ...] = ()
-    """What would follow if the target failed or were slow, as far as `retries`, `hedge`, `circuit_breaker` and
-    `fallback` say something of it for this request."""
+    """Consequences of a target that failed or were slow, as far as `retries`, `hedge`, `circuit_breaker` and `fallback`
+    say something of it for this request.
+    """
     status: int = 0
     """The gateway's own answer, when it makes one."""
     fault: str = ""
     detail: str = ""
-    """What the client is told of a request that could not be read; of a defect, where it is."""
+    """Detail in the response to a request that could not be read; of a defect, where it is."""
     fields: tuple[str, ...] = ()

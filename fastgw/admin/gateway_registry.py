@@ -1,4 +1,4 @@
-"""Which gateways run for a user: each has an entry in the runtime directory, from its start to its end.
+"""Registry of the gateways that run for a user: each has an entry in the runtime directory, from its start to its end.
 
 An entry is two files of mode 0600: `NAME.json`, which says where the gateway's admin API is, and `NAME.token`, with the
 token that was made for it. The gateway holds a lock (flock) on the first for as long as it lives: who finds an entry
@@ -32,24 +32,24 @@ _READS: Final = 3
 
 
 class Unregistered(Exception):
-    """There is no directory for an entry. The text says why."""
+    """The gateway has no directory for an entry. The text says why."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """What a gateway says of itself."""
+    """Entry of a gateway."""
 
     pid: int
     name: str
-    """Of `run --name`; else that of the configuration file, without its suffix."""
+    """Name given by `run --name`; else that of the configuration file, without its suffix."""
     config: str
     """The absolute path of the configuration file; "" where the command line said it all."""
     version: str
     began_date: float
     admin: str | None
-    """Where the admin API is bound: `host:port` or `unix:/path`; null = nowhere."""
+    """Address of the admin API: `host:port` or `unix:/path`; null = none."""
     admin_tls: bool = False
     token_file: str | None = None
-    """What holds the token; null = none is needed, or it is in no file."""
+    """File with the token; null = no token is needed, or it is in no file."""
     status: str | None = None
 
 
@@ -61,7 +61,8 @@ class Found(Struct, frozen=True):
     """The user id of the gateway."""
 
     def token(self) -> str | None:
-        """What its token file says, where that may be shown to the gateway. None: there is none, or it cannot be read.
+        """Return the content of its token file, where that may be shown to the gateway. None: there is none, or it
+        cannot be read.
 
         The file of a gateway of another user has to be that user's own: `root` is not made to send what only it can
         read to an address that somebody else has chosen.
@@ -78,7 +79,7 @@ class Found(Struct, frozen=True):
 
 
 def directories(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Where entries may be, the place for a new one first."""
+    """Return the directories of entries, the place for a new one first."""
     user = os.geteuid()
     found = [each for each in environment.get("RUNTIME_DIRECTORY", "").split(":") if os.path.isabs(each)]
     runtime = environment.get("XDG_RUNTIME_DIR", "")
@@ -101,7 +102,7 @@ def usable_directory(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _why_not(path: str, owners: tuple[int, ...]) -> str:
-    """Why a directory is not to be trusted; "" where it is."""
+    """Return the reason why a directory is not to be trusted; "" where it is."""
     try:
         found = os.lstat(path)
     except OSError as error:
@@ -253,7 +254,8 @@ class Registration:
         return self.path.removesuffix(_ENTRY) + _TOKEN
 
     def write(self, entry: Entry) -> None:
-        """In place, with spaces in place of what was longer: who reads meanwhile finds one or the other.
+        """Write the entry in place, with spaces in place of what was longer: who reads meanwhile finds one or the
+        other.
 
         Raises `OSError`.
         """
@@ -283,7 +285,7 @@ class Registration:
         self.close()
 
     def close(self) -> None:
-        """In a child: leave it to the one that holds it. All of them share one lock."""
+        """Close the registration in a child: the entry stays with the one that holds it. All of them share one lock."""
         if self.fd >= 0:
             os.close(self.fd)
             os.close(self._directory)

@@ -1,4 +1,4 @@
-"""Which running gateway a command means: the one at an address, or one of those in the runtime directory."""
+"""Selection of the running gateway for a command: the one at an address, or one of those in the runtime directory."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ class Ambiguous(Exception):
 
 
 class Choice(Struct, frozen=True):
-    """Where to ask, and what to show there."""
+    """Selected gateway: its address, and the token to send."""
 
     place: AdminAddress
     token: str | None = None
 
 
 class GatewayChoice(Struct, frozen=True):
-    """What the command line says of it."""
+    """Options of the command line that select a gateway."""
 
     admin: str | None = None
     config: str | None = None
@@ -86,7 +86,7 @@ def _named(place: AdminAddress, found: Sequence[Found]) -> tuple[AdminAddress, F
 
 
 def place_of(found: Found) -> AdminAddress | None:
-    """Where its admin API is; None: it has none."""
+    """Return the address of its admin API; None: it has none."""
     admin = found.entry.admin
     if admin is None:
         return None
@@ -99,7 +99,7 @@ def place_of(found: Found) -> AdminAddress | None:
 
 
 def known(found: Sequence[Found]) -> str:
-    """What is there instead."""
+    """Describe the gateways that exist instead."""
     if not found:
         return f"none is registered in {', '.join(directories())}"
     return "there is " + ", ".join(map(_title, found))

@@ -1,4 +1,4 @@
-"""What the admin API tells and does: the JSON of every answer as structs, and the node behind it.
+"""Interface of the admin API to the node: the JSON of every response as structs, and the operations.
 
 Counts are totals since the node began; whoever wants a rate takes the difference of two answers. `_s` are seconds,
 `_date` are epoch seconds, `_bytes` bytes.
@@ -33,10 +33,10 @@ class Worker(Struct, frozen=True):
     """One process that serves."""
 
     slot: int
-    """From 1, as in the log and in the names of processes."""
+    """Number of the slot from 1, as in the log and in the names of processes."""
     pid: int
     generation: int
-    """Of the configuration that it serves."""
+    """Generation of the configuration that it serves."""
     state: WorkerState
     uptime_s: float
     connections: int
@@ -62,7 +62,7 @@ StaleReason = Literal["refused", "edited", "api", "rollback"]
 
 
 class Stale(Struct, frozen=True):
-    """Why what runs is not what the configuration's files say: a restart would begin with something else."""
+    """Reason why what runs differs from the configuration's files: a restart would begin with something else."""
 
     reason: StaleReason
     """`refused`: they were read, and are wrong; `edited`: they were changed and have not been reloaded; `api`: what
@@ -85,7 +85,7 @@ class KeptFile(Struct, frozen=True):
 
 
 class Reloads(Struct, frozen=True):
-    """How changes of the configuration went."""
+    """Counts and the last results of configuration changes."""
 
     ok: int
     failed: int
@@ -105,14 +105,14 @@ class CertificateInfo(Struct, frozen=True):
     """The file."""
     names: Sequence[str]
     serial: str
-    """In hexadecimal."""
+    """Serial number in hexadecimal."""
     expires_date: float
     problem: str
-    """Why what the file says now is not in force; "" where it is."""
+    """Reason why the file's present content is not in force; "" where it is."""
 
 
 class VerifierInfo(Struct, frozen=True):
-    """What certificates of clients are verified by."""
+    """Authority or revocation list that client certificates are verified with."""
 
     listener: str
     """`(admin)`: the admin listener."""
@@ -120,20 +120,20 @@ class VerifierInfo(Struct, frozen=True):
     """Authorities, or lists of what they have revoked."""
     file: str
     expires_date: float | None
-    """Of the first in the file that is out of date then; from then on clients are refused. null = never."""
+    """End of validity of the first in the file to expire; from then on clients are refused. null = never."""
     problem: str
-    """Why what the file says now is not in force; "" where it is."""
+    """Reason why the file's present content is not in force; "" where it is."""
 
 
 class FeedInfo(Struct, frozen=True):
-    """What is fetched once for all workers, such as the keys of an identity provider."""
+    """Feed: a value that is fetched once for all workers, such as the keys of an identity provider."""
 
     feed: str
-    """Its URL, without the query."""
+    """URL of the feed, without the query."""
     last_success_date: float | None
-    """Of the last good answer; null = none yet, since the control process began."""
+    """Date of the last good response; null = none yet, since the control process began."""
     problem: str
-    """Why the last attempt has failed; "" it has not."""
+    """Reason why the last attempt has failed; "" = it has not."""
     used_by: str = ""
     """The route (of `egress`: the application and service) with the filter that needs it, or where else that stands,
     such as `listener public`; of several the first. "" = no filter, or this is of all who share the URL."""
@@ -145,11 +145,11 @@ class QuotaInfo(Struct, frozen=True):
     """One quota where it stands, and what somebody has used of it."""
 
     filter: str
-    """Its name in the configuration."""
+    """Name of the quota in the configuration."""
     level: str
-    """Where: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
+    """Level at which it stands: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
     key: str
-    """What it counts by."""
+    """Key that it counts by."""
     period: str
     resets_date: float
     """When this period ends."""
@@ -187,12 +187,12 @@ class LimitUse(Struct, frozen=True):
     """A limit where it stands in the configuration, and what control knows of its use without asking anybody."""
 
     filter: str
-    """Its name in the configuration."""
+    """Name of the limit in the configuration."""
     type: Literal["concurrency", "quota", "rate_limit"]
     level: str
-    """Where: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
+    """Level at which it stands: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
     key: str
-    """What it counts by; "" = all requests together."""
+    """Key that it counts by; "" = all requests together."""
     limit: int
     """For everybody who is in none of the groups. Of `adaptive` concurrency what is found out just now."""
     per: str
@@ -207,11 +207,11 @@ class LimitUse(Struct, frozen=True):
     """Consumers or routes that have used a quota in this period, where it counts by one of these alone; null = not
     known: of other keys only hashes are kept, or there are too many to look at."""
     most_used: int | None = None
-    """What the one of them has used that is nearest to its limit."""
+    """Usage of the key that is nearest to its limit."""
     most_used_of: int | None = None
-    """Its limit, which may be that of a group; null = nobody, or it is not known."""
+    """Limit of that key, which may be that of a group; null = no usage, or it is not known."""
     most_used_by: str | None = None
-    """Its name; null = nobody, or it is not known."""
+    """Name of that key; null = no usage, or it is not known."""
 
 
 class Limits(Struct, frozen=True):
@@ -223,20 +223,20 @@ class Limits(Struct, frozen=True):
 
 
 class QuotaWasReset(Struct, frozen=True):
-    """What became of a reset."""
+    """Result of a reset."""
 
     reset: int
-    """In how many places the quota had been counting."""
+    """Number of places in which the quota had been counting."""
 
 
 class QuotaFileInfo(Struct, frozen=True):
-    """What counts of quotas are kept in."""
+    """File in which quota counts are kept."""
 
     file: str
     written_date: float | None
     """When it was written last; null = not since the control process began."""
     problem: str
-    """Why it cannot be read or written just now; "" where it can."""
+    """Reason why the file cannot be read or written just now; "" where it can."""
 
 
 class Status(Struct, frozen=True):
@@ -257,15 +257,15 @@ class Status(Struct, frozen=True):
     requests: int
     reloads: Reloads
     stale: Stale | None = None
-    """Why the configuration's files say something else than what runs; null = they do not."""
+    """Reason why the configuration's files differ from what runs; null = they do not."""
     kept_files: Sequence[KeptFile] = ()
     """The other files that say something else than what runs."""
     certificates: Sequence[CertificateInfo] = ()
-    """What clients are shown over TLS."""
+    """Certificates that clients are shown over TLS."""
     verifiers: Sequence[VerifierInfo] = ()
-    """What their certificates are verified by."""
+    """Authorities and revocation lists that client certificates are verified with."""
     feeds: Sequence[FeedInfo] = ()
-    """What is fetched for the filters."""
+    """Feeds of the filters."""
     quota_file: QuotaFileInfo | None = None
     """null = counts end with the gateway."""
     rates: None = None
@@ -302,7 +302,7 @@ class RouteInfo(Struct, frozen=True):
     faults: Mapping[str, int] = {}
     """Requests that ended in one, by its name."""
     recent_faults: Mapping[str, int] = {}
-    """The same of the last minute."""
+    """Faults of the last minute, by name."""
     last_error: LastError | None = None
     """The last fault with a status of 500 and above; null = none yet."""
 
@@ -325,25 +325,24 @@ class TargetInfo(Struct, frozen=True):
     priority: int = 0
     """The group that it is of; the lowest comes first."""
     drained: bool = False
-    """It gets nothing new: because it was asked for, or its weight is 0."""
+    """Whether the target gets no new requests: because it was drained, or its weight is 0."""
     problem: str = ""
-    """What its last health check found wrong; "" = nothing, or it is not checked."""
+    """Problem found by its last health check; "" = none, or it is not checked."""
     label: str = ""
-    """What it is called in logs and metrics, and in the path of its drain."""
+    """Name of the target in logs and metrics, and in the path of its drain."""
     requests: int = 0
     """Attempts at it that have come to something: an answer, or a failure of its own."""
     errors: Mapping[str, int] = {}
-    """Those of them that failed by fault, also where a retry succeeded, and answers of 500 and above as
-    `status_5xx`."""
+    """Attempts that failed, by fault, also where a retry succeeded, and answers of 500 and above as `status_5xx`."""
     rate: float = 0.0
     """Attempts per second, over the last minute."""
     recent_errors: Mapping[str, int] = {}
-    """As `errors`, of the last minute."""
+    """Failed attempts of the last minute, as in `errors`."""
     p50_s: float | None = None
     """Until the head of its answer, of those of the last minute; null = there was none."""
     p99_s: float | None = None
     last_error: LastError | None = None
-    """Its last failure; null = none yet."""
+    """Last failure; null = none yet."""
 
 
 class UpstreamInfo(Struct, frozen=True):
@@ -374,7 +373,7 @@ class ConsumerInfo(Struct, frozen=True):
     keys: int
     passwords: int
     subjects: int
-    """Of tokens."""
+    """Number of subjects of tokens."""
     certificates: int
     signing_keys: int
 
@@ -406,7 +405,7 @@ class OverBound(Exception):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a change of the configuration."""
+    """Result of a change of the configuration."""
 
     ok: bool
     generation: int
@@ -419,12 +418,14 @@ class Outcome(Struct, frozen=True):
     """One line for people, whatever happened."""
     problems: Sequence[Problem] = ()
     notes: Sequence[Problem] = ()
-    """What is worth knowing of this configuration, as `fastgw check` tells it, and was not of the one before."""
+    """Notes on this configuration, as in `fastgw check`, that the one before had not."""
     reason: Reason = ""
-    """Why not. `rejected`: the configuration is wrong; `busy`: another change is under way, or the node is not serving;
-    `failed`: it could not be done."""
+    """Reason of a failure. `rejected`: the configuration is wrong; `busy`: another change is under way, or the node is
+    not serving;
+    `failed`: it could not be done.
+    """
     kept: Sequence[int] = ()
-    """Of a rollback that was refused: the generations that can be gone back to, as `generation` of `POST /rollback`."""
+    """Generations that can be gone back to, of a rollback that was refused, as `generation` of `POST /rollback`."""
 
 
 class Latency(Struct, frozen=True):
@@ -437,7 +438,7 @@ class Latency(Struct, frozen=True):
 
 
 class Live(Struct, frozen=True):
-    """What the dashboard asks for each second."""
+    """Live values that the dashboard asks for each second."""
 
     date: float
     uptime_s: float
@@ -446,16 +447,16 @@ class Live(Struct, frozen=True):
     connections: int
     requests: int
     responses: Mapping[str, int]
-    """By `2xx`, `3xx`, `4xx`, `5xx`, and `499` for clients that left."""
+    """Responses by `2xx`, `3xx`, `4xx`, `5xx`, and `499` for clients that left."""
     faults: Mapping[str, int]
-    """By the fault's name."""
+    """Faults by name."""
     latency: Latency
     loop_lag_s: float
     workers: Sequence[Worker]
 
 
 class HistoryPoint(Struct, frozen=True):
-    """What was counted in some seconds."""
+    """Counts of some seconds."""
 
     date: float
     """When they ended."""
@@ -464,7 +465,7 @@ class HistoryPoint(Struct, frozen=True):
     """At the end."""
     requests: int
     responses: Mapping[str, int]
-    """As in `Live`."""
+    """Responses as in `Live`."""
     faults: Mapping[str, int]
     latency: Sequence[int]
     """Counts by the bounds of `Live.latency`."""
@@ -484,28 +485,28 @@ class RequestToExplain(Struct, frozen=True, forbid_unknown_fields=True):
 
     method: str
     url: str
-    """As the client would ask for it, such as `https://api.example.com/users/7?debug=1`."""
+    """URL as the client would ask for it, such as `https://api.example.com/users/7?debug=1`."""
     headers: Sequence[str] = ()
     """Each as `Name: value`. Without a Host it is that of the URL."""
     client: str = "127.0.0.1"
     """The address that it comes from."""
     listener: str | None = None
-    """Where it comes in; null = the one that the URL's port belongs to."""
+    """Listener that it comes in by; null = the one that the URL's port belongs to."""
     certificate: str | None = None
-    """What the client shows, in PEM. It is taken for verified."""
+    """Certificate that the client shows, in PEM. It is taken for verified."""
 
 
 class Explained(Struct, frozen=True):
-    """What would become of a request, found out without sending it, as by a gateway that has just begun with this
-    configuration: whether targets are healthy or drained, what limits have left and what was revoked is not looked
-    at."""
+    """Explanation of a request without sending it, as by a gateway that has just begun with this configuration: whether
+    targets are healthy or drained, what limits have left and what was revoked is not looked at.
+    """
 
     generation: int
-    """Of the configuration by which it is."""
+    """Generation of the configuration that explains it."""
     explanation: Explanation
-    """As `fastgw explain --format json` tells it. What is left out does not apply, or is not reached."""
+    """Explanation as in `fastgw explain --format json`. What is left out does not apply, or is not reached."""
     text: str
-    """The same for people, as `fastgw explain` tells it."""
+    """Explanation for people, as in `fastgw explain`."""
 
 
 class Draining(Struct, frozen=True):
@@ -515,7 +516,7 @@ class Draining(Struct, frozen=True):
 
 
 class Revocations(Struct, frozen=True):
-    """What counts no more."""
+    """Size of the revocation list."""
 
     count: int
     most: int
@@ -526,7 +527,7 @@ class Revocations(Struct, frozen=True):
 
 
 class Revoked(Struct, frozen=True):
-    """What was revoked: on all workers in a moment."""
+    """Result of a revocation, which holds on all workers in a moment."""
 
     expires_date: float
     """When it is forgotten."""
@@ -534,7 +535,7 @@ class Revoked(Struct, frozen=True):
 
 
 class Refusal(Struct, frozen=True):
-    """Why a request was not served (RFC 9457)."""
+    """Reason why a request was not served (RFC 9457)."""
 
     title: str
     status: int
@@ -543,8 +544,8 @@ class Refusal(Struct, frozen=True):
 
 
 class Node(Protocol):
-    """What the API asks. Nothing here but `explain` raises on account of a request, and nothing but the `async` ones
-    takes long.
+    """Node behind the admin API. Nothing here but `explain` raises on account of a request, and nothing but the `async`
+    ones takes long.
 
     An `async` one goes on when the client that asked has left.
     """

@@ -17,7 +17,7 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
-    """As JSON would have it."""
+    """Return the document, as JSON would have it."""
     types = [Refusal]
     for each in operations:
         types += [kind for kind in (*each.answers.values(), *each.takes.values()) if not isinstance(kind, str)]

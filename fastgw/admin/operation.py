@@ -1,4 +1,4 @@
-"""What one operation of the admin API is: enough to serve it, and to describe it."""
+"""Operation of the admin API: enough to serve it, and to describe it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ class Operation:
     summary: str
     act: Act
     answers: Mapping[int, Any]
-    """By status, what is told: the type of the JSON, or as text the content type of what is none."""
+    """Response types by status: the type of the JSON, or as text the content type of what is none."""
     takes: Mapping[str, type] = field(default_factory=dict)
-    """By content type, the struct of the body; `bytes` = as it comes."""
+    """Body structs by content type; `bytes` = as it comes."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """Parameters of the query that are `true` or `false`, and what they mean."""
     asks: Mapping[str, str] = field(default_factory=dict)
     """Parameters of the query that are text, and what they mean."""
     repeats: Mapping[str, str] = field(default_factory=dict)
-    """The same, of those that may stand there more than once."""
+    """Parameters of the query that may be repeated, with their meanings."""

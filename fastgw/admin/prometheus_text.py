@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from fastgw.observe import Family
 
 Sample = tuple[str, str, int | float]
-"""What follows the family's name, labels as `labels` makes them, value."""
+"""Sample: what follows the family's name, labels as `labels` makes them, value."""
 
 
 class Format(NamedTuple):
@@ -22,7 +22,7 @@ OPENMETRICS: Final = Format(b"application/openmetrics-text; version=1.0.0; chars
 
 
 def wanted(accept: bytes) -> Format:
-    """By the Accept field: OpenMetrics for those who name it and do not like the other better."""
+    """Return the format for an Accept header: OpenMetrics for those who name it and do not like the other better."""
     weights = dict(map(_weighted, accept.lower().split(b",")))
     openmetrics = weights.get(b"application/openmetrics-text", 0.0)
     return OPENMETRICS if 0.0 < openmetrics >= weights.get(b"text/plain", 0.0) else PROMETHEUS

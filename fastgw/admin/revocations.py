@@ -1,4 +1,4 @@
-"""What the admin API is asked to revoke, read: the records that say so, and what is told of them."""
+"""Revocations over the admin API: parsed into records, and into the event that is reported."""
 
 import time
 from typing import Any, Final
@@ -17,11 +17,12 @@ LEEWAY_S: Final = 3600.0
 
 
 class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to count no more: `issuer` and `jti`, one token; `issuer` and `subject`, all of somebody that were issued
-    until now; `token`, that one. A session of a login counts as issued when it began."""
+    """Tokens to revoke: `issuer` and `jti`, one token; `issuer` and `subject`, all of a subject that were issued until
+    now; `token`, that one. A session of a login counts as issued when it began.
+    """
 
     issuer: str | None = None
-    """As in the token; "" = it names none."""
+    """Issuer as in the token; "" = it names none."""
     jti: str | None = None
     subject: str | None = None
     token: str | None = None
@@ -66,7 +67,7 @@ def _of_token(token: str, wanted: float | None, now: float) -> tuple[bytes, Revo
 
 
 def _claims(token: bytes) -> dict[str, Any]:
-    """What a JWT says, unverified; {} where it is none."""
+    """Return the claims of a JWT, unverified; {} where it is none."""
     segments = token.split(b".")
     try:
         return members(unencoded(segments[1], "the payload"), "the payload") if len(segments) == 3 else {}

@@ -25,11 +25,11 @@ _TEXT: Final = b"text/plain; charset=utf-8"
 Page = tuple[int, bytes, bytes]
 """Status, content type and body."""
 Metrics = Callable[[bytes], tuple[bytes, bytes]]
-"""By the Accept field: the content type of the metrics, and their text."""
+"""Function from the Accept header to the content type of the metrics, and their text."""
 
 
 class StatusPages:
-    """What is told, and who is being told."""
+    """Pages of the status listener, and the clients that are being served."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What `fastgw status` shows people: tables, in colour where there is a terminal."""
+"""Tables of `fastgw status`, in colour where there is a terminal."""
 
 import signal
 import time
@@ -28,7 +28,7 @@ from fastgw.admin.node_interface import (
 )
 
 WATCH_EVERY: Final = 1.0
-"""Seconds."""
+"""Seconds between two views."""
 PLAIN_WIDTH: Final = 240
 """Columns where there is no terminal to ask: enough not to break what `grep` looks for."""
 COLOURS: Final = {
@@ -49,13 +49,13 @@ ROUTES_SHOWN: Final = 20
 SOON_S: Final = 14 * 86400
 """A certificate that expires within it is shown in yellow."""
 LIST_SOON_S: Final = 86400
-"""The same of a list of what is revoked, which many make anew each week."""
+"""Seconds before its end at which a revocation list is shown as expiring: many make one anew each week."""
 _SIZES: Final = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
 def console() -> Console:
-    """Of stdout; plain text where that is no terminal."""
+    """Return the console of stdout; plain text where that is no terminal."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
@@ -65,7 +65,7 @@ def ask(client: AdminClient) -> tuple[Status, Upstreams, Routes]:
 
 
 def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Status | None = None) -> Group:
-    """How a gateway fares. `before`: what it said a moment ago, to tell a rate from."""
+    """Return the overview of a gateway. `before`: what it said a moment ago, to tell a rate from."""
     parts: list[RenderableType] = [_head(status, before), _workers(status.workers)]
     if upstreams.upstreams:
         parts.append(_targets(upstreams))
@@ -132,7 +132,7 @@ def _head(status: Status, before: Status | None) -> Text:
 
 
 def _configured(status: Status) -> str:
-    """By what."""
+    """Describe the source of the configuration."""
     if not status.config_hash:
         return "configured by the command line"
     return f"{status.config_file or 'configured over the admin API'} ({status.config_hash[:12]})"
@@ -193,7 +193,9 @@ def _targets(upstreams: Upstreams) -> Table:
 
 
 def _shown(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
-    """Those that matter most: with errors lately, then with errors, then by rate; unused ones are left out."""
+    """Return the routes that matter most: with errors lately, then with errors, then by rate; unused ones are left
+    out.
+    """
 
     def weight(route: RouteInfo) -> tuple[int, int, float]:
         return sum(route.recent_faults.values()), route.errors, route.rate

@@ -35,7 +35,9 @@ SCRIPTS: Final = (
     "configuration",
     "main",
 )
-"""In the order in which they run: a script imports from those before it. All of them share one scope in the page."""
+"""Scripts in the order in which they run: a script imports from those before it. All of them share one scope in the
+page.
+"""
 
 _IMPORT: Final = re.compile(r"^import [^;]+;\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?=(?:async )?(?:const|class|function) )", re.MULTILINE)
