@@ -1,4 +1,4 @@
-"""What the gateway shows an API in place of the client: credentials, tokens against forged requests, parameters."""
+"""Credentials, CSRF tokens and parameters that the gateway sends to an API in place of the client."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal
@@ -19,7 +19,7 @@ QueryText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*$")]
 """A query as it is sent."""
 ClientAuth = Literal["auto", "auto_raw", "basic", "basic_encoded", "body", "none", "private_key_jwt", "certificate"]
 BY_SECRET: Final = frozenset(("auto", "auto_raw", "basic", "basic_encoded", "body"))
-"""Of these, those that send a client secret as it is."""
+"""Values of `client_auth` that send a client secret as it is."""
 
 
 def check_own(names: Iterable[str]) -> None:
@@ -33,7 +33,7 @@ class Basic(Settings):
     """A username and a password (RFC 7617)."""
 
     username: Secret
-    """It has no colon."""
+    """User name, without a colon."""
     password: Secret
     """The password."""
 
@@ -49,25 +49,26 @@ class OAuth2(Settings):
     token_url: EndpointUrl
     """The token endpoint."""
     client_id: Secret
-    """What the server knows the gateway by."""
+    """Client id of the gateway at the authorization server."""
     client_secret: Secret | None = None
-    """What the gateway shows to the server. null for `none`, `certificate` and `private_key_jwt`."""
+    """Client secret of the gateway. null for `none`, `certificate` and `private_key_jwt`."""
     client_key: Secret | None = None
     """For `private_key_jwt`: the private key in PEM, RSA, P-256 or Ed25519."""
     client_auth: ClientAuth = "auto"
-    """How the gateway authenticates to the token endpoint. `basic`: client id and secret in `Authorization: Basic`, as
+    """Authentication of the gateway to the token endpoint. `basic`: client id and secret in `Authorization: Basic`, as
     they are; `basic_encoded`: likewise, each form-encoded first (RFC 6749 section 2.3.1); `body`: in the request body;
     `none`: its `client_id` alone; `private_key_jwt` (RFC 7523); `certificate`: the one of `tls` (RFC 8705). `auto`:
     `basic_encoded`, and where the server refuses that client, `basic`, then `body`, once each: the form that it takes
     is remembered. `auto_raw`: the same with `basic` first, as in Kyma's documents. Header and body are never used at
-    once (RFC 6749 section 2.3)."""
+    once (RFC 6749 section 2.3).
+    """
     assertion_audience: Word | None = None
     """For `private_key_jwt`: whom the assertion is for; some servers want their issuer. null = `token_url` without its
     query."""
     scopes: tuple[Word, ...] = ()
     """The scopes asked for."""
     audience: Word | None = None
-    """Whom the token is for, as `audience`."""
+    """Audience of the token, sent as `audience`."""
     token_headers: Mapping[FieldName, Values] = NONE
     """Further fields of the request for a token."""
     token_query: Mapping[Word, Values] = NONE
@@ -75,7 +76,7 @@ class OAuth2(Settings):
     token_form: Mapping[Word, Values] = NONE
     """Further parameters in the body."""
     tls: UpstreamTls = UpstreamTls()
-    """How the token endpoint is spoken to, where its URL is https."""
+    """TLS settings for the token endpoint, where its URL is https."""
     timeout: Duration = 5.0
     """For its whole answer; a request waits so long at most."""
     margin: Annotated[Delay, Meta(le=3600)] = 2.0
@@ -102,7 +103,7 @@ class OAuth2(Settings):
 
 
 _NEEDED: Final[Mapping[str, str]] = {"none": "", "certificate": "", "private_key_jwt": "client_key"}
-"""What a way of showing who one is needs; the others a secret."""
+"""Setting that a way of client authentication needs; the others need a secret."""
 
 
 class Csrf(Settings):
@@ -114,9 +115,9 @@ class Csrf(Settings):
     """
 
     token_url: EndpointUrl
-    """Where the API hands it out."""
+    """URL where the API issues the token."""
     tls: UpstreamTls = UpstreamTls()
-    """How it is spoken to, where its URL is https: as the API itself, its client certificate included."""
+    """TLS settings for this URL, where it is https: as for the API itself, its client certificate included."""
     timeout: Duration = 5.0
     """For its whole answer."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
@@ -124,7 +125,7 @@ class Csrf(Settings):
 
 
 class RequestParameters(Settings):
-    """What is added to requests unless the client has sent it itself."""
+    """Headers and query parameters that are added to requests unless the client has sent them itself."""
 
     headers: Mapping[FieldName, Values] = NONE
     """Fields; several values are several lines."""

@@ -31,7 +31,7 @@ Addressing = Literal["path", "path_with_entry", "host"]
 
 
 class EgressCredentials(Settings):
-    """What the gateway shows the API in place of the application."""
+    """Credentials that the gateway sends to the API in place of the application."""
 
     type: Literal["none", "basic", "oauth2", "oauth2_mtls", "certificate", "bearer", "headers"]
     """`none`: what the application sends passes; `basic`: `username` and `password`; `oauth2`: a token fetched from
@@ -49,7 +49,7 @@ class EgressCredentials(Settings):
     token_url: EndpointUrl | None = None
     """For `oauth2` and `oauth2_mtls`: the token endpoint."""
     client_id: Secret | None = None
-    """Likewise: what the server knows the gateway by."""
+    """Client id of the gateway at the authorization server, for `oauth2` and `oauth2_mtls`."""
     client_secret: Secret | None = None
     """For `oauth2`: what the gateway shows to the server."""
     client_key: Secret | None = None
@@ -59,21 +59,21 @@ class EgressCredentials(Settings):
     scopes: tuple[Word, ...] = ()
     """For `oauth2` and `oauth2_mtls`: the scopes asked for."""
     audience: Word | None = None
-    """Likewise: whom the token is for."""
+    """Audience of the token, for `oauth2` and `oauth2_mtls`."""
     assertion_audience: Word | None = None
     """For `oauth2` with `client_auth: private_key_jwt`: whom the assertion is for. null = `token_url`."""
     token_headers: Mapping[FieldName, Values] = NONE
-    """Likewise: further fields of the request for a token."""
+    """Further headers of the token request, for `oauth2` and `oauth2_mtls`."""
     token_query: Mapping[Word, Values] = NONE
-    """Likewise: further parameters behind its URL."""
+    """Further query parameters of the token request, for `oauth2` and `oauth2_mtls`."""
     token_tls: UpstreamTls = UpstreamTls()
-    """Likewise: how the token endpoint is spoken to."""
+    """TLS settings for the token endpoint, for `oauth2` and `oauth2_mtls`."""
     second_level: RedisUrl | None = None
-    """Likewise: a Redis in which nodes share tokens, encrypted."""
+    """Redis in which nodes share tokens, encrypted, for `oauth2` and `oauth2_mtls`."""
     certificate: ReadableFile | None = None
     """For `certificate` and `oauth2_mtls`: a PEM file with the client certificate and its chain."""
     key: ReadableFile | None = None
-    """Likewise: a PEM file with its key."""
+    """PEM file with the key of `certificate`."""
 
     def __post_init__(self) -> None:
         needed, possible = OF_TYPES[self.type]
@@ -97,7 +97,7 @@ OF_TYPES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "bearer": (("token",), ()),
     "headers": (("headers",), ()),
 }
-"""What credentials of each type need, and what else they may say."""
+"""Settings that credentials of each type need, and further ones that they may have."""
 _UNSAID: Final[Mapping[str, Any]] = {
     field.name: field.default for field in fields(EgressCredentials) if field.name != "type"
 }
@@ -131,32 +131,32 @@ class EgressEntry(Settings):
     """One API."""
 
     url: TargetUrl
-    """Where it is. The rest of the path is joined to this by exactly one slash."""
+    """URL of the API. The rest of the path is joined to this by exactly one slash."""
     credentials: EgressCredentials = EgressCredentials(type="none")
-    """What the gateway shows it."""
+    """Credentials that the gateway sends to the API."""
     csrf: Csrf | None = None
     """A token against forged requests that it demands. null = none. Who hands it out is spoken to as the API itself,
     unless it has a `tls` of its own."""
     request_parameters: RequestParameters = RequestParameters()
-    """What is added to requests unless the application has sent it itself."""
+    """Headers and query parameters that are added to requests unless the application has sent them itself."""
     parameters_for_token: bool = False
     """Whether `request_parameters` go to the token endpoint as well."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
-    """What becomes of the forwarding fields. Left out = `strip` where services are hosts, else `pass`."""
+    """Handling of the forwarding headers. Left out = `strip` where services are hosts, else `pass`."""
     timeouts: EgressTimeouts = EgressTimeouts()
     """How long it is waited for."""
     retries: EgressRetries = EgressRetries()
     """When a call is tried again, and the bodies that are kept for that."""
     tls: UpstreamTls = UpstreamTls()
-    """How it is spoken to."""
+    """TLS settings for the API."""
     cookies: Literal["keep", "rewrite"] = "keep"
-    """What becomes of `Set-Cookie`. `rewrite`: its domain goes, and its path is that of the service here."""
+    """Handling of `Set-Cookie`. `rewrite`: its domain goes, and its path is that of the service here."""
     unavailable: Word | None = None
-    """Why it cannot be called: what requests are answered, with a 500. null = it can."""
+    """Reason why the API cannot be called, sent to the application in a 500. null = it can."""
     ambiguous: Word | None = None
-    """Why it cannot be told which API is meant: what requests are answered, with a 400. null = it can."""
+    """Reason why it is ambiguous which API is meant, sent to the application in a 400. null = it can."""
     host: HostName | None = None
-    """What it is called with `host`. null = `{app}-{service}`, for a service of one API."""
+    """Host name of the service with `addressing: host`. null = `{app}-{service}`, for a service of one API."""
     use: tuple[str, ...] = ()
     """Filter sets."""
     filters: Filters = NONE
@@ -167,7 +167,7 @@ class EgressService(EgressEntry):
     """An API, or several of them as `entries`."""
 
     url: TargetUrl | None = None  # type: ignore[assignment]  # it may have entries instead
-    """Where it is. The rest of the path is joined to this by exactly one slash."""
+    """URL of the API. The rest of the path is joined to this by exactly one slash."""
     entries: Mapping[Segment, EgressEntry] = NONE
     """APIs by name, in place of one: for `path_with_entry`. The other addressings take one that is alone, and `host`
     those with a `host` of their own."""
@@ -190,10 +190,11 @@ class Egress(Settings):
     """APIs outside that applications inside call as `/{app}/{service}/{rest}`, without secrets of their own."""
 
     listener: Name | None = None
-    """Where applications call, by its name. null = the only listener there is, or see `listeners`."""
+    """Name of the listener that applications call. null = the only listener there is, or see `listeners`."""
     addressing: Addressing = "path"
-    """How they name a service: `path`: `/{app}/{service}/{rest}`; `path_with_entry`: `/{app}/{service}/{entry}/{rest}`;
-    `host`: a host `{app}-{service}`."""
+    """Form of a service's address: `path`: `/{app}/{service}/{rest}`; `path_with_entry`:
+    `/{app}/{service}/{entry}/{rest}`; `host`: a host `{app}-{service}`.
+    """
     listeners: Mapping[Name, Addressing] = NONE
     """Several listeners, each with its addressing, in place of `listener` and `addressing`."""
     domains: tuple[HostName, ...] = ()
@@ -209,12 +210,13 @@ class Egress(Settings):
     """A field in which an application may send a token of its own, which takes the place of the gateway's credentials.
     It does not go further. null = none."""
     user_agent: Literal["empty", "pass"] = "empty"
-    """What becomes of `User-Agent` where an application sends none: `empty`: the API sees an empty one."""
+    """Handling of `User-Agent` where an application sends none: `empty`: the API sees an empty one."""
     via: Literal["on", "off"] = "off"
     """Whether calls and answers get a `Via` of the gateway's. Some APIs compress nothing for requests that have one."""
     target_errors: Literal["502", "pass"] = "502"
-    """What an application sees of an API's 5xx: `"502"`: a 502 with the status in `Target-System-Status`, the body as
-    it came; `pass`: the answer as it is."""
+    """Response to the application for an API's 5xx: `"502"`: a 502 with the status in `Target-System-Status`, the body
+    as it came; `pass`: the answer as it is.
+    """
 
     def __post_init__(self) -> None:
         if self.listener is not None and self.listeners:
@@ -224,24 +226,25 @@ class Egress(Settings):
 
 
 class Kubernetes(Settings):
-    """How a Kubernetes API server is reached. Needs `fastgw[kubernetes]`."""
+    """Access to a Kubernetes API server. Needs `fastgw[kubernetes]`."""
 
     kubeconfig: ReadableFile | None = None
     """A kubeconfig file. null = as a pod in the cluster, by its service account."""
     context: Word | None = None
-    """Which of its contexts. null = the current one."""
+    """Name of the context in the kubeconfig. null = the current one."""
 
 
 class KymaDefaults(Settings):
-    """What Kyma's documents have no words for, for all of their services."""
+    """Defaults for all services of Kyma's documents, where the documents have no setting."""
 
     timeouts: EgressTimeouts = EgressTimeouts()
     """How long APIs are waited for."""
     retries: EgressRetries = EgressRetries()
     """When a call is tried again, and the bodies that are kept for that."""
     tls: UpstreamTls = UpstreamTls()
-    """How APIs and token endpoints are spoken to, such as the authority to trust. `spec.skipVerify` of an Application
-    counts more."""
+    """TLS settings for APIs and token endpoints, such as the authority to trust. `spec.skipVerify` of an Application
+    counts more.
+    """
     use: tuple[str, ...] = ()
     """Filter sets."""
     filters: Filters = NONE
@@ -257,14 +260,14 @@ class Kyma(Settings):
     kubernetes: Kubernetes | None = None
     """The Kubernetes API that has them, which is watched."""
     namespace: Word = "kyma-system"
-    """Where the Secrets are; those that say none are taken to be there."""
+    """Namespace of the Secrets; those without one are taken to be there."""
     allow_local: bool = False
     """Whether documents may have the gateway call its own machine and what is of its network alone: loopback and
     link-local addresses. For tests and development."""
     second_level: RedisUrl | None = None
     """A Redis in which nodes share tokens, encrypted."""
     defaults: KymaDefaults = KymaDefaults()
-    """What the documents have no words for, for all of their services."""
+    """Defaults for all services, where the documents have no setting."""
 
     def __post_init__(self) -> None:
         if (self.directory is None) == (self.kubernetes is None):
@@ -272,7 +275,7 @@ class Kyma(Settings):
 
 
 class Providers(Settings):
-    """Where services of `egress` come from besides the file itself."""
+    """Further sources of services of `egress`, besides the file itself."""
 
     kyma: Kyma | None = None
     """Kyma's documents. null = none."""

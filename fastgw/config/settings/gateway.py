@@ -140,7 +140,7 @@ Connections = Annotated[int, Meta(ge=1, le=10_000_000)]
 
 
 class ServerCertificate(Settings):
-    """What a listener shows of itself."""
+    """Certificate of a listener."""
 
     certificate: ReadableFile
     """A PEM file with the certificate and its chain."""
@@ -167,13 +167,15 @@ class ClientAuth(Settings):
 
 
 class ServerTls(Settings):
-    """How TLS is spoken to clients. Files are read anew when they change; what is broken or does not belong together
-    leaves the certificate that was there."""
+    """TLS settings for clients. Files are read anew when they change; what is broken or does not belong together
+    leaves the certificate that was there.
+    """
 
     certificates: Some[ServerCertificate]
-    """What to show: the one for the name that a client asks for, else the one for all names next to it (`*.`), else the
-    first. Of two for the same names, whose keys are of different kinds (RSA, ECDSA), the one that the client can
-    verify."""
+    """Certificates, selected by SNI: the one for the name that a client asks for, else the wildcard for it (`*.`), else
+    the first. Of two for the same names, whose keys are of different kinds (RSA, ECDSA), the one that the client can
+    verify.
+    """
     min_version: Literal["1.2", "1.3"] = "1.2"
     """The oldest version of TLS."""
     client_auth: ClientAuth | None = None
@@ -192,7 +194,7 @@ class Listener(Settings):
     """`host:port`, `[ipv6]:port` (IPv6 only), `:port` (every address of the machine, IPv4 and IPv6) or `unix:/path`.
     Port 0 lets the system choose."""
     protocols: Some[Literal["http1"]] = ("http1",)
-    """What is spoken there: `http1` is HTTP/1.1 and HTTP/1.0."""
+    """Protocols of the listener: `http1` is HTTP/1.1 and HTTP/1.0."""
     trusted_proxies: tuple[Network, ...] = ()
     """Networks of the proxies whose forwarding fields and PROXY protocol are believed.
 
@@ -207,17 +209,20 @@ class Listener(Settings):
     """Whether each connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`,
     but for a unix socket, whose permissions say who is trusted."""
     tls: ServerTls | None = None
-    """How TLS is spoken there, behind the PROXY protocol header if there is one. null = not at all."""
+    """TLS settings of the listener; TLS comes after the PROXY protocol header if there is one. null = plaintext."""
     ambiguous_paths: Literal["refuse", "allow"] = "refuse"
-    """What becomes of a path that servers read in different ways, and that is another route's in one of them. Where
+    """Handling of a path that servers read in different ways, and that is another route's in one of them. Where
     `/admin/*` is a route, `//admin`, `/x/..//admin` and `/admin%2Fa` are. `refuse` answers 400; `allow` goes by the
-    path as it came, and relies on upstreams to read it so. See docs/reference/routing.md."""
+    path as it came, and relies on upstreams to read it so. See docs/reference/routing.md.
+    """
     filters: Filters = NONE
     """Filters for what comes in here."""
 
 
 class Unwritten(Settings):
-    """What has a default that is told from the same settings in a file by its identity, also after pickling."""
+    """Base of settings with a default that is told from equal settings in a file by its identity, also after
+    pickling.
+    """
 
     def __reduce__(self) -> Any:
         return UNWRITTEN.get(id(self)) or super().__reduce__()
@@ -240,10 +245,11 @@ class Admin(Unwritten):
     """`host:port`, `[ipv6]:port`, `:port` (every address of the machine) or `unix:/path`. A unix socket is for its
     owner alone, who needs no token there; with a `token` its group may connect too."""
     token: Secret | None = None
-    """What callers send as `Authorization: Bearer`. null = one is made at the start, and kept in the runtime directory
-    in a file that nobody but the gateway's user can read: `fastgw token` prints it."""
+    """Bearer token of the admin API, which callers send as `Authorization: Bearer`. null = one is made at the start,
+    and kept in the runtime directory in a file that nobody but the gateway's user can read: `fastgw token` prints it.
+    """
     tls: ServerTls | None = None
-    """How TLS is spoken there. null = not at all."""
+    """TLS settings of the listener. null = plaintext."""
     document_bytes: Annotated[Size, Meta(ge=1024, le=256 * 1024**2)] = 1024**2
     """How long a configuration, or a list of targets, may be that is sent to the API: a longer one is answered 413. One
     eighth of it is how many values may be in one, those that aliases repeat counted each time. Files that the gateway
@@ -262,7 +268,7 @@ that is free."""
 DEFAULT_ADMIN: Final = Admin()
 """The admin listener when no file says anything of one. Where its port is taken it is the next that is free."""
 UNWRITTEN: Final = {id(DEFAULT_STATUS): "DEFAULT_STATUS", id(DEFAULT_ADMIN): "DEFAULT_ADMIN"}
-"""Their names in this module: what is pickled in their place."""
+"""Names of the defaults in this module, pickled in their place."""
 
 
 class DrainTimeouts(Settings):
@@ -296,7 +302,7 @@ class Timeouts(Settings):
 
 
 class Limits(Settings):
-    """What clients may send and hold."""
+    """Limits on what clients may send and hold."""
 
     header_bytes: Annotated[Size, Meta(ge=1024, le=16 * 1024**2)] = 32 * 1024
     """The longest request head, start line included. Answered 431, or 414 when the request target alone is longer."""
@@ -312,7 +318,7 @@ class Limits(Settings):
 
 
 class AccessLog(Settings):
-    """Where one line per request is written."""
+    """Access log with one line per request."""
 
     sink: LogSink = "stdout"
     """`stdout`, or the path of a file, relative to the file that says so. Reopened on SIGUSR1."""
@@ -328,14 +334,15 @@ class AccessLog(Settings):
 
 
 class Log(Settings):
-    """How the gateway tells operators about itself, on stderr: a line for each event, with time, level, process, the
-    event's name and a text. A change takes effect with a reload."""
+    """Operator log on stderr: a line for each event, with time, level, process, the event's name and a text. A change
+    takes effect with a reload.
+    """
 
     format: Literal["text", "json"] = "text"
     """`text`: `TIME LEVEL PROCESS[PID] EVENT: TEXT`; `json`: an object with `time`, `level`, `process`, `pid`, `event`
     and `message`."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is less important is not told."""
+    """Lowest level that is logged."""
 
 
 class Respond(Settings):
@@ -361,7 +368,7 @@ class Redirect(Settings):
 
 
 class PathForwarding(Settings):
-    """Which form of the path an upstream is sent."""
+    """Form of the path that an upstream is sent."""
 
     forward: Literal["normal", "raw"] = "normal"
     """`normal`: the form that was matched, dot segments resolved; `raw`: the client's own bytes, behind `strip_prefix`
@@ -370,15 +377,16 @@ class PathForwarding(Settings):
     encoded_slash: Literal["keep", "reject"] = "keep"
     """Whether a `%2F` in the path is passed on as it is, or answered 400."""
     root: Literal["slash", "bare"] = "slash"
-    """What is sent for a path that is `strip_prefix` and nothing more: `slash`: the path of the target's URL and a
-    slash (`/v2/`); `bare`: that path alone (`/v2`), or a slash where it has none."""
+    """Path that is sent for a path that is `strip_prefix` and nothing more: `slash`: the path of the target's URL and a
+    slash (`/v2/`); `bare`: that path alone (`/v2`), or a slash where it has none.
+    """
 
 
 FallbackCondition = Literal["unavailable", "unreachable", "broken", "timeout"]
 
 
 class Fallback(Settings):
-    """What takes the place of an upstream that fails before its answer begins: one of `upstream` and `respond`."""
+    """Replacement for an upstream that fails before its response begins: one of `upstream` and `respond`."""
 
     upstream: Name | None = None
     """Another upstream, for requests whose body is still at hand. One that the first may have acted on is sent there
@@ -403,7 +411,7 @@ class Canary(Settings):
     """Requests that go to one of a route's upstreams whatever its share is: those that meet all conditions here."""
 
     upstream: Name
-    """Which of them."""
+    """Upstream of the canary, one of those of the route."""
     headers: Mapping[FieldName, str] = NONE
     """Headers and the values they must have, as in the `headers` of a route."""
     cookies: Mapping[FieldName, str] = NONE
@@ -415,7 +423,7 @@ class Canary(Settings):
 
 
 class Split(Settings):
-    """How requests are divided among the upstreams of a route."""
+    """Division of requests among the upstreams of a route."""
 
     by: Annotated[Trait, trait("ip", "header", "cookie", "request")] = Trait("ip")
     """Requests with the same one go to the same upstream: `ip` (IPv6 by its /64), `header:NAME` or `cookie:NAME`;
@@ -428,7 +436,7 @@ class Route(Settings):
     """Conditions, and what happens to a request that meets them all: one of `upstream`, `respond`, `redirect`."""
 
     name: Annotated[str, Meta(min_length=1)]
-    """Its name in logs, metrics and `explain`."""
+    """Name of the route in logs, metrics and `explain`."""
     listeners: Some[str] = ()
     """Names of the listeners it is served on. Left out = all."""
     hosts: Some[str] = ()
@@ -452,26 +460,28 @@ class Route(Settings):
     upstream: (
         Destination | Annotated[Mapping[Name, Share], Meta(min_length=1, examples=["{users: 90, users_v2: 10}"])] | None
     ) = None
-    """Where requests go: the name of an upstream, the URL of its only target, or the names of several with the share
-    that each gets."""
+    """Destination of requests: the name of an upstream, the URL of its only target, or the names of several with the
+    share that each gets.
+    """
     split: Split | None = None
-    """How requests are divided among several upstreams. null = by the client's address."""
+    """Division of requests among several upstreams. null = by the client's address."""
     respond: Respond | None = None
     """Answer without an upstream."""
     redirect: Redirect | None = None
     """Send the client elsewhere."""
     fallback: Fallback | None = None
-    """What takes the place of an upstream that fails. null = the client is told."""
+    """Replacement for an upstream that fails. null = the client gets the error."""
     strip_prefix: str | None = None
-    """What is cut off the front of the path, by whole path elements, before it is sent."""
+    """Prefix that is cut off the path, by whole path elements, before it is sent."""
     rewrite: str | None = None
     """The path to send instead, in which `{name}` stands for a parameter of the route's paths."""
     path: PathForwarding = PathForwarding()
-    """Which form of the path is sent."""
+    """Form of the path that is sent."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
-    """What becomes of the forwarding fields. Left out = `append` when the peer is a trusted proxy, else `set`.
+    """Handling of the forwarding headers. Left out = `append` when the peer is a trusted proxy, else `set`.
 
-    `pass` leaves them alone, but for `X-Forwarded-Client-Cert` of a TLS client that is no trusted proxy."""
+    `pass` leaves them alone, but for `X-Forwarded-Client-Cert` of a TLS client that is no trusted proxy.
+    """
     via: Literal["on", "off"] = "on"
     """Whether requests and answers get a `Via` of the gateway's (RFC 9110 section 7.6.3). Some upstreams compress
     nothing for requests that have one. `off` leaves those of others as they are."""
@@ -501,7 +511,9 @@ class ConsumerKey(Settings):
     key: Secret | None = None
     """The key itself: visible ASCII characters."""
     key_sha256: Sha256 | None = None
-    """Its SHA-256, so that nobody who reads the configuration has the key. Safe for keys that cannot be guessed."""
+    """SHA-256 of the key, so that nobody who reads the configuration has the key. Safe for keys that cannot be
+    guessed.
+    """
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.key_sha256 is None):
@@ -512,13 +524,13 @@ class ConsumerPassword(Settings):
     """A username and its password."""
 
     username: Username
-    """It has no colon; compared in Unicode's form NFC."""
+    """User name, without a colon; compared in Unicode's form NFC."""
     password: Secret
     """The password."""
 
 
 class ConsumerSubject(Settings):
-    """Whom a token speaks of."""
+    """Subject of a token, with its issuer."""
 
     issuer: Annotated[str, Meta(min_length=1)]
     """The token's `iss`, character by character."""
@@ -530,7 +542,7 @@ class ConsumerCertificate(Settings):
     """A client certificate: one of `subject`, `san` and `fingerprint_sha256`."""
 
     subject: CertificateSubject | None = None
-    """Its subject, as RFC 4514 writes it: `CN=alice,O=Example`."""
+    """Subject of the certificate, as RFC 4514 writes it: `CN=alice,O=Example`."""
     san: CertificateName | None = None
     """One of its alternative names: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
     fingerprint_sha256: Fingerprint | None = None
@@ -545,38 +557,38 @@ class ConsumerSigningKey(Settings):
     """A key that requests are signed with."""
 
     key_id: Annotated[str, Meta(min_length=1, max_length=256)]
-    """What signatures call it: their `keyid`."""
+    """Name of the key in signatures: their `keyid`."""
     algorithm: Literal["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-pss-sha512"] = (
         "hmac-sha256"
     )
-    """How is signed, by its name in RFC 9421. A key is good for one algorithm alone."""
+    """Signature algorithm, by its name in RFC 9421. A key is good for one algorithm alone."""
     key: Secret
     """The secret that both sides share, of 16 bytes at least; for other algorithms than HMAC a public key in PEM."""
     encoding: Literal["text", "base64"] = "text"
-    """How the shared secret is written: as it is, or in base64."""
+    """Encoding of the shared secret: as it is, or in base64."""
 
 
 class Consumer(Settings):
     """Somebody that the gateway knows, and how requests show that they are theirs."""
 
     name: Identity
-    """What it is called in logs, limits and fields for upstreams."""
+    """Name of the consumer in logs, limits and headers for upstreams."""
     groups: tuple[Identity, ...] = ()
     """The groups that it belongs to."""
     key_auth: tuple[ConsumerKey, ...] = ()
-    """Its keys, for `key_auth`. Several while one takes the place of another."""
+    """Keys for `key_auth`. Several while one takes the place of another."""
     basic_auth: tuple[ConsumerPassword, ...] = ()
-    """Its passwords, for `basic_auth`."""
+    """Passwords for `basic_auth`."""
     hmac: tuple[ConsumerSigningKey, ...] = ()
     """The keys that it signs requests with, for `hmac`."""
     jwt: tuple[ConsumerSubject, ...] = ()
-    """Whom tokens speak of when they are its own."""
+    """Subjects of the consumer's tokens."""
     certificates: tuple[ConsumerCertificate, ...] = ()
-    """Its client certificates."""
+    """Client certificates of the consumer."""
 
 
 class ConsumerFile(Settings):
-    """What a file of `consumer_files` says."""
+    """Contents of a file of `consumer_files`."""
 
     consumers: tuple[Consumer, ...]
     """Consumers, as in a configuration."""
@@ -586,22 +598,24 @@ class State(Settings):
     """A Redis or Valkey in which several nodes share what was revoked and what limits count. Needs `fastgw[redis]`."""
 
     url: Secret
-    """Where it is: `redis://[user]:password@host:6379/0`, `rediss://` for TLS, or `unix:///path?db=0`. Redis 6.2 or
-    newer, or Valkey."""
+    """URL of the Redis: `redis://[user]:password@host:6379/0`, `rediss://` for TLS, or `unix:///path?db=0`. Redis 6.2
+    or newer, or Valkey.
+    """
     when_away: Literal["local", "refuse"] = "local"
-    """What counts while it does not answer: what this node knows by itself, or nothing, so that what would have to ask
-    it is refused (503, `limits_unavailable`). The node's own counts begin at nothing when Redis goes away: each of N
-    nodes then admits as much as all together may. Revocations always go by the node's own list, and are merged when it
-    is back."""
+    """Fallback while Redis is unreachable: the counts of this node alone, or nothing, so that requests that would have
+    to ask it are refused (503, `limits_unavailable`). The node's own counts begin at nothing when Redis goes away: each
+    of N nodes then admits as much as all together may. Revocations always go by the node's own list, and are merged
+    when it is back.
+    """
     timeout: Duration = 0.1
     """How long a request waits for it. Once an answer was late nobody waits until it has answered again; it is tried in
     the background."""
     prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "fastgw"
-    """What all names in it begin with. Gateways with another prefix share nothing."""
+    """Prefix of all names in Redis. Gateways with another prefix share nothing."""
 
 
 class Quotas(Settings):
-    """How what `quota` counts outlives the gateway."""
+    """Persistence of the counts of `quota`."""
 
     file: Annotated[str, Meta(min_length=1)] | None = None
     """A file to keep counts in, an SQLite database: read at the start, written about once a second and at the end. It
@@ -632,11 +646,11 @@ class Config(Settings):
     timeouts: Timeouts = Timeouts()
     """How long clients are waited for."""
     limits: Limits = Limits()
-    """What clients may send and hold."""
+    """Limits on what clients may send and hold."""
     access_logs: tuple[AccessLog, ...] = (AccessLog(),)
-    """Where requests are logged. `[]` = nowhere."""
+    """Access logs. `[]` = none."""
     log: Log = Log()
-    """How the gateway tells about itself."""
+    """Operator log on stderr."""
     upstreams: Mapping[Name, Upstream] = NONE
     """Groups of targets, by name."""
     filter_sets: Mapping[Name, Filters] = NONE
@@ -644,19 +658,19 @@ class Config(Settings):
     filters: Filters = NONE
     """Filters for every request, known route or not."""
     consumers: tuple[Consumer, ...] = ()
-    """Those that the gateway knows by name."""
+    """API consumers: clients that the gateway knows by name."""
     consumer_files: tuple[str, ...] = ()
     """Further files of `consumers`, by name or pattern, relative to this one. They are watched: what is changed,
     added or removed there takes effect at once, without a reload being asked for. A file that is wrong keeps what it
     said before, which the log tells, and holds up none of the others."""
     state: State | None = None
-    """Where nodes share what they know. null = each node knows for itself."""
+    """Shared state of nodes. null = none: each node counts for itself."""
     quotas: Quotas = Quotas()
-    """How what is counted for long periods is kept."""
+    """Persistence of the counts of quotas."""
     egress: Egress | None = None
     """APIs outside that applications inside call by name. They become routes and upstreams called `egress/…`, behind
     those of the files. null = none."""
     providers: Providers = Providers()
-    """Where services of `egress` come from besides the files."""
+    """Further sources of services of `egress`, besides the files."""
     routes: tuple[Route, ...] = ()
-    """What happens to requests. The order counts only between routes that match equally well."""
+    """Routes of requests. The order counts only between routes that match equally well."""

@@ -16,7 +16,7 @@ from fastgw.redis.address import check_redis
 LONGEST: Final = environment_variables.LONGEST
 """The most bytes of a secret."""
 MASK: Final = "***"
-"""What is shown in a secret's place."""
+"""Placeholder that is shown for a secret."""
 SECRET_NAMES: Final = re.compile(
     r"auth|cookie|token|secret|passw|credential|session|signature|api-?key|(?:access|private|subscription)-key|[-_]key$",
     re.IGNORECASE,
@@ -74,7 +74,7 @@ class Secret(Struct, frozen=True):
 
 
 RedisUrl = Annotated[Secret, Checked(check_redis, "expected a Redis that can be used")]
-"""Where nodes share what they know."""
+"""Redis in which nodes share state."""
 
 
 def secret_in(file: str, content: bytes) -> str:

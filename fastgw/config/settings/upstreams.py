@@ -34,7 +34,7 @@ class Target(Settings):
     url: TargetUrl
     """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
     weight: Annotated[int, Meta(ge=0, le=1000)] = 1
-    """Its share of the requests, relative to the other targets. 0 = none: it is drained."""
+    """Share of the requests, relative to the other targets. 0 = none: it is drained."""
     priority: Annotated[int, Meta(ge=0, le=100)] = 0
     """The group that it is of. Requests go to the group of the lowest number; to the next one as well while that has
     too few targets that may be picked (`load_balancing.spill_below`)."""
@@ -61,7 +61,7 @@ class TargetsDns(Settings):
     port: Annotated[int, Meta(ge=1, le=65535)]
     """The port of all of them."""
     scheme: Literal["http", "https"] = "http"
-    """How they are spoken to."""
+    """Scheme of the targets."""
     interval: Duration | None = None
     """How often it is looked up; null = `resolve.interval` of the upstream. After a failure it is tried again after
     1 s, 2 s and so on, up to that. Meanwhile the targets of before stay; where there are none yet, as at a start,
@@ -69,13 +69,14 @@ class TargetsDns(Settings):
 
 
 class TargetsSrv(Settings):
-    """What SRV records name (RFC 2782): hosts, ports, weights, and priorities as groups of targets. Needs
-    `fastgw[dns]`."""
+    """Targets from SRV records (RFC 2782): hosts, ports, weights, and priorities as groups of targets. Needs
+    `fastgw[dns]`.
+    """
 
     srv: HostName
     """The name, such as `_http._tcp.users.internal`."""
     scheme: Literal["http", "https"] = "http"
-    """How they are spoken to."""
+    """Scheme of the targets."""
     interval: Duration | None = None
     """How often it is looked up; null = `resolve.interval` of the upstream. After a failure it is tried again after
     1 s, 2 s and so on, up to that. Meanwhile the targets of before stay; where there are none yet, as at a start,
@@ -83,7 +84,7 @@ class TargetsSrv(Settings):
 
 
 class Resolve(Settings):
-    """How names of targets become addresses."""
+    """Resolution of the names of targets."""
 
     interval: Duration = 30.0
     """How often a name is resolved anew, of `url` as of `dns` and `srv`. When that fails the last good addresses
@@ -110,8 +111,9 @@ class Sticky(Settings):
     same_site: Literal["strict", "lax", "none"] = "lax"
     """Whether browsers send it with requests that other sites have caused. `none` needs `secure: true`."""
     key: Secret | None = None
-    """What it is signed with, at least 16 characters. All nodes behind one name need the same. null = a key of the
-    node's own, made at its start and kept over reloads and upgrades."""
+    """Key that the cookie is signed with, at least 16 characters. All nodes behind one name need the same. null = a key
+    of the node's own, made at its start and kept over reloads and upgrades.
+    """
 
     def __post_init__(self) -> None:
         if self.same_site == "none" and self.secure is not True:
@@ -119,7 +121,8 @@ class Sticky(Settings):
 
 
 class LoadBalancing(Settings):
-    """How a target is picked. Weights count for all algorithms; a request that is tried again goes to another target.
+    """Load balancing: the algorithm that picks a target. Weights count for all algorithms; a request that is tried
+    again goes to another target.
 
     An upstream with one target in use has nothing to choose.
     """
@@ -135,8 +138,9 @@ class LoadBalancing(Settings):
     `ip_hash`: by the client's address (IPv6: its /64), so that a client stays with its target.
     `consistent_hash`: by `hash_on`, likewise; a target that goes, or comes, moves its own share alone."""
     hash_on: Annotated[Trait, trait("ip", "header", "cookie", "consumer")] | None = None
-    """What `consistent_hash` goes by: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request that has
-    none, or several that differ, goes in turn, as with `round_robin`."""
+    """Hash key of `consistent_hash`: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request that has
+    none, or several that differ, goes in turn, as with `round_robin`.
+    """
     load_factor: Annotated[float, Meta(ge=1.01, le=100)] | None = 1.25
     """With `consistent_hash`: a target that has more than so many times its share of the requests under way on the
     node, and 10 at least, passes further ones on to the next target of their hash. null = it gets all that is its."""
@@ -261,7 +265,7 @@ class Hedge(Settings):
 
 
 class UpstreamTls(Settings):
-    """How `https` targets are spoken to."""
+    """TLS settings for `https` targets."""
 
     ca: ReadableFile | None = None
     """A PEM file of certificates to trust. null = the system's."""
@@ -284,7 +288,7 @@ OF_HTTP_CHECKS: Final[Mapping[str, Any]] = {
     "expected_statuses": (range(200, 400),),
     "expected_body": None,
 }
-"""What a check by a connection alone has no use for, and what stands there when nothing is said."""
+"""Settings that a check by a connection alone does not use, and their defaults."""
 
 
 class ActiveHealth(Settings):
@@ -297,17 +301,17 @@ class ActiveHealth(Settings):
     """`http`: by a request, over TLS where the target is `https`; `tcp`: by a connection alone, with its TLS
     handshake. Each time on a new connection."""
     path: CheckPath = "/"
-    """What is asked for, query included. It does not go behind the path of the target's URL."""
+    """Path that is requested, query included. It does not go behind the path of the target's URL."""
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
-    """How."""
+    """Method of the request."""
     host: HostHeader | None = None
-    """What `Host` says. null = what the upstream's `host_header` says, or the target's own where that is `preserve`."""
+    """Value of `Host`. null = that of the upstream's `host_header`, or the target's own where that is `preserve`."""
     headers: Mapping[FieldName, FieldValue] = NONE
     """Further fields of the request."""
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
-    """Where to ask, at the target's host. null = at the target's own port."""
+    """Port of the check, on the target's host. null = the target's own port."""
     interval: Duration = 5.0
-    """From one check of a target to the next, give or take a tenth."""
+    """Time between two checks of a target, give or take a tenth."""
     timeout: Duration = 1.0
     """For a whole check. A total."""
     healthy_threshold: Threshold = 2
@@ -317,7 +321,7 @@ class ActiveHealth(Settings):
     expected_statuses: Some[Statuses] = (range(200, 400),)
     """The statuses of good answers: ranges such as `"200-399"`, or single ones."""
     expected_body: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
-    """What the first 64 KiB of a good answer's body have in them. null = anything."""
+    """Text that the first 64 KiB of a good response's body contain. null = anything."""
 
     def __post_init__(self) -> None:
         if self.type == "tcp":
@@ -357,13 +361,14 @@ class PassiveHealth(Settings):
 
 
 class HealthChecks(Settings):
-    """How it is noticed that a target is in trouble. It gets no requests then, unless too many are
-    (`load_balancing.panic_threshold`)."""
+    """Health checks of targets. An unhealthy target gets no requests, unless too many are unhealthy
+    (`load_balancing.panic_threshold`).
+    """
 
     active: ActiveHealth | None = None
-    """By asking it. null = it is not asked."""
+    """Active health checks, by requests of the gateway's own. null = disabled."""
     passive: PassiveHealth | None = PassiveHealth()
-    """By how requests fare. null = off."""
+    """Passive health checks, by the results of requests. null = disabled."""
 
 
 class CircuitBreaker(Settings):
@@ -390,28 +395,29 @@ class Upstream(Settings):
     """A named group of targets that do the same work."""
 
     targets: Annotated[Targets, OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
-    """Where requests go: a list of `{url: …}`, or of URLs; or from where to have them: `{file: path}`,
-    `{dns: name, port: 9000}` or `{srv: name}`. What changes there takes effect without a reload."""
+    """Targets of the upstream: a list of `{url: …}`, or of URLs; or their source: `{file: path}`, `{dns: name, port:
+    9000}` or `{srv: name}`. What changes there takes effect without a reload.
+    """
     resolve: Resolve = Resolve()
-    """How names become addresses."""
+    """Resolution of names to addresses."""
     load_balancing: LoadBalancing = LoadBalancing()
-    """How a target is picked."""
+    """Load balancing among the targets."""
     host_header: HostHeader = "target"
     """`target`: the target's own host and port; `preserve`: what the client sent; anything else is sent as it is."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
     """How long it is waited for."""
     pool: Pool = Pool()
-    """Its connections."""
+    """Connection pool of the targets."""
     retries: Retries = Retries()
     """When a request is tried again."""
     hedge: Hedge | None = None
     """When another target is asked beside one that is slow. null = never."""
     health_checks: HealthChecks = HealthChecks()
-    """How it is noticed that a target is in trouble."""
+    """Health checks of the targets."""
     circuit_breaker: CircuitBreaker | None = None
     """When requests are refused to spare it. null = never."""
     tls: UpstreamTls = UpstreamTls()
-    """How `https` targets are spoken to, by TLS 1.2 or 1.3.
+    """TLS settings for `https` targets, which are spoken to by TLS 1.2 or 1.3.
 
     They may not renegotiate, and a response whose length nothing tells has to end with `close_notify`: else it is cut
     off (`upstream_incomplete`).

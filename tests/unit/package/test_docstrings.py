@@ -48,7 +48,6 @@ ELLIPTICAL: Final = re.compile(
 """Two words and more that stand for a noun and do not say which."""
 
 NOT_DONE: Final[tuple[str, ...]] = (
-    "config/settings/",
     "downstream/",
     "exchange/",
     "filters/policies/",
