@@ -65,6 +65,8 @@ SETTINGS: dict[str, Any] = {
 class Play:
     """A client that has been answered once, over a connection that is idle now, and what follows."""
 
+    plane_type: type[Plane] = Plane
+
     def __init__(
         self,
         settings: Mapping[str, Any],
@@ -73,7 +75,7 @@ class Play:
         warm: bool = True,
         long: bool = False,
     ) -> None:
-        self.plane = Plane({**SETTINGS, **settings}, probes=probes)
+        self.plane = self.plane_type({**SETTINGS, **settings}, probes=probes)
         if long:
             for entry in (entry for made in self.plane.gateway.routes for rule in made.rules for entry in rule or ()):
                 entry.route.straight = None

@@ -1,0 +1,197 @@
+"""A plane that counts and logs as a worker does, into a node's memory, by a clock and dice of its own.
+
+Of two such planes that are played alike everything can be compared: each word, each line, each second.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from fastgw.compiled import twin
+from fastgw.config.settings.gateway import AccessLog
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, begin
+from fastgw.observe.access_log.line_queue import LineQueue
+from fastgw.observe.access_log.log import Log
+from fastgw.observe.finished_exchange import FinishedExchange, record_of
+from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.series_layout import WORDS
+from fastgw.observe.recorder import Recorder
+from fastgw.shm.memory import Column, Shared
+from fastgw.upstream.health.attempt_listener import AttemptListener
+from fastgw.upstream.health.outlier_ejection import may_eject
+from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
+from fastgw.upstream.load_balancing.load_tracking import Loads
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.upstream import SPARE_RETRIES, Upstream
+from tests.support.memory import Observer, Plane
+
+DATE = 1_700_000_000.0
+PLACES = 16
+"""More than any play has of upstreams or targets: only so much of the memory is compared."""
+CLOCKS = (
+    "fastgw.upstream.forwarding.fast_path.monotonic",
+    "fastgw.upstream.forwarding.forwarding.monotonic",
+    "fastgw.upstream.forwarding.attempt.monotonic",
+    "fastgw.upstream.forwarding.mirror_request.monotonic",
+    "fastgw.downstream.http1.connection.monotonic",
+)
+BEGINNINGS = ("fastgw.upstream.forwarding.fast_path.begin", "fastgw.downstream.http1.connection.begin")
+DICE = ("fastgw.upstream.policies.retry.random", "fastgw.upstream.load_balancing.random_choice.random")
+_twin: Any = twin("fastgw.observe._recorder")
+
+
+class Told:
+    """Keeps what it is told of attempts, with their seconds, and tells another one."""
+
+    def __init__(self, other: AttemptListener) -> None:
+        self._other = other
+        self.events: list[tuple[object, ...]] = []
+
+    def began(self, target: Target) -> None:
+        self.events.append(("began", target.label))
+        self._other.began(target)
+
+    def answered(self, target: Target, status: int, seconds: float) -> None:
+        self.events.append(("answered", target.label, status, seconds))
+        self._other.answered(target, status, seconds)
+
+    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
+        self.events.append(("failed", target.label, fault.label, seconds))
+        self._other.failed(target, fault, seconds)
+
+    def ended(self, target: Target) -> None:
+        self.events.append(("ended", target.label))
+        self._other.ended(target)
+
+
+class Recording(Observer):
+    """Keeps records, and has a worker's recorder count them and make lines of them."""
+
+    def __init__(self, plane: CountedPlane, column: memoryview) -> None:
+        super().__init__()
+        self._plane = plane
+        tally = Tally(plane.gateway.series, column)
+        self._log = Log(AccessLog(), tally, LineQueue if _twin is None else _twin.LineQueue)
+        recorder = Recorder(tally, [self._log])
+        self._recorder: Any = recorder if _twin is None else _twin.Recorder(recorder)
+
+    def finish(self, ended: FinishedExchange) -> None:
+        now = self._plane.now()
+        self.records.append(record_of(ended, now, DATE))
+        self._recorder.finish_at(ended, now, DATE)
+
+    def lines(self) -> bytes:
+        """Those that were not looked at yet."""
+        lines: bytes = self._log.held.take()
+        return lines
+
+
+class CountedPlane(Plane):
+    """The plane of a worker: its upstreams follow the health of the node. Made and played within `played`."""
+
+    acting: CountedPlane
+
+    def _start(self) -> None:
+        super()._start()
+        self.lapse = 0.0  # seconds that steps of filters have taken
+        self.seen: list[tuple[object, ...]] = []  # what filters have
+        self.dice = random.Random(1)
+        self.take_turn()
+        self.shared = Shared.create(self.gateway.layout, 1)
+        self.column: Column = self.shared.columns[0]
+        self.observer = Recording(self, self.column.words[:WORDS])
+        self.listeners = {name: self._count(name, each) for name, each in self.gateway.upstreams.items()}
+        looked_after = [each.health for each in self.gateway.upstreams.values() if each.health is not None]
+        self._poller = HealthPoller(self.ground.wheel, self.gateway._words.health, self.column, looked_after)
+        self._poller.start()
+
+    def _count(self, name: str, upstream: Upstream) -> Told | None:
+        """As `Gateway.starting` does it, with the pool and the clock of the test."""
+        gateway, column = self.gateway, self.column
+        words, series, place = gateway._words, gateway.series, gateway.places.upstreams[name]
+        counted = gateway._counted + series.upstream_words(name)
+        for target in upstream.targets:
+            target.place = gateway.target_place(name, target)
+            target.counted = gateway._counted + series.target_words(name, target.label)
+        spare = column.limit(words.spare_retries + place, SPARE_RETRIES)
+        upstream.count_in(spare, column.words, counted, lambda target, fault, why: None)
+        upstream._loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
+        upstream._watch(upstream.settings.load_balancing, None)
+        if upstream._latencies is not None:
+            upstream._latencies._clock = self.now
+        if upstream.settings.circuit_breaker is not None or may_eject(upstream.settings):
+            upstream.look_after(self._health(upstream, place, counted))
+        if upstream.watch is None:
+            return None
+        upstream.watch = told = Told(upstream.watch)
+        return told
+
+    def _health(self, upstream: Upstream, place: int, counted: int) -> Health:
+        words, column = self.gateway._words.health, self.column
+        words.enter_upstream(column, place, upstream.name)
+        places = {target: target.place for target in upstream.targets}
+        for target, at in places.items():
+            words.enter(column, at, target.label)
+
+        def count(event: HealthEvent) -> None:
+            self.seen.append((event.name,))
+
+        return Health(upstream, words, column, place, places, count, self.now)
+
+    def now(self) -> float:
+        return self.ground.wheel.now + self.lapse
+
+    def take_turn(self) -> None:
+        """Clock and dice are this plane's from now on."""
+        CountedPlane.acting = self
+
+    def lines(self) -> bytes:
+        assert isinstance(self.observer, Recording)
+        return self.observer.lines()
+
+    def words(self) -> dict[str, bytes]:
+        """All that was counted and judged."""
+        return {
+            name: bytes(self.column.words[span.first : span.first + (PLACES if span.gauge else span.count)])
+            for name, span in self.gateway.layout.spans.items()
+        }
+
+    def health(self) -> dict[str, Any]:
+        """What is thought of the upstreams."""
+        return {
+            name: (
+                sorted(target.label for target in upstream.shunned),
+                upstream.health is not None and repr(upstream.health.breaker),
+                [] if (told := self.listeners[name]) is None else list(told.events),
+            )
+            for name, upstream in self.gateway.upstreams.items()
+        }
+
+
+def acting() -> CountedPlane:
+    """The plane whose turn it is: for filters of a test."""
+    return CountedPlane.acting
+
+
+def _begins(*told: Any) -> Exchange:
+    exchange = begin(*told)  # compiled, its clock is out of reach
+    exchange.begun_at = CountedPlane.acting.now()
+    return exchange
+
+
+@contextmanager
+def played() -> Iterator[None]:
+    """Within it, clock and dice are those of the plane whose turn it is."""
+    with ExitStack() as stack:
+        for name in CLOCKS:
+            stack.enter_context(patch(name, lambda: CountedPlane.acting.now()))
+        for name in BEGINNINGS:
+            stack.enter_context(patch(name, _begins))
+        for name in DICE:
+            stack.enter_context(patch(name, lambda: CountedPlane.acting.dice.random()))
+        yield
