@@ -45,7 +45,7 @@ CHANGED: Final = (
     "scheme",
     "why",
 )
-"""What of an exchange the request step of a filter may change, besides the fields of its head."""
+"""Attributes of an exchange that the request step of a filter may change, besides the fields of its head."""
 _held: Final = attrgetter(*CHANGED)
 
 
@@ -64,11 +64,12 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
     any_of: Ways
     """The ways: filters, each as a mapping with one key, its type, such as `{key_auth: {}}`."""
     anonymous: Identity = REJECT
-    """What becomes of a client that shows nothing at all. `reject`: it is answered 401. Anything else: it passes as the
-    consumer of this name, which has no groups unless `consumers` says so, and is not sent to log in: for that, let a
-    page lead to the path `login` of `oidc`, or to a route that `forward_auth` guards alone. A client whose credentials
-    are not accepted never does, be it a session that is over, nor one with an `Authorization` that none of the ways
-    understands. To `forward_auth` any cookie may be a credential."""
+    """Handling of a client without any credentials. `reject`: it is answered 401.
+    Anything else: it passes as the consumer of this name, which has no groups unless `consumers` says so, and is not
+    sent to log in: for that, let a page lead to the path `login` of `oidc`, or to a route that `forward_auth` guards
+    alone. A client whose credentials are not accepted never does, be it a session that is over, nor one with an
+    `Authorization` that none of the ways understands. To `forward_auth` any cookie may be a credential.
+    """
 
     def __post_init__(self) -> None:
         if any(isinstance(use.settings, Auth) for use in self.any_of):
@@ -126,7 +127,7 @@ def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
 
 
 def _places_beside(way: FilterUse, places: CredentialLocations, late: CredentialLocations) -> CredentialLocations:
-    """Where, of all `places`, the credentials of the other ways are, but for what this one reads or writes there.
+    """Return the places in `places` of the other ways' credentials, but for what this way reads or writes there.
 
     `late`: what another one writes, and upstreams believe, is not there by the client's word, though this one reads it.
     """
@@ -152,7 +153,7 @@ class _Way:
 
 @final
 class _Anonymous:
-    """Who clients are that show nothing."""
+    """Consumer for clients without credentials."""
 
     __slots__ = ("_consumer", "_index", "_name", "_roster")
 
@@ -171,7 +172,7 @@ class _Anonymous:
 
 @final
 class _Case:
-    """What has become of one exchange: which ways were tried, and which has accepted it."""
+    """State of one exchange: the ways that were tried, and the one that has accepted it."""
 
     __slots__ = ("accepted", "tried")
 
@@ -184,7 +185,7 @@ _Before: TypeAlias = tuple[tuple[Any, ...], Fields | None]
 
 
 def _before(exchange: Exchange) -> _Before:
-    """What of an exchange there was before an attempt: `CHANGED`, and its fields if they had been changed."""
+    """Return the state of an exchange before an attempt: `CHANGED`, and its fields if they had been changed."""
     edited = exchange.head.edited()
     return _held(exchange), None if edited is None else edited.copy()
 
@@ -211,7 +212,7 @@ class _AnyOf:
         self._places = places
         """All that does not reach the upstream where nobody has shown anything."""
         self._cases: dict[Exchange, _Case] = {}
-        """From the request step to the end of the exchange, where a way has steps in between."""
+        """Cases from the request step to the end of the exchange, where a way has steps in between."""
         self._latest: _Way | None = None
         """The way by which somebody was let in last; for `explain`, which asks at once. None: as anonymous."""
 
@@ -244,7 +245,7 @@ class _AnyOf:
         self._latest = way
 
     def judge(self, exchange: Exchange, refusals: list[tuple[_Way, Reply, str]]) -> Reply | None:
-        """What comes of it that no way has accepted the client."""
+        """Return the outcome for a client that no way has accepted."""
         exchange.why = "; ".join(f"{way.name}: {_told(why) or reply.status}" for way, reply, why in refusals)
         replies = [reply for _, reply, _ in refusals if self._anonymous is None or not reply.invites]
         for kind in (_is_failure, _is_denial):
@@ -333,7 +334,7 @@ class _Attempts:
         return way
 
     def go_on(self, outcome: Outcome) -> Outcome:
-        """From what has come of the first way, or of the one that was waited for."""
+        """Continue after the outcome of the first way, or of the one that was waited for."""
         while (way := self._way) is not None:
             if outcome is None:
                 self._case.accepted = way
@@ -396,5 +397,5 @@ def _is_failure(reply: Reply) -> bool:
 
 
 def _is_denial(reply: Reply) -> bool:
-    """It knows the client, or understands the request, and does not let it pass."""
+    """Whether the reply denies access to a known client or a request that was understood."""
     return reply.fault is not None and reply.status != 401

@@ -15,75 +15,75 @@ class Names(Settings):
     """Names of which somebody has several. Without `all`, `any` and `none` everybody fits."""
 
     all: tuple[Identity, ...] = ()
-    """They must have all of these."""
+    """Names that the consumer must have, all of them."""
     any: tuple[Identity, ...] = ()
-    """They must have at least one of these."""
+    """Names of which the consumer must have at least one."""
     none: tuple[Identity, ...] = ()
-    """They must have none of these."""
+    """Names of which the consumer must have none."""
 
 
 class Scopes(Settings):
     """Scopes of a token: its `scope`, or `scp`."""
 
     all: tuple[Scope, ...] = ()
-    """It must have all of these."""
+    """Scopes that the token must have, all of them."""
     any: tuple[Scope, ...] = ()
-    """It must have at least one of these."""
+    """Scopes of which the token must have at least one."""
     none: tuple[Scope, ...] = ()
-    """It must have none of these."""
+    """Scopes of which the token must have none."""
 
 
 class Values(Settings):
     """Values of a claim: itself, or what it lists. Text, numbers and truths are never equal to each other."""
 
     all: tuple[str | bool | int | float, ...] = ()
-    """It must have all of these."""
+    """Values that the claim must have, all of them."""
     any: tuple[str | bool | int | float, ...] = ()
-    """It must have at least one of these."""
+    """Values of which the claim must have at least one."""
     none: tuple[str | bool | int | float, ...] = ()
-    """It must have none of these. A claim that is not there has none."""
+    """Values of which the claim must have none. A claim that is not there has none."""
 
 
 class Subjects(Settings):
     """The subject of a certificate. It has one."""
 
     all: tuple[CertificateSubject, ...] = ()
-    """It must be all of these."""
+    """Subjects that the certificate must have, all of them."""
     any: tuple[CertificateSubject, ...] = ()
-    """It must be one of these."""
+    """Subjects of which the certificate must have one."""
     none: tuple[CertificateSubject, ...] = ()
-    """It must be none of these."""
+    """Subjects of which the certificate must have none."""
 
 
 class AlternativeNames(Settings):
     """The alternative names of a certificate."""
 
     all: tuple[CertificateName, ...] = ()
-    """It must have all of these."""
+    """Names that the certificate must have, all of them."""
     any: tuple[CertificateName, ...] = ()
-    """It must have at least one of these."""
+    """Names of which the certificate must have at least one."""
     none: tuple[CertificateName, ...] = ()
-    """It must have none of these."""
+    """Names of which the certificate must have none."""
 
 
 class Fingerprints(Settings):
     """Certificates, one by one."""
 
     any: tuple[Fingerprint, ...] = ()
-    """It must be one of these."""
+    """Fingerprints of which the certificate must have one."""
     none: tuple[Fingerprint, ...] = ()
-    """It must be none of these."""
+    """Fingerprints of which the certificate must have none."""
 
 
 class Certificate(Settings):
     """The certificate that a client has shown to the listener, and that was verified there. It must have shown one."""
 
     subject: Subjects = Subjects()
-    """Its subject, as RFC 4514 writes it: `CN=alice,O=Example`."""
+    """Subject of the certificate, as RFC 4514 writes it: `CN=alice,O=Example`."""
     san: AlternativeNames = AlternativeNames()
-    """Its alternative names: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
+    """Alternative names of the certificate: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
     fingerprint_sha256: Fingerprints = Fingerprints()
-    """Its SHA-256."""
+    """SHA-256 of the certificate."""
 
 
 class Condition(Settings):
@@ -128,7 +128,7 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         realm = self.realm
 
         def beyond(exchange: Exchange) -> Lack | None:
-            """What there is to say against somebody who meets the filter's own conditions."""
+            """Return the condition of `any_of` that a client lacks who meets the filter's own conditions."""
             if any_of:
                 lacks = [_first(tests, exchange) for tests in any_of]
                 if None not in lacks:
@@ -160,7 +160,7 @@ MOST_TOLD: Final = 10
 
 
 class Lack(NamedTuple):
-    """Why somebody may not pass. `scope`: what a token would have to have, where that is it."""
+    """Missing condition of a client. `scope`: what a token would have to have, where that is it."""
 
     why: str
     scope: str = ""
@@ -191,7 +191,7 @@ def _first(tests: Iterable[Test], exchange: Exchange) -> Lack | None:
 
 
 def _tests(condition: Condition) -> tuple[Test, ...]:
-    """What has to be looked at: nothing for what is not said."""
+    """Return the tests of a condition: none for what is not configured."""
     tests = [
         _test(condition.consumers, "the consumer", _consumer, is_shown=True),
         _test(condition.groups, "the groups", _groups, is_shown=True),

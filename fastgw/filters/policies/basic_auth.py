@@ -35,7 +35,7 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
     hide_credentials: bool = False
     """Whether the upstream does not get to see the password."""
     realm: Realm = "fastgw"
-    """What `WWW-Authenticate` says that the password is for: browsers show it."""
+    """Realm in `WWW-Authenticate`: browsers show it."""
     remember: Delay = 300.0
     """How long a password that was right is not checked again. 0 = each time. One that changes counts at once."""
 
@@ -61,7 +61,7 @@ class Right(NamedTuple):
     username: str
     consumer: Consumer
     found_in: Index
-    """Where the consumer was looked for."""
+    """Index that the consumer was found in."""
     until: float
     """When it is to be checked again, monotonic seconds."""
 
@@ -147,7 +147,7 @@ class _BasicAuthUse:
         return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why=why)
 
     def _again(self, credential: bytes, right: Right) -> Consumer | None:
-        """Who it is now that consumers have changed; None: that has to be asked from the beginning."""
+        """Return the consumer now that consumers have changed; None: the password has to be checked again."""
         if self.htpasswd is None:
             self._cache.forget(credential)
             return None

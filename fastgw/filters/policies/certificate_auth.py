@@ -21,8 +21,9 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
     """
 
     realm: Realm = "fastgw"
-    """What `WWW-Authenticate: ClientCertificate` says that the certificate is for. The scheme is our own: none is
-    registered for certificates."""
+    """Realm in `WWW-Authenticate: ClientCertificate`. The scheme is our own: none is
+    registered for certificates.
+    """
 
     def build(self, env: Env) -> Hooks:
         holders = env.shared(("certificate_auth",), lambda: Holders(env.roster))
@@ -47,7 +48,7 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
 
 @final
 class Holders:
-    """From certificates to consumers, with those remembered that were found. All filters of a worker share one."""
+    """Cache from certificates to consumers. All filters of a worker share one."""
 
     __slots__ = ("_found", "_index", "_roster")
 
@@ -57,7 +58,7 @@ class Holders:
         self._found: dict[str, Consumer] = {}
 
     def of(self, certificate: ClientCertificate) -> Consumer | None:
-        """Whose certificate it is."""
+        """Return the consumer with this certificate."""
         found = self._found
         if self._index is not self._roster.index:  # consumers have changed
             self._index = self._roster.index

@@ -32,7 +32,7 @@ _STRAINED: Final = frozenset(
         Fault.POOL_TIMEOUT,
     )
 )
-"""What an upstream comes to that is asked for too much."""
+"""Faults of an upstream that is overloaded."""
 _STRAINED_STATUSES: Final = frozenset((429, 503, 504))
 
 
@@ -56,19 +56,19 @@ class Adaptive(Settings):
 
 
 class Priority(Settings):
-    """Who is shed first. Requests of the lower levels find no place while the higher ones may still have some."""
+    """Priority of requests: those of the lower levels find no place while the higher ones may still have some."""
 
     groups: Mapping[Identity, Level] = NONE
-    """By the consumer's groups; of several the highest counts."""
+    """Levels by the consumer's groups; of several the highest counts."""
     header: FieldName | None = None
     """A request field that says `high`, `normal` or `low`, and goes before the groups. Clients write what they like:
     whoever is in front should set or remove it."""
     default: Level = "normal"
-    """Of everybody else."""
+    """Level of all other clients."""
     normal: Percent = 0.9
     """The share of the limit beyond which normal requests are shed. High ones may have all of it."""
     low: Percent = 0.5
-    """The same for low ones."""
+    """Share of the limit for requests of level low."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.low <= self.normal <= 1.0:
@@ -86,20 +86,21 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
     """How many at a time. null = `adaptive` finds it out."""
     key: Key | tuple[Key, ...] = ()
-    """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
+    """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
     `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
     cookie or claim are counted together. [] = all requests together.
 
     Keys are counted in fixed memory that some share by chance. Whoever shares is counted too high, never too low: less
-    than 1 in 40, where requests of as many keys are under way as `limits.connections` allows."""
+    than 1 in 40, where requests of as many keys are under way as `limits.connections` allows.
+    """
     adaptive: Adaptive | None = None
-    """In place of `limit`: as many as the upstream can do with."""
+    """Adaptive limit in place of `limit`: as many as the upstream can do with."""
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
     """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
     priority: Priority | None = None
-    """Who is shed first. null = whoever comes last."""
+    """Priority of requests under load. null = all have the same. null = whoever comes last."""
     status: Literal[503, 429] = 503
-    """How a request is refused."""
+    """Status of a refusal."""
     retry_after: Duration = 1.0
     """When a client may come again, as it is told: `Retry-After`, in whole seconds."""
 
@@ -254,7 +255,9 @@ class Divided:
 
 @final
 class _Bounds:
-    """Of one worker, which are a share of the node's. An object of its own, so that nothing refers in a circle."""
+    """Adaptive limits of one worker, which are a share of the node's. An object of its own, so that nothing refers in a
+    circle.
+    """
 
     def __init__(self, adaptive: Adaptive) -> None:
         self.workers: Callable[[], int] = lambda: 1
@@ -275,7 +278,7 @@ def _use(env: Env) -> str:
 
 
 def cells_of(counts: KeyCounts, name: str) -> tuple[Cells, Cells]:
-    """Where the requests of one use are counted all together, and where its limit stands if that adapts."""
+    """Return the cells in which all requests of one use are counted, and the cells of its limit if that adapts."""
     return counts.cells(name.encode()), counts.cells(f"{name}\nlimit".encode())
 
 
@@ -284,7 +287,7 @@ Refuse = Callable[[Exchange, Level], Outcome]
 
 
 def _levels(priority: Priority | None) -> tuple[LevelOf, Mapping[Level, float]]:
-    """How urgent a request is, and what share of the limit each level has."""
+    """Return the function from a request to its level, and the share of the limit that each level has."""
     if priority is None:
         return lambda exchange: "high", {"high": 1.0}
     named = {level.encode(): level for level in _HIGH_FIRST}

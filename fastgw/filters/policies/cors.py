@@ -72,10 +72,11 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     by_route: ClassVar[bool] = True
 
     origins: Some[Origin]
-    """Who may read: origins as browsers write them, such as `https://app.example`; `https://*.example` for every name
-    below `example`, by whole labels; `null` for pages without an origin; or `*` alone for everybody."""
+    """Origins that may read responses, as browsers write them, such as `https://app.example`; `https://*.example` for
+    every name below `example`, by whole labels; `null` for pages without an origin; or `*` alone for everybody.
+    """
     methods: Some[Method] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-    """What pages may do. `*` alone = anything."""
+    """Methods that pages may use. `*` alone = anything."""
     headers: tuple[FieldName, ...] = ("Authorization", "Content-Type")
     """The request fields that pages may send, besides those that need no leave. `*` = any; browsers want Authorization
     to be named all the same."""
@@ -153,7 +154,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
         return Hooks(preflight=preflight, response=response)
 
     def _leave(self) -> bytes:
-        """What a preflight is told besides who may call."""
+        """Return the headers for a preflight besides the origin."""
         lines = _line(b"Access-Control-Allow-Methods", self.methods)
         lines += _line(b"Access-Control-Allow-Headers", self.headers)
         return lines if self.max_age is None else lines + b"Access-Control-Max-Age: %d\r\n" % self.max_age

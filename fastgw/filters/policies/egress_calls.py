@@ -32,9 +32,9 @@ class EgressCalls(Filter, name="egress_calls", phase=Phase.TRANSFORM, order=-10)
     user_agent: Literal["empty", "pass"] = "empty"
     """`empty`: a request without `User-Agent` is sent on with an empty one; `pass`: as it came."""
     unavailable: str | None = None
-    """Why the service cannot be called: what each request is answered, with a 500. null = it can."""
+    """Reason why the service cannot be called, sent with each response, a 500. null = it can."""
     ambiguous: str | None = None
-    """Why it cannot be told which service is meant: what each request is answered, with a 400. null = it can."""
+    """Reason why it is ambiguous which service is meant, sent with each response, a 400. null = it can."""
 
     stands_anywhere = True
 
@@ -68,7 +68,7 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
     apps: tuple[Segment, ...] = ()
     """The applications that there are."""
     addressing: Addressing = "path"
-    """How services are named."""
+    """Form of a service's address."""
     several: Mapping[str, tuple[Segment, ...]] = NONE
     """Services of several entries that are not reached so, by `{app}/{service}` or by host, and these entries."""
     awaited: bool = False
@@ -113,7 +113,7 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
 
 
 def _entries(entries: Iterable[str]) -> str:
-    """What is said of a service that has these."""
+    """Describe a service with these entries."""
     names = ", ".join(f'"{entry}"' for entry in entries)
     form = "/{application}/{service}/{entry}/…"
     return f"has several entries ({names}): it is called by one of them, as {form} where such paths are taken."

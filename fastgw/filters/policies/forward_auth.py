@@ -38,7 +38,9 @@ _SHOW_WHO: Final = (b"authorization", b"cookie")
 
 
 class Remembering(Settings):
-    """What the service has let pass is let pass again without asking, for a short while. Refusals are not kept."""
+    """Cache of decisions: a request that the service has allowed is allowed again without asking, for a short while.
+    Refusals are not kept.
+    """
 
     by: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=16)]
     """The fields that it judges by, such as `Authorization`. A request that has none of them is asked about each time.
@@ -65,7 +67,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     url: EndpointUrl
     """The service, with path and query."""
     tls: UpstreamTls = UpstreamTls()
-    """How it is spoken to, where its URL is https."""
+    """TLS settings for the service, where its URL is https."""
     timeout: Duration = 5.0
     """For its whole answer."""
     request_headers: Names | None = None
@@ -110,7 +112,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
 
 
 class Granted(NamedTuple):
-    """What is known of a request that may pass."""
+    """Decision to let a request pass."""
 
     lines: bytes
     """Ready ones for the upstream."""
@@ -120,12 +122,12 @@ class Granted(NamedTuple):
 
 
 Answer = Granted | Fetched | str
-"""That a request may pass, what else the service has said, or why that is not known."""
+"""Decision to let a request pass, another response of the service, or the reason why there is neither."""
 
 
 @final
 class _Memory:
-    """What all uses of the same settings remember, and what they are asking."""
+    """Cache that all uses of the same settings share, and their pending questions."""
 
     def __init__(self, settings: Remembering) -> None:
         self.by = _names(settings.by)
@@ -135,7 +137,7 @@ class _Memory:
         self.flights: SingleFlight[Answer] = SingleFlight()
 
     def key_of(self, exchange: Exchange) -> bytes | None:
-        """What the service judges by, in one string of bytes that nothing else makes; None: there is nothing."""
+        """Return the key of a request, made of what the service judges by, unambiguously; None: it has none of it."""
         values = [exchange.head.values(name) for name in self.by]
         if not any(values):
             return None
@@ -173,7 +175,7 @@ class _ForwardAuthUse:
         self._passed_on = _names(settings.client_headers)
         self._replaced = frozenset(name.lower() for name in self._passed_on) - {b"set-cookie"}
         self._to_clients: dict[Exchange, bytes] = {}
-        """From the request step to the response."""
+        """Response fields of exchanges, from the request step to the response."""
         self._fetcher: Fetcher | None = None
 
     def start(self, services: Services) -> None:
@@ -258,7 +260,7 @@ class _ForwardAuthUse:
         self._to_clients.pop(exchange, None)
 
     def _refusal(self, exchange: Exchange, answer: Fetched) -> Reply:
-        """Its answer as ours: status, body, and the fields that are chosen."""
+        """Return the service's response as ours: status, body, and the fields that are chosen."""
         status = answer.status
         fields = [(name, value) for name in self._to_client for value in answer.fields.get_all(name)]
         fault = _FAULTS.get(status, Fault.AUTH_UNAVAILABLE if status >= 500 else Fault.FORBIDDEN)
@@ -278,7 +280,7 @@ def _lines(fields: Fields, names: Iterable[bytes]) -> bytes:
 
 
 def _names_in(lines: bytes) -> list[bytes]:
-    """Those that ready lines have, in lower case."""
+    """Return the names in ready lines, in lower case."""
     return [line.partition(b":")[0].lower() for line in lines.split(b"\r\n")[:-1]]
 
 

@@ -41,7 +41,7 @@ FieldValue = FieldTemplate | Annotated[Secret, Elsewhere()]
 
 
 class Edits(Settings):
-    """What happens to the fields of a message, in this order: remove, set, add.
+    """Edits of a message's headers, in this order: remove, set, add.
 
     For remove and set `-` and `_` in names are one: `X-User` takes `X_User` out too, which CGI, WSGI and PHP could not
     tell from it.
@@ -110,12 +110,12 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         )
 
     def secret_names(self) -> Iterable[str]:
-        """What is hidden in the configuration is hidden in what is told of requests."""
+        """Return the names whose values are hidden in the configuration, to hide them in what is told of requests."""
         edits = (self.request.set, self.request.add, self.response.set, self.response.add)
         return {name for each in edits for name, said in each.items() if isinstance(said, Secret)}
 
     def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
-        """Where a value is called by a name that nothing has, what is wrong, and what was expected.
+        """Yield the places of unknown variables, with what is wrong, and what was expected.
 
         `known`: the parameters of all paths that the filter may see.
         """
@@ -143,7 +143,7 @@ class _Edit:
         self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
 
     def in_lines(self, exchange: Exchange) -> None:
-        """The same for a request whose fields nobody has changed, and nobody will look at. Raises `Unfit`."""
+        """Add lines to a request whose fields nobody has changed, and nobody will look at. Raises `Unfit`."""
         lines = b""
         for begin, value in self._added:
             held = value if isinstance(value, bytes) else value(exchange)
@@ -155,7 +155,7 @@ class _Edit:
         exchange.request_added += lines
 
     def take_over(self, exchange: Exchange) -> None:
-        """What filters before this one have said of fields that are removed or set here, they have said in vain."""
+        """Discard what filters before this one have added or dropped of fields that are removed or set here."""
         added, dropped, ours = exchange.request_added, exchange.request_dropped, self._taken_over
         if added and ours:
             exchange.request_added = without(added, ours)

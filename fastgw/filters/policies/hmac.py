@@ -37,7 +37,7 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     """
 
     components: Annotated[Some[str], Meta(max_length=32)] = ("@method", "@authority", "@path", "@query")
-    """What a signature must cover, at least: derived components and names of fields in lower case."""
+    """Components that a signature must cover, at least: derived components and names of headers in lower case."""
     body: bool = True
     """Whether a request with a body must have its `Content-Digest` covered. Then it must tell its length, too."""
     max_age: Duration = 300.0
@@ -49,8 +49,7 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     hide_credentials: bool = False
     """Whether the upstream does not get to see the signature."""
     realm: Realm = "fastgw"
-    """What `WWW-Authenticate: Signature` says that the signature is for. What is to be signed says `Accept-Signature`.
-    """
+    """Realm in `WWW-Authenticate: Signature`. What is to be signed says `Accept-Signature`."""
 
     def __post_init__(self) -> None:
         if self.tag is not None and not (self.tag.isascii() and self.tag.isprintable()):
@@ -84,7 +83,7 @@ class SigningKey(NamedTuple):
 
 @final
 class SigningKeys(HTTPSignatureKeyResolver):
-    """From key ids to keys, with those remembered that were found. All filters of a worker share one."""
+    """Cache from key ids to keys. All filters of a worker share one."""
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
@@ -112,7 +111,7 @@ class SigningKeys(HTTPSignatureKeyResolver):
 
 
 class Unsigned(Exception):
-    """There is no signature that can be relied on. The text says why, and nothing of what was signed."""
+    """The request has no signature that can be relied on. The text says why, and nothing of what was signed."""
 
 
 class SignedBody(NamedTuple):
@@ -193,7 +192,9 @@ class _HmacUse:
         return label, key
 
     def _verify(self, exchange: Exchange, key: SigningKey, label: str, required: Iterable[str]) -> set[str]:
-        """What the signature covers: names of components without parameters. Raises `Unsigned`."""
+        """Verify the signature, and return the components that it covers: names without parameters. Raises
+        `Unsigned`.
+        """
         verifier = self._verifiers[key.algorithm]
         try:
             (verified,) = verifier.verify(

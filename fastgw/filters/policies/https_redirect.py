@@ -39,7 +39,7 @@ class HttpsRedirect(Filter, name="https_redirect", phase=Phase.ADMIT, order=-20)
     status: Literal[301, 302, 307, 308] = 308
     """308 and 307 keep the method; 301 and 308 may be remembered by clients."""
     port: Annotated[int, Meta(ge=1, le=65535)] = _HTTPS_PORT
-    """Where https is served; 443 is not written."""
+    """Port of https; 443 is not written."""
     hosts: Some[Host] = ()
     """The hosts that are served. A request for another one is answered 404. Left out = whatever host is asked for."""
     exceptions: tuple[Path, ...] = ()

@@ -56,7 +56,7 @@ _INACTIVE: Final = b'{"active":false}'
 
 
 class Answers(Settings):
-    """What the server has said is remembered: by each worker, and by all of them together in a second level."""
+    """Cache of the server's responses: in each worker, and for all of them together in a second level."""
 
     ttl: Annotated[Delay, Meta(le=86400)] = 60.0
     """For how long at most that a token is good; never longer than it is. Meanwhile one that was revoked passes."""
@@ -88,32 +88,34 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     url: EndpointUrl
     """The introspection endpoint."""
     client_id: Word
-    """What the server knows the gateway by."""
+    """Client id of the gateway at the server."""
     client_secret: Secret
-    """What the gateway shows to the server."""
+    """Client secret of the gateway."""
     client_auth: Literal["basic", "post"] = "basic"
-    """How it does (RFC 6749 section 2.3.1): in `Authorization`, or in the body."""
+    """Authentication of the gateway (RFC 6749 section 2.3.1): in `Authorization`, or in the body."""
     tls: UpstreamTls = UpstreamTls()
-    """How the server is spoken to, where its URL is https."""
+    """TLS settings for the server, where its URL is https."""
     timeout: Duration = 5.0
     """For its whole answer."""
     max_pending: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """How many tokens a worker asks about at a time; who comes on top is answered 503 at once. One client address may
     have a quarter of them: whoever tries many tokens keeps nobody else waiting."""
     issuer: Word | None = None
-    """Who must have issued the token, as the server says it. null = whoever the server vouches for."""
+    """Issuer of the token, as the server says it. null = any."""
     audiences: tuple[Word, ...] = ()
-    """One of these must be among those that the token is for; `*` = all are well. None: it must be for nobody else."""
+    """Audiences, one of which the token must have; `*` = not checked. Empty: the token must have no audience. None: it
+    must be for nobody else.
+    """
     leeway: Delay = 1.0
-    """By how much the server's clock may differ, for `exp`, `nbf` and `iat`."""
+    """Clock skew of the server that is tolerated for `exp`, `nbf` and `iat`."""
     required_claims: tuple[ClaimName, ...] = ()
-    """What the server must say of the token, such as `sub` or `exp`."""
+    """Claims that the server must return, such as `sub` or `exp`."""
     token_types: Some[Word] = ("Bearer",)
-    """What `token_type` may be where the server tells it; case is ignored."""
+    """Valid values of `token_type` where the server returns it; case is ignored."""
     scopes: tuple[Scope, ...] = ()
     """Scopes that the token must have, all of them."""
     claim_rules: tuple[ClaimRule, ...] = ()
-    """What claims must be; a token that is good but not so is answered 403."""
+    """Rules for claims; a token that is valid but does not meet them is answered 403."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
     """Claims that the upstream gets to see, and the fields it sees them in; what the client sends there is always
     removed. A token is refused whose claim cannot stand there."""
@@ -122,9 +124,9 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     hide_credentials: bool = False
     """Whether the upstream does not get to see the token."""
     cache: Answers = Answers()
-    """What is remembered."""
+    """Cache of responses."""
     realm: Realm = "fastgw"
-    """What `WWW-Authenticate` says that the token is for."""
+    """Realm in `WWW-Authenticate`."""
 
     def __post_init__(self) -> None:
         check_tls(self.url, self.tls)
@@ -160,7 +162,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
 
 
 class _Refusal(NamedTuple):
-    """Why a token does not pass."""
+    """Refusal of a token."""
 
     fault: Fault
     why: str
@@ -176,7 +178,7 @@ class _Known:
 
     def __init__(self, token: bytes, claims: Claims, lines: bytes, certificate: str) -> None:
         self.token = token
-        """Its own mark, for revocation."""
+        """Mark of the token itself, for revocation."""
         self.claims = claims
         self.lines = lines
         """Ready ones for the upstream."""
@@ -186,11 +188,11 @@ class _Known:
         self.marks: Marks = ()
         """All its marks, once somebody asks."""
         self.stamp: object = None
-        """Of the roster by which it was looked at last."""
+        """Stamp of the roster by which it was checked last."""
 
 
 class _Said(NamedTuple):
-    """What the server has said of a token, and until when that is good (epoch seconds)."""
+    """Response of the server about a token, and until when that is fresh (epoch seconds)."""
 
     claims: dict[str, Any]
     until_date: float
@@ -216,7 +218,7 @@ class _Server:
         self._fields += by(settings.client_id, secret)(self._form)
 
     async def ask(self, fetcher: Fetcher, token: bytes) -> bytes:
-        """What it says, a JSON object with `active`. Raises `_Away`."""
+        """Return the server's response, a JSON object with `active`. Raises `_Away`."""
         form = urlencode({"token": token.decode("ascii"), **self._form}).encode()
         try:
             answer = await fetcher.fetch(
@@ -402,7 +404,7 @@ class _Policy:
         return verdict
 
     async def _said(self, token: bytes) -> _Said:
-        """What the server says, or has said to another node. Raises `_Away`."""
+        """Return the response of the server, to this node or another. Raises `_Away`."""
         level = self._level
         if level is not None and (kept := await level.get(token)) is not None:
             raw, until_date = kept

@@ -91,18 +91,20 @@ AlgorithmName = Literal[
 
 
 class ClaimRule(Settings):
-    """What one claim has to be. A claim that is a list has the values that stand in it.
+    """Rule for one claim. A claim that is a list has the values that stand in it.
 
     `any_of`, `all_of`, `none_of` and `matches` look at each of them, `equals` at the claim as a whole. All that is set
     must hold. Values of different types differ: `true` is not `"true"`.
     """
 
     claim: ClaimName
-    """Which: dots lead inwards (`realm_access.roles`). A URL is one name; after a first slash, slashes lead inwards."""
+    """Name of the claim: dots lead inwards (`realm_access.roles`). A URL is one name; after a first slash, slashes lead
+    inwards.
+    """
     equals: Scalar | None = None
-    """It is exactly this. null = not looked at, as for the others."""
+    """Value that the claim equals. null = not checked, as for the others."""
     any_of: Some[Scalar] | None = None
-    """One of these is among its values."""
+    """Values of which the claim has at least one."""
     all_of: Some[Scalar] | None = None
     """All of these are."""
     none_of: Some[Scalar] | None = None
@@ -142,38 +144,43 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     algorithms: Some[AlgorithmName]
     """The algorithms that are accepted, such as `[RS256]`; a key serves only those of its own type and curve."""
     jwks_uri: EndpointUrl | None = None
-    """Where the issuer publishes its keys (a JWK set). They are fetched in the background, once per node, again as the
+    """URL of the issuer's keys (a JWK set). They are fetched in the background, once per node, again as the
     answer's `Cache-Control` says (every 1 to 60 minutes, else 10), and when a token names a key that is not known.
-    While the issuer is away, the keys that it gave last are good. Over `http` anybody in between can give others."""
+    While the issuer is away, the keys that it gave last are good. Over `http` anybody in between can give others.
+    """
     tls: UpstreamTls = _NO_TLS
-    """How the `https` of `jwks_uri` is spoken."""
+    """TLS settings for `jwks_uri`."""
     jwks_file: ReadableFile | None = None
     """A file with keys: a JWK set, a JWK, or public keys and certificates in PEM. Read again when it changes."""
     secret: Secret | None = None
-    """What tokens are signed with by `HS256` (at least 32 bytes), `HS384` (48) and `HS512` (64). In its place a public
-    key in PEM may stand, for other algorithms. A secret that is not text goes into a `jwks_file` as `kty: oct`."""
+    """Secret that tokens are signed with by `HS256` (at least 32 bytes), `HS384` (48) and `HS512` (64). In its place a
+    public key in PEM may stand, for other algorithms. A secret that is not text goes into a `jwks_file` as `kty: oct`.
+    """
     issuer: Annotated[str, Meta(min_length=1)] | None = None
-    """Who must have issued the token: its `iss`, character by character. null = not looked at."""
+    """Issuer of the token: its `iss`, character by character. null = not checked."""
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
-    """Whom the token may be meant for: one of these must be in its `aud`. `"*"` = not looked at. Without any, a token
-    that is meant for somebody is refused (RFC 7519 section 4.1.3)."""
+    """Audiences, one of which must be in the token's `aud`. `"*"` = not checked. Without any, a token with an audience
+    is refused (RFC 7519 section 4.1.3).
+    """
     leeway: Delay = 1.0
-    """By how much the issuer's clock may differ, for `exp`, `nbf` and `iat`."""
+    """Clock skew of the issuer that is tolerated for `exp`, `nbf` and `iat`."""
     required_claims: tuple[ClaimName, ...] = ("exp",)
     """Claims that must be there and not be null."""
     require_kid: bool = False
     """Whether tokens have to name their key (`kid`). Else one that does not is tried with those that fit, 4 at most."""
     types: Some[Annotated[str, Meta(min_length=1)]] = ("JWT", "at+jwt")
-    """What `typ` in the header may be where it is there. Only `at+jwt` refuses ID tokens of issuers that tell them
-    apart (RFC 9068)."""
+    """Valid values of `typ` in the header where it is present. Only `at+jwt` refuses ID tokens of issuers that tell
+    them apart (RFC 9068).
+    """
     foreign_keys: Literal["refuse", "ignore"] = "ignore"
-    """What happens to a token whose header contains a key, or a URL to fetch it from (`jwk`, `jku`, `x5c`, `x5u`).
+    """Handling of a token whose header contains a key, or a URL to fetch it from (`jwk`, `jku`, `x5c`, `x5u`).
     `ignore`: it is verified with the configured keys, like any other; nothing is fetched from there, and nothing in it
-    is trusted. `refuse`: 401."""
+    is trusted. `refuse`: 401.
+    """
     scopes: tuple[Scope, ...] = ()
     """Scopes that the token must have, all of them: words in its `scope`, or in `scp`."""
     claim_rules: tuple[ClaimRule, ...] = ()
-    """What claims must be; a token that is good but not so is answered 403."""
+    """Rules for claims; a token that is valid but does not meet them is answered 403."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
     """Claims that the upstream gets to see, and the fields it sees them in; what the client sends there is always
     removed. Text goes as it is, a list as its values with commas between, anything else as JSON. A token is refused
@@ -191,9 +198,9 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     max_token_bytes: Size = 8192
     """A longer token is refused."""
     cache: TokenCacheSettings = TokenCacheSettings()
-    """What is remembered."""
+    """Cache of verified tokens."""
     realm: Realm = "fastgw"
-    """What `WWW-Authenticate` says that the token is for."""
+    """Realm in `WWW-Authenticate`."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("jwks_uri", "jwks_file", "secret") if getattr(self, name) is not None]
@@ -243,7 +250,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
         )
 
     def _keyring(self, env: Env) -> Callable[[], Keyring]:
-        """What makes the keys of this policy; all files are read now. Raises `ValueError`."""
+        """Return the function that makes the keys of this policy; all files are read now. Raises `ValueError`."""
         if self.jwks_uri is not None:
             client_tls(env.read, self.tls)  # which says what is wrong with its files
             feed = JwksSource.of(self.jwks_uri, self.tls).key

@@ -30,13 +30,17 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     """
 
     key_names: Annotated[Some[FieldName], Meta(max_length=16)] = ("X-Api-Key",)
-    """What the key is called. Case counts in the query and in cookies, not in fields."""
+    """Names of the header, query parameter or cookie with the key. Case counts in the query and in cookies, not in
+    fields.
+    """
     places: Some[Place] = ("header",)
-    """Where it is looked for. What stands in a URL is seen by many: by browsers' histories and others' logs."""
+    """Places where the key is looked for. What stands in a URL is seen by many: by browsers' histories and others'
+    logs.
+    """
     hide_credentials: bool = False
     """Whether the upstream does not get to see the key."""
     realm: Realm = "fastgw"
-    """What `WWW-Authenticate: ApiKey` says that the key is for. The scheme is our own: none is registered for keys."""
+    """Realm in `WWW-Authenticate: ApiKey`. The scheme is our own: none is registered for keys."""
 
     def __post_init__(self) -> None:
         for name in self.key_names if "header" in self.places else ():
@@ -60,13 +64,13 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
 
 
 def explain_consumer(exchange: Exchange) -> str:
-    """Who it is, once a filter has found out."""
+    """Describe the consumer, once a filter has authenticated it."""
     return f"consumer {exchange.consumer.name}" if exchange.consumer is not None else "nobody"
 
 
 @final
 class Keys:
-    """From keys to consumers, with those remembered that were found. All filters of a worker share one."""
+    """Cache from keys to consumers. All filters of a worker share one."""
 
     __slots__ = ("_older", "_roster", "found", "index")
 
@@ -80,7 +84,7 @@ class Keys:
         return f"<Keys: {len(self.found)} and {len(self._older)} remembered>"
 
     def consumer(self, key: bytes) -> Consumer | None:
-        """Whose key it is."""
+        """Return the consumer with this key."""
         if self.index is not self._roster.index:
             self.index = self._roster.index
             self.found, self._older = {}, {}

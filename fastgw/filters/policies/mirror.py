@@ -28,7 +28,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     """
 
     upstream: Name
-    """Where copies go."""
+    """Name of the upstream that gets the copies."""
     share: Percent = 1.0
     """The share of requests that are copied, drawn for each."""
     body_bytes: Annotated[Size, Meta(le=16 * 1024**2)] = 64 * 1024
@@ -103,7 +103,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
 
 
 class _Body:
-    """What has come of it."""
+    """Body as far as it has come."""
 
     __slots__ = ("length", "pieces")
 

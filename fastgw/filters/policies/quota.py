@@ -36,7 +36,7 @@ Span = Literal["day", "month"] | Duration
 
 
 class GroupQuota(Settings):
-    """What the consumers of a group may do, in place of everybody's."""
+    """Quota of the consumers of a group, in place of the general one."""
 
     limit: Count
     """How many in a period."""
@@ -69,19 +69,21 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
     period: Span
     """`day`, `month`, or a duration in whole seconds, such as `1h`, which is counted from the full hour in UTC."""
     time_zone: TimeZone = "UTC"
-    """Where days and months begin at midnight. Where clocks are changed, a day has 23 or 25 hours."""
+    """Time zone in which days and months begin at midnight. Where clocks are changed, a day has 23 or 25 hours."""
     key: Key | Some[Key] = Trait("consumer")
-    """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
+    """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
     `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
-    cookie or claim are counted together."""
+    cookie or claim are counted together.
+    """
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
     """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
     groups: Mapping[GroupName, GroupQuota] = NONE
     """Other limits for the consumers of a group. Of several groups that a consumer is in, the first here counts. What
     a consumer has used stays used when it comes into another group."""
     headers: Style = "draft"
-    """What clients are told in answers: as for `rate_limit`. Of several limits the one is told that has the fewest
-    requests left."""
+    """Headers that tell clients of the limit: as for `rate_limit`. Of several limits the one is told that has the
+    fewest requests left.
+    """
 
     def __post_init__(self) -> None:
         if not isinstance(self.period, str) and (self.period < 1.0 or self.period % 1.0):
@@ -105,7 +107,9 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return self.period if isinstance(self.period, str) else write_duration(self.period)
 
     def scope(self, level: str, route: str | None, instance: str) -> str:
-        """What tells the counts of one use from all others. Whatever else is changed, they go on."""
+        """Return the scope of the counts of one use, which separates them from all others. Whatever else is changed,
+        they go on.
+        """
         return f"quota\n{level}\n{route if level == 'route' else None}\n{instance}\n{self.period_told}"
 
     def limit_of(self, groups: frozenset[str]) -> int:
@@ -113,7 +117,9 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return next((own.limit for name, own in self.groups.items() if name in groups), self.limit)
 
     def id_of(self, scope: str, consumer: str | None, keys: Sequence[str]) -> KeyDigest | None:
-        """By what a consumer is counted, or who has these values of the other keys, in order; None: not by that."""
+        """Return the digest of a consumer, or of these values of the other keys, in order; None: the quota does not
+        count by these.
+        """
         left, values = list(keys), []
         for trait in self.traits:
             if trait.kind == "consumer" and consumer is not None:

@@ -48,7 +48,7 @@ Burst = Annotated[int, Meta(ge=0, le=MOST)]
 
 
 class GroupLimit(Settings):
-    """What the consumers of a group may do, in place of everybody's."""
+    """Limit of the consumers of a group, in place of the general one."""
 
     limit: Permits
     """How many."""
@@ -59,10 +59,10 @@ class GroupLimit(Settings):
 
 
 class Cost(Settings):
-    """What a request counts for. 1, where nothing else is said."""
+    """Cost of a request. 1, where nothing else is said."""
 
     methods: Mapping[Method, Burst] = NONE
-    """By method, such as `{POST: 5}`. 0 = nothing."""
+    """Cost by method, such as `{POST: 5}`. 0 = nothing."""
     response_header: FieldName | None = None
     """A response field in which the upstream says what the request has cost, as a whole number. What that is above what
     was counted already is counted then, be it more than is left: the client comes into debt, by as much as it may spend
@@ -93,8 +93,10 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     window: Duration
     """The time for which `limit` is said. The windows need 200ms or more."""
     burst: Burst | None = None
-    """Of `token_bucket`: how many a client that was quiet may send at once; null = `limit`. Of `leaky_bucket`: how many
-    may wait for their turn; null = `limit`, but no more than have their turn within 10 s. The windows have none."""
+    """Burst of `token_bucket`: how many requests a client that was quiet may send at once; null = `limit`. Of
+    `leaky_bucket`: how many may wait for their turn; null = `limit`, but no more than have their turn within 10 s. The
+    windows have none.
+    """
     algorithm: Algorithm = "token_bucket"
     """`token_bucket`: a bucket of `burst` permits that is filled by `limit` per `window`, evenly. `fixed_window`: at
     most `limit` from each multiple of `window` to the next; twice as many may come around it. `sliding_window`: at most
@@ -103,28 +105,31 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     `leaky_bucket`: requests pass one by one, every `window / limit`; those that come too early wait, `burst` of them at
     most."""
     scope: Literal["node", "shared"] | None = None
-    """Where requests are counted if the configuration has `state`: `shared` = there, for all nodes, at the cost of a
-    question to Redis; `node` = by each node for itself, which asks nobody. null = `node` for what runs before a route
-    is found, so that a flood of one address is not passed on to Redis, else `shared`. Nodes share what has the same
-    name and stands in the same place, by Redis' clock. Redis gets hashes of keys, never what is in them. While it is
-    away, `state.when_away` says what is done."""
+    """Scope of the counts if the configuration has `state`: `shared` = Redis, for all nodes, at the cost of a question
+    to Redis; `node` = each node for itself. null = `node` for what runs before a route is found, so that a flood of one
+    address is not passed on to Redis, else `shared`. Nodes share what has the same name and stands in the same place,
+    by Redis' clock. Redis gets hashes of keys, never what is in them. While it is away, `state.when_away` says what is
+    done.
+    """
     key: Key | Some[Key] = Trait("ip")
-    """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
+    """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
     `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
-    cookie or claim are counted together."""
+    cookie or claim are counted together.
+    """
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
     """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
     exempt: tuple[Network, ...] = ()
     """Networks whose clients are neither counted nor refused."""
     cost: Cost = Cost()
-    """What a request counts for."""
+    """Cost of a request."""
     groups: Mapping[GroupName, GroupLimit] = NONE
     """Other limits for the consumers of a group. Of several groups that a consumer is in, the first here counts."""
     headers: Style = "draft"
-    """What clients are told in answers: `draft` = `RateLimit-Policy` and `RateLimit`
+    """Headers that tell clients of the limit: `draft` = `RateLimit-Policy` and `RateLimit`
     (draft-ietf-httpapi-ratelimit-headers); `legacy` = `X-RateLimit-Limit`, `-Remaining` and `-Reset`, in seconds from
     now; `none`. Of several limits the one is told that has the fewest permits left. Fields of these names that the
-    upstream sends are replaced."""
+    upstream sends are replaced.
+    """
 
     def __post_init__(self) -> None:
         for name, terms in self.all_terms():
@@ -152,7 +157,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
                 raise ValueError(f"{wrong}; expected a cost that can be paid")
 
     def all_terms(self) -> Iterable[tuple[str, LimitSpec]]:
-        """What everybody may do (""), and the groups."""
+        """Yield the general limit ("") and those of the groups."""
         yield "", LimitSpec(self.algorithm, self.limit, self.window, self.burst)
         for name, own in self.groups.items():
             window = self.window if own.window is None else own.window

@@ -76,8 +76,9 @@ def parameters_named(name: str, values: Iterable[str]) -> bytes:
 
 @final
 class _Added:
-    """What is added to the requests of a route. `fields`: ready lines; `parameters`, `first`: as they stand in a
-    query."""
+    """Additions to the requests of a route. `fields`: ready lines; `parameters`, `first`: as they stand in a
+    query.
+    """
 
     __slots__ = ("_all_lines", "_all_parameters", "_first", "_is_said", "_lines", "_parameters")
 

@@ -39,16 +39,17 @@ class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10
     """
 
     urls: Some[TargetUrl]
-    """Where the upstream is, as in its targets. What an answer says without host or scheme is relative to the first."""
+    """URLs of the upstream, as in its targets. What an answer says without host or scheme is relative to the first."""
     path: Annotated[str, Meta(pattern=r"^/")] = "/"
-    """What stands for the path of `urls` here, such as the route's `strip_prefix`."""
+    """Path here that stands for the path of `urls`, such as the route's `strip_prefix`."""
     root: Literal["slash", "bare"] = "slash"
-    """As the route's `path.root`: what relative URLs in an answer to `path` itself are relative to."""
+    """Root as in the route's `path.root`: what relative URLs in a response to `path` itself are relative to."""
     any_port: bool = False
     """Whether URLs with the host name of `urls` count whatever their port, and whether they are http or https."""
     cookies: Literal["keep", "rewrite"] = "keep"
-    """What becomes of `Set-Cookie`. `rewrite`: its domain goes, so that it is for this host; of its path what `urls`
-    begin with becomes `path`, also where it is for more than that. A cookie named `__Host-…` is left alone."""
+    """Handling of `Set-Cookie`. `rewrite`: its domain goes, so that it is for this host; of its path what `urls`
+    begin with becomes `path`, also where it is for more than that. A cookie named `__Host-…` is left alone.
+    """
 
     def build(self, env: Env) -> Hooks:
         place = _Place(
@@ -65,20 +66,20 @@ class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10
 
 
 class _Place(NamedTuple):
-    """Where the upstream is, and what stands for it here."""
+    """Mapping from the upstream's URLs to the gateway's."""
 
     scheme: bytes
-    """Of the first of its URLs."""
+    """Scheme of the first of its URLs."""
     origins: tuple[tuple[bytes, bytes, int], ...]
     """Scheme, host and port."""
     bases: tuple[bytes, ...]
     """The paths of its URLs, without a slash at the end."""
     path: bytes
-    """What stands for them, likewise."""
+    """Path that stands for theirs."""
     hosts: frozenset[bytes]
     """Hosts that count whatever the scheme and port."""
     root: bytes
-    """What stands behind the path of the URL for a request of `path` alone."""
+    """Path behind that of the URL for a request of `path` alone."""
 
     def response(self, exchange: Exchange) -> None:
         answer = exchange.response

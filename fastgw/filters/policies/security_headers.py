@@ -37,7 +37,7 @@ _PRESETS: Final = {
         "content_security_policy": "default-src 'none'; frame-ancestors 'none'",
     },
 }
-"""What each of them says. `api`: for answers that are no pages. It leaves CORP out, which would undo CORS."""
+"""Presets of headers. `api`: for answers that are no pages. It leaves CORP out, which would undo CORS."""
 
 _HSTS: Final = re.compile(r'max-age="?[0-9]{1,10}"?(\s*;\s*(includeSubDomains|preload))*', re.IGNORECASE)
 _REFERRER: Final = re.compile(
@@ -79,21 +79,22 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
     framing, no referrer, no camera and the like, COOP and CORP. `api`: for answers that are no pages: nothing may be
     loaded or framed."""
     existing: Literal["replace", "keep"] = "replace"
-    """What becomes of such a field that the service sends itself: it is replaced, or it is kept and counts.
+    """Handling of such a header that the service sends itself: it is replaced, or it is kept and counts.
 
-    Only those that this filter would send; with null for a field the service's own passes."""
+    Only those that this filter would send; with null for a field the service's own passes.
+    """
     strict_transport_security: Hsts | None = PRESET
     """HSTS: for how long browsers use https alone for this host (RFC 6797). Sent on https only."""
     content_security_policy: Policy | None = PRESET
-    """What a page may load and do."""
+    """Content that a page may load, and scripts that it may run."""
     x_frame_options: Literal["preset", "DENY", "SAMEORIGIN"] | None = PRESET
-    """Who may put a page into a frame, for browsers that do not know `frame-ancestors`."""
+    """Pages that may put this one into a frame, for browsers that do not know `frame-ancestors`."""
     x_content_type_options: Literal["preset", "nosniff"] | None = PRESET
     """Whether the `Content-Type` is taken at its word."""
     referrer_policy: ReferrerPolicy | None = PRESET
-    """What other sites learn of the page that a link is on."""
+    """Referrer that other sites get of the page that a link is on."""
     permissions_policy: Policy | None = PRESET
-    """Which abilities of the browser a page may use."""
+    """Abilities of the browser that a page may use."""
     cross_origin_opener_policy: (
         Literal["preset", "same-origin", "same-origin-allow-popups", "noopener-allow-popups", "unsafe-none"] | None
     ) = PRESET
@@ -126,7 +127,7 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
         return Hooks(response=response)
 
     def _policies(self) -> dict[str, str]:
-        """What is sent, by the name of the setting."""
+        """Return the headers that are sent, by the name of the setting."""
         preset = _PRESETS[self.preset]
         said = {name: getattr(self, name) for name in _NAMES}
         said = {name: preset.get(name) if said[name] == PRESET else said[name] for name in said}

@@ -21,9 +21,9 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
     """
 
     statuses: Some[Statuses] = _ERRORS
-    """Of the upstream's answers that are meant: ranges such as `"500-599"`, or single ones."""
+    """Statuses of the upstream's responses that are meant: ranges such as `"500-599"`, or single ones."""
     status: Annotated[int, Meta(ge=500, le=599)] = 502
-    """What the client is answered."""
+    """Status of the response to the client."""
     header: FieldName = "Target-System-Status"
     """The field that says what the upstream answered. One that it sends under this name is removed."""
 
@@ -55,5 +55,5 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
 
 @cache
 def _statuses_in(ranges: Iterable[range]) -> frozenset[int]:
-    """Of final answers. Thousands of routes have the same ones."""
+    """Return the final statuses in these ranges. Thousands of routes have the same ones."""
     return frozenset(status for each in ranges for status in each if status >= 200)

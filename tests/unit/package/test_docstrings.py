@@ -50,7 +50,6 @@ ELLIPTICAL: Final = re.compile(
 NOT_DONE: Final[tuple[str, ...]] = (
     "downstream/",
     "exchange/",
-    "filters/policies/",
     "pipeline/",
     "upstream/",
     "upstream/client/",

@@ -16,7 +16,7 @@ IDLE_S: Final = 30.0
 
 
 class ControlContext(NamedTuple):
-    """What a worker's `Services` would be, for what runs in control."""
+    """Services for fetching in the control process, in the place of a worker's `Services`."""
 
     fetcher: Fetcher
     feeds: Feeds

@@ -35,11 +35,11 @@ _IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
 _COOKIE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([!#-:<-\[\]-~]*|\"[!#-:<-\[\]-~]*\")")
 """RFC 6265 section 4.1.1, and a comma, which some have in a value."""
 _NO_TOKENS: Final = frozenset((b"required", b"fetch"))
-"""What APIs say in the token's place when there is none."""
+"""Values that APIs send in the token's place when there is none."""
 
 
 class CsrfToken(NamedTuple):
-    """What goes with each request. It is secret."""
+    """CSRF token that goes with each request. It is secret."""
 
     token: bytes
     cookies: tuple[tuple[bytes, bytes], ...]
@@ -67,7 +67,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CsrfSource(ControlFetch, frozen=True, kw_only=True):
-    """Where an API hands them out, to one set of credentials."""
+    """Source of an API's CSRF tokens, for one set of credentials."""
 
     settings: Csrf
     shown: Shown
@@ -86,7 +86,8 @@ class CsrfSource(ControlFetch, frozen=True, kw_only=True):
 
 
 def csrf_holder(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
-    """What all filters with the same settings, credentials and secrets share. Its source is `CsrfSource.of`.
+    """Return the holder that all filters with the same settings, credentials and secrets share. Its source is
+    `CsrfSource.of`.
 
     Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret.
     """

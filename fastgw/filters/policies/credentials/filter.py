@@ -150,7 +150,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
 
 
 def _asks(settings: Credentials) -> str:
-    """Whom, and what for."""
+    """Describe the endpoint and the parameters."""
     asked = []
     if settings.oauth2 is not None:
         asked.append(f"{str(settings.oauth2.token_url).partition('?')[0]} for a token")
@@ -177,15 +177,15 @@ def _lines(settings: Credentials, env: Env) -> bytes:
 
 
 class _Ways(NamedTuple):
-    """Where what is shown comes from."""
+    """Sources of the credentials that are sent."""
 
     lines: bytes
-    """What does not change; b"" where there is none."""
+    """Constant header lines; b"" where there are none."""
     tokens: TokenHolder | None
     csrf: CsrfHolder | None
 
     async def obtain(self) -> tuple[bytes, CsrfToken | None]:
-        """What to show. Raises `Unavailable`."""
+        """Return the credentials to send. Raises `Unavailable`."""
         line = self.lines if self.tokens is None else (await self.tokens.obtain()).line
         return line, None if self.csrf is None else await self.csrf.obtain()
 
@@ -196,18 +196,20 @@ class _Ways(NamedTuple):
         return tokens_earlier or (csrf_earlier and self.csrf is not None and self.csrf.fetched_earlier)
 
     def renew(self, carried: bytes) -> None:
-        """What stands in these lines an API has refused: have something newer for requests to come; nobody waits."""
+        """Request newer credentials after an API has refused those in these lines; nobody waits."""
         if self.tokens is not None:
             _renew(self.tokens, carried)
         if self.csrf is not None:
             _renew(self.csrf, carried)
 
     def beside(self, line: bytes) -> "_Ways":
-        """The same for a client that shows this line itself."""
+        """Return the sources for a client that sends this line itself."""
         return _Ways(line, None, self.csrf)
 
     async def obtain_newer(self, carried: bytes) -> tuple[bytes, CsrfToken | None]:
-        """What to show in place of what an API has refused, which stands in these lines. Raises `Unavailable`."""
+        """Return the credentials to send in place of those that an API has refused, which stand in these lines. Raises
+        `Unavailable`.
+        """
         line, csrf, problem = self.lines, None, None
         if self.tokens is not None:
             token, problem = await _newer(self.tokens, carried)
@@ -241,10 +243,10 @@ async def _newer(holder: Holder[T], carried: bytes) -> tuple[T, Unavailable | No
 
 
 class _Again(NamedTuple):
-    """What is done when an API refuses what does not change."""
+    """Retry after an API has refused constant credentials."""
 
     always: bool
-    """It is shown once more, whatever it is by then."""
+    """Whether the credentials are sent once more, whatever they are by then."""
     looks: bool
     """Files that it comes from are looked at before that."""
 
@@ -482,7 +484,7 @@ class _Names(NamedTuple):
     dropped: frozenset[bytes]
     dropped_with_cookies: frozenset[bytes]
     alike: frozenset[bytes]
-    """What filters before this one have said of those, they have said in vain."""
+    """Names whose fields from filters before this one are discarded."""
     alike_with_cookies: frozenset[bytes]
 
 
@@ -539,4 +541,4 @@ def _clients_cookies(exchange: Exchange) -> list[bytes]:
 
 
 async def _unknown() -> None:
-    """What would have been fetched is not known."""
+    """Stand in for a fetch whose result is unknown."""

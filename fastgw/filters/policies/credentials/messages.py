@@ -1,4 +1,4 @@
-"""What control and the workers say to each other of something that is fetched once per node, such as a token.
+"""Messages between control and the workers about something that is fetched once per node, such as a token.
 
 Rule 1: what is fetched belongs to the material it was fetched with: the settings, and the contents of all secrets and
 files that they name. Rule 2: a failure takes nothing away: what was fetched before is good until it expires.
@@ -22,7 +22,7 @@ FOR_EVER: Final = 4e9
 
 
 class Unavailable(Exception):
-    """It cannot be had now. `why` is for the log, without anything secret."""
+    """The value cannot be fetched now. `why` is for the log, without anything secret."""
 
     def __init__(self, fault: Fault, why: str, retry_after: int = 0) -> None:
         super().__init__(why)
@@ -33,7 +33,7 @@ class Unavailable(Exception):
 
 
 class FetchContext(Protocol):
-    """What fetching needs: `Services` of a worker, or the same in control."""
+    """Services for fetching: `Services` of a worker, or the same in control."""
 
     @property
     def fetcher(self) -> Fetcher: ...
@@ -48,14 +48,14 @@ class FetchContext(Protocol):
 
 
 class FetchResult(NamedTuple):
-    """What was fetched. `value`: as its holders read it; it is secret."""
+    """Result of a fetch. `value`: as its holders read it; it is secret."""
 
     value: bytes
     good_until_date: float
     renew_from_date: float
-    """From then on (epoch seconds) a newer one is fetched in the background."""
+    """Date (epoch seconds) from which a newer one is fetched in the background."""
     note: bytes = b""
-    """What is to be known for the next time."""
+    """Note for the next fetch."""
 
     def __repr__(self) -> str:
         return f"<FetchResult until {self.good_until_date:.0f}>"
@@ -73,12 +73,12 @@ class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     renew_from_date: float = 0.0
     note: bytes = b""
     fault: str = ""
-    """Of the last attempt; "": it went well."""
+    """Fault of the last attempt; "": none."""
     why: str = ""
     failed_until_date: float = 0.0
     """Nothing is tried before."""
     failures: int = 0
-    """In a row."""
+    """Number of failures in a row."""
     fetched_date: float = 0.0
     """Some endpoints give the same each time: by this alone those who wait know that it is an answer."""
 
@@ -92,7 +92,7 @@ class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
         return bool(self.value) and now_date < self.good_until_date
 
     def problem(self) -> Unavailable | None:
-        """What the last attempt has failed of."""
+        """Problem of the last attempt."""
         if not self.fault:
             return None
         fault, left = Fault[self.fault], self.failed_until_date - time.time()
@@ -140,7 +140,7 @@ class Getter(Protocol):
     """Fetches it, in control or, while that is away, in a worker."""
 
     name: str
-    """What it is, for the log."""
+    """Name of what is fetched, for the log."""
     material: bytes
     timeout: float
     """Seconds for everything."""

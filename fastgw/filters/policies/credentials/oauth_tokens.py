@@ -12,7 +12,7 @@ from fastgw.filters.policies.credentials.worker_cache import Holder
 
 
 class Token(NamedTuple):
-    """What shows an API who we are."""
+    """Access token for an API."""
 
     line: bytes
     """A field, ready: `Authorization: Bearer …` and the end of the line."""
@@ -43,7 +43,7 @@ class TokenSource(ControlFetch, frozen=True, kw_only=True):
 
 
 def token_holder(env: Env, settings: OAuth2) -> TokenHolder:
-    """What all filters with the same settings and secrets share. Its source is `TokenSource.of`.
+    """Return the holder that all filters with the same settings and secrets share. Its source is `TokenSource.of`.
 
     Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret.
     """

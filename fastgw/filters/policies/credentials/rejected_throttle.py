@@ -1,4 +1,4 @@
-"""What an API refuses though it is good by its date.
+"""Rate limit for refetching a token that an API rejects although it has not expired.
 
 Each value is fetched anew once, for all who were refused with it. An API that refuses everything, or some calls for
 reasons of its own, must not have one fetched for each of them as fast as can be: whoever fetches (control or, while

@@ -1,4 +1,4 @@
-"""Where tokens are had: a token endpoint of OAuth 2.0, asked by client credentials (RFC 6749 section 4.4)."""
+"""Token endpoint of OAuth 2.0, with client credentials (RFC 6749 section 4.4)."""
 
 import asyncio
 import re
@@ -52,7 +52,7 @@ ReadFile = Callable[[str], bytes]
 
 
 def key_of(kind: str, url: Endpoint, *parts: object) -> str:
-    """What a source is called: by its URL, without a query, and a digest of everything that shapes what it gets."""
+    """Return the key of a source: its URL, without a query, and a digest of everything that shapes what it gets."""
     written = msgspec.json.encode((str(url), parts), enc_hook=_plain, order="sorted")
     return f"{kind} {_shown(url)} {sha256(written).hexdigest()[:32]}"
 
@@ -78,7 +78,7 @@ class SecretReader:
 
     @property
     def material(self) -> bytes:
-        """Of the settings and all that was read so far."""
+        """Digest of the settings and all that was read so far."""
         return self._digest.digest()
 
     def file(self, path: str) -> bytes:
@@ -246,7 +246,9 @@ def _refuses_client(answer: Fetched) -> bool:
 
 
 def _error(answer: Fetched) -> str:
-    """Its error code; "": it gives none that is known. Others may be anything, what we have shown among it."""
+    """Return the error code of a response; "": none that is known. Others may be anything, what we have shown among
+    it.
+    """
     try:
         error = members(answer.body, "").get("error")
     except TokenRefused:

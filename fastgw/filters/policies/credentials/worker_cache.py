@@ -39,7 +39,7 @@ SPREAD_S: Final = 0.2
 
 @final
 class Holder(Generic[T]):
-    """What one worker holds of one source. Shared by all filters with the same settings and secrets.
+    """Holder of one source's value in one worker. Shared by all filters with the same settings and secrets.
 
     What is held was fetched with the very material of the settings it was made with; or with a newer one, where a
     configuration has followed and this serves the last requests of the one before.
@@ -86,7 +86,7 @@ class Holder(Generic[T]):
         return f"<Holder of {self._getter.name}: {self._said!r}>"
 
     def start(self, around: FetchContext) -> None:
-        """In a worker, for each filter that shares it."""
+        """Start the holder in a worker, for each filter that shares it."""
         self._users += 1
         if self._users == 1:
             self._around = around
@@ -111,7 +111,7 @@ class Holder(Generic[T]):
         self._feed = self._around = self._background = None
 
     def current(self, now: float) -> T | None:
-        """What to show now (monotonic seconds); None: it has to be waited for (`obtain`).
+        """Return the value to send now (monotonic seconds); None: it has to be waited for (`obtain`).
 
         A newer one is asked for in the background before it expires.
         """
@@ -156,7 +156,7 @@ class Holder(Generic[T]):
             self._background = asyncio.get_running_loop().create_task(joined)
 
     def _problem(self) -> Unavailable | None:
-        """Why it is not even tried now."""
+        """Return the reason why no attempt is made now."""
         if self._said.failed_until_date > time.time():
             return self._said.problem()
         if self._silent is not None and monotonic() < self._silent[0]:
@@ -213,7 +213,7 @@ class Holder(Generic[T]):
         return late
 
     def _answer(self, before: FetchedRecord) -> T | Unavailable | None:
-        """What has been heard since then; None: nothing yet."""
+        """Return the result heard since then; None: none yet."""
         if self._said is before:
             return None
         if self._held is not None and self._said.value != before.value:

@@ -1,4 +1,4 @@
-"""What a browser keeps for us: encrypted so that it cannot read it, authenticated so that it cannot change it.
+"""Encryption of cookies: a browser can neither read nor change what it keeps for us.
 
 AES-256-GCM, with keys that are derived from a secret (HKDF, RFC 5869) for one purpose and one policy: what was sealed
 for another does not open. A sealed text is `base64url(key id | nonce | ciphertext and tag)`.
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastgw.jose.strict import TokenRefused, unencoded
 
 SHORTEST_SECRET: Final = 32
-"""Characters."""
+"""Fewest characters of a secret."""
 _ID: Final = 4
 _NONCE: Final = 12
 _TAG: Final = 16

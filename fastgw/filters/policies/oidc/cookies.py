@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final, final
 
 MOST_PIECES: Final = 5
-"""Of one value."""
+"""Most pieces of one value."""
 _PIECE: Final = 3_600
 LONGEST: Final = MOST_PIECES * _PIECE
 """Bytes of a value."""
@@ -22,7 +22,7 @@ OWN: Final = "fastgw_oidc_"
 
 
 def own_name(meaning: bytes) -> str:
-    """What the cookie of sessions with this meaning is called where the settings do not say."""
+    """Return the name of the cookie of sessions with this meaning, where the settings have none."""
     return OWN + sha256(meaning).hexdigest()[:8]
 
 
@@ -37,7 +37,7 @@ def attempt_name(name: bytes, state: str) -> bytes:
 
 
 def attempts_of(name: str) -> list[bytes]:
-    """How the cookies begin that attempts to log in may be in."""
+    """Return the prefixes of the cookies that attempts to log in may be in."""
     return [prefix + attempt_name(name.encode(), "") for prefix in (b"", PREFIX)]
 
 
@@ -67,10 +67,10 @@ class Jar:
                 else:
                     self.ours[name] = value
         self.others = b"; ".join(others)
-        """What goes on to the upstream."""
+        """Cookies that go on to the upstream."""
 
     def value(self, name: bytes) -> bytes | None:
-        """What was set by this name, put together again; None: nothing, or not all of it. Raises `Ambiguous`."""
+        """Return the value of this name, put together again; None: none, or not all of it. Raises `Ambiguous`."""
         first = self._piece(name)
         if first is None:
             return None

@@ -50,20 +50,20 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     """Let browsers log in: the authorization code flow with PKCE. Whoever shows no page is answered 401. A route with
     this filter has to match the paths `callback`, `logout`, `login` and `backchannel_logout`. null = none."""
     tls: UpstreamTls = UpstreamTls()
-    """How https to the provider is spoken."""
+    """TLS settings for the provider."""
     algorithms: Some[Algorithm] = ("RS256", "PS256", "ES256", "EdDSA")
-    """What tokens may be signed with."""
+    """Algorithms that tokens may be signed with."""
     leeway: Delay = 10.0
-    """By how much the provider's clock may differ."""
+    """Clock skew of the provider that is tolerated."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
     """Claims that the upstream gets to see, of the access token or the ID token, and the fields it sees them in; what
     the client sends there is always removed. Who has a claim that cannot stand in a field is refused."""
     consumer_claim: ClaimName = "sub"
     """The claim that tells who it is."""
     cache: TokenCacheSettings = TokenCacheSettings()
-    """What is remembered of access tokens."""
+    """Cache of access tokens."""
     realm: Realm = "fastgw"
-    """What `WWW-Authenticate` says that credentials are for."""
+    """Realm in `WWW-Authenticate`."""
 
     def __post_init__(self) -> None:
         if self.bearer is None and self.login is None:

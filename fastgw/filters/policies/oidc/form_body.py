@@ -11,7 +11,7 @@ _TYPE = b"application/x-www-form-urlencoded"
 
 
 class NotRead(Exception):
-    """There is no such form. The text says why, and nothing of what is in it."""
+    """The request has no such form. The text says why, and nothing of what is in it."""
 
 
 @final

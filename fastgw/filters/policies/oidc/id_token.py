@@ -21,7 +21,7 @@ _EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
 
 @final
 class IdTokens:
-    """Those of one provider for one client."""
+    """Verifier of the ID tokens of one provider for one client."""
 
     __slots__ = ("_client_id", "_expected", "_expected_of_logout", "_keyring", "_rules", "_rules_of_logout")
 

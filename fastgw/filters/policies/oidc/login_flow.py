@@ -71,11 +71,11 @@ _UNAVAILABLE: Final = "Logging in is not possible just now, as the identity prov
 
 
 class PolicyIdentity(NamedTuple):
-    """What makes a policy's way its own."""
+    """Identity of a policy, which separates its logins from others'."""
 
     issuer: str
     cookie: str
-    """What the cookie of its sessions is called, without a prefix."""
+    """Name of the session cookie, without a prefix."""
     provider: Provider
     id_tokens: IdTokens
     sealed: SealedSession
@@ -86,7 +86,7 @@ class PolicyIdentity(NamedTuple):
     written: frozenset[bytes]
     """Lower-case names of the fields in which the upstream gets to see something of a session."""
     lines: Callable[[LoginSession], bytes]
-    """These fields, as ready lines. Raises `TokenRefused`."""
+    """Returns the identity headers, as ready lines. Raises `TokenRefused`."""
 
 
 @final
@@ -102,16 +102,16 @@ class KnownLogin:
         """For the upstream."""
         self.consumer: Consumer | None = None
         self.stamp: object = None
-        """Of the roster by which the consumer was looked for, and the session found not to be revoked."""
+        """Stamp of the roster by which the consumer was looked for, and the session found not to be revoked."""
         self.sealed: bytes | None = None
-        """What the cookie has to become; None: it is up to date."""
+        """New value of the cookie; None: it is up to date."""
         self.ended = ""
-        """Why it does not count any more."""
+        """Reason why the session has ended."""
         self.retry_date = 0.0
 
 
 class _Site(NamedTuple):
-    """Where a browser sees the gateway."""
+    """Gateway's address as a browser sees it."""
 
     origin: str
     cookie: bytes
@@ -120,7 +120,7 @@ class _Site(NamedTuple):
 
 @final
 class Flow:
-    """That of one policy, in one worker."""
+    """Login flow of one policy, in one worker."""
 
     def __init__(
         self, login: Login, trust: PolicyIdentity, realm: bytes, others: tuple[tuple[bytes, bytes], ...] = ()
@@ -145,7 +145,7 @@ class Flow:
         self._users = 0
 
     def start(self, feed: Feed, fetcher: Fetcher) -> None:
-        """In a worker, for each filter that shares it."""
+        """Start the flow in a worker, for each filter that shares it."""
         self._users += 1
         self._provider.start(feed, fetcher)
 
@@ -200,7 +200,7 @@ class Flow:
         self._writing.pop(exchange, None)
 
     def explain(self, exchange: Exchange) -> str:
-        """Who it is that passed."""
+        """Describe the authenticated client."""
         return explain_token(exchange) if exchange.consumer is None else f"a session of {exchange.consumer.name}"
 
     # --- with a session ---
@@ -261,7 +261,9 @@ class Flow:
         known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
 
     def _marks(self, known: KnownLogin) -> Marks:
-        """By what it can be revoked. It began when the browser logged in: what is refreshed is not new."""
+        """Return the revocation keys of a session. It began when the browser logged in: what is refreshed is not
+        new.
+        """
         session, subject = known.session, known.claims["sub"]
         began, issuer = session.begun_date, self._trust.issuer
         marks = [
@@ -276,7 +278,9 @@ class Flow:
         return tuple(marks)
 
     def _mark(self, known: KnownLogin) -> bytes:
-        """Its own, the same in each of its cookies: nobody begins two sessions in the same microsecond."""
+        """Return the mark of the session, the same in each of its cookies: nobody begins two sessions in the same
+        microsecond.
+        """
         begun = f"{known.session.begun_date:.6f}"
         return mark_of("session", self._trust.issuer, self._login.client_id, known.claims["sub"], begun)
 

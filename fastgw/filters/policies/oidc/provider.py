@@ -54,7 +54,7 @@ _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "en
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """What a provider says of itself, as far as it matters here (OpenID Connect Discovery section 3)."""
+    """Metadata of a provider, as far as it matters here (OpenID Connect Discovery section 3)."""
 
     issuer: str
     jwks_uri: str
@@ -76,7 +76,7 @@ class Denied(Exception):
 
 
 class ProviderSource(FeedSource, frozen=True, kw_only=True):
-    """What the provider says of itself. While it is away, what it said last, and why it is."""
+    """Source of the provider's metadata. While it is away, what it said last, and why it is."""
 
     issuer: str
     tls: UpstreamTls
@@ -190,7 +190,7 @@ async def _get(fetcher: Fetcher, url: str, tls: ClientTls) -> bytes:
 
 
 class Tokens(NamedTuple):
-    """What a token endpoint gives (RFC 6749 section 5.1)."""
+    """Response of a token endpoint (RFC 6749 section 5.1)."""
 
     id_token: str
     access_token: str
@@ -210,7 +210,7 @@ class Provider:
         self.metadata: Metadata | None = None
         """None as long as it has never been heard of."""
         self.away = "nothing is known of it yet"
-        """Why it cannot be asked; "": it could be, at `heard_date`."""
+        """Reason why it cannot be asked; "": it could be, at `heard_date`."""
         self.heard_date = 0.0
         self._desk: SessionPlace | None = None
         self._feed: Feed | None = None
@@ -219,7 +219,7 @@ class Provider:
         self._listening = 0
 
     def start(self, feed: Feed, fetcher: Fetcher) -> None:
-        """In a worker, for each filter that shares it."""
+        """Start the provider in a worker, for each filter that shares it."""
         self._users += 1
         if self._feed is None:
             self._feed, self._fetcher = feed, fetcher
@@ -242,7 +242,7 @@ class Provider:
             self.metadata = msgspec.convert(said["metadata"], Metadata)
 
     async def heard_of_late(self) -> Metadata | None:
-        """What the provider says of itself, if it was there just now. None: it is away."""
+        """Return the provider's metadata, if it was reachable just now. None: it is away."""
         if time.time() - self.heard_date > REST_S + 0.5 or self.away:
             await self._listen()
         return None if self.away or time.time() - self.heard_date > 2 * PATIENCE_S else self.metadata

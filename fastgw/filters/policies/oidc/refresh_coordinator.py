@@ -1,4 +1,4 @@
-"""Where workers have a refresh token redeemed: in the control process, once per node, however many of them ask.
+"""Refresh coordinator: redeems refresh tokens in the control process, once per node, however many workers ask.
 
 Some providers take a refresh token that is used twice for a stolen one, and end the session. Requests of one browser
 come to several workers, which share nothing but its cookie: whoever of them asks first asks for all.
@@ -32,10 +32,10 @@ _PEER: Final = struct.Struct("3i")  # process, user, group
 
 
 class SessionPlace(msgspec.Struct, frozen=True):
-    """Where a desk is."""
+    """Address of a coordinator."""
 
     name: str
-    """In the abstract namespace, without the leading NUL."""
+    """Name in the abstract namespace, without the leading NUL."""
     key: str
 
     def __repr__(self) -> str:
@@ -61,19 +61,19 @@ class Answered(msgspec.Struct, array_like=True, frozen=True):
     """0: there is no answer."""
     body: bytes
     reason: str = ""
-    """Why there is none."""
+    """Reason why there is no token."""
 
     def __repr__(self) -> str:
         return f"<Answered {self.status} {self.reason}>"
 
 
 class CoordinatorUnavailable(Exception):
-    """There is no desk now, and nothing was asked."""
+    """The coordinator is unreachable, and nothing was asked."""
 
 
 @final
 class RefreshCoordinator:
-    """In control, for as long as a `with` lasts."""
+    """Coordinator in control, for as long as a `with` lasts."""
 
     def __init__(self, fetcher: Fetcher, tls: ClientTls) -> None:
         self.place = SessionPlace(f"fastgw-oidc-{os.urandom(16).hex()}", os.urandom(32).hex())
@@ -137,7 +137,7 @@ async def post(
 
 
 async def ask(place: SessionPlace, asked: RefreshRequest) -> Answered:
-    """In a worker. Raises `CoordinatorUnavailable`."""
+    """Ask the coordinator, from a worker. Raises `CoordinatorUnavailable`."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             reader, writer = await _connect(place)

@@ -1,4 +1,4 @@
-"""Where a request comes from: a page of this very origin, or nobody's.
+"""Same-origin check: whether a request comes from a page of this very origin, or from no page.
 
 Browsers tell it in fields that no page can write: `Sec-Fetch-Site` (Fetch Metadata) to what they take for secure,
 `Origin` (RFC 6454 section 7) with forms that are posted, and `Referer` unless a page keeps it back.

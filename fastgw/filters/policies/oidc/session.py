@@ -1,4 +1,4 @@
-"""What is remembered of a browser, in its own cookies: an attempt to log in, and then the session."""
+"""State of a browser in its own cookies: an attempt to log in, and then the session."""
 
 import os
 import time
@@ -27,7 +27,7 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True):
     state: str
     nonce: str
     verifier: str
-    """Of PKCE (RFC 7636)."""
+    """Code verifier of PKCE (RFC 7636)."""
     return_to: bytes
     redirect_uri: str
     begun_date: float
@@ -49,7 +49,7 @@ class LoginSession(msgspec.Struct, array_like=True, frozen=True):
     """A browser that has logged in."""
 
     id_token: bytes
-    """As the provider signed it; it was verified then."""
+    """ID token as the provider signed it; it was verified then."""
     begun_date: float
     used_date: float
     """When the cookie was written."""
@@ -60,14 +60,14 @@ class LoginSession(msgspec.Struct, array_like=True, frozen=True):
     ends_date: float = 0.0
     """When it expires; 0: the provider has not said."""
     sid: str = ""
-    """What the provider calls its own session; "": it has not said (OpenID Connect Front-Channel Logout section 3)."""
+    """Session id of the provider; "": it has none (OpenID Connect Front-Channel Logout section 3)."""
 
     def __repr__(self) -> str:
         return f"<LoginSession of {self.begun_date:.0f}{', to be refreshed' if self.refresh_token else ''}>"
 
     @property
     def claims(self) -> dict[str, Any]:
-        """Of the ID token."""
+        """Claims of the ID token."""
         claims: dict[str, Any] = orjson.loads(unencoded(self.id_token.split(b".")[1], "a verified token"))
         return claims
 
@@ -87,7 +87,7 @@ def meaning_of(
     parameters: Mapping[str, str],
     algorithms: Iterable[str],
 ) -> bytes:
-    """What one policy means by a session, which a session of no other policy is.
+    """Return the meaning of one policy's sessions, which a session of no other policy has.
 
     It is what was asked of the provider, who asked, and how the answer was judged. What only bounds a session
     (lifetime, idle time) or makes use of it (fields, paths, secrets) counts at each request, and may change under it.
@@ -119,7 +119,7 @@ class SealedSession:
         return _read(self._sessions.open(sealed), LoginSession)
 
     def seal_logout(self, mark: bytes) -> bytes:
-        """What shows that the user of this session wants to end it. `mark`: the session's own."""
+        """Return the proof that the user of this session wants to end it. `mark`: the session's own."""
         return self._logouts.seal(mark)
 
     def is_logout(self, sealed: bytes, mark: bytes) -> bool:

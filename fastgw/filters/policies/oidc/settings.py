@@ -1,4 +1,4 @@
-"""What `oidc` is configured with."""
+"""Settings of `oidc`."""
 
 import re
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ UNUSABLE: Final = RequestHead.DROPPED | {b"host", b"cookie"}
 
 
 def parse_issuer(text: str) -> str:
-    """As it is: it is compared character by character."""
+    """Validate an issuer, unchanged: it is compared character by character."""
     if not is_safe(text) or "?" in text:
         raise ValueError(f'"{text}" is not an https URL without query and fragment')
     return text
@@ -86,7 +86,7 @@ class Sessions(Settings):
     """Sessions of browsers."""
 
     secret: Secret
-    """What cookies are encrypted with: at least 32 characters that nobody can guess, the same on all nodes."""
+    """Secret that cookies are encrypted with: at least 32 characters that nobody can guess, the same on all nodes."""
     former_secrets: tuple[Secret, ...] = ()
     """Secrets that were in use before: what they have encrypted is still read."""
     cookie: CookieName | None = None
@@ -105,21 +105,24 @@ class Login(Settings):
     """Logins of browsers."""
 
     client_id: Annotated[str, Meta(min_length=1)]
-    """What the provider knows the gateway by."""
+    """Client id of the gateway at the provider."""
     client_secret: Secret | None = None
-    """What the gateway shows to the provider. null = nothing, or `client_key`."""
+    """Client secret of the gateway. null = none, or `client_key`."""
     client_key: ReadableFile | None = None
     """A private key (PEM), for `client_auth: private_key_jwt`."""
     client_auth: Literal["basic", "post", "private_key_jwt", "none"] = "basic"
-    """How the gateway shows the provider who it is (OpenID Connect Core section 9); `none` = by PKCE alone."""
+    """Authentication of the gateway to the provider (OpenID Connect Core section 9); `none` = by PKCE alone."""
     scopes: tuple[Scope, ...] = ("openid",)
-    """What is asked for; `openid` is. Some providers give a refresh token only for `offline_access`. A node uses one
-    once, whatever its workers are asked; where several nodes serve one browser, let it be good for seconds more."""
+    """Scopes that are requested; `openid` always is. Some providers give a refresh token only for `offline_access`. A
+    node uses one once, whatever its workers are asked; where several nodes serve one browser, let it be good for
+    seconds more.
+    """
     parameters: Mapping[str, str] = NONE
     """More parameters of the request for a login, such as `prompt: login`, `ui_locales: fr` or `audience`."""
     callback: LocalPath = "/oauth2/callback"
-    """Where the provider sends browsers back to. The whole URL must be known to it. Where one host has logins that
-    differ in what is asked for, each needs a path of its own."""
+    """Path of the callback URL, to which the provider sends browsers back. The whole URL must be known to it. Where one
+    host has logins that differ in what is asked for, each needs a path of its own.
+    """
     login: LocalPath | None = None
     """A path that begins a login, for a link; it returns to the path that its parameter `return_to` names."""
     logout: LocalPath | None = "/oauth2/logout"
@@ -131,13 +134,14 @@ class Login(Settings):
     it names ends here too, or all of the subject. null = none. The provider has to know the whole URL, and its logout
     tokens have to be signed with one of `algorithms`."""
     after_logout: Place = "/"
-    """Where a browser is sent when it has logged out. The whole URL must be known to the provider."""
+    """Place that a browser is sent to after logout. The whole URL must be known to the provider."""
     public_url: Origin | None = None
     """The scheme and host as browsers see them. null = as the request has them (see `trusted_proxies`): `redirect_uri`
     then follows the Host of each request, which `check` notes."""
     session: Sessions
-    """How sessions are kept: in encrypted cookies alone, so every worker and every node reads them. The upstream does
-    not see them; but those of routes without this filter on the same host do: have a host for whom you do not trust."""
+    """Sessions: kept in encrypted cookies alone, so every worker and every node reads them. The upstream does
+    not see them; but those of routes without this filter on the same host do: have a host for whom you do not trust.
+    """
     pass_access_token: FieldName | None = None
     """A field in which the upstream gets the access token; in `Authorization` it follows `Bearer`. null = none."""
     patience: Duration = 600.0
@@ -167,10 +171,11 @@ class Bearer(Settings):
     """Clients with an access token of their own."""
 
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...]
-    """Whom the token may be meant for: one of these must be in its `aud`. `"*"` = not looked at."""
+    """Audiences, one of which must be in the token's `aud`. `"*"` = not checked."""
     types: Some[Annotated[str, Meta(min_length=1)]] = ("JWT", "at+jwt")
-    """What `typ` in the header may be where it is there. Only `at+jwt` refuses ID tokens of providers that tell them
-    apart (RFC 9068)."""
+    """Valid values of `typ` in the header where it is present. Only `at+jwt` refuses ID tokens of providers that tell
+    them apart (RFC 9068).
+    """
     required_claims: tuple[ClaimName, ...] = ("exp",)
     """Claims that must be there and not be null."""
     scopes: tuple[Scope, ...] = ()

@@ -1,4 +1,4 @@
-"""Where a browser is sent: the provider, and back to where it came from, which is never another origin."""
+"""URLs that a browser is sent to: the provider, and back to where it came from, which is never another origin."""
 
 import re
 from collections.abc import Mapping
