@@ -76,7 +76,7 @@ EDGES = {
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/chain.py": 4,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 3,  # likewise
-    "downstream/http1/connection.py": 1,  # likewise
+    "pipeline/request_pipeline.py": 1,  # likewise
     "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
     "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it

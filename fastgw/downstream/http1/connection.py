@@ -10,11 +10,9 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.downstream.http1.rejected_head import unreadable
@@ -23,8 +21,7 @@ from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, begin, problem, run_request
-from fastgw.exchange.chain import checked, count_raised
+from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, begin, problem
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
@@ -32,9 +29,15 @@ from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
 from fastgw.http.malformed import Malformed
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
-from fastgw.pipeline.route_selection import choose, too_long
-from fastgw.routing.table import Match, Router
+from fastgw.pipeline.request_pipeline import (
+    Waited,
+    cancel_waiting,
+    find_route,
+    run_early_steps,
+    run_route_steps,
+    show_body,
+)
+from fastgw.pipeline.route_selection import too_long
 from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, FastPath
 
 if TYPE_CHECKING:
@@ -106,7 +109,6 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_tunnel_patience",
         "_unsent",
         "_vouched",
-        "_waiting",
         "_wheel",
         "_write_paused",
         "body_goes_to",
@@ -121,6 +123,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "resting",
         "server",
         "transport",
+        "waiting",
     )
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
@@ -139,7 +142,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._at = 0  # where in it the next request begins
         self._searched = 0
         self._reader: BodyReader | None = None
-        self._waiting: asyncio.Future[Reply | None] | None = None
+        self.waiting: Waited | None = None
         self._trusts = listener.trusts  # has judged `peer`
         self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
@@ -410,12 +413,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if straight_match is not None:
             route, exchange.params = straight_match
             exchange.route, exchange.answered_by = route, None
-            self._run_steps(exchange, route, True)
+            run_route_steps(self, exchange, route, True)
         elif early.request_steps:
-            self._early_done(listener.router, run_request(early.request_steps, exchange))
+            run_early_steps(self, exchange, listener.router)
         else:
             exchange.answered_by = None  # all of them have run
-            self._find_route(exchange, listener.router, match)
+            find_route(self, exchange, listener.router, match)
         if self._beginning:
             self._begun(piece)
 
@@ -508,114 +511,18 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if not self._stopped and not self.resting and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def _early_done(self, router: Router[Route], outcome: Outcome) -> None:
-        """The listener's steps have run. `router`: that of the same table, for the listener may have another by now."""
-        exchange = self.exchange
-        assert exchange is not None
-        if outcome is None:
-            self._find_route(exchange, router)
-        elif isinstance(outcome, Reply):
-            exchange.reply(outcome)
-        else:
-            router.await_request()
-            self._wait(outcome, partial(self._early_done, router)).add_done_callback(router.left)
+    # what the pipeline asks (`RequestStream`)
 
-    def _find_route(self, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> None:
-        """Find the route, and run its steps. `match`: as in `choose`, of a request that may take the straight way."""
-        refusal = choose(exchange, router, match)
-        if refusal is not None:
-            exchange.reply(refusal)
-            return
-        route = exchange.route
-        assert route is not None
-        self._run_steps(exchange, route, route.straight is not None and exchange.head.ordinary)
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self.server.ground.loop
 
-    def _run_steps(self, exchange: Exchange, route: Route, straight: bool) -> None:
-        """Run the steps of its route, and let it answer. `straight`: the request may take the straight way."""
-        outcome = run_request(route.steps, exchange) if route.steps else None
-        if outcome is not None:
-            self._route_done(outcome)
-        elif not straight:
-            self._act(exchange)
-        elif exchange.request_body is None or self._feed_body_steps(exchange):
-            self.exchange = None
-            self._passing = True
-            (self._passage or self._make_passage()).go_on(exchange, route)
+    def send_fast(self, exchange: Exchange, route: Route) -> None:
+        self.exchange = None
+        self._passing = True
+        (self._passage or self._make_passage()).go_on(exchange, route)
 
-    def _route_done(self, outcome: Outcome) -> None:
-        """The route's steps have run."""
-        exchange = self.exchange
-        assert exchange is not None
-        if outcome is None:
-            self._act(exchange)
-        elif isinstance(outcome, Reply):
-            exchange.reply(outcome)
-        else:
-            self._wait(outcome, self._route_done)
-
-    def _act(self, exchange: Exchange) -> None:
-        """Let the route answer."""
-        if exchange.request_body is None or self._feed_body_steps(exchange):
-            assert exchange.route is not None
-            exchange.route.action(exchange)
-
-    def _wait(self, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]) -> asyncio.Future[Reply | None]:
-        """Go on with what comes of it, unless the exchange is over before."""
-
-        def waited(done: asyncio.Future[Reply | None]) -> None:
-            if self._waiting is not done:
-                return  # the exchange is over
-            self._waiting = None
-            if done.cancelled():  # from elsewhere: it shared what it waited for
-                say(OperatorEvent.DEFECT, "what a filter waited for was cancelled")
-                go_on(problem(Fault.INTERNAL))
-            elif (error := done.exception()) is not None:
-                say(OperatorEvent.DEFECT, "what a filter waited for has failed", error=error)
-                go_on(problem(Fault.INTERNAL))
-            else:
-                go_on(done.result())
-
-        loop = self.server.ground.loop
-        self._waiting = waiting = asyncio.ensure_future(outcome, loop=loop)
-        waiting.add_done_callback(waited)
-        limit = loop.call_later(self._filter_patience(), self._filter_is_late, waiting)
-        waiting.add_done_callback(lambda done: limit.cancel())
-        return waiting
-
-    def _filter_patience(self) -> float:
-        """Seconds that are left for filters to decide."""
-        exchange = self.exchange
-        assert exchange is not None
-        patience = None if exchange.route is None else exchange.route.patience
-        limit = self.server.timeouts.filters if patience is None else patience
-        return max(exchange.begun_at + limit - monotonic(), 0.0)
-
-    def _filter_is_late(self, waiting: asyncio.Future[Reply | None]) -> None:
-        exchange = self.exchange
-        if self._waiting is waiting and exchange is not None:
-            name = exchange.chain.name_of(exchange.answered_by)
-            self.count_filter(name, FilterEvent.LATE)
-            exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} has not decided in time")
-
-    def _feed_body_steps(self, exchange: Exchange) -> bool:
-        """Show the route's body steps what was read of the body before the route was known. False: as by those."""
-        body = exchange.request_body
-        if body is None or not body.kept or not exchange.chain.request_body_steps:
-            return True
-        return self._run_body_steps(exchange, b"".join(body.kept))
-
-    def _run_body_steps(self, exchange: Exchange, payload: bytes) -> bool:
-        """False: one of them has refused the request."""
-        for step in exchange.chain.request_body_steps:
-            try:
-                reply = checked(step(exchange, payload))
-            except BaseException:  # the edge of a filter: what it could not check is not let through
-                exchange.fail(Fault.INTERNAL, why=count_raised(step, "body", exchange))
-                return False
-            if reply is not None:
-                exchange.refuse_late(reply)
-                return False
-        return True
+    # the body of a request
 
     def _read_body(self, chunk: bytes) -> None:
         exchange, reader = self.exchange, self._reader
@@ -633,9 +540,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             if body.bytes > self._body_bytes:
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
-            # Before the request steps are done the relay holds it, and `_feed_body_steps` shows it afterwards.
-            decided = exchange.route is not None and self._waiting is None
-            if decided and exchange.chain.request_body_steps and not self._run_body_steps(exchange, payload):
+            if not show_body(self, exchange, payload):
                 return
         ground = self.server.ground
         ground.count_body(self, len(payload), len(chunk) - len(reader.rest) - len(payload))
@@ -920,9 +825,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self._reader is not None:
             self._reader = None
             self._buffer = self.server.ground.read_buffer
-        if self._waiting is not None:
-            self.server.ground.loop.call_soon(self._waiting.cancel)  # not before it has begun to wait
-            self._waiting = None
+        if self.waiting is not None:
+            cancel_waiting(self)
         exchange.finish()
         if self.server.draining:
             self.server.drained += 1

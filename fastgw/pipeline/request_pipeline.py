@@ -1,0 +1,173 @@
+"""The request pipeline: early filters, the route, the route's filters, and then what the route does.
+
+It is neutral to the protocol: a request's head and body come to it by an exchange, and it asks little of the stream
+that the request came by (`RequestStream`). Rule 1: a step that has to wait is waited for without blocking the stream;
+what comes of it counts only while the exchange is the one that waits. Rule 2: filters have a deadline, counted from the
+exchange's beginning: the route's, or else that of `timeouts.filters`. Rule 3: no step sees a body before a route is
+known and nothing is waited for: what is read until then is kept, and shown afterwards as one piece.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+from fastgw.errors import Fault
+from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, Route, problem, run_request
+from fastgw.exchange.chain import checked, count_raised
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import OperatorEvent, say
+from fastgw.pipeline.route_selection import choose
+from fastgw.routing.table import Match, Router
+
+Waited = asyncio.Future[Reply | None]
+"""What a step of a filter waits for."""
+
+
+class RequestStream(ClientSide, Protocol):
+    """The client's side of one exchange, as the pipeline sees it."""
+
+    waiting: Waited | None
+    """What the exchange waits for; None: nothing, or the exchange is over."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def send_fast(self, exchange: Exchange, route: Route) -> None:
+        """Send the exchange by the route's fast path. Called where `fast` was said of it alone."""
+
+
+def run_early_steps(stream: RequestStream, exchange: Exchange, router: Router[Route]) -> None:
+    """Run the filters of gateway and listener that come before routing, then go on with `router`."""
+    _early_done(stream, exchange, router, run_request(exchange.chain.request_steps, exchange))
+
+
+def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route], outcome: Outcome) -> None:
+    """The early steps have run. `router`: that of the same tables, for the listener may have others by now."""
+    if outcome is None:
+        find_route(stream, exchange, router)
+    elif isinstance(outcome, Reply):
+        exchange.reply(outcome)
+    else:
+        router.await_request()
+        _wait(stream, exchange, outcome, partial(_early_done, stream, exchange, router)).add_done_callback(router.left)
+
+
+def find_route(
+    stream: RequestStream, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None
+) -> None:
+    """Find the route, and run its steps. `match`: the route of an ordinary request, where it was found before."""
+    refusal = choose(exchange, router, match)
+    if refusal is not None:
+        exchange.reply(refusal)
+        return
+    route = exchange.route
+    assert route is not None
+    run_route_steps(stream, exchange, route, route.straight is not None and exchange.head.ordinary)
+
+
+def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fast: bool) -> None:
+    """Run the steps of the route, and let it answer. `fast`: the request may take the route's fast path."""
+    outcome = run_request(route.steps, exchange) if route.steps else None
+    if outcome is not None:
+        _route_done(stream, exchange, outcome)
+    elif not fast:
+        _act(exchange)
+    elif exchange.request_body is None or _show_kept_body(exchange):
+        stream.send_fast(exchange, route)
+
+
+def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> None:
+    """The route's steps have run."""
+    if outcome is None:
+        _act(exchange)
+    elif isinstance(outcome, Reply):
+        exchange.reply(outcome)
+    else:
+        _wait(stream, exchange, outcome, partial(_route_done, stream, exchange))
+
+
+def _act(exchange: Exchange) -> None:
+    """Let the route answer."""
+    if exchange.request_body is None or _show_kept_body(exchange):
+        assert exchange.route is not None
+        exchange.route.action(exchange)
+
+
+def _wait(
+    stream: RequestStream, exchange: Exchange, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]
+) -> Waited:
+    """Go on with what comes of it, unless the exchange is over before."""
+
+    def waited(done: Waited) -> None:
+        if stream.waiting is not done:
+            return  # the exchange is over
+        stream.waiting = None
+        if done.cancelled():  # from elsewhere: it shared what it waited for
+            say(OperatorEvent.DEFECT, "what a filter waited for was cancelled")
+            go_on(problem(Fault.INTERNAL))
+        elif (error := done.exception()) is not None:
+            say(OperatorEvent.DEFECT, "what a filter waited for has failed", error=error)
+            go_on(problem(Fault.INTERNAL))
+        else:
+            go_on(done.result())
+
+    loop = stream.loop
+    stream.waiting = waiting = asyncio.ensure_future(outcome, loop=loop)
+    waiting.add_done_callback(waited)
+    limit = loop.call_later(_time_left(stream, exchange), _filter_is_late, stream, exchange, waiting)
+    waiting.add_done_callback(lambda done: limit.cancel())
+    return waiting
+
+
+def _time_left(stream: RequestStream, exchange: Exchange) -> float:
+    """Seconds that are left for filters to decide."""
+    timeout = None if exchange.route is None else exchange.route.patience
+    limit = stream.patience_with_filters() if timeout is None else timeout
+    return max(exchange.begun_at + limit - monotonic(), 0.0)
+
+
+def _filter_is_late(stream: RequestStream, exchange: Exchange, waiting: Waited) -> None:
+    if stream.waiting is waiting:
+        name = exchange.chain.name_of(exchange.answered_by)
+        stream.count_filter(name, FilterEvent.LATE)
+        exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} has not decided in time")
+
+
+def cancel_waiting(stream: RequestStream) -> None:
+    """The exchange is over: nobody waits for its filters any more."""
+    if stream.waiting is not None:
+        stream.loop.call_soon(stream.waiting.cancel)  # not before it has begun to wait
+        stream.waiting = None
+
+
+def show_body(stream: RequestStream, exchange: Exchange, payload: bytes) -> bool:
+    """Show the route's body steps what was read of the body now. False: one of them has refused the request.
+
+    Before a route is known, or while something is waited for, the relay keeps it, and they are shown it afterwards.
+    """
+    if exchange.route is None or stream.waiting is not None or not exchange.chain.request_body_steps:
+        return True
+    return _run_body_steps(exchange, payload)
+
+
+def _show_kept_body(exchange: Exchange) -> bool:
+    """Show the route's body steps what was read of the body before the route was known. False: as by `show_body`."""
+    body = exchange.request_body
+    if body is None or not body.kept or not exchange.chain.request_body_steps:
+        return True
+    return _run_body_steps(exchange, b"".join(body.kept))
+
+
+def _run_body_steps(exchange: Exchange, payload: bytes) -> bool:
+    for step in exchange.chain.request_body_steps:
+        try:
+            reply = checked(step(exchange, payload))
+        except BaseException:  # the edge of a filter: what it could not check is not let through
+            exchange.fail(Fault.INTERNAL, why=count_raised(step, "body", exchange))
+            return False
+        if reply is not None:
+            exchange.refuse_late(reply)
+            return False
+    return True
