@@ -458,7 +458,7 @@ class _Plane:
         over = self._observer.over
         for piece in request:
             wire.delivers(piece)
-            ran.waited = ran.waited or protocol.waiting is not None
+            ran.waited = ran.waited or protocol.stream.waiting is not None
             await _turns()
         try:
             async with asyncio.timeout(patience):

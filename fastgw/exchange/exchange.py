@@ -24,8 +24,10 @@ log = logging.getLogger("fastgw")
 class ClientSide(Protocol):
     """What an exchange asks of the connection that the client is on."""
 
-    fd: int
-    """Of the plain socket that it writes to; -1: it writes otherwise."""
+    @property
+    def fd(self) -> int:
+        """Of the plain socket that it writes to; -1: it writes otherwise."""
+
     body_goes_to: int
     """The `fd` of who takes the request's body: more than usual is read at once while that one has room for it."""
 

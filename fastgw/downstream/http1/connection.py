@@ -8,34 +8,27 @@ one place only: a body's in its relay or in the transport, never in both.
 
 import asyncio
 import logging
-import socket
-import struct
 from collections.abc import Callable
 from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.downstream.http1.rejected_head import unreadable
-from fastgw.downstream.http1.response_framing import CHUNKED, CLOSE, LENGTH, framing_of, own_answer, switching_head
+from fastgw.downstream.http1.stream import Http1Stream
 from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, begin, problem
-from fastgw.exchange.reply import NO_CONTENT
+from fastgw.exchange import Exchange, Route, begin
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
 from fastgw.http.http1.parser import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
 from fastgw.http.malformed import Malformed
-from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import (
-    Waited,
-    cancel_waiting,
     find_route,
     run_early_steps,
     run_route_steps,
-    show_body,
 )
 from fastgw.pipeline.route_selection import too_long
 from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, FastPath
@@ -61,10 +54,7 @@ Closing at once would reset the connection, and the client might lose the answer
 """
 LAST_REQUEST_S: Final = 1.0
 """How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
-_RESET: Final = struct.pack("ii", 1, 0)
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
-_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -88,31 +78,23 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_address_limit",
         "_ahead",
-        "_asked_to_continue",
         "_asks",
         "_at",
         "_beginning",
-        "_body_bytes",
         "_buffer",
-        "_closing",
-        "_ending",
         "_linger_end",
         "_passage",
         "_passing",
-        "_reader",
         "_searched",
         "_socket",
         "_starting",
         "_stopped",
+        "_stream",
         "_trusts",
-        "_tunnel_ends",
-        "_tunnel_patience",
         "_unsent",
         "_vouched",
         "_wheel",
-        "_write_paused",
-        "body_goes_to",
-        "exchange",
+        "closing",
         "fd",
         "listener",
         "paused",
@@ -123,7 +105,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "resting",
         "server",
         "transport",
-        "waiting",
+        "write_paused",
     )
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
@@ -133,7 +115,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.listener = listener
         self.peer = peer
         self.phase = IDLE
-        self.exchange: Exchange | None = None
+        self._stream: Http1Stream | None = None  # made for the first request that has an exchange
         self._passage: FastPath | None = None  # made for the first request that takes it
         self._passing = False  # whether it is under way, in place of an exchange
         self.requests = 0  # answered on this connection
@@ -141,27 +123,19 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._ahead = b""  # bytes of the next head, or sent ahead of their turn; empty as soon as all of it is taken
         self._at = 0  # where in it the next request begins
         self._searched = 0
-        self._reader: BodyReader | None = None
-        self.waiting: Waited | None = None
         self._trusts = listener.trusts  # has judged `peer`
         self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
         self._asks = False  # is one of the listener's `askers`
-        self._body_bytes = inf
         self.read_since_rest = 0
         self.resting = False  # until others have had their turn (`Rests`)
-        self.body_goes_to = -1
-        self._tunnel_patience = inf
-        self._closing = False
+        self.closing = False  # the response that goes out next is the last one
         self._buffer = server.ground.read_buffer
-        self._asked_to_continue = True
-        self._ending = LENGTH
         self.paused = False
         self._stopped = False  # the transport does not read; but for the moments of `_beginning` as `paused` has it
         self._beginning = False  # a request with a body: whether reading has to pause is seen when its turn is over
-        self._write_paused = False
+        self.write_paused = False
         self._starting = False
-        self._tunnel_ends = 0
         self._unsent = 0
         self._linger_end = inf
         self._socket = -1
@@ -174,6 +148,19 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     @property
     def is_tunnel(self) -> bool:
         return self.phase is TUNNEL
+
+    @property
+    def stream(self) -> Http1Stream:
+        """The client's side of the exchange that is under way, or of the next one."""
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = Http1Stream(self)
+        return stream
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The exchange that is under way, unless the fast path has it."""
+        return None if self._stream is None else self._stream.exchange
 
     # what the loop tells
 
@@ -196,7 +183,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(self)
-        self._watch(self.server.timeouts.request_headers)
+        self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
         """Its handshake began when these counted; other tables may be in use by now."""
@@ -221,30 +208,25 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._ahead += chunk
             self._read_requests()
         elif phase is ACTIVE or phase is FLUSHING:
-            if self._reader is not None:
-                self._read_body(chunk)
+            stream = self._stream
+            if stream is not None and stream.reader is not None:
+                stream.read_body(chunk)
             else:
                 self._ahead = self._ahead[self._at :] + chunk
                 self._at = 0
                 if self._has_enough():
                     self.pause()
         elif phase is TUNNEL:
-            assert self.exchange is not None
-            self.exchange.request_bytes += nbytes
-            if self.exchange.service is not None:
-                self.exchange.service.feed_raw(chunk)
+            self.stream.read_raw(chunk)
             self.server.ground.count_body(self, nbytes, 0)
         elif phase is LINGERING:
-            if not self._write_paused:
+            if not self.write_paused:
                 self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
             self.server.ground.count_body(self, nbytes, 0)
 
     def eof_received(self) -> bool:
         if self.phase is TUNNEL:
-            assert self.exchange is not None
-            if self.exchange.service is not None:
-                self.exchange.service.end_raw()
-            self._tunnel_end(1)
+            self.stream.end_raw()
             return self.phase is TUNNEL
         self.peer_left()
         return self.phase is CLOSING
@@ -261,25 +243,31 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """
         if self.phase is ACTIVE:
             self._break_off(Fault.CLIENT_LEFT)
-            self._abort()
+            self.abort()
         elif self.phase is FLUSHING:
-            self._close()
+            self.close()
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self.write_paused = True
         self._unsent = unsent(self.transport)
-        self._watch(self._patience())
-        if self.exchange is not None and self.exchange.service is not None:
-            self.exchange.service.pause()
+        self.watch(self._patience())
+        exchange = self.exchange
+        if exchange is not None and exchange.service is not None:
+            exchange.service.pause()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        self.write_paused = False
         if self.phase is FLUSHING:
             self._next()
         elif self.phase is ACTIVE or self.phase is TUNNEL:
-            self._watch_body()
-            if self.exchange is not None and self.exchange.service is not None:
-                self.exchange.service.resume()
+            stream = self._stream
+            if stream is None:
+                self.deadline = inf
+                return
+            stream.watch_body()
+            exchange = stream.exchange
+            if exchange is not None and exchange.service is not None:
+                exchange.service.resume()
         elif self.phase is LINGERING:
             self._watch_rest()
 
@@ -287,23 +275,23 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         phase = self.phase
         if phase is HEAD:
             self._refuse_unread(Fault.REQUEST_TIMEOUT, None, self._ahead)
-        elif phase is ACTIVE and not self._write_paused:
+        elif phase is ACTIVE and not self.write_paused:
             exchange = self._under_way()
             assert exchange is not None
             exchange.fail(Fault.REQUEST_TIMEOUT)
         elif phase is IDLE:
-            self._close()
-        elif self._write_paused and (left := unsent(self.transport)) < self._unsent:
+            self.close()
+        elif self.write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
-            self._watch(self._patience())
+            self.watch(self._patience())
         else:  # the client does not take its answer, or does not close
             if self._under_way() is not None:
                 self._break_off(Fault.CLIENT_STALLED)
-            self._abort()
+            self.abort()
 
     def _patience(self) -> float:
         """Seconds in which the client has to take some of what it is sent."""
-        return self._tunnel_patience if self.phase is TUNNEL else self.server.timeouts.response_idle
+        return self.stream.tunnel_timeout if self.phase is TUNNEL else self.server.timeouts.response_idle
 
     # reading requests
 
@@ -343,7 +331,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def _has_enough(self) -> bool:
         """Whether so much was sent ahead that no more is read now. What is left of a body is none of it."""
-        return self._reader is None and len(self._ahead) - self._at >= AHEAD_ENOUGH
+        stream = self._stream
+        return (stream is None or stream.reader is None) and len(self._ahead) - self._at >= AHEAD_ENOUGH
 
     def _wait_for_more(self, end: int) -> None:
         """The head is not complete, unless it is too long anyhow; `end` is where it ends, or -1."""
@@ -358,7 +347,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.phase is IDLE:
             self.phase = HEAD
             if self.requests:  # a first head's time runs since the connection was made
-                self._watch(self.server.timeouts.request_headers)
+                self.watch(self.server.timeouts.request_headers)
         return None
 
     def _go_on(self) -> None:
@@ -379,7 +368,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if not peer.trusted:
             listener.reserved.take_out_of(head)
         self.phase = ACTIVE
-        self._closing = listener.closing or head.close
+        self.closing = listener.closing or head.close
         early = listener.early
         ordinary, length = head.ordinary, head.length
         match = straight_match = None
@@ -400,25 +389,26 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                     if not length and not straight.judges_path:  # else `choose` has to judge it
                         straight_match = match
         chain = early if straight_match is None else straight_match[0].chain
-        exchange = self.exchange = begin(head, self, listener, peer, chain)
+        stream = self._stream or self.stream
+        exchange = stream.exchange = begin(head, stream, listener, peer, chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         piece: bytes | None
         if ordinary and not length:
             self.deadline, piece = inf, b""
         else:
-            piece = self._expect_body(exchange)
+            piece = stream.expect_body(exchange)
             if piece is None:
                 return  # refused
         if straight_match is not None:
             route, exchange.params = straight_match
             exchange.route, exchange.answered_by = route, None
-            run_route_steps(self, exchange, route, True)
+            run_route_steps(stream, exchange, route, True)
         elif early.request_steps:
-            run_early_steps(self, exchange, listener.router)
+            run_early_steps(stream, exchange, listener.router)
         else:
             exchange.answered_by = None  # all of them have run
-            find_route(self, exchange, listener.router, match)
+            find_route(stream, exchange, listener.router, match)
         if self._beginning:
             self._begun(piece)
 
@@ -426,9 +416,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """A request whose body is not all there is on its way, or waits. `piece`: what has come of the body last."""
         self._beginning = False
         self._stop_or_start()
-        reader = self._reader
+        stream = self.stream
+        reader = stream.reader
         if not self.paused and reader is not None and reader.assured:
-            self._buffer = self.server.ground.buffer_for(piece, piece, reader.assured, self.body_goes_to)
+            self._buffer = self.server.ground.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
 
     def _judge_peer(self) -> bool:
         """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
@@ -451,57 +442,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._passage = passage = FastPath(self, self.listener, self.peer)
         return passage
 
-    def _expect_body(self, exchange: Exchange) -> bytes | None:
-        """Make ready for a body, if there is one, and read what is there of it. None: the exchange is over.
-
-        Returns what was read of it last.
-        """
-        head, limit = exchange.head, self.server.body_bytes
-        payload = head.payload
-        if head.length > limit:
-            exchange.request_body = Relay(self)  # of which nothing was taken
-            exchange.reply(problem(Fault.BODY_TOO_LARGE))
-            return None
-        if payload is not None:
-            if payload:
-                exchange.request_body = Relay.whole(payload)
-            self.deadline = inf
-            return payload
-        exchange.request_body = Relay(self)
-        self._reader = reader = head.body()
-        self._body_bytes = limit
-        self.body_goes_to = -1
-        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
-        self._beginning = True
-        self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
-        if not reader.assured:
-            self._buffer = self.server.ground.medium_buffer
-        piece = self._read_body_ahead(reader)
-        self._beginning = self._reader is reader
-        if not self._beginning:
-            self.paused = self._has_enough()
-            self._stop_or_start()
-        if self.exchange is not exchange:
-            return None
-        self._watch_body()
-        return piece
-
-    def _read_body_ahead(self, reader: BodyReader) -> bytes:
-        """Read of the body what was sent ahead, or as much as a turn may cost. Returns what was read last."""
-        piece = b""
-        while self._ahead and self._reader is reader and not self.resting:
-            end = self._at + (reader.assured or min(len(self._buffer), MEDIUM_READ_BYTES))
-            piece = self._ahead[self._at : end]
-            self._take_up_to(end)
-            self._read_body(piece)
-        return piece
-
     def end_rest(self) -> None:
-        reader = self._reader
-        if reader is not None and self._ahead:
-            exchange = self.exchange
-            self._read_body_ahead(reader)
-            if self._reader is None and self.exchange is exchange:  # the body has ended; behind it there may be more
+        stream = self._stream
+        reader = None if stream is None else stream.reader
+        if stream is not None and reader is not None and self._ahead:
+            exchange = stream.exchange
+            stream.read_body_ahead(reader)
+            if stream.reader is None and stream.exchange is exchange:  # the body has ended; behind it may be more
                 if self._has_enough():
                     self.pause()
                 else:
@@ -511,68 +458,41 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if not self._stopped and not self.resting and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    # what the pipeline asks (`RequestStream`)
+    # what the stream asks for the body of its request
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return self.server.ground.loop
+    def begin_body(self, stream: Http1Stream, reader: BodyReader) -> bytes:
+        """Read what is there of a body. Returns what was read last."""
+        self._beginning = True
+        self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
+        if not reader.assured:
+            self._buffer = self.server.ground.medium_buffer
+        piece = stream.read_body_ahead(reader)
+        self._beginning = stream.reader is reader
+        if not self._beginning:
+            self.paused = self._has_enough()
+            self._stop_or_start()
+        return piece
 
-    def send_fast(self, exchange: Exchange, route: Route) -> None:
-        self.exchange = None
-        self._passing = True
-        (self._passage or self._make_passage()).go_on(exchange, route)
+    def take_ahead(self, assured: int) -> bytes:
+        """Take a piece of what was sent ahead: `assured` bytes, or as much as a read has where nothing is assured."""
+        if not self._ahead:
+            return b""
+        end = self._at + (assured or min(len(self._buffer), MEDIUM_READ_BYTES))
+        piece = self._ahead[self._at : end]
+        self._take_up_to(end)
+        return piece
 
-    # the body of a request
+    def read_into(self, buffer: memoryview) -> None:
+        self._buffer = buffer
 
-    def _read_body(self, chunk: bytes) -> None:
-        exchange, reader = self.exchange, self._reader
-        assert exchange is not None
-        assert reader is not None
-        body = exchange.request_body
-        assert body is not None
-        try:
-            payload = reader.feed(chunk)
-        except Malformed as malformed:
-            exchange.fail(Fault.BAD_REQUEST, malformed.reason)
-            return
-        if payload:
-            body.bytes += len(payload)
-            if body.bytes > self._body_bytes:
-                exchange.fail(Fault.BODY_TOO_LARGE)
-                return
-            if not show_body(self, exchange, payload):
-                return
-        ground = self.server.ground
-        ground.count_body(self, len(payload), len(chunk) - len(reader.rest) - len(payload))
-        if reader.done:
-            self._reader = None
-            self._buffer = ground.read_buffer
-            if self._ahead:
-                self._at -= len(reader.rest)
-            else:
-                self._ahead, self._at = reader.rest, 0
-            if not self._write_paused:
-                self.deadline = inf
-            if payload:
-                body.last(payload)
-            body.end(reader.trailers)
+    def end_body(self, rest: bytes) -> None:
+        """The body has ended; `rest` was read behind it."""
+        self._buffer = self.server.ground.read_buffer
+        if self._ahead:
+            self._at -= len(rest)
         else:
-            self._asked_to_continue = True  # or it sends unasked
-            self._watch_body()
-            if payload:
-                body.feed(payload)
-            if self._reader is not reader:
-                return  # the exchange is over: what comes now is read as usual
-            self._buffer = ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
-
-    def _watch_body(self) -> None:
-        if self._write_paused:
-            return  # what counts is that the client takes its answer
-        answered = self.exchange is not None and self.exchange.response is not None
-        # Once an answer comes, the upstream's patience counts: what is still sent has nobody waiting for it.
-        if self._reader is not None and not self.paused and self._asked_to_continue and not answered:
-            self._watch(self.server.timeouts.request_body_idle)
-        else:
+            self._ahead, self._at = rest, 0
+        if not self.write_paused:
             self.deadline = inf
 
     # source of the request body (`Relay`)
@@ -587,8 +507,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """Read on, unless enough was sent ahead: then when that is answered."""
         if self.paused and not self._has_enough():
             self._read_on()
-            if not self._write_paused and self.phase is ACTIVE:
-                self._watch_body()
+            if not self.write_paused and self.phase is ACTIVE:
+                if self._stream is None:
+                    self.deadline = inf
+                else:
+                    self._stream.watch_body()
 
     def _read_on(self) -> None:
         if self.paused:
@@ -598,7 +521,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def _stop_or_start(self) -> None:
         """Have the transport read, or not, as `paused` says."""
-        if self.paused and not self._write_paused:
+        if self.paused and not self.write_paused:
             self.deadline = inf
         if self.paused is self._stopped or self.phase >= CLOSING:
             return
@@ -611,56 +534,20 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             if not self.resting:
                 self.transport.resume_reading()
 
-    # the client's side of the exchange (`ClientSide`)
+    # the client's side of the fast path (`FastPathClient`)
 
-    def inform(self, head: ResponseHead | None) -> None:
-        assert self.exchange is not None
-        if self.exchange.head.minor == 0:
-            return  # HTTP/1.0 knows no interim responses
-        if head is None or head.status == 100:
-            self._asked_to_continue = True
-            self._watch_body()
-        if head is None:
-            self._write(_CONTINUE)
-        else:
-            self._write(serializer.status_line(head.status, head.reason) + serializer.end_to_end(head) + b"\r\n")
-
-    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
-        exchange = self.exchange
-        assert exchange is not None
-        head = response.head
-        ending, length = framing_of(exchange, response, payload, ended)
-        if head is None:
-            if exchange.method == b"HEAD" or response.status in NO_CONTENT:
-                payload = b""
-            exchange.response_bytes = len(payload)
-        body = exchange.request_body
-        if ending is CLOSE or (body is not None and not body.ended):
-            self._closing = True
-        self._ending = ending
-        last = _CLOSE if self._closing else b"" if exchange.ordinary or exchange.head.minor else _KEEP_ALIVE
-        if ending is CHUNKED:
-            payload = serializer.chunk(payload)
-        date_line = self.server.date_line
-        if head is None:
-            self._write(own_answer(response, payload, length, date_line, last, exchange.id_shown))
-        else:
-            status, dropped, added = response.status, response.dropped, response.added
-            shown = exchange.id_shown
-            self._write(serializer.response(head, status, dropped, added, payload, length, date_line, last, shown))
-        if ended:
-            self._complete()
-
-    # the client's side of a passage (`StraightClient`)
+    def send_fast(self, exchange: Exchange, route: Route) -> None:
+        self._passing = True
+        (self._passage or self._make_passage()).go_on(exchange, route)
 
     def answer_straight(
         self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
     ) -> None:
         server = self.server
         self._passing = False
-        last = _CLOSE if self._closing else b""
+        last = _CLOSE if self.closing else b""
         message = serializer.whole(head, server.date_line, last, dropped, added, request_id)
-        send(self.fd, message, self.transport, self._write_paused)
+        send(self.fd, message, self.transport, self.write_paused)
         if server.draining:
             server.drained += 1
         if exchange is None:
@@ -669,20 +556,19 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             server.finish(passage)
             passage.response, passage.head, passage.route = None, NO_HEAD, NO_ROUTE  # as `forget`
         else:
-            self.exchange = None
             exchange.finish()
             server.finish(exchange)
         self.requests += 1
-        if self._closing:
+        if self.closing:
             self._end(unread=False)
-        elif self._write_paused:
+        elif self.write_paused:
             self.phase = FLUSHING
         else:
             self._next()
 
     def turn(self, exchange: Exchange) -> None:
         self._passing = False
-        self.exchange = exchange
+        self.stream.exchange = exchange
 
     def _under_way(self) -> Exchange | None:
         """The exchange that is under way; one is made of a passage."""
@@ -691,99 +577,41 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._passage.turn()
         return self.exchange
 
-    # the client's side of the exchange again
+    # what the stream asks
 
-    def feed(self, payload: bytes) -> None:
-        self._write(serializer.chunk(payload) if self._ending is CHUNKED else payload)
-
-    def _write(self, message: bytes) -> None:
-        send(self.fd, message, self.transport, self._write_paused)
-
-    def end(self, trailers: Trailers) -> None:
-        if self.phase is TUNNEL:
-            if self._tunnel_ends & 2 == 0:
-                self.transport.write_eof()
-                self._tunnel_end(2)
-            return
-        if self._ending is CHUNKED:
-            self._write(serializer.last_chunk(trailers))
-        self._complete()
-
-    def abort(self, fault: Fault) -> None:
-        self._record()
-        if self._ending is CLOSE:
-            # A plain close would look like the end of the body.
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._abort()
-        else:
-            self._close()
-
-    def tunnel(self, early: bytes, patience: float) -> None:
+    def begin_tunnel(self, message: bytes) -> bytes:
+        """Send `message`; from here on bytes go both ways, unread. Returns what the client has sent ahead."""
         self.phase = TUNNEL
         self._ask_no_more()
         self.deadline = inf
-        self._tunnel_patience = patience
-        exchange = self.exchange
-        assert exchange is not None
-        assert exchange.service is not None
-        self._write(switching_head(exchange) + early)
+        send(self.fd, message, self.transport, self.write_paused)
         ahead = self._ahead[self._at :]
         self._ahead, self._at = b"", 0
         self.resume()  # first: what was sent ahead may be more than the target takes
-        if ahead:
-            exchange.request_bytes += len(ahead)
-            exchange.service.feed_raw(ahead)
+        return ahead
+
+    def tunnel_begun(self) -> None:
         if self._is_outdated():  # since the request was judged
             self.server.ground.loop.call_soon(self.end_outdated)
 
-    def pause_tunnel(self) -> None:
-        if self.phase is TUNNEL:
-            self.pause()
-
-    def resume_tunnel(self) -> None:
-        if self.phase is TUNNEL:
-            self.resume()
-
-    def count_filter(self, instance: str, event: FilterEvent) -> None:
-        self.server.count_filter(instance, event)
-
-    def patience_with_filters(self) -> float:
-        return self.server.timeouts.filters
-
-    def _tunnel_end(self, direction: int) -> None:
-        """1: the client has ended, 2: the target has, 3: both. With both the tunnel is over; in a drain with either."""
-        self._tunnel_ends |= direction
-        if (self._tunnel_ends == 3 or self.server.draining) and self.exchange is not None:
-            exchange = self.exchange
-            if exchange.service is not None:
-                exchange.service.cancel()
-                exchange.service = None
-            self._record()
-            self._close()
-
-    # endings
-
-    def _complete(self) -> None:
-        """The answer is out of our hands."""
-        exchange = self.exchange
-        assert exchange is not None
-        self._record()
+    def answered(self, unread: bool) -> None:
+        """The response is out of our hands. `unread`: its request goes on."""
         self.requests += 1
-        if self._closing:
-            body = exchange.request_body
-            self._end(unread=body is not None and not body.ended)
-        elif self._write_paused:
+        if self.closing:
+            self._end(unread)
+        elif self.write_paused:
             self.phase = FLUSHING
         else:
             self._next()
+
+    # endings
 
     def _end(self, unread: bool) -> None:
         """The answer was the last one. `unread`: its request goes on."""
         if unread or self._ahead:
             self._linger()
         else:
-            self._close()
+            self.close()
 
     def _next(self) -> None:
         """Ready for the next request, which may be here already."""
@@ -802,9 +630,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     ) -> None:
         """Answer what could not be read as a request, and hang up."""
         head = unreadable(received)
-        exchange = self.exchange = begin(head, self, self.listener, self.peer, self.listener.early)
+        stream = self.stream
+        exchange = stream.exchange = begin(head, stream, self.listener, self.peer, self.listener.early)
         self.phase = ACTIVE
-        self._closing = True
+        self.closing = True
         self._ahead, self._at = b"-" if linger else b"", 0  # something unread: so it lingers
         exchange.fail(fault, detail)
 
@@ -816,17 +645,16 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         exchange = self._under_way()
         assert exchange is not None
         exchange.cancel(fault)
-        self._record()
+        self.record()
 
-    def _record(self) -> None:
+    def record(self) -> None:
         """The exchange is over: finish steps, counters, log."""
-        exchange, self.exchange = self.exchange, None
+        stream = self.stream
+        exchange = stream.exchange
         assert exchange is not None
-        if self._reader is not None:
-            self._reader = None
+        if stream.reader is not None:
             self._buffer = self.server.ground.read_buffer
-        if self.waiting is not None:
-            cancel_waiting(self)
+        stream.over()
         exchange.finish()
         if self.server.draining:
             self.server.drained += 1
@@ -835,7 +663,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def _linger(self) -> None:
         self.phase = LINGERING
         self._ahead, self._at = b"", 0
-        if not self._write_paused:  # else the client has the time for it that it has for every answer
+        if not self.write_paused:  # else the client has the time for it that it has for every answer
             self._watch_rest()
         self.transport.write_eof()
         if self.paused:
@@ -844,16 +672,16 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def _watch_rest(self) -> None:
         """The answer is sent: from now on it counts how long the client goes on."""
         self._linger_end = self._wheel.now + LINGER_TOTAL_S
-        self._watch(LINGER_IDLE_S)
+        self.watch(LINGER_IDLE_S)
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Close when what is written has been sent, within the time that a client may take for it."""
         if self.phase < CLOSING:
             self.phase = CLOSING
-            self._watch(self.server.timeouts.response_idle)
+            self.watch(self.server.timeouts.response_idle)
             self.transport.close()
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         self._forget()
         self.transport.abort()
 
@@ -863,7 +691,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._wheel.drop(self)
             self._ahead, self._at = b"", 0
             if not self._passing:
-                self._passage = None  # which leads back here: only the collector would find the circle
+                self._passage = self._stream = None  # which lead back here: only the collector would find the circle
             self._ask_no_more()
             self.server.ground.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
@@ -875,7 +703,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._asks = False
             self.listener.askers -= 1
 
-    def _watch(self, seconds: float) -> None:
+    def watch(self, seconds: float) -> None:
         wheel = self._wheel
         self.deadline = deadline = wheel.now + seconds
         if deadline < self.filed_at:
@@ -885,31 +713,32 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def leave(self) -> None:
         """The listener is closing: the next answer that can still say so is the last one on this connection."""
-        if self._passing or (self.exchange is not None and self.exchange.response is None):
-            self._closing = True
+        exchange = self.exchange
+        if self._passing or (exchange is not None and exchange.response is None):
+            self.closing = True
         if self.phase is IDLE:
-            self._watch(LAST_REQUEST_S)
+            self.watch(LAST_REQUEST_S)
 
     def end_outdated(self) -> None:
         """End a tunnel at once whose client was judged by what does not count any more: it never asks again."""
         if self.phase is TUNNEL and self._is_outdated():
             if self.exchange is not None:
                 self._break_off(Fault.CONNECTION_OUTDATED)
-            self._abort()
+            self.abort()
 
     def drain(self) -> None:
         """`leave`; and a tunnel that one side has ended is over."""
         self.leave()
-        if self.phase is TUNNEL and self._tunnel_ends:
-            self._tunnel_end(self._tunnel_ends)
+        if self.phase is TUNNEL:
+            self.stream.end_of_tunnel()
 
     def cut(self) -> bool:
         """End at once, with a 503 where no answer has begun. True: an exchange or tunnel was cut off."""
         exchange = self._under_way()
-        self._closing = True
+        self.closing = True
         if exchange is not None and exchange.response is None:
             exchange.fail(Fault.GATEWAY_STOPPED)
         elif exchange is not None:
             self._break_off(Fault.GATEWAY_STOPPED)
-        self._abort()
+        self.abort()
         return exchange is not None

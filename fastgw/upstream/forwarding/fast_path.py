@@ -36,8 +36,12 @@ NO_HEAD: Final = RequestHead()
 NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 
 
-class StraightClient(ClientSide, Protocol):
-    """What a passage asks of the connection that the client is on."""
+class FastPathClient(Protocol):
+    """What a fast path asks of the connection that the client is on."""
+
+    @property
+    def stream(self) -> ClientSide:
+        """The client's side of an exchange, where one is needed after all."""
 
     def answer_straight(
         self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
@@ -99,7 +103,7 @@ class FastPath(NoTunnel):
     _attempt_at: float  # where the upstream is watched
     _params: Mapping[str, bytes]
 
-    def __init__(self, client: StraightClient, listener: Any, peer: Peer) -> None:
+    def __init__(self, client: FastPathClient, listener: Any, peer: Peer) -> None:
         self._client = client
         self._connection: UpstreamConnection | None = None
         self.listener = listener
@@ -243,7 +247,7 @@ class FastPath(NoTunnel):
     def _exchange_so_far(self) -> Exchange:
         exchange = self._exchange
         if exchange is None:
-            exchange = begin(self.head, self._client, self.listener, self.peer, NO_ROUTE.chain)
+            exchange = begin(self.head, self._client.stream, self.listener, self.peer, NO_ROUTE.chain)
             exchange.chain = self.route.chain
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
             exchange.route, exchange.params = self.route, self._params
@@ -306,7 +310,7 @@ class FastPath(NoTunnel):
             if response.status != status:
                 assert head.payload is not None
                 self._client.turn(exchange)
-                self._client.answer(response, head.payload, True)
+                self._client.stream.answer(response, head.payload, True)
                 return
         self._client.answer_straight(head, exchange, response.dropped, response.added, exchange.id_shown)
 

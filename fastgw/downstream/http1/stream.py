@@ -1,0 +1,309 @@
+"""The client's side of one exchange on an HTTP/1 connection: its body comes in by it, and its response goes out.
+
+What the bytes mean is settled here; when they are read, and how written, is the connection's. Rule 1: a stream has one
+exchange at a time, and none between two requests; HTTP/1 has one stream on a connection, so it is used again. Rule 2:
+bytes are held by a body's relay or by the transport, never by both, and never here.
+"""
+
+import asyncio
+import socket
+import struct
+from math import inf
+from typing import TYPE_CHECKING, Final, final
+
+from fastgw.downstream.http1.response_framing import CHUNKED, CLOSE, LENGTH, framing_of, own_answer, switching_head
+from fastgw.errors import Fault
+from fastgw.eventloop.socket_send import send
+from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, problem
+from fastgw.exchange.reply import NO_CONTENT
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.body import BodyReader
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.malformed import Malformed
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, show_body
+
+if TYPE_CHECKING:
+    from fastgw.downstream.http1.connection import Http1ClientConnection
+
+CLIENT, TARGET = 1, 2
+"""The ends of a tunnel."""
+_BOTH: Final = CLIENT | TARGET
+_RESET: Final = struct.pack("ii", 1, 0)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+
+
+@final
+class Http1Stream:
+    __slots__ = (
+        "_asked_to_continue",
+        "_body_bytes",
+        "_connection",
+        "_ending",
+        "_tunnel_ends",
+        "body_goes_to",
+        "exchange",
+        "reader",
+        "tunnel_timeout",
+        "waiting",
+    )
+
+    def __init__(self, connection: "Http1ClientConnection") -> None:
+        self._connection = connection
+        self.exchange: Exchange | None = None
+        self.waiting: Waited | None = None
+        self.reader: BodyReader | None = None
+        """What takes the body apart of the request that is read now."""
+        self.body_goes_to = -1
+        self.tunnel_timeout = inf
+        """Seconds in which the client of a tunnel has to take some of what it is sent."""
+        self._body_bytes = inf  # at most so many
+        self._asked_to_continue = True
+        self._ending = LENGTH
+        self._tunnel_ends = 0
+
+    def __repr__(self) -> str:
+        return f"<Http1Stream {self.exchange!r}>"
+
+    # what the pipeline and filters ask
+
+    @property
+    def fd(self) -> int:
+        return self._connection.fd
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._connection.server.ground.loop
+
+    def send_fast(self, exchange: Exchange, route: Route) -> None:
+        self.exchange = None
+        self._connection.send_fast(exchange, route)
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self._connection.server.count_filter(instance, event)
+
+    def patience_with_filters(self) -> float:
+        return self._connection.server.timeouts.filters
+
+    # the request's body
+
+    def expect_body(self, exchange: Exchange) -> bytes | None:
+        """Make ready for a body, if there is one, and read what is there of it. None: the exchange is over.
+
+        Returns what was read of it last.
+        """
+        connection = self._connection
+        head, limit = exchange.head, connection.server.body_bytes
+        payload = head.payload
+        if head.length > limit:
+            exchange.request_body = Relay(connection)  # of which nothing was taken
+            exchange.reply(problem(Fault.BODY_TOO_LARGE))
+            return None
+        if payload is not None:
+            if payload:
+                exchange.request_body = Relay.whole(payload)
+            connection.deadline = inf
+            return payload
+        exchange.request_body = Relay(connection)
+        self.reader = reader = head.body()
+        self._body_bytes = limit
+        self.body_goes_to = -1
+        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
+        piece = connection.begin_body(self, reader)
+        if self.exchange is not exchange:
+            return None
+        self.watch_body()
+        return piece
+
+    def read_body_ahead(self, reader: BodyReader) -> bytes:
+        """Read of the body what was sent ahead, or as much as a turn may cost. Returns what was read last."""
+        piece = b""
+        connection = self._connection
+        while self.reader is reader and not connection.resting:
+            if not (more := connection.take_ahead(reader.assured)):
+                break
+            piece = more
+            self.read_body(piece)
+        return piece
+
+    def read_body(self, chunk: bytes) -> None:
+        exchange, reader = self.exchange, self.reader
+        assert exchange is not None
+        assert reader is not None
+        body = exchange.request_body
+        assert body is not None
+        try:
+            payload = reader.feed(chunk)
+        except Malformed as malformed:
+            exchange.fail(Fault.BAD_REQUEST, malformed.reason)
+            return
+        if payload:
+            body.bytes += len(payload)
+            if body.bytes > self._body_bytes:
+                exchange.fail(Fault.BODY_TOO_LARGE)
+                return
+            if not show_body(self, exchange, payload):
+                return
+        connection = self._connection
+        ground = connection.server.ground
+        ground.count_body(connection, len(payload), len(chunk) - len(reader.rest) - len(payload))
+        if reader.done:
+            self.reader = None
+            connection.end_body(reader.rest)
+            if payload:
+                body.last(payload)
+            body.end(reader.trailers)
+        else:
+            self._asked_to_continue = True  # or it sends unasked
+            self.watch_body()
+            if payload:
+                body.feed(payload)
+            if self.reader is not reader:
+                return  # the exchange is over: what comes now is read as usual
+            connection.read_into(ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to))
+
+    def watch_body(self) -> None:
+        """Give the client its time for the next piece of the body, where it is the client who is waited for."""
+        connection = self._connection
+        if connection.write_paused:
+            return  # what counts is that the client takes its answer
+        answered = self.exchange is not None and self.exchange.response is not None
+        # Once an answer comes, the upstream's timeout counts: what is still sent has nobody waiting for it.
+        if self.reader is not None and not connection.paused and self._asked_to_continue and not answered:
+            connection.watch(connection.server.timeouts.request_body_idle)
+        else:
+            connection.deadline = inf
+
+    # the client's side of the exchange (`ClientSide`)
+
+    def inform(self, head: ResponseHead | None) -> None:
+        assert self.exchange is not None
+        if self.exchange.head.minor == 0:
+            return  # HTTP/1.0 knows no interim responses
+        if head is None or head.status == 100:
+            self._asked_to_continue = True
+            self.watch_body()
+        if head is None:
+            self._write(_CONTINUE)
+        else:
+            self._write(serializer.status_line(head.status, head.reason) + serializer.end_to_end(head) + b"\r\n")
+
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        exchange, connection = self.exchange, self._connection
+        assert exchange is not None
+        head = response.head
+        ending, length = framing_of(exchange, response, payload, ended)
+        if head is None:
+            if exchange.method == b"HEAD" or response.status in NO_CONTENT:
+                payload = b""
+            exchange.response_bytes = len(payload)
+        body = exchange.request_body
+        if ending is CLOSE or (body is not None and not body.ended):
+            connection.closing = True
+        self._ending = ending
+        last = _CLOSE if connection.closing else b"" if exchange.ordinary or exchange.head.minor else _KEEP_ALIVE
+        if ending is CHUNKED:
+            payload = serializer.chunk(payload)
+        date_line = connection.server.date_line
+        if head is None:
+            message = own_answer(response, payload, length, date_line, last, exchange.id_shown)
+        else:
+            status, dropped, added = response.status, response.dropped, response.added
+            shown = exchange.id_shown
+            message = serializer.response(head, status, dropped, added, payload, length, date_line, last, shown)
+        send(connection.fd, message, connection.transport, connection.write_paused)
+        if ended:
+            self._complete(exchange)
+
+    def feed(self, payload: bytes) -> None:
+        connection = self._connection
+        message = serializer.chunk(payload) if self._ending is CHUNKED else payload
+        send(connection.fd, message, connection.transport, connection.write_paused)
+
+    def _write(self, message: bytes) -> None:
+        connection = self._connection
+        send(connection.fd, message, connection.transport, connection.write_paused)
+
+    def end(self, trailers: Trailers) -> None:
+        connection = self._connection
+        if connection.is_tunnel:
+            if self._tunnel_ends & TARGET == 0:
+                connection.transport.write_eof()
+                self.end_of_tunnel(TARGET)
+            return
+        if self._ending is CHUNKED:
+            self._write(serializer.last_chunk(trailers))
+        assert self.exchange is not None
+        self._complete(self.exchange)
+
+    def abort(self, fault: Fault) -> None:
+        connection = self._connection
+        connection.record()
+        if self._ending is CLOSE:
+            # A plain close would look like the end of the body.
+            sock = connection.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            connection.abort()
+        else:
+            connection.close()
+
+    def _complete(self, exchange: Exchange) -> None:
+        """The response is out of our hands."""
+        self._connection.record()
+        body = exchange.request_body
+        self._connection.answered(unread=body is not None and not body.ended)
+
+    def over(self) -> None:
+        """The exchange is recorded: nothing of it is held any more."""
+        self.exchange = self.reader = None
+        if self.waiting is not None:
+            cancel_waiting(self)
+
+    # tunnels
+
+    def tunnel(self, early: bytes, patience: float) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        assert exchange.service is not None
+        self.tunnel_timeout, self._tunnel_ends = patience, 0
+        ahead = self._connection.begin_tunnel(switching_head(exchange) + early)
+        if ahead:
+            self.read_raw(ahead)
+        self._connection.tunnel_begun()
+
+    def read_raw(self, chunk: bytes) -> None:
+        """Bytes of the client, through the tunnel."""
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.request_bytes += len(chunk)
+        if exchange.service is not None:
+            exchange.service.feed_raw(chunk)
+
+    def end_raw(self) -> None:
+        """The client will send no more through the tunnel."""
+        exchange = self.exchange
+        assert exchange is not None
+        if exchange.service is not None:
+            exchange.service.end_raw()
+        self.end_of_tunnel(CLIENT)
+
+    def pause_tunnel(self) -> None:
+        if self._connection.is_tunnel:
+            self._connection.pause()
+
+    def resume_tunnel(self) -> None:
+        if self._connection.is_tunnel:
+            self._connection.resume()
+
+    def end_of_tunnel(self, end: int = 0) -> None:
+        """One has ended; 0: none more. With both the tunnel is over; in a drain with either."""
+        self._tunnel_ends = ends = self._tunnel_ends | end
+        exchange = self.exchange
+        if exchange is not None and (ends == _BOTH or (ends and self._connection.server.draining)):
+            if exchange.service is not None:
+                exchange.service.cancel()
+                exchange.service = None
+            self._connection.record()
+            self._connection.close()
