@@ -60,6 +60,7 @@ def test_the_generated_pages_are_what_the_code_says():
     spec.loader.exec_module(generate)
     told = {name: made() for name, made in generate.PAGES.items()}
     assert told == {name: (DOCS / "reference" / name).read_text() for name in told}
+    assert generate.picture() == (DOCS / "images" / "http1-connection.svg").read_text()
 
 
 @pytest.fixture(scope="module")
