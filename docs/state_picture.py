@@ -20,7 +20,8 @@ PLACES: Final[Mapping[ClientPhase, tuple[int, int]]] = {
 WIDTH, HEIGHT = 110, 36
 STYLE: Final = """
   .page { fill: #fff } rect { fill: #eef2ff; stroke: #4051b5 } .end { fill: #f3f4f6; stroke: #6b7280 }
-  text { font: 13px system-ui, sans-serif; text-anchor: middle; fill: #1f2937 } .event { font-size: 11px; fill: #4051b5 }
+  text { font: 13px system-ui, sans-serif; text-anchor: middle; fill: #1f2937 }
+  .event { font-size: 11px; fill: #4051b5 }
   line { stroke: #6b7280; marker-end: url(#arrow) }
 """
 
@@ -42,7 +43,8 @@ def picture() -> str:
     for phase, (x, y) in PLACES.items():
         kind = "end" if phase >= ClientPhase.CLOSING else "state"
         lines += [
-            f'<rect class="{kind}" x="{x - WIDTH // 2}" y="{y - HEIGHT // 2}" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
+            f'<rect class="{kind}" x="{x - WIDTH // 2}" y="{y - HEIGHT // 2}" width="{WIDTH}" height="{HEIGHT}"',
+            '  rx="8"/>',
             f'<text x="{x}" y="{y + 5}">{escape(phase.name)}</text>',
         ]
     lines += ['<text class="event" x="860" y="385">LOST: from every state</text>', "</svg>"]
