@@ -164,7 +164,7 @@ def assert_nothing_lost(tally: Tally, gateway: Upgradable, record_property: Call
 
 FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
     "cannot be imported": (
-        {"routing.py": ("", "\nraise ImportError('nothing is called tomorrow')\n")},
+        {"routing/table.py": ("", "\nraise ImportError('nothing is called tomorrow')\n")},
         "exit status 70: fastgw: a defect: ImportError: nothing is called tomorrow",
     ),
     "crashes at start": (
@@ -179,7 +179,7 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
         {
             "runtime/node/heartbeat.py": (
                 "",
-                "\n\ndef start(self):\n    raise OSError('no clock')\n\n\nHeart.start = start\n",
+                "\n\ndef start(self):\n    raise OSError('no clock')\n\n\nWorkerHeartbeat.start = start\n",
             )
         },
         "exit status 70: fastgw: a defect: OSError: no clock",
@@ -189,7 +189,7 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
         "did not serve within 5 s",
     ),
     "rejects the configuration": (
-        {"config/settings/__init__.py": ("version: Literal[1]", "version: Literal[2]")},
+        {"config/settings/gateway.py": ("version: Literal[1]", "version: Literal[2]")},
         "gateway.json:2:",
     ),
     "speaks otherwise": (
@@ -421,10 +421,12 @@ def kinds(pid: int) -> list[str]:
 def test_no_variable_is_handed_on(tmp_path: Path) -> None:
     """Neither to workers nor to the version after."""
     said = "\n\ndef start(self):\n    told = [each for each in os.environ if each[:7] == 'FASTGW_']\n"
-    said += "    notice(Event.DEMO, f'variables: {told}')\n"
-    imports = "from fastgw.operator_events import Event\nfrom fastgw.operator_log import notice\n"
+    said += "    notice(OperatorEvent.DEMO, f'variables: {told}')\n"
+    imports = "from fastgw.operator_events import OperatorEvent\nfrom fastgw.operator_log import notice\n"
     tell = f"\nimport os\n\n{imports}{said}    begin(self)\n\n\n"
-    changes = {"runtime/node/heartbeat.py": ("", f"{tell}begin, Heart.start = Heart.start, start\n")}
+    changes = {
+        "runtime/node/heartbeat.py": ("", f"{tell}begin, WorkerHeartbeat.start = WorkerHeartbeat.start, start\n")
+    }
     with upgradable(tmp_path, changes) as gateway:
         gateway.told("variables: []", 2)
         gateway.upgrade()
