@@ -1,4 +1,4 @@
-"""Where CPython keeps what is in `__slots__`."""
+"""Offsets at which CPython keeps the values of `__slots__` in an instance."""
 
 cdef extern from *:
     """

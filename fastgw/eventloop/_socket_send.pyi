@@ -1,4 +1,4 @@
-"""The compiled twin of `sending`."""
+"""Compiled `socket_send`."""
 
 from asyncio import WriteTransport
 

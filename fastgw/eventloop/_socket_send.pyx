@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The compiled twin of `socket_send`."""
+"""Compiled `socket_send`."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
@@ -27,19 +27,19 @@ cdef inline Py_ssize_t _sent(int fd, bytes message) noexcept:
 
 
 def send(int fd, bytes message not None, transport, bint waiting):
-    """As `sending.send`."""
+    """Compiled `socket_send.send`."""
     cdef Py_ssize_t sent = 0 if waiting or fd < 0 else _sent(fd, message)
     if sent < PyBytes_GET_SIZE(message):
         transport.write(message[sent:] if sent else message)
 
 
 def send_at_once(int fd, bytes message not None):
-    """As `sending.send_at_once`."""
+    """Compiled `socket_send.send_at_once`."""
     return _sent(fd, message)
 
 
 def room(int fd):
-    """As `sending.room`."""
+    """Compiled `socket_send.room`."""
     cdef unsigned int counts[SK_MEMINFO_VARS]
     cdef socklen_t length = sizeof(counts)
     if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, counts, &length) or length <= SK_MEMINFO_WMEM_QUEUED * sizeof(counts[0]):

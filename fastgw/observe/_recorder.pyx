@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled twin of `recorder` and `line_queue`: an ordinary exchange is counted and becomes a line, and no object is made.
+"""Compiled `recorder` and `line_queue`: an ordinary exchange is counted and becomes a line, and no object is made.
 
 Ordinary is one whose head the twin of `heads` has read, and whose line needs no escapes, no masks and no cuts. All
 others are left to the reference, before anything was counted.
@@ -62,7 +62,7 @@ cdef Py_ssize_t _PRESSING = held.PRESSING
 
 @cython.final
 cdef class LineQueue:
-    """As `line_queue.LineQueue`: lines are laid one behind the other into blocks, which are handed over as they are."""
+    """Compiled `line_queue.LineQueue`: lines lie one behind the other in blocks, which are handed over as they are."""
 
     cdef object _wake
     cdef object _press
@@ -189,7 +189,7 @@ cdef class Reader:
 
 
 cdef inline PyObject* _lent(Reader reader, object owner, int attribute) except? NULL:
-    """What lies in a slot. It stays its owner's: it is not looked at, nor is counted who refers to it. NULL: `read` it."""
+    """Return the object in a slot, a borrowed reference: it is not looked at, nor its count changed. NULL: `read` it."""
     if type(owner) is not reader._class:
         reader._learn(type(owner))
     if not reader._places[attribute]:
@@ -233,7 +233,7 @@ for _place, _bound in enumerate(families.BOUNDS_S):
 @cython.final
 @cython.no_gc  # no cycle: it knows texts alone
 cdef class Sort:
-    """What `recorder.SeriesKey`s without a fault have in common that differ in the route alone, told by its texts' identity.
+    """Common part of `recorder.SeriesKey`s without a fault that differ in the route alone, told by its texts' identity.
 
     There are few of them, and what is known of one stays in the processor's near caches.
     """
@@ -299,7 +299,7 @@ cdef inline int _method(RequestHead head) noexcept:
 
 
 cdef inline int _bucket(double seconds) noexcept nogil:
-    """As `bisect_left` of the bounds."""
+    """Return the bucket, as `bisect_left` of the bounds does."""
     cdef int bucket = 0
     while bucket < _BOUND_COUNT and _BOUNDS[bucket] < seconds:
         bucket += 1
@@ -316,7 +316,7 @@ cdef inline long long _count(object number) except? -2:
 @cython.final
 @cython.no_gc  # nothing it holds leads back to it; and CPython 3.11 crashes if it collects a memoryview that is held
 cdef class Recorder:
-    """As `recorder.Recorder`, which is asked for places and gets all that is not ordinary."""
+    """Compiled `recorder.Recorder`, which is asked for places and gets all that is not ordinary."""
 
     cdef object _reference
     cdef object _log_others  # None: there are none
@@ -696,7 +696,7 @@ cdef class Recorder:
 
 
 cdef inline double _seconds(timespec at) noexcept nogil:
-    """As `time.time` and `time.monotonic` make it."""
+    """Return seconds, as `time.time` and `time.monotonic` do."""
     return <double>(<int64_t>at.tv_sec * 1000000000 + at.tv_nsec) / 1e9
 
 
@@ -707,7 +707,7 @@ cdef inline char* _put_piece(char* to, Sort sort, int place) noexcept:
 
 
 cdef inline char* _put_name(char* to, Entry* entry) noexcept:
-    """As `put_text`, of the route's, which is known to be plain."""
+    """Put the route's name, which is known to be plain, as `put_text` does."""
     cdef unsigned int length = entry.length
     if not length:
         memcpy(to, b"null", 4)

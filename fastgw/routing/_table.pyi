@@ -6,7 +6,7 @@ class Tables:
         """`no_parameters`: of a match that has none. Nothing is found before all is added and sealed."""
 
     def find(self, request: Any, /) -> Any:
-        """What `Router.find` gives, or NotImplemented: the reference has to be asked.
+        """Return the result of `Router.find`, or NotImplemented: the reference has to be asked.
 
         `request`: a `Routable`, whose host, path and method decide here.
         """

@@ -1,4 +1,4 @@
-"""The compiled twin of `swap` and of `Quotas.spend`."""
+"""Compiled `compare_and_swap` and `quota_table.QuotaTable.spend`."""
 
 class Words:
     def __init__(self, memory: memoryview) -> None: ...

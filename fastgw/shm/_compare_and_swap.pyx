@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled twin of `compare_and_swap` and of `Quotas.spend`: a word of shared memory is exchanged for another, if it is what it
-was read as."""
+"""Compiled `compare_and_swap` and `quota_table.QuotaTable.spend`: a word of shared memory is exchanged for another, if
+it is what it was read as."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
@@ -62,7 +62,7 @@ cdef class Words:
         self, Py_ssize_t at, uint64_t high, uint64_t low, uint64_t period, int64_t begins, int64_t until, int64_t cost,
         int64_t limit, Py_ssize_t mark
     ):
-        """As `Quotas.spend`, in the slot that begins at this word; or `LONG_OVER`. Raises `IndexError`."""
+        """Compiled `quota_table.QuotaTable.spend`, in the slot at this word; or `LONG_OVER`. Raises `IndexError`."""
         cdef Py_ssize_t words = self._view.len // 8
         if at < 0 or at > words - SLOT or mark < 0 or mark >= words:
             raise IndexError(at)

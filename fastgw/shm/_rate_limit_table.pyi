@@ -1,4 +1,4 @@
-"""The compiled twin of `cells`."""
+"""Compiled `rate_limit_table`."""
 
 from collections.abc import Callable
 

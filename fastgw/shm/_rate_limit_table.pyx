@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled twin of `rate_limit_table`: cells are advanced by compare-and-swap, and nothing is locked (see `_rate_limit_table.h`)."""
+"""Compiled `rate_limit_table`: cells are advanced by compare-and-swap, without locks (see `_rate_limit_table.h`)."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
@@ -109,7 +109,7 @@ cdef class Limit:
             self._limit.overflow[number] = hash_of(memory._table.head.key, identity, &stripe, 1)
 
     def spend(self, bytes key not None, uint64_t cost, uint64_t now):
-        """As `cells.Limit.spend`."""
+        """Compiled `rate_limit_table.Limit.spend`."""
         if not 0 < cost <= self._limit.limit:
             raise ValueError("the cost is not between 1 and what may be spent at once")
         cdef Spending spending = Spending(cost, now, 0, 0)
@@ -120,7 +120,7 @@ cdef class Limit:
         return NO_WAIT if wait == 0 else wait / 1e9
 
     def charge(self, bytes key not None, cost, uint64_t now):
-        """As `cells.Limit.charge`."""
+        """Compiled `rate_limit_table.Limit.charge`."""
         if cost < 1:
             raise ValueError("a charge is of one permit or more")
         cdef Spending spending = Spending(min(cost, self._most), now, self._most, 0)
@@ -128,7 +128,7 @@ cdef class Limit:
         self.renewed_at = spending.renewed_at
 
     def refund(self, bytes key not None, uint64_t cost, uint64_t spent_at, clock not None):
-        """As `cells.Limit.refund`."""
+        """Compiled `rate_limit_table.Limit.refund`."""
         cdef const Region* region
         cdef Cell* cell
         cdef Cell seen
@@ -141,7 +141,7 @@ cdef class Limit:
                 return
 
     def left(self, bytes key not None, uint64_t now):
-        """As `cells.Limit.left`."""
+        """Compiled `rate_limit_table.Limit.left`."""
         cdef uint64_t renewed_at = 0
         cdef uint64_t permits = left(
             &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), now, &renewed_at

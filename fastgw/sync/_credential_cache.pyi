@@ -1,4 +1,4 @@
-"""The compiled twin of `tokens`."""
+"""Compiled `credential_cache`."""
 
 from fastgw.sync import credential_cache as tokens
 from fastgw.sync.credential_cache import TokenCache as TokenCache

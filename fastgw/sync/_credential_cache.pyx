@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The compiled twin of `credential_cache`."""
+"""Compiled `credential_cache`."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
@@ -37,7 +37,7 @@ cdef bint _holds = False
 
 
 def count_in(words not None):
-    """As `tokens.count_in`."""
+    """Compiled `credential_cache.count_in`."""
     global _counts, _holds
     cdef Py_buffer view
     PyObject_GetBuffer(words, &view, PyBUF_CONTIG)
@@ -57,7 +57,7 @@ cdef inline double _now() noexcept nogil:
 
 
 def uncollected(each):
-    """As `tokens.uncollected`."""
+    """Compiled `credential_cache.uncollected`."""
     # Of these two types only: the destructors of others may take it for granted that they are tracked.
     if type(each) is dict:
         for value in (<dict> each).values():
@@ -79,7 +79,7 @@ cdef class _Entry:
 
 @cython.final
 cdef class TokenCache:
-    """As `tokens.TokenCache`."""
+    """Compiled `credential_cache.TokenCache`."""
 
     cdef object _entries
     cdef Py_ssize_t _most

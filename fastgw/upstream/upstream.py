@@ -44,7 +44,7 @@ Note = Callable[[Target, Fault, str], None]
 """Remembers that a target has failed, how, and why."""
 _NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
 _UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
-"""Where all those count that nobody reads."""
+"""Counts that nobody reads."""
 
 
 class Upstream:
@@ -163,7 +163,7 @@ class Upstream:
         loads: Loads | None = None,
         key: bytes = b"",
     ) -> None:
-        """In a worker, one of so many: open for exchanges. `connections`, `pending`: the node's allowances.
+        """Start in a worker, one of so many: open for exchanges. `connections`, `pending`: the node's allowances.
 
         `loads`: what is under way on the node; every target has its place. `key`: of this run of the gateway.
         """
@@ -201,7 +201,9 @@ class Upstream:
             self.watch = self._loads
 
     def look_after(self, health: Health) -> None:
-        """From now on, by what the node decides, targets are shunned, and a breaker lets nothing pass."""
+        """Follow the health of the upstream: from now on, by what the node decides, targets are shunned, and a breaker
+        lets nothing pass.
+        """
         self.health = health
         self._watch_without_health = self.watch
         if health.watches:
@@ -211,7 +213,9 @@ class Upstream:
         self.settle()
 
     def retire(self, heir: "Upstream | None") -> None:
-        """It is configured no more: keep no connections but those that its heir of the same name keeps."""
+        """Retire an upstream that is configured no more: keep no connections but those that its heir of the same name
+        keeps.
+        """
         if self.health is not None:  # what is still under way must not count: others may get the places
             self.health.stop()
             if self.pool.on_connected == self.health.connected:  # its heir may have the same pool
@@ -271,7 +275,7 @@ class Upstream:
         return self._hashed
 
     def unavailable(self) -> Fault:
-        """Why no target could be picked."""
+        """Return the reason why no target could be picked."""
         breaker = None if self.health is None else self.health.breaker
         return Fault.NO_HEALTHY_TARGET if breaker is None or not breaker.wait() else Fault.CIRCUIT_OPEN
 

@@ -103,8 +103,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     issuer: Word | None = None
     """Issuer of the token, as the server says it. null = any."""
     audiences: tuple[Word, ...] = ()
-    """Audiences, one of which the token must have; `*` = not checked. Empty: the token must have no audience. None: it
-    must be for nobody else.
+    """Audiences, one of which the token must have; `*` = not checked. Empty: the token must have no audience.
     """
     leeway: Delay = 1.0
     """Clock skew of the server that is tolerated for `exp`, `nbf` and `iat`."""

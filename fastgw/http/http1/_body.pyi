@@ -1,4 +1,4 @@
-"""The compiled twin of `llhttp` and `body`."""
+"""Compiled `llhttp` and `body`."""
 
 from typing import final
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The compiled twin of `llhttp` and `body`.
+"""Compiled `llhttp` and `body`.
 
 Bodies are judged as they stream by, so llhttp cannot be asked again: here the twin refuses for itself where llhttp does,
 in the words of the reference.
@@ -78,7 +78,7 @@ cdef Window _window = Window()  # one for all: llhttp calls nothing that could f
 @cython.final
 @cython.no_gc
 cdef class Seen:
-    """What llhttp came across. Held by the parser, which holds nothing else of ours: no reference cycle."""
+    """Counts of what llhttp came across. Held by the parser, which holds nothing else of ours: no reference cycle."""
 
     def on_headers_complete(self):
         self.heads += 1
@@ -159,18 +159,18 @@ cdef class SecondJudge:
         return self.agrees_on_whole(<const uint8_t*>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
 
     def body(self, bytes chunk not None):
-        """As `llhttp.SecondJudge.body`."""
+        """Compiled `llhttp.SecondJudge.body`."""
         self._read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
     def last(self, bytes chunk not None):
-        """As `llhttp.SecondJudge.last`."""
+        """Compiled `llhttp.SecondJudge.last`."""
         self._read_last(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
 
 @cython.final
 @cython.no_gc
 cdef class LengthReader:
-    """The twin of `body.LengthReader`."""
+    """Compiled `body.LengthReader`."""
 
     trailers = ()
 
@@ -211,7 +211,7 @@ cdef class LengthReader:
 @cython.final
 @cython.no_gc
 cdef class UntilCloseReader:
-    """The twin of `body.UntilCloseReader`."""
+    """Compiled `body.UntilCloseReader`."""
 
     cdef SecondJudge _judge
     cdef readonly bint done
@@ -248,7 +248,7 @@ cdef inline bint _is_line_end(const uint8_t* at, const uint8_t* end) noexcept no
 
 
 cdef inline int _digit(uint8_t code) noexcept nogil:
-    """Of a hexadecimal number; -1: it is none."""
+    """Return the value of a hexadecimal digit; -1: it is none."""
     if c"0" <= code <= c"9":
         return code - c"0"
     code |= 0x20
@@ -301,7 +301,7 @@ cdef const uint8_t* _read_chunks(
 
 
 cdef bytes plain_payload(const uint8_t* at, const uint8_t* end):
-    """As `body.plain_payload`, of what is from `at` to `end`."""
+    """Compiled `body.plain_payload`, of what is from `at` to `end`."""
     cdef Place place = Place(0, False, False)
     cdef Py_ssize_t length = 0
     cdef bytes payload
@@ -319,7 +319,7 @@ cdef bytes plain_payload(const uint8_t* at, const uint8_t* end):
 @cython.final
 @cython.no_gc
 cdef class ChunkedReader:
-    """The twin of `body.ChunkedReader`: reads chunks without extensions, and ends without trailers.
+    """Compiled `body.ChunkedReader`: reads chunks without extensions, and ends without trailers.
 
     All other lines, and those that are cut in two, are read by one of the reference, which goes on behind them only in
     trailers.
@@ -388,7 +388,7 @@ cdef class ChunkedReader:
         return b"" if pieces is None else b"".join(pieces)
 
     cdef const uint8_t* _end_of_special(self, const uint8_t* at, const uint8_t* end) except NULL:
-        """To where the reference reads: to the end of a line, and of trailers all that is there.
+        """Return the place up to which the reference reads: to the end of a line, and of trailers all that is there.
 
         PERF: chunks of one byte, in reads of 2 KiB which cut one in two: 0.06 us each; where the reference went on to
         the end of what was read, 2 us (CPython 3.11, by hand).

@@ -1,4 +1,4 @@
-"""The compiled twin of `heads`."""
+"""Compiled `parser_reference`."""
 
 from typing import final
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled twin of `parser_reference`: ordinary heads read in one pass.
+"""Compiled `parser_reference`: ordinary heads read in one pass.
 
 A head that is judged here leaves behind where its pieces are, and no object: those are made when they are asked for, but
 for the few of which nearly every request asks.
@@ -460,7 +460,7 @@ cdef bytes _first_known(Head head, bytes name):
 
 
 cdef bytes _first_of_any(Head head, bytes name):
-    """Of a name that is not among `KNOWN`."""
+    """Return the first value of a name that is not among `KNOWN`."""
     cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
     cdef uint8_t slot = slot_of(<const uint8_t*>PyBytes_AS_STRING(name), length) if length else 0
     if not head.others[slot >> 6] >> (slot & 63) & 1:
@@ -578,7 +578,7 @@ cdef bytes method_of(RequestHead head):
 
 
 cdef bint _show_request(RequestHead head) except -1:
-    """What nearly every request is asked for, now that all is settled."""
+    """Store what nearly every request is asked for, now that all is settled."""
     cdef bint is_get = head.method_at.length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
     _show(head, METHOD, _GET if is_get else _cut(head, head.method_at))
     _show(head, LENGTH, head.length)
@@ -706,7 +706,7 @@ cdef bint _settle_host(RequestHead head) noexcept:
 
 
 cdef bint _agrees_on_all(SecondJudge judge, Head head, bint has_body) except -1:
-    """Of a message that is there as a whole."""
+    """Whether llhttp finds the same message, which is there as a whole."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     if has_body:
         return judge.agrees_on_whole(text, PyBytes_GET_SIZE(head.source))
@@ -732,7 +732,7 @@ cdef bint _llhttp_agrees_on_request(RequestHead head) except -1:
 
 
 cdef RequestHead _request_head(bytes received, int max_fields, bint alone):
-    """As `_read_request`. None: the reference has to judge."""
+    """Read a request head as `_read_request` does. None: the reference has to judge."""
     cdef RequestHead head
     if PyBytes_GET_SIZE(received) > LONGEST_HEAD:
         return None
@@ -742,13 +742,13 @@ cdef RequestHead _request_head(bytes received, int max_fields, bint alone):
 
 
 def read_request(bytes raw not None, int max_fields):
-    """As `heads.read_request`: our own judgement alone."""
+    """Compiled `parser_reference.read_request`: our own judgement alone."""
     cdef RequestHead head = _request_head(raw, max_fields, True)
     return heads.read_request(raw, max_fields) if head is None else head
 
 
 def judge_request(bytes raw not None, int max_fields=100):
-    """As `heads.judge_request`."""
+    """Compiled `parser_reference.judge_request`."""
     cdef RequestHead head = _request_head(raw, max_fields, True)
     if head is not None and _llhttp_agrees_on_request(head):
         return head
@@ -756,12 +756,12 @@ def judge_request(bytes raw not None, int max_fields=100):
 
 
 def body_buffer(Py_ssize_t size):
-    """As `heads.body_buffer`."""
+    """Compiled `parser_reference.body_buffer`."""
     return BodyBuffer(size)
 
 
 def taken(buffer not None, Py_ssize_t length):
-    """As `heads.taken`."""
+    """Compiled `parser_reference.taken`."""
     if type(buffer) is BodyBuffer:
         return (<BodyBuffer>buffer).take(length)
     return _taken(buffer, length)
@@ -779,7 +779,7 @@ cdef bytes _taken(object buffer, Py_ssize_t length):
 
 
 def take_request(buffer not None, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):
-    """As `heads.take_request`."""
+    """Compiled `parser_reference.take_request`."""
     cdef bytes received = _taken(buffer, length)
     cdef RequestHead head
     try:
@@ -792,7 +792,7 @@ def take_request(buffer not None, Py_ssize_t length, Py_ssize_t max_bytes, int m
 
 
 def find_head_end(buffer, Py_ssize_t start=0, Py_ssize_t begin=0):
-    """As `heads.find_head_end`."""
+    """Compiled `parser_reference.find_head_end`."""
     cdef const uint8_t* base
     cdef const uint8_t* found
     if type(buffer) is bytes and 0 <= start <= PyBytes_GET_SIZE(buffer) and 0 <= begin <= PyBytes_GET_SIZE(buffer):
@@ -853,7 +853,7 @@ cdef bint _read_response(ResponseHead head, bytes request_method, int max_fields
 
 
 cdef bint _settle_response_body(ResponseHead head, bytes request_method) noexcept:
-    """As `heads._settle_response_body`. False: the reference has to."""
+    """Compiled `parser_reference._settle_response_body`. False: the reference has to."""
     cdef bint declared = head.chunked or head.length > 0
     if head.status < 200:
         return not declared
@@ -930,13 +930,13 @@ cdef bint _settle_whole(ResponseHead head, Py_ssize_t following) except -1:
 
 
 def read_response(bytes raw not None, bytes request_method not None, int max_fields):
-    """As `heads.read_response`: our own judgement alone."""
+    """Compiled `parser_reference.read_response`: our own judgement alone."""
     head = _response_head(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
     return heads.read_response(raw, request_method, max_fields) if head is None else head
 
 
 def judge_answer(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields=100):
-    """As `heads.judge_answer`."""
+    """Compiled `parser_reference.judge_answer`."""
     cdef ResponseHead head = _response_head(received, end, request_method, max_fields)
     if head is not None and _llhttp_agrees_on_response(head, request_method):
         return head
@@ -944,12 +944,12 @@ def judge_answer(bytes received not None, Py_ssize_t end, bytes request_method n
 
 
 def judge_response(bytes raw not None, bytes request_method not None, int max_fields=100):
-    """As `heads.judge_response`."""
+    """Compiled `parser_reference.judge_response`."""
     return judge_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
 
 
 def take_answer(buffer not None, Py_ssize_t length, bytes request_method not None, int max_fields=100):
-    """As `heads.take_answer`."""
+    """Compiled `parser_reference.take_answer`."""
     cdef bytes received = _taken(buffer, length)
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(received)
     cdef const uint8_t* end = empty_line_end(base, base + PyBytes_GET_SIZE(received))

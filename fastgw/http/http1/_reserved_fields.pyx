@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled twin of `reserved_fields`: most heads have none of the fields, and `_parser` has marked what their names are like.
+"""Compiled `reserved_fields`: most heads have none of the fields, and `_parser` has marked what their names are like.
 
 What may have one is left to the reference.
 """
@@ -17,7 +17,7 @@ from fastgw.http.fields import folded
 
 @cython.final
 cdef class ReservedFields:
-    """As `reserved.ReservedFields`."""
+    """Compiled `reserved_fields.ReservedFields`."""
 
     cdef object _reference
     cdef uint64_t _slots[SLOT_WORDS]  # a bit for each `slot_of` of a whole name and its twins

@@ -1,4 +1,4 @@
-"""The compiled twin of `splice`."""
+"""Compiled `serializer_reference`."""
 
 from fastgw.http.http1.serializer_reference import end_to_end as end_to_end
 from fastgw.http.http1.serializer_reference import request as request

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled twin of `serializer_reference`: heads that `_parser` has read are cut into what goes out, one bytes object each.
+"""Compiled `serializer_reference`: heads that `_parser` has read are cut into what goes out, one bytes object each.
 
 Left to the reference are heads that it has read itself, and those whose fields were changed.
 """
@@ -92,7 +92,7 @@ _SIGNS = b"!#$%&'*+-.^_`|~"
 
 
 def slots_of(bytes name not None):
-    """Of a `folded` name and all its twins."""
+    """Return the bits of a `folded` name and all names alike."""
     cdef Py_ssize_t last = len(name) - 1
     cdef bytes twin
     for start in _SIGNS if name.startswith(b"-") else name[:1]:
@@ -103,7 +103,7 @@ def slots_of(bytes name not None):
 
 @cython.final
 cdef class _Left:
-    """What is left out: the bits of names whose lines are known, and names that are looked for."""
+    """Fields that are left out: the bits of names whose lines are known, and names that are looked for."""
 
     cdef uint32_t mask
     cdef _Sought sought  # None: nothing more
@@ -113,7 +113,7 @@ cdef class _Left:
 
 @cython.final
 cdef class _Masks:
-    """What is left out, `DROPPED` among it, for each set of more names."""
+    """Fields that are left out, `DROPPED` among them, for each set of more names."""
 
     cdef frozenset known
     cdef uint32_t dropped
@@ -269,7 +269,7 @@ cdef frozenset _NOTHING = frozenset()
 
 
 def end_to_end(head, frozenset also not None=_NOTHING):
-    """As `splice.end_to_end`."""
+    """Compiled `serializer_reference.end_to_end`."""
     cdef Cuts cuts
     cdef bytes block
     if isinstance(head, Head):
@@ -306,7 +306,7 @@ def request(
     bytes payload not None=b"",
     bytes request_id not None=b"",
 ):
-    """As `splice.request`."""
+    """Compiled `serializer_reference.request`."""
     cdef Cuts cuts
     cdef uint32_t more = 0
     cdef Py_ssize_t id_length = 0
@@ -415,7 +415,7 @@ def response(
     bytes last not None=b"",
     bytes request_id not None=b"",
 ):
-    """As `splice.response`."""
+    """Compiled `serializer_reference.response`."""
     cdef Cuts cuts
     cdef _Left left
     if type(head) is ResponseHead and status == (<ResponseHead>head).status:
@@ -436,7 +436,7 @@ def whole(
     bytes added not None=b"",
     bytes request_id not None=b"",
 ):
-    """As `splice.whole`."""
+    """Compiled `serializer_reference.whole`."""
     cdef Cuts cuts
     cdef _Left left
     cdef ResponseHead ours

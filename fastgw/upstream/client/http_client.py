@@ -48,12 +48,14 @@ class Fetched(NamedTuple):
 
     status: int
     fields: Fields
-    """Those that are not for the connection alone."""
+    """Header fields that are not for the connection alone."""
     body: bytes
 
 
 class FetchFailed(Exception):
-    """There is no answer. `reason` is for the log: it names the origin, and nothing of path, query or fields."""
+    """The request has got no response. `reason` is for the log: it names the origin, and nothing of path, query or
+    fields.
+    """
 
     def __init__(self, fault: Fault, reason: str) -> None:
         super().__init__(reason)
@@ -165,12 +167,12 @@ class Fetcher:
 
 _NOWHERE: Final = settings.Target(url=Url(scheme="http", host="localhost", port=80))
 Failure = tuple[Fault, str]
-"""And why, for the log."""
+"""Fault of a failed request, and the reason, for the log."""
 
 
 @final
 class _Origin:
-    """Where requests go, and the connections there. `asking`: how many are under way."""
+    """Origin of the gateway's own requests, and the connections there. `asking`: how many are under way."""
 
     __slots__ = ("asked_at", "asking", "identity", "pool", "target")
 

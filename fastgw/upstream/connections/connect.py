@@ -22,7 +22,7 @@ from fastgw.upstream.targets.target import Target
 ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not answered (RFC 8305 section 5)."""
 DETAIL_MAX: Final = 200
-"""Characters."""
+"""Most characters of the detail."""
 UNIX_RETRY: Final = 0.01
 """Seconds until a unix socket whose queue is full is tried again: the system tells nobody when there is room."""
 
@@ -52,7 +52,7 @@ _CONNECT_FAULTS: Final = {
     errno.ENOMEM: Fault.CONNECTIONS_EXHAUSTED,
     errno.EADDRNOTAVAIL: Fault.CONNECTIONS_EXHAUSTED,  # no local port is left; but see `_no_address_of_ours`
 }
-"""What a failed connect is, by errno; for any other see `ConnectStep`."""
+"""Faults of a failed connect by errno; for any other see `ConnectStep`."""
 
 
 class ConnectFailed(Exception):

@@ -37,7 +37,7 @@ MAX_INFORMATIONAL: Final = 16
 
 
 class Borrower(Protocol):
-    """Who has the connection now. After `ended`, `failed` or `switched` nothing more is told to it."""
+    """Borrower of the connection. After `ended`, `failed` or `switched` nothing more is told to it."""
 
     def informed(self, head: ResponseHead) -> None:
         """An interim response (1xx other than 101)."""
@@ -53,7 +53,9 @@ class Borrower(Protocol):
     def ended(self, trailers: Trailers) -> None: ...
 
     def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
-        """It broke. `silent`: before any byte of a response. `why`: for the log; may be empty."""
+        """Report that the connection broke. `silent`: before any byte of a response. `why`: for the log; may be
+        empty.
+        """
 
     def switched(self, head: ResponseHead, early: bytes) -> None:
         """101 Switching Protocols, asked for. `early`: bytes behind the head, of the other protocol."""
@@ -74,7 +76,9 @@ class Borrower(Protocol):
 
 
 class NoTunnel:
-    """Of a borrower that offers no upgrade, or hands on to another before it is answered: it is never told these."""
+    """Base of a borrower that offers no upgrade, or hands on to another before it is answered: it is never told
+    these.
+    """
 
     __slots__ = ()
 
@@ -200,7 +204,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         whole: bool,
         expects_continue: bool,
     ) -> None:
-        """As `begin`; the request has a body, or offers to upgrade.
+        """Begin as `begin` does; the request has a body, or offers to upgrade.
 
         `request`: its head, and what is there of its body. `whole`: that is all. `expects_continue`: the body comes
         only when the target asks for it.
@@ -587,7 +591,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     @property
     def lost_by(self) -> str:
-        """What of TLS has ended the connection; "" = nothing."""
+        """Reason in TLS why the connection has ended; "" = none."""
         return "" if self._tls is None else self._tls.lost_by
 
     def _why(self) -> str:

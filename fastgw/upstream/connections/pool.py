@@ -34,7 +34,7 @@ LOG_EVERY: Final = 1.0
 
 
 class Pooled(Protocol):
-    """What the pool knows of a connection. It must be a `connect.Connecting` as well."""
+    """Connection as the pool knows it. It must be a `connect.Connecting` as well."""
 
     target: Target
     idle_since: float
@@ -45,7 +45,7 @@ class Pooled(Protocol):
 
     @property
     def lost_by(self) -> str:
-        """Why TLS has ended it, where that has."""
+        """Reason in TLS why it has ended, if there is one."""
 
     def close(self) -> None: ...
 
@@ -55,7 +55,7 @@ C_contra = TypeVar("C_contra", bound=Pooled, contravariant=True)
 
 
 class Borrower(Protocol[C_contra]):
-    """Who waits for a connection; compared by identity."""
+    """Borrower that waits for a connection; compared by identity."""
 
     def lent(self, connection: C_contra) -> None: ...
 
@@ -290,12 +290,12 @@ class Pool(Generic[C]):
             self.discard(connection)
 
     def share(self, workers: int) -> None:
-        """There are so many workers now: each keeps its share of the idle connections."""
+        """Set the number of workers: each keeps its share of the idle connections."""
         most = self._numbers
         self._keep_idle(min(-(-most.max_idle // workers), most.max_connections // workers))
 
     def follow(self, targets: Sequence[Target]) -> None:
-        """These are targets as well. Does nothing about those that are already."""
+        """Add targets. Does nothing about those that are already."""
         there = set(self.targets)
         added = tuple(target for target in targets if target not in there)
         self.targets += added
@@ -303,7 +303,7 @@ class Pool(Generic[C]):
             target.watch(partial(self._follow, target))
 
     def release(self, targets: Iterable[Target]) -> None:
-        """These are targets no more: keep nothing of theirs. Whoever came to them before still gets connections."""
+        """Remove targets: keep nothing of theirs. Whoever came to them before still gets connections."""
         gone = set(self.targets).intersection(targets)
         self.targets = tuple(target for target in self.targets if target not in gone)
         for target in gone:

@@ -14,7 +14,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.targets.tls import Resuming
 
 _PLAIN: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG"))
-"""What OpenSSL says of an answer that is no TLS."""
+"""Errors of OpenSSL for an answer that is no TLS."""
 
 
 class TlsBroken(ConnectionError):
@@ -22,7 +22,7 @@ class TlsBroken(ConnectionError):
 
 
 class Client(Above, Protocol):
-    """What a connection is made for."""
+    """Protocol of a connection above TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
 
@@ -47,7 +47,7 @@ class TlsClientTransport(TlsTransport):
         self._done: asyncio.Future[OSError | None] | None = done
         self._is_v1_2 = False
         self.lost_by = ""
-        """What has ended it, where that was done within TLS or by a breach of it. For the log."""
+        """Reason why it has ended, where that was done within TLS or by a breach of it. For the log."""
 
     def __repr__(self) -> str:
         return f"<TlsClientTransport {self._name} {self.stage.name}>"

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 JUST_USED_S: Final = 1.0
-"""What cannot be sent again goes only on a connection that was in use this recently, or on a fresh one."""
+"""Seconds since its last use in which an idle connection may carry a request that cannot be sent again; else such a
+request takes a fresh one.
+"""
 
 
 @final
@@ -59,7 +61,7 @@ class Attempt(Timed):
         self.ask(fresh)
 
     def go_on(self, connection: UpstreamConnection | None, begun_at: float) -> None:
-        """It was begun on the straight way, then (monotonic seconds)."""
+        """Continue an attempt that was begun on the fast path, then (monotonic seconds)."""
         self.connection = connection
         self._begun_at = begun_at
         body = self.exchange.request_body
@@ -116,7 +118,9 @@ class Attempt(Timed):
             exchange.fail(Fault.INTERNAL)
 
     def _take(self, body: Relay) -> bytes:
-        """What is there of the body, framed. What comes is fed, and what was there is kept if it may be sent again."""
+        """Take the present part of the body, framed. What comes is fed, and what was there is kept if it may be sent
+        again.
+        """
         exchange = self.exchange
         assert self.connection is not None
         exchange.client.body_goes_to = self.connection.fd
@@ -276,7 +280,7 @@ class Attempt(Timed):
         forwarding.lost(self, fault, PER_TRY_TIMEOUT)
 
     def late_by(self) -> Fault:
-        """What it is when time is up."""
+        """Fault of this attempt when time is up."""
         if self.connection is not None:
             return Fault.UPSTREAM_TIMEOUT
         return Fault.POOL_TIMEOUT if self._upstream.pool.is_queued(self) else Fault.CONNECT_TIMEOUT
@@ -311,7 +315,7 @@ class Attempt(Timed):
             pool.discard(connection)
 
     def _end(self, fault: Fault | None = None, why: str = "") -> None:
-        """It is over; `fault`: it was the service that failed, and this is how."""
+        """End the attempt; `fault`: it was the service that failed, and this is how."""
         if self.filed_at != inf:
             self._upstream.ground.wheel.drop(self)
         watch = self._upstream.watch

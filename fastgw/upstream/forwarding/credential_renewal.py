@@ -41,7 +41,9 @@ class HeldResponse(NamedTuple):
 
 @final
 class CredentialRenewal(NoTunnel):
-    """In place of the attempt that was answered, it borrows the connection until that is decided."""
+    """Credential renewal: borrows the connection in place of the attempt that was answered, until the response is
+    decided on.
+    """
 
     __slots__ = (
         "_answered_at",
@@ -111,7 +113,7 @@ class CredentialRenewal(NoTunnel):
             self._decided(renewed)
 
     def late(self) -> None:
-        """There is no more time for it."""
+        """Give up: there is no more time for the renewal."""
         exchange = self._forwarding.exchange
         name = exchange.chain.name_of(self._step)
         exchange.client.count_filter(name, FilterEvent.LATE)
@@ -132,7 +134,7 @@ class CredentialRenewal(NoTunnel):
             exchange.fail(Fault.INTERNAL)
 
     def held(self) -> HeldResponse:
-        """What has come of the response."""
+        """Return the response as far as it has come."""
         seconds = self._answered_at - self._forwarding.exchange.begun_at
         return HeldResponse(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
 

@@ -1,4 +1,4 @@
-"""What takes the place of an upstream that has failed before its answer began: a reply, or another upstream.
+"""Fallback of an upstream that has failed before its response began: a reply, or another upstream.
 
 Rule 1: another upstream gets nothing that the first may have acted on, unless the method allows it to be done twice.
 Rule 2: it gets no credentials that the gateway has brought for the first, unless they are meant for both.
@@ -25,12 +25,13 @@ FAULTS: Final[Mapping[FallbackCondition, frozenset[Fault]]] = {
     "broken": frozenset((Fault.CONNECTION_LOST, Fault.UPSTREAM_MALFORMED, Fault.UPSTREAM_INCOMPLETE)),
     "timeout": frozenset((Fault.UPSTREAM_TIMEOUT,)),
 }
-"""What is meant by each condition."""
+"""Faults of each condition."""
 
 
 @final
 class Fallback:
-    """Of a route. One of `reply` and `forward`. `shares`: that upstream, too, gets what is for the first alone.
+    """Fallback of a route. One of `reply` and `forward`. `shares`: that upstream, too, gets what is for the first
+    alone.
 
     `told`: what it does and when, for people.
     """

@@ -37,7 +37,7 @@ NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 
 
 class FastPathClient(Protocol):
-    """What a fast path asks of the connection that the client is on."""
+    """Client connection as the fast path needs it."""
 
     @property
     def stream(self) -> ClientSide:
@@ -52,7 +52,7 @@ class FastPathClient(Protocol):
         """
 
     def turn(self, exchange: Exchange) -> None:
-        """In place of the passage there is now this exchange."""
+        """Replace the fast path by this exchange."""
 
 
 @final
@@ -261,7 +261,9 @@ class FastPath(NoTunnel):
         return exchange
 
     def forget(self) -> None:
-        """It is over and told of: hold no more of its bytes, nor a route that may be replaced before the next one."""
+        """Forget a finished exchange: hold no more of its bytes, nor a route that may be replaced before the next
+        one.
+        """
         self.response = None
         self.head = NO_HEAD
         self.route = NO_ROUTE

@@ -1,4 +1,4 @@
-"""What a route does with its upstream: the rewritten request, how long it may take, whether answers are looked at.
+"""Forward action of a route: the rewritten request, its timeouts, whether responses are looked at.
 
 `Forward` is compiled once; each exchange has a `Forwarding`, which makes `Attempt`s.
 """
@@ -124,7 +124,7 @@ class Forward:
         return where if query is None else where + b"?" + query
 
     def request(self, exchange: Exchange, target: Target, left: float | None = None, payload: bytes = b"") -> bytes:
-        """What the target is sent: the head framed anew, hop-by-hop fields gone, the forwarding family ours.
+        """Return the request for the target: the head framed anew, hop-by-hop fields gone, the forwarding family ours.
 
         `left`: seconds that the attempt has; None: as many as any has. `payload`: what goes with the head, framed.
         """
@@ -162,7 +162,7 @@ class Forward:
         return min(self.patience, upstream.rules.per_try, upstream.settings.timeouts.response_headers)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
-        """What is asked of the next peer alone."""
+        """Return the lines for the next peer alone."""
         upgrade = self.asked_upgrade(exchange)
         if upgrade:
             return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)

@@ -174,7 +174,9 @@ class Forwarding(Timed):
             self.exchange.client.inform(head)
 
     def lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
-        """It came to nothing, or its response broke off. `condition`: by which another one may follow."""
+        """Handle an attempt that came to nothing, or whose response broke off. `condition`: by which another one may
+        follow.
+        """
         if self._drop(attempt):
             return
         wait = inf if condition == NEVER else self._wait(condition)

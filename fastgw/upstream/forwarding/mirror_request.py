@@ -13,7 +13,7 @@ from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""Of a response body that is taken of a copy."""
+"""Most bytes of a response body that are taken of a copy."""
 MOST_S: Final = 60.0
 """Seconds from its beginning in which a copy may go on answering; one that says nothing ends by its timeouts."""
 
@@ -22,7 +22,7 @@ _EXPECT: Final = frozenset((b"expect",))
 
 
 class Answered(NamedTuple):
-    """What came back. `status`: 0 for nothing, or not all of it."""
+    """Result of a copy. `status`: 0 for nothing, or not all of it."""
 
     status: int
     length: int

@@ -10,7 +10,9 @@ from fastgw.http.fields import Fields, folded
 
 
 def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
-    """Those that go on. What must come before any body is refused when it is read: see `http.http1.body`."""
+    """Return the trailers that go on. What must come before any body is refused when it is read: see
+    `http.http1.body`.
+    """
     if not trailers:
         return trailers
     head = exchange.head

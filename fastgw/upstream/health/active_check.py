@@ -29,7 +29,7 @@ class CannotCheck(Exception):
 
 @final
 class Check:
-    """How one target is checked."""
+    """Active health check of one target."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Check:
         self._target.stop()
 
     async def __call__(self, ground: WorkerLoop) -> str:
-        """What is wrong with the target, in a word or two without its address; "" = nothing. Raises `CannotCheck`."""
+        """Return the problem of the target, in a word or two without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None)
         connection = UpstreamConnection(ground, asked, self._target)  # type: ignore[arg-type]  # all of a pool it needs
         try:
@@ -131,7 +131,7 @@ class _CheckRequest(NoTunnel):
         self._finish(f"{fault.label}: {why}" if why else fault.label)
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """It was lost while it was nobody's: nothing was asked yet, or all is answered."""
+        """Handle the loss of the connection while it was nobody's: nothing was asked yet, or all is answered."""
         self._finish(Fault.CONNECTION_LOST.label)
 
     def request_is_whole(self) -> bool:

@@ -1,4 +1,4 @@
-"""Who wants to know how attempts at an upstream go: its health, its breaker, balancers that go by what happens."""
+"""Attempt listener of an upstream: its health, its breaker, balancers that go by what happens."""
 
 from typing import Protocol, final
 
@@ -19,10 +19,12 @@ class AttemptListener(Protocol):
         """The head of a final response came, so long after `began`."""
 
     def failed(self, target: Target, fault: Fault, seconds: float) -> None:
-        """It has failed, also after the head of a response. Not only the target's faults: see `Fault.side`."""
+        """Handle the failure of an attempt, also after the head of a response. Not only the target's faults: see
+        `Fault.side`.
+        """
 
     def ended(self, target: Target) -> None:
-        """It is over, whatever came of it; once for each `began`."""
+        """Handle the end of an attempt, whatever came of it; once for each `began`."""
 
 
 @final

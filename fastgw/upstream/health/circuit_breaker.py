@@ -32,7 +32,7 @@ def phase_of(state: BreakerState, now: float) -> BreakerPhase:
 
 @final
 class Breaker:
-    """Of one upstream, in one worker. `on_change`: called when other requests pass than before."""
+    """Circuit breaker of one upstream, in one worker. `on_change`: called when other requests pass than before."""
 
     __slots__ = (
         "_begun",
@@ -81,7 +81,7 @@ class Breaker:
     # --- what passes ---
 
     def guard(self, balancer: Balancer) -> Balancer:
-        """What picks in place of `balancer` as long as the phase is what it is now."""
+        """Return the balancer to use in place of `balancer` as long as the phase is what it is now."""
         if self.phase is BreakerPhase.CLOSED:
             return balancer
         return NoTarget() if self.phase is BreakerPhase.OPEN else HalfOpenGate(self, balancer)
@@ -144,7 +144,7 @@ class Breaker:
         return self._state.until if self.phase is BreakerPhase.OPEN else now + self._settings.open / SLOTS
 
     def _look_for_probes(self, now: float) -> None:
-        """Where nobody hears of them again (clients left, a worker was killed), let further ones pass."""
+        """Let further probes pass where nobody hears of the earlier ones again (clients left, a worker was killed)."""
         words, round = self._words, self._state.round
         begun = words.counted_by_all(self._column, words.probes, self._place, round)
         if (round, begun) != self._begun:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, final
 
 SLOTS: Final = 10
-"""In how many parts a window goes by."""
+"""Parts that a window moves on by."""
 BLIND: Final = SLOTS // 2
 """Parts without a look after which nobody knows any more when something was added: the window begins anew."""
 

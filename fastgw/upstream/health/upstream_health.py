@@ -1,4 +1,4 @@
-"""What a worker does for the health of an upstream: it counts what comes of attempts, and follows the node's decisions.
+"""Health of an upstream, in a worker: counts the results of attempts, and follows the node's decisions.
 
 An answer costs a store or two; the rest is done when one fails (`outliers`, `breaker`), and with the turns of the wheel
 when somebody has changed something (`HealthPoller`).
@@ -44,11 +44,11 @@ OWN_FAULTS: Final[Mapping[Fault, AttemptStage]] = {
     Fault.UPSTREAM_INCOMPLETE: AttemptStage.HEAD,
     Fault.UPSTREAM_STALLED: AttemptStage.HEAD,
 }
-"""Those that are the target's own. The others are the client's, or of a pool that is full."""
+"""Faults that are the target's own. The others are the client's, or of a pool that is full."""
 
 
 class Group(Protocol):
-    """As much of an upstream (`group.Upstream`) as this needs."""
+    """Upstream (`upstream.Upstream`), as much of it as this needs."""
 
     settings: Settings
     shunned: Set[Target]
@@ -57,7 +57,7 @@ class Group(Protocol):
 
 
 class HealthObserver(Protocol):
-    """Who looks at what others have changed."""
+    """Observer of what others have changed."""
 
     def look(self, now: float) -> float:
         """Returns when to look again although nothing was changed (monotonic seconds)."""
@@ -65,7 +65,9 @@ class HealthObserver(Protocol):
 
 @final
 class Health:
-    """Of one upstream, in one worker: an `AttemptWatch`. `settle` of the upstream is called with every change."""
+    """Health of one upstream, in one worker: an `AttemptListener`. `settle` of the upstream is called with every
+    change.
+    """
 
     __slots__ = (
         "_attempts",
@@ -135,7 +137,8 @@ class Health:
         return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
 
     def stop(self) -> None:
-        """Its upstream is configured no more. Those who lead back here are let go."""
+        """Stop when the upstream is configured no more: objects that lead back here are let go.
+        """
         self._outliers = self.breaker = None
         self._tries = False
 
@@ -236,7 +239,7 @@ class Health:
 
 
 class HealthEvent(IntEnum):
-    """What a worker has decided for the node."""
+    """Event that a worker has decided for the node."""
 
     EJECTED = 0
     OPENED = 1

@@ -1,4 +1,4 @@
-"""Which target of an upstream takes the next attempt.
+"""Load balancing: picks the target of an upstream that takes the next attempt.
 
 Rule: a balancer only knows targets that may be picked. Whatever changes about them (one fails, one is drained, one
 comes back, weights grow) makes another balancer (`group.Upstream.settle`), so that a request pays nothing for it.
@@ -13,7 +13,7 @@ from fastgw.upstream.targets.target import Target
 
 
 class BalancingRequest(Protocol):
-    """What is asked for and by whom: an exchange, or a request on its straight way."""
+    """Request as balancers see it: an exchange, or a request on the fast path."""
 
     @property
     def head(self) -> RequestHead: ...
@@ -37,7 +37,7 @@ class Member(NamedTuple):
 
     target: Target
     weight: float
-    """Its share of the requests, relative to the others; 0: it takes none."""
+    """Share of the requests, relative to the others; 0: none."""
     priority: int = 0
     """The group that it is of. The lowest comes first."""
 

@@ -1,4 +1,4 @@
-"""Which targets take requests, and how many of them: priority groups, the panic threshold and the slow start."""
+"""Eligible targets and their weights: priority groups, the panic threshold and the slow start."""
 
 from collections.abc import Container, Iterable, Sequence, Set
 from itertools import groupby
@@ -10,13 +10,13 @@ from fastgw.upstream.targets.target import Target
 LEAST: Final = 0.1
 """The share of its weight with which a target begins its slow start."""
 STEPS: Final = 10
-"""In which it gets the rest."""
+"""Steps in which it gets the rest."""
 
 
 def in_use(
     members: Iterable[Member], shunned: Container[Target], drained: Container[Target], spill_below: float, panic: float
 ) -> list[Member]:
-    """Those that requests go to. `shunned`: for their health; `drained`: because somebody wants it so.
+    """Return the members that requests go to. `shunned`: for their health; `drained`: because somebody wants it so.
 
     Groups are taken in the order of their priority until one has `spill_below` of its weight in targets that may be
     picked. Where none of those taken has `panic` of its weight in such targets, health is not looked at: when most are
@@ -55,7 +55,7 @@ class SlowStart:
         self._usable, self._since = before._usable, dict(before._since)
 
     def see(self, usable: Set[Target], now: float) -> None:
-        """These may be picked now (monotonic seconds). The first ones are all at their full weight."""
+        """Note the usable targets (monotonic seconds). The first ones are all at their full weight."""
         before, self._usable = self._usable, usable
         if before is not None:
             self._since |= dict.fromkeys(usable - before, now)
@@ -66,7 +66,7 @@ class SlowStart:
         }
 
     def weigh(self, members: Sequence[Member], now: float) -> Sequence[Member]:
-        """The same with the weights that they have by now."""
+        """Return the members with their present weights."""
         return [self._weigh(member, now) for member in members] if self._since else members
 
     def next(self, now: float) -> float | None:

@@ -35,7 +35,7 @@ MOST_CHANGED: Final = 32
 _MASK: Final = (1 << 64) - 1
 
 Key = Callable[[BalancingRequest], bytes]
-"""What a request is hashed by; b"": it has nothing of the kind."""
+"""Function from a request to the bytes it is hashed by; b"": it has nothing of the kind."""
 
 
 def key_of(trait: Trait | None) -> Key:
@@ -57,7 +57,7 @@ def _network(ip: str) -> bytes:
 
 @final
 class ConsistentHash:
-    """By a hash. `otherwise`: picks for requests that have nothing to hash.
+    """Balancer by a consistent hash. `otherwise`: picks for requests that have nothing to hash.
 
     `load_factor`: a target that has more than so many times its share of what is under way on the node gets no more
     for now: its requests go to those that come next in their slot (Mirrokni, Thorup and Zadimoghaddam, "Consistent
@@ -142,7 +142,7 @@ class ConsistentHash:
         return target
 
     def _order(self, slot: int) -> list[Target]:
-        """Which targets a slot goes to, one after another."""
+        """Return the targets that a slot goes to, one after another."""
         order = self._orders.get(slot)
         if order is None:
             if len(self._orders) >= MOST_ORDERS:
@@ -157,7 +157,7 @@ def _scores(among: Iterable[tuple[int, Member]], slot: int) -> list[tuple[float,
 
 
 def _seed(target: Target) -> int:
-    """Of a target, by where it is: the same on every node, whatever stands beside it."""
+    """Return the seed of a target, by its address: the same on every node, whatever stands beside it."""
     where = target.label.encode() + b" " + target.base_path
     return int.from_bytes(blake2b(where, digest_size=8).digest())
 

@@ -1,4 +1,6 @@
-"""What is under way at the targets of an upstream, on the whole node, and how long they take to answer, seen here."""
+"""Load tracking: attempts in flight to the targets of an upstream, on the whole node, and their response times, seen
+here.
+"""
 
 from collections.abc import Sequence
 from math import exp, inf
@@ -48,7 +50,7 @@ class Loads:
         self.total = total
 
     def word(self, target: Target) -> int:
-        """Where in each view the count of a target stands."""
+        """Return the position of a target's count in each view."""
         return self.first + target.place
 
     def of(self, target: Target) -> int:
@@ -85,7 +87,7 @@ class Loads:
 
 @final
 class _Seen:
-    """How slow a target is: `cost` in seconds as of `at`."""
+    """Latency of a target: `cost` in seconds as of `at`."""
 
     __slots__ = ("at", "cost")
 
@@ -122,7 +124,9 @@ class Latencies:
         return 0.0 if seen is None else seen.cost * exp((seen.at - self._clock()) / self._decay)
 
     def cost(self, target: Target) -> float:
-        """What one more request there costs. A target that has never answered is tried, with one request at first."""
+        """Return the cost of one more request to a target. A target that has never answered is tried, with one request
+        at first.
+        """
         waiting = self._loads.of(target)
         seen = self._seen.get(target)
         if seen is None:

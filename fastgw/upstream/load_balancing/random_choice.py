@@ -48,7 +48,7 @@ class _Drawing:
         self._last = len(members) - 1
 
     def _two(self) -> tuple[int, int]:
-        """Their places."""
+        """Draw two members, and return their places."""
         bounds, last = self._bounds, self._last
         one = bisect(bounds, random() * self._sum, 0, last)
         weight = self._weights[one]
@@ -64,7 +64,9 @@ class _Drawing:
 
 @final
 class LeastConnections(_Drawing):
-    """Of two, the one with fewer attempts under way on the node, by weight; as many: the one that was drawn first."""
+    """Power of two choices by load: of two, the one with fewer attempts under way on the node, by weight; as many: the
+    one that was drawn first.
+    """
 
     __slots__ = ("_loads", "_views", "_words")
 
@@ -89,7 +91,9 @@ class LeastConnections(_Drawing):
 
 @final
 class Latency(_Drawing):
-    """Of two, the one where a further request is likely to be answered sooner, by weight."""
+    """Power of two choices by latency: of two, the one where a further request is likely to be answered sooner, by
+    weight.
+    """
 
     __slots__ = ("_cost",)
 

@@ -14,7 +14,7 @@ FINEST: Final = 100
 
 @final
 class RoundRobin:
-    """In turn, by weight, the turns of a heavy target spread out between those of the others.
+    """Weighted round robin, the turns of a heavy target spread out between those of the others.
 
     Over as many picks as the weights add up to, each target is picked exactly as often as its weight. Each worker
     counts for itself, so this holds for every worker and hence for the node.

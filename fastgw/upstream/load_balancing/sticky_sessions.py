@@ -19,7 +19,7 @@ from fastgw.upstream.load_balancing import Balancer, BalancingRequest
 from fastgw.upstream.targets.target import Target
 
 LENGTH: Final = 40
-"""Of a value."""
+"""Characters of a cookie's value."""
 MOST_KNOWN: Final = 4096
 """Values that were read, and are remembered: some 1 MiB."""
 _NAME: Final = 9
@@ -45,7 +45,7 @@ class Cookies:
         self._attributes = attributes.encode()
 
     def name_of(self, target: Target) -> bytes:
-        """What a target is called in them."""
+        """Return the name of a target in the cookies."""
         return digest(self._key, b"target\0" + target.label.encode() + b" " + target.base_path, "sha256")[:_NAME]
 
     def named(self, head: RequestHead) -> bytes:
@@ -95,7 +95,8 @@ class Cookies:
 
 @final
 class Sticky:
-    """To the target that the cookie names, while that may be picked. All others go as `otherwise` says.
+    """Balancer that picks the target that the cookie names, while that may be picked. All others go as `otherwise`
+    says.
 
     Where a cookie has to be set the request leaves its straight way, on which nobody looks at the answer.
     """

@@ -1,4 +1,4 @@
-"""Which path an upstream is sent, as a route has it.
+"""Path rewriting: the path that an upstream is sent, as a route has it.
 
 Rule: a path is matched in its normal form (`http.path_normalization`). Where the client's own bytes are sent, they are
 refused unless they say the same to every server: they begin with what is cut off, and what is behind that stays behind
@@ -25,7 +25,8 @@ _HOLLOW: Final = re.compile(rb"(?:%2f)*(?:(?:;|%3b).*)?", re.DOTALL)
 
 
 def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
-    """Which path the upstream is sent, base path of its URL not counted. None: that of the request, in normal form.
+    """Return the function that makes the path for the upstream, base path of its URL not counted. None: that of the
+    request, in normal form.
 
     What it gives raises `Malformed` for what `judge_of` refuses.
     """
@@ -55,7 +56,7 @@ class _Cut:
         return self._root if path == prefix else path
 
     def raw(self, asked: BalancingRequest) -> bytes:
-        """From what the client sent. Raises `Malformed`."""
+        """Return the path made of the client's own bytes. Raises `Malformed`."""
         path, raw_path, prefix = asked.path, _raw(asked), self._prefix
         if raw_path == path or not (path.startswith(self._folder) or path == prefix):
             return self.normal(asked) if raw_path == path else raw_path
@@ -67,7 +68,9 @@ class _Cut:
 
 
 def folder_of(route: config.Route) -> bytes:
-    """What paths begin with where nothing is done to them but to cut that off, but for its last slash; b"": no such."""
+    """Return the prefix of paths to which nothing is done but to cut it off, but for its last slash; b"": there is
+    none.
+    """
     if route.rewrite is not None or route.strip_prefix is None:
         return b""
     return parse_strip_prefix(route.strip_prefix) + b"/"
@@ -76,7 +79,7 @@ def folder_of(route: config.Route) -> bytes:
 def judge_of(
     route: config.Route, upstream: config.Upstream | None, path_of: Callable[[BalancingRequest], bytes] | None
 ) -> Callable[[Exchange], Reply | None] | None:
-    """What answers paths that match a route, and that it does not pass on; None: it takes all.
+    """Return the step that refuses paths that match a route but are not passed on; None: it passes all.
 
     `path_of`: which path the route's upstream is sent.
     """
@@ -126,7 +129,7 @@ def _raw(asked: BalancingRequest) -> bytes:
 
 
 def _end_of(path: bytes, segments: int) -> int:
-    """Where so many segments end."""
+    """Return the end of so many segments."""
     end = 0
     for _ in range(segments):
         end = path.find(b"/", end + 1)

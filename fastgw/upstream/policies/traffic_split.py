@@ -1,4 +1,5 @@
-"""Which upstream of several takes a request: by their shares, and for the same client the same one again.
+"""Traffic split: picks the upstream of several that takes a request, by their shares, and for the same client the same
+one again.
 
 Who goes where depends on the route's name, the client and the shares alone, so all workers and nodes agree, and a
 restart changes nothing. When the share of the last upstream grows, those who were there stay.
@@ -22,7 +23,7 @@ _WHOLE: Final = 1 << 64
 
 @final
 class Splitter:
-    """Of one route."""
+    """Splitter of one route."""
 
     __slots__ = ("_by", "_canaries", "_drawn", "_ends", "_read", "_salt", "_shares", "_upstreams")
 
@@ -44,7 +45,7 @@ class Splitter:
         return bisect_right(self._ends, random() if self._drawn else self._fraction(asked))
 
     def told(self, asked: BalancingRequest) -> str:
-        """Which upstream it is, and why, for people."""
+        """Describe which upstream takes the request, and why, for people."""
         for index, (meets, place) in enumerate(self._canaries):
             if meets(asked):
                 return f"{self._upstreams[place]}, for it meets split.canaries[{index}]"
@@ -55,7 +56,7 @@ class Splitter:
         return f"{self._upstreams[place]}, by {by}; its share is {self._shares[place]} of {sum(self._shares)}"
 
     def _fraction(self, asked: BalancingRequest) -> float:
-        """Where the client stands, from 0 to below 1."""
+        """Return the position of the client, from 0 to below 1."""
         value = b"" if self._read is None else self._read(asked)
         who = b"=" + value if value else subscriber(asked.client_ip)
         digest = blake2b(self._salt + who, digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""From a host's name to its addresses, looked up beside the loop and kept current while the name is in use.
+"""DNS: from a host's name to its addresses, looked up beside the loop and kept current while the name is in use.
 
 Rule 1: one lookup per name at a time; all who need it wait for the same one.
 Rule 2: an outcome stands until the next one, a failure too: nobody waits for a lookup but who has no address yet.
@@ -24,7 +24,7 @@ _places = asyncio.Semaphore(AT_ONCE)
 
 
 class Address(NamedTuple):
-    """Where a socket is connected to: what `socket.socket` and `connect` take."""
+    """Address of a socket: the arguments of `socket.socket` and `connect`."""
 
     family: int
     sockaddr: Any
@@ -38,7 +38,7 @@ class ResolveFailed(OSError):
 
 
 _unanswered: Final[dict[tuple[str, int], Future[list[Address]]]] = {}
-"""What threads are asking now: one each, so a name that hangs never takes a second."""
+"""Lookups that threads are doing now: one each, so a name that hangs never takes a second."""
 
 
 async def look_up(host: str, port: int) -> list[Address]:

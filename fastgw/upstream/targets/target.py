@@ -89,7 +89,7 @@ class Target:
         )
 
     async def addresses(self) -> list[Address]:
-        """Where to connect to, in the order in which to try. Raises `ResolveFailed`."""
+        """Return the addresses to connect to, in the order in which to try. Raises `ResolveFailed`."""
         return self._literal if self._name is None else await self._name.addresses()
 
     def has(self, address: Address) -> bool:
@@ -137,7 +137,7 @@ def build_targets(
 
 
 def labels_of(urls: Iterable[Url]) -> list[str]:
-    """What the targets of an upstream are called: by their addresses, and by their paths too where two share one."""
+    """Return the labels of an upstream's targets: their addresses, and their paths too where two share one."""
     urls = list(urls)
     labels = [label_of(url) for url in urls]
     if len(set(labels)) == len(labels):
@@ -154,7 +154,7 @@ def label_of(url: Url) -> str:
 
 
 def _host_header(url: Url, setting: str) -> bytes | None:
-    """What `Host` says; None = what the client sent."""
+    """Return the value of `Host`; None = that of the client."""
     if setting == "preserve":
         return None
     return (url.authority if setting == "target" else setting).encode()

@@ -1,4 +1,4 @@
-"""How `https` targets are spoken to: TLS contexts, made from the bytes of files, whatever stands in the files by now.
+"""TLS to `https` targets: TLS contexts, made from the bytes of files, whatever stands in the files by now.
 
 A connection resumes the session of an earlier one to its target (RFC 8446 section 2.2, RFC 5077), where that allows it.
 
@@ -69,7 +69,7 @@ def identity_of(tls: settings.UpstreamTls, material: Material) -> Identity:
 
 
 class ClientTls(NamedTuple):
-    """How to speak TLS as a client, with what stands in the files."""
+    """TLS settings of a client, with the contents of the files."""
 
     settings: settings.UpstreamTls
     material: Material
@@ -123,7 +123,7 @@ class TargetTls:
         self._at: dict[Hashable, Resuming] = {}
 
     def at(self, address: Hashable) -> "Resuming":
-        """What a connection to this address is made with."""
+        """Return the TLS session state for connections to this address."""
         found = self._at.get(address)
         if found is None:
             if len(self._at) >= MOST_ADDRESSES:
@@ -183,7 +183,7 @@ class Resuming:
 
 
 def _trust_system(made: ssl.SSLContext) -> Steps[None]:
-    """What `load_default_certs` does, in steps."""
+    """Load the system's certificates as `load_default_certs` does, in steps."""
     paths = ssl.get_default_verify_paths()
     if paths.capath is not None:
         made.load_verify_locations(capath=paths.capath)  # looked into when a certificate is to be verified
