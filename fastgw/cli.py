@@ -517,7 +517,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
     from importlib.metadata import version as version_of
     from platform import python_implementation, python_version
 
-    import fastgw.runtime.run  # noqa: F401  # and with it each module that has a twin, which `compiled` tells of
+    import fastgw.runtime.run  # noqa: F401  # and with it each compiled module, which `compiled` tells of
     from fastgw import compiled
     from fastgw.net import openssl
     from fastgw.shm import rate_limit_table

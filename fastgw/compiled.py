@@ -1,7 +1,7 @@
 """Compiled modules: each does what its reference, a module in plain Python, does, for less.
 
-Each stands beside the module that it is a twin of, which is the reference: it says what is right, it judges what the
-twin does not know, and it does all the work where fastgw was installed without a compiler.
+Each stands beside its reference, which says what is right, decides what the compiled one does not know, and does all
+the work where fastgw was installed without a compiler.
 """
 
 import os
@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import Any, Final
 
 PURE: Final = bool(os.environ.get("FASTGW_PURE_PYTHON"))
-"""Set in the environment, whatever to: leave the compiled twins alone."""
+"""Set in the environment, whatever to: use no compiled modules."""
 
 _IS_TWIN: Final = re.compile(r"fastgw(?:\.\w+)*\._\w+").fullmatch
 in_use: dict[str, bool] = {}
-"""Name of each twin that was asked for -> whether it is there and in use."""
+"""Name of each compiled module that was asked for -> whether it is there and in use."""
 
 
 def twin(name: str) -> Any | None:
-    """The compiled module of this full name; None where it, or a twin that it uses, is missing or not wanted."""
+    """The compiled module of this full name; None where it, or one that it uses, is missing or not wanted."""
     module = None
     if not PURE:
         try:

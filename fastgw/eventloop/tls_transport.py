@@ -180,7 +180,7 @@ class TlsTransport(asyncio.BufferedProtocol):
     # the handshake
 
     def _begin_handshake(self, tls: ssl.SSLObject, received: bytes = b"") -> None:
-        """`tls`: made on the ground's memory. `received`: what has come by now."""
+        """`tls`: made on the worker loop's memory. `received`: what has come by now."""
         self.stage = SHAKING
         self._tls = tls
         self._shake(received)

@@ -223,7 +223,7 @@ class Gateway:
         return note
 
     def drain(self, names: Collection[str]) -> None:
-        """Drain these targets (`places.target_name`): they get nothing new, all others do."""
+        """Drain these targets (`target_name`): they get nothing new, all others do."""
         wanted = by_upstream(names)
         for name in wanted.keys() | self._drained:
             if name in self.upstreams:

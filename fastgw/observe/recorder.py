@@ -82,7 +82,7 @@ class LazyDisposal:
 
 @final
 class Recorder:
-    """Counts and logs exchanges. `fastgw.observe._recorder` has its twin."""
+    """Counts and logs exchanges. `fastgw.observe._recorder` has it compiled."""
 
     def __init__(self, tally: Tally, logs: list[Log]) -> None:
         self._tally = tally

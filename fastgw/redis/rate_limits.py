@@ -1,5 +1,5 @@
 """Limits by key, exact for all nodes: counted in the Redis of `state`, by one script that is sent the limit with each
-question. It means what `cells` means: the same buckets, windows and parts of windows, by the clock of Redis.
+question. It means what `rate_limit_table` means: the same buckets, windows and parts of windows, by the clock of Redis.
 
 A key is a string there, under a hash, and ends when it is as good as new:
 - bucket: an instant, and the ns by which the bucket was short of full then;

@@ -1,5 +1,5 @@
 """The Redis that nodes share their state in. This module needs the extra `fastgw[redis]`; nothing imports it but what
-is configured. What a URL says is told by `state_url`, without it.
+is configured. What a URL says is told by `redis.url`, without it.
 """
 
 from contextlib import suppress

@@ -159,12 +159,12 @@ class _Router(Generic[R]):
         self._sole = self._by_wildcard[_ANY_HOST] if not self._by_host and len(self._by_wildcard) == 1 else ()
         """The tables for every request, where no route names a host."""
         self.compiled: Any = None
-        """The twin of these tables, which finds what it can by itself; None: there is none."""
+        """The compiled tables, which find what they can by themselves; None: there are none."""
         if _routes is not None:
             self.compiled = yield from self._compile(_routes.Tables(_NO_PARAMETERS))
 
     def _compile(self, tables: Any) -> Steps[Any]:
-        """Fill the twin: first the hosts, the less specific ones first, for each knows the number of the next."""
+        """Fill the compiled tables: first the hosts, the less specific ones first, for each knows the next one's number."""
         numbers: dict[_HostTable[R], int] = {}
         for wildcard, by_name in ((True, self._by_wildcard), (False, self._by_host)):
             for name, (table, *beyond) in ((name, held) for name, held in by_name.items() if held):

@@ -45,7 +45,7 @@ def run_gateway(
 
     `load`: reads the configuration of a first start. `follow_files`: take it anew whenever its files change.
     `name`: how commands may call it.
-    Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `CallRefused`, `UnfitEstate`.
+    Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `CallRefused`, `IncompatibleHandover`.
     """
     kernel.verify()
     openssl.verify()  # in a child, while there is no thread yet

@@ -39,7 +39,7 @@ class LastErrors:
     def note_target(
         self, column: Column, places: SlotTable, name: str, fault: str, reason: str, answers: int = 0
     ) -> None:
-        """`name`: as `places.target_name` makes it. One that is not counted by name is not noted. `answers`: as all
+        """`name`: as `target_name` makes it. One that is not counted by name is not noted. `answers`: as all
         processes have counted them until now (`observe.metrics.series_layout.answers_at`)."""
         self._note(column, self._targets, places.target_rows.get(name), name, fault, reason, answers)
 
@@ -47,7 +47,7 @@ class LastErrors:
         self._note(column, self._routes, places.routes.get(name), name, fault, reason)
 
     def of_targets(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
-        """Return the last errors by `places.target_name`; targets without one are left out."""
+        """Return the last errors by `target_name`; targets without one are left out."""
         return _found(columns, self._targets, places.target_rows)
 
     def of_routes(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:

@@ -16,7 +16,7 @@ FEED: Final = "drained targets"
 
 
 def written(names: Collection[str]) -> bytes:
-    """`names`: as `places.target_name` makes them."""
+    """`names`: as `target_name` makes them."""
     return msgspec.json.encode(sorted(names))
 
 

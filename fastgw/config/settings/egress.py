@@ -1,6 +1,6 @@
 """The egress role: APIs outside that applications inside call by name, and what the gateway brings along.
 
-What stands here is turned into ordinary routes, upstreams and filters (`egress_routes`).
+What stands here is turned into ordinary routes, upstreams and filters (`config.egress.expand`).
 """
 
 from collections.abc import Mapping

@@ -211,7 +211,7 @@ class _Group:
 
     def __init__(self, name: str, terms: LimitSpec, telling: LimitHeaders | None, why: str) -> None:
         self.name, self.terms, self.telling, self.why = name, terms, telling, why
-        self.ledger: Any = _NOT_STARTED  # a `Ledger`
+        self.ledger: Any = _NOT_STARTED  # a `CounterStore`
         self.limit: Limit = _NOT_STARTED
         self.spend: Callable[[bytes, int, int], float] = _not_started
 

@@ -274,4 +274,4 @@ def _stage(exchange: Exchange) -> _ShadowState:
     stage = exchange.shadows
     if stage is None:
         stage = exchange.shadows = _ShadowState()
-    return stage  # type: ignore[no-any-return]  # its room knows nothing of filters
+    return stage  # type: ignore[no-any-return]  # its package knows nothing of filters

@@ -39,7 +39,7 @@ class BodyReader(Protocol):
 
 @final
 class LengthReader:
-    """A body of `length` bytes; with 0 there is none, and no judge either."""
+    """A body of `length` bytes; with 0 there is none, and no second parser either."""
 
     __slots__ = ("_judge", "_left", "done", "rest")
 
@@ -222,14 +222,14 @@ class ChunkedReader:
         if not self.done:
             raise Malformed("The connection ended before the last chunk.")
 
-    # for the compiled twin, which reads plain chunks and leaves all others to a reader of this kind
+    # for the compiled module, which reads plain chunks and leaves all others to a reader of this kind
 
     def left(self) -> int | None:
         """The payload bytes to come of the open chunk. None: in the middle of a line, and this reader has to go on."""
         return None if self._held or self.in_trailers or self.done else self._left
 
     def skip_chunks(self, line_end: bool) -> None:
-        """Whole chunks were read by the twin. `line_end`: but for the line end behind the last one's payload."""
+        """Skip whole chunks that the compiled module has read. `line_end`: but for the line end behind the last payload."""
         self._left = 0
         self._line, self._line_begun = _NEXT_CHUNK if line_end else _FIRST_CHUNK
 

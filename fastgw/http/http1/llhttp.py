@@ -1,4 +1,4 @@
-"""The second judge: llhttp reads every head and body byte as well, and has to find the same message in them.
+"""Second parser: llhttp reads every head and body byte as well, and has to find the same message in them.
 
 It is never asked what a message means, only whether it agrees: that the bytes are well-formed, that a body follows
 the head or none does, and that the message is complete with our last byte and not before. It runs without field

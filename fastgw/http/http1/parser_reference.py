@@ -1,4 +1,4 @@
-"""Heads judged by the reference: what `framing` says is decided here, or by the compiled twin as it would be here.
+"""Reference parser of heads: what `parser` says is decided here, or by the compiled module as it would be here.
 
 Two judges decide: `read_request` and `read_response`, and llhttp; both must accept the head and agree on whether a
 body follows. Of the fields only those that mean something to a proxy are looked at (`known`); the rest is checked for
@@ -179,7 +179,7 @@ USUALLY_ABSENT: Final = frozenset(name.lower().encode() for name in RESERVED)
 
 @final
 class RequestHead(_Head):
-    """A request head that both judges accepted."""
+    """A request head that both parsers accepted."""
 
     __slots__ = (
         "authority",
@@ -240,7 +240,7 @@ class RequestHead(_Head):
         return not FORWARDING.isdisjoint(self.known)
 
     def body(self) -> BodyReader:
-        """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
+        """Return the reader for what follows where `payload` is None. Ask once: it goes on with the head's second parser."""
         if self.chunked:
             assert self._judge is not None
             return ChunkedReader(self._judge)
@@ -257,7 +257,7 @@ class RequestHead(_Head):
 
 @final
 class ResponseHead(_Head):
-    """A response head that both judges accepted.
+    """A response head that both parsers accepted.
 
     `length` and `chunked` are as declared, also where no body follows (HEAD, 304) and they tell what GET would bring.
     """
@@ -282,7 +282,7 @@ class ResponseHead(_Head):
         return len(self.payload or b"")
 
     def body(self) -> BodyReader:
-        """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
+        """Return the reader for what follows where `payload` is None. Ask once: it goes on with the head's second parser."""
         if not self.has_body:
             return LengthReader(0, None)
         assert self._judge is not None

@@ -15,7 +15,7 @@ PRESSING: Final = 1024 * 1024
 
 @final
 class LineQueue:
-    """The lines of one log. `fastgw.observe._recorder` has its twin."""
+    """The lines of one log. `fastgw.observe._recorder` has it compiled."""
 
     __slots__ = ("_in", "_lines", "_most", "_out", "_press", "_wake")
 

@@ -43,7 +43,7 @@ class AccessLog(Protocol):
 
 
 class Lines(Protocol):
-    """`LineQueue`, or its twin."""
+    """`LineQueue`, or the compiled one."""
 
     @property
     def size(self) -> int: ...

@@ -56,7 +56,7 @@ class Totals:
     faults: Mapping[tuple[str, str, str], int]
     """Faults by label, route and upstream."""
     targets: Mapping[str, Sequence[int]]
-    """The words of each target's row, by `places.target_name`."""
+    """The words of each target's row, by `target_name`."""
     log_records_dropped: int
 
 

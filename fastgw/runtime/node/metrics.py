@@ -461,6 +461,6 @@ def _target_seconds(totals: Totals) -> Iterator[Sample]:
 
 
 def _named(target: str) -> tuple[str, str]:
-    """Target and upstream, in a `places.target_name`."""
+    """Target and upstream, in a `target_name`."""
     upstream, _, label = target.rpartition(" ")
     return label, upstream or OTHER

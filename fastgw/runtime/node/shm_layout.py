@@ -293,7 +293,7 @@ class ShmLayout:
         return column.words[self._counted : self._counted + COUNTED]
 
     def failed_last(self, shared: Shared, series: Series, target: str, error: LastError | None) -> bool:
-        """Whether the newest that has come of attempts at a target (`places.target_name`) is this error of it."""
+        """Whether the newest that has come of attempts at a target (`target_name`) is this error of it."""
         if error is None or target not in series.targets:
             return False
         row = self._counted + TARGETS_AT + series.targets[target] * TARGET_WORDS

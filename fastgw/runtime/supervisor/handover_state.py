@@ -180,7 +180,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
 
     @property
     def descriptors(self) -> list[int]:
-        """All that the next program needs, but for the estate's own."""
+        """All that the next program needs, but for the state's own."""
         return [
             self.shared,
             *(each for endpoint in (*self.endpoints.values(), *self.own.values()) for each in endpoint.sockets),

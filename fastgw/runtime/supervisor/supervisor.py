@@ -3,11 +3,12 @@
 It has no event loop and no thread: one `poll` over a pipe of signal numbers and the children's channels. Everything is
 imported, checked and compiled before it forks, so a child that is forked at any time begins as the first ones did.
 
-A slot without an able worker keeps its sockets, and a neighbour adopts them (`adoption`). A worker that does not beat
-is counted out, and replaced if that lasts (`hanging`). A new configuration goes through here to all workers
-(`reloading`); one worker follows another without a gap (`succession`), and one program another (`upgrade`).
+A slot without an able worker keeps its sockets, and a neighbour adopts them (`slot_adoption`). A worker without a
+heartbeat is counted out, and replaced if that lasts (`hang_detection`). A new configuration goes through here to all
+workers (`reload.coordinator`); one worker follows another without a gap (`worker_replacement`), and one program another
+(`upgrade`).
 
-SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM (`life`). All end with exit
+SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM (`lifecycle`). All end with exit
 status 0, for what was asked for was done. SIGHUP reads the configuration again, SIGUSR1 reopens the logs, SIGUSR2
 upgrades.
 """

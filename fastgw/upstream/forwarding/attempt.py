@@ -1,8 +1,8 @@
 """One try at a target: it borrows a connection, sends the request on it, and takes what comes back.
 
 What follows from how it went is decided by its `Forwarding`, which is told of it once: by `answered` when the head of
-a response is there, or by `lost` when none will come. Whoever watches the upstream is told here (`AttemptWatch`), once
-of the beginning and once of the end.
+a response is there, or by `lost` when none will come. Whoever watches the upstream is told here (`AttemptListener`),
+once of the beginning and once of the end.
 """
 
 from math import inf

@@ -89,7 +89,7 @@ class Forward:
     def resumed(
         self, exchange: Exchange, target: Target | None, connection: UpstreamConnection | None, begun_at: float
     ) -> Forwarding:
-        """The forwarding of an exchange that was on its straight way; counted among the upstream's already.
+        """Return the forwarding of an exchange that was on the fast path; counted among the upstream's already.
 
         `begun_at`: when its attempt at `target` began, monotonic seconds.
         """

@@ -1,7 +1,7 @@
 """Health of an upstream, in a worker: counts the results of attempts, and follows the node's decisions.
 
-An answer costs a store or two; the rest is done when one fails (`outliers`, `breaker`), and with the turns of the wheel
-when somebody has changed something (`HealthPoller`).
+A response costs a store or two; the rest is done when one fails (`outlier_ejection`, `circuit_breaker`), and with the
+turns of the wheel when somebody has changed something (`HealthPoller`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -137,8 +137,7 @@ class Health:
         return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
 
     def stop(self) -> None:
-        """Stop when the upstream is configured no more: objects that lead back here are let go.
-        """
+        """Stop when the upstream is configured no more: objects that lead back here are let go."""
         self._outliers = self.breaker = None
         self._tries = False
 
@@ -159,7 +158,7 @@ class Health:
         """Seconds until the first ejected target comes back; next to none where nobody knows when one will."""
         return max(self._returns_at - self._clock(), 0.001) if self._returns_at != inf else 0.001
 
-    # --- what is told of attempts (`watch.AttemptWatch`) ---
+    # --- what is told of attempts (`AttemptListener`) ---
 
     def began(self, target: Target) -> None: ...
 

@@ -1,7 +1,7 @@
 """Load balancing: picks the target of an upstream that takes the next attempt.
 
 Rule: a balancer only knows targets that may be picked. Whatever changes about them (one fails, one is drained, one
-comes back, weights grow) makes another balancer (`group.Upstream.settle`), so that a request pays nothing for it.
+comes back, weights grow) makes another balancer (`Upstream.settle`), so that a request pays nothing for it.
 """
 
 from collections.abc import Container, Mapping

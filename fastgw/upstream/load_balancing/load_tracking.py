@@ -24,7 +24,7 @@ class Clock(Protocol):
 
 @final
 class Loads:
-    """How many attempts at each target are under way on the node: an `AttemptWatch` that counts them.
+    """How many attempts at each target are under way on the node: an `AttemptListener` that counts them.
 
     Each worker counts in its own column of the shared memory; what the node has is the sum of all columns. A worker
     that dies takes its counts with it. A tunnel that outlives its target in the configuration may be counted for

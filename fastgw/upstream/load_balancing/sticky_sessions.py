@@ -98,7 +98,7 @@ class Sticky:
     """Balancer that picks the target that the cookie names, while that may be picked. All others go as `otherwise`
     says.
 
-    Where a cookie has to be set the request leaves its straight way, on which nobody looks at the answer.
+    Where a cookie has to be set the request leaves the fast path, on which nobody looks at the answer.
     """
 
     __slots__ = ("_cookies", "_otherwise", "_targets")

@@ -3,8 +3,8 @@
 Some providers take a refresh token that is used twice for a stolen one, and end the session. Requests of one browser
 come to several workers, which share nothing but its cookie: whoever of them asks first asks for all.
 
-The desk listens on a unix socket without a place in the file system. Who asks has to be of our user, and to know the
-key that the desk has told the workers.
+The coordinator listens on a unix socket without a place in the file system. Who asks has to be of our user, and to
+know the key that the coordinator has told the workers.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class SessionPlace(msgspec.Struct, frozen=True):
 
 
 class RefreshRequest(msgspec.Struct, array_like=True, frozen=True):
-    """A POST for the desk to make."""
+    """A POST for the coordinator to make."""
 
     key: str
     mark: bytes
