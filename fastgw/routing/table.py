@@ -164,7 +164,7 @@ class _Router(Generic[R]):
             self.compiled = yield from self._compile(_routes.Tables(_NO_PARAMETERS))
 
     def _compile(self, tables: Any) -> Steps[Any]:
-        """Fill the compiled tables: first the hosts, the less specific ones first, for each knows the next one's number."""
+        """Fill the compiled tables: first the hosts, the less specific ones first, as each knows the next number."""
         numbers: dict[_HostTable[R], int] = {}
         for wildcard, by_name in ((True, self._by_wildcard), (False, self._by_host)):
             for name, (table, *beyond) in ((name, held) for name, held in by_name.items() if held):

@@ -229,7 +229,7 @@ class ChunkedReader:
         return None if self._held or self.in_trailers or self.done else self._left
 
     def skip_chunks(self, line_end: bool) -> None:
-        """Skip whole chunks that the compiled module has read. `line_end`: but for the line end behind the last payload."""
+        """Skip whole chunks that the compiled module has read. `line_end`: but for the last line end."""
         self._left = 0
         self._line, self._line_begun = _NEXT_CHUNK if line_end else _FIRST_CHUNK
 

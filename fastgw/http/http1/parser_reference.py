@@ -240,7 +240,7 @@ class RequestHead(_Head):
         return not FORWARDING.isdisjoint(self.known)
 
     def body(self) -> BodyReader:
-        """Return the reader for what follows where `payload` is None. Ask once: it goes on with the head's second parser."""
+        """Return the reader for what follows where `payload` is None. Ask once: it continues the second parser."""
         if self.chunked:
             assert self._judge is not None
             return ChunkedReader(self._judge)
@@ -282,7 +282,7 @@ class ResponseHead(_Head):
         return len(self.payload or b"")
 
     def body(self) -> BodyReader:
-        """Return the reader for what follows where `payload` is None. Ask once: it goes on with the head's second parser."""
+        """Return the reader for what follows where `payload` is None. Ask once: it continues the second parser."""
         if not self.has_body:
             return LengthReader(0, None)
         assert self._judge is not None

@@ -8,8 +8,8 @@ heartbeat is counted out, and replaced if that lasts (`hang_detection`). A new c
 workers (`reload.coordinator`); one worker follows another without a gap (`worker_replacement`), and one program another
 (`upgrade`).
 
-SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM (`lifecycle`). All end with exit
-status 0, for what was asked for was done. SIGHUP reads the configuration again, SIGUSR1 reopens the logs, SIGUSR2
+SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM (`lifecycle`). All end with
+exit status 0, for what was asked for was done. SIGHUP reads the configuration again, SIGUSR1 reopens the logs, SIGUSR2
 upgrades.
 """
 
