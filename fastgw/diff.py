@@ -39,7 +39,7 @@ class Change(Struct, frozen=True):
     """One value that is different."""
 
     path: str
-    """Within what is named, such as `timeouts.connect`; "" for all of it. Of a setting it is the whole path."""
+    """Path within what is named, such as `timeouts.connect`; "" for all of it. Of a setting it is the whole path."""
     deed: Deed
     words: str
     """Path, values and deed, for people."""
@@ -263,7 +263,7 @@ def _of_workers(old: int | str, new: int | str) -> str:
 
 
 class _Comparison:
-    """Goes through two values at once, by their shape. `rewritten`: files with other contents than before."""
+    """Comparison of two values at once, by their shape. `rewritten`: files with other contents than before."""
 
     def __init__(self, rewritten: frozenset[str]) -> None:
         self._rewritten = rewritten

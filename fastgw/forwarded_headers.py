@@ -290,7 +290,7 @@ def _well_formed_end(forwarded: bytes) -> bytes:
 
 
 def _for(element: bytes) -> bytes:
-    """For whom a proxy forwarded; empty where it does not say."""
+    """Return the client that a proxy forwarded for; empty where it does not say."""
     match = _FOR.match(element)
     return match[1] if match else b""
 

@@ -43,7 +43,7 @@ def call_process(name: str) -> None:
 
 
 def call_ourselves(name: str) -> None:
-    """So that `ps -o comm` and `top` tell the processes apart."""
+    """Name the process, so that `ps -o comm` and `top` tell the processes apart."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 

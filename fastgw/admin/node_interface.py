@@ -154,7 +154,7 @@ class QuotaInfo(Struct, frozen=True):
     resets_date: float
     """When this period ends."""
     limit: int
-    """For whom was asked about; else for everybody who is in none of the groups."""
+    """Limit of the consumer that was asked about; else of everybody who is in none of the groups."""
     used: int | None
     """null = nobody was asked about whom it counts by itself."""
     left: int | None
@@ -194,7 +194,7 @@ class LimitUse(Struct, frozen=True):
     key: str
     """Key that it counts by; "" = all requests together."""
     limit: int
-    """For everybody who is in none of the groups. Of `adaptive` concurrency what is found out just now."""
+    """Limit of everybody who is in none of the groups. Of `adaptive` concurrency what is found out just now."""
     per: str
     """The period or window; "" of a concurrency limit."""
     refused: int
@@ -339,7 +339,7 @@ class TargetInfo(Struct, frozen=True):
     recent_errors: Mapping[str, int] = {}
     """Failed attempts of the last minute, as in `errors`."""
     p50_s: float | None = None
-    """Until the head of its answer, of those of the last minute; null = there was none."""
+    """Median of the seconds until the head of its response, of those of the last minute; null = there was none."""
     p99_s: float | None = None
     last_error: LastError | None = None
     """Last failure; null = none yet."""
@@ -462,7 +462,7 @@ class HistoryPoint(Struct, frozen=True):
     """When they ended."""
     seconds: float
     connections: int
-    """At the end."""
+    """Number of connections at the end."""
     requests: int
     responses: Mapping[str, int]
     """Responses as in `Live`."""

@@ -13,7 +13,7 @@ from fastgw.sync.revocations import LATEST_DATE, RevocationEvent, record_of, tol
 KEPT_S: Final = 30 * 86400.0
 """How long a revocation is kept that does not say how long, and whose token does not."""
 LEEWAY_S: Final = 3600.0
-"""So long after its `exp` a token might still be taken."""
+"""Seconds after its `exp` for which a token might still be accepted."""
 
 
 class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,8 +29,9 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
     """A JWT or an opaque one. It is not verified and not kept. The `jti` of a JWT that names its issuer is revoked
     too."""
     expires: float | None = None
-    """Until when it is kept, epoch seconds, such as the token's `exp`. null = as long as the token is good; 30 days
-    where it does not say."""
+    """Date until which it is kept, epoch seconds, such as the token's `exp`. null = as long as the token is good; 30
+    days where it does not say.
+    """
 
 
 def read(wanted: Revocation) -> tuple[bytes, RevocationEvent]:

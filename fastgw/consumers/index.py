@@ -194,7 +194,9 @@ NOBODY: Final = Index(image_of((), lambda file: b""))
 
 
 def index_of(consumers: Collection[settings.Consumer], files: Mapping[str, bytes], key: bytes = b"") -> Index:
-    """For these consumers. `files`: contents by path; one that is not there is read. Raises `SecretError`, `Flaw`."""
+    """Return an index of these consumers. `files`: contents by path; one that is not there is read. Raises
+    `SecretError`, `Flaw`.
+    """
     if not consumers:
         return NOBODY
     disk = Disk()

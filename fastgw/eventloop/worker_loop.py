@@ -26,7 +26,7 @@ BODY_BYTES_PER_TURN: Final = 1048576
 whatever a read takes.
 """
 FRAMING_COST: Final = 512
-"""So many bytes of payload cost what one byte of framing costs: sizes and line ends of chunks, headers of TLS records.
+"""Bytes of payload that cost what one byte of framing costs: sizes and line ends of chunks, headers of TLS records.
 
 A chunk of one byte has five of them, and costs 60 ns, or 1.5 us in plain Python; a MiB of payload costs a millisecond.
 """
@@ -79,7 +79,7 @@ class Hangups:
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, fd: int, connection: HangupListener) -> None:
-        """Until `unwatch`, a FIN or a reset on `fd` calls `connection.peer_left()`, once."""
+        """Watch a descriptor: until `unwatch`, a FIN or a reset on `fd` calls `connection.peer_left()`, once."""
         self._waiting[fd] = connection
 
     def unwatch(self, fd: int, connection: HangupListener) -> None:
@@ -190,8 +190,6 @@ def body_buffers(usual: memoryview) -> Sequence[memoryview]:
 class TlsMemory:
     """Memory that all TLS connections share (`tls_transport`): what is read before it is deciphered, and what OpenSSL
     works on, which is empty between two of its calls.
-
-    which is empty between two of its calls.
     """
 
     def __init__(self) -> None:
@@ -236,7 +234,7 @@ class WorkerLoop:
         return self.read_buffer
 
     def count_body(self, connection: BodyReading, payload: int, framing: int) -> None:
-        """So many bytes were read of a body, or of a tunnel: after `BODY_BYTES_PER_TURN` the connection rests.
+        """Count bytes that were read of a body, or of a tunnel: after `BODY_BYTES_PER_TURN` the connection rests.
 
         Each byte of framing counts as `FRAMING_COST`.
         """

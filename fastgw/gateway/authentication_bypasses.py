@@ -126,7 +126,9 @@ class _Reached:
 
 
 def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[bytes]) -> Iterator[_ProbedRequest]:
-    """For each of its hosts and methods one that fits. Parameters stand for themselves: no route has a brace."""
+    """Yield a matching request for each of its hosts and methods. Parameters stand for themselves: no route has a
+    brace.
+    """
     if pattern.kind is PathKind.REGEX:
         return
     written = (b"{%b}" % each.name.encode() if isinstance(each, Parameter) else each for each in pattern.segments)

@@ -518,8 +518,9 @@ class _Building:
 
 
 def rest_of(configuration: config.Config) -> config.Config:
-    """Without routes and what they were made of, upstreams and consumers; with access logs that mask what filters take
-    for a secret."""
+    """Return the configuration without routes and what they were made of, upstreams and consumers; with access logs
+    that mask what filters take for a secret.
+    """
     distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have the same ones
     names = {name for use in distinct.values() for name in secret_names(use.settings)}
     logs = configuration.access_logs
@@ -578,7 +579,7 @@ def _is_for(upstream: Upstream, link: FilterInstance) -> bool:
 
 
 def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
-    """Without those of the route's own filters whose request steps a preflight does not meet."""
+    """Return the chain without those of the route's own filters whose request steps a preflight does not meet."""
     if all(link.always for link in own):
         return chain
     return Chain(link for link in chain.links if link.always or link not in own)

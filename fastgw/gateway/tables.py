@@ -86,7 +86,7 @@ class Gateway:
 
     def __init__(self, settings: config.Config, workers: int, stock: FilterResources) -> None:
         self.config = settings
-        """Without routes, upstreams and consumers."""
+        """Settings without routes, upstreams and consumers."""
         self.workers = workers
         self.timeouts = settings.timeouts
         self.limits = settings.limits

@@ -27,7 +27,7 @@ class Authority(NamedTuple):
     text: bytes
     """Authority as sent, in lower case."""
     host: bytes
-    """Without port and last dot, in lower case; an IPv6 address in its brackets."""
+    """Host without port and last dot, in lower case; an IPv6 address in its brackets."""
     port: int | None
     """None when none was sent."""
 

@@ -11,7 +11,7 @@ ClaimPath: TypeAlias = tuple[str, ...]
 """The names that lead to a claim, from the outermost object inwards."""
 
 ANY: Final = "*"
-"""Among the audiences: whatever the token says is well."""
+"""Marker among the audiences: any audience is accepted."""
 _LATEST_DATE: Final = 253_402_300_799.0  # 9999-12-31
 _DATES: Final = ("exp", "nbf", "iat")
 _TEXTS: Final = ("iss", "sub", "jti")
@@ -29,7 +29,8 @@ class Expected(NamedTuple):
 
 
 def check_claims(claims: Claims, expected: Expected, now: float) -> float:
-    """Until when these claims are good, epoch seconds; `inf` where they do not say. Raises `TokenRefused`.
+    """Check the claims, and return until when they are valid, epoch seconds; `inf` where they do not say. Raises
+    `TokenRefused`.
 
     `now`: epoch seconds.
     """

@@ -13,9 +13,9 @@ from typing import Any, Final
 KEY_BYTES: Final = 80
 """Bytes of the keys of session tickets: their name, and what to sign and encrypt with."""
 GROUPS: Final = "X25519:P-256:P-384"
-"""For the exchange of keys: those that Mozilla recommends."""
+"""Groups for the exchange of keys: those that Mozilla recommends."""
 HYBRID: Final = "X25519MLKEM768:"
-"""Before them, from OpenSSL 3.5 on: what is recorded today cannot be read by tomorrow's quantum computers."""
+"""Groups before them, from OpenSSL 3.5 on: what is recorded today cannot be read by tomorrow's quantum computers."""
 
 MISSING: Final = (ImportError, OSError, AttributeError, MemoryError)
 """Errors where there is no `ctypes`, or OpenSSL is not in a library of its own."""

@@ -76,7 +76,7 @@ class Pipe(asyncio.Protocol):
         self._end("the connection was closed" if error is None else type(error).__name__)
 
     def close(self) -> None:
-        """At once, whatever is under way."""
+        """Close at once, whatever is in flight."""
         self.lost, self.is_closed = None, True
         self._unanswered.clear()
         if self._transport is not None:

@@ -112,7 +112,7 @@ return {wait, math.max(limit - spent, 0), ends, math.max(now, part * step), 0}
 )
 DIGEST: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
 PATIENCE_S: Final = 1.0
-"""For a connect, nobody waiting for it any more."""
+"""Timeout of a connect for which nobody waits any more."""
 AGAIN_S: Final = 0.1
 AGAIN_MOST_S: Final = 2.0
 """How soon it is tried again when it was away: at first, and at last. Up to half as long again, by chance."""

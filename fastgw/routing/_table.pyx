@@ -124,7 +124,7 @@ cdef void* _with_room(void* array, size_t count, size_t size) except NULL:
 
 
 cdef Step* _new_steps(size_t count) except NULL:
-    """So many free slots."""
+    """Return so many free slots."""
     cdef Step* steps = <Step*>PyMem_Calloc(count, sizeof(Step))
     if steps is NULL:
         raise MemoryError
@@ -558,7 +558,7 @@ cdef class Tables:
         return <int32_t>self._place_count - 1
 
     cdef int _make_room(self, size_t count) except -1:
-        """For so many places, from a beginning of a line of memory on, so that none lies in two."""
+        """Make room for so many places, from a beginning of a line of memory on, so that none lies in two."""
         cdef size_t began = <char*>self._places - self._place_room
         cdef size_t begin
         self._place_room = <char*>_resized(self._place_room, count + 1, sizeof(Place))

@@ -222,7 +222,9 @@ class _Router(Generic[R]):
     """The route that `request` belongs to. None: `allowed_methods` tells 405 from 404."""
 
     def allowed_methods(self, request: Routable) -> tuple[bytes, ...]:
-        """For a request that `find` gave None: the methods of the routes that match in all else, for 405; () = 404."""
+        """Return the methods allowed for a request that `find` gave None: those of the routes that match in all else,
+        for 405; () = 404.
+        """
         fitting = (entry.methods for entry in self._entries(request) if entry.fields_and_query_fit(request))
         return tuple(dict.fromkeys(chain.from_iterable(fitting)))
 
@@ -456,7 +458,7 @@ class _HostTable(Generic[R]):
         self.rows = rows
         """Rows in file order."""
         self.ordered = rows
-        """So that those which share a path are in match order."""
+        """Rows in an order in which those that share a path are in match order."""
         self._exact: dict[bytes, list[Entry[R]]] = {}
         self._tree: _Node[R] = _Node()
         self._cuts = 0

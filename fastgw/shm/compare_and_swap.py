@@ -27,7 +27,9 @@ def twin_of(memory: memoryview) -> Any | None:
 
 
 def swap_in(memory: memoryview, fd: int, offset: int) -> Swap:
-    """For the words of this memory, which is mapped from `offset` of the file `fd`; its first byte is locked."""
+    """Return the swap of the words of this memory, which is mapped from `offset` of the file `fd`; its first byte is
+    locked.
+    """
     if _twin is not None:
         swap: Swap = _twin.Words(memory).swap
         return swap

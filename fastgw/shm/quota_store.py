@@ -17,7 +17,7 @@ _VERSION: Final = 1
 _PATIENCE_S: Final = 2.0
 """How long another writer is waited for, who is on its way out."""
 _FORGOTTEN_S: Final = 86_400.0
-"""After its period a count is kept so long, for clocks that were wrong."""
+"""Seconds that a count is kept after its period, for clocks that were wrong."""
 
 
 _FARTHEST_S: Final = 100 * 366 * 86_400.0
@@ -70,9 +70,7 @@ class Claim:
             raise CannotKeep(f"{self.path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Release the claim in the process that holds it; a process that inherited it leaves it to the holder. In one
-        that was born with it: leave that to its holder.
-        """
+        """Release the claim in the process that holds it; a process that inherited it leaves it to the holder."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -38,9 +38,9 @@ PROBED: Final = 64
 GRACE_S: Final = 3600.0
 COUNT_MAX: Final = (1 << 44) - 1
 LONG: Final = 1 << 18
-"""After so many periods a state is no one's; far fewer than half of the numbers that there are."""
+"""Number of periods after which a state is no one's; far fewer than half of the numbers that there are."""
 PERIODS: Final = 1 << 20
-"""So many numbers of periods there are: they begin anew then."""
+"""Count of the numbers of periods: they begin anew then."""
 _BLOCK: Final = 512  # slots that are marked together
 _OVERFLOW: Final = 1024
 _PAGE: Final = mmap.PAGESIZE

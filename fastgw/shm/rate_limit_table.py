@@ -208,11 +208,11 @@ class Cells:
         return self._limit(kind | ns << 2, depth, step, 0, True, name)
 
     def fixed_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
-        """At most `limit` in each `window` of seconds; the windows of all keys begin together."""
+        """Return a limit of at most `limit` in each `window` of seconds; the windows of all keys begin together."""
         return self._window(limit, window, 0, name)
 
     def sliding_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
-        """At most `limit` in any `window` of seconds, wherever it begins."""
+        """Return a limit of at most `limit` in any `window` of seconds, wherever it begins."""
         return self._window(limit, window, _PARTS, name)
 
     def _window(self, limit: int, window: float, parts: int, name: bytes) -> Limit:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, final
 
 MOST_BYTES: Final = 64 * 1024**2
-"""For the node."""
+"""Most bytes for the node."""
 
 
 @final
@@ -29,7 +29,7 @@ class KeptRoom:
 
     @classmethod
     def alone(cls, limit: int = MOST_BYTES) -> "KeptRoom":
-        """For a process that shares none."""
+        """Return the budget of a process that shares none."""
         words = memoryview(bytearray(8)).cast("Q")
         return cls(0, words, [words], lambda: None, limit)
 

@@ -19,7 +19,7 @@ LENGTH: Final = 26
 """Bytes of a record."""
 MARK: Final = 16
 ALWAYS_DATE: Final = (2**48 - 1) / 1000
-"""For what is named itself: whenever it was issued."""
+"""Date for what is named itself: whenever it was issued."""
 LATEST_DATE: Final = float(2**32 - 1)
 LONGEST_TOLD: Final = 256
 """Characters of each part of what is told of a revocation."""
@@ -61,7 +61,7 @@ def mark_of(kind: str, *parts: str | bytes) -> bytes:
 
 
 def record_of(mark: bytes, expires_date: float, before_date: float = ALWAYS_DATE) -> bytes:
-    """Kept until `expires_date`. `before_date`: what was issued later is not meant."""
+    """Return a record that is kept until `expires_date`. `before_date`: what was issued later is not meant."""
     return mark + _value(expires_date, before_date).to_bytes(LENGTH - MARK)
 
 

@@ -280,7 +280,7 @@ class Upstream:
         return Fault.NO_HEALTHY_TARGET if breaker is None or not breaker.wait() else Fault.CIRCUIT_OPEN
 
     def wait(self) -> float:
-        """After how many seconds it is worth while to ask again, when no target could be picked."""
+        """Return the seconds after which it is worth while to ask again, when no target could be picked."""
         health = self.health
         return 1.0 if health is None else (health.breaker and health.breaker.wait()) or health.wait()
 

@@ -34,7 +34,7 @@ class Problem(Struct, frozen=True):
     column: int
     """Column number from 1, in characters; 0 for TOML, which gives lines only."""
     path: str
-    """Such as `routes[0].upstream`; "" for the file as a whole."""
+    """Path of the setting, such as `routes[0].upstream`; "" for the file as a whole."""
     wrong: str
     expected: str = ""
     """Correct form, which follows the word "expected". "" = there is nothing to say, or `hint` says it. It is made with

@@ -41,7 +41,7 @@ def expected(text: str, of: str) -> str:
 
 
 def path(found: Path) -> Path:
-    """Without the keys that are not names of settings."""
+    """Return the path with `HIDDEN` for keys that are not names of settings."""
     return tuple(step if isinstance(step, int) or step in _names() else HIDDEN for step in found)
 
 

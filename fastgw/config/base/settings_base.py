@@ -56,7 +56,7 @@ class Settings(Struct, metaclass=SettingsMeta, frozen=True):
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    """Also of the same type: 1 is not True."""
+    """Whether two values are equal and of the same type: 1 is not True."""
     return type(one) is type(other) and bool(one == other)
 
 

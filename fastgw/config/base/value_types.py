@@ -170,7 +170,7 @@ class Address(Struct, frozen=True):
     """
 
     host: str = ""
-    """Without brackets for IPv6; "" with a port: every address of the machine, of IPv4 and of IPv6."""
+    """Host without brackets for IPv6; "" with a port: every address of the machine, of IPv4 and of IPv6."""
     port: int = 0
     """0 lets the system choose."""
     path: str = ""
@@ -216,7 +216,7 @@ class Url(Struct, frozen=True):
     socket: str = ""
     """The path of a unix socket."""
     base_path: str = ""
-    """Goes in front of the path; in normal form, and never ends with a slash."""
+    """Path that goes in front of the request's; in normal form, and never ends with a slash."""
     ends_in_slash: bool = False
     """Whether the base path was written with a slash at its end."""
 
@@ -269,7 +269,7 @@ class Endpoint(Struct, frozen=True):
     """Endpoint that the gateway itself calls: its origin, and the request target, sent as it is written."""
 
     origin: Url
-    """Without a base path."""
+    """Origin, without a base path."""
     target: str = "/"
     """Path and query."""
 

@@ -33,7 +33,7 @@ from fastgw.config.sources.files import Files
 
 
 class Broken:
-    """Stands for a value that could not be made."""
+    """Marker for a value that could not be made."""
 
 
 BROKEN: Final = Broken()

@@ -102,7 +102,7 @@ class Derived(SourcePlace):
 
 
 CONSUMERS: Final = "consumers"
-"""Beside the services of an application: who may call as it."""
+"""Key beside the services of an application: who may call as it."""
 Services = dict[str, dict[str, tuple[SourcePlace, Any]]]
 """Services of `egress`, by application and name; they may be `BROKEN`."""
 

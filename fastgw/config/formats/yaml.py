@@ -143,7 +143,7 @@ class _Reader:
         return value
 
     def value(self) -> Any:
-        """Behind the document's start, to behind its end."""
+        """Read the value of a document, from behind its start to behind its end."""
         value = self._value(self._next(), DEEPEST)
         assert isinstance(self._next(), DocumentEndEvent)
         return value
@@ -202,7 +202,7 @@ class _Tracer:
         return Position((1, 1), (1, 1)) if isinstance(self._next(), StreamEndEvent) else self.spot()
 
     def spot(self) -> Position:
-        """Behind the document's start, to behind its end."""
+        """Return the position of a document's value, from behind its start to behind its end."""
         event = self._next()
         spot = self._spot(event, _mark(event), ())
         self._next()

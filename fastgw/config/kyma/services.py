@@ -293,7 +293,7 @@ class _Reading:
         )
 
     def _settings(self, url: Url, **said: Any) -> EgressEntry:
-        """With what the documents have no words for."""
+        """Return the settings of an entry, completed with the provider's defaults."""
         given = self._provider.defaults
         return EgressEntry(
             url=url, timeouts=given.timeouts, retries=given.retries, use=given.use, filters=given.filters, **said

@@ -78,11 +78,11 @@ class OAuth2(Settings):
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the token endpoint, where its URL is https."""
     timeout: Duration = 5.0
-    """For its whole answer; a request waits so long at most."""
+    """Timeout for the whole response; a request waits so long at most."""
     margin: Annotated[Delay, Meta(le=3600)] = 2.0
     """How long before it expires a token is used no more."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
-    """For how long a failure is remembered, at first; twice as long with each further one, half a minute at most."""
+    """Time for which a failure is remembered, at first; twice as long with each further one, half a minute at most."""
     second_level: RedisUrl | None = None
     """A Redis in which nodes share tokens, encrypted: `redis://:password@host:6379/0`. Needs `fastgw[redis]`."""
 
@@ -119,9 +119,9 @@ class Csrf(Settings):
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for this URL, where it is https: as for the API itself, its client certificate included."""
     timeout: Duration = 5.0
-    """For its whole answer."""
+    """Timeout for the whole response."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
-    """For how long a failure is remembered, at first; twice as long with each further one, half a minute at most."""
+    """Time for which a failure is remembered, at first; twice as long with each further one, half a minute at most."""
 
 
 class RequestParameters(Settings):

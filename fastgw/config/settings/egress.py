@@ -39,29 +39,29 @@ class EgressCredentials(Settings):
     `certificate`: a client certificate to the API itself; `bearer`: a `token` that does not change; `headers`: secrets
     in fields."""
     username: Secret | None = None
-    """For `basic`."""
+    """User name, for `basic`."""
     password: Secret | None = None
-    """For `basic`."""
+    """Password, for `basic`."""
     token: Secret | None = None
-    """For `bearer`."""
+    """Token, for `bearer`."""
     headers: Mapping[FieldName, Values] = NONE
-    """For `headers`."""
+    """Headers with secrets, for `headers`."""
     token_url: EndpointUrl | None = None
-    """For `oauth2` and `oauth2_mtls`: the token endpoint."""
+    """Token endpoint, for `oauth2` and `oauth2_mtls`."""
     client_id: Secret | None = None
     """Client id of the gateway at the authorization server, for `oauth2` and `oauth2_mtls`."""
     client_secret: Secret | None = None
     """For `oauth2`: what the gateway shows to the server."""
     client_key: Secret | None = None
-    """For `oauth2` with `client_auth: private_key_jwt`: the private key in PEM."""
+    """Private key in PEM, for `oauth2` with `client_auth: private_key_jwt`."""
     client_auth: ClientAuth = "auto"
     """For `oauth2`: how the gateway shows who it is. See the filter `credentials`."""
     scopes: tuple[Word, ...] = ()
-    """For `oauth2` and `oauth2_mtls`: the scopes asked for."""
+    """Scopes that are requested, for `oauth2` and `oauth2_mtls`."""
     audience: Word | None = None
     """Audience of the token, for `oauth2` and `oauth2_mtls`."""
     assertion_audience: Word | None = None
-    """For `oauth2` with `client_auth: private_key_jwt`: whom the assertion is for. null = `token_url`."""
+    """Audience of the assertion, for `oauth2` with `client_auth: private_key_jwt`. null = `token_url`."""
     token_headers: Mapping[FieldName, Values] = NONE
     """Further headers of the token request, for `oauth2` and `oauth2_mtls`."""
     token_query: Mapping[Word, Values] = NONE
@@ -71,7 +71,7 @@ class EgressCredentials(Settings):
     second_level: RedisUrl | None = None
     """Redis in which nodes share tokens, encrypted, for `oauth2` and `oauth2_mtls`."""
     certificate: ReadableFile | None = None
-    """For `certificate` and `oauth2_mtls`: a PEM file with the client certificate and its chain."""
+    """PEM file with the client certificate and its chain, for `certificate` and `oauth2_mtls`."""
     key: ReadableFile | None = None
     """PEM file with the key of `certificate`."""
 
@@ -114,7 +114,7 @@ class EgressTimeouts(UpstreamTimeouts):
     """For a connection: name lookup and connecting, and the TLS handshake as well if `tls` is null. A total. Answered
     504."""
     tls: Duration | None = CONNECT_S
-    """For the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
+    """Timeout for the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
 
 
 class EgressRetries(Retries):

@@ -184,7 +184,9 @@ class ServerTls(Settings):
     """Whether a client that comes again may do without most of a handshake. It may at every worker, also after a
     reload; keys are new each day."""
     handshake_timeout: Duration = 10.0
-    """For a whole handshake, from the opening of the connection. A total. Then it is closed without an answer."""
+    """Timeout for a whole handshake, from the opening of the connection. A total. Then it is closed without an
+    answer.
+    """
 
 
 class Listener(Settings):
@@ -278,27 +280,30 @@ class DrainTimeouts(Settings):
     """First of all: how long new connections are still served while readiness is off already. Make it longer than a
     load balancer or orchestrator takes to notice. 0 = not at all."""
     requests: Duration = 30.0
-    """For requests."""
+    """Timeout for requests."""
     tunnels: Duration = 300.0
-    """For tunnels such as WebSocket connections."""
+    """Timeout for tunnels such as WebSocket connections."""
 
 
 class Timeouts(Settings):
     """How long clients are waited for. Idle times: any byte begins them anew."""
 
     request_headers: Duration = 10.0
-    """For a whole request head, from its first byte; on a new connection from its opening. A total. Answered 408."""
+    """Timeout for a whole request head, from its first byte; on a new connection from its opening. A total. Answered
+    408.
+    """
     request_body_idle: Duration = 30.0
-    """For the next bytes of a request body. Answered 408."""
+    """Timeout for the next bytes of a request body. Answered 408."""
     response_idle: Duration = 60.0
-    """For the client to take more of a response. Then the connection is cut."""
+    """Timeout for the client to take more of a response. Then the connection is cut."""
     keepalive: Duration = 75.0
-    """For the next request on a connection. Then it is closed without an answer."""
+    """Timeout for the next request on a connection. Then it is closed without an answer."""
     filters: Duration = 30.0
-    """For filters that have to wait, such as for an authority's answer, where the route has no `timeout`. A total, from
-    the beginning of the request. Answered 504."""
+    """Timeout for filters that have to wait, such as for an authority's response, where the route has no `timeout`. A
+    total, from the beginning of the request. Answered 504.
+    """
     drain: DrainTimeouts = DrainTimeouts()
-    """For the end of what is under way when the gateway stops."""
+    """Timeouts for what is in flight when the gateway stops."""
 
 
 class Limits(Settings):
@@ -488,7 +493,7 @@ class Route(Settings):
     upgrade: tuple[Protocol, ...] = ("websocket",)
     """Protocols that a connection may change to, becoming a tunnel. `h2c` never."""
     timeout: Duration | None = None
-    """Until the response head, all attempts together. Answered 504. null = what the upstream's timeouts allow."""
+    """Timeout for the response head, all attempts together. Answered 504. null = what the upstream's timeouts allow."""
     deadline_header: FieldName | None = None
     """A field such as `X-Request-Timeout` that tells the upstream how many milliseconds its answer is still waited for.
     What the client has sent under this name is removed. null = none."""

@@ -172,15 +172,15 @@ class UpstreamTimeouts(Settings):
     """For a connection: name lookup and connecting, and the TLS handshake as well unless `tls` is set. A total.
     Answered 504."""
     tls: Duration | None = None
-    """For the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
+    """Timeout for the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
     response_headers: Duration = 30.0
-    """For the response head, once the request is sent. Answered 504."""
+    """Timeout for the response head, once the request is sent. Answered 504."""
     idle: Duration = 60.0
-    """For any byte either way while bodies move. Answered 504 when no response has begun, else cut."""
+    """Timeout for any byte either way while bodies move. Answered 504 when no response has begun, else cut."""
     tunnel_idle: Duration = 3600.0
-    """For any byte either way in a tunnel such as a WebSocket connection."""
+    """Timeout for any byte either way in a tunnel such as a WebSocket connection."""
     total: Duration | None = None
-    """For the whole exchange, all attempts and the response body included. null = as long as bytes move."""
+    """Timeout for the whole exchange, all attempts and the response body included. null = as long as bytes move."""
 
 
 class Pool(Settings):
@@ -197,7 +197,7 @@ class Pool(Settings):
     pending_timeout: Duration = 10.0
     """How long a request waits for a connection while `max_connections` are in use. Then it is answered 503."""
     max_uses: Annotated[PoolNumber, Meta(ge=1)] | None = None
-    """After how many requests a connection is closed. null = never for that reason."""
+    """Number of requests after which a connection is closed. null = never for that reason."""
 
 
 class Backoff(Settings):
@@ -237,8 +237,10 @@ class Retries(Settings):
     non_idempotent: bool = False
     """Whether a POST or PATCH may be sent again too, wherever a GET may. The upstream may then act twice."""
     per_try_timeout: Duration | None = None
-    """For one attempt at a request that may be repeated: until the response head, from the beginning of the attempt or
-    the end of the request, whichever is later. Answered 504 when no retry is left. null = no limit of its own."""
+    """Timeout for one attempt at a request that may be repeated: until the response head, from the beginning of the
+    attempt or the end of the request, whichever is later. Answered 504 when no retry is left. null = no limit of its
+    own.
+    """
     backoff: Backoff = Backoff()
     """How long is waited before a target is asked again, and after an answer that is in `conditions` in any case. No
     wait follows `reset_before_response`."""
@@ -313,11 +315,11 @@ class ActiveHealth(Settings):
     interval: Duration = 5.0
     """Time between two checks of a target, give or take a tenth."""
     timeout: Duration = 1.0
-    """For a whole check. A total."""
+    """Timeout for a whole check. A total."""
     healthy_threshold: Threshold = 2
     """How many good answers in a row bring a target back. Of one that is new, the first is enough."""
     unhealthy_threshold: Threshold = 3
-    """After how many failures in a row a target gets no more requests."""
+    """Number of failures in a row after which a target gets no more requests."""
     expected_statuses: Some[Statuses] = (range(200, 400),)
     """The statuses of good answers: ranges such as `"200-399"`, or single ones."""
     expected_body: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None

@@ -15,9 +15,9 @@ from fastgw.config.base.problems import LOOKUPS
 from fastgw.config.formats.positions import MissingPackage, SyntaxProblem
 
 PATIENCE_S: Final = 5.0
-"""For an SRV look-up; others take as long as the system's resolver does."""
+"""Timeout of an SRV look-up; others take as long as the system's resolver does."""
 AT_START_S: Final = 10.0
-"""For all look-ups of one reading together, where nothing is known of any; those left are not asked."""
+"""Timeout of all look-ups of one reading together, where nothing is known of any; those left are not asked."""
 UNKNOWN: Final = b"[]"
 """The contents of what could not be looked up yet: there are no targets."""
 _FIRST_S: Final = 1.0

@@ -236,5 +236,5 @@ def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) 
 
 
 def _open_at_once(name: str, flags: int) -> int:
-    """Without waiting for a writer, should there be a pipe in the file's place by now."""
+    """Open a file without waiting for a writer, should there be a pipe in its place by now."""
     return os.open(name, flags | os.O_NONBLOCK)

@@ -24,7 +24,7 @@ class Level:
     """The filters of one level, each with its place."""
 
     name: str
-    """Such as `the gateway` or `listener "public"`."""
+    """Name of the level, such as `the gateway` or `listener "public"`."""
     kind: str
     """With its article: `a listener`."""
     uses: Mapping[str, tuple[SourcePlace, Any]]

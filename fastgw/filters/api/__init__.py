@@ -95,7 +95,7 @@ class Phase(IntEnum):
 
 
 STATE: Final = "\0state"
-"""Stands among the files that a filter has read, where no file is called so, for: `state` of the configuration."""
+"""Name among the files that a filter has read, where no file is called so, for `state` of the configuration."""
 
 
 def digest_of_state(state: State | None) -> bytes:
@@ -169,7 +169,7 @@ class Env:
         return cast(T, kept.value)
 
     def inner(self, name: str, settings: "Filter") -> "Env":
-        """For a filter within this one. What is read there counts here."""
+        """Return the environment of a filter within this one. What is read there counts here."""
         env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files, self.level, self._state)
         env.reads, env.keeps = self.reads, self.keeps
         return env
@@ -203,7 +203,7 @@ class Services(NamedTuple):
 
     ground: WorkerLoop
     fetcher: Fetcher
-    """For requests of the gateway's own."""
+    """HTTP client for requests of the gateway's own."""
     feeds: Feeds
     """Feeds, which are fetched once per node, by the key of their `FeedSource`."""
     cells: Cells
@@ -315,7 +315,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     type_name: ClassVar[str]
     phase: ClassVar[Phase]
     order: ClassVar[int]
-    """Among the filters of one phase: lower runs earlier."""
+    """Order among the filters of one phase: lower runs earlier."""
     api: ClassVar[int]
     """The version of this file that it is written for."""
 

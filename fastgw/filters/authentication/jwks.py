@@ -40,7 +40,7 @@ FETCH_S: Final = 5.0
 PATIENCE_S: Final = FETCH_S + 0.5
 """How long a token with an unknown key waits for what the provider says."""
 REST_S: Final = 1.0
-"""For so long after an answer with nothing new in it no token that comes then has the provider asked again."""
+"""Seconds after an answer with nothing new in it in which no token has the provider asked again."""
 MOST: Final = 512 * 1024
 """Bytes of a key set."""
 
@@ -106,7 +106,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
 
 
 async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:
-    """Until so many seconds are over, or somebody knows this value and asks for a newer one."""
+    """Wait until so many seconds are over, or somebody knows this value and asks for a newer one."""
     due = monotonic() + wait
     while (left := due - monotonic()) > 0 and await node.asked(left):
         if node.is_outdated(value):

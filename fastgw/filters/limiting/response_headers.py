@@ -13,7 +13,7 @@ from fastgw.filters.limiting.counter_store import Left, LimitSpec, Record
 Style = Literal["draft", "legacy", "none"]
 
 _SPOKEN: Final = b" ratelimit"
-"""Stands in `Response.dropped`, where no field is called so, for: the tightest limit was told of."""
+"""Marker in `Response.dropped`, where no field is called so: the tightest limit was told of."""
 _DRAFT: Final = frozenset((_SPOKEN, b"ratelimit", b"ratelimit-policy"))
 _LEGACY: Final = frozenset((_SPOKEN, b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"))
 

@@ -91,7 +91,8 @@ def by_id(client_id: str) -> ClientAuth:
 
 
 def by_key(client_id: str, pem: bytes, audience: str) -> ClientAuth:
-    """With a key of its own: `private_key_jwt` (RFC 7523 section 2.2). `audience`: who is to believe it.
+    """Return the authentication by a private key: `private_key_jwt` (RFC 7523 section 2.2). `audience`: who is to
+    believe it.
 
     Raises `ValueError` for a key that cannot be used; nothing of it is told.
     """

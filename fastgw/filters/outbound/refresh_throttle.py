@@ -8,7 +8,7 @@ from typing import Final, final
 AGAIN_S: Final = 10.0
 """How often at most."""
 BURST: Final = 4
-"""So often at once, if it was not asked for that lately: after one change the next one may follow soon."""
+"""Number of requests at once, if there was none lately: after one change the next one may follow soon."""
 
 
 @final

@@ -1,4 +1,4 @@
-"""For filters that ask a service of their own: how it is spoken to, checked as the configuration is."""
+"""TLS settings of filters that ask a service of their own, checked as the configuration is."""
 
 from collections.abc import Callable
 from typing import Final

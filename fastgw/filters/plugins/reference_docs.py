@@ -25,7 +25,7 @@ WIDTH: Final = 110
 DEEPEST: Final = 6
 """Settings within settings."""
 FEW: Final = 3
-"""So many settings in another one are told beside it, more of them in a part of their own."""
+"""Most settings in another one that are documented beside it; more of them get a part of their own."""
 OF_ALL: Final = (
     ("type", "text", "The filter type. Left out = the name of the instance."),
     ("enforced", "true or false", "Whether nearer levels may neither replace nor remove this instance."),
@@ -43,7 +43,7 @@ class Setting(Struct, frozen=True):
     """One key of a filter."""
 
     name: str
-    """With those it is in: `request.set`; `[]` stands for each element of a list, `NAME` for each name."""
+    """Name with those it is in: `request.set`; `[]` stands for each element of a list, `NAME` for each name."""
     type: str
     """Correct form of the value."""
     required: bool

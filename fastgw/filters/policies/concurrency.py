@@ -243,7 +243,7 @@ class Divided:
             self.use(0)
 
     def use(self, requests: int) -> None:
-        """So many more are under way."""
+        """Count so many more requests in flight."""
         if self._counts is None:
             return
         self._counts.hold(self._in_use, requests)

@@ -18,7 +18,7 @@ _ORIGIN: Final = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://(\*\.)?({_HOST})(?::(
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ANY_LABELS: Final = "(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?[.])+"
 _SPOKEN: Final = b" cors"
-"""Stands in `Response.dropped`, where no field is called so, for: a cors filter has spoken."""
+"""Marker in `Response.dropped`, where no field is called so: a cors filter has spoken."""
 OURS: Final = frozenset(
     (
         _SPOKEN,

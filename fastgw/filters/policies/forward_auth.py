@@ -69,7 +69,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the service, where its URL is https."""
     timeout: Duration = 5.0
-    """For its whole answer."""
+    """Timeout for the whole response."""
     request_headers: Names | None = None
     """Fields of the request that it is shown. null = all, but for framing and those of conditional requests."""
     copy_headers: Names = ()

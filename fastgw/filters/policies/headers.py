@@ -76,9 +76,9 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """
 
     request: Edits = Edits()
-    """For the request, as the upstream gets it."""
+    """Edits of the request, as the upstream gets it."""
     response: Edits = Edits()
-    """For the response, whoever made it."""
+    """Edits of the response, whoever made it."""
 
     def build(self, env: Env) -> Hooks:
         to_request = _Edit(self.request, env, strict=True)
@@ -202,7 +202,7 @@ def _hidden(name: str, secret: str) -> bytes:
 
 
 def _lenient(value: Value, where: str) -> Value:
-    """Without a value that cannot stand in a field; that is logged once."""
+    """Return the value without what cannot stand in a header; that is logged once."""
     told = False
 
     def held(exchange: Exchange) -> bytes | None:

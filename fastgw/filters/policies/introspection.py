@@ -59,9 +59,11 @@ class Answers(Settings):
     """Cache of the server's responses: in each worker, and for all of them together in a second level."""
 
     ttl: Annotated[Delay, Meta(le=86400)] = 60.0
-    """For how long at most that a token is good; never longer than it is. Meanwhile one that was revoked passes."""
+    """Longest time that a response about an active token is fresh; never longer than the token is good. Meanwhile one
+    that was revoked passes.
+    """
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 5.0
-    """For how long that one is not."""
+    """Time that a response about an inactive token is fresh."""
     entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """How many good ones, and how many others; then the oldest is forgotten."""
     second_level: RedisUrl | None = None
@@ -96,7 +98,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the server, where its URL is https."""
     timeout: Duration = 5.0
-    """For its whole answer."""
+    """Timeout for the whole response."""
     max_pending: Annotated[int, Meta(ge=1, le=100_000)] = 256
     """How many tokens a worker asks about at a time; who comes on top is answered 503 at once. One client address may
     have a quarter of them: whoever tries many tokens keeps nobody else waiting."""

@@ -123,7 +123,7 @@ class TokenCacheSettings(Settings):
     """Tokens that were verified are remembered by each worker, so that verifying costs only once."""
 
     ttl: Delay = 300.0
-    """For how long at most; never longer than the token is good. 0 = nothing is remembered."""
+    """Longest time that a verified token is remembered; never longer than it is good. 0 = nothing is remembered."""
     entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """How many; then the oldest is forgotten. Each takes about as much memory as its claims, 1 to 4 KiB."""
 

@@ -113,7 +113,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return f"quota\n{level}\n{route if level == 'route' else None}\n{instance}\n{self.period_told}"
 
     def limit_of(self, groups: frozenset[str]) -> int:
-        """For a consumer in these groups."""
+        """Return the limit of a consumer in these groups."""
         return next((own.limit for name, own in self.groups.items() if name in groups), self.limit)
 
     def id_of(self, scope: str, consumer: str | None, keys: Sequence[str]) -> KeyDigest | None:

@@ -874,7 +874,7 @@ cdef SecondJudge _for_responses = SecondJudge(HttpResponseParser)
 
 
 cdef bint _llhttp_agrees_on_response(ResponseHead head, bytes request_method) except -1:
-    """With all that came, if that is the whole of it."""
+    """Whether llhttp finds the same response, with all that came, if that is the whole of it."""
     global _for_responses
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef bint agrees

@@ -28,7 +28,7 @@ class BodyReader(Protocol):
 
     @property
     def assured(self) -> int:
-        """So many bytes at least are still to come, and they are payload."""
+        """Fewest bytes that are still to come, all of them payload."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""

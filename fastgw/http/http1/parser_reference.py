@@ -337,7 +337,9 @@ def _judged(head: RequestHead, received: bytes) -> RequestHead:
 
 
 def _request_judge(head: RequestHead) -> LongLivedJudge:
-    """For a message that is there as a whole. Behind one that closes the connection llhttp is of no use."""
+    """Return the second parser of a message that is there as a whole. Behind one that closes the connection llhttp is
+    of no use.
+    """
     return LongLivedJudge(HttpRequestParser) if head.close else _LONG_LIVED
 
 
@@ -594,7 +596,9 @@ def _judge_again(head: ResponseHead, received: bytes, request_method: bytes) -> 
 
 
 def _response_judge(head: ResponseHead) -> LongLivedJudge:
-    """For a message that is there as a whole. Behind one that closes the connection or switches llhttp is of no use."""
+    """Return the second parser of a message that is there as a whole. Behind one that closes the connection or switches
+    llhttp is of no use.
+    """
     return LongLivedJudge(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
 
 

@@ -15,7 +15,7 @@ from fastgw.http.http1.known_fields import SIGNS, spelled
 from fastgw.http.http1.parser_reference import USUALLY_ABSENT, RequestHead
 
 ANYTHING: Final = b"*"
-"""At the end of a name: and whatever follows."""
+"""Marker at the end of a name: and whatever follows."""
 
 
 @final

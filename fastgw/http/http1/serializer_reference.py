@@ -29,7 +29,7 @@ _LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
 VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
 """The line for a message that came as HTTP/1.0, and as HTTP/1.1 (RFC 9110 section 7.6.3)."""
 NO_VIA: Final = b"via:off"
-"""Among the names that are left out it says that no `Via` of ours is put in. It is no name: those of others stay."""
+"""Marker among the names that are left out: no `Via` of ours is put in. It is no name: those of others stay."""
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 REQUEST_ID: Final = b"x-request-id"
 REQUEST_IDS: Final = frozenset((REQUEST_ID,))

@@ -19,7 +19,7 @@ import orjson
 from fastgw.observe.access_log.record import Record
 
 MAX_LINE: Final = 4096
-"""So that a line is also one atomic write to a pipe (PIPE_BUF)."""
+"""Most bytes of a line: it is also one atomic write to a pipe (PIPE_BUF)."""
 CUT: Final = "..."
 ALWAYS_MASKED: Final = (
     *("token", "access_token", "id_token", "refresh_token", "auth_token", "api_token", "id_token_hint", "logout_token"),
@@ -311,7 +311,7 @@ FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, 
 
 
 def _path(record: Record, mask: Mask) -> bytes | None:
-    """Behind the value of a secret parameter nothing of it is shown: a token may have slashes."""
+    """Return the path to show: behind the value of a secret parameter nothing of it, as a token may have slashes."""
     path = record.path
     return mask(path) if path and (EQUALS in path or _PERCENT in path or _AT in path) else path
 

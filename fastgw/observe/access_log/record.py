@@ -17,7 +17,7 @@ class Record(msgspec.Struct, gc=False):
     path: bytes
     """Path as the client sent it (`raw_path`)."""
     query: bytes | None
-    """Without the `?`. None: the request target had no `?`."""
+    """Query without the `?`. None: the request target had no `?`."""
     minor: int
     """HTTP/1.<minor> as the client spoke it."""
     status: int
@@ -35,7 +35,7 @@ class Record(msgspec.Struct, gc=False):
     target: str = ""
     """`host:port` that was tried last."""
     upstream_s: float = -1.0
-    """Until the upstream's response head was complete."""
+    """Seconds until the upstream's response head was complete."""
     retries: int = 0
     fault: str = ""
     """Label of the fault that ended the exchange or made its answer."""

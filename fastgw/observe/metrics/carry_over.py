@@ -93,7 +93,7 @@ class CounterCarryOver:
                     self._returned[first + word] += count
 
     def _carry_cell(self, name: int, target: int, count: int) -> None:
-        """Without a free cell in both columns it stays where it is, and is shown by the new name."""
+        """Carry a cell over; without a free cell in both columns it stays where it is, and is shown by the new name."""
         to, back = self._added_cells.word(target), self._returned_cells.word(name)
         if to is not None and back is not None:
             self._added[to] += count

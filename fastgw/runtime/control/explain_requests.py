@@ -14,7 +14,7 @@ from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.reload.proposer import Proposals
 
 WITHIN_S: Final = 30.0
-"""For an answer, and for those that were asked for before."""
+"""Timeout of an answer, and of those that were asked for before."""
 
 
 class Explaining:

@@ -30,7 +30,7 @@ from fastgw.upstream.targets.tls import ClientTls, Identity, identity_of, materi
 AT_ONCE: Final = 256
 """Checks under way at a time; further ones wait for their turn."""
 FIRST_S: Final = 1.0
-"""Within how long a new target is checked first, if its interval is not shorter: all at once would be a crowd."""
+"""Seconds within which a new target is checked first, if its interval is not shorter: all at once would be a crowd."""
 JITTER: Final = 0.1
 HOLDS: Final = 3
 """Intervals for which a verdict holds."""

@@ -28,7 +28,7 @@ class Use(NamedTuple):
     """A quota where it stands."""
 
     level: str
-    """For people."""
+    """Name of the level for people."""
     instance: str
     scope: str
     settings: Quota

@@ -58,7 +58,7 @@ class RevocationReplicator:
             self._wake.set()
 
     async def run(self, url: str, prefix: str) -> None:
-        """Until cancelled."""
+        """Replicate until cancelled."""
         from fastgw.redis import state_client
 
         place, complaint = place_in(url), ""

@@ -20,7 +20,7 @@ EVERY_S: Final = 10.0
 POINTS: Final = 360
 """An hour of them."""
 MARKS: Final = 7
-"""So that the oldest is a minute old."""
+"""Number of marks: the oldest is a minute old."""
 _BUCKETS: Final = len(BOUNDS_S) + 1
 Fares = Literal["healthy", "failing", "unknown"]
 

@@ -62,7 +62,7 @@ class Child:
         return f"<Child {self} {state} generation={self.generation}>"
 
     def __str__(self) -> str:
-        """For people."""
+        """Name the child for people."""
         return f"{self.name} (pid {self.pid})"
 
     @property

@@ -75,7 +75,7 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     pickled_routes: list[bytes]
     route_names: list[str]
     same: list[int]
-    """For each route, which one of the base's is equal to it, or `NEW`."""
+    """Indices of the base's equal routes, for each route, or `NEW`."""
     changed_upstreams: list[str] = []
     """Names of upstreams that the base does not have, or not in this form."""
     places: SlotTable
@@ -100,7 +100,7 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
 
     @cached_property
     def settings(self) -> Config:
-        """Without routes, upstreams and consumers."""
+        """Settings without routes, upstreams and consumers."""
         settings: Config = pickle.loads(self.pickled_settings)
         return settings
 
@@ -169,7 +169,7 @@ class PreviousGeneration(NamedTuple):
     feeds: "FeedsKept | None" = None
 
     def same(self, routes: Iterable[Route]) -> list[int]:
-        """For each of these routes, which one of this generation is equal to it, or `NEW`."""
+        """Return, for each of these routes, the index of the equal one of this generation, or `NEW`."""
         by_name = {route.name: (index, route) for index, route in enumerate(self.config.routes)}
         same = []
         for route in routes:

@@ -32,7 +32,7 @@ class Sealed:
     """An accepted configuration, and the memory file that holds it for processes to come."""
 
     accepted: ConfigSnapshot
-    """Without what tables and feeds are made from: whoever needs that reads the file (`whole`)."""
+    """Snapshot without what tables and feeds are made from: whoever needs that reads the file (`whole`)."""
     descriptor: int
 
     @classmethod
@@ -104,9 +104,7 @@ class NodeState:
     feeds: dict[str, bytes] = field(default_factory=dict)
     """The last values of feeds, which are fetched once per node, by key."""
     revoked: RevocationList = field(default_factory=RevocationList)
-    """Revocation list. Each child goes on from its state at the fork. Each child goes on from what there was at its
-    birth.
-    """
+    """Revocation list. Each child goes on from its state at the fork."""
     revoked_told: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=TOLD_MOST))
     """The latest of that, for people."""
     follows_files: bool = False

@@ -175,7 +175,7 @@ class QuotaKeeper:
         self._changed.set()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Write the counts until cancelled."""
         rounds = 0
         while True:
             self._changed.clear()

@@ -24,7 +24,7 @@ from fastgw.shm.memory import Shared
 OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
 """Listeners of control, and their default settings."""
 PORTS_TRIED: Final = 100
-"""After a default port that is taken."""
+"""Number of ports that are tried after a default port that is taken."""
 
 
 class CannotStart(Exception):
@@ -89,7 +89,7 @@ def open_own(commons: NodeState, name: str, settings: Config) -> Endpoint | None
 
 
 def _open_next(commons: NodeState, taken: Address) -> Endpoint | None:
-    """At one of the ports after this one; None: all of them are taken, too."""
+    """Open an endpoint at one of the ports after this one; None: all of them are taken, too."""
     for port in range(taken.port + 1, taken.port + PORTS_TRIED + 1):
         try:
             return commons.open_one(Address(host=taken.host, port=port))

@@ -116,7 +116,7 @@ class BoundedCheck:
         return bytes(self._result)
 
     async def _read(self) -> None:
-        """Until the child closes its end."""
+        """Read until the child closes its end."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
 

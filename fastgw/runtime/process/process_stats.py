@@ -11,7 +11,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class Process(NamedTuple):
     cpu_s: float
     resident_bytes: int
-    """With what it shares with others."""
+    """Bytes of memory, with what it shares with others."""
     open_fds: int
 
 

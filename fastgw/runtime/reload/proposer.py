@@ -112,11 +112,11 @@ class Proposals:
         self._failed_by_contents: ReloadRecord | None = None
         """The last attempt that failed because of what files say that the configuration names, and nothing else."""
         self.on_accept: Callable[[ConfigSnapshot], None] = lambda accepted: None
-        """Told of a document before it is proposed."""
+        """Called with a document before it is proposed."""
         self.on_change: Callable[[ConfigSnapshot, ConfigSnapshot], None] = lambda before, now: None
-        """Told of the document that was in force, and of the one that is."""
+        """Called with the document that was in force, and the one that is."""
         self.on_missed: Callable[[], None] = lambda: None
-        """Told that another document is in force than the one that is known here."""
+        """Called when another document is in force than the one that is known here."""
         self._kept = {document.generation: document for document in commons.documents}
         self.withheld: Why = {}
         """Reasons, by file, why its present contents are not in force."""

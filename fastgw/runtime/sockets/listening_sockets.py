@@ -36,7 +36,7 @@ class Endpoint:
     """One bound address of a listener, and its sockets: one per worker slot, or one that all slots share."""
 
     address: Address
-    """With the port that was chosen, when the configuration left that to the system."""
+    """Address with the port that was chosen, when the configuration left that to the system."""
     sockets: list[socket.socket]
     shared: bool = False
     inode: int = 0

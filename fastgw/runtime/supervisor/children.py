@@ -69,7 +69,7 @@ class Children:
         return next((slot for slot in self.slots if child in slot.children), None)
 
     def resize(self, workers: int) -> None:
-        """So many slots shall have a worker. A slot that was there keeps its sockets."""
+        """Set the number of slots with a worker. A slot that was there keeps its sockets."""
         for slot in self.workers:
             assert slot.index is not None
             slot.retired = slot.index >= workers

@@ -64,7 +64,7 @@ class Acceptor:
         return self._listeners.keys()
 
     def reserve(self, sockets: int) -> None:
-        """So many files of this process are listening sockets."""
+        """Set how many files of this process are listening sockets."""
         self._most = connections_held(self._files - sockets)
 
     def open(self, listening: socket.socket, listener: Listener) -> None:

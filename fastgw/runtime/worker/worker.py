@@ -102,7 +102,7 @@ class WorkerBootstrap:
 
 
 class Worker:
-    """The state of one worker process. Made after the fork. Made after the fork."""
+    """The state of one worker process. Made after the fork."""
 
     def __init__(self, birth: WorkerBootstrap, gateway: Gateway, channel: Channel) -> None:
         loop = self._loop = asyncio.get_running_loop()
@@ -238,7 +238,7 @@ class Worker:
             pass  # the supervisor is gone, and we go too
 
     def _drain_targets(self, value: bytes) -> None:
-        """Also for requests that have met the tables of before, and wait in a filter."""
+        """Drain targets, also for requests that have met the tables of before, and wait in a filter."""
         for gateway in self._changing.gateways():
             gateway.drain(drained_targets.read(value))
 

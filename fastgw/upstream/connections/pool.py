@@ -193,7 +193,7 @@ class Pool(Generic[C]):
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
         self.on_connected: Callable[[Target], None] | None = None
-        """Told of each connection that was opened."""
+        """Called with each target to which a connection was opened."""
         self.share(workers)
         for target in self.targets:
             target.watch(partial(self._follow, target))

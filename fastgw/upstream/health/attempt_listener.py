@@ -7,7 +7,7 @@ from fastgw.upstream.targets.target import Target
 
 
 class AttemptListener(Protocol):
-    """Told in a worker of each attempt: `began`, then `answered` or `failed` or neither (the client left), `ended`.
+    """Listener in a worker to each attempt: `began`, then `answered` or `failed` or neither (the client left), `ended`.
 
     An upstream without one pays nothing. What is called here runs for each request: it must not raise, nor wait.
     """

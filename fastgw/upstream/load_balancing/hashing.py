@@ -26,12 +26,14 @@ SLOTS: Final = 1 << 16
 """A target's part of them differs from its weight by some 1 % where there are ten. Those that are asked for are
 remembered: 5 MiB at most, for an upstream in a worker."""
 FEW: Final = 10
-"""So many attempts at a target are never too many: where little is under way, shares of it say nothing."""
+"""Number of attempts at a target that are never too many: where little is in flight, shares of it say nothing."""
 MOST_ORDERS: Final = 1024
 """Slots of which the whole order of targets is remembered."""
 MOST_FORMER: Final = 4
 MOST_CHANGED: Final = 32
-"""So many balancers before one are asked what they knew, as long as fewer targets than that have changed since."""
+"""Number of balancers before one that are asked what they knew, as long as fewer targets than that have changed
+since.
+"""
 _MASK: Final = (1 << 64) - 1
 
 Key = Callable[[BalancingRequest], bytes]

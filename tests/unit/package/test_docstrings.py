@@ -20,7 +20,10 @@ PACKAGE: Final = Path(__file__).parents[3] / "fastgw"
 HEADLESS: Final = {
     "relative clause without the noun that it belongs to": "What Whatever Who Whom Whose Which Where Why How That",
     "pronoun without antecedent": "It Its They Their Them He His Those These",
-    "preposition without the subject before it": "Of As In By From To",
+    "preposition without the subject before it": (
+        "Of As In By From To For With Without Within Until After At Beside Among Behind Before"
+    ),
+    "adverb or participle without the subject before it": "So Such Also Told Stands Goes",
     "conjunction without the first half": "And But Or",
     "reference to a neighbour": "Likewise Ditto There",
 }
@@ -31,7 +34,8 @@ REASONS: Final = {word: reason for reason, words in HEADLESS.items() for word in
 ALLOWED: Final = re.compile(
     r"How (?:many|much|long|often|far|large|deep|old|late|soon|near)\b"  # a quantity has a name: its question
     r"|To be \w+ed\b"
-    r"|In-|By-|As-"
+    r"|(?:For|With|At|Within)(?: an?| the)? [`\w.]+(?: [`\w]+)?:"  # a label
+    r"|In-|By-|As-|So-"
 )
 """Beginnings that look headless and are not."""
 

@@ -74,7 +74,7 @@ class CsrfSource(ControlFetch, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, settings: Csrf, shown: Shown) -> "CsrfSource":
-        """With `shown.oauth2` its `TokenSource` is needed too."""
+        """Return the source; with `shown.oauth2` its `TokenSource` is needed too."""
         return cls(key=_key(settings, shown), settings=settings, shown=shown)
 
     @property

@@ -36,7 +36,7 @@ T = TypeVar("T", Token, CsrfToken)
 
 _IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
 _NO_TOKEN: Final = b"Authorization: Bearer {token}\r\n"
-"""Stands where a token would, for those who only ask what would be sent. It is shown as `***`."""
+"""Placeholder of a token, for those who only ask what would be sent. It is shown as `***`."""
 _NO_CSRF: Final = CsrfToken(b"{token}", ())
 _AUTHORIZATION: Final = b"authorization"
 _CSRF: Final = b"x-csrf-token"
@@ -424,7 +424,7 @@ class _CredentialsUse:
         exchange.request_dropped = dropped | names.dropped if dropped else names.dropped
 
     def _write_both(self, exchange: Exchange, line: bytes, csrf: CsrfToken, of: "_Names") -> None:
-        """With a token against forged requests, and the cookies that it came with beside those of the client."""
+        """Write a token together with a CSRF token, and its cookies beside those of the client."""
         ready = self._ready
         if ready.csrf is not csrf:
             ready = self._ready = _Ready(csrf)
@@ -508,7 +508,7 @@ class _Ready:
         self._pairs = b"; ".join(b"%b=%b" % cookie for cookie in csrf.cookies)
 
     def cookie_line(self, clients: list[bytes]) -> bytes:
-        """Beside the client's cookies; of the same name, the API's own count. b"": there are none."""
+        """Return the cookies beside the client's; of the same name, the API's own count. b"": there are none."""
         cookies = b"; ".join(filter(None, clients)).rstrip(b"; \t")
         for name in self._names:
             if name in cookies:

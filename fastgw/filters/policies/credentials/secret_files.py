@@ -11,7 +11,7 @@ IDLE_S: Final = 30.0
 EVERY_S: Final = 0.25
 """How soon after a look the next one begins at the earliest; whoever asks before that waits so long."""
 LOST_S: Final = 1.0
-"""After so long control is asked once more: an ask may be lost."""
+"""Seconds after which control is asked once more: an ask may be lost."""
 LONGEST_S: Final = 5.0
 """How long a request waits: until files that change have come to rest, and all workers have what they say."""
 

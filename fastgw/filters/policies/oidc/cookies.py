@@ -17,7 +17,7 @@ LONGEST: Final = MOST_PIECES * _PIECE
 
 
 PREFIX: Final = b"__Host-"
-"""Such a cookie is of this host alone, and came by https."""
+"""Prefix of a cookie that is of this host alone, and came by https."""
 OWN: Final = "fastgw_oidc_"
 
 

@@ -99,7 +99,7 @@ class KnownLogin:
         self.session: LoginSession
         self.claims: Claims
         self.lines: bytes
-        """For the upstream."""
+        """Identity headers for the upstream."""
         self.consumer: Consumer | None = None
         self.stamp: object = None
         """Stamp of the roster by which the consumer was looked for, and the session found not to be revoked."""

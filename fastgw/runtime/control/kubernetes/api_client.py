@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Directory in which a pod finds the token of its service account, and the authority of the API server."""
 ANSWER_S: Final = 30.0
-"""For a whole answer; for the beginning of a watch."""
+"""Timeout of a whole response; of the beginning of a watch."""
 CONNECT_S: Final = 5.0
 SILENCE_S: Final = 15.0
 """How long after its agreed end a watch may say nothing before its connection is taken for dead."""

@@ -49,11 +49,11 @@ FETCHES: Final = 8
 EVERY_S: Final = 0.2
 """How often changes are passed on at most; less often where that takes long."""
 PAUSE_S: Final = 0.1
-"""Before what has ended is begun again, about; twice as long after each further time that it ended soon."""
+"""Seconds before what has ended is begun again, about; twice as long after each further time that it ended soon."""
 LONGEST_PAUSE_S: Final = 5.0
 SOON_S: Final = 1.0
 UNTOLD: Final = 5
-"""So many times in a row a watch may end soon before that is told."""
+"""Number of times in a row that a watch may end soon before that is reported."""
 _GONE: Final = 410
 _NOT_FOUND: Final = 404
 HINTS: Final[Mapping[tuple[int, str], str]] = {
@@ -343,7 +343,7 @@ class KubernetesWatch:
             pass  # what they are for answers that they are missing
 
     async def _until_taken(self) -> None:
-        """At the start, and while something else changes, it has to wait."""
+        """Wait until the state is taken, at the start and while something else changes."""
         pauses = Pauses()
         while not await self._take() and not self._changed.is_set():
             await asyncio.sleep(pauses.ended(soon=True))
