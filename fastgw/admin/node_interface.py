@@ -167,7 +167,7 @@ class Quotas(Struct, frozen=True):
 
 
 class TableUse(Struct, frozen=True):
-    """Something that the node has of limited size, and how much of it is in use."""
+    """Resource of limited size on the node, and how much of it is in use."""
 
     table: Literal["connections", "rate_limit", "quota"]
     """Client connections by `limits.connections`; the shared memory in which each key of a `rate_limit`, or of a
@@ -366,7 +366,7 @@ class Upstreams(Struct, frozen=True):
 
 
 class ConsumerInfo(Struct, frozen=True):
-    """Somebody that the gateway knows by name. Of what it is known by only how many there are."""
+    """API consumer: a client that the gateway knows by name. Of what it is known by only how many there are."""
 
     name: str
     groups: Sequence[str]

@@ -53,7 +53,7 @@ NOUNS: Final = (
 
 
 class Mark(NamedTuple):
-    """Something that a request may show."""
+    """Mark: a credential that a request may show."""
 
     kind: CredentialKind
     value: bytes

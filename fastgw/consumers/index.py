@@ -36,7 +36,7 @@ _FREE: Final = bytes(_DIGEST)
 
 @final
 class Consumer(msgspec.Struct, frozen=True, gc=False):
-    """Somebody that the gateway knows."""
+    """API consumer: a client that the gateway knows by name."""
 
     name: str
     groups: frozenset[str] = frozenset()

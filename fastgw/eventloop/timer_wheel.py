@@ -15,7 +15,7 @@ TICK: Final = 0.05
 
 
 class Timed:
-    """Something that has one deadline at a time. `deadline`: monotonic seconds, `inf` = none."""
+    """Timed object: it has one deadline at a time. `deadline`: monotonic seconds, `inf` = none."""
 
     __slots__ = ("deadline", "filed_at")
 

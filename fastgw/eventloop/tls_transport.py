@@ -341,7 +341,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._flush()
 
     def write_eof(self) -> None:
-        """Nothing follows from us. What the peer still sends is read all the same."""
+        """End our direction: no more bytes follow. What the peer still sends is read all the same."""
         if self._tls.pending():
             self._end_due = True  # OpenSSL would stumble over what it has deciphered and is not read
         else:

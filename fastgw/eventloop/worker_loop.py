@@ -124,7 +124,7 @@ class Resting(Protocol):
 
     resting: bool
     read_since_rest: int
-    """Bytes of payload that were read since the last rest."""
+    """Cost of what was read since the last rest, in bytes of payload."""
 
     def end_rest(self) -> None:
         """Read on, unless there is another reason not to."""

@@ -52,7 +52,7 @@ class Feed:
 
     @property
     def is_unheard(self) -> bool:
-        """Nobody listens to it, or waits for it."""
+        """Whether the feed has no listener and no waiter."""
         return not self._listeners and self._next is None
 
     async def changed(self, timeout: float) -> bool:

@@ -119,7 +119,7 @@ def parse_percent(text: str) -> float:
 
 
 class Trait(Struct, frozen=True):
-    """Something that tells requests apart. `name`: in lower case of a field; as it is of a cookie or claim; else ""."""
+    """Trait that tells requests apart. `name`: in lower case of a field; as it is of a cookie or claim; else ""."""
 
     kind: str
     name: str = ""

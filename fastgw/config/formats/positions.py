@@ -28,7 +28,7 @@ class Position:
     """Position of the key; `value` where there is no key."""
     children: "dict[str | int, Position]" = field(default_factory=dict)
     empty: bool = False
-    """Nothing is written there, which YAML takes for null."""
+    """Whether the value is empty in the file, which YAML takes for null."""
 
     def find(self, path: Path) -> "Position":
         """The spot of a path, or of the nearest enclosing value that is in the file."""

@@ -574,7 +574,7 @@ class ConsumerSigningKey(Settings):
 
 
 class Consumer(Settings):
-    """Somebody that the gateway knows, and how requests show that they are theirs."""
+    """API consumer: a client that the gateway knows by name, and how requests authenticate as it."""
 
     name: Identity
     """Name of the consumer in logs, limits and headers for upstreams."""

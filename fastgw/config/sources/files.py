@@ -149,7 +149,7 @@ class Memory:
     derived anew."""
 
     unresolved: Mapping[str, str] = MappingProxyType({})
-    """Nothing is looked up."""
+    """Lookups without a result: none is made."""
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
         self.held = {name: content for name, content in held.items() if not is_derived(name)}

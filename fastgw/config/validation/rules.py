@@ -364,7 +364,7 @@ def consumers_are_told_apart(merged: Merged) -> None:
 
 
 def deadline_headers_are_free(merged: Merged) -> None:
-    """Nothing else that the gateway writes is called so."""
+    """Check that no deadline header has the name of another header that the gateway writes."""
     for place, route in merged.routes_to_judge():
         name = route.deadline_header
         if isinstance(name, str) and name.lower().encode() in RequestHead.KNOWN:

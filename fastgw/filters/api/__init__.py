@@ -176,7 +176,7 @@ class Env:
 
 
 class SharedRef:
-    """Something shared."""
+    """Reference to a shared object."""
 
     __slots__ = ("__weakref__", "value")
 
@@ -269,7 +269,7 @@ class NodeSide(Protocol):
 
 
 class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is fetched once per node, in the control process, for the filters of all workers.
+    """Source of a feed: fetched once per node, in the control process, for the filters of all workers.
 
     Sources with an equal key are one. A source is data: it passes between processes.
     """

@@ -155,7 +155,7 @@ class AdaptiveLimit:
         self._began_at = now
 
     def _measure(self) -> None:
-        """Nothing queues, it seems: this is what the upstream takes."""
+        """Take the measured time as the baseline: no request queues, it seems, and this is what the upstream takes."""
         self._measured += self._samples[: SAMPLES_MOST - len(self._measured)]
         if self._is_starting:
             self.baseline_s = _median(self._measured) or inf

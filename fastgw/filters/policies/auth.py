@@ -392,7 +392,7 @@ def _told(why: str) -> str:
 
 
 def _is_failure(reply: Reply) -> bool:
-    """Nobody knows whether this way would have accepted the client."""
+    """Whether the reply is a failure: it is unknown whether this way would have accepted the client."""
     return reply.status >= 500
 
 

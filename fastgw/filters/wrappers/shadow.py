@@ -179,7 +179,7 @@ class _Shadow:
             self._raised(case, "body", error)
 
     def finish(self, exchange: Exchange) -> None:
-        """Nothing more becomes of the exchange: count and log what was decided."""
+        """Finish the exchange: count and log what was decided."""
         case = self._case(exchange)
         if not case.asked:
             return

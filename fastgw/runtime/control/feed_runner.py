@@ -175,7 +175,7 @@ class _Source:
         self._unsent = None
 
     def ask(self, seen: bytes) -> None:
-        """Somebody takes for out of date what has this mark."""
+        """Ask for a newer value than the one with this mark, which somebody takes for out of date."""
         self._outdated.add(seen if len(self._outdated) < MOST_SEEN else ANY)
         self._wake.set()
 

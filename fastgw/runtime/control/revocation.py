@@ -56,7 +56,7 @@ class Revoking:
             self._sharing = None
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
-        """Somebody asks for it."""
+        """Revoke on request."""
         if fresh := self._take(records, [about]):
             self._everywhere.say(fresh, [about])
         return self._reach

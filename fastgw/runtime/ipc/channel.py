@@ -121,7 +121,7 @@ class Rejected(Message):
     why: str
     subject: Subject = "file"
     passing: bool = False
-    """Nothing is known to be wrong: it could not be found out."""
+    """Whether the reason passes by itself: no error is known, the check could not be made."""
 
 
 class ReloadResult(Message):

@@ -53,6 +53,6 @@ class Outbox:
             close_descriptors(descriptors)
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Close the outbox when its receiver is gone."""
         while self._waiting:
             close_descriptors(self._waiting.popleft()[1])

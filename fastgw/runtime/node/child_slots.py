@@ -127,7 +127,7 @@ class Slot:
 
     @property
     def is_vacant(self) -> bool:
-        """Somebody is to be born here."""
+        """Whether a child is to be started here."""
         return self.child is None and not self.retired
 
     @property

@@ -112,9 +112,7 @@ class NodeState:
     begun_date: float = 0.0
     """Epoch seconds. An upgrade does not begin anew."""
     tickets: TicketKeySeeds = field(default_factory=lambda: TicketKeySeeds.begin(time.time()))
-    """Seeds of the keys of TLS session tickets. Each child goes on from their state at the fork. Each child goes on
-    from what they were at its birth.
-    """
+    """Seeds of the keys of TLS session tickets. Each child goes on from their state at the fork."""
     run_key: bytes = field(default_factory=lambda: os.urandom(32))
     """A secret of this run of the gateway. An upgrade does not make another."""
     quota_claim: Claim | None = None

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Final, Self
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""Names of the environment variables of the protocol. Kept over an exec in place. Kept over an exec in place."""
+"""Names of the environment variables of the protocol. Kept over an exec in place."""
 
 
 class Notifier:

@@ -22,9 +22,7 @@ class Signals:
         return self._out.fileno()
 
     def catch(self) -> None:
-        """Catch signals from now on. Those that were blocked meanwhile, as by an upgrade, come now. Those that were
-        blocked meanwhile, as by an upgrade, come now.
-        """
+        """Catch signals from now on. Those that were blocked meanwhile, as by an upgrade, come now."""
         signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
             signal.signal(number, lambda number, frame: None)

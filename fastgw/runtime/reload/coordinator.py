@@ -244,7 +244,7 @@ class Reloading:
             os.close(each.descriptor)
 
     def _give_up(self, proposal: Propose, why: str, passing: bool) -> None:
-        """Nothing has changed anywhere."""
+        """Give a proposal up; no state has changed anywhere."""
         stays = self._commons.sealed.generation
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, proposal.source, why, proposal.subject)

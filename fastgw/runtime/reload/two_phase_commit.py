@@ -89,7 +89,7 @@ class TwoPhaseCommit:
         self.gone(child)
 
     def gone(self, child: Child) -> None:
-        """Nobody waits for it any more: it is dead or silent, or done. It is told what follows all the same."""
+        """Count out a child that is dead or silent, or done. It is told what follows all the same."""
         self._gone.add(child)
         self._preparing.discard(child)
         if self._committing is not None:

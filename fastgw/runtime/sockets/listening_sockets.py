@@ -28,7 +28,7 @@ class CannotListen(Exception):
 
 
 class AddressInUse(CannotListen):
-    """Somebody else listens there."""
+    """The address is in use by another process."""
 
 
 @dataclass

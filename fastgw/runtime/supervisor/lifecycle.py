@@ -32,7 +32,7 @@ class LifecyclePhase(Enum):
 
 
 class Lifecycle:
-    """The lifecycle of the gateway. `phase` changes here alone. `phase` changes here alone."""
+    """The lifecycle of the gateway. `phase` changes here alone."""
 
     def __init__(self, commons: NodeState, children: Children, notifier: Notifier) -> None:
         self.phase = LifecyclePhase.STARTING
@@ -73,7 +73,7 @@ class Lifecycle:
         commons.words.set_ready(commons.shared, True)
 
     def terminate(self, asked_by: str) -> None:
-        """Somebody wants the end, and that what is under way is finished."""
+        """Drain, then stop: what is in flight is finished."""
         now = time.monotonic()
         if self.phase is LifecyclePhase.STARTING:
             self.stop()
@@ -96,7 +96,7 @@ class Lifecycle:
         self._notifier.stopping(drain.delay + max(drain.requests, drain.tunnels) + 2 * STOP_GRACE)
 
     def stop(self) -> None:
-        """Somebody wants the end now."""
+        """Stop now."""
         self._begin_end(LifecyclePhase.STOPPING, STOP_GRACE)
         for child in self._children:
             child.send(Stop(generation=child.generation))

@@ -286,7 +286,7 @@ class Attempt(Timed):
         return Fault.POOL_TIMEOUT if self._upstream.pool.is_queued(self) else Fault.CONNECT_TIMEOUT
 
     def give_up(self, fault: Fault | None = None) -> None:
-        """Nobody waits for it any more. `fault`: as it has failed."""
+        """Give up: no one waits for the attempt any more. `fault`: as it has failed."""
         connection, self.connection = self.connection, None
         pool = self._upstream.pool
         self._end(fault)

@@ -139,7 +139,7 @@ class CredentialRenewal(NoTunnel):
         return HeldResponse(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
 
     def cancel(self) -> None:
-        """Nobody waits for it any more."""
+        """Cancel the renewal: no one waits for it any more."""
         task, self._task = self._task, None
         self._limit.cancel()
         if task is not None:

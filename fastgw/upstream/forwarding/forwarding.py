@@ -266,7 +266,7 @@ class Forwarding(Timed):
         return True
 
     def _pass_on(self, held: HeldResponse) -> None:
-        """Nobody else can be asked: this is the last answer there is."""
+        """Pass the last response on: no other target can be asked."""
         exchange = self.exchange
         response = Response(held.head.status, held.head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
@@ -366,7 +366,7 @@ class Forwarding(Timed):
         self.attempt(not self.is_replayable(), target)
 
     def pass_on(self, renewal: CredentialRenewal) -> None:
-        """Nothing was renewed: the client gets the response that was held back."""
+        """Pass the held response on, as there was no renewal."""
         exchange, attempt, held = self.exchange, renewal.attempt, renewal.held()
         connection, body = attempt.connection, exchange.request_body
         self._timer = None

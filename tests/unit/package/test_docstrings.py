@@ -24,6 +24,7 @@ HEADLESS: Final = {
         "Of As In By From To For With Without Within Until After At Beside Among Behind Before"
     ),
     "adverb or participle without the subject before it": "So Such Also Told Stands Goes",
+    "indefinite pronoun in the place of a name": "Somebody Someone Something Nobody Nothing Anybody Anything Somewhere",
     "conjunction without the first half": "And But Or",
     "reference to a neighbour": "Likewise Ditto There",
 }
@@ -145,6 +146,9 @@ BAD: Final = [
     "By name.",
     "From the configuration.",
     "Heartbeat.",
+    "Somebody wants the end now.",
+    "For the next request on a connection.",
+    "So many files are open.",
     "the heartbeat of a worker.",
     "Heartbeat of a worker",
 ]
@@ -158,6 +162,7 @@ GOOD: Final = [
     "`name`: the label in metrics.",
     "rate-limit: refuse requests above a rate.",
     "This process is the supervisor.",
+    "For `basic`: the password.",
     "The same key for all workers of a node.",
     "In-flight requests.",
     'Send "Connection: close".',

@@ -26,7 +26,7 @@ class ControlContext(NamedTuple):
 
 
 class ControlFetch(FeedSource, frozen=True, kw_only=True):
-    """Something that is fetched when it is needed, and held until it expires or is refused.
+    """Fetch on demand in the control process: its value is held until it expires or is refused.
 
     One that nobody asks for is 1 KB of the configuration; what it has said is 0.7 KB and the value, in each process. A
     task runs only while somebody asks, and for `IDLE_S`.

@@ -230,7 +230,9 @@ def _renew(holder: Holder[T], carried: bytes) -> None:
 
 
 async def _newer(holder: Holder[T], carried: bytes) -> tuple[T, Unavailable | None]:
-    """Something newer than what was carried; or what there is, and why there is nothing newer. Raises `Unavailable`."""
+    """Return a newer value than what was carried; or the present one, and why there is no newer one. Raises
+    `Unavailable`.
+    """
     held = holder.current(monotonic())
     if held is not None and held.line not in carried:
         return held, None
@@ -334,7 +336,7 @@ class _CredentialsUse:
         return None
 
     def would(self, exchange: Exchange) -> Outcome:
-        """Nothing is fetched."""
+        """Return what would be sent, without a fetch."""
         ways = self._ways
         tokens = None if self._shows_own(exchange) else ways.tokens
         if tokens is None and ways.csrf is None:

@@ -76,7 +76,7 @@ class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """Fault of the last attempt; "": none."""
     why: str = ""
     failed_until_date: float = 0.0
-    """Nothing is tried before."""
+    """Date before which no attempt is made."""
     failures: int = 0
     """Number of failures in a row."""
     fetched_date: float = 0.0
