@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPo
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target, build_targets
 
-ASKED: Any = None
+ASKED: Any = SimpleNamespace(is_straight=False)
 """Somebody's request: nobody looks at it here."""
 
 
