@@ -335,7 +335,7 @@ class _Region:
         if not expired:
             return None
         cell = expired[0]
-        words[_EVICTED_AT + lock] = max(words[_EVICTED_AT + lock], now)
+        words[_EVICTED_AT + lock] = now  # which is no earlier than what stands there: who decides has seen to that
         words[cell + 1] = 0
         words[cell] = hash_
         return cell

@@ -390,3 +390,16 @@ def test_what_is_in_use_is_told_and_takes_no_memory(way):
         before = os.fstat(fd).st_blocks
         table.occupied(now)
         assert os.fstat(fd).st_blocks == before
+
+
+def test_a_cell_is_free_at_the_very_instant_at_which_it_is_as_good_as_new(small: Cells) -> None:
+    """And not a nanosecond before: the key after so many has a cell of its own then, and shares one until then."""
+    for late in (1, 0):
+        limit = small.token_bucket(1, 1.0, 1)
+        begun = START + 10 * SECOND * (1 - late)
+        for number in range(16):
+            assert limit.spend(b"%d %d" % (late, number), 1, begun) == 0
+        before = small.overflowed
+        assert limit.spend(b"another %d" % late, 1, begun + SECOND - late) == 0
+        assert small.overflowed - before == late
+        assert limit.spend(b"another %d" % late, 1, begun + SECOND - late) > 0

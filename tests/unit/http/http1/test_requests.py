@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.http.http1 import parser as framing
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser import RequestHead, find_head_end, judge_request, taken
+from fastgw.http.http1.parser import RequestHead, find_head_end, judge_request, judge_response, taken
 from fastgw.http.malformed import Malformed
 
 
@@ -414,6 +414,18 @@ def test_te_trailers(value, wanted):
 )
 def test_connection_names_away_only_what_was_meant_for_one_hop(connection, named):
     assert judge_request(head(b"GET / HTTP/1.1", b"Connection: " + connection)).connection_named == named
+
+
+def test_what_connection_names_is_not_there_for_filters():
+    """Whichever way they ask, before and after the fields were parsed: it does not reach the upstream either."""
+    for message in (
+        judge_request(head(b"GET / HTTP/1.1", b"Connection: x-a, x-b", b"X-A: b", b"C: d")),
+        judge_response(b"HTTP/1.1 200 OK\r\nConnection: x-a, x-b\r\nX-A: b\r\nC: d\r\n\r\n", b"GET"),
+    ):
+        for _ in range(2):
+            assert [message.first(name) for name in (b"x-a", b"x-b", b"c")] == [None, None, b"d"]
+            assert [message.values(name) for name in (b"x-a", b"x-b", b"c")] == [[], [], [b"d"]]
+            assert b"x-a" not in message.fields()
 
 
 def test_legal_forms_that_look_odd_pass():

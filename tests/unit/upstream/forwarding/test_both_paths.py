@@ -27,6 +27,7 @@ from tests.unit.upstream.forwarding.test_fast_path import (
     HINTS,
     OK,
     POST,
+    PUT,
     Play,
     Step,
     answers,
@@ -231,6 +232,16 @@ def test_what_may_not_be_repeated_is_if_the_upstream_says_so(again: bool, probes
     both([*idle, *([hangs_up] if again else []), connects, answers(OK)], settings, probes)
 
 
+@pytest.mark.parametrize("probes", [(), (SLOW,), (MEETING,)], ids=["at once", "behind a step", "met"])
+@pytest.mark.parametrize("most", [10, 10_000])
+def test_a_body_that_is_too_long_to_be_kept_is_not_sent_again(most: int, probes: Any) -> None:
+    """By either path: it is let go of as soon as it was sent."""
+    settings = upstream(retries={"body_bytes": most})
+    play = both([sends(PUT), hangs_up], settings, probes)
+    assert play.passed
+    assert len(play.plane.pool.waiting) == (most > len(BODY))
+
+
 QUERIES = {
     "added": {"request_parameters": {"query": {"tenant": "acme"}}},
     "in front": {"request_parameters": {"query_first": "v=1"}},
@@ -258,6 +269,38 @@ def test_a_query_that_filters_have_changed_is_sent_so(name: str, route: dict[str
     assert (b"sesame" in sent) is (name != "hidden")
 
 
+def test_filters_are_shown_the_same_on_either_path() -> None:
+    """Of an exchange whose answer they meet, and of one that is over."""
+
+    def shows(exchange: Exchange) -> None:
+        response, body = exchange.response, exchange.request_body
+        head = None if response is None else response.head
+        acting().seen.append(
+            (
+                *(
+                    exchange.state,
+                    exchange.sent,
+                    exchange.upstream,
+                    exchange.target,
+                    exchange.params,
+                    exchange.client_ip,
+                ),
+                *(exchange.request_bytes, exchange.response_bytes, exchange.upstream_s, exchange.begun_at),
+                *(exchange.retries, exchange.fault, exchange.answered_by is None, body is not None and body.bytes),
+                None if response is None or head is None else (response.status, head.raw, head.payload_length),
+            )
+        )
+
+    for hooks in ({"request": shows, "response": shows}, {"response": shows}, {"finish": shows}):
+        probes = (
+            [probe("p", Phase.TRANSFORM, **hooks), SLOW] if "request" in hooks else [probe("p", Phase.ADMIT, **hooks)]
+        )
+        for asked in (GET, PUT, asking(b"POST /a")):
+            play = both([sends(asked), passes(0.5), answers(OK), sends(asked), answers(CHUNKED)], upstream(), probes)
+            assert play.passed
+            assert len(play.plane.seen) == 3 * len(hooks)
+
+
 # --- random plays ---
 
 
@@ -268,7 +311,8 @@ def _seen(name: str) -> Callable[[Exchange], None]:
         response = exchange.response
         shown = (name, exchange.path, exchange.client_ip, exchange.upstream, exchange.target, exchange.retries)
         status = None if response is None else response.status
-        acting().seen.append((*shown, status, exchange.response_bytes, exchange.upstream_s, exchange.begun_at))
+        so_far = exchange.state, exchange.sent, exchange.response_bytes, exchange.upstream_s, exchange.begun_at
+        acting().seen.append((*shown, status, *so_far))
         if exchange.path == b"/raises/" + name.encode():
             raise ZeroDivisionError
 
@@ -471,12 +515,12 @@ SCENES = st.one_of(
     st.tuples(PAUSES),
 ).map(lambda parts: [step for part in parts for step in part])
 UPSTREAMS = st.builds(
-    lambda targets, algorithm, passive, breaker, retries, again: upstream(
+    lambda targets, algorithm, passive, breaker, retries, again, kept: upstream(
         targets,
         load_balancing={"algorithm": algorithm},
         health_checks={"passive": passive},
         circuit_breaker=breaker,
-        retries={"max": retries, "non_idempotent": again, "budget": "100%"},
+        retries={"max": retries, "non_idempotent": again, "budget": "100%", "body_bytes": kept},
     ),
     st.integers(1, 3),
     st.sampled_from(["round_robin", "latency", "least_connections", "random", "consistent_hash"]),
@@ -484,6 +528,7 @@ UPSTREAMS = st.builds(
     st.sampled_from([None, {"min_requests": 3, "error_rate": "50%", "open": "2s", "probes": 1}]),
     st.integers(0, 2),
     st.booleans(),
+    st.sampled_from([10, 65536]),
 )
 ROUTES: list[list[dict[str, Any]]] = [
     [{"name": "all", "upstream": "u"}],
