@@ -304,11 +304,9 @@ class Attempt(Timed):
         connection, self.connection = self.connection, None
         assert connection is not None
         body, pool = self.exchange.request_body, self._upstream.pool
-        if body is not None and not body.ended:
-            body.sink = None
-            whole = False
         self._end()
-        if whole and connection.reusable and not connection.write_paused:
+        sent = body is None or body.ended
+        if whole and sent and connection.reusable and not connection.write_paused:
             pool.give_back(connection)
         else:
             connection.close()

@@ -248,6 +248,26 @@ def test_when_the_overflow_is_full_as_well_it_refuses_and_counts(small: Cells) -
     assert windows[0].spend(b"nobody", 1, START + 100 * SECOND) == 0
 
 
+def test_who_is_refused_is_told_when_the_first_of_those_cells_is_free(small: Cells) -> None:
+    windows = [small.fixed_window(1, 10.0 + each / 8) for each in range(200)]
+    for number in range(16):
+        small.fixed_window(1, 1000.0).spend(b"own %d" % number, 1, START)
+    told: list[tuple[Limit, bytes, float]] = []
+    for window in windows:
+        for number in range(100):
+            refused, key = small.refused, b"%d" % number
+            wait = window.spend(key, 1, START)
+            if small.refused > refused:
+                told.append((window, key, wait))
+    window, key, wait = min(told, key=lambda each: each[2])
+    free_at, refused = START + round(wait * SECOND), small.refused
+    assert window.spend(key, 1, free_at - 1000) > 0
+    assert small.refused == refused + 1
+    assert window.renewed_at == free_at
+    assert window.spend(key, 1, free_at) == 0
+    assert small.refused == refused + 1
+
+
 def test_a_large_table_is_filled_by_half_before_anything_is_shared(way: type[Cells]) -> None:
     """Each key may be in 16 places, and goes where there is more room."""
     with made(way, 4096) as table:
@@ -403,3 +423,17 @@ def test_a_cell_is_free_at_the_very_instant_at_which_it_is_as_good_as_new(small:
         assert limit.spend(b"another %d" % late, 1, begun + SECOND - late) == 0
         assert small.overflowed - before == late
         assert limit.spend(b"another %d" % late, 1, begun + SECOND - late) > 0
+        shared = small.overflowed
+        assert limit.spend(b"another %d" % late, 1, begun + 2 * SECOND - late) == 0  # nor does it share any longer
+        assert small.overflowed == shared
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_more_is_given_back_than_may_be_spent_at_once(table: Cells, algorithm: str) -> None:
+    """Also of a key that is in debt."""
+    limit = limit_of(table, algorithm, 3, 10.0)
+    limit.charge(b"a", 6, START)
+    limit.refund(b"a", 5, START, lambda: START)
+    assert limit.left(b"a", START)[0] == 0
+    limit.refund(b"a", 2, START, lambda: START)
+    assert limit.left(b"a", START)[0] == 2

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fastgw.errors import Fault
 from fastgw.exchange.chain import Looks
 from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
+from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE
 from tests.support.counted_plane import CountedPlane, acting, played
 from tests.support.memory import Wire, probe
 from tests.unit.upstream.forwarding.test_fast_path import (
@@ -90,6 +91,14 @@ def shown(play: CountedPlay) -> dict[str, Any]:
     }
 
 
+def assert_nothing_is_held(play: CountedPlay) -> None:
+    """Of a request that is over, or on the full path by now: neither its bytes nor a route that may be replaced."""
+    passage = play.client.protocol._passage
+    if passage is not None and not play.passing:
+        assert (passage.route, passage._exchange, passage._connection, passage.response) == (NO_ROUTE, None, None, None)
+        assert getattr(passage, "head", NO_HEAD) is NO_HEAD
+
+
 def both(
     steps: Sequence[Step],
     settings: Mapping[str, Any],
@@ -105,6 +114,7 @@ def both(
             play.act(step)
         assert not full.passing
         fast.passed |= fast.passing
+        assert_nothing_is_held(fast)
         assert shown(fast) == shown(full), f"step {number}: {step!r}"
     ours, theirs = fast.plane.words(), full.plane.words()
     assert {name for name in ours if ours[name] != theirs[name]} == set()
