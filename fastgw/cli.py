@@ -305,7 +305,7 @@ def reload(
     from fastgw.admin.node_interface import Outcome
 
     wanted = _wanted(file, name, admin, token_file)
-    _tell_outcome(_asked(wanted, certificate, lambda client: client.change("/reload", Outcome)), answer)
+    _tell_outcome(_query_gateway(wanted, certificate, lambda client: client.change("/reload", Outcome)), answer)
 
 
 @app.command()
@@ -325,7 +325,7 @@ def rollback(
 
     body = {"generation": generation}
     wanted = _wanted(file, name, admin, token_file)
-    _tell_outcome(_asked(wanted, certificate, lambda client: client.change("/rollback", Outcome, body)), answer)
+    _tell_outcome(_query_gateway(wanted, certificate, lambda client: client.change("/rollback", Outcome, body)), answer)
 
 
 def _tell_outcome(outcome: Outcome, answer: Format) -> None:
@@ -354,7 +354,7 @@ def drain(
     """Have a running gateway finish what is under way, take nothing new, and stop."""
     from fastgw.admin.node_interface import Draining
 
-    draining = _asked(
+    draining = _query_gateway(
         _wanted(file, name, admin, token_file), certificate, lambda client: client.change("/drain", Draining)
     )
     if answer is Format.JSON:
@@ -377,15 +377,17 @@ def status(
     if watch and (answer is Format.JSON or not sys.stdout.isatty()):
         raise typer.BadParameter("it is for people at a terminal; programs ask again", param_hint="--watch")
     if answer is Format.JSON:
-        typer.echo(_asked(_wanted(file, name, admin, token_file), certificate, _all_status))
+        typer.echo(_query_gateway(_wanted(file, name, admin, token_file), certificate, _all_status))
         return
     from fastgw.admin import status_tables  # and with it rich, which no other command needs
 
     if watch:
-        _asked(_wanted(file, name, admin, token_file), certificate, status_tables.watch)
+        _query_gateway(_wanted(file, name, admin, token_file), certificate, status_tables.watch)
     else:
         status_tables.console().print(
-            status_tables.overview(*_asked(_wanted(file, name, admin, token_file), certificate, status_tables.ask))
+            status_tables.overview(
+                *_query_gateway(_wanted(file, name, admin, token_file), certificate, status_tables.ask)
+            )
         )
 
 
@@ -620,7 +622,7 @@ def _ask_which(found: Sequence[Found]) -> Found:
     return found[number - 1]
 
 
-def _asked(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
+def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     """Return the response of a running gateway."""
     choice = _chosen(wanted)
     if certificate is not None and not choice.place.tls:

@@ -120,9 +120,9 @@ def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Inde
         settings=Part(changed=tuple(settings)),
         listeners=compare.part(before.listeners, after.listeners),
         upstreams=compare.part(before.upstreams, after.upstreams),
-        routes=_once(compare.part(old_routes, new_routes), "name", *services),
+        routes=_merge_services(compare.part(old_routes, new_routes), "name", *services),
         consumers=_consumers(*(known or _known(old, new))),
-        filters=_once(compare.filters(_levels(before), _levels(after)), "level", *map(_as_levels, services)),
+        filters=_merge_services(compare.filters(_levels(before), _levels(after)), "level", *map(_as_levels, services)),
         needs=tuple(_needs(before, after)),
     )
 
@@ -213,7 +213,7 @@ def _as_levels(services: Services) -> Services:
     return {_level_of(name): _level_of(service) for name, service in services.items()}
 
 
-def _once(part: Part, key: str, old: Services, new: Services) -> Part:
+def _merge_services(part: Part, key: str, old: Services, new: Services) -> Part:
     """Merge the equal changes of a service on all of its listeners. `key`: where items name the route."""
     return Part(
         added=_of_all(part.added, key, new),

@@ -361,7 +361,7 @@ def _run(
     steps = []
     for link in links:
         name = link.use.name if link.use.name == link.use.type else f"{link.use.name} ({link.use.type})"
-        asked = _rehearse(link, exchange, rehearsal, shown) if link.use.shadow else _ask(link, exchange, shown)
+        asked = _rehearse(link, exchange, rehearsal, shown) if link.use.shadow else _ask_filter(link, exchange, shown)
         decision = f"in shadow: {asked.decision}" if link.use.shadow else asked.decision
         steps.append(Step(name, decision, link.level, link.use.shadow, asked.waits, asked.depends_on))
         if link.use.shadow:
@@ -389,7 +389,7 @@ def _rehearse(link: FilterInstance, exchange: OpenExchange, rehearsal: ShadowRun
         return _ExplainedRequest("not asked, as one before it would not have let it pass, or is not known to")
     copy = OpenShadow(exchange)
     rehearsal.enter(copy)
-    asked = _ask(link, copy, shown)
+    asked = _ask_filter(link, copy, shown)
     if asked.reply is not None or asked.waits:
         rehearsal.over = True
     elif not asked.depends_on:
@@ -397,7 +397,7 @@ def _rehearse(link: FilterInstance, exchange: OpenExchange, rehearsal: ShadowRun
     return asked
 
 
-def _ask(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _ExplainedRequest:
+def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _ExplainedRequest:
     hooks = link.own
     step = hooks.would or hooks.request
     if hooks.request_ids is not None:

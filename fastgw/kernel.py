@@ -28,16 +28,16 @@ class CallRefused(Exception):
 
 def memory_file(name: str, flags: int = os.MFD_CLOEXEC) -> int:
     """A file in memory, that has no name in any directory: its descriptor. Raises `CallRefused`, and `OSError`."""
-    return _asked("memfd_create", lambda: os.memfd_create(name, flags))
+    return _call("memfd_create", lambda: os.memfd_create(name, flags))
 
 
 def verify() -> None:
     """Ask for each of them once. Raises `CallRefused`, and `OSError` if there is no descriptor to be had."""
-    for descriptor in (memory_file("fastgw-trial"), _asked("eventfd2", lambda: os.eventfd(0, os.EFD_CLOEXEC))):
+    for descriptor in (memory_file("fastgw-trial"), _call("eventfd2", lambda: os.eventfd(0, os.EFD_CLOEXEC))):
         os.close(descriptor)
 
 
-def _asked(call: str, ask: Callable[[], int]) -> int:
+def _call(call: str, ask: Callable[[], int]) -> int:
     try:
         return ask()
     except OSError as error:

@@ -84,7 +84,7 @@ class AdminClient:
 
     def get(self, path: str) -> bytes:
         """Return the response to a GET request, as JSON."""
-        return self._ask("GET", path, PATIENCE)
+        return self._send_request("GET", path, PATIENCE)
 
     def read(self, path: str, kind: type[T]) -> T:
         """Return the response to a GET request, as a struct."""
@@ -92,7 +92,7 @@ class AdminClient:
 
     def change(self, path: str, kind: type[T], body: object = None) -> T:
         """Have something done, and hear what became of it, also where that is why not. `body`: sent as JSON."""
-        return self._decoded(self._ask("POST", path, CHANGE_PATIENCE, body), kind)
+        return self._decoded(self._send_request("POST", path, CHANGE_PATIENCE, body), kind)
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
@@ -100,7 +100,7 @@ class AdminClient:
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its answer is none that is known: {error}") from error
 
-    def _ask(self, method: str, path: str, patience: float, body: object = None) -> bytes:
+    def _send_request(self, method: str, path: str, patience: float, body: object = None) -> bytes:
         fields: dict[str, str | bytes] = {**self._fields}
         if body is not None:
             fields["Content-Type"] = JSON

@@ -69,7 +69,7 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
     parts: list[RenderableType] = [_head(status, before), _workers(status.workers)]
     if upstreams.upstreams:
         parts.append(_targets(upstreams))
-    if shown := _shown(routes.routes):
+    if shown := _routes_to_show(routes.routes):
         parts.append(_routes(shown, len(routes.routes)))
     if status.certificates:
         parts.append(_certificates(status.certificates))
@@ -192,7 +192,7 @@ def _targets(upstreams: Upstreams) -> Table:
     return table
 
 
-def _shown(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
+def _routes_to_show(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
     """Return the routes that matter most: with errors lately, then with errors, then by rate; unused ones are left
     out.
     """

@@ -17,21 +17,21 @@ def tell_in(word: memoryview) -> None:
     """Tell it in this word from now on: a process has one."""
     global _word
     _word = word
-    _tell()
+    _write_state()
 
 
 def seen(by: object, is_up: bool) -> None:
     """Record that a client has found Redis reachable, or unreachable."""
     if _seen.get(by) is not is_up:
         _seen[by] = is_up
-        _tell()
+        _write_state()
 
 
 def unasked(by: object) -> None:
     """Forget a client that uses Redis no more."""
     if _seen.pop(by, None) is not None:
-        _tell()
+        _write_state()
 
 
-def _tell() -> None:
+def _write_state() -> None:
     _word[0] = UNASKED if not _seen else UP if all(_seen.values()) else AWAY

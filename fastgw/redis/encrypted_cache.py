@@ -70,10 +70,10 @@ class _Redis:
                 answer = await getattr(self._cache, command)(*words, **more)
         except TimeoutError as error:
             if self._answered_at < begun_at:  # else it answers, and this one was late
-                self._tell(in_words(error))
+                self._log_problem(in_words(error))
             raise _Away from error
         except self._library.ERRORS as error:
-            self._tell(in_words(error))
+            self._log_problem(in_words(error))
             raise _Away from error
         self._answered_at = time.monotonic()
         if self._told:
@@ -81,7 +81,7 @@ class _Redis:
             say(OperatorEvent.STATE_BACK, "second level: %s answers again", self._address.host)
         return answer
 
-    def _tell(self, why: str) -> None:
+    def _log_problem(self, why: str) -> None:
         if why not in self._told:
             self._told.add(why)
             say(OperatorEvent.STATE_UNREACHABLE, "second level: %s does not answer: %s", self._address.host, why)
@@ -133,7 +133,7 @@ class EncryptedRedisCache:
         or Redis did not answer.
         """
         name = self._name(credential)
-        sealed = await self._ask("get", name)
+        sealed = await self._send_command("get", name)
         if not isinstance(sealed, bytes) or len(sealed) < _NONCE:
             return None
         try:
@@ -150,12 +150,12 @@ class EncryptedRedisCache:
         if left >= 0.001:
             name, nonce = self._name(credential), os.urandom(_NONCE)
             sealed = nonce + self._seal.encrypt(nonce, _UNTIL.pack(until_date) + value, name.encode())
-            await self._ask("set", name, sealed, ttl=float(left))
+            await self._send_command("set", name, sealed, ttl=float(left))
 
     def _name(self, credential: bytes) -> str:
         return f"fastgw:{digest(self._name_key, credential, sha256).hex()}"
 
-    async def _ask(self, command: str, *words: Any, **more: Any) -> Any:
+    async def _send_command(self, command: str, *words: Any, **more: Any) -> Any:
         if self._redis is None or time.monotonic() < self._away_until:
             return None
         try:

@@ -48,10 +48,10 @@ class LastErrors:
 
     def of_targets(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
         """Return the last errors by `target_name`; targets without one are left out."""
-        return _found(columns, self._targets, places.target_rows)
+        return _last_errors_by_name(columns, self._targets, places.target_rows)
 
     def of_routes(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
-        return _found(columns, self._routes, places.routes)
+        return _last_errors_by_name(columns, self._routes, places.routes)
 
     def _note(
         self, column: Column, first: int, place: int | None, name: str, fault: str, reason: str, answers: int = 0
@@ -69,7 +69,7 @@ class LastErrors:
         words[at + _DATE] = int(time.time() * 1000)
 
 
-def _found(columns: Sequence[memoryview], first: int, places: Mapping[str, int]) -> dict[str, LastError]:
+def _last_errors_by_name(columns: Sequence[memoryview], first: int, places: Mapping[str, int]) -> dict[str, LastError]:
     found = {}
     for name, place in places.items():
         entries = [entry for column in columns if (entry := _entry(column, first + place * _WORDS, name)) is not None]

@@ -166,14 +166,14 @@ class Keyring:
         self._users += 1
         if self._users == 1 and self.feed:
             self._fed = services.feeds[self.feed]
-            self._fed.on_change(self._take)
-            self._take(self._fed.value)
+            self._fed.on_change(self._take_keys)
+            self._take_keys(self._fed.value)
 
     def stop(self) -> None:
         """Once for each `start`."""
         self._users -= 1
         if not self._users and self._fed is not None:
-            self._fed.forget(self._take)
+            self._fed.forget(self._take_keys)
             self._fed = None
 
     async def judge(self, by: Callable[[KeySet], T]) -> T:
@@ -205,9 +205,9 @@ class Keyring:
 
     async def _renew(self, feed: Feed, seen: KeySet) -> bool:
         """Ask for newer keys than these; whether there is an answer. One question serves all who wait."""
-        return await self._questions.join(self.feed, partial(self._ask, feed, seen))
+        return await self._questions.join(self.feed, partial(self._ask_provider, feed, seen))
 
-    async def _ask(self, feed: Feed, seen: KeySet) -> bool:
+    async def _ask_provider(self, feed: Feed, seen: KeySet) -> bool:
         if self.keys is not seen:
             return True  # they have come just now
         feed.ask(mark_of(feed.value))
@@ -216,7 +216,7 @@ class Keyring:
             self._rest_until = monotonic() + REST_S
         return told
 
-    def _take(self, value: bytes) -> None:
+    def _take_keys(self, value: bytes) -> None:
         if value:
             self.keys = read_set(value)
             living = [(each, tell) for each in self._listeners if (tell := each()) is not None]

@@ -55,9 +55,9 @@ class SharedLedger:
 
     def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
         answer = self._limits.ask(self._asking.question(b"s", key, cost))
-        return self._alone(key, cost) if answer is None else self._told(answer, key, cost)
+        return self._alone(key, cost) if answer is None else self._decision_of(answer, key, cost)
 
-    async def _told(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> LimitDecision:
+    async def _decision_of(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> LimitDecision:
         told = await answer
         if told is None:
             return self._alone(key, cost)

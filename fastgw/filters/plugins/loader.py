@@ -145,7 +145,7 @@ def _imported(module: str, class_name: str, name: str) -> type[Filter]:
         missing = "" if error.name and f"{module}.".startswith(f"{error.name}.") else f": it needs {show(error.name)}"
         raise UnknownType(f"there is no module {show(module)}{missing}") from error
     except (Exception, SystemExit) as error:  # the edge of somebody's code: what it raises is told, not shown
-        raise UnknownType(f"{show(module)} cannot be imported: {_told(error)}") from error
+        raise UnknownType(f"{show(module)} cannot be imported: {_error_text(error)}") from error
     try:
         for part in class_name.split("."):
             found = getattr(found, part)
@@ -175,10 +175,10 @@ def _check(found: Any, where: str, name: str) -> None:
     try:
         schema({found.type_name: found})
     except Exception as error:  # the edge of somebody's code: its settings may be annotated by anything
-        raise UnknownType(f"the settings of {show(where)} cannot be read: {_told(error)}") from error
+        raise UnknownType(f"the settings of {show(where)} cannot be read: {_error_text(error)}") from error
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """Describe an exception in one line."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -65,7 +65,7 @@ class Sink:
             fd = _open_stdout() if self._name == STDOUT else os.open(self._name, _FLAGS | os.O_CREAT, _MODE)
         except OSError as error:
             self._current = False
-            self._tell(error)
+            self._report_error(error)
             return
         self.close()
         self._fd, self._torn = fd, False
@@ -99,11 +99,11 @@ class Sink:
                 with suppress(BlockingIOError):  # another worker has filled the pipe in between
                     written += os.write(self._fd, batch[written:])
         except OSError as error:
-            self._tell(error)
+            self._report_error(error)
             self._take_back(written - (batch.rfind(b"\n", 0, written) + 1))
         else:
             if self._current:
-                self._tell(None)
+                self._report_error(None)
         return batch.count(b"\n", written)
 
     def _wait(self) -> None:
@@ -128,7 +128,7 @@ class Sink:
         except OSError:
             self._torn = True
 
-    def _tell(self, error: OSError | None) -> None:
+    def _report_error(self, error: OSError | None) -> None:
         trouble = error.errno if error else None
         if trouble == self._trouble:
             return

@@ -21,13 +21,13 @@ class DrainedTargets:
     def drain(self, name: str) -> None:
         if name not in self.names:
             self.names.add(name)
-            self._tell()
+            self._send_to_workers()
 
     def restore(self, name: str) -> None:
         """Undrain a target: it gets requests again."""
         if name in self.names:
             self.names.remove(name)
-            self._tell()
+            self._send_to_workers()
 
     def keep(self, there: Container[str], generation: int) -> None:
         """Another generation has these targets alone. One that goes and comes back is not drained any more."""
@@ -35,9 +35,9 @@ class DrainedTargets:
         left = {name for name in self.names if name in there}
         if left != self.names:
             self.names = left
-            self._tell()
+            self._send_to_workers()
 
-    def _tell(self) -> None:
+    def _send_to_workers(self) -> None:
         if not self._unsent:
             self._unsent = True
             self._send()

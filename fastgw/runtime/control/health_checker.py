@@ -283,10 +283,10 @@ class _Journal:
                 if state:
                     lasting = f"for {until - now:.1f} s"
                     text = f"upstream {upstream}: {label} is ejected {lasting}: it keeps failing"
-                    self._tell(OperatorEvent.TARGET_EJECTED, key, state, text, quiet)
+                    self._log_change(OperatorEvent.TARGET_EJECTED, key, state, text, quiet)
                 else:
                     text = f"upstream {upstream}: {label} is no longer ejected"
-                    self._tell(OperatorEvent.TARGET_RESTORED, key, state, text, quiet)
+                    self._log_change(OperatorEvent.TARGET_RESTORED, key, state, text, quiet)
         for name, place in self._breakers.items():
             breaker = self._words.breaker(views, place)
             phase = phase_of(breaker, now)
@@ -295,10 +295,10 @@ class _Journal:
             state = "" if phase is BreakerPhase.CLOSED else phase.value
             if state != self.told.get(name, ""):
                 text = f"upstream {name}: {BREAKER_TOLD[phase]}"
-                self._tell(OperatorEvent.BREAKER_CHANGED, name, state, text, quiet)
+                self._log_change(OperatorEvent.BREAKER_CHANGED, name, state, text, quiet)
         return min(again)
 
-    def _tell(self, event: OperatorEvent, key: str, state: str, text: str, quiet: bool) -> None:
+    def _log_change(self, event: OperatorEvent, key: str, state: str, text: str, quiet: bool) -> None:
         if state:
             self.told[key] = state
         else:

@@ -31,7 +31,7 @@ class Revoking:
         self._commons = commons
         self._channel = channel
         self._unsent: deque[Revoke] = deque()
-        self._everywhere = RevocationReplicator(commons.revoked, self._take)
+        self._everywhere = RevocationReplicator(commons.revoked, self._add_records)
         self._place: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
@@ -57,7 +57,7 @@ class Revoking:
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Revoke on request."""
-        if fresh := self._take(records, [about]):
+        if fresh := self._add_records(records, [about]):
             self._everywhere.say(fresh, [about])
         return self._reach
 
@@ -82,7 +82,7 @@ class Revoking:
             self._commons.revoked_told.extend(told)
         return fresh
 
-    def _take(self, records: bytes, told: list[RevocationEvent]) -> bytes:
+    def _add_records(self, records: bytes, told: list[RevocationEvent]) -> bytes:
         """Keep it, and let all workers know; what of it is new."""
         fresh, generation = self._keep(records, told), self._commons.sealed.generation
         for at in range(0, len(fresh), PIECE):

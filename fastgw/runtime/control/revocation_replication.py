@@ -185,14 +185,14 @@ def _judging() -> Iterator[None]:
 def _entry(number: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes, list[RevocationEvent]]:
     """Decode an entry of the stream. Raises what `_judging` takes."""
     number, records, told = (bytes(memoryview(each)) for each in (number, fields.get(b"r", b""), fields.get(b"t", b"")))
-    return number, records, _told(told)
+    return number, records, _decode_events(told)
 
 
 def _record(member: bytes, score: float) -> bytes:
     return member[:MARK] + int(min(max(score, 0), 2**32 - 1)).to_bytes(4) + member[MARK:]
 
 
-def _told(raw: bytes) -> list[RevocationEvent]:
+def _decode_events(raw: bytes) -> list[RevocationEvent]:
     try:
         return msgspec.msgpack.decode(raw, type=list[RevocationEvent])
     except msgspec.DecodeError:  # of another version

@@ -295,11 +295,11 @@ def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> 
         long = _long(accepted)
         for part in parts:
             yield
-            _take(part, long, tables)
+            _read_part(part, long, tables)
         return accepted
 
 
-def _take(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Retention]], tables: bool) -> None:
+def _read_part(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Retention]], tables: bool) -> None:
     """Put a piece of a long part where it belongs, or what is kept of it."""
     place, raw = msgspec.msgpack.decode(part, type=tuple[int, msgspec.Raw])
     held, left = long[place]

@@ -82,7 +82,7 @@ def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
     since_before, until_before = _validity(before[certificate])
     if not since_before <= date <= until_before:
         return ""
-    what = f"is not valid before {_told(since)}" if date < since else f"has expired: {_told(until)}"
+    what = f"is not valid before {_format_date(since)}" if date < since else f"has expired: {_format_date(until)}"
     return f"{certificate}: the certificate {what}"
 
 
@@ -95,7 +95,7 @@ def _validity(certificate: bytes) -> tuple[float, float]:
     return float(ssl.cert_time_to_seconds(told["notBefore"])), expiry(told)
 
 
-def _told(date: float) -> str:
+def _format_date(date: float) -> str:
     return time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(date))
 
 

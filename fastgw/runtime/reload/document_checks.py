@@ -56,7 +56,7 @@ class DocumentChecks:
         try:
             async with self._one:
                 async with self._changing:  # no thread is half through what the process begins with
-                    check = BoundedCheck(lambda: msgpack.encode(_found(work, file)), bounds)
+                    check = BoundedCheck(lambda: msgpack.encode(_run_check(work, file)), bounds)
                 return msgpack.decode(await check.result(), type=Checked)
         except OSError as error:
             return Checked(passing=f"no process can be started to check it: {error.strerror}")
@@ -73,7 +73,7 @@ class DocumentChecks:
             self._waiting -= 1
 
 
-def _found(work: Callable[[], Checked], file: str) -> Checked:
+def _run_check(work: Callable[[], Checked], file: str) -> Checked:
     """Run the check in the child process, of which this is the edge. Raises `MemoryError`."""
     try:
         return work()

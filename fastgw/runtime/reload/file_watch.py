@@ -41,7 +41,7 @@ class FileWatch:
         """Whether any is other than it was at the last look."""
         search = Search()
         before = self._seen
-        self._seen = {name: _found(search, name) if pattern_in(name) else trait_of(name) for name in before}
+        self._seen = {name: _trait_of_pattern(search, name) if pattern_in(name) else trait_of(name) for name in before}
         return self._seen != before
 
 
@@ -78,7 +78,7 @@ class SourceWatch:
         return True
 
 
-def _found(search: Search, name: str) -> Trait | None:
+def _trait_of_pattern(search: Search, name: str) -> Trait | None:
     """None: they are more than can be looked at."""
     try:
         return tuple(search.find("/", pattern_in(name)))

@@ -117,7 +117,7 @@ class Staleness:
 
     def _look(self, current: ConfigSnapshot) -> None:
         try:
-            found = self._judged(current) if current.file else None
+            found = self._find_reason(current) if current.file else None
         except OutOfResources:
             return  # what was known stays
         if found is None or self.told is None or found[0] != self.told.reason:
@@ -125,7 +125,7 @@ class Staleness:
         elif found[1] != self.told.why:
             self.told = Stale(found[0], found[1], self.told.since_date)
 
-    def _judged(self, current: ConfigSnapshot) -> tuple[StaleReason, str] | None:
+    def _find_reason(self, current: ConfigSnapshot) -> tuple[StaleReason, str] | None:
         """Return the reason why it is stale, in a word and for people."""
         is_same = self.is_same = self._files.look(current.sources)
         digest = self._files.digest

@@ -43,14 +43,14 @@ class HangDetector:
             if child.beats:
                 beat = self._beat_of(child)
                 child.pulse.feel(beat, elapsed, (latest - beat) / 1e9 if beat else 0.0)
-            self._judge(child, now, serving)
+            self._judge_child(child, now, serving)
 
     def _latest(self, children: Sequence[Child]) -> int:
         """The last beat of those that have gone round while we did not look; 0: nobody is known to have."""
         on_time = [child for child in children if child.beats and self._lateness_of(child) < LATE_S]
         return max(map(self._beat_of, on_time), default=0)
 
-    def _judge(self, child: Child, now: float, serving: bool) -> None:
+    def _judge_child(self, child: Child, now: float, serving: bool) -> None:
         """Act on the silence of a worker, or on the end of it."""
         if child.kill_at < inf:
             if now >= child.kill_at:

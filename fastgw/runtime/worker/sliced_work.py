@@ -25,7 +25,7 @@ class Slices:
     def run(self, steps: Steps, done: Done, failed: Failed) -> None:
         self._waiting.append((steps, done, failed))
         if self._next is None:
-            self._next = self._loop.call_soon(self._turn)
+            self._next = self._loop.call_soon(self._run_slice)
 
     def stop(self) -> None:
         """Drop everything."""
@@ -35,7 +35,7 @@ class Slices:
             steps.close()
         self._waiting.clear()
 
-    def _turn(self) -> None:
+    def _run_slice(self) -> None:
         self._next = None
         until = time.perf_counter() + SLICE_S
         try:
@@ -43,7 +43,7 @@ class Slices:
                 self._step()
         finally:
             if self._waiting and self._next is None:
-                self._next = self._loop.call_soon(self._turn)
+                self._next = self._loop.call_soon(self._run_slice)
 
     def _step(self) -> None:
         steps, done, failed = self._waiting[0]

@@ -116,7 +116,7 @@ class Client:
         return await self._whole(self._one, (name, self._namespace), {})
 
     async def _whole(self, call: Any, place: tuple[str, ...], query: Query) -> bytes:
-        with _told():
+        with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):
                 async with await call(*place, **query, _preload_content=False, _request_timeout=_patience()) as got:
                     content = bytearray()
@@ -133,7 +133,7 @@ class Client:
         """The events from a version on, one by one. They end after so many seconds. Raises `CannotAsk`."""
         query = {"watch": True, "allow_watch_bookmarks": True, "resource_version": since, "timeout_seconds": seconds}
         patience = _patience(seconds + SILENCE_S)
-        with _told():
+        with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):
                 got = await self._call(*self._place, **query, _preload_content=False, _request_timeout=patience)
             async with got:
@@ -152,7 +152,7 @@ def _patience(silence_s: float | None = None) -> "ClientTimeout":
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_cannot_ask() -> Iterator[None]:
     """Raise errors of the connection as `CannotAsk`."""
     from aiohttp import ClientError
 
@@ -201,7 +201,9 @@ class Access:
                 _in_one_line(configuration)
                 return Client(ApiClient(configuration), kind, namespace)
             except _ODD as error:
-                raise CannotAsk(f"{self._settings.kubeconfig or 'the service account'}: {_said(error)}") from error
+                raise CannotAsk(
+                    f"{self._settings.kubeconfig or 'the service account'}: {_error_text(error)}"
+                ) from error
 
     def _as_pod(self, configuration: Any) -> None:
         from kubernetes_asyncio.config import ConfigException
@@ -225,7 +227,7 @@ class Access:
             )
             await loader.load_and_set(configuration)
         except ConfigException as error:
-            raise CannotAsk(f"{file}: {_said(error)}") from error
+            raise CannotAsk(f"{file}: {_error_text(error)}") from error
         except yaml.YAMLError as error:
             raise CannotAsk(f"{file}: it is not YAML") from error
 
@@ -255,7 +257,7 @@ def _no_account(error: Exception) -> CannotAsk:
     return CannotAsk(f"no service account of a pod: {error} Expected one, or a `kubeconfig`")
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}"
     return "it is not as a kubeconfig is"  # what is wrong may show what stands there
