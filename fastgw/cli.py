@@ -597,14 +597,14 @@ def _wanted(file: str | None, name: str | None, admin: str | None, token_file: s
 
 def _chosen(wanted: GatewayChoice) -> Choice:
     """The gateway that is meant, and the token for it."""
-    from fastgw.admin.gateway_selection import Ambiguous, NoSuchGateway, choose
+    from fastgw.admin.gateway_selection import AmbiguousGateway, NoSuchGateway, choose
 
     is_asked = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
     try:
         return choose(wanted, _ask_which if is_asked else None)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--admin") from error
-    except Ambiguous as error:
+    except AmbiguousGateway as error:
         _fail(USAGE, f"fastgw: {error}")
     except NoSuchGateway as error:
         _fail(UNREACHABLE, f"fastgw: {error}")

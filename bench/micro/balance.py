@@ -11,9 +11,9 @@ from fastgw.http.http1.parser import judge_request
 from fastgw.upstream.load_balancing import Balancer, Member
 from fastgw.upstream.load_balancing.hashing import ConsistentHash, address, key_of
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
-from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
+from fastgw.upstream.load_balancing.random_choice import LatencyBalancing, LeastConnections, Random
 from fastgw.upstream.load_balancing.round_robin import RoundRobin
-from fastgw.upstream.load_balancing.sticky_sessions import Cookies, Sticky
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
 from fastgw.upstream.targets.target import Target
 
 TARGETS = 10
@@ -39,11 +39,11 @@ def rooms() -> Iterator[Room]:
         "round_robin": turns,
         "random": Random(members),
         "least_connections": LeastConnections(members, loads),
-        "latency": Latency(members, latencies),
+        "latency": LatencyBalancing(members, latencies),
         "ip_hash": ConsistentHash(members, address, turns, loads, None),
         "consistent_hash on a field": ConsistentHash(members, by_user, turns, loads, None),
         "  with bounded loads": ConsistentHash(members, by_user, turns, loads, 1.25),
-        "round_robin, sticky": Sticky(turns, cookies, [member.target for member in members]),
+        "round_robin, sticky": StickySessions(turns, cookies, [member.target for member in members]),
     }
     asked = [_asked(number, cookies, members[number % TARGETS].target) for number in range(1000)]
     for name, balancer in balancers.items():

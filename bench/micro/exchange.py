@@ -32,13 +32,13 @@ from fastgw.gateway.tables import Gateway
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk
 from fastgw.observe import Observer
 from fastgw.runtime.node.shm_layout import ShmLayout
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
 from fastgw.sync.feeds import Feeds
 from fastgw.upstream.client.http_client import Fetcher
 from fastgw.upstream.connections import pool
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 Messages = Sequence[tuple[bytes, bytes]]
@@ -123,7 +123,7 @@ class Plane:
 
     def _start(self, gateway: Gateway) -> None:
         words = ShmLayout(gateway)
-        column = Shared.create(gateway.layout, 1).columns[0]
+        column = SharedMemory.create(gateway.layout, 1).columns[0]
         self._ground = WorkerLoop(self._loop)
         self._observer = Observer(logs=gateway.config.access_logs, column=words.counted(column), series=gateway.series)
         limits = words.connection_limit(column, gateway.limits), words.address_limit(column, gateway.limits)
@@ -168,7 +168,7 @@ class Plane:
     def connect(self, request: bytes, response: bytes) -> None:
         """The first exchange, for which the upstream connection is opened."""
 
-        async def opened(target: Target, protocol: asyncio.BufferedProtocol, *timeouts: float | None) -> Address:
+        async def opened(target: Target, protocol: asyncio.BufferedProtocol, *timeouts: float | None) -> TargetAddress:
             self.upstream = Transport(protocol)
             return (await target.addresses())[0]
 

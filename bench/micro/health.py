@@ -13,7 +13,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.shm.health_words import HealthWords
-from fastgw.shm.memory import Column, Layout, Shared
+from fastgw.shm.memory import Column, Layout, SharedMemory
 from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.targets.target import Target, build_targets
 
@@ -37,7 +37,7 @@ class Group:
 def rooms() -> Iterator[Room]:
     layout = Layout()
     words = HealthWords(layout)
-    shared = Shared.create(layout, WORKERS)
+    shared = SharedMemory.create(layout, WORKERS)
     column = shared.columns[0]
     passive = config.HealthChecks(passive=config.PassiveHealth(failures=5))
     both = Group(2, health_checks=passive, circuit_breaker=config.CircuitBreaker(min_requests=1000, error_rate=1.0))

@@ -11,7 +11,7 @@ from bench.micro.timing import Room
 from fastgw.compiled import twin
 from fastgw.http.http1.parser import judge_request
 from fastgw.observe import Series
-from fastgw.observe.access_log.formats import FORMATS, LineFormat, Mask, Secrets
+from fastgw.observe.access_log.formats import FORMATS, LineFormat, Mask, SecretNames
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
@@ -86,7 +86,7 @@ def rooms() -> Iterator[Room]:
     now, date = time.monotonic(), time.time()
     yield Room("make a record", lambda ended: record_of(ended, now, date), exchanges)
     records = [record_of(ended, now, date) for ended in exchanges]
-    mask = Secrets(()).mask
+    mask = SecretNames(()).mask
     for name, make in FORMATS.items():
         yield Room(f"make a {name} line of a record", partial(_line, make, mask), records)
     yield Room("  mask a referer", mask, [record.referer for record in records])

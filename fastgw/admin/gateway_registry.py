@@ -35,7 +35,7 @@ class Unregistered(Exception):
     """The gateway has no directory for an entry. The text says why."""
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class GatewayEntry(Struct, frozen=True, kw_only=True):
     """Entry of a gateway."""
 
     pid: int
@@ -56,7 +56,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 class Found(Struct, frozen=True):
     """An entry, and whose it is."""
 
-    entry: Entry
+    entry: GatewayEntry
     owner: int
     """The user id of the gateway."""
 
@@ -178,12 +178,12 @@ def _is_free(descriptor: int) -> bool:
     return True
 
 
-def _decoded(descriptor: int) -> Entry:
+def _decoded(descriptor: int) -> GatewayEntry:
     """Raises `MsgspecError`."""
     for _ in range(_READS - 1):
         with suppress(msgspec.MsgspecError):  # it was being written
-            return msgspec.json.decode(os.pread(descriptor, _LARGEST, 0), type=Entry)
-    return msgspec.json.decode(os.pread(descriptor, _LARGEST, 0), type=Entry)
+            return msgspec.json.decode(os.pread(descriptor, _LARGEST, 0), type=GatewayEntry)
+    return msgspec.json.decode(os.pread(descriptor, _LARGEST, 0), type=GatewayEntry)
 
 
 def _remove(path: str) -> None:
@@ -253,7 +253,7 @@ class Registration:
     def token_file(self) -> str:
         return self.path.removesuffix(_ENTRY) + _TOKEN
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: GatewayEntry) -> None:
         """Write the entry in place, with spaces in place of what was longer: who reads meanwhile finds one or the
         other.
 

@@ -14,7 +14,7 @@ class NoSuchGateway(Exception):
     """None that runs is meant. The text is one line for the user."""
 
 
-class Ambiguous(Exception):
+class AmbiguousGateway(Exception):
     """Several are, and nobody can be asked. The text lists them, a line each."""
 
 
@@ -37,7 +37,7 @@ class GatewayChoice(Struct, frozen=True):
 def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None = None) -> Choice:
     """`ask`: has a person choose among several; None: there is nobody.
 
-    Raises `NoSuchGateway`, `Ambiguous`, `SecretError`, and `ValueError` for an address that is none.
+    Raises `NoSuchGateway`, `AmbiguousGateway`, `SecretError`, and `ValueError` for an address that is none.
     """
     given = token_of(wanted.token_file)
     if wanted.admin is not None:
@@ -51,7 +51,9 @@ def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None
         raise NoSuchGateway(f"no gateway {what} runs; {known(running())}")
     if len(fitting) > 1 and ask is None:
         lines = "\n".join(f"  {each}" for each in listed(fitting))
-        raise Ambiguous(f"several gateways run; choose one with --config FILE, --name NAME or --admin ADDR:\n{lines}")
+        raise AmbiguousGateway(
+            f"several gateways run; choose one with --config FILE, --name NAME or --admin ADDR:\n{lines}"
+        )
     meant = fitting[0] if len(fitting) == 1 or ask is None else ask(fitting)
     where = place_of(meant)
     if where is None:

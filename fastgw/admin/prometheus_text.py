@@ -10,18 +10,20 @@ Sample = tuple[str, str, int | float]
 """Sample: what follows the family's name, labels as `labels` makes them, value."""
 
 
-class Format(NamedTuple):
+class ExpositionFormat(NamedTuple):
     content_type: bytes
     stem: bool
     """A counter's family is called without the suffix of its samples."""
     end: str
 
 
-PROMETHEUS: Final = Format(b"text/plain; version=0.0.4; charset=utf-8", stem=False, end="")
-OPENMETRICS: Final = Format(b"application/openmetrics-text; version=1.0.0; charset=utf-8", stem=True, end="# EOF\n")
+PROMETHEUS: Final = ExpositionFormat(b"text/plain; version=0.0.4; charset=utf-8", stem=False, end="")
+OPENMETRICS: Final = ExpositionFormat(
+    b"application/openmetrics-text; version=1.0.0; charset=utf-8", stem=True, end="# EOF\n"
+)
 
 
-def wanted(accept: bytes) -> Format:
+def wanted(accept: bytes) -> ExpositionFormat:
     """Return the format for an Accept header: OpenMetrics for those who name it and do not like the other better."""
     weights = dict(map(_weighted, accept.lower().split(b",")))
     openmetrics = weights.get(b"application/openmetrics-text", 0.0)
@@ -37,7 +39,7 @@ def _weighted(each: bytes) -> tuple[bytes, float]:
         return media_type, 0.0
 
 
-def exposed(families: Iterable[tuple[Family, Iterable[Sample]]], form: Format) -> bytes:
+def exposed(families: Iterable[tuple[Family, Iterable[Sample]]], form: ExpositionFormat) -> bytes:
     """The text of all families."""
     # PERF: made here: 24,000 samples in 20 ms; prometheus-client, which looks at each label of each sample, takes 120
     # (CPython 3.11, prometheus-client 0.24).

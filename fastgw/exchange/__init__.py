@@ -20,7 +20,7 @@ from fastgw.exchange.chain import (
 )
 from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide, begin
 from fastgw.exchange.reply import Reply, Response, problem
-from fastgw.exchange.states import EVENTS, Event, IllegalTransition, State
+from fastgw.exchange.states import EVENTS, Event, ExchangeState, IllegalTransition
 
 __all__ = [
     "EVENTS",
@@ -30,6 +30,7 @@ __all__ = [
     "Division",
     "Event",
     "Exchange",
+    "ExchangeState",
     "FastPathPlan",
     "FilterInstance",
     "Hooks",
@@ -42,7 +43,6 @@ __all__ = [
     "Response",
     "Route",
     "ServiceSide",
-    "State",
     "Trailers",
     "begin",
     "problem",

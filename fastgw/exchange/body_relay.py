@@ -7,7 +7,7 @@ from fastgw.shm.retry_buffer_budget import KeptRoom
 Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
-class Sink(Protocol):
+class BodySink(Protocol):
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
 
@@ -82,7 +82,7 @@ class Relay:
 
     def __init__(self, source: BodySource) -> None:
         self.source = source
-        self.sink: Sink | None = None
+        self.sink: BodySink | None = None
         self.kept: list[bytes] | None = []  # all that was fed, until it is more than `most_kept`
         self.most_kept = MAX_KEPT
         self.bytes = 0  # of payload; counted by the source, before anybody sees them
@@ -134,7 +134,7 @@ class Relay:
         if self.sink is not None:
             self.sink.end(trailers)
 
-    def attach(self, sink: Sink) -> bytes:
+    def attach(self, sink: BodySink) -> bytes:
         """Return all that was fed so far, in one piece; later pieces go to `sink.feed`."""
         assert self.kept is not None
         held = b"".join(self.kept)

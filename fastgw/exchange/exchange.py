@@ -12,7 +12,7 @@ from fastgw.errors import Fault
 from fastgw.exchange.body_relay import Relay, Trailers
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, own_response, problem
-from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, State
+from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, ExchangeState
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
@@ -165,7 +165,7 @@ class Exchange:
         self.service: ServiceSide | None = None
         self.is_straight = False  # on the way of `upstream.passage`, where nobody can look at its answer
         self.sent = False  # some of it went to an upstream, which may have acted on it
-        self.state: State = CHOOSING
+        self.state: ExchangeState = CHOOSING
         self.fault: Fault | None = None
         self.why = ""  # what exactly went wrong: for the log, not for the client
         self.limits: Any = None  # what limits have spent of it: `filters.limiting.ledger.Record`

@@ -128,8 +128,8 @@ class _Router(Generic[R]):
 
     def _grow(self, rules: list[Rule[R]], base: Router[R] | None) -> Steps[None]:
         self._rules = rules
-        exact: dict[bytes, list[Entry[R]]] = {}
-        wildcards: dict[bytes, list[Entry[R]]] = {}
+        exact: dict[bytes, list[RouteEntry[R]]] = {}
+        wildcards: dict[bytes, list[RouteEntry[R]]] = {}
         for place, entry in enumerate(chain.from_iterable(rules), 1):
             host = entry.host
             by_name = exact if host is not None and not host.wildcard else wildcards
@@ -230,7 +230,7 @@ class _Router(Generic[R]):
 
     def candidates(self, request: Routable) -> list[Candidate[R]]:
         """Every route that matches, once, in match order: the first is what `find` finds."""
-        best: dict[int, Entry[R]] = {}
+        best: dict[int, RouteEntry[R]] = {}
         for entry in self._entries(request):
             if entry.accepts(request):
                 best.setdefault(id(entry.route), entry)
@@ -240,7 +240,7 @@ class _Router(Generic[R]):
             Candidate(*entry.match(segments), entry.host, entry.path, _weakness(entry, entries[0])) for entry in entries
         ]
 
-    def _entries(self, request: Routable) -> Iterator[Entry[R]]:
+    def _entries(self, request: Routable) -> Iterator[RouteEntry[R]]:
         for table in self._tables(request.host):
             yield from chain.from_iterable(table.entries(request.path))
 
@@ -272,7 +272,7 @@ else:
         __doc__ = _Router.__doc__
 
 
-class Entry(Generic[R]):
+class RouteEntry(Generic[R]):
     """One route under one of its hosts and one of its paths, with the conditions that are left to check."""
 
     __slots__ = (
@@ -344,7 +344,7 @@ class Entry(Generic[R]):
         return self.route, params
 
 
-Rule: TypeAlias = tuple[Entry[R], ...]
+Rule: TypeAlias = tuple[RouteEntry[R], ...]
 """A route under all its hosts and paths."""
 
 
@@ -352,10 +352,10 @@ def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
     methods = _answered(conditions.methods)
     fields = tuple([(name.lower(), value) for name, value in conditions.headers])
     query = tuple([_query_pattern(name, value) for name, value in conditions.query])
-    entries: list[Entry[R]] = []
+    entries: list[RouteEntry[R]] = []
     for host in conditions.hosts or (None,):
         for path in conditions.paths or (None,):
-            entries.append(Entry(host, path, methods, fields, query, route))
+            entries.append(RouteEntry(host, path, methods, fields, query, route))
             if not len(entries) % _PIECE:
                 yield
     return tuple(entries)
@@ -371,16 +371,16 @@ class _Node(Generic[R]):
         self.parameter: _Node[R] | None = None
         self.rest: _Node[R] | None = None
         """Next node for a `:path` parameter, which takes the path to its end."""
-        self.ends: list[Entry[R]] | None = None
+        self.ends: list[RouteEntry[R]] | None = None
         """The patterns that end here: prefixes where text alone leads, patterns with parameters elsewhere."""
-        self.prefixes: tuple[list[Entry[R]], ...] = ()
+        self.prefixes: tuple[list[RouteEntry[R]], ...] = ()
         """Entries that text alone leads to: `ends` of this place and of those above, longest prefix first."""
         self.turns: tuple[tuple[int, _Node[R]], ...] = ()
         """Nodes that text alone leads to: what goes on with parameters from here and from above, and from which
         segment.
         """
 
-    def grow(self, segments: Iterable[bytes | Parameter]) -> list[Entry[R]]:
+    def grow(self, segments: Iterable[bytes | Parameter]) -> list[RouteEntry[R]]:
         """Find or make the place of a pattern and return its list of entries."""
         node = self
         for segment in segments:
@@ -454,22 +454,22 @@ class _Node(Generic[R]):
 class _HostTable(Generic[R]):
     """The routes of one host pattern, by path."""
 
-    def __init__(self, rows: list[Entry[R]]) -> None:
+    def __init__(self, rows: list[RouteEntry[R]]) -> None:
         self.rows = rows
         """Rows in file order."""
         self.ordered = rows
         """Rows in an order in which those that share a path are in match order."""
-        self._exact: dict[bytes, list[Entry[R]]] = {}
+        self._exact: dict[bytes, list[RouteEntry[R]]] = {}
         self._tree: _Node[R] = _Node()
         self._cuts = 0
         """How often to cut a path, so that all segments which the tree looks at are told apart. 0: it has none."""
-        self._regexes: list[Entry[R]] = []
+        self._regexes: list[RouteEntry[R]] = []
         self._regex_set: Any = None
-        self._any_path: list[Entry[R]] = []
+        self._any_path: list[RouteEntry[R]] = []
 
     def growing(self, base: _HostTable[R] | None) -> Steps[None]:
         """Find each row its place. `base`: what this host had before."""
-        by_rank: dict[tuple[bool, int], list[Entry[R]]] = {}
+        by_rank: dict[tuple[bool, int], list[RouteEntry[R]]] = {}
         for place, entry in enumerate(self.rows, 1):
             by_rank.setdefault((entry.is_written, entry.condition_count), []).append(entry)
             if entry.path is not None and entry.path.kind is PathKind.REGEX:
@@ -509,7 +509,7 @@ class _HostTable(Generic[R]):
                 del entries[-_PIECE:]
                 yield
 
-    def _list_for(self, path: PathPattern | None) -> list[Entry[R]]:
+    def _list_for(self, path: PathPattern | None) -> list[RouteEntry[R]]:
         if path is None:
             return self._any_path
         if path.kind is PathKind.EXACT:
@@ -518,7 +518,7 @@ class _HostTable(Generic[R]):
         # A path has an empty segment before its first slash, but `*` has none: that one is covered by `/*` alone.
         return self._tree.grow((b"", *path.segments) if path.segments else ())
 
-    def entries(self, path: bytes) -> Iterator[Sequence[Entry[R]]]:
+    def entries(self, path: bytes) -> Iterator[Sequence[RouteEntry[R]]]:
         """The entries whose path matches, in match order."""
         yield self._exact.get(path, ())
         segments = path.split(b"/", self._cuts)
@@ -552,14 +552,14 @@ class _HostTable(Generic[R]):
             return entry.ready
         return None
 
-    def _matching_regexes(self, path: bytes) -> Sequence[Entry[R]]:
+    def _matching_regexes(self, path: bytes) -> Sequence[RouteEntry[R]]:
         if self._regex_set is None:
             return ()
         matching = sorted(self._regex_set.Match(path))
         return [self._regexes[index] for index in matching if index < len(self._regexes)]
 
 
-def _host_table(rows: list[Entry[R]], base: _HostTable[R] | None) -> Steps[_HostTable[R]]:
+def _host_table(rows: list[RouteEntry[R]], base: _HostTable[R] | None) -> Steps[_HostTable[R]]:
     if base is not None and base.rows == rows:
         return base
     table = _HostTable(rows)
@@ -567,9 +567,9 @@ def _host_table(rows: list[Entry[R]], base: _HostTable[R] | None) -> Steps[_Host
     return table
 
 
-def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[Entry[R]]]:
+def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[RouteEntry[R]]]:
     """The entries of the patterns that lead to `node` and fit `segments` from `place` on, most specific first."""
-    found: list[list[Entry[R]]] = []
+    found: list[list[RouteEntry[R]]] = []
     end = len(segments)
     untried: list[tuple[int, _Node[R]]] = []
     while True:
@@ -596,7 +596,7 @@ def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[Entr
             return found
 
 
-def _first(entries: Iterable[Entry[R]], request: Routable) -> Entry[R] | None:
+def _first(entries: Iterable[RouteEntry[R]], request: Routable) -> RouteEntry[R] | None:
     for entry in entries:
         if entry.accepts(request):
             return entry
@@ -657,7 +657,7 @@ def _shortest_ipv6(host: bytes) -> bytes:
         return host
 
 
-def _weakness(entry: Entry[Any], first: Entry[Any]) -> str:
+def _weakness(entry: RouteEntry[Any], first: RouteEntry[Any]) -> str:
     """The first step of the match order at which `first` is ahead of `entry`."""
     if entry is first:
         return ""

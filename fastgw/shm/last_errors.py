@@ -19,7 +19,7 @@ _WORDS: Final = _TEXT + TEXT_BYTES // 8
 _LOOKS: Final = 3
 
 
-class LastError(NamedTuple):
+class LastErrorEntry(NamedTuple):
     """`date`: epoch seconds. `reason`: an errno's name, what TLS or DNS said, and for a route the target; or empty.
     `answers`: how many the target had given by then; 0 of a route."""
 
@@ -46,11 +46,11 @@ class LastErrors:
     def note_route(self, column: Column, places: SlotTable, name: str, fault: str, reason: str) -> None:
         self._note(column, self._routes, places.routes.get(name), name, fault, reason)
 
-    def of_targets(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
+    def of_targets(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastErrorEntry]:
         """Return the last errors by `target_name`; targets without one are left out."""
         return _last_errors_by_name(columns, self._targets, places.target_rows)
 
-    def of_routes(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastError]:
+    def of_routes(self, columns: Sequence[memoryview], places: SlotTable) -> dict[str, LastErrorEntry]:
         return _last_errors_by_name(columns, self._routes, places.routes)
 
     def _note(
@@ -69,7 +69,9 @@ class LastErrors:
         words[at + _DATE] = int(time.time() * 1000)
 
 
-def _last_errors_by_name(columns: Sequence[memoryview], first: int, places: Mapping[str, int]) -> dict[str, LastError]:
+def _last_errors_by_name(
+    columns: Sequence[memoryview], first: int, places: Mapping[str, int]
+) -> dict[str, LastErrorEntry]:
     found = {}
     for name, place in places.items():
         entries = [entry for column in columns if (entry := _entry(column, first + place * _WORDS, name)) is not None]
@@ -78,7 +80,7 @@ def _last_errors_by_name(columns: Sequence[memoryview], first: int, places: Mapp
     return found
 
 
-def _entry(words: memoryview, at: int, name: str) -> LastError | None:
+def _entry(words: memoryview, at: int, name: str) -> LastErrorEntry | None:
     for _ in range(_LOOKS):
         date = words[at + _DATE]
         if not date or words[at + _NAME] != _tag(name):
@@ -87,7 +89,7 @@ def _entry(words: memoryview, at: int, name: str) -> LastError | None:
         text = b"".join(word.to_bytes(8, "little") for word in words[at + _TEXT : at + _WORDS])
         if words[at + _DATE] == date:
             fault, _, reason = text.rstrip(b"\0").decode(errors="ignore").partition(" ")
-            return LastError(date / 1000, fault, reason, answers)
+            return LastErrorEntry(date / 1000, fault, reason, answers)
     return None
 
 

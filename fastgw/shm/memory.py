@@ -4,7 +4,7 @@ Rule 1: a word has one writer, the process whose column it stands in; all may re
 that is killed can hold a lock for ever. (Once a worker is dead, the supervisor clears the gauges in its column.)
 Rule 2: words are written through `memoryview.cast("Q")`, which is one store. `struct.pack_into` writes byte by byte,
 and a reader sees numbers that nobody wrote.
-Rule 3: what a number means for the node is the sum over the columns (`Shared.total`).
+Rule 3: what a number means for the node is the sum over the columns (`SharedMemory.total`).
 Rule 4: what is never used costs nothing. The file is sparse, so a layout has room for the largest node there is; but
 reading a page for the first time takes it as well as writing does, so nobody walks over all of a column.
 
@@ -108,7 +108,7 @@ class Layout:
         return span.first
 
 
-class Shared:
+class SharedMemory:
     """The mapped memory. The descriptor is closed when the object goes; the memory when its last view does."""
 
     def __init__(self, layout: Layout, columns: int, fd: int | None = None) -> None:
@@ -146,12 +146,12 @@ class Shared:
         self.widen(max(columns, self._header[_COLUMNS]))
 
     @classmethod
-    def create(cls, layout: Layout, columns: int) -> "Shared":
+    def create(cls, layout: Layout, columns: int) -> "SharedMemory":
         """New memory, for so many workers. Raises `OSError`, `OverflowError`, `MemoryError` when it cannot be had."""
         return cls(layout, columns)
 
     @classmethod
-    def attach(cls, fd: int, layout: Layout) -> "Shared":
+    def attach(cls, fd: int, layout: Layout) -> "SharedMemory":
         """The memory that another program has left us, with what stands in it. Raises `OtherLayout`."""
         return cls(layout, 0, fd)
 

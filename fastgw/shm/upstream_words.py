@@ -1,7 +1,7 @@
 """The words of upstreams and their targets: allowances, how busy a target is, and its health (`health`)."""
 
 from fastgw.shm.health_words import HealthVerdict, HealthWords
-from fastgw.shm.memory import Column, Layout, Shared
+from fastgw.shm.memory import Column, Layout, SharedMemory
 from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS, SlotTable, upstream_of
 
 
@@ -26,7 +26,7 @@ class TargetWords:
         self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
         self.health = HealthWords(layout)
 
-    def verdict(self, shared: Shared, target: int, now: float) -> HealthVerdict:
+    def verdict(self, shared: SharedMemory, target: int, now: float) -> HealthVerdict:
         """Return the node's verdict on a target."""
         return self.health.look(shared.supervisor, [target], now)[0][0]
 
@@ -36,7 +36,7 @@ class TargetWords:
         words[self.in_use + target], words[self.idle + target] = in_use, idle
         words[self.waiting + target] = waiting
 
-    def busy(self, shared: Shared, places: SlotTable) -> dict[str, list[int]]:
+    def busy(self, shared: SharedMemory, places: SlotTable) -> dict[str, list[int]]:
         """Return how busy the node keeps each upstream: connections in use and idle, requests waiting."""
         count = 1 + max(places.targets.values(), default=-1)
         numbers = [
@@ -50,6 +50,6 @@ class TargetWords:
                 upstream[number] += values[place]
         return found
 
-    def is_held(self, shared: Shared, upstream: int) -> bool:
+    def is_held(self, shared: SharedMemory, upstream: int) -> bool:
         """Whether connections, requests or retries still count on this place of an upstream."""
         return any(shared.total(word + upstream) for word in (self.connections, self.pending, self.spare_retries))

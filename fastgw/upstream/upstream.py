@@ -21,16 +21,16 @@ from fastgw.observe.metrics.series_layout import (
     UPSTREAM_WORDS,
 )
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
-from fastgw.upstream.connections.pool import Limit, LocalLimit, Pool
+from fastgw.upstream.connections.pool import LocalLimit, Pool, PoolLimit
 from fastgw.upstream.health.attempt_listener import AttemptListener, told_too
 from fastgw.upstream.health.upstream_health import Health
 from fastgw.upstream.load_balancing import Balancer, Member, NoTarget
 from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
 from fastgw.upstream.load_balancing.hashing import ConsistentHash, Key, address, key_of
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
-from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
+from fastgw.upstream.load_balancing.random_choice import LatencyBalancing, LeastConnections, Random
 from fastgw.upstream.load_balancing.round_robin import RoundRobin, SingleTarget
-from fastgw.upstream.load_balancing.sticky_sessions import Cookies, Sticky
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
 from fastgw.upstream.policies.hedging import Hedging
 from fastgw.upstream.policies.retry import rules_of
 from fastgw.upstream.targets.target import Target
@@ -135,7 +135,7 @@ class Upstream:
         self.active = 0
         self.retrying = 0
         self._spared = 0  # of those that are retrying, how many have one of `_spare`
-        self._spare: Limit | None = None  # nobody counts for the node: made when it is needed
+        self._spare: PoolLimit | None = None  # nobody counts for the node: made when it is needed
         self._counts = _UNCOUNTED
         self._counted = 0  # where its row begins there
         self._note: Note | None = None
@@ -158,8 +158,8 @@ class Upstream:
         self,
         ground: WorkerLoop,
         workers: int,
-        connections: Limit,
-        pending: Limit,
+        connections: PoolLimit,
+        pending: PoolLimit,
         loads: Loads | None = None,
         key: bytes = b"",
     ) -> None:
@@ -265,7 +265,7 @@ class Upstream:
                 _ALGORITHMS[balancing.algorithm](self, members) if members[1:] else SingleTarget(members[0].target)
             )
         if self.cookies is not None:
-            balancer = Sticky(balancer, self.cookies, {*usable, *(member.target for member in members)})
+            balancer = StickySessions(balancer, self.cookies, {*usable, *(member.target for member in members)})
         breaker = None if self.health is None else self.health.breaker
         self.balancer = balancer if breaker is None else breaker.guard(balancer)
 
@@ -286,7 +286,7 @@ class Upstream:
 
     # the retry budget
 
-    def count_in(self, spare: Limit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
+    def count_in(self, spare: PoolLimit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
         """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`, and
         those of its targets where they say. `note`: remembers a target's last error."""
         self._spare, self._counts, self._counted, self._note = spare, counts, first, note
@@ -360,7 +360,7 @@ def _by_load(upstream: Upstream, members: Sequence[Member]) -> Balancer:
 def _by_latency(upstream: Upstream, members: Sequence[Member]) -> Balancer:
     if upstream._latencies is None:  # nothing has been seen yet
         return Random(members)
-    return Latency(members, upstream._latencies)
+    return LatencyBalancing(members, upstream._latencies)
 
 
 def _by_address(upstream: Upstream, members: Sequence[Member]) -> Balancer:

@@ -21,7 +21,7 @@ from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.counters import Tally
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
-from fastgw.shm.memory import Column, Shared
+from fastgw.shm.memory import Column, SharedMemory
 from fastgw.upstream.health.attempt_listener import AttemptListener
 from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
@@ -38,7 +38,7 @@ CLOCKS = (
     "fastgw.upstream.forwarding.forwarding.monotonic",
     "fastgw.upstream.forwarding.attempt.monotonic",
     "fastgw.upstream.forwarding.mirror_request.monotonic",
-    "fastgw.downstream.http1.connection.monotonic",
+    "fastgw.pipeline.request_pipeline.monotonic",
 )
 BEGINNINGS = ("fastgw.upstream.forwarding.fast_path.begin", "fastgw.downstream.http1.connection.begin")
 DICE = ("fastgw.upstream.policies.retry.random", "fastgw.upstream.load_balancing.random_choice.random")
@@ -102,7 +102,7 @@ class CountedPlane(Plane):
         self.seen: list[tuple[object, ...]] = []  # what filters have
         self.dice = random.Random(1)
         self.take_turn()
-        self.shared = Shared.create(self.gateway.layout, 1)
+        self.shared = SharedMemory.create(self.gateway.layout, 1)
         self.column: Column = self.shared.columns[0]
         self.observer = Recording(self, self.column.words[:WORDS])
         self.listeners = {name: self._count(name, each) for name, each in self.gateway.upstreams.items()}

@@ -10,7 +10,7 @@ from fastgw.config.settings.gateway import Upstream, UpstreamTimeouts
 from fastgw.errors import Fault
 from fastgw.upstream.connections.connect import ConnectFailed
 from fastgw.upstream.connections.pool import Pool
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.on_loop import until
 
@@ -63,12 +63,12 @@ class Dialer:
     """Stands in for `connect`: an opening is done when the test says so."""
 
     def __init__(self) -> None:
-        self.openings: list[tuple[Target, asyncio.Future[Address]]] = []
+        self.openings: list[tuple[Target, asyncio.Future[TargetAddress]]] = []
 
     async def connect(
         self, target: Target, protocol: asyncio.BaseProtocol, timeout: float, handshake: float | None = None
-    ) -> Address:
-        done: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
+    ) -> TargetAddress:
+        done: asyncio.Future[TargetAddress] = asyncio.get_running_loop().create_future()
         self.openings.append((target, done))
         return await done
 
@@ -77,7 +77,7 @@ class Dialer:
 
     def succeed(self, index: int = 0) -> None:
         target, done = self.openings.pop(index)
-        done.set_result(Address(socket.AF_INET, (target.host, target.port)))
+        done.set_result(TargetAddress(socket.AF_INET, (target.host, target.port)))
 
     def fail(self, index: int = 0, fault: Fault = Fault.CONNECT_REFUSED) -> None:
         self.openings.pop(index)[1].set_exception(ConnectFailed(fault, "said the test"))

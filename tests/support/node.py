@@ -15,7 +15,7 @@ from fastgw.runtime.node.config_snapshot import ConfigSnapshot, accept, seal
 from fastgw.runtime.node.node_state import NodeState, Sealed, place_listeners
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.sockets.listening_sockets import close_endpoints
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 
 FILE = "/nowhere/gateway.yaml"
 ANYWHERE = "{address: 127.0.0.1:0}"
@@ -48,7 +48,7 @@ def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: S
     gateway = compile(sealed.accepted.config(), workers)
     words = ShmLayout(gateway)
     commons = NodeState(
-        shared=Shared.create(gateway.layout, workers),
+        shared=SharedMemory.create(gateway.layout, workers),
         words=words,
         sealed=sealed,
         gateway=gateway,

@@ -11,7 +11,7 @@ import pytest
 from fastgw.config.base.value_types import parse_url
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.targets import dns
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 from tests.support.memory import Ground
 
@@ -85,7 +85,7 @@ class Greeter(asyncio.Protocol):
         transport.write(b"hello")
 
 
-async def greeted(target: Target, timeout: float = LONG) -> Address:
+async def greeted(target: Target, timeout: float = LONG) -> TargetAddress:
     """Connect, be greeted, close. Returns the address connected to."""
     peer = Peer()
     address = await connect(target, peer, timeout)
@@ -102,16 +102,16 @@ async def failure(target: Target, timeout: float = LONG) -> ConnectFailed:
     return raised.value
 
 
-def named(monkeypatch: pytest.MonkeyPatch, *addresses: Address) -> Target:
+def named(monkeypatch: pytest.MonkeyPatch, *addresses: TargetAddress) -> Target:
     """A target whose name has these addresses."""
 
-    async def look_up(host: str, port: int) -> list[Address]:
+    async def look_up(host: str, port: int) -> list[TargetAddress]:
         return list(addresses)
 
     monkeypatch.setattr(dns, "look_up", look_up)
     return Target(parse_url("http://users:80"), resolve_interval=3600.0)
 
 
-def address_of(origin: Greeting) -> Address:
+def address_of(origin: Greeting) -> TargetAddress:
     listener = origin.server.sockets[0]
-    return Address(listener.family, listener.getsockname())
+    return TargetAddress(listener.family, listener.getsockname())

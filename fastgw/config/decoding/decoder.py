@@ -170,7 +170,7 @@ class Number(Decoder):
 
 
 @dataclass(frozen=True)
-class Choice(Decoder):
+class ChoiceDecoder(Decoder):
     """One of a few values."""
 
     values: tuple[Any, ...]
@@ -572,7 +572,7 @@ def _options(shape: Decoder) -> tuple[Decoder, ...]:
 _KINDS: Final[Mapping[type, tuple[type[Decoder], ...]]] = {
     dict: (Table, Structure, Hidden),
     list: (Sequence,),
-    str: (Text, Noted, File, Choice, Hidden),
+    str: (Text, Noted, File, ChoiceDecoder, Hidden),
 }
 """Decoders that a plain value of this type can be meant for."""
 
@@ -675,7 +675,7 @@ def shape_of(annotation: Any) -> Decoder:
         shapes = [shape_of(each) for each in inner if each is not types.NoneType]
         return Either((*shapes, Null()) if types.NoneType in inner else tuple(shapes))
     if origin is Literal:
-        return Choice(inner)
+        return ChoiceDecoder(inner)
     if origin is tuple and inner[1:] == (...,):
         listed = Sequence(shape_of(inner[0]), shortest, _noted(notes, "max_length"))
         sources = [_source(each) for note in notes if isinstance(note, OrFrom) for each in note.types]

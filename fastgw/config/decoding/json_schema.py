@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.decoding.decoder import (
-    Choice,
+    ChoiceDecoder,
     Decoder,
     Either,
     Field,
@@ -220,7 +220,7 @@ _DRAW: Final[Mapping[type[Decoder], Callable[[_Drawing, Any], Schema]]] = {
     Number: _number,
     Truth: lambda drawing, shape: {"type": "boolean"},
     Null: lambda drawing, shape: {"type": "null"},
-    Choice: lambda drawing, shape: {"enum": list(shape.values)},
+    ChoiceDecoder: lambda drawing, shape: {"enum": list(shape.values)},
     Noted: lambda drawing, shape: dict(shape.notation.schema),
     File: lambda drawing, shape: {"type": "string", "minLength": 1},
     Hidden: lambda drawing, shape: {

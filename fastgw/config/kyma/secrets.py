@@ -55,7 +55,7 @@ Derived = Mapping[str, bytes]
 """Contents of derived files, by name."""
 
 
-class Secrets:
+class KymaSecrets:
     """The Secrets of one namespace."""
 
     def __init__(self, namespace: str) -> None:
@@ -258,7 +258,7 @@ class Secrets:
 class Compass:
     """A Secret of the form that Kyma's gateway had in its Compass mode: one JSON text with everything."""
 
-    def __init__(self, secrets: Secrets, name: str, said: Mapping[str, Any], kind: str) -> None:
+    def __init__(self, secrets: KymaSecrets, name: str, said: Mapping[str, Any], kind: str) -> None:
         self._secrets, self._name, self._said = secrets, name, said
         self.type = _OF_COMPASS.get(kind.lower(), kind)
         """Type as `credentials.type` of an Application would have it; "": none is given."""

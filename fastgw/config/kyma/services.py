@@ -20,7 +20,7 @@ from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint, parse_
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.kyma.names import access_service, normalized, why_not_there
 from fastgw.config.kyma.objects import NAME, Object
-from fastgw.config.kyma.secrets import Asked, Compass, Derived, Secrets, UnusableSecret
+from fastgw.config.kyma.secrets import Asked, Compass, Derived, KymaSecrets, UnusableSecret
 from fastgw.config.settings.credentials import Csrf, RequestParameters
 from fastgw.config.settings.egress import EgressCredentials, EgressEntry, EgressService, Kyma
 from fastgw.config.settings.upstreams import UpstreamTls
@@ -138,7 +138,7 @@ def services_in(
 ) -> KymaServices:
     """The services of all Applications. `derive`: is given the name and contents of each derived file that they
     need. `known`: those that were read before."""
-    secrets = Secrets(settings.namespace)
+    secrets = KymaSecrets(settings.namespace)
     known = IncrementalCache() if known is None else known
     found = KymaServices([], [])
     applications: dict[str, Object] = {}
@@ -183,7 +183,7 @@ def _add(each: Object, applications: dict[str, Object]) -> Problem | None:
 class _Reading:
     """One Application being read."""
 
-    def __init__(self, app: Object, settings: Kyma, secrets: Secrets, notes: list[Problem]) -> None:
+    def __init__(self, app: Object, settings: Kyma, secrets: KymaSecrets, notes: list[Problem]) -> None:
         self._app = app
         self._provider = settings
         self._secrets = secrets

@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.decoding.decoder import (
-    Choice,
+    ChoiceDecoder,
     Decoder,
     Either,
     File,
@@ -92,7 +92,7 @@ _WRITE: Final[Mapping[type[Decoder], Callable[[Any, Any], Any]]] = {
     Number: _as_it_is,
     Truth: _as_it_is,
     Null: _as_it_is,
-    Choice: _as_it_is,
+    ChoiceDecoder: _as_it_is,
     File: _as_it_is,
     Noted: lambda shape, value: shape.notation.write(value),
     Hidden: lambda shape, value: MASK,
@@ -108,7 +108,7 @@ _FITS: Final[Mapping[type[Decoder], Callable[[Any, Any], bool]]] = {
     Number: lambda shape, value: isinstance(value, int | float) and not isinstance(value, bool),
     Truth: lambda shape, value: isinstance(value, bool),
     Null: lambda shape, value: value is None,
-    Choice: lambda shape, value: any(value == each and type(value) is type(each) for each in shape.values),
+    ChoiceDecoder: lambda shape, value: any(value == each and type(value) is type(each) for each in shape.values),
     File: lambda shape, value: isinstance(value, str),
     Noted: lambda shape, value: value is not None and not isinstance(value, Mapping),
     Hidden: lambda shape, value: isinstance(value, Secret),

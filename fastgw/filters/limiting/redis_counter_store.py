@@ -11,7 +11,7 @@ from fastgw.redis.rate_limits import Answer, StateLimits, asking
 from fastgw.shm import rate_limit_table
 
 
-class Shared(NamedTuple):
+class RedisCounterStore(NamedTuple):
     """Shared counts: their Redis, and what is done while it is unreachable."""
 
     limits: StateLimits
@@ -22,11 +22,11 @@ class Shared(NamedTuple):
         return SharedLedger(self, name, terms, local)
 
 
-def shared_by(env: Env, state: State) -> Shared:
+def shared_by(env: Env, state: State) -> RedisCounterStore:
     """All filters of a process share one connection."""
     url, timeout = env.secret(state.url), state.timeout
     limits = env.shared(("state limits", url, timeout), lambda: StateLimits(url, timeout))
-    return Shared(limits, state.prefix, state.when_away == "refuse")
+    return RedisCounterStore(limits, state.prefix, state.when_away == "refuse")
 
 
 @final
@@ -45,7 +45,7 @@ class SharedLedger:
 
     __slots__ = ("_asking", "_depth", "_limits", "_local", "_refuses", "_turns")
 
-    def __init__(self, place: Shared, name: bytes, terms: LimitSpec, local: NodeLedger) -> None:
+    def __init__(self, place: RedisCounterStore, name: bytes, terms: LimitSpec, local: NodeLedger) -> None:
         self._limits, self._refuses, self._local = place.limits, place.refuses, local
         self._turns = terms.algorithm == "leaky_bucket"
         is_bucket = terms.algorithm in ("token_bucket", "leaky_bucket")

@@ -171,7 +171,7 @@ class _Anonymous:
 
 
 @final
-class _Case:
+class _AuthCase:
     """State of one exchange: the ways that were tried, and the one that has accepted it."""
 
     __slots__ = ("accepted", "tried")
@@ -211,7 +211,7 @@ class _AnyOf:
         self._anonymous = anonymous
         self._places = places
         """All that does not reach the upstream where nobody has shown anything."""
-        self._cases: dict[Exchange, _Case] = {}
+        self._cases: dict[Exchange, _AuthCase] = {}
         """Cases from the request step to the end of the exchange, where a way has steps in between."""
         self._latest: _Way | None = None
         """The way by which somebody was let in last; for `explain`, which asks at once. None: as anonymous."""
@@ -229,11 +229,11 @@ class _AnyOf:
             if way.tidy is not None:
                 way.tidy(exchange)
             return None
-        return _Attempts(self, self._ways, exchange, _Case(), before).go_on(outcome)
+        return _Attempts(self, self._ways, exchange, _AuthCase(), before).go_on(outcome)
 
     def request_followed(self, exchange: Exchange) -> Outcome:
         self._remove_written(exchange)
-        case = self._cases[exchange] = _Case()
+        case = self._cases[exchange] = _AuthCase()
         attempts = _Attempts(self, self._ways, exchange, case, _before(exchange))
         return attempts.go_on(self._first(exchange))
 
@@ -321,7 +321,9 @@ class _Attempts:
 
     __slots__ = ("_any_of", "_before", "_case", "_exchange", "_left", "_refusals", "_way")
 
-    def __init__(self, any_of: _AnyOf, ways: Iterable[_Way], exchange: Exchange, case: _Case, before: _Before) -> None:
+    def __init__(
+        self, any_of: _AnyOf, ways: Iterable[_Way], exchange: Exchange, case: _AuthCase, before: _Before
+    ) -> None:
         self._any_of, self._exchange, self._case, self._before = any_of, exchange, case, before
         self._left = iter(ways)
         self._refusals: list[tuple[_Way, Reply, str]] = []

@@ -198,7 +198,7 @@ class _HmacUse:
         verifier = self._verifiers[key.algorithm]
         try:
             (verified,) = verifier.verify(
-                Message(exchange), max_age=self._max_age, expect_tag=self._tag, require_components=tuple(required)
+                SignedMessage(exchange), max_age=self._max_age, expect_tag=self._tag, require_components=tuple(required)
             )
         except HTTPMessageSignaturesException as error:
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
@@ -253,7 +253,7 @@ def _digest_in(field: bytes) -> tuple[Any, bytes]:
     raise Unsigned("Content-Digest has no SHA-256 or SHA-512")
 
 
-class Message:
+class SignedMessage:
     """An exchange as the library reads a request."""
 
     def __init__(self, exchange: Exchange) -> None:

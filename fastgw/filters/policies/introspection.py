@@ -162,7 +162,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
         )
 
 
-class _Refusal(NamedTuple):
+class _InactiveToken(NamedTuple):
     """Refusal of a token."""
 
     fault: Fault
@@ -200,7 +200,7 @@ class _Said(NamedTuple):
 
 
 @final
-class _Away(Exception):
+class _ServerAway(Exception):
     """The server cannot be asked now, or does not say. The text is for the log."""
 
 
@@ -219,7 +219,7 @@ class _Server:
         self._fields += by(settings.client_id, secret)(self._form)
 
     async def ask(self, fetcher: Fetcher, token: bytes) -> bytes:
-        """Return the server's response, a JSON object with `active`. Raises `_Away`."""
+        """Return the server's response, a JSON object with `active`. Raises `_ServerAway`."""
         form = urlencode({"token": token.decode("ascii"), **self._form}).encode()
         try:
             answer = await fetcher.fetch(
@@ -233,9 +233,9 @@ class _Server:
                 repeatable=True,  # it changes nothing
             )
         except FetchFailed as failed:
-            raise _Away(failed.reason) from failed
+            raise _ServerAway(failed.reason) from failed
         if answer.status != 200:
-            raise _Away(f"the introspection endpoint answers {answer.status}")
+            raise _ServerAway(f"the introspection endpoint answers {answer.status}")
         return answer.body
 
 
@@ -296,7 +296,7 @@ class _Policy:
         self._ttl, self._negative_ttl = cache.ttl, cache.negative_ttl
         self._good: TokenCache[_Known] = TokenCache(cache.entries)
         self._bad = _Refusals(cache.entries)
-        self._flights: SingleFlight[_Known | _Refusal] = SingleFlight()
+        self._flights: SingleFlight[_Known | _InactiveToken] = SingleFlight()
         self._pending: dict[str, int] = {}
         """Client addresses, and how many tokens of theirs are being asked about."""
         self._share = max(settings.max_pending // _SHARES, 1)
@@ -327,7 +327,7 @@ class _Policy:
         try:
             token = token_in(values)
         except Unclear as unclear:
-            return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, str(unclear), "invalid_request"))
+            return self._refuse(exchange, _InactiveToken(Fault.CREDENTIALS_INVALID, str(unclear), "invalid_request"))
         if token is None:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._missing, why="there is no token")
         refusal = self._bad.get(token)
@@ -349,11 +349,11 @@ class _Policy:
             return self._let_pass(exchange, verdict)
         return self._refuse(exchange, verdict)
 
-    async def _ask_for(self, client: str, token: bytes) -> _Known | _Refusal:
+    async def _ask_for(self, client: str, token: bytes) -> _Known | _InactiveToken:
         """Ask about a token that nobody else asks about now, unless too much is being asked."""
         pending, asked = self._pending, self._pending.get(client, 0)
         if len(self._flights) >= self._settings.max_pending or asked >= self._share:
-            return _Refusal(Fault.AUTH_UNAVAILABLE, "too many tokens are being asked about")
+            return _InactiveToken(Fault.AUTH_UNAVAILABLE, "too many tokens are being asked about")
         pending[client] = asked + 1
         try:
             return await self._flights.join(token, partial(self._ask, token))
@@ -364,9 +364,9 @@ class _Policy:
 
     def _let_pass(self, exchange: Exchange, known: _Known) -> Reply | None:
         if not is_bearers(exchange, known.certificate):
-            return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, OTHERS))
+            return self._refuse(exchange, _InactiveToken(Fault.CREDENTIALS_INVALID, OTHERS))
         if known.stamp is not self._roster.stamp and not self._is_still_good(known):
-            return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, REVOKED))
+            return self._refuse(exchange, _InactiveToken(Fault.CREDENTIALS_INVALID, REVOKED))
         exchange.consumer, exchange.claims = known.consumer, known.claims
         if known.lines:
             exchange.request_added += known.lines
@@ -374,7 +374,7 @@ class _Policy:
             exchange.request_dropped |= self._hidden
         return None
 
-    def _refuse(self, exchange: Exchange, refusal: _Refusal) -> Reply:
+    def _refuse(self, exchange: Exchange, refusal: _InactiveToken) -> Reply:
         if refusal.fault is Fault.AUTH_UNAVAILABLE:
             return exchange.refuse(refusal.fault, why=refusal.why)
         if refusal.fault is Fault.FORBIDDEN:
@@ -387,25 +387,25 @@ class _Policy:
 
     # a token that nothing is remembered of
 
-    async def _ask(self, token: bytes) -> _Known | _Refusal:
+    async def _ask(self, token: bytes) -> _Known | _InactiveToken:
         """Judge it, and remember the verdict: a good one under all that the field says in its usual spelling."""
         try:
             said = await self._said(token)
-        except _Away as away:
-            return _Refusal(Fault.AUTH_UNAVAILABLE, str(away))
+        except _ServerAway as away:
+            return _InactiveToken(Fault.AUTH_UNAVAILABLE, str(away))
         left = said.until_date - time.time()
         try:
-            verdict: _Known | _Refusal = self._verdict(said.claims, token)
+            verdict: _Known | _InactiveToken = self._verdict(said.claims, token)
         except TokenRefused as refused:
-            verdict = _Refusal(Fault.CREDENTIALS_INVALID, str(refused))
-        if isinstance(verdict, _Refusal):
+            verdict = _InactiveToken(Fault.CREDENTIALS_INVALID, str(refused))
+        if isinstance(verdict, _InactiveToken):
             self._bad.put(token, verdict, time.monotonic() + self._negative_ttl)
         elif left > 0:
             self._good.put(canonical(token), verdict, time.monotonic() + left)
         return verdict
 
     async def _said(self, token: bytes) -> _Said:
-        """Return the response of the server, to this node or another. Raises `_Away`."""
+        """Return the response of the server, to this node or another. Raises `_ServerAway`."""
         level = self._level
         if level is not None and (kept := await level.get(token)) is not None:
             raw, until_date = kept
@@ -423,7 +423,7 @@ class _Policy:
             await level.put(token, raw, said.until_date)
         return said
 
-    def _verdict(self, claims: dict[str, Any], token: bytes) -> _Known | _Refusal:
+    def _verdict(self, claims: dict[str, Any], token: bytes) -> _Known | _InactiveToken:
         """Raises `TokenRefused`."""
         if not claims["active"]:
             raise TokenRefused("the token is not active")
@@ -433,10 +433,10 @@ class _Policy:
             raise TokenRefused("the token is of another type")
         check_claims(told, self._expected, time.time())
         if self._scopes - scopes_of(told):
-            return _Refusal(Fault.INSUFFICIENT_SCOPE, "the token lacks a scope", "insufficient_scope")
+            return _InactiveToken(Fault.INSUFFICIENT_SCOPE, "the token lacks a scope", "insufficient_scope")
         for claim, rule in self._rules:
             if not rule(told):
-                return _Refusal(Fault.FORBIDDEN, f"the claim {claim} is not as the rules want it")
+                return _InactiveToken(Fault.FORBIDDEN, f"the claim {claim} is not as the rules want it")
         return _Known(mark_of_token(token), MappingProxyType(told), lines_of(told, self._fields), certificate_of(told))
 
     def _is_still_good(self, known: _Known) -> bool:
@@ -458,18 +458,18 @@ class _Refusals:
     __slots__ = ("_entries", "_key", "_most")
 
     def __init__(self, most: int) -> None:
-        self._entries: OrderedDict[bytes, tuple[_Refusal, float]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[_InactiveToken, float]] = OrderedDict()
         self._key = urandom(16)
         self._most = most
 
     def _mark(self, token: bytes) -> bytes:
         return blake2b(token, digest_size=16, key=self._key).digest()
 
-    def get(self, token: bytes) -> _Refusal | None:
+    def get(self, token: bytes) -> _InactiveToken | None:
         entry = self._entries.get(self._mark(token))
         return entry[0] if entry is not None and time.monotonic() < entry[1] else None
 
-    def put(self, token: bytes, refusal: _Refusal, expires_at: float) -> None:
+    def put(self, token: bytes, refusal: _InactiveToken, expires_at: float) -> None:
         mark = self._mark(token)
         self._entries.pop(mark, None)
         if len(self._entries) >= self._most:
@@ -478,13 +478,13 @@ class _Refusals:
 
 
 def _read(raw: bytes) -> dict[str, Any]:
-    """The members of an answer, `active` a boolean among them. Raises `_Away`."""
+    """The members of an answer, `active` a boolean among them. Raises `_ServerAway`."""
     try:
         claims = members(raw, "what the introspection endpoint says")
     except TokenRefused as refused:
-        raise _Away(str(refused)) from refused
+        raise _ServerAway(str(refused)) from refused
     if not isinstance(claims.get("active"), bool):
-        raise _Away("the introspection endpoint does not say whether the token is active")
+        raise _ServerAway("the introspection endpoint does not say whether the token is active")
     return claims
 
 

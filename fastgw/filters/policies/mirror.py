@@ -43,7 +43,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
 
     def build(self, env: Env) -> Hooks:
         key = f"mirror\n{env.level}\n{env.route if env.level == 'route' else None}\n{env.instance}".encode()
-        held: dict[Exchange, _Body] = {}
+        held: dict[Exchange, _MirroredBody] = {}
         holding = 0
         services: Services | None = None
 
@@ -56,7 +56,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
 
         def request(exchange: Exchange) -> None:
             if services is not None and (self.share == 1.0 or random() < self.share):
-                held[exchange] = _Body()
+                held[exchange] = _MirroredBody()
 
         def request_body(exchange: Exchange, payload: bytes) -> None:
             nonlocal holding
@@ -102,7 +102,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
         return Hooks(request=request, request_body=request_body, finish=finish, start=start, explain=explain)
 
 
-class _Body:
+class _MirroredBody:
     """Body as far as it has come."""
 
     __slots__ = ("length", "pieces")

@@ -141,7 +141,9 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         of_route = env.route if env.level == "route" else None
         # A filter of 10,000 routes counts for all of them, and is made once.
         key = "quota", env.level, of_route, env.instance, id(self)
-        counts = env.shared(key, lambda: _Counts(self, self.scope(env.level, of_route, env.instance), env.instance))
+        counts = env.shared(
+            key, lambda: _QuotaCounts(self, self.scope(env.level, of_route, env.instance), env.instance)
+        )
         return Hooks(
             request=counts.request,
             response=None if self.headers == "none" else tell_tightest,
@@ -193,7 +195,7 @@ class _Table:
 
 
 @final
-class _Group:
+class _QuotaGroup:
     """A limit with what is needed to hold requests to it. As a ledger, it tells what is left and takes back."""
 
     __slots__ = ("_table", "limit", "name", "telling", "why")
@@ -214,7 +216,7 @@ class _Group:
 
 
 @final
-class _Counts:
+class _QuotaCounts:
     """One use of the filter, for all routes that have it."""
 
     def __init__(self, settings: Quota, scope: str, instance: str) -> None:
@@ -225,7 +227,7 @@ class _Counts:
         by = " and ".join(map(str, settings.traits))
         limits = {"": settings.limit, **{name: group.limit for name, group in settings.groups.items()}}
         self._everybody, *self._groups = [
-            _Group(
+            _QuotaGroup(
                 self._table,
                 name,
                 limit,
@@ -268,7 +270,7 @@ class _Counts:
                 return refusal(Fault.QUOTA_EXCEEDED, period.ends_date - time())
             table.slots.pop(key, None)
 
-    def _group_of(self, exchange: Exchange) -> _Group:
+    def _group_of(self, exchange: Exchange) -> _QuotaGroup:
         consumer = exchange.consumer
         if consumer is not None:
             for group in self._groups:

@@ -35,7 +35,7 @@ from fastgw.shm.rate_limit_table import Limit
 _REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
 
 if TYPE_CHECKING:
-    from fastgw.filters.limiting.redis_counter_store import Shared
+    from fastgw.filters.limiting.redis_counter_store import RedisCounterStore
 
 SOON: Final = 0.0005
 """Seconds: whose turn comes sooner does not wait, for timers are not finer."""
@@ -182,7 +182,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         # An early filter, which has no route, runs for every request.
         scope = self.scope or ("node" if env.route is None else "shared")
         state = env.state if scope == "shared" else None
-        place: Shared | None = None
+        place: RedisCounterStore | None = None
         if state is not None:
             from fastgw.filters.limiting.redis_counter_store import shared_by
 
@@ -220,7 +220,7 @@ class _Group:
 class _Counts:
     """One use of the filter, for all routes that have it."""
 
-    def __init__(self, settings: RateLimit, name: str, instance: str, place: "Shared | None" = None) -> None:
+    def __init__(self, settings: RateLimit, name: str, instance: str, place: "RedisCounterStore | None" = None) -> None:
         self._settings = settings  # kept: what is shared is found by its identity
         self._instance, self._place = instance, place
         self._name = name.encode()

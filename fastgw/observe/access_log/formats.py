@@ -61,7 +61,7 @@ _NOT_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
 _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
-class Secrets:
+class SecretNames:
     """The parameters of queries whose values are masked: `ALWAYS_MASKED` and those in `redact`.
 
     Names compare decoded, without case, and whether words in them are joined by `_`, `-` or nothing (`accessToken`). So
@@ -158,8 +158,8 @@ def may_hide(text: bytes) -> bool:
 
 
 def masker(redact: Iterable[str]) -> Mask:
-    """`Secrets.mask` of these names."""
-    return Secrets(redact).mask
+    """`SecretNames.mask` of these names."""
+    return SecretNames(redact).mask
 
 
 def json_line(record: Record, mask: Mask) -> bytes:

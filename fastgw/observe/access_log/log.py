@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Final, Protocol
 
-from fastgw.observe.access_log.formats import FORMATS, Secrets
+from fastgw.observe.access_log.formats import FORMATS, SecretNames
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.metrics.counters import Tally
@@ -62,7 +62,7 @@ class Log:
     ) -> None:
         self.settings = settings
         self.format = FORMATS[settings.format]
-        self.secrets = Secrets(settings.redact)
+        self.secrets = SecretNames(settings.redact)
         self._tally = tally
         self._sink = Sink(settings.sink)
         self._told = False  # that lines are dropped; once is enough, the metric says how many

@@ -24,7 +24,7 @@ from fastgw.observe.metrics.series_layout import (
     TARGETS_AT,
     UPSTREAM_WORDS,
     UPSTREAMS_AT,
-    Cells,
+    SeriesCells,
     cell_labels,
     cell_name,
     consumer_row,
@@ -47,7 +47,7 @@ class CounterCarryOver:
 
     def __init__(self, added: memoryview, returned: memoryview) -> None:
         self._added, self._returned = added, returned
-        self._added_cells, self._returned_cells = Cells(added), Cells(returned)
+        self._added_cells, self._returned_cells = SeriesCells(added), SeriesCells(returned)
         self._fence = MemoryFence()
 
     def carry(self, columns: Sequence[memoryview], before: SlotTable, after: SlotTable) -> None:

@@ -20,8 +20,8 @@ from fastgw.observe.metrics.series_layout import (
     UNCELLED,
     UPSTREAM_RETRIES,
     WORDS,
-    Cells,
     Series,
+    SeriesCells,
     cell_name,
     fault_cell_name,
 )
@@ -58,7 +58,7 @@ class Tally:
         """`note`: remembers the last error of a route."""
         self._note = note
         self.column = column[:WORDS]
-        self.cells = Cells(self.column)
+        self.cells = SeriesCells(self.column)
         self._series = series
         self._unwritten = Lock()
 

@@ -147,7 +147,7 @@ def target_row(place: int) -> int:
     return place + 1
 
 
-class Cells:
+class SeriesCells:
     """The cells of a column that this process writes."""
 
     def __init__(self, column: memoryview) -> None:

@@ -37,7 +37,7 @@ from fastgw.runtime.ipc.channel import (
     Columns,
     FeedRefreshRequest,
     Ready,
-    Reload,
+    ReloadRequest,
     ReloadResult,
     Revoke,
     Stop,
@@ -48,7 +48,7 @@ from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.quota_persistence import QuotaKeeper
 from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import status_server
-from fastgw.runtime.process.transient_errors import Backoff, is_passing
+from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.reload.proposer import Proposals
 from fastgw.upstream.client.http_client import Fetcher
@@ -111,7 +111,7 @@ class Control:
         self._told = asyncio.Event()
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
-                Reload: lambda order: self._begin(self._proposals.reload("signal")),
+                ReloadRequest: lambda order: self._begin(self._proposals.reload("signal")),
                 ReloadResult: self._proposals.conclude,
                 FeedRefreshRequest: lambda order: self._feeding.asked(order),
                 Revoke: self._revoking.heard,
@@ -187,7 +187,7 @@ class Control:
 
     async def _keep_serving_admin(self) -> None:
         """Retry the admin listener: what it needs may be wanting for a while, such as descriptors."""
-        backoff = Backoff()
+        backoff = RetryBackoff()
         while True:
             try:
                 await self._serve_admin(lambda: self._admin_is_served(backoff))
@@ -202,7 +202,7 @@ class Control:
                 )
                 await asyncio.sleep(wait)
 
-    def _admin_is_served(self, backoff: Backoff) -> None:
+    def _admin_is_served(self, backoff: RetryBackoff) -> None:
         if backoff.due_at < inf:
             backoff.forget()
             notice(OperatorEvent.ADMIN_BACK, "the admin listener is served")

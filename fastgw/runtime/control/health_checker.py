@@ -17,7 +17,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.runtime.node.metrics import OfUpstream
 from fastgw.shm.health_words import HealthVerdict, HealthWords
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 from fastgw.shm.slot_assignment import SlotTable, target_name
 from fastgw.upstream.client.http_client import made_context
 from fastgw.upstream.health.active_check import CannotCheck, Check
@@ -39,7 +39,7 @@ HOLDS: Final = 3
 class Checks:
     """Checks the targets of the configuration in force, and follows what workers decide about them."""
 
-    def __init__(self, ground: WorkerLoop, shared: Shared, words: HealthWords) -> None:
+    def __init__(self, ground: WorkerLoop, shared: SharedMemory, words: HealthWords) -> None:
         self._ground = ground
         self._shared = shared
         self._words = words
@@ -248,7 +248,7 @@ class _Journal:
     """Tells of ejections and of breakers, once for the node, whichever worker has decided."""
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], places: SlotTable, shared: Shared, words: HealthWords
+        self, upstreams: Mapping[str, Upstream], places: SlotTable, shared: SharedMemory, words: HealthWords
     ) -> None:
         self._shared = shared
         self._words = words

@@ -32,7 +32,7 @@ from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.revocation import Revoking
-from fastgw.runtime.control.traffic_history import EVERY_S, History, Recent, answered
+from fastgw.runtime.control.traffic_history import EVERY_S, Recent, TrafficHistory, answered
 from fastgw.runtime.ipc.channel import Channel, DrainAll
 from fastgw.runtime.node.metrics import Exposition, OfTls, OfUpstream, target_errors
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
@@ -40,7 +40,7 @@ from fastgw.runtime.process.process_stats import Process, process
 from fastgw.runtime.reload import certificate_files
 from fastgw.runtime.reload.proposer import Proposals
 from fastgw.shm.health_words import HealthVerdict
-from fastgw.shm.last_errors import LastError
+from fastgw.shm.last_errors import LastErrorEntry
 from fastgw.shm.slot_assignment import target_name
 from fastgw.sync.drained_targets import FEED
 from fastgw.sync.revocations import RevocationEvent
@@ -93,7 +93,7 @@ class NodeView:
         self.drained = DrainedTargets(channel, commons.feeds.get(FEED, b""), proposals.current.generation)
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
         """Returns the state of the quota file."""
-        self.past = History(self._totals, self.live)
+        self.past = TrafficHistory(self._totals, self.live)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
         self._parts = Parts(proposals.config)
@@ -390,7 +390,7 @@ class Seen(NamedTuple):
 
     totals: Totals
     recent: Recent
-    last_errors: Mapping[str, LastError]
+    last_errors: Mapping[str, LastErrorEntry]
 
 
 class Parts:
@@ -438,7 +438,7 @@ def _attempts(row: Sequence[int]) -> int:
     return answered(row) + sum(row[word] for word in TARGET_FAULT_WORDS.values())
 
 
-def _last_error(error: LastError | None) -> node_interface.LastError | None:
+def _last_error(error: LastErrorEntry | None) -> node_interface.LastError | None:
     return None if error is None else node_interface.LastError(error.date, error.fault, error.reason)
 
 

@@ -42,7 +42,7 @@ class _Mark(NamedTuple):
     faults: Mapping[tuple[str, str], int]
 
 
-class History:
+class TrafficHistory:
     """`totals`, `live`: what is the case now. `clock`: monotonic seconds."""
 
     def __init__(

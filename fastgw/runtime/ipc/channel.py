@@ -103,7 +103,7 @@ class Abort(Message):
     """Supervisor: somebody refused; forget what you have prepared."""
 
 
-class Committed(Message):
+class GenerationCommitted(Message):
     """Worker: this generation is what the next request meets."""
 
 
@@ -143,7 +143,7 @@ class ReloadResult(Message):
     """The files with other contents, for people; none is named whose name is new."""
 
 
-class Reload(Message):
+class ReloadRequest(Message):
     """Supervisor: somebody has asked by signal to read the file again."""
 
 
@@ -227,11 +227,11 @@ AnyMessage = (
     | ReloadRefused
     | Commit
     | Abort
-    | Committed
+    | GenerationCommitted
     | Propose
     | Rejected
     | ReloadResult
-    | Reload
+    | ReloadRequest
     | Drain
     | Drained
     | DrainAll

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fastgw import VERSION
-from fastgw.admin.gateway_registry import Entry, Registration, Unregistered, is_private, one_at_a_time, running
+from fastgw.admin.gateway_registry import GatewayEntry, Registration, Unregistered, is_private, one_at_a_time, running
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin
 from fastgw.operator_events import OperatorEvent
@@ -91,10 +91,10 @@ def token_file_of(commons: NodeState) -> str | None:
     return registration.token_file if registration is not None and _made_counts(commons) else None
 
 
-def _entry(commons: NodeState) -> Entry:
+def _entry(commons: NodeState) -> GatewayEntry:
     settings, file = commons.sealed.settings.admin, commons.sealed.accepted.file
     own = {name: str(endpoint.address) for name, endpoint in commons.own.items()}
-    return Entry(
+    return GatewayEntry(
         pid=os.getpid(),
         name=commons.name or (Path(file).stem if file else NAMELESS),
         config=os.path.realpath(file) if file else "",

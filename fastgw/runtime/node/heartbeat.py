@@ -7,7 +7,7 @@ from typing import Final
 
 from fastgw.eventloop.timer_wheel import TICK
 from fastgw.runtime.node.shm_layout import ShmLayout
-from fastgw.shm.memory import Column, Shared
+from fastgw.shm.memory import Column, SharedMemory
 
 CONTROL_BEATS_S: Final = 0.25
 """Seconds between two beats of control."""
@@ -36,7 +36,7 @@ class WorkerHeartbeat:
 class ControlHeartbeat:
     """Control's: it only says that its loop goes round."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, words: ShmLayout, shared: Shared) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, words: ShmLayout, shared: SharedMemory) -> None:
         self._loop = loop
         self._words = words
         self._shared = shared

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from fastgw import VERSION
 from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
-from fastgw.admin.prometheus_text import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
+from fastgw.admin.prometheus_text import PROMETHEUS, ExpositionFormat, Sample, exposed, histogram, labels, wanted
 from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
@@ -30,7 +30,7 @@ from fastgw.observe.metrics.series_layout import (
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.process_stats import Process, process
 from fastgw.shm.health_words import HealthVerdict
-from fastgw.shm.memory import Column, Shared
+from fastgw.shm.memory import Column, SharedMemory
 from fastgw.sync.credential_cache import HITS, MISSES
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 
@@ -230,7 +230,7 @@ class Exposition:
     def __init__(
         self,
         series: Series,
-        shared: Shared,
+        shared: SharedMemory,
         words: ShmLayout,
         begun_date: float,
         of_tls: Callable[[], OfTls] = lambda: ((), ()),
@@ -266,7 +266,7 @@ class Exposition:
 
     def text(self, accept: bytes = b"") -> tuple[bytes, bytes]:
         """Content type and text, in the format that this Accept field asks for."""
-        form: Format = wanted(accept)
+        form: ExpositionFormat = wanted(accept)
         return form.content_type, exposed(self._families(), form)
 
     def _families(self) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:

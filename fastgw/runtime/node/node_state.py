@@ -20,9 +20,9 @@ from fastgw.routing.table import at_once
 from fastgw.runtime.ipc.channel import Origin, Subject
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot, RollbackPoint, seal, unseal
 from fastgw.runtime.node.shm_layout import ShmLayout
-from fastgw.runtime.sockets.listening_sockets import Endpoint, close_endpoints, open_endpoint, open_endpoints
+from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, close_endpoints, open_endpoint, open_endpoints
 from fastgw.runtime.sockets.systemd_activation import Inherited
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 from fastgw.shm.quota_store import Claim
 from fastgw.sync.revocations import TOLD_MOST, RevocationEvent, RevocationList
 
@@ -74,7 +74,7 @@ class ReloadRecord:
 class NodeState:
     """Changed by the supervisor only; a child has what there was at its birth and is told of the rest."""
 
-    shared: Shared
+    shared: SharedMemory
     words: ShmLayout
     sealed: Sealed
     """The configuration in force."""
@@ -86,13 +86,13 @@ class NodeState:
     """Slots that have, or wait for, a worker of their own."""
     slots: int
     """Slots that have sockets: those of retired workers keep theirs, and neighbours accept there."""
-    endpoints: dict[int, Endpoint] = field(default_factory=dict)
+    endpoints: dict[int, ListeningEndpoint] = field(default_factory=dict)
     """Endpoints of listeners, by number."""
     endpoint_number: int = 0
     """The number of the next endpoint. None is given twice: a worker may still know the one that had it."""
     listeners: dict[str, list[int]] = field(default_factory=dict)
     """Numbers of the endpoints of each listener."""
-    own: dict[str, Endpoint] = field(default_factory=dict)
+    own: dict[str, ListeningEndpoint] = field(default_factory=dict)
     """Endpoints of the control process: `status`, `admin`."""
     former: list[RollbackPoint] = field(default_factory=list)
     """The generations that the program before this one kept, to go back to."""
@@ -129,28 +129,28 @@ class NodeState:
         """The generations before the one in force, the last one last."""
         return [*self.former, *(RollbackPoint.of(sealed.accepted) for sealed in self.kept)]
 
-    def open(self, address: Address, slots: int, *, private: bool = False) -> Iterable[Endpoint]:
+    def open(self, address: Address, slots: int, *, private: bool = False) -> Iterable[ListeningEndpoint]:
         """An address with sockets for so many slots, or those of the service manager. `private`: a unix socket is for
         its owner alone. Raises `CannotListen`."""
         taken = self.passed.take(address)
         if not taken:
             return open_endpoints(address, slots, private=private)
-        return [Endpoint(address, [each], shared=True, foreign=True) for each in taken]
+        return [ListeningEndpoint(address, [each], shared=True, foreign=True) for each in taken]
 
-    def open_one(self, address: Address, *, private: bool = False) -> Endpoint:
+    def open_one(self, address: Address, *, private: bool = False) -> ListeningEndpoint:
         """Open one endpoint of the control process: of a host name, at the first of its addresses. Raises
         `CannotListen`.
         """
         if not (taken := self.passed.take(address)):
             return open_endpoint(address, private=private)
-        first, *others = (Endpoint(address, [each], shared=True, foreign=True) for each in taken)
+        first, *others = (ListeningEndpoint(address, [each], shared=True, foreign=True) for each in taken)
         close_endpoints(others)
         return first
 
 
 def place_listeners(
     commons: NodeState, listeners: Mapping[str, Listener]
-) -> tuple[dict[str, list[int]], dict[int, Endpoint]]:
+) -> tuple[dict[str, list[int]], dict[int, ListeningEndpoint]]:
     """The endpoints of each listener, and those of them that had to be opened.
 
     An address that is open already keeps its sockets, whatever the listener there is called. Raises `CannotListen`.
@@ -158,7 +158,7 @@ def place_listeners(
     before = commons.sealed.settings.listeners
     held = {_key(name, before[name]): numbers for name, numbers in commons.listeners.items()}  # none yet at the start
     placed: dict[str, list[int]] = {}
-    opened: dict[int, Endpoint] = {}
+    opened: dict[int, ListeningEndpoint] = {}
     with ExitStack() as undo:
         for name, listener in listeners.items():
             numbers = held.get(_key(name, listener))

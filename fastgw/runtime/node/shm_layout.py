@@ -26,8 +26,8 @@ from fastgw.observe.metrics.series_layout import WORDS as COUNTED
 from fastgw.observe.metrics.totals import totals
 from fastgw.redis import availability
 from fastgw.routing.table import Steps
-from fastgw.shm.last_errors import LastError, LastErrors
-from fastgw.shm.memory import Column, Shared
+from fastgw.shm.last_errors import LastErrorEntry, LastErrors
+from fastgw.shm.memory import Column, SharedMemory
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.shm.retry_buffer_budget import KeptRoom
 from fastgw.shm.slot_assignment import CannotPlace, SlotTable
@@ -141,53 +141,53 @@ class ShmLayout:
 
     # --- what the supervisor says ---
 
-    def set_ready(self, shared: Shared, ready: bool) -> None:
+    def set_ready(self, shared: SharedMemory, ready: bool) -> None:
         """Set whether the gateway is ready: from the start until the stop begins."""
         shared.supervisor.words[self.ready] = ready
 
-    def set_awaits(self, shared: Shared, awaits: bool) -> None:
+    def set_awaits(self, shared: SharedMemory, awaits: bool) -> None:
         """Whether something is to come before there is anything to serve."""
         shared.supervisor.words[self.awaits] = awaits
 
-    def commit(self, shared: Shared, generation: int) -> None:
+    def commit(self, shared: SharedMemory, generation: int) -> None:
         """This generation is in force; before any worker is told."""
         shared.supervisor.words[self.generation] = generation
 
-    def expect(self, shared: Shared, column: int, generation: int) -> None:
+    def expect(self, shared: SharedMemory, column: int, generation: int) -> None:
         """A worker is about to be born into this column, which is nobody's yet, and will count by this generation."""
         shared.columns[column].words[self.generation] = generation
 
-    def hush(self, shared: Shared, column: int, silent: bool) -> None:
+    def hush(self, shared: SharedMemory, column: int, silent: bool) -> None:
         """The worker of this column does not beat, or does again."""
         shared.supervisor.words[self.silent + column] = silent
 
-    def left(self, shared: Shared, column: int) -> None:
+    def left(self, shared: SharedMemory, column: int) -> None:
         """The worker of this column is dead, and was reaped."""
         self.hush(shared, column, False)
         shared.clear_gauges(column)
 
-    def died(self, shared: Shared) -> None:
+    def died(self, shared: SharedMemory) -> None:
         """A process ended that should not have."""
         shared.supervisor.words[self.deaths] += 1
 
     # --- what can be told of them ---
 
-    def is_ready(self, shared: Shared) -> bool:
+    def is_ready(self, shared: SharedMemory) -> bool:
         """The start is over, the stop has not begun, what watches say is known, and a worker accepts."""
         return self.is_serving(shared) and not shared.supervisor.words[self.awaits] and self.accepting(shared) > 0
 
-    def is_serving(self, shared: Shared) -> bool:
+    def is_serving(self, shared: SharedMemory) -> bool:
         """The start is over and the stop has not begun."""
         return bool(shared.supervisor.words[self.ready])
 
-    def is_of(self, shared: Shared, column: int | None, pid: int) -> bool:
+    def is_of(self, shared: SharedMemory, column: int | None, pid: int) -> bool:
         """Whether this worker writes into the column, and not into one of other memory."""
         return column is not None and column < len(shared.columns) and shared.columns[column].words[self.pid] == pid
 
-    def beat_of(self, shared: Shared, column: int) -> int:
+    def beat_of(self, shared: SharedMemory, column: int) -> int:
         return int(shared.columns[column].words[self.beat])
 
-    def state_of(self, shared: Shared, column: int) -> WorkerState:
+    def state_of(self, shared: SharedMemory, column: int) -> WorkerState:
         words = shared.columns[column].words
         if shared.supervisor.words[self.silent + column]:
             return "silent"
@@ -195,26 +195,26 @@ class ShmLayout:
             return "ready"
         return "draining" if words[self.leaving] else "starting"
 
-    def oldest_generation(self, shared: Shared) -> int:
+    def oldest_generation(self, shared: SharedMemory) -> int:
         """Return the oldest generation that any worker serves, also one that is leaving or not ready yet."""
         served = [column.words[self.generation] for column in shared.columns]
         return min(filter(None, served), default=shared.supervisor.words[self.generation])
 
-    def control_has_beaten(self, shared: Shared, at_ns: int) -> None:
+    def control_has_beaten(self, shared: SharedMemory, at_ns: int) -> None:
         """Control's loop went round at this instant of the monotonic clock."""
         shared.supervisor.words[self.control_beat] = at_ns
 
-    def beat_of_control(self, shared: Shared) -> int:
+    def beat_of_control(self, shared: SharedMemory) -> int:
         return int(shared.supervisor.words[self.control_beat])
 
-    def is_state_up(self, shared: Shared) -> bool | None:
+    def is_state_up(self, shared: SharedMemory) -> bool | None:
         """Whether the Redis of `state` is there for each worker that asks it; None: none does, or knows yet."""
         said = {column.words[self.state_up] for column in shared.columns} - {availability.UNASKED}
         return availability.AWAY not in said if said else None
 
     # --- workers ---
 
-    def accepting(self, shared: Shared) -> int:
+    def accepting(self, shared: SharedMemory) -> int:
         """How many workers accept, and go round."""
         columns = shared.columns
         silent = shared.supervisor.words[self.silent : self.silent + len(columns)]
@@ -238,7 +238,7 @@ class ShmLayout:
         """TLS handshakes of this worker, and of those before it in this column, by `HandshakeOutcome`."""
         return column.words[self._shaken : self._shaken + len(HandshakeOutcome)]
 
-    def handshakes(self, shared: Shared) -> dict[HandshakeOutcome, int]:
+    def handshakes(self, shared: SharedMemory) -> dict[HandshakeOutcome, int]:
         """Return the TLS handshakes of all workers by outcome."""
         return {outcome: shared.total(self._shaken + outcome) for outcome in HandshakeOutcome}
 
@@ -250,7 +250,7 @@ class ShmLayout:
         most = limits.connections_per_ip
         return None if most is None else column.address_limit(most)
 
-    def check(self, shared: Shared, limits: config.Limits) -> None:
+    def check(self, shared: SharedMemory, limits: config.Limits) -> None:
         """Whether these limits can be held in memory that was made for others. Raises `CannotPlace`."""
         if limits.connections_per_ip is not None and limits.connections > shared.sketch.connections:
             raise CannotPlace(
@@ -277,7 +277,7 @@ class ShmLayout:
         counted = self.counted(column)
         return counted[UNCELLED] + sum(count for name, count in claimed(counted) if not is_fault_cell(name))
 
-    def reloaded(self, shared: Shared, ok: bool, date: float, *, of_contents: bool = False) -> None:
+    def reloaded(self, shared: SharedMemory, ok: bool, date: float, *, of_contents: bool = False) -> None:
         """Record the end of a reload, in the supervisor, at this date (epoch seconds). `of_contents`: it was about
         files that the configuration names, and says nothing of whether the configuration that was read last is served.
         """
@@ -292,7 +292,7 @@ class ShmLayout:
         """Return the words that the observer counts in."""
         return column.words[self._counted : self._counted + COUNTED]
 
-    def failed_last(self, shared: Shared, series: Series, target: str, error: LastError | None) -> bool:
+    def failed_last(self, shared: SharedMemory, series: Series, target: str, error: LastErrorEntry | None) -> bool:
         """Whether the newest that has come of attempts at a target (`target_name`) is this error of it."""
         if error is None or target not in series.targets:
             return False
@@ -302,7 +302,7 @@ class ShmLayout:
     def _given_back(self, column: Column) -> memoryview:
         return column.words[self._returned : self._returned + COUNTED]
 
-    def carry(self, shared: Shared, before: SlotTable, after: SlotTable) -> None:
+    def carry(self, shared: SharedMemory, before: SlotTable, after: SlotTable) -> None:
         """Carry counts over to the new names, in the supervisor, when all workers are prepared and none has been told
         to commit: see `carry_over`.
         """
@@ -310,7 +310,7 @@ class ShmLayout:
         ledger = CounterCarryOver(self.counted(shared.supervisor), self._given_back(shared.supervisor))
         ledger.carry(columns, before, after)
 
-    def totals(self, shared: Shared, series: Series) -> Totals:
+    def totals(self, shared: SharedMemory, series: Series) -> Totals:
         """Return the totals of the node, by the names of this generation."""
         columns = [self.counted(column) for column in shared.columns]
         return totals(series, columns, self.counted(shared.supervisor), self._given_back(shared.supervisor))

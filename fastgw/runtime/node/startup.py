@@ -17,9 +17,9 @@ from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.node.node_state import NodeState, Sealed, place_listeners
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.runtime.process.machine_capacity import file_limit_warning, raise_file_limit
-from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, Endpoint, close_endpoints
+from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, ListeningEndpoint, close_endpoints
 from fastgw.runtime.sockets.systemd_activation import Inherited
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 
 OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
 """Listeners of control, and their default settings."""
@@ -39,7 +39,7 @@ def open_commons(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, 
             raise CannotStart(f"cannot write the access log: {reason}")
     words = ShmLayout(gateway)
     try:
-        shared = Shared.create(gateway.layout, accepted.workers)
+        shared = SharedMemory.create(gateway.layout, accepted.workers)
     except (MemoryError, OverflowError, OSError) as error:
         raise CannotStart(
             f"cannot have the shared memory that workers: {accepted.workers} and limits.connections: "
@@ -66,7 +66,7 @@ def open_commons(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, 
     return commons
 
 
-def open_own(commons: NodeState, name: str, settings: Config) -> Endpoint | None:
+def open_own(commons: NodeState, name: str, settings: Config) -> ListeningEndpoint | None:
     """Open where control listens. An address that nobody wrote is not insisted on: where it is taken it is the next
     port that is free. None: there is no such listener. Raises `CannotListen`.
 
@@ -88,7 +88,7 @@ def open_own(commons: NodeState, name: str, settings: Config) -> Endpoint | None
         return None
 
 
-def _open_next(commons: NodeState, taken: Address) -> Endpoint | None:
+def _open_next(commons: NodeState, taken: Address) -> ListeningEndpoint | None:
     """Open an endpoint at one of the ports after this one; None: all of them are taken, too."""
     for port in range(taken.port + 1, taken.port + PORTS_TRIED + 1):
         try:

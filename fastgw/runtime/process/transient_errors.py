@@ -40,7 +40,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             waiting += (each.__cause__, each.__context__)
 
 
-class Backoff:
+class RetryBackoff:
     """When to try again what has failed for a passing reason: after 1 s, 2 s, 4 s and so on, a minute at most."""
 
     def __init__(self) -> None:

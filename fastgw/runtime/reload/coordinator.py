@@ -20,7 +20,7 @@ from fastgw.runtime.node.startup import OWN, open_own
 from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, tell_prepare, tell_sockets
-from fastgw.runtime.sockets.listening_sockets import CannotListen, Endpoint, close_endpoints
+from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, close_endpoints
 
 RECORDS: Final = 20
 """Attempts that are remembered."""
@@ -53,7 +53,7 @@ class Reloading:
         is_serving: Callable[[], bool],
         workers: Callable[[], Iterable[Child]],
         answer: Callable[[ReloadResult], None],
-        changed: Callable[[Mapping[str, Endpoint]], None],
+        changed: Callable[[Mapping[str, ListeningEndpoint]], None],
     ) -> None:
         self._commons = commons
         self._is_serving = is_serving
@@ -64,7 +64,7 @@ class Reloading:
         self._proposal: Propose | None = None  # of this change, or the last one
         self._present: frozenset[Child] = frozenset()  # when the change began
         self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
-        self._own: dict[str, Endpoint] = {}  # opened for control
+        self._own: dict[str, ListeningEndpoint] = {}  # opened for control
 
     @property
     def due_at(self) -> float:
@@ -91,8 +91,8 @@ class Reloading:
             self._give_up(message, f"the supervisor cannot read it: {described(error)}", is_passing(error))
             return
         listeners: Mapping[str, list[int]] = {}
-        opened: dict[int, Endpoint] = {}
-        own: dict[str, Endpoint] = {}
+        opened: dict[int, ListeningEndpoint] = {}
+        own: dict[str, ListeningEndpoint] = {}
         try:
             self._check_timely(sealed)
             _check_readable(sealed)
@@ -132,7 +132,7 @@ class Reloading:
         if sealed.generation != generation + 1:
             raise Untimely(f"it follows on generation {sealed.generation - 1}, but {generation} is in force")
 
-    def _open_own(self, settings: Config, opened: dict[str, Endpoint]) -> None:
+    def _open_own(self, settings: Config, opened: dict[str, ListeningEndpoint]) -> None:
         """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
         before = self._commons.sealed.settings
         for name in OWN:

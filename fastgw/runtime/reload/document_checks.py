@@ -20,7 +20,7 @@ MOST_WAITING: Final = 8
 `admin.document_bytes`."""
 
 
-class Checked(Struct, frozen=True):
+class CheckedDocument(Struct, frozen=True):
     """Result of checking a document. What is empty: nothing is wrong with it."""
 
     problems: Sequence[Problem] = ()
@@ -47,7 +47,7 @@ class DocumentChecks:
     def __repr__(self) -> str:
         return f"<DocumentChecks: {self._waiting}>"
 
-    async def check(self, work: Callable[[], Checked], file: str, admin: Admin) -> Checked:
+    async def check(self, work: Callable[[], CheckedDocument], file: str, admin: Admin) -> CheckedDocument:
         """Have `work` done in a process of its own. `file`: as problems name the document. Raises `TooMany`."""
         if self._waiting >= MOST_WAITING:
             raise TooMany
@@ -57,23 +57,23 @@ class DocumentChecks:
             async with self._one:
                 async with self._changing:  # no thread is half through what the process begins with
                     check = BoundedCheck(lambda: msgpack.encode(_run_check(work, file)), bounds)
-                return msgpack.decode(await check.result(), type=Checked)
+                return msgpack.decode(await check.result(), type=CheckedDocument)
         except OSError as error:
-            return Checked(passing=f"no process can be started to check it: {error.strerror}")
+            return CheckedDocument(passing=f"no process can be started to check it: {error.strerror}")
         except Died as error:
-            return Checked(passing=f"the process that checked it has ended before it was done: {error}")
+            return CheckedDocument(passing=f"the process that checked it has ended before it was done: {error}")
         except OutOfTime:
             most, in_all = write_duration(bounds.seconds), write_duration(bounds.clock_s)
             why = f"A document may take {most} of processor time to check, and {in_all} in all: admin.document_time."
-            return Checked(bound=why)
+            return CheckedDocument(bound=why)
         except OutOfMemory:
             most = write_size(bounds.bytes)
-            return Checked(bound=f"A document may take {most} of memory to check: admin.document_memory.")
+            return CheckedDocument(bound=f"A document may take {most} of memory to check: admin.document_memory.")
         finally:
             self._waiting -= 1
 
 
-def _run_check(work: Callable[[], Checked], file: str) -> Checked:
+def _run_check(work: Callable[[], CheckedDocument], file: str) -> CheckedDocument:
     """Run the check in the child process, of which this is the edge. Raises `MemoryError`."""
     try:
         return work()
@@ -81,7 +81,7 @@ def _run_check(work: Callable[[], Checked], file: str) -> Checked:
         if is_out_of_memory(error):
             raise MemoryError from error
         why = why_not_now(error)
-        return Checked(passing=why) if why else Checked(problems_of(error, file))
+        return CheckedDocument(passing=why) if why else CheckedDocument(problems_of(error, file))
 
 
 def why_not_now(error: Exception) -> str:

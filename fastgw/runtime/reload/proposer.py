@@ -51,14 +51,14 @@ from fastgw.runtime.node.config_snapshot import (
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.startup import OWN
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
-from fastgw.runtime.process.transient_errors import Backoff
+from fastgw.runtime.process.transient_errors import RetryBackoff
 from fastgw.runtime.reload.bad_file_isolation import changed, instead, tried, without
 from fastgw.runtime.reload.certificate_files import Why, looked_at_again, renamed, settled
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.reload.coordinator import RECORDS, listed, told
 from fastgw.runtime.reload.document_checks import (
     MOST_WAITING,
-    Checked,
+    CheckedDocument,
     DocumentChecks,
     TooMany,
     problems_of,
@@ -127,7 +127,7 @@ class Proposals:
             remember(name, self.current.captured[name])
         self._due_date = inf
         self._staleness = Staleness(self.records)
-        self._again: Mapping[Subject, Backoff] = {"file": Backoff(), "contents": Backoff()}
+        self._again: Mapping[Subject, RetryBackoff] = {"file": RetryBackoff(), "contents": RetryBackoff()}
         self._again_for: Origin = "file"  # who asked for what the file says
         self._is_postponed = False  # the attempt that is under way
         self._untaken: Contents = {}  # of files that were tried, and found wrong
@@ -233,13 +233,13 @@ class Proposals:
         async with self._lock:
             return await self._offer(read, "api", name, spares=spares, subject=subject)
 
-    def _checked(self, read: Read, file: str, spares: bool, dry_run: bool) -> Checked:
+    def _checked(self, read: Read, file: str, spares: bool, dry_run: bool) -> CheckedDocument:
         """Check a document, in a process of its own."""
         loaded, _ = self._make_most(read, "api", file, None, spares)
         if not dry_run:
-            return Checked()
+            return CheckedDocument()
         notes = new_among(loaded.notes, self.current.known_notes)
-        return Checked(changes=self._changes(loaded) + _kept_told(loaded), notes=notes)
+        return CheckedDocument(changes=self._changes(loaded) + _kept_told(loaded), notes=notes)
 
     @property
     def _most_values(self) -> int | None:

@@ -13,7 +13,7 @@ from typing import Final
 from fastgw.runtime.ipc.channel import DESCRIPTORS_MAX, Abort, Commit, Origin, Prepare, Sockets
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.node_state import Sealed
-from fastgw.runtime.sockets.listening_sockets import Endpoint
+from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint
 
 PREPARE_S: Final = 60.0
 """How long workers may take to prepare."""
@@ -32,7 +32,7 @@ class TwoPhaseCommit:
         sealed: Sealed,
         source: Origin,
         listeners: Mapping[str, list[int]],
-        opened: Mapping[int, Endpoint],
+        opened: Mapping[int, ListeningEndpoint],
         now: float,
         commit: Callable[[], None],
         ended: Callable[[str], None],
@@ -131,7 +131,7 @@ def tell_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]
     child.send(Prepare(generation=sealed.generation, listeners=placed), [sealed.descriptor])
 
 
-def tell_sockets(child: Child, endpoints: Mapping[int, Endpoint]) -> None:
+def tell_sockets(child: Child, endpoints: Mapping[int, ListeningEndpoint]) -> None:
     """Hand over the sockets of these endpoints that the child has not."""
     for number, endpoint in endpoints.items():
         known = child.sockets.get(number, 0)

@@ -32,7 +32,7 @@ class AddressInUse(CannotListen):
 
 
 @dataclass
-class Endpoint:
+class ListeningEndpoint:
     """One bound address of a listener, and its sockets: one per worker slot, or one that all slots share."""
 
     address: Address
@@ -68,12 +68,12 @@ class Endpoint:
                     os.unlink(self.address.path)
 
 
-def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
+def close_endpoints(endpoints: Iterable[ListeningEndpoint]) -> None:
     for endpoint in endpoints:
         endpoint.close()
 
 
-def open_endpoints(address: Address, slots: int, *, private: bool = False) -> tuple[Endpoint, ...]:
+def open_endpoints(address: Address, slots: int, *, private: bool = False) -> tuple[ListeningEndpoint, ...]:
     """Bind and listen, with a socket for each of `slots` workers. A host name is bound at all its addresses.
     `private`: nobody but its owner may connect to a unix socket.
 
@@ -124,7 +124,7 @@ def _may_bind_low_ports() -> bool:
     return os.geteuid() == 0
 
 
-def open_endpoint(address: Address, *, private: bool = False) -> Endpoint:
+def open_endpoint(address: Address, *, private: bool = False) -> ListeningEndpoint:
     """Bind and listen with one socket: of a host name at its first address, of `:port` for IPv4 and IPv6 together.
     `private`: as in `open_endpoints`.
 
@@ -140,7 +140,7 @@ def open_endpoint(address: Address, *, private: bool = False) -> Endpoint:
         listening = _listen(socket.AF_INET6, ("::", address.port), both=True)
     except OSError as error:
         raise _cannot(error, address) from error
-    return Endpoint(Address(host="::", port=listening.getsockname()[1]), [listening])
+    return ListeningEndpoint(Address(host="::", port=listening.getsockname()[1]), [listening])
 
 
 def _has_ipv6() -> bool:
@@ -159,7 +159,7 @@ def _why(error: OSError, address: Address) -> str:
     return str(error.strerror)
 
 
-def _open_tcp(address: Address, slots: int) -> tuple[Endpoint, ...]:
+def _open_tcp(address: Address, slots: int) -> tuple[ListeningEndpoint, ...]:
     endpoints = []
     port = address.port
     with ExitStack() as undo:
@@ -172,7 +172,7 @@ def _open_tcp(address: Address, slots: int) -> tuple[Endpoint, ...]:
                 listening = undo.enter_context(_listen(family, (host, port)))
                 sockets.append(listening)
                 port = listening.getsockname()[1]  # where the system chose, the others get the same
-            endpoints.append(Endpoint(Address(host=host, port=port), sockets))
+            endpoints.append(ListeningEndpoint(Address(host=host, port=port), sockets))
         undo.pop_all()
     return tuple(endpoints)
 
@@ -219,7 +219,7 @@ def _listen(family: socket.AddressFamily | int, name: tuple[str, int], *, both: 
     return listening
 
 
-def _open_unix(address: Address, private: bool) -> Endpoint:
+def _open_unix(address: Address, private: bool) -> ListeningEndpoint:
     _remove_stale(address.path)
     umask = os.umask(PRIVATE_UMASK if private else UNIX_UMASK)
     try:
@@ -227,7 +227,7 @@ def _open_unix(address: Address, private: bool) -> Endpoint:
     finally:
         os.umask(umask)
     listening.listen(BACKLOG)
-    return Endpoint(address, [listening], shared=True, inode=os.stat(address.path).st_ino)
+    return ListeningEndpoint(address, [listening], shared=True, inode=os.stat(address.path).st_ino)
 
 
 def _remove_stale(path: str) -> None:

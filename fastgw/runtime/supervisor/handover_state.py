@@ -20,7 +20,7 @@ from fastgw.runtime.ipc.channel import PROTOCOL, Channel, Origin
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.node.config_snapshot import RollbackPoint
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
-from fastgw.runtime.sockets.listening_sockets import Endpoint
+from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint
 from fastgw.runtime.sockets.systemd_activation import Inherited, Passed
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
@@ -34,7 +34,7 @@ PREFLIGHT: Final = "FASTGW_PREFLIGHT"
 
 
 class OpenEndpoint(msgspec.Struct):
-    """An `Endpoint`, its sockets as descriptors."""
+    """An `ListeningEndpoint`, its sockets as descriptors."""
 
     address: str
     sockets: list[int]
@@ -43,13 +43,13 @@ class OpenEndpoint(msgspec.Struct):
     inode: int
 
     @classmethod
-    def of(cls, endpoint: Endpoint) -> "OpenEndpoint":
+    def of(cls, endpoint: ListeningEndpoint) -> "OpenEndpoint":
         sockets = [each.fileno() for each in endpoint.sockets]
         return cls(str(endpoint.address), sockets, endpoint.shared, endpoint.foreign, endpoint.inode)
 
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> ListeningEndpoint:
         sockets = [socket.socket(fileno=descriptor) for descriptor in self.sockets]
-        return Endpoint(parse_address(self.address), sockets, self.shared, self.inode, self.foreign)
+        return ListeningEndpoint(parse_address(self.address), sockets, self.shared, self.inode, self.foreign)
 
 
 class ChildHandover(msgspec.Struct):

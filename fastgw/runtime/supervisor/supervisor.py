@@ -32,18 +32,18 @@ from fastgw.runtime.control.control import import_admin
 from fastgw.runtime.ipc.channel import (
     AnyMessage,
     ChannelClosed,
-    Committed,
     ControlAway,
     DrainAll,
     Drained,
     FeedRefreshRequest,
     FeedUpdate,
+    GenerationCommitted,
     Prepared,
     Propose,
     Ready,
     Rejected,
-    Reload,
     ReloadRefused,
+    ReloadRequest,
     ReloadResult,
     Reopen,
     Revoke,
@@ -62,7 +62,7 @@ from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals, outcome
 from fastgw.runtime.reload.coordinator import Reloading
 from fastgw.runtime.reload.two_phase_commit import tell_sockets
-from fastgw.runtime.sockets.listening_sockets import CannotListen, Endpoint
+from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.handover_state import HandoverState
 from fastgw.runtime.supervisor.hang_detection import HangDetector
@@ -109,7 +109,7 @@ class Supervisor:
             ReloadRefused: lambda child, message: self._reloading.refused(
                 child, message.generation, message.why, message.passing
             ),
-            Committed: self._has_committed,
+            GenerationCommitted: self._has_committed,
             Drained: self._has_drained,
             Propose: self._was_proposed,
             Rejected: self._was_rejected,
@@ -308,7 +308,7 @@ class Supervisor:
             child.send(ControlAway(generation=child.generation, away=self._control_is_away))
         self._settle()
 
-    def _has_committed(self, child: Child, message: Committed) -> None:
+    def _has_committed(self, child: Child, message: GenerationCommitted) -> None:
         child.generation = message.generation
         if child.ready:
             self._reloading.was_committed(child)
@@ -551,7 +551,7 @@ class Supervisor:
             return
         if control is not None and control.able and self._asked is not control:
             self._asked = control
-            control.send(Reload(generation=self._commons.sealed.generation))
+            control.send(ReloadRequest(generation=self._commons.sealed.generation))
 
     def _is_serving(self) -> bool:
         return self._life.phase is LifecyclePhase.SERVING
@@ -561,7 +561,7 @@ class Supervisor:
             self._children.control.child.send(outcome)
         self._notifier.ready(f"generation {outcome.generation}")
 
-    def _changed(self, own: Mapping[str, Endpoint]) -> None:
+    def _changed(self, own: Mapping[str, ListeningEndpoint]) -> None:
         """Another generation is in force: follow it in what is not the workers' own."""
         self._resize()
         commons = self._commons

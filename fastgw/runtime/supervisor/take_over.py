@@ -18,7 +18,7 @@ from fastgw.runtime.node.startup import close_commons, warn
 from fastgw.runtime.sockets.listening_sockets import CannotListen
 from fastgw.runtime.supervisor.handover_state import HandoverState
 from fastgw.runtime.worker.worker import Worker, WorkerBootstrap
-from fastgw.shm.memory import OtherLayout, Shared
+from fastgw.shm.memory import OtherLayout, SharedMemory
 
 
 def preflight(estate: HandoverState, accepted: ConfigSnapshot, gateway: Gateway) -> None:
@@ -29,7 +29,7 @@ def preflight(estate: HandoverState, accepted: ConfigSnapshot, gateway: Gateway)
     words = ShmLayout(gateway)  # completes the layout
     attached(estate, gateway, accepted.workers)  # it can be read
     commons = NodeState(
-        shared=Shared.create(gateway.layout, 1),
+        shared=SharedMemory.create(gateway.layout, 1),
         words=words,
         sealed=Sealed(accepted, -1),
         gateway=gateway,
@@ -93,10 +93,10 @@ def grow(commons: NodeState) -> None:
     commons.slots = max(commons.slots, commons.workers)
 
 
-def attached(estate: HandoverState, gateway: Gateway, workers: int) -> Shared:
+def attached(estate: HandoverState, gateway: Gateway, workers: int) -> SharedMemory:
     """The shared memory that is there; or new memory, where this version lays it out otherwise."""
     try:
-        return Shared.attach(estate.shared, gateway.layout)
+        return SharedMemory.attach(estate.shared, gateway.layout)
     except OtherLayout:
         notice(OperatorEvent.UPGRADING, "upgrade: this version keeps its counts in another form; they begin anew")
-        return Shared.create(gateway.layout, workers)
+        return SharedMemory.create(gateway.layout, workers)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fastgw.config.base.value_types import parse_address
 from fastgw.downstream import Listener
 from fastgw.runtime.ipc.channel import Sockets
-from fastgw.runtime.sockets.listening_sockets import Endpoint
+from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint
 from fastgw.runtime.worker.acceptor import Acceptor
 
 
@@ -18,7 +18,7 @@ class AcceptingSockets:
     def __init__(
         self,
         acceptor: Acceptor,
-        endpoints: Mapping[int, Endpoint],
+        endpoints: Mapping[int, ListeningEndpoint],
         placed: Mapping[str, list[int]],
         listeners: Sequence[Listener],
     ) -> None:
@@ -41,7 +41,8 @@ class AcceptingSockets:
     def add(self, message: Sockets, descriptors: Sequence[int]) -> None:
         """Sockets of an endpoint that is new, or of slots that are."""
         endpoint = self._endpoints.setdefault(
-            message.endpoint, Endpoint(parse_address(message.address), [], message.shared, foreign=message.foreign)
+            message.endpoint,
+            ListeningEndpoint(parse_address(message.address), [], message.shared, foreign=message.foreign),
         )
         endpoint.sockets[message.first :] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
 

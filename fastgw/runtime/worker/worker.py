@@ -35,12 +35,12 @@ from fastgw.runtime.ipc.channel import (
     ChannelFull,
     Columns,
     Commit,
-    Committed,
     ControlAway,
     Drain,
     Drained,
     FeedRefreshRequest,
     FeedUpdate,
+    GenerationCommitted,
     Prepare,
     Prepared,
     Ready,
@@ -297,7 +297,7 @@ class Worker:
         if self._drain is None:  # else nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)
-        self._channel.send(Committed(generation=order.generation))
+        self._channel.send(GenerationCommitted(generation=order.generation))
 
     def _abort(self) -> None:
         self._changing.abort()

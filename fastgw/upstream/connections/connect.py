@@ -16,7 +16,7 @@ from typing import Final, Protocol, cast, final
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.connections.tls_client import Client, TlsClientTransport
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 ATTEMPT_DELAY: Final = 0.25
@@ -74,7 +74,9 @@ class Connecting(Client, Protocol):
     ground: WorkerLoop
 
 
-async def connect(target: Target, protocol: Connecting, timeout: float, handshake: float | None = None) -> Address:
+async def connect(
+    target: Target, protocol: Connecting, timeout: float, handshake: float | None = None
+) -> TargetAddress:
     """Connect `protocol` to `target` within `timeout` seconds, name lookup included; say where.
 
     `handshake`: seconds that a TLS handshake has once connected; None: it has to be done within `timeout` as well.
@@ -131,7 +133,7 @@ def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
-async def _hand_over(sock: socket.socket, address: Address, target: Target, protocol: Connecting) -> None:
+async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting) -> None:
     """Make a transport of a connected socket, which from here on belongs to the loop, whatever happens."""
     loop = asyncio.get_running_loop()
     plain = cast(asyncio.BaseProtocol, protocol)
@@ -157,7 +159,7 @@ async def _hand_over(sock: socket.socket, address: Address, target: Target, prot
             raise ConnectionError(tls.lost_by)
 
 
-async def _dial_unix(address: Address) -> socket.socket:
+async def _dial_unix(address: TargetAddress) -> socket.socket:
     """A socket connected to a path. Raises `OSError`."""
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
@@ -172,7 +174,7 @@ async def _dial_unix(address: Address) -> socket.socket:
     return sock
 
 
-def _no_address_of_ours(address: Address) -> bool:
+def _no_address_of_ours(address: TargetAddress) -> bool:
     """Whether this host has none to reach `address` from, as `[::1]` where IPv6 is off: no lack of ports then.
 
     The system says EADDRNOTAVAIL to both. UDP has ports of its own, and connecting it sends nothing.
@@ -193,17 +195,17 @@ class _Race:
 
     __slots__ = ("_decided", "_error", "_left", "_loop", "_next", "_running", "_target", "_winner")
 
-    def __init__(self, target: Target, addresses: Iterable[Address]) -> None:
+    def __init__(self, target: Target, addresses: Iterable[TargetAddress]) -> None:
         self._target = target
         self._loop = asyncio.get_running_loop()
         self._left = deque(addresses)
-        self._running: dict[socket.socket, Address] = {}
+        self._running: dict[socket.socket, TargetAddress] = {}
         self._next: asyncio.TimerHandle | None = None
         self._error: OSError | None = None  # the last one
-        self._winner: tuple[socket.socket, Address] | None = None
+        self._winner: tuple[socket.socket, TargetAddress] | None = None
         self._decided: asyncio.Future[None] = self._loop.create_future()
 
-    async def run(self) -> tuple[socket.socket, Address]:
+    async def run(self) -> tuple[socket.socket, TargetAddress]:
         """The connected socket and where it leads. When all have failed, raises the last one's `OSError`."""
         try:
             self._begin()
@@ -229,7 +231,7 @@ class _Race:
         elif not self._running:
             self._decided.set_result(None)
 
-    def _attempt(self, address: Address) -> bool:
+    def _attempt(self, address: TargetAddress) -> bool:
         """Begin one attempt. False: it has failed already."""
         try:
             sock = socket.socket(address.family, socket.SOCK_STREAM)
@@ -264,7 +266,7 @@ class _Race:
         self._failed(address, OSError(code, os.strerror(code)))
         return False
 
-    def _failed(self, address: Address, error: OSError) -> None:
+    def _failed(self, address: TargetAddress, error: OSError) -> None:
         self._error = error
         self._target.avoid(address)
 

@@ -22,7 +22,7 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 TICK: Final = 0.05
@@ -54,7 +54,7 @@ C = TypeVar("C", bound=Pooled)
 C_contra = TypeVar("C_contra", bound=Pooled, contravariant=True)
 
 
-class Borrower(Protocol[C_contra]):
+class ConnectionBorrower(Protocol[C_contra]):
     """Borrower that waits for a connection; compared by identity."""
 
     def lent(self, connection: C_contra) -> None: ...
@@ -63,7 +63,7 @@ class Borrower(Protocol[C_contra]):
         """`why`: for the log; may be empty."""
 
 
-class Limit(Protocol):
+class PoolLimit(Protocol):
     """An allowance of places; `shm.memory.NodeLimit` is one for all workers together."""
 
     def try_take(self) -> bool: ...
@@ -106,7 +106,7 @@ class LocalLimit:
 class _Waiter:
     __slots__ = ("borrower", "counted", "deadline", "target")
 
-    def __init__(self, borrower: Borrower[Any], target: Target, deadline: float) -> None:
+    def __init__(self, borrower: ConnectionBorrower[Any], target: Target, deadline: float) -> None:
         self.borrower = borrower
         self.counted = False  # has one of the node's waiting places
         self.target = target
@@ -159,8 +159,8 @@ class Pool(Generic[C]):
         upstream: settings.Upstream,
         connection_factory: "Callable[[Pool[C], Target], C]",
         workers: int = 1,
-        limit: Limit | None = None,
-        pending: Limit | None = None,
+        limit: PoolLimit | None = None,
+        pending: PoolLimit | None = None,
         clock: Clock | None = None,
     ) -> None:
         """`limit`, `pending`: the node's allowances of `pool.max_connections` and `pool.max_pending`; None = this
@@ -181,10 +181,10 @@ class Pool(Generic[C]):
         self._max_uses = inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
-        self._connections: dict[C, Address] = {}  # lent and idle
+        self._connections: dict[C, TargetAddress] = {}  # lent and idle
         self._leaving: set[C] = set()  # those of the lent whose address is no longer one of their target's
-        self._openings: set[asyncio.Task[Address]] = set()
-        self._waiters: dict[Borrower[C], _Waiter] = {}
+        self._openings: set[asyncio.Task[TargetAddress]] = set()
+        self._waiters: dict[ConnectionBorrower[C], _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # those for whom no opening has begun
         # How many openings there may be at once. When no descriptor or port was left: none before the next tick, then
         # one, and with each tick twice as many. An attempt that finds no port has looked at all, which takes 2 ms.
@@ -225,7 +225,7 @@ class Pool(Generic[C]):
         return None
 
     def lend(
-        self, target: Target, borrower: Borrower[C], fresh: bool = False, idle_at_most: float = inf
+        self, target: Target, borrower: ConnectionBorrower[C], fresh: bool = False, idle_at_most: float = inf
     ) -> C | Fault | None:
         """An idle connection at once; else None, and `borrower.lent` or `borrower.failed` is called later.
 
@@ -251,12 +251,12 @@ class Pool(Generic[C]):
                 return Fault.POOL_FULL
         return None
 
-    def is_queued(self, borrower: Borrower[C]) -> bool:
+    def is_queued(self, borrower: ConnectionBorrower[C]) -> bool:
         """Whether it waits for a place, and not for a connection that is being opened."""
         waiter = self._waiters.get(borrower)
         return waiter is not None and waiter in self._placeless
 
-    def withdraw(self, borrower: Borrower[C]) -> None:
+    def withdraw(self, borrower: ConnectionBorrower[C]) -> None:
         """The borrower no longer wants what it waits for; nothing follows. Does nothing when it does not wait."""
         waiter = self._waiters.get(borrower)
         if waiter is not None:
@@ -430,7 +430,7 @@ class Pool(Generic[C]):
         self._openings.add(task)
         task.add_done_callback(partial(self._opened, target, connection))
 
-    def _opened(self, target: Target, connection: C, task: "asyncio.Task[Address]") -> None:
+    def _opened(self, target: Target, connection: C, task: "asyncio.Task[TargetAddress]") -> None:
         self._openings.remove(task)
         target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()

@@ -86,7 +86,7 @@ class Loads:
 
 
 @final
-class _Seen:
+class _SeenLatency:
     """Latency of a target: `cost` in seconds as of `at`."""
 
     __slots__ = ("at", "cost")
@@ -112,7 +112,7 @@ class Latencies:
         self._decay = decay
         self._penalty = penalty
         self._clock = clock
-        self._seen: dict[Target, _Seen] = {}
+        self._seen: dict[Target, _SeenLatency] = {}
 
     def keep(self, before: "Latencies", targets: Sequence[Target]) -> None:
         """Go on with what is known of these targets."""
@@ -152,7 +152,7 @@ class Latencies:
         now = self._clock()
         seen = self._seen.get(target)
         if seen is None:
-            self._seen[target] = _Seen(now, seconds)
+            self._seen[target] = _SeenLatency(now, seconds)
             return
         kept = exp((seen.at - now) / self._decay)
         seen.cost = seconds if seconds > seen.cost * kept else seen.cost * kept + seconds * (1 - kept)

@@ -34,7 +34,7 @@ class Random:
         return self._targets[bisect(self._bounds, random() * self._sum, 0, self._last)]
 
 
-class _Drawing:
+class _RandomChoice:
     """Targets, of which two different ones are drawn by weight. There are two at least."""
 
     __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets", "_weights")
@@ -63,7 +63,7 @@ class _Drawing:
 
 
 @final
-class LeastConnections(_Drawing):
+class LeastConnections(_RandomChoice):
     """Power of two choices by load: of two, the one with fewer attempts under way on the node, by weight; as many: the
     one that was drawn first.
     """
@@ -90,7 +90,7 @@ class LeastConnections(_Drawing):
 
 
 @final
-class Latency(_Drawing):
+class LatencyBalancing(_RandomChoice):
     """Power of two choices by latency: of two, the one where a further request is likely to be answered sooner, by
     weight.
     """

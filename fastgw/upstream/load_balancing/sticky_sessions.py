@@ -94,7 +94,7 @@ class Cookies:
 
 
 @final
-class Sticky:
+class StickySessions:
     """Balancer that picks the target that the cookie names, while that may be picked. All others go as `otherwise`
     says.
 

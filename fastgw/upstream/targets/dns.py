@@ -23,25 +23,25 @@ AT_ONCE: Final = 16
 _places = asyncio.Semaphore(AT_ONCE)
 
 
-class Address(NamedTuple):
+class TargetAddress(NamedTuple):
     """Address of a socket: the arguments of `socket.socket` and `connect`."""
 
     family: int
     sockaddr: Any
 
 
-_NONE: Final[Set[Address]] = frozenset()  # each `frozenset()` is another
+_NONE: Final[Set[TargetAddress]] = frozenset()  # each `frozenset()` is another
 
 
 class ResolveFailed(OSError):
     """A name has no known address. The text is for the log."""
 
 
-_unanswered: Final[dict[tuple[str, int], Future[list[Address]]]] = {}
+_unanswered: Final[dict[tuple[str, int], Future[list[TargetAddress]]]] = {}
 """Lookups that threads are doing now: one each, so a name that hangs never takes a second."""
 
 
-async def look_up(host: str, port: int) -> list[Address]:
+async def look_up(host: str, port: int) -> list[TargetAddress]:
     """Ask the system's resolver in a thread. Raises `OSError`, when `LIMIT` has passed too, and `UnicodeError`."""
     async with _places:
         answer = _unanswered.get((host, port)) or _ask(host, port)
@@ -54,9 +54,9 @@ async def look_up(host: str, port: int) -> list[Address]:
             del answer  # an error that it holds leads here: only the collector would find the circle
 
 
-def _ask(host: str, port: int) -> Future[list[Address]]:
+def _ask(host: str, port: int) -> Future[list[TargetAddress]]:
     """Begin to ask. A thread of our own: the loop's pool has two for this, and the process would wait for them."""
-    answer: Future[list[Address]] = Future()
+    answer: Future[list[TargetAddress]] = Future()
     answer.set_running_or_notify_cancel()  # so that no lookup that ends can cancel it for the next one
 
     def ask() -> None:
@@ -67,7 +67,7 @@ def _ask(host: str, port: int) -> Future[list[Address]]:
             answer.set_exception(error.with_traceback(None))  # which leads here, and so to the answer
         else:
             del _unanswered[host, port]
-            answer.set_result([Address(family, sockaddr) for family, _, _, _, sockaddr in found])
+            answer.set_result([TargetAddress(family, sockaddr) for family, _, _, _, sockaddr in found])
 
     _unanswered[host, port] = answer
     try:
@@ -108,11 +108,11 @@ class Name:
         self._interval = interval
         self.on_change: Callable[[], None] | None = None
         """Called after addresses have gone."""
-        self._found: tuple[Address, ...] = ()
+        self._found: tuple[TargetAddress, ...] = ()
         self._reason = "not looked up yet"
         self._current = False  # whether the outcome of the last lookup still stands
         self._used = False  # since the last lookup
-        self._avoided: Set[Address] = _NONE
+        self._avoided: Set[TargetAddress] = _NONE
         self._turn = 0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -121,7 +121,7 @@ class Name:
         state = "current" if self._current else "lapsed"
         return f"<Name {self.host}:{self.port} {state}: {len(self._found)} addresses, {len(self._avoided)} avoided>"
 
-    async def addresses(self) -> list[Address]:
+    async def addresses(self) -> list[TargetAddress]:
         """All addresses, in the order in which they are to be tried; the first one changes from call to call.
 
         Families alternate (RFC 8305 section 4); those that did not answer lately come last. Raises `ResolveFailed`.
@@ -140,11 +140,11 @@ class Name:
         poor = [address for address in rotated if address in self._avoided]
         return _alternate(good) + _alternate(poor)
 
-    def has(self, address: Address) -> bool:
+    def has(self, address: TargetAddress) -> bool:
         """Whether it is one of those last found."""
         return address in self._found
 
-    def avoid(self, address: Address) -> None:
+    def avoid(self, address: TargetAddress) -> None:
         """This address did not answer, or others were faster: it comes last until the next lookup."""
         self._avoided |= {address}
 
@@ -186,7 +186,7 @@ class Name:
             self._current = False
 
 
-def _alternate(addresses: Sequence[Address]) -> list[Address]:
+def _alternate(addresses: Sequence[TargetAddress]) -> list[TargetAddress]:
     """Interleave the families, beginning with that of the first address."""
     if not addresses:
         return []

@@ -13,7 +13,7 @@ from typing import Any, Final, final
 
 from fastgw.config.base.value_types import Url
 from fastgw.config.settings import gateway as settings
-from fastgw.upstream.targets.dns import Address, Name
+from fastgw.upstream.targets.dns import Name, TargetAddress
 from fastgw.upstream.targets.tls import TargetTls
 
 _TIMEOUTS: Final = settings.UpstreamTimeouts()
@@ -88,11 +88,11 @@ class Target:
             f"{len(self.waiting)} waiting>"
         )
 
-    async def addresses(self) -> list[Address]:
+    async def addresses(self) -> list[TargetAddress]:
         """Return the addresses to connect to, in the order in which to try. Raises `ResolveFailed`."""
         return self._literal if self._name is None else await self._name.addresses()
 
-    def has(self, address: Address) -> bool:
+    def has(self, address: TargetAddress) -> bool:
         """Whether this is still an address of the target."""
         return self._name is None or self._name.has(address)
 
@@ -101,7 +101,7 @@ class Target:
         if self._name is not None:
             self._name.on_change = on_change
 
-    def avoid(self, address: Address) -> None:
+    def avoid(self, address: TargetAddress) -> None:
         """This address did not answer, or others were faster: it is tried last until the name is looked up again."""
         if self._name is not None:
             self._name.avoid(address)
@@ -160,12 +160,12 @@ def _host_header(url: Url, setting: str) -> bytes | None:
     return (url.authority if setting == "target" else setting).encode()
 
 
-def _literal(url: Url) -> Address | None:
+def _literal(url: Url) -> TargetAddress | None:
     """The address that needs no looking up: a unix socket or an IP literal."""
     if url.socket:
-        return Address(socket.AF_UNIX, url.socket)
+        return TargetAddress(socket.AF_UNIX, url.socket)
     try:
         version = ip_address(url.host).version
     except ValueError:
         return None
-    return Address(socket.AF_INET if version == 4 else socket.AF_INET6, (url.host, url.port))
+    return TargetAddress(socket.AF_INET if version == 4 else socket.AF_INET6, (url.host, url.port))

@@ -16,8 +16,8 @@ import pytest
 
 from fastgw.admin import gateway_registry as registry
 from fastgw.admin.gateway_registry import (
-    Entry,
     Found,
+    GatewayEntry,
     Registration,
     Unregistered,
     directories,
@@ -28,7 +28,7 @@ from fastgw.admin.gateway_registry import (
 OTHER = 65534  # nobody
 
 
-def entry(**more: Any) -> Entry:
+def entry(**more: Any) -> GatewayEntry:
     said = {
         "pid": os.getpid(),
         "name": "gw",
@@ -37,7 +37,7 @@ def entry(**more: Any) -> Entry:
         "began_date": 1.0,
         "admin": None,
     }
-    return Entry(**{**said, **more})
+    return GatewayEntry(**{**said, **more})
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_what_a_killed_gateway_leaves_is_removed_whoever_has_its_pid_now(here, t
     code = (
         "import os, signal, sys; from fastgw.admin.gateway_registry import *;"
         "r = Registration.begin(); r.write_token('x');"
-        f"r.write(Entry(pid={os.getpid()}, name='dead', config='', version='', began_date=0.0, admin=None));"
+        f"r.write(GatewayEntry(pid={os.getpid()}, name='dead', config='', version='', began_date=0.0, admin=None));"
         "print('ready', flush=True); signal.pause()"
     )
     environment = {**os.environ, "RUNTIME_DIRECTORY": here["RUNTIME_DIRECTORY"]}
@@ -221,4 +221,4 @@ def test_an_entry_is_written_in_one_piece(here, registered):
     registered.write(entry(name="y"))
     content = Path(registered.path).read_bytes()
     assert len(content) == long
-    assert msgspec.json.decode(content, type=Entry).name == "y"
+    assert msgspec.json.decode(content, type=GatewayEntry).name == "y"

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import Result
 
 from fastgw.admin import gateway_selection
-from fastgw.admin.gateway_registry import Entry, Found, Registration, running
-from fastgw.admin.gateway_selection import Ambiguous, GatewayChoice, NoSuchGateway, choose
+from fastgw.admin.gateway_registry import Found, GatewayEntry, Registration, running
+from fastgw.admin.gateway_selection import AmbiguousGateway, GatewayChoice, NoSuchGateway, choose
 from fastgw.config.base.value_types import parse_address
 from tests.support import commands
 
@@ -48,7 +48,7 @@ class Running:
             "admin": f"127.0.0.1:{self._count}",
             "token_file": registration.token_file,
         }
-        registration.write(Entry(name=name, **{**said, **more}))
+        registration.write(GatewayEntry(name=name, **{**said, **more}))
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_of_several_somebody_is_asked(run):
 def test_where_nobody_can_be_asked_they_are_listed(run):
     run("one")
     run("second", config="", admin=None)
-    with pytest.raises(Ambiguous) as caught:
+    with pytest.raises(AmbiguousGateway) as caught:
         choose(GatewayChoice())
     assert str(caught.value).splitlines() == [
         "several gateways run; choose one with --config FILE, --name NAME or --admin ADDR:",
@@ -113,7 +113,7 @@ def test_one_that_does_not_run_is_not_replaced_by_another(run, wanted):
 def test_two_of_one_name_are_told_apart(run):
     run("one")
     run("one", config="/srv/one.yaml")
-    with pytest.raises(Ambiguous):
+    with pytest.raises(AmbiguousGateway):
         choose(GatewayChoice(name="one"))
     assert choose(GatewayChoice(config="/srv/one.yaml")).place.address.port == 2
 

@@ -23,7 +23,7 @@ from fastgw.filters.api import Services
 from fastgw.gateway.compiler import building, compile
 from fastgw.gateway.tables import dismantling
 from fastgw.routing.table import at_once
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
 from fastgw.shm.slot_assignment import first
@@ -99,7 +99,7 @@ class Node:
         self.ground.start()
         feeds = Feeds({}, lambda key: None)
         self.services = Services(self.ground, Fetcher(self.ground), feeds, own_table(), own_counts())
-        self.shared = Shared(self.gateway.layout, 1)
+        self.shared = SharedMemory(self.gateway.layout, 1)
         self.gateway.start(self.services, self.shared.columns[0])
         self.server = Server(self.ground, self.gateway, Observer(), LocalLimit(100), None)  # type: ignore[arg-type]
 

@@ -5,21 +5,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import Fault
-from fastgw.exchange import EVENTS, Event, IllegalTransition, State, problem
+from fastgw.exchange import EVENTS, Event, ExchangeState, IllegalTransition, problem
 from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED
 
-STEPS = [pytest.param(state, event, id=f"{event.name} while {state.name}") for state in State for event in EVENTS]
+STEPS = [
+    pytest.param(state, event, id=f"{event.name} while {state.name}") for state in ExchangeState for event in EVENTS
+]
 
 
-def following(state: State) -> set[State]:
+def following(state: ExchangeState) -> set[ExchangeState]:
     return {event[state] for event in EVENTS if state in event}
 
 
 @pytest.mark.parametrize(("state", "event"), STEPS)
-def test_an_event_leads_to_a_state_or_is_illegal(state: State, event: Event) -> None:
+def test_an_event_leads_to_a_state_or_is_illegal(state: ExchangeState, event: Event) -> None:
     """It is a defect of ours, told by the names of event, state and what would be legal."""
     if state in event:
-        assert event[state] in State
+        assert event[state] in ExchangeState
         return
     with pytest.raises(IllegalTransition) as caught:
         event[state]
@@ -32,38 +34,38 @@ def test_an_event_leads_to_a_state_or_is_illegal(state: State, event: Event) -> 
 
 
 def test_every_state_is_reached_and_leads_to_the_end() -> None:
-    reached, todo = {State.CHOOSING}, [State.CHOOSING]
+    reached, todo = {ExchangeState.CHOOSING}, [ExchangeState.CHOOSING]
     while todo:
         for state in following(todo.pop()):
             if state not in reached:
                 reached.add(state)
                 todo.append(state)
-    assert reached == set(State)
+    assert reached == set(ExchangeState)
     assert all(EVENTS), "an event that never happens"
-    ending = {State.ENDED}
-    for _ in State:
-        ending |= {state for state in State if ending & following(state)}
-    assert ending == set(State)
+    ending = {ExchangeState.ENDED}
+    for _ in ExchangeState:
+        ending |= {state for state in ExchangeState if ending & following(state)}
+    assert ending == set(ExchangeState)
 
 
 def test_nothing_leaves_the_end_and_nothing_is_tried_again_once_an_answer_has_begun() -> None:
     """A request is never replayed after a response byte: no event leads back."""
-    assert following(State.ENDED) == set()
-    after, todo = set(), [State.ANSWERING]
+    assert following(ExchangeState.ENDED) == set()
+    after, todo = set(), [ExchangeState.ANSWERING]
     while todo:
         for state in following(todo.pop()):
             after.add(state)
             todo.append(state)
-    assert after == {State.ENDED}
-    assert all(ANSWER_ENDED[state] is State.ENDED for state in State if state is not State.ENDED), (
-        "a client can always leave"
-    )
+    assert after == {ExchangeState.ENDED}
+    assert all(
+        ANSWER_ENDED[state] is ExchangeState.ENDED for state in ExchangeState if state is not ExchangeState.ENDED
+    ), "a client can always leave"
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(EVENTS)))
 def test_an_answer_begins_at_most_once(events: list[Event]) -> None:
-    state, begun = State.CHOOSING, 0
+    state, begun = ExchangeState.CHOOSING, 0
     for event in events:
         try:
             state = event[state]

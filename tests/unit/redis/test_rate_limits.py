@@ -15,7 +15,7 @@ import pytest
 from redis import exceptions as of_redis
 
 from fastgw.filters.limiting.counter_store import LimitSpec, NodeLedger, limit_of
-from fastgw.filters.limiting.redis_counter_store import Shared, SharedLedger
+from fastgw.filters.limiting.redis_counter_store import RedisCounterStore, SharedLedger
 from fastgw.redis import availability, rate_limits
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import Pipe, opened
@@ -141,7 +141,9 @@ def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: 
     async def play() -> None:
         limits = StateLimits(redis.url, 5.0)
         limits.hold()
-        ledger = SharedLedger(Shared(limits, "seen", False), b"limit", terms, NodeLedger(own_table(), b"", terms))
+        ledger = SharedLedger(
+            RedisCounterStore(limits, "seen", False), b"limit", terms, NodeLedger(own_table(), b"", terms)
+        )
         verdict = await ledger.spend(b"192.0.2.77", 2)  # type: ignore[misc]
         assert (verdict.wait, verdict.is_away, ledger.left(b"", verdict.mark)[0]) == (0.0, False, 3)
         limits.release()
@@ -159,7 +161,9 @@ def test_what_is_charged_and_given_back_later_counts_there_and_is_told(redis: Re
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
         limits.hold()
-        ledger = SharedLedger(Shared(limits, "later", True), b"limit", terms, NodeLedger(own_table(), b"", terms))
+        ledger = SharedLedger(
+            RedisCounterStore(limits, "later", True), b"limit", terms, NodeLedger(own_table(), b"", terms)
+        )
         first = await ledger.spend(b"a", 4)  # type: ignore[misc]
         ledger.charge(b"a", 5, first.mark)
         assert ledger.left(b"a", first.mark)[0] == 1
@@ -197,7 +201,9 @@ def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_
 
 def ledger_for(limits: StateLimits, refuses: bool) -> SharedLedger:
     terms = LimitSpec("token_bucket", 2, 3600.0)
-    return SharedLedger(Shared(limits, "away", refuses), b"limit", terms, NodeLedger(own_table(), b"", terms))
+    return SharedLedger(
+        RedisCounterStore(limits, "away", refuses), b"limit", terms, NodeLedger(own_table(), b"", terms)
+    )
 
 
 @pytest.mark.parametrize("refuses", [False, True])

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from fastgw.shm import rate_limit_table
-from fastgw.shm.memory import FIRST_GAUGE, Layout, OtherLayout, Shared
+from fastgw.shm.memory import FIRST_GAUGE, Layout, OtherLayout, SharedMemory
 from fastgw.shm.node_limits import AddressLimit, KeyCounts, MemoryFence, Sketch, subscriber, width_for
 
 
@@ -25,7 +25,7 @@ def test_a_name_asked_for_twice_is_one_word_and_another_form_is_refused():
 def test_what_is_written_in_one_process_is_read_and_summed_in_another():
     layout = Layout()
     accepted = layout.counter("accepted")
-    shared = Shared.create(layout, columns=3)
+    shared = SharedMemory.create(layout, columns=3)
     for slot in range(3):
         in_child(lambda slot=slot: shared.columns[slot].words.__setitem__(accepted, 10**slot))
     assert shared.total(accepted) == 111
@@ -34,7 +34,7 @@ def test_what_is_written_in_one_process_is_read_and_summed_in_another():
 def test_the_gauges_of_a_dead_worker_are_cleared_and_its_counters_kept():
     layout = Layout()
     accepted, live = layout.counter("accepted"), layout.gauge("live", 2)
-    shared = Shared.create(layout, columns=2)
+    shared = SharedMemory.create(layout, columns=2)
     for column in shared.columns:
         column.words[accepted] = 5
         column.words[live] = column.words[live + 1] = 7
@@ -45,7 +45,7 @@ def test_the_gauges_of_a_dead_worker_are_cleared_and_its_counters_kept():
 
 def test_a_limit_is_the_nodes_whoever_asks():
     layout = Layout()
-    shared = Shared.create(layout, columns=2)
+    shared = SharedMemory.create(layout, columns=2)
     limits = [column.limit(layout.gauge("connections"), 3) for column in shared.columns]
     assert limits[0].try_take()
     assert limits[1].try_take()
@@ -58,7 +58,7 @@ def test_a_limit_is_the_nodes_whoever_asks():
 def test_room_for_kept_bodies_is_the_nodes_to_the_byte():
     layout = Layout()
     word = layout.gauge("kept")
-    shared = Shared.create(layout, columns=2)
+    shared = SharedMemory.create(layout, columns=2)
     one, other = (column.kept_room(word, 100) for column in shared.columns)
     assert one.take(60)
     assert other.take(40)
@@ -74,7 +74,7 @@ def test_room_for_kept_bodies_is_the_nodes_to_the_byte():
 def test_processes_that_race_for_room_never_have_more_than_there_is():
     layout = Layout()
     word = layout.gauge("kept")
-    shared = Shared.create(layout, columns=3)
+    shared = SharedMemory.create(layout, columns=3)
 
     def race(slot: int) -> None:
         room, random = shared.columns[slot].kept_room(word, 1000), Random(slot)
@@ -97,7 +97,7 @@ def test_processes_that_race_for_room_never_have_more_than_there_is():
 def test_no_limit_still_counts():
     layout = Layout()
     word = layout.gauge("connections")
-    shared = Shared.create(layout, columns=1)
+    shared = SharedMemory.create(layout, columns=1)
     limit = shared.columns[0].limit(word, None)
     assert all(limit.try_take() for _ in range(1000))
     assert shared.total(word) == 1000
@@ -107,7 +107,7 @@ def test_racing_processes_never_exceed_the_limit():
     """Each of three processes takes and gives back; while it holds a place it looks at the sum of places held."""
     layout = Layout()
     word, held = layout.gauge("connections"), layout.gauge("held")
-    shared = Shared.create(layout, columns=3)
+    shared = SharedMemory.create(layout, columns=3)
 
     def race(slot: int) -> None:
         column = shared.columns[slot]
@@ -133,7 +133,7 @@ def test_processes_that_are_killed_anywhere_leave_whole_words_behind():
     layout = Layout()
     word, held = layout.gauge("connections"), layout.gauge("held")
     counted, witness = layout.counter("counted"), layout.counter("witness")
-    shared = Shared.create(layout, columns=4)
+    shared = SharedMemory.create(layout, columns=4)
 
     def serve(slot: int) -> None:
         column = shared.columns[slot]
@@ -175,7 +175,7 @@ def test_processes_that_are_killed_anywhere_leave_whole_words_behind():
 
 
 def test_an_address_limit_is_the_nodes_and_each_address_has_its_own():
-    shared = Shared.create(Layout(), columns=2)
+    shared = SharedMemory.create(Layout(), columns=2)
     first, second = (column.address_limit(2) for column in shared.columns)
     assert first.try_take("192.0.2.1")
     assert second.try_take("192.0.2.1")
@@ -187,7 +187,7 @@ def test_an_address_limit_is_the_nodes_and_each_address_has_its_own():
 
 def test_a_full_sketch_counts_few_addresses_too_high_and_none_too_low():
     """With as many connections as the sketch is made for, each from its own address."""
-    shared = Shared.create(Layout(), columns=1)
+    shared = SharedMemory.create(Layout(), columns=1)
     words, (width, views, fence) = shared.columns[0].words, (width_for(2000), [shared.columns[0].words], MemoryFence())
     limit = AddressLimit(KeyCounts(Sketch(FIRST_GAUGE, width), words, views, fence, b"secret"), 1)
     addresses = [f"10.0.{n // 250}.{n % 250}" for n in range(2000)]
@@ -214,7 +214,7 @@ def test_more_columns_count_for_the_limits_that_are_out_already():
     """In each process that was told: none of them maps anew what it has."""
     layout = Layout()
     word = layout.gauge("connections")
-    shared = Shared.create(layout, columns=1)
+    shared = SharedMemory.create(layout, columns=1)
     limit = shared.columns[0].limit(word, 2)
     shared.widen(3)
     shared.widen(2)  # never fewer
@@ -227,7 +227,7 @@ def test_more_columns_count_for_the_limits_that_are_out_already():
 def test_what_was_taken_is_counted_where_it_is_wanted():
     layout = Layout()
     word, taken = layout.gauge("connections"), layout.counter("accepted")
-    shared = Shared.create(layout, columns=1)
+    shared = SharedMemory.create(layout, columns=1)
     limit = shared.columns[0].limit(word, 1, taken)
     for _ in range(3):
         assert limit.try_take()
@@ -241,13 +241,13 @@ def test_a_new_program_carries_on_with_the_memory():
     layout = Layout()
     layout.connections = 200_000
     accepted = layout.counter("accepted")
-    shared = Shared.create(layout, columns=1)
+    shared = SharedMemory.create(layout, columns=1)
     shared.widen(2)
     shared.columns[1].words[accepted] = 5
     assert shared.columns[0].address_limit(1).try_take("192.0.2.1")
     again = Layout()
     again.counter("accepted")
-    attached = Shared.attach(os.dup(shared.fd), again)
+    attached = SharedMemory.attach(os.dup(shared.fd), again)
     assert len(attached.columns) == 2
     assert attached.total(accepted) == 5
     assert attached.sketch == shared.sketch
@@ -258,18 +258,18 @@ def test_a_new_program_carries_on_with_the_memory():
 
 
 def test_memory_that_is_laid_out_otherwise_is_refused():
-    shared = Shared.create(Layout(), columns=1)
+    shared = SharedMemory.create(Layout(), columns=1)
     other = Layout()
     other.counter("accepted")
     with pytest.raises(OtherLayout):
-        Shared.attach(os.dup(shared.fd), other)
+        SharedMemory.attach(os.dup(shared.fd), other)
 
 
 def test_what_is_not_used_takes_no_memory():
     """Neither while nobody uses it, nor by being cleared."""
     layout = Layout()
     live = layout.gauge("live", 1 << 20)
-    shared = Shared.create(layout, columns=8)
+    shared = SharedMemory.create(layout, columns=8)
     shared.columns[3].words[live + 1000] = 1
     for index in range(8):
         shared.clear_gauges(index)
@@ -277,7 +277,7 @@ def test_what_is_not_used_takes_no_memory():
     assert os.fstat(shared.fd).st_blocks * 512 < 64 * 1024
 
 
-def holders(shared: Shared, held: int) -> int:
+def holders(shared: SharedMemory, held: int) -> int:
     """How many columns are in use at one instant; 0 when it changes faster than we look. No value comes twice."""
     first, second = ([column.words[held] for column in shared.columns] for _ in range(2))
     return sum(map(bool, first)) if first == second else 0
@@ -301,7 +301,7 @@ def in_child(work) -> None:
 def test_a_million_keys_are_counted_one_by_one_within_the_memory_that_is_told():
     """16 bytes a key, in pages of which each is touched: 32 MiB, and what stands in front."""
     keys = 1_000_000 if rate_limit_table.COMPILED else 20_000
-    shared = Shared.create(Layout(), columns=1)
+    shared = SharedMemory.create(Layout(), columns=1)
     limit = shared.cells.token_bucket(1, 1000.0, 1)
     spend = limit.spend
     for number in range(keys):

@@ -1,15 +1,15 @@
 """What the node thinks of its targets, and how busy it keeps them."""
 
 from fastgw.shm.health_words import Ejection, HealthVerdict
-from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.shm.slot_assignment import SlotNames, first
 from fastgw.shm.upstream_words import TargetWords
 
 
-def node(columns: int = 2) -> tuple[Shared, TargetWords]:
+def node(columns: int = 2) -> tuple[SharedMemory, TargetWords]:
     layout = Layout()
     words = TargetWords(layout)
-    return Shared.create(layout, columns), words
+    return SharedMemory.create(layout, columns), words
 
 
 def test_the_gravest_verdict_that_still_holds_is_the_nodes() -> None:

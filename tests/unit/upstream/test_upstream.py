@@ -15,7 +15,7 @@ from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.upstream.connections.pool import LocalLimit
 from fastgw.upstream.load_balancing import NoTarget
 from fastgw.upstream.load_balancing.load_tracking import Loads
-from fastgw.upstream.load_balancing.random_choice import Latency
+from fastgw.upstream.load_balancing.random_choice import LatencyBalancing
 from fastgw.upstream.load_balancing.round_robin import SingleTarget
 from fastgw.upstream.targets.target import Target, build_targets
 from fastgw.upstream.upstream import Upstream
@@ -220,7 +220,7 @@ def test_what_is_known_of_latencies_is_kept():
     watch.answered(running.target("a"), 200, 5.0)
     watch.answered(running.target("b"), 200, 0.001)
     after = Running(configured(1, 3, algorithm="latency"), running)
-    assert isinstance(after.upstream.balancer, Latency)
+    assert isinstance(after.upstream.balancer, LatencyBalancing)
     assert after.names() == "b"
 
 

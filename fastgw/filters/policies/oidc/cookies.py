@@ -41,7 +41,7 @@ def attempts_of(name: str) -> list[bytes]:
     return [prefix + attempt_name(name.encode(), "") for prefix in (b"", PREFIX)]
 
 
-class Ambiguous(Exception):
+class AmbiguousCookie(Exception):
     """A cookie is there more than once, so whose it is depends on who reads it."""
 
 
@@ -70,7 +70,7 @@ class Jar:
         """Cookies that go on to the upstream."""
 
     def value(self, name: bytes) -> bytes | None:
-        """Return the value of this name, put together again; None: none, or not all of it. Raises `Ambiguous`."""
+        """Return the value of this name, put together again; None: none, or not all of it. Raises `AmbiguousCookie`."""
         first = self._piece(name)
         if first is None:
             return None
@@ -87,7 +87,7 @@ class Jar:
 
     def _piece(self, name: bytes) -> bytes | None:
         if name in self.repeated:
-            raise Ambiguous
+            raise AmbiguousCookie
         return self.ours.get(name)
 
 

@@ -22,13 +22,13 @@ from fastgw.filters.api import Feed, Fetcher
 from fastgw.filters.authentication.revocation_keys import Marks, mark_of_subject, mark_of_token
 from fastgw.filters.authentication.token_policy import consumer_of, explain_token
 from fastgw.filters.outbound.client_authentication import ClientAuth
-from fastgw.filters.policies.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, attempt_name, clear, put
+from fastgw.filters.policies.oidc.cookies import LONGEST, OWN, PREFIX, AmbiguousCookie, Jar, attempt_name, clear, put
 from fastgw.filters.policies.oidc.form_body import NotRead, read_form
 from fastgw.filters.policies.oidc.id_token import IdTokens
 from fastgw.filters.policies.oidc.provider import Away, Denied, Provider, Tokens
 from fastgw.filters.policies.oidc.refresh_coordinator import KEPT_S
 from fastgw.filters.policies.oidc.same_origin import came_from
-from fastgw.filters.policies.oidc.session import Attempt, LoginSession, SealedSession
+from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession
 from fastgw.filters.policies.oidc.settings import Login
 from fastgw.filters.policies.oidc.urls import local, parameters_of, with_query
 from fastgw.forwarded_headers import client_scheme
@@ -178,7 +178,7 @@ class Flow:
             return self._hear_of_logout(exchange)
         try:
             known = self._session(jar, site)
-        except Ambiguous:
+        except AmbiguousCookie:
             return self._refuse(exchange, Fault.CREDENTIALS_INVALID, "the session's cookie is there twice")
         if path == self._ends:
             return self._log_out(exchange, known, jar, site)
@@ -394,7 +394,7 @@ class Flow:
         metadata = await self._provider.heard_of_late()
         if metadata is None or not metadata.authorization_endpoint:
             return self._unavailable(exchange, self._provider.away or "it has no authorization_endpoint")
-        attempt = Attempt.begin(return_to, site.origin + self._login.callback)
+        attempt = LoginAttempt.begin(return_to, site.origin + self._login.callback)
         parameters = {
             **self._login.parameters,
             "response_type": "code",
@@ -467,10 +467,10 @@ class Flow:
             return exchange.refuse(Fault.INTERNAL, _TOO_LONG, _fields(over), why=f"the session: {error}")
         return _sent(303, attempt.return_to, over + cookies)
 
-    def _attempt(self, state: str, jar: Jar, site: _Site) -> Attempt | None:
+    def _attempt(self, state: str, jar: Jar, site: _Site) -> LoginAttempt | None:
         try:
             sealed = jar.value(attempt_name(site.cookie, state))
-        except Ambiguous:
+        except AmbiguousCookie:
             return None
         attempt = None if sealed is None else self._trust.sealed.attempt(sealed)
         if attempt is None or not compare_digest(attempt.state.encode(), state.encode()):

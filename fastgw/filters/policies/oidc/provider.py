@@ -22,8 +22,8 @@ from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
 from fastgw.filters.authentication.jwks import JwksSource
 from fastgw.filters.outbound.client_authentication import ClientAuth
 from fastgw.filters.policies.oidc.refresh_coordinator import (
-    Answered,
     CoordinatorUnavailable,
+    RefreshAnswer,
     RefreshCoordinator,
     RefreshRequest,
     SessionPlace,
@@ -289,7 +289,7 @@ class Provider:
 
     async def _post(
         self, url: str, fields: list[tuple[bytes, bytes]], body: bytes, tls: ClientTls, once: str
-    ) -> Answered:
+    ) -> RefreshAnswer:
         assert self._fetcher is not None
         if once:
             mark = sha256(once.encode()).digest()

@@ -56,7 +56,7 @@ class RefreshRequest(msgspec.Struct, array_like=True, frozen=True):
         return f"<RefreshRequest {self.url}>"
 
 
-class Answered(msgspec.Struct, array_like=True, frozen=True):
+class RefreshAnswer(msgspec.Struct, array_like=True, frozen=True):
     status: int
     """0: there is no answer."""
     body: bytes
@@ -79,7 +79,7 @@ class RefreshCoordinator:
         self.place = SessionPlace(f"fastgw-oidc-{os.urandom(16).hex()}", os.urandom(32).hex())
         self._fetcher = fetcher
         self._tls = tls
-        self._known: dict[bytes, asyncio.Task[Answered]] = {}
+        self._known: dict[bytes, asyncio.Task[RefreshAnswer]] = {}
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Self:
@@ -107,7 +107,7 @@ class RefreshCoordinator:
         finally:
             writer.close()
 
-    def _once(self, asked: RefreshRequest) -> asyncio.Task[Answered]:
+    def _once(self, asked: RefreshRequest) -> asyncio.Task[RefreshAnswer]:
         known = self._known.get(asked.mark)
         if known is None:
             if len(self._known) >= _MOST_KEPT:
@@ -115,39 +115,39 @@ class RefreshCoordinator:
             loop = asyncio.get_running_loop()
             known = self._known[asked.mark] = loop.create_task(self._ask(asked))
 
-            def done(asking: asyncio.Task[Answered]) -> None:
+            def done(asking: asyncio.Task[RefreshAnswer]) -> None:
                 kept_s = 0.0 if asking.cancelled() or not asking.result().status else KEPT_S
                 loop.call_later(kept_s, self._known.pop, asked.mark, None)
 
             known.add_done_callback(done)
         return known
 
-    async def _ask(self, asked: RefreshRequest) -> Answered:
+    async def _ask(self, asked: RefreshRequest) -> RefreshAnswer:
         return await post(self._fetcher, asked.url, asked.fields, asked.body, self._tls)
 
 
 async def post(
     fetcher: Fetcher, url: str, fields: Sequence[tuple[bytes, bytes]], body: bytes, tls: ClientTls
-) -> Answered:
+) -> RefreshAnswer:
     try:
         answer = await fetcher.fetch(url, method=b"POST", fields=fields, body=body, tls=tls, most=_MOST // 2)
     except (FetchFailed, ValueError) as error:
-        return Answered(0, b"", str(error))
-    return Answered(answer.status, answer.body)
+        return RefreshAnswer(0, b"", str(error))
+    return RefreshAnswer(answer.status, answer.body)
 
 
-async def ask(place: SessionPlace, asked: RefreshRequest) -> Answered:
+async def ask(place: SessionPlace, asked: RefreshRequest) -> RefreshAnswer:
     """Ask the coordinator, from a worker. Raises `CoordinatorUnavailable`."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             reader, writer = await _connect(place)
             try:
                 writer.write(_framed(asked))
-                return msgspec.msgpack.decode(await _read(reader), type=Answered)
+                return msgspec.msgpack.decode(await _read(reader), type=RefreshAnswer)
             finally:
                 writer.close()
     except (OSError, EOFError, msgspec.DecodeError) as error:  # a TimeoutError is an OSError
-        return Answered(0, b"", f"the control process broke off: {error or type(error).__name__}")
+        return RefreshAnswer(0, b"", f"the control process broke off: {error or type(error).__name__}")
 
 
 async def _connect(place: SessionPlace) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -172,7 +172,7 @@ def _is_ours(writer: asyncio.StreamWriter) -> bool:
     return bool(user == os.geteuid())
 
 
-def _framed(message: RefreshRequest | Answered) -> bytes:
+def _framed(message: RefreshRequest | RefreshAnswer) -> bytes:
     encoded = msgspec.msgpack.encode(message)
     return len(encoded).to_bytes(4, "big") + encoded
 

@@ -21,7 +21,7 @@ LATEST_EARLY: Final = 60.0
 """Seconds before its end, at most."""
 
 
-class Attempt(msgspec.Struct, array_like=True, frozen=True):
+class LoginAttempt(msgspec.Struct, array_like=True, frozen=True):
     """A browser on its way to the provider. Only with this does its return count (RFC 6749 section 10.12)."""
 
     state: str
@@ -33,11 +33,11 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True):
     begun_date: float
 
     @classmethod
-    def begin(cls, return_to: bytes, redirect_uri: str) -> "Attempt":
+    def begin(cls, return_to: bytes, redirect_uri: str) -> "LoginAttempt":
         return cls(_random(), _random(), _random(), return_to, redirect_uri, time.time())
 
     def __repr__(self) -> str:
-        return f"<Attempt of {self.begun_date:.0f}>"
+        return f"<LoginAttempt of {self.begun_date:.0f}>"
 
     @property
     def challenge(self) -> str:
@@ -106,11 +106,11 @@ class SealedSession:
         self._sessions = Seal(secrets, b"session", policy)
         self._logouts = Seal(secrets, b"logout", policy)
 
-    def seal_attempt(self, attempt: Attempt) -> bytes:
+    def seal_attempt(self, attempt: LoginAttempt) -> bytes:
         return self._attempts.seal(msgspec.msgpack.encode(attempt))
 
-    def attempt(self, sealed: bytes) -> Attempt | None:
-        return _read(self._attempts.open(sealed), Attempt)
+    def attempt(self, sealed: bytes) -> LoginAttempt | None:
+        return _read(self._attempts.open(sealed), LoginAttempt)
 
     def seal_session(self, session: LoginSession) -> bytes:
         return self._sessions.seal(msgspec.msgpack.encode(session))

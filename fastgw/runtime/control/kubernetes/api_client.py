@@ -91,7 +91,7 @@ async def import_library() -> None:
         raise CannotAsk(f"the package {error.name} is missing; install fastgw[kubernetes]") from error
 
 
-class Client:
+class ClusterClient:
     """Asks for objects of one kind. `import_library` comes first."""
 
     def __init__(self, api: Any, kind: str, namespace: str) -> None:
@@ -176,7 +176,7 @@ async def _lines(content: "StreamReader") -> AsyncIterator[bytes]:
             raise TooLong(f"an event of more than {MOST_LINE // 1024**2} MiB")
 
 
-class Access:
+class ClusterAccess:
     """Address of the API server, and the gateway's credentials for it."""
 
     def __init__(self, settings: Kubernetes, kubeconfig: bytes = b"", account: str = ACCOUNT) -> None:
@@ -185,7 +185,7 @@ class Access:
         self._kubeconfig = kubeconfig
         self._account = account
 
-    async def client(self, kind: str, namespace: str) -> Client:
+    async def client(self, kind: str, namespace: str) -> ClusterClient:
         """A client, which its user closes. Raises `CannotAsk`."""
         await import_library()
         from kubernetes_asyncio.client import ApiClient, Configuration
@@ -199,7 +199,7 @@ class Access:
                 else:
                     await self._by_file(configuration, self._settings.kubeconfig, kept)
                 _in_one_line(configuration)
-                return Client(ApiClient(configuration), kind, namespace)
+                return ClusterClient(ApiClient(configuration), kind, namespace)
             except _ODD as error:
                 raise CannotAsk(
                     f"{self._settings.kubeconfig or 'the service account'}: {_error_text(error)}"

@@ -30,7 +30,7 @@ class Application(msgspec.Struct):
     spec: Any = None
 
 
-class Secret(msgspec.Struct):
+class ClusterSecret(msgspec.Struct):
     """The parts of a Secret that are kept."""
 
     api_version: Any = msgspec.field(name="apiVersion", default="v1")  # in a list it stands nowhere
@@ -39,7 +39,7 @@ class Secret(msgspec.Struct):
     data: Any = None
 
 
-SHAPES: Final[Mapping[str, type[Application | Secret]]] = {APPLICATIONS: Application, SECRETS: Secret}
+SHAPES: Final[Mapping[str, type[Application | ClusterSecret]]] = {APPLICATIONS: Application, SECRETS: ClusterSecret}
 
 
 def secrets_named(spec: Any) -> Iterator[Name]:

@@ -25,9 +25,9 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.control.kubernetes.api_client import (
     MOST_BYTES,
-    Access,
     CannotAsk,
-    Client,
+    ClusterAccess,
+    ClusterClient,
     RequestRefused,
     TooLong,
     refusal,
@@ -129,7 +129,7 @@ class WatchReport:
 class Following:
     """Lists and watches one kind of object."""
 
-    def __init__(self, kind: str, access: Access, namespace: str, objects: Objects, feed: str) -> None:
+    def __init__(self, kind: str, access: ClusterAccess, namespace: str, objects: Objects, feed: str) -> None:
         self._kind = kind
         self._access = access
         self._namespace = namespace
@@ -159,7 +159,7 @@ class Following:
                         self._since = ""
                 await asyncio.sleep(pause)
 
-    async def _follow(self, client: Client) -> None:
+    async def _follow(self, client: ClusterClient) -> None:
         """Ends only by raising `CannotAsk`."""
         while True:
             begun_at = time.monotonic()
@@ -176,7 +176,7 @@ class Following:
                 raise Nonsense(f"the API server has sent what an API server does not: {error}") from error
             await asyncio.sleep(self._pauses.ended(soon=time.monotonic() - begun_at < SOON_S))
 
-    async def _list(self, client: Client) -> None:
+    async def _list(self, client: ClusterClient) -> None:
         found: dict[str, bytes] = {}
         named = self._objects.named
         since, goes_on, limit, size = "", "", PAGE, 0
@@ -205,7 +205,7 @@ class Following:
         self.has_listed.set()
         self._well()
 
-    async def _watch(self, client: Client) -> None:
+    async def _watch(self, client: ClusterClient) -> None:
         async with client.watch(self._since, random.randint(*WATCH_S)) as events:
             self._well()
             async for event in events:
@@ -234,7 +234,7 @@ class KubernetesWatch:
     def __init__(
         self,
         feed: str,
-        access: Access,
+        access: ClusterAccess,
         namespace: str,
         say: Callable[[bytes], None],
         take: Callable[[], Awaitable[bool]],
@@ -381,7 +381,7 @@ class Watching:
         self.stop()
         self._wanted = wanted
         name = watched_name(PROVIDER)
-        access = Access(kyma.kubernetes, kubeconfig)
+        access = ClusterAccess(kyma.kubernetes, kubeconfig)
         self._watch = KubernetesWatch(name, access, kyma.namespace, partial(say, name), partial(self._take, name))
         self._running = asyncio.get_running_loop().create_task(self._watch.run())
 

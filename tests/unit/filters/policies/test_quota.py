@@ -198,7 +198,7 @@ def test_explain_spends_nothing(clock):
 def test_nothing_refers_in_a_circle(clock):
     """Tables that a reload has replaced are freed without the collector."""
     made = quota.Quota(limit=1, period="day", groups={"gold": quota.GroupQuota(limit=2)})
-    counts = quota._Counts(made, "scope", "quota")
+    counts = quota._QuotaCounts(made, "scope", "quota")
     gone = ref(counts._table)
     gc.collect()
     gc.disable()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.observe.access_log import formats
-from fastgw.observe.access_log.formats import ALWAYS_MASKED, FORMATS, MAX_LINE, Secrets, masker
+from fastgw.observe.access_log.formats import ALWAYS_MASKED, FORMATS, MAX_LINE, SecretNames, masker
 from fastgw.observe.access_log.record import Record
 
 GOLDEN = Path(__file__).parents[3] / "contract" / "access_log"
@@ -142,7 +142,7 @@ def test_values_of_secret_parameters_are_masked(query: bytes | None, shown: byte
 @given(st.lists(st.sampled_from([*b"&;?#=%+", b"token", b"to%6Ben", b"a"])).map(lambda parts: joined(parts)))
 def test_what_has_a_secret_is_told_from_what_has_none(query: bytes) -> None:
     """In one pass over the names, which is much quicker than masking; also the second time, when they are known."""
-    secrets = Secrets(())
+    secrets = SecretNames(())
     masked = secrets.mask(query) != query
     for _ in range(2):
         assert secrets.none_in(query[: query.rfind(b"=") + 1]) is not masked
@@ -152,7 +152,7 @@ def test_what_has_a_secret_is_told_from_what_has_none(query: bytes) -> None:
 
 
 def test_names_that_peers_invent_fill_no_memory() -> None:
-    secrets = Secrets(())
+    secrets = SecretNames(())
     for number in range(20_000):
         secrets.mask(b"n%d=1&%b=2" % (number, b"long" * 100))
     assert len(secrets._harmless) < 10_000

@@ -18,7 +18,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.runtime.control import health_checker
 from fastgw.runtime.control.health_checker import AT_ONCE, Checks
 from fastgw.shm.health_words import HealthVerdict, HealthWords
-from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.shm.slot_assignment import SlotNames, SlotTable, first
 from fastgw.upstream.connections.connect import ConnectFailed
 from fastgw.upstream.health import active_check as checks
@@ -235,7 +235,7 @@ class Node:
     def __init__(self, on: WorkerLoop) -> None:
         layout = Layout()
         self.words = HealthWords(layout)
-        self.shared = Shared.create(layout, 1)
+        self.shared = SharedMemory.create(layout, 1)
         self.on = on
         self.places = SlotTable()
         self.checks = Checks(on, self.shared, self.words)

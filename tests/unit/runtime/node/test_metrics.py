@@ -26,7 +26,7 @@ from fastgw.runtime.control.health_checker import OfUpstream
 from fastgw.runtime.node.metrics import FAMILIES, Exposition
 from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.shm.health_words import HealthVerdict
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 
@@ -50,7 +50,7 @@ class Node:
             workers=2,
         )
         self.words = ShmLayout(self.gateway)
-        self.shared = Shared.create(self.gateway.layout, columns=2)
+        self.shared = SharedMemory.create(self.gateway.layout, columns=2)
         self.own = self.shared.columns[0]
         self.own.words[self.words.pid] = os.getpid()
         self.tally = Tally(self.gateway.series, self.words.counted(self.own))

@@ -14,7 +14,7 @@ from fastgw.runtime.node import node_state, startup
 from fastgw.runtime.node.child_slots import Child
 from fastgw.runtime.reload.coordinator import RECORDS, Reloading, changed_files, told
 from fastgw.runtime.reload.rollback_history import KEPT
-from fastgw.runtime.sockets.listening_sockets import Endpoint, open_endpoint
+from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, open_endpoint
 from fastgw.runtime.supervisor import hang_detection
 from tests.support.gateway import messages
 from tests.support.node import ANYWHERE, Crew, close_node, commons_of, sealed_document
@@ -30,7 +30,7 @@ class Node(Crew):
         self.commons = commons_of()
         self.serving = True
         self.outcomes: list[ReloadResult] = []
-        self.changes: list[Mapping[str, Endpoint]] = []
+        self.changes: list[Mapping[str, ListeningEndpoint]] = []
         self.reloading = Reloading(
             self.commons,
             lambda: self.serving,
@@ -341,7 +341,7 @@ def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_agai
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = {default.port: taken.getsockname()[1], default.port + 1: 0}
 
-        def opened(address: Address, **options: bool) -> Endpoint:
+        def opened(address: Address, **options: bool) -> ListeningEndpoint:
             return open_endpoint(Address(host=address.host, port=ports[address.port]), **options)
 
         monkeypatch.setattr(node_state, "open_endpoint", opened)

@@ -24,7 +24,7 @@ from fastgw.runtime.ipc.channel import Prepare
 from fastgw.runtime.node.config_snapshot import PreviousGeneration, accept, seal
 from fastgw.runtime.worker.sliced_work import Slices
 from fastgw.runtime.worker.table_swap import TableSwap
-from fastgw.shm.memory import Shared
+from fastgw.shm.memory import SharedMemory
 from fastgw.shm.node_limits import own_counts
 from fastgw.shm.rate_limit_table import own_table
 from fastgw.sync.feeds import Feeds
@@ -93,7 +93,7 @@ class Worker:
         first = documents[0]
         gateway = compile(first.config, 1, first.captured)
         self.places = gateway.places
-        self.column = Shared(gateway.layout, 1).columns[0]
+        self.column = SharedMemory(gateway.layout, 1).columns[0]
         gateway.start(self.services, self.column)
         self.before = accept(first, generation=1, date=1.0, source="api", places=self.places, workers=1, base=None)
         self.ready = 0

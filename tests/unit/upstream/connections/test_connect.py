@@ -15,18 +15,18 @@ from fastgw.errors import Fault
 from fastgw.upstream.connections import connect as connecting
 from fastgw.upstream.connections.connect import connect
 from fastgw.upstream.targets import dns
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 from tests.support.on_loop import on_loop, sockets, until
 from tests.support.upstream import LONG, SHORT, Greeting, Peer, address_of, failure, greeted, named
 
 
 @pytest.fixture
-def refusing() -> Iterator[Address]:
+def refusing() -> Iterator[TargetAddress]:
     """An address where nobody listens: bound, so that nobody else takes it."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
-        yield Address(socket.AF_INET, holder.getsockname())
+        yield TargetAddress(socket.AF_INET, holder.getsockname())
 
 
 class BlackHole:
@@ -38,7 +38,7 @@ class BlackHole:
             self.listener = undo.enter_context(socket.socket(family))
             self.listener.bind((host, 0))
             self.listener.listen(0)
-            self.address = Address(family, self.listener.getsockname())
+            self.address = TargetAddress(family, self.listener.getsockname())
             self.port = self.listener.getsockname()[1]
             undo.enter_context(socket.create_connection(self.address.sockaddr[:2]))  # and the queue is full
             self._undo = undo.pop_all()
@@ -126,7 +126,7 @@ async def test_each_error_of_the_system_is_a_fault(monkeypatch, code, fault):
         def connect_ex(self, address: object) -> int:
             return code
 
-    target = named(monkeypatch, Address(socket.AF_INET, ("192.0.2.1", 80)))
+    target = named(monkeypatch, TargetAddress(socket.AF_INET, ("192.0.2.1", 80)))
     with monkeypatch.context() as patched:
         patched.setattr(socket, "socket", Failing)
         assert (await failure(target)).fault is fault
@@ -139,7 +139,7 @@ async def test_when_no_local_port_is_left_it_is_the_gateway_that_is_exhausted(mo
         def connect_ex(self, address: object) -> int:
             return errno.EADDRNOTAVAIL if self.type == socket.SOCK_STREAM else 0
 
-    target = named(monkeypatch, Address(socket.AF_INET, ("192.0.2.1", 80)))
+    target = named(monkeypatch, TargetAddress(socket.AF_INET, ("192.0.2.1", 80)))
     with monkeypatch.context() as patched:
         patched.setattr(socket, "socket", WithoutPorts)
         failed = await failure(target)
@@ -150,7 +150,7 @@ async def test_when_no_local_port_is_left_it_is_the_gateway_that_is_exhausted(mo
 
 @on_loop
 async def test_a_name_that_cannot_be_resolved_is_a_fault_of_dns(monkeypatch):
-    async def look_up(host: str, port: int) -> list[Address]:
+    async def look_up(host: str, port: int) -> list[TargetAddress]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(dns, "look_up", look_up)
@@ -163,7 +163,7 @@ async def test_a_name_that_cannot_be_resolved_is_a_fault_of_dns(monkeypatch):
 
 @on_loop
 async def test_a_resolver_that_does_not_answer_is_a_fault_of_dns(monkeypatch):
-    async def look_up(host: str, port: int) -> list[Address]:
+    async def look_up(host: str, port: int) -> list[TargetAddress]:
         return await asyncio.get_running_loop().create_future()
 
     monkeypatch.setattr(dns, "look_up", look_up)

@@ -14,7 +14,7 @@ from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.errors import Fault
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.targets import dns
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 from tests.support.certificates import Certificates, made_tls, server_tls, trusting
 from tests.support.on_loop import on_loop, sockets
@@ -50,7 +50,7 @@ async def test_whenever_a_connect_is_cancelled_nothing_is_left(certificates, tur
 async def local(monkeypatch: pytest.MonkeyPatch, origin: Greeting, tls: ssl.SSLContext, **more: Any) -> Target:
     """The target `https://users.test`, whose address is the origin's."""
 
-    async def look_up(host: str, port: int) -> list[Address]:
+    async def look_up(host: str, port: int) -> list[TargetAddress]:
         return [address_of(origin)]
 
     monkeypatch.setattr(dns, "look_up", look_up)

@@ -8,11 +8,11 @@ from msgspec.structs import replace
 
 from fastgw.config.settings.gateway import Resolve
 from fastgw.errors import Fault
-from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.upstream.connections import pool as pooling
 from fastgw.upstream.connections.pool import LocalLimit
 from fastgw.upstream.targets import dns
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from tests.support.lending import Borrower, Connection, make, opened, upstream
 from tests.support.on_loop import on_loop, turns, until
 
@@ -202,7 +202,7 @@ async def test_a_retired_pool_looks_up_no_names(monkeypatch, dialer):
 
     async def look_up(host, port):
         asked.append(host)
-        return [Address(socket.AF_INET, ("192.0.2.1", port))]
+        return [TargetAddress(socket.AF_INET, ("192.0.2.1", port))]
 
     monkeypatch.setattr(dns, "look_up", look_up)
     configured = replace(upstream("http://users:80"), resolve=Resolve(interval=0.001))
@@ -433,7 +433,7 @@ async def test_max_connections_holds_for_all_workers_together(dialer, monkeypatc
     monkeypatch.setattr(pooling, "TICK", 0.001)
     layout = Layout()
     word = layout.gauge("upstream_connections:users")
-    shared = Shared.create(layout, columns=2)
+    shared = SharedMemory.create(layout, columns=2)
     configured = upstream(max_connections=3)
     one, other = (make(configured, workers=2, limit=column.limit(word, 3)) for column in shared.columns[:2])
     held = [await opened(one, dialer) for _ in range(2)]

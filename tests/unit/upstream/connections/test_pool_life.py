@@ -12,7 +12,7 @@ from fastgw.errors import Fault
 from fastgw.upstream.connections import pool as pooling
 from fastgw.upstream.connections.pool import LocalLimit, Pool
 from fastgw.upstream.targets import dns
-from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 from tests.support.lending import Borrower, Connection, make, upstream
 from tests.support.on_loop import on_loop, sockets, turns, until
@@ -87,8 +87,8 @@ async def test_connections_follow_a_name_to_its_new_address(monkeypatch):
     async with Origin("127.0.0.1") as old, Origin("127.0.0.2", old.port) as new:
         answer = ["127.0.0.1"]
 
-        async def look_up(host: str, port: int) -> list[Address]:
-            return [Address(socket.AF_INET, (answer[0], port))]
+        async def look_up(host: str, port: int) -> list[TargetAddress]:
+            return [TargetAddress(socket.AF_INET, (answer[0], port))]
 
         monkeypatch.setattr(dns, "look_up", look_up)
         configured = upstream(f"http://users:{old.port}")

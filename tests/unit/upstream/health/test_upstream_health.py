@@ -14,7 +14,7 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.shm.health_words import Ejection, HealthVerdict, HealthWords
-from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 from fastgw.upstream.health.error_window import SLOTS, Window
 from fastgw.upstream.health.outlier_ejection import most_ejected
@@ -82,7 +82,7 @@ class Node:
     ) -> None:
         layout = Layout()
         self.words = HealthWords(layout)
-        self.shared = Shared.create(layout, workers)
+        self.shared = SharedMemory.create(layout, workers)
         self.now = 1000.0
         self.wheel = Wheel(self.now)
         urls = [parse_url(f"http://{chr(ord('a') + index)}:80") for index in range(targets)]

@@ -25,7 +25,7 @@ from fastgw.upstream.load_balancing import hashing as hashed
 from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
 from fastgw.upstream.load_balancing.hashing import FEW, SLOTS, ConsistentHash, address, key_of
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
-from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
+from fastgw.upstream.load_balancing.random_choice import LatencyBalancing, LeastConnections, Random
 from fastgw.upstream.load_balancing.round_robin import RoundRobin
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
@@ -84,7 +84,7 @@ BALANCERS: dict[str, Callable[[list[Member]], Balancer]] = {
     "round_robin": RoundRobin,
     "random": Random,
     "least_connections": lambda group: LeastConnections(group, Loads()),
-    "latency": lambda group: Latency(group, equally_fast(group)),
+    "latency": lambda group: LatencyBalancing(group, equally_fast(group)),
 }
 
 
@@ -234,7 +234,7 @@ def test_a_slow_target_is_noticed_with_its_first_answer_and_forgiven_slowly():
     fast, slow = (member.target for member in group)
     (loads,) = loads_of(2)
     latencies = Latencies(loads, 10.0, 1.0, lambda: clock.now)
-    balance = Latency(group, latencies)
+    balance = LatencyBalancing(group, latencies)
     for _ in range(20):
         for target in (fast, slow):
             latencies.answered(target, 200, 0.010)
@@ -255,7 +255,7 @@ def test_what_is_under_way_makes_a_fast_target_as_dear_as_a_slow_one():
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
     latencies.answered(fast, 200, 0.01)
     latencies.answered(slow, 200, 0.04)
-    balance = Latency(group, latencies)
+    balance = LatencyBalancing(group, latencies)
     for target in picked(balance, 100):
         latencies.began(target)
     assert loads.of(fast) / loads.of(slow) == pytest.approx(4, rel=0.1)
@@ -267,7 +267,7 @@ def test_what_is_under_way_at_equally_fast_targets_is_as_their_weights():
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
     for member in group:
         latencies.answered(member.target, 200, 0.01)
-    for target in picked(Latency(group, latencies), 400):
+    for target in picked(LatencyBalancing(group, latencies), 400):
         latencies.began(target)
     assert loads.of(group[0].target) == pytest.approx(300, abs=3)
 
@@ -278,7 +278,7 @@ def test_a_target_that_has_never_answered_is_asked_by_one_request_at_first():
     (loads,) = loads_of(2)
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
     latencies.answered(known, 200, 0.01)
-    balance = Latency(group, latencies)
+    balance = LatencyBalancing(group, latencies)
     assert {*picked(balance, 20)} == {unknown}
     latencies.began(unknown)
     assert latencies.cost(unknown) == inf
@@ -295,7 +295,7 @@ def test_failing_fast_is_not_taken_for_being_fast(status: int | None) -> None:
         latencies.failed(bad, Fault.CONNECT_REFUSED, 0.001)
     else:
         latencies.answered(bad, status, 0.001)
-    assert {*picked(Latency(group, latencies), 20)} == {good}
+    assert {*picked(LatencyBalancing(group, latencies), 20)} == {good}
 
 
 def test_a_client_that_leaves_says_nothing_of_a_target():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fastgw.config.settings import gateway as settings
 from fastgw.forwarded_headers import Peer
 from fastgw.upstream.load_balancing.round_robin import RoundRobin
-from fastgw.upstream.load_balancing.sticky_sessions import Cookies, Sticky
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
 from fastgw.upstream.targets.target import Target
 from tests.unit.upstream.load_balancing.test_balancers import asked, members
 
@@ -36,8 +36,8 @@ def sent(value: str, straight: bool = True) -> Any:
     return request
 
 
-def sticky(made: Cookies, targets: list[Target] = TARGETS) -> Sticky:
-    return Sticky(RoundRobin([member for member in GROUP if member.target in targets]), made, targets)
+def sticky(made: Cookies, targets: list[Target] = TARGETS) -> StickySessions:
+    return StickySessions(RoundRobin([member for member in GROUP if member.target in targets]), made, targets)
 
 
 def test_each_cookie_leads_to_its_target():

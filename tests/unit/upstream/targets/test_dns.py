@@ -12,31 +12,31 @@ import uvloop
 
 from fastgw.config.base.value_types import parse_url
 from fastgw.upstream.targets import dns
-from fastgw.upstream.targets.dns import Address, Name, ResolveFailed
+from fastgw.upstream.targets.dns import Name, ResolveFailed, TargetAddress
 from fastgw.upstream.targets.target import Target
 from tests.support.on_loop import on_loop, until
 
 HOUR = 3600.0
 
 
-def v4(last: int) -> Address:
-    return Address(socket.AF_INET, (f"192.0.2.{last}", 80))
+def v4(last: int) -> TargetAddress:
+    return TargetAddress(socket.AF_INET, (f"192.0.2.{last}", 80))
 
 
-def v6(last: int) -> Address:
-    return Address(socket.AF_INET6, (f"2001:db8::{last}", 80, 0, 0))
+def v6(last: int) -> TargetAddress:
+    return TargetAddress(socket.AF_INET6, (f"2001:db8::{last}", 80, 0, 0))
 
 
 class Resolver:
     """Stands in for the system's: gives `answer`, or raises it, once `open` is set."""
 
     def __init__(self) -> None:
-        self.answer: list[Address] | Exception = []
+        self.answer: list[TargetAddress] | Exception = []
         self.calls = 0
         self.open = asyncio.Event()
         self.open.set()
 
-    async def look_up(self, host: str, port: int) -> list[Address]:
+    async def look_up(self, host: str, port: int) -> list[TargetAddress]:
         self.calls += 1
         await self.open.wait()
         if isinstance(self.answer, Exception):
@@ -332,9 +332,9 @@ async def test_the_system_is_asked_off_the_loop():
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("http://192.0.2.1:81", Address(socket.AF_INET, ("192.0.2.1", 81))),
-        ("https://[2001:db8::1]", Address(socket.AF_INET6, ("2001:db8::1", 443))),
-        ("unix:/run/users.sock", Address(socket.AF_UNIX, "/run/users.sock")),
+        ("http://192.0.2.1:81", TargetAddress(socket.AF_INET, ("192.0.2.1", 81))),
+        ("https://[2001:db8::1]", TargetAddress(socket.AF_INET6, ("2001:db8::1", 443))),
+        ("unix:/run/users.sock", TargetAddress(socket.AF_UNIX, "/run/users.sock")),
     ],
 )
 @on_loop

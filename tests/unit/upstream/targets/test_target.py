@@ -4,7 +4,7 @@ from fastgw.config.base.value_types import parse_url
 from fastgw.config.settings import gateway as settings
 from fastgw.shm.health_words import Ejection, HealthVerdict
 from fastgw.shm.last_errors import TEXT_BYTES, LastErrors
-from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.memory import Layout, SharedMemory
 from fastgw.shm.slot_assignment import SlotNames, first
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.upstream.targets.target import build_targets, labels_of
@@ -23,7 +23,7 @@ def test_targets_of_one_address_have_verdicts_of_their_own() -> None:
     )
     layout = Layout()
     words = TargetWords(layout)
-    shared = Shared.create(layout, 1)
+    shared = SharedMemory.create(layout, 1)
     places = first(SlotNames(upstreams={"u": [target.label for target in build_targets(upstream)]}))
     one, other = places.targets["u a:80/x"], places.targets["u a:80/y"]
     words.health.eject(shared.columns[0], one, Ejection(1005.0, 1))
@@ -45,7 +45,7 @@ def test_the_newest_error_of_all_workers_is_told() -> None:
     """A long reason is cut; a name that has come to the place since has no error."""
     layout = Layout()
     errors = LastErrors(layout)
-    shared = Shared.create(layout, 2)
+    shared = SharedMemory.create(layout, 2)
     places = first(SlotNames(routes=("r",), upstreams={"u": ["a:80", "b:80"]}))
     errors.note_target(shared.columns[0], places, "u a:80", "connect_refused", "ECONNREFUSED")
     errors.note_target(shared.columns[1], places, "u a:80", "tls_failed", "é" * 400)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.filters.policies.oidc.cookie_encryption import Seal
-from fastgw.filters.policies.oidc.cookies import LONGEST, MOST_PIECES, Ambiguous, Jar, clear, put
-from fastgw.filters.policies.oidc.session import Attempt, LoginSession, SealedSession
+from fastgw.filters.policies.oidc.cookies import LONGEST, MOST_PIECES, AmbiguousCookie, Jar, clear, put
+from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession
 from fastgw.filters.policies.oidc.urls import LONGEST_RETURN, is_safe, local, parameters_of, with_query
 
 SECRET, OLD = "s" * 32, "o" * 32
@@ -68,7 +68,7 @@ def test_a_short_secret_is_refused_and_not_shown() -> None:
 def test_an_attempt_is_no_session() -> None:
     """Either is a key to its own door only."""
     both = SealedSession([SECRET], b"p")
-    attempt = Attempt.begin(b"/", "https://app.test/callback")
+    attempt = LoginAttempt.begin(b"/", "https://app.test/callback")
     assert both.attempt(both.seal_attempt(attempt)) == attempt
     assert both.session(both.seal_attempt(attempt)) is None
     session = LoginSession(b"a.b.c", 1.0, 2.0)
@@ -77,7 +77,7 @@ def test_an_attempt_is_no_session() -> None:
 
 
 def test_pkce_is_as_in_the_example_of_rfc_7636() -> None:
-    attempt = Attempt("", "", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", b"/", "", 0.0)
+    attempt = LoginAttempt("", "", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", b"/", "", 0.0)
     assert attempt.challenge == "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 
 
@@ -137,7 +137,7 @@ def test_the_upstream_gets_the_other_cookies_as_they_are() -> None:
     "line", [b"s=1~a; s=1~b", b"s=2~a; s.1=b; s.1=b", b"s=1~a; other=1; s=1~a"], ids=["two", "piece", "alike"]
 )
 def test_a_cookie_that_is_there_twice_is_not_read(line: bytes) -> None:
-    with pytest.raises(Ambiguous):
+    with pytest.raises(AmbiguousCookie):
         Jar([line], is_ours).value(b"s")
 
 
@@ -164,7 +164,7 @@ def test_what_is_not_whole_is_nothing(line: bytes) -> None:
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([b"s=1~a", b"s=2~a;s.1=b", b"; ;s", b"=;=s=1~"]), max_size=5))
 def test_cookies_of_any_form_are_read_or_not_and_none_of_ours_goes_on(lines: list[bytes]) -> None:
     jar = Jar(lines, is_ours)
-    with contextlib.suppress(Ambiguous):
+    with contextlib.suppress(AmbiguousCookie):
         jar.value(b"s")
     assert Jar([jar.others], is_ours).ours == {}
     assert Jar([jar.others], is_ours).others == jar.others

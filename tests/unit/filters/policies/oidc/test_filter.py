@@ -14,8 +14,8 @@ from fastgw.filters.policies.oidc import Oidc
 from fastgw.filters.policies.oidc.cookie_encryption import Seal
 from fastgw.filters.policies.oidc.cookies import own_name
 from fastgw.filters.policies.oidc.provider import Tokens
-from fastgw.filters.policies.oidc.refresh_coordinator import Answered, RefreshRequest, SessionPlace
-from fastgw.filters.policies.oidc.session import Attempt, LoginSession, SealedSession, meaning_of
+from fastgw.filters.policies.oidc.refresh_coordinator import RefreshAnswer, RefreshRequest, SessionPlace
+from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession, meaning_of
 from fastgw.filters.policies.oidc.settings import (
     Login,
     Sessions,
@@ -355,11 +355,11 @@ def test_explain_tells_who_passes_and_whom_it_would_ask() -> None:
 def test_what_holds_secrets_does_not_show_them() -> None:
     held = [
         LoginSession(b"a.planted.c", 1.0, 2.0, "planted", "planted"),
-        Attempt("planted", "planted", "planted", b"/planted", "planted", 1.0),
+        LoginAttempt("planted", "planted", "planted", b"/planted", "planted", 1.0),
         Tokens("planted", "planted", "planted", 60.0),
         SessionPlace("name", "planted"),
         RefreshRequest("planted", b"planted", "https://idp.example/token", [(b"A", b"planted")], b"planted"),
-        Answered(200, b"planted"),
+        RefreshAnswer(200, b"planted"),
         Seal(["planted" * 5], b"a", b"planted"),
         SealedSession(["planted" * 5], b"planted"),
     ]

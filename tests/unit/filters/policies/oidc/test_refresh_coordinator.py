@@ -13,8 +13,8 @@ import uvloop
 
 from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.filters.policies.oidc.refresh_coordinator import (
-    Answered,
     CoordinatorUnavailable,
+    RefreshAnswer,
     RefreshCoordinator,
     RefreshRequest,
     SessionPlace,
@@ -49,11 +49,11 @@ def test_questions_with_one_mark_are_one() -> None:
     async def test() -> None:
         async with opened() as (desk, liar):
             together = await asyncio.gather(*(ask(desk.place, question(desk, liar)) for _ in range(20)))
-            assert together == [Answered(200, b"tokens")] * 20
+            assert together == [RefreshAnswer(200, b"tokens")] * 20
             liar.says["/token"] = 400, b"used already"
-            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
             assert len(liar.asked) == 1
-            assert await ask(desk.place, question(desk, liar, b"another")) == Answered(400, b"used already")
+            assert await ask(desk.place, question(desk, liar, b"another")) == RefreshAnswer(400, b"used already")
             assert [form for _, form in liar.asked] == [{"refresh_token": "r"}] * 2
 
     on_both_loops(test)
@@ -66,7 +66,7 @@ def test_what_had_no_answer_is_asked_again() -> None:
             failed = await ask(desk.place, nowhere)
             assert (failed.status, failed.body) == (0, b"")
             assert "127.0.0.1:1" in failed.reason
-            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
 
     on_both_loops(test)
 
@@ -80,7 +80,7 @@ def test_who_has_left_does_not_take_the_answer_along() -> None:
             while not liar.asked:
                 await asyncio.sleep(0.001)
             leaving.cancel()
-            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
             assert len(liar.asked) == 1
 
     on_both_loops(test)
@@ -105,7 +105,7 @@ def test_nonsense_is_not_answered(sent: bytes) -> None:
             writer.write_eof()
             assert await reader.read() == b""
             writer.close()
-            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
 
     on_both_loops(test)
 

@@ -19,7 +19,7 @@ from fastgw.config.sources import virtual_files
 from fastgw.config.sources.virtual_files import NOTHING
 from fastgw.runtime.control.kubernetes import api_client
 from fastgw.runtime.control.kubernetes import watch as kubernetes_watch
-from fastgw.runtime.control.kubernetes.api_client import Access, CannotAsk
+from fastgw.runtime.control.kubernetes.api_client import CannotAsk, ClusterAccess
 from fastgw.runtime.control.kubernetes.object_store import Objects
 from fastgw.runtime.control.kubernetes.watch import KubernetesWatch, Pauses, Watching
 from tests.support.certificates import Certificates
@@ -69,13 +69,13 @@ class Seen:
             raise AssertionError(f"waited for {names}; there are {self.names}, {self.problems}") from None
 
 
-def access_to(server: ApiServer, folder: Path, context: str | None = None, **more: Any) -> Access:
+def access_to(server: ApiServer, folder: Path, context: str | None = None, **more: Any) -> ClusterAccess:
     file = server.kubeconfig(folder / "kubeconfig", **more)
-    return Access(Kubernetes(kubeconfig=str(file), context=context), file.read_bytes())
+    return ClusterAccess(Kubernetes(kubeconfig=str(file), context=context), file.read_bytes())
 
 
 @asynccontextmanager
-async def watching(access: Access, taken: Callable[[], bool] = lambda: True) -> AsyncIterator[Seen]:
+async def watching(access: ClusterAccess, taken: Callable[[], bool] = lambda: True) -> AsyncIterator[Seen]:
     contents: list[bytes] = []
 
     async def take() -> bool:
@@ -553,7 +553,7 @@ def test_a_token_ends_with_its_line(
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
     by_file = access_to(server, tmp_path, token_file=token, inline=False)
-    access = Access(Kubernetes(), account=str(tmp_path)) if as_pod else by_file
+    access = ClusterAccess(Kubernetes(), account=str(tmp_path)) if as_pod else by_file
     server.put(naming("shop"))
 
     async def work() -> None:
@@ -573,17 +573,17 @@ def test_what_the_library_raises_is_told_until_it_is_over(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(kubernetes_watch, "LONGEST_PAUSE_S", 0.01)
-    from_library, access = Access.client, access_to(server, tmp_path)
+    from_library, access = ClusterAccess.client, access_to(server, tmp_path)
 
     async def broken(*_: object) -> None:
         raise RuntimeError("what nobody has thought of")
 
-    monkeypatch.setattr(Access, "client", broken)
+    monkeypatch.setattr(ClusterAccess, "client", broken)
 
     async def work() -> None:
         async with watching(access) as seen:
             await seen.until(lambda: bool(seen.problems))
-            monkeypatch.setattr(Access, "client", from_library)
+            monkeypatch.setattr(ClusterAccess, "client", from_library)
             await seen.knows()
             assert seen.problems == []
 
@@ -596,7 +596,7 @@ def test_what_the_library_raises_is_told_until_it_is_over(
 def test_a_pod_asks_as_its_service_account(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     account = tmp_path / "account"
     account.mkdir()
-    access = Access(Kubernetes(), account=str(account))
+    access = ClusterAccess(Kubernetes(), account=str(account))
     server.put(naming("shop"))
 
     async def work() -> None:
@@ -652,7 +652,7 @@ def test_a_server_of_another_authority_is_not_believed(server: ApiServer, tmp_pa
 def test_a_kubeconfig_that_is_wrong_is_told_without_showing_it(written: bytes, wanted: str) -> None:
     async def work() -> None:
         with pytest.raises(CannotAsk) as raised:
-            await Access(Kubernetes(kubeconfig="/kubeconfig"), written).client("secrets", NAMESPACE)
+            await ClusterAccess(Kubernetes(kubeconfig="/kubeconfig"), written).client("secrets", NAMESPACE)
         assert str(raised.value).startswith("/kubeconfig: ")
         assert wanted in str(raised.value)
         assert "s3cr3t" not in str(raised.value)
