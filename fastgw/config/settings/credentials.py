@@ -70,7 +70,7 @@ class OAuth2(Settings):
     audience: Word | None = None
     """Audience of the token, sent as `audience`."""
     token_headers: Mapping[FieldName, Values] = NONE
-    """Further fields of the request for a token."""
+    """Further headers of the request for a token."""
     token_query: Mapping[Word, Values] = NONE
     """Further parameters behind the token endpoint's URL."""
     token_form: Mapping[Word, Values] = NONE

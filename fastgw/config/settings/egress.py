@@ -37,7 +37,7 @@ class EgressCredentials(Settings):
     """`none`: what the application sends passes; `basic`: `username` and `password`; `oauth2`: a token fetched from
     `token_url` with `client_id` and `client_secret`; `oauth2_mtls`: the same by a client certificate (RFC 8705);
     `certificate`: a client certificate to the API itself; `bearer`: a `token` that does not change; `headers`: secrets
-    in fields."""
+    in headers."""
     username: Secret | None = None
     """User name, for `basic`."""
     password: Secret | None = None
@@ -207,7 +207,7 @@ class Egress(Settings):
     Left out = by what these consumers have (keys, passwords, signatures, certificates), unless the gateway or the
     listener has such a filter. The API never sees what they show: `hide_credentials` is always on here."""
     access_token_header: FieldName | None = "Access-Token"
-    """A field in which an application may send a token of its own, which takes the place of the gateway's credentials.
+    """A header in which an application may send a token of its own, which takes the place of the gateway's credentials.
     It does not go further. null = none."""
     user_agent: Literal["empty", "pass"] = "empty"
     """Handling of `User-Agent` where an application sends none: `empty`: the API sees an empty one."""

@@ -198,7 +198,7 @@ class Listener(Settings):
     protocols: Some[Literal["http1"]] = ("http1",)
     """Protocols of the listener: `http1` is HTTP/1.1 and HTTP/1.0."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Networks of the proxies whose forwarding fields and PROXY protocol are believed.
+    """Networks of the proxies whose forwarding headers and PROXY protocol are believed.
 
     Of `X-Forwarded-For` and `Forwarded` the first counts where both come: a proxy that writes only `Forwarded` must
     take the other away."""
@@ -358,7 +358,7 @@ class Respond(Settings):
     body: str = ""
     """The body, sent as UTF-8. Its type is `text/plain; charset=utf-8` unless `headers` names another."""
     headers: Mapping[FieldName, FieldValue] = NONE
-    """Further fields."""
+    """Further headers."""
 
 
 class Redirect(Settings):
@@ -432,7 +432,7 @@ class Split(Settings):
 
     by: Annotated[Trait, trait("ip", "header", "cookie", "request")] = Trait("ip")
     """Requests with the same one go to the same upstream: `ip` (IPv6 by its /64), `header:NAME` or `cookie:NAME`;
-    without that field or cookie the address counts. `request`: each request is drawn for itself."""
+    without that header or cookie the address counts. `request`: each request is drawn for itself."""
     canaries: tuple[Canary, ...] = ()
     """Requests that are not divided; the first that fits counts."""
 
@@ -495,7 +495,7 @@ class Route(Settings):
     timeout: Duration | None = None
     """Timeout for the response head, all attempts together. Answered 504. null = what the upstream's timeouts allow."""
     deadline_header: FieldName | None = None
-    """A field such as `X-Request-Timeout` that tells the upstream how many milliseconds its answer is still waited for.
+    """A header such as `X-Request-Timeout` that tells the upstream for how many more milliseconds we wait for it.
     What the client has sent under this name is removed. null = none."""
     use: tuple[str, ...] = ()
     """Filter sets, the later before the earlier; the route's own `filters` come before them all."""

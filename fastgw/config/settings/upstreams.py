@@ -309,7 +309,7 @@ class ActiveHealth(Settings):
     host: HostHeader | None = None
     """Value of `Host`. null = that of the upstream's `host_header`, or the target's own where that is `preserve`."""
     headers: Mapping[FieldName, FieldValue] = NONE
-    """Further fields of the request."""
+    """Further headers of the request."""
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     """Port of the check, on the target's host. null = the target's own port."""
     interval: Duration = 5.0
