@@ -6,8 +6,10 @@ Of two such planes that are played alike everything can be compared: each word, 
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from time import monotonic
 from typing import Any
 from unittest.mock import patch
 
@@ -33,15 +35,8 @@ from tests.support.memory import Observer, Plane
 DATE = 1_700_000_000.0
 PLACES = 16
 """More than any play has of upstreams or targets: only so much of the memory is compared."""
-CLOCKS = (
-    "fastgw.upstream.forwarding.fast_path.monotonic",
-    "fastgw.upstream.forwarding.forwarding.monotonic",
-    "fastgw.upstream.forwarding.attempt.monotonic",
-    "fastgw.upstream.forwarding.mirror_request.monotonic",
-    "fastgw.pipeline.request_pipeline.monotonic",
-)
-BEGINNINGS = ("fastgw.upstream.forwarding.fast_path.begin", "fastgw.downstream.http1.connection.begin")
-DICE = ("fastgw.upstream.policies.retry.random", "fastgw.upstream.load_balancing.random_choice.random")
+PLAYED = ("fastgw.downstream", "fastgw.exchange", "fastgw.pipeline", "fastgw.upstream")
+"""Packages whose modules have no clock or dice but those of the plane, wherever in them time is asked for."""
 _twin: Any = twin("fastgw.observe._recorder")
 
 
@@ -187,11 +182,15 @@ def _begins(*told: Any) -> Exchange:
 @contextmanager
 def played() -> Iterator[None]:
     """Within it, clock and dice are those of the plane whose turn it is."""
+    ours: dict[object, Any] = {
+        monotonic: lambda: CountedPlane.acting.now(),
+        random.random: lambda: CountedPlane.acting.dice.random(),
+        begin: _begins,
+    }
     with ExitStack() as stack:
-        for name in CLOCKS:
-            stack.enter_context(patch(name, lambda: CountedPlane.acting.now()))
-        for name in BEGINNINGS:
-            stack.enter_context(patch(name, _begins))
-        for name in DICE:
-            stack.enter_context(patch(name, lambda: CountedPlane.acting.dice.random()))
+        for module in [each for name, each in sys.modules.items() if name.startswith(PLAYED)]:
+            for name in ("monotonic", "random", "begin"):
+                meant = vars(module).get(name)
+                if callable(meant) and meant in ours and module.__name__ != "fastgw.exchange.exchange":
+                    stack.enter_context(patch.object(module, name, ours[meant]))
         yield
