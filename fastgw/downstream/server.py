@@ -1,4 +1,4 @@
-"""What all client connections of one worker share: listeners, limits, time, the observer; and how they end together."""
+"""The server of one worker: what its client connections share (listeners, limits, time), and how they end."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ TOLD_AT_ONCE: Final = 256
 
 
 class ListenerTable(NamedTuple):
-    """What a listener serves by, compiled. `early`: the filters that run before a route is found."""
+    """A compiled listener. `early`: the filters that run before a route is found."""
 
     settings: config.Listener
     trusts: Callable[[str], bool]
@@ -214,7 +214,7 @@ class Server:
         return Http1ClientConnection(self, listener, peer)
 
     def secured(self, listener: Listener, client: tuple[str, int], server_port: int) -> TlsConnection:
-        """The same for a connection that begins with a TLS handshake."""
+        """Accept a connection that begins with a TLS handshake."""
         return TlsConnection(
             self, listener, Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https")
         )

@@ -1,4 +1,4 @@
-"""Whose word about the client is taken."""
+"""Trusted proxies: the peers whose word about the client is taken."""
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache

@@ -51,7 +51,7 @@ cdef bytes _NO_BYTES = b""
 
 
 cdef Py_ssize_t _place(type owner, str name) except -1:
-    """Where this attribute of its instances lies; 0: it is not one of the class's own `__slots__`."""
+    """Return where this attribute of the instances lies; 0: it is not one of the class's own `__slots__`."""
     descriptor = owner.__dict__.get(name)
     return slot_place(descriptor) if type(descriptor) is MemberDescriptorType else 0
 
@@ -110,7 +110,7 @@ cdef class Maker:
         return made
 
     def begin(self, head, client, listener, peer, chain):
-        """As `exchange.begin`."""
+        """Begin an exchange, as `exchange.begin` does."""
         cdef timespec now
         cdef Py_ssize_t number
         cdef bytes name = _NO_BYTES, line = _NO_BYTES

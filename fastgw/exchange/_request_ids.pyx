@@ -60,7 +60,7 @@ cdef bytes _made():
 
 
 def made():
-    """As `request_ids.made`."""
+    """Make an id, as `request_ids.made` does."""
     return _made()
 
 
@@ -123,7 +123,7 @@ cdef bint is_as_read(RequestHead head) noexcept:
 
 @cython.final
 cdef class RequestIds:
-    """For heads that `_parser` has read, and that nobody has changed; others are left to the reference."""
+    """Compiled `RequestIds` for heads that `_parser` has read, and that nobody has changed; others are left to the reference."""
 
     is_usual = True
 
@@ -140,13 +140,13 @@ cdef class RequestIds:
         return _made()
 
     def of(self, head):
-        """As `RequestIds.of`."""
+        """Return the id of a request, as `RequestIds.of` does."""
         if type(head) is RequestHead and is_as_read(<RequestHead>head):
             return self.made_for(<RequestHead>head)
         return self._plain.of(head)
 
     def identify(self, exchange):
-        """As `RequestIds.identify`."""
+        """Identify an exchange, as `RequestIds.identify` does."""
         cdef bytes name, line
         head = exchange.head
         if type(head) is not RequestHead or not is_as_read(<RequestHead>head) or exchange.request_added:

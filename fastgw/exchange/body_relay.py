@@ -24,7 +24,7 @@ MAX_KEPT: Final = 65536
 SMALL: Final = 1024
 """Pieces below this many bytes are kept together: each by itself would take some fifty bytes more."""
 BLOCK: Final = 65536
-"""So many bytes of them at most, for what is added to moves."""
+"""The most bytes in one kept piece, as appending to a piece moves it."""
 
 
 @final
@@ -59,7 +59,7 @@ class _Kept(list[bytes]):
 
 
 class _NoSource:
-    """Of a body that has ended nobody is asked for more."""
+    """Resume the source, unless the body has ended."""
 
     def pause(self) -> None:
         raise NotImplementedError
@@ -92,7 +92,7 @@ class Relay:
 
     @classmethod
     def whole(cls, payload: bytes) -> "Relay":
-        """Of a body that is all there."""
+        """Make a relay for a body that is there as a whole."""
         relay = cls(_NO_SOURCE)
         relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
         return relay
@@ -125,7 +125,7 @@ class Relay:
             sink.feed(payload)
 
     def last(self, payload: bytes) -> None:
-        """As `feed`, for the last piece: there is nothing left to brake."""
+        """Take the last piece, as `feed` takes others: there is nothing left to brake."""
         self.ended = True
         self.feed(payload)
 

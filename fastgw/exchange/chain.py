@@ -75,7 +75,7 @@ def _together(looks: frozenset[Looks]) -> Looks:
 
 
 class Hooks:
-    """Where one filter is called on one route. A hook left out costs nothing.
+    """The hooks of one filter on one route. A hook left out costs nothing.
 
     request: `(exchange) -> None | Reply | Awaitable` before the upstream. response: `(exchange) -> None` once the
     response's head is known, whoever made it. looks_at: `(head) -> bool`, whether the response step has anything to do
@@ -277,16 +277,16 @@ class Divider(Protocol):
     """Divides a route among its parts."""
 
     def __call__(self, exchange: Exchange, /) -> int:
-        """Which of them takes it."""
+        """Return the part that takes the request."""
 
     def told(self, exchange: Exchange, /) -> str:
-        """Which upstream that means and why, for people."""
+        """Return the upstream that is selected and why, for people."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class FastPathPlan:
-    """What the straight way (`upstream.passage`) asks of a route. One for all routes that are alike in this.
+    """The plan of a route's fast path (`upstream.forwarding.fast_path`). One for all routes that are alike in this.
 
     `forward`: the route's action. `judges_path`: paths are judged (`Route.judge_path`); where it is `at_once`, none
     that is as it was sent is refused. `at_once`: filters have to do neither with all requests or answers, nor with
@@ -305,7 +305,7 @@ class FastPathPlan:
 
 
 class _PendingStep:
-    """What every request asks of its route."""
+    """A compiled route."""
 
     # PERF: slots of a base class come first, so these lie in one line of memory with the count of references, as long
     # as a `Route` takes a multiple of 64 bytes with the collector's head. The next of 10,000 routes is in no near cache
@@ -368,7 +368,7 @@ class Route(_PendingStep):
 
     @property
     def links(self) -> Iterable[FilterInstance]:
-        """Its filters, and those of its parts."""
+        """The filters of the route, and those of its parts."""
         if self.division is None:
             return self.chain.links
         parts = self.division.parts
@@ -388,11 +388,11 @@ class Division:
 
 
 def before_any(exchange: Exchange) -> None:
-    """Stands in `Exchange.answered_by` for: no request step has run."""
+    """A marker in `Exchange.answered_by`: no request step has run."""
 
 
 def by_path(exchange: Exchange) -> None:
-    """Stands there for: the route does not pass this path on, so that none of its own steps has run."""
+    """A marker in `Exchange.answered_by`: the route does not pass this path on, and none of its steps has run."""
 
 
 def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
@@ -429,7 +429,10 @@ async def _wait(
 
 
 def checked(reply: Reply | None) -> Reply | None:
-    """What a step has returned, or what came of what it waited for. Raises `TypeError` when it is neither of both."""
+    """Check what a step has returned, or what came of what it waited for.
+
+    Raises `TypeError` when it is neither of both.
+    """
     if reply is not None and type(reply) is not Reply:
         raise TypeError(f"a step of a filter returned {reply!r}; expected a Reply or None")
     return reply

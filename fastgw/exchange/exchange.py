@@ -22,11 +22,11 @@ log = logging.getLogger("fastgw")
 
 
 class ClientSide(Protocol):
-    """What an exchange asks of the connection that the client is on."""
+    """The client's side of an exchange, as the exchange sees it."""
 
     @property
     def fd(self) -> int:
-        """Of the plain socket that it writes to; -1: it writes otherwise."""
+        """The descriptor of the plain socket that it writes to; -1: it writes otherwise."""
 
     body_goes_to: int
     """The `fd` of who takes the request's body: more than usual is read at once while that one has room for it."""
@@ -61,7 +61,7 @@ class ClientSide(Protocol):
 
 
 class ServiceSide(Protocol):
-    """What an exchange asks of the side that fetches the response."""
+    """The side of an exchange that fetches the response, as the exchange sees it."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -73,7 +73,7 @@ class ServiceSide(Protocol):
         """The client will send no more through the tunnel."""
 
     def cancel(self) -> None:
-        """Nobody wants the response any more. Gives back or closes what is held, at once."""
+        """Cancel the response, which nobody wants any more: give back or close what is held, at once."""
 
 
 _NO_PARAMS: Mapping[str, bytes] = {}
@@ -84,7 +84,7 @@ ForOthers = tuple[bytes, frozenset[bytes], bytes | None]
 """`request_added`, `request_dropped` and `query_sent`."""
 
 AS_ASKED: Final = bytes(bytearray(b"as asked"))
-"""In `Exchange.query_sent`, by its identity: what the client sent."""
+"""A marker in `Exchange.query_sent`, compared by identity: the query as the client sent it."""
 
 
 class Exchange:
@@ -229,7 +229,7 @@ class Exchange:
         return self.head.fields()
 
     def keep_no_body(self) -> None:
-        """Nothing is sent again from here on: hold no more of the request's body."""
+        """Keep no more of the request's body: nothing is sent again from here on."""
         if self.request_body is not None:
             self.request_body.kept = None
             self.head.drop_payload()
@@ -253,7 +253,7 @@ class Exchange:
         return problem(fault, detail, fields)
 
     def keep_from_others(self, names: frozenset[bytes] = NO_NAMES) -> None:
-        """What is added to the request from here on is for the upstream of its route alone, and for nobody else.
+        """Mark that what is added to the request from here on is for the upstream of its route alone.
 
         `names`, in lower case: of fields that another upstream must not see either.
         """
@@ -265,7 +265,7 @@ class Exchange:
             self.for_others = others[0], others[1] | names, others[2]
 
     def leave_behind(self) -> None:
-        """It goes to another upstream: take back what was for that of its route alone, and let nobody renew it."""
+        """Remove what was for the route's own upstream alone, as a fallback takes over, and let nobody renew it."""
         self.renewed = True
         if self.for_others is not None:
             self.request_added, self.request_dropped, self.query_sent = self.for_others
@@ -301,7 +301,7 @@ class Exchange:
             self.answer_instead()
 
     def fail(self, fault: Fault, detail: str | None = None, why: str = "", wait: float = 0.0) -> None:
-        """Something went wrong on the way: answer with it, or, when the answer has begun, cut it off.
+        """Answer with a fault, or, when the answer has begun, cut it off.
 
         `detail` is for the client, `why` for the log. `wait`: seconds until it is worth coming again; 0: unknown.
         """
@@ -323,7 +323,7 @@ class Exchange:
             self.reply(reply)
 
     def cancel(self, fault: Fault) -> None:
-        """Nobody takes the answer any more: stop the upstream's work. The exchange is over when this returns."""
+        """Cancel the exchange and the upstream's work: nobody takes the answer. It is over when this returns."""
         if self.state is not ENDED:
             self.fault = self.fault or fault
             self.break_off()

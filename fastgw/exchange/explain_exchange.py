@@ -13,7 +13,7 @@ from fastgw.exchange.shadow_exchange import ShadowExchange
 
 
 class _Claim(str):
-    """Stands for a claim, and for those within it."""
+    """A placeholder for a claim, and for those within it."""
 
     __slots__ = ()
 
@@ -25,7 +25,7 @@ Mapping.register(_Claim)
 
 
 class _Claims(dict[str, Any]):
-    """Stands for what a token says."""
+    """A placeholder for the claims of a token."""
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name]
@@ -90,7 +90,7 @@ class OpenExchange(_Watched, Exchange):
 
 
 class OpenShadow(_Watched, ShadowExchange):
-    """The same, for a filter in shadow."""
+    """An exchange for `explain`, as a filter in shadow sees it."""
 
     __slots__ = ("asked", "looked", "unknown")
 

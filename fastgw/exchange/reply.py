@@ -16,7 +16,7 @@ NO_CONTENT: Final = frozenset((204, 304))
 """Statuses of responses that have no body, whatever was asked for (RFC 9110 section 6.4.1)."""
 
 ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-"""What the gateway takes as a whole."""
+"""A reply that the gateway makes as a whole."""
 
 
 @final
@@ -54,7 +54,7 @@ class Reply:
 
 
 def title_of(fault: Fault) -> str:
-    """In words; names of protocols keep their capitals."""
+    """Return the title in words; names of protocols keep their capitals."""
     first, *words = fault.label.split("_")
     return " ".join([first.upper() if first in ("dns", "tls") else first.capitalize(), *words])
 
@@ -103,7 +103,7 @@ class Response(Struct, eq=False, gc=False):  # nothing that it holds knows of it
 
     @property
     def headers(self) -> Fields:
-        """Its fields, to read and to change. Parsed when first asked for."""
+        """The header fields of the response, to read and to change. Parsed when first asked for."""
         fields = self._fields
         if fields is None:
             fields = self._fields = Fields() if self.head is None else self.head.fields()

@@ -27,7 +27,7 @@ def made() -> bytes:
 
 @final
 class RequestIds:
-    """How requests get their id, by the settings of the filter `request_id`."""
+    """The making of request ids, by the settings of the filter `request_id`."""
 
     __slots__ = ("_dropped", "_lower", "_prefix", "_trusts", "_twins", "is_usual")
 
@@ -64,11 +64,14 @@ class RequestIds:
         exchange.request_added += self.line(request_id)
 
     def line(self, request_id: bytes) -> bytes:
-        """What says an id to others. However a configuration spells the usual name, it is written as the twin does."""
+        """Return the header line that tells an id to others.
+
+        However a configuration spells the usual name, it is written as the twin does.
+        """
         return id_line(request_id) if self.is_usual else self._prefix + request_id + b"\r\n"
 
     def take_back(self, exchange: "Exchange") -> None:
-        """What `identify` has done: the route that was found has it otherwise."""
+        """Undo what `identify` has done: the route that was found has it otherwise."""
         exchange.request_added = exchange.request_added.removeprefix(self.line(exchange.request_id))
         exchange.request_dropped -= self._dropped
         exchange.request_id = exchange.id_shown = b""

@@ -1,4 +1,4 @@
-"""What tells requests apart, read from a request: whom to count, where to stick to, what to hash."""
+"""Keys read from requests: whom to count, where to stick to, what to hash."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
@@ -20,11 +20,11 @@ class Traits(Protocol):
 
 
 Reader = Callable[[Any], bytes]
-"""What a request has of a trait; b"" where it has none, or more than one."""
+"""Return the value of a key in a request; b"" where it has none, or more than one."""
 
 
 def reader(trait: Trait) -> Reader:
-    """For a trait that the request says itself, or that its consumer is."""
+    """Return a reader for a key that the request says itself, or that its consumer is."""
     if trait.kind == "header":
         return _field(trait.name.encode())
     if trait.kind == "cookie":

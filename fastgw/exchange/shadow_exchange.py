@@ -35,15 +35,18 @@ _OWN: Final = frozenset(
 )
 _ALIKE: Final = tuple(name for name in Exchange.__slots__ if name not in _OWN)
 _AS_IT_GOES: Final = ("fault", "request_bytes", "response_bytes", "retries", "route", "state", "target", "upstream")
-"""What is settled after a request step has run, and not by filters."""
+"""The attributes that are settled after a request step has run, and not by filters."""
 
 
 Who: TypeAlias = tuple[Consumer | None, Mapping[str, Any]]
-"""Who a client is, and what its token says."""
+"""The attributes that say who a client is, and what its token says."""
 
 
 class ShadowExchange(Exchange):
-    """What `real` is now, and what a filter makes of it. `follow` brings what has become of the real one since."""
+    """A copy of the exchange `real`, and what a filter makes of it.
+
+    `follow` brings what has become of the real one since.
+    """
 
     __slots__ = ("_before", "_real", "known")
 
@@ -83,7 +86,7 @@ class ShadowExchange(Exchange):
         return _changes(before, self._before)
 
     def response_changes(self, real: Response) -> list[str]:
-        """What is otherwise than in the real response: `status`, and the names of fields."""
+        """Return the differences to the real response: `status`, and the names of fields."""
         assert self.response is not None
         status = [] if self.response.status == real.status else ["status"]
         return status + _changes(_sent(real), _sent(self.response))
@@ -95,7 +98,7 @@ class ShadowExchange(Exchange):
 
 @final
 class ShadowRun:
-    """What the request steps of the filters in shadow make of one exchange, one after the other.
+    """The shadow run of one exchange: what the request steps of filters in shadow make of it, one after the other.
 
     `over`: one of them would have answered, or it is not known whether it would: those behind it are not asked.
     """
@@ -166,7 +169,7 @@ class _Head:
 
 
 class _Body:
-    """What is known of a request body without having it."""
+    """A stand-in for a request body: what is known without having it."""
 
     def __init__(self) -> None:
         self.bytes, self.ended, self.paused = 0, False, False

@@ -1,1 +1,1 @@
-"""What happens to a request, whatever protocol it came by: the route is selected, its steps run."""
+"""The request pipeline, whatever protocol a request came by: the route is selected, its steps run."""

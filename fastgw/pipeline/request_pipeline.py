@@ -22,14 +22,14 @@ from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Match, Router
 
 Waited = asyncio.Future[Reply | None]
-"""What a step of a filter waits for."""
+"""The future that a step of a filter waits for."""
 
 
 class RequestStream(ClientSide, Protocol):
     """The client's side of one exchange, as the pipeline sees it."""
 
     waiting: Waited | None
-    """What the exchange waits for; None: nothing, or the exchange is over."""
+    """The future that the exchange waits for; None: nothing is waited for, or the exchange is over."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...

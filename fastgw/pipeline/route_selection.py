@@ -1,4 +1,4 @@
-"""Which route answers a request: the gateway's own rules about methods first, then the route table."""
+"""Selects the route of a request: the gateway's own rules about methods first, then the route table."""
 
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ def too_long(received: bytes, header_bytes: int) -> Fault:
 
 
 def before_routing(exchange: Exchange) -> Reply | None:
-    """What the gateway answers for itself, whatever the routes are."""
+    """Return the answer that the gateway gives for itself, whatever the routes are."""
     head = exchange.head
     if exchange.method in REFUSED_METHODS:
         return problem(Fault.METHOD_NOT_ALLOWED, fields=(ALLOW,))
@@ -65,21 +65,21 @@ class PreflightSubject:
 
 
 def meant(exchange: Exchange) -> Routable:
-    """What a preflight is about; of any other request the exchange itself."""
+    """Return the request that a preflight is about; for any other request the exchange itself."""
     return (
         exchange if (method := _method_meant(exchange)) is None else PreflightSubject(exchange, method, exchange.path)
     )
 
 
 def _method_meant(exchange: Exchange) -> bytes | None:
-    """That of the request which a preflight is about; None: it is none."""
+    """Return the method of the request that a preflight is about; None: it is no preflight."""
     if exchange.method == b"OPTIONS" and is_preflight(exchange):
         return exchange.field(b"access-control-request-method") or b""
     return None
 
 
 class SelectedRoute(NamedTuple):
-    """What answers a request. `match`: the route that takes it; None: there is none. `about`: of a preflight, the route
+    """The selected route. `match`: the route that takes it; None: there is none. `about`: of a preflight, the route
     of what it is about; `preflight`: the chain that may answer it as one."""
 
     match: Match[Route] | None
@@ -102,7 +102,7 @@ class SelectedRoute(NamedTuple):
 
 
 def find(exchange: Exchange, router: Router[Route], path: bytes | None = None) -> SelectedRoute:
-    """What answers a request. `path`: as if that were its path.
+    """Find the route of a request. `path`: as if that were its path.
 
     A preflight is for the route that takes the request which it is about, unless one names OPTIONS among its methods.
     If that answers none, it is a request like others.
@@ -140,9 +140,9 @@ class OtherRoute(NamedTuple):
 
     name: str
     path: bytes
-    """As they read it."""
+    """The path as those servers read it."""
     done: str
-    """What they do to get there: `slashes merged`."""
+    """The steps by which they get there: `slashes merged`."""
 
 
 def other_routes(exchange: Exchange, router: Router[Route], found: SelectedRoute) -> Iterator[OtherRoute]:

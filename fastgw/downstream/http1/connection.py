@@ -189,7 +189,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
-        """Its handshake began when these counted; other tables may be in use by now."""
+        """Set who was trusted when the handshake began; other tables may be in use by now."""
         self._trusts, self._vouched = trusts, vouched
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -326,7 +326,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return None
 
     def _take_up_to(self, end: int) -> None:
-        """What was sent ahead is in other hands up to there."""
+        """Give up what was sent ahead, up to `end`: it is in other hands."""
         if end < len(self._ahead):
             self._at = end
         else:
@@ -425,7 +425,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._buffer = self.server.ground.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
 
     def _judge_peer(self) -> bool:
-        """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
+        """Judge the peer anew, as the configuration of trusted proxies has changed.
+
+        False: its certificate counts no more.
+        """
         peer = self.peer
         if self._is_outdated():
             return False

@@ -10,7 +10,7 @@ from fastgw.http.http1.parser import ResponseHead
 
 
 class Ending(IntEnum):
-    """How the end of the body is known."""
+    """The ways in which the end of a body is known."""
 
     LENGTH = 1  # or there is no body
     CHUNKED = 2
@@ -21,7 +21,7 @@ LENGTH, CHUNKED, CLOSE = Ending
 
 
 def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bool) -> tuple[Ending, int]:
-    """How the body will end, and its length as the head says it (see `render.response`).
+    """Return how the body will end, and its length as the head says it (see `serializer.response`).
 
     `payload`: its first bytes; `ended`: all of them.
     """
@@ -57,7 +57,7 @@ def own_answer(
     last: bytes,
     request_id: bytes,
 ) -> bytes:
-    """As `render.response`, of a response that the gateway makes itself."""
+    """Serialize a response that the gateway makes itself, as `serializer.response` does others."""
     lines, dropped = response.added, response.dropped
     if request_id:
         lines += serializer.id_line(request_id)

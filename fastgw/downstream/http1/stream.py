@@ -55,7 +55,7 @@ class Http1Stream:
         self.exchange: Exchange | None = None
         self.waiting: Waited | None = None
         self.reader: BodyReader | None = None
-        """What takes the body apart of the request that is read now."""
+        """The reader of the request body that comes in now; None: there is none."""
         self.body_goes_to = -1
         self.tunnel_timeout = inf
         """Seconds in which the client of a tunnel has to take some of what it is sent."""

@@ -27,28 +27,28 @@ if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
 
 SPOKEN: Final = frozenset((b"http/1.1", b"http/1.0"))
-"""Of the protocols that a client may offer; one that offers none speaks what is spoken on the port."""
+"""The protocols that a client may offer by ALPN; one that offers none speaks what is spoken on the port."""
 
 
 class HandshakeOutcome(IntEnum):
-    """How a handshake ended: what is counted, in the places of shared memory."""
+    """The outcome of a handshake: its value is the place in shared memory where it is counted."""
 
     FULL = 0
     RESUMED = 1
     TIMEOUT = 2
-    """It was not done in time."""
+    """The handshake was not done in time."""
     CLIENT_LEFT = 3
     """The connection ended first."""
     CLIENT_REFUSED = 4
     """The client said that it does not want our certificate, or something else of ours."""
     NO_AGREEMENT = 5
-    """There is no version, cipher or group that both sides want."""
+    """Client and server have no version, cipher or group in common."""
     CERTIFICATE_MISSING = 6
     """The client has shown no certificate, and has to."""
     CERTIFICATE_REFUSED = 7
     """The client's certificate is not valid, revoked, or of another authority."""
     PROTOCOL_ERROR = 8
-    """That was no TLS, or broken."""
+    """The client has sent no TLS, or broken records."""
     SHED = 9
     """A limit of connections was reached, or the gateway stops."""
 
@@ -65,7 +65,10 @@ _BY_REASON: Final = {
     "VERSION_TOO_LOW": HandshakeOutcome.NO_AGREEMENT,
     "UNEXPECTED_EOF_WHILE_READING": HandshakeOutcome.CLIENT_LEFT,
 }
-"""What OpenSSL says of a handshake that failed. An alert of the client's is `CLIENT_REFUSED`; the rest broken."""
+"""Return the outcome of a handshake that failed, by what OpenSSL says.
+
+An alert of the client's is `CLIENT_REFUSED`; the rest broken.
+"""
 
 
 @final
@@ -84,7 +87,10 @@ class _Limit(Timed):
 
 @final
 class TlsConnection(TlsTransport):
-    """It takes its place in the node's limits before the handshake, which is what costs."""
+    """A client connection over TLS.
+
+    It takes its place in the node's limits before the handshake, which is what costs.
+    """
 
     __slots__ = (
         "_address_limit",
@@ -172,7 +178,10 @@ class TlsConnection(TlsTransport):
         )
 
     def _answer_plain(self, received: bytes) -> None:
-        """It does not speak TLS. Who speaks HTTP is told so; who speaks something else would not understand."""
+        """Refuse a client that does not speak TLS.
+
+        Who speaks HTTP is told so; who speaks something else would not understand.
+        """
         if received[0] not in TOKEN_START:
             self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are no TLS")
             return
@@ -220,7 +229,7 @@ class TlsConnection(TlsTransport):
             self._fail(HandshakeOutcome.CLIENT_LEFT)
 
     def _fail(self, outcome: HandshakeOutcome, why: str = "") -> None:
-        """There is no connection. Nobody has known of one but the server."""
+        """End a connection whose handshake failed: nobody has known of it but the server."""
         if self.stage < OPEN:
             self._shut()
             server = self._server

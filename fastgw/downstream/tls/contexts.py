@@ -1,4 +1,4 @@
-"""How TLS is spoken to clients: contexts, made from the bytes of files, whatever stands in the files by now.
+"""TLS contexts for clients, made from the bytes of files, whatever the files hold by now.
 
 The contexts of a listener are made anew when anything of them changes, and are put in place of those before them
 between two handshakes; connections go on with theirs. A ticket that was given by one is good for the other, since both
@@ -26,7 +26,7 @@ from fastgw.routing.table import Steps, at_once
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""With TLS 1.2: what cannot be read later with the certificate's key, and is authenticated as it is encrypted. The
+"""The cipher suites of TLS 1.2 that have forward secrecy and authenticated encryption. The
 suites of TLS 1.3 are all like that."""
 
 Pair = tuple[bytes, bytes]
@@ -66,7 +66,7 @@ class ServerContexts:
         """Equal for contexts that are interchangeable."""
         self._purpose = purpose
         self.vouches = b"" if settings.client_auth is None else purpose
-        """How client certificates are verified: another value where that is done otherwise."""
+        """A digest of how client certificates are verified: another value where that is done otherwise."""
         self._entries = entries
         self._pairs = pairs
         self._seeds: TicketKeySeeds | None = None
@@ -85,7 +85,7 @@ class ServerContexts:
 
     @property
     def first(self) -> ssl.SSLContext:
-        """What a handshake begins with."""
+        """The context of a handshake, and what was selected with it."""
         return self._entries[0]
 
     def use_keys(self, seeds: TicketKeySeeds) -> None:
@@ -109,7 +109,10 @@ class ServerContexts:
         self._entries = before._entries
 
     def entry(self, hello: bytes) -> ssl.SSLContext:
-        """What to begin a handshake with. `hello`: its first bytes, in which a ticket names the keys it is of."""
+        """Return the context to begin a handshake with.
+
+        `hello`: its first bytes, in which a ticket names the keys it is of.
+        """
         if self._seeds is not None:
             now = time()
             self._seeds.advance(now)
@@ -198,7 +201,10 @@ def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLC
 def _chooser(
     exact: Mapping[str, ssl.SSLContext | None], wild: Mapping[str, ssl.SSLContext | None]
 ) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
-    """It must not hold the contexts that it is set in: only the collector would find the circle."""
+    """Make the callback that selects a certificate.
+
+    It must not hold the contexts that it is set in: that is a circle.
+    """
 
     def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         if name is None:
@@ -212,7 +218,7 @@ def _chooser(
 
 
 def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair]) -> ssl.SSLContext:
-    """What verifies clients has to be the same for all certificates of a listener."""
+    """Check that all certificates of a listener verify clients in the same way."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[tls.min_version]
     context.set_ciphers(CIPHERS)
@@ -237,7 +243,8 @@ def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair]) -
 
 
 def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
-    """What a ticket is good for. It stands for a client certificate that was verified, so it ends with what verified
+    """Return the purpose of a session ticket. It stands for a client certificate that was verified, so it ends with
+    what verified
     it: another authority, or another revocation, is another purpose."""
     told = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls.session_tickets, tls.client_auth)))
     if tls.client_auth is not None:

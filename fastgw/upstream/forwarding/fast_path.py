@@ -1,4 +1,4 @@
-"""The straight way: an ordinary request that nothing happens to, over a connection that is at hand.
+"""The fast path: an ordinary request that nothing happens to, over a connection that is at hand.
 
 Most requests are such. For them a `FastPath` does what an `Exchange` and its `Forwarding` do when nothing happens on
 the way: nothing waits, a body goes with its head and is not relayed, nothing is tried again. Where filters have to do
@@ -57,7 +57,7 @@ class FastPathClient(Protocol):
 
 @final
 class FastPath(NoTunnel):
-    """The straight way from one client connection, for one request at a time: borrower of an upstream's connection.
+    """The fast path from one client connection, for one request at a time: borrower of an upstream's connection.
 
     When it is over it is told of like an exchange (`observe.Ended`), unless there is one.
     """

@@ -55,13 +55,6 @@ ELLIPTICAL: Final = re.compile(
 OF_CYTHON: Final = re.compile(r'^[ \t]*"""(?!\n)(.*?)"""', re.MULTILINE | re.DOTALL)
 """Docstrings of a Cython module, each at the start of a line. C code begins with a line end and is none."""
 
-NOT_DONE: Final[tuple[str, ...]] = (
-    "downstream/",
-    "exchange/",
-    "pipeline/",
-)
-"""Folders of the package whose docstrings are not rewritten yet. To be made shorter, never longer."""
-
 
 def first_sentence(text: str) -> str:
     """Return the text up to its first full stop or colon that ends a word, else the first paragraph."""
@@ -119,11 +112,6 @@ def docstrings() -> Iterator[Docstring]:
         name, source = file.relative_to(PACKAGE).as_posix(), file.read_text()
         for found in OF_CYTHON.finditer(source):
             yield Docstring(f"{name}:{source.count(chr(10), 0, found.start()) + 1}", found[1])
-
-
-def done(place: str) -> bool:
-    """Whether the folder of a place has been rewritten."""
-    return not place.startswith(NOT_DONE)
 
 
 BAD: Final = [
@@ -187,12 +175,6 @@ def test_docstrings_of_modules_classes_functions_and_attributes_are_found() -> N
     assert {each.value for each in docstrings_of(tree)} == {"M.", "X.", "C.", "A.", "F."}
 
 
-def test_each_folder_that_is_not_done_has_something_left_to_do() -> None:
-    """A folder leaves the list when it is done."""
-    bad = [each.place for each in docstrings() if complaint(each.text)]
-    assert [folder for folder in NOT_DONE if not any(place.startswith(folder) for place in bad)] == []
-
-
 def test_every_docstring_of_the_package_names_its_subject() -> None:
-    found = [(each.place, complaint(each.text), first_sentence(each.text)) for each in docstrings() if done(each.place)]
+    found = [(each.place, complaint(each.text), first_sentence(each.text)) for each in docstrings()]
     assert [f"{place}: {why}: {text!r}" for place, why, text in found if why] == []
