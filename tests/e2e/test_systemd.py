@@ -120,7 +120,8 @@ class TestActivation:
         listens = str(path) if kind == "path" else f"127.0.0.1:{held.getsockname()[1]}"
         address = f"unix:{path}" if kind == "path" else listens
         file = write_config(answering(address), tmp_path)
-        with Printing([program("systemd-socket-activate"), "-l", listens, FASTGW, "run", file]) as activated:
+        kept = ("-E", "XDG_RUNTIME_DIR")  # else it registers in /run/fastgw, beside what other tests look for
+        with Printing([program("systemd-socket-activate"), *kept, "-l", listens, FASTGW, "run", file]) as activated:
             activated.lines.wait_for(lambda line: f"Listening on {listens}".encode() in line)
             with Client(address, DEADLINE) as client:
                 assert client.exchange(GET).status == 200
