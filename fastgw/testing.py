@@ -259,7 +259,7 @@ class _Case:
         made = _config(self._filters, around, self._paths, timeout, self._timeout, self._shadow)
         gateway = compile(made, 1, self._files)
         routes = [rule.route for each in gateway.routes for rules in each.rules for rule in rules or ()]
-        if fast and not any(route.straight for route in routes):
+        if fast and not any(route.fast_path for route in routes):
             return None
         patience = self._timeout + GRACE_S
 

@@ -51,7 +51,7 @@ def main(
         print(f"\nwritten to {FILE}")
         return
     _tell_floors(floors)
-    faults = [f"{each.room} ({each.variant}): {each.fault}" for each in rooms if each.fault]
+    faults = [f"{each.room}: {each.fault}" for each in rooms if each.fault]
     faults += [f"{each.floor}: {each.fault}" for each in floors if each.fault]
     print("", *(faults or ["everything is within its budget"]), sep="\n")
     raise typer.Exit(bool(faults))
@@ -69,10 +69,10 @@ def _tell_rooms(rooms: Sequence[Compared], budgets: Budgets) -> None:
         counted_by = ", ".join(budgets.counted_by.values()) or "nobody yet"
         print(f"Budgets were counted by: {counted_by}. Here it is: {', '.join(counter().values())}.\n")
     width = max(len(each.room) for each in rooms)
-    print(f"{'instructions per call':{width}}  {'':10}{'counted':>10}{'budget':>10}{'change':>9}")
+    print(f"{'instructions per call':{width}}  {'counted':>10}{'budget':>10}{'change':>9}")
     for each in rooms:
         change = "" if each.change is None else f"{each.change:+.1%}"
-        print(f"{each.room:{width}}  {each.variant:10}{_number(each.counted):>10}{_number(each.budget):>10}{change:>9}")
+        print(f"{each.room:{width}}  {_number(each.counted):>10}{_number(each.budget):>10}{change:>9}")
 
 
 def _tell_floors(floors: Sequence[Shown]) -> None:

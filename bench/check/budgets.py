@@ -62,15 +62,14 @@ class Budgets:
 
     def beside(self, modules: Collection[str]) -> Counts:
         """Those of the rooms of other modules."""
-        return {room: by_variant for room, by_variant in self.rooms.items() if room.partition(":")[0] not in modules}
+        return {room: budget for room, budget in self.rooms.items() if room.partition(":")[0] not in modules}
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A room in one variant. None: it has no budget; or there is a budget, and no such room."""
+    """A room. None: it has no budget; or there is a budget, and no such room."""
 
     room: str
-    variant: str
     counted: int | None
     budget: int | None
     fault: str
@@ -96,20 +95,18 @@ def compare(counts: Counts, budgets: Budgets, counted_by: Mapping[str, str], *, 
     """Each room beside its budget. `all_rooms`: a budget whose room was not counted has lost it."""
     tolerance = budgets.tolerance
     share = tolerance.here if counted_by == budgets.counted_by else tolerance.elsewhere
-    for room, by_variant in counts.items():
-        for variant, counted in by_variant.items():
-            budget = budgets.rooms.get(room, {}).get(variant)
-            if budget is None:
-                fault = "has no budget"
-            elif counted > budget + max(budget * share, tolerance.least):
-                fault = f"{counted - budget:,} instructions ({counted / budget - 1:+.1%}) over its budget"
-            else:
-                fault = ""
-            yield Compared(room, variant, counted, budget, fault)
+    for room, counted in counts.items():
+        budget = budgets.rooms.get(room)
+        if budget is None:
+            fault = "has no budget"
+        elif counted > budget + max(budget * share, tolerance.least):
+            fault = f"{counted - budget:,} instructions ({counted / budget - 1:+.1%}) over its budget"
+        else:
+            fault = ""
+        yield Compared(room, counted, budget, fault)
     if all_rooms:
         for room in budgets.rooms.keys() - counts.keys():
-            for variant, budget in budgets.rooms[room].items():
-                yield Compared(room, variant, None, budget, "has a budget, and there is no such room")
+            yield Compared(room, None, budgets.rooms[room], "has a budget, and there is no such room")
 
 
 def counter() -> dict[str, str]:
@@ -128,9 +125,7 @@ def renewed(text: str, counts: Counts, counted_by: Mapping[str, str]) -> str:
     lines = [text.partition(WRITTEN)[0].rstrip("\n"), "", WRITTEN, "", "[counted_by]"]
     lines += [f"{name} = {_quoted(value)}" for name, value in counted_by.items()]
     lines += ["", f"# {PROMISE}", "[instructions]"]
-    for room, by_variant in counts.items():
-        values = ", ".join(f"{variant} = {count}" for variant, count in by_variant.items())
-        lines.append(f"{_quoted(room):{width}} = {{ {values} }}")
+    lines += [f"{_quoted(room):{width}} = {count}" for room, count in counts.items()]
     return "\n".join(lines) + "\n"
 
 

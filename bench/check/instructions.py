@@ -6,22 +6,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from subprocess import PIPE
 from tempfile import TemporaryDirectory
 
 from bench.check.counted import CALLS, ROUNDS
 
-VARIANTS = {"compiled": ""}
-"""How fastgw runs that is held to budgets -> `FASTGW_PURE_PYTHON`."""
 MARKS_PER_ROOM = 2 * 2 * ROUNDS
 ROOT = Path(__file__).parents[2]
 TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
 
-Counts = dict[str, dict[str, int]]
-"""Room -> variant -> instructions per call."""
+Counts = dict[str, int]
+"""Room -> instructions per call, compiled."""
 
 
 class CannotCount(Exception):
@@ -29,24 +26,14 @@ class CannotCount(Exception):
 
 
 def count(names: Sequence[str]) -> Counts:
-    """Count the rooms of these modules of `bench.micro`, in every variant, at the same time."""
+    """Count the rooms of these modules of `bench.micro`."""
     if shutil.which("valgrind") is None:
         raise CannotCount("valgrind is not installed")
-    with ThreadPoolExecutor(len(VARIANTS)) as threads:
-        by_variant = dict(zip(VARIANTS, threads.map(lambda variant: _count(variant, names), VARIANTS), strict=True))
-    counted: Counts = {}
-    for variant, rooms in by_variant.items():
-        for room, instructions in rooms.items():  # some are there in one variant only
-            counted.setdefault(room, {})[variant] = instructions
-    return counted
-
-
-def _count(variant: str, names: Sequence[str]) -> Mapping[str, int]:
     with TemporaryDirectory() as folder:
         # glibc has one function by both names, and valgrind knows it by either.
         command = ["valgrind", "--tool=callgrind", "--dump-before=getpgid", "--dump-before=__getpgid"]
         command += [f"--callgrind-out-file={folder}/counts", sys.executable, "-m", "bench.check.counted", *names]
-        environment = {**os.environ, "PYTHONHASHSEED": "0", "FASTGW_PURE_PYTHON": VARIANTS[variant]}
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "FASTGW_PURE_PYTHON": ""}
         told, said = [], Path(folder, "said")
         with (
             said.open("w") as stderr,
@@ -56,11 +43,11 @@ def _count(variant: str, names: Sequence[str]) -> Mapping[str, int]:
             for line in counting.stdout:
                 told.append(json.loads(line))
                 if room := told[-1].get("room"):
-                    print(f"counted, {variant}: {told[-1]['module']}: {room.strip()}", file=sys.stderr, flush=True)
+                    print(f"counted: {told[-1]['module']}: {room.strip()}", file=sys.stderr, flush=True)
         if counting.returncode:
             raise CannotCount(f"counting ended with {counting.returncode}:\n{said.read_text()[-3000:]}")
         *rooms, ending = told
-        if variant == "compiled" and (missing := [twin for twin, there in ending["twins"].items() if not there]):
+        if missing := [twin for twin, there in ending["twins"].items() if not there]:
             raise CannotCount(f"not compiled here: {', '.join(missing)}; run: make setup")
         keys = room_keys([(each["module"], each["room"]) for each in rooms])
         return per_call(
@@ -82,9 +69,9 @@ def room_keys(rooms: Sequence[tuple[str, str]]) -> list[str]:
     return keys
 
 
-def per_call(keys: Sequence[str], totals: Sequence[int]) -> dict[str, int]:
+def per_call(keys: Sequence[str], totals: Sequence[int]) -> Counts:
     """`totals`: what was counted up to each mark since the one before it, `MARKS_PER_ROOM` for each key."""
-    counts = {}
+    counts: Counts = {}
     for number, key in enumerate(keys):
         runs = totals[number * MARKS_PER_ROOM :][1:MARKS_PER_ROOM:2]
         counts[key] = round((min(runs[1::2]) - min(runs[::2])) / CALLS)

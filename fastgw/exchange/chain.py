@@ -311,7 +311,7 @@ class _PendingStep:
     # as a `Route` takes a multiple of 64 bytes with the collector's head. The next of 10,000 routes is in no near cache
     # of the processor's: with this, and what is equal shared (`FastPathPlan` and `Forward`), 1 line is fetched for it,
     # in place of 5.5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
-    __slots__ = ("name", "straight")
+    __slots__ = ("fast_path", "name")
 
 
 @final
@@ -319,7 +319,7 @@ class Route(_PendingStep):
     """A compiled route. `action` answers the exchange, at once or later.
 
     `judge_path`: refuses paths that match and are not passed on; None: it takes all.
-    `straight`: where ordinary requests may take the straight way to the same action, once `steps` have let them pass.
+    `fast_path`: where ordinary requests may take the fast path to the same action, once `steps` have let them pass.
     `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
     `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
     `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it
@@ -348,7 +348,7 @@ class Route(_PendingStep):
         chain: Chain,
         steps: tuple[RequestStep, ...],
         judge_path: Callable[[Exchange], Reply | None] | None = None,
-        straight: FastPathPlan | None = None,
+        fast_path: FastPathPlan | None = None,
         patience: float | None = None,
         preflight_chain: Chain | None = None,
         takes_options: bool = False,
@@ -358,7 +358,7 @@ class Route(_PendingStep):
         self.chain = chain  # of the whole way: the listener's early filters, then the route's
         self.steps = steps  # the request steps that are left to run once this route is found
         self.judge_path = judge_path
-        self.straight: Any = straight  # a `Passage` has seen that it is there
+        self.fast_path: Any = fast_path  # a `FastPath` has seen that it is there
         self.patience = patience
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options

@@ -107,7 +107,7 @@ class Exchange:
         "for_others",
         "head",
         "id_shown",
-        "is_straight",
+        "is_fast",
         "limits",
         "listener",
         "method",
@@ -163,7 +163,7 @@ class Exchange:
         self.response: Response | None = None
         self.response_bytes = 0
         self.service: ServiceSide | None = None
-        self.is_straight = False  # on the way of `upstream.passage`, where nobody can look at its answer
+        self.is_fast = False  # on the way of `upstream.forwarding.fast_path`, where nobody can look at its answer
         self.sent = False  # some of it went to an upstream, which may have acted on it
         self.state: ExchangeState = CHOOSING
         self.fault: Fault | None = None

@@ -9,7 +9,7 @@ from fastgw.http.http1.parser import RequestHead
 
 
 class Traits(Protocol):
-    """An exchange, or a request on its straight way. On that, nothing is known but what the request says itself."""
+    """An exchange, or a request on its fast path. On that, nothing is known but what the request says itself."""
 
     @property
     def head(self) -> RequestHead: ...

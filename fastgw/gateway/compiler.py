@@ -144,7 +144,7 @@ class _Building:
         """Filters that may stand anywhere: by their use, its level, and whether it is early."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
         """Forward actions of routes, by all that they differ in."""
-        self._straights: dict[FastPathPlan, FastPathPlan] = {}
+        self._fast_paths: dict[FastPathPlan, FastPathPlan] = {}
         """Fast path plans of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
         """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
@@ -444,17 +444,17 @@ class _Building:
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         path_sent = action.path_of if isinstance(action, Forward) else None
         judge = judge_of(route, None if upstream is None else upstream.settings, path_sent)
-        straight: FastPathPlan | None = None
+        plan: FastPathPlan | None = None
         # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
-        if isinstance(action, Forward) and action.goes_straight and slash_allowed:
+        if isinstance(action, Forward) and action.allows_fast_path and slash_allowed:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_steps or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of
-            straight = FastPathPlan(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
-            straight = self._straights.setdefault(straight, straight)
+            plan = FastPathPlan(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
+            plan = self._fast_paths.setdefault(plan, plan)
         takes_options = "OPTIONS" in route.methods
-        made = Route(route.name, action, chain, steps, judge, straight, route.timeout, for_preflights, takes_options)
+        made = Route(route.name, action, chain, steps, judge, plan, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:
             made.fallback = self._fallback(route, route.fallback, links)
         if for_preflights is not None and isinstance(action, Forward):

@@ -64,7 +64,7 @@ def find_route(
         return
     route = exchange.route
     assert route is not None
-    run_route_steps(stream, exchange, route, route.straight is not None and exchange.head.ordinary)
+    run_route_steps(stream, exchange, route, route.fast_path is not None and exchange.head.ordinary)
 
 
 def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fast: bool) -> None:

@@ -85,9 +85,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_at",
         "_beginning",
         "_buffer",
+        "_fast_path",
+        "_is_fast",
         "_linger_end",
-        "_passage",
-        "_passing",
         "_searched",
         "_socket",
         "_starting",
@@ -119,8 +119,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.peer = peer
         self.phase: ClientPhase = IDLE
         self._stream: Http1Stream | None = None  # made for the first request that has an exchange
-        self._passage: FastPath | None = None  # made for the first request that takes it
-        self._passing = False  # whether it is under way, in place of an exchange
+        self._fast_path: FastPath | None = None  # made for the first request that takes it
+        self._is_fast = False  # whether it is under way, in place of an exchange
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._ahead = b""  # bytes of the next head, or sent ahead of their turn; empty as soon as all of it is taken
@@ -145,7 +145,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.fd = -1  # of a plain connection, to send on without the transport; only while nothing waits there
 
     def __repr__(self) -> str:
-        under_way = self._passage if self._passing else self.exchange
+        under_way = self._fast_path if self._is_fast else self.exchange
         return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
 
     @property
@@ -263,12 +263,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.phase is FLUSHING:
             self._next()
         elif self.phase is ACTIVE or self.phase is TUNNEL:
-            stream = self._stream
-            if stream is None:
-                self.deadline = inf
-                return
-            stream.watch_body()
-            exchange = stream.exchange
+            self._watch_body()
+            exchange = self.exchange
             if exchange is not None and exchange.service is not None:
                 exchange.service.resume()
         elif self.phase is LINGERING:
@@ -374,24 +370,24 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.closing = listener.closing or head.close
         early = listener.early
         ordinary, length = head.ordinary, head.length
-        match = straight_match = None
+        match = fast_match = None
         if ordinary and not early.request_steps:
             match = listener.router.find(head)
             if match is not None:
                 route, params = match
-                straight = route.straight
-                if straight is not None and (not straight.judges_path or head.path_as_sent):
-                    if straight.at_once and length <= self.server.body_bytes:
+                plan = route.fast_path
+                if plan is not None and (not plan.judges_path or head.path_as_sent):
+                    if plan.at_once and length <= self.server.body_bytes:
                         self.deadline = inf
-                        passage = self._passage or self._make_passage()
+                        fast_path = self._fast_path or self._make_fast_path()
                         if peer.trusted:
-                            passage.client_ip = client_address(head, peer, listener.trusts)
-                        self._passing = True
-                        passage.begin(head, route, params)
+                            fast_path.client_ip = client_address(head, peer, listener.trusts)
+                        self._is_fast = True
+                        fast_path.begin(head, route, params)
                         return
-                    if not length and not straight.judges_path:  # else `choose` has to judge it
-                        straight_match = match
-        chain = early if straight_match is None else straight_match[0].chain
+                    if not length and not plan.judges_path:  # else `choose` has to judge it
+                        fast_match = match
+        chain = early if fast_match is None else fast_match[0].chain
         stream = self._stream or self.stream
         exchange = stream.exchange = begin(head, stream, listener, peer, chain)
         if peer.trusted:
@@ -403,8 +399,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             piece = stream.expect_body(exchange)
             if piece is None:
                 return  # refused
-        if straight_match is not None:
-            route, exchange.params = straight_match
+        if fast_match is not None:
+            route, exchange.params = fast_match
             exchange.route, exchange.answered_by = route, None
             run_route_steps(stream, exchange, route, True)
         elif early.request_steps:
@@ -436,7 +432,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         trusted = self._trusts(peer.ip)
         if trusted is not peer.trusted:  # what is under way goes on with the peer that it began with
             self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
-            self._passage = None
+            self._fast_path = None
         return True
 
     def _is_outdated(self) -> bool:
@@ -444,9 +440,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         vouches = self.listener.vouches
         return self._vouched is not None and vouches is not None and vouches != self._vouched
 
-    def _make_passage(self) -> FastPath:
-        self._passage = passage = FastPath(self, self.listener, self.peer)
-        return passage
+    def _make_fast_path(self) -> FastPath:
+        self._fast_path = fast_path = FastPath(self, self.listener, self.peer)
+        return fast_path
 
     def end_rest(self) -> None:
         stream = self._stream
@@ -514,10 +510,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.paused and not self._has_enough():
             self._read_on()
             if not self.write_paused and self.phase is ACTIVE:
-                if self._stream is None:
-                    self.deadline = inf
-                else:
-                    self._stream.watch_body()
+                self._watch_body()
+
+    def _watch_body(self) -> None:
+        if self._stream is not None:
+            self._stream.watch_body()
+        else:
+            self.deadline = inf  # the fast path has it, and its body with it
 
     def _read_on(self) -> None:
         if self.paused:
@@ -543,24 +542,24 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     # the client's side of the fast path (`FastPathClient`)
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
-        self._passing = True
-        (self._passage or self._make_passage()).go_on(exchange, route)
+        self._is_fast = True
+        (self._fast_path or self._make_fast_path()).go_on(exchange, route)
 
-    def answer_straight(
+    def answer_fast(
         self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
     ) -> None:
         server = self.server
-        self._passing = False
+        self._is_fast = False
         last = _CLOSE if self.closing else b""
         message = serializer.whole(head, server.date_line, last, dropped, added, request_id)
         send(self.fd, message, self.transport, self.write_paused)
         if server.draining:
             server.drained += 1
         if exchange is None:
-            passage = self._passage
-            assert passage is not None
-            server.finish(passage)
-            passage.response, passage.head, passage.route = None, NO_HEAD, NO_ROUTE  # as `forget`
+            fast_path = self._fast_path
+            assert fast_path is not None
+            server.finish(fast_path)
+            fast_path.response, fast_path.head, fast_path.route = None, NO_HEAD, NO_ROUTE  # as `forget`
         else:
             exchange.finish()
             server.finish(exchange)
@@ -573,14 +572,14 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._next()
 
     def turn(self, exchange: Exchange) -> None:
-        self._passing = False
+        self._is_fast = False
         self.stream.exchange = exchange
 
     def _under_way(self) -> Exchange | None:
-        """The exchange that is under way; one is made of a passage."""
-        if self._passing:
-            assert self._passage is not None
-            self._passage.turn()
+        """The exchange that is under way; one is made of a fast path."""
+        if self._is_fast:
+            assert self._fast_path is not None
+            self._fast_path.turn()
         return self.exchange
 
     # what the stream asks
@@ -696,8 +695,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.phase = LOST[self.phase]
             self._wheel.drop(self)
             self._ahead, self._at = b"", 0
-            if not self._passing:
-                self._passage = self._stream = None  # which lead back here: only the collector would find the circle
+            if not self._is_fast:
+                self._fast_path = self._stream = None  # which lead back here: only the collector would find the circle
             self._ask_no_more()
             self.server.ground.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
@@ -720,7 +719,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def leave(self) -> None:
         """The listener is closing: the next answer that can still say so is the last one on this connection."""
         exchange = self.exchange
-        if self._passing or (exchange is not None and exchange.response is None):
+        if self._is_fast or (exchange is not None and exchange.response is None):
             self.closing = True
         if self.phase is IDLE:
             self.watch(LAST_REQUEST_S)

@@ -43,12 +43,12 @@ class FastPathClient(Protocol):
     def stream(self) -> ClientSide:
         """The client's side of an exchange, where one is needed after all."""
 
-    def answer_straight(
+    def answer_fast(
         self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
     ) -> None:
         """Send an answer that came as a whole, with what filters say of its fields, and end what it is of with it.
 
-        None: it is the passage's own. `request_id`: as in `render.whole`.
+        None: it is the fast path's own. `request_id`: as in `serializer.whole`.
         """
 
     def turn(self, exchange: Exchange) -> None:
@@ -62,7 +62,7 @@ class FastPath(NoTunnel):
     When it is over it is told of like an exchange (`observe.Ended`), unless there is one.
     """
 
-    is_straight: Final = True
+    is_fast: Final = True
 
     __slots__ = (
         "_attempt_at",
@@ -133,16 +133,16 @@ class FastPath(NoTunnel):
         return self._params
 
     def begin(self, head: RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
-        """Send an ordinary request to the upstream of a route that has a `straight`."""
+        """Send an ordinary request to the upstream of a route that has a `plan`."""
         self.begun_at = monotonic()
         self.head = head
         self.request_bytes = head.length
         self.route = route
         self._params = params
-        straight: FastPathPlan = route.straight
-        id_of = straight.id_of
+        plan: FastPathPlan = route.fast_path
+        id_of = plan.id_of
         self.request_id = request_id = b"" if id_of is None else id_of(head)
-        forward: Forward = straight.forward
+        forward: Forward = plan.forward
         # PERF: these lines once more below: a call here costs 60 ns (CPython 3.11, micro/exchange).
         upstream = forward.upstream
         self.upstream = upstream.name
@@ -181,8 +181,8 @@ class FastPath(NoTunnel):
         """`begin`, for an ordinary request that filters have let pass, or whose answer they are to meet."""
         self._exchange = exchange
         self.route = route
-        exchange.is_straight = True
-        forward: Forward = route.straight.forward
+        exchange.is_fast = True
+        forward: Forward = route.fast_path.forward
         upstream = forward.upstream
         exchange.upstream = upstream.name
         upstream.active += 1
@@ -222,7 +222,7 @@ class FastPath(NoTunnel):
             self.turn().exchange.fail(Fault.INTERNAL)
 
     def turn(self) -> "Attempt":
-        """Make the exchange and its forwarding, whose attempt goes on from here. This passage is over."""
+        """Make the exchange and its forwarding, whose attempt goes on from here. This fast path is over."""
         assert self._connection is not None
         attempt = self._turned(self._connection.target).current
         assert attempt is not None
@@ -232,7 +232,7 @@ class FastPath(NoTunnel):
         """`target`: None where none could be picked."""
         connection, self._connection = self._connection, None
         exchange = self._exchange_so_far()
-        forward: Forward = self.route.straight.forward
+        forward: Forward = self.route.fast_path.forward
         begun_at = exchange.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
         forwarding = forward.resumed(exchange, target, connection, begun_at)
         if connection is not None:
@@ -257,7 +257,7 @@ class FastPath(NoTunnel):
                 self.route.chain.request_ids.resume(exchange, self.request_id)
             if self.head.payload:
                 exchange.request_body = Relay.whole(self.head.payload)
-        exchange.is_straight = False
+        exchange.is_fast = False
         return exchange
 
     def forget(self) -> None:
@@ -272,12 +272,12 @@ class FastPath(NoTunnel):
 
     def answered_whole(self, head: ResponseHead) -> None:
         length, exchange = head.payload_length, self._exchange
-        straight: FastPathPlan = self.route.straight
-        if not length or (straight.looks_at is not None and straight.looks_at(head)):
+        plan: FastPathPlan = self.route.fast_path
+        if not length or (plan.looks_at is not None and plan.looks_at(head)):
             self.turn().answered_whole(head)
             return
         now = monotonic()
-        connection, upstream = self._connection, straight.forward.upstream
+        connection, upstream = self._connection, plan.forward.upstream
         assert connection is not None
         upstream.active -= 1
         if upstream.watch is not None:
@@ -293,7 +293,7 @@ class FastPath(NoTunnel):
             self.upstream_s = now - self.begun_at
             self.response = head
             self.response_bytes = length
-            self._client.answer_straight(head, None, straight.forward.marks, b"", self.request_id)
+            self._client.answer_fast(head, None, plan.forward.marks, b"", self.request_id)
             return
         self._exchange = None
         self.route = NO_ROUTE
@@ -301,8 +301,8 @@ class FastPath(NoTunnel):
         exchange.response_bytes = length
         exchange.sent = True
         status = head.status
-        response = Response(status, head, b"", straight.forward.marks)
-        if not straight.meets_answers:
+        response = Response(status, head, b"", plan.forward.marks)
+        if not plan.meets_answers:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
         else:
             if not exchange.pass_response_steps(response):
@@ -314,7 +314,7 @@ class FastPath(NoTunnel):
                 self._client.turn(exchange)
                 self._client.stream.answer(response, head.payload, True)
                 return
-        self._client.answer_straight(head, exchange, response.dropped, response.added, exchange.id_shown)
+        self._client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
 
     def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
         self.turn().answered(head, payload, ended)

@@ -71,7 +71,7 @@ class Forward:
         self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
 
     @property
-    def goes_straight(self) -> bool:
+    def allows_fast_path(self) -> bool:
         """Whether nothing has to be timed or looked at, so that requests need no `Forwarding`."""
         rules = self.upstream.rules
         timed = self.patience is not inf or rules.per_try is not inf or self.deadline_name is not None

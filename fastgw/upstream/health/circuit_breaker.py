@@ -190,7 +190,7 @@ class HalfOpenGate:
         self._balancer = balancer
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
-        if asked.is_straight:
+        if asked.is_fast:
             return None  # the full path picks: a request that is refused on the fast one would be picked for twice
         target = self._balancer.pick(asked, tried)
         return target if target is not None and self._breaker.take_probe() else None

@@ -28,7 +28,7 @@ class BalancingRequest(Protocol):
     @property
     def consumer(self) -> Consumer | None: ...
     @property
-    def is_straight(self) -> bool:
+    def is_fast(self) -> bool:
         """Whether nobody can look at the answer. For such a one `None` means: ask again with an exchange."""
 
 

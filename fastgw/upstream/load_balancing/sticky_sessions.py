@@ -114,7 +114,7 @@ class StickySessions:
             target = self.named(asked.head)
             if target is not None:
                 return target
-            if asked.is_straight:
+            if asked.is_fast:
                 return None
         return self._otherwise.pick(asked, tried)
 

@@ -17,7 +17,7 @@ from bench.samples import Measured, Sample
 from bench.scenarios import SCENARIOS
 
 HERE = {"python": "CPython 3.11.7"}
-BUDGETS = Budgets(Tolerance(here=0.03, elsewhere=0.3, least=60), (), HERE, {"framing: judge": {"compiled": 10_000}})
+BUDGETS = Budgets(Tolerance(here=0.03, elsewhere=0.3, least=60), (), HERE, {"framing: judge": 10_000})
 FLOOR = Floor("plain", "64 connections", "cpu_us", "fastgw", "nginx", at_most=1.05)
 
 
@@ -45,20 +45,18 @@ def results(*contestants: Measured, void: Sequence[str] = ()) -> Results:
     ],
 )
 def test_a_room_may_be_a_little_over_its_budget_and_more_where_another_python_counts(counted, counted_by, fault):
-    (compared,) = compare({"framing: judge": {"compiled": counted}}, BUDGETS, counted_by, all_rooms=True)
+    (compared,) = compare({"framing: judge": counted}, BUDGETS, counted_by, all_rooms=True)
     assert compared.fault == fault
 
 
 def test_a_small_room_is_not_held_to_a_handful_of_instructions():
-    budgets = Budgets(BUDGETS.tolerance, (), HERE, {"chain: none": {"pure": 400}})
-    faults = [
-        next(compare({"chain: none": {"pure": count}}, budgets, HERE, all_rooms=True)).fault for count in (460, 461)
-    ]
+    budgets = Budgets(BUDGETS.tolerance, (), HERE, {"chain: none": 400})
+    faults = [next(compare({"chain: none": count}, budgets, HERE, all_rooms=True)).fault for count in (460, 461)]
     assert [bool(fault) for fault in faults] == [False, True]
 
 
 def test_a_room_without_a_budget_and_a_budget_without_a_room_are_named():
-    compared = list(compare({"framing: read": {"compiled": 1}}, BUDGETS, HERE, all_rooms=True))
+    compared = list(compare({"framing: read": 1}, BUDGETS, HERE, all_rooms=True))
     assert [(each.room, each.fault) for each in compared] == [
         ("framing: read", "has no budget"),
         ("framing: judge", "has a budget, and there is no such room"),
@@ -67,8 +65,8 @@ def test_a_room_without_a_budget_and_a_budget_without_a_room_are_named():
 
 
 def test_renewed_budgets_keep_what_people_wrote_and_drop_the_budgets_before():
-    counts = {"framing: judge": {"compiled": 9_000, "pure": 90_000}, "exchange: a GET": {"compiled": 1, "pure": 2}}
-    once = renewed(FILE.read_text(), {"gone": {"compiled": 1}}, {})
+    counts = {"framing: judge": 9_000, "exchange: a GET": 1}
+    once = renewed(FILE.read_text(), {"gone": 1}, {})
     twice = renewed(once, counts, HERE)
     assert read(twice).rooms == counts
     assert read(twice).counted_by == HERE
@@ -80,8 +78,8 @@ def test_renewed_budgets_keep_what_people_wrote_and_drop_the_budgets_before():
 
 
 def test_budgets_of_other_modules_stand_beside_those_that_are_counted():
-    rooms = {"framing: judge": {"compiled": 10_000}, "frames: a": {"pure": 1}, "exchange: a GET": {"compiled": 2}}
-    assert replace(BUDGETS, rooms=rooms).beside(["framing", "exchange"]) == {"frames: a": {"pure": 1}}
+    rooms = {"framing: judge": 10_000, "frames: a": 1, "exchange: a GET": 2}
+    assert replace(BUDGETS, rooms=rooms).beside(["framing", "exchange"]) == {"frames: a": 1}
 
 
 def test_a_part_of_a_room_is_known_by_the_room_and_two_of_one_name_are_refused():

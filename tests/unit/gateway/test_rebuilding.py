@@ -156,10 +156,10 @@ def test_a_changed_upstream_is_new_with_its_routes() -> None:
     assert routes_of(new)["users"].action.upstream is new.upstreams["u"]
 
 
-def test_routes_share_what_is_equal_of_their_straight_ways() -> None:
+def test_routes_share_what_is_equal_of_their_fast_paths() -> None:
     alike = [{"name": name, "paths": [f"/{name}"], "upstream": "u"} for name in "ab"]
     other = {"name": "c", "paths": ["/c"], "upstream": "u", "strip_prefix": "/c"}
-    straights = [route.straight for route in routes_of(compile(loaded([*alike, other]), 1)).values()]
+    straights = [route.fast_path for route in routes_of(compile(loaded([*alike, other]), 1)).values()]
     assert straights[0] is not None
     assert straights[0] is straights[1]
     assert straights[0].forward is not straights[2].forward

@@ -328,7 +328,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "for_others",
         "head",
         "id_shown",
-        "is_straight",
+        "is_fast",
         "limits",
         "listener",
         "peer",

@@ -1,7 +1,7 @@
-"""The straight way against the long way: whatever happens on it, nobody outside sees which one a request went.
+"""The fast path against the full path: whatever happens on it, nobody outside sees which one a request went.
 
-Each play is acted on a route that has a straight way, on the same one with filters that let requests pass, that meet
-answers or both, where the way is straight as well, and on one whose straight way is taken away. After each step all are
+Each play is acted on a route that has a fast path, on the same one with filters that let requests pass, that meet
+answers or both, where the way is straight as well, and on one whose fast path is taken away. After each step all are
 in the same state: bytes on all wires, deadlines, records, counts.
 """
 
@@ -78,11 +78,11 @@ class Play:
         self.plane = self.plane_type({**SETTINGS, **settings}, probes=probes)
         if long:
             for entry in (entry for made in self.plane.gateway.routes for rule in made.rules for entry in rule or ()):
-                entry.route.straight = None
+                entry.route.fast_path = None
         self.plane.server.date_line = lambda: b"Date: now\r\n"
         self.client = self.plane.client(ip)
         self.upstreams: list[Wire] = []
-        self.passed = False  # whether a step has found it on the straight way
+        self.passed = False  # whether a step has found it on the fast path
         if warm:
             self.client.sends(asking(b"GET /first"))
             connects(self)
@@ -94,7 +94,7 @@ class Play:
 
     @property
     def passing(self) -> bool:
-        return bool(self.client.protocol._passing)
+        return bool(self.client.protocol._is_fast)
 
     def state(self) -> dict[str, Any]:
         """All that both ways must have in common."""
@@ -186,7 +186,7 @@ def is_cut(play: Play) -> None:
 def alike(
     steps: Sequence[Step], settings: Mapping[str, Any] | None = None, ip: str = "127.0.0.1", warm: bool = True
 ) -> Play:
-    """Act a play on all ways; the one on the straight way."""
+    """Act a play on all ways; the one on the fast path."""
     straights = [Play(settings or {}, probes, ip, warm) for probes in STRAIGHT]
     long = Play(settings or {}, LONG, ip, warm, long=True)
     for number, step in enumerate(steps):
@@ -504,7 +504,7 @@ def test_of_a_body_nothing_is_held_while_its_answer_streams() -> None:
     """It is not sent again once an answer has begun, which may take hours."""
     play = Play({})
     play.client.sends(POST)
-    head = play.client.protocol._passage.head
+    head = play.client.protocol._fast_path.head
     assert head.payload == BODY
     play.upstream.sends(CHUNKED[:-5])
     assert head.payload is None
@@ -683,7 +683,7 @@ def test_what_filters_have_found_out_and_changed_goes_with_the_request(meets: bo
 
 
 @pytest.mark.parametrize("request_step", [None, lambda exchange: None], ids=["at once", "behind a step"])
-def test_filters_meet_an_answer_of_the_straight_way(request_step: Any) -> None:
+def test_filters_meet_an_answer_of_the_fast_path(request_step: Any) -> None:
     """They see what they would see on the long one, change it, and are told when it is over."""
     met: list[Any] = []
 
@@ -712,7 +712,7 @@ def test_filters_meet_an_answer_of_the_straight_way(request_step: Any) -> None:
     play.plane.assert_quiet()
 
 
-def test_a_step_that_raises_on_the_straight_way_lets_nothing_out() -> None:
+def test_a_step_that_raises_on_the_fast_path_lets_nothing_out() -> None:
     def response(exchange: Exchange) -> None:
         if exchange.path == b"/a":
             raise ZeroDivisionError
@@ -732,7 +732,7 @@ def test_a_step_that_raises_on_the_straight_way_lets_nothing_out() -> None:
 
 
 def test_an_exchange_that_filters_have_met_is_the_one_that_goes_on() -> None:
-    """Where the straight way ends, because the answer comes in pieces."""
+    """Where the fast path ends, because the answer comes in pieces."""
     met: list[Exchange] = []
     play = Play({}, [probe("p", Phase.TRANSFORM, request=met.append)])
     play.client.sends(GET)
@@ -778,7 +778,7 @@ def test_only_what_a_filter_looks_at_is_shown_to_it(request_step: Any) -> None:
         seen.clear()
         before = len(client.received)
         client.sends(asking(b"GET /"))
-        assert next(iter(plane.server.connections))._passing
+        assert next(iter(plane.server.connections))._is_fast
         upstream.sends(answer)
         assert (len(seen), b"X-Seen" in client.received[before:]) == (looked, looked)
         assert client.received.endswith(answer[-6:])
@@ -804,6 +804,6 @@ def test_a_filter_that_looks_at_all_is_shown_all() -> None:
     upstream = plane.connects()
     upstream.sends(OK)
     client.sends(asking(b"GET /"))
-    assert next(iter(plane.server.connections))._passing
+    assert next(iter(plane.server.connections))._is_fast
     upstream.sends(OK)
     assert seen == [1, 1]

@@ -22,7 +22,7 @@ from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPo
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target, build_targets
 
-ASKED: Any = SimpleNamespace(is_straight=False)
+ASKED: Any = SimpleNamespace(is_fast=False)
 """Somebody's request: nobody looks at it here."""
 
 

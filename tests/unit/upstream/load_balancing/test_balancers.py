@@ -52,7 +52,7 @@ def loads_of(count: int, workers: int = 1) -> list[Loads]:
 
 def asked(ip: str = "192.0.2.1", fields: str = "", consumer: str = "") -> Any:
     head = judge_request(f"GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
-    return SimpleNamespace(head=head, client_ip=ip, consumer=Consumer(consumer) if consumer else None, is_straight=True)
+    return SimpleNamespace(head=head, client_ip=ip, consumer=Consumer(consumer) if consumer else None, is_fast=True)
 
 
 def picks(balance: Balancer, count: int) -> str:

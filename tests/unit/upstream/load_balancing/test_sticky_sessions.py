@@ -32,7 +32,7 @@ def value_of(line: bytes) -> str:
 
 def sent(value: str, straight: bool = True) -> Any:
     request = asked(fields=f"Cookie: lb={value}\r\n")
-    request.is_straight = straight
+    request.is_fast = straight
     return request
 
 
@@ -49,11 +49,11 @@ def test_each_cookie_leads_to_its_target():
         assert {balance.pick(sent(value)) for _ in range(5)} == {target}
 
 
-def test_without_one_a_request_leaves_its_straight_way_and_goes_in_turn():
+def test_without_one_a_request_leaves_its_fast_path_and_goes_in_turn():
     balance = sticky(cookies())
     assert balance.pick(asked()) is None
     off = asked()
-    off.is_straight = False
+    off.is_fast = False
     assert [balance.pick(off) for _ in range(3)] == TARGETS
 
 
