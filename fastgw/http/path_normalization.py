@@ -20,8 +20,6 @@ from fastgw.http.malformed import Malformed
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _PLAIN: Final = _UNRESERVED + b"!$&'()*+,;=:@/"
-IN_SEGMENT: Final = b"[%b]" % re.escape(_PLAIN.translate(None, b"/;"))
-"""One character that stays as it is in a path, and is read in one way, but for a dot behind a slash."""
 _ESCAPED_ON_SIGHT: Final = b'"<>[]^`{|}'
 
 _BARE: Final = re.compile(rb"[\x00-\x20\x7f-\xff\\#?]|%(?![0-9A-Fa-f]{2})")

@@ -388,9 +388,6 @@ cdef class Head:
         for number in range(MOST_SHOWN):
             Py_XDECREF(self.shown[number])
 
-    # Cutting is up to `_serializer`.
-    _end_to_end = None
-
     @property
     def raw(self):
         if self._raw is None:
@@ -512,7 +509,6 @@ cdef str _framing_text(Head head):
 cdef class RequestHead(Head):
     DROPPED = heads.RequestHead.DROPPED
     KNOWN = heads.RequestHead.KNOWN
-    PASSED_ON = heads.RequestHead.PASSED_ON
 
     # what only unordinary heads have
     scheme = b""
@@ -810,7 +806,6 @@ def find_head_end(buffer, Py_ssize_t start=0, Py_ssize_t begin=0):
 cdef class ResponseHead(Head):
     DROPPED = heads.ResponseHead.DROPPED
     KNOWN = heads.ResponseHead.KNOWN
-    PASSED_ON = heads.ResponseHead.PASSED_ON
 
     @property
     def reason(self):

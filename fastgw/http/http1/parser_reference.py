@@ -2,11 +2,10 @@
 
 Two judges decide: `read_request` and `read_response`, and llhttp; both must accept the head and agree on whether a
 body follows. Of the fields only those that mean something to a proxy are looked at (`known`); the rest is checked for
-its grammar and travels as it came. Most heads have the shape that `usual` knows, and are read by its pattern alone.
+its grammar and travels as it came.
 """
 
 import re
-from functools import lru_cache
 from typing import ClassVar, Final, final
 
 from httptools import HttpRequestParser, HttpResponseParser
@@ -15,11 +14,9 @@ from fastgw.http.authority import Authority, parse_authority
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import TOKEN, VALUE, check_fields, elements
 from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader, plain_payload
-from fastgw.http.http1.common_heads import request_shape, response_shape
 from fastgw.http.http1.known_fields import (
     FORWARDING,
     HOP_BY_HOP,
-    RESERVED,
     Finder,
     Known,
     check_chunked_alone,
@@ -67,7 +64,6 @@ class _Head:
     """Shared parts of request and response heads."""
 
     __slots__ = (
-        "_end_to_end",
         "_fields",
         "_judge",
         "_known",
@@ -86,8 +82,6 @@ class _Head:
     """Lower-case names of fields that are for the next peer only or framed anew, and never forwarded."""
     KNOWN: ClassVar[frozenset[bytes]]
     """Lower-case names of all fields that `known` would have, were they sent; those in `DROPPED` among them."""
-    PASSED_ON: ClassVar[frozenset[bytes]]
-    """Known fields that are passed on, and mean nothing before that."""
 
     raw: bytes
     minor: int
@@ -107,8 +101,6 @@ class _Head:
     """The whole body, empty where there is none, if it came with the head and was judged with it. None: see `body`."""
 
     _FINDER: ClassVar[Finder]
-    _end_to_end: tuple[bytes, ...] | None
-    """Lines of a head of the usual shape that go on to the next peer, in pieces: the others are cut out already."""
     _fields: Fields | None
     _judge: SecondJudge | None
     _known: Known | None
@@ -173,10 +165,6 @@ _ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
 """Methods of requests that a gateway answers itself, or may: that may be a preflight for another route."""
 
 
-USUALLY_ABSENT: Final = frozenset(name.lower().encode() for name in RESERVED)
-"""Lower-case names of fields that no request head of the usual shape has. A `*` at the end: and whatever follows."""
-
-
 @final
 class RequestHead(_Head):
     """A request head that both parsers accepted."""
@@ -198,8 +186,7 @@ class RequestHead(_Head):
     )
 
     DROPPED = HOP_BY_HOP | {b"host"}
-    PASSED_ON = frozenset((b"trailer", b"via", b"x-request-id"))
-    KNOWN = DROPPED | PASSED_ON | FORWARDING | {b"expect", b"max-forwards"}
+    KNOWN = DROPPED | FORWARDING | frozenset(b"expect max-forwards trailer via x-request-id".split())
     _FINDER = Finder(KNOWN, refuse_twins=True)
 
     method: bytes
@@ -265,8 +252,7 @@ class ResponseHead(_Head):
     __slots__ = ("has_body", "reason", "status", "until_close")
 
     DROPPED = HOP_BY_HOP
-    PASSED_ON = frozenset((b"date", b"server", b"trailer", b"via", b"x-request-id"))
-    KNOWN = DROPPED | PASSED_ON
+    KNOWN = DROPPED | frozenset(b"date server trailer via x-request-id".split())
     _FINDER = Finder(KNOWN, refuse_twins=False)
 
     status: int
@@ -307,9 +293,6 @@ _LONGEST_METHOD: Final = 32
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,%d}+) ([!\"$-~]++) HTTP/1\.([01])\r\n" % _LONGEST_METHOD)
 _OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-9]\r\n" % _LONGEST_METHOD)
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
-_CLOSES: Final = {b"": False, b"keep-alive": False, b"Keep-Alive": False, b"close": True}
-"""Values of `Connection` in heads of the usual shape -> whether the connection is closed."""
-
 _LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
 
 
@@ -345,48 +328,6 @@ def _request_judge(head: RequestHead) -> LongLivedJudge:
 
 def read_request(raw: bytes, max_fields: int) -> RequestHead:
     """Our own judgement of a request head. Raises `Malformed`."""
-    head = read_usual_request(raw, max_fields)
-    return read_any_request(raw, max_fields) if head is None or head.raw is not raw else head
-
-
-@lru_cache(maxsize=16)
-def _usual_requests(most: int) -> re.Pattern[bytes]:
-    return request_shape(most, RequestHead.KNOWN, RequestHead.PASSED_ON, USUALLY_ABSENT)
-
-
-def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:
-    """Read the head that `received` begins with, as `read_any_request` does. None: it has not the usual shape."""
-    shaped = _usual_requests(max_fields).match(received)
-    if shaped is None:
-        return None
-    method, target, path, query, a, option, b, sent, c, later, d, length, e, last, f = shaped.groups(b"")
-    closes = _CLOSES.get(option or later or last)
-    if closes is None or (option and (later or last)) or (later and last):
-        return None
-    head = RequestHead()
-    head.raw = received[: shaped.end()]
-    head._fields = head._judge = head._known = head.payload = None
-    head.method = method
-    head.request_target = target
-    head.minor = 1
-    head.fields_start = shaped.start(5)
-    host = parse_authority(sent)
-    head.host_as_sent, head.authority, head.host = sent, host.text, host.host
-    head.scheme = b""
-    head.raw_path = head.path = path  # the shape is that of a path in normal form
-    head.query = query if len(path) < len(target) else None
-    head._end_to_end = a, b, c, d, e, f
-    head.close = closes
-    head.ordinary = method != b"OPTIONS"
-    head.sized = bool(length)
-    head.length = int(length) if length else 0
-    head.upgrade = head.connection_named = ()
-    head.chunked = head.te_trailers = head.expects_continue = False
-    return head
-
-
-def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
-    """Read a request head step by step. Raises `Malformed`."""
     line = _REQUEST_LINE.match(raw)
     if line is None:
         if _OTHER_VERSION.match(raw):
@@ -394,7 +335,7 @@ def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
         raise Malformed("The request line is malformed.")
     head = RequestHead()
     head.raw = raw
-    head._fields = head._judge = head._end_to_end = head.payload = None
+    head._fields = head._judge = head.payload = None
     head.method, target, minor = line.groups()
     head.request_target = target
     head.minor = 1 if minor == b"1" else 0
@@ -512,7 +453,7 @@ def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
     legal white space behind `chunked`. Both were settled by `read_request` and `read_response`.
     """
     raw = head.raw
-    if head._end_to_end is not None or (not head.chunked and b"upgrade" not in head.known):
+    if not head.chunked and b"upgrade" not in head.known:
         return raw
     edits = [] if head.upgrade else [(start, end, b"") for start, end, _ in head.known.get(b"upgrade", ())]
     edits += [
@@ -532,15 +473,12 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
     Else, and for one that would be refused, the bytes: they have to be looked at step by step.
     """
     received = buffer[:length].tobytes()
+    end = received.find(b"\r\n\r\n") + 4
+    if not 4 <= end <= max_bytes:
+        return received
     try:
-        head = read_usual_request(received, max_fields)
-        if head is None:
-            end = received.find(b"\r\n\r\n") + 4
-            if not 4 <= end <= max_bytes:
-                return received
-            head = read_any_request(received[:end], max_fields)
-        end = len(head.raw)
-        if end <= max_bytes and (end == length or (head.length == length - end and not head.chunked)):
+        head = read_request(received[:end], max_fields)
+        if end == length or (head.length == length - end and not head.chunked):
             return _judged(head, received)
     except Malformed:
         pass
@@ -550,8 +488,6 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
 # --- responses ---
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
-_STATUSES: Final = {b"%d" % status: status for status in range(200, 600) if status not in (204, 304)}
-"""Statuses that may have a body."""
 _LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
 
 
@@ -604,49 +540,12 @@ def _response_judge(head: ResponseHead) -> LongLivedJudge:
 
 def read_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
     """Our own judgement of a response head. Raises `Malformed`."""
-    head = read_usual_answer(raw, request_method, max_fields)
-    return read_any_response(raw, request_method, max_fields) if head is None or head.raw is not raw else head
-
-
-@lru_cache(maxsize=16)
-def _usual_responses(most: int) -> re.Pattern[bytes]:
-    return response_shape(most, ResponseHead.KNOWN, ResponseHead.PASSED_ON)
-
-
-def read_usual_answer(received: bytes, request_method: bytes, max_fields: int) -> ResponseHead | None:
-    """Read the head that `received` begins with, as `read_any_response` does. None: it has not the usual shape."""
-    shaped = _usual_responses(max_fields).match(received)
-    if shaped is None or request_method == b"HEAD":
-        return None
-    status_text, reason, a, option, b, length, c, later, d = shaped.groups(b"")
-    status, closes = _STATUSES.get(status_text), _CLOSES.get(option or later)
-    if status is None or closes is None or (option and later):
-        return None
-    head = ResponseHead()
-    head.raw = received[: shaped.end()]
-    head._fields = head._judge = head._known = head.payload = None
-    head.minor = 1
-    head.status = status
-    head.reason = reason
-    head.fields_start = shaped.start(3)
-    head._end_to_end = a, b, c, d
-    head.close = closes
-    head.upgrade = head.connection_named = ()
-    head.until_close = False
-    head.chunked = chunked = not length
-    head.length = size = 0 if chunked else int(length)
-    head.has_body = chunked or size > 0
-    return head
-
-
-def read_any_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
-    """Read a response head step by step. Raises `Malformed`."""
     line = _STATUS_LINE.match(raw)
     if line is None:
         raise Malformed("The status line is malformed.")
     head = ResponseHead()
     head.raw = raw
-    head._fields = head._judge = head._end_to_end = head.payload = None
+    head._fields = head._judge = head.payload = None
     minor, status_text, reason = line.groups()
     head.minor = 1 if minor == b"1" else 0
     head.status = status = int(status_text)
@@ -693,15 +592,11 @@ def take_answer(buffer: memoryview, length: int, request_method: bytes, max_fiel
     Else, and for one that is no good, the bytes. So also when the buffer was filled: there may be more.
     """
     received = buffer[:length].tobytes()
-    if length == len(buffer):
+    end = received.find(b"\r\n\r\n") + 4
+    if length == len(buffer) or end < 4:
         return received
     try:
-        head = read_usual_answer(received, request_method, max_fields)
-        if head is None:
-            end = received.find(b"\r\n\r\n") + 4
-            if end < 4:
-                return received
-            head = read_any_response(received[:end], request_method, max_fields)
+        head = read_response(received[:end], request_method, max_fields)
         head.payload = _whole_payload(head, received)
         if head.whole and head.status >= 200:
             _judge_again(head, received, request_method)

@@ -34,7 +34,6 @@ def believed(head: RequestHead | ResponseHead, raw: bytes) -> dict[bytes, bytes]
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
     head.raw = raw
     head.known = {}
-    head._end_to_end = None
     head._judge = None
     head.payload = None
     head.close = fields.get(b"connection", b"") == b"close"

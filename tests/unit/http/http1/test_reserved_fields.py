@@ -10,7 +10,6 @@ from fastgw.http.fields import folded
 from fastgw.http.http1 import reserved_fields, serializer
 from fastgw.http.http1.known_fields import RESERVED, SIGNS
 from fastgw.http.http1.parser import judge_request
-from fastgw.http.http1.parser_reference import read_usual_request
 from fastgw.http.http1.reserved_fields import ReservedFields
 
 NAMES = tuple(name.lower().encode() for name in RESERVED)
@@ -55,16 +54,6 @@ def test_a_reserved_field_is_gone_from_all_that_is_read_and_sent(name: bytes, fi
     assert ORDINARY.removesuffix(b"\r\n").splitlines() == [
         b"%b: %b" % line for line in head.fields() if line[0] != b"Host"
     ]
-
-
-@pytest.mark.parametrize("name", SENT)
-def test_no_head_of_the_usual_shape_has_one_that_is_reserved_by_default(name: bytes) -> None:
-    """Nobody looks for them there."""
-    start = b"GET / HTTP/1.1\r\nHost: a\r\n" + ORDINARY
-    usual = read_usual_request(start + b"\r\n", 100)
-    assert usual is not None
-    assert read_usual_request(start + name + b": evil\r\n\r\n", 100) is None
-    assert reserved_fields._ReservedFields([*NAMES, b"sec-fetch-*"]).take_out_of(usual) == (b"Sec-Fetch-Site",)
 
 
 @pytest.mark.parametrize("fields", BOTH)
