@@ -72,6 +72,7 @@ EDGES = {
     "explain.py": 2,  # what a filter raises that is asked by explain
     "gateway/compiler.py": 1,  # what a filter's build raises
     "gateway/tables.py": 2,  # what its start and stop raise
+    "filters/api/warning_context.py": 2,  # what a filter's warnings raise, and the text of that
     "filters/plugins/loader.py": 2,  # what a package raises when it is imported, or its settings are read
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/chain.py": 4,  # a filter's step that raises is a fault, never a pass

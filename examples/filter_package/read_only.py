@@ -1,6 +1,8 @@
 """read_only: refuse changes for a while."""
 
-from fastgw.filters.api import Duration, Env, Exchange, Filter, Hooks, Phase, Reply
+from collections.abc import Iterable
+
+from fastgw.filters.api import Duration, Env, Exchange, Filter, Hooks, Phase, Reply, WarningContext
 
 READING = (b"GET", b"HEAD", b"OPTIONS")
 
@@ -32,3 +34,6 @@ class ReadOnly(Filter, name="read_only", phase=Phase.AUTHORIZE):
             return "it only reads" if exchange.method in READING else "a group that may"
 
         return Hooks(request=request, response=response, explain=explain)
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        return context.empty_groups(self.except_groups)

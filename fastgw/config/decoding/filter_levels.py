@@ -56,15 +56,22 @@ def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]
     return *of_listener(config, listener), *upstreams, *sets, route.filters
 
 
-def running(config: Config, listener: str, route: Route) -> Sequence[FilterUse]:
+def running(
+    config: Config, listener: str, route: Route, before_routing: Sequence[FilterUse] | None = None
+) -> Sequence[FilterUse]:
     """Return the filters that run for a request that came in by `listener` and met `route`, in running order; as
-    `compile` makes it.
+    `compile` makes it. `before_routing`: what the function of that name returned, for who asks about many routes.
     """
     met = accumulate(of_route(config, listener, route))
-    first = sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=early_turn)
+    first = running_before_routing(config, listener) if before_routing is None else before_routing
     first = [use for use in first if not by_route(use.settings) or met.get(use.name) is use]
     ran = {use.name for use in first}
     return first + sorted((use for use in met.values() if use.name not in ran), key=turn)
+
+
+def running_before_routing(config: Config, listener: str) -> Sequence[FilterUse]:
+    """Return the early filters of a listener, in running order."""
+    return sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=early_turn)
 
 
 def _is_early(use: FilterUse) -> bool:

@@ -24,6 +24,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
+from fastgw.filters.api.warning_context import NOBODY, UNKNOWN, ClientIdentity, WarningContext
 from fastgw.http.http1.parser import ResponseHead
 from fastgw.shm.node_limits import KeyCounts
 from fastgw.shm.quota_table import QuotaTable
@@ -60,6 +61,7 @@ __all__ = [
     "Services",
     "Settings",
     "Size",
+    "WarningContext",
 ]
 
 T = TypeVar("T")
@@ -370,6 +372,19 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     def feeds(self) -> Iterable[FeedSource]:
         """Return the sources to fetch once per node for these settings."""
         return ()
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        """Yield what is certainly wrong with these settings where they are used, though a gateway can run with it: that
+        they can never take effect, or that they trust a network in between. A line each, for people: `check` prints
+        them behind file and line, and the log has them when the configuration goes live.
+
+        Only files' contents that `context` has may be asked for: no I/O. What it raises is told like a warning.
+        """
+        return ()
+
+    def client_identity(self) -> ClientIdentity:
+        """Return the identities that a filter of fastgw may give a client; of others anything is possible."""
+        return UNKNOWN if self.phase is Phase.AUTHENTICATE else NOBODY
 
 
 def secret_names(settings: Any) -> set[str]:

@@ -1,6 +1,6 @@
 """Limit keys: made of the traits that tell requests apart."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
@@ -10,6 +10,7 @@ import orjson
 from fastgw.config.base.value_types import Trait, trait
 from fastgw.exchange import Exchange
 from fastgw.exchange.request_keys import reader
+from fastgw.filters.api import WarningContext
 from fastgw.jose import claim_path, find_claim
 
 KEY: Final = trait("ip", "consumer", "route", "host", "header", "cookie", "claim")
@@ -27,6 +28,14 @@ def traits_of(key: Trait | Sequence[Trait]) -> Sequence[Trait]:
 def are_of_somebody(traits: Sequence[Trait]) -> bool:
     """Whether any of them depends on who the client is."""
     return any(trait.kind in ("consumer", "claim") for trait in traits)
+
+
+def key_warnings(context: WarningContext, asks_who: bool, groups: Iterable[str]) -> Iterator[str]:
+    """Yield the warnings of a limit. `asks_who`: whether it makes a difference who the client is; `groups`: those that
+    have limits of their own."""
+    if asks_who and context.positions and not (context.identified or context.client_certificates):
+        yield "no filter before it says who the client is: nobody is a consumer, or has claims"
+    yield from context.empty_groups(groups)
 
 
 def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyOf:

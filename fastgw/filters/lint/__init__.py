@@ -1,1 +1,1 @@
-"""Configuration warnings about filters that can never take effect."""
+"""Configuration warnings that filters tell for themselves, with the filters around them at hand."""

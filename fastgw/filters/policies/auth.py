@@ -6,7 +6,9 @@ from operator import attrgetter
 from typing import Annotated, Any, Final, TypeAlias, final
 
 from msgspec import Meta
+from msgspec.structs import replace
 
+from fastgw.config.base.problems import nearest, show
 from fastgw.config.base.value_types import Identity
 from fastgw.config.settings.gateway import FilterUse, Inner
 from fastgw.consumers.index import Index, Roster
@@ -23,8 +25,10 @@ from fastgw.filters.api import (
     Phase,
     Reply,
     Services,
+    WarningContext,
 )
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
+from fastgw.filters.api.warning_context import ClientIdentity, identity_by, warnings_by
 from fastgw.filters.authentication.identity_headers import CREDENTIALS
 from fastgw.http.fields import Fields, folded
 
@@ -88,6 +92,20 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
     def written_fields(self) -> Iterable[str]:
         for use in self.any_of:
             yield from use.settings.written_fields()
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        for use in self.any_of:
+            yield from warnings_by(use, replace(context, instance=use.name, alternative=True))
+        known = {consumer.name for consumer in context.consumers}
+        # It may be a name of its own, in no group: only what is nearly that of a consumer is a mistake.
+        if self.anonymous not in (REJECT, *known) and not context.consumer_files:
+            meant = nearest(self.anonymous, known)
+            if meant is not None:
+                yield f"`anonymous` is the name of no consumer; did you mean {show(meant)}?"
+
+    def client_identity(self) -> ClientIdentity:
+        ways = [identity_by(use.settings) for use in self.any_of]
+        return ClientIdentity(known=True, foreign_groups=any(way.foreign_groups for way in ways))
 
     def build(self, env: Env) -> Hooks:
         places = self.credential_places()

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from fastgw.config.base.problems import show
 from fastgw.config.base.value_types import CertificateName, CertificateSubject, Fingerprint, Identity, Realm
 from fastgw.config.settings.gateway import NONE, Settings
-from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
+from fastgw.filters.api.warning_context import identity_by
 from fastgw.filters.authentication.bearer import challenge
+from fastgw.filters.policies.auth import Auth
 from fastgw.filters.policies.jwt import ClaimName, Scope
 from fastgw.jose import claim_path, find_claim, scopes_of
 
@@ -119,6 +122,34 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
     """Conditions of which none may hold as a whole."""
     realm: Realm = "fastgw"
     """The realm that a 401 names."""
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if not context.positions:
+            return
+        if shared := self._shared_name(context):
+            yield f"{show(shared)} is none of `consumers`, and several of the ways of `auth` may call somebody so"
+        if not context.identified and not context.client_certificates:
+            yield "no filter before it says who the client is: nobody can pass"
+        elif context.knows_all_groups:
+            lacking = [group for group in self.groups.all if group not in context.groups]
+            if not lacking and self.groups.any and context.groups.isdisjoint(self.groups.any):
+                lacking = [*self.groups.any]
+            if lacking:
+                yield f"no consumer is in the group {' or '.join(map(show, lacking))}: nobody can pass"
+
+    def _shared_name(self, context: WarningContext) -> str:
+        """Return a name that may pass, and that ways of `auth` may give to two who are not the same; "": none."""
+        if context.consumer_files or self.groups.all or self.groups.any or self.claims:
+            return ""
+        known = {consumer.name for consumer in context.consumers}
+        names = [name for name in (*self.consumers.any, *self.consumers.all) if name not in known]
+        for use in context.preceding if names else ():
+            if isinstance(use.settings, Auth):
+                free = sum(identity_by(way.settings).foreign_names for way in use.settings.any_of)
+                for name in names:
+                    if free + (use.settings.anonymous == name) > 1:
+                        return name
+        return ""
 
     def build(self, env: Env) -> Hooks:
         own = _tests(self)

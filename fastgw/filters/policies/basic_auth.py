@@ -2,6 +2,7 @@
 
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
+from collections.abc import Iterable
 from time import monotonic
 from typing import Final, NamedTuple, final
 from unicodedata import normalize
@@ -10,8 +11,9 @@ from fastgw.config.base.value_types import Delay, ReadableFile, Realm
 from fastgw.consumers.credentials import LONGEST_KEY, why_not_a_password
 from fastgw.consumers.index import Index
 from fastgw.eventloop.single_flight import SingleFlight
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
 from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
+from fastgw.filters.api.warning_context import ClientIdentity
 from fastgw.filters.authentication.htpasswd import Busy, Checking, Htpasswd
 from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.sync.credential_cache import TokenCache
@@ -41,6 +43,12 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
 
     def credential_places(self) -> CredentialLocations:
         return AUTHORIZATION
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        return () if self.htpasswd is not None else context.no_consumer_with("basic_auth")
+
+    def client_identity(self) -> ClientIdentity:
+        return ClientIdentity(known=True, foreign_names=self.htpasswd is not None)
 
     def build(self, env: Env) -> Hooks:
         use = _BasicAuthUse(self, env)

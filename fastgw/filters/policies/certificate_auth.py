@@ -1,10 +1,12 @@
 """certificate_auth: know consumers by the certificate that they show over TLS."""
 
+from collections.abc import Iterable
 from typing import Final, final
 
 from fastgw.config.base.value_types import Realm
 from fastgw.consumers.index import Roster
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, WarningContext
+from fastgw.filters.api.warning_context import CONSUMERS, ClientIdentity
 from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.net.client_certificate import ClientCertificate
 
@@ -24,6 +26,14 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
     """Realm in `WWW-Authenticate: ClientCertificate`. The scheme is our own: none is
     registered for certificates.
     """
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        yield from context.no_consumer_with("certificates")
+        if context.positions and not (context.client_certificates or context.alternative):
+            yield "no listener here asks for client certificates (`tls.client_auth`): nobody can pass"
+
+    def client_identity(self) -> ClientIdentity:
+        return CONSUMERS
 
     def build(self, env: Env) -> Hooks:
         holders = env.shared(("certificate_auth",), lambda: Holders(env.roster))

@@ -1,6 +1,6 @@
 """concurrency: so many requests at a time, a fixed number or what the upstream can do with just now."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from time import monotonic
 from typing import Annotated, Final, Literal, final
@@ -9,10 +9,10 @@ from msgspec import Meta
 
 from fastgw.config.base.value_types import Duration, FieldName, Identity, Percent, Trait
 from fastgw.config.settings.gateway import NONE, Settings
-from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
 from fastgw.filters.limiting.adaptive_concurrency import AdaptiveLimit
 from fastgw.filters.limiting.counter_store import give_back
-from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.node_limits import Cells, KeyCounts
 
@@ -119,6 +119,9 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     @property
     def traits(self) -> Sequence[Trait]:
         return traits_of(self.key)
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        return key_warnings(context, self.asks_who, () if self.priority is None else self.priority.groups)
 
     def build(self, env: Env) -> Hooks:
         fault = _FAULTS[self.status]

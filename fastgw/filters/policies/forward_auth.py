@@ -13,6 +13,7 @@ from fastgw.config.settings.gateway import Settings, UpstreamTls
 from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
+from fastgw.filters.api.warning_context import ClientIdentity
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.token_policy import LONGEST_NAME
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
@@ -98,6 +99,9 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
 
     def written_fields(self) -> Iterable[str]:
         return self.copy_headers
+
+    def client_identity(self) -> ClientIdentity:
+        return ClientIdentity(known=True, foreign_groups=True, foreign_names=self.consumer_header is not None)
 
     def build(self, env: Env) -> Hooks:
         use = _ForwardAuthUse(self, env)

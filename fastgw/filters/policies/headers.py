@@ -1,6 +1,6 @@
 """headers: set, add and remove fields of requests and responses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final
 from weakref import ref
 
@@ -8,15 +8,17 @@ from msgspec import Meta
 
 from fastgw.config.base.problems import suggest
 from fastgw.config.base.value_types import FieldName, Notation, parse_field_value
-from fastgw.config.settings.gateway import NONE, Settings
+from fastgw.config.settings.gateway import NONE, FilterUse, Settings
 from fastgw.config.settings.secrets import Elsewhere
-from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Secret
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Secret, WarningContext
+from fastgw.filters.api.warning_context import is_built_in
 from fastgw.filters.authentication.templates import (
     VALUES,
     Unfit,
     Value,
     compiled,
     is_identity,
+    names_request,
     parameters,
     parse_template,
 )
@@ -80,6 +82,20 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     response: Edits = Edits()
     """Edits of the response, whoever made it."""
 
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if not context.positions:
+            return
+        if self._says(names_request) and not any(_may_name_requests(use) for use in context.preceding):
+            yield "no `request_id` before it names the request: {request_id} is always missing"
+        if self._says(is_identity) and not context.identified:
+            yield "no filter before it says who the client is: {consumer.…} and {claims.…} are always missing"
+
+    def _says(self, what: Callable[[str], bool]) -> bool:
+        """Whether any value has this in it."""
+        edits = (edit for side in (self.request, self.response) for edit in (side.set, side.add))
+        values = (value for edit in edits for value in edit.values())
+        return any(isinstance(value, str) and what(value) for value in values)
+
     def build(self, env: Env) -> Hooks:
         to_request = _Edit(self.request, env, strict=True)
         to_response = _Edit(self.response, env, strict=False)
@@ -126,6 +142,10 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                         if name not in known:
                             wrong = f"{{{name}}} is no value of a request, and no path here has such a parameter"
                             yield (side, edit, field), wrong, suggest(name, [*VALUES, *known])
+
+
+def _may_name_requests(use: FilterUse) -> bool:
+    return use.type == "request_id" or not is_built_in(use.settings)
 
 
 class _Edit:

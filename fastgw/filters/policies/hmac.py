@@ -15,8 +15,9 @@ from fastgw.config.base.value_types import Delay, Duration, Realm
 from fastgw.config.settings.gateway import Some
 from fastgw.consumers.credentials import ALGORITHMS
 from fastgw.consumers.index import Roster
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
+from fastgw.filters.api.warning_context import CONSUMERS, ClientIdentity
 from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.http.fields import folded, twins_of
 
@@ -64,6 +65,12 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
 
     def credential_places(self) -> CredentialLocations:
         return CredentialLocations((b"signature", b"signature-input"))
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        return context.no_consumer_with("hmac")
+
+    def client_identity(self) -> ClientIdentity:
+        return CONSUMERS
 
     def build(self, env: Env) -> Hooks:
         use = _HmacUse(self, env)

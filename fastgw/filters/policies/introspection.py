@@ -19,13 +19,27 @@ from urllib.parse import urlencode
 
 from msgspec import Meta
 
-from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName, Realm
+from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName, Realm, is_far_in_the_clear
 from fastgw.config.settings.gateway import NONE, Settings, Some, UpstreamTls
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.consumers.index import Roster
 from fastgw.eventloop.single_flight import SingleFlight
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.api import (
+    Consumer,
+    Env,
+    Exchange,
+    Fault,
+    Fetcher,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    Services,
+    WarningContext,
+)
 from fastgw.filters.api.credential_locations import AUTHORIZATION, CredentialLocations
+from fastgw.filters.api.warning_context import ANYBODY, ClientIdentity
 from fastgw.filters.authentication.bearer import Unclear, canonical, challenge, token_in
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.revocation_keys import REVOKED, Marks, mark_of_token, marks_of
@@ -138,6 +152,13 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
 
     def written_fields(self) -> Iterable[str]:
         return self.claims_to_headers.values()
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if is_far_in_the_clear(self.url.origin):
+            yield "`url` is http: anybody in between can read tokens, and let themselves in"
+
+    def client_identity(self) -> ClientIdentity:
+        return ANYBODY
 
     def build(self, env: Env) -> Hooks:
         secret = env.secret(self.client_secret)

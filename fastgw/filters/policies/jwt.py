@@ -8,12 +8,22 @@ import re2
 from msgspec import Meta
 
 from fastgw.config.base.route_patterns import re2_problem
-from fastgw.config.base.value_types import Delay, EndpointUrl, FieldName, Notation, ReadableFile, Realm, Size
+from fastgw.config.base.value_types import (
+    Delay,
+    EndpointUrl,
+    FieldName,
+    Notation,
+    ReadableFile,
+    Realm,
+    Size,
+    is_far_in_the_clear,
+)
 from fastgw.config.settings.gateway import NONE, Settings, Some, UpstreamTls
 from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import RequestStep
-from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase
+from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
+from fastgw.filters.api.warning_context import ANYBODY, ClientIdentity
 from fastgw.filters.authentication.bearer import canonical
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.jwks import JwksSource, Keyring
@@ -235,6 +245,13 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
 
     def feeds(self) -> Iterable[FeedSource]:
         return () if self.jwks_uri is None else (JwksSource.of(self.jwks_uri, self.tls),)
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if self.jwks_uri is not None and is_far_in_the_clear(self.jwks_uri.origin):
+            yield "`jwks_uri` is http: anybody in between can give other keys, and let themselves in"
+
+    def client_identity(self) -> ClientIdentity:
+        return ANYBODY
 
     def build(self, env: Env) -> Hooks:
         keyring = self._keyring(env)

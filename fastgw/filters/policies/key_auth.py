@@ -11,8 +11,9 @@ from fastgw.config.settings.gateway import Some
 from fastgw.consumers.credentials import LONGEST_KEY
 from fastgw.consumers.index import Roster
 from fastgw.exchange.chain import RequestStep
-from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
+from fastgw.filters.api.warning_context import CONSUMERS, ClientIdentity
 from fastgw.http.fields import twins_of
 from fastgw.http.http1.parser import RequestHead
 
@@ -57,6 +58,12 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
             frozenset(names) if "query" in self.places else frozenset(),
             frozenset(names) if "cookie" in self.places else frozenset(),
         )
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        return context.no_consumer_with("key_auth")
+
+    def client_identity(self) -> ClientIdentity:
+        return CONSUMERS
 
     def build(self, env: Env) -> Hooks:
         use = _KeyAuthUse(self, env)

@@ -1,6 +1,6 @@
 """quota: so many requests in a day or a month, counted through restarts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time
 from typing import Annotated, Any, Final, Literal, final
 
@@ -8,9 +8,9 @@ from msgspec import Meta
 
 from fastgw.config.base.value_types import Notation, Trait, parse_identity, write_duration
 from fastgw.config.settings.gateway import NONE, Settings, Some
-from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
+from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
 from fastgw.filters.limiting.counter_store import Left, LimitSpec, give_back
-from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, traits_of
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, key_warnings, traits_of
 from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, tell_tightest
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.calendar_periods import Calendar, calendar_of, zone_of
@@ -97,6 +97,11 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
     def asks_who(self) -> bool:
         """Whether it makes a difference who the client is."""
         return bool(self.groups) or are_of_somebody(self.traits)
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if context.quotas_file is None:
+            yield "what it counts ends with the gateway where systemd gives it no directory: see `quotas.file`"
+        yield from key_warnings(context, self.asks_who, self.groups)
 
     @property
     def calendar(self) -> Calendar:

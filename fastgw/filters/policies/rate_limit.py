@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from math import ceil
 from time import monotonic_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
@@ -23,11 +24,13 @@ from fastgw.filters.api import (
     Reply,
     Services,
     Settings,
+    WarningContext,
 )
 from fastgw.filters.limiting.counter_store import Algorithm, LimitDecision, LimitSpec, NodeLedger, give_back
-from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
 from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, tell_tightest
 from fastgw.filters.policies.ip import judge_of
+from fastgw.http.http1.llhttp import knows_method
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm import rate_limit_table
 from fastgw.shm.rate_limit_table import Limit
@@ -176,6 +179,18 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     def phase_of_listener(self) -> Phase:
         late = self.asks_who or any(trait.kind == "route" for trait in self.traits)
         return Phase.LIMIT_CONSUMER if late else Phase.LIMIT_CLIENT
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        last = max(terms.last_turn for _, terms in self.all_terms())
+        if last > context.filter_timeout:
+            most, given = write_duration(ceil(last)), f"{write_duration(context.filter_timeout)} (`timeouts.filters`)"
+            yield f"the last in the queue has its turn after {most}, but filters have {given}: then it is 504"
+        if self.scope == "shared" and not context.has_state:
+            yield "`scope: shared`, and there is no `state` to share: each node counts for itself"
+        for method in self.cost.methods:
+            if not knows_method(method):
+                yield f"`cost.methods`: {method} is always refused: llhttp does not know it"
+        yield from key_warnings(context, self.asks_who, self.groups)
 
     def build(self, env: Env) -> Hooks:
         of_route = env.route if env.level == "route" else None

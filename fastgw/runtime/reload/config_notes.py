@@ -8,8 +8,9 @@ from fastgw.config import Loaded, Problem, Remembered
 from fastgw.config.base.problems import with_counts
 from fastgw.config.loading.locate_filter import locate
 from fastgw.filters import TYPES
-from fastgw.filters.lint.warnings import doubts
+from fastgw.filters.lint.warnings import warnings_of
 from fastgw.gateway.authentication_bypasses import bypasses
+from fastgw.gateway.hash_keys import unidentified_hash_keys
 from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
@@ -22,7 +23,7 @@ _PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
 def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = None) -> list[Problem]:
     """All of them. `gateway`: what was compiled of it. `remembered`: by whom it was read."""
     unusable = [(where, f"{each.why}: calls are answered 500") for where, each in gateway.unusable.items()]
-    found = [*doubts(loaded.config), *bypasses(loaded.config), *unusable]
+    found = [*warnings_of(loaded.config), *unidentified_hash_keys(loaded.config), *bypasses(loaded.config), *unusable]
     return [*loaded.notes, *(locate(loaded, TYPES, found, remembered) if found else ())]
 
 

@@ -13,14 +13,25 @@ from functools import lru_cache
 from time import monotonic
 from typing import Final, NamedTuple, TypeVar, final
 
-from fastgw.config.base.value_types import FieldName
-from fastgw.config.settings.credentials import Basic, Csrf, OAuth2, Values, check_own
+from fastgw.config.base.value_types import FieldName, is_far_in_the_clear
+from fastgw.config.settings.credentials import READABLE, Basic, Csrf, OAuth2, Values, check_own
 from fastgw.config.settings.gateway import NONE
 from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
 from fastgw.exchange.request_ids import is_id_line
 from fastgw.exchange.shadow_exchange import ShadowExchange
-from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.api import (
+    Env,
+    Exchange,
+    FeedSource,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    Services,
+    WarningContext,
+)
 from fastgw.filters.outbound.tls_settings import check_tls
 from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_holder
 from fastgw.filters.policies.credentials.messages import Unavailable
@@ -109,6 +120,14 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
             yield CsrfSource.of(self.csrf, self._shown)
         if any(secret.file for secret in self._unfetched):
             yield SecretFiles()
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if context.generated:
+            return
+        if self.oauth2 is not None and is_far_in_the_clear(self.oauth2.token_url.origin):
+            yield f"`oauth2.token_url` is http: {READABLE}"
+        if self.csrf is not None and is_far_in_the_clear(self.csrf.token_url.origin):
+            yield f"`csrf.token_url` is http: {READABLE}"
 
     @property
     def _unfetched(self) -> Iterable[Secret]:

@@ -9,8 +9,9 @@ import msgspec
 from fastgw.config.base.value_types import Delay, FieldName, Realm
 from fastgw.config.settings.gateway import NONE, Some, UpstreamTls
 from fastgw.exchange import RequestStep
-from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Services
+from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Services, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
+from fastgw.filters.api.warning_context import ANYBODY, ClientIdentity
 from fastgw.filters.authentication.bearer import Unclear, bearer_token
 from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.jwks import Keyring
@@ -93,6 +94,13 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)
         about = ProviderSource(key=f"oidc {self._way}", issuer=self.issuer, tls=self.tls)
         return (keys,) if self.login is None else (keys, about)
+
+    def warnings(self, context: WarningContext) -> Iterable[str]:
+        if self.login is not None and self.login.public_url is None:
+            yield "no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request"
+
+    def client_identity(self) -> ClientIdentity:
+        return ANYBODY
 
     @property
     def _passed(self) -> str:

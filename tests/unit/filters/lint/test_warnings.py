@@ -1,6 +1,8 @@
 """check notes what filters can never do, and says nothing where they might."""
 
+import itertools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ from fastgw.cli import app
 from fastgw.config.loading.locate_filter import locate
 from fastgw.config.settings.credentials import READABLE
 from fastgw.filters import TYPES
-from fastgw.filters.api import Phase
-from fastgw.filters.lint.warnings import doubts
+from fastgw.filters.api import Filter, FilterMeta, Hooks, Phase, WarningContext
+from fastgw.filters.lint.warnings import warnings_of
+from fastgw.gateway.hash_keys import unidentified_hash_keys
 from tests.support.certificates import Certificates
+from tests.support.extension import FILTER, importable, install
 from tests.support.memory import SERVICE, probe
 
 ALICE = {
@@ -37,7 +41,8 @@ def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
     file = folder / "gw.json"
     file.write_text(json.dumps({**SERVICE, **settings}))
     loaded = config.load(str(file), types)
-    return [f"{each.path}: {each.wrong}" for each in locate(loaded, types, doubts(loaded.config))]
+    found = [*warnings_of(loaded.config), *unidentified_hash_keys(loaded.config)]
+    return [f"{each.path}: {each.wrong}" for each in locate(loaded, types, found)]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_certificates_that_nobody_is_asked_for(tmp_path: Path) -> None:
 )
 def test_there_is_nothing_to_note_of_the_examples(example: str) -> None:
     file = Path(__file__).parents[4] / "examples" / example
-    assert [*doubts(config.load(str(file), TYPES).config)] == []
+    assert [*warnings_of(config.load(str(file), TYPES).config)] == []
 
 
 def test_a_queue_that_is_longer_than_filters_may_take(tmp_path: Path) -> None:
@@ -278,3 +283,143 @@ def test_a_quota_that_is_kept_nowhere_is_told_and_so_is_one_of_consumers_that_no
     assert notes_of(tmp_path, filters={"concurrency": {"limit": 1, "key": "ip"}}) == []
     (note,) = notes_of(tmp_path, filters={"concurrency": {"limit": 1, "key": "consumer"}})
     assert UNKNOWN in note
+
+
+def own_filter(
+    warnings: Callable[[Any, WarningContext], Any], phase: Phase = Phase.AUTHORIZE, **members: Any
+) -> dict[str, type[Filter]]:
+    """The types of filters, with one of another package's that warns so."""
+    body = {"build": lambda self, env: Hooks(), "warnings": warnings, "__module__": "elsewhere", **members}
+    return {**TYPES, "own": FilterMeta("Own", (Filter,), body, name="own", phase=phase)}
+
+
+def test_a_filter_of_another_package_warns_for_itself(tmp_path: Path) -> None:
+    types = own_filter(lambda self, context: [f"{context.instance} at {context.level}", "and more"])
+    routes = [{"name": "r", "respond": {}, "filters": {"mine": {"type": "own"}}}]
+    assert notes_of(tmp_path, types, filters={"own": {}}, routes=routes) == [
+        'routes[0].filters.mine: mine at route (route "r")',
+        'routes[0].filters.mine: and more (route "r")',
+        "filters.own: own at gateway",
+        "filters.own: and more",
+    ]
+
+
+def test_a_filter_is_told_of_all_that_runs_before_and_behind_it_on_each_route(tmp_path: Path) -> None:
+    def warnings(self: Any, context: WarningContext) -> Iterator[str]:
+        for at in context.positions:
+            before, behind = (",".join(use.name for use in uses) for uses in (at.before, at.behind))
+            yield f"{at.listener} {at.route} {at.client_certificates}: [{before}] [{behind}]"
+        yield f"{[use.name for use in context.preceding]}"
+
+    routes = [
+        {"name": "a", "paths": ["/a"], "listeners": ["one"], "respond": {}, "filters": {"headers": NAMING}},
+        {"name": "b", "paths": ["/b"], "respond": {}, "filters": {"ip": {"deny": ["10.0.0.1"]}}},
+    ]
+    address = {"address": "127.0.0.1:0"}
+    notes = notes_of(
+        tmp_path,
+        own_filter(warnings),
+        listeners={"one": address, "two": address},
+        filters={"jwt": JWT, "own": {}},
+        filter_sets={"unused": {"nobody": {"type": "own"}}},
+        routes=routes,
+    )
+    assert notes == [
+        "filters.own: one a False: [jwt] [headers]",
+        "filters.own: one b False: [ip,jwt] []",
+        "filters.own: two b False: [ip,jwt] []",
+        "filters.own: ['jwt', 'ip']",
+        "filter_sets.unused.nobody: []",
+    ]
+
+
+def test_the_configuration_around_a_filter_is_told(tmp_path: Path) -> None:
+    def warnings(self: Any, context: WarningContext) -> Iterator[str]:
+        yield (
+            f"{[each.name for each in context.consumers]} {sorted(context.groups)} {context.consumer_files} "
+            f"{context.filter_timeout} {context.has_state} {context.quotas_file} {context.identified} "
+            f"{context.knows_all_groups} {context.client_certificates} {context.alternative} {context.route}"
+        )
+
+    (note,) = notes_of(tmp_path, own_filter(warnings), filters={"own": {}, "key_auth": {}}, consumers=[ALICE])
+    assert note == "filters.own: ['alice'] ['staff'] False 30.0 False None True True False False None"
+
+
+def test_one_way_of_several_is_told_that_it_is_one(tmp_path: Path) -> None:
+    def warnings(self: Any, context: WarningContext) -> Iterator[str]:
+        yield f"{context.instance} {context.alternative} {len(context.positions)}"
+
+    types = own_filter(warnings, Phase.AUTHENTICATE)
+    filters = {"auth": {"any_of": [{"own": {}}, {"key_auth": {}}]}}
+    assert notes_of(tmp_path, types, filters=filters) == ["filters.auth: own True 1"]
+
+
+class Unprintable(Exception):
+    """An error whose text is a defect itself."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def raising(error: Exception) -> Iterator[str]:
+    yield "the first is told"
+    raise error
+
+
+DEFECT = "its warnings cannot be told, as the filter `own` has a defect: "
+
+
+@pytest.mark.parametrize(
+    ("warnings", "told"),
+    [
+        (lambda self, context: raising(ValueError("no\nway")), ["the first is told", f"{DEFECT}ValueError: no way"]),
+        (lambda self, context: raising(Unprintable()), ["the first is told", f"{DEFECT}Unprintable"]),
+        (lambda self, context: context.nothing, [f"{DEFECT}AttributeError: 'WarningContext' object has no"]),
+        (lambda self, context: None, [f"{DEFECT}TypeError: 'NoneType' object is not iterable"]),
+        (lambda self, context: [b"bytes"], [f"{DEFECT}TypeError: bytes in place of a text"]),
+        (lambda self: [], [f"{DEFECT}TypeError: "]),
+        (lambda self, context: ["in\ntwo  lines"], ["in two lines"]),
+        (lambda self, context: ["x" * 10_000], ["x" * 500 + "…"]),
+        (lambda self, context: map(str, itertools.count()), [*map(str, range(20))]),
+        (lambda self, context: setattr(context, "level", "other") or [], [f"{DEFECT}AttributeError: "]),
+    ],
+)
+def test_a_warning_that_fails_is_reported_and_breaks_nothing(tmp_path: Path, warnings: Any, told: list[str]) -> None:
+    notes = notes_of(
+        tmp_path, own_filter(warnings), filters={"own": {}, "quota": {"limit": 1, "period": "day", "key": "ip"}}
+    )
+    mine = [note.removeprefix("filters.own: ") for note in notes if note.startswith("filters.own: ")]
+    assert [note[: len(begin)] for note, begin in zip(mine, told, strict=True)] == told
+    assert len(notes) == len(mine) + 1  # that of `quota`
+
+
+def test_one_way_of_several_that_fails_is_named_and_the_others_warn(tmp_path: Path) -> None:
+    types = own_filter(lambda self, context: context.nothing, Phase.AUTHENTICATE)
+    filters = {"auth": {"any_of": [{"own": {}}, {"introspection": ASKED}]}}
+    (defect, told) = notes_of(tmp_path, types, filters=filters)
+    assert defect.startswith(f"filters.auth: {DEFECT}AttributeError")
+    assert told.startswith("filters.auth: `url` is http")
+
+
+def test_a_setting_of_another_filter_may_be_called_warnings(tmp_path: Path) -> None:
+    own: Any = ()  # a default
+    types = own_filter(own, Phase.AUTHENTICATE, __annotations__={"warnings": tuple[str, ...]})
+    for filters in ({"own": {"warnings": ["x"]}}, {"auth": {"any_of": [{"own": {"warnings": ["x"]}}]}}):
+        assert notes_of(tmp_path, types, filters=filters) == []
+
+
+def test_a_filter_that_raises_ends_neither_check_nor_the_gateways_start(tmp_path: Path) -> None:
+    """Through the package, as it is installed."""
+    code = FILTER + "\n    def warnings(self, context):\n        raise OSError(self.word)\n"
+    site = tmp_path / "site"
+    site.mkdir()
+    install(site, "fastgw-greeting", {"greeting_filter/__init__.py": code}, {"greeting": "greeting_filter:Greeting"})
+    file = tmp_path / "gw.json"
+    file.write_text(json.dumps({**SERVICE, "extensions": ["fastgw-greeting"], "filters": {"greeting": {}}}))
+    with importable(site):
+        ended = CliRunner().invoke(app, ["check", str(file)])
+    assert ended.exit_code == 0
+    assert "note: " in ended.output
+    assert "filters.greeting: its warnings cannot be told, as the filter `greeting` has a defect: OSError: hello" in (
+        ended.output
+    )

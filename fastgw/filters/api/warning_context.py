@@ -1,0 +1,226 @@
+"""Context of `Filter.warnings`: the configuration around one use of a filter.
+
+Rule: a warning is about what is certain. A filter of another package may say who a client is, and files of consumers
+change while the gateway runs.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, Final, NamedTuple, final
+
+import msgspec
+
+from fastgw.config.base.problems import nearest, show
+from fastgw.config.decoding.filter_levels import running, running_before_routing
+from fastgw.config.settings.gateway import Config, Consumer, FilterUse
+
+MOST: Final = 20
+"""Most warnings of one use of a filter."""
+LONGEST: Final = 500
+"""Characters of a warning, or of what a filter raises."""
+
+
+class ClientIdentity(NamedTuple):
+    """Identities that a filter may give a client."""
+
+    known: bool
+    """Whether it may say who the client is."""
+    foreign_groups: bool = False
+    """Whether clients may get groups or claims by it that `consumers` do not have."""
+    foreign_names: bool = False
+    """Whether it surely names clients that are not among `consumers`."""
+
+
+NOBODY: Final = ClientIdentity(known=False)
+CONSUMERS: Final = ClientIdentity(known=True)
+UNKNOWN: Final = ClientIdentity(known=True, foreign_groups=True)
+ANYBODY: Final = ClientIdentity(known=True, foreign_groups=True, foreign_names=True)
+
+
+def is_built_in(settings: Any) -> bool:
+    """Whether a filter is one of fastgw's own."""
+    return bool(type(settings).__module__.startswith("fastgw."))
+
+
+def identity_by(settings: Any) -> ClientIdentity:
+    """Return the identities that a filter may give a client."""
+    identity: ClientIdentity = settings.client_identity() if is_built_in(settings) else UNKNOWN
+    return identity
+
+
+class FilterPosition(NamedTuple):
+    """Position of a filter among those that run for the requests of one listener and route."""
+
+    listener: str
+    route: str
+    client_certificates: bool
+    """Whether the listener asks clients for certificates."""
+    running: Sequence[FilterUse]
+    """All filters that run for these requests, in running order."""
+    place: int
+
+    @property
+    def before(self) -> Sequence[FilterUse]:
+        return self.running[: self.place]
+
+    @property
+    def behind(self) -> Sequence[FilterUse]:
+        return self.running[self.place + 1 :]
+
+
+@final
+class Surroundings:
+    """A configuration, as the warnings of its filters ask about it. `warned`: the uses that may ask."""
+
+    def __init__(self, config: Config, warned: Iterable[FilterUse]) -> None:
+        self.config = config
+        self._warned = {id(use) for use in warned}
+        self._preceding: dict[int, Collection[FilterUse]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Surroundings of {len(self._warned)} filters>"
+
+    @cached_property
+    def positions(self) -> Mapping[int, Sequence[FilterPosition]]:
+        """The positions of each use that may ask, by its identity."""
+        found: defaultdict[int, list[FilterPosition]] = defaultdict(list)
+        asking = {name for name in self.config.listeners if self._asks_for_certificates(name)}
+        early = {name: running_before_routing(self.config, name) for name in self.config.listeners}
+        for route in self.config.routes:
+            for listener in route.listeners or self.config.listeners:
+                uses = running(self.config, listener, route, early[listener])
+                for place, use in enumerate(uses):
+                    if id(use) in self._warned:
+                        found[id(use)].append(FilterPosition(listener, route.name, listener in asking, uses, place))
+        return found
+
+    def _asks_for_certificates(self, listener: str) -> bool:
+        tls = self.config.listeners[listener].tls
+        return tls is not None and tls.client_auth is not None
+
+    def preceding(self, use: FilterUse) -> Collection[FilterUse]:
+        """Return the filters that run before this one for any request, each once."""
+        if id(use) not in self._preceding:
+            positions = self.positions.get(id(use), ())
+            before = {id(each): each for at in positions for each in at.before}
+            self._preceding[id(use)] = before.values()
+        return self._preceding[id(use)]
+
+    @cached_property
+    def groups(self) -> frozenset[str]:
+        return frozenset(group for consumer in self.config.consumers for group in consumer.groups)
+
+
+@final
+class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration around one use of a filter, for its `warnings`."""
+
+    instance: str
+    """Name of the filter in the configuration."""
+    level: str
+    """Level at which it is configured: "gateway", "listener public", "upstream users", "filter set api" or "route"."""
+    route: str | None = None
+    """The route that it is configured at; None: another level."""
+    generated: bool = False
+    """Whether `egress` has made it. There may be thousands, and `egress` warns of them itself."""
+    alternative: bool = False
+    """Whether it is one of several ways of `auth`: clients may pass by another one."""
+    _surroundings: Surroundings
+    _use: FilterUse
+
+    @property
+    def consumers(self) -> Sequence[Consumer]:
+        """The consumers of the configuration. Those in `consumer_files` are not among them."""
+        return self._surroundings.config.consumers
+
+    @property
+    def consumer_files(self) -> bool:
+        """Whether there may be other consumers, from files that change while the gateway runs."""
+        return bool(self._surroundings.config.consumer_files)
+
+    @property
+    def filter_timeout(self) -> float:
+        """Seconds that filters may take together (`timeouts.filters`)."""
+        return self._surroundings.config.timeouts.filters
+
+    @property
+    def has_state(self) -> bool:
+        """Whether nodes share state in Redis."""
+        return self._surroundings.config.state is not None
+
+    @property
+    def quotas_file(self) -> str | None:
+        """The file in which counts of quotas outlive the gateway (`quotas.file`)."""
+        return self._surroundings.config.quotas.file
+
+    @property
+    def positions(self) -> Sequence[FilterPosition]:
+        """Positions of the filter, one for each listener and route whose requests it runs for. None: it never runs."""
+        return self._surroundings.positions.get(id(self._use), ())
+
+    @property
+    def preceding(self) -> Collection[FilterUse]:
+        """The filters that run before it at any position, each once."""
+        return self._surroundings.preceding(self._use)
+
+    @property
+    def client_certificates(self) -> bool:
+        """Whether any listener that it runs for asks clients for certificates."""
+        return any(position.client_certificates for position in self.positions)
+
+    @property
+    def identified(self) -> bool:
+        """Whether a filter before it may say who the client is."""
+        return any(identity_by(use.settings).known for use in self.preceding)
+
+    @property
+    def knows_all_groups(self) -> bool:
+        """Whether the groups of clients here are those of `consumers` alone."""
+        return not self.consumer_files and not any(identity_by(use.settings).foreign_groups for use in self.preceding)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The groups of `consumers`."""
+        return self._surroundings.groups
+
+    def empty_groups(self, groups: Iterable[str]) -> Iterator[str]:
+        """Yield a warning for each of these groups that no client here can be in."""
+        if self.identified and self.knows_all_groups:
+            for group in groups:
+                if group not in self.groups:
+                    meant = nearest(group, self.groups)
+                    hint = "" if meant is None else f"; did you mean {show(meant)}?"
+                    yield f"no consumer is in the group {show(group)}{hint}"
+
+    def no_consumer_with(self, credential: str) -> Iterator[str]:
+        """Yield a warning if nobody can authenticate, as no consumer has anything of this setting, such as
+        `key_auth`."""
+        if not (self.alternative or self.consumer_files or any(getattr(each, credential) for each in self.consumers)):
+            yield f"no consumer has a `{credential}`: nobody can pass"
+
+
+def warnings_by(use: FilterUse, context: WarningContext) -> Iterator[str]:
+    """Yield the warnings of one use, `MOST` of them at most; what is wrong with them is one itself."""
+    if not callable(getattr(type(use.settings), "warnings", None)):
+        return  # a setting of another package's, which is called so
+    try:
+        for warning in islice(use.settings.warnings(context), MOST):
+            if not isinstance(warning, str):
+                raise TypeError(f"{type(warning).__name__} in place of a text")
+            yield _line(warning)
+    except Exception as error:  # the edge of a filter, which may be anybody's
+        yield f"its warnings cannot be told, as the filter `{use.type}` has a defect: {_described(error)}"
+
+
+def _described(error: Exception) -> str:
+    try:
+        return _line(f"{type(error).__name__}: {error}")
+    except Exception:  # its text is a defect of the same filter's
+        return type(error).__name__
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
