@@ -18,7 +18,7 @@ from fastgw.config import Config
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings.gateway import AccessLog, FilterUse, Limits, Listener, Route, Target, Upstream
 from fastgw.filters.policies.request_id import RequestId
-from fastgw.http.http1.parser import RequestHead, judge_request
+from fastgw.http.http1.parser import Http1RequestHead, judge_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
 from fastgw.operator_events import OperatorEvent
@@ -115,13 +115,13 @@ def _begin(writer: asyncio.StreamWriter, status: int, content_type: bytes) -> No
     writer.write(status_line(status) + b"Content-Type: %b\r\nConnection: close\r\n\r\n" % content_type)
 
 
-async def _page(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _page(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     url = f"http://{head.authority.decode()}"
     _begin(writer, 200, b"text/html; charset=utf-8")
     writer.write(PAGE.format(commands=html.escape("\n".join(commands(url)))).encode())
 
 
-async def _echo(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _echo(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """The head as it came, and the first `ECHO_MAX` bytes of the body."""
     body = head.body()
     received = b""
@@ -131,7 +131,7 @@ async def _echo(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio
     writer.write(head.raw + received[:ECHO_MAX] + b"\n")
 
 
-async def _events(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _events(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     _begin(writer, 200, b"text/event-stream")
     for number in range(1, EVENTS + 1):
         writer.write(b"data: event %d of %d\n\n" % (number, EVENTS))
@@ -139,11 +139,11 @@ async def _events(head: RequestHead, reader: asyncio.StreamReader, writer: async
         await asyncio.sleep(1)
 
 
-async def _not_found(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _not_found(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     _begin(writer, 404, b"text/plain; charset=utf-8")
     writer.write(b"There is /, /echo and /events.\n")
 
 
-ANSWERS: Final[Mapping[bytes, Callable[[RequestHead, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]]] = (
-    MappingProxyType({b"/": _page, b"/echo": _echo, b"/events": _events})
-)
+ANSWERS: Final[
+    Mapping[bytes, Callable[[Http1RequestHead, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]]
+] = MappingProxyType({b"/": _page, b"/echo": _echo, b"/events": _events})

@@ -34,8 +34,9 @@ from fastgw.gateway.nearest_route import nearest
 from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import ResponseHead, judge_request
+from fastgw.http.http1.parser import judge_request
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import ResponseHead
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
 from fastgw.observe.access_log.formats import masker
@@ -214,7 +215,7 @@ def explain(
     exchange = OpenExchange(head, _Listening(), chosen, peer, chosen.early)
     exchange.client_ip = client_address(head, peer, chosen.trusts)
     explanation.client = exchange.client_ip
-    if gateway.limits.body_bytes is not None and head.length > gateway.limits.body_bytes:
+    if gateway.limits.body_bytes is not None and (head.body_length or 0) > gateway.limits.body_bytes:
         exchange.reply(problem(Fault.BODY_TOO_LARGE))
         return _answered(explanation, exchange, shown)
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, Literal, TypeAlias
 
 from fastgw.http.grammar import TOKEN, VALUE
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.messages import RequestHead
 from fastgw.net.client_certificate import ClientCertificate
 
 Policy: TypeAlias = Literal["append", "set", "strip", "pass"]
@@ -200,7 +200,7 @@ def _node(ip: str) -> bytes:
 
 def _list_of(head: RequestHead, name: bytes) -> bytes:
     """All lines of a list field as one value (RFC 9110 section 5.3)."""
-    return b", ".join(value for _, _, value in head.known.get(name, ()) if value)
+    return b", ".join(value for value in head.received_values(name) if value)
 
 
 def _last_of(heard: bytes) -> list[bytes]:

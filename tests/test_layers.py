@@ -170,6 +170,31 @@ def test_the_pure_folders_know_no_event_loop_and_no_thread(file: Path) -> None:
     assert not [(line, name) for line, name in imports(tree_of(file)) if name.partition(".")[0] in OUTSIDE]
 
 
+# Who knows how a message came over HTTP/1: its reader and writer, forwarding, which passes its bytes on, and the demo,
+# which is a server of its own.
+KNOWS_HTTP1 = ("http/http1", "downstream/http1", "upstream/connections", "upstream/forwarding", "demo")
+OF_HTTP1 = {"raw", "chunked", "minor", "connection_named", "fields_start", "known"}
+
+
+def http1_reads(tree: ast.Module) -> list[int]:
+    """The lines that read of a head what only HTTP/1 has: `head.raw`, `exchange.head.chunked`."""
+    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in OF_HTTP1]
+    return [node.lineno for node in reads if ast.unparse(node.value).rpartition(".")[2] == "head"]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if folder_of(file) not in KNOWS_HTTP1], ids=str)
+def test_a_request_is_known_in_the_terms_of_rfc_9110(file: Path) -> None:
+    """What HTTP/1 alone has is known to HTTP/1 and to forwarding: others would read another version's request wrongly.
+
+    mypy sees the same by `http.messages`, but for what is not typed.
+    """
+    assert not http1_reads(tree_of(file))
+
+
+def test_a_read_of_what_http1_alone_has_is_seen() -> None:
+    assert http1_reads(ast.parse("head.raw\nexchange.head.chunked\nhead.method\nanswer.raw")) == [1, 2]
+
+
 @pytest.mark.parametrize("file", [file for file in FILES if folder_of(file) not in ("cli", "demo")], ids=str)
 def test_only_the_commands_print(file: Path) -> None:
     """A worker's stdout is the access log, and nothing else may tear its lines."""
@@ -203,7 +228,7 @@ def test_a_command_that_asks_a_running_gateway_imports_nothing_of_one() -> None:
     folders = {folder_named(name) for name in names if name.startswith("fastgw.")}
     assert folders == {
         *("admin", "cli", "config", "config/base", "config/formats", "config/settings", "config/sources"),
-        *("http", "http/http1", "kernel", "redis", "sync"),
+        *("http", "kernel", "redis", "sync"),
     }
     assert not {"fastgw.config.settings.gateway", "fastgw.config.loading", "asyncio", "cryptography", "yaml"} & set(
         names

@@ -11,7 +11,7 @@ from fastgw.compiled import twin
 from fastgw.http.http1 import parser_reference
 from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
 from fastgw.http.http1.parser import (
-    ResponseHead,
+    Http1ResponseHead,
     find_head_end,
     judge_answer,
     judge_request,
@@ -61,6 +61,6 @@ def in_buffers(messages: list[bytes]) -> list[memoryview]:
     return [memoryview(bytearray(message + bytes(ROOM))) for message in messages]
 
 
-def _judge_answer(answer: tuple[bytes, int]) -> ResponseHead:
+def _judge_answer(answer: tuple[bytes, int]) -> Http1ResponseHead:
     received, end = answer
     return judge_answer(received, end, b"GET")

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-from fastgw.http.http1.parser import RequestHead, find_head_end, judge_request
+from fastgw.http.http1.parser import Http1RequestHead, find_head_end, judge_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
 
@@ -48,7 +48,7 @@ class StatusPages:
         self.answered: set[StatusConnection] = set()
         """Connections whose answer is not taken yet."""
 
-    def answer(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+    def answer(self, head: Http1RequestHead, send: Callable[[bytes], None]) -> None:
         """Send the response to a request. A body that it has is not read: the connection ends with the answer."""
         if head.method not in (b"GET", b"HEAD"):
             send(_response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n"))
@@ -61,7 +61,7 @@ class StatusPages:
     def _readiness(self) -> Page:
         return (200, _TEXT, b"ready\n") if self._is_ready() else (503, _TEXT, b"not ready\n")
 
-    def _expose(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+    def _expose(self, head: Http1RequestHead, send: Callable[[bytes], None]) -> None:
         found = self._metrics(head.first(b"accept") or b"")
         if isinstance(found, tuple):
             send(_response(head.method, (200, *found)))

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastgw.exchange.chain import Chain
 from fastgw.exchange.exchange import ClientSide, Exchange
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.messages import RequestHead
 
 class Maker:
     def __init__(self, exchange_class: type[Exchange]) -> None: ...

@@ -13,7 +13,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastgw._slots cimport slot_place
 from fastgw.exchange._request_ids cimport RequestIds, is_as_read, is_replaced, line_for
-from fastgw.http.http1._parser cimport RequestHead, method_of
+from fastgw.http.http1._parser cimport Http1RequestHead, method_of
 
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.http.http1.serializer_reference import REQUEST_IDS
@@ -120,16 +120,16 @@ cdef class Maker:
             scheme, ip = _read(peer, self._peer_scheme_at, "scheme"), _read(peer, self._peer_ip_at, "ip")
         else:
             scheme, ip = peer.scheme, peer.ip
-        if type(head) is RequestHead:
-            method, path = method_of(<RequestHead>head), (<RequestHead>head)._path
+        if type(head) is Http1RequestHead:
+            method, path = method_of(<Http1RequestHead>head), (<Http1RequestHead>head)._path
         else:
             method, path = head.method, head.path
         dropped = NO_NAMES
         ids = _read(chain, self._chain_ids_at, "request_ids") if type(chain) is self._chain_class else chain.request_ids
-        if type(ids) is RequestIds and type(head) is RequestHead and is_as_read(<RequestHead>head):
-            name = (<RequestIds>ids).made_for(<RequestHead>head)
-            line = line_for(<RequestHead>head, name)
-            if is_replaced(<RequestHead>head, line):
+        if type(ids) is RequestIds and type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
+            name = (<RequestIds>ids).made_for(<Http1RequestHead>head)
+            line = line_for(<Http1RequestHead>head, name)
+            if is_replaced(<Http1RequestHead>head, line):
                 dropped = REQUEST_IDS
             ids = None
         clock_gettime(CLOCK_MONOTONIC, &now)

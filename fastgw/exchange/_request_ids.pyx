@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgw.http.http1._parser cimport RequestHead, bits_of, has_one_line
+from fastgw.http.http1._parser cimport Http1RequestHead, bits_of, has_one_line
 
 import os
 
@@ -106,18 +106,18 @@ cdef bytes _line(bytes name):
 cdef bytes _NO_LINE = b""
 
 
-cdef bytes line_for(RequestHead head, bytes name):
+cdef bytes line_for(Http1RequestHead head, bytes name):
     if head.names & _X_REQUEST_ID and has_one_line(head, _X_REQUEST_ID, name):
         return _NO_LINE
     return _line(name)
 
 
-cdef bint is_replaced(RequestHead head, bytes line) noexcept:
+cdef bint is_replaced(Http1RequestHead head, bytes line) noexcept:
     """Whether the head says another id than `line_for` it."""
     return head.names & _X_REQUEST_ID and PyBytes_GET_SIZE(line)
 
 
-cdef bint is_as_read(RequestHead head) noexcept:
+cdef bint is_as_read(Http1RequestHead head) noexcept:
     return head._fields is None
 
 
@@ -131,7 +131,7 @@ cdef class RequestIds:
         self._plain = plain
         self._trusts = trusts
 
-    cdef bytes made_for(self, RequestHead head):
+    cdef bytes made_for(self, Http1RequestHead head):
         cdef const char* text
         if self._trusts and head.names & _X_REQUEST_ID:
             text = PyBytes_AS_STRING(head.source) + head.x_request_id_at.start
@@ -141,20 +141,20 @@ cdef class RequestIds:
 
     def of(self, head):
         """Return the id of a request, as `RequestIds.of` does."""
-        if type(head) is RequestHead and is_as_read(<RequestHead>head):
-            return self.made_for(<RequestHead>head)
+        if type(head) is Http1RequestHead and is_as_read(<Http1RequestHead>head):
+            return self.made_for(<Http1RequestHead>head)
         return self._plain.of(head)
 
     def identify(self, exchange):
         """Identify an exchange, as `RequestIds.identify` does."""
         cdef bytes name, line
         head = exchange.head
-        if type(head) is not RequestHead or not is_as_read(<RequestHead>head) or exchange.request_added:
+        if type(head) is not Http1RequestHead or not is_as_read(<Http1RequestHead>head) or exchange.request_added:
             self._plain.identify(exchange)
             return
-        exchange.request_id = exchange.id_shown = name = self.made_for(<RequestHead>head)
-        exchange.request_added = line = line_for(<RequestHead>head, name)
-        if is_replaced(<RequestHead>head, line):
+        exchange.request_id = exchange.id_shown = name = self.made_for(<Http1RequestHead>head)
+        exchange.request_added = line = line_for(<Http1RequestHead>head, name)
+        if is_replaced(<Http1RequestHead>head, line):
             exchange.request_dropped |= REQUEST_IDS
 
     def resume(self, exchange, request_id):

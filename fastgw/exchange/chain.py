@@ -21,7 +21,7 @@ from fastgw.operator_events import OperatorEvent, say
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
     from fastgw.exchange.exchange import Exchange
-    from fastgw.http.http1.parser import RequestHead, ResponseHead
+    from fastgw.http.messages import RequestHead, ResponseHead
 
 log = logging.getLogger("fastgw")
 

@@ -14,7 +14,7 @@ from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, own_response, problem
 from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, ExchangeState
 from fastgw.http.fields import Fields
-from fastgw.http.http1.parser import RequestHead, ResponseHead
+from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
 
@@ -208,6 +208,16 @@ class Exchange:
     @property
     def query(self) -> bytes | None:
         return self.head.query
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of the request's body as the client declares them; 0: it has none; None: only its end tells."""
+        return self.head.body_length
+
+    @property
+    def request_trailers(self) -> Trailers:
+        """Trailers of the request, once its body has ended."""
+        return () if self.request_body is None else self.request_body.trailers
 
     @property
     def query_shown(self) -> bytes | None:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from fastgw.errors import Fault
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
 NO_CONTENT: Final = frozenset((204, 304))

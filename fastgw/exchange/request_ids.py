@@ -10,8 +10,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, final
 
 from fastgw.compiled import twin
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.http1.serializer_reference import REQUEST_ID, id_line
+from fastgw.http.messages import RequestHead
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -36,7 +37,7 @@ class RequestIds:
         self._trusts = trusts
         self._prefix = header + b": "
         self._dropped = frozenset((self._lower,))
-        self._twins = self._lower not in RequestHead.KNOWN  # of others one that is spelt like it goes on
+        self._twins = self._lower not in READ_IN_REQUESTS  # of others one that is spelt like it goes on
         self.is_usual = self._lower == REQUEST_ID
 
     def of(self, head: RequestHead) -> bytes:

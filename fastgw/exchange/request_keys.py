@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol
 
 from fastgw.config.base.value_types import Trait
 from fastgw.consumers.index import Consumer
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.messages import RequestHead
 
 
 class Traits(Protocol):

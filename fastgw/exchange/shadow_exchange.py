@@ -15,7 +15,7 @@ from fastgw.exchange.body_relay import Trailers
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.reply import Response
 from fastgw.http.fields import Fields
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 
 _OWN: Final = frozenset(
@@ -54,7 +54,7 @@ class ShadowExchange(Exchange):
         for name in _ALIKE:
             setattr(self, name, getattr(real, name))
         self._real = real
-        self.head = _Head(real.head)  # type: ignore[assignment]  # as a filter asks it, it is one
+        self.head = _Head(real.head)
         self.client = _Nobody()
         self.service = None
         self.known: Who = (real.consumer, real.claims)  # by filters that act

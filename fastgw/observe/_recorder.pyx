@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw._slots cimport slot_place
-from fastgw.http.http1._parser cimport RequestHead, Span
+from fastgw.http.http1._parser cimport Http1RequestHead, Span
 
 import re
 from types import MemberDescriptorType
@@ -268,7 +268,7 @@ cdef struct Entry:
     char[SHORT] name  # if it has room
 
 
-cdef inline Text _span(RequestHead head, Span at) noexcept:
+cdef inline Text _span(Http1RequestHead head, Span at) noexcept:
     cdef Text text
     text.start = PyBytes_AS_STRING(head.source) + at.start
     text.length = at.length if at.start else 0
@@ -286,7 +286,7 @@ cdef inline Text _text(bytes value):
     return text
 
 
-cdef inline int _method(RequestHead head) noexcept:
+cdef inline int _method(Http1RequestHead head) noexcept:
     """The place in `_METHODS`; -1: it is not there."""
     cdef const char* method = PyBytes_AS_STRING(head.source) + head.method_at.start
     cdef Py_ssize_t length = head.method_at.length
@@ -436,7 +436,7 @@ cdef class Recorder:
     cdef bint _is_told(self, object ended, double now, double date) except -1:
         """Count it and hold its lines. False: nothing was done."""
         cdef Reader exchange = self._reader_of(type(ended))
-        cdef RequestHead head
+        cdef Http1RequestHead head
         cdef Entry* entry
         cdef Sort sort
         cdef Text path, query, user_agent, referer, request_id, client, consumer
@@ -453,9 +453,9 @@ cdef class Recorder:
         cdef int bucket
 
         found = exchange.read(ended, HEAD)
-        if type(found) is not RequestHead:
+        if type(found) is not Http1RequestHead:
             return False
-        head = <RequestHead>found
+        head = <Http1RequestHead>found
         entry = self._entry_of(ended, exchange, head)
         if entry is NULL:
             return False
@@ -591,7 +591,7 @@ cdef class Recorder:
                 self._exchange._learn(exchange_type)
         return self._exchange
 
-    cdef Entry* _entry_of(self, object ended, Reader exchange, RequestHead head) except? NULL:
+    cdef Entry* _entry_of(self, object ended, Reader exchange, Http1RequestHead head) except? NULL:
         """NULL: of a kind that is not remembered."""
         cdef Entry* entry
         cdef Sort sort
@@ -630,7 +630,7 @@ cdef class Recorder:
                 return entry
         else:
             entry = &self._entries[mixed % KINDS]  # of those in the way the first goes
-        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor
+        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, 10 + head.minor
         return entry if self._learn(entry, recorder.SeriesKey(*names), method) else NULL
 
     cdef void _sweep(self) noexcept:
@@ -679,7 +679,7 @@ cdef class Recorder:
             sort = self._sorts[alike] = Sort()
             sort.target, sort.upstream, sort.listener = kind.target, kind.upstream, kind.listener
             sort.scheme, sort.fault, sort.status = kind.scheme, kind.fault, kind.status
-            sort.method, sort.minor = method, kind.minor
+            sort.method, sort.minor = method, kind.version - 10
             sort.pieces, sort.length = pieces, sum(map(len, pieces))
             sort.upstream_row, sort.target_row = upstream_row, target_row
             sort.server_error, sort.fault_word = server_error, fault_word
@@ -718,5 +718,5 @@ cdef inline char* _put_name(char* to, Entry* entry) noexcept:
     return to + length + 2
 
 
-cdef inline char* _put_span(char* to, RequestHead head, Span at, int* odd) noexcept:
+cdef inline char* _put_span(char* to, Http1RequestHead head, Span at, int* odd) noexcept:
     return put_text(to, PyBytes_AS_STRING(head.source) + at.start, at.length, odd)

@@ -16,7 +16,7 @@ class Head(Protocol):
     @property
     def host(self) -> bytes: ...
     @property
-    def minor(self) -> int: ...
+    def version(self) -> int: ...
     @property
     def raw_path(self) -> bytes: ...
     @property
@@ -110,7 +110,7 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         head.host,
         head.raw_path,
         head.query,
-        head.minor,
+        head.version,
         CLIENT_LEFT if ended.response is None else ended.response.status,
         ended.request_bytes if body is None else body.bytes,
         ended.response_bytes,

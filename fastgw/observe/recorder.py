@@ -43,7 +43,7 @@ class SeriesKey(NamedTuple):
     scheme: bytes
     status: int
     fault: str
-    minor: int
+    version: int
 
 
 # What differs within a kind, and has a slot in the line.
@@ -117,7 +117,7 @@ class Recorder:
             ended.scheme,
             CLIENT_LEFT if response is None else response.status,
             "" if fault is None else fault.label,
-            head.minor,
+            head.version,
         )
         place, template = self._kinds.get(kind) or self._learn(SeriesKey(*kind))
         request_bytes = ended.request_bytes if body is None else body.bytes

@@ -23,11 +23,10 @@ def too_long(received: bytes, header_bytes: int) -> Fault:
 
 def before_routing(exchange: Exchange) -> Reply | None:
     """Return the answer that the gateway gives for itself, whatever the routes are."""
-    head = exchange.head
     if exchange.method in REFUSED_METHODS:
         return problem(Fault.METHOD_NOT_ALLOWED, fields=(ALLOW,))
-    if exchange.method == b"OPTIONS" and b"max-forwards" in head.known:
-        return _count_forwards(exchange, head.known[b"max-forwards"][0][2])
+    if exchange.method == b"OPTIONS" and (values := exchange.head.received_values(b"max-forwards")):
+        return _count_forwards(exchange, values[0])
     return None
 
 

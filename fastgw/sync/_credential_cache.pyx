@@ -8,7 +8,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from fastgw.http.http1._parser cimport RequestHead
+from fastgw.http.http1._parser cimport Http1RequestHead
 
 import os
 from collections import OrderedDict
@@ -111,8 +111,8 @@ cdef class TokenCache:
         return self._get(self._mark(credential))
 
     def shown_by(self, head not None):
-        cdef RequestHead ours
-        if type(head) is RequestHead:
+        cdef Http1RequestHead ours
+        if type(head) is Http1RequestHead:
             ours = head
             if ours._fields is None and ours.authorizations < 2:
                 if not ours.authorizations:

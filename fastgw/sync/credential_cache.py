@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 from fastgw.compiled import twin
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.messages import RequestHead
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from fastgw.http.http1.parser_reference import RequestHead
+from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 
@@ -341,7 +341,7 @@ def parse_field_pattern(text: str) -> str:
     """The name of a field that some peers may not send, or what such names begin with, and a `*`."""
     if re.fullmatch(_FIELD_PATTERN, text) is None:
         raise ValueError(f'"{text}" is neither a header name nor the beginning of header names, followed by `*`')
-    if text.lower().encode() in RequestHead.KNOWN:
+    if text.lower().encode() in READ_IN_REQUESTS:
         raise ValueError(f"{text} cannot be reserved: the gateway handles it by rules of its own (see `forwarded`)")
     return text
 

@@ -9,7 +9,7 @@ from fastgw.config.base.settings_base import NONE, Settings, Some
 from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import UpstreamTls
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.field_names import WRITTEN_HERE
 
 Word = Annotated[str, Meta(min_length=1)]
 READABLE: Final = "anybody in between can read the credentials and what they are given for"
@@ -25,7 +25,7 @@ BY_SECRET: Final = frozenset(("auto", "auto_raw", "basic", "basic_encoded", "bod
 def check_own(names: Iterable[str]) -> None:
     """Whether fields called so may be written by settings. Raises `ValueError`."""
     for name in names:
-        if name.lower().encode() in RequestHead.DROPPED:
+        if name.lower().encode() in WRITTEN_HERE:
             raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
 
 

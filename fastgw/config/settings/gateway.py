@@ -62,7 +62,7 @@ from fastgw.config.settings.upstreams import (
     UpstreamTimeouts,
     UpstreamTls,
 )
-from fastgw.http.http1.known_fields import RESERVED
+from fastgw.http.field_names import RESERVED
 
 __all__ = [
     "DEFAULT_ADMIN",

@@ -27,8 +27,8 @@ from fastgw.config.settings.upstreams import SHORTEST_KEY
 from fastgw.config.validation.kubeconfig import check_kubernetes
 from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
 from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of
+from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.http1.llhttp import knows_method
-from fastgw.http.http1.parser import RequestHead
 from fastgw.redis.url import check_url
 
 Rule = Callable[[Merged], None]
@@ -367,7 +367,7 @@ def deadline_headers_are_free(merged: Merged) -> None:
     """Check that no deadline header has the name of another header that the gateway writes."""
     for place, route in merged.routes_to_judge():
         name = route.deadline_header
-        if isinstance(name, str) and name.lower().encode() in RequestHead.KNOWN:
+        if isinstance(name, str) and name.lower().encode() in READ_IN_REQUESTS:
             wrong = f"{show(name)} is a field that the gateway writes for another purpose"
             place.below("deadline_header").report(wrong, 'expected a name such as "X-Request-Timeout"', at_key=False)
 

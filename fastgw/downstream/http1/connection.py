@@ -41,7 +41,14 @@ from fastgw.exchange import Exchange, Route, begin
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
+from fastgw.http.http1.parser import (
+    Http1RequestHead,
+    Http1ResponseHead,
+    find_head_end,
+    judge_request,
+    take_request,
+    taken,
+)
 from fastgw.http.malformed import Malformed
 from fastgw.pipeline.request_pipeline import (
     find_route,
@@ -357,7 +364,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             if self.phase is not HEAD and self._has_enough():
                 self.pause()
 
-    def _serve(self, head: RequestHead) -> None:
+    def _serve(self, head: Http1RequestHead) -> None:
         """Begin an exchange. What was read behind its head, body or the next request, is in `_ahead`."""
         listener = self.listener
         if self._trusts is not listener.trusts and not self._judge_peer():
@@ -396,7 +403,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if ordinary and not length:
             self.deadline, piece = inf, b""
         else:
-            piece = stream.expect_body(exchange)
+            piece = stream.expect_body(exchange, head)
             if piece is None:
                 return  # refused
         if fast_match is not None:
@@ -546,7 +553,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         (self._fast_path or self._make_fast_path()).go_on(exchange, route)
 
     def answer_fast(
-        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
+        self,
+        head: Http1ResponseHead,
+        exchange: Exchange | None,
+        dropped: frozenset[bytes],
+        added: bytes,
+        request_id: bytes,
     ) -> None:
         server = self.server
         self._is_fast = False

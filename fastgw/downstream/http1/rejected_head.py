@@ -6,7 +6,7 @@ What can be made out of it is for the log alone. Nothing is decided by it: it ha
 import re
 from typing import Final
 
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.http1.parser import Http1RequestHead
 
 MOST: Final = 8192
 """Bytes of the request that are looked at."""
@@ -15,9 +15,9 @@ _LINE: Final = re.compile(rb"([!-~]{1,32}) ([^ \r\n]*)")
 _USERINFO: Final = re.compile(rb"\A((?:[^/@]*:)?//|(?!/))[^ ]*@")
 
 
-def unreadable(received: bytes) -> RequestHead:
+def unreadable(received: bytes) -> Http1RequestHead:
     """The stand-in for what was received, which may be nothing."""
-    head = RequestHead()
+    head = Http1RequestHead()
     head.raw = received[:MOST] + b"\r\n"
     line = _LINE.match(head.raw)
     head.method, target = line.groups() if line else (b"", b"")
@@ -28,7 +28,7 @@ def unreadable(received: bytes) -> RequestHead:
     head.request_target = head.authority = head.host = head.host_as_sent = head.scheme = head.path = b""
     head.minor = 1
     head.length = 0
-    head.chunked = head.expects_continue = head.te_trailers = head.ordinary = False
+    head.chunked = head.expects_continue = head.accepts_trailers = head.ordinary = False
     head.close = True
     head.upgrade = head.connection_named = ()
     head.known = {}

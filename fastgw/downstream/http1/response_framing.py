@@ -5,8 +5,9 @@ from enum import IntEnum
 
 from fastgw.exchange import Exchange, Response
 from fastgw.exchange.reply import NO_CONTENT
+from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 
 
 class Ending(IntEnum):
@@ -32,9 +33,9 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
         return LENGTH, _length_without_body(exchange, head, response.status)
     if ended:
         return LENGTH, len(payload)
-    if not head.chunked and not head.until_close:
-        return LENGTH, head.length
-    if exchange.head.minor:
+    if head.body_length is not None:
+        return LENGTH, head.body_length
+    if exchange.head.version >= 11:
         return CHUNKED, serializer.IN_CHUNKS
     return CLOSE, serializer.UNFRAMED
 
@@ -44,8 +45,8 @@ def _length_without_body(exchange: Exchange, head: ResponseHead, status: int) ->
         return serializer.UNFRAMED if status in NO_CONTENT else 0
     if head.status == 204:
         return serializer.UNFRAMED
-    if b"content-length" in head.known:  # to HEAD, or with a 304: what GET would bring
-        return head.length
+    if head.body_length is not None and head.first(b"content-length") is not None:
+        return head.body_length  # to HEAD, or with a 304: what GET would bring
     return serializer.UNFRAMED if exchange.method == b"HEAD" or head.status == 304 else 0
 
 
@@ -66,7 +67,7 @@ def own_answer(
         lines += b"Content-Length: %d\r\n" % length
     if b"date" not in response.headers:
         lines += date_line()
-    block = response.headers.render(dropped | ResponseHead.DROPPED)
+    block = response.headers.render(dropped | HOP_BY_HOP)
     return b"%b%b%b%b\r\n%b" % (serializer.status_line(response.status), block, lines, last, payload)
 
 
@@ -76,7 +77,7 @@ def switching_head(exchange: Exchange) -> bytes:
     assert response is not None
     head = response.head
     assert head is not None
-    via = b"" if serializer.NO_VIA in response.dropped else serializer.VIA[head.minor]
+    via = b"" if serializer.NO_VIA in response.dropped else serializer.VIA[head.version]
     dropped = response.dropped
     shown = b""
     if exchange.id_shown:

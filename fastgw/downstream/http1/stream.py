@@ -18,8 +18,9 @@ from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, problem
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.malformed import Malformed
+from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, show_body
 
@@ -89,13 +90,13 @@ class Http1Stream:
 
     # the request's body
 
-    def expect_body(self, exchange: Exchange) -> bytes | None:
+    def expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bytes | None:
         """Make ready for a body, if there is one, and read what is there of it. None: the exchange is over.
 
         Returns what was read of it last.
         """
         connection = self._connection
-        head, limit = exchange.head, connection.server.body_bytes
+        limit = connection.server.body_bytes
         payload = head.payload
         if head.length > limit:
             exchange.request_body = Relay(connection)  # of which nothing was taken
@@ -180,7 +181,7 @@ class Http1Stream:
 
     def inform(self, head: ResponseHead | None) -> None:
         assert self.exchange is not None
-        if self.exchange.head.minor == 0:
+        if self.exchange.head.version < 11:
             return  # HTTP/1.0 knows no interim responses
         if head is None or head.status == 100:
             self._asked_to_continue = True
@@ -203,7 +204,9 @@ class Http1Stream:
         if ending is CLOSE or (body is not None and not body.ended):
             connection.closing = True
         self._ending = ending
-        last = _CLOSE if connection.closing else b"" if exchange.ordinary or exchange.head.minor else _KEEP_ALIVE
+        last = (
+            _CLOSE if connection.closing else b"" if exchange.ordinary or exchange.head.version >= 11 else _KEEP_ALIVE
+        )
         if ending is CHUNKED:
             payload = serializer.chunk(payload)
         date_line = connection.server.date_line

@@ -25,7 +25,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.filters.api.warning_context import NOBODY, UNKNOWN, ClientIdentity, WarningContext
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.shm.node_limits import KeyCounts
 from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells

@@ -4,12 +4,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from fastgw.forwarded_headers import FAMILY
+from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import folded
-from fastgw.http.http1.parser import RequestHead
 
-_OF_THE_CONNECTION: Final = frozenset(
-    folded(name) for name in RequestHead.DROPPED | {b"host", b"expect", b"trailer", b"via"}
-)
+_OF_THE_CONNECTION: Final = frozenset(folded(name) for name in WRITTEN_HERE | {b"expect", b"trailer", b"via"})
 _OF_RESPONSES: Final = frozenset(
     b"content-encoding content-length content-range content-type date etag location retry-after server set-cookie "
     b"www-authenticate".split()

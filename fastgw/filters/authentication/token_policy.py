@@ -23,7 +23,7 @@ from fastgw.filters.authentication.jwks import Keyring
 from fastgw.filters.authentication.revocation_keys import REVOKED, Marks, mark_of_token, marks_of
 from fastgw.filters.authentication.templates import is_element
 from fastgw.http.grammar import IS_VALUE
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.messages import RequestHead
 from fastgw.jose import (
     ClaimPath,
     Claims,

@@ -384,7 +384,7 @@ class _Attempts:
         head = exchange.head
         if head.edited() is not None:
             if edited is None:
-                edited = Fields.parse(head.raw, head.fields_start, head.connection_named)
+                edited = head.received_fields()
             head.fields().become(edited)
 
 

@@ -18,8 +18,8 @@ from fastgw.filters.authentication.identity_headers import check_written
 from fastgw.filters.authentication.token_policy import LONGEST_NAME
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
 from fastgw.forwarded_headers import FAMILY, fields_for_upstream
+from fastgw.http.field_names import HOP_BY_HOP, WRITTEN_HERE
 from fastgw.http.fields import Fields, folded
-from fastgw.http.http1.parser import RequestHead, ResponseHead
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 
@@ -28,7 +28,7 @@ _QUESTION: Final = frozenset((b"x-forwarded-method", b"x-forwarded-uri"))
 # Of what the client says, all but what belongs to its connection and its body, to proxies, or to the copy of the
 # resource that it has: a 304 would be an answer to another question.
 _NEVER_SHOWN: Final = (
-    RequestHead.DROPPED
+    WRITTEN_HERE
     | FAMILY
     | _QUESTION
     | frozenset(b"host expect range if-match if-none-match if-modified-since if-unmodified-since if-range".split())
@@ -91,7 +91,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
         check_tls(self.url, self.tls)
         check_written(self.copy_headers, credentials_allowed=True)  # some services give those for the upstream
         for name in (*self.client_headers, *self.refusal_headers):
-            if name.lower().encode() in ResponseHead.DROPPED:
+            if name.lower().encode() in HOP_BY_HOP:
                 raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
 
     def credential_places(self) -> CredentialLocations:

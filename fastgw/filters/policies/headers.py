@@ -22,12 +22,12 @@ from fastgw.filters.authentication.templates import (
     parameters,
     parse_template,
 )
+from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import Fields, folded, without
 from fastgw.http.grammar import IS_VALUE
-from fastgw.http.http1.parser import RequestHead
 from fastgw.operator_events import OperatorEvent, say
 
-_OURS: Final = RequestHead.DROPPED
+_OURS: Final = WRITTEN_HERE
 _ANY: Final[dict[str, Any]] = {"type": "string"}
 Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
 FieldTemplate = Annotated[

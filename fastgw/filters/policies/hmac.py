@@ -162,12 +162,12 @@ class _HmacUse:
         if not signatures and not inputs:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no signature")
         has_body = exchange.request_body is not None
-        if has_body and self._body and exchange.head.chunked:
+        if has_body and self._body and exchange.body_length is None:
             return exchange.refuse(Fault.LENGTH_REQUIRED, "The body of a signed request needs a Content-Length.")
         try:
             if sum(map(len, signatures + inputs)) > LONGEST:
                 raise Unsigned("the signature is too long")
-            if self._twins is not None and self._twins.search(exchange.head.raw) is not None:
+            if self._twins is not None and exchange.head.any_line(self._twins.search):
                 raise Unsigned("a field is called like those of a signature, with another sign for a hyphen")
             label, key = self._key_of(b", ".join(inputs))
             covered = self._verify(
@@ -235,7 +235,7 @@ class _HmacUse:
             return None
         body.digest.update(payload)
         assert exchange.request_body is not None
-        if exchange.request_body.bytes < exchange.head.length:
+        if exchange.request_body.bytes < (exchange.body_length or 0):
             return None
         del self._bodies[exchange]
         if compare_digest(body.digest.digest(), body.wanted):

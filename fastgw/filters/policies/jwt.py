@@ -37,8 +37,8 @@ from fastgw.filters.authentication.token_policy import (
     values_of,
 )
 from fastgw.filters.outbound.tls_settings import check_tls, client_tls
+from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import twins_of
-from fastgw.http.http1.parser import RequestHead
 from fastgw.jose import (
     ALGORITHMS,
     ClaimPath,
@@ -57,7 +57,7 @@ from fastgw.jose import (
 _NO_TLS: Final = UpstreamTls()
 _PEM: Final = b"-----BEGIN "
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr](?: +(.*))?", re.DOTALL).fullmatch
-_UNUSABLE: Final = RequestHead.DROPPED | {b"host", b"cookie"}
+_UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 
 
 def parse_claim(text: str) -> str:
@@ -382,7 +382,7 @@ class _JwtUse:
             return self._policy.absent(exchange)
         if len(tokens) + len(others) > 1 or (tokens and len(values) > 1):
             return self._policy.unclear(exchange, "there is more than one token, or field for it")
-        if self._twins is not None and self._twins.search(exchange.head.raw) is not None:
+        if self._twins is not None and exchange.head.any_line(self._twins.search):
             return self._policy.unclear(exchange, "there is a field called like that of the token, but for a sign")
         token = tokens[0] if tokens else others[0]
         credential = token if self._bare_allowed else canonical(token)

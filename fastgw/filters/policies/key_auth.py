@@ -14,13 +14,13 @@ from fastgw.exchange.chain import RequestStep
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, WarningContext
 from fastgw.filters.api.credential_locations import CredentialLocations
 from fastgw.filters.api.warning_context import CONSUMERS, ClientIdentity
+from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import twins_of
-from fastgw.http.http1.parser import RequestHead
 
 REMEMBERED: Final = 8192
 """Keys that were found and are remembered, twice so many for a while."""
 Place = Literal["header", "query", "cookie"]
-_UNUSABLE: Final = RequestHead.DROPPED | {b"host", b"cookie"}
+_UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 
 
 class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
@@ -133,7 +133,7 @@ class _KeyAuthUse:
             found = exchange.head.values(name)
             if len(found) == 1 and keys.index is roster.index:
                 consumer = keys.found.get(found[0])
-                if consumer is not None and (twins is None or twins.search(exchange.head.raw) is None):
+                if consumer is not None and (twins is None or not exchange.head.any_line(twins.search)):
                     exchange.consumer = consumer
                     if hide is not None:
                         hide(exchange)
@@ -149,7 +149,7 @@ class _KeyAuthUse:
         """`found`: everything that the request says where a key should be."""
         if not found:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no key")
-        if len(found) > 1 or (self._twins is not None and self._twins.search(exchange.head.raw) is not None):
+        if len(found) > 1 or (self._twins is not None and exchange.head.any_line(self._twins.search)):
             wrong = "There is more than one key."
             return exchange.refuse(Fault.CREDENTIALS_INVALID, wrong, self._challenge, "there is more than one key")
         consumer = self._keys.consumer(found[0])

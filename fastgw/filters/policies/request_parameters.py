@@ -112,7 +112,7 @@ class _Added:
     def _missing_lines(self, exchange: Exchange) -> bytes:
         head, added = exchange.head, exchange.request_added
         told = self._is_said(b"\n" + added)
-        if not told and head.edited() is None and not self._is_said(head.raw):
+        if not told and head.edited() is None and not head.any_line(self._is_said):
             return self._all_lines
         said = {folded(name) for name, _ in exchange.headers} - set(map(folded, exchange.request_dropped))
         said |= {folded(line.partition(b":")[0]) for line in added.split(b"\r\n")}

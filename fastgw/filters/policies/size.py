@@ -14,7 +14,7 @@ class Size(Filter, name="size", phase=Phase.VALIDATE):
         most = self.body
 
         def request(exchange: Exchange) -> Outcome:
-            return exchange.refuse(Fault.BODY_TOO_LARGE) if exchange.head.length > most else None
+            return exchange.refuse(Fault.BODY_TOO_LARGE) if (exchange.body_length or 0) > most else None
 
         def request_body(exchange: Exchange, payload: bytes) -> Reply | None:
             assert exchange.request_body is not None

@@ -50,7 +50,7 @@ cdef class Head:
     cdef SecondJudge _judge
 
 
-cdef class RequestHead(Head):
+cdef class Http1RequestHead(Head):
     cdef readonly bint sized
     cdef bint read_in_two_ways  # its path: see `paths.has_other_readings`
     cdef Span method_at
@@ -69,7 +69,7 @@ cdef class RequestHead(Head):
     cdef bytes _path
 
 
-cdef class ResponseHead(Head):
+cdef class Http1ResponseHead(Head):
     cdef int status
     cdef readonly bint until_close
     cdef readonly bint has_body
@@ -90,7 +90,7 @@ cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
     memcpy(&four, name, BEGINNING)
     return <uint64_t>1 << ((four | <uint32_t>0x20202020) * <uint32_t>0x353719FD >> 26)
 
-cdef bytes method_of(RequestHead head)
+cdef bytes method_of(Http1RequestHead head)
 
 cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
     """Whether one line has the known name of this bit, and it says `value`."""

@@ -16,7 +16,7 @@ from fastgw.http.http1.parser_reference import taken as taken
 
 # To type checkers these are the reference's, though not derived from them.
 @final
-class RequestHead(heads.RequestHead): ...  # type: ignore[misc] # final, as the twin is
+class Http1RequestHead(heads.Http1RequestHead): ...  # type: ignore[misc] # final, as the twin is
 
 @final
-class ResponseHead(heads.ResponseHead): ...  # type: ignore[misc] # final, as the twin is
+class Http1ResponseHead(heads.Http1ResponseHead): ...  # type: ignore[misc] # final, as the twin is

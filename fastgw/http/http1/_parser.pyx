@@ -56,7 +56,7 @@ _NUMBERED = (
     b"authorization", b"connection", b"content-length", b"expect", b"host", b"max-forwards", b"origin",
     b"referer", b"te", b"transfer-encoding", b"upgrade", b"user-agent", b"x-request-id",
 )
-cdef tuple _NAMES = _NUMBERED + tuple(sorted((heads.RequestHead.KNOWN | heads.ResponseHead.KNOWN) - set(_NUMBERED)))
+cdef tuple _NAMES = _NUMBERED + tuple(sorted((heads.Http1RequestHead.KNOWN | heads.Http1ResponseHead.KNOWN) - set(_NUMBERED)))
 cdef dict _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
 
 cdef enum:
@@ -140,8 +140,8 @@ cdef bint _set_up() except -1:
 
 _set_up()
 
-cdef uint32_t _REQUEST_KNOWN = bits_of(heads.RequestHead.KNOWN)
-cdef uint32_t _RESPONSE_KNOWN = bits_of(heads.ResponseHead.KNOWN)
+cdef uint32_t _REQUEST_KNOWN = bits_of(heads.Http1RequestHead.KNOWN)
+cdef uint32_t _RESPONSE_KNOWN = bits_of(heads.Http1ResponseHead.KNOWN)
 cdef uint32_t _FORWARDING = bits_of(heads.FORWARDING)
 # Once at most; again they make the reference think.
 cdef uint32_t _SINGLE = _bit(CONNECTION) | _bit(CONTENT_LENGTH) | _bit(HOST) | _bit(TRANSFER_ENCODING)
@@ -211,7 +211,7 @@ cdef const uint8_t* _read_fields(
                 head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
                 if request:
                     beginnings |= beginning_of(name)
-                    _note(<RequestHead>head, number, value)
+                    _note(<Http1RequestHead>head, number, value)
         at = stop + 2
 
 
@@ -221,7 +221,7 @@ cdef inline const uint8_t* _trimmed(const uint8_t* start, const uint8_t* stop) n
     return stop
 
 
-cdef inline void _note(RequestHead head, int number, Span value) noexcept:
+cdef inline void _note(Http1RequestHead head, int number, Span value) noexcept:
     """Fields that mean nothing to a proxy, but are logged, or asked for by filters with every request."""
     if number == AUTHORIZATION:
         if head.authorizations == 0:
@@ -389,6 +389,14 @@ cdef class Head:
             Py_XDECREF(self.shown[number])
 
     @property
+    def version(self):
+        return 10 + self.minor
+
+    @property
+    def body_length(self):
+        return None if self.chunked else self.length
+
+    @property
     def raw(self):
         if self._raw is None:
             self._raw = self.source[:self.head_length]
@@ -506,14 +514,14 @@ cdef str _framing_text(Head head):
 
 @cython.final
 @cython.no_gc
-cdef class RequestHead(Head):
-    DROPPED = heads.RequestHead.DROPPED
-    KNOWN = heads.RequestHead.KNOWN
+cdef class Http1RequestHead(Head):
+    DROPPED = heads.Http1RequestHead.DROPPED
+    KNOWN = heads.Http1RequestHead.KNOWN
 
     # what only unordinary heads have
     scheme = b""
     expects_continue = False
-    te_trailers = False
+    accepts_trailers = False
 
     def first(self, bytes name not None):
         if self._fields is None and name == b"origin":
@@ -550,6 +558,18 @@ cdef class RequestHead(Head):
     def query(self):
         return _cut(self, self.query_at) if self.query_at.start else None
 
+    def received_fields(self):
+        return Fields.parse(self.raw, self.first_line)
+
+    def received_values(self, bytes name not None):
+        return [line[2] for line in self.known.get(name, ())]
+
+    def received_names(self):
+        return {name for name, _ in Fields.parse(self.raw, self.first_line)}
+
+    def any_line(self, search):
+        return search(self.raw) is not None
+
     def body(self):
         return ChunkedReader(self._judge) if self.chunked else LengthReader(self.length, self._judge)
 
@@ -561,19 +581,19 @@ cdef class RequestHead(Head):
         _show(self, ORDINARY, False)
 
     def __repr__(self):
-        return f"<RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
+        return f"<Http1RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
 
 
 cdef bytes _GET = b"GET"
 
 
-cdef bytes method_of(RequestHead head):
+cdef bytes method_of(Http1RequestHead head):
     if head.shown[METHOD] is NULL:
         raise AttributeError("a head that was not read has no method")
     return <bytes>head.shown[METHOD]
 
 
-cdef bint _show_request(RequestHead head) except -1:
+cdef bint _show_request(Http1RequestHead head) except -1:
     """Store what nearly every request is asked for, now that all is settled."""
     cdef bint is_get = head.method_at.length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
     _show(head, METHOD, _GET if is_get else _cut(head, head.method_at))
@@ -587,7 +607,7 @@ cdef bint _show_request(RequestHead head) except -1:
     return True
 
 
-cdef bint _is_ordinary(RequestHead head) noexcept:
+cdef bint _is_ordinary(Http1RequestHead head) noexcept:
     cdef const char* method = PyBytes_AS_STRING(head.source)
     return (
         head.whole
@@ -605,7 +625,7 @@ cdef enum:
     LONGEST_HOST = 253
 
 
-cdef bint _read_request(RequestHead head, int max_fields, bint alone) except -1:
+cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) except -1:
     """Our own judgement of a head, or, unless it has to be `alone`, of that with its body. False: the reference has to
     judge. Raises `Malformed` for a path, as the reference would."""
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
@@ -670,7 +690,7 @@ cdef bint _read_request(RequestHead head, int max_fields, bint alone) except -1:
     return True
 
 
-cdef bint _settle_host(RequestHead head) noexcept:
+cdef bint _settle_host(Http1RequestHead head) noexcept:
     """A name in lower case, and perhaps a port. False: the reference has to look at it."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef Span value
@@ -712,7 +732,7 @@ cdef bint _agrees_on_all(SecondJudge judge, Head head, bint has_body) except -1:
 cdef SecondJudge _for_requests = SecondJudge(HttpRequestParser)
 
 
-cdef bint _llhttp_agrees_on_request(RequestHead head) except -1:
+cdef bint _llhttp_agrees_on_request(Http1RequestHead head) except -1:
     global _for_requests
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef bint agrees
@@ -727,25 +747,25 @@ cdef bint _llhttp_agrees_on_request(RequestHead head) except -1:
     return agrees
 
 
-cdef RequestHead _request_head(bytes received, int max_fields, bint alone):
+cdef Http1RequestHead _request_head(bytes received, int max_fields, bint alone):
     """Read a request head as `_read_request` does. None: the reference has to judge."""
-    cdef RequestHead head
+    cdef Http1RequestHead head
     if PyBytes_GET_SIZE(received) > LONGEST_HEAD:
         return None
-    head = RequestHead.__new__(RequestHead)
+    head = Http1RequestHead.__new__(Http1RequestHead)
     head.source = received
     return head if _read_request(head, max_fields, alone) and _show_request(head) else None
 
 
 def read_request(bytes raw not None, int max_fields):
     """Compiled `parser_reference.read_request`: our own judgement alone."""
-    cdef RequestHead head = _request_head(raw, max_fields, True)
+    cdef Http1RequestHead head = _request_head(raw, max_fields, True)
     return heads.read_request(raw, max_fields) if head is None else head
 
 
 def judge_request(bytes raw not None, int max_fields=100):
     """Compiled `parser_reference.judge_request`."""
-    cdef RequestHead head = _request_head(raw, max_fields, True)
+    cdef Http1RequestHead head = _request_head(raw, max_fields, True)
     if head is not None and _llhttp_agrees_on_request(head):
         return head
     return heads.judge_request(raw, max_fields)
@@ -777,7 +797,7 @@ cdef bytes _taken(object buffer, Py_ssize_t length):
 def take_request(buffer not None, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):
     """Compiled `parser_reference.take_request`."""
     cdef bytes received = _taken(buffer, length)
-    cdef RequestHead head
+    cdef Http1RequestHead head
     try:
         head = _request_head(received, max_fields, False)
         if head is not None and head.head_length <= max_bytes and _llhttp_agrees_on_request(head):
@@ -803,9 +823,13 @@ def find_head_end(buffer, Py_ssize_t start=0, Py_ssize_t begin=0):
 
 @cython.final
 @cython.no_gc
-cdef class ResponseHead(Head):
-    DROPPED = heads.ResponseHead.DROPPED
-    KNOWN = heads.ResponseHead.KNOWN
+cdef class Http1ResponseHead(Head):
+    DROPPED = heads.Http1ResponseHead.DROPPED
+    KNOWN = heads.Http1ResponseHead.KNOWN
+
+    @property
+    def body_length(self):
+        return None if self.chunked or self.until_close else self.length
 
     @property
     def reason(self):
@@ -819,10 +843,10 @@ cdef class ResponseHead(Head):
         return UntilCloseReader(self._judge) if self.until_close else LengthReader(self.length, self._judge)
 
     def __repr__(self):
-        return f"<ResponseHead {self.status}, {_framing_text(self)}>"
+        return f"<Http1ResponseHead {self.status}, {_framing_text(self)}>"
 
 
-cdef bint _read_response(ResponseHead head, bytes request_method, int max_fields) noexcept:
+cdef bint _read_response(Http1ResponseHead head, bytes request_method, int max_fields) noexcept:
     """Our own judgement. False: the reference has to judge."""
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* end = base + head.head_length
@@ -847,7 +871,7 @@ cdef bint _read_response(ResponseHead head, bytes request_method, int max_fields
     return _settle_response_body(head, request_method)
 
 
-cdef bint _settle_response_body(ResponseHead head, bytes request_method) noexcept:
+cdef bint _settle_response_body(Http1ResponseHead head, bytes request_method) noexcept:
     """Compiled `parser_reference._settle_response_body`. False: the reference has to."""
     cdef bint declared = head.chunked or head.length > 0
     if head.status < 200:
@@ -868,7 +892,7 @@ cdef inline bint _is_head(bytes method) noexcept:
 cdef SecondJudge _for_responses = SecondJudge(HttpResponseParser)
 
 
-cdef bint _llhttp_agrees_on_response(ResponseHead head, bytes request_method) except -1:
+cdef bint _llhttp_agrees_on_response(Http1ResponseHead head, bytes request_method) except -1:
     """Whether llhttp finds the same response, with all that came, if that is the whole of it."""
     global _for_responses
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
@@ -886,13 +910,13 @@ cdef bint _llhttp_agrees_on_response(ResponseHead head, bytes request_method) ex
     return agrees
 
 
-cdef ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_method, int max_fields):
+cdef Http1ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_method, int max_fields):
     """None: the reference has to judge."""
-    cdef ResponseHead head
+    cdef Http1ResponseHead head
     cdef Py_ssize_t following = PyBytes_GET_SIZE(received) - end
     if not 0 <= end <= LONGEST_HEAD or following < 0:
         return None
-    head = ResponseHead.__new__(ResponseHead)
+    head = Http1ResponseHead.__new__(Http1ResponseHead)
     head.source = received
     head.head_length = <uint16_t>end
     if not _read_response(head, request_method, max_fields):
@@ -907,7 +931,7 @@ cdef ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_m
     return head
 
 
-cdef bint _settle_whole(ResponseHead head, Py_ssize_t following) except -1:
+cdef bint _settle_whole(Http1ResponseHead head, Py_ssize_t following) except -1:
     """Settle whether a body ends where `source` does, `following` bytes behind its head, and where it is then."""
     cdef const char* at = PyBytes_AS_STRING(head.source) + head.head_length
     if head.has_body and head.chunked:
@@ -932,7 +956,7 @@ def read_response(bytes raw not None, bytes request_method not None, int max_fie
 
 def judge_answer(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields=100):
     """Compiled `parser_reference.judge_answer`."""
-    cdef ResponseHead head = _response_head(received, end, request_method, max_fields)
+    cdef Http1ResponseHead head = _response_head(received, end, request_method, max_fields)
     if head is not None and _llhttp_agrees_on_response(head, request_method):
         return head
     return heads.judge_answer(received, end, request_method, max_fields)
@@ -948,7 +972,7 @@ def take_answer(buffer not None, Py_ssize_t length, bytes request_method not Non
     cdef bytes received = _taken(buffer, length)
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(received)
     cdef const uint8_t* end = empty_line_end(base, base + PyBytes_GET_SIZE(received))
-    cdef ResponseHead head
+    cdef Http1ResponseHead head
     if end is not NULL and length < len(buffer):
         head = _response_head(received, end - base, request_method, max_fields)
         if head is not None and head.whole and head.status >= 200 and _llhttp_agrees_on_response(head, request_method):
@@ -956,5 +980,5 @@ def take_answer(buffer not None, Py_ssize_t length, bytes request_method not Non
     return received
 
 
-_show_all(RequestHead.__new__(RequestHead), _OF_REQUESTS, _request_members)
-_show_all(ResponseHead.__new__(ResponseHead), _OF_RESPONSES, _response_members)
+_show_all(Http1RequestHead.__new__(Http1RequestHead), _OF_REQUESTS, _request_members)
+_show_all(Http1ResponseHead.__new__(Http1ResponseHead), _OF_RESPONSES, _response_members)

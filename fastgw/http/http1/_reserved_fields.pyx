@@ -8,7 +8,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint64_t
 
-from fastgw.http.http1._parser cimport BEGINNING, SLOT_WORDS, RequestHead, beginning_of
+from fastgw.http.http1._parser cimport BEGINNING, SLOT_WORDS, Http1RequestHead, beginning_of
 
 from fastgw.http.http1 import reserved_fields as reserved
 from fastgw.http.http1._serializer import slots_of
@@ -48,10 +48,10 @@ cdef class ReservedFields:
         return self._reference.has(name)
 
     def take_out_of(self, head):
-        cdef RequestHead ours
+        cdef Http1RequestHead ours
         cdef int word
-        if type(head) is RequestHead:
-            ours = <RequestHead>head
+        if type(head) is Http1RequestHead:
+            ours = <Http1RequestHead>head
             if not ours.beginnings & self._beginnings:
                 return ()
             if not ours.beginnings & self._continued:

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
-from fastgw.http.http1._parser cimport SLOT_WORDS, Head, RequestHead, ResponseHead, bits_of, has_one_line, slot_of
+from fastgw.http.http1._parser cimport SLOT_WORDS, Head, Http1RequestHead, Http1ResponseHead, bits_of, has_one_line, slot_of
 
 from fastgw.http.http1 import parser_reference as heads, serializer_reference as splice
 from fastgw.http.grammar import IS_TOKEN
@@ -123,7 +123,7 @@ cdef class _Masks:
     cdef bint of_requests
 
     def __init__(self, head_type):
-        self.of_requests = head_type is heads.RequestHead
+        self.of_requests = head_type is heads.Http1RequestHead
         self.known = head_type.KNOWN
         self.dropped = bits_of(head_type.DROPPED)
         self.kept = {}
@@ -160,8 +160,8 @@ cdef class _Masks:
 
 cdef frozenset _NO_VIA = frozenset((splice.NO_VIA,))
 cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without signs, so without twins
-cdef _Masks _request_masks = _Masks(heads.RequestHead)
-cdef _Masks _response_masks = _Masks(heads.ResponseHead)
+cdef _Masks _request_masks = _Masks(heads.Http1RequestHead)
+cdef _Masks _response_masks = _Masks(heads.Http1ResponseHead)
 
 
 cdef bint _can_cut(Head head, _Left left, uint32_t more, Cuts* cuts) noexcept:
@@ -175,10 +175,10 @@ cdef bint _can_cut(Head head, _Left left, uint32_t more, Cuts* cuts) noexcept:
     if left.sought is None or not left.sought.may_be_in(head):
         _cut_known(head, mask, cuts)
         return True
-    if left.authorization and (<RequestHead>head).authorizations < 2:
+    if left.authorization and (<Http1RequestHead>head).authorizations < 2:
         _cut_known(head, mask, cuts)
-        if (<RequestHead>head).authorizations:
-            _cut_authorization(<RequestHead>head, cuts)
+        if (<Http1RequestHead>head).authorizations:
+            _cut_authorization(<Http1RequestHead>head, cuts)
         return True
     return _cut_sought(head, mask, left.sought, cuts)
 
@@ -198,7 +198,7 @@ cdef void _cut_known(Head head, uint32_t mask, Cuts* cuts) noexcept:
                 _cut(cuts, head.lines[place].start, head.lines[place].end)
 
 
-cdef void _cut_authorization(RequestHead head, Cuts* cuts) noexcept:
+cdef void _cut_authorization(Http1RequestHead head, Cuts* cuts) noexcept:
     """The one line there is, among those that are cut already."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef Py_ssize_t start = head.authorization_at.start
@@ -273,7 +273,7 @@ def end_to_end(head, frozenset also not None=_NOTHING):
     cdef Cuts cuts
     cdef bytes block
     if isinstance(head, Head):
-        if _can_cut(head, (_request_masks if type(head) is RequestHead else _response_masks).left(also), 0, &cuts):
+        if _can_cut(head, (_request_masks if type(head) is Http1RequestHead else _response_masks).left(also), 0, &cuts):
             block = PyBytes_FromStringAndSize(NULL, _kept_length(head, &cuts))
             _put_kept(PyBytes_AS_STRING(block), head, &cuts)
             return block
@@ -283,6 +283,7 @@ def end_to_end(head, frozenset also not None=_NOTHING):
 cdef enum:
     UNFRAMED = -1
     IN_CHUNKS = -2
+    AS_DECLARED = -3
     MOST_DIGITS = 20
     ID_NAME = 14
     LONGEST_LENGTH_LINE = 16 + MOST_DIGITS + 2
@@ -293,8 +294,8 @@ cdef struct Text:
 
 cdef bytes _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
 cdef bytes _NOTHING_AT_ALL = b""
-cdef bytes _VIA_1_0 = splice.VIA[0]
-cdef bytes _VIA_1_1 = splice.VIA[1]
+cdef bytes _VIA_1_0 = splice.VIA[10]
+cdef bytes _VIA_1_1 = splice.VIA[11]
 
 
 def request(
@@ -305,6 +306,7 @@ def request(
     bytes added not None=b"",
     bytes payload not None=b"",
     bytes request_id not None=b"",
+    long long length=AS_DECLARED,
 ):
     """Compiled `serializer_reference.request`."""
     cdef Cuts cuts
@@ -319,8 +321,8 @@ def request(
     cdef char length_line[LONGEST_LENGTH_LINE]
     cdef Text framing
     cdef char* out
-    cdef RequestHead ours
-    if type(head) is RequestHead:
+    cdef Http1RequestHead ours
+    if type(head) is Http1RequestHead:
         ours = head
         left = _request_masks.left(also)
         if PyBytes_GET_SIZE(request_id) and not (
@@ -342,7 +344,9 @@ def request(
             else:
                 host_text = PyBytes_AS_STRING(host)
                 host_length = PyBytes_GET_SIZE(host)
-            framing = _framing(ours.length if ours.sized else IN_CHUNKS if ours.chunked else UNFRAMED, length_line)
+            if length == AS_DECLARED:
+                length = ours.length if ours.sized else IN_CHUNKS if ours.chunked else UNFRAMED
+            framing = _framing(length, length_line)
             via = _NOTHING_AT_ALL if left.no_via else _VIA_1_1 if ours.minor else _VIA_1_0
             sent = PyBytes_FromStringAndSize(
                 NULL,
@@ -367,7 +371,7 @@ def request(
             out = _put(out, b"\r\n", 2)
             _put_bytes(out, payload)
             return sent
-    return splice.request(head, target, host, also, added, payload, request_id)
+    return splice.request(head, target, host, also, added, payload, request_id, length)
 
 
 cdef inline char* _put_id(char* out, bytes request_id) noexcept:
@@ -418,7 +422,7 @@ def response(
     """Compiled `serializer_reference.response`."""
     cdef Cuts cuts
     cdef _Left left
-    if type(head) is ResponseHead and status == (<ResponseHead>head).status:
+    if type(head) is Http1ResponseHead and status == (<Http1ResponseHead>head).status:
         left = _response_masks.left(also)
         if _can_cut(head, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
             return _response(
@@ -439,8 +443,8 @@ def whole(
     """Compiled `serializer_reference.whole`."""
     cdef Cuts cuts
     cdef _Left left
-    cdef ResponseHead ours
-    if type(head) is ResponseHead:
+    cdef Http1ResponseHead ours
+    if type(head) is Http1ResponseHead:
         ours = head
         left = _response_masks.left(also)
         if ours.whole and _can_cut(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
@@ -452,7 +456,7 @@ def whole(
 
 
 cdef bytes _response(
-    ResponseHead head,
+    Http1ResponseHead head,
     int status,
     const Cuts* cuts,
     bint no_via,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from fastgw.compiled import twin
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser_reference import RequestHead, ResponseHead
+from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
 
 __all__ = [
-    "RequestHead",
-    "ResponseHead",
+    "Http1RequestHead",
+    "Http1ResponseHead",
     "body_buffer",
     "find_head_end",
     "judge_answer",

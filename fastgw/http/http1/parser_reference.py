@@ -6,17 +6,17 @@ its grammar and travels as it came.
 """
 
 import re
+from collections.abc import Callable
 from typing import ClassVar, Final, final
 
 from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.http.authority import Authority, parse_authority
+from fastgw.http.field_names import FORWARDING, HOP_BY_HOP, READ_IN_REQUESTS, WRITTEN_HERE
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import TOKEN, VALUE, check_fields, elements
 from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader, plain_payload
 from fastgw.http.http1.known_fields import (
-    FORWARDING,
-    HOP_BY_HOP,
     Finder,
     Known,
     check_chunked_alone,
@@ -111,6 +111,16 @@ class _Head:
         return self.payload is not None
 
     @property
+    def version(self) -> int:
+        """HTTP version times ten: 10 or 11."""
+        return 10 + self.minor
+
+    @property
+    def body_length(self) -> int | None:
+        """Bytes of the body as declared; 0: there is none; None: only its end tells."""
+        return None if self.chunked else self.length
+
+    @property
     def known(self) -> Known:
         """The lines of the fields in `KNOWN`."""
         if self._known is None:
@@ -166,10 +176,11 @@ _ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
 
 
 @final
-class RequestHead(_Head):
+class Http1RequestHead(_Head):
     """A request head that both parsers accepted."""
 
     __slots__ = (
+        "accepts_trailers",
         "authority",
         "expects_continue",
         "host",
@@ -182,11 +193,10 @@ class RequestHead(_Head):
         "request_target",
         "scheme",
         "sized",
-        "te_trailers",
     )
 
-    DROPPED = HOP_BY_HOP | {b"host"}
-    KNOWN = DROPPED | FORWARDING | frozenset(b"expect max-forwards trailer via x-request-id".split())
+    DROPPED = WRITTEN_HERE
+    KNOWN = READ_IN_REQUESTS
     _FINDER = Finder(KNOWN, refuse_twins=True)
 
     method: bytes
@@ -205,7 +215,7 @@ class RequestHead(_Head):
     query: bytes | None
     """Query after the first `?`; None when there is no `?`."""
     expects_continue: bool
-    te_trailers: bool
+    accepts_trailers: bool
     sized: bool
     """Whether there is a Content-Length."""
     ordinary: bool
@@ -226,6 +236,22 @@ class RequestHead(_Head):
         """Whether it came with fields in which proxies tell who asked."""
         return not FORWARDING.isdisjoint(self.known)
 
+    def received_fields(self) -> Fields:
+        """Return the fields as `fields` had them at first, without what was changed since."""
+        return Fields.parse(self.raw, self.fields_start, self.connection_named)
+
+    def received_values(self, name: bytes) -> list[bytes]:
+        """Return the values of a field as received, also where it was changed since. `name`: one of `KNOWN`."""
+        return [value for _, _, value in self.known.get(name, ())]
+
+    def received_names(self) -> set[bytes]:
+        """Return the names of all fields as received, and those that `Connection` names."""
+        return {*self.connection_named, *(name for name, _ in Fields.parse(self.raw, self.fields_start))}
+
+    def any_line(self, search: Callable[[bytes], object]) -> bool:
+        """Whether `search` finds something in the fields as they were received: lines `\\nName: value\\r`."""
+        return search(self.raw) is not None
+
     def body(self) -> BodyReader:
         """Return the reader for what follows where `payload` is None. Ask once: it continues the second parser."""
         if self.chunked:
@@ -239,11 +265,11 @@ class RequestHead(_Head):
         self.ordinary = False
 
     def __repr__(self) -> str:
-        return f"<RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
+        return f"<Http1RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
 
 
 @final
-class ResponseHead(_Head):
+class Http1ResponseHead(_Head):
     """A response head that both parsers accepted.
 
     `length` and `chunked` are as declared, also where no body follows (HEAD, 304) and they tell what GET would bring.
@@ -263,6 +289,11 @@ class ResponseHead(_Head):
     """False for answers to HEAD, 1xx, 204, 304, and a Content-Length of 0."""
 
     @property
+    def body_length(self) -> int | None:
+        """Bytes of the body as declared; 0: there is none; None: only its end tells."""
+        return None if self.chunked or self.until_close else self.length
+
+    @property
     def payload_length(self) -> int:
         """Bytes of `payload`; 0 also where it is None."""
         return len(self.payload or b"")
@@ -279,7 +310,7 @@ class ResponseHead(_Head):
         return LengthReader(self.length, self._judge)
 
     def __repr__(self) -> str:
-        return f"<ResponseHead {self.status}, {_framing_text(self)}>"
+        return f"<Http1ResponseHead {self.status}, {_framing_text(self)}>"
 
 
 def _framing_text(head: _Head) -> str:
@@ -296,12 +327,12 @@ _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
 _LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
 
 
-def judge_request(raw: bytes, max_fields: int = 100) -> RequestHead:
+def judge_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
     """Judge exactly one request head, from its first byte to its empty line. Raises `Malformed`."""
     return _judged(read_request(raw, max_fields), raw)
 
 
-def _judged(head: RequestHead, received: bytes) -> RequestHead:
+def _judged(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
     """The second judgement, of the head and of its body, if that is what came behind it."""
     if not head.length and not head.chunked:
         head.payload = b""
@@ -319,21 +350,21 @@ def _judged(head: RequestHead, received: bytes) -> RequestHead:
     return head
 
 
-def _request_judge(head: RequestHead) -> LongLivedJudge:
+def _request_judge(head: Http1RequestHead) -> LongLivedJudge:
     """Return the second parser of a message that is there as a whole. Behind one that closes the connection llhttp is
     of no use.
     """
     return LongLivedJudge(HttpRequestParser) if head.close else _LONG_LIVED
 
 
-def read_request(raw: bytes, max_fields: int) -> RequestHead:
+def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
     """Our own judgement of a request head. Raises `Malformed`."""
     line = _REQUEST_LINE.match(raw)
     if line is None:
         if _OTHER_VERSION.match(raw):
             raise Malformed("The version is neither HTTP/1.0 nor HTTP/1.1.", 505)
         raise Malformed("The request line is malformed.")
-    head = RequestHead()
+    head = Http1RequestHead()
     head.raw = raw
     head._fields = head._judge = head.payload = None
     head.method, target, minor = line.groups()
@@ -362,7 +393,7 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
     head.upgrade = ()
     if b"upgrade" in known and upgrading and head.minor == 1 and not head.length and not head.chunked:
         head.upgrade = protocols(known)
-    head.te_trailers = b"te" in known and b"trailers" in elements(joined(known, b"te"))
+    head.accepts_trailers = b"te" in known and b"trailers" in elements(joined(known, b"te"))
     head.expects_continue = b"expect" in known and _expects_continue(head)
     head.ordinary = (
         head.minor == 1
@@ -387,7 +418,7 @@ def _one_host(known: Known, minor: int) -> Authority | None:
     return parse_authority(hosts[0][2])
 
 
-def _read_other_target(head: RequestHead, target: bytes, host: Authority | None) -> None:
+def _read_other_target(head: Http1RequestHead, target: bytes, host: Authority | None) -> None:
     """Read a target that is not in origin-form (RFC 9112 sections 3.2.2 to 3.2.4)."""
     head.scheme = b""
     head.query = None
@@ -417,7 +448,7 @@ def _read_other_target(head: RequestHead, target: bytes, host: Authority | None)
             head.path = normalize(head.raw_path)
 
 
-def _request_framing(head: RequestHead) -> tuple[int, bool]:
+def _request_framing(head: Http1RequestHead) -> tuple[int, bool]:
     """Length and whether chunked (RFC 9112 section 6.3)."""
     known = head.known
     if b"transfer-encoding" in known:
@@ -439,14 +470,14 @@ def _request_framing(head: RequestHead) -> tuple[int, bool]:
     return framing
 
 
-def _expects_continue(head: RequestHead) -> bool:
+def _expects_continue(head: Http1RequestHead) -> bool:
     """RFC 9110 section 10.1.1: the one expectation there is; HTTP/1.0 cannot have it met."""
     if elements(joined(head.known, b"expect")) != [b"100-continue"]:
         raise Malformed("Expect asks for more than 100-continue.", 417)
     return head.minor == 1
 
 
-def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
+def _as_llhttp_takes_it(head: Http1RequestHead | Http1ResponseHead) -> bytes:
     """The head as llhttp has to see it to follow the body: without two things that it reads otherwise than the RFCs.
 
     It takes an offer to upgrade for the end of HTTP, although the body of the request comes first; and it refuses the
@@ -466,7 +497,7 @@ def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
     return raw
 
 
-def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: int) -> RequestHead | bytes:
+def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: int) -> Http1RequestHead | bytes:
     """Read the next request of a connection out of a buffer, if what was read into it is a head of up to `max_bytes`,
     or that with its body (`whole`), and no more.
 
@@ -491,15 +522,15 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VAL
 _LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
 
 
-def judge_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> ResponseHead:
+def judge_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
     """Judge exactly one response head, final or interim. Raises `Malformed`: nothing that follows can be read then."""
     return judge_answer(raw, len(raw), request_method, max_fields)
 
 
-def judge_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> ResponseHead:
+def judge_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
     """Judge the response head before `end`, and with it the body behind, if it ends where `received` does.
 
-    Raises `Malformed`. See `ResponseHead.payload`.
+    Raises `Malformed`. See `Http1ResponseHead.payload`.
     """
     head = read_response(received[:end], request_method, max_fields)
     head.payload = _whole_payload(head, received)
@@ -507,7 +538,7 @@ def judge_answer(received: bytes, end: int, request_method: bytes, max_fields: i
     return head
 
 
-def _whole_payload(head: ResponseHead, received: bytes) -> bytes | None:
+def _whole_payload(head: Http1ResponseHead, received: bytes) -> bytes | None:
     """The body, if `received` ends where it does."""
     end = len(head.raw)
     if not head.has_body:
@@ -517,7 +548,7 @@ def _whole_payload(head: ResponseHead, received: bytes) -> bytes | None:
     return received[end:] if not head.until_close and head.length == len(received) - end else None
 
 
-def _judge_again(head: ResponseHead, received: bytes, request_method: bytes) -> None:
+def _judge_again(head: Http1ResponseHead, received: bytes, request_method: bytes) -> None:
     """The second judgement, of the head and of `payload`, if that is there."""
     message = _as_llhttp_takes_it(head)
     if request_method == b"HEAD":
@@ -531,19 +562,19 @@ def _judge_again(head: ResponseHead, received: bytes, request_method: bytes) -> 
         head._judge.head(message, body_follows=True)
 
 
-def _response_judge(head: ResponseHead) -> LongLivedJudge:
+def _response_judge(head: Http1ResponseHead) -> LongLivedJudge:
     """Return the second parser of a message that is there as a whole. Behind one that closes the connection or switches
     llhttp is of no use.
     """
     return LongLivedJudge(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
 
 
-def read_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
+def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1ResponseHead:
     """Our own judgement of a response head. Raises `Malformed`."""
     line = _STATUS_LINE.match(raw)
     if line is None:
         raise Malformed("The status line is malformed.")
-    head = ResponseHead()
+    head = Http1ResponseHead()
     head.raw = raw
     head._fields = head._judge = head.payload = None
     minor, status_text, reason = line.groups()
@@ -571,7 +602,7 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Respons
     return head
 
 
-def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
+def _settle_response_body(head: Http1ResponseHead, request_method: bytes) -> None:
     """RFC 9112 section 6.3. 205 is no exception there: whatever body it has is passed as it is framed."""
     declared = head.chunked or head.length > 0
     head.has_body = head.until_close = False
@@ -586,7 +617,9 @@ def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
         head.close = head.close or head.until_close
 
 
-def take_answer(buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100) -> ResponseHead | bytes:
+def take_answer(
+    buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100
+) -> Http1ResponseHead | bytes:
     """Read the answer to a request out of a buffer, if what was read into it is a final response and no more (`whole`).
 
     Else, and for one that is no good, the bytes. So also when the buffer was filled: there may be more.

@@ -12,7 +12,7 @@ from fastgw.compiled import twin
 from fastgw.http.fields import folded
 from fastgw.http.grammar import TOKEN
 from fastgw.http.http1.known_fields import SIGNS, spelled
-from fastgw.http.http1.parser_reference import RequestHead
+from fastgw.http.http1.parser_reference import Http1RequestHead
 
 ANYTHING: Final = b"*"
 """Marker at the end of a name: and whatever follows."""
@@ -22,7 +22,7 @@ ANYTHING: Final = b"*"
 class _ReservedFields:
     """Field names, in whatever case and with any sign for a hyphen; one that ends in `*` is the beginning of names.
 
-    Never among them are those in `RequestHead.KNOWN`: they have rules of their own.
+    Never among them are those in `Http1RequestHead.KNOWN`: they have rules of their own.
     """
 
     __slots__ = ("_begin", "_find", "_names")
@@ -39,9 +39,9 @@ class _ReservedFields:
     def has(self, name: bytes) -> bool:
         """Whether it is one of them."""
         wanted = folded(name)
-        return (wanted in self._names or wanted.startswith(self._begin)) and name.lower() not in RequestHead.KNOWN
+        return (wanted in self._names or wanted.startswith(self._begin)) and name.lower() not in Http1RequestHead.KNOWN
 
-    def take_out_of(self, head: RequestHead) -> tuple[bytes, ...]:
+    def take_out_of(self, head: Http1RequestHead) -> tuple[bytes, ...]:
         """The names, as they were sent, of the lines that are in `head` no more, nor in anything made of it."""
         find = self._find
         if find is None or find.search(head.raw, head.fields_start - 1) is None:

@@ -5,9 +5,19 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.compiled import twin
 from fastgw.http.http1 import serializer_reference
-from fastgw.http.http1.serializer_reference import IN_CHUNKS, NO_VIA, REQUEST_IDS, UNFRAMED, VIA, id_line, status_line
+from fastgw.http.http1.serializer_reference import (
+    AS_DECLARED,
+    IN_CHUNKS,
+    NO_VIA,
+    REQUEST_IDS,
+    UNFRAMED,
+    VIA,
+    id_line,
+    status_line,
+)
 
 __all__ = [
+    "AS_DECLARED",
     "IN_CHUNKS",
     "LAST_CHUNK",
     "NO_VIA",

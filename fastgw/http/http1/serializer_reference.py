@@ -7,11 +7,13 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, cast
 
 from fastgw.http.fields import folded
 from fastgw.http.grammar import IS_TOKEN
-from fastgw.http.http1.parser_reference import RequestHead, ResponseHead
+from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
+from fastgw.http.messages import Head, RequestHead, ResponseHead
 
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",  # the names of RFC 9110 where the standard library still has those of RFC 7231
@@ -26,8 +28,8 @@ _STATUS_LINES: Final = {
 
 
 _LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
-VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
-"""The line for a message that came as HTTP/1.0, and as HTTP/1.1 (RFC 9110 section 7.6.3)."""
+VIA: Final = MappingProxyType({10: b"Via: 1.0 fastgw\r\n", 11: b"Via: 1.1 fastgw\r\n"})
+"""The line for a message that came in this version (RFC 9110 section 7.6.3)."""
 NO_VIA: Final = b"via:off"
 """Marker among the names that are left out: no `Via` of ours is put in. It is no name: those of others stay."""
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
@@ -36,6 +38,8 @@ REQUEST_IDS: Final = frozenset((REQUEST_ID,))
 UNFRAMED: Final = -1
 """Marker in place of a body's length: the response has none, or it ends with the connection."""
 IN_CHUNKS: Final = -2
+AS_DECLARED: Final = -3
+"""Marker in place of the length of a request's body: framed as its head declares it."""
 
 
 def request(
@@ -46,12 +50,14 @@ def request(
     added: bytes = b"",
     payload: bytes = b"",
     request_id: bytes = b"",
+    length: int = AS_DECLARED,
 ) -> bytes:
     """The head for the upstream, and the first of the body behind it, framed.
 
     It has the end-to-end lines of `head` less those in `also`, `added` (ready lines), its framing, and `Via` unless
     `NO_VIA` is in `also`. `target` and `host` None: as the client sent them. `request_id`: where there is one, it is
-    what the head says in `X-Request-Id`, and nothing else.
+    what the head says in `X-Request-Id`, and nothing else. `length`: of the body, or `UNFRAMED`, `IN_CHUNKS`,
+    `AS_DECLARED`.
     """
     if request_id:
         sent = head.values(REQUEST_ID)
@@ -62,15 +68,21 @@ def request(
     if target is None:
         target = head.request_target
     if host is None:
-        host = head.host_as_sent if head.edited() is None else head.first(b"host") or b""
-    framing = b""
-    if head.sized:
-        framing = b"Content-Length: %d\r\n" % head.length
-    elif head.chunked:
-        framing = _CHUNKED
+        host = head.host_as_sent if head.edited() is None else head.first(b"host") or head.host_as_sent
+    if length == AS_DECLARED:
+        declared = head.body_length
+        length = IN_CHUNKS if declared is None else declared if head.sized else UNFRAMED
     line = head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n"
-    via = b"" if NO_VIA in also else VIA[head.minor]
-    return b"".join((*line, *_kept(head, also), added, framing, via, b"\r\n", payload))
+    via = b"" if NO_VIA in also else VIA[head.version]
+    kept = _kept(head, Http1RequestHead, also)
+    return b"".join((*line, *kept, added, _framing(length), via, b"\r\n", payload))
+
+
+def _framing(length: int) -> bytes:
+    """The line that frames a body of `length`, or of what stands in its place."""
+    if length >= 0:
+        return b"Content-Length: %d\r\n" % length
+    return _CHUNKED if length == IN_CHUNKS else b""
 
 
 def response(
@@ -92,29 +104,25 @@ def response(
     """
     if request_id:
         added += id_line(request_id)
-        if head.edited() is not None or REQUEST_ID in head.known:
+        if head.edited() is not None or head.first(REQUEST_ID) is not None:
             also |= REQUEST_IDS
-    framing = date = b""
-    if length >= 0:
-        framing = b"Content-Length: %d\r\n" % length
-    elif length == IN_CHUNKS:
-        framing = _CHUNKED
+    date = b""
     if date_line is not None and head.first(b"date") is None:
         date = date_line()
     line = status_line(status, head.reason if status == head.status else None)
-    ours = added, b"" if NO_VIA in also else VIA[head.minor], framing, date, last, b"\r\n"
-    return b"".join((line, *_kept(head, also), *ours, payload))
+    ours = added, b"" if NO_VIA in also else VIA[head.version], _framing(length), date, last, b"\r\n"
+    return b"".join((line, *_kept(head, Http1ResponseHead, also), *ours, payload))
 
 
 def whole(
-    head: ResponseHead,
+    head: Http1ResponseHead,
     date_line: Callable[[], bytes],
     last: bytes,
     also: frozenset[bytes] = frozenset(),
     added: bytes = b"",
     request_id: bytes = b"",
 ) -> bytes:
-    """An answer that came as a whole (`ResponseHead.whole`), for the client; as `response` of all of it."""
+    """An answer that came as a whole (`Http1ResponseHead.whole`), for the client; as `response` of all of it."""
     payload = head.payload
     assert payload is not None
     return response(head, head.status, also, added, payload, len(payload), date_line, last, request_id)
@@ -154,19 +162,23 @@ def _dropped(kind: type[Any], also: frozenset[bytes]) -> _Dropped:
     return _Dropped(kind.DROPPED | also, alike, by_place)
 
 
-def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozenset()) -> bytes:
+def end_to_end(head: Head, also: frozenset[bytes] = frozenset()) -> bytes:
     """The field lines that go on to the next peer, without the empty line.
 
     Left out are hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names
     in `also` with their twins (`Fields`). Lines that stay keep their bytes, unless a filter has changed the fields.
     """
-    return b"".join(_kept(head, also))
+    kind = Http1ResponseHead if hasattr(head, "status") else Http1RequestHead
+    return b"".join(_kept(head, kind, also))
 
 
-def _kept(head: RequestHead | ResponseHead, also: frozenset[bytes]) -> Sequence[bytes]:
-    """Return the pieces of `end_to_end`."""
-    drop, alike, by_place = _dropped(type(head), also)  # type: ignore[arg-type]  # a class is hashable
-    if head.connection_named or head.edited() is not None:
+def _kept(message: Head, kind: type[Http1RequestHead | Http1ResponseHead], also: frozenset[bytes]) -> Sequence[bytes]:
+    """Return the pieces of `end_to_end`. `kind`: whose fields for the next peer are left out."""
+    drop, alike, by_place = _dropped(kind, also)  # type: ignore[arg-type]  # a class is hashable
+    if message.edited() is not None:
+        return [message.fields().render(drop, alike)]
+    head = cast("Http1RequestHead | Http1ResponseHead", message)  # no other is sent as it came
+    if head.connection_named:
         return [head.fields().render(drop, alike)]
     raw, at = head.raw, head.fields_start
     if by_place:

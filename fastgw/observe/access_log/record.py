@@ -18,8 +18,8 @@ class Record(msgspec.Struct, gc=False):
     """Path as the client sent it (`raw_path`)."""
     query: bytes | None
     """Query without the `?`. None: the request target had no `?`."""
-    minor: int
-    """HTTP/1.<minor> as the client spoke it."""
+    version: int
+    """HTTP version of the request times ten: 10, 11."""
     status: int
     """Status that the client saw; 499: it left before it saw anything final."""
     request_bytes: int

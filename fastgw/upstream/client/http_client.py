@@ -19,8 +19,9 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
+from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
@@ -39,7 +40,7 @@ _TLS: Final = settings.UpstreamTls()
 _POOL: Final = settings.Pool(max_connections=256, max_idle=32, idle_timeout=30.0, max_pending=1_000_000)
 # Every fetch has a time limit of its own; these are there for a connect that nobody waits for any more.
 _TIMEOUTS: Final = settings.UpstreamTimeouts(connect=10.0, response_headers=3600.0, idle=3600.0)
-_OURS: Final = frozenset((b"host", b"content-length", *ResponseHead.DROPPED))
+_OURS: Final = frozenset((b"host", b"content-length", *Http1ResponseHead.DROPPED))
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
@@ -211,7 +212,7 @@ class _ClientRequest(NoTunnel):
         self._repeatable = repeatable
         self._origin: _Origin | None = None
         self._connection: UpstreamConnection | None = None
-        self._head: ResponseHead | None = None
+        self._head: Http1ResponseHead | None = None
         self._body = bytearray()
         self.late = Fault.CONNECT_TIMEOUT  # what it was when the time was up
         self._done: asyncio.Future[Fetched | Failure]
@@ -260,13 +261,13 @@ class _ClientRequest(NoTunnel):
 
     # what the connection tells
 
-    def informed(self, head: ResponseHead) -> None:
+    def informed(self, head: Http1ResponseHead) -> None:
         pass
 
-    def answered_whole(self, head: ResponseHead) -> None:
+    def answered_whole(self, head: Http1ResponseHead) -> None:
         self.answered(head, head.payload or b"", True)
 
-    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+    def answered(self, head: Http1ResponseHead, payload: bytes, ended: bool) -> None:
         self._head = head
         self.late = Fault.UPSTREAM_STALLED
         if head.has_body and head.length > self._most:
@@ -292,8 +293,8 @@ class _ClientRequest(NoTunnel):
         else:
             connection.close()
             origin.pool.discard(connection)
-        without = head.DROPPED.union(head.connection_named)
-        self._finish(Fetched(head.status, Fields.parse(head.raw, head.fields_start, without), bytes(self._body)))
+        fields = Fields(line for line in head.fields() if line[0].lower() not in HOP_BY_HOP)
+        self._finish(Fetched(head.status, fields, bytes(self._body)))
 
     def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
         connection, origin = self._connection, self._origin

@@ -23,7 +23,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import ResponseHead, find_head_end, judge_answer, take_answer, taken
+from fastgw.http.http1.parser import Http1ResponseHead, find_head_end, judge_answer, take_answer, taken
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.pool import Pool
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
@@ -39,13 +39,13 @@ MAX_INFORMATIONAL: Final = 16
 class Borrower(Protocol):
     """Borrower of the connection. After `ended`, `failed` or `switched` nothing more is told to it."""
 
-    def informed(self, head: ResponseHead) -> None:
+    def informed(self, head: Http1ResponseHead) -> None:
         """An interim response (1xx other than 101)."""
 
-    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+    def answered(self, head: Http1ResponseHead, payload: bytes, ended: bool) -> None:
         """The final response's head, with the first of its body. `ended`: that is all of it."""
 
-    def answered_whole(self, head: ResponseHead) -> None:
+    def answered_whole(self, head: Http1ResponseHead) -> None:
         """The final response, with its body in `head.payload`."""
 
     def received(self, payload: bytes) -> None: ...
@@ -57,7 +57,7 @@ class Borrower(Protocol):
         empty.
         """
 
-    def switched(self, head: ResponseHead, early: bytes) -> None:
+    def switched(self, head: Http1ResponseHead, early: bytes) -> None:
         """101 Switching Protocols, asked for. `early`: bytes behind the head, of the other protocol."""
 
     def received_raw(self, chunk: bytes) -> None:
@@ -82,7 +82,7 @@ class NoTunnel:
 
     __slots__ = ()
 
-    def switched(self, head: ResponseHead, early: bytes) -> None:
+    def switched(self, head: Http1ResponseHead, early: bytes) -> None:
         raise NotImplementedError
 
     def received_raw(self, chunk: bytes) -> None:
@@ -413,14 +413,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._begin_body(head, received, end)
         return None
 
-    def _answered_whole(self, head: ResponseHead) -> None:
+    def _answered_whole(self, head: Http1ResponseHead) -> None:
         borrower = self.borrower
         assert borrower is not None
         self._take_note(head)
         self._finish()
         borrower.answered_whole(head)
 
-    def _take_note(self, head: ResponseHead) -> None:
+    def _take_note(self, head: Http1ResponseHead) -> None:
         self.target.minor = head.minor
         # A target that answers without having asked for the body may take it for the next request.
         self.reusable = not (head.close or self._unasked_body)
@@ -434,7 +434,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         else:
             self._begun, self._searched = received, len(received)
 
-    def _inform(self, head: ResponseHead) -> bool:
+    def _inform(self, head: Http1ResponseHead) -> bool:
         """Pass an interim response on. False: the exchange is over."""
         borrower = self.borrower
         assert borrower is not None
@@ -451,7 +451,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         borrower.informed(head)
         return self.borrower is not None  # else it was cancelled meanwhile
 
-    def _begin_body(self, head: ResponseHead, received: bytes, end: int) -> None:
+    def _begin_body(self, head: Http1ResponseHead, received: bytes, end: int) -> None:
         borrower = self.borrower
         assert borrower is not None
         self._take_note(head)
@@ -555,7 +555,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, pending)
         return pending[0] > 0
 
-    def _switch(self, head: ResponseHead, early: bytes) -> None:
+    def _switch(self, head: Http1ResponseHead, early: bytes) -> None:
         borrower = self.borrower
         assert borrower is not None
         if not self._asked_upgrade or not set(head.upgrade) & set(self._asked_upgrade):

@@ -14,7 +14,8 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.http1.parser import Http1ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
@@ -71,7 +72,7 @@ class Attempt(Timed):
     def ask(self, fresh: bool) -> None:
         exchange, target = self.exchange, self.target
         exchange.target = target.label
-        if not target.minor and exchange.head.chunked:
+        if not target.minor and exchange.body_length is None:
             self._forwarding.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
             return
         # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
@@ -127,7 +128,7 @@ class Attempt(Timed):
         held = body.attach(self)
         if not self._forwarding.keeps_body():
             body.kept = None
-        if not exchange.head.chunked:
+        if exchange.body_length is not None:
             return held
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
         return serializer.chunk(held) + last
@@ -173,7 +174,7 @@ class Attempt(Timed):
             say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
-    def answered_whole(self, head: ResponseHead) -> None:
+    def answered_whole(self, head: Http1ResponseHead) -> None:
         self.answered(head, head.payload or b"", True)
 
     def received(self, payload: bytes) -> None:
@@ -249,14 +250,14 @@ class Attempt(Timed):
 
     def feed(self, payload: bytes) -> None:
         if self.connection is not None:
-            self.connection.send(serializer.chunk(payload) if self.exchange.head.chunked else payload)
+            self.connection.send(serializer.chunk(payload) if self.exchange.body_length is None else payload)
 
     def end(self, trailers: Trailers) -> None:
         if self.connection is not None:
             if self._upstream.rules.per_try is not inf:
                 self._limit_time()
             exchange = self.exchange
-            last = serializer.last_chunk(sent_trailers(exchange, trailers)) if exchange.head.chunked else b""
+            last = serializer.last_chunk(sent_trailers(exchange, trailers)) if exchange.body_length is None else b""
             self.connection.send_last(last)
 
     def feed_raw(self, chunk: bytes) -> None:

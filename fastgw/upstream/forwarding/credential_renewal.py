@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, final
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.chain import RenewStep, count_raised
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.http1_connection import NoTunnel

@@ -10,7 +10,7 @@ they would stand by now, and they go on.
 from collections.abc import Mapping
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, Trailers, begin
@@ -19,7 +19,7 @@ from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import RequestHead, ResponseHead
+from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastgw.upstream.forwarding.forwarding import Forwarding
 
 
-NO_HEAD: Final = RequestHead()
+NO_HEAD: Final = Http1RequestHead()
 NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 
 
@@ -44,7 +44,12 @@ class FastPathClient(Protocol):
         """The client's side of an exchange, where one is needed after all."""
 
     def answer_fast(
-        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
+        self,
+        head: Http1ResponseHead,
+        exchange: Exchange | None,
+        dropped: frozenset[bytes],
+        added: bytes,
+        request_id: bytes,
     ) -> None:
         """Send an answer that came as a whole, with what filters say of its fields, and end what it is of with it.
 
@@ -92,7 +97,7 @@ class FastPath(NoTunnel):
         "why",
     )
 
-    head: RequestHead
+    head: Http1RequestHead
     route: Route
     begun_at: float
     request_bytes: int
@@ -110,7 +115,7 @@ class FastPath(NoTunnel):
         self.peer = peer
         self.client_ip = peer.ip
         self.scheme = peer.scheme
-        self.response: ResponseHead | None = None
+        self.response: Http1ResponseHead | None = None
         self._exchange: Exchange | None = None  # which is on this way, where filters have to do with it
         # What is told of every request that has none:
         self.request_body = self.consumer = self.fault = None
@@ -132,7 +137,7 @@ class FastPath(NoTunnel):
     def params(self) -> Mapping[str, bytes]:
         return self._params
 
-    def begin(self, head: RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
+    def begin(self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
         """Send an ordinary request to the upstream of a route that has a `plan`."""
         self.begun_at = monotonic()
         self.head = head
@@ -194,7 +199,7 @@ class FastPath(NoTunnel):
         if upstream.watch is not None:
             self._attempt_at = monotonic()
             upstream.watch.began(target)
-        head = exchange.head
+        head = cast(Http1RequestHead, exchange.head)  # no other connection goes this way
         method = head.method
         payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None
@@ -270,7 +275,7 @@ class FastPath(NoTunnel):
 
     # what the connection tells
 
-    def answered_whole(self, head: ResponseHead) -> None:
+    def answered_whole(self, head: Http1ResponseHead) -> None:
         length, exchange = head.payload_length, self._exchange
         plan: FastPathPlan = self.route.fast_path
         if not length or (plan.looks_at is not None and plan.looks_at(head)):
@@ -316,10 +321,10 @@ class FastPath(NoTunnel):
                 return
         self._client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
 
-    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+    def answered(self, head: Http1ResponseHead, payload: bytes, ended: bool) -> None:
         self.turn().answered(head, payload, ended)
 
-    def informed(self, head: ResponseHead) -> None:
+    def informed(self, head: Http1ResponseHead) -> None:
         self.turn().informed(head)
 
     def failed_on(self, fault: Fault, silent: bool, why: str) -> None:

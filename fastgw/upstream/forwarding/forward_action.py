@@ -166,7 +166,7 @@ class Forward:
         upgrade = self.asked_upgrade(exchange)
         if upgrade:
             return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
-        return b"Connection: TE\r\nTE: trailers\r\n" if exchange.head.te_trailers else b""
+        return b"Connection: TE\r\nTE: trailers\r\n" if exchange.head.accepts_trailers else b""
 
     def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
         """The protocols that the client offers and the route allows. A body and an upgrade do not go together."""

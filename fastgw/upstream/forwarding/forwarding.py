@@ -18,7 +18,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.forwarding.attempt import Attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, final
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Trailers, begin
 from fastgw.exchange.states import ENDED
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream

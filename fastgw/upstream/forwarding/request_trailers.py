@@ -16,9 +16,8 @@ def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
     if not trailers:
         return trailers
     head = exchange.head
-    known = {folded(name) for name in (*exchange.request_dropped, *head.connection_named)}
-    for fields in (Fields.parse(head.raw, head.fields_start), Fields.parse(exchange.request_added, 0)):
-        known.update(folded(name) for name, _ in fields)
+    known = {folded(name) for name in (*exchange.request_dropped, *head.received_names())}
+    known.update(folded(name) for name, _ in Fields.parse(exchange.request_added, 0))
     edited = head.fields()
     known.update(folded(name) for name, _ in edited)
     known |= edited.taken

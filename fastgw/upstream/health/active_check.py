@@ -14,7 +14,7 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault, Side
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
 from fastgw.upstream.targets.target import build_targets
@@ -108,14 +108,14 @@ class _CheckRequest(NoTunnel):
         if not self.answer.done():
             self.answer.set_result(answer)
 
-    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+    def answered(self, head: Http1ResponseHead, payload: bytes, ended: bool) -> None:
         self._status = head.status
         self.late = Fault.UPSTREAM_STALLED
         self.received(payload)
         if ended or not self._wants_body:
             self.ended(())
 
-    def answered_whole(self, head: ResponseHead) -> None:
+    def answered_whole(self, head: Http1ResponseHead) -> None:
         self.answered(head, head.payload or b"", True)
 
     def received(self, payload: bytes) -> None:
@@ -137,6 +137,6 @@ class _CheckRequest(NoTunnel):
     def request_is_whole(self) -> bool:
         return True
 
-    def informed(self, head: ResponseHead) -> None: ...
+    def informed(self, head: Http1ResponseHead) -> None: ...
     def pause_request(self) -> None: ...
     def resume_request(self) -> None: ...

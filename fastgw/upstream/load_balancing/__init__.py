@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping
 from typing import NamedTuple, Protocol, final
 
 from fastgw.consumers.index import Consumer
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.messages import RequestHead
 from fastgw.upstream.targets.target import Target
 
 

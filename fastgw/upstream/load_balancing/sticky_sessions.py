@@ -14,7 +14,7 @@ from typing import Final, final
 from fastgw.config.settings import gateway as config
 from fastgw.exchange.request_keys import cookie
 from fastgw.forwarded_headers import Peer, client_scheme
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.messages import RequestHead
 from fastgw.upstream.load_balancing import Balancer, BalancingRequest
 from fastgw.upstream.targets.target import Target
 

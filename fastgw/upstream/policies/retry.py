@@ -15,7 +15,7 @@ from time import time
 from typing import Final, final
 
 from fastgw.config.settings import gateway as config
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))

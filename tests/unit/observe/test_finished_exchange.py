@@ -74,12 +74,12 @@ def test_a_record_tells_what_the_exchange_knows() -> None:
         request_id=b"7",
     )
     record = record_of(ended, 5.5, 1e9)
-    assert (record.method, record.host, record.path, record.query, record.minor) == (
+    assert (record.method, record.host, record.path, record.query, record.version) == (
         b"PUT",
         b"a.test",
         b"/a%2fb",
         b"x=1",
-        0,
+        10,
     )
     assert (record.user_agent, record.referer, record.request_id) == (b"probe/1", b"http://r.test/", b"7")
     assert (record.listener, record.route) == ("public", "all")

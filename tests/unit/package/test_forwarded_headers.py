@@ -10,7 +10,8 @@ from fastgw.config.base.value_types import parse_network
 from fastgw.forwarded_headers import FAMILY, Peer, _elements, client_address, fields_for_upstream
 from fastgw.gateway.compiler import trust
 from fastgw.http.grammar import TOKEN
-from fastgw.http.http1.parser import RequestHead, judge_request
+from fastgw.http.http1.parser import judge_request
+from fastgw.http.messages import RequestHead
 
 TRUSTS = trust([parse_network("10.0.0.0/8"), parse_network("fd00::/8")])
 PROXY = Peer("10.0.0.9", 1, 80, trusted=True)

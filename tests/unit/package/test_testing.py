@@ -17,7 +17,7 @@ from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.size import Size
 from fastgw.http.fields import Fields
-from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.testing import OK, ConfigError, Fetched, Ran, configured, run
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import probe

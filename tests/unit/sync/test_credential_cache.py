@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser import RequestHead, judge_request
+from fastgw.http.http1.parser import judge_request
+from fastgw.http.messages import RequestHead
 from fastgw.sync import credential_cache
 from fastgw.sync.credential_cache import HITS, MISSES, TokenCache, count_in
 

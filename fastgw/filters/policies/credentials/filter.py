@@ -40,8 +40,8 @@ from fastgw.filters.policies.credentials.secret_files import SecretFiles, look_a
 from fastgw.filters.policies.credentials.worker_cache import Holder
 from fastgw.filters.policies.request_parameters import field_lines, values_of
 from fastgw.http.fields import folded, without
-from fastgw.http.http1.parser import ResponseHead
 from fastgw.http.http1.serializer_reference import REQUEST_ID
+from fastgw.http.messages import ResponseHead
 
 T = TypeVar("T", Token, CsrfToken)
 

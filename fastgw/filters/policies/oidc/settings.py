@@ -11,7 +11,7 @@ from fastgw.config.settings.gateway import NONE, Settings, Some
 from fastgw.config.settings.secrets import Secret
 from fastgw.filters.policies.jwt import ClaimName, Scope
 from fastgw.filters.policies.oidc.urls import is_safe, local
-from fastgw.http.http1.parser import RequestHead
+from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 
@@ -33,7 +33,7 @@ RESERVED: Final = frozenset(
 """Parameters of the authorization request that are ours."""
 
 
-UNUSABLE: Final = RequestHead.DROPPED | {b"host", b"cookie"}
+UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 """Fields that are not for a value of ours."""
 
 

@@ -16,7 +16,13 @@ from fastgw.compiled import twin
 from fastgw.http.http1 import llhttp, parser_reference
 from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
-from fastgw.http.http1.parser_reference import RequestHead, ResponseHead, judge_answer, judge_request, judge_response
+from fastgw.http.http1.parser_reference import (
+    Http1RequestHead,
+    Http1ResponseHead,
+    judge_answer,
+    judge_request,
+    judge_response,
+)
 from fastgw.http.malformed import Malformed
 
 
@@ -28,7 +34,7 @@ def without_llhttp(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(judge, asked, agree)
 
 
-def believed(head: RequestHead | ResponseHead, raw: bytes) -> dict[bytes, bytes]:
+def believed(head: Http1RequestHead | Http1ResponseHead, raw: bytes) -> dict[bytes, bytes]:
     """Read fields as the careless do: by lines, stripped, the last one counts."""
     lines = raw.split(b"\r\n")[1:]
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
@@ -44,15 +50,15 @@ def believed(head: RequestHead | ResponseHead, raw: bytes) -> dict[bytes, bytes]
     return fields
 
 
-def believe_request(raw: bytes, max_fields: int) -> RequestHead:
-    head = RequestHead()
+def believe_request(raw: bytes, max_fields: int) -> Http1RequestHead:
+    head = Http1RequestHead()
     head.method = raw.split(b" ")[0]
     believed(head, raw)
     return head
 
 
-def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
-    head = ResponseHead()
+def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1ResponseHead:
+    head = Http1ResponseHead()
     head.status = 200
     fields = believed(head, raw)
     head.until_close = not head.chunked and b"content-length" not in fields
@@ -165,7 +171,7 @@ STOPPED_BY_BOTH = {
 each_way = pytest.mark.parametrize("judged", ["request", "request with its body", "response", "response with its body"])
 
 
-def judge_with_body(raw: bytes, body: bytes) -> RequestHead:
+def judge_with_body(raw: bytes, body: bytes) -> Http1RequestHead:
     """As `take_request` has a request that came with its body judged."""
     return parser_reference._judged(parser_reference.read_request(raw, 100), raw + body)
 
@@ -244,7 +250,7 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeyp
     """And the other way round."""
     line = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
-    def misread(raw: bytes, max_fields: int) -> RequestHead:
+    def misread(raw: bytes, max_fields: int) -> Http1RequestHead:
         head = read(line + ours + b"\r\n", max_fields)
         head.raw, head.known = raw, {}
         return head
@@ -262,7 +268,7 @@ def test_a_request_whose_body_llhttp_ends_elsewhere_is_refused(monkeypatch, sent
     """Also where all of it is there: its completion must fall on our last byte."""
     line = b"POST / HTTP/1.1\r\nHost: a\r\n"
 
-    def misread(raw: bytes, max_fields: int) -> RequestHead:
+    def misread(raw: bytes, max_fields: int) -> Http1RequestHead:
         head = read(line + LENGTH_3 + b"\r\n", max_fields)
         head.raw, head.known = raw, {}
         return head
@@ -299,7 +305,7 @@ def test_no_request_decides_how_the_next_one_is_judged(before: bytes, body: byte
 def test_an_answer_in_chunks_that_llhttp_ends_elsewhere_is_refused(monkeypatch, sent: bytes):
     line, chunks = b"HTTP/1.1 200 OK\r\n", b"3\r\nabc\r\n0\r\n\r\n"
 
-    def misread(raw: bytes, method: bytes, max_fields: int) -> ResponseHead:
+    def misread(raw: bytes, method: bytes, max_fields: int) -> Http1ResponseHead:
         head = read(line + CHUNKED + b"\r\n", method, max_fields)
         head.raw, head.known = raw, {}
         return head

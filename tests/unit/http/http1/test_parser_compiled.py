@@ -36,8 +36,18 @@ def outcome(look: Callable[[], dict[str, object]]) -> Outcome:
 BOTH = ["raw", "minor", "fields_start", "length", "chunked", "close", "upgrade", "known", "connection_named"]
 BOTH += ["whole", "payload"]
 OF_REQUESTS = ["method", "request_target", "scheme", "authority", "host", "raw_path", "path", "query"]
-OF_REQUESTS += ["forwarded", "expects_continue", "te_trailers", "ordinary", "path_as_sent", "host_as_sent", "sized"]
-OF_RESPONSES = ["status", "reason", "until_close", "has_body", "payload_length"]
+OF_REQUESTS += [
+    "version",
+    "body_length",
+    "forwarded",
+    "expects_continue",
+    "accepts_trailers",
+    "ordinary",
+    "path_as_sent",
+    "host_as_sent",
+    "sized",
+]
+OF_RESPONSES = ["version", "body_length", "status", "reason", "until_close", "has_body", "payload_length"]
 ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"origin", b"x-a", b"A", b"cookie", b"date",
          b"server", b"")  # fmt: skip
 ASKED += (b"authorization", b"Authorization")
@@ -162,8 +172,8 @@ def agree_on_taking_request(received: bytes, max_bytes: int, max_fields: int = 1
     end = received.find(b"\r\n\r\n") + 4
     raw, behind = (received[:end], received[end:]) if 4 <= end <= max_bytes else (b"", b"")
     for took, judges, kind in (
-        (theirs, parser_reference, parser_reference.RequestHead),
-        (ours, scan, scan.RequestHead),
+        (theirs, parser_reference, parser_reference.Http1RequestHead),
+        (ours, scan, scan.Http1RequestHead),
     ):
         judged = outcome(lambda judges=judges: {"head": judges.judge_request(raw, max_fields)})  # type: ignore[misc]
         head = judged["head"] if isinstance(judged, dict) else None
@@ -184,9 +194,9 @@ def agree_on_taking_answer(received: bytes, method: bytes) -> None:
     end = received.find(b"\r\n\r\n") + 4
     twins = by_whom(scan.judge_answer, received, end, method) if end >= 4 else None
     if isinstance(ours, bytes):
-        assert isinstance(theirs, bytes) or twins is not scan.ResponseHead
+        assert isinstance(theirs, bytes) or twins is not scan.Http1ResponseHead
     else:
-        assert twins is scan.ResponseHead
+        assert twins is scan.Http1ResponseHead
         assert ours.whole
         assert ours.status >= 200
         assert told(ours, compiled_splice) == told(theirs, serializer_reference)
@@ -272,7 +282,7 @@ FOLLOWING = [[b""], [b"abc"], [b"ab", b"c"], [b"3\r\nabc\r\n0\r\n\r\nGET"], [b"a
 @pytest.mark.parametrize("following", FOLLOWING)
 def test_ordinary_requests(raw: bytes, following: list[bytes]):
     """They are not left to the reference."""
-    assert type(scan.judge_request(raw)) is scan.RequestHead
+    assert type(scan.judge_request(raw)) is scan.Http1RequestHead
     agree_on_request(raw, following)
 
 
@@ -280,7 +290,7 @@ def test_ordinary_requests(raw: bytes, following: list[bytes]):
 @pytest.mark.parametrize("following", FOLLOWING)
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 def test_ordinary_responses(raw: bytes, following: list[bytes], method: bytes):
-    assert type(scan.judge_response(raw, method)) is scan.ResponseHead
+    assert type(scan.judge_response(raw, method)) is scan.Http1ResponseHead
     agree_on_response(raw, following, method)
 
 
@@ -431,7 +441,11 @@ def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
 
 @pytest.mark.parametrize(
     "name",
-    sorted(parser_reference.RequestHead.KNOWN | parser_reference.ResponseHead.KNOWN | {b"authorization", b"x" * 40}),
+    sorted(
+        parser_reference.Http1RequestHead.KNOWN
+        | parser_reference.Http1ResponseHead.KNOWN
+        | {b"authorization", b"x" * 40}
+    ),
 )
 def test_names_are_known_in_whatever_case_and_none_that_only_seems_to_be_in_another(name: bytes):
     """A control, too, becomes a hyphen or a digit by the bit that makes letters small."""
@@ -452,7 +466,7 @@ def test_what_is_taken_out_of_a_buffer(length: int):
 @pytest.mark.parametrize("raw", ORDINARY_REQUESTS[:-1])
 def test_an_ordinary_request_is_taken_when_it_is_there_alone_and_no_longer_than_it_may_be(raw: bytes):
     took = take_out(scan.take_request, raw, len(raw), 100)
-    assert type(took) is scan.RequestHead
+    assert type(took) is scan.Http1RequestHead
     assert took.raw == raw
     assert take_out(scan.take_request, raw, len(raw) - 1, 100) == raw
     for behind in (b"\r\n", b"a", b"\x00", get(), get()[:-1]):
@@ -484,7 +498,7 @@ WHOLE_REQUESTS = [
 def test_a_request_is_taken_with_its_body_when_all_of_it_is_there_and_no_more(message: bytes):
     end = message.index(b"\r\n\r\n") + 4
     took = take_out(scan.take_request, message, end, 100)
-    assert type(took) is scan.RequestHead
+    assert type(took) is scan.Http1RequestHead
     assert (took.raw, took.payload) == (message[:end], message[end:])
     agree_on_taking_request(message, end)
     agree_on_taking_request(message, end - 1)
@@ -518,7 +532,7 @@ WHOLE_IN_CHUNKS = [
 @pytest.mark.parametrize("answer", WHOLE + WHOLE_IN_CHUNKS)
 def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(answer: bytes):
     took = take_out(scan.take_answer, answer, b"GET")
-    assert type(took) is scan.ResponseHead
+    assert type(took) is scan.Http1ResponseHead
     agree_on_taking_answer(answer, b"GET")
     for behind in (b"\r\n", b"a", b"\x00", ok(b"Content-Length: 0")):
         assert take_out(scan.take_answer, answer + behind, b"GET") == answer + behind
@@ -567,7 +581,7 @@ def test_an_answer_that_is_not_over_with_these_bytes_is_not_taken(answer: bytes)
 
 @pytest.mark.parametrize("fields", [(b"Content-Length: 3",), (b"Transfer-Encoding: chunked",), ()])
 def test_to_head_an_answer_ends_with_its_head(fields: tuple[bytes, ...]):
-    assert type(take_out(scan.take_answer, ok(*fields), b"HEAD")) is scan.ResponseHead
+    assert type(take_out(scan.take_answer, ok(*fields), b"HEAD")) is scan.Http1ResponseHead
     agree_on_taking_answer(ok(*fields), b"HEAD")
     for behind in (b"abc", b"3\r\nabc\r\n0\r\n\r\n"):
         assert take_out(scan.take_answer, ok(*fields) + behind, b"HEAD") == ok(*fields) + behind
@@ -579,10 +593,10 @@ def test_what_was_not_taken_does_not_change_what_is_taken_next():
     for odd in (get(b"A b: c"), get(b"Content-Length: 3") + b"ab", get()[:-1], get() + get(), get(b"A:\x00")):
         for good in (get(), WHOLE_REQUESTS[0]):
             take_out(scan.take_request, odd, 10_000, 100)
-            assert type(take_out(scan.take_request, good, 10_000, 100)) is scan.RequestHead
+            assert type(take_out(scan.take_request, good, 10_000, 100)) is scan.Http1RequestHead
     for odd in (WHOLE[0][:-1], WHOLE[0] + b"a", ok(b"A b: c"), ok(b"A:\x00"), ok(line=b"HTTP/1.1 100 Continue")):
         take_out(scan.take_answer, odd, b"GET")
-        assert type(take_out(scan.take_answer, WHOLE[0], b"GET")) is scan.ResponseHead
+        assert type(take_out(scan.take_answer, WHOLE[0], b"GET")) is scan.Http1ResponseHead
 
 
 def test_a_size_may_have_sixteen_digits():
@@ -594,7 +608,7 @@ def test_a_size_may_have_sixteen_digits():
 
 
 def test_names_that_connection_or_cgi_would_confuse():
-    for name in sorted(parser_reference.RequestHead.KNOWN | parser_reference.ResponseHead.KNOWN):
+    for name in sorted(parser_reference.Http1RequestHead.KNOWN | parser_reference.Http1ResponseHead.KNOWN):
         for spelled in (name, name.upper(), name.replace(b"-", b"_"), name + b"_", name[:-1], b"x" + name):
             agree_on_request(get(spelled + b": 1"), [b""])
             agree_on_response(ok(spelled + b": 1"), [b""])
@@ -689,6 +703,6 @@ def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_by
     lines = b"".join(b"%b: %d\r\n" % (name, number) for number, name in enumerate(names))
     raw = b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
     reference = parser_reference.judge_request(raw)
-    written = reference.fields().render(parser_reference.RequestHead.DROPPED | also, frozenset(map(folded, also)))
+    written = reference.fields().render(parser_reference.Http1RequestHead.DROPPED | also, frozenset(map(folded, also)))
     assert serializer_reference.end_to_end(parser_reference.judge_request(raw), also) == written
     assert compiled_splice.end_to_end(scan.judge_request(raw), also) == written

@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.http.http1 import parser as framing
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser import RequestHead, find_head_end, judge_request, judge_response, taken
+from fastgw.http.http1.parser import Http1RequestHead, find_head_end, judge_request, judge_response, taken
 from fastgw.http.malformed import Malformed
 
 
@@ -396,8 +396,8 @@ def test_expect_continue(version, value, expects):
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(b"trailers", True), (b"gzip, Trailers", True), (b"gzip", False)])
-def test_te_trailers(value, wanted):
-    assert judge_request(head(b"GET / HTTP/1.1", b"TE: " + value)).te_trailers is wanted
+def test_accepts_trailers(value, wanted):
+    assert judge_request(head(b"GET / HTTP/1.1", b"TE: " + value)).accepts_trailers is wanted
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_known_fields_are_found_with_their_places():
     assert [value for _, _, value in known[b"x-forwarded-for"]] == [b"1", b"3"]
 
 
-@pytest.mark.parametrize("name", sorted(RequestHead.KNOWN))
+@pytest.mark.parametrize("name", sorted(Http1RequestHead.KNOWN))
 def test_every_known_field_is_known(name: bytes):
     value = {b"host": b"a", b"content-length": b"0", b"transfer-encoding": b"chunked", b"expect": b"100-continue"}
     line = name.title() + b": " + value.get(name, b"a")
@@ -482,7 +482,7 @@ def test_the_number_of_fields_is_bounded():
 
 def test_a_repr_tells_the_state_without_secrets():
     request = judge_request(head(b"POST /s3cret HTTP/1.1", b"Authorization: s3cret", b"Content-Length: 3"))
-    assert repr(request) == "<RequestHead POST, length 3>"
+    assert repr(request) == "<Http1RequestHead POST, length 3>"
 
 
 def test_the_end_of_a_head_is_found_wherever_it_is_cut():

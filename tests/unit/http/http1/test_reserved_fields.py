@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.http.field_names import RESERVED
 from fastgw.http.fields import folded
 from fastgw.http.http1 import reserved_fields, serializer
-from fastgw.http.http1.known_fields import RESERVED, SIGNS
+from fastgw.http.http1.known_fields import SIGNS
 from fastgw.http.http1.parser import judge_request
 from fastgw.http.http1.reserved_fields import ReservedFields
 

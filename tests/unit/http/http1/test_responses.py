@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.http.http1.parser import ResponseHead, judge_answer, judge_response
+from fastgw.http.http1.parser import Http1ResponseHead, judge_answer, judge_response
 from fastgw.http.malformed import Malformed
 
 
@@ -202,14 +202,14 @@ def test_underscores_are_no_twins_in_responses():
     assert judge_response(ok(LENGTH, b"Content_Length: 4"), b"GET").length == 3
 
 
-@pytest.mark.parametrize("name", sorted(ResponseHead.KNOWN))
+@pytest.mark.parametrize("name", sorted(Http1ResponseHead.KNOWN))
 def test_every_known_field_is_known(name: bytes):
     value = {b"content-length": b"0", b"transfer-encoding": b"chunked"}.get(name, b"a")
     assert name in judge_response(ok(name.upper() + b": " + value), b"GET").known
 
 
 def test_a_repr_tells_the_state_without_secrets():
-    assert repr(judge_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<ResponseHead 200, chunked>"
+    assert repr(judge_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<Http1ResponseHead 200, chunked>"
 
 
 LENGTH_3 = ok(b"Content-Length: 3")
