@@ -570,7 +570,7 @@ class _Pool:
         borrower.lent(connection)
         connected.set_result(wire)
 
-    def idle(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
+    def try_lend(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
         self.was_asked = True
         if self._idle is None or self._idle[0].target is not target:
             return None

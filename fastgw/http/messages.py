@@ -133,3 +133,7 @@ class ResponseHead(Head, Protocol):
     @property
     def has_body(self) -> bool:
         """False for answers to HEAD, 1xx, 204, 304, and a length of 0."""
+
+    @property
+    def payload(self) -> bytes | None:
+        """The whole body, where it came together with the head; None: it came otherwise, or there is none."""

@@ -19,14 +19,18 @@ class Connection(asyncio.Protocol):
     """As much of an upstream connection as the pool needs."""
 
     lost_by = ""
+    capacity = 1
 
     def __init__(self, pool: "Pool[Connection]", target: Target) -> None:
         self.pool = pool
         self.target = target
         self.idle_since = 0.0
-        self.uses = 0
+        self.uses = self.streams = 0
         self.closed = False
         self.transport: Any = None
+
+    def open_stream(self) -> "Connection":
+        return self
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport

@@ -292,17 +292,18 @@ class Pool:
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
     ) -> UpstreamConnection | Fault | None:
-        connection = None if fresh else self.idle(target, idle_at_most)
+        connection = None if fresh else self.try_lend(target, idle_at_most)
         if connection is None:
             self.waiting.append((borrower, target))
         return connection
 
-    def idle(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
+    def try_lend(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
         newest: UpstreamConnection | None = next(reversed(target.idle), None)
         if newest is None or self.ground.wheel.now - newest.idle_since > idle_at_most:
             return None
         connection: UpstreamConnection = target.idle.popitem()[0]
         connection.uses += 1
+        connection.streams = 1
         return connection
 
     def is_queued(self, borrower: Any) -> bool:
@@ -313,6 +314,7 @@ class Pool:
 
     def give_back(self, connection: UpstreamConnection) -> None:
         assert connection in self.open
+        connection.streams = 0
         if connection.closed:
             self.discard(connection)
             return
@@ -426,6 +428,7 @@ class Plane:
         self.pool.open.add(connection)
         wire = Wire(self, connection)
         connection.uses += 1
+        connection.streams = 1
         borrower.lent(connection)
         self.settle()
         return wire

@@ -22,8 +22,10 @@ from fastgw.exchange import Trailers
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
 from fastgw.http.http1.parser import Http1ResponseHead
-from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
+from fastgw.http.messages import ResponseHead
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.policies.retry import IDEMPOTENT
 from fastgw.upstream.targets.target import Target
@@ -189,12 +191,11 @@ class _Origin:
 
 
 @final
-class _ClientRequest(NoTunnel):
-    """One request on its way: borrower of a connection. It is told everything, and keeps what it has to answer."""
+class _ClientRequest:
+    """One request on its way: borrower of a stream. It is told everything, and keeps what it has to answer."""
 
     __slots__ = (
         "_body",
-        "_connection",
         "_done",
         "_head",
         "_method",
@@ -202,6 +203,7 @@ class _ClientRequest(NoTunnel):
         "_origin",
         "_repeatable",
         "_request",
+        "_stream",
         "late",
     )
 
@@ -211,8 +213,8 @@ class _ClientRequest(NoTunnel):
         self._most = most
         self._repeatable = repeatable
         self._origin: _Origin | None = None
-        self._connection: UpstreamConnection | None = None
-        self._head: Http1ResponseHead | None = None
+        self._stream: UpstreamStream | None = None
+        self._head: ResponseHead | None = None
         self._body = bytearray()
         self.late = Fault.CONNECT_TIMEOUT  # what it was when the time was up
         self._done: asyncio.Future[Fetched | Failure]
@@ -227,23 +229,22 @@ class _ClientRequest(NoTunnel):
             return await self._done
         finally:
             origin.asking -= 1
-            connection, self._connection = self._connection, None
-            if connection is None:
+            stream, self._stream = self._stream, None
+            if stream is None:
                 if origin.pool.is_queued(self):
                     self.late = Fault.POOL_TIMEOUT
                 origin.pool.withdraw(self)
             else:
-                connection.close()
-                origin.pool.discard(connection)
+                stream.cancel()
 
     def _ask(self, fresh: bool) -> None:
         assert self._origin is not None
         most_idle = inf if self._repeatable else JUST_USED_S
         lent = self._origin.pool.lend(self._origin.target, self, fresh, most_idle)
-        if isinstance(lent, UpstreamConnection):
-            self.lent(lent)
-        elif isinstance(lent, Fault):
+        if isinstance(lent, Fault):
             self.failed(lent)
+        elif lent is not None:
+            self.lent(lent)
 
     def _finish(self, answer: Fetched | Failure) -> None:
         if not self._done.done():
@@ -251,77 +252,55 @@ class _ClientRequest(NoTunnel):
 
     # what the pool tells
 
-    def lent(self, connection: UpstreamConnection) -> None:
-        self._connection = connection
+    def lent(self, stream: UpstreamStream) -> None:
+        self._stream = stream
         self.late = Fault.UPSTREAM_TIMEOUT
-        connection.begin_special(self, self._request, self._method, (), whole=True, expects_continue=False)
+        stream.begin_special(self, self._request, self._method, whole=True)
 
     def failed(self, fault: Fault, why: str = "") -> None:
         self._finish((fault, ""))
 
-    # what the connection tells
+    # what the stream tells (`ResponseListener`)
 
-    def informed(self, head: Http1ResponseHead) -> None:
-        pass
+    def on_interim(self, head: ResponseHead) -> None: ...
 
-    def answered_whole(self, head: Http1ResponseHead) -> None:
-        self.answered(head, head.payload or b"", True)
-
-    def answered(self, head: Http1ResponseHead, payload: bytes, ended: bool) -> None:
+    def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         self._head = head
         self.late = Fault.UPSTREAM_STALLED
-        if head.has_body and head.length > self._most:
+        if head.has_body and (head.body_length or 0) > self._most:
             self._too_long()
             return
-        self.received(payload)
+        self.on_data((head.payload or b"") if payload is None else payload)
         if ended and not self._done.done():
-            self.ended(())
+            self.on_end(())
 
-    def received(self, payload: bytes) -> None:
+    def on_data(self, payload: bytes) -> None:
         self._body += payload
         if len(self._body) > self._most:
             self._too_long()
 
-    def ended(self, trailers: Trailers) -> None:
-        connection, head, origin = self._connection, self._head, self._origin
-        assert connection is not None
+    def on_end(self, trailers: Trailers) -> None:
+        stream, head = self._stream, self._head
+        assert stream is not None
         assert head is not None
-        assert origin is not None
-        self._connection = None
-        if connection.reusable and not connection.write_paused:
-            origin.pool.give_back(connection)
-        else:
-            connection.close()
-            origin.pool.discard(connection)
+        self._stream = None
+        stream.release()
         fields = Fields(line for line in head.fields() if line[0].lower() not in HOP_BY_HOP)
         self._finish(Fetched(head.status, fields, bytes(self._body)))
 
-    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
-        connection, origin = self._connection, self._origin
-        assert connection is not None
-        assert origin is not None
-        self._connection = None
-        origin.pool.discard(connection)
-        if silent and connection.uses > 1 and fault.retry is Retry.IF_REUSED and self._repeatable:
+    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
+        stream, self._stream = self._stream, None
+        if silent and stream is not None and stream.reused and fault.retry is Retry.IF_REUSED and self._repeatable:
             self._ask(fresh=True)
         else:
             self._finish((fault, why))
 
     def _too_long(self) -> None:
         """More is not even read: the connection goes."""
-        connection = self._connection
-        if connection is not None:
-            connection.close()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel()
         self._finish((Fault.UPSTREAM_MALFORMED, f"the answer has more than {self._most} bytes"))
-
-    def request_is_whole(self) -> bool:
-        return True
-
-    def pause_request(self) -> None:  # what is asked is there as a whole, and the transport has it
-        pass
-
-    def resume_request(self) -> None:
-        pass
 
 
 def _contents(path: str) -> bytes:

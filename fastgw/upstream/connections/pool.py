@@ -1,19 +1,21 @@
-"""The connections of one worker to one upstream: lent, given back, opened and waited for.
+"""The connections of one worker to one upstream, and the streams on them: lent, given back, opened and waited for.
 
-Rule 1: a connection is lent again only to the target it was opened to. One pool serves one upstream, and an upstream
+A pool lends capacity: a connection carries `capacity` streams at once, which is 1 for HTTP/1. The connections that
+carry some and have room for more are lent from first, so that the idle ones may grow old and go.
+Rule 1: a stream is lent only for the target its connection was opened to. One pool serves one upstream, and an upstream
 has one TLS identity (client certificate, trusted CA, verification), so connections of two identities never mix.
 Rule 2: every connection holds one place of the upstream's allowance from before it is opened until it is closed.
 Rule 3: counts are kept, never recounted. Rule 4: whoever waits is told exactly once, by `lent` or by `failed`, unless
 it withdraws; and it is told when the pool's books are in order again, so it may call back into the pool.
 
-An opening belongs to nobody: when it is done it goes to whoever has waited longest for its target, else it is kept.
+An opening belongs to nobody: when it is done it goes to those who have waited longest for its target, else it is kept.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import islice, takewhile
 from math import inf
 from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
@@ -33,15 +35,29 @@ LOG_EVERY: Final = 1.0
 """Seconds in which a target's failed connects are logged once at most."""
 
 
-class Pooled(Protocol):
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+S_contra = TypeVar("S_contra", contravariant=True)
+
+
+class Pooled(Protocol[S_co]):
     """Connection as the pool knows it. It must be a `connect.Connecting` as well."""
 
     target: Target
+    streams: int
+    """How many are lent; counted here."""
     idle_since: float
     """Monotonic seconds; set here."""
     uses: int
-    """How often it was lent; counted here. More than 1 while lent: it is a reused one."""
+    """How many streams were lent ever; counted here. More than 1 while one is lent: it is a reused one."""
     closed: bool
+
+    def open_stream(self) -> S_co:
+        """Return another stream, which tells by `Pool.give_back` or `discard` that it is over."""
+
+    @property
+    def capacity(self) -> int:
+        """Number of streams that it carries at once, when it is open; 1 at least."""
 
     @property
     def lost_by(self) -> str:
@@ -50,14 +66,10 @@ class Pooled(Protocol):
     def close(self) -> None: ...
 
 
-C = TypeVar("C", bound=Pooled)
-C_contra = TypeVar("C_contra", bound=Pooled, contravariant=True)
+class StreamBorrower(Protocol[S_contra]):
+    """Borrower that waits for a stream; compared by identity."""
 
-
-class ConnectionBorrower(Protocol[C_contra]):
-    """Borrower that waits for a connection; compared by identity."""
-
-    def lent(self, connection: C_contra) -> None: ...
+    def lent(self, stream: S_contra) -> None: ...
 
     def failed(self, fault: Fault, why: str = "") -> None:
         """`why`: for the log; may be empty."""
@@ -106,7 +118,7 @@ class LocalLimit:
 class _Waiter:
     __slots__ = ("borrower", "counted", "deadline", "target")
 
-    def __init__(self, borrower: ConnectionBorrower[Any], target: Target, deadline: float) -> None:
+    def __init__(self, borrower: StreamBorrower[Any], target: Target, deadline: float) -> None:
         self.borrower = borrower
         self.counted = False  # has one of the node's waiting places
         self.target = target
@@ -125,7 +137,7 @@ def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
 
 
 @final
-class Pool(Generic[C]):
+class Pool(Generic[S]):
     """The connections to the targets of one upstream. Nothing runs while nothing is open."""
 
     __slots__ = (
@@ -157,7 +169,7 @@ class Pool(Generic[C]):
         self,
         targets: Sequence[Target],
         upstream: settings.Upstream,
-        connection_factory: "Callable[[Pool[C], Target], C]",
+        connection_factory: "Callable[[Pool[S], Target], Pooled[S]]",
         workers: int = 1,
         limit: PoolLimit | None = None,
         pending: PoolLimit | None = None,
@@ -181,10 +193,10 @@ class Pool(Generic[C]):
         self._max_uses = inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
-        self._connections: dict[C, TargetAddress] = {}  # lent and idle
-        self._leaving: set[C] = set()  # those of the lent whose address is no longer one of their target's
+        self._connections: dict[Pooled[S], TargetAddress] = {}  # lent and idle
+        self._leaving: set[Pooled[S]] = set()  # those in use that are lent no more, and closed when they are idle
         self._openings: set[asyncio.Task[TargetAddress]] = set()
-        self._waiters: dict[ConnectionBorrower[C], _Waiter] = {}
+        self._waiters: dict[StreamBorrower[S], _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # those for whom no opening has begun
         # How many openings there may be at once. When no descriptor or port was left: none before the next tick, then
         # one, and with each tick twice as many. An attempt that finds no port has looked at all, which takes 2 ms.
@@ -204,13 +216,20 @@ class Pool(Generic[C]):
             f"{len(self._waiters)} waiting>"
         )
 
-    def idle(self, target: Target, idle_at_most: float = inf) -> C | None:
-        """Lend an idle connection; None: there is none that was idle for less than so many seconds. Nothing follows."""
+    def try_lend(self, target: Target, idle_at_most: float = inf) -> S | None:
+        """Lend a stream of a connection that is open; None: there is none that was idle for less than so many seconds.
+
+        Nothing follows.
+        """
+        if target.shared:
+            shared = self._lend_shared(target)
+            if shared is not None:
+                return shared
         idle = target.idle
         if idle:
             now = self._clock.now
             while idle:
-                connection: C = idle.popitem()[0]  # the one used last: the others may grow old and go
+                connection: Pooled[S] = idle.popitem()[0]  # the one used last: the others may grow old and go
                 self.idle_count -= 1
                 idle_for = now - connection.idle_since
                 if connection.closed or idle_for >= self._idle_timeout:
@@ -221,22 +240,44 @@ class Pool(Generic[C]):
                     break
                 else:
                     connection.uses += 1
-                    return connection
+                    connection.streams = 1
+                    if target.capacity > 1 and connection.capacity > 1 and connection.uses < self._max_uses:
+                        target.shared[connection] = None
+                    return connection.open_stream()
         return None
 
-    def lend(
-        self, target: Target, borrower: ConnectionBorrower[C], fresh: bool = False, idle_at_most: float = inf
-    ) -> C | Fault | None:
-        """An idle connection at once; else None, and `borrower.lent` or `borrower.failed` is called later.
+    def _lend_shared(self, target: Target) -> S | None:
+        """Lend a stream of the connection that has carried some for longest and has room for one more."""
+        while target.shared:
+            connection: Pooled[S] = next(iter(target.shared))
+            if not connection.closed:
+                return self._lend_one(connection)
+            del target.shared[connection]
+        return None
 
-        `fresh`: only one that has not carried a request. `idle_at_most`: only one that was idle for less, in seconds;
-        for a request that could not be repeated, should the target be just closing it. `Fault.POOL_FULL`: too many
-        wait already; nothing follows.
+    def _lend_one(self, connection: Pooled[S]) -> S:
+        """Count one more stream of a connection in use, and note whether it has room for another."""
+        connection.uses += 1
+        connection.streams += 1
+        if connection.streams < connection.capacity and connection.uses < self._max_uses:
+            connection.target.shared[connection] = None
+        else:
+            connection.target.shared.pop(connection, None)
+        return connection.open_stream()
+
+    def lend(
+        self, target: Target, borrower: StreamBorrower[S], fresh: bool = False, idle_at_most: float = inf
+    ) -> S | Fault | None:
+        """A stream at once where there is one; else None, and `borrower.lent` or `borrower.failed` is called later.
+
+        `fresh`: only of a connection that has not carried a request. `idle_at_most`: only of one that was idle for
+        less, in seconds; for a request that could not be repeated, should the target be just closing it.
+        `Fault.POOL_FULL`: too many wait already; nothing follows.
         """
         if not fresh:
-            connection = self.idle(target, idle_at_most)
-            if connection is not None:
-                return connection
+            stream = self.try_lend(target, idle_at_most)
+            if stream is not None:
+                return stream
         waiter = _Waiter(borrower, target, monotonic() + self._pending_timeout)
         self._waiters[borrower] = waiter
         target.waiting[waiter] = None
@@ -251,43 +292,75 @@ class Pool(Generic[C]):
                 return Fault.POOL_FULL
         return None
 
-    def is_queued(self, borrower: ConnectionBorrower[C]) -> bool:
+    def is_queued(self, borrower: StreamBorrower[S]) -> bool:
         """Whether it waits for a place, and not for a connection that is being opened."""
         waiter = self._waiters.get(borrower)
         return waiter is not None and waiter in self._placeless
 
-    def withdraw(self, borrower: ConnectionBorrower[C]) -> None:
+    def withdraw(self, borrower: StreamBorrower[S]) -> None:
         """The borrower no longer wants what it waits for; nothing follows. Does nothing when it does not wait."""
         waiter = self._waiters.get(borrower)
         if waiter is not None:
             self._forget_waiter(waiter)
 
-    def give_back(self, connection: C) -> None:
-        """A lent connection has carried its exchange and can carry another: it may be lent anew before this returns."""
-        if connection.closed or connection.uses >= self._max_uses or self._stopped or connection in self._leaving:
-            self.discard(connection)
+    def give_back(self, connection: Pooled[S]) -> None:
+        """A stream is over, and its connection can carry another: it may be lent anew before this returns."""
+        connection.streams = streams = connection.streams - 1
+        leaving = self._leaving
+        if (
+            connection.closed
+            or connection.uses >= self._max_uses
+            or self._stopped
+            or (leaving and connection in leaving)
+        ):
+            self._retire(connection)
             return
-        if not self._waiters:
-            self._keep(connection)
+        if self._waiters and self._hand_on(connection):
             return
+        target = connection.target
+        if streams:
+            target.shared[connection] = None
+            return
+        if target.shared:
+            target.shared.pop(connection, None)
+        connection.idle_since = self._clock.now
+        target.idle[connection] = None
+        self.idle_count += 1
+        if self.idle_count > self._max_idle:
+            self._drop(self._longest_idle())
+        if self._sweeper is None and self.idle_count:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _hand_on(self, connection: Pooled[S]) -> bool:
+        """Lend it to one who waits, or make room for another connection, whatever is due first. False: neither is."""
         waiter = next(iter(connection.target.willing), None)
         first = next(iter(self._placeless), None)
         if waiter is not None and not (first is not None and _goes_before(first, waiter)):
             self._lend_to(waiter, connection)
-        elif first is not None:
-            self.discard(connection)  # its place is what `first` waits for
-        else:
-            self._keep(connection)
+            return True
+        if first is None or (connection.streams and self._leaving):  # one at a time makes room by and by
+            return False
+        self._leaving.add(connection)
+        self._retire(connection)  # its place is what `first` waits for
+        return True
 
-    def discard(self, connection: C) -> None:
+    def _retire(self, connection: Pooled[S]) -> None:
+        """Lend no more of a connection, and close it with its last stream."""
+        connection.target.shared.pop(connection, None)
+        if connection.streams <= 0:
+            self.discard(connection)
+
+    def discard(self, connection: Pooled[S]) -> None:
         """Close a connection, lent or idle, and free its place. A second time it does nothing."""
         self._drop(connection)
         self._fill()
 
-    def forget(self, connection: C) -> None:
-        """The connection has become readable or closed: if it is idle it is discarded; if it is lent, nothing."""
+    def forget(self, connection: Pooled[S]) -> None:
+        """The connection has become unusable: if it is idle it is discarded; if it is lent, its streams end that."""
         if connection in connection.target.idle:
             self.discard(connection)
+        else:
+            connection.target.shared.pop(connection, None)
 
     def share(self, workers: int) -> None:
         """Set the number of workers: each keeps its share of the idle connections."""
@@ -314,6 +387,7 @@ class Pool(Generic[C]):
         target.watch(None)
         target.stop()
         self._leaving.update(c for c in self._connections if c.target is target and c not in target.idle)
+        target.shared.clear()
         for connection in list(target.idle):
             self._drop(connection)
 
@@ -351,10 +425,9 @@ class Pool(Generic[C]):
             self._forget_waiter(waiter)
             waiter.borrower.failed(Fault.POOL_TIMEOUT)
 
-    def _lend_to(self, waiter: _Waiter, connection: C) -> None:
+    def _lend_to(self, waiter: _Waiter, connection: Pooled[S]) -> None:
         self._forget_waiter(waiter)
-        connection.uses += 1
-        waiter.borrower.lent(connection)
+        waiter.borrower.lent(self._lend_one(connection))
 
     def _forget_waiter(self, waiter: _Waiter) -> None:
         del self._waiters[waiter.borrower]
@@ -363,27 +436,19 @@ class Pool(Generic[C]):
         if waiter in self._placeless:
             self._leave_queue(waiter)
 
-    def _keep(self, connection: C) -> None:
-        connection.idle_since = self._clock.now
-        connection.target.idle[connection] = None
-        self.idle_count += 1
-        if self.idle_count > self._max_idle:
-            self._drop(self._longest_idle())
-        if self._sweeper is None and self.idle_count:
-            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
-
-    def _longest_idle(self) -> C:
+    def _longest_idle(self) -> Pooled[S]:
         ends = (next(iter(target.idle)) for target in self.targets if target.idle)
-        longest: C = min(ends, key=lambda connection: connection.idle_since)
+        longest: Pooled[S] = min(ends, key=lambda connection: connection.idle_since)
         return longest
 
-    def _drop(self, connection: C) -> None:
+    def _drop(self, connection: Pooled[S]) -> None:
         """Close a connection and free its place, which the caller fills."""
         if connection not in self._connections:
             return
         del self._connections[connection]
         self._leaving.discard(connection)
         target = connection.target
+        target.shared.pop(connection, None)
         if connection in target.idle:
             del target.idle[connection]
             self.idle_count -= 1
@@ -409,7 +474,8 @@ class Pool(Generic[C]):
         while self._placeless:
             waiter = next(iter(self._placeless))
             target = waiter.target
-            if target.opening < len(target.waiting):  # else an opening whose waiter has gone is there for this one
+            # Else an opening whose waiter has gone is there for this one, or has room for both.
+            if target.opening * target.capacity < len(target.waiting):
                 if len(self._openings) >= self._at_once or not self._take_place(target):
                     self._tick_later()
                     return
@@ -430,7 +496,7 @@ class Pool(Generic[C]):
         self._openings.add(task)
         task.add_done_callback(partial(self._opened, target, connection))
 
-    def _opened(self, target: Target, connection: C, task: "asyncio.Task[TargetAddress]") -> None:
+    def _opened(self, target: Target, connection: Pooled[S], task: "asyncio.Task[TargetAddress]") -> None:
         self._openings.remove(task)
         target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -440,11 +506,7 @@ class Pool(Generic[C]):
             self._connections[connection] = task.result()
             if target not in self.targets:
                 self._leaving.add(connection)
-            waiter = next(iter(target.waiting), None)
-            if waiter is None:
-                self.give_back(connection)
-            else:
-                self._lend_to(waiter, connection)
+            self._share_out(target, connection)
             return
         self._leave_place(target)
         fault, why = self._explain(target, error, connection.lost_by)
@@ -452,20 +514,44 @@ class Pool(Generic[C]):
             self._queue_again(target)
             return
         # As long as there are openings for all who wait, one that failed was there for somebody who has gone.
-        waiter = next(iter(target.waiting)) if target.opening < len(target.waiting) else None
-        if waiter is not None:
+        lost = max(len(target.waiting) - target.opening * target.capacity, 0)
+        waiters = list(islice(target.waiting, min(lost, target.capacity)))
+        for waiter in waiters:
             self._forget_waiter(waiter)
         self._fill()
-        if waiter is not None:
+        for waiter in waiters:
             waiter.borrower.failed(fault, why)
 
-    def _queue_again(self, target: Target) -> None:
-        """No descriptor or port was left for an opening: the last one that had a place waits for one again."""
-        self._at_once = 0.0
-        waiter = next((waiter for waiter in reversed(target.waiting) if waiter not in self._placeless), None)
-        if waiter is not None:
+    def _share_out(self, target: Target, connection: Pooled[S]) -> None:
+        """Lend a connection that was just opened to those who have waited longest, as many as it carries."""
+        fewer = connection.capacity < target.capacity
+        target.capacity = connection.capacity
+        waiter = next(iter(target.waiting), None)
+        if waiter is None:
+            connection.streams = 1  # that of nobody
+            self.give_back(connection)
+            return
+        self._lend_to(waiter, connection)
+        while connection in target.shared and not connection.closed:
+            waiter = next(iter(target.willing), None)
+            if waiter is None:
+                break
+            self._lend_to(waiter, connection)
+        if fewer or connection.capacity > 1:
+            self._queue_uncovered(target)
+            self._fill()
+
+    def _queue_uncovered(self, target: Target) -> None:
+        """The last of those who wait for openings that cannot serve them all wait for a place again."""
+        placed = [waiter for waiter in target.waiting if waiter not in self._placeless]
+        for waiter in reversed(placed[target.opening * target.capacity :]):
             self._placeless[waiter] = None
             self._placeless.move_to_end(waiter, last=False)
+
+    def _queue_again(self, target: Target) -> None:
+        """No descriptor or port was left for an opening: the last ones that had a place wait for one again."""
+        self._at_once = 0.0
+        self._queue_uncovered(target)
         self._tick_later()
 
     def _explain(self, target: Target, error: BaseException | None, lost_by: str) -> tuple[Fault, str]:
@@ -500,6 +586,7 @@ class Pool(Generic[C]):
                 self._drop(connection)
             else:
                 self._leaving.add(connection)
+                target.shared.pop(connection, None)
         self._fill()
 
     def _tick_later(self) -> None:

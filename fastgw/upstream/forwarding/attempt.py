@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Final, final
 
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Relay, Trailers
+from fastgw.exchange import ClientSide, Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1ResponseHead
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, say
-from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, RESET
 from fastgw.upstream.targets.target import Target
@@ -34,9 +33,9 @@ request takes a fresh one.
 
 @final
 class Attempt(Timed):
-    """Borrower of a connection to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
+    """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
-    __slots__ = ("_begun_at", "_forwarding", "_upstream", "connection", "exchange", "target")
+    __slots__ = ("_begun_at", "_forwarding", "_upstream", "exchange", "stream", "target")
 
     def __init__(self, forwarding: "Forwarding", target: Target) -> None:
         self.deadline = self.filed_at = inf
@@ -44,29 +43,29 @@ class Attempt(Timed):
         self._upstream = forwarding.upstream
         self.exchange = forwarding.exchange
         self.target = target
-        self.connection: UpstreamConnection | None = None
+        self.stream: UpstreamStream | None = None
         self._begun_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Attempt at {self.target!r} on {self.connection!r}>"
+        return f"<Attempt at {self.target!r} on {self.stream!r}>"
 
     def begin(self, fresh: bool) -> None:
-        """The target was picked: ask for a connection. `fresh`: one that has carried no request."""
+        """The target was picked: ask for a stream. `fresh`: on a connection that has carried no request."""
         upstream = self._upstream
         if upstream.watch is not None or upstream.hedging is not None:
             self._begun_at = monotonic()
             if upstream.watch is not None:
                 upstream.watch.began(self.target)
-        if upstream.rules.per_try is not inf and self.request_is_whole():
+        if upstream.rules.per_try is not inf and self._request_is_whole():
             self._limit_time()
         self.ask(fresh)
 
-    def go_on(self, connection: UpstreamConnection | None, begun_at: float) -> None:
+    def go_on(self, stream: UpstreamStream | None, begun_at: float) -> None:
         """Continue an attempt that was begun on the fast path, then (monotonic seconds)."""
-        self.connection = connection
+        self.stream = stream
         self._begun_at = begun_at
         body = self.exchange.request_body
-        if connection is not None and body is not None:
+        if stream is not None and body is not None:
             self._take(body)
 
     def ask(self, fresh: bool) -> None:
@@ -78,10 +77,10 @@ class Attempt(Timed):
         # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
         idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
         lent = self._upstream.pool.lend(target, self, fresh, idle_at_most)
-        if type(lent) is UpstreamConnection:
-            self.lent(lent)
-        elif type(lent) is Fault:
+        if isinstance(lent, Fault):
             self.failed(lent)
+        elif lent is not None:
+            self.lent(lent)
 
     def _limit_time(self) -> None:
         """The request is whole, so from here on it is the target's time that passes. Only where another may follow."""
@@ -100,8 +99,8 @@ class Attempt(Timed):
 
     # what the pool tells
 
-    def lent(self, connection: UpstreamConnection) -> None:
-        self.connection = connection
+    def lent(self, stream: UpstreamStream) -> None:
+        self.stream = stream
         exchange, forward = self.exchange, self._forwarding.forward
         try:
             exchange.sent = True
@@ -109,13 +108,13 @@ class Attempt(Timed):
                 exchange.state = CONNECTION_LENT[exchange.state]
             left = self.seconds_left() if forward.deadline_name else None
             body = exchange.request_body
-            request = forward.request(exchange, connection.target, left, b"" if body is None else self._take(body))
+            request = forward.request(exchange, self.target, left, b"" if body is None else self._take(body))
             if exchange.ordinary:
-                connection.begin(self, request, exchange.method)
+                stream.begin(self, request, exchange.method)
             else:
-                self._send_special(connection, request)
+                self._send_special(stream, request)
         except Exception:  # the edge of this exchange: who waits for a connection has no other way to hear of a defect
-            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", connection.target.label, error=True)
+            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def _take(self, body: Relay) -> bytes:
@@ -123,8 +122,8 @@ class Attempt(Timed):
         again.
         """
         exchange = self.exchange
-        assert self.connection is not None
-        exchange.client.body_goes_to = self.connection.fd
+        assert self.stream is not None
+        self.stream.take_body_from(exchange.client)
         held = body.attach(self)
         if not self._forwarding.keeps_body():
             body.kept = None
@@ -133,22 +132,26 @@ class Attempt(Timed):
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
         return serializer.chunk(held) + last
 
-    def _send_special(self, connection: UpstreamConnection, request: bytes) -> None:
+    def _send_special(self, stream: UpstreamStream, request: bytes) -> None:
         """Send a request whose body is still to come, or that asks for more than its resource."""
         exchange, forwarding = self.exchange, self._forwarding
-        expects_continue = exchange.request_body is not None and exchange.head.expects_continue
-        if expects_continue and connection.target.minor == 0:
+        body = exchange.request_body
+        expects_continue = body is not None and exchange.head.expects_continue
+        if expects_continue and self.target.minor == 0:
             expects_continue = False
             if not forwarding.continued:
                 forwarding.continued = True
                 exchange.client.inform(None)
-        connection.begin_special(
+        stream.begin_special(
             self,
             request,
             exchange.method,
-            forwarding.forward.asked_upgrade(exchange),
-            whole=self.request_is_whole(),
+            whole=self._request_is_whole(),
+            chunked=exchange.body_length is None,
+            source=body,
             expects_continue=expects_continue,
+            upgrade=forwarding.forward.asked_upgrade(exchange),
+            tunnel=self,
         )
 
     def failed(self, fault: Fault, why: str = "") -> None:
@@ -157,12 +160,18 @@ class Attempt(Timed):
         self._end(fault, why)
         forwarding.lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER, why)
 
-    # what the connection tells
+    def _request_is_whole(self) -> bool:
+        body = self.exchange.request_body
+        return body is None or body.ended
 
-    def informed(self, head: ResponseHead) -> None:
+    # what the stream tells (`ResponseListener`)
+
+    def on_interim(self, head: ResponseHead) -> None:
         self._forwarding.informed(self, head)
 
-    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+    def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
+        if payload is None:
+            payload = head.payload or b""
         now = monotonic()
         watch = self._upstream.watch
         if watch is not None:
@@ -174,103 +183,77 @@ class Attempt(Timed):
             say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
-    def answered_whole(self, head: Http1ResponseHead) -> None:
-        self.answered(head, head.payload or b"", True)
-
-    def received(self, payload: bytes) -> None:
+    def on_data(self, payload: bytes) -> None:
         exchange = self.exchange
         exchange.response_bytes += len(payload)
         exchange.client.feed(payload)
 
-    def ended(self, trailers: Trailers) -> None:
+    def on_end(self, trailers: Trailers) -> None:
         client = self.exchange.client
         self._forwarding.done(self)
         client.end(trailers)
 
-    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
-        connection, forwarding = self.connection, self._forwarding
-        assert connection is not None
-        self.connection = None
+    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
+        stream, forwarding = self.stream, self._forwarding
+        assert stream is not None
+        self.stream = None
         condition = NEVER
         if forwarding.is_replayable():
-            if fault.retry is Retry.IF_REUSED and silent and connection.uses > 1:
+            if fault.retry is Retry.IF_REUSED and silent and stream.reused:
                 condition = RESET
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
-        pool = self._upstream.pool
-        self._end(
-            None if condition == RESET else fault, why
-        )  # it may close what is idle: that is no sign of ill health
-        pool.discard(connection)
+        # A target may close what is idle: that is no sign of ill health.
+        self._end(None if condition == RESET else fault, why)
         forwarding.lost(self, fault, condition, why)
 
-    def switched(self, head: ResponseHead, early: bytes) -> None:
-        connection, upstream = self.connection, self._upstream
-        assert connection is not None
+    # what a tunnel tells (`TunnelListener`)
+
+    def on_switch(self, head: ResponseHead, early: bytes) -> None:
+        stream, upstream = self.stream, self._upstream
+        assert stream is not None
         if upstream.watch is not None:
             upstream.watch.answered(self.target, head.status, self.seconds())
         self.deadline = inf
-        connection.idle_patience = upstream.settings.timeouts.tunnel_idle
-        connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
-        self._forwarding.switched(self, head, early, connection.idle_patience)
+        patience = upstream.settings.timeouts.tunnel_idle
+        stream.limit_silence(patience)
+        stream.attach_source(_TunnelSource(self.exchange.client))
+        self._forwarding.switched(self, head, early, patience)
 
-    def received_raw(self, chunk: bytes) -> None:
+    def on_tunnel_data(self, chunk: bytes) -> None:
         exchange = self.exchange
         exchange.response_bytes += len(chunk)
         exchange.client.feed(chunk)
 
-    def ended_raw(self) -> None:
+    def on_tunnel_end(self) -> None:
         self._half_closed()
         self.exchange.client.end(())
 
     def _half_closed(self) -> None:
         """One side has ended the tunnel. Most often it has gone altogether, so the other has less time to follow."""
-        connection = self.connection
-        if connection is not None:
-            connection.idle_patience = self._upstream.settings.timeouts.idle
-            connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
-
-    def pause_request(self) -> None:
-        if self.exchange.request_body is not None:
-            self.exchange.request_body.pause()
-        else:
-            self.exchange.client.pause_tunnel()
-
-    def resume_request(self) -> None:
-        if self.exchange.request_body is not None:
-            self.exchange.request_body.resume()
-        else:
-            self.exchange.client.resume_tunnel()
-
-    def request_is_whole(self) -> bool:
-        body = self.exchange.request_body
-        return body is None or body.ended
+        if self.stream is not None:
+            self.stream.limit_silence(self._upstream.settings.timeouts.idle)
 
     # what the client's side asks
 
     def feed(self, payload: bytes) -> None:
-        if self.connection is not None:
-            self.connection.send(serializer.chunk(payload) if self.exchange.body_length is None else payload)
+        if self.stream is not None:
+            self.stream.send_body(payload)
 
     def end(self, trailers: Trailers) -> None:
-        if self.connection is not None:
+        if self.stream is not None:
             if self._upstream.rules.per_try is not inf:
                 self._limit_time()
-            exchange = self.exchange
-            last = serializer.last_chunk(sent_trailers(exchange, trailers)) if exchange.body_length is None else b""
-            self.connection.send_last(last)
+            self.stream.end_body(sent_trailers(self.exchange, trailers))
 
     def feed_raw(self, chunk: bytes) -> None:
-        connection = self.connection
-        if connection is not None:
-            connection.deadline = connection.ground.wheel.now + connection.idle_patience
-            connection.write(chunk)
+        if self.stream is not None:
+            self.stream.send_raw(chunk)
 
     def end_raw(self) -> None:
-        connection = self.connection
-        if connection is not None:
+        if self.stream is not None:
             self._half_closed()
-            connection.transport.write_eof()
+            self.stream.end_raw()
 
     # endings
 
@@ -282,36 +265,26 @@ class Attempt(Timed):
 
     def late_by(self) -> Fault:
         """Fault of this attempt when time is up."""
-        if self.connection is not None:
+        if self.stream is not None:
             return Fault.UPSTREAM_TIMEOUT
         return Fault.POOL_TIMEOUT if self._upstream.pool.is_queued(self) else Fault.CONNECT_TIMEOUT
 
     def give_up(self, fault: Fault | None = None) -> None:
         """Give up: no one waits for the attempt any more. `fault`: as it has failed."""
-        connection, self.connection = self.connection, None
+        stream, self.stream = self.stream, None
         pool = self._upstream.pool
         self._end(fault)
-        if connection is not None:
-            connection.close()
-            pool.discard(connection)
+        if stream is not None:
+            stream.cancel()
         else:
             pool.withdraw(self)
 
-    def release(self, whole: bool) -> None:
-        """The response is in, or is not wanted (`whole`: all of it had come).
-
-        The connection may serve again if the request, too, was sent whole.
-        """
-        connection, self.connection = self.connection, None
-        assert connection is not None
-        body, pool = self.exchange.request_body, self._upstream.pool
+    def release(self) -> None:
+        """The response is in, or is not wanted."""
+        stream, self.stream = self.stream, None
+        assert stream is not None
         self._end()
-        sent = body is None or body.ended
-        if whole and sent and connection.reusable and not connection.write_paused:
-            pool.give_back(connection)
-        else:
-            connection.close()
-            pool.discard(connection)
+        stream.release()
 
     def _end(self, fault: Fault | None = None, why: str = "") -> None:
         """End the attempt; `fault`: it was the service that failed, and this is how."""
@@ -326,3 +299,13 @@ class Attempt(Timed):
             watch.ended(self.target)
         # The body's relay may have us until its end.
         del self.exchange, self._forwarding, self._upstream
+
+
+@final
+class _TunnelSource:
+    """Client of a tunnel, as the source of what the target is sent."""
+
+    __slots__ = ("pause", "resume")
+
+    def __init__(self, client: ClientSide) -> None:
+        self.pause, self.resume = client.pause_tunnel, client.resume_tunnel

@@ -16,11 +16,10 @@ from fastgw.exchange.chain import RenewStep, count_raised
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
-from fastgw.upstream.connections.http1_connection import NoTunnel
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
-    from fastgw.upstream.connections.http1_connection import UpstreamConnection
+    from fastgw.upstream.connections.stream import UpstreamStream
     from fastgw.upstream.forwarding.attempt import Attempt
     from fastgw.upstream.forwarding.forwarding import Forwarding
 
@@ -40,9 +39,9 @@ class HeldResponse(NamedTuple):
 
 
 @final
-class CredentialRenewal(NoTunnel):
-    """Credential renewal: borrows the connection in place of the attempt that was answered, until the response is
-    decided on.
+class CredentialRenewal:
+    """Credential renewal: listens to the rest of a response in place of the attempt that was answered, until it is
+    decided who gets it.
     """
 
     __slots__ = (
@@ -89,8 +88,9 @@ class CredentialRenewal(NoTunnel):
             self._give_back()
         else:
             self.attempt.deadline = inf
-            assert self.attempt.connection is not None
-            self.attempt.connection.borrower = self
+            assert self.attempt.stream is not None
+            self.attempt.stream.hand_over(self)
+            self.attempt.stream.attach_source(None)
         if body is not None:
             body.detach()
         loop = forwarding.upstream.ground.loop
@@ -148,44 +148,27 @@ class CredentialRenewal(NoTunnel):
     def _give_back(self) -> None:
         """The answer is in: its connection may serve others meanwhile."""
         self._forwarding.current = None
-        self.attempt.release(whole=True)
+        self.attempt.release()
 
-    # what the connection tells
+    # what the stream tells (`BodyListener`)
 
-    def received(self, payload: bytes) -> None:
+    def on_data(self, payload: bytes) -> None:
         self._pieces.append(payload)
         self._size += len(payload)
-        connection = self.attempt.connection
-        if self._size >= MOST_HELD and connection is not None:
-            connection.pause()
+        stream = self.attempt.stream
+        if self._size >= MOST_HELD and stream is not None:
+            stream.pause()
 
-    def ended(self, trailers: Trailers) -> None:
+    def on_end(self, trailers: Trailers) -> None:
         self._trailers = trailers
         self._give_back()
 
-    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
+    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self.fault, self.why = fault, why
         self._forwarding.current = None
         self.attempt.give_up(fault)
 
-    def pause_request(self) -> None: ...  # it gets nothing
-    def resume_request(self) -> None: ...
-
-    def request_is_whole(self) -> bool:
-        return self.attempt.request_is_whole()
-
-    def go_on(self, connection: "UpstreamConnection") -> None:
+    def go_on(self, stream: "UpstreamStream") -> None:
         """The client gets the answer as it comes: back to the attempt."""
-        connection.borrower = self.attempt
-        connection.resume()
-
-    # told only before an answer
-
-    def informed(self, head: ResponseHead) -> None:
-        raise NotImplementedError
-
-    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
-        raise NotImplementedError
-
-    def answered_whole(self, head: ResponseHead) -> None:
-        raise NotImplementedError
+        stream.hand_over(self.attempt)
+        stream.resume()

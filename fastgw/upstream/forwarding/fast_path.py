@@ -13,15 +13,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, Trailers, begin
+from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, begin
 from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, say
-from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
+from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.policies.retry import IDEMPOTENT
 from fastgw.upstream.targets.target import Target
@@ -61,8 +62,8 @@ class FastPathClient(Protocol):
 
 
 @final
-class FastPath(NoTunnel):
-    """The fast path from one client connection, for one request at a time: borrower of an upstream's connection.
+class FastPath:
+    """The fast path from one client connection, for one request at a time: borrower of a stream.
 
     When it is over it is told of like an exchange (`observe.Ended`), unless there is one.
     """
@@ -72,9 +73,9 @@ class FastPath(NoTunnel):
     __slots__ = (
         "_attempt_at",
         "_client",
-        "_connection",
         "_exchange",
         "_params",
+        "_stream",
         "begun_at",
         "client_ip",
         "consumer",
@@ -110,7 +111,7 @@ class FastPath(NoTunnel):
 
     def __init__(self, client: FastPathClient, listener: Any, peer: Peer) -> None:
         self._client = client
-        self._connection: UpstreamConnection | None = None
+        self._stream: UpstreamStream | None = None
         self.listener = listener
         self.peer = peer
         self.client_ip = peer.ip
@@ -123,7 +124,7 @@ class FastPath(NoTunnel):
         self.request_id, self.why, self.shadowed = b"", "", ""
 
     def __repr__(self) -> str:
-        return f"<FastPath on {self._connection!r}>"
+        return f"<FastPath on {self._stream!r}>"
 
     @property
     def path(self) -> bytes:
@@ -164,8 +165,8 @@ class FastPath(NoTunnel):
         method, payload = head.method, head.payload
         assert payload is not None
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
-        connection = self._connection = upstream.pool.idle(target, inf if may_repeat else JUST_USED_S)
-        if connection is None:
+        stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
+        if stream is None:
             self._turned(target).ask()
             return
         try:
@@ -177,7 +178,7 @@ class FastPath(NoTunnel):
                 drop = forward.joined(drop, NO_NAMES)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload, request_id)
-            connection.begin(self, request, method)
+            stream.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.turn().exchange.fail(Fault.INTERNAL)
@@ -204,8 +205,8 @@ class FastPath(NoTunnel):
         payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
-        connection = self._connection = upstream.pool.idle(target, inf if may_repeat else JUST_USED_S)
-        if connection is None:
+        stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
+        if stream is None:
             self._turned(target).ask()
             return
         try:
@@ -221,29 +222,29 @@ class FastPath(NoTunnel):
             as_sent = forward.keeps_path and head.path_as_sent and query is AS_ASKED
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload)
-            connection.begin(self, request, method)
+            stream.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.turn().exchange.fail(Fault.INTERNAL)
 
     def turn(self) -> "Attempt":
         """Make the exchange and its forwarding, whose attempt goes on from here. This fast path is over."""
-        assert self._connection is not None
-        attempt = self._turned(self._connection.target).current
+        assert self._stream is not None
+        attempt = self._turned(self._stream.target).current
         assert attempt is not None
         return attempt
 
     def _turned(self, target: Target | None) -> "Forwarding":
         """`target`: None where none could be picked."""
-        connection, self._connection = self._connection, None
+        stream, self._stream = self._stream, None
         exchange = self._exchange_so_far()
         forward: Forward = self.route.fast_path.forward
         begun_at = exchange.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
-        forwarding = forward.resumed(exchange, target, connection, begun_at)
-        if connection is not None:
+        forwarding = forward.resumed(exchange, target, stream, begun_at)
+        if stream is not None:
             exchange.state, exchange.sent = FORWARDING, True
-            if connection.borrower is self:
-                connection.borrower = forwarding.current
+            assert forwarding.current is not None
+            stream.hand_over(forwarding.current)
         self._client.turn(exchange)
         self._exchange = None
         self.forget()
@@ -273,27 +274,23 @@ class FastPath(NoTunnel):
         self.head = NO_HEAD
         self.route = NO_ROUTE
 
-    # what the connection tells
+    # what the stream tells (`HeadListener`)
 
-    def answered_whole(self, head: Http1ResponseHead) -> None:
+    def on_head(self, head: Any, payload: bytes | None, ended: bool) -> None:
         length, exchange = head.payload_length, self._exchange
         plan: FastPathPlan = self.route.fast_path
-        if not length or (plan.looks_at is not None and plan.looks_at(head)):
-            self.turn().answered_whole(head)
+        if payload is not None or not length or (plan.looks_at is not None and plan.looks_at(head)):
+            self.turn().on_head(head, payload, ended)
             return
         now = monotonic()
-        connection, upstream = self._connection, plan.forward.upstream
-        assert connection is not None
+        stream, upstream = self._stream, plan.forward.upstream
+        assert stream is not None
         upstream.active -= 1
         if upstream.watch is not None:
-            upstream.watch.answered(connection.target, head.status, now - self._attempt_at)
-            upstream.watch.ended(connection.target)
-        if connection.reusable and not connection.write_paused:
-            upstream.pool.give_back(connection)
-        else:
-            connection.close()
-            upstream.pool.discard(connection)
-        self._connection = None
+            upstream.watch.answered(stream.target, head.status, now - self._attempt_at)
+            upstream.watch.ended(stream.target)
+        self._stream = None
+        stream.release()
         if exchange is None:
             self.upstream_s = now - self.begun_at
             self.response = head
@@ -321,25 +318,8 @@ class FastPath(NoTunnel):
                 return
         self._client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
 
-    def answered(self, head: Http1ResponseHead, payload: bytes, ended: bool) -> None:
-        self.turn().answered(head, payload, ended)
+    def on_interim(self, head: ResponseHead) -> None:
+        self.turn().on_interim(head)
 
-    def informed(self, head: Http1ResponseHead) -> None:
-        self.turn().informed(head)
-
-    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
-        self.turn().failed_on(fault, silent, why)
-
-    def pause_request(self) -> None: ...  # it was handed over whole
-    def resume_request(self) -> None: ...
-
-    def request_is_whole(self) -> bool:
-        return True
-
-    # told only behind `answered`, by when there is a forwarding
-
-    def received(self, payload: bytes) -> None:
-        raise NotImplementedError
-
-    def ended(self, trailers: Trailers) -> None:
-        raise NotImplementedError
+    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
+        self.turn().on_failure(fault, silent, why)

@@ -12,7 +12,7 @@ from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.http1 import serializer
-from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target
@@ -87,7 +87,7 @@ class Forward:
         forwarding.attempt(fresh=False, again=False)
 
     def resumed(
-        self, exchange: Exchange, target: Target | None, connection: UpstreamConnection | None, begun_at: float
+        self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, begun_at: float
     ) -> Forwarding:
         """Return the forwarding of an exchange that was on the fast path; counted among the upstream's already.
 
@@ -95,7 +95,7 @@ class Forward:
         """
         forwarding = self._forwarding(exchange)
         if target is not None:
-            forwarding.go_on(target, connection, begun_at)
+            forwarding.go_on(target, stream, begun_at)
         return forwarding
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:

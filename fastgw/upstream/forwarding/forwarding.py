@@ -19,7 +19,7 @@ from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED
 from fastgw.http.messages import ResponseHead
-from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
@@ -84,10 +84,10 @@ class Forwarding(Timed):
         self.head_due_at = wheel.now + self.forward.patience
         wheel.watch(self, self.head_due_at)
 
-    def go_on(self, target: Target, connection: UpstreamConnection | None, begun_at: float) -> None:
+    def go_on(self, target: Target, stream: UpstreamStream | None, begun_at: float) -> None:
         """An attempt at `target` has begun already, then (monotonic seconds)."""
         self.current = Attempt(self, target)
-        self.current.go_on(connection, begun_at)
+        self.current.go_on(stream, begun_at)
 
     def ask(self) -> None:
         """Ask for a connection, for an attempt that has begun already."""
@@ -204,8 +204,8 @@ class Forwarding(Timed):
         else:
             attempt.deadline = inf
             self.deadline = self._total_at  # the route's `timeout` counts until the response head
-            if attempt.connection is not None:
-                attempt.connection.body_goes_to = exchange.client.fd
+            if attempt.stream is not None:
+                attempt.stream.give_body_to(exchange.client)
             exchange.keep_no_body()
         response = Response(head.status, head, cookie, marks)
         exchange.respond(response, payload, ended)
@@ -245,7 +245,7 @@ class Forwarding(Timed):
         if not self.is_replayable() or self.exchange.renewed:
             return False
         if self._hedges:
-            attempt.release(ended)
+            attempt.release()
             self._drop(attempt)
             return True
         wait = self._wait(str(head.status), asked_wait(head))
@@ -260,7 +260,7 @@ class Forwarding(Timed):
                 return False
         if head.status >= 500:
             self.upstream.count_refused(attempt.target)
-        attempt.release(ended)
+        attempt.release()
         self._drop(attempt)
         self._follow(wait, fresh=False, target=target)
         return True
@@ -368,12 +368,12 @@ class Forwarding(Timed):
     def pass_on(self, renewal: CredentialRenewal) -> None:
         """Pass the held response on, as there was no renewal."""
         exchange, attempt, held = self.exchange, renewal.attempt, renewal.held()
-        connection, body = attempt.connection, exchange.request_body
+        stream, body = attempt.stream, exchange.request_body
         self._timer = None
         if renewal.fault is not None:
             self.fail(renewal.fault, renewal.why)
             return
-        if connection is None:
+        if stream is None:
             self._pass_on(held)
             return
         exchange.upstream_s = held.seconds
@@ -382,7 +382,7 @@ class Forwarding(Timed):
         if self.upstream.cookies is not None:
             response.added = self._cookie(held.target)
         self.upstream.ground.wheel.watch(self, self._total_at)  # the route's `timeout` counts until the response head
-        renewal.go_on(connection)
+        renewal.go_on(stream)
         if body is not None:
             self._send_on(body, attempt, renewal.sent)
         exchange.respond(response, held.payload, False)
@@ -391,8 +391,8 @@ class Forwarding(Timed):
         """Send the rest of a body where `sent` bytes of it have gone."""
         held = body.attach(attempt)
         self.exchange.keep_no_body()
-        if attempt.connection is not None and attempt.connection.write_paused:
-            body.pause()
+        if attempt.stream is not None:
+            attempt.stream.attach_source(body)
         if len(held) > sent:
             attempt.feed(held[sent:])
         if body.ended:
@@ -409,12 +409,12 @@ class Forwarding(Timed):
             self.current.end_raw()
 
     def pause(self) -> None:
-        if self.current is not None and self.current.connection is not None:
-            self.current.connection.pause()
+        if self.current is not None and self.current.stream is not None:
+            self.current.stream.pause()
 
     def resume(self) -> None:
-        if self.current is not None and self.current.connection is not None:
-            self.current.connection.resume()
+        if self.current is not None and self.current.stream is not None:
+            self.current.stream.resume()
 
     def cancel(self) -> None:
         self._end()
@@ -444,7 +444,7 @@ class Forwarding(Timed):
         exchange = self.exchange
         exchange.keep_no_body()
         self.current = None
-        attempt.release(whole=True)
+        attempt.release()
         self._end()
         exchange.service = None
 

@@ -14,9 +14,9 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault, Side
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
-from fastgw.http.http1.parser import Http1ResponseHead
+from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.connect import ConnectFailed, connect
-from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.targets.target import build_targets
 
 MOST: Final = 65536
@@ -58,14 +58,14 @@ class Check:
     async def __call__(self, ground: WorkerLoop) -> str:
         """Return the problem of the target, in a word or two without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None)
-        connection = UpstreamConnection(ground, asked, self._target)  # type: ignore[arg-type]  # all of a pool it needs
+        connection = UpstreamConnection(ground, asked, self._target)
         try:
             async with asyncio.timeout(self._active.timeout):
                 await connect(self._target, connection, self._active.timeout)
                 if self._active.type == "tcp":
                     return ""
                 asked.late = Fault.UPSTREAM_TIMEOUT
-                connection.begin_special(asked, self._request, self._method, (), whole=True, expects_continue=False)
+                connection.begin_special(asked, self._request, self._method, whole=True)
                 return self._judged(await asked.answer)
         except ConnectFailed as failed:
             if failed.fault.side is Side.GATEWAY:
@@ -92,8 +92,8 @@ _Answer = tuple[int, bytes] | str
 
 
 @final
-class _CheckRequest(NoTunnel):
-    """The borrower of the connection, and the pool that it came from."""
+class _CheckRequest:
+    """Listener to the response, and the pool of a connection that is closed after it."""
 
     __slots__ = ("_body", "_status", "_wants_body", "answer", "late")
 
@@ -108,35 +108,35 @@ class _CheckRequest(NoTunnel):
         if not self.answer.done():
             self.answer.set_result(answer)
 
-    def answered(self, head: Http1ResponseHead, payload: bytes, ended: bool) -> None:
+    # what the stream tells (`ResponseListener`)
+
+    def on_interim(self, head: ResponseHead) -> None: ...
+
+    def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
         self._status = head.status
         self.late = Fault.UPSTREAM_STALLED
-        self.received(payload)
+        self.on_data((head.payload or b"") if payload is None else payload)
         if ended or not self._wants_body:
-            self.ended(())
+            self.on_end(())
 
-    def answered_whole(self, head: Http1ResponseHead) -> None:
-        self.answered(head, head.payload or b"", True)
-
-    def received(self, payload: bytes) -> None:
+    def on_data(self, payload: bytes) -> None:
         if self._wants_body:
             self._body += payload[: MOST - len(self._body)]
             if len(self._body) >= MOST:
-                self.ended(())
+                self.on_end(())
 
-    def ended(self, trailers: Trailers) -> None:
+    def on_end(self, trailers: Trailers) -> None:
         self._finish((self._status, self._body))
 
-    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
+    def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self._finish(f"{fault.label}: {why}" if why else fault.label)
+
+    # what it tells its pool (`Lender`)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Handle the loss of the connection while it was nobody's: nothing was asked yet, or all is answered."""
         self._finish(Fault.CONNECTION_LOST.label)
 
-    def request_is_whole(self) -> bool:
-        return True
+    def discard(self, connection: UpstreamConnection) -> None: ...  # it has no place that would be free now
 
-    def informed(self, head: Http1ResponseHead) -> None: ...
-    def pause_request(self) -> None: ...
-    def resume_request(self) -> None: ...
+    give_back = discard

@@ -27,6 +27,7 @@ class Target:
         "_literal",
         "_name",
         "base_path",
+        "capacity",
         "counted",
         "host",
         "host_header",
@@ -40,6 +41,7 @@ class Target:
         "port",
         "scheme",
         "server_name",
+        "shared",
         "timeouts",
         "tls",
         "waiting",
@@ -76,6 +78,8 @@ class Target:
         self._name = Name(url.host, url.port, resolve_interval) if address is None else None
 
         self.idle: dict[Any, None] = {}  # connections in the order of their idle times: taken from the end
+        self.shared: dict[Any, None] = {}  # connections that carry some streams and have room for more
+        self.capacity = 1  # streams that its last connection could carry
         self.places = 0  # connections: opening, lent and idle
         self.opening = 0
         self.waiting: OrderedDict[Any, None] = OrderedDict()  # who waits for a connection, the longest first

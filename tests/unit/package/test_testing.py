@@ -17,7 +17,6 @@ from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.filters.policies.size import Size
 from fastgw.http.fields import Fields
-from fastgw.http.messages import ResponseHead
 from fastgw.testing import OK, ConfigError, Fetched, Ran, configured, run
 from fastgw.upstream.forwarding.fast_path import FastPath
 from tests.support.memory import probe
@@ -290,16 +289,16 @@ def test_what_may_take_the_fast_path_takes_it_too(
 
 def test_a_difference_between_the_paths_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the request, in the answer and in what the log says."""
-    go_on, answered_whole = FastPath.go_on, FastPath.answered_whole
+    go_on, on_head = FastPath.go_on, FastPath.on_head
 
     def goes_on(passage: FastPath, exchange: Exchange, route: Any) -> None:
         exchange.request_added = b"X-A: 1\r\n"
         exchange.consumer = Consumer("bob")
         go_on(passage, exchange, route)
 
-    def answered(passage: FastPath, head: ResponseHead) -> None:
+    def answered(passage: FastPath, *told: Any) -> None:
         passage.retries += 1
-        answered_whole(passage, head)
+        on_head(passage, *told)
 
     with monkeypatch.context() as patched:
         patched.setattr(FastPath, "go_on", goes_on)
@@ -312,13 +311,13 @@ def test_a_difference_between_the_paths_is_told(monkeypatch: pytest.MonkeyPatch)
         "  record, consumer: '' on the full path, 'bob' on the fast path",
         r"  request 1, line 11: None on the full path, b'\r\n' on the fast path",
     ]
-    monkeypatch.setattr(FastPath, "answered_whole", answered)
+    monkeypatch.setattr(FastPath, "on_head", answered)
     with pytest.raises(AssertionError, match=r"full one:\n  record, retries: 0 on the full path, 1 on the fast path$"):
         run([], GET)
 
 
 def test_a_fast_path_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FastPath, "answered_whole", lambda passage, head: None)
+    monkeypatch.setattr(FastPath, "on_head", lambda passage, *told: None)
     monkeypatch.setattr("fastgw.testing.GRACE_S", 0.01)
     with pytest.raises(AssertionError, match=r"nothing answers within 0.02 s on the fast path: is the request whole\?"):
         run([], GET, timeout=0.01)

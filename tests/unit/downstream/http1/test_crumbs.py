@@ -132,7 +132,7 @@ def test_crumbs_that_were_sent_ahead_are_read_in_shares(count: int, behind: int,
     upstream = plane.connects()
     client.sends(POST + sent + LAST + GET * behind)
     if target == "late":
-        plane.pool.idle = lambda *limits: None  # type: ignore[method-assign]
+        plane.pool.try_lend = lambda *limits: None  # type: ignore[method-assign]
     upstream.sends(OK)  # from here on the body is read
     if target == "slow":
         upstream.takes(room=300)

@@ -168,7 +168,7 @@ async def test_with_other_workers_its_share_of_idle_connections_is_another(diale
     assert [connection.closed for connection in connections] == [True, True, False, False]
     pool.share(1)
     assert pool.idle_count == 2
-    more = [pool.idle(pool.targets[0]) for _ in range(2)]
+    more = [pool.try_lend(pool.targets[0]) for _ in range(2)]
     more += [await opened(pool, dialer) for _ in range(2)]
     for connection in more:
         pool.give_back(connection)

@@ -57,7 +57,7 @@ class CountedPlay(Play):
     @property
     def upstream(self) -> Wire:
         """The connection that was lent last and is still."""
-        return next((each for each in reversed(self.upstreams) if each.protocol.borrower), self.upstreams[-1])
+        return next((each for each in reversed(self.upstreams) if each.protocol.streams), self.upstreams[-1])
 
     def act(self, step: Step) -> None:
         self.plane.take_turn()
@@ -95,7 +95,7 @@ def assert_nothing_is_held(play: CountedPlay) -> None:
     """Of a request that is over, or on the full path by now: neither its bytes nor a route that may be replaced."""
     passage = play.client.protocol._fast_path
     if passage is not None and not play.passing:
-        assert (passage.route, passage._exchange, passage._connection, passage.response) == (NO_ROUTE, None, None, None)
+        assert (passage.route, passage._exchange, passage._stream, passage.response) == (NO_ROUTE, None, None, None)
         assert getattr(passage, "head", NO_HEAD) is NO_HEAD
 
 

@@ -416,6 +416,16 @@ def test_a_chunked_upload_that_ends_meanwhile_is_ended_for_who_has_refused(shown
     service.assert_over(401)
 
 
+def test_a_chunked_upload_that_was_whole_is_not_ended_twice(shown: Shown) -> None:
+    """A second last chunk would be read as the beginning of the next request."""
+    upload = b"POST /a HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    service, wire = refused(shown, upload, BEGUN)
+    shown.decides(False)
+    wire.sends(b"pe")
+    assert wire.received.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    service.assert_over(401)
+
+
 @pytest.mark.parametrize("answer", [REFUSED, BEGUN + b"pe"])
 def test_an_early_refusal_of_an_upload_ends_the_connection_as_ever(shown: Shown, answer: bytes) -> None:
     service, _ = refused(shown, UPLOAD + b"abc", answer)
