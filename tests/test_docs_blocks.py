@@ -18,8 +18,12 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from msgspec.structs import replace
 
+from fastgw import config
 from fastgw.cli import app
+from fastgw.config.base.settings_codec import decode, encode
+from fastgw.filters import TYPES
 from fastgw.runtime.node.metrics import FAMILIES
 from tests.e2e.programs import program
 from tests.support.certificates import Certificates
@@ -151,6 +155,10 @@ def test_every_configuration_is_valid(text, tmp_path, stand_ins, monkeypatch):
     (tmp_path / "gateway.yaml").write_text(text)
     checked = ended("check", "gateway.yaml", directory=tmp_path)
     assert checked.exit_code == 0, checked.output
+    monkeypatch.chdir(tmp_path)
+    made = config.load("gateway.yaml", TYPES).config
+    made = replace(made, egress=None)  # of which routes were made
+    assert decode(encode(made), config.Config, TYPES.built_in) == made, "as the workers get it"
 
 
 READERS: Mapping[str, Callable[[str], Any]] = {

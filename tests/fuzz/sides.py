@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import os
 import sys
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ def as_this_process_has_it() -> Side:
 
 def in_plain_python() -> Side:
     """The reference: modules of its own beside those that the process has. No twin is loaded for it."""
-    kept, pickled = _taken_out(), dict(copyreg.dispatch_table)
+    kept = _taken_out()
     wanted = os.environ.get("FASTGW_PURE_PYTHON", "")
     os.environ["FASTGW_PURE_PYTHON"] = "1"
     try:
@@ -48,7 +47,6 @@ def in_plain_python() -> Side:
         os.environ["FASTGW_PURE_PYTHON"] = wanted
         _taken_out()
         sys.modules.update(kept)
-        copyreg.dispatch_table.update(pickled)  # where the modules of the reference have put their own
 
 
 def _taken_out() -> dict[str, ModuleType]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pickle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
+from fastgw.config.base.settings_codec import encode_object
 from fastgw.config.base.value_types import parse_endpoint
 from fastgw.config.settings.credentials import Csrf, OAuth2
 from fastgw.config.settings.secrets import Secret
@@ -68,7 +68,7 @@ class Node:
         self.hears.append(True)
 
     def serve(self, source: FeedSource) -> None:
-        self.sources[source.key] = pickle.dumps(source)
+        self.sources[source.key] = encode_object(source)
 
     def start_control(self) -> FeedRunner:
         self.control = FeedRunner(cast(Any, self), self.fetcher, dict(self.kept))

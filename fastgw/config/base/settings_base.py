@@ -1,9 +1,8 @@
-"""Base of all settings. All of it is immutable: mappings are read-only views."""
+"""Base of all settings. All of it is immutable: mappings are read-only views, or dictionaries that nobody changes."""
 
-import copyreg
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
@@ -22,13 +21,6 @@ def view(held: dict[Any, Any]) -> Mapping[Any, Any]:
     return MappingProxyType(held) if held else NONE
 
 
-def _pickled(mapping: MappingProxyType[Any, Any]) -> Any:
-    return view, (dict(mapping),)
-
-
-copyreg.pickle(MappingProxyType, _pickled)  # it has no pickled form of its own, and settings pass between processes
-
-
 class SettingsMeta(StructMeta):
     """Makes every settings struct frozen, keyword-only and closed to unknown keys."""
 
@@ -41,33 +33,9 @@ class SettingsMeta(StructMeta):
 class Settings(Struct, metaclass=SettingsMeta, frozen=True):
     """Base of a section of the configuration."""
 
-    def __reduce__(self) -> Any:
-        """Only what is not the default: what is read back shares the defaults with all others.
 
-        PERF: an upstream and a route of `egress` take 1.0 KB instead of 3.1 (CPython 3.11, bench egress).
-        """
-        said = {}
-        for name, default in _defaults(type(self)):
-            value = getattr(self, name)
-            # What is a default may tell that nobody wrote it (`settings.Unwritten`): an equal one is another.
-            if value is not default and (isinstance(value, Struct) or not _is_equal(value, default)):
-                said[name] = value
-        return _said, (type(self), said)
-
-
-def _is_equal(one: Any, other: Any) -> bool:
-    """Whether two values are equal and of the same type: 1 is not True."""
-    return type(one) is type(other) and bool(one == other)
-
-
-@cache
-def _defaults(settings: type[Settings]) -> tuple[tuple[str, Any], ...]:
-    """Each field, and its default as far as that is one value."""
-    return tuple((field.name, field.default) for field in msgspec.structs.fields(settings))
-
-
-def _said(settings: type[Settings], said: dict[str, Any]) -> Settings:
-    return settings(**said)
+DECODED_SETTINGS: Final[ContextVar[Callable[[str, Any], Any]]] = ContextVar("DECODED_SETTINGS")
+"""Function that makes the settings of a filter, by its type, out of plain values: set while they are decoded."""
 
 
 class FilterUse(Struct, frozen=True):
@@ -87,6 +55,10 @@ class FilterUse(Struct, frozen=True):
     shadow: bool = False
     """Whether it decides and tells, but never acts."""
 
+    def __post_init__(self) -> None:
+        if type(self.settings) in (dict, list):  # decoded by a type that cannot know the filter's
+            msgspec.structs.force_setattr(self, "settings", DECODED_SETTINGS.get()(self.type, self.settings))
+
 
 @dataclass(frozen=True)
 class Inner:
@@ -105,7 +77,8 @@ Filters = Mapping[Name, FilterUse | None]
 
 @dataclass(frozen=True)
 class OrFrom:
-    """Marks a list that may come from elsewhere. What is found there is put in the place of this."""
+    """Marks a list that may come from elsewhere. What is found there, which may be nothing, is put in the place of
+    this; a list that is written has an element at least."""
 
     types: tuple[type[Settings], ...]
 

@@ -8,7 +8,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from unicodedata import normalize as normalize_form
 from urllib.parse import urlsplit
 
@@ -146,6 +146,12 @@ def trait(*kinds: str) -> Notation:
     return Notation(expected, parse, {"type": "string"})
 
 
+if TYPE_CHECKING:
+    IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+else:
+    IPNetwork = ipaddress._BaseNetwork  # msgspec decodes by one class, or none that it does not know itself
+
+
 def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """`10.0.0.0/8`, `2001:db8::/32`, or one address. Bits beside the prefix are a mistake, not a spelling."""
     try:
@@ -206,7 +212,7 @@ def parse_address(text: str) -> Address:
     return Address(host=_host(match[1]) if match[1] else "", port=_port(match[2], lowest=0))
 
 
-class Url(Struct, frozen=True):
+class Url(Struct, frozen=True, array_like=True):
     """URL that requests are sent to: one target, and the path that goes in front of the request's."""
 
     scheme: Literal["http", "https", "unix"]
@@ -554,7 +560,7 @@ CertificateName = Annotated[
 ]
 CheckPath = Annotated[str, Notation('a path such as "/healthz"', parse_check_path, {"type": "string"})]
 Network = Annotated[
-    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    IPNetwork,
     Notation('a network such as "10.0.0.0/8" or an address', parse_network, {"type": "string"}),
 ]
 ADDRESS: Final = Notation('"host:port", "[ipv6]:port", ":port" or "unix:/path"', parse_address, {"type": "string"})

@@ -677,8 +677,8 @@ def shape_of(annotation: Any) -> Decoder:
     if origin is Literal:
         return ChoiceDecoder(inner)
     if origin is tuple and inner[1:] == (...,):
-        listed = Sequence(shape_of(inner[0]), shortest, _noted(notes, "max_length"))
         sources = [_source(each) for note in notes if isinstance(note, OrFrom) for each in note.types]
+        listed = Sequence(shape_of(inner[0]), 1 if sources else shortest, _noted(notes, "max_length"))
         return Either((listed, *sources)) if sources else listed
     if isinstance(origin, type) and issubclass(origin, Mapping):
         example = (_noted(notes, "examples") or [""])[0]

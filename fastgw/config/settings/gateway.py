@@ -5,7 +5,7 @@ worker. All of it is immutable: mappings are read-only views.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -70,7 +70,6 @@ __all__ = [
     "MOST_WORKERS",
     "NONE",
     "OF_HTTP_CHECKS",
-    "UNWRITTEN",
     "AccessLog",
     "ActiveHealth",
     "Admin",
@@ -127,7 +126,6 @@ __all__ = [
     "TargetsSrv",
     "Threshold",
     "Timeouts",
-    "Unwritten",
     "Upstream",
     "UpstreamTimeouts",
     "UpstreamTls",
@@ -221,23 +219,14 @@ class Listener(Settings):
     """Filters for what comes in here."""
 
 
-class Unwritten(Settings):
-    """Base of settings with a default that is told from equal settings in a file by its identity, also after
-    pickling.
-    """
-
-    def __reduce__(self) -> Any:
-        return UNWRITTEN.get(id(self)) or super().__reduce__()
-
-
-class Status(Unwritten):
+class Status(Settings):
     """The read-only status listener: `/livez`, `/readyz` and `/metrics`."""
 
     address: ListenAddress = Address(host="127.0.0.1", port=9902)
     """`host:port`, `[ipv6]:port`, `:port` (every address of the machine) or `unix:/path`."""
 
 
-class Admin(Unwritten):
+class Admin(Settings):
     """The admin listener: the API that changes the gateway, and the dashboard.
 
     An address that other machines can reach needs a `token`, or client certificates that are `required`.
@@ -265,12 +254,11 @@ class Admin(Unwritten):
 
 
 DEFAULT_STATUS: Final = Status()
-"""The status listener when no file says anything of one. Where its port is taken it is the next
-that is free."""
+"""The status listener when no file says anything of one, told from an equal one in a file by its identity, in every
+process. Where its port is taken it is the next that is free."""
 DEFAULT_ADMIN: Final = Admin()
-"""The admin listener when no file says anything of one. Where its port is taken it is the next that is free."""
-UNWRITTEN: Final = {id(DEFAULT_STATUS): "DEFAULT_STATUS", id(DEFAULT_ADMIN): "DEFAULT_ADMIN"}
-"""Names of the defaults in this module, pickled in their place."""
+"""The admin listener when no file says anything of one, likewise. Where its port is taken it is the next that is free.
+"""
 
 
 class DrainTimeouts(Settings):

@@ -40,8 +40,10 @@ class Target(Settings):
     too few targets that may be picked (`load_balancing.spill_below`)."""
 
 
-Targets = Some[Annotated[Target, Shorthand("url", "a URL or a mapping of settings")]]
-"""A list of them, each of which may be written as its URL alone."""
+WrittenTarget = Annotated[Target, Shorthand("url", "a URL or a mapping of settings")]
+"""A target, which may be written as its URL alone."""
+Targets = Some[WrittenTarget]
+"""A list of targets as it is written."""
 
 
 class TargetsFile(Settings):
@@ -396,7 +398,7 @@ class CircuitBreaker(Settings):
 class Upstream(Settings):
     """A named group of targets that do the same work."""
 
-    targets: Annotated[Targets, OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
+    targets: Annotated[tuple[WrittenTarget, ...], OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
     """Targets of the upstream: a list of `{url: …}`, or of URLs; or their source: `{file: path}`, `{dns: name, port:
     9000}` or `{srv: name}`. What changes there takes effect without a reload.
     """

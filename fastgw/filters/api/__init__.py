@@ -5,7 +5,6 @@ parse and precompute there. The hooks it returns live as long as the route; what
 exchange. API is the version of what this file offers.
 """
 
-import pickle
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
 from functools import cache
@@ -16,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from fastgw.config.base.settings_codec import digest
 from fastgw.config.base.value_types import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
 from fastgw.config.settings.gateway import Settings, SettingsMeta, State
 from fastgw.config.settings.secrets import Secret, secret_in
@@ -101,7 +101,7 @@ STATE: Final = "\0state"
 
 
 def digest_of_state(state: State | None) -> bytes:
-    return sha256(pickle.dumps(state)).digest()
+    return digest(state)
 
 
 class Env:
@@ -159,7 +159,7 @@ class Env:
     @property
     def policy(self) -> bytes:
         """Tells policies apart: a digest of the settings, and of all files that were read so far."""
-        return sha256(pickle.dumps((self._settings, sorted(self.reads.items())))).digest()
+        return digest(type(self._settings).__qualname__, self._settings, tuple(sorted(self.reads.items())))
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return the object that all filters with an equal key share, in this process, also after a reload.

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from fastgw.config.base.problems import nearest, show
+from fastgw.config.base.settings_codec import check_class
 from fastgw.config.decoding.json_schema import schema
 from fastgw.config.sources.extension_packages import Types, UnknownType
 from fastgw.filters.api import API, Filter
@@ -174,6 +175,7 @@ def _check(found: Any, where: str, name: str) -> None:
         raise UnknownType(f"{show(where)} is called {show(found.type_name)}, and not {show(name)}", expected)
     try:
         schema({found.type_name: found})
+        check_class(found)
     except Exception as error:  # the edge of somebody's code: its settings may be annotated by anything
         raise UnknownType(f"the settings of {show(where)} cannot be read: {_error_text(error)}") from error
 

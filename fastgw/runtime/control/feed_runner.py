@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import pickle
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from fastgw.admin.node_interface import FeedInfo
+from fastgw.config.base.settings_codec import decode_object
 from fastgw.filters.api import FeedSource
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice, described
@@ -65,9 +65,9 @@ class FeedRunner:
         for key in [key for key in self._told if key not in lazy]:
             del self._told[key]
         self.feeds.keep(_Either(sources, lazy))
-        for key, pickled in sources.items():
+        for key, encoded in sources.items():
             if key not in self._running:
-                self._running[key] = _Source(self, pickled)
+                self._running[key] = _Source(self, encoded)
         early, self._early = self._early, {}
         for order in early.values():
             self.asked(order)
@@ -82,8 +82,8 @@ class FeedRunner:
                 self._early[order.key] = order
             return
         running = self._running.get(order.key)
-        if running is None and (pickled := self._lazy.get(order.key)) is not None:
-            running = self._running[order.key] = _Source(self, pickled)
+        if running is None and (encoded := self._lazy.get(order.key)) is not None:
+            running = self._running[order.key] = _Source(self, encoded)
         if running is not None:
             running.ask(order.seen)
 
@@ -151,13 +151,13 @@ class _Either(Container[str]):
 class _Source:
     """One source that runs: its `NodeSide`."""
 
-    def __init__(self, feeding: FeedRunner, pickled: bytes) -> None:
+    def __init__(self, feeding: FeedRunner, encoded: bytes) -> None:
         self.fetcher = feeding.fetcher
         self.feeds = feeding.feeds
         self._feeding = feeding
         self._wake = asyncio.Event()
-        self._pickled = pickled
-        self._source: FeedSource = pickle.loads(pickled)
+        self._encoded = encoded
+        self._source: FeedSource = decode_object(encoded, FeedSource)
         self._captured = feeding.captured
         self._read: dict[str, bytes] = {}
         self._outdated: set[bytes] = set()
@@ -167,8 +167,8 @@ class _Source:
         self.info = feeding.resumed(self._source)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def stays(self, pickled: bytes | None, captured: Mapping[str, bytes]) -> bool:
-        return pickled == self._pickled and all(captured.get(path) == held for path, held in self._read.items())
+    def stays(self, encoded: bytes | None, captured: Mapping[str, bytes]) -> bool:
+        return encoded == self._encoded and all(captured.get(path) == held for path, held in self._read.items())
 
     def stop(self) -> None:
         self._task.cancel()

@@ -3,31 +3,32 @@
 Control makes it of what it has checked in full; the supervisor keeps it. Live workers read what changed from it, and
 processes born later begin with it: no file is opened again, so all of them mean the same whatever happens on the disk.
 
-The parts are pickled one by one, so that a worker unpacks those it has not, in its own time. A pickle is a program, but
-this one comes from our own supervisor over memory that nobody can write any more. Another version of fastgw does not
-rely on it: it reads `sources` and `captured`, the bytes of the files themselves.
+All of it is MessagePack, decoded by type. The parts are encoded one by one, so that a worker decodes those it has not,
+in its own time. In front stands the version of the format: a reader of another version refuses it. An upgrade does not
+rely on it: the next program reads `sources` and `captured`, the bytes of the files themselves (`HandoverState`).
 """
 
 import fcntl
 import hashlib
 import mmap
 import os
-import pickle
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from enum import Enum
 from functools import cached_property
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from fastgw.config import Loaded, Source
+from fastgw.config.base.settings_codec import decode, encode, encode_object
 from fastgw.config.decoding.incremental_cache import IncrementalCache
-from fastgw.config.settings.gateway import Config, FilterUse, Route, Upstream
+from fastgw.config.settings.gateway import AccessLog, Config, FilterUse, Route, Upstream
 from fastgw.config.sources.files import found_by_patterns, pattern_in
 from fastgw.consumers.index import NOBODY, Index, index_of
+from fastgw.filters import TYPES
 from fastgw.filters.api import FeedSource, Filter
 from fastgw.gateway.compiler import Plan, levels, rest_of
 from fastgw.kernel import memory_file
@@ -35,9 +36,12 @@ from fastgw.routing.table import Steps, at_once
 from fastgw.runtime.ipc.channel import Origin
 from fastgw.shm.slot_assignment import SlotTable
 
+T = TypeVar("T")
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _PIECE: Final = 256
 """Routes, names and the like that are read, or dropped, in one step: some 0.1 ms."""
+FORMAT: Final = b"fastgw configuration 1\n"
+"""Bytes that the memory file begins with: their number changes with the form of what follows."""
 _LENGTH: Final = 8
 """Bytes before each part of the file: how long it is, little-endian."""
 Users = tuple[str, int]
@@ -68,11 +72,11 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     """The files it was read from, the main one first; none when it came from flags."""
     captured: dict[str, bytes]
     """The files that it names, by absolute path; and what its patterns find."""
-    pickled_settings: bytes
-    pickled_access_logs: bytes
+    encoded_settings: bytes
+    encoded_access_logs: bytes
     """Access logs as they were configured: those of the settings mask more."""
-    pickled_upstreams: dict[str, bytes]
-    pickled_routes: list[bytes]
+    encoded_upstreams: dict[str, bytes]
+    encoded_routes: list[bytes]
     route_names: list[str]
     same: list[int]
     """Indices of the base's equal routes, for each route, or `NEW`."""
@@ -83,9 +87,9 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     workers: int
     """How many processes serve."""
     feeds: dict[str, bytes]
-    """Pickled sources, by key, of what is fetched once per node."""
+    """Encoded sources, by key, of what is fetched once per node."""
     lazy_feeds: dict[str, bytes] = {}
-    """Pickled sources, by key, of what is fetched only on demand: there may be thousands."""
+    """Encoded sources, by key, of what is fetched only on demand: there may be thousands."""
     feed_users: dict[str, Users] = {}
     """Users of the feeds, by key."""
     known_notes: list[str] = []
@@ -101,24 +105,22 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
     @cached_property
     def settings(self) -> Config:
         """Settings without routes, upstreams and consumers."""
-        settings: Config = pickle.loads(self.pickled_settings)
-        return settings
+        return decode(self.encoded_settings, Config, TYPES.built_in)
 
     @property
     def upstreams(self) -> Mapping[str, Upstream]:
         """Each is unpacked when it is asked for, each time."""
-        return _Unpacking(self.pickled_upstreams)
+        return _Unpacking(self.encoded_upstreams)
 
     @property
     def plan(self) -> Plan:
         """Return the plan that the tables are compiled from."""
-        unchanged = self.pickled_upstreams.keys() - self.changed_upstreams
+        unchanged = self.encoded_upstreams.keys() - self.changed_upstreams
         names, index = self.route_names, self.index
         return Plan(self.settings, self.upstreams, names, self._route, self.same, self.captured, index, unchanged)
 
     def _route(self, index: int) -> Route:
-        route: Route = pickle.loads(self.pickled_routes[index])
-        return route
+        return decode(self.encoded_routes[index], Route, TYPES.built_in)
 
     @property
     def file(self) -> str:
@@ -127,8 +129,8 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
 
     def config(self) -> Config:
         """The whole configuration, but for its consumers."""
-        routes = tuple(self._route(index) for index in range(len(self.pickled_routes)))
-        logs = pickle.loads(self.pickled_access_logs)
+        routes = tuple(self._route(index) for index in range(len(self.encoded_routes)))
+        logs = decode(self.encoded_access_logs, tuple[AccessLog, ...], TYPES.built_in)
         return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes, access_logs=logs)
 
     def emptying(self) -> Steps[None]:
@@ -146,18 +148,17 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
 
 
 class _Unpacking(Mapping[str, Upstream]):
-    def __init__(self, pickled: Mapping[str, bytes]) -> None:
-        self._pickled = pickled
+    def __init__(self, encoded: Mapping[str, bytes]) -> None:
+        self._encoded = encoded
 
     def __getitem__(self, name: str) -> Upstream:
-        upstream: Upstream = pickle.loads(self._pickled[name])
-        return upstream
+        return decode(self._encoded[name], Upstream, TYPES.built_in)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._pickled)
+        return iter(self._encoded)
 
     def __len__(self) -> int:
-        return len(self._pickled)
+        return len(self._encoded)
 
 
 class PreviousGeneration(NamedTuple):
@@ -229,14 +230,14 @@ def accept(
         hash=_hash(loaded),
         sources=list(loaded.sources),
         captured=dict(loaded.captured),
-        pickled_settings=_pickled(rest_of(config) if rest is None else rest),
-        pickled_access_logs=_pickled(config.access_logs),
-        pickled_upstreams={
-            name: _pickled(each) if name in changed or base is None else base.accepted.pickled_upstreams[name]
+        encoded_settings=_encoded(rest_of(config) if rest is None else rest, Config),
+        encoded_access_logs=_encoded(config.access_logs, tuple[AccessLog, ...]),
+        encoded_upstreams={
+            name: _encoded(each, Upstream) if name in changed or base is None else base.accepted.encoded_upstreams[name]
             for name, each in config.upstreams.items()
         },
-        pickled_routes=[
-            _pickled(route) if base is None or at == NEW else base.accepted.pickled_routes[at]
+        encoded_routes=[
+            _encoded(route, Route) if base is None or at == NEW else base.accepted.encoded_routes[at]
             for route, at in zip(config.routes, same, strict=True)
         ],
         route_names=[route.name for route in config.routes],
@@ -252,11 +253,20 @@ def accept(
     )
 
 
+def _encoded(part: T, kind: type[T]) -> bytes:
+    """Encode a part, and see that it can be decoded: else only the death of a worker would show that it cannot. Raises
+    `TypeError` and `msgspec.ValidationError`."""
+    raw = encode(part)
+    decode(raw, kind, TYPES.built_in)
+    return raw
+
+
 def seal(accepted: ConfigSnapshot) -> int:
     """Put the document into a memory file that nobody can change any more, and return its descriptor."""
     descriptor = memory_file("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(descriptor, "wb", closefd=False) as file:
+            file.write(FORMAT)
             for part in _parts(accepted):
                 encoded = msgspec.msgpack.encode(part)
                 file.write(len(encoded).to_bytes(_LENGTH, "little") + encoded)
@@ -268,7 +278,7 @@ def seal(accepted: ConfigSnapshot) -> int:
 
 
 def unseal(descriptor: int) -> ConfigSnapshot:
-    """Read the document. Raises `ValueError` when it could still be changed."""
+    """Read the document. Raises `ValueError` when it could still be changed, or is in another format."""
     return at_once(unsealing(descriptor))
 
 
@@ -280,11 +290,14 @@ def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> 
     with (
         mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as mapped,
         memoryview(mapped) as content,
-        closing(_parts_in(content)) as parts,
+        content[len(FORMAT) :] as after,
+        closing(_parts_in(after)) as parts,
     ):
+        if content[: len(FORMAT)].tobytes() != FORMAT:
+            raise ValueError("the accepted configuration is in the format of another version of fastgw")
         begins = next(parts)
         accepted = msgspec.msgpack.decode(begins, type=ConfigSnapshot)
-        image_at = 2 * _LENGTH + len(begins)
+        image_at = len(FORMAT) + 2 * _LENGTH + len(begins)
         if image_length := len(next(parts)):
             accepted.__dict__["index"] = _mapped(descriptor, image_at, image_length)
         files = next(parts)
@@ -323,8 +336,8 @@ def _long(accepted: ConfigSnapshot) -> tuple[tuple[dict[str, Any] | list[Any], R
     """Return the parts that may have very many entries: they are written, and read, in pieces."""
     places = accepted.places
     return (
-        (accepted.pickled_upstreams, Retention.NOTHING),
-        (accepted.pickled_routes, Retention.NOTHING),
+        (accepted.encoded_upstreams, Retention.NOTHING),
+        (accepted.encoded_routes, Retention.NOTHING),
         (accepted.route_names, Retention.NOTHING),
         (accepted.same, Retention.NOTHING),
         (accepted.changed_upstreams, Retention.NOTHING),
@@ -345,8 +358,8 @@ def _parts(accepted: ConfigSnapshot) -> Iterator[object]:
     yield msgspec.structs.replace(
         accepted,
         sources=[],
-        pickled_upstreams={},
-        pickled_routes=[],
+        encoded_upstreams={},
+        encoded_routes=[],
         route_names=[],
         same=[],
         changed_upstreams=[],
@@ -381,7 +394,7 @@ class FeedsKept:
 
     def __init__(self) -> None:
         self.wanted: IncrementalCache[int, tuple[FilterUse, tuple[FeedSource, ...]]] = IncrementalCache()
-        self.pickled: IncrementalCache[int, tuple[FeedSource, bytes]] = IncrementalCache()
+        self.encoded: IncrementalCache[int, tuple[FeedSource, bytes]] = IncrementalCache()
 
     def of(self, use: FilterUse) -> tuple[FeedSource, ...]:
         if type(use.settings).feeds is Filter.feeds:
@@ -390,13 +403,13 @@ class FeedsKept:
         return self.wanted.keep(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
 
     def packed(self, source: FeedSource) -> bytes:
-        known = self.pickled.find(id(source))
-        return self.pickled.keep(id(source), (source, _pickled(source)) if known is None else known)[1]
+        known = self.encoded.find(id(source))
+        return self.encoded.keep(id(source), (source, encode_object(source)) if known is None else known)[1]
 
     def turn(self) -> None:
         """All have been looked at."""
         self.wanted.turn(True)
-        self.pickled.turn(True)
+        self.encoded.turn(True)
 
 
 def _feeds(config: Config, kept: FeedsKept) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Users]]:
@@ -423,7 +436,3 @@ def _hash(loaded: Loaded) -> str:
     for content in [each.text for each in loaded.sources] + files:
         digest.update(b"%d " % len(content) + content)
     return digest.hexdigest()[:16]
-
-
-def _pickled(part: object) -> bytes:
-    return pickle.dumps(part, pickle.HIGHEST_PROTOCOL)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 
 import msgspec
 import pytest
@@ -459,5 +458,4 @@ def test_what_is_expected_is_told_apart_from_other_hints(said: str, expected: st
     assert (problem.expected, problem.hint) == (expected, hint)
     assert str(problem) == f"a:1:2: b: wrong; {said}".removesuffix("; ")
     assert msgspec.json.decode(msgspec.json.encode(problem), type=config.Problem) == problem
-    assert pickle.loads(pickle.dumps(problem)) == problem
     assert msgspec.structs.replace(problem, file="a") == problem

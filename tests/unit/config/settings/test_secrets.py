@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import pickle
 
 import pytest
 from rich.pretty import pretty_repr
@@ -141,9 +140,9 @@ def test_no_value_is_shown(tmp_path):
     assert repr(made.admin.token) == "***"
 
 
-def test_it_can_be_pickled_copied_and_compared():
+def test_it_can_be_copied_and_compared():
     secret = Secret(text=VALUE)
-    assert pickle.loads(pickle.dumps(secret)) == copy.deepcopy(secret) == secret
+    assert copy.deepcopy(secret) == secret
     assert secret != Secret(text="other")
     with pytest.raises(AttributeError):
         secret.text = "other"

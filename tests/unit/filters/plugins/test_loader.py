@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from fastgw import config
+from fastgw.config.base.settings_codec import decode, encode
 from fastgw.filters import TYPES
 from tests.support.extension import FILTER, importable, install
 from tests.support.memory import SERVICE
 
+AB = "\n\n".join(f"class {name}(fastgw.filters.api.Settings):\n    {name.lower()}: int = 1\n" for name in ("A", "B"))
 HEAD = 'version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\n'
 
 
@@ -54,7 +55,7 @@ def test_an_entry_point_is_a_type_like_any_other(folder: Path, package: str) -> 
 
 def test_settings_of_an_extension_pass_between_processes(folder: Path) -> None:
     made = loaded("extensions: [fastgw-greeting]\nfilters: {greeting: {word: hi}}\n")
-    assert pickle.loads(pickle.dumps(made)) == made
+    assert decode(encode(made), config.Config, TYPES.built_in) == made
 
 
 @pytest.mark.parametrize("package", ["fastgw-greeting", "greeting_filter", "greeting_filter.more"])
@@ -113,6 +114,16 @@ def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
             {"m.py": FILTER.replace("word: str", "word: complex")},
             {"greeting": "m:Greeting"},
             "the settings of \"m:Greeting\" cannot be read: TypeError: <class 'complex'> in settings has no written",
+        ),
+        (
+            "a-b",
+            {
+                "m.py": FILTER.replace("word: str", "either: A | B = A()\n    word: str").replace(
+                    "class Gre", f"import fastgw\n\n{AB}\nclass Gre"
+                )
+            },
+            {"greeting": "m:Greeting"},
+            'the settings of "m:Greeting" cannot be read: TypeError: If a type union contains multiple Struct types',
         ),
         (
             "a-b",

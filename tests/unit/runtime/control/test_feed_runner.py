@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 from typing import Any
 
+from fastgw.config.base.settings_codec import encode_object
 from fastgw.filters.api import FeedSource, NodeSide
 from fastgw.runtime.control.feed_runner import FeedRunner
 from tests.support.on_loop import on_loop, until
@@ -28,7 +28,7 @@ async def test_an_ask_in_the_turn_in_which_the_time_is_up_is_heard() -> None:
     HEARD.clear()
     nobody: Any = None
     feeding = FeedRunner(nobody, nobody)
-    feeding.follow({"k": pickle.dumps(Looking(key="k"))}, {}, 1)
+    feeding.follow({"k": encode_object(Looking(key="k"))}, {}, 1)
     await until(lambda: bool(HEARD))
     feeding.stop()
     assert HEARD == [True]

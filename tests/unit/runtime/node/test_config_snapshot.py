@@ -1,17 +1,21 @@
 """The accepted configuration: what is sealed is what is read, in steps that are short, and nobody can change it."""
 
+import fcntl
 import os
-import pickle
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from fastgw.config import Remembered, load_text
+from fastgw.config.base.settings_codec import decode_object
 from fastgw.filters import TYPES
+from fastgw.filters.api import FeedSource
 from fastgw.gateway.compiler import building, compile
 from fastgw.routing.table import at_once
 from fastgw.runtime.node.config_snapshot import (
+    FORMAT,
     NEW,
     ConfigSnapshot,
     FeedsKept,
@@ -107,11 +111,42 @@ def test_what_could_be_changed_is_not_read() -> None:
         os.close(descriptor)
 
 
+@pytest.mark.parametrize("begins", [b"", b"x", b"fastgw configuration 2\n", b"\x80\x04\x95", FORMAT[:-1]])
+def test_the_format_of_another_version_is_refused(begins: bytes, accepted: ConfigSnapshot) -> None:
+    whole = seal(accepted)
+    descriptor = os.memfd_create("other", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.write(descriptor, begins + os.pread(whole, 1 << 30, len(FORMAT)))
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.fcntl(whole, fcntl.F_GET_SEALS))
+        with pytest.raises(ValueError, match="in the format of another version of fastgw"):
+            unseal(descriptor)
+    finally:
+        os.close(descriptor)
+        os.close(whole)
+
+
+def test_a_part_that_could_not_be_read_is_not_sealed() -> None:
+    """It is told where the configuration is accepted, and not when a worker dies."""
+    loaded = load_text(configuration(1, 1), "/nowhere/gateway.yaml", TYPES)
+    (route,) = loaded.config.routes
+    odd = replace(loaded.config, routes=(replace(route, name=7),))
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `str`, got `int` - at `\$.name`"):
+        accept(
+            replace(loaded, config=odd),
+            generation=1,
+            date=1.0,
+            source="start",
+            places=SlotTable(),
+            workers=1,
+            base=None,
+        )
+
+
 def test_what_tables_were_made_from_is_dropped_in_steps(sealed: int) -> None:
     read = unseal(sealed)
     steps = sum(1 for _ in read.emptying())
     assert steps > 3 * ROUTES / 256
-    assert not any((read.pickled_routes, read.pickled_upstreams, read.route_names, read.same))
+    assert not any((read.encoded_routes, read.encoded_upstreams, read.route_names, read.same))
     assert isinstance(read.places, SlotTable)
     assert read.places.targets  # the tables go on with these
 
@@ -129,11 +164,11 @@ def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: Conf
     base = PreviousGeneration(accepted, accepted.config())
     following = accept(loaded, generation=2, date=2.0, source="api", places=accepted.places, workers=2, base=base)
     assert following.changed_upstreams == ["u3"]
-    following.pickled_upstreams |= dict.fromkeys(following.pickled_upstreams.keys() - {"u3"}, b"no pickle")
+    following.encoded_upstreams |= dict.fromkeys(following.encoded_upstreams.keys() - {"u3"}, b"nothing")
     after = at_once(building(following.plan, 2, before))
     assert {name for name in before.upstreams if after.upstreams[name] is not before.upstreams[name]} == {"u3"}
     assert after.upstreams["u3"].targets[0].port == 8
-    with pytest.raises(pickle.UnpicklingError):  # who has another generation has to look
+    with pytest.raises(msgspec.DecodeError):  # who has another generation has to look
         at_once(building(following.plan, 2, None))
 
 
@@ -142,8 +177,8 @@ def test_the_supervisor_keeps_what_it_needs_and_reads_the_rest_for_its_children(
         replace(
             accepted,
             feeds={"key": b"source"},
-            pickled_routes=[*accepted.pickled_routes],
-            pickled_upstreams={**accepted.pickled_upstreams},
+            encoded_routes=[*accepted.encoded_routes],
+            encoded_upstreams={**accepted.encoded_upstreams},
             route_names=[*accepted.route_names],
         )
     )
@@ -151,7 +186,7 @@ def test_the_supervisor_keeps_what_it_needs_and_reads_the_rest_for_its_children(
         whole = sealed.whole()
         lean = at_once(unsealing(sealed.descriptor, tables=False))
         for kept in (sealed.accepted, lean):
-            assert not any((kept.pickled_routes, kept.pickled_upstreams, kept.route_names, kept.same))
+            assert not any((kept.encoded_routes, kept.encoded_upstreams, kept.route_names, kept.same))
             assert (kept.places, kept.captured, kept.sources) == (whole.places, whole.captured, whole.sources)
             assert kept.feeds == {"key": b""}  # which there are
         assert (whole.config(), whole.feeds) == (accepted.config(), {"key": b"source"})
@@ -192,8 +227,8 @@ def test_what_is_fetched_for_filters_is_remembered_as_long_as_they_are_the_same(
             again.lazy_feeds.keys(),
             again.feed_users,
         )
-        assert {key: pickle.loads(each) for key, each in made.lazy_feeds.items()} == {
-            key: pickle.loads(each) for key, each in again.lazy_feeds.items()
+        assert {key: decode_object(each, FeedSource) for key, each in made.lazy_feeds.items()} == {
+            key: decode_object(each, FeedSource) for key, each in again.lazy_feeds.items()
         }
         base = PreviousGeneration(made, loaded.config, feeds)
     assert len([*feeds.wanted.values()]) == 2
