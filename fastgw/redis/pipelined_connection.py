@@ -1,7 +1,9 @@
-"""One connection to Redis on which commands are written without waiting for the answers to those before.
+"""Pipelined connection to Redis: commands are written without waiting for the answers to those before, which are taken
+in order, as they come.
 
-redis-py's own client lends a connection to each command, or to each batch of them, until it is answered: many
-connections, and a task for each. Here answers are taken in order, as they come. Needs the extra `fastgw[redis]`.
+Everything of `state` speaks by it; caches do by aiocache (`cache_client`). redis-py's own client lends a connection to
+each command, or to each batch of them, until it is answered: many connections, and a task for each. Needs the extra
+`fastgw[redis]`.
 """
 
 import asyncio
@@ -34,7 +36,7 @@ class Pipe(asyncio.Protocol):
         self.lost: Callable[[str], None] | None = None
         """Called when it has ended, but by `close`, with what for."""
         self.is_closed = False
-        self._asking: asyncio.Future[Any] | None = None
+        self._asking: set[asyncio.Future[Any]] = set()
         self._reader = hiredis.Reader()
         self._unanswered: deque[Answered] = deque()
         self._transport: Any = None
@@ -51,15 +53,43 @@ class Pipe(asyncio.Protocol):
         self._transport.write(b"".join(commands))
 
     async def ask(self, *words: bytes) -> Any:
-        """One at a time. Raises `ERRORS`."""
+        """Return the answer to one command. Raises `ERRORS`."""
+        (answer,) = await self._answers([words])
+        return answer
+
+    async def ask_at_once(self, *commands: Sequence[bytes]) -> Sequence[Any]:
+        """Return the answers to commands that Redis executes as a transaction: all of them, or none.
+
+        Raises `ERRORS`, also where one of them fails.
+        """
+        *_, answers = await self._answers([[b"MULTI"], *commands, [b"EXEC"]])
+        failed = next((each for each in answers or () if isinstance(each, Exception)), None)
+        if failed is not None:
+            raise failed
+        return answers or ()
+
+    async def _answers(self, commands: Sequence[Sequence[bytes]]) -> Sequence[Any]:
+        """Send commands in one write, and return their answers once all have come. Raises `ERRORS`."""
         if self.is_closed:
             raise ConnectionResetError
-        answer = self._asking = asyncio.get_running_loop().create_future()
-        self.send([packed(*words)], [lambda told: None if answer.done() else answer.set_result(told)])
-        told = await answer
-        if isinstance(told, Exception):
-            raise told
-        return told
+        answers: list[Any] = []
+        done = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            if len(answers) == len(commands) and not done.done():
+                done.set_result(None)
+
+        self._asking.add(done)
+        try:
+            self.send([packed(*words) for words in commands], [answered] * len(commands))
+            await done
+        finally:
+            self._asking.discard(done)
+        failed = next((each for each in answers if isinstance(each, Exception)), None)
+        if failed is not None:
+            raise failed
+        return answers
 
     def data_received(self, data: bytes) -> None:
         reader, unanswered = self._reader, self._unanswered
@@ -85,8 +115,9 @@ class Pipe(asyncio.Protocol):
     def _end(self, why: str) -> None:
         lost = self.lost
         self.close()
-        if self._asking is not None and not self._asking.done():
-            self._asking.set_exception(ConnectionResetError(why))
+        for asking in self._asking:
+            if not asking.done():
+                asking.set_exception(ConnectionResetError(why))
         if lost is not None:
             lost(why)
 

@@ -8,9 +8,9 @@ while it is away each node goes by its own list.
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -18,6 +18,9 @@ from fastgw.operator_events import OperatorEvent, say
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.url import place_in
 from fastgw.sync.revocations import LENGTH, MARK, MOST, RevocationEvent, RevocationList, records_in
+
+if TYPE_CHECKING:
+    from fastgw.redis.pipelined_connection import Pipe
 
 AGAIN_S: Final = 0.5
 """How soon it is tried again when it was away."""
@@ -35,6 +38,8 @@ _READ: Final = 5000
 _EXPIRES: Final = slice(MARK, MARK + 4)
 
 Item = tuple[bytes, list[RevocationEvent]]
+Keys = tuple[bytes, bytes]
+"""Names in Redis of the sorted set and of the stream."""
 
 
 class WrongAnswer(Exception):
@@ -59,25 +64,25 @@ class RevocationReplicator:
 
     async def run(self, url: str, prefix: str) -> None:
         """Replicate until cancelled."""
-        from fastgw.redis import state_client
+        from fastgw.redis.pipelined_connection import ERRORS
 
         place, complaint = place_in(url), ""
-        client = state_client.opened(url, PATIENCE_S)
+        keys = f"{prefix}:revoked".encode(), f"{prefix}:revoked:log".encode()
         try:
             while True:
-                keys = f"{prefix}:revoked", f"{prefix}:revoked:log"
                 try:
-                    latest = await self._latest(client, keys[1])
-                    await self._merge(client, keys)
-                    if complaint:
-                        say(
-                            OperatorEvent.STATE_BACK,
-                            "revocations: the Redis at %s answers again; the lists are merged",
-                            place,
-                        )
-                    complaint = ""
-                    await self._follow(client, keys, latest)
-                except (*state_client.ERRORS, WrongAnswer) as error:
+                    async with _connected(url) as redis:
+                        latest = await self._latest(redis, keys[1])
+                        await self._merge(redis, keys)
+                        if complaint:
+                            say(
+                                OperatorEvent.STATE_BACK,
+                                "revocations: the Redis at %s answers again; the lists are merged",
+                                place,
+                            )
+                        complaint = ""
+                        await self._follow(redis, url, keys, latest)
+                except (*ERRORS, WrongAnswer) as error:
                     if not complaint:
                         is_wrong = isinstance(error, WrongAnswer)
                         complaint = "it answers something else" if is_wrong else in_words(error)
@@ -91,38 +96,39 @@ class RevocationReplicator:
                 await asyncio.sleep(AGAIN_S)
         finally:
             self.is_there = False
-            await state_client.close(client)
 
-    async def _latest(self, client: Any, key: str) -> bytes:
+    async def _latest(self, redis: "Pipe", key: bytes) -> bytes:
         """The last entry of the stream: what comes behind it is not in what is read after this."""
+        entries = await _ask(redis, b"XREVRANGE", key, b"+", b"-", b"COUNT", b"1")
         with _judging():
-            entries = await client.xrevrange(key, count=1)
             return bytes(memoryview(entries[0][0])) if entries else b"0-0"
 
-    async def _merge(self, client: Any, keys: tuple[str, str]) -> None:
+    async def _merge(self, redis: "Pipe", keys: Keys) -> None:
         self._unsent.clear()
         self.is_there = True  # what is said from here on may be too late for the comparison
-        theirs = [piece async for piece in self._all(client, keys[0])]
+        theirs = [piece async for piece in self._all(redis, keys[0])]
         for piece in theirs:
             self._take(piece, [])
         lacking = self._revoked.lacking(b"".join(theirs))
         for at in range(0, len(lacking), PIECE * LENGTH):
-            await self._write(client, keys, [(lacking[at : at + PIECE * LENGTH], [])])
+            await self._write(redis, keys, [(lacking[at : at + PIECE * LENGTH], [])])
 
-    async def _all(self, client: Any, key: str) -> AsyncIterator[bytes]:
-        at, now = 0, int(time.time())
+    async def _all(self, redis: "Pipe", key: bytes) -> AsyncIterator[bytes]:
+        at, now = 0, b"%d" % time.time()
         while True:
+            limit = b"LIMIT", b"%d" % at, b"%d" % _READ
+            found = await _ask(redis, b"ZRANGEBYSCORE", key, now, b"+inf", b"WITHSCORES", *limit)
             with _judging():
-                found = await client.zrangebyscore(key, now, "+inf", start=at, num=_READ, withscores=True)
-                piece = b"".join(_record(member, score) for member, score in found if len(member) == LENGTH - 4)
+                scores = [*zip(found[::2], found[1::2], strict=True)]
+                piece = b"".join(_record(member, float(score)) for member, score in scores if len(member) == LENGTH - 4)
             yield piece
-            if len(found) < _READ:
+            if len(scores) < _READ:
                 return
             at += _READ
 
-    async def _follow(self, client: Any, keys: tuple[str, str], latest: bytes) -> None:
+    async def _follow(self, redis: "Pipe", url: str, keys: Keys, latest: bytes) -> None:
         """Say and hear what is new, until Redis fails."""
-        tasks = {asyncio.create_task(self._say(client, keys)), asyncio.create_task(self._hear(client, keys, latest))}
+        tasks = {asyncio.create_task(self._say(url, keys)), asyncio.create_task(self._hear(redis, keys, latest))}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -132,59 +138,78 @@ class RevocationReplicator:
         for task in done:
             task.result()
 
-    async def _say(self, client: Any, keys: tuple[str, str]) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._unsent:
-                items = [self._unsent.popleft() for _ in range(min(len(self._unsent), PIECE))]
-                await self._write(client, keys, items)
+    async def _say(self, url: str, keys: Keys) -> None:
+        """Say what is new, on a connection of its own: a question that waits holds up whatever is behind it."""
+        await self._wake.wait()
+        async with _connected(url) as redis:
+            while True:
+                self._wake.clear()
+                while self._unsent:
+                    items = [self._unsent.popleft() for _ in range(min(len(self._unsent), PIECE))]
+                    await self._write(redis, keys, items)
+                await self._wake.wait()
 
-    async def _hear(self, client: Any, keys: tuple[str, str], latest: bytes) -> None:
+    async def _hear(self, redis: "Pipe", keys: Keys, latest: bytes) -> None:
         merge_at = time.monotonic() + MERGE_S
+        waiting = b"COUNT", b"100", b"BLOCK", b"%d" % (BLOCK_S * 1000)
         while True:
+            answer = await _ask(redis, b"XREAD", *waiting, b"STREAMS", keys[1], latest)
             with _judging():
-                answer = await client.xread({keys[1]: latest}, count=100, block=int(BLOCK_S * 1000))
-                news = [_entry(number, fields) for _, entries in answer for number, fields in entries]
+                news = [_entry(number, fields) for _, entries in answer or () for number, fields in entries]
             for number, records, told in news:
                 self._take(records, told)
                 latest = number
             if time.monotonic() >= merge_at:
-                await self._merge(client, keys)
+                await self._merge(redis, keys)
                 merge_at = time.monotonic() + MERGE_S
 
-    async def _write(self, client: Any, keys: tuple[str, str], items: list[Item]) -> None:
+    async def _write(self, redis: "Pipe", keys: Keys, items: list[Item]) -> None:
         """All at once, or nothing."""
         everything, news = keys
-        async with client.pipeline(transaction=True) as steps:
-            for records, told in items:
-                scores = {
-                    record[:MARK] + record[MARK + 4 :]: int.from_bytes(record[_EXPIRES])
-                    for record in records_in(records)
-                }
-                steps.zadd(everything, scores, gt=True)
-                fields = {b"r": records, b"t": msgspec.msgpack.encode(told)}
-                steps.xadd(news, fields, maxlen=LOG_MOST, approximate=True)
-            steps.zremrangebyscore(everything, "-inf", f"({int(time.time())}")
-            steps.zremrangebyrank(everything, 0, -MOST - 1)
-            with _judging():
-                await steps.execute()
+        commands: list[Sequence[bytes]] = []
+        for records, told in items:
+            scores: list[bytes] = []
+            for record in records_in(records):
+                scores += b"%d" % int.from_bytes(record[_EXPIRES]), record[:MARK] + record[MARK + 4 :]
+            if scores:
+                commands.append((b"ZADD", everything, b"GT", *scores))
+            fields = b"r", records, b"t", msgspec.msgpack.encode(told)
+            commands.append((b"XADD", news, b"MAXLEN", b"~", b"%d" % LOG_MOST, b"*", *fields))
+        commands.append((b"ZREMRANGEBYSCORE", everything, b"-inf", b"(%d" % time.time()))
+        commands.append((b"ZREMRANGEBYRANK", everything, b"0", b"%d" % (-MOST - 1)))
+        with _judging():
+            async with asyncio.timeout(PATIENCE_S):
+                await redis.ask_at_once(*commands)
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator["Pipe"]:
+    """Connect to Redis. Raises errors of the connection."""
+    from fastgw.redis.pipelined_connection import opened
+
+    with closing(await opened(url, PATIENCE_S, lambda why: None)) as redis:
+        yield redis
+
+
+async def _ask(redis: "Pipe", *words: bytes) -> Any:
+    """Return the answer to a command. Raises errors of the connection, also where it takes too long."""
+    async with asyncio.timeout(PATIENCE_S):
+        return await redis.ask(*words)
 
 
 @contextmanager
 def _judging() -> Iterator[None]:
-    """Raise, as errors of the connection, what redis-py and the parsing of its answers raise where those have another
-    shape.
-    """
+    """Raise `WrongAnswer` for what the parsing of an answer raises that has another shape."""
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise WrongAnswer(str(error)) from error
 
 
-def _entry(number: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes, list[RevocationEvent]]:
+def _entry(number: bytes, fields: Sequence[bytes]) -> tuple[bytes, bytes, list[RevocationEvent]]:
     """Decode an entry of the stream. Raises what `_judging` takes."""
-    number, records, told = (bytes(memoryview(each)) for each in (number, fields.get(b"r", b""), fields.get(b"t", b"")))
+    held = dict(zip(fields[::2], fields[1::2], strict=True))
+    number, records, told = (bytes(memoryview(each)) for each in (number, held.get(b"r", b""), held.get(b"t", b"")))
     return number, records, _decode_events(told)
 
 
