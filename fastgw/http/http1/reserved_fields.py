@@ -5,7 +5,7 @@ written it: `True-Client-IP`, `X-Original-URL`, `SSL-Client-Verify`. `Proxy` bec
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.compiled import twin
@@ -52,21 +52,12 @@ class _ReservedFields:
 def _lines_of(patterns: Iterable[bytes]) -> re.Pattern[bytes] | None:
     """Return the pattern for the beginning of a line that may have one of these names; None: there are none."""
     patterns = frozenset(patterns)
-    begin = frozenset(folded(name[:-1]) for name in patterns if name.endswith(ANYTHING))
-    names = frozenset(folded(name) for name in patterns if not name.endswith(ANYTHING))
-    options = list(_options(names, rb":")) + list(_options(begin, TOKEN + rb"*+:"))
-    if not options:
-        return None
-    initials = {name[:1] for name in (*names, *begin)}
-    ahead = b"".join(re.escape(each + each.upper()) for each in sorted(initials - {b"", b"-"}))
-    anywhere = b"" in initials or b"-" in initials
-    return re.compile(b"\n%b(?:%b)" % (b"" if anywhere else b"(?=[%b])" % ahead, b"|".join(options)))
-
-
-def _options(names: Iterable[bytes], end: bytes) -> Iterator[bytes]:
-    texts = [name.decode("ascii") for name in names]
-    if texts:
-        yield b"(?:%b)%b" % (spelled(texts, SIGNS).encode(), end)
+    begin = {folded(name[:-1]).decode("ascii") for name in patterns if name.endswith(ANYTHING)}
+    names = {folded(name).decode("ascii") for name in patterns if not name.endswith(ANYTHING)}
+    options = [spelled(names, SIGNS).encode() + b":"] if names else []
+    if begin:
+        options.append(spelled(begin, SIGNS).encode() + TOKEN + b"*+:")
+    return re.compile(b"\n(?:%b)" % b"|".join(options)) if options else None
 
 
 if TYPE_CHECKING:
