@@ -99,7 +99,7 @@ def _plain_struct(value: Struct) -> Any:
     for field in layout.fields:
         held = getattr(value, field.name)
         default = field.default
-        # What is a default may tell that nobody wrote it (`settings.Unwritten`): an equal struct is another.
+        # What is a default may tell that nobody wrote it (`DEFAULT_ADMIN`): an equal struct is another.
         if held is not default and (isinstance(held, Struct) or not _is_equal(held, default)):
             plain[field.key] = _plain(held)
     return plain
@@ -184,7 +184,6 @@ def _name_of(kind: type) -> str:
     return name
 
 
-@cache
 def _class_named(name: str, base: Any) -> Any:
     """Return the class of this name. Raises `TypeError`."""
     module, _, path = name.partition(":")

@@ -98,7 +98,9 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(_SIZE, text)
     if match is None:
         raise ValueError(f'"{text}" is not a size')
-    return int(match[1]) * _BYTES[match[2]]
+    if len(match[1]) > 19 or (size := int(match[1]) * _BYTES[match[2]]) >= 2**63:
+        raise ValueError(f"{text} is 8 EiB or more")
+    return size
 
 
 def write_size(size: int) -> str:

@@ -139,6 +139,10 @@ class Truth(Decoder):
         return {"true": True, "false": False}.get(text, text)
 
 
+_LEAST: Final = -(2**63)
+_MOST: Final = 2**64 - 1
+
+
 @dataclass(frozen=True)
 class Number(Decoder):
     """A number, within bounds that belong to it."""
@@ -158,6 +162,10 @@ class Number(Decoder):
         fits = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
         if not fits or not self.holds(value):
             return self.read_variable(value, path, reading)
+        if isinstance(value, int) and not _LEAST <= value <= _MOST:
+            return reading.report(
+                path, f"{show(value)} has more than 64 bits", f"expected {self.expected} of at most 64 bits"
+            )
         return value if self.whole else float(value)
 
     def plain(self, text: str) -> Any:

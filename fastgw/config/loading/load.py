@@ -209,6 +209,7 @@ def _judged(
     names = [*(document.name for document in documents), *of_kyma.files]
     order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
+    problems += _odd_paths({*names, *files.held})
     if problems:
         raise ConfigError(told_of(problems, order))
     if of_kyma.refused:
@@ -223,6 +224,13 @@ def _judged(
         withheld=MappingProxyType({name: why for name, why in files.unresolved.items() if files.held[name] != UNKNOWN}),
     )
     return loaded, merged
+
+
+def _odd_paths(names: Iterable[str]) -> list[Problem]:
+    """Return the problems of paths that are no text: they could neither pass between processes nor be told of."""
+    shown = {name: name.encode("utf-8", "backslashreplace").decode() for name in names}
+    expected = "expected folders and files with names in UTF-8"
+    return [Problem(text, 0, 0, "", "the path is not UTF-8", expected) for name, text in shown.items() if name != text]
 
 
 def _with_defaults(made: Config, filter_types: Mapping[str, type]) -> Config:

@@ -1,10 +1,14 @@
 """What a configuration may not say: each mistake is one line, and all of them are told at once."""
 
+import os
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from fastgw import config
 from fastgw.config.base.problems import path_text
+from fastgw.filters import TYPES
 from fastgw.gateway.compiler import compile
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:80'}}\n"
@@ -315,3 +319,46 @@ def test_a_problem_is_one_line_and_can_be_json(tmp_path):
 def test_paths_are_written_so_that_they_can_be_found():
     assert path_text(("routes", 0, "filters", "rate_limit")) == "routes[0].filters.rate_limit"
     assert path_text(("headers", "a.b")) == 'headers["a.b"]'
+
+
+def test_a_path_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
+    """It could neither pass to the workers nor be told of by the admin API."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    (folder / "gw.yaml").write_text(
+        "version: 1\nlisteners: {a: {address: '127.0.0.1:0'}}\nadmin: {token: {file: token}}\n"
+    )
+    (folder / "token").write_text("t" * 40)
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(str(folder / "gw.yaml"), TYPES)
+    shown = f"{tmp_path}/\\udcff"
+    wrong = "the path is not UTF-8; expected folders and files with names in UTF-8"
+    assert sorted(map(str, caught.value.problems)) == [f"{shown}/gw.yaml: {wrong}", f"{shown}/token: {wrong}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (
+            "filters: {authorize: {claims: {n: {any: [18446744073709551616]}}}}",
+            "18446744073709551616; expected text or true or false or a whole number or a number",
+        ),
+        (
+            "limits: {header_bytes: 99999999999999999999GiB}",
+            "99999999999999999999GiB is 8 EiB or more; expected a size",
+        ),
+        ("limits: {body_bytes: 8589934592GiB}", "8589934592GiB is 8 EiB or more; expected a size"),
+        (
+            "filters: {concurrency: {adaptive: {min: 99999999999999999999}}}",
+            "99999999999999999999 has more than 64 bits; expected a whole number from 1 of at most 64 bits",
+        ),
+    ],
+)
+def test_a_number_of_more_than_64_bits_is_refused(text: str, wrong: str) -> None:
+    """No token has one that is read exactly, and no process could pass it on."""
+    with pytest.raises(config.ConfigError) as caught:
+        config.load_text(
+            f"version: 1\nlisteners: {{a: {{address: '127.0.0.1:0'}}}}\n{text}\n".encode(), "/a.yaml", TYPES
+        )
+    (problem,) = caught.value.problems
+    assert wrong in str(problem)
