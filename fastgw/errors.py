@@ -34,66 +34,156 @@ class Fault(Enum):
     """Every way to fail. The name in lower case is the metric label and the end of the problem's `type`."""
 
     # status, whose side, retry, Proxy-Status error (RFC 9209 section 2.3), what the client is told
-    BAD_REQUEST = 400, _DOWN, Retry.NEVER, "http_request_error", "The request could not be understood."
-    AMBIGUOUS_PATH = 400, _DOWN, Retry.NEVER, "http_request_error", "Servers can read this path in different ways."
-    TLS_REQUIRED = 400, _DOWN, Retry.NEVER, "http_request_error", "This port speaks TLS: use https."
-    CREDENTIALS_MISSING = 401, _DOWN, Retry.NEVER, "http_request_denied", "Credentials are needed here."
-    CREDENTIALS_INVALID = 401, _DOWN, Retry.NEVER, "http_request_denied", "The credentials are not accepted."
-    INSUFFICIENT_SCOPE = 403, _DOWN, Retry.NEVER, "http_request_denied", "The credentials do not reach this far."
-    FORBIDDEN = 403, _DOWN, Retry.NEVER, "http_request_denied", "This is not allowed."
-    CLIENT_ADDRESS_DENIED = 403, _DOWN, Retry.NEVER, "http_request_denied", "This address is not let in."
+    BAD_REQUEST = 400, _DOWN, Retry.NEVER, "http_request_error", "The request is malformed."
+    AMBIGUOUS_PATH = (
+        400,
+        _DOWN,
+        Retry.NEVER,
+        "http_request_error",
+        "The path is ambiguous: servers can interpret it differently.",
+    )
+    TLS_REQUIRED = 400, _DOWN, Retry.NEVER, "http_request_error", "This port requires TLS: use https."
+    CREDENTIALS_MISSING = 401, _DOWN, Retry.NEVER, "http_request_denied", "Authentication is required."
+    CREDENTIALS_INVALID = 401, _DOWN, Retry.NEVER, "http_request_denied", "The credentials are invalid."
+    INSUFFICIENT_SCOPE = 403, _DOWN, Retry.NEVER, "http_request_denied", "The credentials lack a required permission."
+    FORBIDDEN = 403, _DOWN, Retry.NEVER, "http_request_denied", "Access is denied."
+    CLIENT_ADDRESS_DENIED = 403, _DOWN, Retry.NEVER, "http_request_denied", "Access from this address is denied."
     ROUTE_NOT_FOUND = 404, _DOWN, Retry.NEVER, "destination_not_found", "No route matches this request."
     METHOD_NOT_ALLOWED = 405, _DOWN, Retry.NEVER, "http_request_denied", "This method is not allowed here."
     REQUEST_TIMEOUT = 408, _DOWN, Retry.NEVER, "http_request_error", "The request did not arrive in time."
-    LENGTH_REQUIRED = 411, _DOWN, Retry.NEVER, "http_request_denied", "The service needs a Content-Length."
+    LENGTH_REQUIRED = 411, _DOWN, Retry.NEVER, "http_request_denied", "A Content-Length header is required."
     BODY_TOO_LARGE = 413, _DOWN, Retry.NEVER, "http_request_denied", "The request body is too large."
     TARGET_TOO_LONG = 414, _DOWN, Retry.NEVER, "http_request_error", "The request target is too long."
-    EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "This expectation cannot be met."
+    EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "The expectation is not supported."
     TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
-    TOO_MANY_PASSWORDS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many passwords from this address wait."
-    RATE_LIMITED = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many requests: come again later."
-    TOO_MANY_AT_ONCE = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many requests at a time: end some first."
-    QUOTA_EXCEEDED = 429, _DOWN, Retry.NEVER, "http_request_denied", "The quota for this period is used up."
-    CONNECTION_OUTDATED = 421, _DOWN, Retry.NEVER, "http_request_denied", "Certificates are judged anew: connect again."
+    TOO_MANY_PASSWORDS = (
+        429,
+        _DOWN,
+        Retry.NEVER,
+        "http_request_denied",
+        "Too many password checks are pending for this address.",
+    )
+    RATE_LIMITED = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many requests: try again later."
+    TOO_MANY_AT_ONCE = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many concurrent requests: try again later."
+    QUOTA_EXCEEDED = 429, _DOWN, Retry.NEVER, "http_request_denied", "The quota for this period is exceeded."
+    CONNECTION_OUTDATED = (
+        421,
+        _DOWN,
+        Retry.NEVER,
+        "http_request_denied",
+        "The client certificate must be verified again: reconnect.",
+    )
     HEAD_TOO_LARGE = 431, _DOWN, Retry.NEVER, "http_request_error", "The request head is too large."
-    CLIENT_STALLED = 499, _DOWN, Retry.NEVER, "connection_write_timeout", "The client stopped taking the response."
-    CLIENT_LEFT = 499, _DOWN, Retry.NEVER, "http_request_error", "The client left before the answer."
-    INTERNAL = 500, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway made an error."
-    SERVICE_MISCONFIGURED = 500, _GATEWAY, Retry.NEVER, "proxy_configuration_error", "The service lacks settings."
-    SERVICES_UNKNOWN = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "What can be called is not known yet."
-    NOT_IMPLEMENTED = 501, _DOWN, Retry.NEVER, "http_request_error", "The request uses a coding that is not supported."
+    CLIENT_STALLED = 499, _DOWN, Retry.NEVER, "connection_write_timeout", "The client stopped reading the response."
+    CLIENT_LEFT = 499, _DOWN, Retry.NEVER, "http_request_error", "The client closed the connection before the response."
+    INTERNAL = 500, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway had an internal error."
+    SERVICE_MISCONFIGURED = 500, _GATEWAY, Retry.NEVER, "proxy_configuration_error", "The service is misconfigured."
+    SERVICES_UNKNOWN = (
+        503,
+        _GATEWAY,
+        Retry.NEVER,
+        "proxy_internal_error",
+        "The services are not loaded yet: try again later.",
+    )
+    NOT_IMPLEMENTED = 501, _DOWN, Retry.NEVER, "http_request_error", "The request uses an unsupported transfer coding."
     VERSION_NOT_SUPPORTED = 505, _DOWN, Retry.NEVER, "http_request_error", "This version of HTTP is not supported."
-    AUTH_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Credentials cannot be checked just now."
-    FILTER_TIMEOUT = 504, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway did not decide in time."
-    CONNECTIONS_EXHAUSTED = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "The gateway is at its limit."
-    GATEWAY_STOPPED = 503, _GATEWAY, Retry.NEVER, "proxy_internal_response", "The gateway is stopping."
-    CONNECT_REFUSED = 502, _UP, Retry.SAFE, "connection_refused", "The service cannot be reached."
-    CONNECT_TIMEOUT = 504, _UP, Retry.SAFE, "connection_timeout", "The service did not take the connection in time."
-    UPSTREAM_UNREACHABLE = 502, _UP, Retry.SAFE, "destination_ip_unroutable", "The service cannot be reached."
-    DNS_FAILED = 502, _UP, Retry.SAFE, "dns_error", "The service's name could not be resolved."
-    TLS_FAILED = 502, _UP, Retry.SAFE, "tls_protocol_error", "No secure connection to the service could be made."
-    CONNECTION_LOST = 502, _UP, Retry.IF_REUSED, "connection_terminated", "The service closed the connection."
-    UPSTREAM_MALFORMED = 502, _UP, Retry.NEVER, "http_protocol_error", "The service sent an invalid response."
-    UPSTREAM_INCOMPLETE = 502, _UP, Retry.NEVER, "http_response_incomplete", "The service broke off its response."
-    UPSTREAM_TIMEOUT = 504, _UP, Retry.IF_ASKED, "http_response_timeout", "The service did not answer in time."
-    UPSTREAM_STALLED = 504, _UP, Retry.NEVER, "http_response_timeout", "The service stopped sending its response."
+    AUTH_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Authentication is temporarily unavailable."
+    FILTER_TIMEOUT = (
+        504,
+        _GATEWAY,
+        Retry.NEVER,
+        "proxy_internal_error",
+        "The gateway timed out while processing the request.",
+    )
+    CONNECTIONS_EXHAUSTED = (
+        503,
+        _GATEWAY,
+        Retry.NEVER,
+        "connection_limit_reached",
+        "The gateway has reached its connection limit.",
+    )
+    GATEWAY_STOPPED = 503, _GATEWAY, Retry.NEVER, "proxy_internal_response", "The gateway is shutting down."
+    CONNECT_REFUSED = 502, _UP, Retry.SAFE, "connection_refused", "The upstream service is unreachable."
+    CONNECT_TIMEOUT = 504, _UP, Retry.SAFE, "connection_timeout", "Timed out connecting to the upstream service."
+    UPSTREAM_UNREACHABLE = 502, _UP, Retry.SAFE, "destination_ip_unroutable", "The upstream service is unreachable."
+    DNS_FAILED = 502, _UP, Retry.SAFE, "dns_error", "The upstream service's name could not be resolved."
+    TLS_FAILED = 502, _UP, Retry.SAFE, "tls_protocol_error", "The TLS handshake with the upstream service failed."
+    CONNECTION_LOST = 502, _UP, Retry.IF_REUSED, "connection_terminated", "The upstream service closed the connection."
+    UPSTREAM_MALFORMED = 502, _UP, Retry.NEVER, "http_protocol_error", "The upstream service sent an invalid response."
+    UPSTREAM_INCOMPLETE = (
+        502,
+        _UP,
+        Retry.NEVER,
+        "http_response_incomplete",
+        "The upstream service sent an incomplete response.",
+    )
+    UPSTREAM_TIMEOUT = (
+        504,
+        _UP,
+        Retry.IF_ASKED,
+        "http_response_timeout",
+        "The upstream service did not respond in time.",
+    )
+    UPSTREAM_STALLED = (
+        504,
+        _UP,
+        Retry.NEVER,
+        "http_response_timeout",
+        "The upstream service stopped sending its response.",
+    )
     TUNNEL_IDLE = 504, _UP, Retry.NEVER, "connection_read_timeout", "The tunnel was idle for too long."
-    UPGRADE_UNEXPECTED = 502, _UP, Retry.NEVER, "http_upgrade_failed", "The service switched protocols unasked."
-    TOKEN_UNAVAILABLE = 502, _UP, Retry.NEVER, "destination_unavailable", "No token for the service can be had now."
-    TOKEN_TIMEOUT = 504, _UP, Retry.NEVER, "connection_read_timeout", "A token for the service was not given in time."
-    TOKEN_REFUSED = 502, _UP, Retry.NEVER, "http_protocol_error", "The gateway is given no token for the service."
-    LIMITS_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Limits cannot be checked just now."
-    OVERLOADED = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are under way."
-    NO_HEALTHY_TARGET = 503, _UP, Retry.NEVER, "destination_unavailable", "The service is not available just now."
+    UPGRADE_UNEXPECTED = (
+        502,
+        _UP,
+        Retry.NEVER,
+        "http_upgrade_failed",
+        "The upstream service switched protocols without being asked.",
+    )
+    TOKEN_UNAVAILABLE = (
+        502,
+        _UP,
+        Retry.NEVER,
+        "destination_unavailable",
+        "The gateway could not get a token for the upstream service.",
+    )
+    TOKEN_TIMEOUT = (
+        504,
+        _UP,
+        Retry.NEVER,
+        "connection_read_timeout",
+        "Timed out getting a token for the upstream service.",
+    )
+    TOKEN_REFUSED = (
+        502,
+        _UP,
+        Retry.NEVER,
+        "http_protocol_error",
+        "The gateway was refused a token for the upstream service.",
+    )
+    LIMITS_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Rate limits are temporarily unavailable."
+    OVERLOADED = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are in flight."
+    NO_HEALTHY_TARGET = 503, _UP, Retry.NEVER, "destination_unavailable", "The upstream service has no healthy target."
     CIRCUIT_OPEN = (
         503,
         _UP,
         Retry.NEVER,
         "destination_unavailable",
-        "The service fails too often: it is spared a while.",
+        "The circuit breaker is open: try again later.",
     )
-    POOL_FULL = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are waiting for the service."
-    POOL_TIMEOUT = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "The service had no free connection in time."
+    POOL_FULL = (
+        503,
+        _GATEWAY,
+        Retry.NEVER,
+        "connection_limit_reached",
+        "Too many requests are waiting for the upstream service.",
+    )
+    POOL_TIMEOUT = (
+        503,
+        _GATEWAY,
+        Retry.NEVER,
+        "connection_limit_reached",
+        "Timed out waiting for a connection to the upstream service.",
+    )
 
     def __init__(self, status: int, side: Side, retry: Retry, proxy_status: str, detail: str) -> None:
         self.status, self.side, self.retry, self.proxy_status, self.detail = status, side, retry, proxy_status, detail

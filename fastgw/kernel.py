@@ -11,7 +11,7 @@ from typing import Final
 _REFUSED: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 """Errors of a seccomp filter, or of a kernel that has no such call. All else is about this one try."""
 _PURPOSES: Final[Mapping[str, str]] = {
-    "memfd_create": "for memory that its processes share, and for keys that must not be on a disk",
+    "memfd_create": "for shared memory and for keys that must not be written to disk",
     "eventfd2": "for the event loop of each process",
 }
 
@@ -21,7 +21,7 @@ class CallRefused(Exception):
 
     def __init__(self, call: str, error: OSError) -> None:
         super().__init__(
-            f"the system call {call} is refused ({error.strerror}); fastgw needs it {_PURPOSES[call]}. "
+            f"the system call {call} is not permitted ({error.strerror}); fastgw needs it {_PURPOSES[call]}. "
             "Allow it in the seccomp profile of the container or in SystemCallFilter= of the unit"
         )
 

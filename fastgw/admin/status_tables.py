@@ -183,7 +183,7 @@ def _targets(upstreams: Upstreams) -> Table:
         if upstream.breaker not in (None, "closed"):
             name.append(f" (breaker {upstream.breaker.replace('_', '-')})", "red")
         if not upstream.targets:
-            table.add_row(name, "none", Text("unknown", "red"), "its targets cannot be looked up yet", "", "", "", "")
+            table.add_row(name, "none", Text("unknown", "red"), "its targets cannot be resolved yet", "", "", "", "")
         for each in upstream.targets:
             words = _errors(each.errors), _last(each.last_error), Text(each.problem, "red")
             speed = f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s)

@@ -116,7 +116,7 @@ def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:
             except ValueError:
                 wrong = "not base64"
         if not wrong and len(key) < SHORTEST_SECRET:
-            wrong = f"a secret of less than {SHORTEST_SECRET} bytes"
+            wrong = f"a secret shorter than {SHORTEST_SECRET} bytes"
     else:
         wrong = why_not_a_public_key(signing.algorithm, key)
     path: Path = ("hmac", place, "key" if wrong else "key_id")
@@ -134,7 +134,7 @@ def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
     try:
         ALGORITHMS[algorithm](public_key=pem)
     except (ValueError, UnsupportedAlgorithm, HTTPMessageSignaturesException):
-        return f"no public key for {algorithm} in PEM"
+        return f"not a PEM public key for {algorithm}"
     return ""
 
 
@@ -147,7 +147,7 @@ def subject_of(issuer: str, subject: str) -> bytes:
 def why_not_a_password(text: str) -> str:
     """Return the reason why no client could send it; "" when one can."""
     if len(text.encode()) > LONGEST_KEY:
-        return f"a password of more than {LONGEST_KEY} bytes"
+        return f"a password longer than {LONGEST_KEY} bytes"
     return (
         "" if not any(each < " " or "\x7f" <= each <= "\x9f" for each in text) else "a control character in a password"
     )
@@ -155,8 +155,8 @@ def why_not_a_password(text: str) -> str:
 
 def _why_not_a_key(text: str) -> str:
     if len(text) > LONGEST_KEY:
-        return f"a key of more than {LONGEST_KEY} bytes"
-    return "" if text.isascii() and text.isprintable() and " " not in text else "not visible ASCII alone"
+        return f"a key longer than {LONGEST_KEY} bytes"
+    return "" if text.isascii() and text.isprintable() and " " not in text else "not printable ASCII"
 
 
 def _value(secret: Secret, read: Read) -> str:

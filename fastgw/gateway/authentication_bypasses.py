@@ -115,9 +115,10 @@ class _Reached:
         ways = dict.fromkeys(way for way, _, _ in led)
         same = ", set `trailing_slash: same`" if _SLASHES in ways else ""
         return (
-            f"{paths} {'is' if len(led) == 1 else 'are'} of route {show(wide.name)}, which leads to the same upstream "
-            f"without {guards}, but means {pattern.text} to servers that ignore {' or '.join(ways)}: "
-            f"put {guards} on the upstream{same}, or have the service tell them apart"
+            f"{paths} {'is' if len(led) == 1 else 'are'} of route {show(wide.name)}, which forwards to the same "
+            f"upstream "
+            f"without {guards}; servers that ignore {' or '.join(ways)} treat it as {pattern.text}: "
+            f"put {guards} on the upstream{same}, or make the service distinguish them"
         )
 
     @cached_property

@@ -542,9 +542,9 @@ def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
     except (ValueError, OSError, SecretError) as error:
         return Hooks(), str(getattr(error, "strerror", None) or error) or type(error).__name__
     except Exception as error:  # the edge of a filter, which may be anybody's
-        return Hooks(), f"a defect: {type(error).__name__}: {error}"
+        return Hooks(), f"a bug: {type(error).__name__}: {error}"
     if type(hooks) is not Hooks:
-        return Hooks(), f"a defect: its build returned {hooks!r}; expected Hooks"
+        return Hooks(), f"a bug: its build returned {hooks!r}; expected Hooks"
     return hooks, ""
 
 

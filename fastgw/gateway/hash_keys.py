@@ -25,4 +25,4 @@ def unidentified_hash_keys(config: Config) -> Iterator[tuple[Where, str]]:
             if any(identity_by(use.settings).known for use in running(config, listener, route)):
                 known.update(wanted)
     for name in sorted(reached - known):
-        yield Where("upstreams", name, ""), "no filter says who the client is: requests are shared out in turn"
+        yield Where("upstreams", name, ""), "no filter authenticates the client: requests are balanced round robin"

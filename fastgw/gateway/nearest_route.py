@@ -72,13 +72,13 @@ def _of_path(paths: Sequence[str], path: str) -> str:
     pattern = max(paths, key=lambda each: _likeness(each, path))
     wanted, told = _filled(pattern, path), f"path {shorten(path)} is not {shorten(pattern)}"
     if pattern == "/":
-        return f"{told}, which is that path alone: `/*` takes all"
+        return f"{told}, which matches that path only: `/*` matches all"
     if path.removesuffix("/") == wanted.removesuffix("/"):
-        return f"{told}: a slash at the end counts"
+        return f"{told}: the trailing slash matters"
     if path.lower() == wanted.lower():
-        return f"{told}: capital letters count"
+        return f"{told}: paths are case-sensitive"
     if path.startswith(f"{wanted.removesuffix('/')}/") and not pattern.startswith("~"):
-        return f"{told}, which is that path alone"
+        return f"{told}, which matches that path only"
     return f"path {shorten(path)} is not {_one_of(paths)}"
 
 

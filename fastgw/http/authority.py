@@ -43,18 +43,18 @@ def parse_authority(value: bytes) -> Authority:
     text = value.lower()
     match = _AUTHORITY.fullmatch(text)
     if match is None:
-        raise Malformed("The host is empty or not of the form host or host:port.")
+        raise Malformed("The host is empty or malformed; expected host or host:port.")
     name, ipv6, port = match.groups()
     if ipv6 is not None:
         try:
             IPv6Address(ipv6.decode("ascii"))
         except AddressValueError:
-            raise Malformed("The host has a bad IPv6 address.") from None
+            raise Malformed("The host has an invalid IPv6 address.") from None
         host = b"[%b]" % ipv6
     else:
         if len(name) > _LONGEST_NAME:
             raise Malformed("The host name is too long.")
         host = name
     if port is not None and int(port) > 65535:
-        raise Malformed("The host has a bad port.")
+        raise Malformed("The host has an invalid port.")
     return Authority(text, host, int(port) if port else None)

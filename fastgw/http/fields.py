@@ -159,7 +159,7 @@ def twins_of(names: Iterable[bytes]) -> re.Pattern[bytes] | None:
 
 def _checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     if not IS_TOKEN(name):
-        raise ValueError(f"{name!r} is no field name")
+        raise ValueError(f"{name!r} is not a valid header name")
     if not IS_VALUE(value):
-        raise ValueError(f"the value for {name!r} has a control character")
+        raise ValueError(f"the value of {name!r} has a control character")
     return name, value.strip(b" \t")

@@ -19,13 +19,13 @@ _FAULTS: Final = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
         (rb"(?<!\r)\n", "A line ends with a bare LF."),
-        (rb"\r(?!\n)", "A bare CR stands in a line."),
-        (rb"\n[ \t]", "A field is folded over lines or begins with white space."),
-        (rb"\n:", "A field has no name."),
-        (rb"\n" + TOKEN + rb"++[ \t]++:", "White space stands before a colon."),
-        (rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "A field has a control character."),
-        (rb"\n" + TOKEN + rb"*+[^:\r" + TOKEN[1:], "A field name has a byte that names may not have."),
-        (rb"\n[^:\r]++\r", "A field has no colon."),
+        (rb"\r(?!\n)", "A line contains a bare CR."),
+        (rb"\n[ \t]", "A header line is folded (obs-fold) or begins with whitespace."),
+        (rb"\n:", "A header has an empty name."),
+        (rb"\n" + TOKEN + rb"++[ \t]++:", "There is whitespace between a header name and its colon."),
+        (rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "A header value has a control character."),
+        (rb"\n" + TOKEN + rb"*+[^:\r" + TOKEN[1:], "A header name has an invalid character."),
+        (rb"\n[^:\r]++\r", "A header line has no colon."),
     )
 )
 
@@ -45,11 +45,11 @@ def check_fields(raw: bytes, start: int, most: int) -> None:
     if _section(most).fullmatch(raw, start) is not None:
         return
     if raw.count(b"\n", start) - 1 > most:
-        raise Malformed(f"There are more than {most} fields.", 431)
+        raise Malformed(f"There are more than {most} headers.", 431)
     for pattern, reason in _FAULTS:
         if pattern.search(raw, start - 1):
             raise Malformed(reason)
-    raise Malformed("The fields do not end with one empty line.")
+    raise Malformed("The headers do not end with an empty line.")
 
 
 def elements(value: bytes) -> list[bytes]:

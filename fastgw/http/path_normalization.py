@@ -42,11 +42,11 @@ _REFUSED: Final = tuple(
         (rb"%[01]|%7F", "The path has an escaped control character."),
         (rb"%5C", "The path has an escaped backslash."),
         # A target that decodes once more would see a dot segment or another segment: at any depth of encoding.
-        (rb"%25(?:25)*(?:2[EFef]|5[Cc])", "The path has a dot or slash that is encoded twice."),
+        (rb"%25(?:25)*(?:2[EFef]|5[Cc])", "The path has a double-encoded dot or slash."),
         # `.` and `/` spelled with more bytes than UTF-8 allows (RFC 3629 section 3), for decoders that do not check.
         (rb"%C[01]|%E0%[89]|%F0%8|%F8%8[0-7]|%FC%8[0-3]", "The path has overlong UTF-8."),
         # Servlet containers cut `;...` off a segment before they resolve dots; others decode `%2F` and `%3B` first.
-        (rb"(?:/|%2F)\.\.?(?:;|%3B|%2F)|%2F\.\.?(?:/|\Z)", "The path hides a dot segment behind `;` or `%2F`."),
+        (rb"(?:/|%2F)\.\.?(?:;|%3B|%2F)|%2F\.\.?(?:/|\Z)", "The path has a dot segment next to `;` or `%2F`."),
     )
 )
 
@@ -60,11 +60,11 @@ def normalize(raw_path: bytes) -> bytes:
     if raw_path[:1] == b"/" and b"/." not in raw_path and not raw_path.translate(None, _PLAIN):
         return raw_path
     if raw_path[:1] != b"/":
-        raise Malformed("The path does not begin with a slash.")
+        raise Malformed("The path does not start with a slash.")
     bare = _BARE.search(raw_path)
     if bare is not None:
         raise Malformed(
-            "The path has an incomplete escape." if bare[0] == b"%" else "The path has a character that is not allowed."
+            "The path has an invalid percent-encoding." if bare[0] == b"%" else "The path has an invalid character."
         )
     path = _rewritten(raw_path)
     for pattern, reason in _REFUSED:
@@ -87,7 +87,7 @@ def _without_dots(path: bytes, *, strict: bool = True) -> bytes:
             if kept:
                 kept.pop()
             elif strict:
-                raise Malformed("The path climbs above the root.")
+                raise Malformed("The path has dot segments that lead above the root.")
         elif segment != b".":
             kept.append(segment)
     if segments[-1] in (b".", b".."):
@@ -115,7 +115,9 @@ def other_readings(raw_path: bytes, path: bytes) -> dict[bytes, str]:
     number is bounded, and there are none unless `has_other_readings`. Raises `Malformed` (400) for too long a path.
     """
     if len(raw_path) > _LONGEST:
-        raise Malformed("The path is too long to have empty segments, escaped slashes or parameters.")
+        raise Malformed(
+            "The path has empty segments, encoded slashes or parameters and is too long to check for ambiguity."
+        )
     found = {path: "", _rewritten(raw_path): ""}
     for changes in _CHANGES:
         for before, done in [*found.items()]:
@@ -156,10 +158,10 @@ def _cut_decoded_parameters(path: bytes) -> bytes:
 _SLASHES: Final = ("slashes merged", _merge_slashes), ("%2F decoded", _decode_slashes)
 _CHANGES: Final[tuple[tuple[tuple[str, Callable[[bytes], bytes]], ...], ...]] = (
     # Parsers of URLs take what is behind two slashes for a host (RFC 3986 section 4.2).
-    (("//host taken off", _drop_authority),),
+    (("//host removed", _drop_authority),),
     # Servlet containers cut path parameters off before they decode, others behind it.
     (_SLASHES[1],),
-    ((";parameters cut off", _cut_parameters), (";parameters cut off", _cut_decoded_parameters)),
+    ((";parameters removed", _cut_parameters), (";parameters removed", _cut_decoded_parameters)),
     # nginx merges slashes; what maps paths to files decodes `%2F`; and some do both, in either order.
     _SLASHES,
     _SLASHES,

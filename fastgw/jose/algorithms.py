@@ -36,7 +36,7 @@ class Algorithm:
     def wants(self) -> str:
         """The key that it takes, for people."""
         if self.least_bytes:
-            return f"a shared secret of {self.least_bytes} bytes or more"
+            return f"a shared secret of at least {self.least_bytes} bytes"
         return f"a public key {self.kty} {self.crv}".rstrip()
 
 

@@ -36,7 +36,7 @@ def check_claims(claims: Claims, expected: Expected, now: float) -> float:
     """
     for name in _TEXTS:
         if name in claims and not isinstance(claims[name], str):
-            raise TokenRefused(f"the claim `{name}` is not text")
+            raise TokenRefused(f"the claim `{name}` is not a string")
     for path in expected.required:
         if find_claim(claims, path) is None:
             raise TokenRefused(f"the claim `{'.'.join(path)}` is missing")
@@ -51,7 +51,7 @@ def _check_issuer(claims: Claims, expected: Expected) -> None:
     if "iss" not in claims:
         raise TokenRefused("the claim `iss` is missing")
     if claims["iss"] != expected.issuer:  # compared as it is, by code points (RFC 7519 section 4.1.1)
-        raise TokenRefused("the token comes from another issuer")
+        raise TokenRefused("the token has the wrong issuer")
 
 
 def _check_audience(claims: Claims, expected: Expected) -> None:
@@ -63,9 +63,9 @@ def _check_audience(claims: Claims, expected: Expected) -> None:
     said = claims["aud"]
     audiences = [said] if isinstance(said, str) else said
     if not isinstance(audiences, list) or not all(isinstance(each, str) for each in audiences):
-        raise TokenRefused("the claim `aud` is neither text nor a list of texts")
+        raise TokenRefused("the claim `aud` is neither a string nor a list of strings")
     if ANY not in expected.audiences and expected.audiences.isdisjoint(audiences):
-        raise TokenRefused("the token is meant for another audience")
+        raise TokenRefused("the token has the wrong audience")
 
 
 def _check_dates(claims: Claims, leeway: float, now: float) -> float:
@@ -105,7 +105,7 @@ def claim_path(text: str) -> ClaimPath:
     else:
         path = tuple(text.split("."))
     if not all(path):
-        raise ValueError(f'"{text}" is not the path of a claim')
+        raise ValueError(f'"{text}" is not a valid claim path')
     return path
 
 

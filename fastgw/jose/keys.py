@@ -46,7 +46,7 @@ class UnusableKey(Exception):
     """A key that cannot be used. The text says why, and nothing of the key is in it."""
 
 
-_TOO_SHORT: Final = "a shared secret of less than 32 bytes; expected 32 or more for HS256, 48 for HS384, 64 for HS512"
+_TOO_SHORT: Final = "a shared secret of less than 32 bytes; expected at least 32 for HS256, 48 for HS384, 64 for HS512"
 
 
 @final
@@ -67,10 +67,12 @@ class Key:
         }
         if alg is not None and alg not in fitting:
             raise UnusableKey(
-                "its `alg` does not fit it" if alg in ALGORITHMS else "its `alg` is not one of signatures"
+                "its `alg` does not match its key type"
+                if alg in ALGORITHMS
+                else "its `alg` is not a signature algorithm"
             )
         if not fitting:
-            raise UnusableKey(_TOO_SHORT if kty == "oct" else "nothing is signed with it")
+            raise UnusableKey(_TOO_SHORT if kty == "oct" else "it is not a signing key")
         self.algorithms = frozenset(fitting if alg is None else (alg,))
 
     def __repr__(self) -> str:
@@ -142,13 +144,13 @@ def read_set(raw: bytes, symmetric: bool = False) -> KeySet:
         raise UnusableKey(str(refusal)) from refusal
     listed = [document] if "kty" in document and "keys" not in document else document.get("keys")
     if not isinstance(listed, list):
-        raise UnusableKey("the key set has no list `keys`")
+        raise UnusableKey("the JWKS has no list `keys`")
     keys: list[Key] = []
     passed_over: list[PassedOver] = []
     for place, jwk in enumerate(listed, 1):
         try:
             if place > MAX_KEYS:
-                raise UnusableKey(f"the set has more than {MAX_KEYS} keys")
+                raise UnusableKey(f"the JWKS has more than {MAX_KEYS} keys")
             keys.append(read_jwk(jwk, symmetric))
         except UnusableKey as problem:
             passed_over.append(PassedOver(place, _shown(jwk), str(problem)))
@@ -171,10 +173,14 @@ def read_jwk(jwk: Any, symmetric: bool = False) -> Key:
         raise UnusableKey("it has no `kty`")
     reader = _READERS.get(kty)
     if reader is None or (kty == "oct" and not symmetric):
-        raise UnusableKey("it is a shared secret, which cannot be public" if kty == "oct" else "its `kty` is not known")
+        raise UnusableKey(
+            "it is a shared secret (`kty: oct`), which must not be in a public JWKS"
+            if kty == "oct"
+            else "its `kty` is unknown"
+        )
     _check_purpose(jwk)
     if kty != "oct" and "d" in jwk:
-        raise UnusableKey("it has its private part in it: whoever reads the set can sign")
+        raise UnusableKey("it contains the private key: anyone who reads the JWKS can sign tokens")
     try:
         crv, material, raw = reader(jwk)
     except TokenRefused as refusal:
@@ -189,17 +195,17 @@ def _check_purpose(jwk: Mapping[str, Any]) -> None:
     if "key_ops" in jwk:
         operations = jwk["key_ops"]
         if not isinstance(operations, list) or not all(isinstance(each, str) for each in operations):
-            raise UnusableKey("its `key_ops` is not a list of texts")
+            raise UnusableKey("its `key_ops` is not a list of strings")
         if len(set(operations)) < len(operations):
-            raise UnusableKey("its `key_ops` has an operation twice")
+            raise UnusableKey("its `key_ops` has a duplicate operation")
         if "verify" not in operations:
-            raise UnusableKey("its `key_ops` has no verify")
+            raise UnusableKey("its `key_ops` does not include `verify`")
 
 
 def _text(jwk: Mapping[str, Any], name: str) -> str | None:
     value = jwk.get(name)
     if value is not None and not isinstance(value, str):
-        raise UnusableKey(f"its `{name}` is not text")
+        raise UnusableKey(f"its `{name}` is not a string")
     if value is None and name in jwk:
         raise UnusableKey(f"its `{name}` is null")
     return value
@@ -222,16 +228,16 @@ def _read_rsa(jwk: Mapping[str, Any]) -> _Read:
     try:
         return "", rsa.RSAPublicNumbers(e, n).public_key(), _rsa_bytes(n, e)
     except (ValueError, UnsupportedAlgorithm):
-        raise UnusableKey("it is no RSA key") from None
+        raise UnusableKey("it is not a valid RSA key") from None
 
 
 def _check_rsa(n: int, e: int) -> None:
     if n.bit_length() < LEAST_RSA_BITS:
-        raise UnusableKey(f"an RSA key of {n.bit_length()} bits; at least {LEAST_RSA_BITS} are needed")
+        raise UnusableKey(f"an RSA key of {n.bit_length()} bits; expected at least {LEAST_RSA_BITS}")
     if n.bit_length() > MOST_RSA_BITS:
-        raise UnusableKey(f"an RSA key of {n.bit_length()} bits; at most {MOST_RSA_BITS} are taken")
+        raise UnusableKey(f"an RSA key of {n.bit_length()} bits; expected at most {MOST_RSA_BITS}")
     if not n & 1 or not e & 1 or e < 3 or e.bit_length() > _MOST_EXPONENT_BITS:
-        raise UnusableKey("it is no RSA key")
+        raise UnusableKey("it is not a valid RSA key")
 
 
 def _rsa_bytes(n: int, e: int) -> bytes:
@@ -242,10 +248,10 @@ def _read_ec(jwk: Mapping[str, Any]) -> _Read:
     crv = _text(jwk, "crv") or ""
     curve, length = _CURVES.get(crv, (None, 0))
     if curve is None:
-        raise UnusableKey("its `crv` is not known")
+        raise UnusableKey("its `crv` is unknown")
     x, y = _bytes(jwk, "x"), _bytes(jwk, "y")
     if not len(x) == len(y) == length:  # RFC 7518 section 6.2.1.2
-        raise UnusableKey("its `x` or `y` has not the length of its curve")
+        raise UnusableKey("its `x` or `y` has the wrong length for its curve")
     try:
         numbers = ec.EllipticCurvePublicNumbers(int.from_bytes(x), int.from_bytes(y), curve)
         return crv, numbers.public_key(), x + y
@@ -260,7 +266,7 @@ def _read_okp(jwk: Mapping[str, Any]) -> _Read:
     try:
         return "Ed25519", ed25519.Ed25519PublicKey.from_public_bytes(x), x
     except (ValueError, UnsupportedAlgorithm):
-        raise UnusableKey("it is no Ed25519 key") from None
+        raise UnusableKey("it is not a valid Ed25519 key") from None
 
 
 def _read_oct(jwk: Mapping[str, Any]) -> _Read:
@@ -306,22 +312,22 @@ def keys_from_pem(raw: bytes) -> Sequence[Key]:
     """
     blocks = [(match[1], match[0] + b"\n") for match in _BLOCK.finditer(raw)]
     if not blocks:
-        raise UnusableKey("there is no key in it: it is neither a JSON key set nor PEM")
+        raise UnusableKey("it is neither a JWKS (JSON) nor PEM")
     if len(blocks) > MAX_KEYS:
-        raise UnusableKey(f"there are more than {MAX_KEYS} keys in it")
+        raise UnusableKey(f"it contains more than {MAX_KEYS} keys")
     return [_key_from_block(label, block) for label, block in blocks]
 
 
 def _key_from_block(label: bytes, block: bytes) -> Key:
     if label.endswith(b"PRIVATE KEY"):
-        raise UnusableKey("there is a private key in it; only its public part is needed to verify")
+        raise UnusableKey("it contains a private key; expected the public key only")
     if label not in (b"PUBLIC KEY", b"RSA PUBLIC KEY", b"CERTIFICATE"):
-        raise UnusableKey("there is something in it that is neither a public key nor a certificate")
+        raise UnusableKey("it contains a PEM block that is neither a public key nor a certificate")
     try:
         certified = label == b"CERTIFICATE"
         key: Any = x509.load_pem_x509_certificate(block).public_key() if certified else load_pem_public_key(block)
     except (ValueError, UnsupportedAlgorithm):
-        raise UnusableKey("there is a key in it that cannot be read") from None
+        raise UnusableKey("it contains a key that cannot be parsed") from None
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
         _check_rsa(numbers.n, numbers.e)
@@ -331,4 +337,4 @@ def _key_from_block(label: bytes, block: bytes) -> Key:
         return Key("EC", _CURVE_NAMES[key.curve.name], key, point, None, None)
     if isinstance(key, ed25519.Ed25519PublicKey):
         return Key("OKP", "Ed25519", key, key.public_bytes_raw(), None, None)
-    raise UnusableKey("there is a key in it of a type that signs no token")
+    raise UnusableKey("it contains a key of a type that is not supported for JWTs")

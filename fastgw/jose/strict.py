@@ -30,7 +30,7 @@ def unencoded(text: bytes, what: str) -> bytes:
         raise TokenRefused(f"{what} is not base64url")
     over = len(text) % 4
     if over == 1 or (over == 2 and text[-1] not in _LAST_OF_2) or (over == 3 and text[-1] not in _LAST_OF_3):
-        raise TokenRefused(f"{what} is base64url that ends amid a byte")
+        raise TokenRefused(f"{what} is not valid base64url: its length is wrong")
     return urlsafe_b64decode(text + b"=" * (-len(text) % 4))
 
 
@@ -49,9 +49,9 @@ def members(raw: bytes, what: str) -> dict[str, Any]:
         orjson.loads(raw)  # which is strict, but for names that are repeated
         found = _DECODER.decode(text)
     except _Repeated:
-        raise TokenRefused(f"{what} has a member twice") from None
+        raise TokenRefused(f"{what} has a duplicate member") from None
     except ValueError:
-        raise TokenRefused(f"{what} is not JSON") from None
+        raise TokenRefused(f"{what} is not valid JSON") from None
     if not isinstance(found, dict):
         raise TokenRefused(f"{what} is not a JSON object")
     return found

@@ -60,9 +60,7 @@ def read_token(token: bytes, rules: TokenRules) -> Signed:
         raise TokenRefused(f"the token has more than {rules.max_bytes} bytes")
     segments = token.split(b".", 5)
     if len(segments) != 3:
-        raise TokenRefused(
-            "the token is encrypted" if len(segments) == 5 else "the token has not the form of a signed JWT"
-        )
+        raise TokenRefused("the token is encrypted" if len(segments) == 5 else "the token is not a signed JWT")
     encoded_header, payload, encoded_signature = segments
     if len(encoded_header) > _MAX_HEADER:
         raise TokenRefused("the token's header is too long")
@@ -79,24 +77,24 @@ def read_token(token: bytes, rules: TokenRules) -> Signed:
 def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:
     alg = header.get("alg")
     if not isinstance(alg, str):
-        raise TokenRefused("the header has no `alg`, or one that is not text")
+        raise TokenRefused("the header has no `alg`, or it is not a string")
     if alg not in rules.algorithms:
         if alg.lower() == "none":
             raise TokenRefused("the token is not signed: its `alg` is none")
-        raise TokenRefused("the token's `alg` is not one of those accepted here")
+        raise TokenRefused("the token's `alg` is not among the allowed algorithms")
     if "crit" in header:  # RFC 7515 section 4.1.11: it lists what has to be understood, and nothing of it is
-        raise TokenRefused("the header has `crit`, for extensions that are not supported")
+        raise TokenRefused("the header has `crit`: extensions are not supported")
     if "b64" in header:  # RFC 7797 section 6: never without `crit`, and not for a JWT
-        raise TokenRefused("the header has `b64`, which a JWT cannot have")
+        raise TokenRefused("the header has `b64`, which is not allowed in a JWT")
     if "enc" in header or "zip" in header:
-        raise TokenRefused("the header is one of an encrypted token")
+        raise TokenRefused("the header is that of an encrypted token (JWE)")
     if rules.foreign_keys_refused:
         for name in FOREIGN_KEYS:
             if name in header:
-                raise TokenRefused(f"the header has `{name}`; keys that a token names itself are not accepted")
+                raise TokenRefused(f"the header has `{name}`; keys from the token itself are not accepted")
     kid = header.get("kid")
     if not isinstance(kid, str) and "kid" in header:
-        raise TokenRefused("the header's `kid` is not text")
+        raise TokenRefused("the header's `kid` is not a string")
     if kid is None and rules.require_kid:
         raise TokenRefused("the header has no `kid`")
     _check_type(header, rules)
@@ -107,12 +105,12 @@ def _check_type(header: Mapping[str, Any], rules: TokenRules) -> None:
     if "typ" in header:
         typ = header["typ"]
         if not isinstance(typ, str) or typ.lower().removeprefix("application/") not in rules.types:
-            raise TokenRefused("the token's `typ` is not one of those accepted here")
+            raise TokenRefused("the token's `typ` is not among the allowed types")
     elif rules.require_type:
         raise TokenRefused("the header has no `typ`")
     cty = header.get("cty", "")
     if not isinstance(cty, str) or cty.lower().removeprefix("application/") == "jwt":  # RFC 7519 section 5.2
-        raise TokenRefused("the header has `cty`: a token within a token is not accepted")
+        raise TokenRefused("the header has `cty`: nested tokens are not accepted")
 
 
 class UnknownKey(TokenRefused):
@@ -123,10 +121,10 @@ def verify(token: Signed, keys: KeySet) -> Key:
     """The key that the token was signed with. Raises `UnknownKey`, or `TokenRefused`."""
     named = keys.named(token.kid)
     if not named:
-        raise UnknownKey("the token is signed with a key that is not known here")
+        raise UnknownKey("the token is signed with an unknown key")
     fitting = [key for key in named if token.alg in key.algorithms]
     if not fitting:
-        raise TokenRefused("the token's `alg` does not fit its key")
+        raise TokenRefused("the token's `alg` does not match its key")
     if len(fitting) > _MAX_TRIED:
         raise TokenRefused("the header has no `kid`, and there are too many keys to try")
     algorithm = ALGORITHMS[token.alg]
@@ -134,5 +132,5 @@ def verify(token: Signed, keys: KeySet) -> Key:
         if algorithm.verify(key.material, token.signature, token.signed):
             return key
     if token.kid is None or fitting[0].kid is None:
-        raise UnknownKey("the signature is wrong")
-    raise TokenRefused("the signature is wrong")
+        raise UnknownKey("the signature is invalid")
+    raise TokenRefused("the signature is invalid")

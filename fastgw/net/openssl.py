@@ -121,4 +121,4 @@ def spare_memory(context: ssl.SSLContext) -> None:
 
 def tickets_told() -> str:
     """Describe the handling of tickets here, for `fastgw version`."""
-    return "keys of all workers, new each day" if verify() else "keys of each start, inherited by fork"
+    return "keys shared by all workers, rotated daily" if verify() else "keys made at start, inherited by fork"

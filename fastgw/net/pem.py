@@ -107,18 +107,21 @@ def amiss(certificate: bytes, key: bytes) -> Amiss | None:
     except ssl.SSLError:
         if _KEY.search(certificate):
             return Amiss("certificate", _SWAPPED, "expected the certificate")
-        return Amiss("certificate", "no certificate could be read from it", "expected a PEM file")
+        return Amiss("certificate", "it contains no valid certificate", "expected a PEM file")
     if _ENCRYPTED.search(key):
-        return Amiss("key", "the key is encrypted", "expected it without a password")
+        return Amiss("key", "the key is encrypted", "expected a key without a password")
     if not _KEY.search(key):
-        return Amiss("key", "no key could be read from it", "expected a PEM file")
+        return Amiss("key", "it contains no valid private key", "expected a PEM file")
     try:
         load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
     except ssl.SSLError as error:
         if error.reason in _MISMATCHES:
-            wrong, expected = "it is not the key of the certificate", "expected the certificate's own"
+            wrong, expected = (
+                "the private key does not match the certificate",
+                "expected the private key of the certificate",
+            )
             return Amiss("key", wrong, expected, mismatch=True)
-        return Amiss("certificate", f"OpenSSL does not take it: {error.reason or error}", "expected another")
+        return Amiss("certificate", f"OpenSSL rejects it: {error.reason or error}", "expected another")
     return None
 
 
@@ -128,7 +131,7 @@ def amiss_authority(authority: bytes) -> str:
         with as_file(authority) as file:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except ssl.SSLError:
-        return _SWAPPED if _KEY.search(authority) else "no certificate could be read from it"
+        return _SWAPPED if _KEY.search(authority) else "it contains no valid certificate"
     return ""
 
 
@@ -150,8 +153,8 @@ def amiss_revocations(revocations: bytes) -> str:
         with as_file(revocations) as file:
             trial.load_verify_locations(file)
     except ssl.SSLError:
-        return "no revocation list could be read from it"
-    return "" if trial.cert_store_stats()["crl"] else "no revocation list could be read from it"
+        return "it contains no valid certificate revocation list (CRL)"
+    return "" if trial.cert_store_stats()["crl"] else "it contains no valid certificate revocation list (CRL)"
 
 
 def authority_ends(authority: bytes) -> float | None:

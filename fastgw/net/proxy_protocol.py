@@ -77,7 +77,7 @@ def _parse_v1(buffer: bytes) -> Parsed | None:
             line.end(),
         )
     except ValueError as error:
-        raise Malformed("The PROXY protocol line has a bad address or port.") from error
+        raise Malformed("The PROXY protocol line has an invalid address or port.") from error
 
 
 def _parse_v2(buffer: bytes) -> Parsed | None:

@@ -133,7 +133,7 @@ def test_targets_in_a_file_are_followed_under_load_and_a_wrong_list_changes_noth
             assert not tally.lost
             assert set(tally.statuses) == {200}
             file.write_text('[{"url": "nowhere"}]')
-            gateway.stderr.wait_for(lambda line: b"targets.yaml:1:10: [0].url: not what is expected" in line)
+            gateway.stderr.wait_for(lambda line: b"targets.yaml:1:10: [0].url: not a valid value" in line)
             assert is_alone(gateway, "b")
 
 

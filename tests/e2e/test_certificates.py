@@ -161,10 +161,10 @@ def test_everything_lives_through_renewals_reloads_and_a_worker_that_dies(servic
         before = service.shown()
         certificate, key = service.issue()
         service.write(key=key)
-        service.told("shown.key: it is not the key of the certificate: what was there before stays in force")
+        service.told("shown.key: the private key does not match the certificate: what was there before stays in force")
         assert service.shown() == before
         (told,) = service.status()["certificates"]
-        assert "not the key" in told["problem"]
+        assert "does not match" in told["problem"]
         service.write(certificate=certificate)
         service.waits_for(certificate)
         (told,) = service.status()["certificates"]
@@ -212,7 +212,7 @@ def test_a_certificate_that_is_broken_or_away_leaves_the_one_that_was_there(serv
     before = service.shown()
     good = service.certificate.read_bytes()
     service.write(certificate=good[:200])
-    service.told("shown.pem: no certificate could be read from it: what was there before stays in force")
+    service.told("shown.pem: it contains no valid certificate: what was there before stays in force")
     assert service.shown() == before
     service.certificate.unlink()
     service.told("shown.pem: cannot be read: No such file or directory: what was there before stays in force")
@@ -242,7 +242,7 @@ def test_a_drain_ends_requests_over_tls_and_handshakes_that_do_not_come(service:
 
 def test_what_the_program_says_of_tickets() -> None:
     told = subprocess.run([FASTGW, "version"], capture_output=True, text=True, check=True, timeout=3 * DEADLINE)
-    assert re.search("^tickets: *keys of all workers, new each day$", told.stdout, re.MULTILINE)
+    assert re.search("^tickets: *keys shared by all workers, rotated daily$", told.stdout, re.MULTILINE)
     assert sys.implementation.name == "cpython"
 
 

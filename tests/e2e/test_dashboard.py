@@ -231,7 +231,7 @@ def test_a_refused_reload_says_where_and_why(page: Page, stub: AdminStub) -> Non
     look(page, stub, "reloads")
     assert cells(page, "reloads", "Result") == ["applied", "refused", "applied", "applied"]
     told = cells(page, "reloads", "What happened")[1]
-    assert "gateway.yaml:12:5: routes[2].upstream: there is no upstream `oders`; expected one of" in told
+    assert "gateway.yaml:12:5: routes[2].upstream: unknown upstream `oders`; expected one of" in told
 
 
 def test_a_new_generation_is_shown_at_once(page: Page, stub: AdminStub) -> None:

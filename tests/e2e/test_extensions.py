@@ -198,8 +198,8 @@ def test_a_filter_that_does_not_decide_is_late(gateway: Reloadable) -> None:
     [
         ("/refuse", "answer", "watched: refuse 403 forbidden (by the path)"),
         ("/raise-response", "raise", "watched: raise ZeroDivisionError"),
-        ("/interrupt", "", "watched: unknown, it still waits"),
-        ("/wait", "", "watched: unknown, it still waits"),
+        ("/interrupt", "", "watched: unknown: it is still waiting"),
+        ("/wait", "", "watched: unknown: it is still waiting"),
         ("/", "pass", None),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_package_comes_by_reload_lives_through_a_death_and_changes_by_upgrade(
             return {asked(gateway, GET % b"/").get(b"X-Greeting") for _ in range(12)}
 
         told = post(gateway, {**gateway.config, **using("hi")}, query="?dry_run=true").json
-        assert [problem["wrong"] for problem in told["problems"]][:1] == ['there is no package "fastgw-greeting"']
+        assert [problem["wrong"] for problem in told["problems"]][:1] == ['package "fastgw-greeting" is not installed']
 
         install(site, "fastgw-greeting", {"greeting.py": GREETING}, {"greeting": "greeting:Greeting"})
         assert post(gateway, {**gateway.config, **using("hi")}, query="?dry_run=true").json["ok"]

@@ -183,7 +183,7 @@ def test_someone_elses_token_and_every_bad_shape_is_refused_by_the_running_gatew
         "expired": ONE.token({"exp": now - 60}),
         "not yet valid": ONE.token({"nbf": now + 600}),
         "of another issuer": ONE.token({"iss": "https://other.example"}),
-        "for another audience": ONE.token({"aud": "other"}),
+        "wrong audience": ONE.token({"aud": "other"}),
         "signed by somebody else": Signer("ES256", "one").token(),
         "unsigned": good.rpartition(b".")[0] + b".",
     }
@@ -208,7 +208,7 @@ def test_someone_elses_token_and_every_bad_shape_is_refused_by_the_running_gatew
 
 
 def test_keys_are_fetched_by_https_from_a_server_that_is_who_it_should_be(tmp_path: Path) -> None:
-    """By an authority of one's own; a server that another authority vouches for is as good as away."""
+    """By a CA certificate of one's own; a server that another authority vouches for is as good as away."""
     authority = Certificates(tmp_path)
     with contextlib.closing(KeyServer(server_tls(authority.issue("127.0.0.1")))) as secure:
         secure.body = key_set(ONE)

@@ -147,8 +147,10 @@ def test_a_certificate_may_come_later_be_renewed_and_has_to_fit(
     assert {status for status, _ in calling.answers} == {200}
     documents.put_pair(one[0], two[1])
     wait_until(lambda: documents.get("/shop/shown/").status_code == 500, "the refusal", TAKEN_S)
-    assert "it is not the key of the certificate" in documents.get("/shop/shown/").text
-    documents.stderr.wait_for(lambda line: b"note: " in line and b"it is not the key of the certificate" in line)
+    assert "the private key does not match the certificate" in documents.get("/shop/shown/").text
+    documents.stderr.wait_for(
+        lambda line: b"note: " in line and b"the private key does not match the certificate" in line
+    )
 
 
 def test_documents_come_and_go_and_a_wrong_one_harms_no_other(documents: Documents) -> None:
@@ -161,8 +163,7 @@ def test_documents_come_and_go_and_a_wrong_one_harms_no_other(documents: Documen
     told = documents.stderr.wait_for(lambda line: b"did you mean" in line)
     assert b"more.yaml" in told
     assert (
-        b'Application/more: spec.services[0].entries[0].credentials.type: it is not known; did you mean "Basic"?'
-        in told
+        b'Application/more: spec.services[0].entries[0].credentials.type: it is unknown; did you mean "Basic"?' in told
     )
     put(file, text[:-20])
     documents.stderr.wait_for(lambda line: b"not valid YAML" in line and b"stays in force" in line, TAKEN_S)

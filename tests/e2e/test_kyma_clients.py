@@ -382,7 +382,7 @@ class TestWhatCannotBeCalled:
         with documents(tmp_path, app, secret("secret", username="me", password="planted")) as gateway:
             unknown, missing = ask(gateway, "/shop/unknown/x"), ask(gateway, "/shop/missing/x")
             assert (unknown.status, missing.status) == (500, 500)
-            why = "spec.services[0].entries[0].credentials.type of the Application shop cannot be used: it is not known"
+            why = "spec.services[0].entries[0].credentials.type of the Application shop cannot be used: it is unknown"
             assert said(unknown)["error"].startswith(why)
             assert said(missing)["error"] == "the Secret kyma-system/not-there is missing"
             assert ask(gateway, "/shop/plain/x").status == 200

@@ -313,7 +313,7 @@ def refused(answer: Answer) -> None:
     """With a clear 400, and without a session."""
     assert answer.status == 400
     assert answer.told["type"] == "urn:fastgw:fault:bad_request"
-    assert answer.told["detail"] == "This login is not known here, or not any more. Begin again."
+    assert answer.told["detail"] == "This login is unknown or has expired. Please log in again."
     assert all("Max-Age=0" in line for line in answer.cookies)
 
 
@@ -373,7 +373,7 @@ def test_what_the_provider_refuses_is_no_login(world: World) -> None:
     issuer = world.provider.issuer.replace(":", "%3A").replace("/", "%2F")
     answer = visitor.ask(f"{world.url()}/oauth2/callback?error=access_denied&state={state}&iss={issuer}")
     assert answer.status == 403
-    assert answer.told["detail"] == "The identity provider did not log you in."
+    assert answer.told["detail"] == "The identity provider refused the login."
     assert visitor.cookies[world.host] == {}
 
 
@@ -524,7 +524,7 @@ def test_while_the_provider_is_away_sessions_go_on_and_logins_are_told(world: Wo
         wait_until(lambda: Visitor().ask(world.url()).status == 503, "the gateway to notice")
         answer = Visitor().ask(world.url())
         assert answer.told["type"] == "urn:fastgw:fault:auth_unavailable"
-        assert answer.told["detail"].startswith("Logging in is not possible just now")
+        assert answer.told["detail"].startswith("Login is temporarily unavailable")
         assert answer.fields["Retry-After"] == "1"
         assert leaving.ask(callback).status == 503
         got = fields(visitor.ask(world.url("passing"), **SCRIPT), "x-access-token")

@@ -151,7 +151,7 @@ def test_a_session_is_in_as_many_cookies_as_it_needs_up_to_five(world: World) ->
     assert kept == ["session_plain", *(f"session_plain.{place}" for place in range(1, 5))]
     arrived = world.returned(filling="x" * 11_000)
     assert arrived.status == 500
-    assert arrived.told["detail"].endswith("too long to be kept in cookies.")
+    assert arrived.told["detail"].endswith("is too large for cookies.")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_an_id_token_that_is_not_all_right_lets_nobody_in(world: World, claims: 
     """OpenID Connect Core section 3.1.3.7."""
     arrived = world.returned(**claims)
     assert arrived.status == 400
-    assert arrived.told["detail"] == "This login is not known here, or not any more. Begin again."
+    assert arrived.told["detail"] == "This login is unknown or has expired. Please log in again."
 
 
 def test_a_code_that_is_refused_lets_nobody_in(world: World) -> None:

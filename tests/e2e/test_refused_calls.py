@@ -1,4 +1,4 @@
-"""System calls that a container's seccomp profile refuses: what is needed is told as what it is, the rest is done
+"""System calls that a container's seccomp profile refuses: what is required is told as what it is, the rest is done
 without."""
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def test_a_call_that_is_needed_is_named_in_one_line(call: str, tmp_path: Path) -
         [*without(call), FASTGW, "run", str(file)], capture_output=True, text=True, timeout=STOP_DEADLINE, check=False
     )
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.startswith(f"fastgw: the system call {call} is refused (Operation not permitted); fastgw needs")
+    assert ended.stderr.startswith(
+        f"fastgw: the system call {call} is not permitted (Operation not permitted); fastgw needs"
+    )
     assert ended.stderr.endswith(
         "Allow it in the seccomp profile of the container or in SystemCallFilter= of the unit\n"
     )
@@ -67,7 +69,7 @@ def test_a_check_that_needs_it_says_so_as_well(tmp_path: Path) -> None:
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.startswith("fastgw: the system call memfd_create is refused")
+    assert ended.stderr.startswith("fastgw: the system call memfd_create is not permitted")
     assert ended.stderr.count("\n") == 1
 
 

@@ -108,11 +108,11 @@ def test_what_check_notes_is_told_at_the_start_and_where_a_reload_brings_it(tmp_
     with gateway_saying("v1", tmp_path, filters={"key_auth": {}}) as gateway:
         noted = [line for line in gateway.stderr.lines if b"note: " in line]
         assert len(noted) == 1
-        assert b"filters.key_auth: no consumer has a `key_auth`: nobody can pass" in noted[0]
+        assert b"filters.key_auth: no consumer has a `key_auth`: every request is refused" in noted[0]
         gateway.change(filters={"key_auth": {}, "basic_auth": {}})
         note, summary = gateway.reload().splitlines()
         assert note.startswith(f"note: {gateway.file}:")
-        assert note.endswith("filters.basic_auth: no consumer has a `basic_auth`: nobody can pass")
+        assert note.endswith("filters.basic_auth: no consumer has a `basic_auth`: every request is refused")
         assert summary == "reloaded: generation 2 on 2/2 workers"
         gateway.stderr.wait_for(lambda line: note.encode() in line)
         assert gateway.reload() == "reloaded: generation 3 on 2/2 workers"

@@ -112,11 +112,11 @@ def test_a_name_that_cannot_be_looked_up_yet_does_not_stop_the_start(nginx: Ngin
         refused = httpx.get(url, trust_env=False)
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:fastgw:fault:no_healthy_target")
         assert httpx.get(f"{gateway.url()}/", trust_env=False).status_code == 200
-        (told,) = [line for line in gateway.stderr.lines if b"users.fastgw-test.invalid cannot be looked up" in line]
+        (told,) = [line for line in gateway.stderr.lines if b"users.fastgw-test.invalid cannot be resolved" in line]
         assert told.startswith(b"note: ")
         assert told.endswith(b": requests are answered 503 until it can be\n")
         command = [FASTGW, "status", "--admin", gateway.ready["admin"]]
-        assert "its targets cannot be looked up yet" in subprocess.run(command, capture_output=True, text=True).stdout
+        assert "its targets cannot be resolved yet" in subprocess.run(command, capture_output=True, text=True).stdout
         hosts.write_text("127.0.0.1 localhost users.fastgw-test.invalid\n")
         wait_until(lambda: answered() == 200, "it to be found", 15.0)
         hosts.write_text("127.0.0.1 localhost\n")

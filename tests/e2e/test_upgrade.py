@@ -165,7 +165,7 @@ def assert_nothing_lost(tally: Tally, gateway: Upgradable, record_property: Call
 FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
     "cannot be imported": (
         {"routing/table.py": ("", "\nraise ImportError('nothing is called tomorrow')\n")},
-        "exit status 70: fastgw: a defect: ImportError: nothing is called tomorrow",
+        "exit status 70: fastgw: a bug: ImportError: nothing is called tomorrow",
     ),
     "crashes at start": (
         {"runtime/supervisor/take_over.py": ("", "\nimport os\n\n\ndef preflight(*_):\n    os.abort()\n")},
@@ -173,7 +173,7 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
     ),
     "raises at start": (
         {"runtime/supervisor/take_over.py": ("", "\n\ndef preflight(*_):\n    raise ValueError('what is this?')\n")},
-        "exit status 70: fastgw: a defect: ValueError: what is this?",
+        "exit status 70: fastgw: a bug: ValueError: what is this?",
     ),
     "has a worker that cannot begin": (
         {
@@ -182,7 +182,7 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
                 "\n\ndef start(self):\n    raise OSError('no clock')\n\n\nWorkerHeartbeat.start = start\n",
             )
         },
-        "exit status 70: fastgw: a defect: OSError: no clock",
+        "exit status 70: fastgw: a bug: OSError: no clock",
     ),
     "hangs": (
         {"runtime/supervisor/take_over.py": ("", "\nimport time\n\n\ndef preflight(*_):\n    time.sleep(1000)\n")},

@@ -116,7 +116,7 @@ def test_a_renewed_client_certificate_is_shown_without_a_reload(tmp_path: Path) 
         with Reloadable({**config, "listeners": {"main": ANYWHERE}}, tmp_path) as gateway:
             assert (gateway.answer()[0], shown(origin)) == (200, "old")
             shutil.copy(new[1], key)
-            gateway.stderr.wait_for(lambda line: b"not the key of the certificate" in line, ASKED_ANEW_S)
+            gateway.stderr.wait_for(lambda line: b"does not match the certificate" in line, ASKED_ANEW_S)
             assert (gateway.answer()[0], shown(origin)) == (200, "old")
             shutil.copy(new[0], certificate)
             gateway.stderr.wait_for(lambda line: b"reloaded: generation 2" in line, ASKED_ANEW_S)

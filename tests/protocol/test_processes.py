@@ -94,7 +94,7 @@ def test_int_stops_at_once(tmp_path: Path, origin: Origin) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, origin: Origin, number: int) -> None:
-    """A dead worker's place is taken by another, and new connections are served all the while."""
+    """A dead worker's place is already used by another, and new connections are served all the while."""
     with Gateway(config_for(origin, workers=2), tmp_path) as gateway:
         before = set(gateway.worker_pids)
         victim = worker_that_serves(gateway)

@@ -70,7 +70,7 @@ def with_counts(problems: Iterable[Problem]) -> list[Problem]:
 
 def _with_count(problem: Problem, more: int) -> Problem:
     places = "place" if more == 1 else "places"
-    return replace(problem, wrong=f"{problem.wrong} (and in {more} {places} more)") if more else problem
+    return replace(problem, wrong=f"{problem.wrong} (and in {more} other {places})") if more else problem
 
 
 def told_file(name: str) -> str:
@@ -112,7 +112,7 @@ def show(value: Any) -> str:
         case int() | float():
             return shorten(str(value))
         case dict():
-            return "a mapping"
+            return "an object"
         case list():
             return "a list"
         case _:

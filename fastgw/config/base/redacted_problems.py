@@ -16,14 +16,15 @@ from fastgw.config.base.settings_base import Settings
 
 HIDDEN: Final = "…"
 """Placeholder for an unknown key."""
-NOT_EXPECTED: Final = "not what is expected"
+NOT_EXPECTED: Final = "not a valid value"
 UNKNOWN_KEY: Final = "unknown key"
 # What is said of a value without showing it.
 _SAFE: Final = re.compile(
-    rf"(?:missing|{UNKNOWN_KEY}|not UTF-8|nested too deep|the file is empty|an empty list|not the form of a secret"
-    r"|a (?:mapping|list)|a repeated key; the first is in line [0-9]+|a second document; one file holds one"
-    r"|longer than [0-9]+ (?:MiB|bytes)[a-z ]*|cannot be read: [A-Za-z -]+|already at [^\"\s]+"
-    r"|[a-z ]{1,40} is that at [^\"\s]+ too|not visible ASCII alone)$"
+    rf"(?:missing|{UNKNOWN_KEY}|not UTF-8|nested too deep|the file is empty|an empty list|not a valid secret"
+    r"|an? (?:object|list)|duplicate key; first defined on line [0-9]+|more than one YAML document; expected one per "
+    r"file"
+    r"|longer than [0-9]+ (?:MiB|bytes)[a-z ]*|cannot be read: [A-Za-z -]+|already defined at [^\"\s]+"
+    r"|[a-z ]{1,40} is already used at [^\"\s]+|not printable ASCII)$"
 )
 _NOT_VALID: Final = re.compile(r"not valid (?:YAML|JSON|TOML)\b")
 

@@ -102,7 +102,8 @@ def parse_path(text: str) -> PathPattern:
         return PathPattern(text, PathKind.REGEX, regex=_regex(text[1:]))
     if not text.startswith("/"):
         raise ValueError(
-            f"{text!r} does not begin with a slash; expected a path such as /users/{{id}}, or ~ and a regex"
+            f"{text!r} does not start with a slash; expected a path such as /users/{{id}}, or `~` and a "
+            f"regular expression"
         )
     written = text[1:].split("/")
     prefix = written[-1] == "*"
@@ -111,16 +112,18 @@ def parse_path(text: str) -> PathPattern:
     except ValueError as error:
         if LIKE_REGEX.search(text) is None:
             raise
-        raise ValueError(f"{error}, or `~` in front of a regular expression") from error
+        raise ValueError(f"{error}, or `~` before a regular expression") from error
     names = [segment.name for segment in segments if isinstance(segment, Parameter)]
     if len(set(names)) < len(names):
-        raise ValueError(f"{text!r} names a parameter twice; expected each name once")
+        raise ValueError(f"{text!r} has a duplicate parameter; expected each name once")
     if any(isinstance(segment, Parameter) and segment.rest for segment in segments[:-1]):
-        raise ValueError(f"{text!r} goes on after a :path parameter, which takes all that is left; expected it last")
+        raise ValueError(
+            f"{text!r} continues after a :path parameter, which matches the rest of the path; expected it last"
+        )
     if not names:
         return PathPattern(text, PathKind.PREFIX if prefix else PathKind.EXACT, segments)
     if prefix:
-        raise ValueError(f"{text!r} has parameters and `*`; expected a last segment such as {{rest:path}}")
+        raise ValueError(f"{text!r} has both parameters and `*`; expected a last segment such as {{rest:path}}")
     return PathPattern(text, PathKind.PARAMETERS, segments)
 
 
@@ -148,13 +151,13 @@ def parse_host(text: str) -> HostPattern:
     wildcard = host.startswith("*.")
     name = host.removeprefix("*.")
     if not name.isascii():
-        raise ValueError(f"{text!r} is not ASCII; expected the form with xn--")
+        raise ValueError(f"{text!r} is not ASCII; expected the Punycode form (xn--)")
     if ":" in name or "/" in name:
         raise ValueError(
-            f"{text!r} is more than a host; expected a name without scheme, port or path, IPv6 in brackets"
+            f"{text!r} is not just a host; expected a name without scheme, port or path (IPv6 in brackets)"
         )
     if len(name) > _HOST_LENGTH_MAX or not all(_LABEL.fullmatch(label) for label in name.split(".")):
-        raise ValueError(f"{text!r} is no host name; expected one such as api.example.com or *.example.org")
+        raise ValueError(f"{text!r} is not a host name; expected one such as api.example.com or *.example.org")
     return HostPattern(text, (f".{name}" if wildcard else name).encode(), wildcard)
 
 
@@ -173,7 +176,7 @@ def parse_rewrite(text: str) -> Template:
     template expands to is in normal form too.
     """
     if not text.startswith("/") or text.startswith("//"):
-        raise ValueError(f"{text!r} does not begin with one slash; expected a path such as /internal/{{id}}")
+        raise ValueError(f"{text!r} does not start with exactly one slash; expected a path such as /internal/{{id}}")
     pieces = _TEMPLATE_PARAMETER.split(text)
     literals = (b"/".join(_normal(part) for part in literal.split("/")) for literal in pieces[::2])
     return Template(tuple(literals), tuple(pieces[1::2]))
@@ -185,9 +188,11 @@ def parse_redirect(text: str) -> Template:
     """
     url = _URL_START.match(text)
     if url is None and (not text.startswith("/") or text.startswith("//")):
-        raise ValueError(f"{text!r} is no place to go to; expected a path such as /new/{{id}} or an http(s) URL")
+        raise ValueError(
+            f"{text!r} is not a valid redirect location; expected a path such as /new/{{id}} or an http(s) URL"
+        )
     if url is not None and "{" in url[0]:
-        raise ValueError(f"{text!r} lets the client choose the host; expected parameters only after its first slash")
+        raise ValueError(f"{text!r} lets the client choose the host; expected parameters in the path only")
     pieces = _TEMPLATE_PARAMETER.split(text)
     for literal in pieces[::2]:
         if wrong := _NOT_IN_URL.search(literal):
@@ -223,7 +228,7 @@ def _segment(text: str) -> bytes | Parameter:
     if parameter:
         return Parameter(parameter[1], rest=parameter[2] is not None)
     if "{" in text or "}" in text:
-        raise ValueError(f"{text!r} is no parameter; expected {{name}} or {{name:path}} as a whole segment")
+        raise ValueError(f"{text!r} is not a valid parameter; expected {{name}} or {{name:path}} as a whole segment")
     if "*" in text:
         raise ValueError(f"{text!r} has a `*`; expected it only as the whole last segment, such as /files/*")
     return _normal(text)
@@ -234,14 +239,16 @@ def _normal(text: str) -> bytes:
     if _PLAIN.fullmatch(text):  # PERF: most are, and thousands of routes are checked
         return text.encode()
     if "{" in text or "}" in text:
-        raise ValueError(f"{text!r} has a brace; expected {{name}}, and a literal brace as %7B or %7D")
+        raise ValueError(f"{text!r} has an unmatched brace; expected {{name}}, or a literal brace as %7B or %7D")
     try:
         normal = normalize(b"/-/" + quote(text, safe=string.punctuation).encode()).removeprefix(b"/-/")
     except Malformed as refusal:
         reason = refusal.reason.removesuffix(".")
-        raise ValueError(f"{text!r} can be in no request ({reason}); expected plain text or its escapes") from refusal
+        raise ValueError(
+            f"{text!r} cannot match any request ({reason}); expected plain text or percent-encoding"
+        ) from refusal
     if text and normal in (b"", b"/"):
-        raise ValueError(f"{text!r} can be in no request (dot segments are resolved); expected a path without them")
+        raise ValueError(f"{text!r} cannot match any request (dot segments are resolved); expected a path without them")
     return normal
 
 
@@ -252,5 +259,5 @@ def _ipv6_host(text: str) -> bytes:
         return f"[{IPv6Address(text[1:-1])}]".encode()
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is no IPv6 host; expected one such as [2001:db8::1], without port or zone"
+            f"{text!r} is not an IPv6 host; expected one such as [2001:db8::1], without port or zone"
         ) from error

@@ -116,7 +116,7 @@ def parse_percent(text: str) -> float:
         raise ValueError(f'"{text}" is not a percentage')
     share = float(match[1]) / 100
     if share > 1:
-        raise ValueError(f"{text} is more than everything")
+        raise ValueError(f"{text} is more than 100%")
     return share
 
 
@@ -141,7 +141,7 @@ def trait(*kinds: str) -> Notation:
         kind, colon, name = text.partition(":")
         pattern = _NAMED_TRAITS.get(kind, "")
         if kind not in kinds or bool(colon) != bool(pattern) or re.fullmatch(pattern, name) is None:
-            raise ValueError(f'"{text}" is nothing to tell requests apart by')
+            raise ValueError(f'"{text}" is not a valid key')
         return Trait(kind, name.lower() if kind == "header" else name)
 
     expected = " or ".join([", ".join(forms[:-1]), forms[-1]] if forms[1:] else forms)
@@ -260,7 +260,7 @@ def parse_url(text: str) -> Url:
     except ValueError as error:
         raise ValueError("not a URL") from error
     if "@" in parts.netloc or (parts.scheme not in _PORTS and "@" in text):
-        raise ValueError("a URL with a user or password in it")  # and not shown: it may be a secret
+        raise ValueError("a URL that contains a user or password")  # and not shown: it may be a secret
     if parts.scheme not in _PORTS:
         raise ValueError(f'"{text}" is not an http, https or unix URL')
     if "?" in text or "#" in text:
@@ -292,7 +292,7 @@ def parse_endpoint(text: str) -> Endpoint:
         return Endpoint(parse_url(text))  # which says what is wrong with it
     origin, target = parse_url(match[1] or match[2]), match[3]
     if re.fullmatch(r"([/?][!$-~]*)?", target) is None:  # and not shown: a query may hold a secret
-        raise ValueError("a URL whose path or query has a fragment, a blank or a character that is not ASCII")
+        raise ValueError("a URL with a fragment, a space or a non-ASCII character")
     return Endpoint(origin, target if target.startswith("/") else f"/{target}")
 
 
@@ -327,14 +327,14 @@ def parse_name(text: str) -> str:
 def parse_segment(text: str) -> str:
     """Validate the name of an application, a service or an entry: one element of a path, or part of a host."""
     if re.fullmatch(_SEGMENT, text) is None:
-        raise ValueError(f'"{text}" cannot stand between slashes or in a host')
+        raise ValueError(f'"{text}" cannot be used as a path segment or in a host')
     return text
 
 
 def parse_method(text: str) -> str:
     """A method (RFC 9110 section 9.1), which is case-sensitive: `get` is not GET."""
     if text != text.upper():
-        raise ValueError(f'"{text}" is not in capitals')
+        raise ValueError(f'"{text}" is not in upper case')
     return parse_token(text)
 
 
@@ -348,9 +348,9 @@ def parse_token(text: str) -> str:
 def parse_field_pattern(text: str) -> str:
     """The name of a field that some peers may not send, or what such names begin with, and a `*`."""
     if re.fullmatch(_FIELD_PATTERN, text) is None:
-        raise ValueError(f'"{text}" is neither a header name nor the beginning of header names, followed by `*`')
+        raise ValueError(f'"{text}" is neither a header name nor a prefix of header names followed by `*`')
     if text.lower().encode() in READ_IN_REQUESTS:
-        raise ValueError(f"{text} cannot be reserved: the gateway handles it by rules of its own (see `forwarded`)")
+        raise ValueError(f"{text} cannot be reserved: the gateway has rules of its own for it (see `forwarded`)")
     return text
 
 
@@ -364,16 +364,16 @@ def parse_protocol(text: str) -> str:
 def parse_field_value(text: str) -> str:
     """Validate a header's value (RFC 9110 section 5.5): no control characters, no outer blanks."""
     if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) is not None:
-        raise ValueError("a control character in a field value")
+        raise ValueError("a control character in a header value")
     if text != text.strip(" \t"):
-        raise ValueError("a field value that begins or ends with a blank")
+        raise ValueError("a header value with leading or trailing whitespace")
     return text
 
 
 def parse_identity(text: str) -> str:
     """Validate the name of a consumer or group: it fits into a header of a request, and into a list there."""
     if len(text) > _LONGEST_IDENTITY:
-        raise ValueError(f"a name of more than {_LONGEST_IDENTITY} characters")
+        raise ValueError(f"a name longer than {_LONGEST_IDENTITY} characters")
     return parse_name(text)
 
 
@@ -382,14 +382,14 @@ def parse_username(text: str) -> str:
     if not text or ":" in text or _CONTROLS.search(text) is not None:
         raise ValueError(f'"{text}" is not a username')
     if len(text.encode()) > _LONGEST_IDENTITY:
-        raise ValueError(f"a username of more than {_LONGEST_IDENTITY} bytes")
+        raise ValueError(f"a username longer than {_LONGEST_IDENTITY} bytes")
     return normalize_form("NFC", text)
 
 
 def parse_sha256(text: str) -> bytes:
     """A digest in hexadecimal digits. It is not shown: to whoever takes it for the key, it is one."""
     if re.fullmatch(r"[0-9A-Fa-f]{64}", text) is None:
-        raise ValueError("not the SHA-256 of anything")
+        raise ValueError("not a SHA-256 digest")
     return bytes.fromhex(text)
 
 
@@ -404,14 +404,14 @@ def parse_fingerprint(text: str) -> bytes:
 def parse_subject(text: str) -> str:
     """The subject of a certificate (RFC 4514). Any other form would be that of no certificate."""
     if re.match(_SUBJECT, text) is None:
-        raise ValueError(f'"{text}" is not a subject as RFC 4514 writes it')
+        raise ValueError(f'"{text}" is not a subject in RFC 4514 form')
     return text
 
 
 def parse_san(text: str) -> str:
     """An alternative name of a certificate, with its kind."""
     if re.match(_SAN, text) is None:
-        raise ValueError(f'"{text}" is not a kind of name, a colon and the name')
+        raise ValueError(f'"{text}" is not a subject alternative name with its type')
     return text
 
 
@@ -419,10 +419,10 @@ def parse_statuses(text: str) -> range:
     """`200-399`, or one status."""
     match = re.fullmatch(_STATUSES, text)
     if match is None:
-        raise ValueError(f'"{text}" is no status and no range of them')
+        raise ValueError(f'"{text}" is neither a status nor a range of statuses')
     first, last = int(match[1]), int(match[2] or match[1])
     if first > last:
-        raise ValueError(f"{text} is empty: it begins behind its end")
+        raise ValueError(f"{text} is empty: its start is above its end")
     return range(first, last + 1)
 
 
@@ -441,7 +441,7 @@ def parse_check_path(text: str) -> str:
 def parse_realm(text: str) -> str:
     """A realm of RFC 9110 section 11.5, such that it needs no escapes."""
     if re.fullmatch(r"[ !#-\[\]-~]*", text) is None:
-        raise ValueError("a quote, backslash or other character that a realm cannot have here")
+        raise ValueError("a quote, backslash or other character that is not allowed in a realm")
     return text
 
 
@@ -484,7 +484,7 @@ def _socket_path(text: str) -> str:
     if not text.startswith("/") or "\0" in text:
         raise ValueError(f'"{text}" is not the absolute path of a unix socket')
     if len(text.encode()) > 107:  # sun_path holds 108 bytes with its closing NUL
-        raise ValueError("a unix socket's path of more than 107 bytes")
+        raise ValueError("a unix socket path longer than 107 bytes")
     return text
 
 
@@ -494,11 +494,11 @@ def _ends_in_slash(base: str) -> bool:
 
 def _base_path(text: str) -> str:
     if re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*", text) is None:
-        raise ValueError(f'"{text}" is not a path to go in front')
+        raise ValueError(f'"{text}" is not a valid path prefix')
     try:
         return normalize(text.encode()).decode().rstrip("/") if text else ""
     except Malformed as refusal:
-        raise ValueError(f'"{text}" cannot go in front: {refusal.reason}') from refusal
+        raise ValueError(f'"{text}" is not a valid path prefix: {refusal.reason}') from refusal
 
 
 def _written(pattern: str) -> dict[str, Any]:
@@ -582,17 +582,17 @@ Destination = Annotated[
     str | Url,
     Notation("the name of an upstream or a URL", parse_destination, {"type": "string"}),
 ]
-FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_token, _written(_TOKEN))]
+FieldName = Annotated[str, Notation('a header name such as "X-Tenant"', parse_token, _written(_TOKEN))]
 Token = Annotated[str, Notation('a name such as "lb"', parse_token, _written(_TOKEN))]
 FieldPattern = Annotated[
     str,
     Notation(
-        'a header name such as "X-Client-IP", or the beginning of names such as "X-SSL-*"',
+        'a header name such as "X-Client-IP", or a prefix such as "X-SSL-*"',
         parse_field_pattern,
         _written(_FIELD_PATTERN),
     ),
 ]
-FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
+FieldValue = Annotated[str, Notation("a single-line string", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]
 Identity = Annotated[
@@ -601,19 +601,19 @@ Identity = Annotated[
 Segment = Annotated[
     str,
     Notation(
-        "a name of at most 253 letters, digits, `_`, `-` and `.`, a letter or digit first",
+        "a name of at most 253 letters, digits, `_`, `-` and `.`, starting with a letter or digit",
         parse_segment,
         _written(_SEGMENT),
     ),
 ]
-Username = Annotated[str, Notation("a username, without a colon", parse_username, {"type": "string"})]
+Username = Annotated[str, Notation("a username without a colon", parse_username, {"type": "string"})]
 Sha256 = Annotated[
     bytes, Notation("64 hexadecimal digits", parse_sha256, _written("[0-9A-Fa-f]{64}"), write=lambda _: "***")
 ]
 Fingerprint = Annotated[
     bytes,
     Notation(
-        "the SHA-256 of a certificate in hexadecimal digits",
+        "the SHA-256 fingerprint of a certificate as hexadecimal digits",
         parse_fingerprint,
         {"type": "string"},
         write=lambda digest: digest.hex(":").upper(),
@@ -621,7 +621,7 @@ Fingerprint = Annotated[
 ]
 Realm = Annotated[
     str,
-    Notation("text of ASCII characters without quotes", parse_realm, _written(r"[ !#-\[\]-~]*")),
+    Notation("an ASCII string without quotes", parse_realm, _written(r"[ !#-\[\]-~]*")),
 ]
 Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
 HostName = Annotated[str, Notation('a host name such as "users.internal"', parse_host_name, {"type": "string"})]

@@ -78,7 +78,7 @@ class Decoder(ABC):
         return True
 
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
-        said = "text" if isinstance(value, str) and self.is_secret else show(value)
+        said = "a string" if isinstance(value, str) and self.is_secret else show(value)
         return reading.report(path, said, f"expected {self.expected}")
 
     def plain(self, text: str) -> Any:
@@ -96,8 +96,10 @@ class Decoder(ABC):
             return self.refuse(value, path, reading)
         below = (*path, VARIABLE)
         if not reading.document.trusted:
-            expected = f"expected the value itself: {self.expected}"
-            return reading.report(below, "a document that came over the API may not read the environment", expected)
+            expected = f"expected a literal value: {self.expected}"
+            return reading.report(
+                below, "a configuration sent to the admin API may not read environment variables", expected
+            )
         try:
             text = text_of(name)
         except VariableError as error:
@@ -105,7 +107,7 @@ class Decoder(ABC):
         trial = Reading(reading.document, reading.filter_types, reading.files)
         held = self.read_text(text, path, trial)
         if trial.problems:  # which would show what it holds
-            wrong = f"the environment variable {name} holds nothing that fits here"
+            wrong = f"the environment variable {name} does not have a valid value for this setting"
             return reading.report(below, wrong, f"expected {self.expected}")
         return held
 
@@ -116,7 +118,7 @@ class Text(Decoder):
 
     shortest: int = 0
     pattern: str | None = None
-    expected: str = "text"
+    expected: str = "a string"
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, str):
@@ -294,7 +296,7 @@ class Hidden(Decoder):
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
-        return f"{'text in quotes, ' if self.text else ''}{{env: NAME}} or {{file: path}}"
+        return f"{'a quoted string, ' if self.text else ''}{{env: NAME}} or {{file: path}}"
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         match value:
@@ -309,7 +311,7 @@ class Hidden(Decoder):
                     return BROKEN
                 return self._in_file(Secret(file=file), below, reading)
             case _:
-                return reading.report(path, "not the form of a secret", f"expected {self.expected}")
+                return reading.report(path, "not a valid secret", f"expected {self.expected}")
         return self._with_value(secret, secret.value, below, reading)
 
     def _in_file(self, secret: Secret, path: Path, reading: Reading) -> Any:
@@ -344,7 +346,7 @@ class Sequence(Decoder):
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
-        return f"a list of {'at least one of ' if self.shortest else ''}{self.each.expected}"
+        return f"a {'non-empty ' if self.shortest else ''}list (each element: {self.each.expected})"
 
     @property
     def is_secret(self) -> bool:
@@ -383,7 +385,7 @@ class Table(Decoder):
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
         if self.example:
             return f"at least one, such as {self.example}"
-        return f"a mapping from {self.key.expected} to {self.each.expected}"
+        return f"an object (each key: {self.key.expected}; each value: {self.each.expected})"
 
     @property
     def is_secret(self) -> bool:
@@ -395,7 +397,7 @@ class Table(Decoder):
         if not isinstance(value, dict):
             return self.refuse(value, path, reading)
         if len(value) < self.shortest:
-            return reading.report(path, "an empty mapping", f"expected {self.expected}")
+            return reading.report(path, "an empty object", f"expected {self.expected}")
         held = {}
         keys = replace(reading, of_keys=True)
         for name, inner in value.items():
@@ -479,7 +481,7 @@ class Either(Decoder):
             return others[0].refuse_nothing(path, reading)
         null = f"`{path[-1]}: null`" if isinstance(path[-1], str) else "null"
         expected = f"expected {' or '.join(shape.expected for shape in others)}, or {null} for none"
-        return reading.report(path, "nothing after the colon", expected, at_key=True)
+        return reading.report(path, "no value", expected, at_key=True)
 
 
 @dataclass(frozen=True)
@@ -510,7 +512,7 @@ class Structure(Decoder):
     """A struct, written as a mapping of its fields; with `shorthand` also as the text of that field alone."""
 
     type: type[Struct]
-    expected: str = "a mapping of settings"
+    expected: str = "an object"
     shorthand: str = ""
 
     @property
@@ -589,15 +591,15 @@ _KINDS: Final[Mapping[type, tuple[type[Decoder], ...]]] = {
 class Instance(Decoder):
     """One use of a filter: its type's settings, and three keys that every instance has."""
 
-    expected: str = "a mapping of settings, null or off"
+    expected: str = "an object, null or off"
 
     KEYS = ("type", "enforced", "shadow")
-    may_be_variable = False  # it is a mapping of settings
+    may_be_variable = False  # it is an object
 
     def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
         """Null removes a filter."""
         expected = f"expected `{path[-1]}: {{}}` to use it, or `{path[-1]}: null` to remove it"
-        return reading.report(path, "nothing after the colon", expected, at_key=True)
+        return reading.report(path, "no value", expected, at_key=True)
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, dict):
@@ -624,12 +626,12 @@ class InnerInstance(Decoder):
     """A filter within another one: its type, and the settings of that."""
 
     phase: str
-    expected: str = "a mapping with one key, the type of a filter, such as {key_auth: {}}"
+    expected: str = "an object with one key, a filter type, such as {key_auth: {}}"
     may_be_variable = False  # likewise
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if isinstance(value, dict) and len(value) != 1:
-            return reading.report(path, f"a mapping with {len(value)} keys", f"expected {self.expected}")
+            return reading.report(path, f"an object with {len(value)} keys", f"expected {self.expected}")
         if not isinstance(value, dict):
             return self.refuse(value, path, reading)
         ((type_name, inner),) = value.items()
@@ -640,7 +642,7 @@ class InnerInstance(Decoder):
             return reading.report(below, error.wrong, error.expected, at_key=True)
         if not self.takes(filter_type):
             fitting = ", ".join(name for name, each in reading.filter_types.items() if self.takes(each))
-            wrong = f"{show(type_name)} cannot stand here"
+            wrong = f"{show(type_name)} is not allowed here"
             return reading.report(below, wrong, f"expected one of {fitting}", at_key=True)
         settings = Structure(filter_type).read(inner, below, reading)
         return BROKEN if settings is BROKEN else FilterUse(name=type_name, type=type_name, settings=settings)

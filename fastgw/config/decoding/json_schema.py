@@ -39,8 +39,10 @@ from fastgw.config.sources.environment_variables import KEY, NAME
 Schema = dict[str, Any]
 VARIABLE: Final[Schema] = {
     "type": "object",
-    "description": "The value of a variable of the environment.",
-    "properties": {KEY: {"type": "string", "pattern": f"^{NAME}$", "description": "Its name."}},
+    "description": "The value of an environment variable.",
+    "properties": {
+        KEY: {"type": "string", "pattern": f"^{NAME}$", "description": "The name of the environment variable."}
+    },
     "required": [KEY],
     "additionalProperties": False,
 }
@@ -160,11 +162,11 @@ class _Drawing:
     def _instance(self, name: str, filter_type: type[Struct]) -> Schema:
         drawn = self._struct(filter_type)
         drawn["properties"] |= {
-            "type": {"const": name, "description": "The filter type. Left out = the name of the instance."},
+            "type": {"const": name, "description": "The filter type. Default: the name of the instance."},
             "enforced": {
                 "type": "boolean",
                 "default": False,
-                "description": "Whether nearer levels may neither replace nor remove this instance.",
+                "description": "Whether inner levels are forbidden to replace or remove this instance.",
             },
             "shadow": {
                 "type": "boolean",

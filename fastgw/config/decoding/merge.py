@@ -211,7 +211,7 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     upstreams = merged.maps["upstreams"]
     targets = shape_of(Targets).read(document.value, (), reading)
     if document.upstream not in upstreams:
-        reading.report((), f"there is no upstream {show(document.upstream)}", suggest(document.upstream, upstreams))
+        reading.report((), f"unknown upstream {show(document.upstream)}", suggest(document.upstream, upstreams))
         return reading
     place, upstream = upstreams[document.upstream]
     if BROKEN not in (upstream, targets):
@@ -233,7 +233,7 @@ def targets_in_files(
         file = _name_of(source, upstream.resolve.interval)
         if file is not BROKEN and _is_unknown(file, files):
             merged.maps["upstreams"][name] = place, replace(upstream, targets=())
-            why = files.unresolved.get(file, f"{told_file(file)}: not looked up yet")
+            why = files.unresolved.get(file, f"{told_file(file)}: not resolved yet")
             notes.append(place.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
         elif file is not BROKEN:
             suffix = "" if isinstance(source, TargetsFile) else ".json"
@@ -284,12 +284,12 @@ def add_consumers(
         try:
             found = files.find(place.reading.document.folder, pattern)
         except SyntaxProblem as flaw:
-            place.report(f"{show(pattern)}: {flaw.wrong}", "expected a pattern of fewer folders")
+            place.report(f"{show(pattern)}: {flaw.wrong}", "expected a pattern that matches fewer directories")
             continue
         if not found and has_magic(pattern):
-            notes.append(place.problem(f"{show(pattern)} names no file"))
+            notes.append(place.problem(f"{show(pattern)} matches no file"))
         elif not found:
-            place.report(f"{show(pattern)}: no such file", "expected files of consumers")
+            place.report(f"{show(pattern)}: no such file", "expected files with consumers")
         for file in found:
             told = file.encode(errors="backslashreplace").decode()
             if told != file:
@@ -327,6 +327,6 @@ def _add_egress(merged: Merged, place: SourcePlace, egress: Egress | None) -> No
 
 def _add(held: dict[str, tuple[SourcePlace, Any]], name: str, place: SourcePlace, value: Any) -> None:
     if name in held:
-        place.report(f"already at {held[name][0]}", "expected it once")
+        place.report(f"already defined at {held[name][0]}", "expected a unique name")
     else:
         held[name] = place, value

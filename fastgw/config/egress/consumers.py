@@ -78,7 +78,7 @@ class _Guards:
                 if not is_given:
                     at.report(f"unknown consumer {show(name)}", suggest(name, self._known), at_key=False)
                 elif meant is not None:  # a token may name anybody
-                    self._notes.append(at.problem(f"no consumer is called {show(name)}; did you mean {show(meant)}?"))
+                    self._notes.append(at.problem(f"unknown consumer {show(name)}; did you mean {show(meant)}?"))
         if is_given:
             return self._given, ()
         held = [self._known[name] for name in names if name in self._known]
@@ -88,7 +88,7 @@ class _Guards:
         if not ways:
             if held:
                 expected = "expected one of them, or `egress.authentication`, such as {jwt: …}"
-                place.report("these consumers have neither a key, a password nor a certificate", expected)
+                place.report("these consumers have no key, password or certificate", expected)
             return {}, ()
         said = [{way: self._hiding(way)} for way in ways]
         name, settings = ("auth", {"any_of": said}) if len(ways) > 1 else (ways[0], said[0][ways[0]])
@@ -110,7 +110,7 @@ class _Guards:
                 continue
             if _phase(use.settings) != "AUTHENTICATE":
                 at = self._merged.egress["authentication"][0].below(name)
-                at.report(f"{show(use.type)} does not say who an application is", "expected a filter such as `jwt`")
+                at.report(f"{show(use.type)} does not authenticate applications", "expected a filter such as `jwt`")
             else:
                 held[name] = replace(use, settings=_without_credentials(use.settings))
         return held

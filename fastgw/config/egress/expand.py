@@ -48,7 +48,7 @@ def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[SourcePla
         for name, (place, service) in services.items():
             merged.egress_place = merged.egress_place or place
             if name in held:
-                place.report(f"already at {held[name][0]}", "expected it once")
+                place.report(f"already defined at {held[name][0]}", "expected a unique name")
             else:
                 held[name] = place, service
 
@@ -202,7 +202,7 @@ class _Expansion:
             if len(known) > 1:
                 names = ", ".join(map(show, known))
                 expected = f"expected `listener`, one of {names}; or `listeners`, each with its addressing"
-                self.place.report("at which listener applications call is not said", expected)
+                self.place.report("no listener for the applications' calls", expected)
             return dict.fromkeys(known, egress.addressing) if len(known) == 1 else {}
         if egress.listener not in known:
             at = self.merged.egress["listener"][0]
@@ -260,7 +260,9 @@ class _Expansion:
             host = each.host
             if host in taken:
                 meant = taken[host]
-                wrong = f"the host {host} means {show(meant.service)} of {show(meant.app)}: no host leads here"
+                wrong = (
+                    f"the host {host} means {show(meant.service)} of {show(meant.app)}: no host routes to this service"
+                )
                 self.notes.append(each.place.problem(wrong))
                 continue
             taken[host] = each
@@ -296,7 +298,9 @@ class _Expansion:
             Derived(each.place.reading, each.place.path, partial(_upstream_parts, each)),
         )
         if each.name in held:
-            held[each.name][0].report(f"egress makes one of this name, by {each.place}", "expected another name")
+            held[each.name][0].report(
+                f"egress generates one with this name, from {each.place}", "expected another name"
+            )
             return
         self._note_risks(each)
         held[each.name] = place, self._kept(self.kept.upstreams, each, (), lambda: self._upstream(each))
@@ -326,10 +330,10 @@ class _Expansion:
     def _note_risks(self, each: _Called) -> None:
         settings: Any = each.settings
         if settings.url is not BROKEN and not settings.tls.verify:
-            wrong = "the API's certificate is not verified: anyone in between can read and change what is sent"
+            wrong = "the API's certificate is not verified: an attacker in between can read and change requests"
             self.notes.append(each.place.below("tls", "verify").problem(wrong))
         if settings.url is not BROKEN and not settings.credentials.token_tls.verify:
-            wrong = "the token endpoint's certificate is not verified: anyone in between can have the credentials"
+            wrong = "the token endpoint's certificate is not verified: an attacker in between can steal the credentials"
             self.notes.append(each.place.below("credentials", "token_tls", "verify").problem(wrong))
         for section, endpoint in ("credentials", settings.credentials), ("csrf", settings.csrf):
             url = None if endpoint is None or settings.url is BROKEN else endpoint.token_url
@@ -342,7 +346,7 @@ class _Expansion:
             return BROKEN
         if settings.credentials.type == "certificate" and settings.tls.certificate is not None:
             at = each.place.below("tls", "certificate")
-            at.report("there are credentials of `type: certificate` too", _ONE_OF_THEM)
+            at.report("mutually exclusive with credentials of `type: certificate`", _ONE_OF_THEM)
         timeouts, retries = _plain(UpstreamTimeouts, settings.timeouts), _plain(Retries, settings.retries)
         return Upstream(targets=(Target(url=settings.url),), timeouts=timeouts, retries=retries, tls=_tls_of(settings))
 

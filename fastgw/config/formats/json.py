@@ -78,4 +78,4 @@ def _refuse_lone_surrogates(document: Any) -> None:
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise SyntaxProblem("not valid JSON: half of a surrogate pair") from error
+        raise SyntaxProblem("not valid JSON: unpaired surrogate") from error

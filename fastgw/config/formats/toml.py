@@ -57,7 +57,7 @@ def _refuse_deep_keys(text: str) -> None:
     for token in _ANY.finditer(text):
         key = token["key"]
         if key and key.count(".") >= DEEPEST and len(_PART_OF_ANY.findall(key)) > DEEPEST:
-            raise SyntaxProblem(f"a key of more than {DEEPEST} parts", marker(text)(token.start()))
+            raise SyntaxProblem(f"a dotted key with more than {DEEPEST} parts", marker(text)(token.start()))
 
 
 class _Tracer:

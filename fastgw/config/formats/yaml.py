@@ -139,7 +139,7 @@ class _Reader:
         value = self.value()
         following = self._next()
         if not isinstance(following, StreamEndEvent):
-            _refuse(following, "a second document; one file holds one")
+            _refuse(following, "more than one YAML document; expected one per file")
         return value
 
     def value(self) -> Any:
@@ -153,10 +153,10 @@ class _Reader:
         if kind is AliasEvent:
             return self._repeated(event)
         if event.tag is not None:
-            tag = f"the tag {event.tag}" if self._shows else "a tag, or a text that begins with `!` and has no quotes"
-            _refuse(event, f"{tag}; tags are not read")
+            tag = f"the tag {event.tag}" if self._shows else "a tag, or an unquoted string that starts with `!`"
+            _refuse(event, f"{tag}; tags are not supported")
         if not deeper:
-            _refuse(event, f"nested more than {DEEPEST} deep")
+            _refuse(event, f"nested more than {DEEPEST} levels deep")
         before = self._made
         self._made += 1
         value: Any
@@ -166,7 +166,7 @@ class _Reader:
             value = {}
             while type(event_of_key := self._next()) is not MappingEndEvent:
                 if type(event_of_key) is not ScalarEvent:
-                    _refuse(event_of_key, "a key that is not plain text")
+                    _refuse(event_of_key, "a key that is not a string")
                 key = event_of_key.value
                 each = self._value(self._next(), deeper - 1)
                 self.repeats |= key in value
@@ -182,7 +182,7 @@ class _Reader:
     def _repeated(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
             alias = f"the alias *{event.anchor}" if self._shows else "an alias"
-            _refuse(event, f"{alias} of no anchor before it")
+            _refuse(event, f"{alias} has no anchor before it")
         value, size = self._anchors[event.anchor]
         self._made += size
         self._by_alias += size
@@ -215,11 +215,11 @@ class _Tracer:
             spot.children, spot.empty = anchored.children, anchored.empty
             return spot
         if len(path) >= DEEPEST:
-            _refuse(event, f"nested more than {DEEPEST} deep")
+            _refuse(event, f"nested more than {DEEPEST} levels deep")
         if isinstance(event, MappingStartEvent):
             while not isinstance(key_event := self._next(), MappingEndEvent):
                 if not isinstance(key_event, ScalarEvent):
-                    _refuse(key_event, "a key that is not plain text")
+                    _refuse(key_event, "a key that is not a string")
                 name, mark = key_event.value, _mark(key_event)
                 child = self._spot(self._next(), mark, (*path, name))
                 if name in spot.children:

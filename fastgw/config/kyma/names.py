@@ -50,7 +50,7 @@ def why_not_there(url: Url) -> str:
     if address.is_loopback or address.is_unspecified:
         return f"{host} is this machine"
     if address.is_link_local or address.is_multicast:
-        return f"{host} is of this machine's own network"
+        return f"{host} is in this machine's link-local network"
     return ""
 
 

@@ -144,7 +144,7 @@ class ObjectFile:
             before = self._content[: error.start].decode("utf-8", "replace")
             raise SyntaxProblem("not UTF-8", marker(before)(len(before))) from error
         if not text.strip():  # so is a file that is being written, or was to be, on a disk that is full
-            raise SyntaxProblem("empty; expected an object, or no such file")
+            raise SyntaxProblem("the file is empty; expected an object, or no file at all")
         for number, (document, repeats) in enumerate(self._documents()):
             self._add(document, (number,), "", repeats)
 
@@ -156,11 +156,11 @@ class ObjectFile:
             self._add_all(value, path, "", "", repeats)
             return
         if not isinstance(value, dict):
-            self._report(path, "text" if isinstance(value, str) else show(value), "expected an object")
+            self._report(path, "a string" if isinstance(value, str) else show(value), "expected an object")
             return
         kind, version = value.get("kind", kind), value.get("apiVersion", version)
         if not (isinstance(kind, str) and kind and isinstance(version, str) and version):
-            self._report(path, "no `apiVersion` and `kind`", "expected an object of Kubernetes")
+            self._report(path, "no `apiVersion` and `kind`", "expected a Kubernetes object")
         elif kind.endswith("List") and isinstance(value.get("items"), list | None):
             self._add_all(value.get("items") or [], (*path, "items"), kind.removesuffix("List"), version, repeats)
         else:
@@ -170,7 +170,7 @@ class ObjectFile:
                 self.objects.append(each)
             else:
                 inner = repeated.path[len(path) - 1 :]
-                self.problems.append(each.problem(inner, "a repeated key"))
+                self.problems.append(each.problem(inner, "duplicate key"))
 
     def _add_all(self, values: list[Any], path: Path, kind: str, version: str, repeats: bool) -> None:
         for place, each in enumerate(values):

@@ -94,7 +94,9 @@ def add_kyma(
             if key in refused:
                 continue
             if service.name in (held := merged.services.get(service.app, {})):
-                wrong = f"{show(service.name)} of {show(service.app)} is at {held[service.name][0]}, which counts"
+                wrong = (
+                    f"{show(service.name)} of {show(service.app)} is at {held[service.name][0]}, which takes precedence"
+                )
                 added.notes.append(service.of.problem(service.path, wrong, "expected another name"))
                 continue
             standing = added.place(service, filter_types, files)
@@ -155,7 +157,9 @@ def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) 
         else:
             notes.append(Problem(told, 0, 0, "", "a name that is not UTF-8"))
     if not readable:
-        notes.append(place.problem(f"{show(settings.directory)} has no file that ends in {', '.join(ENDINGS)}"))
+        notes.append(
+            place.problem(f"{show(settings.directory)} has no file with one of the endings {', '.join(ENDINGS)}")
+        )
     return readable
 
 

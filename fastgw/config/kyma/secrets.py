@@ -73,7 +73,9 @@ class KymaSecrets:
             return each.problem(("metadata",), "no name", "expected `metadata.name`")
         if each.name in self._objects:
             first = self._objects[each.name].place
-            return each.problem(("metadata", "name"), f"already at {first}, which counts", "expected it once")
+            return each.problem(
+                ("metadata", "name"), f"already defined at {first}, which takes precedence", "expected a unique name"
+            )
         self._objects[each.name] = each
         return None
 
@@ -95,7 +97,7 @@ class KymaSecrets:
         """The same where it stands before a colon. Raises `UnusableSecret`."""
         raw = self._value(name, key)
         if b":" in raw:
-            raise self._unusable(name, key, "has a colon, which no username can have (RFC 7617)")
+            raise self._unusable(name, key, "has a colon, which is not allowed in a username (RFC 7617)")
         return self._text(name, key, raw)
 
     def pair(self, name: str, certificate: str, key: str) -> tuple[str, str]:
@@ -118,7 +120,7 @@ class KymaSecrets:
         headers, query = self.parameters(name)
         for field in headers:
             if field.lower() in OF_TOKEN_REQUESTS:
-                raise self._unusable(name, HEADERS, f"has {field}, which the gateway writes")
+                raise self._unusable(name, HEADERS, f"has {field}, which is set by the gateway")
         return headers, query
 
     def compass(self, name: str) -> "Compass | None":
@@ -142,7 +144,7 @@ class KymaSecrets:
         except (SyntaxProblem, ValueError, RecursionError):
             raise self._unusable(name, key, "is not valid JSON") from None  # the cause would show what is in it
         if repeats:
-            raise self._unusable(name, key, "names something twice")
+            raise self._unusable(name, key, "has a duplicate key")
         return said
 
     def _listed(self, name: str, key: str) -> Listed:
@@ -172,13 +174,13 @@ class KymaSecrets:
             for value in values:
                 parse_field_value(value)
         except ValueError:
-            raise self._unusable(name, HEADERS, "has what can be no field of a request") from None  # nor be shown
+            raise self._unusable(name, HEADERS, "has an invalid header name or value") from None  # nor be shown
         try:
             check_own((field,))
         except ValueError:
-            raise self._unusable(name, HEADERS, f"has {field}, which the gateway writes") from None
+            raise self._unusable(name, HEADERS, f"has {field}, which is set by the gateway") from None
         if field.lower() in map(str.lower, others):
-            raise self._unusable(name, HEADERS, "names a field twice")
+            raise self._unusable(name, HEADERS, "has a duplicate header")
 
     def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """Return the object made of the Secret that the key begins with, made once for all callers. Raises
@@ -214,7 +216,7 @@ class KymaSecrets:
             if held is None:
                 continue
             if not isinstance(held, dict):
-                raise self._unusable(name, "", f"has no mapping as `{part}`", (part,))
+                raise self._unusable(name, "", f"has no object `{part}`", (part,))
             if key in held:
                 return self._read(name, key, held[key], as_bytes, (part, key))
         if not required:
@@ -227,7 +229,7 @@ class KymaSecrets:
         try:
             return as_bytes(held) if isinstance(held, str) else _refuse()
         except ValueError:
-            expected = "text in base64" if as_bytes is _from_base64 else "text, in quotes where it is a number"
+            expected = "a base64 string" if as_bytes is _from_base64 else "a string (quote it if it is a number)"
             raise self._unusable(name, key, f"is not {expected}", path) from None  # the cause would show it
 
     def _text(self, name: str, key: str, raw: bytes, *keys: str) -> Secret:
@@ -297,7 +299,7 @@ class Compass:
             for kind in (HEADERS, QUERY)
         )
         if above and any(field.lower() in OF_TOKEN_REQUESTS for field in headers):
-            raise self.unusable("has a header for the token endpoint that the gateway writes")
+            raise self.unusable("has a header for the token endpoint that is set by the gateway")
         return headers, query
 
     def _part(self, *keys: str) -> Mapping[str, Any]:

@@ -29,12 +29,12 @@ def services_of(name: str, content: bytes, namespace: str, gateway: str) -> tupl
         for place, service_id in _ids(each):
             host = access_service(each.name, service_id)
             if not host:
-                wrong = "the name and the id make no name of a Service"
+                wrong = "the name and the id do not form a valid Service name"
                 problems.append(
                     each.problem(("spec", "services", place), wrong, "expected letters, digits and hyphens")
                 )
             elif host in made:
-                wrong = f"the Service {host} is there already, for another application or service"
+                wrong = f"the Service {host} is already used for another application or service"
                 problems.append(each.problem(("spec", "services", place), wrong, "expected another id"))
             else:
                 made[host] = _service(host, each.name, namespace, gateway)

@@ -169,13 +169,13 @@ def _add(each: Object, applications: dict[str, Object]) -> Problem | None:
     if each.version != VERSION:
         return each.problem(("apiVersion",), _kind(each.version), f"expected {show(VERSION)}")
     if NAME.fullmatch(each.name) is None:
-        wrong = "no name of an Application" if each.name else "no name"
-        return each.problem(
-            ("metadata", "name"), wrong, "expected a name of letters in lower case, digits, `-` and `.`"
-        )
+        wrong = "not a valid Application name" if each.name else "no name"
+        return each.problem(("metadata", "name"), wrong, "expected a name of lower-case letters, digits, `-` and `.`")
     if each.name in applications:
         first = applications[each.name].place
-        return each.problem(("metadata", "name"), f"already at {first}, which counts", "expected it once")
+        return each.problem(
+            ("metadata", "name"), f"already defined at {first}, which takes precedence", "expected a unique name"
+        )
     applications[each.name] = each
     return None
 
@@ -259,7 +259,7 @@ class _Reading:
         if len(alike) == 1:
             return KymaEntry(replace(first.entry.settings, **_hosted(first)), first.entry.path)
         more = f" and {len(alike) - MOST_TOLD} more" if len(alike) > MOST_TOLD else ""
-        wrong = f"Several APIs are called so: {', '.join(each.told for each in alike[:MOST_TOLD])}{more}."
+        wrong = f"Several APIs have this name: {', '.join(each.told for each in alike[:MOST_TOLD])}{more}."
         also = f"called as {path_text(first.entry.path)} is: calls of both are answered 400"
         self._notes += [self._app.problem(each.entry.path, also, _OTHER) for each in alike[1:]]
         return KymaEntry(EgressEntry(url=first.entry.settings.url, ambiguous=wrong), first.entry.path)
@@ -320,7 +320,7 @@ class _Reading:
             raise _Refused(at, str(error), "expected an http or https URL") from error
         self._check_origin(url, at)
         if _IS_QUERY(query) is None:
-            raise _Refused(at, "a fragment, or a query with what cannot stand there", "expected none")
+            raise _Refused(at, "a fragment, or a query with invalid characters", "expected none")
         return url, query
 
     def _endpoint(self, said: Mapping[str, Any], path: Path, key: str) -> Endpoint:
@@ -336,11 +336,13 @@ class _Reading:
 
     def _check_origin(self, url: Url, path: Path) -> None:
         if url.socket:
-            raise _Refused(path, "a unix socket, where a document may not lead", "expected an http or https URL")
+            raise _Refused(
+                path, "a unix socket, which is not allowed in an Application", "expected an http or https URL"
+            )
         why = "" if self._provider.allow_local else why_not_there(url)
         if why:
             expected = "expected another host, or `allow_local: true` with the provider"
-            raise _Refused(path, f"{why}, where a document may not lead", expected)
+            raise _Refused(path, f"{why}, which is not allowed in an Application", expected)
 
     def _credentials(self, said: Mapping[str, Any], path: Path, url: Url, compass: Compass | None) -> EgressCredentials:
         """`compass`: what its Secret says, where that is of the older form. Raises `UnusableSecret`."""
@@ -348,8 +350,8 @@ class _Reading:
             return EgressCredentials(type="none")
         kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
         if kind not in TYPES:
-            told = f"it is not known; expected one of {', '.join(TYPES)}"
-            raise _Refused((*path, "type"), "it is not known", suggest(kind, TYPES), told)
+            told = f"it is unknown; expected one of {', '.join(TYPES)}"
+            raise _Refused((*path, "type"), "it is unknown", suggest(kind, TYPES), told)
         if kind == "NoAuth":
             return EgressCredentials(type="none")
         name = _text(said, path, "secretName")
@@ -400,7 +402,7 @@ class _Reading:
                 raise compass.unusable("has a username with a colon (RFC 7617)")
             return EgressCredentials(type="basic", username=username, password=compass.text("password"))
         if kind != "OAuth":
-            raise compass.unusable(f"is of the older form, which is not known for {show(kind)}")
+            raise compass.unusable(f"has the older form, which is not supported for {show(kind)}")
         if said.get("authenticationUrl"):
             endpoint = self._endpoint(said, path, "authenticationUrl")
         else:
@@ -444,13 +446,13 @@ def _mapping(said: Mapping[str, Any], path: Path, key: str) -> Mapping[str, Any]
     if held is None:
         return {}
     if not isinstance(held, dict):
-        raise _Refused((*path, key), _kind(held), "expected a mapping")
+        raise _Refused((*path, key), _kind(held), "expected an object")
     return held
 
 
 def _kind(held: Any) -> str:
     """Return the kind of a value for a problem; texts in places of their own are not shown, they might be anything."""
-    return "text" if isinstance(held, str) else show(held)
+    return "a string" if isinstance(held, str) else show(held)
 
 
 def _listed(said: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
@@ -462,7 +464,7 @@ def _listed(said: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[Pat
         raise _Refused((*path, key), _kind(held), "expected a list")
     for place, each in enumerate(held):
         if not isinstance(each, dict):
-            raise _Refused((*path, key, place), _kind(each), "expected a mapping")
+            raise _Refused((*path, key, place), _kind(each), "expected an object")
         yield (*path, key, place), each
 
 
@@ -474,7 +476,7 @@ def _text(said: Mapping[str, Any], path: Path, key: str, *, needed: bool = True)
             raise _Refused(path, f"no `{key}`", "expected one")
         return ""
     if not isinstance(held, str):
-        raise _Refused((*path, key), _kind(held), "expected text")
+        raise _Refused((*path, key), _kind(held), "expected a string")
     return held
 
 

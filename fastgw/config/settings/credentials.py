@@ -12,7 +12,7 @@ from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.http.field_names import WRITTEN_HERE
 
 Word = Annotated[str, Meta(min_length=1)]
-READABLE: Final = "anybody in between can read the credentials and what they are given for"
+READABLE: Final = "an attacker in between can read the credentials and the token"
 Values = Secret | Some[Secret]
 """One value, or several, each a line or a parameter of its own."""
 QueryText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*$")]
@@ -26,7 +26,7 @@ def check_own(names: Iterable[str]) -> None:
     """Whether fields called so may be written by settings. Raises `ValueError`."""
     for name in names:
         if name.lower().encode() in WRITTEN_HERE:
-            raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
+            raise ValueError(f"`{name}` is a connection header, which is set by the gateway")
 
 
 class Basic(Settings):
@@ -92,12 +92,12 @@ class OAuth2(Settings):
             if getattr(self, name) is None and name == needed:
                 raise ValueError(f"no `{name}`; expected one for `client_auth: {self.client_auth}`")
             if getattr(self, name) is not None and name != needed:
-                raise ValueError(f"`{name}` means nothing for `client_auth: {self.client_auth}`")
+                raise ValueError(f"`{name}` has no effect with `client_auth: {self.client_auth}`")
         if self.assertion_audience is not None and self.client_auth != "private_key_jwt":
-            raise ValueError(f"`assertion_audience` means nothing for `client_auth: {self.client_auth}`")
+            raise ValueError(f"`assertion_audience` has no effect with `client_auth: {self.client_auth}`")
         check_own(self.token_headers)
         if self.client_auth in BY_SECRET and any(name.lower() == "authorization" for name in self.token_headers):
-            raise ValueError(f"`token_headers` has Authorization beside `client_auth: {self.client_auth}`")
+            raise ValueError(f"`token_headers` has Authorization, which `client_auth: {self.client_auth}` sets")
         if self.client_auth == "certificate" and self.tls.certificate is None:
             raise ValueError("no `tls.certificate`; expected one for `client_auth: certificate`")
 

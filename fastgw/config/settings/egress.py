@@ -83,7 +83,7 @@ class EgressCredentials(Settings):
         for name, default in _UNSAID.items():
             if name not in (*needed, *possible) and getattr(self, name) != default:
                 fitting = " or ".join(type for type, (needs, may) in OF_TYPES.items() if name in (*needs, *may))
-                raise ValueError(f"`{name}` means nothing for `type: {self.type}`; it is for {fitting}")
+                raise ValueError(f"`{name}` has no effect with `type: {self.type}`; it is for {fitting}")
 
 
 _OF_SECRETS: Final = ("client_secret", "client_key", "client_auth", "assertion_audience")
@@ -174,7 +174,7 @@ class EgressService(EgressEntry):
 
     def __post_init__(self) -> None:
         if (self.url is None) == (not self.entries):
-            raise ValueError("not one thing to call; expected either `url` or `entries`")
+            raise ValueError("expected exactly one of `url` and `entries`")
 
 
 _CONSUMERS: Final = Besides(
@@ -220,9 +220,12 @@ class Egress(Settings):
 
     def __post_init__(self) -> None:
         if self.listener is not None and self.listeners:
-            raise ValueError("both `listener` and `listeners`; expected one of them")
+            raise ValueError("`listener` and `listeners` are mutually exclusive")
         if self.listeners and self.addressing != "path":
-            raise ValueError("both `addressing` and `listeners`; expected the addressing of each listener there")
+            raise ValueError(
+                "`addressing` and `listeners` are mutually exclusive; set the addressing of each listener in "
+                "`listeners`"
+            )
 
 
 class Kubernetes(Settings):
@@ -271,7 +274,7 @@ class Kyma(Settings):
 
     def __post_init__(self) -> None:
         if (self.directory is None) == (self.kubernetes is None):
-            raise ValueError("not one source; expected either `directory` or `kubernetes`")
+            raise ValueError("expected exactly one of `directory` and `kubernetes`")
 
 
 class Providers(Settings):

@@ -394,7 +394,7 @@ class Fallback(Settings):
 
     def __post_init__(self) -> None:
         if (self.upstream is None) == (self.respond is None):
-            raise ValueError("not one thing to do; expected either `upstream` or `respond`")
+            raise ValueError("expected exactly one of `upstream` and `respond`")
 
 
 Share = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -510,7 +510,7 @@ class ConsumerKey(Settings):
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.key_sha256 is None):
-            raise ValueError("not one key; expected either `key` or `key_sha256`")
+            raise ValueError("expected exactly one of `key` and `key_sha256`")
 
 
 class ConsumerPassword(Settings):
@@ -543,7 +543,7 @@ class ConsumerCertificate(Settings):
 
     def __post_init__(self) -> None:
         if sum(each is not None for each in (self.subject, self.san, self.fingerprint_sha256)) != 1:
-            raise ValueError("not one mark; expected one of `subject`, `san` and `fingerprint_sha256`")
+            raise ValueError("expected exactly one of `subject`, `san` and `fingerprint_sha256`")
 
 
 class ConsumerSigningKey(Settings):

@@ -73,7 +73,7 @@ class Secret(Struct, frozen=True):
         return []
 
 
-RedisUrl = Annotated[Secret, Checked(check_redis, "expected a Redis that can be used")]
+RedisUrl = Annotated[Secret, Checked(check_redis, "expected a Redis URL")]
 """Redis in which nodes share state."""
 
 

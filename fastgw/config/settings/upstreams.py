@@ -40,7 +40,7 @@ class Target(Settings):
     too few targets that may be picked (`load_balancing.spill_below`)."""
 
 
-WrittenTarget = Annotated[Target, Shorthand("url", "a URL or a mapping of settings")]
+WrittenTarget = Annotated[Target, Shorthand("url", "a URL or an object")]
 """A target, which may be written as its URL alone."""
 Targets = Some[WrittenTarget]
 """A list of targets as it is written."""
@@ -119,7 +119,7 @@ class Sticky(Settings):
 
     def __post_init__(self) -> None:
         if self.same_site == "none" and self.secure is not True:
-            raise ValueError("`same_site: none` without `secure: true`: browsers would not take the cookie")
+            raise ValueError("`same_site: none` without `secure: true`: browsers reject such a cookie")
 
 
 class LoadBalancing(Settings):
@@ -162,9 +162,11 @@ class LoadBalancing(Settings):
 
     def __post_init__(self) -> None:
         if self.hash_on is not None and self.algorithm != "consistent_hash":
-            raise ValueError("`hash_on` is for `algorithm: consistent_hash`")
+            raise ValueError("`hash_on` needs `algorithm: consistent_hash`")
         if self.slow_start is not None and self.algorithm in ("ip_hash", "consistent_hash"):
-            raise ValueError(f"`slow_start` is not for `{self.algorithm}`: clients would move with each step")
+            raise ValueError(
+                f"`slow_start` is not supported with `{self.algorithm}`: clients would change targets at each step"
+            )
 
 
 class UpstreamTimeouts(Settings):
@@ -213,7 +215,7 @@ class Backoff(Settings):
 
     def __post_init__(self) -> None:
         if self.base > self.max:
-            raise ValueError("`base` is longer than `max`; expected the same or less")
+            raise ValueError("`base` is longer than `max`")
 
 
 class Retries(Settings):
@@ -253,7 +255,7 @@ class Retries(Settings):
 
     def __post_init__(self) -> None:
         if self.per_try_timeout is not None and "per_try_timeout" not in self.conditions:
-            raise ValueError('`per_try_timeout` without a retry; expected "per_try_timeout" among `conditions`')
+            raise ValueError('`per_try_timeout` is set, but "per_try_timeout" is not among `conditions`')
 
 
 class Hedge(Settings):
@@ -331,7 +333,7 @@ class ActiveHealth(Settings):
         if self.type == "tcp":
             for name, default in OF_HTTP_CHECKS.items():
                 if getattr(self, name) != default:
-                    raise ValueError(f"`{name}` means nothing for `type: tcp`")
+                    raise ValueError(f"`{name}` has no effect with `type: tcp`")
 
 
 class PassiveHealth(Settings):

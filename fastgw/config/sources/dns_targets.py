@@ -60,7 +60,7 @@ def looked_up(name: str) -> bytes:
     try:
         targets = found(split.netloc, _options(name)["scheme"])
         if not targets:
-            raise SyntaxProblem(f"{split.netloc} names no target")
+            raise SyntaxProblem(f"{split.netloc} is not a valid target")
     except SyntaxProblem:
         failures = _failed.get(name, (0, 0.0))[0] + 1
         wait = min(_FIRST_S * 2.0 ** min(failures - 1, 30), _interval(name))
@@ -86,7 +86,7 @@ def _addresses(where: str, scheme: str) -> list[dict[str, Any]]:
         OSError,
         UnicodeError,
     ) as error:  # a gaierror is one of the first; the second: a label of no length, or long
-        raise SyntaxProblem(f"{host} cannot be looked up: {getattr(error, 'strerror', None) or error}") from error
+        raise SyntaxProblem(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from error
     addresses = {str(address[0]) for *_, address in answers}
     return [{"url": f"{scheme}://{f'[{each}]' if ':' in each else each}:{port}"} for each in addresses]
 
@@ -95,11 +95,11 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
     try:
         from dns import exception, resolver
     except ImportError as error:
-        raise MissingPackage("SRV records need a package that is missing; install fastgw[dns]") from error
+        raise MissingPackage("SRV records need the package dnspython; install fastgw[dns]") from error
     try:
         answers = [*resolver.resolve(name, "SRV", lifetime=PATIENCE_S)]
     except (exception.DNSException, OSError) as error:
-        raise SyntaxProblem(f"{name} cannot be looked up: {error}") from error
+        raise SyntaxProblem(f"{name} cannot be resolved: {error}") from error
     ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}
     return [
         {

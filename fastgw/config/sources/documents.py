@@ -107,7 +107,7 @@ class Document:
         spot = self._trace.root.find(path)
         name = self._variable_at(path)
         if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has found it to be what it may not be
-            wrong = f"the environment variable {name} holds nothing that fits here"
+            wrong = f"the environment variable {name} does not have a valid value for this setting"
         if expected and self.quotes and self._is_expansion(path):
             expected += "; `${…}` is not expanded: write {env: NAME} in place of the whole value"
         return self._problem(spot.key if at_key else spot.value, path, wrong, expected)
@@ -168,7 +168,7 @@ class Document:
 
     def _take_apart(self) -> None:
         if self._format is None:
-            raise SyntaxProblem(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
+            raise SyntaxProblem(f"unknown file format; expected a file name that ends in {', '.join(FORMATS)}")
         try:
             self._text = self._raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -176,16 +176,16 @@ class Document:
             raise SyntaxProblem("not UTF-8", marker(before)(len(before))) from error
         value, repeats = self._format.read(self._text)
         if self._most_values is not None and not _is_within(value, self._most_values):
-            raise SyntaxProblem(f"more than {self._most_values} values: it is bounded by admin.document_bytes")
+            raise SyntaxProblem(f"more than {self._most_values} values; the limit follows from admin.document_bytes")
         if repeats:
             self.problems += (
-                self._problem(repeat.mark, repeat.path, f"a repeated key; the first is in line {repeat.first[0]}")
+                self._problem(repeat.mark, repeat.path, f"duplicate key; first defined on line {repeat.first[0]}")
                 for repeat in self._trace.repeats
             )
         if isinstance(value, list if self.upstream else dict):
             self.value = value
         else:
-            expected = "a list of targets" if self.upstream else "a mapping of settings"
+            expected = "a list of targets" if self.upstream else "an object"
             said = "the file is empty" if value is None and not self._text.strip() else show(value)
             self.problems.append(self.problem((), said, f"expected {expected}"))
 
@@ -243,11 +243,11 @@ def read_all(
             try:
                 named = search.find(os.path.dirname(document.name), pattern)
             except SyntaxProblem as flaw:
-                expected = "expected a pattern of fewer folders"
+                expected = "expected a pattern that matches fewer directories"
                 all_found.problems.append(document.problem(place, f"{show(pattern)}: {flaw.wrong}", expected))
                 break
             if not named and has_magic(pattern):
-                all_found.notes.append(document.problem(place, f"{show(pattern)} names no file"))
+                all_found.notes.append(document.problem(place, f"{show(pattern)} matches no file"))
             elif not named:
                 all_found.problems.append(document.problem(place, f"{show(pattern)}: no such file"))
             for each in named:

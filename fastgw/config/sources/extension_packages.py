@@ -53,9 +53,9 @@ def type_called(name: str, filter_types: Mapping[str, type]) -> type:
     if isinstance(filter_types, Types):
         package = filter_types.package_of(name)
         if package:
-            raise UnknownType(wrong, f"the package {package} offers it: expected it under `{KEY}`")
+            raise UnknownType(wrong, f"the package {package} has it: add it to `{KEY}`")
         if "." in name:
-            raise UnknownType(wrong, 'a class of a package is written as "package.module:Class"')
+            raise UnknownType(wrong, 'a class is written as "package.module:Class"')
     raise UnknownType(wrong, suggest(name, filter_types))
 
 

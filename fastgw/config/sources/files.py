@@ -123,7 +123,7 @@ class Disk:
         if self._known is not None and name not in self._known:  # nobody waits for very many that do not answer
             self._lookups_end_at = min(self._lookups_end_at, now + AT_START_S)
             if now >= self._lookups_end_at:
-                raise SyntaxProblem(f"not looked up yet: others have taken {AT_START_S:g} s")
+                raise SyntaxProblem(f"not resolved yet: the lookups before it took {AT_START_S:g} s")
         return looked_up(name)
 
     def derive(self, name: str, content: bytes) -> None:
@@ -161,7 +161,7 @@ class Memory:
     def read(self, name: str) -> bytes:
         """All of a file. Raises `SyntaxProblem`."""
         if name not in self.held:
-            raise SyntaxProblem("cannot be read: it was not captured")
+            raise SyntaxProblem("cannot be read: it is not part of the captured configuration")
         if len(self.held[name]) > LARGEST:
             raise SyntaxProblem(_TOO_LONG.format(LARGEST // 1024**2))
         return self.held[name]

@@ -61,7 +61,7 @@ class Search:
                 for entry in listed:
                     self._left -= 1
                     if self._left < 0:
-                        raise SyntaxProblem(f"more than {MOST} names to look at")
+                        raise SyntaxProblem(f"more than {MOST} directory entries")
                     yield entry
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             if getattr(error, "errno", None) in OUT_OF:

@@ -72,7 +72,7 @@ class FilterRules:
         levels += [_uses(place, filters) for place, _, filters in self.merged.whole("filter_sets")]
         for place, use in (each for level in levels for each in level.values()):
             if isinstance(use, FilterUse) and use.shadow:
-                yield place.problem("in shadow: it tells what it would do, and does nothing")
+                yield place.problem("shadow mode: it logs what it would do, and never acts")
 
     def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
         """The listeners or upstreams that have filters."""
@@ -129,7 +129,7 @@ class FilterRules:
                         f"{subject}{'removes' if use is None else 'replaces'} that of {owner.name} ({at})"
                     )
                 elif use is None and not self._removes_default(level, name):
-                    yield place.problem(f"{subject}there is nothing to remove; did you mean {{}}?")
+                    yield place.problem(f"{subject}no outer level has a filter with this name; did you mean {{}}?")
 
     def _removes_default(self, level: Level, name: str) -> bool:
         """Whether the gateway has a filter of this name though nobody has written it."""

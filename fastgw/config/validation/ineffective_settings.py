@@ -35,7 +35,7 @@ def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
     if place is None or not isinstance(source, dict):
         return []
     said = " ".join(f"{kind}: {source[kind]}" for kind in ("file", "dns", "srv") if kind in source)
-    wrong = f"other targets were put in place of `{said}`, which counts again once this file is read again (reload)"
+    wrong = f"the admin API has replaced the targets of `{said}`; the next reload restores them"
     return [place.below("targets").problem(wrong)]
 
 
@@ -46,10 +46,10 @@ def _of_upstream(place: SourcePlace, upstream: Upstream) -> Iterator[Problem]:
     first: dict[Any, int] = {}
     for index, target in enumerate(upstream.targets):
         if target.url in first:
-            yield place.below("targets", index).problem(f"it is targets[{first[target.url]}] once more")
+            yield place.below("targets", index).problem(f"duplicate of targets[{first[target.url]}]")
         first.setdefault(target.url, index)
     if not any(target.weight for target in upstream.targets):
-        yield place.below("targets").problem("no target has a weight: all requests are answered 503")
+        yield place.below("targets").problem("all targets have weight 0: every request is answered 503")
     if len(first) > 1:
         return
     for steps in _FOR_SEVERAL:
@@ -57,25 +57,27 @@ def _of_upstream(place: SourcePlace, upstream: Upstream) -> Iterator[Problem]:
         for step in steps:
             settings = getattr(settings, step)
         if settings is not None:
-            yield place.below(*steps).problem("the upstream has one target: there is no other to be asked")
+            yield place.below(*steps).problem("the upstream has only one target: requests cannot be hedged")
 
 
 def _of_route(place: SourcePlace, route: Route, upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
     fallback = None if route.fallback is None else route.fallback.upstream
     if fallback is not None and set(route.destinations) == {fallback}:
-        yield place.below("fallback", "upstream").problem("it is the route's own, which is not asked once more")
+        yield place.below("fallback", "upstream").problem(
+            "it is the upstream of the route itself, which is not tried again"
+        )
     if route.trailing_slash == "same" and not any(len(either_slash(parse_path(path))) > 1 for path in route.paths):
-        wrong = "no path of this route ends in text or a parameter: it matches with and without a slash anyway"
+        wrong = "it has no effect: every path of this route matches with and without a trailing slash anyway"
         yield place.below("trailing_slash").problem(wrong)
     if isinstance(route.upstream, Mapping):
         canaries = () if route.split is None else route.split.canaries
         named = {canary.upstream for canary in canaries}
         for name, share in route.upstream.items():
             if not share and name not in named:
-                yield place.below("upstream", name).problem("it gets no requests: no share, and no canary names it")
+                yield place.below("upstream", name).problem("it gets no requests: its share is 0 and no canary uses it")
     for destination in route.destinations:
         upstream = upstreams.get(destination) if isinstance(destination, str) else None
         per_try = None if upstream is None else upstream.retries.per_try_timeout
         if per_try is not None and per_try >= (route.timeout or inf):
             each = f"`per_try_timeout` of upstream {show(destination)} is {write_duration(per_try)}"
-            yield place.below("timeout").problem(f"{each}: all tries together have no longer, so there is one")
+            yield place.below("timeout").problem(f"{each}: the route's timeout is not longer, so there are no retries")

@@ -19,7 +19,7 @@ def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None
             raise ValueError(f"the package {package} is missing; install fastgw[kubernetes]")
     if settings.kubeconfig is None:
         if settings.context is not None:
-            raise ValueError("`context` of no kubeconfig; expected a `kubeconfig` as well")
+            raise ValueError("`context` needs a `kubeconfig`")
         return
     known, current = _contexts(read(settings.kubeconfig))
     wanted = settings.context or current
@@ -27,7 +27,7 @@ def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None
         raise ValueError("the kubeconfig has no current context; expected a `context`")
     if wanted not in known:  # names that stand there are not shown
         named = f"the kubeconfig has no context {show(wanted)}"
-        wrong = "the current context of the kubeconfig is not in it" if settings.context is None else named
+        wrong = "the current context of the kubeconfig is not defined in it" if settings.context is None else named
         raise ValueError(f"{wrong}; expected {'another' if known else 'a kubeconfig with contexts'}")
 
 
@@ -40,5 +40,5 @@ def _contexts(content: bytes) -> tuple[list[str], str]:
         known = [str(each["name"]) for each in written.get("contexts") or ()]
         current = written.get("current-context") or ""
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError("the kubeconfig cannot be read; expected a file such as kubectl has") from error
+        raise ValueError("the kubeconfig cannot be read; expected a file as used by kubectl") from error
     return known, str(current)

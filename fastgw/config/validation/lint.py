@@ -60,9 +60,9 @@ def _expansions(merged: Merged) -> Iterator[Problem]:
                 continue
             at = SourcePlace(reading, path)
             if _EXPANSION.search(text) is not None:
-                yield at.value_problem("`${…}` is taken as it is; write {env: NAME} in place of the whole value")
+                yield at.value_problem("`${…}` is taken literally; write {env: NAME} in place of the whole value")
             elif (found := _NGINX.search(text)) is not None:
-                yield at.value_problem(f"`{found[0]}` is taken as it is: there are no variables in texts")
+                yield at.value_problem(f"`{found[0]}` is taken literally: variables in strings are not supported")
 
 
 def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -83,8 +83,10 @@ def _sinks(merged: Merged) -> Iterator[Problem]:
         sink = None if access_log is BROKEN else place.raw.get("sink")
         if sink in _NO_SINKS:
             meant = "`stdout`, or the name of a file such as /dev/stderr"
-            none = "; `access_logs: []` logs nowhere" if sink in ("off", "none", "-") else ""
-            yield place.below("sink").value_problem(f"a file called {show(sink)} is written; a sink is {meant}{none}")
+            none = "; `access_logs: []` turns access logs off" if sink in ("off", "none", "-") else ""
+            yield place.below("sink").value_problem(
+                f"this writes to a file named {show(sink)}; a sink is {meant}{none}"
+            )
 
 
 def _of_routes(merged: Merged) -> Iterator[Problem]:
@@ -103,32 +105,30 @@ def _catches_all(route: Route) -> bool:
 
 def _of_route(place: SourcePlace, route: Route, catching_all: list[Route]) -> Iterator[Problem]:
     if route.paths == ("/",) and route.upstream is not None and not any(_meet(route, each) for each in catching_all):
-        wrong = "`/` is that path alone: any other finds no route; `/*` takes all of them"
+        wrong = "`/` matches that path only; `/*` matches all paths"
         yield place.below("paths", 0).value_problem(wrong)
     for index, path in enumerate(route.paths):
         if (modifier := _MODIFIER.match(path)) is not None:
-            wrong = "it can match nothing: a regular expression begins right behind `~`, such as ~^/v[0-9]+/"
-            without_case = "; without case: ~(?i)^/v[0-9]+/" if "*" in modifier[0] else ""
+            wrong = "it cannot match anything: a regular expression starts right after `~`, such as ~^/v[0-9]+/"
+            without_case = "; case-insensitive: ~(?i)^/v[0-9]+/" if "*" in modifier[0] else ""
             yield place.below("paths", index).value_problem(wrong + without_case)
         elif not path.startswith("~") and (found := _ELSEWHERE.search(path)) is not None:
-            wrong = f"`{found[1]}` is compared as text: a parameter is written {{name}}, such as /users/{{id}}"
+            wrong = f"`{found[1]}` is matched literally: a parameter is written {{name}}, such as /users/{{id}}"
             yield place.below("paths", index).value_problem(wrong)
         elif not path.startswith("~") and LIKE_REGEX.search(path) is not None:
-            wrong = "it is compared as text: a regular expression begins with `~`, such as ~^/v[0-9]+/"
+            wrong = "it is matched literally: a regular expression starts with `~`, such as ~^/v[0-9]+/"
             yield place.below("paths", index).value_problem(wrong)
         elif path.startswith("~") and _BRACES.search(path) is not None:
-            wrong = "`{…}` in a regular expression is text: parameters are for paths without `~`"
+            wrong = "`{…}` in a regular expression is not a parameter: parameters are for paths without `~`"
             yield place.below("paths", index).value_problem(wrong)
     for key, conditions in (("headers", route.headers), ("query", route.query)):
         for name, value in conditions.items():
             if value.startswith("~") or _BRACES.search(value) is not None or value == "*":
-                wrong = "it is compared as text: there are no patterns here"
+                wrong = "it is compared literally: patterns are not supported here"
                 yield place.below(key, name).value_problem(wrong)
     for steps, template in _templates(route):
         if (group := _GROUP.search(template)) is not None:
-            wrong = (
-                f"`{group[0]}` is taken as it is: what a path has in it is named, `{{name}}`, and needs a path with it"
-            )
+            wrong = f"`{group[0]}` is taken literally: use a named path parameter, `{{name}}`, and a path that has it"
             yield place.below(*steps).value_problem(wrong)
 
 
@@ -160,7 +160,7 @@ def _never_reached(merged: Merged) -> Iterator[Problem]:
         if keys and all(each is not None for each in before):
             first = before[0]
             assert first is not None
-            wrong = f"it is never asked: route {show(first[1].name)} ({first[0]}) takes all of its requests"
+            wrong = f"it is unreachable: route {show(first[1].name)} ({first[0]}) matches all of its requests first"
             yield place.below("name").value_problem(wrong)
         for key in keys:
             taken.setdefault(key, []).append((place, route))
@@ -195,7 +195,7 @@ def _credentials_that_nobody_reads(merged: Merged) -> Iterator[Problem]:
             if holders:
                 others = f" (and {len(holders) - 1} more)" if holders[1:] else ""
                 filters = " or ".join(f"`{each}`" for each in types)
-                yield holders[0].below(key).problem(f"no filter reads it: there is no {filters}{others}")
+                yield holders[0].below(key).problem(f"no filter uses it: there is no {filters}{others}")
 
 
 def _filter_types(merged: Merged) -> Iterator[str]:

@@ -67,10 +67,10 @@ def one_listener_per_address(merged: Merged) -> None:
         if other is None:
             held.append((address, place))
         elif other[0] == address:
-            place.report(f"{address} is taken by {other[1]}", "expected an address of its own", at_key=False)
+            place.report(f"{address} is already used by {other[1]}", "expected a unique address", at_key=False)
         else:
-            wrong = f"{address} overlaps {other[0]}, which is taken by {other[1]}"
-            place.report(wrong, "expected an address of its own", at_key=False)
+            wrong = f"{address} overlaps {other[0]}, which is used by {other[1]}"
+            place.report(wrong, "expected a unique address", at_key=False)
 
 
 def _overlap(one: Address, other: Address) -> bool:
@@ -98,8 +98,8 @@ def sinks_are_files(merged: Merged) -> None:
         sink = None if access_log is BROKEN else place.raw.get("sink")
         if isinstance(sink, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", sink) is not None:
             kind = sink.partition("://")[0]
-            wrong = f"a URL ({kind}://…): logs are sent nowhere"
-            expected = 'expected "stdout" or the name of a file, from which a collector reads'
+            wrong = f"a URL ({kind}://…): sending logs is not supported"
+            expected = 'expected "stdout" or a file that a log collector reads'
             place.below("sink").report(wrong, expected, at_key=False)
 
 
@@ -108,7 +108,9 @@ def proxy_protocol_needs_trust(merged: Merged) -> None:
         if listener.address is BROKEN or listener.address.path:
             continue  # who may write to a unix socket is trusted: its permissions say who
         if listener.proxy_protocol == "required" and not listener.trusted_proxies:
-            place.below("proxy_protocol").report("nobody is trusted to send it", "expected `trusted_proxies` beside it")
+            place.below("proxy_protocol").report(
+                "no peer is trusted to send the PROXY header", "expected `trusted_proxies` as well"
+            )
 
 
 def admin_is_guarded(merged: Merged) -> None:
@@ -118,8 +120,8 @@ def admin_is_guarded(merged: Merged) -> None:
         if admin.address.local or (certified and admin.tls.client_auth.mode == "required"):
             continue
         if place.raw.get("token") is None and not place.below("token").misspelt:  # a wrong one is reported as such
-            wrong = f"{admin.address} can be reached from other machines"
-            expected = "expected a `token` beside it, or `tls` with a `client_auth` that is `required`"
+            wrong = f"{admin.address} is reachable from other machines"
+            expected = "expected a `token`, or `tls` with `client_auth: {mode: required, …}`"
             place.below("address").report(wrong, expected, at_key=False)
 
 
@@ -130,7 +132,7 @@ def routes_have_their_own_names(merged: Merged) -> None:
             continue
         if route.name in taken:
             wrong = f"{show(route.name)} is the name of the route at {taken[route.name].below('name')} too"
-            place.below("name").report(wrong, "expected a name of its own", at_key=False)
+            place.below("name").report(wrong, "expected a unique name", at_key=False)
         else:
             taken[route.name] = place
 
@@ -139,13 +141,13 @@ def routes_have_one_end(merged: Merged) -> None:
     for place, _ in merged.routes_to_judge():
         given = [end for end in ENDS if place.raw.get(end) is not None]
         if len(given) > 1:
-            place.report(f"{' and '.join(given)} exclude each other", "expected one of them")
+            place.report(f"{' and '.join(given)} are mutually exclusive", "expected one of them")
         elif not given and not any(place.below(end).misspelt for end in ENDS):
-            place.report("nothing to do with a request", f"expected one of {', '.join(ENDS)}")
+            place.report("the route has no action", f"expected one of {', '.join(ENDS)}")
         if given and "upstream" not in given:
             for key in OF_UPSTREAM:
                 if key in place.raw:
-                    place.below(key).report("means nothing without an upstream", f"expected it not beside {given[0]}")
+                    place.below(key).report("has no effect without an upstream", f"mutually exclusive with {given[0]}")
 
 
 def names_are_known(merged: Merged) -> None:
@@ -166,7 +168,7 @@ def names_are_known(merged: Merged) -> None:
                 at.report(f"unknown upstream {show(name)}", suggest(name, known), at_key=split)
         for index, canary in _whole(route.split.canaries if route.split is not None else ()):
             if canary.upstream not in route.destinations:
-                wrong = f"{show(canary.upstream)} is none of the route's upstreams"
+                wrong = f"{show(canary.upstream)} is not one of the route's upstreams"
                 at = place.below("split", "canaries", index, "upstream")
                 at.report(wrong, suggest(canary.upstream, [*map(str, route.destinations)]), at_key=False)
         fallback = route.fallback.upstream if route.fallback is not None else None
@@ -174,9 +176,12 @@ def names_are_known(merged: Merged) -> None:
             at = place.below("fallback", "upstream")
             at.report(f"unknown upstream {show(fallback)}", suggest(fallback, known), at_key=False)
         if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
-            place.below("upstream").report("no upstream has a share", "expected one that is more than 0")
+            place.below("upstream").report("all shares are 0", "expected at least one share above 0")
         elif not split and route.split is not None:
-            place.below("split").report("there is nothing to divide", "expected several upstreams, with their shares")
+            place.below("split").report(
+                "the route has only one upstream: there is no traffic to split",
+                "expected several upstreams with shares",
+            )
 
 
 def route_patterns(merged: Merged) -> None:
@@ -198,10 +203,10 @@ def _check_prefix(route: Route, place: SourcePlace, paths: list[Any] | None) -> 
     at = place.below("strip_prefix")
     prefix = _parsed(patterns.parse_strip_prefix, route.strip_prefix, at)
     if route.rewrite is not None:
-        at.report("strip_prefix and rewrite exclude each other", "expected one of them")
+        at.report("strip_prefix and rewrite are mutually exclusive", "expected one of them")
     if prefix is not BROKEN and paths and not any(_may_begin(path, prefix) for path in paths):
-        wrong = f"no path of this route begins with {show(route.strip_prefix)}"
-        at.report(wrong, "expected the beginning of a path", at_key=False)
+        wrong = f"no path of this route starts with {show(route.strip_prefix)}"
+        at.report(wrong, "expected a prefix of one of its paths", at_key=False)
 
 
 def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
@@ -288,25 +293,27 @@ def raw_paths_are_not_rewritten(merged: Merged) -> None:
     """Check that no raw path is rewritten: a rewrite is made of the normal form."""
     for place, route in merged.routes_to_judge():
         if route.path.forward == "raw" and route.rewrite is not None:
-            place.below("rewrite").report("the client's own path is sent", "expected it not beside path.forward: raw")
+            place.below("rewrite").report(
+                "the client's path is forwarded unchanged", "mutually exclusive with path.forward: raw"
+            )
 
 
 def upgrades_that_are_tunnels(merged: Merged) -> None:
     for place, route in merged.routes_to_judge():
         for index, protocol in _whole(route.upgrade):
             if protocol.lower() == "h2c":
-                wrong = "h2c would carry requests past the gateway"
-                place.below("upgrade", index).report(wrong, "expected a protocol for a tunnel", at_key=False)
+                wrong = "h2c would bypass the gateway"
+                place.below("upgrade", index).report(wrong, "expected a protocol that can be tunnelled", at_key=False)
 
 
 def methods_that_are_served(merged: Merged) -> None:
     for place, route in merged.routes_to_judge():
         for index, method in _whole(route.methods):
             if method in ("CONNECT", "TRACE"):
-                wrong = f"{method} is always refused"
+                wrong = f"{method} is always rejected"
                 place.below("methods", index).report(wrong, "expected another method", at_key=False)
             elif not knows_method(method):
-                wrong = f"{method} is always refused: llhttp does not know it"
+                wrong = f"{method} is always rejected: it is unknown to llhttp"
                 place.below("methods", index).report(wrong, "expected another method", at_key=False)
 
 
@@ -318,7 +325,7 @@ def state_that_works(merged: Merged) -> None:
             secret = state.url
             check_url(secret_in(secret.file, place.reading.files.read(secret.file)) if secret.file else secret.value())
         except ValueError as error:
-            place.below("url").report(str(error), "expected a Redis that can be used", at_key=False)
+            place.below("url").report(str(error), "expected a Redis URL", at_key=False)
 
 
 def kubernetes_that_can_be_asked(merged: Merged) -> None:
@@ -344,7 +351,7 @@ def sticky_keys_that_sign(merged: Merged) -> None:
         except (SecretError, SyntaxProblem):
             continue  # it is told where it was read
         if len(said) < SHORTEST_KEY:
-            at.report(f"{len(said)} characters", f"expected {SHORTEST_KEY} at least", at_key=False)
+            at.report(f"{len(said)} characters", f"expected at least {SHORTEST_KEY}", at_key=False)
 
 
 def consumers_are_told_apart(merged: Merged) -> None:
@@ -355,12 +362,12 @@ def consumers_are_told_apart(merged: Merged) -> None:
             continue
         for mark in marks_of(consumer, place.reading.files.read):
             if mark.wrong:
-                place.below(*mark.path).report(mark.wrong, "expected one that a request can show", at_key=False)
+                place.below(*mark.path).report(mark.wrong, "expected one that a client can send", at_key=False)
                 continue
             first, path = taken.setdefault((mark.kind, mark.value), (place, mark.path))
             if (first, path) != (place, mark.path):
-                wrong = f"{NOUNS[mark.kind]} is that at {first.below(*path)} too"
-                place.below(*mark.path).report(wrong, "expected one of its own", at_key=False)
+                wrong = f"{NOUNS[mark.kind]} is already used at {first.below(*path)}"
+                place.below(*mark.path).report(wrong, "expected a unique value", at_key=False)
 
 
 def deadline_headers_are_free(merged: Merged) -> None:
@@ -368,7 +375,7 @@ def deadline_headers_are_free(merged: Merged) -> None:
     for place, route in merged.routes_to_judge():
         name = route.deadline_header
         if isinstance(name, str) and name.lower().encode() in READ_IN_REQUESTS:
-            wrong = f"{show(name)} is a field that the gateway writes for another purpose"
+            wrong = f"{show(name)} is a header that the gateway sets for another purpose"
             place.below("deadline_header").report(wrong, 'expected a name such as "X-Request-Timeout"', at_key=False)
 
 

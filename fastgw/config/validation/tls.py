@@ -44,7 +44,7 @@ def tls_that_works(merged: Merged) -> None:
             continue
         tls, at = upstream.tls, place.below("tls")
         if upstream.targets is not BROKEN and not _speaks_tls(place, upstream):
-            at.report("no target of this upstream is https", "expected an https target, or no `tls`")
+            at.report("no target of this upstream uses https", "expected an https target, or no `tls`")
         if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
             given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
             at.below(given).report(f"there is no `{lacking}`", "expected both or neither")
@@ -96,7 +96,7 @@ def _doubts(certificate: dict[str, Any], now: float) -> Iterator[str]:
     elif until < now + EXPIRES_SOON_S["certificate"]:
         yield f"the certificate expires soon: {certificate['notAfter']}"
     if not certificate.get("subjectAltName"):
-        yield "the certificate names no host (subjectAltName): clients that verify it refuse it"
+        yield "the certificate has no host name (subjectAltName): clients that verify it reject it"
 
 
 def _never_shown(tls: Any, at: SourcePlace) -> Iterator[Problem]:
@@ -107,7 +107,7 @@ def _never_shown(tls: Any, at: SourcePlace) -> Iterator[Problem]:
             return
         group = grouping.add(at.reading.files.read(pair.certificate))
         if group is grouping.groups[-1] and len(group.places) == 1 and group.names and taken.issuperset(group.names):
-            wrong = "the certificate is never shown: others before it are for the same names"
+            wrong = "the certificate is never used: earlier ones cover the same names"
             yield at.below("certificates", index, "certificate").problem(wrong)
         taken.update(group.names)
 
@@ -119,7 +119,7 @@ def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
     if tls.client_auth in (None, BROKEN):
         return
     if isinstance(tls.client_auth.ca, str) and not has_authority(at.reading.files.read(tls.client_auth.ca)):
-        wrong = "no certificate in it is that of an authority (CA): it vouches for no client's"
+        wrong = "it contains no CA certificate: no client certificate can be verified with it"
         yield at.below("client_auth", "ca").problem(wrong)
     for name, file, ends in (
         ("ca", tls.client_auth.ca, authority_ends),
@@ -129,8 +129,12 @@ def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
         if until is None or until >= now + EXPIRES_SOON_S[name]:
             continue
         date = time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(until))
-        what = "a revocation list" if name == "crl" else "an authority"
-        refused = "clients whose certificates it is about are refused" if name == "crl" else "its clients are refused"
+        what = "a revocation list" if name == "crl" else "a CA certificate"
+        refused = (
+            "clients with certificates of its issuer are rejected"
+            if name == "crl"
+            else "clients with its certificates are rejected"
+        )
         told = f"{what} has expired, {refused}: {date}" if until < now else f"{what} expires soon: {date}"
         yield at.below("client_auth", name).problem(told)
 

@@ -198,7 +198,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         """Yield a warning if nobody can authenticate, as no consumer has anything of this setting, such as
         `key_auth`."""
         if not (self.alternative or self.consumer_files or any(getattr(each, credential) for each in self.consumers)):
-            yield f"no consumer has a `{credential}`: nobody can pass"
+            yield f"no consumer has a `{credential}`: every request is refused"
 
 
 def warnings_by(use: FilterUse, context: WarningContext) -> Iterator[str]:

@@ -31,7 +31,7 @@ def token_in(values: Sequence[bytes]) -> bytes | None:
     match = _BEARER(values[0])
     if len(values) > 1:
         if any(map(_BEARER, values)):
-            raise Unclear("there is more than one Authorization field")
+            raise Unclear("there is more than one Authorization header")
         return None
     if match is None:
         return None
@@ -39,7 +39,7 @@ def token_in(values: Sequence[bytes]) -> bytes | None:
     if len(token) > LONGEST:
         raise Unclear("the token is too long")
     if _IS_TOKEN(token) is None:
-        raise Unclear("the token has characters that no token has")
+        raise Unclear("the token has invalid characters")
     return token
 
 

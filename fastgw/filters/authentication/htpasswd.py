@@ -76,7 +76,7 @@ class Htpasswd:
                     except ValueError as error:
                         raise ValueError(f"line {number}: {error}") from error
         if not self._hashes:
-            raise ValueError("no user in it; expected lines of `user:hash`")
+            raise ValueError("it has no user; expected lines of `user:hash`")
         # An unknown user takes the time that a known one would: that of the same one each time.
         self._decoys = tuple(self._hashes.values())
         self._key = os.urandom(16)
@@ -93,7 +93,7 @@ class Htpasswd:
         except ValueError:
             raise ValueError("no username; expected `user:hash`") from None  # it would be shown
         if name in self._hashes:
-            raise ValueError("a user that is there twice")
+            raise ValueError("a duplicate user")
         if len(self._hashes) == MOST_USERS:
             raise ValueError(f"more than {MOST_USERS} users; expected consumers with `basic_auth`")
         if wrong := _why_not(kept):
@@ -127,16 +127,16 @@ def _plain(text: str) -> dict[str, str]:
 def _why_not(kept: str) -> str:
     """Return the reason why passwords are not checked against this; "" when they are."""
     if match := _BCRYPT.fullmatch(kept):
-        return f"bcrypt of a cost above {_DEAREST_BCRYPT}" if int(match[1]) > _DEAREST_BCRYPT else ""
+        return f"a bcrypt hash with a cost above {_DEAREST_BCRYPT}" if int(match[1]) > _DEAREST_BCRYPT else ""
     if kept.startswith("$argon2"):
         try:
             asked = argon2.extract_parameters(kept)
         except InvalidHashError:
-            return "not a hash of argon2"
+            return "not an argon2 hash"
         dear = asked.memory_cost > _DEAREST_ARGON2_KIB or asked.time_cost > _DEAREST_ARGON2_TIMES
-        return "argon2 that would take too much memory or time" if dear or asked.parallelism > 16 else ""
+        return "an argon2 hash that takes too much memory or time" if dear or asked.parallelism > 16 else ""
     name = next((name for begin, name in _REFUSED.items() if kept.startswith(begin)), "")
-    return f"a hash by {name}, which is quick to guess or that nothing here can check" if name else "no hash"
+    return f"a hash by {name}, which is weak or not supported" if name else "no hash"
 
 
 def _matches(kept: str, password: str) -> bool:

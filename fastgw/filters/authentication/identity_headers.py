@@ -26,9 +26,9 @@ def check_written(names: Iterable[str], credentials_allowed: bool = False) -> No
     for name in names:
         field = folded(name.encode())
         if field in never:
-            raise ValueError(f"`{name}` cannot be written by a filter; expected another field")
+            raise ValueError(f"`{name}` cannot be set by a filter; expected another header")
         if field in taken:
-            raise ValueError(f"two values go into `{name}`; expected a field for each")
+            raise ValueError(f"two values are sent in `{name}`; expected a header for each")
         taken.add(field)
 
 
@@ -38,5 +38,5 @@ def check_label(name: str) -> None:
     Raises `ValueError` as `check_written`, and for one that means something in a response already.
     """
     if folded(name.encode()) in _OF_RESPONSES:
-        raise ValueError(f"`{name}` means something else in a response; expected another field")
+        raise ValueError(f"`{name}` has another meaning in a response; expected another header")
     check_written((name,))

@@ -77,7 +77,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                 node.attempted(complaint)
             else:
                 if complaint:
-                    say(OperatorEvent.FEED_BACK, "%s: there again", self._title)
+                    say(OperatorEvent.FEED_BACK, "%s: fetched again", self._title)
                 if fetched.body != value:
                     self._tell(read_set(fetched.body))
                 node.attempted()
@@ -102,7 +102,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
 
     def _tell(self, keys: KeySet) -> None:
         for each in keys.passed_over:
-            say(OperatorEvent.KEY_PASSED_OVER, "%s: passed over: %s", self._title, each)
+            say(OperatorEvent.KEY_PASSED_OVER, "%s: skipped: %s", self._title, each)
 
 
 async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:
@@ -117,7 +117,7 @@ async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allow
         node.publish(value)  # there is nothing newer for those who wait
 
 
-_KEPT: Final = "the keys that it gave last are still good"
+_KEPT: Final = "the keys fetched last are still used"
 _NONE: Final = "no token can be verified until it answers"
 
 
@@ -132,7 +132,7 @@ def _check(status: int, body: bytes) -> None:
     keys = read_set(body)
     if not keys:
         why = f": {keys.passed_over[0]}" if keys.passed_over else ""
-        raise UnusableKey(f"there is no key that can be used in its answer{why}")
+        raise UnusableKey(f"its answer contains no usable key{why}")
 
 
 def good_for(cache_control: bytes | None) -> float:

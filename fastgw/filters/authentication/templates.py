@@ -30,7 +30,7 @@ class Unfit(Exception):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"{{{name}}} cannot stand in a field")
+        super().__init__(f"{{{name}}} is not allowed in a header")
 
 
 def _consumer(exchange: Exchange) -> bytes | None:
@@ -125,7 +125,7 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
             if name.startswith(_CLAIMS):
                 claim_path(name.removeprefix(_CLAIMS))
             elif name not in VALUES and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
-                raise ValueError(f'"{text}" has {{{name}}}, which is the name of nothing')
+                raise ValueError(f'"{text}" has the unknown variable {{{name}}}')
             pieces.append((b"", name))
         elif piece in "{}":
             raise ValueError(f'"{text}" has a single brace')

@@ -81,10 +81,10 @@ def certificate_of(claims: Claims) -> str:
         return ""
     digest = bond.get("x5t#S256") if isinstance(bond, dict) and len(bond) == 1 else None
     if not isinstance(digest, str) or not digest.isascii():
-        raise TokenRefused("the token is bound to a key")
-    fingerprint = unencoded(digest.encode(), "the token's bond")
+        raise TokenRefused("the token is bound to something other than a client certificate, such as a DPoP key")
+    fingerprint = unencoded(digest.encode(), "the token's `cnf` claim")
     if len(fingerprint) != _FINGERPRINT:
-        raise TokenRefused("the token is bound to what is no certificate")
+        raise TokenRefused("the token's `x5t#S256` is not a certificate thumbprint")
     return fingerprint.hex()
 
 
@@ -96,7 +96,7 @@ def is_bearers(exchange: Exchange, certificate: str) -> bool:
     return shown is not None and shown.fingerprint == certificate
 
 
-OTHERS: Final = "the token is bound to another client certificate than the one shown"
+OTHERS: Final = "the token is bound to another client certificate"
 
 
 @final
@@ -162,7 +162,7 @@ class TokenPolicy:
 
     def absent(self, exchange: Exchange) -> Reply:
         """No token was sent: no error is told (RFC 6750 section 3.1)."""
-        return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self.missing, why="there is no token")
+        return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self.missing, why="the token is missing")
 
     def unclear(self, exchange: Exchange, why: str) -> Reply:
         """Refuse a request whose credential can be read in more than one way."""
@@ -210,7 +210,7 @@ class TokenPolicy:
             verdict = await self.keyring.judge(lambda keys: self._verdict(signed, token, keys))
         except TokenRefused as refusal:
             if not self.keyring.keys:
-                why = "no keys have been had from the provider yet"
+                why = "the keys of the provider have not been fetched yet"
                 return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=why)
             return self._refuse(exchange, str(refusal))
         return self._conclude(exchange, credential, verdict, then)
@@ -254,7 +254,7 @@ class TokenPolicy:
             return _Refusal(Fault.INSUFFICIENT_SCOPE, f"{detail[0].upper()}{detail[1:]}.", fields, why)
         for claim, rule in wanted.claim_rules:
             if not rule(claims):
-                return _Refusal(Fault.FORBIDDEN, "", (), f"the claim {claim} is not as the rules want it")
+                return _Refusal(Fault.FORBIDDEN, "", (), f"the claim {claim} does not satisfy its rules")
         return None
 
     def _is_still_good(self, verdict: TokenVerdict) -> bool:
@@ -303,7 +303,7 @@ def consumer_of(roster: Roster, issuer: str, subject: Any) -> Consumer | None:
 def explain_token(exchange: Exchange) -> str:
     """Describe the client and the remaining lifetime of the token, once it has passed."""
     exp = exchange.claims.get("exp")
-    who = f"consumer {exchange.consumer.name}" if exchange.consumer is not None else "a good token of nobody known"
+    who = f"consumer {exchange.consumer.name}" if exchange.consumer is not None else "a valid token of no consumer"
     return f"{who}, expires in {exp - time.time():.0f} s" if isinstance(exp, int | float) else f"{who}, never expires"
 
 
@@ -323,7 +323,7 @@ def field_value(claim: str, value: Any) -> bytes:
         text = _text(claim, value)
         raw, fit = text.encode(), text == text.strip()
     if not fit or IS_VALUE(raw) is None:
-        raise TokenRefused(f"the claim `{claim}` cannot be sent on in a field")
+        raise TokenRefused(f"the claim `{claim}` cannot be sent in a header")
     return raw
 
 
@@ -331,7 +331,7 @@ def _text(claim: str, value: Any) -> str:
     try:
         return value if isinstance(value, str) else orjson.dumps(value).decode()
     except TypeError:  # a number of more than 64 bits
-        raise TokenRefused(f"the claim `{claim}` cannot be sent on in a field") from None
+        raise TokenRefused(f"the claim `{claim}` cannot be sent in a header") from None
 
 
 def values_of(claim: Any) -> Sequence[Any]:

@@ -34,7 +34,7 @@ def key_warnings(context: WarningContext, asks_who: bool, groups: Iterable[str])
     """Yield the warnings of a limit. `asks_who`: whether it makes a difference who the client is; `groups`: those that
     have limits of their own."""
     if asks_who and context.positions and not (context.identified or context.client_certificates):
-        yield "no filter before it says who the client is: nobody is a consumer, or has claims"
+        yield "no filter before it authenticates the client: there is no consumer and there are no claims"
     yield from context.empty_groups(groups)
 
 

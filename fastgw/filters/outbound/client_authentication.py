@@ -114,7 +114,7 @@ def _signer(pem: bytes) -> tuple[str, Callable[[bytes], bytes]]:
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("the client's key is not a private key in PEM, without a password") from None
+        raise ValueError("`client_key` is not a PEM private key without a password") from None
     if isinstance(key, rsa.RSAPrivateKey):
         rsa_key = key
         return "RS256", lambda text: rsa_key.sign(text, padding.PKCS1v15(), SHA256())
@@ -128,7 +128,7 @@ def _signer(pem: bytes) -> tuple[str, Callable[[bytes], bytes]]:
             return r.to_bytes(32, "big") + s.to_bytes(32, "big")  # RFC 7518 section 3.4
 
         return "ES256", sign
-    raise ValueError("the client's key is of a kind that is not supported; expected RSA, P-256 or Ed25519")
+    raise ValueError("`client_key` has an unsupported type; expected RSA, P-256 or Ed25519")
 
 
 def _encoded(part: dict[str, object]) -> bytes:

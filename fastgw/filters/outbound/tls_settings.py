@@ -14,7 +14,7 @@ _DEFAULT: Final = UpstreamTls()
 def check_tls(url: Endpoint, tls: UpstreamTls) -> None:
     """Whether settings go together. Raises `ValueError`."""
     if tls != _DEFAULT and not url.origin.tls:
-        raise ValueError("there is `tls`, but the URL is not https")
+        raise ValueError("`tls` is set, but the URL is not https")
     if (tls.certificate is None) != (tls.key is None):
         given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
         raise ValueError(f"`tls` has a `{given}` but no `{lacking}`")

@@ -86,8 +86,8 @@ def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, ty
     if not points and not _is_installed(package):
         names = {point.dist.name for point in metadata.entry_points(group=GROUP) if point.dist is not None}
         near = nearest(package, names)
-        told = f"did you mean {show(near)}?" if near else "expected an installed package, by the name that pip knows"
-        raise UnknownType(f"there is no package {show(package)}", told)
+        told = f"did you mean {show(near)}?" if near else "expected the name of an installed package, as pip shows it"
+        raise UnknownType(f"package {show(package)} is not installed", told)
     offered: dict[str, type[Filter]] = {}
     for point in points:
         if (same := known.get(point.name) or offered.get(point.name)) is not None:
@@ -162,13 +162,13 @@ def _imported(module: str, class_name: str, name: str) -> type[Filter]:
 def _check(found: Any, where: str, name: str) -> None:
     """Whether it is a filter that can be used here. Raises `UnknownType`."""
     if not isinstance(found, type) or not issubclass(found, Filter):
-        raise UnknownType(f"{show(where)} is no filter", "expected a subclass of `fastgw.filters.api.Filter`")
+        raise UnknownType(f"{show(where)} is not a filter", "expected a subclass of `fastgw.filters.api.Filter`")
     if not hasattr(found, "phase"):
         expected = f"expected `class {found.__name__}(Filter, name=…, phase=Phase.…)`"
         raise UnknownType(f"{show(where)} has no phase", expected)
     if found.api != API:
         raise UnknownType(
-            f"{show(where)} is written for version {found.api} of the filter API", f"expected {API}, which fastgw has"
+            f"{show(where)} is written for filter API version {found.api}", f"expected {API}, which fastgw has"
         )
     if name and found.type_name != name:
         expected = "expected the entry point to have the same name"

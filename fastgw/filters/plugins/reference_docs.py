@@ -27,8 +27,8 @@ DEEPEST: Final = 6
 FEW: Final = 3
 """Most settings in another one that are documented beside it; more of them get a part of their own."""
 OF_ALL: Final = (
-    ("type", "text", "The filter type. Left out = the name of the instance."),
-    ("enforced", "true or false", "Whether nearer levels may neither replace nor remove this instance."),
+    ("type", "string", "The filter type. Default: the name of the instance."),
+    ("enforced", "true or false", "Whether inner levels are forbidden to replace or remove this instance."),
     (
         "shadow",
         "true or false",

@@ -77,7 +77,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
 
     def __post_init__(self) -> None:
         if any(isinstance(use.settings, Auth) for use in self.any_of):
-            raise ValueError("`auth` within `auth`; expected its members here")
+            raise ValueError("`auth` within `auth` is not allowed; list its methods here")
 
     def credential_places(self) -> CredentialLocations:
         places = NOWHERE
@@ -101,7 +101,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         if self.anonymous not in (REJECT, *known) and not context.consumer_files:
             meant = nearest(self.anonymous, known)
             if meant is not None:
-                yield f"`anonymous` is the name of no consumer; did you mean {show(meant)}?"
+                yield f"`anonymous` is an unknown consumer; did you mean {show(meant)}?"
 
     def client_identity(self) -> ClientIdentity:
         ways = [identity_by(use.settings) for use in self.any_of]
@@ -163,7 +163,7 @@ class _Way:
 
     def __init__(self, name: str, hooks: Hooks, beside: CredentialLocations) -> None:
         if hooks.request is None:
-            raise ValueError(f"`{name}` lets everybody in: it has no request step")
+            raise ValueError(f"`{name}` does not authenticate: it has no request step")
         self.name, self.hooks, self.request = name, hooks, hooks.request
         self.tidy = beside.hide if beside else None
         """Takes out of a request, when it has been let in, what nobody has judged; None: there can be nothing."""
@@ -285,14 +285,14 @@ class _AnyOf:
                 self._places.hide(exchange)
                 self._latest = None
                 return None
-            exchange.why = "an Authorization that nobody understands"
+            exchange.why = "an Authorization header that no method supports"
             return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=challenges, why=exchange.why)
         return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=challenges, why=exchange.why)
 
     def explain(self, exchange: Exchange) -> str:
         way = self._latest
         if way is None:
-            return f"nobody: passes as {exchange.consumer.name if exchange.consumer else '?'}"
+            return f"not authenticated: passes as {exchange.consumer.name if exchange.consumer else '?'}"
         why = way.hooks.explain(exchange) if way.hooks.explain is not None else ""
         return f"{way.name}: {why}" if why else way.name
 

@@ -127,15 +127,15 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         if not context.positions:
             return
         if shared := self._shared_name(context):
-            yield f"{show(shared)} is none of `consumers`, and several of the ways of `auth` may call somebody so"
+            yield f"{show(shared)} is not one of `consumers`, and several methods of `auth` can produce this name"
         if not context.identified and not context.client_certificates:
-            yield "no filter before it says who the client is: nobody can pass"
+            yield "no filter before it authenticates the client: every request is refused"
         elif context.knows_all_groups:
             lacking = [group for group in self.groups.all if group not in context.groups]
             if not lacking and self.groups.any and context.groups.isdisjoint(self.groups.any):
                 lacking = [*self.groups.any]
             if lacking:
-                yield f"no consumer is in the group {' or '.join(map(show, lacking))}: nobody can pass"
+                yield f"no consumer is in the group {' or '.join(map(show, lacking))}: every request is refused"
 
     def _shared_name(self, context: WarningContext) -> str:
         """Return a name that may pass, and that ways of `auth` may give to two who are not the same; "": none."""
@@ -172,7 +172,7 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         def request(exchange: Exchange) -> Outcome:
             if exchange.consumer is None and not exchange.claims and exchange.peer.certificate is None:
                 return exchange.refuse(
-                    Fault.CREDENTIALS_MISSING, fields=(challenge(realm),), why="nobody is known to be authorized"
+                    Fault.CREDENTIALS_MISSING, fields=(challenge(realm),), why="the client is not authenticated"
                 )
             for test in own:
                 lack = test(exchange)
@@ -261,11 +261,11 @@ def _test(
     def test(exchange: Exchange) -> Lack | None:
         held = of(exchange)
         if not needed <= held:
-            return Lack(f"{what}: {told(held)}all of {_listed(rule.all)} are needed", scope)
+            return Lack(f"{what}: {told(held)}all of {_listed(rule.all)} are required", scope)
         if one_of and one_of.isdisjoint(held):
-            return Lack(f"{what}: {told(held)}one of {_listed(rule.any)} is needed", scope)
+            return Lack(f"{what}: {told(held)}one of {_listed(rule.any)} is required", scope)
         if not barred.isdisjoint(held):
-            return Lack(f"{what}: {told(held)}none of {_listed(rule.none)} may be there")
+            return Lack(f"{what}: {told(held)}none of {_listed(rule.none)} is allowed")
         return None
 
     return test

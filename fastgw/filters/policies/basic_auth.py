@@ -110,9 +110,9 @@ class _BasicAuthUse:
                     return None
         shown = [value for value in found if value[:5].lower() == b"basic" and value[5:6] in (b" ", b"")]
         if not shown:
-            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no password")
+            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="the password is missing")
         if len(found) > 1:
-            return self._refuse(exchange, "there is more than one Authorization field")
+            return self._refuse(exchange, "there is more than one Authorization header")
         try:
             username, password = read_credentials(found[0])
         except UnreadablePasswords as unreadable:
@@ -133,14 +133,14 @@ class _BasicAuthUse:
 
         right = await self._flights.join(credential, ask)
         if isinstance(right, Fault):
-            return exchange.refuse(right, why="too many passwords wait to be checked")
+            return exchange.refuse(right, why="too many password checks are pending")
         return self._conclude(exchange, credential, username, self._user(username) if right else None)
 
     def _conclude(
         self, exchange: Exchange, credential: bytes, username: str, consumer: Consumer | None
     ) -> Reply | None:
         if consumer is None:
-            return self._refuse(exchange, "no user has this name and password")
+            return self._refuse(exchange, "unknown user or wrong password")
         if self._remember_s:
             self._remember(credential, username, consumer, monotonic() + self._remember_s)
         self._pass(exchange, consumer)
@@ -179,12 +179,12 @@ def read_credentials(value: bytes) -> tuple[str, str]:
         raw = b64decode(encoded, validate=True)
         text = raw.decode()
     except (NotBase64, ValueError) as error:
-        raise UnreadablePasswords("it is not base64 of UTF-8") from error
+        raise UnreadablePasswords("the credentials are not base64 of UTF-8") from error
     if b64encode(raw) != encoded:
-        raise UnreadablePasswords("it is not base64 as everybody writes it")
+        raise UnreadablePasswords("the credentials are not valid base64")
     username, colon, password = text.partition(":")
     if not colon:
-        raise UnreadablePasswords("there is no colon")
+        raise UnreadablePasswords("the credentials have no colon")
     if why_not_a_password(username) or why_not_a_password(password):
-        raise UnreadablePasswords("it has control characters, or is too long")
+        raise UnreadablePasswords("the credentials have control characters or are too long")
     return normalize("NFC", username), normalize("NFC", password)

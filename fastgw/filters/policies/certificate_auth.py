@@ -30,7 +30,7 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
     def warnings(self, context: WarningContext) -> Iterable[str]:
         yield from context.no_consumer_with("certificates")
         if context.positions and not (context.client_certificates or context.alternative):
-            yield "no listener here asks for client certificates (`tls.client_auth`): nobody can pass"
+            yield "no listener requests client certificates (`tls.client_auth`): every request is refused"
 
     def client_identity(self) -> ClientIdentity:
         return CONSUMERS
@@ -43,7 +43,7 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
             certificate = exchange.peer.certificate
             if certificate is None:
                 return exchange.refuse(
-                    Fault.CREDENTIALS_MISSING, fields=challenge, why="there is no client certificate"
+                    Fault.CREDENTIALS_MISSING, fields=challenge, why="the client certificate is missing"
                 )
             consumer = holders.of(certificate)
             if consumer is None:

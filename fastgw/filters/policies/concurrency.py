@@ -52,7 +52,7 @@ class Adaptive(Settings):
 
     def __post_init__(self) -> None:
         if self.min > self.max:
-            raise ValueError("`min` is above `max`; expected the same or less")
+            raise ValueError("`min` is above `max`")
 
 
 class Priority(Settings):
@@ -106,9 +106,9 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
 
     def __post_init__(self) -> None:
         if (self.limit is None) == (self.adaptive is None):
-            raise ValueError("expected either `limit` or `adaptive`")
+            raise ValueError("expected exactly one of `limit` and `adaptive`")
         if self.adaptive is not None and self.key:
-            raise ValueError("`adaptive` finds out what the upstream can do with in all; expected no `key`")
+            raise ValueError("`adaptive` limits the upstream as a whole; `key` is not allowed with it")
 
     @property
     def asks_who(self) -> bool:
@@ -134,7 +134,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             give_back(exchange.limits)
             exchange.limits = None
             exchange.client.count_filter(instance, _REFUSED)
-            return exchange.refuse(fault, None, fields, f"no place left{why}")
+            return exchange.refuse(fault, None, fields, f"the limit is reached{why}")
 
         if self.adaptive is not None:
             return self._adaptive(env, self.adaptive, level_of, shares, refuse)
@@ -174,7 +174,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
         def explain(exchange: Exchange) -> str:
             level, each = level_of(exchange), f" by {' and '.join(map(str, self.traits))}" if keyed else ""
             of = "" if self.priority is None else f" of {limit}, with {level} priority"
-            return f"while fewer than {most[level]} are under way{each}{of}"
+            return f"while fewer than {most[level]} are in flight{each}{of}"
 
         return Hooks(request=request, finish=finish, start=start, explain=explain, would=lambda exchange: None)
 
@@ -215,7 +215,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
 
         def explain(exchange: Exchange) -> str:
             of = "" if self.priority is None else f"; {shares[level_of(exchange)]:.0%} of it with its priority"
-            return f"while no more are under way than the upstream can do with, {adaptive.min} to {adaptive.max}{of}"
+            return f"while no more are in flight than the adaptive limit, {adaptive.min} to {adaptive.max}{of}"
 
         return Hooks(request=request, finish=finish, start=start, explain=explain, would=lambda exchange: None)
 

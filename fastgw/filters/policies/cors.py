@@ -40,7 +40,7 @@ def parse_origin(text: str) -> str:
     match = _ORIGIN.fullmatch(text)
     if match is None:
         if text.endswith("/") and _ORIGIN.fullmatch(text.rstrip("/")) is not None:
-            raise ValueError(f'"{text}" ends with a slash, which no origin has')
+            raise ValueError(f'"{text}" ends with a slash, which is not allowed in an origin')
         raise ValueError(f'"{text}" is not an origin')
     scheme, wildcard, host, port = match[1].lower(), match[2] or "", match[3].lower(), match[4]
     shown_port = f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else ""
@@ -56,7 +56,7 @@ Origin = Annotated[
     str, Notation('an origin such as "https://app.example" or "https://*.example", or "*"', parse_origin, _TEXT)
 ]
 Method = Annotated[str, Notation('a method such as "GET", or "*"', _or_any(parse_method), _TEXT)]
-FieldName = Annotated[str, Notation('a field name such as "X-Tenant", or "*"', _or_any(parse_token), _TEXT)]
+FieldName = Annotated[str, Notation('a header name such as "X-Tenant", or "*"', _or_any(parse_token), _TEXT)]
 
 
 class Cors(Filter, name="cors", phase=Phase.ADMIT):

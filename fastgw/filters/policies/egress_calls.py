@@ -86,7 +86,7 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
             lacking = next((word for word, name in zip(words, (*names, b"", b"", b""), strict=False) if not name), "")
             if lacking:
                 form = "".join(f"/{{{word}}}" for word in words)
-                return exchange.refuse(Fault.BAD_REQUEST, f"The path names no {lacking}: expected {form}/….")
+                return exchange.refuse(Fault.BAD_REQUEST, f"The path has no {lacking}; expected {form}/….")
             if entries := several.get(b"/".join(names)):
                 app, service = map(_shown, names)
                 wrong = f"The service {service} of the application {app} {entries}"
@@ -106,7 +106,7 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
                 wrong = _unknown((app, label[len(app) + 1 :]), {app})
                 wrong = f"{wrong[:-1]} under the domain {_shown(domain)}." if domain else wrong
                 return exchange.refuse(Fault.ROUTE_NOT_FOUND, wrong)
-            wrong = f"The host {_shown(exchange.host)} names no application that is known."
+            wrong = f"The host {_shown(exchange.host)} does not belong to a known application."
             return exchange.refuse(Fault.ROUTE_NOT_FOUND, wrong)
 
         return Hooks(request=by_host if self.addressing == "host" else by_path)
@@ -116,7 +116,7 @@ def _entries(entries: Iterable[str]) -> str:
     """Describe a service with these entries."""
     names = ", ".join(f'"{entry}"' for entry in entries)
     form = "/{application}/{service}/{entry}/…"
-    return f"has several entries ({names}): it is called by one of them, as {form} where such paths are taken."
+    return f"has several entries ({names}); call one of them, as {form} where the listener allows such paths."
 
 
 def _unknown(names: Sequence[bytes], apps: frozenset[bytes] | set[bytes]) -> str:

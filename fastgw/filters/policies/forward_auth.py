@@ -92,7 +92,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
         check_written(self.copy_headers, credentials_allowed=True)  # some services give those for the upstream
         for name in (*self.client_headers, *self.refusal_headers):
             if name.lower().encode() in HOP_BY_HOP:
-                raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
+                raise ValueError(f"`{name}` is a connection header, which is set by the gateway")
 
     def credential_places(self) -> CredentialLocations:
         return AUTHORIZATION  # perhaps; cookies are for the upstream too
@@ -224,7 +224,7 @@ class _ForwardAuthUse:
             return answer
         consumers = [] if self._consumer is None else answer.fields.get_all(self._consumer)
         if len(consumers) > 1 or any(len(name) > LONGEST_NAME or not name.isascii() for name in consumers):
-            return "the answer does not name one consumer"
+            return "the answer of the authorization service does not have exactly one consumer"
         copied, passed_on = _lines(answer.fields, self._copied), _lines(answer.fields, self._passed_on)
         granted = Granted(copied, passed_on, consumers[0].decode("ascii") if consumers else "")
         if key and self._memory is not None:
@@ -275,7 +275,7 @@ class _ForwardAuthUse:
                 fault = Fault.CREDENTIALS_MISSING
             if answer.fields.get(b"www-authenticate") is None:  # which no 401 may lack (RFC 9110 section 15.5.2)
                 fields.append((b"WWW-Authenticate", b"ForwardAuth"))
-        exchange.why = f"the service that was asked has answered {status}"
+        exchange.why = f"the authorization service answered {status}"
         return Reply(status, answer.body, fields, None if elsewhere else fault, invites=elsewhere and not shown)
 
 

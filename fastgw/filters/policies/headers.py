@@ -33,7 +33,7 @@ Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
 FieldTemplate = Annotated[
     str,
     Notation(
-        "text in one line, in which {NAME} is a value of the request and {{ a brace",
+        "a single-line string with variables such as {NAME}, and {{ for a brace",
         lambda text: parse_template(parse_field_value(text)),
         _ANY,
     ),
@@ -61,7 +61,7 @@ class Edits(Settings):
     def __post_init__(self) -> None:
         for name in (*self.remove, *self.set, *self.add):
             if name.lower().encode() in _OURS:
-                raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
+                raise ValueError(f"`{name}` is a connection header, which is set by the gateway")
 
     def empty(self) -> bool:
         return not (self.remove or self.set or self.add)
@@ -86,9 +86,9 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         if not context.positions:
             return
         if self._says(names_request) and not any(_may_name_requests(use) for use in context.preceding):
-            yield "no `request_id` before it names the request: {request_id} is always missing"
+            yield "no `request_id` filter runs before it: {request_id} is always empty"
         if self._says(is_identity) and not context.identified:
-            yield "no filter before it says who the client is: {consumer.…} and {claims.…} are always missing"
+            yield "no filter before it authenticates the client: {consumer.…} and {claims.…} are always empty"
 
     def _says(self, what: Callable[[str], bool]) -> bool:
         """Whether any value has this in it."""
@@ -140,7 +140,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                 for field, text in getattr(getattr(self, side), edit).items():
                     for name in parameters(text) if isinstance(text, str) else ():
                         if name not in known:
-                            wrong = f"{{{name}}} is no value of a request, and no path here has such a parameter"
+                            wrong = f"unknown variable {{{name}}}: no path of this route has such a parameter"
                             yield (side, edit, field), wrong, suggest(name, [*VALUES, *known])
 
 
@@ -217,7 +217,7 @@ def _hidden(name: str, secret: str) -> bytes:
     """A secret as the value of a field. Raises `ValueError`, which does not show it."""
     value = secret.encode()
     if IS_VALUE(value) is None or value != value.strip(b" \t"):
-        raise ValueError(f"the secret for {name} is no text in one line")
+        raise ValueError(f"the secret for {name} is not a single line")
     return value
 
 
@@ -232,7 +232,7 @@ def _lenient(value: Value, where: str) -> Value:
         except Unfit as unfit:
             if not told:
                 told = True
-                say(OperatorEvent.FILTER_VALUE_UNFIT, "%s is left out, as %s; not told again", where, unfit)
+                say(OperatorEvent.FILTER_VALUE_UNFIT, "%s is not set: %s (logged once)", where, unfit)
             return None
 
     return held

@@ -58,10 +58,10 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
         for name in self.components:
             if name.startswith("@") and name not in _DERIVED:
                 raise ValueError(
-                    f"`{name}` is no component of a request; expected one of {', '.join(sorted(_DERIVED))}"
+                    f"`{name}` is not a component of a request; expected one of {', '.join(sorted(_DERIVED))}"
                 )
             if name != name.lower() or not name.isascii() or not name.removeprefix("@").replace("-", "a").isalnum():
-                raise ValueError(f"`{name}` is not the name of a component; expected it in lower case")
+                raise ValueError(f"`{name}` is not a component name; expected a header name in lower case")
 
     def credential_places(self) -> CredentialLocations:
         return CredentialLocations((b"signature", b"signature-input"))
@@ -160,7 +160,7 @@ class _HmacUse:
         values = exchange.head.values
         signatures, inputs = values(_SIGNATURE), values(_INPUT)
         if not signatures and not inputs:
-            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no signature")
+            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="the signature is missing")
         has_body = exchange.request_body is not None
         if has_body and self._body and exchange.body_length is None:
             return exchange.refuse(Fault.LENGTH_REQUIRED, "The body of a signed request needs a Content-Length.")
@@ -168,7 +168,9 @@ class _HmacUse:
             if sum(map(len, signatures + inputs)) > LONGEST:
                 raise Unsigned("the signature is too long")
             if self._twins is not None and exchange.head.any_line(self._twins.search):
-                raise Unsigned("a field is called like those of a signature, with another sign for a hyphen")
+                raise Unsigned(
+                    "a header name imitates a signature header: it has another character in place of a hyphen"
+                )
             label, key = self._key_of(b", ".join(inputs))
             covered = self._verify(
                 exchange, key, label, self._with_body if has_body and self._body else self._components
@@ -188,14 +190,14 @@ class _HmacUse:
             parsed: Any = http_sf.parse(inputs, tltype="dictionary")
             ours = [(label, each[1]) for label, each in parsed.items() if self._tag in (None, each[1].get("tag"))]
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise Unsigned("Signature-Input cannot be read") from error
+            raise Unsigned("Signature-Input is malformed") from error
         if len(ours) != 1:
-            raise Unsigned(f"there are {len(ours) or 'no'} signatures for us")
+            raise Unsigned(f"there are {len(ours) or 'no'} signatures with the expected tag")
         label, parameters = ours[0]
         key_id = parameters.get("keyid")
         key = self._keys.find(key_id) if isinstance(key_id, str) else None
         if key is None:
-            raise Unsigned("nobody has this keyid")
+            raise Unsigned("the keyid is unknown")
         return label, key
 
     def _verify(self, exchange: Exchange, key: SigningKey, label: str, required: Iterable[str]) -> set[str]:
@@ -210,13 +212,13 @@ class _HmacUse:
         except HTTPMessageSignaturesException as error:
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
         if verified.label != label:
-            raise Unsigned("another signature was verified")
+            raise Unsigned("the request has another verified signature")
         covered = {name[1:-1] for name in verified.covered_components}
         # A component with parameters is written `"name";parameters`.
         names = {name.split('"')[1].encode() for name in verified.covered_components}
         fields = {folded(name): name for name in names if not name.startswith(b"@")}
         if any(fields.get(folded(name), name.lower()) != name.lower() for name, _ in exchange.headers):
-            raise Unsigned("a field is called like one that is signed, with another sign for a hyphen")
+            raise Unsigned("a header name imitates a signed header: it has another character in place of a hyphen")
         return covered
 
     # --- the body ---
@@ -227,7 +229,7 @@ class _HmacUse:
         if exchange.request_body is not None:
             self._bodies[exchange] = SignedBody(wanted, digest)
         elif not compare_digest(digest.digest(), wanted):
-            raise Unsigned("the digest is not that of an empty body")
+            raise Unsigned("Content-Digest does not match the empty body")
 
     def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
         body = self._bodies.get(exchange)
@@ -240,7 +242,9 @@ class _HmacUse:
         del self._bodies[exchange]
         if compare_digest(body.digest.digest(), body.wanted):
             return None
-        return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why="the body is not what was signed")
+        return exchange.refuse(
+            Fault.CREDENTIALS_INVALID, fields=self._challenge, why="the body does not match Content-Digest"
+        )
 
     def finish(self, exchange: Exchange) -> None:
         self._bodies.pop(exchange, None)
@@ -256,8 +260,8 @@ def _digest_in(field: bytes) -> tuple[Any, bytes]:
                 if isinstance(wanted, bytes):
                     return make(), wanted
     except (ValueError, TypeError, LookupError) as error:
-        raise Unsigned("Content-Digest cannot be read") from error
-    raise Unsigned("Content-Digest has no SHA-256 or SHA-512")
+        raise Unsigned("Content-Digest is malformed") from error
+    raise Unsigned("Content-Digest has neither SHA-256 nor SHA-512")
 
 
 class SignedMessage:

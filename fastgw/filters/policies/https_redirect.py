@@ -17,7 +17,7 @@ _HTTPS_PORT: Final = 443
 def _parse_exception(text: str) -> str:
     kind = parse_path(text).kind
     if kind not in (PathKind.EXACT, PathKind.PREFIX):
-        raise ValueError(f'"{text}" is no plain path')
+        raise ValueError(f'"{text}" is not a plain path')
     return text
 
 
@@ -59,7 +59,7 @@ class HttpsRedirect(Filter, name="https_redirect", phase=Phase.ADMIT, order=-20)
                 return None
             host = exchange.host  # judged: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in brackets
             if not host:
-                return exchange.refuse(Fault.BAD_REQUEST, "A Host is needed.")
+                return exchange.refuse(Fault.BAD_REQUEST, "The Host header is missing.")
             if not serves(host):
                 return exchange.refuse(Fault.ROUTE_NOT_FOUND, why="not one of the hosts of https_redirect")
             # The path follows the authority, so that nothing in it can change the host.
@@ -70,8 +70,8 @@ class HttpsRedirect(Filter, name="https_redirect", phase=Phase.ADMIT, order=-20)
 
         def explain(exchange: Exchange) -> str:
             if client_scheme(exchange.head, exchange.peer) == b"https":
-                return "it came by https"
-            return "such a path is an exception"
+                return "the request came by https"
+            return "the path is an exception"
 
         return Hooks(request=request, explain=explain)
 

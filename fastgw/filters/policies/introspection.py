@@ -155,7 +155,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if is_far_in_the_clear(self.url.origin):
-            yield "`url` is http: anybody in between can read tokens, and let themselves in"
+            yield "`url` is http: an attacker in between can read tokens and forge answers"
 
     def client_identity(self) -> ClientIdentity:
         return ANYBODY
@@ -256,7 +256,7 @@ class _Server:
         except FetchFailed as failed:
             raise _ServerAway(failed.reason) from failed
         if answer.status != 200:
-            raise _ServerAway(f"the introspection endpoint answers {answer.status}")
+            raise _ServerAway(f"the introspection endpoint answered {answer.status}")
         return answer.body
 
 
@@ -350,7 +350,7 @@ class _Policy:
         except Unclear as unclear:
             return self._refuse(exchange, _InactiveToken(Fault.CREDENTIALS_INVALID, str(unclear), "invalid_request"))
         if token is None:
-            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._missing, why="there is no token")
+            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._missing, why="the token is missing")
         refusal = self._bad.get(token)
         if refusal is not None:
             return self._refuse(exchange, refusal)
@@ -374,7 +374,7 @@ class _Policy:
         """Ask about a token that nobody else asks about now, unless too much is being asked."""
         pending, asked = self._pending, self._pending.get(client, 0)
         if len(self._flights) >= self._settings.max_pending or asked >= self._share:
-            return _InactiveToken(Fault.AUTH_UNAVAILABLE, "too many tokens are being asked about")
+            return _InactiveToken(Fault.AUTH_UNAVAILABLE, "too many introspection requests are pending")
         pending[client] = asked + 1
         try:
             return await self._flights.join(token, partial(self._ask, token))
@@ -451,13 +451,13 @@ class _Policy:
         told = {name: value for name, value in claims.items() if name != "active"}
         kind = told.get("token_type")
         if kind is not None and (not isinstance(kind, str) or kind.lower() not in self._types):
-            raise TokenRefused("the token is of another type")
+            raise TokenRefused("the token has the wrong type")
         check_claims(told, self._expected, time.time())
         if self._scopes - scopes_of(told):
             return _InactiveToken(Fault.INSUFFICIENT_SCOPE, "the token lacks a scope", "insufficient_scope")
         for claim, rule in self._rules:
             if not rule(told):
-                return _InactiveToken(Fault.FORBIDDEN, f"the claim {claim} is not as the rules want it")
+                return _InactiveToken(Fault.FORBIDDEN, f"the claim {claim} does not satisfy its rules")
         return _Known(mark_of_token(token), MappingProxyType(told), lines_of(told, self._fields), certificate_of(told))
 
     def _is_still_good(self, known: _Known) -> bool:
@@ -501,7 +501,7 @@ class _Refusals:
 def _read(raw: bytes) -> dict[str, Any]:
     """The members of an answer, `active` a boolean among them. Raises `_ServerAway`."""
     try:
-        claims = members(raw, "what the introspection endpoint says")
+        claims = members(raw, "the introspection response")
     except TokenRefused as refused:
         raise _ServerAway(str(refused)) from refused
     if not isinstance(claims.get("active"), bool):

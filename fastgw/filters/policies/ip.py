@@ -53,7 +53,7 @@ def judge_of(
     verdicts.update(dict.fromkeys(denied, False))  # a tie is a denial
     tables = {version: _by_mask(verdicts, version) for version in (4, 6)}
     otherwise = not allowed
-    by_default = otherwise, "no network has it"
+    by_default = otherwise, "no network contains it"
     of_unix = by_default if unix is None else (unix, "a unix socket")
 
     # PERF: 0.07 us for a remembered address, 2.4 us for another among 5,000 networks of 5 lengths (CPython 3.11,

@@ -89,7 +89,7 @@ def parse_parameter(text: str) -> str:
 
 
 _TEXT: Final = {"type": "string"}
-ClaimName = Annotated[str, Notation('the path of a claim such as "sub" or "realm_access.roles"', parse_claim, _TEXT)]
+ClaimName = Annotated[str, Notation('a claim path such as "sub" or "realm_access.roles"', parse_claim, _TEXT)]
 Scope = Annotated[str, Notation('a scope such as "read"', parse_scope, _TEXT)]
 Pattern = Annotated[str, Notation("a regular expression in RE2 syntax", parse_pattern, _TEXT)]
 ParameterName = Annotated[str, Notation('a name such as "access_token"', parse_parameter, _TEXT)]
@@ -124,9 +124,7 @@ class ClaimRule(Settings):
 
     def __post_init__(self) -> None:
         if all(each is None for each in (self.equals, self.any_of, self.all_of, self.none_of, self.matches)):
-            raise ValueError(
-                "nothing is asked of the claim; expected `equals`, `any_of`, `all_of`, `none_of` or `matches`"
-            )
+            raise ValueError("the claim has no rule; expected `equals`, `any_of`, `all_of`, `none_of` or `matches`")
 
 
 class TokenCacheSettings(Settings):
@@ -219,15 +217,15 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             raise ValueError(f"{wrong}; expected one of `jwks_uri`, `jwks_file` and `secret`")
         if self.jwks_uri is None:
             if self.tls != _NO_TLS:
-                raise ValueError("there is `tls`, but no `jwks_uri`")
+                raise ValueError("`tls` is set, but there is no `jwks_uri`")
         else:
             check_tls(self.jwks_uri, self.tls)
             if shared := [name for name in self.algorithms if name.startswith("HS")]:
-                raise ValueError(f"`{shared[0]}` needs a shared secret, which is never published at a `jwks_uri`")
+                raise ValueError(f"`{shared[0]}` needs a shared `secret`; a `jwks_uri` has public keys only")
         if self.header is None and self.cookie is None and self.query is None:
-            raise ValueError("there is no place for the token; expected a `header`, `cookie` or `query`")
+            raise ValueError("no source for the token; expected `header`, `cookie` or `query`")
         if self.header is not None and self.header.lower().encode() in _UNUSABLE:
-            raise ValueError(f"`{self.header}` belongs to the connection; expected another field for the token")
+            raise ValueError(f"`{self.header}` is a connection header; expected another header for the token")
         check_written(self.claims_to_headers.values())
 
     def secret_names(self) -> Iterable[str]:
@@ -248,7 +246,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if self.jwks_uri is not None and is_far_in_the_clear(self.jwks_uri.origin):
-            yield "`jwks_uri` is http: anybody in between can give other keys, and let themselves in"
+            yield "`jwks_uri` is http: an attacker in between can replace the keys and forge tokens"
 
     def client_identity(self) -> ClientIdentity:
         return ANYBODY
@@ -291,8 +289,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             why = "".join(f"; key {each.place}: {each.reason}" for each in keys.passed_over[:3])  # no name of a file's
             wanted = " or ".join(dict.fromkeys(ALGORITHMS[each].wants for each in self.algorithms))
             held = dict.fromkeys(", ".join(name for name in ALGORITHMS if name in key.algorithms) for key in keys.keys)
-            holds = f"has keys for {' and for '.join(held)}" if held else "has no key that can be used"
-            none = f"there is no key in it for {' or '.join(self.algorithms)}"
+            holds = f"has keys for {' and for '.join(held)}" if held else "has no usable key"
+            none = f"it contains no key for {' or '.join(self.algorithms)}"
             raise ValueError(f"{where}: {none}; expected {wanted}; it {holds}{why}")
         return Keyring(keys)
 
@@ -381,9 +379,11 @@ class _JwtUse:
         if not tokens and not others:
             return self._policy.absent(exchange)
         if len(tokens) + len(others) > 1 or (tokens and len(values) > 1):
-            return self._policy.unclear(exchange, "there is more than one token, or field for it")
+            return self._policy.unclear(exchange, "there is more than one token")
         if self._twins is not None and exchange.head.any_line(self._twins.search):
-            return self._policy.unclear(exchange, "there is a field called like that of the token, but for a sign")
+            return self._policy.unclear(
+                exchange, ("a header name imitates that of the token: it has another character in place of a hyphen")
+            )
         token = tokens[0] if tokens else others[0]
         credential = token if self._bare_allowed else canonical(token)
         if not self.only_authorization or values[0] != credential:  # else it has been looked up

@@ -46,7 +46,7 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     def __post_init__(self) -> None:
         for name in self.key_names if "header" in self.places else ():
             if name.lower().encode() in _UNUSABLE:
-                raise ValueError(f"`{name}` belongs to the connection; expected another name for the key")
+                raise ValueError(f"`{name}` is a connection header; expected another header for the key")
 
     def secret_names(self) -> Iterable[str]:
         return self.key_names
@@ -148,13 +148,13 @@ class _KeyAuthUse:
     def _judge(self, exchange: Exchange, found: list[bytes]) -> Outcome:
         """`found`: everything that the request says where a key should be."""
         if not found:
-            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no key")
+            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="the API key is missing")
         if len(found) > 1 or (self._twins is not None and exchange.head.any_line(self._twins.search)):
-            wrong = "There is more than one key."
-            return exchange.refuse(Fault.CREDENTIALS_INVALID, wrong, self._challenge, "there is more than one key")
+            wrong = "There is more than one API key."
+            return exchange.refuse(Fault.CREDENTIALS_INVALID, wrong, self._challenge, "there is more than one API key")
         consumer = self._keys.consumer(found[0])
         if consumer is None:
-            return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why="nobody has this key")
+            return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why="the API key is unknown")
         exchange.consumer = consumer
         if self._hides:
             self._places.hide(exchange)

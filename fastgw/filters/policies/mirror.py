@@ -97,7 +97,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
             send_copy(exchange, b"".join(body.pieces), upstream, done)
 
         def explain(exchange: Exchange) -> str:
-            return f"a copy of {self.share:.0%} goes to {self.upstream} afterwards"
+            return f"mirrors {self.share:.0%} of the requests to {self.upstream}"
 
         return Hooks(request=request, request_body=request_body, finish=finish, start=start, explain=explain)
 

@@ -87,7 +87,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
 
     def __post_init__(self) -> None:
         if not isinstance(self.period, str) and (self.period < 1.0 or self.period % 1.0):
-            raise ValueError("`period` is told in whole seconds; expected 1s or more")
+            raise ValueError("`period` is not a whole number of seconds; expected 1s or more")
 
     @property
     def traits(self) -> Sequence[Trait]:
@@ -100,7 +100,10 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if context.quotas_file is None:
-            yield "what it counts ends with the gateway where systemd gives it no directory: see `quotas.file`"
+            yield (
+                "its counts are lost when the gateway stops, unless systemd provides a state directory: see "
+                "`quotas.file`"
+            )
         yield from key_warnings(context, self.asks_who, self.groups)
 
     @property
@@ -262,7 +265,7 @@ class _QuotaCounts:
             if slot is None:
                 give_back(exchange.limits)
                 exchange.limits = None
-                return exchange.refuse(Fault.LIMITS_UNAVAILABLE, why=f"{group.why}: no place to count is left")
+                return exchange.refuse(Fault.LIMITS_UNAVAILABLE, why=f"{group.why}: no free counter is left")
             left = quotas.spend(*slot, period, 1, group.limit)
             if left >= 0:
                 exchange.limits = group.telling, group, key, 1, period, exchange.limits
@@ -288,5 +291,5 @@ class _QuotaCounts:
         of = f" of the group {group.name}" if group.name else ""
         counts = f"counts 1 of {group.limit} per {self._settings.period_told}{of}"
         if self._table.quotas is None:
-            return f"if there are any left: it {counts}"
-        return f"{counts}; {group.left(self._key_of(exchange), None)[0]} are left"
+            return f"if any are left: it {counts}"
+        return f"{counts}; {group.left(self._key_of(exchange), None)[0]} remaining"

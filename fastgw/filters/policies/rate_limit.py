@@ -142,22 +142,22 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         of = f" of the group {group}" if group else ""
         if terms.algorithm in ("fixed_window", "sliding_window"):
             if terms.burst is not None:
-                raise ValueError(f"`burst`{of} means nothing for a {terms.algorithm}; expected it without")
+                raise ValueError(f"`burst`{of} has no effect with {terms.algorithm}; leave it out")
             if terms.window < rate_limit_table.WINDOW_MIN:
                 least = write_duration(rate_limit_table.WINDOW_MIN)
-                raise ValueError(f"`window`{of} is too short for a {terms.algorithm}; expected {least} or more")
+                raise ValueError(f"`window`{of} is too short for {terms.algorithm}; expected {least} or more")
             if terms.limit > rate_limit_table.COUNT_MAX:
                 raise ValueError(
-                    f"`limit`{of} is too high for a {terms.algorithm}; expected {rate_limit_table.COUNT_MAX} or less"
+                    f"`limit`{of} is too high for {terms.algorithm}; expected {rate_limit_table.COUNT_MAX} or less"
                 )
         elif terms.depth < 1:
-            raise ValueError(f"`burst`{of} is 0, so nothing would pass; expected 1 or more")
+            raise ValueError(f"`burst`{of} is 0, so every request would be refused; expected 1 or more")
         elif terms.depth * terms.step_s > rate_limit_table.SPAN_MAX_S:
-            raise ValueError(f"`burst`{of} would take years to be back; expected less, or a shorter `window`")
+            raise ValueError(f"`burst`{of} would take years to refill; expected less, or a shorter `window`")
         for method, cost in self.cost.methods.items():
             if cost > terms.depth:
-                wrong = f"{method} costs {cost}, more than there can ever be{of}: {terms.depth}"
-                raise ValueError(f"{wrong}; expected a cost that can be paid")
+                wrong = f"{method} costs {cost}, more than the bucket can ever hold{of}: {terms.depth}"
+                raise ValueError(f"{wrong}; expected a lower cost")
 
     def all_terms(self) -> Iterable[tuple[str, LimitSpec]]:
         """Yield the general limit ("") and those of the groups."""
@@ -184,12 +184,12 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         last = max(terms.last_turn for _, terms in self.all_terms())
         if last > context.filter_timeout:
             most, given = write_duration(ceil(last)), f"{write_duration(context.filter_timeout)} (`timeouts.filters`)"
-            yield f"the last in the queue has its turn after {most}, but filters have {given}: then it is 504"
+            yield f"the last request of the queue waits {most}, but filters may take {given}: it is answered 504"
         if self.scope == "shared" and not context.has_state:
-            yield "`scope: shared`, and there is no `state` to share: each node counts for itself"
+            yield "`scope: shared` has no effect without `state`: each node counts for itself"
         for method in self.cost.methods:
             if not knows_method(method):
-                yield f"`cost.methods`: {method} is always refused: llhttp does not know it"
+                yield f"`cost.methods`: {method} is always rejected: it is unknown to llhttp"
         yield from key_warnings(context, self.asks_who, self.groups)
 
     def build(self, env: Env) -> Hooks:
@@ -309,7 +309,7 @@ class _Counts:
                 exchange.client.count_filter(self._instance, FilterEvent.AWAY)
             if verdict.fault is not Fault.RATE_LIMITED:
                 give_back(exchange.limits)
-                exchange.limits, exchange.why = None, f"{self._instance}: state is away"
+                exchange.limits, exchange.why = None, f"{self._instance}: the Redis of `state` is unreachable"
                 return refusal(verdict.fault, verdict.wait)
             if verdict.wait:
                 return _refuse(exchange, self._instance, group, key, verdict.wait, verdict.mark)
@@ -388,11 +388,11 @@ class _Counts:
         of = f" of the group {group.name}" if group.name else ""
         counts = f"counts {cost} of {group.terms.limit} per {write_duration(group.terms.window)}{of} by {self._by}"
         if self._place is not None:
-            return f"if there are any left for all nodes, in the Redis of `state` (not asked for this): it {counts}"
+            return f"if any are left for all nodes, in the Redis of `state` (not queried here): it {counts}"
         if group.ledger is _NOT_STARTED:
-            return f"if there are any left: it {counts}"
+            return f"if any are left: it {counts}"
         permits, _ = group.ledger.left(self.key_of(exchange), None)
-        return f"{counts}; {permits} are left"
+        return f"{counts}; {permits} remaining"
 
 
 def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: float, mark: Any = None) -> Outcome:

@@ -41,7 +41,7 @@ class RequestParameters(Filter, name="request_parameters", phase=Phase.CREDENTIA
 
     def __post_init__(self) -> None:
         if not self.headers and not self.query and not self.query_first:
-            raise ValueError("nothing is added; expected `headers`, `query` or `query_first`")
+            raise ValueError("expected at least one of `headers`, `query` and `query_first`")
         check_own(self.headers)
 
     def secret_names(self) -> Iterable[str]:
@@ -64,7 +64,7 @@ def field_lines(name: str, values: Iterable[str]) -> bytes:
     for text in values:
         value = text.encode()
         if IS_VALUE(value) is None or value != value.strip(b" \t"):
-            raise ValueError(f"the secret for {name} is no text in one line")
+            raise ValueError(f"the secret for {name} is not a single line")
         lines += b"%b: %b\r\n" % (name.encode(), value)
     return lines
 

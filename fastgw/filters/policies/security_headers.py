@@ -47,19 +47,19 @@ _REFERRER: Final = re.compile(
 
 def _parse_hsts(text: str) -> str:
     if text != PRESET and _HSTS.fullmatch(text) is None:
-        raise ValueError(f'"{text}" is no Strict-Transport-Security (RFC 6797 section 6.1)')
+        raise ValueError(f'"{text}" is not a valid Strict-Transport-Security value (RFC 6797 section 6.1)')
     return text
 
 
 def _parse_referrer(text: str) -> str:
     """Several are a list of fallbacks, the last one that a browser knows counts."""
     if text != PRESET and not all(_REFERRER.fullmatch(each.strip()) for each in text.split(",")):
-        raise ValueError(f'"{text}" is no Referrer-Policy')
+        raise ValueError(f'"{text}" is not a valid Referrer-Policy')
     return text
 
 
 _ANY: Final[dict[str, Any]] = {"type": "string"}
-Policy = Annotated[str, Notation("a policy in one line", parse_field_value, _ANY)]
+Policy = Annotated[str, Notation("a single-line policy", parse_field_value, _ANY)]
 Hsts = Annotated[str, Notation('one such as "max-age=31536000; includeSubDomains"', _parse_hsts, _ANY)]
 ReferrerPolicy = Annotated[str, Notation('one such as "no-referrer"', _parse_referrer, _ANY)]
 

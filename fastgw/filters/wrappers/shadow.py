@@ -189,7 +189,7 @@ class _Shadow:
             except BaseException as error:
                 self._raised(case, "finish", error)
         if case.task is not None and case.waits:
-            told = [*case.said, "unknown, it still waits"]
+            told = [*case.said, "unknown: it is still waiting"]
             client = exchange.client
             case.task.add_done_callback(lambda task: self._count(client, case))
         else:
@@ -236,7 +236,7 @@ class _Shadow:
         if len(self._tasks) >= MOST_WAITING:
             if outcome is not None:
                 abandon(outcome)
-            case.decide(FilterEvent.UNKNOWN, "unknown, too many wait")
+            case.decide(FilterEvent.UNKNOWN, "unknown: too many are waiting")
             case.over = stage.rehearsal.over = True
             return
         case.task = stage.waiting = task = asyncio.ensure_future(self._waited(stage, case, outcome, stage.waiting))
@@ -259,12 +259,12 @@ class _Shadow:
                 if outcome is not None:
                     self._answered(stage, case, checked(await outcome))
         except asyncio.CancelledError:  # it stops
-            case.decide(FilterEvent.UNKNOWN, "unknown, it was stopped")
+            case.decide(FilterEvent.UNKNOWN, "unknown: it was cancelled")
             stage.rehearsal.over = True
         except BaseException as error:  # out of a task it would end the worker
             stage.rehearsal.over = True
             if limit.expired():
-                case.decide(FilterEvent.UNKNOWN, "unknown, it took too long")
+                case.decide(FilterEvent.UNKNOWN, "unknown: it timed out")
                 case.over = True
             else:
                 self._raised(case, "request", error)

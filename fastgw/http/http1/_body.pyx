@@ -205,7 +205,7 @@ cdef class LengthReader:
 
     def eof(self):
         if not self.done:
-            raise Malformed("The connection ended before the body did.")
+            raise Malformed("The connection was closed before the body was complete.")
 
 
 @cython.final
@@ -418,4 +418,4 @@ cdef class ChunkedReader:
 
     def eof(self):
         if not self.done:
-            raise Malformed("The connection ended before the last chunk.")
+            raise Malformed("The connection was closed before the last chunk.")

@@ -72,7 +72,7 @@ class LengthReader:
 
     def eof(self) -> None:
         if not self.done:
-            raise Malformed("The connection ended before the body did.")
+            raise Malformed("The connection was closed before the body was complete.")
 
 
 @final
@@ -199,7 +199,9 @@ class ChunkedReader:
                 line = self._line.match(buffer, at)
                 if line is None:
                     if self._line_begun.fullmatch(buffer, at) is None:
-                        raise Malformed("A chunk does not begin with its size, or end where that says.")
+                        raise Malformed(
+                            "A chunk is malformed: its size is invalid, or its data does not have that size."
+                        )
                     break
                 at = self._open_chunk(line)
             else:
@@ -220,7 +222,7 @@ class ChunkedReader:
 
     def eof(self) -> None:
         if not self.done:
-            raise Malformed("The connection ended before the last chunk.")
+            raise Malformed("The connection was closed before the last chunk.")
 
     # for the compiled module, which reads plain chunks and leaves all others to a reader of this kind
 
@@ -254,5 +256,5 @@ class ChunkedReader:
         for name, _ in trailers:
             lower = folded(name)
             if lower in NOT_IN_TRAILERS or (lower.startswith(b"content-") and lower != b"content-digest"):
-                raise Malformed("A trailer names a field that must come before the body.")
+                raise Malformed("A trailer has a header that is not allowed in trailers.")
         self.trailers = tuple(trailers)

@@ -43,7 +43,9 @@ class Finder:
             name, value = match.groups()
             name = name.lower()
             if name not in self._names:
-                raise Malformed("A field is named like one that frames or routes the message, but for a hyphen.")
+                raise Malformed(
+                    "A header name imitates a framing or routing header: it has another character in place of a hyphen."
+                )
             before, end = match.span()
             line = before + 1, end + 2, value.rstrip(b" \t")
             if name in known:
@@ -77,11 +79,11 @@ def content_length(known: Known) -> int:
     """One number, once; equal ones that are repeated are refused too, as llhttp does (RFC 9110 section 8.6)."""
     lines = known[b"content-length"]
     if len(lines) > 1:
-        raise Malformed("There is more than one Content-Length.")
+        raise Malformed("There is more than one Content-Length header.")
     value = lines[0][2]
     # isdigit of bytes knows ASCII digits only; 18 of them are below 2**63, so that no reader overflows.
     if not value.isdigit() or len(value) > 18:
-        raise Malformed("Content-Length is not a number or too large.")
+        raise Malformed("Content-Length is not a valid number.")
     return int(value)
 
 

@@ -170,9 +170,9 @@ def knows_method(method: str) -> bool:
 def refusal(part: str, error: HttpParserError) -> Malformed:
     """Return the error for a head or body that llhttp refuses."""
     status = 501 if part == "head" and str(error).startswith(_UNKNOWN_METHOD) else 400
-    return Malformed(f"llhttp refuses the {part}: {error}.", status)
+    return Malformed(f"The second parser (llhttp) rejects the {part}: {error}.", status)
 
 
 def disagreement() -> Malformed:
     """Return the error for bytes in which llhttp finds another message than we do."""
-    return Malformed("llhttp ends the message elsewhere.")
+    return Malformed("The second parser (llhttp) disagrees on where the message ends.")

@@ -362,7 +362,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
     line = _REQUEST_LINE.match(raw)
     if line is None:
         if _OTHER_VERSION.match(raw):
-            raise Malformed("The version is neither HTTP/1.0 nor HTTP/1.1.", 505)
+            raise Malformed("The HTTP version is neither HTTP/1.0 nor HTTP/1.1.", 505)
         raise Malformed("The request line is malformed.")
     head = Http1RequestHead()
     head.raw = raw
@@ -411,10 +411,10 @@ def _one_host(known: Known, minor: int) -> Authority | None:
     hosts = known.get(b"host")
     if hosts is None:
         if minor:
-            raise Malformed("There is no Host field.")
+            raise Malformed("The Host header is missing.")
         return None
     if len(hosts) > 1:
-        raise Malformed("There is more than one Host field.")
+        raise Malformed("There is more than one Host header.")
     return parse_authority(hosts[0][2])
 
 
@@ -425,20 +425,20 @@ def _read_other_target(head: Http1RequestHead, target: bytes, host: Authority | 
     if head.method == b"CONNECT":
         authority = parse_authority(target)
         if authority.port is None or authority != host:
-            raise Malformed("CONNECT does not name host and port, and the same in its Host field.")
+            raise Malformed("The target of CONNECT is not host:port, or differs from the Host header.")
         head.raw_path = head.path = b""
     elif target == b"*":
         if head.method != b"OPTIONS":
-            raise Malformed("Only OPTIONS may ask for *.")
+            raise Malformed("The request target * is allowed for OPTIONS only.")
         head.raw_path = head.path = b"*"
     else:
         absolute = _ABSOLUTE_FORM.fullmatch(target)
         if absolute is None:
-            raise Malformed("The request target has none of the forms that it may have.")
+            raise Malformed("The request target is malformed.")
         scheme, authority_text, path_and_query = absolute.groups()
         head.scheme = scheme.lower()
         if host is None or not parse_authority(authority_text).same_as(host, head.scheme):
-            raise Malformed("Host and request target differ.")
+            raise Malformed("The Host header and the request target name different hosts.")
         raw_path, mark, query = path_and_query.partition(b"?")
         head.query = query if mark else None
         if not path_and_query and head.method == b"OPTIONS":
@@ -453,12 +453,12 @@ def _request_framing(head: Http1RequestHead) -> tuple[int, bool]:
     known = head.known
     if b"transfer-encoding" in known:
         if b"content-length" in known:
-            raise Malformed("There are both Transfer-Encoding and Content-Length.")
+            raise Malformed("Transfer-Encoding and Content-Length are mutually exclusive.")
         codings = elements(joined(known, b"transfer-encoding"))
         if head.minor == 0:
-            raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
+            raise Malformed("Transfer-Encoding is not allowed in HTTP/1.0.")
         if codings[-1:] == [b"chunked"] and len(codings) > 1 and codings.count(b"chunked") == 1:
-            raise Malformed("Of transfer codings only chunked is supported.", 501)
+            raise Malformed("The only supported transfer coding is chunked.", 501)
         check_chunked_alone(known)
         framing = 0, True
     elif b"content-length" in known:
@@ -466,14 +466,14 @@ def _request_framing(head: Http1RequestHead) -> tuple[int, bool]:
     else:
         return 0, False
     if head.method == b"CONNECT":
-        raise Malformed("CONNECT has no body.")
+        raise Malformed("A CONNECT request cannot have a body.")
     return framing
 
 
 def _expects_continue(head: Http1RequestHead) -> bool:
     """RFC 9110 section 10.1.1: the one expectation there is; HTTP/1.0 cannot have it met."""
     if elements(joined(head.known, b"expect")) != [b"100-continue"]:
-        raise Malformed("Expect asks for more than 100-continue.", 417)
+        raise Malformed("The only supported Expect value is 100-continue.", 417)
     return head.minor == 1
 
 
@@ -589,13 +589,13 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1Re
     head.close = closing or (head.minor == 0 and not keep_alive)
     head.upgrade = protocols(known) if status == 101 and upgrading else ()
     if status == 101 and not head.upgrade:
-        raise Malformed("A 101 response does not say what it switches to.")
+        raise Malformed("A 101 response has no Upgrade header.")
     head.chunked = b"transfer-encoding" in known
     if head.chunked:
         if b"content-length" in known:
-            raise Malformed("There are both Transfer-Encoding and Content-Length.")
+            raise Malformed("Transfer-Encoding and Content-Length are mutually exclusive.")
         if head.minor == 0:
-            raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
+            raise Malformed("Transfer-Encoding is not allowed in HTTP/1.0.")
         check_chunked_alone(known)
     head.length = content_length(known) if b"content-length" in known else 0
     _settle_response_body(head, request_method)
@@ -608,7 +608,7 @@ def _settle_response_body(head: Http1ResponseHead, request_method: bytes) -> Non
     head.has_body = head.until_close = False
     if head.status < 200:
         if declared:
-            raise Malformed("An interim response has a body.")  # or is it the final response that follows?
+            raise Malformed("An interim (1xx) response has a body.")  # or is it the final response that follows?
     elif head.status == 204:
         head.close = head.close or declared  # what follows belongs to nobody
     elif request_method != b"HEAD" and head.status != 304:

@@ -103,7 +103,7 @@ def why_not_listen(address: Address) -> str:
         for family, host in _resolve(address):
             _bind(family, (host, 0), shared=False).close()
     except socket.gaierror as error:
-        return f"{address.host} cannot be looked up: {error.strerror}"
+        return f"{address.host} cannot be resolved: {error.strerror}"
     except OSError as error:
         return f"cannot listen on {address}: {error.strerror}"
     return ""

@@ -69,7 +69,7 @@ def test_what_is_wrong_with_a_file_that_is_both_is_told_once(files):
 
 def test_an_empty_file_is_told_to_be_empty(files):
     Path("empty.yaml").write_text("\n")
-    assert "the file is empty; expected a mapping of settings" in diff("empty.yaml", "old.yaml").stderr
+    assert "the file is empty; expected an object" in diff("empty.yaml", "old.yaml").stderr
 
 
 def test_two_files_are_needed(files):

@@ -222,7 +222,7 @@ def test_what_is_known_all_the_same_is_decided() -> None:
     document = {**SERVICE, "filters": types, "consumers": [{"name": "alice", "key_auth": [{"key": "k" * 32}]}]}
     sent = [TOKEN, f"X-Api-Key: {'k' * 32}"]
     known = explain(compile_tables(load_document(document, TYPES), 1), "GET", "http://a.test/", sent)
-    assert known.filters[2].decision == "answers 403 (forbidden: the groups: there are none; one of ops is needed)"
+    assert known.filters[2].decision == "answers 403 (forbidden: the groups: there are none; one of ops is required)"
     assert known.status == 403
 
 

@@ -85,7 +85,7 @@ def live(step: Callable[..., Any], phase: Phase = Phase.TRANSFORM) -> tuple[Plan
 def test_a_request_step_that_fails_lets_nothing_through(step: Callable[..., Any], phase: Phase) -> None:
     plane, client = live(step, phase)
     assert client.received.startswith(b"HTTP/1.1 500 ")
-    assert client.received.endswith(b'"detail":"The gateway made an error."}')
+    assert client.received.endswith(b'"detail":"The gateway had an internal error."}')
     (record,) = plane.records
     assert (record.fault, record.fault_detail) == ("internal", "filter broken: its request step raised")
     assert plane.observer.filters == RAISED
@@ -264,9 +264,9 @@ def test_a_filter_that_decides_in_time_is_not_late() -> None:
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (raising(ZeroDivisionError("no")), "gateway: filter broken: a defect: ZeroDivisionError: no"),
+        (raising(ZeroDivisionError("no")), "gateway: filter broken: a bug: ZeroDivisionError: no"),
         (raising(ValueError("no sense")), "gateway: filter broken: no sense"),
-        (lambda self, env: None, "gateway: filter broken: a defect: its build returned None; expected Hooks"),
+        (lambda self, env: None, "gateway: filter broken: a bug: its build returned None; expected Hooks"),
     ],
 )
 def test_a_build_that_fails_is_one_line(build: Callable[..., Any], told: str) -> None:

@@ -47,7 +47,7 @@ def test_it_is_removed_on_any_level_without_a_note(nothing: str) -> None:
 
 def test_to_remove_what_is_removed_already_is_noted() -> None:
     (note,) = loaded("filters: {request_id: off}\n", ", filters: {request_id: off}").notes
-    assert "there is nothing to remove" in note.wrong
+    assert "no outer level has a filter with this name" in note.wrong
 
 
 def test_one_by_another_name_is_in_its_place() -> None:

@@ -43,9 +43,10 @@ def wide(**settings: Any) -> dict[str, Any]:
 def test_it_names_the_paths_the_route_the_servers_and_what_to_do() -> None:
     [told] = noted(narrow("/users/{id}"), wide()).values()
     assert told == (
-        '/users/{id}/ and /USERS/{id} are of route "wide", which leads to the same upstream without key_auth, but '
-        "means /users/{id} to servers that ignore trailing slashes (Express) or case (IIS, Express): put key_auth on "
-        "the upstream, set `trailing_slash: same`, or have the service tell them apart"
+        '/users/{id}/ and /USERS/{id} are of route "wide", which forwards to the same upstream without key_auth; '
+        "servers that ignore trailing slashes (Express) or case (IIS, Express) treat it as /users/{id}: put key_auth "
+        "on "
+        "the upstream, set `trailing_slash: same`, or make the service distinguish them"
     )
 
 

@@ -255,9 +255,9 @@ class TestEgress:
         assert service["spec"]["externalName"] == f"{name}.{namespace}.svc.cluster.local"
         assert service["metadata"]["namespace"] in config.egress.domains
         assert [line.partition(": ")[2].partition(": ")[2] for line in told.stderr.splitlines()] == [
-            "Application/shop: spec.services[1]: the Service shop-4b2a-1 is there already, for another application or"
+            "Application/shop: spec.services[1]: the Service shop-4b2a-1 is already used for another application or"
             " service; expected another id",
-            "Application/shop: spec.services[2]: the name and the id make no name of a Service;"
+            "Application/shop: spec.services[2]: the name and the id do not form a valid Service name;"
             " expected letters, digits and hyphens",
         ]
         assert CliRunner().invoke(app_of_commands, ["kyma-services", "-"], input=apps.read_text()).stdout == told.stdout

@@ -149,7 +149,7 @@ def test_a_request_that_is_not_whole_is_the_tests_error() -> None:
 
 def test_a_request_that_cannot_be_read_is_answered_as_ever() -> None:
     ran = run([RequestId()], b"GET / HTTP/1.1\r\n\r\n")
-    assert (ran.status, ran.fault, ran.why) == (400, "bad_request", "There is no Host field.")
+    assert (ran.status, ran.fault, ran.why) == (400, "bad_request", "The Host header is missing.")
     assert ran.fields.get(b"X-Request-Id")
 
 

@@ -76,7 +76,7 @@ class ControlFetch(FeedSource, frozen=True, kw_only=True):
             node.attempted(problem.why)
             return failed(said, problem, getter.negative_ttl)
         if said.why and said.failures:
-            say(OperatorEvent.FEED_BACK, "%s: there again", _told(node, getter))
+            say(OperatorEvent.FEED_BACK, "%s: fetched again", _told(node, getter))
         node.attempted()
         return succeeded(said, got)
 

@@ -144,7 +144,7 @@ class CsrfEndpoint:
             async with asyncio.timeout(self.timeout):
                 answer = await self._ask(around)
         except TimeoutError as late:
-            raise Unavailable(Fault.TOKEN_TIMEOUT, f"it does not answer within {self.timeout:g} s") from late
+            raise Unavailable(Fault.TOKEN_TIMEOUT, f"no answer within {self.timeout:g} s") from late
         return FetchResult(read_csrf(answer), FOR_EVER, FOR_EVER)  # until the API refuses it
 
     async def _ask(self, around: FetchContext) -> Fetched:
@@ -170,9 +170,9 @@ def read_csrf(answer: Fetched) -> bytes:
         raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status}")
     token = answer.fields.get(b"x-csrf-token") or b""
     if not token or token.lower() in _NO_TOKENS:
-        raise Unavailable(Fault.TOKEN_REFUSED, "there is no `X-CSRF-Token` in its answer")
+        raise Unavailable(Fault.TOKEN_REFUSED, "its answer has no `X-CSRF-Token`")
     if not _IS_TOKEN(token):
-        raise Unavailable(Fault.TOKEN_REFUSED, "its `X-CSRF-Token` has characters that it cannot have")
+        raise Unavailable(Fault.TOKEN_REFUSED, "its `X-CSRF-Token` has invalid characters")
     cookies = {}
     for line in answer.fields.get_all(b"set-cookie"):
         pair = _COOKIE.fullmatch(line.partition(b";")[0].strip(b" \t"))

@@ -96,7 +96,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         if len(ways) > 1:
             raise ValueError(f"{', '.join(f'`{name}`' for name in ways)} together; expected one of them")
         if not ways and self.csrf is None and self.access_token_header is None and not self.hide_authorization:
-            raise ValueError("nothing is shown; expected `basic`, `bearer`, `headers`, `oauth2` or `csrf`")
+            raise ValueError("no credentials; expected `basic`, `bearer`, `headers`, `oauth2` or `csrf`")
         check_own(self.headers)
         if self.oauth2 is not None:
             check_tls(self.oauth2.token_url, self.oauth2.tls)
@@ -104,11 +104,11 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         if self.csrf is not None:
             check_tls(self.csrf.token_url, self.csrf.tls)
             if taken & {_CSRF, _COOKIE}:
-                raise ValueError("`csrf` writes X-CSRF-Token and Cookie; expected `headers` without them")
+                raise ValueError("`csrf` sets X-CSRF-Token and Cookie; expected `headers` without them")
         if self.access_token_header is not None:
             check_own((self.access_token_header,))
             if folded(self.access_token_header.encode()) in {*taken, _AUTHORIZATION, _CSRF, _COOKIE}:
-                raise ValueError(f"`{self.access_token_header}` is written here; expected a field of its own")
+                raise ValueError(f"`{self.access_token_header}` is set by this filter; expected another header")
 
     def secret_names(self) -> Iterable[str]:
         return (*self.headers, *((self.access_token_header,) if self.access_token_header else ()))
@@ -172,9 +172,9 @@ def _asks(settings: Credentials) -> str:
     """Describe the endpoint and the parameters."""
     asked = []
     if settings.oauth2 is not None:
-        asked.append(f"{str(settings.oauth2.token_url).partition('?')[0]} for a token")
+        asked.append(f"{str(settings.oauth2.token_url).partition('?')[0]} to get a token")
     if settings.csrf is not None:
-        asked.append(f"{str(settings.csrf.token_url).partition('?')[0]} for a CSRF token")
+        asked.append(f"{str(settings.csrf.token_url).partition('?')[0]} to get a CSRF token")
     return " and ".join(asked)
 
 
@@ -183,14 +183,14 @@ def _lines(settings: Credentials, env: Env) -> bytes:
     if settings.basic is not None:
         username, password = env.secret(settings.basic.username), env.secret(settings.basic.password)
         if ":" in username:
-            raise ValueError("the username has a colon, behind which a password begins (RFC 7617)")
+            raise ValueError("the username has a colon, which is not allowed (RFC 7617)")
         if not (username + password).isprintable():
             raise ValueError("the username or the password has a control character")
         return b"Authorization: Basic %b\r\n" % b64encode(f"{username}:{password}".encode())
     if settings.bearer is not None:
         token = env.secret(settings.bearer).encode()
         if _IS_TOKEN(token) is None:
-            raise ValueError("the `bearer` has a character that a token cannot have")
+            raise ValueError("the `bearer` token has an invalid character")
         return b"Authorization: Bearer %b\r\n" % token
     return b"".join(field_lines(name, values_of(env, said)) for name, said in settings.headers.items())
 

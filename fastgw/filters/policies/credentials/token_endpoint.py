@@ -124,7 +124,7 @@ class TokenEndpoint:
         if settings.second_level is not None:
             known = secret or private or self._tls.material.key
             if not known:
-                raise ValueError("`second_level` needs a secret, a key or a certificate of the client to encrypt with")
+                raise ValueError("`second_level` needs a client secret, key or certificate to encrypt with")
             address = parse_redis(reader.secret(settings.second_level))
             held = known if isinstance(known, bytes) else known.encode()
             self._second_level = EncryptedRedisCache(address, held, b"token\0" + key.encode())
@@ -158,7 +158,7 @@ class TokenEndpoint:
             async with asyncio.timeout(self.timeout):
                 got = await self._ask(around, before.note)
         except TimeoutError as late:
-            raise Unavailable(Fault.TOKEN_TIMEOUT, f"it does not answer within {self.timeout:g} s") from late
+            raise Unavailable(Fault.TOKEN_TIMEOUT, f"no answer within {self.timeout:g} s") from late
         if level is not None:
             await level.put(self.material, got.value, got.good_until_date)
         return got
@@ -220,11 +220,11 @@ def read_token(answer: Fetched) -> tuple[str, float]:
         raise Unavailable(Fault.TOKEN_REFUSED, str(refusal)) from refusal
     token, kind = said.get("access_token"), said.get("token_type")
     if not isinstance(token, str) or not token:
-        raise Unavailable(Fault.TOKEN_REFUSED, "there is no `access_token` in its answer")
+        raise Unavailable(Fault.TOKEN_REFUSED, "its answer has no `access_token`")
     if not _IS_TOKEN(token):
-        raise Unavailable(Fault.TOKEN_REFUSED, "its token has characters that no field can have")
+        raise Unavailable(Fault.TOKEN_REFUSED, "its token has characters that are not allowed in a header")
     if kind is not None and (not isinstance(kind, str) or kind.lower() != "bearer"):
-        raise Unavailable(Fault.TOKEN_REFUSED, "its token is no bearer token")
+        raise Unavailable(Fault.TOKEN_REFUSED, "its token is not a bearer token")
     return token, _seconds(said.get("expires_in"))
 
 
@@ -272,7 +272,7 @@ def _fields(further: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     fields = [(name.encode(), value.encode()) for name, value in further]
     for name, value in fields:
         if name.lower() in _OURS:
-            raise ValueError(f"`token_headers` has {name.decode()}, which the gateway writes")
+            raise ValueError(f"`token_headers` has {name.decode()}, which is set by the gateway")
         try:
             Fields([(name, value)])
         except ValueError:

@@ -145,7 +145,7 @@ class Holder(Generic[T]):
         if isinstance(got, Unavailable):
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
-            raise Unavailable(Fault.TOKEN_REFUSED, "there is nothing newer than what is refused")
+            raise Unavailable(Fault.TOKEN_REFUSED, "there is no newer credential than the rejected one")
         return got
 
     def renew(self, seen: T) -> None:

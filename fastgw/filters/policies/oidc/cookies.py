@@ -97,7 +97,7 @@ def put(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, byte
     Raises `ValueError` when it is too long for a browser to be asked to keep it.
     """
     if len(value) > LONGEST:
-        raise ValueError(f"{len(value)} bytes do not fit into cookies")
+        raise ValueError(f"{len(value)} bytes do not fit in cookies")
     pieces = [value[at : at + _PIECE] for at in range(0, len(value), _PIECE)]
     pieces[0] = b"%d~%b" % (len(pieces), pieces[0])
     lines = [b"%b=%b%b" % (_name(name, place), piece, attributes) for place, piece in enumerate(pieces)]

@@ -68,7 +68,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
 
     def __post_init__(self) -> None:
         if self.bearer is None and self.login is None:
-            raise ValueError("nobody is let in; expected `bearer` or `login`")
+            raise ValueError("no authentication method; expected `bearer` or `login`")
         passed = self._passed
         own = passed.lower() == "authorization"
         check_written((*self.claims_to_headers.values(), *((passed,) if passed and not own else ())))
@@ -97,7 +97,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if self.login is not None and self.login.public_url is None:
-            yield "no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request"
+            yield "no `login.public_url`: the `redirect_uri` is made from the Host header of each request"
 
     def client_identity(self) -> ClientIdentity:
         return ANYBODY

@@ -58,5 +58,5 @@ async def read_form(exchange: Exchange) -> dict[str, str]:
         raise NotRead("the body is not a form") from None  # the cause would show what is in it
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise NotRead("the form has a field twice")
+        raise NotRead("the form has a duplicate field")
     return fields

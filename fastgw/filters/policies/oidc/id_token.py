@@ -40,14 +40,14 @@ class IdTokens:
         claims = await self._claims(tokens)
         said = claims.get("nonce")
         if not isinstance(said, str) or not compare_digest(said.encode(), nonce.encode()):
-            raise TokenRefused("the ID token belongs to another login")
+            raise TokenRefused("the ID token's `nonce` does not match the login")
         return claims
 
     async def judge_renewed(self, tokens: Tokens, before: Claims) -> Claims:
         """The claims of the token of a refresh: it is the same somebody's. Raises as `judge` does."""
         claims = await self._claims(tokens)
         if claims["sub"] != before["sub"]:
-            raise TokenRefused("the ID token is somebody else's")
+            raise TokenRefused("the ID token has another subject")
         return claims
 
     async def judge_logout(self, token: str) -> Claims:
@@ -61,13 +61,13 @@ class IdTokens:
         check_claims(claims, self._expected_of_logout, time.time())
         events = claims.get("events")
         if not isinstance(events, Mapping) or not isinstance(events.get(_EVENT), Mapping):
-            raise TokenRefused("the token tells of no logout")
+            raise TokenRefused("the token has no logout event")
         if "nonce" in claims:  # or an ID token might be taken for one
-            raise TokenRefused("a logout token has no `nonce`")
+            raise TokenRefused("the logout token has a `nonce`, which is not allowed")
         if not claims.get("sub") and not claims.get("sid"):
-            raise TokenRefused("the token names neither a subject nor a session")
+            raise TokenRefused("the token has neither `sub` nor `sid`")
         if not isinstance(claims.get("sid", ""), str):
-            raise TokenRefused("the claim `sid` is not text")
+            raise TokenRefused("the claim `sid` is not a string")
         return claims
 
     async def _claims(self, tokens: Tokens) -> Claims:
@@ -79,7 +79,7 @@ class IdTokens:
             return await self._keyring.judge(judge)
         except UnknownKey:
             if not self._keyring.keys:
-                raise Away("no keys have been had from it yet") from None
+                raise Away("the keys of the provider have not been fetched yet") from None
             raise
 
     def _judge(self, tokens: Tokens, keys: KeySet) -> Claims:
@@ -88,11 +88,11 @@ class IdTokens:
         claims = signed.claims()
         check_claims(claims, self._expected, time.time())
         if claims["aud"] not in (self._client_id, [self._client_id]) and "azp" not in claims:
-            raise TokenRefused("the ID token is meant for several, and does not say who asked for it")
+            raise TokenRefused("the ID token has several audiences and no `azp`")
         if claims.get("azp", self._client_id) != self._client_id:
-            raise TokenRefused("the ID token was asked for by another client")
+            raise TokenRefused("the ID token's `azp` is another client")
         if "at_hash" in claims and claims["at_hash"] != _half_hash(signed.alg, tokens.access_token):
-            raise TokenRefused("the ID token belongs to another access token")
+            raise TokenRefused("the ID token's `at_hash` does not match the access token")
         return claims
 
 

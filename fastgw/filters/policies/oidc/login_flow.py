@@ -52,8 +52,8 @@ _ATTRIBUTES: Final = b"; Path=/; HttpOnly; SameSite=Lax"
 _NO_STORE: Final = (b"Cache-Control", b"no-store")
 _CALLBACK: Final = ("code", "state", "iss", "error")
 
-_UNKNOWN: Final = "This login is not known here, or not any more. Begin again."
-_TOO_LONG: Final = "What the identity provider tells of you is too long to be kept in cookies."
+_UNKNOWN: Final = "This login is unknown or has expired. Please log in again."
+_TOO_LONG: Final = "The session data from the identity provider is too large for cookies."
 _LOGOUT_PAGE: Final = b"""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -67,7 +67,7 @@ _LOGOUT_FIELDS: Final = (
     (b"X-Content-Type-Options", b"nosniff"),
     _NO_STORE,
 )
-_UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
+_UNAVAILABLE: Final = "Login is temporarily unavailable: the identity provider is unreachable. Try again later."
 
 
 class PolicyIdentity(NamedTuple):
@@ -179,7 +179,7 @@ class Flow:
         try:
             known = self._session(jar, site)
         except AmbiguousCookie:
-            return self._refuse(exchange, Fault.CREDENTIALS_INVALID, "the session's cookie is there twice")
+            return self._refuse(exchange, Fault.CREDENTIALS_INVALID, "the session cookie is sent more than once")
         if path == self._ends:
             return self._log_out(exchange, known, jar, site)
         if path == self._begins:
@@ -232,7 +232,7 @@ class Flow:
             return self._without(exchange, jar, site, known.ended or "the session has reached its lifetime")
         if limits.idle is not None:
             if now >= session.used_date + limits.idle:
-                return self._without(exchange, jar, site, "the session was not used for too long")
+                return self._without(exchange, jar, site, "the session was idle for too long")
             if now >= session.used_date + limits.idle * _IDLE_SHARE:
                 self._become(known, replace(session, used_date=now))
         if self._login.pass_access_token and not session.refresh_token and 0 < session.ends_date <= now:
@@ -291,7 +291,7 @@ class Flow:
         if known.sealed is None:
             say(
                 OperatorEvent.SESSION_UNREFRESHED,
-                "oidc: a session of %d bytes does not fit into cookies any more, and ends soon",
+                "oidc: a session of %d bytes no longer fits in cookies and ends soon",
                 len(sealed),
             )
 
@@ -314,7 +314,7 @@ class Flow:
         if isinstance(renewed, Away):
             if str(renewed) != self._complaint:
                 self._complaint = str(renewed)
-                say(OperatorEvent.SESSION_UNREFRESHED, "oidc: sessions go on without being refreshed: %s", renewed)
+                say(OperatorEvent.SESSION_UNREFRESHED, "oidc: sessions are not refreshed: %s", renewed)
             known.retry_date = time.time() + AGAIN_S
         elif renewed is None:
             known.ended = "the provider has ended the session"
@@ -355,7 +355,7 @@ class Flow:
             if tokens.id_token:
                 await self._trust.id_tokens.judge_renewed(tokens, session.claims)
         except (Denied, TokenRefused) as refusal:
-            say(OperatorEvent.SESSION_ENDED, "oidc: a session ends: %s", refusal)
+            say(OperatorEvent.SESSION_ENDED, "oidc: session ended: %s", refusal)
             return None
         except Away as away:
             return away
@@ -383,14 +383,14 @@ class Flow:
             begun = self._begin(exchange, jar, site, local(target))
             return begun if sent else _inviting(begun)
         fault = Fault.CREDENTIALS_INVALID if sent else Fault.CREDENTIALS_MISSING
-        return self._refuse(exchange, fault, why or ("the session's cookie does not count here" if sent else ""))
+        return self._refuse(exchange, fault, why or ("the session cookie is not valid here" if sent else ""))
 
     def _refuse(self, exchange: Exchange, fault: Fault, why: str) -> Reply:
         return exchange.refuse(fault, fields=[*self._challenges, _NO_STORE], why=why)
 
     async def _begin(self, exchange: Exchange, jar: Jar, site: _Site, return_to: bytes) -> Reply:
         if not exchange.authority and self._login.public_url is None:
-            return exchange.refuse(Fault.BAD_REQUEST, "A Host is needed.")
+            return exchange.refuse(Fault.BAD_REQUEST, "The Host header is missing.")
         metadata = await self._provider.heard_of_late()
         if metadata is None or not metadata.authorization_endpoint:
             return self._unavailable(exchange, self._provider.away or "it has no authorization_endpoint")
@@ -416,7 +416,7 @@ class Flow:
 
     def _unavailable(self, exchange: Exchange, why: str) -> Reply:
         return exchange.refuse(
-            Fault.AUTH_UNAVAILABLE, _UNAVAILABLE, fields=[_NO_STORE], why=f"the provider is away: {why}"
+            Fault.AUTH_UNAVAILABLE, _UNAVAILABLE, fields=[_NO_STORE], why=f"the provider is unreachable: {why}"
         )
 
     def _attempts(self, jar: Jar, site: _Site) -> tuple[bytes, ...]:
@@ -433,14 +433,14 @@ class Flow:
         attempt = self._attempt(given["state"], jar, site)
         if attempt is None:
             return exchange.refuse(
-                Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback is of no login known here"
+                Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback belongs to no pending login"
             )
         over = _cleared((attempt_name(site.cookie, attempt.state),), site, jar)
         if not self._is_from_provider(given):
-            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why="the callback is another issuer's")
+            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why="the callback has another issuer")
         if "error" in given or "code" not in given:
-            why = f"the provider did not log in: {given.get('error', 'no code')[:80]!r}"
-            return exchange.refuse(Fault.FORBIDDEN, "The identity provider did not log you in.", _fields(over), why=why)
+            why = f"the provider refused the login: {given.get('error', 'no code')[:80]!r}"
+            return exchange.refuse(Fault.FORBIDDEN, "The identity provider refused the login.", _fields(over), why=why)
         form = {
             "grant_type": "authorization_code",
             "code": given["code"],
@@ -516,7 +516,7 @@ class Flow:
 
     def _ask_first(self, exchange: Exchange, known: KnownLogin) -> Reply:
         """Another site may have sent the browser here, so it is up to the user."""
-        exchange.why = "the logout does not come from a page of the same origin"
+        exchange.why = "the logout request has another origin"
         page = _LOGOUT_PAGE % self._trust.sealed.seal_logout(self._mark(known))
         return Reply(403, page, _LOGOUT_FIELDS, Fault.FORBIDDEN)
 
@@ -536,9 +536,9 @@ class Flow:
             claims = await self._trust.id_tokens.judge_logout(token)
             now, seen = time.time(), mark_of("logout", issuer, client_id, claims["jti"])
             if roster.revoked.covers([(seen, 0.0)], now):
-                raise TokenRefused("the token was shown before")
+                raise TokenRefused("the token was used before")
         except (NotRead, TokenRefused) as refusal:
-            return exchange.refuse(Fault.BAD_REQUEST, "This tells of no logout.", [_NO_STORE], why=str(refusal))
+            return exchange.refuse(Fault.BAD_REQUEST, "The logout token is invalid.", [_NO_STORE], why=str(refusal))
         except Away as away:
             return self._unavailable(exchange, str(away))
         ends, sid, subject = now + self._login.session.lifetime, claims.get("sid", ""), claims.get("sub", "")

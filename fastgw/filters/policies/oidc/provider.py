@@ -1,4 +1,4 @@
-"""The provider: what it says of itself and its keys, fetched once per node, and what a worker asks of it.
+"""The provider: its metadata and its keys, fetched once per node, and what a worker asks of it.
 
 OpenID Connect Discovery 1.0, RFC 8414; the code is redeemed, and the session refreshed, by RFC 6749 and RFC 7636.
 """
@@ -40,7 +40,7 @@ from fastgw.upstream.targets.tls import ClientTls, read_tls
 log = logging.getLogger("fastgw")
 
 EVERY_S: Final = 600.0
-"""How often the provider is asked what it says of itself, when nobody misses anything."""
+"""How often the provider is asked its metadata, when nobody misses anything."""
 AGAIN_S: Final = 10.0
 """How often while it is away."""
 REST_S: Final = 1.0
@@ -159,7 +159,7 @@ class _Telling:
                 OperatorEvent.FEED_FAILED if trouble else OperatorEvent.FEED_BACK,
                 "%s: %s",
                 self._what,
-                trouble or "there again",
+                trouble or "fetched again",
             )
 
 
@@ -167,11 +167,11 @@ async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
     url = issuer.rstrip("/") + "/.well-known/openid-configuration"
     raw = await _get(fetcher, url, tls)
     try:
-        metadata = msgspec.convert(members(raw, "what it says of itself"), Metadata)
+        metadata = msgspec.convert(members(raw, "its metadata"), Metadata)
     except (TokenRefused, msgspec.ValidationError) as error:
         raise Away(f"{url}: {error}") from error
     if metadata.issuer != issuer:
-        raise Away(f"{url}: it calls itself {metadata.issuer[:200]!r}; expected the issuer as configured")
+        raise Away(f"{url}: its issuer is {metadata.issuer[:200]!r}; expected the issuer as configured")
     for name in _ENDPOINTS:
         endpoint = getattr(metadata, name)
         if (endpoint or name == "jwks_uri") and not is_safe(endpoint):
@@ -276,14 +276,14 @@ class Provider:
         if not answer.status:
             raise Away(answer.reason)
         if answer.status >= 500 or answer.status == 429:
-            raise Away(f"its token endpoint answers {answer.status}")
+            raise Away(f"its token endpoint answered {answer.status}")
         try:
             said = members(answer.body, "the answer of its token endpoint")
         except TokenRefused as refusal:
             raise Away(f"{refusal}, with status {answer.status}") from refusal
         if answer.status != 200:
             error = said.get("error")
-            told = f"its token endpoint answers {answer.status} {_word(error)}"
+            told = f"its token endpoint answered {answer.status} {_word(error)}"
             raise Denied(told) if error == "invalid_grant" else Away(told)
         return _tokens(said)
 
@@ -311,11 +311,11 @@ def _tokens(said: Mapping[str, Any]) -> Tokens:
     texts = (id_token, access_token, refresh_token)
     fit = all(isinstance(text, str) and re.fullmatch("[ -~]*", text) is not None for text in texts)
     if not fit or str(said.get("token_type", "")).lower() != "bearer":
-        raise Away("its token endpoint gives no bearer token")
+        raise Away("its token endpoint returned no bearer token")
     try:
         seconds = float(expires_in)  # some write it as text
     except (TypeError, ValueError) as error:
-        raise Away("its token endpoint gives an `expires_in` that is no number") from error
+        raise Away("its token endpoint returned an `expires_in` that is not a number") from error
     return Tokens(id_token, access_token, refresh_token, seconds if 0 < seconds < 1e9 else 0.0)
 
 

@@ -147,7 +147,7 @@ async def ask(place: SessionPlace, asked: RefreshRequest) -> RefreshAnswer:
             finally:
                 writer.close()
     except (OSError, EOFError, msgspec.DecodeError) as error:  # a TimeoutError is an OSError
-        return RefreshAnswer(0, b"", f"the control process broke off: {error or type(error).__name__}")
+        return RefreshAnswer(0, b"", f"the control process closed the channel: {error or type(error).__name__}")
 
 
 async def _connect(place: SessionPlace) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

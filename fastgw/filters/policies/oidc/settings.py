@@ -149,10 +149,10 @@ class Login(Settings):
 
     def __post_init__(self) -> None:
         if "openid" not in self.scopes:
-            raise ValueError("the scopes lack `openid`; expected it (OpenID Connect Core section 3.1.2.1)")
+            raise ValueError("the scope `openid` is missing; it is required (OpenID Connect Core section 3.1.2.1)")
         for name in self.parameters:
             if name in RESERVED:
-                raise ValueError(f"the parameter `{name}` is the gateway's own")
+                raise ValueError(f"the parameter `{name}` is set by the gateway")
         wants_secret, wants_key = self.client_auth in ("basic", "post"), self.client_auth == "private_key_jwt"
         if wants_secret != (self.client_secret is not None):
             raise ValueError(f"`client_auth: {self.client_auth}` {_needs(wants_secret)} a `client_secret`")
@@ -160,7 +160,7 @@ class Login(Settings):
             raise ValueError(f"`client_auth: {self.client_auth}` {_needs(wants_key)} a `client_key`")
         passed = (self.pass_access_token or "").lower().encode()
         if passed in UNUSABLE:
-            raise ValueError(f"`{self.pass_access_token}` cannot hold a token; expected another field")
+            raise ValueError(f"`{self.pass_access_token}` cannot carry a token; expected another header")
         paths = (self.callback, self.login, self.logout, self.backchannel_logout)
         ours = [path for path in paths if path is not None]
         if len(set(ours)) != len(ours):
@@ -187,4 +187,4 @@ class Bearer(Settings):
 
 
 def _needs(needed: bool) -> str:
-    return "needs" if needed else "does not go with"
+    return "needs" if needed else "cannot be used with"

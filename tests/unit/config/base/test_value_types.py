@@ -137,7 +137,7 @@ def test_what_is_no_url_is_refused(text):
     "text", ["http://a/?key=hunter2", "http://a?hunter2", "http://a/#hunter2", "http://u:hunter2@a"]
 )
 def test_what_may_be_a_secret_in_a_url_is_not_shown(text):
-    with pytest.raises(ValueError, match="a URL with a") as caught:
+    with pytest.raises(ValueError, match=r"a URL (with a|that contains)") as caught:
         value_types.parse_url(text)
     assert "hunter2" not in str(caught.value)
 

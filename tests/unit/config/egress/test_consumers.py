@@ -98,7 +98,7 @@ def test_nothing_that_a_service_says_lets_anybody_in() -> None:
 
 def test_explain_tells_who_may_call() -> None:
     told = as_text(explain(plane_of(["shop"]).gateway, "GET", "http://a/shop/orders/7", [f"X-Api-Key: {CRM}"]))
-    assert "app_consumers (authorize) → answers 403 (forbidden: the consumer: crm; one of shop is needed)" in told
+    assert "app_consumers (authorize) → answers 403 (forbidden: the consumer: crm; one of shop is required)" in told
 
 
 HEAD = "consumers: [{name: shop, key_auth: [{key: planted-0123456789}]}, {name: jo, jwt: [{issuer: i, subject: s}]}]\n"
@@ -114,9 +114,9 @@ def apps(consumers: str, more: str = "") -> str:
     [
         (apps("[shp]"), 'main.yaml:8: egress.apps.shop.consumers[0]: unknown consumer "shp"; did you mean "shop"?'),
         (apps("[]"), "main.yaml:8: egress.apps.shop.consumers: an empty list"),
-        (apps("shop"), 'main.yaml:8: egress.apps.shop.consumers: "shop"; expected a list'),
-        (apps("[jo]"), "egress.apps.shop.consumers: these consumers have neither a key, a password nor a certificate"),
-        (apps("[shop]", "  authentication: {cors: {origins: ['*']}}\n"), '"cors" does not say who an application is'),
+        (apps("shop"), 'main.yaml:8: egress.apps.shop.consumers: "shop"; expected a non-empty list'),
+        (apps("[jo]"), "egress.apps.shop.consumers: these consumers have no key, password or certificate"),
+        (apps("[shop]", "  authentication: {cors: {origins: ['*']}}\n"), '"cors" does not authenticate applications'),
     ],
 )
 def test_what_is_wrong_is_told_where_it_stands(tmp_path: Path, text: str, told: str) -> None:
@@ -130,7 +130,7 @@ def test_a_filter_of_the_listener_that_says_who_they_are_is_enough(tmp_path: Pat
     assert "app_consumers" in route.filters
     assert "app_authentication" not in route.filters
     assert [each for each in notes(tmp_path, jwt + apps("[shp]")) if "did you mean" in each] == [
-        'main.yaml:9: egress.apps.shop.consumers[0]: no consumer is called "shp"; did you mean "shop"?'
+        'main.yaml:9: egress.apps.shop.consumers[0]: unknown consumer "shp"; did you mean "shop"?'
     ]
 
 

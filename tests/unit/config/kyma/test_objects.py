@@ -70,10 +70,10 @@ def test_what_a_watch_says_has_no_lines() -> None:
     ("wrong", "told"),
     [
         (b"4", "/a.yaml:4:1: 4; expected an object"),
-        (b"kind: Secret", "/a.yaml:4:1: no `apiVersion` and `kind`; expected an object of Kubernetes"),
+        (b"kind: Secret", "/a.yaml:4:1: no `apiVersion` and `kind`; expected a Kubernetes object"),
         (
             b"{apiVersion: v1, kind: Secret, metadata: {name: a}, data: {x: eA==, x: eQ==}}",
-            "/a.yaml:4:60: Secret/a: data.x: a repeated key",
+            "/a.yaml:4:60: Secret/a: data.x: duplicate key",
         ),
     ],
 )

@@ -98,7 +98,7 @@ def test_documents_lead_nowhere_on_this_machine(host: str) -> None:
     said = application(service("orders", api(f"http://{host}:8080/")))
     services, _, told = read(said)
     assert services == {}
-    assert "where a document may not lead" in told[0]
+    assert ", which is not allowed in an Application" in told[0]
     services, _, told = read(said, allow_local=True)
     assert [*services] == ["shop/orders"]
     assert told == []
@@ -164,11 +164,11 @@ def test_a_certificate_with_another_key_is_not_used(tmp_path: Path) -> None:
     certificate, key = certificates.issue("one")[0], certificates.issue("two")[1]
     pair = secret("secret", crt=Path(certificate).read_text(), key=Path(key).read_text())
     services, derived, told = read(application(service("orders", api(credentials=credentials("CertificateGen")))), pair)
-    why = "`key` of the Secret kyma-system/secret cannot be used: it is not the key of the certificate"
+    why = "`key` of the Secret kyma-system/secret cannot be used: the private key does not match the certificate"
     assert services["shop/orders"].settings.unavailable == why
     assert derived == {}
     assert told == [
-        "Secret/secret: data.key: cannot be used: it is not the key of the certificate",
+        "Secret/secret: data.key: cannot be used: the private key does not match the certificate",
         f"Application/shop: spec.services[0].entries[0].credentials.secretName: {why}: calls are answered 500",
     ]
 
@@ -230,8 +230,8 @@ def test_the_first_of_several_objects_of_one_name_counts() -> None:
     assert derived["kyma://kyma-system/secret/username"] == b"first"
     assert [*services] == ["shop/orders", "two/orders"]
     assert [each.partition(": ")[2] for each in told] == [
-        "metadata.name: already at /apps/a.json:1, which counts; expected it once",
-        "metadata.name: already at /apps/a.json:1, which counts; expected it once",
+        "metadata.name: already defined at /apps/a.json:1, which takes precedence; expected a unique name",
+        "metadata.name: already defined at /apps/a.json:1, which takes precedence; expected a unique name",
     ]
 
 
@@ -248,7 +248,7 @@ def test_which_of_several_is_meant_is_not_guessed() -> None:
             service("mixed", api(one), api(two, name="b")),
         )
     )
-    several = 'Several APIs are called so: an entry without a name of the service "Orders", '
+    several = 'Several APIs have this name: an entry without a name of the service "Orders", '
     orders = services["shop/orders"].settings.entries
     assert {name: each.ambiguous for name, each in orders.items()} == {
         "unnamed": f'{several}an entry without a name of the service "orders!".'
@@ -358,7 +358,7 @@ def test_what_the_documents_have_no_words_for_is_said_for_all() -> None:
         (secret("secret", username="me", password=""), "`password` of the Secret kyma-system/secret is empty"),
         (
             secret("secret", username=f"{PLANTED}:", password=PLANTED),
-            "`username` of the Secret kyma-system/secret has a colon, which no username can have (RFC 7617)",
+            "`username` of the Secret kyma-system/secret has a colon, which is not allowed in a username (RFC 7617)",
         ),
         (
             secret("secret", username="me", password=f"{PLANTED}\nX: y"),
@@ -366,17 +366,17 @@ def test_what_the_documents_have_no_words_for_is_said_for_all() -> None:
         ),
         (
             secret("secret", username="me") | {"stringData": {"password": 12345678901}},
-            "`password` of the Secret kyma-system/secret is not text, in quotes where it is a number",
+            "`password` of the Secret kyma-system/secret is not a string (quote it if it is a number)",
         ),
         (
             secret("secret") | {"data": {"username": "bWU=", "password": f"{PLANTED}!"}},
-            "`password` of the Secret kyma-system/secret is not text in base64",
+            "`password` of the Secret kyma-system/secret is not a base64 string",
         ),
         (
             secret("secret") | {"data": {"username": "bWU=", "password": "/w=="}},
             "`password` of the Secret kyma-system/secret is not UTF-8",
         ),
-        (secret("secret") | {"data": [PLANTED]}, "the Secret kyma-system/secret has no mapping as `data`"),
+        (secret("secret") | {"data": [PLANTED]}, "the Secret kyma-system/secret has no object `data`"),
         (
             secret("secret", username="me", password="x" * 70_000),
             "`password` of the Secret kyma-system/secret has more than 64 KiB",
@@ -407,11 +407,11 @@ def test_a_secret_that_cannot_be_used_makes_its_services_fail_with_the_reason(sa
         ),
         (
             {"headers": f'{{"X-A": ["{PLANTED}\\r\\nX-B: c"]}}'},
-            "`headers` of the Secret kyma-system/secret has what can be no field of a request",
+            "`headers` of the Secret kyma-system/secret has an invalid header name or value",
         ),
         (
             {"headers": '{"X-A": ["1"], "x-a": ["2"]}'},
-            "`headers` of the Secret kyma-system/secret names a field twice",
+            "`headers` of the Secret kyma-system/secret has a duplicate header",
         ),
         ({"queryParameters": '{"a": [""]}'}, "`queryParameters` of the Secret kyma-system/secret has an empty value"),
         (
@@ -432,7 +432,7 @@ def test_nobody_writes_the_fields_that_belong_to_a_connection_or_to_the_request_
     for name in sorted(_OURS):
         said = secret("secret", clientId="me", clientSecret=PLANTED, headers=json.dumps({name.decode(): ["x"]}))
         services, _, _ = read(application(service("orders", api(credentials=told))), said)
-        why = f"`headers` of the Secret kyma-system/secret has {name.decode()}, which the gateway writes"
+        why = f"`headers` of the Secret kyma-system/secret has {name.decode()}, which is set by the gateway"
         assert services["shop/orders"].settings.unavailable == why
     said = secret("secret", headers='{"Keep-Alive": ["x"]}')
     services, _, _ = read(application(service("orders", api(requestParametersSecretName="secret"))), said)
@@ -468,14 +468,14 @@ def test_string_data_counts_before_data_and_base64_may_have_lines() -> None:
             api("ftp://a"),
             'entries[0].targetUrl: "ftp://a" is not an http, https or unix URL; expected an http or https URL',
         ),
-        (api("unix:/run/a.sock"), "entries[0].targetUrl: a unix socket, where a document may not lead"),
-        (api(f"https://me:{PLANTED}@a"), "entries[0].targetUrl: a URL with a user or password in it"),
-        (api("https://a?b#c"), "entries[0].targetUrl: a fragment, or a query with what cannot stand there"),
-        (api("https://a?b c"), "entries[0].targetUrl: a fragment, or a query with what cannot stand there"),
+        (api("unix:/run/a.sock"), "entries[0].targetUrl: a unix socket, which is not allowed in an Application"),
+        (api(f"https://me:{PLANTED}@a"), "entries[0].targetUrl: a URL that contains a user or password"),
+        (api("https://a?b#c"), "entries[0].targetUrl: a fragment, or a query with invalid characters"),
+        (api("https://a?b c"), "entries[0].targetUrl: a fragment, or a query with invalid characters"),
         ({"type": "API"}, "entries[0]: no `targetUrl`; expected one"),
-        (api(5), "entries[0].targetUrl: 5; expected text"),  # type: ignore[arg-type]
+        (api(5), "entries[0].targetUrl: 5; expected a string"),  # type: ignore[arg-type]
         ({"targetUrl": "https://a"}, "entries[0]: no `type`; expected one"),
-        ({"type": "Api"}, 'entries[0].type: text; expected "API" or "Events"'),
+        ({"type": "Api"}, 'entries[0].type: a string; expected "API" or "Events"'),
     ],
 )
 def test_what_is_wrong_with_one_entry_leaves_the_others(said: Json, told: str) -> None:
@@ -488,17 +488,23 @@ def test_what_is_wrong_with_one_entry_leaves_the_others(said: Json, told: str) -
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (api(credentials=credentials("basic")), 'entries[0].credentials.type: it is not known; did you mean "Basic"?'),
+        (api(credentials=credentials("basic")), 'entries[0].credentials.type: it is unknown; did you mean "Basic"?'),
         (api(credentials={"type": "Basic"}), "entries[0].credentials: no `secretName`; expected one"),
-        (api(credentials=PLANTED), "entries[0].credentials: text; expected a mapping"),
+        (api(credentials=PLANTED), "entries[0].credentials: a string; expected an object"),
         (api(credentials=credentials("OAuth")), "entries[0].credentials: no `authenticationUrl`; expected one"),
         (
             api(credentials=credentials("OAuth", authenticationUrl="http://127.0.0.1/token")),
-            "entries[0].credentials.authenticationUrl: 127.0.0.1 is this machine, where a document may not lead",
+            (
+                "entries[0].credentials.authenticationUrl: 127.0.0.1 is this machine, which is not allowed in an "
+                "Application"
+            ),
         ),
         (
             api(credentials=credentials("Basic", csrfInfo={"tokenEndpointURL": "http://[::1]/csrf"})),
-            "entries[0].credentials.csrfInfo.tokenEndpointURL: ::1 is this machine, where a document may not lead",
+            (
+                "entries[0].credentials.csrfInfo.tokenEndpointURL: ::1 is this machine, which is not allowed in "
+                "an Application"
+            ),
         ),
         (
             api("http://a", credentials=credentials("CertificateGen")),
@@ -516,21 +522,27 @@ def test_what_is_wrong_with_credentials_is_what_calls_are_answered(said: Json, t
     why = services["shop/orders"].settings.unavailable
     assert why is not None
     assert why.startswith(f"spec.services[0].{path} of the Application shop cannot be used: ")
-    assert ("it is not known; expected one of Basic, OAuth, " in why) is ("did you mean" in told)
+    assert ("it is unknown; expected one of Basic, OAuth, " in why) is ("did you mean" in told)
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"metadata": {}}, "Application: metadata.name: no name; expected a name of letters in lower case"),
+        (
+            {"metadata": {}},
+            ("Application: metadata.name: no name; expected a name of lower-case letters, digits, `-` and `.`"),
+        ),
         (
             {"metadata": {"name": "A/B"}},
-            "Application: metadata.name: no name of an Application; expected a name of letters in lower case",
+            (
+                "Application: metadata.name: not a valid Application name; expected a name of lower-case "
+                "letters, digits, `-` and `.`"
+            ),
         ),
         ({"apiVersion": "applicationconnector.kyma-project.io/v2"}, "Application/shop: apiVersion: "),
-        ({"spec": {"services": {}}}, "Application/shop: spec.services: a mapping; expected a list"),
-        ({"spec": {"services": [5]}}, "Application/shop: spec.services[0]: 5; expected a mapping"),
-        ({"spec": {"skipVerify": "yes"}}, "Application/shop: spec.skipVerify: text; expected true or false"),
+        ({"spec": {"services": {}}}, "Application/shop: spec.services: an object; expected a list"),
+        ({"spec": {"services": [5]}}, "Application/shop: spec.services[0]: 5; expected an object"),
+        ({"spec": {"skipVerify": "yes"}}, "Application/shop: spec.skipVerify: a string; expected true or false"),
     ],
 )
 def test_what_is_wrong_with_one_application_leaves_the_others(change: Json, told: str) -> None:
@@ -692,7 +704,7 @@ def test_one_secret_of_many_services_is_one_line_of_the_log(tmp_path: Path) -> N
     notes = load_all(tmp_path).notes
     why = "the Secret kyma-system/secret has no `password`: calls are answered 500"
     assert sum(note.wrong == why for note in notes) == 50
-    assert [note.wrong for note in new_among(notes, ())] == [f"{why} (and in 49 places more)", "it has no `password`"]
+    assert [note.wrong for note in new_among(notes, ())] == [f"{why} (and in 49 other places)", "it has no `password`"]
     assert "services[0]" in new_among(notes, ())[0].path
 
 
@@ -767,8 +779,8 @@ def test_notes_tell_file_and_line(tmp_path: Path) -> None:
     write(tmp_path, shop="apiVersion: v1\nkind: [\n", other=[application(service("orders", api("http://localhost")))])
     told = told_of(load_all(tmp_path), tmp_path)
     assert told == [
-        "apps/other.yaml:15: Application/shop: spec.services[0].entries[0].targetUrl: localhost is this machine, where"
-        " a document may not lead; expected another host, or `allow_local: true` with the provider",
+        "apps/other.yaml:15: Application/shop: spec.services[0].entries[0].targetUrl: localhost is this machine, which"
+        " is not allowed in an Application; expected another host, or `allow_local: true` with the provider",
         "apps/shop.yaml:3: not valid YAML: while parsing a flow node, did not find expected node content",
     ]
 
@@ -790,7 +802,7 @@ def test_a_service_that_the_file_has_counts_before_one_of_a_document(tmp_path: P
     assert note.startswith(
         'apps/shop.yaml:13: Application/shop: spec.services[0].entries[0]: "orders" of "shop" is at '
     )
-    assert "main.yaml:5, which counts" in note
+    assert "main.yaml:5, which takes precedence" in note
 
 
 def test_what_only_the_rules_find_wrong_refuses_that_service_alone(tmp_path: Path) -> None:
@@ -811,7 +823,7 @@ def test_a_directory_that_is_not_there_is_wrong_and_an_empty_one_is_noted(tmp_pa
         load_all(tmp_path)
     (tmp_path / "apps").mkdir()
     (note,) = told_of(load_all(tmp_path), tmp_path)
-    assert "has no file that ends in .yaml, .yml, .json" in note
+    assert "has no file with one of the endings .yaml, .yml, .json" in note
 
 
 def test_a_file_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:

@@ -37,15 +37,15 @@ def test_the_first_minute(tmp_path):
         ("zzz: 1", '3:1: zzz: unknown key; expected one of "access_logs", "admin", "'),
         ("workers: 1.5", '3:10: workers: 1.5; expected a whole number from 1 to 1024 or "auto"'),
         ("workers: true", '3:10: workers: true; expected a whole number from 1 to 1024 or "auto"'),
-        ("timeouts: null", "3:11: timeouts: null; expected a mapping of settings"),
+        ("timeouts: null", "3:11: timeouts: null; expected an object"),
         ("timeouts: {keepalive: [1s]}", "3:23: timeouts.keepalive: a list; expected a duration such as"),
         ("timeouts: {drain: {requests: 0s}}", "3:30: timeouts.drain.requests: a duration of zero; expected a duration"),
         ("limits: {header_bytes: 1KB}", '3:24: limits.header_bytes: "1KB"; expected a whole number from 1024'),
         ("limits: {body_bytes: -1}", "3:22: limits.body_bytes: -1; expected a size"),
         ("status: {address: 9902}", "3:19: status.address: 9902; expected"),
-        ("status: {address: '127.0.0.1:80'}", "3:19: status.address: 127.0.0.1:80 is taken by a.yaml:2; expected an"),
-        ("access_logs: stdout", "3:14: access_logs: \"stdout\"; expected a list of a mapping of settings"),
-        ("access_logs: [{redact: [1]}]", "3:25: access_logs[0].redact[0]: 1 without quotes; expected text"),
+        ("status: {address: '127.0.0.1:80'}", "3:19: status.address: 127.0.0.1:80 is already used by a.yaml:2; expect"),
+        ("access_logs: stdout", "3:14: access_logs: \"stdout\"; expected a list (each element: an object)"),
+        ("access_logs: [{redact: [1]}]", "3:25: access_logs[0].redact[0]: 1 without quotes; expected a string"),
         ("filters: {'a b': {}}", '3:11: filters["a b"]: "a b" is not a name; expected a name of letters'),
         ("filters: {sized: {}}", '3:11: filters.sized: unknown filter type "sized"; none is defined'),
         ("timeouts: {keepalive: 1.5}", '3:23: timeouts.keepalive: 1.5 has no unit; expected a duration such as "1.5s"'),
@@ -55,7 +55,7 @@ def test_the_first_minute(tmp_path):
         ("timeouts: {keepalive: true}", '3:23: timeouts.keepalive: true; expected a duration such as "250ms"'),
         ("limits: {body_bytes: '1024'}", '3:22: limits.body_bytes: "1024" has no unit; expected a size such as "1024B'),
         ("limits: {body_bytes: 1.5}", "3:22: limits.body_bytes: 1.5; expected a size such as"),
-        ("include: [1]", "3:11: include[0]: 1 without quotes; expected text"),
+        ("include: [1]", "3:11: include[0]: 1 without quotes; expected a string"),
     ],
 )  # fmt: skip
 def test_gateway_settings(tmp_path, text, line):
@@ -71,9 +71,9 @@ def test_gateway_settings(tmp_path, text, line):
         ("{address: 'a:1', protocols: [http9]}", 'protocols[0]: "http9"; expected "http1"'),
         ("{address: 'a:1', trusted_proxies: [10.0.0.1/8]}", "trusted_proxies[0]: 10.0.0.1/8 has host bits set; expect"),
         ("{address: 'a:1', proxy_protocol: false}", 'proxy_protocol: false; expected "off" or "required"'),
-        ("{address: 'a:1', proxy_protocol: required}", "proxy_protocol: nobody is trusted to send it; expected"),
+        ("{address: 'a:1', proxy_protocol: required}", "proxy_protocol: no peer is trusted to send the PROXY header;"),
         ("{address: 'a:1', tsl: {}}", 'tsl: unknown key; did you mean "tls"?'),
-        ("{address: 'a:1', tls: {}}", "tls.certificates: missing; expected a list of at least one of a mapping"),
+        ("{address: 'a:1', tls: {}}", "tls.certificates: missing; expected a non-empty list (each element: an object)"),
     ],
 )  # fmt: skip
 def test_listeners(tmp_path, text, line):
@@ -87,22 +87,22 @@ def test_listeners(tmp_path, text, line):
         ("{targets: []}", "u.targets: an empty list; expected at least one"),
         ("{targets: [{url: 'http://a'}], pool: {max_uses: 0}}", "uses: 0; expected a whole number from 1 to 1000000"),
         ("{targets: [{url: 'http://a'}], pool: {max_idle: -1}}", "idle: -1; expected a whole number from 0 to 1000000"),
-        ("{}", "u.targets: missing; expected a list of at least one of a URL or a mapping of settings"),
+        ("{}", "u.targets: missing; expected a non-empty list (each element: a URL or an object)"),
         (
             "{targets: [{url: 'http://a'}], load_balancing: {hash_on: ip}}",
-            "u.load_balancing: `hash_on` is for `algorithm: consistent_hash`",
+            "u.load_balancing: `hash_on` needs `algorithm: consistent_hash`",
         ),
         (
             "{targets: [{url: 'http://a'}], load_balancing: {algorithm: ip_hash, slow_start: 30s}}",
-            "u.load_balancing: `slow_start` is not for `ip_hash`: clients would move with each step",
+            "u.load_balancing: `slow_start` is not supported with `ip_hash`: clients would change targets at each step",
         ),
         (
             "{targets: [{url: 'http://a'}], load_balancing: {algorithm: consistent_hash, hash_on: host}}",
-            'hash_on: "host" is nothing to tell requests apart by; expected ip, header:NAME, cookie:NAME or consumer',
+            'hash_on: "host" is not a valid key; expected ip, header:NAME, cookie:NAME or consumer',
         ),
         (
             "{targets: [{url: 'http://a'}], load_balancing: {sticky: {cookie: lb, same_site: none}}}",
-            "sticky: `same_site: none` without `secure: true`: browsers would not take the cookie",
+            "sticky: `same_site: none` without `secure: true`: browsers reject such a cookie",
         ),
         (
             "{targets: [{url: 'http://a'}], load_balancing: {sticky: {cookie: 'l b'}}}",
@@ -110,25 +110,25 @@ def test_listeners(tmp_path, text, line):
         ),
         (
             "{targets: [{url: 'http://a'}], health_checks: {active: {type: tcp, expected_body: ok}}}",
-            "health_checks.active: `expected_body` means nothing for `type: tcp`",
+            "health_checks.active: `expected_body` has no effect with `type: tcp`",
         ),
         (
             "{targets: [{url: 'http://a'}], health_checks: {active: {expected_statuses: [399-200]}}}",
-            "active.expected_statuses[0]: 399-200 is empty: it begins behind its end; expected statuses such as",
+            "active.expected_statuses[0]: 399-200 is empty: its start is above its end; expected statuses such as",
         ),
         ("{targets: [{url: 'http://a'}], circuit_breaker: {open: 0s}}", "breaker.open: a duration of zero; expected"),
         ("{targets: [{url: 'http://a', weight: -1}]}", "u.targets[0].weight: -1; expected a whole number from 0 to 10"),
         ("{targets: [{url: 'http://a'}], retries: {budget: 10}}", 'u.retries.budget: 10 has no unit; expected a perce'),
         ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "target"'),
         ("{targets: [{url: 'http://a'}], retries: {conditions: [5xx]}}", 'conditions[0]: "5xx"; expected "connect_fai'),
-        ("{targets: [{url: 'http://a'}], retries: {per_try_timeout: 1s}}", "u.retries: `per_try_timeout` without a re"),
+        ("{targets: [{url: 'http://a'}], retries: {per_try_timeout: 1s}}", 'u.retries: `per_try_timeout` is set, but'),
         ("{targets: [{url: 'http://a'}], retries: {backoff: {base: 1s}}}", "u.retries.backoff: `base` is longer than "),
         ("{targets: [{url: 'http://a'}], retries: {body_bytes: 17MiB}}", 'body_bytes: "17MiB"; expected a whole numbe'),
         ("{targets: [{url: 'http://a'}], hedge: {after: p99}}", 'u.hedge.after: "p99"; expected "p95" or a duration '),
-        ("{targets: [{url: 'http://a'}], tls: {verify: false}}", "u.tls: no target of this upstream is https; expecte"),
+        ("{targets: [{url: 'http://a'}], tls: {verify: false}}", "u.tls: no target of this upstream uses https; expec"),
         ("{targets: [{url: 'https://a'}], tls: {key: a.yaml}}", "u.tls.key: there is no `certificate`; expected both"),
-        ("{targets: [{url: 'https://a'}], tls: {ca: a.yaml}}", "u.tls.ca: no certificate could be read from it; expec"),
-        ("{targets: [{url: 'https://a'}], tls: {certificate: a.yaml, key: a.yaml}}", "u.tls.certificate: no certifica"),
+        ("{targets: [{url: 'https://a'}], tls: {ca: a.yaml}}", "u.tls.ca: it contains no valid certificate; expec"),
+        ("{targets: [{url: 'https://a'}], tls: {certificate: a.yaml, key: a.yaml}}", "u.tls.certificate: it contains"),
         ("{targets: [{url: 'https://a'}], tls: {ca: .}}", 'u.tls.ca: "." cannot be read: Is a directory; expected a r'),
     ],
 )  # fmt: skip
@@ -140,40 +140,40 @@ def test_upstreams(tmp_path, text, line):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("respond: {}, redirect: {to: /}", "5:4: routes[0]: respond and redirect exclude each other; expected one of"),
-        ("methods: [GET]", "5:4: routes[0]: nothing to do with a request; expected one of upstream, respond, redirect"),
-        ("upstream: null", "5:4: routes[0]: nothing to do with a request; expected one of upstream, respond, redirect"),
+        ("respond: {}, redirect: {to: /}", "5:4: routes[0]: respond and redirect are mutually exclusive; expected one"),
+        ("methods: [GET]", "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect"),
+        ("upstream: null", "5:4: routes[0]: the route has no action; expected one of upstream, respond, redirect"),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
         ("upstream: [u]", "5:24: routes[0].upstream: a list; expected the name of an upstream or a URL"),
         ("upstream: 'u:80'", '5:24: routes[0].upstream: "u:80" is not an http, https or unix URL; expected the name'),
         ("upstream: u, listeners: [min]", '5:39: routes[0].listeners[0]: unknown listener "min"; did you mean "main"?'),
         ("upstream: u, use: [x]", '5:33: routes[0].use[0]: unknown filter set "x"; none is defined'),
-        ("upstream: u, hosts: ['a:80']", "5:35: routes[0].hosts[0]: 'a:80' is more than a host; expected"),
-        ("upstream: u, paths: [a]", "5:35: routes[0].paths[0]: 'a' does not begin with a slash; expected"),
+        ("upstream: u, hosts: ['a:80']", "5:35: routes[0].hosts[0]: 'a:80' is not just a host; expected a name withou"),
+        ("upstream: u, paths: [a]", "5:35: routes[0].paths[0]: 'a' does not start with a slash; expected a path such"),
         ("upstream: u, paths: []", "5:34: routes[0].paths: an empty list; expected at least one"),
-        ("upstream: u, methods: [get]", '5:37: routes[0].methods[0]: "get" is not in capitals; expected a method'),
-        ("upstream: u, methods: [TRACE]", "5:37: routes[0].methods[0]: TRACE is always refused; expected another"),
-        ("upstream: u, methods: [PURGE, BREW]", "5:44: routes[0].methods[1]: BREW is always refused: llhttp does not "),
-        ("upstream: u, methods: [PLAY]", "5:37: routes[0].methods[0]: PLAY is always refused: llhttp does not know it"),
+        ("upstream: u, methods: [get]", '5:37: routes[0].methods[0]: "get" is not in upper case; expected a method'),
+        ("upstream: u, methods: [TRACE]", "5:37: routes[0].methods[0]: TRACE is always rejected; expected another"),
+        ("upstream: u, methods: [PURGE, BREW]", "5:44: routes[0].methods[1]: BREW is always rejected: it is unknown t"),
+        ("upstream: u, methods: [PLAY]", "5:37: routes[0].methods[0]: PLAY is always rejected: it is unknown to llhtt"),
         ("upstream: u, headers: {'a b': c}", '5:37: routes[0].headers["a b"]: "a b" is not a token (RFC 9110'),
-        ("upstream: u, query: {debug: 1}", "5:42: routes[0].query.debug: 1 without quotes; expected text"),
-        ("upstream: u, upgrade: [H2C]", "5:37: routes[0].upgrade[0]: h2c would carry requests past the gateway"),
-        ("upstream: u, paths: ['/a/*'], strip_prefix: /b", '5:58: routes[0].strip_prefix: no path of this route begin'),
-        ("upstream: u, paths: ['/a'], strip_prefix: /a/b", '5:56: routes[0].strip_prefix: no path of this route begin'),
+        ("upstream: u, query: {debug: 1}", "5:42: routes[0].query.debug: 1 without quotes; expected a string"),
+        ("upstream: u, upgrade: [H2C]", "5:37: routes[0].upgrade[0]: h2c would bypass the gateway"),
+        ("upstream: u, paths: ['/a/*'], strip_prefix: /b", '5:58: routes[0].strip_prefix: no path of this route start'),
+        ("upstream: u, paths: ['/a'], strip_prefix: /a/b", '5:56: routes[0].strip_prefix: no path of this route start'),
         ("upstream: u, strip_prefix: '/{a}'", "5:41: routes[0].strip_prefix: '/{a}' is a pattern; expected"),
-        ("upstream: u, strip_prefix: /a, rewrite: /b", "5:27: routes[0].strip_prefix: strip_prefix and rewrite exclud"),
+        ("upstream: u, strip_prefix: /a, rewrite: /b", "5:27: routes[0].strip_prefix: strip_prefix and rewrite are mu"),
         ("upstream: u, paths: ['/{a}', '/b'], rewrite: '/{a}'", '5:59: routes[0].rewrite: not every path of this rout'),
         ("upstream: u, rewrite: '/{a}', paths: [~/(?P<a>b)]", '5:36: routes[0].rewrite: not every path of this route'
          ' has the parameter "a"; expected paths that have it; a regular expression has no parameters'),
         ("upstream: u, rewrite: '/{a}'", "5:36: routes[0].rewrite: not every path of this route has the parameter"),
         ("redirect: {to: '/{a}'}, paths: ['/{b}']", '5:29: routes[0].redirect.to: not every path of this route has th'),
         ("redirect: {to: /, status: 304}", "5:40: routes[0].redirect.status: 304; expected 301, 302, 303, 307 or 308"),
-        ("upstream: u, path: {forward: raw}, rewrite: /b", "5:49: routes[0].rewrite: the client's own path is sent"),
-        ("redirect: {}", "5:14: routes[0].redirect.to: missing; expected text"),
-        ("respond: {}, deadline_header: X-A", "5:27: routes[0].deadline_header: means nothing without an upstream; ex"),
-        ("upstream: u, deadline_header: HOST", '5:44: routes[0].deadline_header: "HOST" is a field that the gateway w'),
-        ("respond: {}, timeout: 1s", "5:27: routes[0].timeout: means nothing without an upstream; expected it not bes"),
-        ("respond: {headers: {X: \"a\\r\\nb\"}}", "5:37: routes[0].respond.headers.X: a control character in a field"),
+        ("upstream: u, path: {forward: raw}, rewrite: /b", "5:49: routes[0].rewrite: the client's path is forwarded u"),
+        ("redirect: {}", "5:14: routes[0].redirect.to: missing; expected a string"),
+        ("respond: {}, deadline_header: X-A", "5:27: routes[0].deadline_header: has no effect without an upstream; mu"),
+        ("upstream: u, deadline_header: HOST", '5:44: routes[0].deadline_header: "HOST" is a header that the gateway'),
+        ("respond: {}, timeout: 1s", "5:27: routes[0].timeout: has no effect without an upstream; mutually exclusive"),
+        ("respond: {headers: {X: \"a\\r\\nb\"}}", "5:37: routes[0].respond.headers.X: a control character in a header"),
     ],
 )  # fmt: skip
 def test_routes(tmp_path, text, line):
@@ -261,21 +261,21 @@ routes:
   - {name: r, respond: {}}
 """
     assert lines(tmp_path, text) == [
-        "5:16: listeners.b.address: 127.0.0.1:80 is taken by a.yaml:4; expected an address of its own",
-        "9:16: listeners.f.address: unix:/run/e is taken by a.yaml:8; expected an address of its own",
-        '12:12: routes[1].name: "r" is the name of the route at a.yaml:11 too; expected a name of its own',
+        "5:16: listeners.b.address: 127.0.0.1:80 is already used by a.yaml:4; expected a unique address",
+        "9:16: listeners.f.address: unix:/run/e is already used by a.yaml:8; expected a unique address",
+        '12:12: routes[1].name: "r" is the name of the route at a.yaml:11 too; expected a unique name',
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("listeners: {l: {address: 'a:1', tls: }}", "2:33: listeners.l.tls: nothing after the colon; expected a"),
-        ("admin:", "2:1: admin: nothing after the colon; expected a mapping of settings, or `admin: null` for none"),
+        ("listeners: {l: {address: 'a:1', tls: }}", "2:33: listeners.l.tls: no value; expected a"),
+        ("admin:", "2:1: admin: no value; expected an object, or `admin: null` for none"),
         ("limits:\n  body_bytes: # none", "or `body_bytes: null` for none"),
         ("routes: [{name: a, upstream: }]", "or `upstream: null` for none"),
         ("admin: {token: }", "{env: NAME} or {file: path}, or `token: null` for none"),
-        ("listeners: {l: {address: 'a:1', tls: {client_auth: &none }}}", "listeners.l.tls.client_auth: nothing after"),
+        ("listeners: {l: {address: 'a:1', tls: {client_auth: &none }}}", "listeners.l.tls.client_auth: no value"),
     ],
 )  # fmt: skip
 def test_nothing_behind_a_colon_is_no_null(tmp_path, text, line):
@@ -287,7 +287,7 @@ def test_nothing_behind_a_colon_is_no_null(tmp_path, text, line):
 def test_a_null_that_is_written_means_none(tmp_path):
     text = "listeners: {l: {address: 'a:1', tls: null}}\nadmin: null\nstatus: ~\nlimits: {body_bytes: null}\n"
     assert lines(tmp_path, f"version: 1\nroutes: 1\n{text}") == [
-        "2:9: routes: 1; expected a list of a mapping of settings"
+        ("2:9: routes: 1; expected a list (each element: an object)")
     ]
 
 
@@ -297,7 +297,7 @@ def test_a_broken_part_still_has_its_name(tmp_path):
     assert lines(tmp_path, text + "[{name: a, listeners: [bad], upstream: u, timeout: 1}, {name: b, upstream: v}]") == [
         '2:28: listeners.bad.address: "x" is not an address; '
         'expected "host:port", "[ipv6]:port", ":port" or "unix:/path"',
-        "3:26: upstreams.u.targets: 1; expected a list of at least one of a URL or a mapping of settings "
+        "3:26: upstreams.u.targets: 1; expected a non-empty list (each element: a URL or an object) "
         "or {file: …} or {dns: …} or {srv: …}",
         '4:60: routes[0].timeout: 1 has no unit; expected a duration such as "1s"',
         '4:84: routes[1].upstream: unknown upstream "v"; expected one of "u"',

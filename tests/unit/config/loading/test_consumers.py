@@ -60,26 +60,26 @@ def test_a_file_that_two_patterns_find_counts_once(tmp_path):
 @pytest.mark.parametrize(
     ("second", "told"),
     [
-        ("name: alice", "consumers[1].name: the name is that at main.yaml:3 too"),
+        ("name: alice", "consumers[1].name: the name is already used at main.yaml:3"),
         (
             f"name: bob, key_auth: [{{key: {PLANTED}}}]",
-            "consumers[1].key_auth[0].key: the key is that at main.yaml:3 too",
+            "consumers[1].key_auth[0].key: the key is already used at main.yaml:3",
         ),
         (
             f"name: bob, key_auth: [{{key_sha256: {sha256(PLANTED.encode()).hexdigest()}}}]",
-            "consumers[1].key_auth[0].key_sha256: the key is that at main.yaml:3 too",
+            "consumers[1].key_auth[0].key_sha256: the key is already used at main.yaml:3",
         ),
         (
             "name: bob, basic_auth: [{username: al, password: other}]",
-            "consumers[1].basic_auth[0].username: the username is that at main.yaml:3 too",
+            "consumers[1].basic_auth[0].username: the username is already used at main.yaml:3",
         ),
         (
             "name: bob, jwt: [{issuer: 'https://i', subject: s}]",
-            "consumers[1].jwt[0].subject: the subject of a token is that at main.yaml:3 too",
+            "consumers[1].jwt[0].subject: the subject of a token is already used at main.yaml:3",
         ),
         (
             "name: bob, certificates: [{san: 'DNS:a'}]",
-            "consumers[1].certificates[0].san: the alternative name of a certificate is that at main.yaml:3 too",
+            "consumers[1].certificates[0].san: the alternative name of a certificate is already used at main.yaml:3",
         ),
     ],
 )
@@ -98,7 +98,9 @@ def test_both_places_are_named_across_files(tmp_path):
         f"consumer_files: ['d/*']\nconsumers: [{{name: a, key_auth: [{{key: {PLANTED}}}]}}]\n",
         d__b=f"consumers:\n- name: b\n  key_auth: [{{key: {PLANTED}}}]\n",
     )
-    wanted = "d/b.yaml:3:20: consumers[0].key_auth[0].key: the key is that at main.yaml:4 too; expected one of its own"
+    wanted = (
+        "d/b.yaml:3:20: consumers[0].key_auth[0].key: the key is already used at main.yaml:4; expected a unique value"
+    )
     assert told == wanted
 
 
@@ -107,28 +109,40 @@ def test_both_places_are_named_across_files(tmp_path):
     [
         ("name: 'a b'", 'consumers[0].name: "a b" is not a name'),
         ('name: "a\\r\\nX: y"', "consumers[0].name: "),
-        (f"name: {'a' * 257}", "consumers[0].name: a name of more than 256 characters"),
+        (f"name: {'a' * 257}", "consumers[0].name: a name longer than 256 characters"),
         ("groups: [a]", "consumers[0].name: missing"),
         ("name: a, groups: ['x,y']", 'consumers[0].groups[0]: "x,y" is not a name'),
-        ("name: a, key_auth: [{}]", "consumers[0].key_auth[0]: not one key"),
-        (f"name: a, key_auth: [{{key: {PLANTED}, key_sha256: '{'0' * 64}'}}]", "consumers[0].key_auth[0]: not one key"),
-        (f"name: a, key_auth: [{{key: '{PLANTED} x'}}]", "consumers[0].key_auth[0].key: not visible ASCII alone"),
-        (f"name: a, key_auth: [{{key: '{PLANTED}ü'}}]", "consumers[0].key_auth[0].key: not visible ASCII alone"),
-        (f"name: a, key_auth: [{{key: {PLANTED * 60}}}]", "consumers[0].key_auth[0].key: a key of more than 1024"),
+        ("name: a, key_auth: [{}]", "consumers[0].key_auth[0]: expected exactly one of `key` and `key_sha256`"),
+        (
+            (f"name: a, key_auth: [{{key: {PLANTED}, key_sha256: '{'0' * 64}'}}]"),
+            ("consumers[0].key_auth[0]: expected exactly one of `key` and `key_sha256`"),
+        ),
+        (f"name: a, key_auth: [{{key: '{PLANTED} x'}}]", "consumers[0].key_auth[0].key: not printable ASCII"),
+        (f"name: a, key_auth: [{{key: '{PLANTED}ü'}}]", "consumers[0].key_auth[0].key: not printable ASCII"),
+        (f"name: a, key_auth: [{{key: {PLANTED * 60}}}]", "consumers[0].key_auth[0].key: a key longer than 1024"),
         ("name: a, key_auth: [{key: ''}]", "consumers[0].key_auth[0].key: the secret is empty"),
-        (f"name: a, key_auth: {PLANTED}", "consumers[0].key_auth: text; expected a list of a mapping of settings"),
-        (f"name: a, key_auth: [{PLANTED}]", "consumers[0].key_auth[0]: text; expected a mapping of settings"),
-        (f"name: a, key_auth: [{{key: [{PLANTED}]}}]", "consumers[0].key_auth[0].key: not the form of a secret"),
-        (f"name: a, hmac: [{PLANTED}]", "consumers[0].hmac[0]: text; expected"),
-        (f"name: a, key_auth: [{{key_sha256: {PLANTED}}}]", "consumers[0].key_auth[0].key_sha256: not the SHA-256"),
+        (f"name: a, key_auth: {PLANTED}", "consumers[0].key_auth: a string; expected a list (each element: an object)"),
+        (f"name: a, key_auth: [{PLANTED}]", "consumers[0].key_auth[0]: a string; expected an object"),
+        (f"name: a, key_auth: [{{key: [{PLANTED}]}}]", "consumers[0].key_auth[0].key: not a valid secret"),
+        (f"name: a, hmac: [{PLANTED}]", "consumers[0].hmac[0]: a string; expected"),
+        (
+            (f"name: a, key_auth: [{{key_sha256: {PLANTED}}}]"),
+            "consumers[0].key_auth[0].key_sha256: not a SHA-256 digest",
+        ),
         ("name: a, basic_auth: [{username: 'a:b', password: x}]", 'consumers[0].basic_auth[0].username: "a:b" is not'),
         ("name: a, basic_auth: [{username: '', password: x}]", 'consumers[0].basic_auth[0].username: "" is not'),
         (
             f'name: a, basic_auth: [{{username: a, password: "{PLANTED}\\n"}}]',
             "consumers[0].basic_auth[0].password: a control character",
         ),
-        ("name: a, certificates: [{}]", "consumers[0].certificates[0]: not one mark"),
-        ("name: a, certificates: [{subject: CN=x, san: DNS:y}]", "consumers[0].certificates[0]: not one mark"),
+        (
+            ("name: a, certificates: [{}]"),
+            "consumers[0].certificates[0]: expected exactly one of `subject`, `san` and `fingerprint_sha256`",
+        ),
+        (
+            ("name: a, certificates: [{subject: CN=x, san: DNS:y}]"),
+            "consumers[0].certificates[0]: expected exactly one of `subject`, `san` and `fingerprint_sha256`",
+        ),
         ("name: a, certificates: [{fingerprint_sha256: 'aa:bb'}]", "consumers[0].certificates[0].fingerprint_sha256: "),
         ("name: a, api_key: x", "consumers[0].api_key: unknown key"),
     ],
@@ -143,7 +157,7 @@ def test_what_is_wrong_is_told_without_the_secret(tmp_path, consumer, told):
     [
         ("consumer_files: [none.yaml]", 'consumer_files[0]: "none.yaml": no such file'),
         ("consumer_files: [bad.yaml]", "bad.yaml:1:1: routes: unknown key"),
-        ("consumer_files: [list.yaml]", "list.yaml:1:1: a list; expected a mapping of settings"),
+        ("consumer_files: [list.yaml]", "list.yaml:1:1: a list; expected an object"),
         ("consumer_files: [half.yaml]", "half.yaml:2:1: not valid YAML"),
     ],
 )
@@ -154,7 +168,7 @@ def test_files_of_consumers_that_are_none(tmp_path, said, told):
 
 def test_a_pattern_that_finds_nothing_is_noted(tmp_path):
     (note,) = loaded(tmp_path, "consumer_files: ['d/*.yaml']\n").notes
-    assert note.wrong == '"d/*.yaml" names no file'
+    assert note.wrong == '"d/*.yaml" matches no file'
 
 
 def test_no_key_is_written_or_shown(tmp_path):
@@ -228,8 +242,8 @@ def test_a_file_in_its_own_secret_file(tmp_path):
 @pytest.mark.parametrize(
     ("mark", "said"),
     [
-        ("san: alice.client", 'san: "alice.client" is not a kind of name, a colon and the name; expected DNS:…'),
-        ("subject: /O=Ex/CN=alice", 'subject: "/O=Ex/CN=alice" is not a subject as RFC 4514 writes it; expected a sub'),
+        ("san: alice.client", 'san: "alice.client" is not a subject alternative name with its type; expected DNS:…'),
+        ("subject: /O=Ex/CN=alice", 'subject: "/O=Ex/CN=alice" is not a subject in RFC 4514 form; expected a sub'),
     ],
 )
 def test_a_mark_that_is_of_no_certificate_is_refused(mark, said):

@@ -80,9 +80,9 @@ def test_an_instance_has_a_name_a_type_and_settings(tmp_path):
         ("limit: {}", "12:48: routes[0].filters.limit.body: missing; expected a size"),
         ("limit: {body: 1, least: 2}", "12:55: routes[0].filters.limit: `body` is below `least`; expected the same"),
         ("limit: {bdy: 1}", '12:56: routes[0].filters.limit.bdy: unknown key; did you mean "body"?'),
-        ("limit: 5", "12:55: routes[0].filters.limit: 5; expected a mapping of settings, null or off"),
+        ("limit: 5", "12:55: routes[0].filters.limit: 5; expected an object, null or off"),
         ("limt: {body: 1}", '12:48: routes[0].filters.limt: unknown filter type "limt"; did you mean "limit"?'),
-        ("x: {type: 5}", "12:58: routes[0].filters.x.type: 5 without quotes; expected text"),
+        ("x: {type: 5}", "12:58: routes[0].filters.x.type: 5 without quotes; expected a string"),
         ("block: {enforced: 1}", "12:66: routes[0].filters.block.enforced: 1; expected true or false"),
     ],
 )
@@ -146,7 +146,7 @@ def test_replacing_and_removing_is_noted(tmp_path):
     assert [str(note).replace(f"{tmp_path}/", "") for note in notes] == [
         "gw.yaml:7:47: upstreams.u.filters.limit: replaces that of the gateway (gw.yaml:10)",
         'gw.yaml:12:34: routes[0].use[0]: filter set "s" has "limit", removes that of upstream "u" (gw.yaml:7)',
-        "gw.yaml:12:48: routes[0].filters.x: there is nothing to remove; did you mean {}?",
+        "gw.yaml:12:48: routes[0].filters.x: no outer level has a filter with this name; did you mean {}?",
     ]
 
 
@@ -155,9 +155,7 @@ def test_replacing_and_removing_is_noted(tmp_path):
 def test_nothing_behind_the_colon_of_a_filter_does_not_remove_it(tmp_path, level, nothing):
     """YAML takes it for null, and who forgets the settings does not mean to switch off what shall protect."""
     (only,) = told(tmp_path, at(**{level: nothing}))
-    assert only.endswith(
-        "block: nothing after the colon; expected `block: {}` to use it, or `block: null` to remove it"
-    )
+    assert only.endswith("block: no value; expected `block: {}` to use it, or `block: null` to remove it")
 
 
 @pytest.mark.parametrize("null", ["null", "~", "Null"])
@@ -210,7 +208,7 @@ def test_levels_add_up_by_instance_name(tmp_path):
 def test_a_filter_that_does_not_act_is_noted(tmp_path, where, line):
     loaded = config.load(write(tmp_path, at(**where)), TYPES)
     (note,) = loaded.notes
-    assert (note.path, note.wrong) == (line, "in shadow: it tells what it would do, and does nothing")
+    assert (note.path, note.wrong) == (line, "shadow mode: it logs what it would do, and never acts")
 
 
 def test_shadow_is_true_or_false(tmp_path):

@@ -98,12 +98,17 @@ def test_a_problem_names_the_file_and_line_as_they_were(folder):
         config.load_sources(loaded.sources, {}, {})
     assert [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems] == [
         'main.yaml:4:11: filters.request_id: unknown filter type "request_id"; none is defined',
-        'main.yaml:5:71: upstreams.own.tls.certificate: "own.pem" cannot be read: it was not captured; '
+        'main.yaml:5:71: upstreams.own.tls.certificate: "own.pem" cannot be read: it is not part of the captured '
+        "configuration; "
         "expected a readable file",
-        'main.yaml:5:85: upstreams.own.tls.key: "own.key" cannot be read: it was not captured; '
+        'main.yaml:5:85: upstreams.own.tls.key: "own.key" cannot be read: it is not part of the captured '
+        "configuration; "
         "expected a readable file",
         'teams/z.yml:1:64: routes[0].filters.size: unknown filter type "size"; none is defined',
-        'teams/c.json:1:71: upstreams.c.tls.ca: "ca.pem" cannot be read: it was not captured; expected a readable file',
+        (
+            'teams/c.json:1:71: upstreams.c.tls.ca: "ca.pem" cannot be read: it is not part of the captured '
+            "configuration; expected a readable file"
+        ),
     ]
 
 
@@ -166,7 +171,7 @@ def test_a_posted_document_includes_what_is_on_disk(folder):
 def test_a_posted_document_has_the_format_of_its_name(tmp_path, name, text):
     posted = config.load_text(text.encode(), str(tmp_path / name), {})
     assert posted.config == config.load_text(MINIMAL.encode(), str(tmp_path / "b.yaml"), {}).config
-    with pytest.raises(config.ConfigError, match="unknown format"):
+    with pytest.raises(config.ConfigError, match="unknown file format; expected a file name that ends in"):
         config.load_text(text.encode(), str(tmp_path / "a.txt"), {})
 
 
@@ -266,10 +271,10 @@ class TestTargets:
         [
             ('[{"url": 1}]', "upstreams.own.targets:1:10: [0].url: 1; expected a URL"),
             ("[]", "upstreams.own.targets:1:1: an empty list; expected at least one"),
-            ("{}", "upstreams.own.targets:1:1: a mapping; expected a list of targets"),
+            ("{}", "upstreams.own.targets:1:1: an object; expected a list of targets"),
             ("[", "upstreams.own.targets:1:2: not valid JSON: Expecting value"),
             ('[{"url": "https://a", "x": 1}]', "upstreams.own.targets:1:23: [0].x: unknown key"),
-            ('[{"url": "http://a"}]', "main.yaml:5:52: upstreams.own.tls: no target of this upstream is https"),
+            ('[{"url": "http://a"}]', "main.yaml:5:52: upstreams.own.tls: no target of this upstream uses https"),
         ],
     )
     def test_what_is_wrong_is_told_with_its_place(self, folder, text, expected):
@@ -281,5 +286,5 @@ class TestTargets:
 
     def test_the_upstream_has_to_be_there(self, folder):
         loaded = config.load(str(folder / "main.yaml"), TYPES)
-        with pytest.raises(config.ConfigError, match='there is no upstream "owm"; did you mean "own"'):
+        with pytest.raises(config.ConfigError, match='unknown upstream "owm"; did you mean "own"'):
             self.put(loaded, '[{"url": "https://a"}]', "owm")

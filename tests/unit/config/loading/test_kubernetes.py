@@ -50,7 +50,7 @@ def test_a_kubeconfig_has_the_context_that_is_wanted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("written", "settings", "wanted"),
     [
-        (KUBECONFIG, "{context: b}", "`context` of no kubeconfig; expected a `kubeconfig` as well"),
+        (KUBECONFIG, "{context: b}", "`context` needs a `kubeconfig`"),
         (
             KUBECONFIG,
             "{kubeconfig: kubeconfig, context: c}",
@@ -60,9 +60,9 @@ def test_a_kubeconfig_has_the_context_that_is_wanted(tmp_path: Path) -> None:
         (
             "planted: {",
             "{kubeconfig: kubeconfig}",
-            "the kubeconfig cannot be read; expected a file such as kubectl has",
+            "the kubeconfig cannot be read; expected a file as used by kubectl",
         ),
-        ("planted", "{kubeconfig: kubeconfig}", "the kubeconfig cannot be read; expected a file such as kubectl has"),
+        ("planted", "{kubeconfig: kubeconfig}", "the kubeconfig cannot be read; expected a file as used by kubectl"),
     ],
 )
 def test_what_is_wrong_is_told_and_shows_nothing_else(tmp_path: Path, written: str, settings: str, wanted: str) -> None:

@@ -46,8 +46,8 @@ routes:
     filters:
       jwt: {algorithms: [HS384], secret: short}
 """
-SHORT = "the secret: a shared secret of less than 32 bytes; expected 32 or more for HS256, 48 for HS384, 64 for HS512"
-NO_KEY = "there is no key in it for RS256; expected a public key RSA; it has no key that can be used"
+SHORT = "the secret: a shared secret of less than 32 bytes; expected at least 32 for HS256, 48 for HS384, 64 for HS512"
+NO_KEY = "it contains no key for RS256; expected a public key RSA; it has no usable key"
 
 
 @pytest.fixture

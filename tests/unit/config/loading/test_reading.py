@@ -112,13 +112,13 @@ def test_yaml_anchors_repeat_a_value():
     [
         ("a: [1", "not valid YAML: while parsing a flow sequence, did not find expected", (2, 1)),
         ("a: b: c", "not valid YAML: mapping values are not allowed in this context", (1, 5)),
-        ("a: 1\n---\nb: 2", "a second document", (2, 1)),
+        ("a: 1\n---\nb: 2", "more than one YAML document; expected one per file", (2, 1)),
         ("a: !!int '1'", "the tag tag:yaml.org,2002:int", (1, 4)),
-        ("a: *x", "the alias *x of no anchor before it", (1, 4)),
-        ("a: &x [*x]", "the alias *x of no anchor before it", (1, 8)),
-        ("[a]: 1", "a key that is not plain text", (1, 1)),
+        ("a: *x", "the alias *x has no anchor before it", (1, 4)),
+        ("a: &x [*x]", "the alias *x has no anchor before it", (1, 8)),
+        ("[a]: 1", "a key that is not a string", (1, 1)),
         ("a: 1\nb: \x01", "not valid YAML: control characters are not allowed", (2, 4)),
-        ("[" * 101 + "]" * 101, "nested more than 100 deep", (1, 101)),
+        ("[" * 101 + "]" * 101, "nested more than 100 levels deep", (1, 101)),
     ],
 )
 def test_what_is_no_yaml_for_us_is_told_with_its_place(text, wrong, mark):
@@ -228,7 +228,7 @@ last = """a""""
 @pytest.mark.parametrize("around", ["{} = 1", "[{}]", "[[{}]]", "b = [{{ c = 1, {} = 1 }}]", "{}", "x = {}"])
 def test_toml_keys_are_not_too_deep(key, dot, around):
     """tomllib would take minutes for what a small file can hold."""
-    with pytest.raises(SyntaxProblem, match="a key of more than 100 parts") as caught:
+    with pytest.raises(SyntaxProblem, match="a dotted key with more than 100 parts") as caught:
         toml.read("\n# comment\n" + around.format(dot.join([key] * 101)))
     assert caught.value.mark[0] == 3
 
@@ -259,12 +259,12 @@ def test_toml_that_ends_in_the_middle_is_refused(text):
 
 def test_a_repeated_key_is_told_with_both_places(tmp_path):
     assert problems(tmp_path, a_yaml=MINIMAL + "routes:\n  - {name: a, name: b, respond: {}}\nversion: 1\n") == [
-        "a.yaml:4:15: routes[0].name: a repeated key; the first is in line 4",
-        "a.yaml:5:1: version: a repeated key; the first is in line 1",
+        "a.yaml:4:15: routes[0].name: duplicate key; first defined on line 4",
+        "a.yaml:5:1: version: duplicate key; first defined on line 1",
     ]
     repeated = '{"version": 1,\n "listeners": {"m": {"address": "a:1",\n "address": "a:2"}}}'
     assert problems(tmp_path, a_json=repeated) == [
-        "a.json:3:2: listeners.m.address: a repeated key; the first is in line 2"
+        "a.json:3:2: listeners.m.address: duplicate key; first defined on line 2"
     ]
     assert problems(tmp_path, a_toml="version = 1\nversion = 1\n") == [
         "a.toml:2: not valid TOML: Cannot overwrite a value"
@@ -275,11 +275,11 @@ def test_a_repeated_key_is_told_with_both_places(tmp_path):
     ("name", "raw", "wrong"),
     [
         ("a_yaml", b"version: 1\nx: \xff\n", "a.yaml:2:4: not UTF-8"),
-        ("a_yaml", b"", "a.yaml:1:1: the file is empty; expected a mapping of settings"),
-        ("a_yaml", b"- 1\n", "a.yaml:1:1: a list; expected a mapping of settings"),
+        ("a_yaml", b"", "a.yaml:1:1: the file is empty; expected an object"),
+        ("a_yaml", b"- 1\n", "a.yaml:1:1: a list; expected an object"),
         ("a_json", b"[" * 100_000, "a.json: nested too deep"),
         ("a_toml", b"a = ", "a.toml:1: not valid TOML: Invalid value"),
-        ("a_ini", b"a = 1", "a.ini: a file of unknown format; expected a name that ends in .yaml, .yml, .toml, .json"),
+        ("a_ini", b"a = 1", "a.ini: unknown file format; expected a file name that ends in .yaml, .yml, .toml, .json"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, raw, wrong):
@@ -364,14 +364,17 @@ def test_patterns_of_includes(tmp_path, pattern, found):
 def test_a_search_without_end_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(include_globs, "MOST", 100)
     assert problems(tmp_path, a_yaml=MINIMAL + "include: ['/**/*.yaml', '*.json']\n") == [
-        'a.yaml:3:11: include[0]: "/**/*.yaml": more than 100 names to look at; expected a pattern of fewer folders',
+        (
+            'a.yaml:3:11: include[0]: "/**/*.yaml": more than 100 directory entries; expected a pattern that '
+            "matches fewer directories"
+        ),
     ]
 
 
 def test_a_pattern_that_names_nothing_is_noted(tmp_path):
     loaded = load(tmp_path, a_yaml=MINIMAL + "include: ['teams/*.yaml', 'a.*']\n")
     assert [str(note).removeprefix(f"{tmp_path}/") for note in loaded.notes] == [
-        'a.yaml:3:11: include[0]: "teams/*.yaml" names no file'
+        'a.yaml:3:11: include[0]: "teams/*.yaml" matches no file'
     ]
 
 
@@ -395,8 +398,8 @@ def test_what_two_files_say_is_an_error_that_names_both(tmp_path):
         b_toml="workers = 3\n[listeners.main]\naddress = '127.0.0.1:80'\n",
     ) == [
         'main.yaml:3:19: include[1]: "none.yaml": no such file',
-        "b.toml:1: workers: already at main.yaml:4; expected it once",
-        "b.toml:2: listeners.main: already at main.yaml:2; expected it once",
+        "b.toml:1: workers: already defined at main.yaml:4; expected a unique name",
+        "b.toml:2: listeners.main: already defined at main.yaml:2; expected a unique name",
     ]
 
 
@@ -444,12 +447,12 @@ routes: [{name: all, upstream: "http://a:1/b"}]
     ("said", "expected", "hint"),
     [
         ("", "", ""),
-        ("expected text", "text", ""),
-        ("expected the value itself: text", "the value itself: text", ""),
+        ("expected a string", "a string", ""),
+        ("expected a literal value: text", "a literal value: text", ""),
         ('did you mean "a"?', "", 'did you mean "a"?'),
         ('did you mean "a"? expected "a" or "b"', '"a" or "b"', 'did you mean "a"?'),
         ("none is defined", "", "none is defined"),
-        ("the package a offers it: expected it under `x`", "", "the package a offers it: expected it under `x`"),
+        ("the package a has it: add it to `x`", "", "the package a has it: add it to `x`"),
     ],
 )
 def test_what_is_expected_is_told_apart_from_other_hints(said: str, expected: str, hint: str) -> None:

@@ -178,14 +178,14 @@ def test_names_that_collide(gateway: Gateway) -> None:
     services = gateway.objects["app-two"]["spec"]["services"]
     services[0]["id"] = "x-y"
     gateway.objects["app-third"] = application(service("first", api(), id="y"), name="two-x")
-    assert "no host leads here" in str(gateway.read())
+    assert "no host routes to this service" in str(gateway.read())
     del gateway.objects["app-third"]
-    assert "no host leads here" not in str(gateway.read())
+    assert "no host routes to this service" not in str(gateway.read())
     gateway.main["egress"]["apps"] = {"one": {"first": {"url": "http://own.example"}}}
-    assert "which counts" in str(gateway.read())
+    assert "which takes precedence" in str(gateway.read())
     del gateway.main["egress"]["apps"]
     gateway.main["upstreams"] = {"egress/one/first": {"targets": [{"url": "http://own.example"}]}}
-    assert "egress makes one of this name" in str(gateway.read())
+    assert "egress generates one with this name" in str(gateway.read())
     del gateway.main["upstreams"]
     gateway.main["routes"] = [{"name": "egress/two/first", "paths": ["/own"], "respond": {"status": 204}}]
     gateway.read()
@@ -247,7 +247,7 @@ def test_a_service_of_which_no_filter_can_be_made_is_refused_each_time(gateway: 
     fill(gateway)
     gateway.main["egress"] = {"access_token_header": "Cookie"}
     first = gateway.read()
-    assert "is written here" in str(first)
+    assert "is set by this filter" in str(first)
     assert gateway.read() == first
     assert "egress/one/first" not in routes(gateway.loaded())
 
@@ -301,7 +301,7 @@ def test_files_that_a_service_of_the_file_names(gateway: Gateway, certificates: 
         gateway.loaded()
     (gateway.folder / "ca").write_bytes(right)
     (gateway.folder / "key").write_text("")
-    assert "no key could be read" in str(gateway.read())
+    assert "no valid private key" in str(gateway.read())
     assert gateway.loaded().config.upstreams["egress/own/it"] != upstream
     (gateway.folder / "key").write_bytes(Path(key).read_bytes())
     assert gateway.loaded().config.upstreams["egress/own/it"] == upstream

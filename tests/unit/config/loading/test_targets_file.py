@@ -57,10 +57,10 @@ def test_json_by_its_ending(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("- {url: nowhere}\n", "1:9: [0].url: not what is expected"),
+        ("- {url: nowhere}\n", "1:9: [0].url: not a valid value"),
         ("- {ur: 'http://a:1'}\n", '1:4: [0]["…"]: unknown key; did you mean "url"?'),
         ("[]\n", "1:1: an empty list; expected at least one"),
-        ("targets: []\n", "1:1: a mapping; expected a list of targets"),
+        ("targets: []\n", "1:1: an object; expected a list of targets"),
         ("{a", "1:1: not valid YAML"),
     ],
 )
@@ -76,12 +76,11 @@ def test_what_is_wrong_is_told_at_its_place(file: Path, text: str, told: str) ->
         ("{file: lists/other.yaml}", '4:23: upstreams.u.targets.file: "lists/other.yaml" cannot be read: No such file'),
         (
             "{files: x}",
-            "4:16: upstreams.u.targets: a mapping; expected a list of at least one of a URL or a mapping of",
+            "4:16: upstreams.u.targets: an object; expected a non-empty list (each element: a URL or an object)",
         ),
         (
             "5",
-            "4:16: upstreams.u.targets: 5; expected a list of at least one of a URL or a mapping of settings "
-            "or {file: …}",
+            "4:16: upstreams.u.targets: 5; expected a non-empty list (each element: a URL or an object) or {file: …}",
         ),
         ("[{url: 5}]", "4:23: upstreams.u.targets[0].url: 5; expected a URL"),
     ],

@@ -72,8 +72,8 @@ def test_a_public_address_is_guarded(tmp_path, address, local):
         assert str(read(tmp_path, text).admin.address)
     else:
         assert problems(tmp_path, text) == [
-            f"a.yaml:3:18: admin.address: {parse_address(address)} can be reached from other machines; expected a "
-            "`token` beside it, or `tls` with a `client_auth` that is `required`"
+            f"a.yaml:3:18: admin.address: {parse_address(address)} is reachable from other machines; expected a "
+            "`token`, or `tls` with `client_auth: {mode: required, …}`"
         ]
     assert read(tmp_path, text.replace("}", ", token: secret}")).admin.token.value() == "secret"
 
@@ -102,15 +102,20 @@ def test_one_mistake_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("tls", "told"),
     [
-        ("{}", ["3:9: admin.tls.certificates: missing; expected a list of at least one of a mapping of settings"]),
+        ("{}", ["3:9: admin.tls.certificates: missing; expected a non-empty list (each element: an object)"]),
         ("{certificates: []}", ["3:29: admin.tls.certificates: an empty list; expected at least one"]),
         (
             "{certificates: [{certificate: $other, key: $key}]}",
-            ["3: admin.tls.certificates[0].key: it is not the key of the certificate; expected the certificate's own"],
+            [
+                (
+                    "3: admin.tls.certificates[0].key: the private key does not match the certificate; expected "
+                    "the private key of the certificate"
+                )
+            ],
         ),
         (
             "{certificates: [{certificate: $certificate, key: $encrypted}]}",
-            ["3: admin.tls.certificates[0].key: the key is encrypted; expected it without a password"],
+            ["3: admin.tls.certificates[0].key: the key is encrypted; expected a key without a password"],
         ),
         (
             "{certificates: [{certificate: $certificate}, {certificate: none.pem, key: $key}]}",
@@ -147,10 +152,10 @@ def test_tls_that_does_not_work(tmp_path, files, tls, told):
 def test_every_address_is_its_own(tmp_path):
     text = "status: {address: '127.0.0.1:81'}\nadmin: {address: '127.0.0.1:81'}"
     assert problems(tmp_path, text) == [
-        "a.yaml:4:18: admin.address: 127.0.0.1:81 is taken by a.yaml:3; expected an address of its own"
+        "a.yaml:4:18: admin.address: 127.0.0.1:81 is already used by a.yaml:3; expected a unique address"
     ]
     assert problems(tmp_path, "admin: {address: '127.0.0.1:80'}") == [
-        "a.yaml:3:18: admin.address: 127.0.0.1:80 is taken by a.yaml:2; expected an address of its own"
+        "a.yaml:3:18: admin.address: 127.0.0.1:80 is already used by a.yaml:2; expected a unique address"
     ]
     read(tmp_path, "status: {address: '127.0.0.1:9901'}")  # nobody wrote that admin should have it
 

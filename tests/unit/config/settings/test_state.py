@@ -11,7 +11,7 @@ from fastgw import config
 from fastgw.redis import url
 from tests.unit.config.settings.test_admin import problems, read
 
-WANTED = "not a URL such as redis://:password@host:6379/0; expected a Redis that can be used"
+WANTED = "not a URL such as redis://:password@host:6379/0; expected a Redis URL"
 
 
 def test_without_it_each_node_knows_for_itself(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_an_address_that_comes_and_one_that_goes_are_new_contents(
     monkeypatch.setattr(socket, "getaddrinfo", addresses())
     away = dict.fromkeys(now, "")
     assert read_again(now, away) == now
-    assert any("users.test cannot be looked up: Name or service not known" in why for why in away.values())
+    assert any("users.test cannot be resolved: Name or service not known" in why for why in away.values())
 
 
 def test_srv_records_say_ports_weights_and_groups(server: NameServer, tmp_path: Path) -> None:
@@ -143,16 +143,16 @@ def test_a_service_that_is_decidedly_not_there(server: NameServer, tmp_path: Pat
     made = loaded(tmp_path, f"{{srv: {NAME}}}")
     assert (told(made), [each.wrong.partition(": requests")[0] for each in made.notes]) == (
         [],
-        [f"srv: {NAME}: {NAME} names no target"],
+        [f"srv: {NAME}: {NAME} is not a valid target"],
     )
 
 
 def test_what_cannot_be_looked_up_yet_has_no_targets_and_is_told(server: NameServer, tmp_path: Path) -> None:
-    """As for a URL: the name may be there in a moment, and the gateway starts without."""
+    """As for a URL: the name is allowed in a moment, and the gateway starts without."""
     made = loaded(tmp_path, f"{{srv: {NAME}, scheme: https}}, tls: {{verify: false}}")
     (note,) = made.notes
     assert (told(made), note.path) == ([], "upstreams.u.targets")
-    assert f"srv: {NAME}: {NAME} cannot be looked up: " in note.wrong
+    assert f"srv: {NAME}: {NAME} cannot be resolved: " in note.wrong
     assert note.wrong.endswith(": requests are answered 503 until it can be")
     (request,) = [compile(made.config, 1, made.captured).upstreams["u"]]
     assert request.unavailable() is Fault.NO_HEALTHY_TARGET
@@ -171,7 +171,7 @@ def test_what_was_found_before_stays_when_it_is_read_anew(tmp_path: Path, monkey
     now = config.load(str(file), TYPES, known=before.captured)
     assert (told(now), now.config.upstreams["v"].targets) == (told(before), ())
     (why,) = now.withheld.values()
-    assert why.startswith("dns: users.test:9001: users.test cannot be looked up: ")
+    assert why.startswith("dns: users.test:9001: users.test cannot be resolved: ")
     assert [each.path for each in now.notes] == ["upstreams.v.targets"]
 
 
@@ -192,7 +192,7 @@ def test_very_many_that_do_not_answer_hold_up_no_start(tmp_path: Path, monkeypat
     made = config.load(str(tmp_path / "gw.yaml"), TYPES)
     assert clock[0] == 12.0
     assert len(made.notes) == 50
-    assert sum("not looked up yet: others have taken 10 s" in note.wrong for note in made.notes) == 47
+    assert sum("not resolved yet: the lookups before it took 10 s" in note.wrong for note in made.notes) == 47
 
 
 def test_a_missing_package_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_a_missing_package_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
 
 def test_settings_for_tls_are_for_targets_that_will_be_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", addresses())
-    with pytest.raises(config.ConfigError, match="no target of this upstream is https"):
+    with pytest.raises(config.ConfigError, match="no target of this upstream uses https"):
         loaded(tmp_path, "{dns: users.test, port: 1}, tls: {verify: false}")
 
 
@@ -226,7 +226,7 @@ def test_its_interval_is_that_of_the_upstream_where_it_says_none(
             "{srv: a.test, port: 1}",
             '4:30: upstreams.u.targets.port: unknown key; expected one of "interval", "scheme", "srv"',
         ),
-        ("{dns: a.test, srv: b.test}", "4:16: upstreams.u.targets: a mapping; expected a list of at least one of"),
+        ("{dns: a.test, srv: b.test}", "4:16: upstreams.u.targets: an object; expected a non-empty list"),
     ],
 )
 def test_what_is_wrong_is_told_at_its_place(tmp_path: Path, targets: str, problem: str) -> None:
@@ -277,9 +277,9 @@ def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch:
 
 def test_names_of_files_are_none() -> None:
     assert not any(map(is_lookup, ("/etc/targets.yaml", "dns", "srv:x", "/dns://x")))
-    with pytest.raises(SyntaxProblem, match="cannot be looked up"):
+    with pytest.raises(SyntaxProblem, match="cannot be resolved:"):
         looked_up("dns://nowhere.invalid:1?scheme=http&interval=1")
     for name in ("a..b", f"{'a' * 64}.test"):
-        with pytest.raises(SyntaxProblem, match=" cannot be looked up: "):
+        with pytest.raises(SyntaxProblem, match=" cannot be resolved: "):
             looked_up(f"dns://{name}:80?scheme=http&interval=1")
     assert json.loads(looked_up("dns://127.0.0.1:1?scheme=http&interval=1")) == [{"url": "http://127.0.0.1:1"}]

@@ -98,17 +98,20 @@ def test_an_include_may_be_named_so(tmp_path, variables):
         ),
         (
             "limits: {body_bytes: {env: GW_HELD}}",
-            "a.yaml:3:28: limits.body_bytes.env: the environment variable GW_HELD holds nothing that fits here; "
+            "a.yaml:3:28: limits.body_bytes.env: the environment variable GW_HELD does not have a valid value for "
+            "this setting; "
             'expected a size such as "32KiB" or "10MB" or null',
         ),
         (
             "access_logs: [{format: {env: GW_HELD}}]",
-            "a.yaml:3:30: access_logs[0].format.env: the environment variable GW_HELD holds nothing that fits here; "
+            "a.yaml:3:30: access_logs[0].format.env: the environment variable GW_HELD does not have a valid value "
+            "for this setting; "
             'expected "json", "ecs" or "combined"',
         ),
         (
             "routes: [{name: a, upstream: {env: GW_HELD}}]",
-            "a.yaml:3:30: routes[0].upstream: the environment variable GW_HELD holds nothing that fits here; "
+            "a.yaml:3:30: routes[0].upstream: the environment variable GW_HELD does not have a valid value for this "
+            "setting; "
             "none is defined",
         ),
         ("timeouts: {env: GW_HELD}", 'a.yaml:3:12: timeouts.env: unknown key; expected one of "drain", "filters"'),
@@ -129,8 +132,8 @@ def test_a_document_of_somebody_else_may_not_read_the_environment(variables):
         config.load_text(text, "/a.yaml", TYPES, trusted=False)
     told = [str(each) for each in caught.value.problems]
     assert [line.partition(": ")[2].partition(";")[0] for line in told] == [
-        "workers.env: a document that came over the API may not read the environment",
-        "include[0].env: a document that came over the API may not read the environment",
+        "workers.env: a configuration sent to the admin API may not read environment variables",
+        "include[0].env: a configuration sent to the admin API may not read environment variables",
     ]
 
 
@@ -138,7 +141,9 @@ def test_targets_that_came_over_the_api_may_not_either(tmp_path, variables):
     variables(GW_HELD="http://a:1")
     loaded = load(tmp_path, f"{HEAD}upstreams: {{u: {{targets: ['http://b:1']}}}}\nroutes: []\n")
     put = config.Source("upstreams.u.targets", b"[{url: {env: GW_HELD}}]", suffix=".yaml", upstream="u")
-    with pytest.raises(config.ConfigError, match="may not read the environment"):
+    with pytest.raises(
+        config.ConfigError, match=("a configuration sent to the admin API may not read environment variables")
+    ):
         config.load_sources([*loaded.sources, put], loaded.captured, TYPES)
 
 

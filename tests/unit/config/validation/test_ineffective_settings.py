@@ -29,25 +29,30 @@ def loaded(folder: Path, more: str = "", settings: str = "", route: str = "upstr
 @pytest.mark.parametrize(
     ("more", "settings", "route", "note"),
     [
-        ("", ", hedge: {}", "upstream: u", "4:42: upstreams.u.hedge: the upstream has one target"),
+        (
+            "",
+            (", hedge: {}"),
+            "upstream: u",
+            "4:42: upstreams.u.hedge: the upstream has only one target: requests cannot be hedged",
+        ),
         (
             "",
             ", load_balancing: {sticky: {cookie: at}}",
             "upstream: u",
-            "4:59: upstreams.u.load_balancing.sticky: the upstream has one target: there is no other to be asked",
+            "4:59: upstreams.u.load_balancing.sticky: the upstream has only one target: requests cannot be hedged",
         ),
         (
             ', {url: "http://a.test"}',
             "",
             "upstream: u",
-            "4:41: upstreams.u.targets[1]: it is targets[0] once more",
+            "4:41: upstreams.u.targets[1]: duplicate of targets[0]",
         ),
         (", {url: 'http://c.test', weight: 0}", "", "upstream: u", ""),
         (
             "",
             ", retries: {per_try_timeout: 2s, conditions: [per_try_timeout]}",
             "upstream: u, timeout: 2s",
-            '6:33: routes[0].timeout: `per_try_timeout` of upstream "u" is 2s: all tries together have no longer',
+            '6:33: routes[0].timeout: `per_try_timeout` of upstream "u" is 2s: the route\'s timeout is not longer',
         ),
         ("", ", retries: {per_try_timeout: 2s, conditions: [per_try_timeout]}", "upstream: u, timeout: 3s", ""),
         ("", ", retries: {per_try_timeout: 2s, conditions: [per_try_timeout]}", "upstream: u", ""),
@@ -55,10 +60,15 @@ def loaded(folder: Path, more: str = "", settings: str = "", route: str = "upstr
             "",
             "",
             "upstream: u, fallback: {upstream: u}",
-            "6:44: routes[0].fallback.upstream: it is the route's own, which is not asked once more",
+            "6:44: routes[0].fallback.upstream: it is the upstream of the route itself, which is not tried again",
         ),
         ("", "", "upstream: {u: 1, v: 1}, fallback: {upstream: u}", ""),
-        ("", "", "upstream: {u: 1, v: 0}", "6:37: routes[0].upstream.v: it gets no requests: no share"),
+        (
+            "",
+            "",
+            ("upstream: {u: 1, v: 0}"),
+            "6:37: routes[0].upstream.v: it gets no requests: its share is 0 and no canary uses it",
+        ),
         ("", "", "upstream: {u: 1, v: 0}, split: {canaries: [{upstream: v, cookies: {a: b}}]}", ""),
         (SECOND, ", hedge: {}, load_balancing: {sticky: {cookie: at}}", "upstream: u", ""),
     ],
@@ -73,7 +83,7 @@ def test_targets_without_weights_are_noted(tmp_path: Path) -> None:
     file = tmp_path / "gw.yaml"
     file.write_text((MAIN % ("", "", "upstream: u")).replace('"http://a.test"', '"http://a.test", weight: 0'))
     (note,) = config.load(str(file), TYPES).notes
-    assert str(note).endswith("4:7: upstreams.u.targets: no target has a weight: all requests are answered 503")
+    assert str(note).endswith("4:7: upstreams.u.targets: all targets have weight 0: every request is answered 503")
 
 
 def test_targets_that_come_from_elsewhere_may_be_more_next_time(tmp_path: Path) -> None:
@@ -97,7 +107,7 @@ def test_a_short_key_for_cookies_is_told_at_its_line(tmp_path: Path) -> None:
         loaded(tmp_path, SECOND, ", load_balancing: {sticky: {cookie: at, key: short}}")
     (problem,) = raised.value.problems
     assert (problem.line, problem.path) == (4, "upstreams.u.load_balancing.sticky.key")
-    assert (problem.wrong, problem.expected) == ("5 characters", "16 at least")
+    assert (problem.wrong, problem.expected) == ("5 characters", "at least 16")
 
 
 def test_targets_that_were_put_in_place_of_a_files_are_noted(tmp_path: Path) -> None:
@@ -113,4 +123,6 @@ def test_targets_that_were_put_in_place_of_a_files_are_noted(tmp_path: Path) -> 
         loaded = config.load_sources([*made.sources, put], captured, TYPES)
         assert [str(target.url) for target in loaded.config.upstreams["v"].targets] == ["http://put.test"]
         assert len(loaded.notes) == count
-        assert all("other targets were put in place of `file: targets.yaml`" in each.wrong for each in loaded.notes)
+        assert all(
+            "the admin API has replaced the targets of `file: targets.yaml`" in each.wrong for each in loaded.notes
+        )

@@ -35,36 +35,57 @@ def problems(folder, text):
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("routes: [{name: a, paths: [/], upstream: u}]", "4:28: routes[0].paths[0]: `/` is that path alone"),
-        ("routes: [{name: a, paths: ['/v/(a|b)'], upstream: u}]", "paths[0]: it is compared as text: a regular"),
+        (
+            ("routes: [{name: a, paths: [/], upstream: u}]"),
+            "4:28: routes[0].paths[0]: `/` matches that path only; `/*` matches all paths",
+        ),
+        (
+            ("routes: [{name: a, paths: ['/v/(a|b)'], upstream: u}]"),
+            "paths[0]: it is matched literally: a regular expression starts with `~`, such as ~^/v[0-9]+/",
+        ),
         (
             "routes: [{name: a, paths: ['~ ^/v1/'], upstream: u}]",
-            "paths[0]: it can match nothing: a regular expression",
+            "paths[0]: it cannot match anything: a regular expression starts right after `~`, such as ~^/v[0-9]+/",
         ),
-        ("routes: [{name: a, paths: ['/u/:id/x'], upstream: u}]", "paths[0]: `:id` is compared as text: a parameter"),
-        ("routes: [{name: a, paths: ['/u/<int:id>'], upstream: u}]", "paths[0]: `<int:id>` is compared as text"),
-        ("routes: [{name: a, paths: ['~^/x{id}$'], upstream: u}]", "paths[0]: `{…}` in a regular expression is text"),
-        ("routes: [{name: a, headers: {x-v: '~^2'}, upstream: u}]", "headers.x-v: it is compared as text"),
-        ("routes: [{name: a, query: {v: '{id}'}, upstream: u}]", "query.v: it is compared as text"),
-        ("routes: [{name: a, rewrite: /b/$1, upstream: u}]", "routes[0].rewrite: `$1` is taken as it is"),
-        ("routes: [{name: a, redirect: {to: '/b/$1'}}]", "redirect.to: `$1` is taken as it is"),
-        ("routes: [{name: a, redirect: {to: 'https://b$request_uri'}}]", "to: `$request_uri` is taken as it is"),
-        ("routes: []\nadmin: {token: '${TOKEN}'}", "5:16: admin.token: `${…}` is taken as it is; write {env: NAME}"),
-        ("routes: []\nfilters: {headers: {request: {set: {X-A: '$remote_addr'}}}}", "`$remote_addr` is taken as it is"),
-        ("routes: []\naccess_logs: [{sink: stderr}]", 'access_logs[0].sink: a file called "stderr" is written'),
+        (
+            ("routes: [{name: a, paths: ['/u/:id/x'], upstream: u}]"),
+            "paths[0]: `:id` is matched literally: a parameter is written ",
+        ),
+        (
+            ("routes: [{name: a, paths: ['/u/<int:id>'], upstream: u}]"),
+            "paths[0]: `<int:id>` is matched literally: a parameter is written ",
+        ),
+        (
+            ("routes: [{name: a, paths: ['~^/x{id}$'], upstream: u}]"),
+            "paths[0]: `{…}` in a regular expression is not a parameter",
+        ),
+        ("routes: [{name: a, headers: {x-v: '~^2'}, upstream: u}]", "headers.x-v: it is compared literally"),
+        ("routes: [{name: a, query: {v: '{id}'}, upstream: u}]", "query.v: it is compared literally"),
+        ("routes: [{name: a, rewrite: /b/$1, upstream: u}]", "routes[0].rewrite: `$1` is taken literally: use a named"),
+        ("routes: [{name: a, redirect: {to: '/b/$1'}}]", "redirect.to: `$1` is taken literally: use a named"),
+        (
+            ("routes: [{name: a, redirect: {to: 'https://b$request_uri'}}]"),
+            "to: `$request_uri` is taken literally: variables in strings are not supported",
+        ),
+        ("routes: []\nadmin: {token: '${TOKEN}'}", "5:16: admin.token: `${…}` is taken literally; write {env: NAME}"),
+        (
+            ("routes: []\nfilters: {headers: {request: {set: {X-A: '$remote_addr'}}}}"),
+            "`$remote_addr` is taken literally: variables in strings are not supported",
+        ),
+        ("routes: []\naccess_logs: [{sink: stderr}]", 'access_logs[0].sink: this writes to a file named "stderr"'),
         (
             "routes: []\nconsumers: [{name: a, key_auth: [{key: a-key-of-alice}]}, "
             "{name: b, key_auth: [{key: a-key-of-bob}]}]",
-            "5:23: consumers[0].key_auth: no filter reads it: there is no `key_auth` (and 1 more)",
+            "5:23: consumers[0].key_auth: no filter uses it: there is no `key_auth` (and 1 more)",
         ),
         (
             "routes: [{name: a, paths: ['/e/{id}'], upstream: u}, "
             "{name: b, paths: ['/e/{x}'], methods: [GET], upstream: u}]",
-            '4:61: routes[1].name: it is never asked: route "a" (a.yaml:4) takes all of its requests',
+            '4:61: routes[1].name: it is unreachable: route "a" (a.yaml:4) matches all of its requests first',
         ),
         (
             "routes: [{name: a, methods: [GET], upstream: u}, {name: b, methods: [HEAD, GET], upstream: u}]",
-            'routes[1].name: it is never asked: route "a"',
+            'routes[1].name: it is unreachable: route "a"',
         ),
     ],
 )
@@ -102,7 +123,7 @@ def test_what_may_well_be_meant_is_not_told(tmp_path, text):
 def test_a_sink_that_is_a_url_is_refused(tmp_path, sink):
     (told,) = problems(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: '{sink}'}}]\n")
     assert "access_logs[0].sink: a URL" in told
-    assert 'expected "stdout" or the name of a file' in told
+    assert 'expected "stdout" or a file that a log collector reads' in told
 
 
 def test_where_text_is_not_expanded_and_wrong_it_is_said_what_to_write(tmp_path):
@@ -112,7 +133,7 @@ def test_where_text_is_not_expanded_and_wrong_it_is_said_what_to_write(tmp_path)
 
 def test_a_regular_expression_that_cannot_be_text_is_told_its_sign(tmp_path):
     (told,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, paths: ['/v[0-9]+/.*'], upstream: u}}]\n")
-    assert told.endswith("such as /files/*, or `~` in front of a regular expression")
+    assert told.endswith("such as /files/*, or `~` before a regular expression")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +156,7 @@ def test_addresses_that_cannot_both_be_bound_are_refused(tmp_path, one, other):
         f"{{a: {{address: '{one}'}}}}\nstatus: {{address: '{other}'}}\n",
     ):
         (told,) = problems(tmp_path, f"version: 1\nlisteners: {text}routes: []\n")
-        assert f"{other} overlaps {one}, which is taken by a.yaml:2; expected an address of its own" in told
+        assert f"{other} overlaps {one}, which is used by a.yaml:2; expected a unique address" in told
 
 
 @pytest.mark.parametrize(
@@ -174,7 +195,7 @@ class TestWhatRunWouldFind:
         ("address", "why"),
         [
             ("192.0.2.7:8080", "cannot listen on 192.0.2.7:8080: Cannot assign requested address"),
-            ("nobody.invalid:8080", "nobody.invalid cannot be looked up: "),
+            ("nobody.invalid:8080", "nobody.invalid cannot be resolved: "),
             ("unix:/nowhere/a.sock", "there is no folder /nowhere for the socket"),
             (":8080", ""),
             ("127.0.0.1:0", ""),
@@ -190,12 +211,12 @@ class TestWhatRunWouldFind:
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (("POST", "http://api.test/users/7/"), "api: path /users/7/ is not /users/{id}: a slash at the end counts"),
-        (("POST", "http://api.test/Users/7"), "api: path /Users/7 is not /users/{id}: capital letters count"),
+        (("POST", "http://api.test/users/7/"), "api: path /users/7/ is not /users/{id}: the trailing slash matters"),
+        (("POST", "http://api.test/Users/7"), "api: path /Users/7 is not /users/{id}: paths are case-sensitive"),
         (("POST", "http://other.test/users/7"), "api: host other.test is not api.test"),
         (
             ("POST", "http://api.test/users/7/posts"),
-            "api: path /users/7/posts is not /users/{id}, which is that path alone",
+            "api: path /users/7/posts is not /users/{id}, which matches that path only",
         ),
         (("GET", "http://api.test/beta"), "beta: header x-beta is not '1'"),
         (("GET", "http://api.test/internal/x"), "inside: is served on listener inner, not on main"),

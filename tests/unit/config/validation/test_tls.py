@@ -57,10 +57,13 @@ def test_the_files_are_captured(tmp_path: Path, authority: Certificates) -> None
     [
         (
             "{certificates: [{certificate: a.yaml, key: a.key}]}",
-            "[0].certificate: no certificate could be read from it",
+            "[0].certificate: it contains no valid certificate",
         ),
-        ("{certificates: [{certificate: a.pem, key: a.yaml}]}", "[0].key: no key could be read from it"),
-        ("{certificates: [{certificate: a.pem, key: b.key}]}", "[0].key: it is not the key of the certificate"),
+        ("{certificates: [{certificate: a.pem, key: a.yaml}]}", "[0].key: it contains no valid private key"),
+        (
+            "{certificates: [{certificate: a.pem, key: b.key}]}",
+            "[0].key: the private key does not match the certificate",
+        ),
         ("{certificates: [{certificate: a.pem, key: locked.key}]}", "[0].key: the key is encrypted"),
     ],
 )
@@ -80,8 +83,14 @@ def test_a_pair_that_cannot_be_shown(tmp_path: Path, authority: Certificates, tl
     ("client_auth", "told"),
     [
         ("{ca: a.key}", "ca: it holds a private key: are certificate and key swapped?; expected a PEM file"),
-        ("{ca: ca.pem, crl: a.key}", "crl: no revocation list could be read from it; expected a PEM file"),
-        ("{ca: ca.pem, crl: ca.pem}", "crl: no revocation list could be read from it; expected a PEM file"),
+        (
+            "{ca: ca.pem, crl: a.key}",
+            "crl: it contains no valid certificate revocation list (CRL); expected a PEM file",
+        ),
+        (
+            "{ca: ca.pem, crl: ca.pem}",
+            "crl: it contains no valid certificate revocation list (CRL); expected a PEM file",
+        ),
         ("{mode: optional}", "ca: missing; expected the name of a file"),
     ],
 )
@@ -106,7 +115,7 @@ def test_certificates_out_of_date_are_noted(
 
 def test_a_certificate_that_names_nobody_is_noted(tmp_path: Path, authority: Certificates) -> None:
     (line,) = notes(tmp_path, pair(authority.issue("", stem="a", days=30)))
-    assert line.endswith("the certificate names no host (subjectAltName): clients that verify it refuse it")
+    assert line.endswith("the certificate has no host name (subjectAltName): clients that verify it reject it")
 
 
 def test_a_certificate_that_is_never_shown_is_noted(tmp_path: Path, authority: Certificates) -> None:
@@ -121,15 +130,14 @@ def test_a_certificate_that_is_never_shown_is_noted(tmp_path: Path, authority: C
     listed = ", ".join(f"{{certificate: {certificate}, key: {key}}}" for certificate, key in issued)
     lines = notes(tmp_path, f"{{certificates: [{listed}]}}")
     assert [line.partition("certificates")[2] for line in lines] == [
-        f"[{place}].certificate: the certificate is never shown: others before it are for the same names"
-        for place in (2, 3)
+        f"[{place}].certificate: the certificate is never used: earlier ones cover the same names" for place in (2, 3)
     ]
 
 
 @pytest.mark.parametrize(
     ("days", "told"),
     [
-        (-1, "crl: a revocation list has expired, clients whose certificates it is about are refused: "),
+        (-1, "crl: a revocation list has expired, clients with certificates of its issuer are rejected: "),
         (0.5, "crl: a revocation list expires soon: "),
     ],
 )
@@ -139,13 +147,13 @@ def test_what_verifies_clients_and_is_out_of_date_is_noted(
     client_auth = f", client_auth: {{ca: {authority.ca}, crl: {authority.revoke(days=days)}}}"
     lines = notes(tmp_path, pair(authority.issue("a.test", stem="a", days=30), client_auth))
     assert any(f"listeners.l1.tls.client_auth.{told}" in line for line in lines)
-    assert any("listeners.l1.tls.client_auth.ca: an authority expires soon: " in line for line in lines)
+    assert any("listeners.l1.tls.client_auth.ca: a CA certificate expires soon: " in line for line in lines)
 
 
 def test_what_is_no_authority_is_noted(tmp_path: Path, authority: Certificates) -> None:
     leaf, _ = authority.issue("client.test", stem="client", days=30)
     shown = authority.issue("a.test", stem="a", days=30)
-    told = "no certificate in it is that of an authority (CA): it vouches for no client's"
+    told = "it contains no CA certificate: no client certificate can be verified with it"
     lines = notes(tmp_path, pair(shown, f", client_auth: {{ca: {leaf}}}"))
     assert any(f"listeners.l1.tls.client_auth.ca: {told}" in line for line in lines)
     assert not any(told in line for line in notes(tmp_path, pair(shown, f", client_auth: {{ca: {authority.ca}}}")))

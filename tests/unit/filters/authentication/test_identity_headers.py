@@ -14,14 +14,14 @@ MARKING = pytest.mark.parametrize("name", ["request_id", "target_errors"])
     ("header", "reason"),
     [
         *(
-            (each, "cannot be written by a filter")
+            (each, "cannot be set by a filter; expected another header")
             for each in (
                 *("Transfer-Encoding", "connection", "Upgrade", "TE", "Host", "Trailer", "Via"),
                 *("X-Forwarded-For", "Forwarded", "X-Real-IP", "Authorization", "Cookie"),
             )
         ),
         *(
-            (each, "means something else in a response")
+            (each, "has another meaning in a response; expected another header")
             for each in ("Content-Length", "content_length", "Set-Cookie", "Content-Type", "Location", "Date", "ETag")
         ),
     ],

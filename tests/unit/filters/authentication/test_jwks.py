@@ -155,8 +155,8 @@ def test_a_provider_that_is_away_or_says_nonsense_takes_no_key_away(
     assert [bool(why) for why in node.went[:4]] == [False, True, True, False]
     assert "hidden" not in f"{node.went} {SOURCE.name}"
     assert len(told) == 2
-    assert told[0].endswith("the keys that it gave last are still good")
-    assert told[1].endswith("there again")
+    assert told[0].endswith("the keys fetched last are still used")
+    assert told[1].endswith("fetched again")
     assert "hidden" not in caplog.text
 
 
@@ -165,7 +165,7 @@ def test_keys_that_are_passed_over_are_told_with_the_reason(
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         Node(monkeypatch, [key_set(ONE, TWO.jwk | {"use": "enc"})] * 3).run()
-    assert caplog.text.count("passed over: key 2 (two): its `use` is not sig") == 1
+    assert caplog.text.count("skipped: key 2 (two): its `use` is not sig") == 1
 
 
 def test_a_provider_that_was_never_there_is_looked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_what_the_process_before_has_heard_of_the_provider_counts(
     with caplog.at_level(logging.WARNING):
         node.run()
     assert [value for _, value in node.published] == [key_set(ONE), key_set(TWO)]
-    assert "the keys that it gave last are still good" in caplog.text
+    assert "the keys fetched last are still used" in caplog.text
 
 
 def test_sources_are_one_if_they_are_fetched_in_the_same_way() -> None:

@@ -155,7 +155,7 @@ def test_no_value_ends_its_line(hostile: str, caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         assert sent("{claims.sub}", claims={"sub": hostile}, side="response", fields=b"X-A: theirs\r\n") == []
     assert [record.getMessage() for record in caplog.records] == [
-        "filter headers: X-A is left out, as {claims.sub} cannot stand in a field; not told again"
+        "filter headers: X-A is not set: {claims.sub} is not allowed in a header (logged once)"
     ]
 
 
@@ -211,11 +211,11 @@ def edits(value: str) -> dict[str, Any]:
         ("{", "has a single brace"),
         ("}", "has a single brace"),
         ("{a", "has a single brace"),
-        ("{}", "the name of nothing"),
-        ("{a b}", "the name of nothing"),
-        ("{consumer.nme}", "the name of nothing"),
-        ("{claims.}", "not the path of a claim"),
-        ("{client-ip}", "the name of nothing"),
+        ("{}", "the unknown variable"),
+        ("{a b}", "the unknown variable"),
+        ("{consumer.nme}", "the unknown variable"),
+        ("{claims.}", "is not a valid claim path"),
+        ("{client-ip}", "the unknown variable"),
         ("a\r\nb{id}", "control character"),
     ],
 )
@@ -240,14 +240,14 @@ def test_what_is_no_template_is_refused(tmp_path: Path, value: str, told: str) -
 )
 def test_an_unknown_name_is_told_with_its_place(tmp_path: Path, settings: dict[str, Any], place: str) -> None:
     (problem,) = problems(tmp_path, **settings)
-    assert f": {place}.headers.request.set.X-A: {{clientip}} is no value of a request, and no path here has" in problem
+    assert f": {place}.headers.request.set.X-A: unknown variable {{clientip}}: no path of this route has" in problem
     assert problem.endswith('did you mean "client_ip"?')
 
 
 def test_a_parameter_must_be_one_of_the_route() -> None:
-    """Or of some route, where it is not known which."""
+    """Or of some route, where it is unknown which."""
     other = {"name": "other", "paths": ["/other/{name}", "~^/v[0-9]"], "upstream": "u"}
     load_document({**SERVICE, "routes": [*ROUTES, other], "filters": edits("{id} {name} {param.rest}")})
     load_document({**SERVICE, "routes": [{**ROUTES[0], "filters": edits("{id}")}, other]})
-    with pytest.raises(config.ConfigError, match="no path here has such a parameter"):
+    with pytest.raises(config.ConfigError, match="no path of this route has such a parameter"):
         load_document({**SERVICE, "routes": [{**ROUTES[0], "filters": edits("{name}")}, other]})

@@ -33,7 +33,7 @@ BROWSERS = {"client_id": "web", "client_auth": "none", "session": {"secret": "s"
 CLIENT = {"client_id": "app", "client_secret": "s"}
 JWT = {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
 ASKED = {"url": "http://10.0.0.1/", "client_id": "gateway", "client_secret": "of-the-gateway"}
-UNKNOWN = "no filter before it says who the client is: "
+UNKNOWN = "no filter before it authenticates the client: "
 NAMING = {"request": {"set": {"X-Who": "{consumer.name}"}}}
 
 
@@ -48,37 +48,37 @@ def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
 @pytest.mark.parametrize(
     ("filters", "note"),
     [
-        ({"key_auth": {}}, "key_auth: no consumer has a `key_auth`: nobody can pass"),
-        ({"basic_auth": {}}, "basic_auth: no consumer has a `basic_auth`: nobody can pass"),
-        ({"hmac": {}}, "hmac: no consumer has a `hmac`: nobody can pass"),
-        ({"authorize": {}}, f"authorize: {UNKNOWN}nobody can pass"),
+        ({"key_auth": {}}, "key_auth: no consumer has a `key_auth`: every request is refused"),
+        ({"basic_auth": {}}, "basic_auth: no consumer has a `basic_auth`: every request is refused"),
+        ({"hmac": {}}, "hmac: no consumer has a `hmac`: every request is refused"),
+        ({"authorize": {}}, f"authorize: {UNKNOWN}every request is refused"),
         (
             {"headers": NAMING},
-            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always missing",
+            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always empty",
         ),
         (
             {"headers": {"response": {"add": {"X-Sub": "{claims.sub}"}}}},
-            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always missing",
+            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always empty",
         ),
         (
             {"headers": {"request": {"set": {"X-Id": "{request_id}"}}}},
-            "headers: no `request_id` before it names the request: {request_id} is always missing",
+            "headers: no `request_id` filter runs before it: {request_id} is always empty",
         ),
         (
             {"jwt": {**JWT, "jwks_uri": "http://idp.test/keys"}},
-            "jwt: `jwks_uri` is http: anybody in between can give other keys, and let themselves in",
+            "jwt: `jwks_uri` is http: an attacker in between can replace the keys and forge tokens",
         ),
         (
             {"auth": {"any_of": [{"introspection": ASKED}]}},
-            "auth: `url` is http: anybody in between can read tokens, and let themselves in",
+            "auth: `url` is http: an attacker in between can read tokens and forge answers",
         ),
         (
             {"oidc": {"issuer": "https://idp.test", "login": BROWSERS}},
-            "oidc: no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request",
+            "oidc: no `login.public_url`: the `redirect_uri` is made from the Host header of each request",
         ),
         (
             {"auth": {"any_of": [{"oidc": {"issuer": "https://idp.test", "login": BROWSERS}}]}},
-            "auth: no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request",
+            "auth: no `login.public_url`: the `redirect_uri` is made from the Host header of each request",
         ),
         (
             {"credentials": {"oauth2": {**CLIENT, "token_url": "http://idp.test/token"}}},
@@ -116,8 +116,8 @@ def test_a_limit_for_a_group_that_nobody_is_in_is_noted(tmp_path: Path, filters:
 def test_a_limit_that_would_be_shared_and_methods_that_are_refused_are_noted(tmp_path: Path) -> None:
     limit = {"limit": 10, "window": "1s", "scope": "shared", "cost": {"methods": {"GTE": 5, "POST": 2}}}
     assert notes_of(tmp_path, filters={"rate_limit": limit}) == [
-        "filters.rate_limit: `scope: shared`, and there is no `state` to share: each node counts for itself",
-        "filters.rate_limit: `cost.methods`: GTE is always refused: llhttp does not know it",
+        "filters.rate_limit: `scope: shared` has no effect without `state`: each node counts for itself",
+        "filters.rate_limit: `cost.methods`: GTE is always rejected: it is unknown to llhttp",
     ]
 
 
@@ -130,7 +130,7 @@ def test_hashing_on_consumers_where_nobody_is_one_is_noted(tmp_path: Path) -> No
         return notes_of(tmp_path, upstreams={"u": upstream}, routes=[{"name": "r", "upstream": "u"}], **settings)
 
     path = "upstreams.u.load_balancing.hash_on"
-    assert told() == [f"{path}: no filter says who the client is: requests are shared out in turn"]
+    assert told() == [f"{path}: no filter authenticates the client: requests are balanced round robin"]
     assert told(filters={"jwt": JWT}) == []
 
 
@@ -142,7 +142,9 @@ def test_a_name_that_two_ways_may_give_is_noted(tmp_path: Path) -> None:
         for more in ({}, {"claims": {"iss": {"any": ["https://idp.test"]}}}, {"groups": {"any": ["staff"]}}):
             named = {"consumers": {"any": ["alice", "bob"]}, **more}
             notes = notes_of(tmp_path, filters={"auth": auth, "authorize": named}, consumers=[ALICE])
-            assert ("several of the ways" in str(notes)) is (not more)
+            assert (
+                ("is not one of `consumers`, and several methods of `auth` can produce this name") in str(notes)
+            ) is (not more)
         only = {"auth": auth, "authorize": {"consumers": {"any": ["alice"]}}}
         assert notes_of(tmp_path, filters=only, consumers=[ALICE]) == []
     one = {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": {"consumers": {"any": ["bob"]}}}
@@ -152,7 +154,7 @@ def test_a_name_that_two_ways_may_give_is_noted(tmp_path: Path) -> None:
 def test_a_name_that_is_nearly_that_of_a_consumer_is_noted(tmp_path: Path) -> None:
     consumers = [ALICE, {"name": "guest", "groups": ["staff"]}]
     for name, notes in (
-        ("gest", ['filters.auth: `anonymous` is the name of no consumer; did you mean "guest"?']),
+        ("gest", ['filters.auth: `anonymous` is an unknown consumer; did you mean "guest"?']),
         ("guest", []),
         ("nobody", []),
         ("reject", []),
@@ -229,7 +231,8 @@ def test_certificates_that_nobody_is_asked_for(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"consumers": [ALICE], "filters": filters}
     (note,) = notes_of(tmp_path, listeners={"a": plain, "b": plain}, **settings)
     assert note == (
-        "filters.certificate_auth: no listener here asks for client certificates (`tls.client_auth`): nobody can pass"
+        "filters.certificate_auth: no listener requests client certificates (`tls.client_auth`): every "
+        "request is refused"
     )
     assert notes_of(tmp_path, listeners={"a": plain, "b": asking}, **settings) == []
     assert notes_of(tmp_path, listeners={"a": asking}, filters={"authorize": {"certificate": {}}}) == []
@@ -247,8 +250,8 @@ def test_a_queue_that_is_longer_than_filters_may_take(tmp_path: Path) -> None:
     queue = {"limit": 1, "window": "1s", "algorithm": "leaky_bucket"}
     (note,) = notes_of(tmp_path, filters={"rate_limit": {**queue, "burst": 31}})
     assert note == (
-        "filters.rate_limit: the last in the queue has its turn after 31s, but filters have 30s (`timeouts.filters`): "
-        "then it is 504"
+        "filters.rate_limit: the last request of the queue waits 31s, but filters may take 30s (`timeouts.filters`): "
+        "it is answered 504"
     )
     assert notes_of(tmp_path, filters={"rate_limit": {**queue, "burst": 30}}) == []
     assert notes_of(tmp_path, filters={"rate_limit": {**queue, "limit": 1000}}) == []
@@ -258,7 +261,7 @@ def test_a_queue_that_is_longer_than_filters_may_take(tmp_path: Path) -> None:
 def test_a_limit_of_consumers_that_nobody_is(tmp_path: Path, more: dict[str, Any]) -> None:
     limit = {"limit": 1, "window": "1s", **more}
     (note,) = notes_of(tmp_path, filters={"rate_limit": limit})
-    assert "no filter before it says who the client is: nobody is a consumer, or has claims" in note
+    assert "no filter before it authenticates the client: there is no consumer and there are no claims" in note
     assert notes_of(tmp_path, filters={"jwt": JWT, "rate_limit": limit}) == []
     assert notes_of(tmp_path, filters={"rate_limit": {"limit": 1, "window": "1s", "key": ["ip", "route"]}}) == []
 
@@ -276,7 +279,9 @@ def test_check_tells_them_as_notes(tmp_path: Path) -> None:
 def test_a_quota_that_is_kept_nowhere_is_told_and_so_is_one_of_consumers_that_nobody_is(tmp_path: Path) -> None:
     quota = {"limit": 1, "period": "day"}
     consumers, kept = notes_of(tmp_path, filters={"quota": quota})[::-1]
-    assert "ends with the gateway" in kept
+    assert (
+        "its counts are lost when the gateway stops, unless systemd provides a state directory: see `quotas.file`"
+    ) in kept
     assert UNKNOWN in consumers
     file = {"file": str(tmp_path / "quotas.sqlite3")}
     assert notes_of(tmp_path, filters={"jwt": JWT, "quota": quota}, quotas=file) == []

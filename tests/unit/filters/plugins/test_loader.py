@@ -78,11 +78,11 @@ def test_any_file_may_name_packages(folder: Path) -> None:
 def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
     assert wrong("filters: {greeting: {}}\n") == [
         '3:11: filters.greeting: unknown filter type "greeting"; '
-        "the package fastgw-greeting offers it: expected it under `extensions`"
+        "the package fastgw-greeting has it: add it to `extensions`"
     ]
     assert wrong("filters: {greeting: {type: greeting_filter.Greeting}}\n") == [
         '3:28: filters.greeting.type: unknown filter type "greeting_filter.Greeting"; '
-        'a class of a package is written as "package.module:Class"'
+        'a class is written as "package.module:Class"'
     ]
     assert wrong('filters: {a: {type: "greeting_filter:Greeting"}}\n') == [
         '3:21: filters.a.type: "greeting_filter:Greeting" is of the package "greeting_filter"; '
@@ -100,7 +100,7 @@ def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
         ("a-b", {"m.py": "import gone_away"}, {"x": "m:X"}, 'there is no module "m": it needs "gone_away"'),
         ("a-b", {"m.py": ""}, {"x": "n.o:X"}, 'there is no module "n.o"'),
         ("a-b", {"m.py": FILTER}, {"x": "m:Greetings"}, '"m" has no class "Greetings"; did you mean "m:Greeting"?'),
-        ("a-b", {"m.py": "X = 1"}, {"x": "m:X"}, '"m:X" is no filter; expected a subclass of `fastgw.filters.api.F'),
+        ("a-b", {"m.py": "X = 1"}, {"x": "m:X"}, '"m:X" is not a filter; expected a subclass of `fastgw.filters.api.F'),
         ("a-b", {"m.py": FILTER}, {"x": "m:Filter"}, '"m:Filter" has no phase; expected `class Filter(Filter, name='),
         ("a-b", {"m.py": FILTER}, {"x": "m:Greeting"}, '"m:Greeting" is called "greeting", and not "x"; expected the'),
         (
@@ -129,10 +129,10 @@ def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
             "a-b",
             {"m.py": FILTER.replace("phase=", "api=2, phase=")},
             {"greeting": "m:Greeting"},
-            '"m:Greeting" is written for version 2 of the filter API; expected 1, which fastgw has',
+            '"m:Greeting" is written for filter API version 2; expected 1, which fastgw has',
         ),
-        ("b-c", {}, {}, 'there is no package "a-b"; expected an installed package, by the name that pip knows'),
-        ("aa-b", {"m.py": FILTER}, {"greeting": "m:Greeting"}, 'there is no package "a-b"; did you mean "aa-b"?'),
+        ("b-c", {}, {}, 'package "a-b" is not installed; expected the name of an installed package, as pip shows it'),
+        ("aa-b", {"m.py": FILTER}, {"greeting": "m:Greeting"}, 'package "a-b" is not installed; did you mean "aa-b"?'),
     ],
 )
 def test_what_is_wrong_with_a_package_is_one_line(
@@ -154,11 +154,11 @@ def test_two_packages_cannot_offer_the_same_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("greeting", 'extensions: "greeting"; expected a list of text'),
-        ("[1]", "extensions[0]: 1 without quotes; expected text"),
-        ("['']", 'extensions[0]: ""; expected text'),
-        ("['a b']", 'extensions[0]: there is no package "a b"'),
-        ("[../x]", 'extensions[0]: there is no package "../x"'),
+        ("greeting", 'extensions: "greeting"; expected a list (each element: a string)'),
+        ("[1]", "extensions[0]: 1 without quotes; expected a string"),
+        ("['']", 'extensions[0]: ""; expected a string'),
+        ("['a b']", 'extensions[0]: package "a b" is not installed'),
+        ("[../x]", 'extensions[0]: package "../x" is not installed'),
     ],
 )
 def test_what_names_no_package(value: str, told: str) -> None:

@@ -124,12 +124,12 @@ def test_filters_of_extensions_are_told_of_too(tmp_path: Path) -> None:
         assert sum(line.endswith("Greet the upstream.") for line in lines) == 2
         named = {line.split()[0] for line in lines if line.endswith("Greet the upstream.")}
         assert named == {"greeting", "greeting_filter:Greeting"}
-        assert 'word: text; default "hello"\n      What is said.' in told("greeting", "--file", str(file))
-        assert "word: text" in told("greeting_filter:Greeting", "--file", str(file))
+        assert 'word: a string; default "hello"\n      What is said.' in told("greeting", "--file", str(file))
+        assert "word: a string" in told("greeting_filter:Greeting", "--file", str(file))
         drawn = json.loads(CliRunner().invoke(app, ["schema", str(file)]).output)
         assert drawn["$defs"]["filter greeting"]["properties"]["word"]["anyOf"][0] == {"type": "string"}
     file.write_text(f"{HEAD}extensions: [nowhere_at_all]\n")
-    assert 'there is no package "nowhere_at_all"' in told("--file", str(file), code=1)
+    assert 'package "nowhere_at_all" is not installed' in told("--file", str(file), code=1)
 
 
 def test_text_is_as_wide_as_a_page_and_tables_line_up() -> None:

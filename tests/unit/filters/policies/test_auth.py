@@ -249,7 +249,7 @@ def test_the_log_says_of_each_way_why_in_one_sentence() -> None:
     any_of = [{"key_auth": {}}, {"basic_auth": {}}]
     request = REQUEST + b"X-Api-Key: a\r\nX-Api-Key: b\r\n\r\n"
     _, _, why = asked({"filters": {"auth": {"any_of": any_of}}}, request)
-    assert why == "key_auth: there is more than one key; basic_auth: there is no password"
+    assert why == "key_auth: there is more than one API key; basic_auth: the password is missing"
 
 
 @pytest.mark.parametrize("says", ["raise", "interrupt", "odd", "nonsense"])
@@ -303,7 +303,7 @@ def test_ways_are_started_and_stopped_and_fed() -> None:
     ("settings", "told"),
     [
         (auth({"says": "missing"}, {"name": "b"}), "(way_2: found b)"),
-        (auth({"says": "missing"}, anonymous="x"), "(nobody: passes as x)"),
+        (auth({"says": "missing"}, anonymous="x"), "(not authenticated: passes as x)"),
         (
             auth({"says": "bad"}, {"says": "missing"}),
             "answers 401 (credentials_invalid: way: bad it is; way_2: missing it is)",
@@ -370,17 +370,17 @@ def problems(tmp_path: Path, any_of: Any, **settings: Any) -> list[str]:
         ([], "gw.yaml:4:20: filters.auth.any_of: an empty list; expected at least one"),
         (
             [{}],
-            "gw.yaml:4:21: filters.auth.any_of[0]: a mapping with 0 keys; expected a mapping with one key, the type",
+            "gw.yaml:4:21: filters.auth.any_of[0]: an object with 0 keys; expected an object with one key, a filter",
         ),
-        (["way"], 'gw.yaml:4:21: filters.auth.any_of[0]: "way"; expected a mapping with one key'),
-        ([{"way": {}, "open": {}}], "gw.yaml:4:21: filters.auth.any_of[0]: a mapping with 2 keys; expected a mapping"),
+        (["way"], 'gw.yaml:4:21: filters.auth.any_of[0]: "way"; expected an object with one key'),
+        ([{"way": {}, "open": {}}], "gw.yaml:4:21: filters.auth.any_of[0]: an object with 2 keys; expected "),
         ([{"wy": {}}], 'gw.yaml:4:22: filters.auth.any_of[0].wy: unknown filter type "wy"; did you mean "way"?'),
         ([{"way": {"says": "x"}}], "gw.yaml:4:38: filters.auth.any_of[0].way.says: "),
         ([{"way": {"sys": "x"}}], 'gw.yaml:4:30: filters.auth.any_of[0].way.sys: unknown key; did you mean "says"?'),
         ([{"way": {"enforced": True}}], "gw.yaml:4:30: filters.auth.any_of[0].way.enforced: unknown key"),
-        ([{"way": None}], "gw.yaml:4:29: filters.auth.any_of[0].way: null; expected a mapping of settings"),
-        ([{"ip": {}}], 'gw.yaml:4:22: filters.auth.any_of[0].ip: "ip" cannot stand here; expected one of '),
-        ([{"auth": {"any_of": [{"way": {}}]}}], "gw.yaml:4:9: filters.auth: `auth` within `auth`"),
+        ([{"way": None}], "gw.yaml:4:29: filters.auth.any_of[0].way: null; expected "),
+        ([{"ip": {}}], 'gw.yaml:4:22: filters.auth.any_of[0].ip: "ip" is not allowed here; expected one of '),
+        ([{"auth": {"any_of": [{"way": {}}]}}], "gw.yaml:4:9: filters.auth: `auth` within `auth` is not"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, any_of: Any, problem: str) -> None:
@@ -390,7 +390,7 @@ def test_wrong_settings(tmp_path: Path, any_of: Any, problem: str) -> None:
 
 def test_a_way_that_asks_nobody_is_none() -> None:
     loaded = load_document({**SERVICE, "filters": {"auth": {"any_of": [{"open": {}}]}}}, ALL)
-    with pytest.raises(CompileError, match="`open` lets everybody in"):
+    with pytest.raises(CompileError, match="`open` does not authenticate: it has no request step"):
         compile_tables(loaded, 1)
 
 

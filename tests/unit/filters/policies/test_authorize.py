@@ -194,7 +194,7 @@ def test_why_is_for_the_log() -> None:
     )
     client = plane.client()
     client.sends(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
-    assert plane.records[0].fault_detail == "the groups: admin, staff; one of ops is needed"
+    assert plane.records[0].fault_detail == "the groups: admin, staff; one of ops is required"
     assert b"groups" not in client.received
 
 

@@ -120,7 +120,7 @@ def test_who_is_less_urgent_is_shed_first():
     assert [plane.asks(low) for _ in range(3)] == [True, True, False]
     assert [plane.asks(normal) for _ in range(2)] == [True, False]
     assert [plane.asks(high) for _ in range(2)] == [True, False]
-    assert plane.records[0].fault_detail == "no place left for requests of low priority"
+    assert plane.records[0].fault_detail == "the limit is reached for requests of low priority"
 
 
 def test_a_reload_with_another_limit_knows_what_is_under_way():
@@ -186,7 +186,7 @@ def test_what_makes_no_sense_is_told(settings):
 
 def test_explain_says_how_many_may_pass():
     plane = Served({"limit": 10, "key": "ip", "priority": {}})
-    assert "while fewer than 9 are under way by ip of 10, with normal priority" in explained(plane.gateway, "http://a/")
+    assert "while fewer than 9 are in flight by ip of 10, with normal priority" in explained(plane.gateway, "http://a/")
 
 
 def test_a_limit_that_adapts_is_told_and_so_is_what_it_has_let_in():

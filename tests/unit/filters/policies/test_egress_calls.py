@@ -35,11 +35,11 @@ def unknown(path: str, host: str = "gate", **settings: Any) -> dict[str, Any]:
 
 LONG = "a" * 100
 BY_PATH = {
-    "/": (400, "The path names no application: expected /{application}/{service}/…."),
-    "//x": (400, "The path names no application: expected /{application}/{service}/…."),
-    "/shop": (400, "The path names no service: expected /{application}/{service}/…."),
-    "/shop/": (400, "The path names no service: expected /{application}/{service}/…."),
-    "/shop//x": (400, "The path names no service: expected /{application}/{service}/…."),
+    "/": (400, "The path has no application; expected /{application}/{service}/…."),
+    "//x": (400, "The path has no application; expected /{application}/{service}/…."),
+    "/shop": (400, "The path has no service; expected /{application}/{service}/…."),
+    "/shop/": (400, "The path has no service; expected /{application}/{service}/…."),
+    "/shop//x": (400, "The path has no service; expected /{application}/{service}/…."),
     "/shop/nope/x": (404, 'The application "shop" has no service "nope".'),
     "/nope/orders": (404, 'There is no application "nope".'),
     "/%22%3Cb%3E/x": (404, 'There is no application "%22%3Cb%3E".'),
@@ -56,27 +56,31 @@ def test_a_path_that_leads_to_no_api(path):
 @pytest.mark.parametrize("settings", [{}, {"addressing": "host"}, {"addressing": "path_with_entry"}])
 def test_what_there_is_may_not_be_known_yet(settings):
     said = unknown("/nope/orders/x", host="nope-orders", awaited=True, **settings)
-    assert (said["status"], said["detail"]) == (503, "What can be called is not known yet.")
+    assert (said["status"], said["detail"]) == (503, "The services are not loaded yet: try again later.")
     assert unknown("/shop/", awaited=True)["status"] == 400
 
 
 def test_an_entry_is_named_as_well():
     by_entry = {"addressing": "path_with_entry"}
     assert unknown("/shop/orders", **by_entry)["detail"] == (
-        "The path names no entry: expected /{application}/{service}/{entry}/…."
+        "The path has no entry; expected /{application}/{service}/{entry}/…."
     )
     said = unknown("/shop/orders/nope/x", **by_entry)
     assert said["detail"] == 'The application "shop" has no entry "nope" of a service "orders".'
 
 
 def test_a_service_of_several_entries_is_there_and_it_is_said_how_it_is_called():
-    entries = 'has several entries ("a", "b"): it is called by one of them, as /{application}/{service}/{entry}/…'
+    entries = 'has several entries ("a", "b"); call one of them, as /{application}/{service}/{entry}/…'
     said = unknown("/shop/orders/7", several={"shop/orders": ["a", "b"]})
     assert said["status"] == 400
-    assert said["detail"] == f'The service "orders" of the application "shop" {entries} where such paths are taken.'
+    assert said["detail"] == (
+        f'The service "orders" of the application "shop" {entries} where the listener allows such paths.'
+    )
     for host in ("shop-orders", "shop-orders.cluster.local:80"):
         said = unknown("/7", host, addressing="host", several={"shop-orders": ["a", "b"]})
-        assert said["detail"] == f'The service of the host "shop-orders" {entries} where such paths are taken.'
+        assert said["detail"] == (
+            f'The service of the host "shop-orders" {entries} where the listener allows such paths.'
+        )
     assert "no service" in unknown("/shop/other/7", several={"shop/orders": ["a", "b"]})["detail"]
 
 
@@ -84,7 +88,7 @@ BY_HOST = {
     "my-app-42-x": 'The application "my-app-42" has no service "x".',
     "my-app-4-x.cluster.local:8080": 'The application "my-app" has no service "4-x" under the domain "cluster.local".',
     "MY-APP-x": 'The application "my-app" has no service "x".',
-    "shop": 'The host "shop" names no application that is known.',
+    "shop": 'The host "shop" does not belong to a known application.',
 }
 
 

@@ -144,7 +144,7 @@ def test_framing_and_hop_by_hop_fields_are_out_of_reach(tmp_path: Path, name: st
     value = [name] if edit == "remove" else {name: "1"}
     file = tmp_path / "gateway.json"
     file.write_text(json.dumps({**SERVICE, "filters": {"headers": {"request": {edit: value}}}}))
-    with pytest.raises(config.ConfigError, match="belongs to the connection"):
+    with pytest.raises(config.ConfigError, match="is a connection header, which is set by the gateway"):
         config.load(str(file), TYPES)
 
 
@@ -174,7 +174,7 @@ def test_a_value_that_nobody_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "X-Backend: ***" in told.sends
     assert SECRET not in f"{told} {effective(plane.config)}"
     (tmp_path / "key").write_text(f"{SECRET}\nX-Role: admin\n")
-    with pytest.raises(CompileError, match="the secret for X-More is no text in one line"):
+    with pytest.raises(CompileError, match="the secret for X-More is not a single line"):
         Plane({"filters": {"headers": {"request": edits}}})
 
 

@@ -129,7 +129,7 @@ def test_explain_knows_how_a_listener_is_spoken_to(tmp_path: Path) -> None:
     passed = explain(gateway, "GET", "https://a.test/x")
     assert (passed.status, passed.listener) == (0, "main")
     assert "X-Forwarded-Proto: https" in passed.sends
-    assert "https_redirect → pass (it came by https)" in as_text(passed)
+    assert "https_redirect → pass (the request came by https)" in as_text(passed)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_shared_secret_may_stand_in_the_file_itself(alg: str) -> None:
     made = Signer(alg, secret=SECRET.encode())
     plane = plane_of("", secret=SECRET, algorithms=[alg])
     passed(plane, bearer(made.token()))
-    assert "signature is wrong" in refused(plane, bearer(Signer(alg, secret=b"t" * 64).token()))
+    assert "signature is invalid" in refused(plane, bearer(Signer(alg, secret=b"t" * 64).token()))
 
 
 @pytest.mark.parametrize("place", ["jwks_file", "secret"])
@@ -106,7 +106,7 @@ def test_a_public_key_in_pem_serves_as_well_as_a_set(tmp_path: Path, place: str)
     passed(plane, bearer(RS.token()))
     passed(plane, bearer(RS.token(header={"kid": None})))
     confused = Signer("HS256", "one", secret=RS.pem).token()
-    assert "not one of those accepted" in refused(plane, bearer(confused))
+    assert "not among the allowed" in refused(plane, bearer(confused))
 
 
 def test_secrets_that_are_not_text_stand_in_a_set(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_token_of_a_server_that_always_names_its_keys_passes_unless_that_is_re
     foreign = {"jku": "https://attacker.example/keys", "jwk": OTHER.jwk}
     assert passed(plane_of(keys), bearer(RS.token(header=foreign)))
     forged = OTHER.token(header={"kid": "one", **foreign})
-    assert 'error_description="the signature is wrong"' in refused(plane_of(keys), bearer(forged))
+    assert 'error_description="the signature is invalid"' in refused(plane_of(keys), bearer(forged))
     told = refused(plane_of(keys, foreign_keys="refuse"), bearer(RS.token(header=foreign)))
     assert "the header has 'jku'" in told
 
@@ -355,7 +355,7 @@ def test_claims_go_to_the_upstream_in_fields_that_no_client_can_write(keys: str)
 )
 def test_a_claim_that_cannot_stand_in_a_field_is_a_reason_to_refuse(keys: str, value: Any) -> None:
     received = refused(plane_of(keys, claims_to_headers={"role": "X-Role"}), bearer(RS.token({"role": value})))
-    assert "the claim 'role' cannot be sent on in a field" in received
+    assert "the claim 'role' cannot be sent in a header" in received
 
 
 def test_values_of_fields_are_what_readers_of_them_expect() -> None:
@@ -546,7 +546,7 @@ def test_a_key_that_is_taken_from_the_file_ends_what_was_verified_with_it(tmp_pa
     passed(plane, token)
     file.write_bytes(key_set(OTHER))
     plane.adopts(document)
-    assert "not known here" in refused(plane, token)
+    assert "unknown key" in refused(plane, token)
     passed(plane, bearer(OTHER.token()))
 
 
@@ -560,7 +560,7 @@ def test_explain_says_who_and_how_long_or_why_not_and_never_shows_the_token(keys
     assert "consumer alice-of-ours, expires in 3" in told
     bad = RS.token({"exp": 1})
     assert "the token has expired" in explained(plane.gateway, "http://a/", bearer(bad))
-    assert "there is no token" in explained(plane.gateway, "http://a/")
+    assert "the token is missing" in explained(plane.gateway, "http://a/")
     for each in (token, bad):
         for part in each.decode().split("."):
             assert part not in explained(plane.gateway, "http://a/", bearer(each))
@@ -597,24 +597,30 @@ def wrong(keys: str, **more: Any) -> str:
     [
         ({"secret": SECRET}, "there are `jwks_file` and `secret`"),
         ({"jwks_file": None}, "there are no keys"),
-        ({"jwks_file": None, "jwks_uri": "https://idp.example/keys", "algorithms": ["HS256"]}, "shared secret"),
+        (
+            {"jwks_file": None, "jwks_uri": "https://idp.example/keys", "algorithms": ["HS256"]},
+            ("` needs a shared `secret`; a `jwks_uri` has public keys only"),
+        ),
         ({"algorithms": []}, "at least one"),
         ({"algorithms": ["none"]}, "none"),
         ({"algorithms": ["ES256"]}, "for ES256; expected a public key EC P-256; it has keys for RS256, RS384"),
         ({"jwks_file": None, "secret": "short"}, "less than 32 bytes"),
         (
             {"jwks_file": None, "secret": "s" * 32, "algorithms": ["HS512"]},
-            "for HS512; expected a shared secret of 64 bytes or more; it has keys for HS256",
+            "for HS512; expected a shared secret of at least 64 bytes; it has keys for HS256",
         ),
-        ({"jwks_file": None, "secret": RS.pem.decode(), "algorithms": ["HS256"]}, "no key in it for HS256"),
-        ({"header": None}, "no place for the token"),
-        ({"header": "Content-Length"}, "belongs to the connection"),
-        ({"claims_to_headers": {"sub": "Authorization"}}, "cannot be written by a filter"),
-        ({"claims_to_headers": {"sub": "Host"}}, "cannot be written by a filter"),
-        ({"claims_to_headers": {"a": "X-User", "b": "x_user"}}, "two values go into"),
-        ({"claims_to_headers": {"sub": "X_Forwarded_For"}}, "cannot be written by a filter"),
-        ({"claims_to_headers": {"a..b": "X-User"}}, "not the path of a claim"),
-        ({"claim_rules": [{"claim": "a"}]}, "nothing is asked of the claim"),
+        ({"jwks_file": None, "secret": RS.pem.decode(), "algorithms": ["HS256"]}, "it contains no key for HS256"),
+        ({"header": None}, "no source for the token; expected `header`, `cookie` or `query`"),
+        ({"header": "Content-Length"}, "is a connection header; expected another header for the token"),
+        ({"claims_to_headers": {"sub": "Authorization"}}, "cannot be set by a filter; expected another header"),
+        ({"claims_to_headers": {"sub": "Host"}}, "cannot be set by a filter; expected another header"),
+        ({"claims_to_headers": {"a": "X-User", "b": "x_user"}}, "two values are sent in `"),
+        ({"claims_to_headers": {"sub": "X_Forwarded_For"}}, "cannot be set by a filter; expected another header"),
+        ({"claims_to_headers": {"a..b": "X-User"}}, "is not a valid claim path"),
+        (
+            {"claim_rules": [{"claim": "a"}]},
+            ("the claim has no rule; expected `equals`, `any_of`, `all_of`, `none_of` or `matches`"),
+        ),
         ({"claim_rules": [{"claim": "a", "matches": "("}]}, "missing"),
         ({"scopes": ["a b"]}, "not a scope"),
         ({"tls": {"verify": False}}, "no `jwks_uri`"),
@@ -632,7 +638,7 @@ def test_settings_that_make_no_sense_are_refused(keys: str, more: Mapping[str, A
 
 def test_a_key_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path) -> None:
     for content, reason in (
-        (b"nonsense", "neither a JSON key set nor PEM"),
+        (b"nonsense", "it is neither a JWKS (JSON) nor PEM"),
         (b"{}", "no list `keys`"),
         (json.dumps({"keys": [RS.jwk | {"use": "enc"}]}).encode(), "key 1: its `use` is not sig"),
     ):

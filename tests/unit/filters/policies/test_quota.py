@@ -192,7 +192,7 @@ def test_explain_spends_nothing(clock):
     assert plane.admits(BOB)
     for _ in range(2):
         told = explained(plane.gateway, "http://a/", BOB)
-        assert "counts 1 of 7 per day; 6 are left" in told
+        assert "counts 1 of 7 per day; 6 remaining" in told
 
 
 def test_nothing_refers_in_a_circle(clock):

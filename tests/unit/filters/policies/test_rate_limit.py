@@ -480,10 +480,10 @@ def test_explain_tells_what_it_counts_and_spends_nothing() -> None:
     limited = plane(route("a", HOUR), filters={"all": {"type": "rate_limit", **HOUR, "key": "host"}})
     for _ in range(4):
         told = as_text(explain(limited.gateway, "GET", "http://a.test/a"))
-    assert "all (rate_limit) → pass (counts 1 of 2 per 1h by host; 2 are left)" in told
-    assert "limit_0 (rate_limit) → pass (counts 1 of 2 per 1h by ip; 2 are left)" in told
+    assert "all (rate_limit) → pass (counts 1 of 2 per 1h by host; 2 remaining)" in told
+    assert "limit_0 (rate_limit) → pass (counts 1 of 2 per 1h by ip; 2 remaining)" in told
     limited.statuses(2, path="/a", ip="127.0.0.1")
-    assert "0 are left" in as_text(explain(limited.gateway, "GET", "http://a.test/a"))
+    assert "0 remaining" in as_text(explain(limited.gateway, "GET", "http://a.test/a"))
 
 
 # what is refused in a file
@@ -503,21 +503,21 @@ def problems_of(text: str) -> Sequence[config.Problem]:
         ("limit: 1, window: 1s, key: nobody", "nobody"),
         ("limit: 1, window: 1s, key: []", "list"),
         ("limit: 1, window: 1s, key: 'header:'", "header:"),
-        ("limit: 1, window: 1s, burst: 0", "`burst` is 0, so nothing would pass; expected 1 or more"),
+        ("limit: 1, window: 1s, burst: 0", "`burst` is 0, so every request would be refused; expected 1 or more"),
         (
             "limit: 1, window: 100ms, algorithm: fixed_window",
-            "`window` is too short for a fixed_window; expected 200ms",
+            "`window` is too short for fixed_window; expected 200ms",
         ),
-        ("limit: 16777216, window: 1s, algorithm: fixed_window", "`limit` is too high for a fixed_window"),
-        ("limit: 1, window: 1s, algorithm: sliding_window, burst: 2", "`burst` means nothing for a sliding_window"),
-        ("limit: 4, window: 1s, cost: {methods: {POST: 5}}", "POST costs 5, more than there can ever be: 4"),
-        ("limit: 4, window: 1s, cost: {methods: {post: 1}}", "not in capitals"),
+        ("limit: 16777216, window: 1s, algorithm: fixed_window", "`limit` is too high for fixed_window"),
+        ("limit: 1, window: 1s, algorithm: sliding_window, burst: 2", "`burst` has no effect with sliding_window"),
+        ("limit: 4, window: 1s, cost: {methods: {POST: 5}}", "POST costs 5, more than the bucket can ever hold: 4"),
+        ("limit: 4, window: 1s, cost: {methods: {post: 1}}", "is not in upper case"),
         (
             "limit: 9, window: 1s, cost: {methods: {POST: 5}}, groups: {g: {limit: 2}}",
-            "more than there can ever be of the group g: 2",
+            "more than the bucket can ever hold of the group g: 2",
         ),
         ("limit: 1, window: 1s, ipv6_prefix: 0", "from 1 to 128"),
-        ("limit: 1, window: 8760h, burst: 1000", "would take years to be back"),
+        ("limit: 1, window: 8760h, burst: 1000", "would take years to refill; expected less, or a shorter `window`"),
         ("limit: 1, window: 1s, headers: all", '"draft", "legacy" or "none"'),
         ("limit: 1, window: 1s, exempt: [10.0.0.1/8]", "host bits"),
     ],

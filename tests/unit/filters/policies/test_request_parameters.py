@@ -157,8 +157,8 @@ def test_in_shadow_nothing_is_added() -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [
-        ({}, "nothing is added; expected `headers`, `query` or `query_first`"),
-        ({"headers": {"Content-Length": "1"}}, "`Content-Length` belongs to the connection"),
+        ({}, "expected at least one of `headers`, `query` and `query_first`"),
+        ({"headers": {"Content-Length": "1"}}, "`Content-Length` is a connection header, which is set by the gateway"),
         ({"headers": {"X-A": []}}, "headers.X-A"),
         ({"query": {"": "1"}}, "query"),
     ],
@@ -173,6 +173,6 @@ def test_a_secret_that_could_not_stand_in_a_field_is_refused_and_not_shown(tmp_p
     secret = tmp_path / "secret"
     secret.write_text(value)
     filters = {"request_parameters": {"headers": {"X-Tenant": {"file": str(secret)}}}}
-    with pytest.raises(CompileError, match="the secret for X-Tenant is no text in one line") as caught:
+    with pytest.raises(CompileError, match="the secret for X-Tenant is not a single line") as caught:
         compile(load_document({**SERVICE, "filters": filters}), 1)
     assert value.strip() not in str(caught.value)

@@ -217,7 +217,7 @@ def test_what_is_decided_after_the_end_is_counted() -> None:
         client.sends(GET)
         plane.connects().sends(OK)
         assert client.received.startswith(b"HTTP/1.1 200 ")
-        assert told(plane) == ["p: unknown, it still waits"]
+        assert told(plane) == ["p: unknown: it is still waiting"]
         assert plane.observer.filters == []
         decided.set()
         await turns()
@@ -252,9 +252,9 @@ def test_what_waits_is_bounded(how: str, monkeypatch: pytest.MonkeyPatch) -> Non
         upstream.sends(OK)
         assert client.received.startswith(b"HTTP/1.1 200 ")
         said = {
-            "too long": "unknown, it took too long",
-            "too many": "unknown, too many wait",
-            "stopped": "unknown, it was stopped",
+            "too long": "unknown: it timed out",
+            "too many": "unknown: too many are waiting",
+            "stopped": "unknown: it was cancelled",
             "raises": "raise SystemExit",
             "interrupts": "raise KeyboardInterrupt",
         }
@@ -314,8 +314,8 @@ def test_they_see_who_the_client_is_by_those_before_them() -> None:
     ("key", "said"),
     [
         ("key-of-ann", ""),
-        ("key-of-bob", "authorize: refuse 403 forbidden (the groups: guests; one of staff is needed)"),
-        ("nobodys", "key_auth: refuse 401 credentials_invalid (nobody has this key)"),
+        ("key-of-bob", "authorize: refuse 403 forbidden (the groups: guests; one of staff is required)"),
+        ("nobodys", "key_auth: refuse 401 credentials_invalid (the API key is unknown)"),
     ],
 )
 def test_key_auth_and_authorize_are_tried_together(key: str, said: str) -> None:
@@ -407,7 +407,7 @@ def test_one_that_is_asked_after_the_end_is_counted(answers: bool) -> None:
 
         plane = plane_of(probe("a", Phase.AUTHENTICATE, request=later), probe("b", Phase.AUTHORIZE, request=only_alice))
         exchanged(plane)
-        assert told(plane) == ["a: unknown, it still waits; b: unknown, it still waits"]
+        assert told(plane) == ["a: unknown: it is still waiting; b: unknown: it is still waiting"]
         decided.set()
         for _ in range(4):
             await turns()
@@ -433,7 +433,7 @@ def test_one_behind_a_filter_that_was_stopped_says_nothing() -> None:
             await turns()
         upstream.sends(OK)
         assert client.received.startswith(b"HTTP/1.1 200 ")
-        assert told(plane) == ["a: unknown, it was stopped"]
+        assert told(plane) == ["a: unknown: it was cancelled"]
         assert plane.observer.filters == [("a", FilterEvent.UNKNOWN)]
 
     asyncio.run(run())

@@ -75,7 +75,7 @@ def test_a_body_cut_short_is_refused(reader_of: ReaderOf, framing: bytes, wire: 
     reader = reader_of(framing)
     reader.feed(wire)
     assert not reader.done
-    with pytest.raises(Malformed, match="ended before"):
+    with pytest.raises(Malformed, match="closed before"):
         reader.eof()
 
 

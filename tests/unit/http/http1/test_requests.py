@@ -204,14 +204,14 @@ def test_a_refused_head_leaves_nothing_behind_in_the_judges(raw: bytes):
 
 
 REASONS = {
-    b"A: b\rc": "A bare CR stands in a line.",
+    b"A: b\rc": "A line contains a bare CR.",
     b"A: b\nc: d": "A line ends with a bare LF.",
-    b" A: b": "A field is folded over lines or begins with white space.",
-    b": b": "A field has no name.",
-    b"A : b": "White space stands before a colon.",
-    b"A: \x00": "A field has a control character.",
-    b"A(: b": "A field name has a byte that names may not have.",
-    b"A": "A field has no colon.",
+    b" A: b": "A header line is folded (obs-fold) or begins with whitespace.",
+    b": b": "A header has an empty name.",
+    b"A : b": "There is whitespace between a header name and its colon.",
+    b"A: \x00": "A header value has a control character.",
+    b"A(: b": "A header name has an invalid character.",
+    b"A": "A header line has no colon.",
 }
 
 

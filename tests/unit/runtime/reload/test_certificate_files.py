@@ -18,7 +18,7 @@ OTHER = "/elsewhere/token"
 
 
 class Files:
-    """Two certificates and an authority, and what is in force of them."""
+    """Two certificates and a CA certificate, and what is in force of them."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = Certificates(folder)
@@ -85,16 +85,16 @@ def test_half_a_renewal_waits_for_the_other_and_nobody_for_it(files: Files, half
     now = {**files.before, files.a[half]: pair[half], OTHER: b"new"}
     taken, why = settled(files.config, files.before, now)
     assert taken == {**files.before, OTHER: b"new"}
-    assert dict.fromkeys(files.a, f"{files.a[1]}: it is not the key of the certificate") == why
+    assert dict.fromkeys(files.a, f"{files.a[1]}: the private key does not match the certificate") == why
 
 
-@pytest.mark.parametrize(("which", "wrong"), [("ca", "no certificate"), ("crl", "no revocation list")])
+@pytest.mark.parametrize(("which", "wrong"), [("ca", "certificate"), ("crl", "certificate revocation list (CRL)")])
 def test_what_verifies_clients_stays_too(files: Files, which: str, wrong: str) -> None:
     """Else nobody would be let in, or whoever was revoked."""
     file = files.authority.ca if which == "ca" else files.crl
     taken, why = settled(files.config, files.before, {**files.before, file: b"nothing"})
     assert taken == files.before
-    assert why == {file: f"{file}: {wrong} could be read from it"}
+    assert why == {file: f"{file}: it contains no valid {wrong}"}
 
 
 def test_what_was_broken_before_is_not_told_again(files: Files) -> None:
@@ -120,7 +120,7 @@ def test_what_verifies_clients_is_told_with_its_end_and_why_newer_contents_are_n
         "",
     )
     assert (revocations.kind, revocations.file) == ("crl", files.crl)
-    assert "no revocation list" in revocations.problem
+    assert "no valid certificate revocation list" in revocations.problem
     for each, load in ((authority, load_pem_x509_certificate), (revocations, load_pem_x509_crl)):
         parsed = load(files.before[each.file])
         ends = parsed.not_valid_after_utc if isinstance(parsed, Certificate) else parsed.next_update_utc

@@ -22,7 +22,7 @@ def wrong(text: str, suffix: str = ".yaml", most: int | None = MOST) -> list[str
     return [each.wrong for each in caught.value.problems]
 
 
-BOUND = f"more than {MOST} values: it is bounded by admin.document_bytes"
+BOUND = f"more than {MOST} values; the limit follows from admin.document_bytes"
 
 
 @pytest.mark.parametrize(

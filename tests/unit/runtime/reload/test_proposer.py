@@ -249,7 +249,7 @@ async def test_what_the_supervisor_refuses_changes_nothing(control):
 @on_loop
 async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, capfd):
     """Not again at a reload that leaves it as it is, wherever it stands in the file."""
-    told = ["filters.key_auth: no consumer has a `key_auth`: nobody can pass"]
+    told = ["filters.key_auth: no consumer has a `key_auth`: every request is refused"]
     control.write_text("filters: {key_auth: {}}")
     dry = await control.proposals.apply(control.text.encode(), ".yaml", dry_run=True)
     assert [f"{each.path}: {each.wrong}" for each in dry.notes] == told
@@ -259,7 +259,7 @@ async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, c
     control.write_text("# moved\n\nfilters: {key_auth: {}}")
     assert await control.noted() == []
     control.write_text("filters: {key_auth: {}, again: {type: key_auth}}")
-    assert await control.noted() == ["filters.again: no consumer has a `key_auth`: nobody can pass"]
+    assert await control.noted() == ["filters.again: no consumer has a `key_auth`: every request is refused"]
     control.write_text("")
     assert await control.noted() == []
     (again,) = messages(capfd.readouterr().err)
@@ -361,14 +361,14 @@ async def test_a_posted_document_may_not_read_the_environment(control, monkeypat
     text = control.file.read_text().replace("body: v1", "body: {env: GW_HELD}")
     outcome = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
     assert not outcome.ok
-    assert "a document that came over the API may not read the environment" in str(outcome.problems[0])
+    assert "a configuration sent to the admin API may not read environment variables" in str(outcome.problems[0])
     assert "held-by-the-gateway" not in f"{outcome}"
 
 
 @on_loop
 async def test_what_is_wrong_with_a_posted_document_is_not_blamed_on_the_file(control):
     outcome = await control.proposals.apply(b"[]", ".yaml", dry_run=True)
-    assert [str(each) for each in outcome.problems] == ["POST /config:1:1: a list; expected a mapping of settings"]
+    assert [str(each) for each in outcome.problems] == ["POST /config:1:1: a list; expected an object"]
     text = WRITTEN + "routes: [{name: a, respond: {}}, {name: a, respond: {}}]\n"
     outcome = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
     assert {each.file for each in outcome.problems} == {"POST /config"}
@@ -458,7 +458,7 @@ async def test_a_file_of_consumers_that_cannot_be_read_changes_nothing(tmp_path)
         await control.proposals.refresh()
         assert control.proposals.current.index.count == 1
         (why,) = control.proposals.records[-1].problems
-        assert (why.wrong, why.line) == ("not visible ASCII alone", 1)
+        assert (why.wrong, why.line) == ("not printable ASCII", 1)
         assert "planted" not in str(why)
     finally:
         control.close()

@@ -287,7 +287,7 @@ async def test_nothing_is_asked_once_it_is_stopped(origin: Origin) -> None:
 @on_loop
 async def test_framing_is_not_the_callers(origin: Origin, name: bytes) -> None:
     async with fetching() as fetcher:
-        with pytest.raises(ValueError, match=r"field name|written by the gateway"):
+        with pytest.raises(ValueError, match=r"header name|written by the gateway"):
             await fetcher.fetch(origin.url, fields=[(name, b"x")])
     origin.assert_untouched()
 

@@ -170,13 +170,15 @@ def test_what_cannot_be_divided_is_told(tmp_path: Path) -> None:
         load(str(tmp_path / "gw.yaml"), TYPES)
     assert [str(each).partition("gw.yaml:")[2] for each in raised.value.problems] == [
         '7:36: routes[0].upstream.user_v2: unknown upstream "user_v2"; did you mean "users_v2"?',
-        "8:15: routes[1].upstream: no upstream has a share; expected one that is more than 0",
-        "9:32: routes[2].split: there is nothing to divide; expected several upstreams, with their shares",
-        '10:62: routes[3].split.by: "path" is nothing to tell requests apart by; '
-        "expected ip, header:NAME, cookie:NAME or request",
+        "8:15: routes[1].upstream: all shares are 0; expected at least one share above 0",
+        (
+            "9:32: routes[2].split: the route has only one upstream: there is no traffic to split; expected "
+            "several upstreams with shares"
+        ),
+        '10:62: routes[3].split.by: "path" is not a valid key; expected ip, header:NAME, cookie:NAME or request',
         "10:79: routes[3].split.canaries[0]: no condition; expected `headers` or `cookies`",
-        '11:67: routes[4].split.canaries[0].upstream: "users_v2" is none of the route\'s upstreams; '
+        '11:67: routes[4].split.canaries[0].upstream: "users_v2" is not one of the route\'s upstreams; '
         'did you mean "users"?',
         '12:33: routes[5].upstream.users: "many"; expected a whole number from 0 to 1000000',
-        "13:25: routes[6].upstream: an empty mapping; expected at least one, such as {users: 90, users_v2: 10}",
+        "13:25: routes[6].upstream: an empty object; expected at least one, such as {users: 90, users_v2: 10}",
     ]

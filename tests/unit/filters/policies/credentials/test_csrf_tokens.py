@@ -84,7 +84,10 @@ async def test_one_that_is_handed_out_again_is_an_answer(api: Api) -> None:
         holder, other = node.csrf_tokens(csrf(api), BASIC)
         got = await holder.obtain()
         problem = await problem_of(holder, got)
-        assert (problem.fault, problem.why) == (Fault.TOKEN_REFUSED, "there is nothing newer than what is refused")
+        assert (problem.fault, problem.why) == (
+            Fault.TOKEN_REFUSED,
+            "there is no newer credential than the rejected one",
+        )
         assert api.asked == 2
         assert await other.obtain() == got
     assert api.asked == 2

@@ -331,7 +331,7 @@ def test_explain_shows_that_it_is_there(tmp_path: Path, way: str) -> None:
 def test_explain_fetches_nothing_and_says_whom_it_would_ask(tmp_path: Path) -> None:
     settings = {"oauth2": {**OAUTH2, "token_url": f"{IDP}?key={SECRET}"}, "csrf": CSRF}
     told = explained(tmp_path, settings)
-    whom = f"{IDP} for a token and {API} for a CSRF token"
+    whom = f"{IDP} to get a token and {API} to get a CSRF token"
     assert f"credentials → would have to ask {whom}, which is not done here" in told
     assert "provided  credentials lets it pass" in told
     assert "Authorization: *** · X-CSRF-Token: ***" in told
@@ -362,16 +362,25 @@ def test_in_shadow_nothing_is_shown_and_nothing_fetched(way: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [
-        ({}, "nothing is shown"),
+        ({}, "no credentials; expected `basic`, `bearer`, `headers`, `oauth2` or `csrf`"),
         ({"bearer": "a", "oauth2": OAUTH2}, "`bearer`, `oauth2` together; expected one of them"),
-        ({"headers": {"Host": "a"}}, "`Host` belongs to the connection"),
-        ({"headers": {"Cookie": "a=1"}, "csrf": CSRF}, "`csrf` writes X-CSRF-Token and Cookie"),
-        ({"bearer": "a", "access_token_header": "authorization"}, "`authorization` is written here"),
-        ({"headers": {"X_Key": "a"}, "access_token_header": "X-Key"}, "`X-Key` is written here"),
+        ({"headers": {"Host": "a"}}, "`Host` is a connection header, which is set by the gateway"),
+        (
+            {"headers": {"Cookie": "a=1"}, "csrf": CSRF},
+            ("`csrf` sets X-CSRF-Token and Cookie; expected `headers` without them"),
+        ),
+        (
+            {"bearer": "a", "access_token_header": "authorization"},
+            ("`authorization` is set by this filter; expected another header"),
+        ),
+        (
+            {"headers": {"X_Key": "a"}, "access_token_header": "X-Key"},
+            ("`X-Key` is set by this filter; expected another header"),
+        ),
         ({"oauth2": {**OAUTH2, "token_url": "http://idp/", "tls": {"verify": False}}}, "the URL is not https"),
         ({"csrf": {"token_url": "http://api/", "tls": {"verify": False}}}, "the URL is not https"),
         ({"oauth2": {"token_url": IDP, "client_id": "app"}}, "no `client_secret`"),
-        ({"oauth2": {**OAUTH2, "client_auth": "none"}}, "`client_secret` means nothing"),
+        ({"oauth2": {**OAUTH2, "client_auth": "none"}}, "`client_secret` has no effect with `client_auth: "),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], wrong: str) -> None:
@@ -382,8 +391,8 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], wrong: str) -> No
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [
-        (lambda secret: {"bearer": secret}, "has a character that a token cannot have"),
-        (lambda secret: {"headers": {"X-Api-Key": secret}}, "the secret for X-Api-Key is no text in one line"),
+        (lambda secret: {"bearer": secret}, "the `bearer` token has an invalid character"),
+        (lambda secret: {"headers": {"X-Api-Key": secret}}, "the secret for X-Api-Key is not a single line"),
         (lambda secret: {"basic": {"username": "shop", "password": secret}}, "a control character"),
         (lambda secret: {"basic": {"username": {"env": "WITH_COLON"}, "password": "a"}}, "has a colon"),
         (lambda secret: {"oauth2": {**OAUTH2, "client_secret": {"env": "NOT_THERE"}}}, "NOT_THERE is not set"),
@@ -416,5 +425,5 @@ def test_a_key_of_another_certificate_is_told_when_the_file_is_checked(
     ours = Certificates(tmp_path)
     tls = {"certificate": ours.issue("one")[0], "key": ours.issue("two")[1]}
     document = load_document({**SERVICE, "filters": {"credentials": settings(tls)}})
-    with pytest.raises(CompileError, match=r"two\.key: it is not the key of the certificate"):
+    with pytest.raises(CompileError, match=r"two\.key: the private key does not match the certificate"):
         compile(document, 1)

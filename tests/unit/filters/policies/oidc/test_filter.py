@@ -277,11 +277,14 @@ def test_what_is_no_session_is_refused(sealed: str) -> None:
     ("wrong", "told"),
     [
         ({"login": None}, "expected `bearer` or `login`"),
-        ({"claims_to_headers": {"sub": "Host"}}, "`Host` cannot be written by a filter"),
-        ({"claims_to_headers": {"sub": "Cookie"}}, "`Cookie` cannot be written by a filter"),
-        ({"claims_to_headers": {"sub": "content_length"}}, "`content_length` cannot be written by a filter"),
-        ({"claims_to_headers": {"sub": "X-User", "name": "x_user"}}, "two values go into `x_user`"),
-        ({"claims_to_headers": {"sub": "X_Real_IP"}}, "`X_Real_IP` cannot be written by a filter"),
+        ({"claims_to_headers": {"sub": "Host"}}, "`Host` cannot be set by a filter; expected another header"),
+        ({"claims_to_headers": {"sub": "Cookie"}}, "`Cookie` cannot be set by a filter; expected another header"),
+        (
+            {"claims_to_headers": {"sub": "content_length"}},
+            ("`content_length` cannot be set by a filter; expected another header"),
+        ),
+        ({"claims_to_headers": {"sub": "X-User", "name": "x_user"}}, "two values are sent in `x_user`"),
+        ({"claims_to_headers": {"sub": "X_Real_IP"}}, "`X_Real_IP` cannot be set by a filter; expected another header"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str) -> None:
@@ -293,13 +296,13 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], told: st
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"scopes": ("email",)}, "lack `openid`"),
-        ({"parameters": {"state": "a"}}, "`state` is the gateway's own"),
+        ({"scopes": ("email",)}, "the scope `openid` is missing"),
+        ({"parameters": {"state": "a"}}, "`state` is set by the gateway"),
         ({"client_auth": "basic"}, "`client_auth: basic` needs a `client_secret`"),
         ({"client_auth": "private_key_jwt"}, "needs a `client_key`"),
-        ({"client_key": "/a"}, "does not go with a `client_key`"),
+        ({"client_key": "/a"}, "cannot be used with a `client_key`"),
         ({"callback": "/a", "logout": "/a"}, "the same path"),
-        ({"pass_access_token": "Host"}, "`Host` cannot hold a token"),
+        ({"pass_access_token": "Host"}, "`Host` cannot carry a token; expected another header"),
     ],
 )
 def test_logins_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str) -> None:
