@@ -110,6 +110,7 @@ class Fault(Enum):
     TLS_FAILED = 502, _UP, Retry.SAFE, "tls_protocol_error", "The TLS handshake with the upstream service failed."
     CONNECTION_LOST = 502, _UP, Retry.IF_REUSED, "connection_terminated", "The upstream service closed the connection."
     UPSTREAM_MALFORMED = 502, _UP, Retry.NEVER, "http_protocol_error", "The upstream service sent an invalid response."
+    RESPONSE_TOO_LARGE = 502, _UP, Retry.NEVER, "http_response_body_size", "The response of the service is too large."
     UPSTREAM_INCOMPLETE = (
         502,
         _UP,

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from fastgw.admin.explanation import Explanation, Step
-from fastgw.config.base.value_types import Trait, write_duration
+from fastgw.config.base.value_types import Trait, write_duration, write_size
 from fastgw.config.settings import gateway as config
 from fastgw.config.settings.secrets import SECRET_NAMES
 from fastgw.downstream import Listener
@@ -42,6 +42,7 @@ from fastgw.net.pem import decoded
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import silently
+from fastgw.pipeline.request_pipeline import drop_ranges
 from fastgw.pipeline.route_selection import OtherRoute, SelectedRoute, choose, find, meant, other_routes, too_long
 from fastgw.routing.table import Candidate
 from fastgw.upstream.forwarding.fallback import Fallback
@@ -257,6 +258,8 @@ def explain(
         return _answered(explanation, exchange, shown)
     assert exchange.route is not None
     action = exchange.route.action
+    explanation.buffers = tuple(_buffers(exchange.route.chain.links))
+    drop_ranges(exchange)
     if isinstance(action, Forward):
         explanation.upstream = action.upstream.name
         target = action.upstream.balancer.pick(exchange)
@@ -273,6 +276,18 @@ def explain(
         return explanation
     action(exchange)
     return _answered(explanation, exchange, shown)
+
+
+def _buffers(links: Iterable[FilterInstance]) -> Iterator[str]:
+    """Yield the filters that need a whole body, each with which one and its bound."""
+    for link in links:
+        hooks = link.hooks
+        if hooks.needs_body is not None:
+            bodies = [
+                name for name, hook in (("request", hooks.request_body), ("response", hooks.response_body)) if hook
+            ]
+            which, most = " and of the ".join(bodies), write_size(hooks.needs_body.size)
+            yield f"{link.use.name}: the whole body of the {which}, up to {most}"
 
 
 def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _Shown) -> str:
@@ -526,6 +541,8 @@ def as_text(explanation: Explanation) -> str:
     if explanation.provided:
         verb = "lets" if len(explanation.provided) == 1 else "let"
         lines.append(("provided", f"{', '.join(explanation.provided)} {verb} it pass"))
+    if explanation.buffers:
+        lines.append(("buffers", " · ".join(explanation.buffers)))
     if explanation.target:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))

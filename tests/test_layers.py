@@ -76,8 +76,9 @@ EDGES = {
     "filters/plugins/loader.py": 2,  # what a package raises when it is imported, or its settings are read
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/chain.py": 4,  # a filter's step that raises is a fault, never a pass
-    "exchange/exchange.py": 3,  # likewise
-    "pipeline/request_pipeline.py": 1,  # likewise
+    "exchange/exchange.py": 4,  # likewise
+    "pipeline/request_pipeline.py": 2,  # likewise
+    "exchange/response_relay.py": 3,  # likewise
     "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
     "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it

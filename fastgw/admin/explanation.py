@@ -42,6 +42,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     provided: tuple[str, ...] = ()
     """Filters that have to ask somebody, who is not asked here, and those whose decision depends on the answer: what
     follows holds if all of them let it pass. Values that are not known are shown as `{consumer.name}`."""
+    buffers: tuple[str, ...] = ()
+    """Filters that need a whole body before anything of it goes on, and how long it may be."""
     upstream: str = ""
     target: str = ""
     targets: int = 0

@@ -41,11 +41,12 @@ cdef enum:
     ID_SHOWN
     REQUEST_ADDED
     REQUEST_DROPPED
+    RESPONSE_SINK
     OWN_COUNT
 
 cdef tuple _OWN = (
     "head", "method", "path", "client", "listener", "peer", "scheme", "client_ip", "chain", "begun_at", "request_id",
-    "id_shown", "request_added", "request_dropped",
+    "id_shown", "request_added", "request_dropped", "response_sink",
 )
 cdef bytes _NO_BYTES = b""
 
@@ -151,6 +152,7 @@ cdef class Maker:
         _put(made, self._own_at[ID_SHOWN], name)
         _put(made, self._own_at[REQUEST_ADDED], line)
         _put(made, self._own_at[REQUEST_DROPPED], dropped)
+        _put(made, self._own_at[RESPONSE_SINK], client)
         if ids is not None:
             ids.identify(made)
         return made

@@ -1,5 +1,6 @@
 """A body on its way from one side to the other, with the brake that goes the other way."""
 
+from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast, final
 
 from fastgw.shm.retry_buffer_budget import KeptRoom
@@ -15,6 +16,27 @@ class BodySink(Protocol):
 class BodySource(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+
+
+class RequestStages(Protocol):
+    """The stages of a request's body (`body_stages.BodyStages`), and what becomes of an exchange that one refuses."""
+
+    @property
+    def holds(self) -> bool: ...
+    @property
+    def keeps_length(self) -> bool: ...
+    @property
+    def changes(self) -> bool: ...
+    @property
+    def changed(self) -> bool: ...
+
+    def feed(self, payload: bytes) -> bytes | None:
+        """None: the exchange is over."""
+
+    def end(self) -> bytes | None:
+        """None: the exchange is over."""
+
+    def cancel(self) -> None: ...
 
 
 MAX_KEPT: Final = 65536
@@ -72,28 +94,35 @@ _NO_SOURCE: Final = _NoSource()
 
 
 class Relay:
-    """One direction of one body. Payload goes in by `feed` and comes out at the sink; the brake goes the other way.
+    """The body of a request on its way. Payload goes in by `feed` and comes out at the sink; the brake goes the other
+    way.
 
     While there is no sink (no connection yet), the source is paused after each piece: what is held is at most one read.
-    `most_kept`: how many bytes are kept; one more, and the request is never sent again.
+    `most_kept`: how many bytes are kept; one more, and the request is never sent again. `length`: bytes that come out;
+    None: only the end tells.
     """
 
-    __slots__ = ("bytes", "ended", "kept", "most_kept", "paused", "sink", "source", "trailers")
+    __slots__ = ("_stages", "_when_whole", "bytes", "ended", "kept", "length", "most_kept", "paused", "sent_bytes",
+                 "sink", "source", "trailers")  # fmt: skip
 
-    def __init__(self, source: BodySource) -> None:
+    def __init__(self, source: BodySource, length: int | None = None) -> None:
         self.source = source
+        self.length = length
         self.sink: BodySink | None = None
-        self.kept: list[bytes] | None = []  # all that was fed, until it is more than `most_kept`
+        self.kept: list[bytes] | None = []  # all that came out, until it is more than `most_kept`
         self.most_kept = MAX_KEPT
         self.bytes = 0  # of payload; counted by the source, before anybody sees them
+        self.sent_bytes = 0  # that came out of the stages, where there are any
         self.ended = False
         self.paused = False
         self.trailers: Trailers = ()
+        self._stages: RequestStages | None = None
+        self._when_whole: Callable[[], None] | None = None
 
     @classmethod
-    def whole(cls, payload: bytes) -> "Relay":
-        """Make a relay for a body that is there as a whole."""
-        relay = cls(_NO_SOURCE)
+    def whole(cls, payload: bytes, length: int | None) -> "Relay":
+        """Make a relay for a body that is there as a whole. `length`: None where its end was told by its framing."""
+        relay = cls(_NO_SOURCE, length)
         relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
         return relay
 
@@ -107,22 +136,90 @@ class Relay:
         if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:
             self.kept = _Kept(self.kept, room)
 
+    def begin_stages(self, stages: RequestStages, when_whole: "Callable[[], None]") -> bool:
+        """Have all of the body pass these stages, what has come of it first. False: the exchange is over.
+
+        Where they hold it, `when_whole` is called once it has come out, unless that is so already: see `waits`.
+        """
+        assert self.kept is not None
+        held = b"".join(self.kept)
+        self.kept, self._stages = [], stages
+        if not stages.keeps_length:
+            self.length = None
+        if held:
+            passed = stages.feed(held)
+            if passed is None:
+                return False
+            if passed:
+                self._keep_staged(passed)
+        if self.ended:
+            return self._end_stages(stages)
+        if stages.holds:
+            self._when_whole = when_whole
+            self.resume()
+        return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing comes out before the body is complete, and it is not."""
+        return self._when_whole is not None
+
+    @property
+    def changed(self) -> bool:
+        """Whether others than the client's bytes come out, or may."""
+        stages = self._stages
+        return stages is not None and (stages.changed if self.ended else stages.changes)
+
+    def cancel_stages(self) -> None:
+        """The exchange is over: nobody takes what the stages hold."""
+        if self._stages is not None:
+            self._stages.cancel()
+
+    def _keep_staged(self, passed: bytes) -> None:
+        assert self.kept is not None
+        self.kept.append(passed)
+        self.sent_bytes += len(passed)
+
+    def _end_stages(self, stages: RequestStages) -> bool:
+        """Take what the stages have held back. False: the exchange is over."""
+        rest = stages.end()
+        if rest is None:
+            return False
+        if self.sink is not None:
+            if rest:
+                self.sent_bytes += len(rest)
+                self._pass(rest)
+        elif rest:
+            self._keep_staged(rest)
+        if stages.holds or (self.sink is None and not stages.keeps_length):
+            self.length = self.sent_bytes
+        return True
+
     def feed(self, payload: bytes) -> None:
+        stages = self._stages
+        if stages is None:
+            self._pass(payload)
+        elif passed := stages.feed(payload):
+            self.sent_bytes += len(passed)
+            self._pass(passed)
+
+    def _pass(self, payload: bytes) -> None:
         sink, kept = self.sink, self.kept
         if kept is not None:
-            if sink is not None and self.bytes > self.most_kept:
+            size = self.bytes if self._stages is None else self.sent_bytes
+            if sink is not None and size > self.most_kept:
                 self.kept = None
             elif type(kept) is list:
                 kept.append(payload)
-            elif not cast(_Kept, kept).add(payload, self.bytes):
+            elif not cast(_Kept, kept).add(payload, size):
                 if sink is None:  # it is at most one read more, and who comes next needs it
                     kept.append(payload)
                 else:
                     self.kept = None
-        if sink is None:
-            self.pause()
-        else:
+        if sink is not None:
             sink.feed(payload)
+        elif self._when_whole is None:
+            self.pause()
 
     def last(self, payload: bytes) -> None:
         """Take the last piece, as `feed` takes others: there is nothing left to brake."""
@@ -130,15 +227,23 @@ class Relay:
         self.feed(payload)
 
     def end(self, trailers: Trailers = ()) -> None:
+        stages = self._stages
+        if stages is not None and not self._end_stages(stages):
+            return
         self.ended, self.trailers = True, trailers
-        if self.sink is not None:
+        if trailers and self.sink is None:
+            self.length = None  # they can only stand behind the last chunk
+        when_whole, self._when_whole = self._when_whole, None
+        if when_whole is not None:
+            when_whole()
+        elif self.sink is not None:
             self.sink.end(trailers)
 
     def attach(self, sink: BodySink) -> bytes:
         """Return all that was fed so far, in one piece; later pieces go to `sink.feed`."""
         assert self.kept is not None
         held = b"".join(self.kept)
-        if self.bytes > self.most_kept:
+        if (self.bytes if self._stages is None else self.sent_bytes) > self.most_kept:
             self.kept = None
         self.sink = sink
         self.resume()

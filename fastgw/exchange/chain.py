@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine
@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.errors import Fault
+from fastgw.exchange.body_stages import BodyFunction, BodyHook, Bounded, StageFactory
 from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
@@ -20,6 +21,7 @@ from fastgw.operator_events import OperatorEvent, say
 
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
+    from fastgw.exchange.body_relay import Trailers
     from fastgw.exchange.exchange import Exchange
     from fastgw.http.messages import RequestHead, ResponseHead
 
@@ -33,6 +35,7 @@ Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
 LooksAt: TypeAlias = "Callable[[ResponseHead], bool]"
 ReplyStep: TypeAlias = "Callable[[Exchange, Reply], Reply]"
+TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, bytes]]]"
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
 
 
@@ -80,7 +83,16 @@ class Hooks:
     request: `(exchange) -> None | Reply | Awaitable` before the upstream. response: `(exchange) -> None` once the
     response's head is known, whoever made it. looks_at: `(head) -> bool`, whether the response step has anything to do
     with an answer of the upstream's; where none has, most requests take a shorter way. It may be called all the same.
-    request_body: `(exchange, payload) -> None | Reply` for each piece.
+    request_body, response_body: `(exchange, payload) -> None | bytes | Reply` for each piece of a body. None: it passes
+    as it is. bytes: what passes in its place, where `changes_body` says that it may; a body that may change goes on
+    without its length, and without its digest and a strong ETag, and ranges of it are not asked for. A Reply, of a
+    request only: answer with that. A `StageFactory` in place of the function makes a `BodyStage` for each exchange,
+    which may hold back what it has. The response's hooks are called in the opposite order, for whoever has made it,
+    but for answers to faults.
+    needs_body: `Bounded("1MiB")`: both functions get the whole body in one piece, and may change it; the exchange waits
+    for it. A longer one is a 413, or of a response a 502.
+    trailers: `(exchange, trailers) -> trailers` for the response's, which are pairs of name and value; there may be
+    none.
     reply: `(exchange, reply) -> Reply` for each answer that the gateway makes itself on a way where the filter stands,
     whoever has made it, before the response steps: that reply, or another one in its place. What the log says of a
     fault stays, unless the other one stands for another fault.
@@ -102,9 +114,11 @@ class Hooks:
 
     __slots__ = (
         "asks",
+        "changes_body",
         "explain",
         "finish",
         "looks_at",
+        "needs_body",
         "preflight",
         "renew",
         "reply",
@@ -112,8 +126,10 @@ class Hooks:
         "request_body",
         "request_ids",
         "response",
+        "response_body",
         "start",
         "stop",
+        "trailers",
         "would",
     )
 
@@ -123,7 +139,11 @@ class Hooks:
         request: RequestStep | None = None,
         response: Callable[[Exchange], None] | None = None,
         looks_at: LooksAt | None = None,
-        request_body: Callable[[Exchange, bytes], Reply | None] | None = None,
+        request_body: BodyFunction | StageFactory | None = None,
+        response_body: BodyFunction | StageFactory | None = None,
+        trailers: TrailerStep | None = None,
+        needs_body: Bounded | None = None,
+        changes_body: bool = False,
         reply: ReplyStep | None = None,
         renew: RenewStep | None = None,
         finish: Callable[[Exchange], None] | None = None,
@@ -136,6 +156,10 @@ class Hooks:
         request_ids: RequestIds | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
+        self.response_body, self.trailers = response_body, trailers
+        self.needs_body, self.changes_body = needs_body, changes_body
+        if (needs_body is not None or changes_body) and request_body is None and response_body is None:
+            raise ValueError("needs_body and changes_body are for body hooks; expected request_body or response_body")
         self.reply, self.renew, self.looks_at = reply, renew, looks_at
         self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
         self.asks = asks
@@ -181,16 +205,20 @@ class Chain:
     """The filters of a route (before one is found: of a listener) in running order, hooks sorted out by kind."""
 
     __slots__ = (
+        "drops_ranges",
         "finish_steps",
         "links",
         "preflight",
         "renew_steps",
         "reply_steps",
-        "request_body_steps",
+        "request_body_hooks",
         "request_ids",
         "request_steps",
         "response_steps",
         "told_at",
+        "trailer_steps",
+        "treats_bodies",
+        "treats_responses",
     )
 
     def __init__(self, links: Iterable[FilterInstance]) -> None:
@@ -198,7 +226,14 @@ class Chain:
         self.told_at: dict[object, float] | None = None  # when the log was told of steps that raise
         hooks = [link.hooks for link in self.links]
         self.request_steps = tuple(h.request for h in hooks if h.request is not None)
-        self.request_body_steps = tuple(h.request_body for h in hooks if h.request_body is not None)
+        self.request_body_hooks = tuple(
+            BodyHook(h.request_body, h.needs_body, h.changes_body) for h in hooks if h.request_body is not None
+        )
+        bodies = _response_body_hooks(self.links)
+        self.drops_ranges = any(hook.spoils_ranges for hook in bodies)  # of requests: see `BodyHook.spoils_ranges`
+        self.trailer_steps = tuple(h.trailers for h in reversed(hooks) if h.trailers is not None)
+        self.treats_responses = bool(bodies or self.trailer_steps)
+        self.treats_bodies = self.treats_responses or bool(self.request_body_hooks)
         # Responses come back through the same filters the other way round.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
         self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
@@ -251,6 +286,15 @@ class Chain:
             return self.finish_steps
         return tuple(link.hooks.finish for link in reversed(self.ran(answered_by)) if link.hooks.finish is not None)
 
+    def response_body_hooks_due(self, answered_by: RequestStep | None) -> list[BodyHook]:
+        """Return the hooks of response bodies for an exchange that was answered there, the nearest to its end last."""
+        return _response_body_hooks(self.links if answered_by is None else self.ran(answered_by))
+
+    def trailer_steps_due(self, answered_by: RequestStep | None) -> tuple[TrailerStep, ...]:
+        if answered_by is None or not self.trailer_steps:
+            return self.trailer_steps
+        return tuple(link.hooks.trailers for link in reversed(self.ran(answered_by)) if link.hooks.trailers is not None)
+
     def ran(self, answered_by: RequestStep | None) -> list[FilterInstance]:
         """The links whose response and finish steps are due when the request step `answered_by` answered."""
         due, by_its_path = [], answered_by is by_path
@@ -267,10 +311,15 @@ class Chain:
         return next((link.use.name for link in self.links if step in _hooks_of(link)), "?")
 
 
+def _response_body_hooks(links: Sequence[FilterInstance]) -> list[BodyHook]:
+    hooks = [link.hooks for link in reversed(links)]
+    return [BodyHook(h.response_body, h.needs_body, h.changes_body) for h in hooks if h.response_body is not None]
+
+
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
     steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
-    return *steps, hooks.reply, hooks.renew
+    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers
 
 
 class Divider(Protocol):

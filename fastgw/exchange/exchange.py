@@ -4,15 +4,27 @@ import logging
 from collections.abc import Iterable, Mapping
 from math import ceil
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from fastgw.compiled import twin
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
-from fastgw.exchange.body_relay import Relay, Trailers
+from fastgw.exchange.body_relay import BodySink, Relay, Trailers
+from fastgw.exchange.body_stages import BodyHook, BodyStage, BodyStages
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, own_response, problem
-from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, ExchangeState
+from fastgw.exchange.response_relay import ResponseRelay
+from fastgw.exchange.states import (
+    ANSWER_BEGUN,
+    ANSWER_ENDED,
+    ANSWER_HELD,
+    ANSWERING,
+    CHOOSING,
+    ENDED,
+    HOLDING,
+    Event,
+    ExchangeState,
+)
 from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
@@ -124,6 +136,7 @@ class Exchange:
         "request_id",
         "response",
         "response_bytes",
+        "response_sink",
         "retries",
         "route",
         "scheme",
@@ -162,6 +175,7 @@ class Exchange:
         self.id_shown = b""  # what the response says in X-Request-Id; b"": what the upstream says there
         self.response: Response | None = None
         self.response_bytes = 0
+        self.response_sink: BodySink = client  # what the body of the response goes to
         self.service: ServiceSide | None = None
         self.is_fast = False  # on the way of `upstream.forwarding.fast_path`, where nobody can look at its answer
         self.sent = False  # some of it went to an upstream, which may have acted on it
@@ -294,14 +308,36 @@ class Exchange:
             self.fault = reply.fault
         if self.chain.reply_steps:
             reply = self._pass_reply_steps(reply)
-        self.respond(own_response(reply), reply.body, True)
+        self.respond(own_response(reply), reply.body, True, is_fault=reply.fault is not None)
 
-    def respond(self, response: Response, payload: bytes, ended: bool) -> None:
-        """The response's head is known: run the response steps and send it, with the first of its body."""
-        if self.pass_response_steps(response):
-            self.client.answer(response, payload, ended)
-        else:
+    def respond(self, response: Response, payload: bytes, ended: bool, is_fault: bool = False) -> None:
+        """The response's head is known: run the response steps and send it, with the first of its body.
+
+        `is_fault`: it stands for a fault, which body hooks have nothing to do with.
+        """
+        holds = self.chain.treats_responses and not is_fault
+        if not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
             self.answer_instead()
+        elif holds:
+            self._respond_through_stages(response, payload, ended)
+        else:
+            self.client.answer(response, payload, ended)
+
+    def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
+        """Send a response by the hooks of filters for its body and trailers."""
+        stages: list[tuple[BodyHook, BodyStage]] = []
+        for hook in self.chain.response_body_hooks_due(self.answered_by):
+            try:
+                stage = hook.stage_for(self)
+            except BaseException:  # the edge of a filter: what it could not check is not let out
+                self.why = count_raised(hook.step, "response body", self)
+                BodyStages(stages).cancel()
+                self.answer_instead()
+                return
+            if stage is not None:
+                stages.append((hook, stage))
+        self.response_sink = relay = ResponseRelay(self, BodyStages(stages))
+        relay.begin(response, payload, ended)
 
     def switch(self, response: Response, early: bytes, patience: float) -> None:
         """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
@@ -319,13 +355,14 @@ class Exchange:
             return
         self.why = self.why or why or detail or ""
         route = self.route
-        if route is None or route.fallback is None or self.state is ANSWERING or not route.fallback(self, fault):
+        if self.response is not None or route is None or route.fallback is None or not route.fallback(self, fault):
             fields = ((b"Retry-After", b"%d" % ceil(wait)),) if wait else ()
             self.refuse_late(problem(fault, detail, fields))
 
     def refuse_late(self, reply: Reply) -> None:
         """A reply decided while the request was on its way already: the upstream's work is stopped."""
         self.break_off()
+        self._drop_relay()
         if self.state is ANSWERING:
             self.fault = self.fault or reply.fault
             self.client.abort(reply.fault or Fault.INTERNAL)
@@ -337,10 +374,22 @@ class Exchange:
         if self.state is not ENDED:
             self.fault = self.fault or fault
             self.break_off()
+            if self.state is HOLDING:  # of which the client has seen nothing
+                self.response, self.response_bytes = None, 0
+
+    def _drop_relay(self) -> None:
+        """The response is not wanted any more, or has ended."""
+        if self.response_sink is not self.client:
+            sink, self.response_sink = self.response_sink, self.client
+            cast(ResponseRelay, sink).cancel()
 
     def finish(self) -> None:
         """The answer is out, or nobody waits for it: run the finish steps."""
         self.state = ANSWER_ENDED[self.state]
+        if self.chain.treats_bodies:
+            self._drop_relay()
+            if self.request_body is not None:
+                self.request_body.cancel_stages()
         if self.chain.finish_steps:
             for step in self.chain.finish_steps_due(self.answered_by):
                 try:
@@ -354,9 +403,9 @@ class Exchange:
         if service is not None:
             service.cancel()
 
-    def pass_response_steps(self, response: Response) -> bool:
+    def pass_response_steps(self, response: Response, event: Event[ExchangeState] = ANSWER_BEGUN) -> bool:
         """The response's head is known: run the response steps. False: `answer_instead`."""
-        self.state = ANSWER_BEGUN[self.state]
+        self.state = event[self.state]
         self.response = response
         chain, answered_by, before = self.chain, self.answered_by, response.status
         for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
@@ -375,6 +424,8 @@ class Exchange:
         """Send a 500 instead of a response that the response steps have not let pass."""
         self.break_off()
         self.fault = Fault.INTERNAL
+        if self.state is HOLDING:
+            self.state = ANSWER_BEGUN[HOLDING]
         reply = self._pass_reply_steps(problem(Fault.INTERNAL))
         self.response = own_response(reply)
         self.client.answer(self.response, reply.body, True)

@@ -15,6 +15,9 @@ NO_NAMES: Final[frozenset[bytes]] = frozenset()
 NO_CONTENT: Final = frozenset((204, 304))
 """Statuses of responses that have no body, whatever was asked for (RFC 9110 section 6.4.1)."""
 
+AS_DECLARED: Final = -2
+UNKNOWN: Final = -1
+
 ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 """A reply that the gateway makes as a whole."""
 
@@ -99,6 +102,8 @@ class Response(Struct, eq=False, gc=False):  # nothing that it holds knows of it
     """Ready lines that go out behind the fields."""
     dropped: frozenset[bytes] = NO_NAMES
     """Lower-case names of fields that do not go out."""
+    body_length: int = AS_DECLARED
+    """Bytes of the body that goes out; `UNKNOWN`: its end tells; `AS_DECLARED`: as the head says."""
     _fields: Fields | None = None
 
     @property

@@ -27,6 +27,7 @@ _OWN: Final = frozenset(
         "params",
         "request_body",
         "response",
+        "response_sink",
         "service",
         "shadowed",
         "shadows",
@@ -55,7 +56,7 @@ class ShadowExchange(Exchange):
             setattr(self, name, getattr(real, name))
         self._real = real
         self.head = _Head(real.head)
-        self.client = _Nobody()
+        self.client = self.response_sink = _Nobody()
         self.service = None
         self.known: Who = (real.consumer, real.claims)  # by filters that act
         self.claims, self.params = dict(real.claims), dict(real.params)
@@ -78,7 +79,7 @@ class ShadowExchange(Exchange):
         """Have a copy of this response."""
         head: Any = None if response.head is None else _Head(response.head)
         fields = None if head is not None else Fields(response.headers)
-        self.response = Response(response.status, head, response.added, response.dropped, fields)
+        self.response = Response(response.status, head, response.added, response.dropped, _fields=fields)
 
     def request_changes(self) -> list[str]:
         """The names of request fields that go to the upstream otherwise, since it was asked last."""

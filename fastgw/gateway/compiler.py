@@ -447,9 +447,9 @@ class _Building:
         plan: FastPathPlan | None = None
         # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
-        if isinstance(action, Forward) and action.allows_fast_path and slash_allowed:
+        if isinstance(action, Forward) and action.allows_fast_path and slash_allowed and not chain.treats_responses:
             meets_answers = chain.meets_answers
-            at_once = not (steps or chain.request_body_steps or meets_answers)
+            at_once = not (steps or chain.request_body_hooks or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of
             plan = FastPathPlan(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
             plan = self._fast_paths.setdefault(plan, plan)

@@ -22,6 +22,26 @@ READ_IN_REQUESTS: Final = (
 )
 """Fields of a request that the gateway reads and has rules of its own for."""
 
+EXPECT: Final = frozenset((b"expect",))
+
+DIGESTS: Final = frozenset((b"content-digest", b"content-md5", b"digest", b"repr-digest"))
+"""Fields that hold a digest of the body (RFC 9530 and those before it)."""
+
+NOT_IN_TRAILERS: Final = frozenset(
+    # framing and hop-by-hop
+    b"connection content-length keep-alive proxy-connection te trailer transfer-encoding upgrade "
+    # routing, request modifiers and conditions
+    b"expect forwarded host if-match if-modified-since if-none-match if-range if-unmodified-since max-forwards range "
+    b"via x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
+    b"x-request-id "
+    # authentication and state
+    b"authorization cookie proxy-authenticate proxy-authorization set-cookie www-authenticate "
+    # response control
+    b"age cache-control date expires location pragma retry-after vary warning".split()
+)
+"""Fields that decide how a message is read, routed or allowed, so that they must come before it (RFC 9110 section
+6.5.1). `Content-*` is refused as well, but for `Content-Digest`, which can only be known at the end (RFC 9530)."""
+
 RESERVED: Final = (
     *("Proxy", "X-Original-URL", "X-Original-Host", "X-Rewrite-URL", "X-Url-Scheme", "Front-End-Https"),
     *("True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "X-Client-IP"),

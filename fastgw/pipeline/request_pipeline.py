@@ -11,16 +11,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, Route, problem, run_request
-from fastgw.exchange.chain import checked, count_raised
+from fastgw.exchange.body_stages import BodyHook, BodyRefused, BodyStage, BodyStages, BodyTooLong
+from fastgw.exchange.chain import count_raised
+from fastgw.http.field_names import EXPECT
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Match, Router
 
+_RANGE: Final = frozenset((b"range", b"if-range"))
 Waited = asyncio.Future[Reply | None]
 """The future that a step of a filter waits for."""
 
@@ -73,24 +76,29 @@ def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fas
     if outcome is not None:
         _route_done(stream, exchange, outcome)
     elif not fast:
-        _act(exchange)
-    elif exchange.request_body is None or _show_kept_body(exchange):
+        _act(stream, exchange)
+    elif not exchange.chain.treats_bodies:
         stream.send_fast(exchange, route)
+    elif _begin_body_hooks(stream, exchange):
+        if exchange.request_body is None or not exchange.request_body.changed:
+            stream.send_fast(exchange, route)
+        else:
+            route.action(exchange)
 
 
 def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> None:
     """The route's steps have run."""
     if outcome is None:
-        _act(exchange)
+        _act(stream, exchange)
     elif isinstance(outcome, Reply):
         exchange.reply(outcome)
     else:
         _wait(stream, exchange, outcome, partial(_route_done, stream, exchange))
 
 
-def _act(exchange: Exchange) -> None:
+def _act(stream: RequestStream, exchange: Exchange) -> None:
     """Let the route answer."""
-    if exchange.request_body is None or _show_kept_body(exchange):
+    if not exchange.chain.treats_bodies or _begin_body_hooks(stream, exchange):
         assert exchange.route is not None
         exchange.route.action(exchange)
 
@@ -142,32 +150,91 @@ def cancel_waiting(stream: RequestStream) -> None:
         stream.waiting = None
 
 
-def show_body(stream: RequestStream, exchange: Exchange, payload: bytes) -> bool:
-    """Show the route's body steps what was read of the body now. False: one of them has refused the request.
+# bodies
 
-    Before a route is known, or while something is waited for, the relay keeps it, and they are shown it afterwards.
+
+def _begin_body_hooks(stream: RequestStream, exchange: Exchange) -> bool:
+    """Have the filters do their part in the request's body, from what has come of it on. False: do not go on now.
+
+    Before a route is known, or while something is waited for, the relay keeps it.
     """
-    if exchange.route is None or stream.waiting is not None or not exchange.chain.request_body_steps:
+    chain, body = exchange.chain, exchange.request_body
+    drop_ranges(exchange)
+    if body is None or not chain.request_body_hooks:
         return True
-    return _run_body_steps(exchange, payload)
-
-
-def _show_kept_body(exchange: Exchange) -> bool:
-    """Show the route's body steps what was read of the body before the route was known. False: as by `show_body`."""
-    body = exchange.request_body
-    if body is None or not body.kept or not exchange.chain.request_body_steps:
-        return True
-    return _run_body_steps(exchange, b"".join(body.kept))
-
-
-def _run_body_steps(exchange: Exchange, payload: bytes) -> bool:
-    for step in exchange.chain.request_body_steps:
+    stages: list[tuple[BodyHook, BodyStage]] = []
+    for hook in chain.request_body_hooks:
         try:
-            reply = checked(step(exchange, payload))
+            stage = hook.stage_for(exchange)
         except BaseException:  # the edge of a filter: what it could not check is not let through
-            exchange.fail(Fault.INTERNAL, why=count_raised(step, "body", exchange))
+            BodyStages(stages).cancel()
+            exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, "body", exchange))
             return False
-        if reply is not None:
-            exchange.refuse_late(reply)
-            return False
-    return True
+        if stage is not None:
+            stages.append((hook, stage))
+    if not stages:
+        return True
+    made = BodyStages(stages)
+    if made.holds and exchange.head.expects_continue:
+        exchange.request_dropped |= EXPECT  # we ask for the body ourselves
+        if not body.bytes:
+            stream.inform(None)
+    route = exchange.route
+    assert route is not None
+    return body.begin_stages(_RequestStages(exchange, made), partial(route.action, exchange)) and not body.waits
+
+
+def drop_ranges(exchange: Exchange) -> None:
+    """Ask the upstream for no range of a response that a filter may change: see `BodyHook.spoils_ranges`."""
+    if exchange.chain.drops_ranges:
+        exchange.request_dropped |= _RANGE
+
+
+@final
+class _RequestStages:
+    """The stages of a request's body: what one of them does not let pass ends the exchange."""
+
+    __slots__ = ("_exchange", "_over", "_stages", "holds", "keeps_length")
+
+    def __init__(self, exchange: Exchange, stages: BodyStages) -> None:
+        self._exchange, self._stages = exchange, stages
+        self.holds, self.keeps_length = stages.holds, stages.keeps_length
+        self._over = False
+
+    @property
+    def changes(self) -> bool:
+        return self._stages.changes
+
+    @property
+    def changed(self) -> bool:
+        return self._stages.changed
+
+    def feed(self, payload: bytes) -> bytes | None:
+        return self._run(self._stages.feed, payload)
+
+    def end(self) -> bytes | None:
+        return self._run(self._stages.end)
+
+    def cancel(self) -> None:
+        if not self._over:
+            self._over = True
+            self._stages.cancel()
+
+    def _run(self, step: Callable[..., bytes], *given: bytes) -> bytes | None:
+        if self._over:
+            return None
+        try:
+            return step(*given)
+        except BaseException as error:  # the edge of a filter: what it could not check is not let through
+            exchange, hook = self._exchange, self._stages.failing
+            assert hook is not None
+            self.cancel()
+            if isinstance(error, BodyRefused):
+                exchange.refuse_late(error.reply)
+            elif isinstance(error, BodyTooLong):
+                name = exchange.chain.name_of(hook.step)
+                why = f"filter {name} needs the whole body, which has more than {hook.bound} bytes"
+                exchange.fail(Fault.BODY_TOO_LARGE, why=why)
+            else:
+                exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, "body", exchange))
+            return None

@@ -38,6 +38,7 @@ from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.exchange import Exchange, Route, begin
+from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
@@ -731,7 +732,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def leave(self) -> None:
         """The listener is closing: the next answer that can still say so is the last one on this connection."""
         exchange = self.exchange
-        if self._is_fast or (exchange is not None and exchange.response is None):
+        if self._is_fast or (exchange is not None and exchange.state < ANSWERING):
             self.closing = True
         if self.phase is IDLE:
             self.watch(LAST_REQUEST_S)
@@ -753,7 +754,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """End at once, with a 503 where no answer has begun. True: an exchange or tunnel was cut off."""
         exchange = self._under_way()
         self.closing = True
-        if exchange is not None and exchange.response is None:
+        if exchange is not None and exchange.state < ANSWERING:
             exchange.fail(Fault.GATEWAY_STOPPED)
         elif exchange is not None:
             self._break_off(Fault.GATEWAY_STOPPED)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from fastgw.exchange import Exchange, Response
-from fastgw.exchange.reply import NO_CONTENT
+from fastgw.exchange.reply import AS_DECLARED, NO_CONTENT, UNKNOWN
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
@@ -27,14 +27,20 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
     `payload`: its first bytes; `ended`: all of them.
     """
     head = response.head
-    if head is None:
-        return LENGTH, serializer.UNFRAMED if response.status in NO_CONTENT else len(payload)
-    if not head.has_body:
+    length = response.body_length
+    if head is None and ended:
+        unframed = response.status in NO_CONTENT or length == UNKNOWN
+        return LENGTH, serializer.UNFRAMED if unframed else len(payload)
+    if head is not None and not head.has_body:
+        if length == UNKNOWN:
+            return LENGTH, serializer.UNFRAMED
         return LENGTH, _length_without_body(exchange, head, response.status)
     if ended:
         return LENGTH, len(payload)
-    if head.body_length is not None:
+    if length == AS_DECLARED and head is not None and head.body_length is not None:
         return LENGTH, head.body_length
+    if length >= 0:
+        return LENGTH, length
     if exchange.head.version >= 11:
         return CHUNKED, serializer.IN_CHUNKS
     return CLOSE, serializer.UNFRAMED

@@ -22,7 +22,7 @@ from fastgw.http.http1.parser import Http1RequestHead
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, show_body
+from fastgw.pipeline.request_pipeline import Waited, cancel_waiting
 
 if TYPE_CHECKING:
     from fastgw.downstream.http1.connection import Http1ClientConnection
@@ -99,15 +99,15 @@ class Http1Stream:
         limit = connection.server.body_bytes
         payload = head.payload
         if head.length > limit:
-            exchange.request_body = Relay(connection)  # of which nothing was taken
+            exchange.request_body = Relay(connection, head.body_length)  # of which nothing was taken
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
             return None
         if payload is not None:
             if payload:
-                exchange.request_body = Relay.whole(payload)
+                exchange.request_body = Relay.whole(payload, len(payload) if head.sized else None)
             connection.deadline = inf
             return payload
-        exchange.request_body = Relay(connection)
+        exchange.request_body = Relay(connection, head.body_length)
         self.reader = reader = head.body()
         self._body_bytes = limit
         self.body_goes_to = -1
@@ -144,8 +144,6 @@ class Http1Stream:
             body.bytes += len(payload)
             if body.bytes > self._body_bytes:
                 exchange.fail(Fault.BODY_TOO_LARGE)
-                return
-            if not show_body(self, exchange, payload):
                 return
         connection = self._connection
         ground = connection.server.ground

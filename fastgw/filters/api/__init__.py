@@ -23,6 +23,7 @@ from fastgw.consumers.index import Consumer, Roster
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
+from fastgw.exchange.body_stages import BodyStage, Bounded, StageFactory
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
 from fastgw.filters.api.warning_context import NOBODY, UNKNOWN, ClientIdentity, WarningContext
 from fastgw.http.messages import ResponseHead
@@ -35,6 +36,8 @@ from fastgw.upstream.upstream import Upstream
 
 __all__ = [
     "API",
+    "BodyStage",
+    "Bounded",
     "Consumer",
     "Duration",
     "Env",
@@ -61,6 +64,7 @@ __all__ = [
     "Services",
     "Settings",
     "Size",
+    "StageFactory",
     "WarningContext",
 ]
 

@@ -121,6 +121,9 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
             tuple(ways), anonymous, tuple(name for name in written if name not in late.fields), places | late
         )
         hooks = [way.hooks for way in ways]
+        for way in ways:
+            if way.hooks.changes_body or way.hooks.needs_body or way.hooks.response_body or way.hooks.trailers:
+                raise ValueError(f"{way.name} changes bodies or trailers; expected a filter that only authenticates")
         follows = any(h.response or h.request_body or h.finish for h in hooks)
         starts = any(h.start is not None for h in hooks)
         stops = any(h.stop is not None for h in hooks)
@@ -307,9 +310,11 @@ class _AnyOf:
 
     def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
         case = self._cases.get(exchange)
-        if case is None or case.accepted is None or case.accepted.hooks.request_body is None:
+        step: Any = None if case is None or case.accepted is None else case.accepted.hooks.request_body
+        if step is None:
             return None
-        return case.accepted.hooks.request_body(exchange, payload)
+        outcome: Reply | None = step(exchange, payload)
+        return outcome
 
     def finish(self, exchange: Exchange) -> None:
         case = self._cases.pop(exchange, None)

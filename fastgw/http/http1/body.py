@@ -7,6 +7,7 @@ complete. llhttp reads the same bytes, and a body ends only where both judges sa
 import re
 from typing import Final, Protocol, final
 
+from fastgw.http.field_names import NOT_IN_TRAILERS
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grammar import TOKEN, VALUE, check_fields
 from fastgw.http.http1.llhttp import SecondJudge
@@ -102,21 +103,6 @@ LONGEST_EXTENSIONS: Final = 4096
 LONGEST_TRAILERS: Final = 8192
 """Bytes of the trailer section."""
 MOST_TRAILERS: Final = 32
-
-NOT_IN_TRAILERS: Final = frozenset(
-    # framing and hop-by-hop
-    b"connection content-length keep-alive proxy-connection te trailer transfer-encoding upgrade "
-    # routing, request modifiers and conditions
-    b"expect forwarded host if-match if-modified-since if-none-match if-range if-unmodified-since max-forwards range "
-    b"via x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
-    b"x-request-id "
-    # authentication and state
-    b"authorization cookie proxy-authenticate proxy-authorization set-cookie www-authenticate "
-    # response control
-    b"age cache-control date expires location pragma retry-after vary warning".split()
-)
-"""Fields that decide how a message is read, routed or allowed, so that they must come before it (RFC 9110 section
-6.5.1). `Content-*` is refused as well, but for `Content-Digest`, which can only be known at the end (RFC 9530)."""
 
 _QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*)"'
 # Sizes of at most 16 digits fit 64 bits and leave no room for a flood of zeros. White space around the semicolon is

@@ -13,6 +13,7 @@ from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import ClientSide, Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
+from fastgw.http.field_names import EXPECT
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, say
@@ -71,7 +72,8 @@ class Attempt(Timed):
     def ask(self, fresh: bool) -> None:
         exchange, target = self.exchange, self.target
         exchange.target = target.label
-        if not target.minor and exchange.body_length is None:
+        body = exchange.request_body
+        if not target.minor and (exchange.body_length if body is None else body.length) is None:
             self._forwarding.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
             return
         # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
@@ -127,7 +129,7 @@ class Attempt(Timed):
         held = body.attach(self)
         if not self._forwarding.keeps_body():
             body.kept = None
-        if exchange.body_length is not None:
+        if body.length is not None:
             return held
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
         return serializer.chunk(held) + last
@@ -137,6 +139,8 @@ class Attempt(Timed):
         exchange, forwarding = self.exchange, self._forwarding
         body = exchange.request_body
         expects_continue = body is not None and exchange.head.expects_continue
+        if exchange.request_dropped >= EXPECT:
+            expects_continue = False
         if expects_continue and self.target.minor == 0:
             expects_continue = False
             if not forwarding.continued:
@@ -147,7 +151,7 @@ class Attempt(Timed):
             request,
             exchange.method,
             whole=self._request_is_whole(),
-            chunked=exchange.body_length is None,
+            chunked=body is not None and body.length is None,
             source=body,
             expects_continue=expects_continue,
             upgrade=forwarding.forward.asked_upgrade(exchange),
@@ -186,12 +190,12 @@ class Attempt(Timed):
     def on_data(self, payload: bytes) -> None:
         exchange = self.exchange
         exchange.response_bytes += len(payload)
-        exchange.client.feed(payload)
+        exchange.response_sink.feed(payload)
 
     def on_end(self, trailers: Trailers) -> None:
-        client = self.exchange.client
+        sink = self.exchange.response_sink
         self._forwarding.done(self)
-        client.end(trailers)
+        sink.end(trailers)
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, forwarding = self.stream, self._forwarding

@@ -262,7 +262,9 @@ class FastPath:
             if self.route.chain.request_ids is not None:
                 self.route.chain.request_ids.resume(exchange, self.request_id)
             if self.head.payload:
-                exchange.request_body = Relay.whole(self.head.payload)
+                exchange.request_body = Relay.whole(
+                    self.head.payload, len(self.head.payload) if self.head.sized else None
+                )
         exchange.is_fast = False
         return exchange
 

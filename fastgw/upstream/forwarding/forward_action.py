@@ -11,6 +11,7 @@ from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded_headers import Policy, fields_for_upstream
+from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.http1 import serializer
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
@@ -18,7 +19,6 @@ from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
-_EXPECT: Final = frozenset((b"expect",))
 _NO_VIA: Final = frozenset((serializer.NO_VIA,))
 
 
@@ -141,9 +141,15 @@ class Forward:
         if not exchange.ordinary:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
-                drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
+                drop |= EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
         sent_target = self.sent_target(exchange, target, exchange.query_sent)
-        return serializer.request(head, sent_target, target.host_header, drop, added, payload)
+        length, body = serializer.AS_DECLARED, exchange.request_body
+        if body is not None:
+            if body.changed:
+                drop |= DIGESTS
+            if body.length != head.body_length:
+                length = serializer.IN_CHUNKS if body.length is None else body.length
+        return serializer.request(head, sent_target, target.host_header, drop, added, payload, length=length)
 
     def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
         """Both and `marks` together: the very same as last time, if they are, which need not be made and is known to

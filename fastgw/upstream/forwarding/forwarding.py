@@ -278,7 +278,7 @@ class Forwarding(Timed):
         exchange.service = None
         exchange.respond(response, held.payload, not held.trailers)
         if held.trailers and exchange.state is ANSWERING:
-            exchange.client.end(held.trailers)
+            exchange.response_sink.end(held.trailers)
 
     def _wait(self, condition: str, asked: float = 0.0) -> float:
         """Seconds until another attempt begins, for which a place in the budget is taken; inf: none may follow.

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, final
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Trailers, begin
 from fastgw.exchange.states import ENDED
+from fastgw.http.field_names import EXPECT
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -18,7 +19,6 @@ MOST_S: Final = 60.0
 """Seconds from its beginning in which a copy may go on answering; one that says nothing ends by its timeouts."""
 
 _NO_FILTERS: Final = Chain(())
-_EXPECT: Final = frozenset((b"expect",))
 
 
 class Answered(NamedTuple):
@@ -41,10 +41,11 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     copy.consumer, copy.claims = exchange.consumer, exchange.claims
     others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)
     copy.request_added, dropped, copy.query_sent = others
-    copy.request_dropped = dropped | _EXPECT
+    copy.request_dropped = dropped | EXPECT
     copy.answered_by = None
     if exchange.request_body is not None:
-        copy.request_body = Relay.whole(body)
+        declared = exchange.request_body.length
+        copy.request_body = Relay.whole(body, None if declared is None else len(body))
     assert isinstance(copy.client, _DiscardingClient)
     copy.client.exchange = copy
     Forward(upstream, path_of, forwarded, (), None)(copy)

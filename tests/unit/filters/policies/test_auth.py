@@ -338,6 +338,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "request_bytes",
         "response",
         "response_bytes",
+        "response_sink",
         "retries",
         "route",
         "sent",

@@ -1,0 +1,243 @@
+"""Stages that a body passes on its way: filters that look at it, change it as it comes, or need it as a whole.
+
+Which hooks a route has is compiled into its chain; a stage is made for each exchange that a hook has to do with.
+Rule 1: a stage holds no more than it says: one that needs a whole body has a bound, above which the exchange fails.
+Rule 2: what goes out is framed after the stages have said whether they keep the length. Rule 3: what a stage could not
+check or change is not let through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias, final
+
+from fastgw.config.base.value_types import parse_size
+from fastgw.exchange.reply import Reply
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import Exchange
+
+BodyFunction: TypeAlias = "Callable[[Exchange, bytes], bytes | Reply | None]"
+
+
+@final
+class Bounded:
+    """The bound of a body that a filter needs as a whole: bytes, or a size such as `1MiB`. Raises `ValueError`."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int | str) -> None:
+        self.size = parse_size(size) if isinstance(size, str) else size
+        if self.size <= 0:
+            raise ValueError(f"a body of {size} bytes is bounded by nothing; expected a size such as 1MiB")
+
+    def __repr__(self) -> str:
+        return f"Bounded({self.size})"
+
+
+class BodyStage:
+    """The part of one filter in one body: bytes go in, and others come out. It must bound what it holds back.
+
+    `keeps_length`: as many bytes come out as went in. `changed`: whether others came out than went in; False only where
+    that is certain.
+    """
+
+    keeps_length: bool = False
+    changed: bool = True
+
+    def feed(self, payload: bytes) -> bytes:
+        """Take the next piece, which is never empty, and return what passes; b"": nothing yet."""
+        raise NotImplementedError
+
+    def end(self) -> bytes:
+        """The body is complete: return what was held back."""
+        return b""
+
+    def cancel(self) -> None:
+        """The body will not be completed, and nobody takes what was held back. Not called after `end`."""
+
+
+@final
+class StageFactory:
+    """A body hook that makes a stage for each exchange whose body the filter changes as it comes.
+
+    `make`: called once the head is known (of a request: when its request steps have passed); None: the body passes as
+    it is. `ranges`: whether clients may ask for ranges of what a response stage may change; else the upstream is never
+    asked for one, as its offsets would mean another body.
+    """
+
+    __slots__ = ("make", "ranges")
+
+    def __init__(self, make: Callable[[Exchange], BodyStage | None], ranges: bool = False) -> None:
+        self.make, self.ranges = make, ranges
+
+
+class BodyTooLong(Exception):
+    """A body is longer than a filter that needs all of it allows."""
+
+
+class BodyRefused(Exception):
+    """A filter has refused a request for its body."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self.reply = reply
+
+
+@final
+class BodyHook:
+    """A body hook of a chain. `step`: the filter's own, by which it is named. `bound`: bytes of the body that it needs
+    as a whole; None: it takes pieces. `changes`: whether it may change what passes.
+    """
+
+    __slots__ = ("bound", "changes", "step")
+
+    def __init__(self, step: BodyFunction | StageFactory, needs_body: Bounded | None, changes_body: bool) -> None:
+        self.step = step
+        self.bound = None if needs_body is None else needs_body.size
+        self.changes = changes_body or needs_body is not None or isinstance(step, StageFactory)
+
+    @property
+    def spoils_ranges(self) -> bool:
+        """Whether a range of a response would be one of another body."""
+        return self.changes and not (isinstance(self.step, StageFactory) and self.step.ranges)
+
+    def stage_for(self, exchange: Exchange) -> BodyStage | None:
+        """Return the stage of an exchange; None: its body passes as it is."""
+        step = self.step
+        if not isinstance(step, StageFactory):
+            return _Pieces(exchange, step, self.changes) if self.bound is None else _Whole(exchange, step, self.bound)
+        stage = step.make(exchange)
+        if stage is not None and not isinstance(stage, BodyStage):
+            raise TypeError(f"a body hook made a {type(stage).__name__}; expected a BodyStage or None")
+        return stage if stage is None or self.bound is None else _Collected(stage, self.bound)
+
+
+class _Pieces(BodyStage):
+    """Shows each piece to a function."""
+
+    def __init__(self, exchange: Exchange, step: BodyFunction, changes: bool) -> None:
+        self._exchange, self._step = exchange, step
+        self.keeps_length = not changes
+        self.changed = False
+
+    def feed(self, payload: bytes) -> bytes:
+        outcome = _checked(self._step(self._exchange, payload))
+        if outcome is None:
+            return payload
+        if self.keeps_length:
+            raise TypeError("a body hook returned bytes; a filter that changes bodies says changes_body=True")
+        self.changed = True
+        return outcome
+
+
+class _Held(BodyStage):
+    """Base of stages that take a whole body."""
+
+    def __init__(self, most: int) -> None:
+        self._pieces: list[bytes] = []
+        self._left = most
+
+    def feed(self, payload: bytes) -> bytes:
+        self._left -= len(payload)
+        if self._left < 0:
+            raise BodyTooLong
+        self._pieces.append(payload)
+        return b""
+
+    def whole(self) -> bytes:
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Whole(_Held):
+    """Shows a function the whole body."""
+
+    def __init__(self, exchange: Exchange, step: BodyFunction, most: int) -> None:
+        super().__init__(most)
+        self._exchange, self._step = exchange, step
+
+    def end(self) -> bytes:
+        body = self.whole()
+        outcome = _checked(self._step(self._exchange, body))
+        self.changed = outcome is not None and outcome != body
+        return body if outcome is None else outcome
+
+
+class _Collected(_Held):
+    """Gives a stage the whole body in one piece."""
+
+    def __init__(self, stage: BodyStage, most: int) -> None:
+        super().__init__(most)
+        self._stage = stage
+
+    def end(self) -> bytes:
+        body = self.whole()
+        return (self._stage.feed(body) if body else b"") + self._stage.end()
+
+    def cancel(self) -> None:
+        self._stage.cancel()
+
+
+def _checked(outcome: bytes | Reply | None) -> bytes | None:
+    """Raises `BodyRefused` for a reply, and `TypeError` for what a body hook may not return."""
+    if outcome is None or type(outcome) is bytes:
+        return outcome
+    if type(outcome) is Reply:
+        raise BodyRefused(outcome)
+    raise TypeError(f"a body hook returned a {type(outcome).__name__}; expected bytes, a Reply or None")
+
+
+@final
+class BodyStages:
+    """The stages of one body, one behind the other.
+
+    `failing`: the hook whose stage has raised, while that is handled. `holds`: nothing comes out before the end.
+    `changes`: whether what comes out may differ from what went in.
+    """
+
+    __slots__ = ("_ended", "_stages", "changes", "failing", "holds", "keeps_length")
+
+    def __init__(self, stages: Iterable[tuple[BodyHook, BodyStage]]) -> None:
+        self._stages = tuple(stages)
+        self.holds = any(isinstance(stage, _Held) for _, stage in self._stages)
+        self.keeps_length = all(stage.keeps_length for _, stage in self._stages)
+        self.changes = any(hook.changes for hook, _ in self._stages)
+        self.failing: BodyHook | None = None
+        self._ended = False
+
+    def feed(self, payload: bytes) -> bytes:
+        """Return what comes out of the last stage. Raises whatever a stage raises."""
+        for hook, stage in self._stages:
+            if not payload:
+                break
+            self.failing = hook
+            payload = stage.feed(payload)
+            if type(payload) is not bytes:
+                raise TypeError(f"a body stage returned a {type(payload).__name__}; expected bytes")
+        self.failing = None
+        return payload
+
+    def end(self) -> bytes:
+        """Return what comes out last. Raises whatever a stage raises."""
+        out = b""
+        self._ended = True
+        for hook, stage in self._stages:
+            self.failing = hook
+            out = (stage.feed(out) if out else b"") + stage.end()
+            if type(out) is not bytes:
+                raise TypeError(f"a body stage returned a {type(out).__name__}; expected bytes")
+        self.failing = None
+        return out
+
+    @property
+    def changed(self) -> bool:
+        """Whether what has come out differs from what went in."""
+        return any(stage.changed for _, stage in self._stages)
+
+    def cancel(self) -> None:
+        """The body will not be completed."""
+        if not self._ended:
+            self._ended = True
+            for _, stage in self._stages:
+                stage.cancel()

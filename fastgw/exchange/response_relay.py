@@ -1,0 +1,191 @@
+"""The body of a response on its way to the client, where filters have to do with it.
+
+Where none has, there is none of this: what comes goes to the client's side at once. Rule 1: the head goes out when it
+is known how long the body is, or that nobody knows: at once, or, where a filter needs all of the body, with the whole.
+Rule 2: a body that may have changed is told as another one: no digest, no strong ETag, no ranges.
+"""
+
+from typing import TYPE_CHECKING, final
+
+from fastgw.errors import Fault
+from fastgw.exchange.body_relay import BodySink, Trailers
+from fastgw.exchange.body_stages import BodyStages, BodyTooLong
+from fastgw.exchange.chain import count_raised
+from fastgw.exchange.reply import UNKNOWN, Response
+from fastgw.exchange.states import ANSWER_BEGUN, ENDED
+from fastgw.http.field_names import DIGESTS, NOT_IN_TRAILERS
+from fastgw.http.fields import Fields
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import Exchange
+
+_OF_THE_BODY = DIGESTS | {b"accept-ranges"}
+
+
+@final
+class ResponseRelay(BodySink):
+    """Passes the body of one response through its stages, and the trailers through the hooks of filters."""
+
+    __slots__ = ("_began", "_exchange", "_over", "_stages")
+
+    def __init__(self, exchange: "Exchange", stages: BodyStages) -> None:
+        self._exchange = exchange
+        self._stages = stages
+        self._began = False  # the head has gone out
+        self._over = False
+
+    def begin(self, response: Response, payload: bytes, ended: bool) -> None:
+        """Take the head and the first of the body. `ended`: all of it."""
+        exchange, stages = self._exchange, self._stages
+        if not (payload or not ended) or not _has_body(exchange, response):
+            if stages.changes and (exchange.method == b"HEAD" or response.status == 304):
+                _tell_of_change(response)
+                response.body_length = UNKNOWN
+            self._over = True
+            stages.cancel()
+            self._send(payload, ended)
+            return
+        if not stages.holds and stages.changes:
+            _tell_of_change(response)
+        if ended:
+            self._take_all(response, payload)
+            return
+        if stages.holds:
+            self.feed(payload)
+            return
+        if not stages.keeps_length or (exchange.head.accepts_trailers and exchange.chain.trailer_steps):
+            response.body_length = UNKNOWN
+        passed = self._pass(payload)
+        if passed is not None:
+            exchange.response_bytes += len(passed) - len(payload)
+            self._send(passed, False)
+
+    def _take_all(self, response: Response, payload: bytes) -> None:
+        """The whole body is here."""
+        passed = self._pass(payload)
+        rest = None if passed is None else self._pass_end()
+        if passed is not None and rest is not None:
+            self._answer_whole(response, passed + rest, ())
+
+    def _answer_whole(self, response: Response, body: bytes, trailers: Trailers) -> None:
+        exchange, stages = self._exchange, self._stages
+        if stages.holds and stages.changed:
+            _tell_of_change(response)
+        trailers = self._pass_trailers(trailers)
+        if self._over:
+            return
+        self._over = True
+        exchange.response_bytes = len(body)
+        if trailers:
+            response.body_length = UNKNOWN
+            self._send(body, False)
+            exchange.client.end(trailers)
+        else:
+            response.body_length = len(body)
+            self._send(body, True)
+
+    def _send(self, payload: bytes, ended: bool) -> None:
+        exchange = self._exchange
+        assert exchange.response is not None
+        self._began = True
+        exchange.state = ANSWER_BEGUN[exchange.state]
+        exchange.client.answer(exchange.response, payload, ended)
+
+    # what the service side tells
+
+    def feed(self, payload: bytes) -> None:
+        exchange = self._exchange
+        if not payload or self._over:
+            return
+        passed = self._pass(payload)
+        if passed is not None:
+            exchange.response_bytes += len(passed) - len(payload)
+            if passed and self._began:
+                exchange.client.feed(passed)
+
+    def end(self, trailers: Trailers) -> None:
+        exchange = self._exchange
+        rest = None if self._over else self._pass_end()
+        if rest is None:
+            return
+        assert exchange.response is not None
+        if not self._began:
+            self._answer_whole(exchange.response, rest, trailers)
+            return
+        if rest:
+            exchange.response_bytes += len(rest)
+            exchange.client.feed(rest)
+        trailers = self._pass_trailers(trailers)
+        if not self._over:
+            self._over = True
+            exchange.client.end(trailers)
+
+    def cancel(self) -> None:
+        """The response is not wanted any more."""
+        if not self._over:
+            self._over = True
+            self._stages.cancel()
+
+    # the stages
+
+    def _pass(self, payload: bytes) -> bytes | None:
+        try:
+            return self._stages.feed(payload) if payload else b""
+        except BaseException as error:  # the edge of a filter: what it could not check is not let out
+            self._fail(error)
+            return None
+
+    def _pass_end(self) -> bytes | None:
+        try:
+            return self._stages.end()
+        except BaseException as error:  # likewise
+            self._fail(error)
+            return None
+
+    def _pass_trailers(self, trailers: Trailers) -> Trailers:
+        exchange = self._exchange
+        for step in exchange.chain.trailer_steps_due(exchange.answered_by):
+            try:
+                trailers = _checked(step(exchange, trailers))
+            except BaseException:  # likewise
+                self._over = True
+                exchange.fail(Fault.INTERNAL, why=count_raised(step, "trailers", exchange))
+                return ()
+        return trailers
+
+    def _fail(self, error: BaseException) -> None:
+        exchange, hook = self._exchange, self._stages.failing
+        assert hook is not None
+        self.cancel()
+        if exchange.state is ENDED:
+            return
+        if isinstance(error, BodyTooLong):
+            name = exchange.chain.name_of(hook.step)
+            why = f"filter {name} needs the whole body, which has more than {hook.bound} bytes"
+            exchange.fail(Fault.RESPONSE_TOO_LARGE, why=why)
+        else:
+            exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, "response body", exchange))
+
+
+def _has_body(exchange: "Exchange", response: Response) -> bool:
+    if response.head is not None:
+        return response.head.has_body
+    return exchange.method != b"HEAD"
+
+
+def _tell_of_change(response: Response) -> None:
+    """Drop what is said of the body that came, and make its ETag weak (RFC 9110 section 8.8.1)."""
+    response.dropped |= _OF_THE_BODY
+    etag = response.headers.get(b"etag")
+    if etag is not None and not etag.startswith(b"W/"):
+        response.dropped |= {b"etag"}
+        response.added += b"ETag: W/%b\r\n" % etag
+
+
+def _checked(trailers: object) -> Trailers:
+    """Raises `ValueError` or `TypeError` for what cannot stand behind a body."""
+    fields = tuple(Fields(trailers))  # type: ignore[arg-type]  # which raises
+    for name, _ in fields:
+        if name.lower() in NOT_IN_TRAILERS:
+            raise ValueError(f"a trailers hook returned {name!r}, which must come before the body")
+    return fields
