@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from fastgw.config import Loaded, Source
-from fastgw.config.base.settings_codec import decode, encode, encode_object
+from fastgw.config.base.settings_codec import decode, decode_object, encode, encode_object
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.settings.gateway import AccessLog, Config, FilterUse, Route, Upstream
 from fastgw.config.sources.files import found_by_patterns, pattern_in
@@ -403,8 +403,12 @@ class FeedsKept:
         return self.wanted.keep(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
 
     def packed(self, source: FeedSource) -> bytes:
+        """Encode a source, and see that it can be decoded, as `_encoded` does."""
         known = self.encoded.find(id(source))
-        return self.encoded.keep(id(source), (source, encode_object(source)) if known is None else known)[1]
+        if known is None:
+            known = source, encode_object(source)
+            decode_object(known[1], FeedSource)
+        return self.encoded.keep(id(source), known)[1]
 
     def turn(self) -> None:
         """All have been looked at."""

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from fastgw.config import Remembered, load_text
 from fastgw.config.base.settings_codec import decode_object
 from fastgw.filters import TYPES
-from fastgw.filters.api import FeedSource
+from fastgw.filters.api import FeedSource, NodeSide
 from fastgw.gateway.compiler import building, compile
 from fastgw.routing.table import at_once
 from fastgw.runtime.node.config_snapshot import (
@@ -140,6 +140,33 @@ def test_a_part_that_could_not_be_read_is_not_sealed() -> None:
             workers=1,
             base=None,
         )
+
+
+class OddSource(FeedSource, frozen=True, kw_only=True):
+    """A source with something that no annotation tells of."""
+
+    what: complex
+
+    async def run(self, node: NodeSide) -> None:
+        raise NotImplementedError
+
+
+class NamelessSource(FeedSource, frozen=True, kw_only=True):
+    """A source that is not what its annotations say."""
+
+    count: int
+
+    async def run(self, node: NodeSide) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "source",
+    [OddSource(key="k", what=1j), NamelessSource(key="k", count="none")],  # type: ignore[arg-type]
+)
+def test_a_source_that_could_not_be_read_is_not_sealed(source: FeedSource) -> None:
+    with pytest.raises((TypeError, msgspec.ValidationError)):
+        FeedsKept().packed(source)
 
 
 def test_what_tables_were_made_from_is_dropped_in_steps(sealed: int) -> None:
