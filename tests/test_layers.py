@@ -78,6 +78,7 @@ EDGES = {
     "exchange/chain.py": 4,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 4,  # likewise
     "pipeline/request_pipeline.py": 2,  # likewise
+    "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 3,  # likewise
     "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer

@@ -12,7 +12,7 @@ from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Relay, Trailers
 from fastgw.exchange.body_stages import BodyHook, BodyStage, BodyStages
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
-from fastgw.exchange.reply import NO_NAMES, Reply, Response, own_response, problem
+from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, ReplyBody, Response, body_at_once, own_response, problem
 from fastgw.exchange.response_relay import ResponseRelay
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
@@ -308,7 +308,20 @@ class Exchange:
             self.fault = reply.fault
         if self.chain.reply_steps:
             reply = self._pass_reply_steps(reply)
-        self.respond(own_response(reply), reply.body, True, is_fault=reply.fault is not None)
+        response, body, is_fault = own_response(reply), reply.body, reply.fault is not None
+        if isinstance(body, bytes):
+            self.respond(response, body, True, is_fault=is_fault)
+        elif self.method == b"HEAD" or reply.status in NO_CONTENT:
+            body.close()
+            self.respond(response, b"", True, is_fault=is_fault)
+        else:
+            self._reply_in_pieces(response, body, is_fault)
+
+    def _reply_in_pieces(self, response: Response, body: ReplyBody, is_fault: bool) -> None:
+        self.service = sender = body.service(self)
+        self.respond(response, b"", False, is_fault=is_fault)
+        if self.service is sender:  # else a filter has made another answer of it, or the client has gone
+            sender.begin()
 
     def respond(self, response: Response, payload: bytes, ended: bool, is_fault: bool = False) -> None:
         """The response's head is known: run the response steps and send it, with the first of its body.
@@ -428,7 +441,7 @@ class Exchange:
             self.state = ANSWER_BEGUN[HOLDING]
         reply = self._pass_reply_steps(problem(Fault.INTERNAL))
         self.response = own_response(reply)
-        self.client.answer(self.response, reply.body, True)
+        self.client.answer(self.response, body_at_once(reply), True)
 
     def _pass_reply_steps(self, reply: Reply) -> Reply:
         for step in self.chain.reply_steps:
@@ -440,6 +453,8 @@ class Exchange:
                 self.why = count_raised(step, "reply", self)
                 self.fault = Fault.INTERNAL
                 return problem(Fault.INTERNAL)
+            if made.body is not reply.body:
+                body_at_once(reply)  # nobody sends it
             reply = made
             self.fault = reply.fault or self.fault
         return reply

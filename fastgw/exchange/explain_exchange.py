@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fastgw.consumers.index import Consumer
 from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.reply import ReplyBody, Response
 from fastgw.exchange.shadow_exchange import ShadowExchange
 
 
@@ -82,6 +83,10 @@ class OpenExchange(_Watched, Exchange):
         self.looked = False
         self.unknown: frozenset[str] = frozenset()
         super().__init__(*given)
+
+    def _reply_in_pieces(self, response: Response, body: ReplyBody, is_fault: bool) -> None:
+        body.close()  # the head tells all that is asked
+        self.respond(response, b"", True, is_fault=is_fault)
 
     def leave_open(self, asked: str) -> None:
         """Only this filter knows from here on who the client is."""

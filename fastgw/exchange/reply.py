@@ -1,7 +1,7 @@
 """Responses as the filters see them: those of our own, the answer to a fault, and the upstream's."""
 
 from collections.abc import Iterable
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 import orjson
 from msgspec import Struct
@@ -10,6 +10,9 @@ from fastgw.errors import Fault
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
 from fastgw.http.messages import ResponseHead
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import Exchange
 
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
 NO_CONTENT: Final = frozenset((204, 304))
@@ -22,10 +25,40 @@ ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 """A reply that the gateway makes as a whole."""
 
 
+class ReplyBody:
+    """Body of a reply that is sent as it comes: `filters.api.Pieces`, `filters.api.FileRange`. It is sent once."""
+
+    length: int | None
+    """Bytes that it has; None: only the end tells."""
+
+    def service(self, exchange: "Exchange") -> "BodySender":
+        """Return the service side of the exchange, which sends it."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what it holds, as nobody sends it."""
+        raise NotImplementedError
+
+
+class BodySender(Protocol):
+    """The service side of an exchange that is answered with a `ReplyBody`."""
+
+    def begin(self) -> None:
+        """The head is out: send the body by `exchange.response_sink`, from the loop's next turn on."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
 @final
 class Reply:
-    """An answer that the gateway makes itself. `fault`: the row it stands for; None for a wanted one (a redirect).
-    `invites`: it asks a client that has shown nothing to say who it is, which may go on as somebody anonymous instead.
+    """An answer that the gateway makes itself. `body`: bytes, or a `ReplyBody` that is sent as it comes.
+
+    `fault`: the row it stands for; None for a wanted one (a redirect). `invites`: it asks a client that has shown
+    nothing to say who it is, which may go on as somebody anonymous instead.
 
     Raises `ValueError` or `TypeError` for what could not be sent: then it is the step making it that has failed.
     """
@@ -35,15 +68,15 @@ class Reply:
     def __init__(
         self,
         status: int,
-        body: bytes = b"",
+        body: bytes | ReplyBody = b"",
         fields: Iterable[tuple[bytes, bytes]] = (),
         fault: Fault | None = None,
         invites: bool = False,
     ) -> None:
         if not 200 <= status <= 599:
             raise ValueError(f"a reply with the status {status!r}; expected 200 to 599")
-        if not isinstance(body, bytes):
-            raise TypeError(f"a reply with a body of the type {type(body).__name__}; expected bytes")
+        if not isinstance(body, bytes | ReplyBody):
+            raise TypeError(f"a reply with a body of the type {type(body).__name__}; expected bytes or a ReplyBody")
         self.status, self.body, self.fields, self.fault = int(status), body, tuple(fields), fault
         self.invites = invites
         for name, value in self.fields:
@@ -123,4 +156,15 @@ class Response(Struct, eq=False, gc=False):  # nothing that it holds knows of it
 
 
 def own_response(reply: Reply) -> Response:
-    return Response(reply.status, None, _fields=Fields(reply.fields))
+    made = Response(reply.status, None, _fields=Fields(reply.fields))
+    if isinstance(reply.body, ReplyBody):
+        made.body_length = UNKNOWN if reply.body.length is None else reply.body.length
+    return made
+
+
+def body_at_once(reply: Reply) -> bytes:
+    """Return the body of a reply of which nothing can be sent later: nothing of one that would come in pieces."""
+    if isinstance(reply.body, bytes):
+        return reply.body
+    reply.body.close()
+    return b""

@@ -29,8 +29,9 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
     head = response.head
     length = response.body_length
     if head is None and ended:
-        unframed = response.status in NO_CONTENT or length == UNKNOWN
-        return LENGTH, serializer.UNFRAMED if unframed else len(payload)
+        if response.status in NO_CONTENT or length == UNKNOWN:
+            return LENGTH, serializer.UNFRAMED
+        return LENGTH, len(payload) if length == AS_DECLARED else length
     if head is not None and not head.has_body:
         if length == UNKNOWN:
             return LENGTH, serializer.UNFRAMED
@@ -71,6 +72,8 @@ def own_answer(
         dropped |= serializer.REQUEST_IDS
     if length >= 0:
         lines += b"Content-Length: %d\r\n" % length
+    elif length == serializer.IN_CHUNKS:
+        lines += serializer.CHUNKED_LINE
     if b"date" not in response.headers:
         lines += date_line()
     block = response.headers.render(dropped | HOP_BY_HOP)

@@ -25,6 +25,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
 from fastgw.exchange.body_stages import BodyStage, Bounded, StageFactory
 from fastgw.filters.api.credential_locations import NOWHERE, CredentialLocations
+from fastgw.filters.api.reply_bodies import FileRange, Pieces
 from fastgw.filters.api.warning_context import NOBODY, UNKNOWN, ClientIdentity, WarningContext
 from fastgw.http.messages import ResponseHead
 from fastgw.shm.node_limits import KeyCounts
@@ -49,6 +50,7 @@ __all__ = [
     "Fetcher",
     "FieldName",
     "FieldValue",
+    "FileRange",
     "Filter",
     "Hooks",
     "Looks",
@@ -57,6 +59,7 @@ __all__ = [
     "Outcome",
     "Percent",
     "Phase",
+    "Pieces",
     "ReadableFile",
     "Reply",
     "ResponseHead",

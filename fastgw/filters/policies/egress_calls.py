@@ -137,6 +137,7 @@ def _shown(name: bytes) -> str:
 def _with_members(exchange: Exchange, reply: Reply) -> Reply:
     if (b"Content-Type", _PROBLEM) not in reply.fields:
         return reply
+    assert isinstance(reply.body, bytes)
     said = orjson.loads(reply.body)
     body = orjson.dumps({**said, "code": said["status"], "error": said["detail"]})
     return Reply(reply.status, body, reply.fields, reply.fault, reply.invites)

@@ -18,6 +18,7 @@ from typing import Any, Final, final
 
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
 from fastgw.exchange.chain import TOLD_EVERY_S, abandon, checked
+from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
@@ -78,6 +79,8 @@ class _ShadowDecision:
         self.said.append(said)
 
     def answer(self, reply: Reply | None) -> None:
+        if reply is not None:
+            body_at_once(reply)  # nobody sends it
         changed = self.exchange.request_changes()
         if reply is not None:
             self.decide(FilterEvent.ANSWER, why_answered(reply, self.exchange.why))
@@ -169,6 +172,8 @@ class _Shadow:
                 raise TypeError("a reply step of a filter returned None; expected a Reply")
             if (made.status, made.body, made.fields) != (reply.status, reply.body, reply.fields):
                 case.decide(FilterEvent.CHANGE, f"change reply {reply.status}")
+            if made.body is not reply.body:
+                body_at_once(made)
         except BaseException as error:
             self._raised(case, "reply", error)
         return reply

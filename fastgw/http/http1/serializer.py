@@ -7,6 +7,7 @@ from fastgw.compiled import twin
 from fastgw.http.http1 import serializer_reference
 from fastgw.http.http1.serializer_reference import (
     AS_DECLARED,
+    CHUNKED_LINE,
     IN_CHUNKS,
     NO_VIA,
     REQUEST_IDS,
@@ -18,6 +19,7 @@ from fastgw.http.http1.serializer_reference import (
 
 __all__ = [
     "AS_DECLARED",
+    "CHUNKED_LINE",
     "IN_CHUNKS",
     "LAST_CHUNK",
     "NO_VIA",

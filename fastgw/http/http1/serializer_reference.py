@@ -32,7 +32,7 @@ VIA: Final = MappingProxyType({10: b"Via: 1.0 fastgw\r\n", 11: b"Via: 1.1 fastgw
 """The line for a message that came in this version (RFC 9110 section 7.6.3)."""
 NO_VIA: Final = b"via:off"
 """Marker among the names that are left out: no `Via` of ours is put in. It is no name: those of others stay."""
-_CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
+CHUNKED_LINE: Final = b"Transfer-Encoding: chunked\r\n"
 REQUEST_ID: Final = b"x-request-id"
 REQUEST_IDS: Final = frozenset((REQUEST_ID,))
 UNFRAMED: Final = -1
@@ -82,7 +82,7 @@ def _framing(length: int) -> bytes:
     """The line that frames a body of `length`, or of what stands in its place."""
     if length >= 0:
         return b"Content-Length: %d\r\n" % length
-    return _CHUNKED if length == IN_CHUNKS else b""
+    return CHUNKED_LINE if length == IN_CHUNKS else b""
 
 
 def response(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.exchange.reply import ReplyBody
 from fastgw.filters.api import BodyStage, Bounded, Env, Exchange, Fault, Filter, Hooks, Phase, Reply, StageFactory
 from fastgw.http.http1.parser import find_head_end, judge_response
 from fastgw.testing import Ran, run
@@ -491,3 +492,28 @@ def test_a_client_that_is_slow_brakes_the_upstream_through_the_stages() -> None:
     assert upstream.reading
     upstream.sends(b"defghi")
     assert client.received.endswith(b"c\r\nddeeffgghhii\r\n1\r\n.\r\n0\r\n\r\n")
+
+
+def test_a_reply_in_pieces_is_refused_where_it_cannot_be_one() -> None:
+    with pytest.raises(TypeError, match="expected bytes or a ReplyBody"):
+        Reply(200, "text")  # type: ignore[arg-type]
+
+
+def test_what_explain_and_a_reply_hook_do_not_send_is_let_go() -> None:
+    """A reply that another one takes the place of closes what it holds."""
+    closed: list[str] = []
+
+    class Open(ReplyBody):
+        length = 3
+
+        def close(self) -> None:
+            closed.append("closed")
+
+    answers = filter_of(Hooks(request=lambda exchange: Reply(200, Open())), Phase.CREDENTIALS)
+    replaces = filter_of(Hooks(reply=lambda exchange, reply: Reply(201, b"other")), Phase.OBSERVE)
+    assert run([answers, replaces], get()).status == 201
+    assert closed == ["closed"]
+    assert answer_of(run(answers, get(method=b"HEAD")), b"HEAD")[1][b"content-length"] == b"3"
+    assert closed == ["closed", "closed"]
+    assert run(answers, get(), shadow=True).passed
+    assert closed[2:]

@@ -1,0 +1,263 @@
+"""Bodies of replies that are sent as they come: pieces that a filter makes, and ranges of files.
+
+Rule 1: no more of a body is made or read than the client takes. Rule 2: what a file needs of the disk is waited for
+beside the loop. Rule 3: a body that is shorter or longer than was said is cut off, so that the client can tell.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterable, Callable
+from stat import S_ISREG
+from typing import Any, Final, TypeAlias, final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange
+from fastgw.exchange.reply import ReplyBody
+from fastgw.operator_events import OperatorEvent, say
+
+FilePath: TypeAlias = str | bytes | os.PathLike[str]
+PIECE: Final = 65536
+"""Bytes of a file that are read at a time."""
+SENT_AT_ONCE: Final = 1024 * 1024
+"""Bytes of a file that the kernel is told to send at a time."""
+
+
+@final
+class Pieces(ReplyBody):
+    """A body in pieces. `pieces`: an async iterator of bytes, which is closed when the client leaves. `length`: bytes
+    of all together; None: not known, and the body goes out in chunks.
+    """
+
+    def __init__(self, pieces: AsyncIterable[bytes], length: int | None = None) -> None:
+        self.length = length
+        self._pieces = pieces
+
+    def service(self, exchange: Exchange) -> "_PieceSender":
+        return _PieceSender(exchange, self._pieces, self.length)
+
+    def close(self) -> None:
+        pass  # an iterator that was never asked holds nothing
+
+
+@final
+class FileRange(ReplyBody):
+    """A range of an open file, sent by the kernel (`sendfile`) where nothing stands between it and the client's socket.
+
+    `fd`: descriptor of a regular file, which is closed in the end. `offset`, `length`: bytes.
+    """
+
+    length: int
+
+    def __init__(self, fd: int, offset: int, length: int) -> None:
+        self._fd, self._offset, self.length = fd, offset, length
+
+    @classmethod
+    async def open(
+        cls, path: str | bytes | os.PathLike[str], offset: int = 0, length: int | None = None
+    ) -> "FileRange":
+        """Open a file beside the loop. `length` None: to its end. Raises `OSError`, and `ValueError` for what is no
+        regular file or has no such range.
+        """
+        opening = asyncio.get_running_loop().run_in_executor(None, _opened, path)
+        try:
+            fd, size = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_again)
+            raise
+        if length is None:
+            length = max(size - offset, 0)
+        if offset < 0 or length < 0 or offset + length > size:
+            os.close(fd)
+            raise ValueError(f"a range from {offset} to {offset + length} of a file of {size} bytes")
+        return cls(fd, offset, length)
+
+    def service(self, exchange: Exchange) -> "_FileSender":
+        return _FileSender(exchange, self._fd, self._offset, self.length)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _close_again(opening: "asyncio.Future[tuple[int, int]]") -> None:
+    """Close what was opened for somebody who waits no more."""
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
+
+
+def _opened(path: FilePath) -> tuple[int, int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # of a pipe, too, it comes back at once
+    status = os.fstat(fd)
+    if not S_ISREG(status.st_mode):
+        os.close(fd)
+        raise ValueError(f"{os.fsdecode(path)} is no regular file")
+    return fd, status.st_size
+
+
+class _Sender:
+    """Sends the body of a reply from a task of its own (`exchange.reply.BodySender`)."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange: Exchange | None = exchange
+        self._task: asyncio.Task[None] | None = None
+        self._paused = False
+        self._resumed: asyncio.Future[None] | None = None
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def cancel(self) -> None:
+        self._exchange = None
+        if self._task is None:
+            self._let_go()
+        else:
+            self._task.get_loop().call_soon(self._task.cancel)  # not before it has begun; it may be what calls us
+
+    async def _room(self) -> None:
+        """Wait until the client takes more."""
+        while self._paused:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await self._resumed
+
+    def _feed(self, payload: bytes) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.response_bytes += len(payload)
+            exchange.response_sink.feed(payload)
+
+    async def _run(self) -> None:
+        try:
+            why = await self._send()
+        except asyncio.CancelledError:
+            return
+        except BaseException as error:  # the edge of a filter: its error is the end of this answer
+            say(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
+            why = f"the body of a reply raised {type(error).__name__}"
+        finally:
+            self._let_go()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.service = None
+            if why:
+                exchange.fail(Fault.INTERNAL, why=why)
+            else:
+                exchange.response_sink.end(())
+
+    async def _send(self) -> str:
+        """Send all of it. Returns what is wrong with it, or \"\"."""
+        raise NotImplementedError
+
+    def _let_go(self) -> None:
+        """Close what it holds."""
+
+
+@final
+class _PieceSender(_Sender):
+    def __init__(self, exchange: Exchange, pieces: AsyncIterable[bytes], length: int | None) -> None:
+        super().__init__(exchange)
+        self._pieces, self._length = pieces, length
+
+    async def _send(self) -> str:
+        sent, pieces = 0, aiter(self._pieces)
+        try:
+            async for piece in pieces:
+                if not isinstance(piece, bytes):
+                    raise TypeError(f"a piece of a body is a {type(piece).__name__}; expected bytes")
+                sent += len(piece)
+                if self._length is not None and sent > self._length:
+                    return f"the body of a reply has more than the {self._length} bytes that it should have"
+                if piece:
+                    self._feed(piece)
+                    await self._room()
+        finally:
+            close = getattr(pieces, "aclose", None)
+            if close is not None:
+                await close()
+        if self._length is not None and sent < self._length:
+            return f"the body of a reply has {sent} bytes, and should have {self._length}"
+        return ""
+
+
+@final
+class _FileSender(_Sender):
+    def __init__(self, exchange: Exchange, fd: int, offset: int, length: int) -> None:
+        super().__init__(exchange)
+        self._fd, self._at, self._left = fd, offset, length
+        self._socket = -1
+        self._working: asyncio.Future[Any] | None = None  # in a thread, which uses the descriptors
+
+    async def _beside(self, step: Callable[..., Any], *given: Any) -> Any:
+        """Run a step that may wait for the disk in a thread. It goes on where the task is cancelled."""
+        self._working = asyncio.get_running_loop().run_in_executor(None, step, *given)
+        return await asyncio.shield(self._working)
+
+    async def _send(self) -> str:
+        await self._room()
+        exchange = self._exchange
+        if exchange is not None and exchange.response_sink is exchange.client and exchange.client.fd >= 0:
+            self._socket = os.dup(exchange.client.fd)  # so that it is nobody else's while a thread sends
+        while self._left and self._exchange is not None:
+            if self._socket >= 0:
+                sent: int = await self._beside(self._give_to_kernel)
+                if sent < 0:
+                    return "a file has become shorter while it was sent"
+                self._take(sent)
+                if self._exchange is not None:
+                    self._exchange.response_bytes += sent
+                if sent:
+                    continue
+            # Nothing goes without waiting: what the transport is given tells when there is room again.
+            piece = await self._read(min(self._left, PIECE))
+            if not piece:
+                return "a file has become shorter while it was sent"
+            self._take(len(piece))
+            self._feed(piece)
+            await self._room()
+        return ""
+
+    def _take(self, count: int) -> None:
+        self._at += count
+        self._left -= count
+
+    def _give_to_kernel(self) -> int:
+        """Send as much as the socket takes, in a thread. 0: it takes nothing now; -1: the file has ended."""
+        try:
+            return os.sendfile(self._socket, self._fd, self._at, min(self._left, SENT_AT_ONCE)) or -1
+        except OSError:  # also where the connection has gone: the transport tells that
+            return 0
+
+    async def _read(self, count: int) -> bytes:
+        """Read from the page cache, or beside the loop what is not there."""
+        buffer = bytearray(count)
+        try:
+            read = os.preadv(self._fd, [buffer], self._at, os.RWF_NOWAIT)
+        except OSError:
+            read = 0
+        if read:
+            return bytes(buffer[:read])
+        piece: bytes = await self._beside(os.pread, self._fd, count, self._at)
+        return piece
+
+    def _let_go(self) -> None:
+        if self._working is None or self._working.done():
+            self._close()
+        else:  # a descriptor that is closed under a thread might be another connection's when it is used
+            self._working.add_done_callback(self._close)
+
+    def _close(self, done: "asyncio.Future[Any] | None" = None) -> None:
+        if done is not None and not done.cancelled():
+            done.exception()  # nobody else asks for it
+        for fd in (self._fd, self._socket):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._socket = -1
