@@ -93,9 +93,11 @@ _LIKE_TOML: Final = re.compile(rb"^(\[\[?[\w.\"' -]+\]\]?[ \t]*(#.*)?\r?|[\w.-]+
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON); - reads it from stdin.")
 ]
-SyntaxOption = Annotated[Syntax, typer.Option("--syntax", help="How what comes from stdin is written.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to answer.")]
-WorkersOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes that serve. Default: auto.")]
+SyntaxOption = Annotated[Syntax, typer.Option("--syntax", help="The syntax of the configuration on stdin.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Number of worker processes. Default: auto.")
+]
 ConfigOption = Annotated[
     str | None, typer.Option("--config", metavar="FILE", help="The gateway that runs from this file.")
 ]
@@ -107,7 +109,9 @@ AdminOption = Annotated[
 TokenOption = Annotated[
     str | None,
     typer.Option(
-        "--token-file", metavar="FILE", help=f"Holds the token. Default: ${TOKEN}, if set; else the gateway's own."
+        "--token-file",
+        metavar="FILE",
+        help=f"File with the admin token. Default: ${TOKEN}, if set; else the gateway's own.",
     ),
 ]
 CertificateOption = Annotated[
@@ -117,7 +121,9 @@ CertificateOption = Annotated[
 ReadyFdOption = Annotated[
     int | None,
     typer.Option(
-        "--ready-fd", metavar="N", help="Write the bound addresses to this descriptor, as JSON, when all accept."
+        "--ready-fd",
+        metavar="N",
+        help="Write the bound addresses as JSON to this file descriptor when all workers accept.",
     ),
 ]
 
@@ -140,17 +146,24 @@ def _options(
 @app.command()
 def run(
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON).")] = None,
-    listen: Annotated[str | None, typer.Option(metavar="ADDR", help="Without a file: where to listen.")] = None,
-    to: Annotated[str | None, typer.Option(metavar="URL", help="Without a file: where requests go.")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="ADDR", help="Without a file: address to listen on.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Without a file: upstream URL.")] = None,
     workers: WorkersOption = None,
-    access_log: Annotated[str | None, typer.Option(metavar="FILE", help="Without a file: the access log.")] = None,
-    status: Annotated[str | None, typer.Option(metavar="ADDR", help="Without a file: metrics, probes.")] = None,
+    access_log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Without a file: path of the access log.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Without a file: address for metrics and probes.")
+    ] = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Take FILE, and what it includes, whenever they change, as a reload would."),
+        typer.Option("--watch", help="Reload automatically when FILE or a file that it includes changes."),
     ] = False,
     name: Annotated[
-        str, typer.Option(metavar="NAME", help="How commands may call it. Default: the file's name without its suffix.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Name of this gateway for other commands. Default: the file's name without its suffix."
+        ),
     ] = "",
     ready_fd: ReadyFdOption = None,
 ) -> None:
@@ -161,7 +174,7 @@ def run(
     flags = {"--listen": listen, "--to": to, "--workers": workers, "--access-log": access_log, "--status": status}
     given = [name for name, value in flags.items() if value is not None]
     if file is not None and given:
-        raise typer.BadParameter(f"a file and {', '.join(given)}: the file says all of that")
+        raise typer.BadParameter(f"a file and {', '.join(given)} are mutually exclusive")
     if ready_fd is not None and not is_successor():
         _check_open(ready_fd)
     if watch and file is None:
@@ -200,7 +213,9 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
             if reason := why_not_listen(address):
                 notes.append(config.Problem(file, 0, 0, path, reason))
         if (quotas := loaded.config.quotas.file) and (reason := why_not(quotas)):
-            notes.append(config.Problem(file, 0, 0, "quotas.file", f"{reason}: counts would end with the gateway"))
+            notes.append(
+                config.Problem(file, 0, 0, "quotas.file", f"{reason}: counters would be lost when the gateway stops")
+            )
         if not rate_limit_table.COMPILED:
             notes.append(
                 config.Problem(
@@ -219,7 +234,7 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
         for note in notes:
             typer.echo(f"note: {note}")
         if not problems:
-            typer.echo(f"{file}: nothing is wrong{_but(notes)}")
+            typer.echo(f"{file}: configuration is valid{_but(notes)}")
     if problems:
         raise typer.Exit(WRONG)
 
@@ -228,15 +243,15 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
 def explain(
     file: FileArgument,
     method: Annotated[str, typer.Argument(metavar="METHOD")],
-    url: Annotated[str, typer.Argument(metavar="URL", help="As the client would ask for it.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="URL as the client requests it.")],
     header: Annotated[list[str] | None, typer.Option("-H", "--header", metavar="'N: V'", help="A field.")] = None,
-    client: Annotated[str, typer.Option(metavar="IP", help="Where the request comes from.")] = "127.0.0.1",
+    client: Annotated[str, typer.Option(metavar="IP", help="Client address of the request.")] = "127.0.0.1",
     listener: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where it comes in. Default: by the URL's port.")
+        str | None, typer.Option(metavar="NAME", help="Listener that receives the request. Default: by the URL's port.")
     ] = None,
     certificate: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="The certificate that the client shows, in PEM. It is taken for verified."),
+        typer.Option(metavar="FILE", help="The client certificate, in PEM. It is treated as verified."),
     ] = None,
     syntax: SyntaxOption = Syntax.YAML,
     answer: FormatOption = Format.TEXT,
@@ -267,7 +282,9 @@ def explain(
 @app.command()
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="A configuration; - reads it from stdin.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Another, likewise.")],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="The configuration to compare it with; - reads it from stdin.")
+    ],
     syntax: SyntaxOption = Syntax.YAML,
     answer: FormatOption = Format.TEXT,
 ) -> None:
@@ -311,7 +328,7 @@ def reload(
 @app.command()
 def rollback(
     generation: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="One of those that are kept. Default: the one before.")
+        int | None, typer.Option(min=1, metavar="N", help="The generation to roll back to. Default: the previous one.")
     ] = None,
     file: ConfigOption = None,
     name: NameOption = None,
@@ -360,7 +377,7 @@ def drain(
     if answer is Format.JSON:
         _print_json(draining)
     else:
-        typer.echo("draining: it stops when what is under way has ended")
+        typer.echo("draining: the gateway stops when all requests in flight have finished")
 
 
 @app.command()
@@ -370,12 +387,12 @@ def status(
     admin: AdminOption = None,
     token_file: TokenOption = None,
     certificate: CertificateOption = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh the display until Ctrl-C.")] = False,
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Show how a running gateway fares."""
     if watch and (answer is Format.JSON or not sys.stdout.isatty()):
-        raise typer.BadParameter("it is for people at a terminal; programs ask again", param_hint="--watch")
+        raise typer.BadParameter("--watch needs a terminal", param_hint="--watch")
     if answer is Format.JSON:
         typer.echo(_query_gateway(_wanted(file, name, admin, token_file), certificate, _all_status))
         return
@@ -398,22 +415,25 @@ def token(
     admin: AdminOption = None,
     token_file: TokenOption = None,
     header: Annotated[
-        bool, typer.Option("--header", help="As a header, for `curl -H @-`: nobody sees it in a list of processes.")
+        bool,
+        typer.Option(
+            "--header", help="Print it as a header, for `curl -H @-`, which keeps it out of the process list."
+        ),
     ] = False,
 ) -> None:
     """Print the token of a running gateway's admin API."""
     held = _chosen(_wanted(file, name, admin, token_file)).token
     if held is None:
-        _fail(WRONG, "fastgw: it needs no token, or has it in no file that can be read")
+        _fail(WRONG, "fastgw: the gateway has no token, or its token file cannot be read")
     typer.echo(f"Authorization: Bearer {held}" if header else held)
 
 
 @app.command()
 def schema(
     file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="A configuration, whose extensions are in the schema too.")
+        str | None, typer.Argument(metavar="FILE", help="A configuration whose extensions are included in the schema.")
     ] = None,
-    answer: Annotated[SchemaFormat, typer.Option("--format", help="How to answer.")] = SchemaFormat.JSON,
+    answer: Annotated[SchemaFormat, typer.Option("--format", help="Output format.")] = SchemaFormat.JSON,
 ) -> None:
     """Print the JSON Schema of configuration files, for editors; or, as Markdown, what there is to set."""
     from fastgw.config.decoding.json_schema import schema as schema_of
@@ -427,11 +447,11 @@ def schema(
 
 @app.command()
 def filters(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Tell all of this one.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the full manual of this filter.")] = None,
     file: Annotated[
-        str | None, typer.Option("--file", metavar="FILE", help="A configuration, whose extensions are told of too.")
+        str | None, typer.Option("--file", metavar="FILE", help="A configuration whose extensions are listed too.")
     ] = None,
-    answer: Annotated[FilterFormat, typer.Option("--format", help="How to answer.")] = FilterFormat.TEXT,
+    answer: Annotated[FilterFormat, typer.Option("--format", help="Output format.")] = FilterFormat.TEXT,
 ) -> None:
     """Tell what filters there are, or all about one."""
     from fastgw.config.sources.extension_packages import UnknownType, type_called
@@ -458,9 +478,9 @@ def kyma_services(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="Kyma's Applications, as YAML or JSON; - is standard input.")
     ],
-    namespace: Annotated[str, typer.Option(metavar="NAME", help="Where the Services go.")] = "kyma-integration",
+    namespace: Annotated[str, typer.Option(metavar="NAME", help="Namespace of the Services.")] = "kyma-integration",
     gateway: Annotated[
-        str, typer.Option(metavar="HOST", help="The DNS name of the gateway's own Service, with a port 80.")
+        str, typer.Option(metavar="HOST", help="The DNS name of the gateway's own Service, which has port 80.")
     ] = "fastgw-egress.kyma-system.svc.cluster.local",
 ) -> None:
     """Print the Kubernetes Services by which applications call APIs as {app}-{id}, for kubectl apply."""
@@ -484,7 +504,7 @@ def kyma_services(
 
 @app.command(name="demo")
 def run_demo(
-    listen: Annotated[str, typer.Option(metavar="ADDR", help="Where to listen.")] = "127.0.0.1:8080",
+    listen: Annotated[str, typer.Option(metavar="ADDR", help="Address to listen on.")] = "127.0.0.1:8080",
     workers: WorkersOption = None,
     ready_fd: ReadyFdOption = None,
 ) -> None:
@@ -677,14 +697,14 @@ def _announce(bound: Bound) -> None:
 
 
 def _but(notes: Sequence[config.Problem]) -> str:
-    return f", but see the {'note' if len(notes) == 1 else 'notes'} above" if notes else ""
+    return f", with {'a note' if len(notes) == 1 else 'notes'} above" if notes else ""
 
 
 def _check_open(descriptor: int) -> None:
     try:
         os.fstat(descriptor)
     except OSError as error:
-        raise typer.BadParameter(f"{descriptor} is no open descriptor", param_hint="--ready-fd") from error
+        raise typer.BadParameter(f"{descriptor} is not an open file descriptor", param_hint="--ready-fd") from error
 
 
 def _print_json(told: object) -> None:
@@ -717,5 +737,5 @@ def main() -> None:
     except Exception as error:
         from fastgw.operator_log import described
 
-        typer.echo(f"fastgw: a defect: {described(error)}", err=True)
+        typer.echo(f"fastgw: internal error: {described(error)}", err=True)
         sys.exit(DEFECT)

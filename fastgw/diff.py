@@ -182,7 +182,7 @@ def _of_consumer(old: ConsumerEntry, new: ConsumerEntry) -> Iterator[Change]:
     for key, was, now in changed:
         yield Change(key, "changed", f"{key}: {was} -> {now}", was, now)
     if old.digest != new.digest and not changed:
-        yield Change("", "changed", "is known by something else")
+        yield Change("", "changed", "has other credentials")
 
 
 def _levels(config: Config) -> dict[str, Filters]:
@@ -245,14 +245,14 @@ def _needs(old: Config, new: Config) -> Iterator[str]:
     for name, listener in old.listeners.items():
         subject = f"listener {_plain(name)}"
         if name not in new.listeners:
-            yield f"{subject}: its socket is closed, its connections after the request under way"
+            yield f"{subject}: its socket is closed, its connections after the request in flight"
         elif (address := new.listeners[name].address) != listener.address:
             wrong = f"{listener.address} -> {address}"
-            yield f"{subject}: {wrong}: the old socket is closed, its connections after the request under way"
+            yield f"{subject}: {wrong}: the old socket is closed, its connections after the request in flight"
     for key in ("status", "admin"):
         before, after = (getattr(each, key) for each in (old, new))
         if before is not None and (after is None or before.address != after.address):
-            yield f"{key}: nothing answers at {before.address} any more"
+            yield f"{key}: {before.address} is closed"
 
 
 def _of_workers(old: int | str, new: int | str) -> str:

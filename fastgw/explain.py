@@ -144,7 +144,7 @@ def certificate_of(pem: bytes, name: str) -> ClientCertificate:
         der = ssl.PEM_cert_to_DER_cert(pem[pem.index(b"-----BEGIN CERTIFICATE") :].decode())
         return ClientCertificate.of(der, decoded(pem))
     except (ssl.SSLError, ValueError) as error:  # the first is an OSError, too
-        raise ValueError(f"{name}: there is no certificate in it; expected a PEM file") from error
+        raise ValueError(f"{name}: it contains no certificate; expected a PEM file") from error
 
 
 def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
@@ -159,7 +159,7 @@ def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
     for line in lines:
         if ":" not in line:
             name = line.partition("=")[0]
-            raise ValueError(f'"{name}" has no colon; expected a field such as "X-Tenant: t1"')
+            raise ValueError(f'"{name}" has no colon; expected a header such as "X-Tenant: t1"')
     rest = url.partition("://")[2].partition("#")[0]
     target = rest[len(split.netloc) :] or "/"
     if target.startswith("?"):
@@ -196,10 +196,10 @@ def explain(
     tls = gateway.config.listeners[chosen.name].tls
     client_auth = None if tls is None else tls.client_auth
     if certificate is not None and client_auth is None:
-        raise ValueError(f"listener {chosen.name} asks clients for no certificate")
+        raise ValueError(f"listener {chosen.name} does not request client certificates")
     if certificate is None and client_auth is not None and client_auth.mode == "required":
         explanation.client = client
-        explanation.detail = "no connection: this listener wants a client certificate (--certificate FILE)"
+        explanation.detail = "TLS handshake fails: this listener requires a client certificate (--certificate FILE)"
         return explanation
     try:
         if len(raw) > gateway.limits.header_bytes:
@@ -300,7 +300,7 @@ def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _S
         how = f"{how} on {_hashed(balancing.hash_on, exchange, shown)}"
     if sticky is not None:
         unknown = (
-            ", unless the cookie it has counts there"
+            ", unless its cookie is valid there"
             if cookies is None and cookie(exchange.head, sticky.cookie.encode())
             else ""
         )
@@ -321,7 +321,7 @@ def _tried_again(upstream: config.Upstream, exchange: Exchange) -> Iterator[str]
             yield "retries: none" + ("" if repeats else f", as {exchange.method.decode()} may not be repeated")
     if hedge is not None and exchange.method in SAFE and exchange.request_body is None:
         after = hedge.after if isinstance(hedge.after, str) else write_duration(hedge.after)
-        yield f"hedge: another target is asked too after {after}"
+        yield f"hedge: the request is also sent to another target after {after}"
     if breaker is not None:
         when = f"{breaker.error_rate:.0%} of {breaker.min_requests} or more in {write_duration(breaker.window)} fail"
         yield f"circuit_breaker: opens for {write_duration(breaker.open)} where {when}"
@@ -333,7 +333,7 @@ def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
         return f"ip {exchange.client_ip}"
     value = reader(trait)(exchange)
     if not value:
-        return f"{trait}, which it has not: in turn"
+        return f"{trait}, which is missing: round robin"
     if trait.kind == "header":
         return f"header {shown.line(trait.name.encode(), value)}"
     return f"{trait} ***" if trait.kind == "cookie" else f"{trait} {value.decode('utf-8', 'replace')}"
@@ -402,7 +402,7 @@ class _ExplainedRequest(NamedTuple):
 def _rehearse(link: FilterInstance, exchange: OpenExchange, rehearsal: ShadowRun, shown: _Shown) -> _ExplainedRequest:
     """Return the decision of a filter in shadow, which sees who the client would be by those before it."""
     if link.own.request is not None and rehearsal.over:
-        return _ExplainedRequest("not asked, as one before it would not have let it pass, or is not known to")
+        return _ExplainedRequest("not run: an earlier filter answers, or its decision is unknown")
     copy = OpenShadow(exchange)
     rehearsal.enter(copy)
     asked = _ask_filter(link, copy, shown)
@@ -423,7 +423,7 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
             )
         step = hooks.request_ids.identify
     if step is None:
-        return _ExplainedRequest("has no say before the response")
+        return _ExplainedRequest("runs on the response only")
     added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
     dropped = exchange.request_dropped
     exchange.why, exchange.looked = "", False
@@ -438,11 +438,11 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
     # Who the client is, filters of this phase say, and do not ask.
     looked = exchange.looked and link.use.settings.phase is not Phase.AUTHENTICATE
     depends_on = " or ".join(exchange.asked) if looked else ""
-    depends = f"depends on who {depends_on} says it is"
+    depends = f"depends on the consumer that {depends_on} authenticates"
     if raised is not None and not looked:
         told = f"{type(raised).__name__}: {raised}".removesuffix(": ")
         if hooks.start is not None:  # what it has in a worker, it has not here
-            return _ExplainedRequest(f"can be told by a running gateway only ({told})", waits=True)
+            return _ExplainedRequest(f"known to a running gateway only ({told})", waits=True)
         return _ExplainedRequest(f"answers 500 (internal: it raises {told})", problem(Fault.INTERNAL))
     if isinstance(outcome, Reply) and not looked:
         label = outcome.fault.label if outcome.fault else ""
@@ -454,7 +454,9 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
     if outcome is not None:
         abandon(outcome)
         whom = f" {hooks.asks}" if hooks.asks else ""
-        return _ExplainedRequest(f"would have to ask{whom}, which is not done here", waits=True, depends_on=depends_on)
+        return _ExplainedRequest(
+            f"would have to call{whom}, which explain does not do", waits=True, depends_on=depends_on
+        )
     words = depends if looked else _words(link, exchange)
     lines = exchange.request_added.removeprefix(added)
     gone = {folded(name) for name in exchange.request_dropped - dropped}
@@ -525,7 +527,7 @@ def as_text(explanation: Explanation) -> str:
     lines: list[tuple[str, str]] = [("listener", f"{explanation.listener}   client {explanation.client or '?'}")]
     if explanation.reserved:
         names = ", ".join(explanation.reserved)
-        lines.append(("dropped", f"{names}   (`reserved_headers`: the peer is none of `trusted_proxies`)"))
+        lines.append(("dropped", f"{names}   (`reserved_headers`: the peer is not in `trusted_proxies`)"))
     if explanation.route:
         beat = f"; beat: {', '.join(explanation.beat)}" if explanation.beat else ""
         lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))

@@ -97,7 +97,7 @@ def test_make_has_what_it_is_asked_for(document):
 @pytest.mark.parametrize("file", CONFIGURATIONS)
 def test_every_configuration_is_good(file):
     checked = ended("check", file, directory=ROOT)
-    assert (checked.exit_code, checked.stdout) == (0, f"{file}: nothing is wrong\n")
+    assert (checked.exit_code, checked.stdout) == (0, f"{file}: configuration is valid\n")
 
 
 @pytest.mark.parametrize("file", CONFIGURATIONS)

@@ -124,7 +124,7 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
 
 async def _refuse(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, HTTPException)
-    detail = {404: "There is no such path; /openapi.json lists them.", 405: "Not with this method."}
+    detail = {404: "Unknown path; /openapi.json lists all paths.", 405: "This method is not allowed for this path."}
     if refusal.detail != HTTPStatus(refusal.status_code).phrase:  # it is our own
         detail = {}
     fields = {name.replace("-", "_"): value for name, value in (refusal.headers or {}).items()}
@@ -132,12 +132,12 @@ async def _refuse(request: Request, refusal: Exception) -> Response:
 
 
 async def _left(request: Request, error: Exception) -> Response:
-    return refused(400, "The body did not come whole.")  # nobody reads it
+    return refused(400, "The request body is incomplete.")  # nobody reads it
 
 
 async def _own_fault(request: Request, error: Exception) -> Response:
     say(OperatorEvent.DEFECT, "admin: a defect: %s", described(error))
-    return refused(500, "A defect of the gateway; its log says more.")
+    return refused(500, "Internal error of the gateway; see its log.")
 
 
 # --- what comes in ---
@@ -148,7 +148,7 @@ async def _body(request: Request, most: int | None = None) -> bytes:
     length, why = request.headers.get("content-length", "0"), ""
     if most is None:
         most, why = request.app.state.access.document_bytes, ": admin.document_bytes"
-    too_long = HTTPException(413, f"A body may have {most} bytes{why}.")
+    too_long = HTTPException(413, f"The request body is limited to {most} bytes{why}.")
     if int(length) > most:  # the server has found it to be a number
         raise too_long
     body = bytearray()
@@ -176,7 +176,7 @@ def _content_type(request: Request, *wanted: str) -> str:
 
 async def _no_body(request: Request) -> None:
     if await _body(request):
-        raise HTTPException(415, "There is nothing to say in a body.")
+        raise HTTPException(415, "This request takes no body.")
 
 
 def _check_query(request: Request, known: Collection[str], repeats: Container[str]) -> None:
@@ -185,16 +185,16 @@ def _check_query(request: Request, known: Collection[str], repeats: Container[st
     met = set()
     for name, _ in request.query_params.multi_items():
         if name not in known:
-            raise HTTPException(400, f'An unknown query parameter "{shorten(name)}"; {told}.')
+            raise HTTPException(400, f'Unknown query parameter "{shorten(name)}"; {told}.')
         if name in met and name not in repeats:
-            raise HTTPException(400, f'A repeated query parameter "{name}"; {told}.')
+            raise HTTPException(400, f'Duplicate query parameter "{name}"; {told}.')
         met.add(name)
 
 
 def _flag(request: Request, name: str) -> bool:
     value = request.query_params.get(name, "false")
     if value not in ("true", "false"):
-        raise HTTPException(400, f"{name} is true or false.")
+        raise HTTPException(400, f"{name} must be true or false.")
     return value == "true"
 
 
@@ -223,7 +223,7 @@ async def _begin_session(node: Node, request: Request) -> Response:
     try:
         cookie, session = browser_sessions.begin(access.token.value(), time.time())
     except SecretError as error:
-        raise HTTPException(503, "The token cannot be read; the gateway's log says more.") from error
+        raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
     return told(session, Set_Cookie=_cookie(request, access, cookie))
 
 
@@ -275,7 +275,7 @@ async def _drain_target(node: Node, request: Request) -> Response:
     name, target = request.path_params["name"], request.path_params["target"]
     found = node.drain_target(name, target, request.method == "POST")
     if found is None:
-        raise HTTPException(404, "There is no such target; /upstreams lists them.")
+        raise HTTPException(404, "Unknown target; /upstreams lists all targets.")
     return told(found)
 
 
@@ -291,7 +291,7 @@ async def _rollback(node: Node, request: Request) -> Response:
     try:
         wanted = msgspec.json.decode(body or b"{}", type=Rollback)
     except ValueError as error:  # a MsgspecError is one, and what is not UTF-8
-        raise HTTPException(400, f"Not a rollback: {error}.") from error
+        raise HTTPException(400, f"Invalid rollback request: {error}.") from error
     return _came(await node.rollback(wanted.generation))
 
 
@@ -301,7 +301,7 @@ async def _revoke(node: Node, request: Request) -> Response:
     try:
         records, about = revocations.read(msgspec.json.decode(body, type=revocations.Revocation))
     except ValueError as error:  # a MsgspecError is one
-        raise HTTPException(400, f"Not a revocation: {error}.") from error
+        raise HTTPException(400, f"Invalid revocation: {error}.") from error
     return told(Revoked(about.expires_date, node.revoke(records, about)))
 
 
@@ -320,13 +320,15 @@ async def _reset_quota(node: Node, request: Request) -> Response:
     try:
         wanted = msgspec.json.decode(body, type=QuotaReset)
     except ValueError as error:  # a MsgspecError is one, and what is not UTF-8
-        raise HTTPException(400, f"Not a reset: {error}.") from error
+        raise HTTPException(400, f"Invalid reset request: {error}.") from error
     keys = (wanted.key,) if isinstance(wanted.key, str) else wanted.key or ()
     if wanted.consumer is None and not keys:
-        raise HTTPException(400, "Not a reset: expected `consumer`, `key`, or both where the quota counts by both.")
+        raise HTTPException(
+            400, "Invalid reset request: expected `consumer`, `key`, or both where the quota counts by both."
+        )
     reset = node.reset_quota(wanted.filter, wanted.consumer, keys)
     if reset is None:
-        raise HTTPException(404, f'No quota is called "{shorten(wanted.filter)}" that counts by that.')
+        raise HTTPException(404, f'There is no quota "{shorten(wanted.filter)}" with this key.')
     return told(QuotaWasReset(reset))
 
 
@@ -336,9 +338,9 @@ async def _explain(node: Node, request: Request) -> Response:
     try:
         return told(await node.explain(msgspec.json.decode(body, type=RequestToExplain)))
     except ValueError as error:  # a MsgspecError is one
-        raise HTTPException(400, f"Not a request to explain: {shorten(str(error))}.") from error
+        raise HTTPException(400, f"Invalid request to explain: {shorten(str(error))}.") from error
     except TimeoutError as error:
-        raise HTTPException(503, "It is not found out within time; try again later.") from error
+        raise HTTPException(503, "The explanation took too long; try again later.") from error
 
 
 async def _drain(node: Node, request: Request) -> Response:
@@ -349,28 +351,30 @@ async def _drain(node: Node, request: Request) -> Response:
 
 _OUTCOMES: Final = dict.fromkeys(STATUS_OF.values(), Outcome)
 OPERATIONS: Final = (
-    Operation("GET", "/", "The dashboard: a page that holds nothing and asks the others.", _page, {200: HTML}),
+    Operation("GET", "/", "The dashboard: a page that loads its data from the other endpoints.", _page, {200: HTML}),
     Operation(
         "POST",
         "/session",
-        "Begin a session of the dashboard: a cookie that stands for the token, and what to send with it.",
+        "Start a dashboard session: returns a session cookie and a CSRF token.",
         _begin_session,
         {200: browser_sessions.Session},
     ),
-    Operation("DELETE", "/session", "End it: the browser forgets the cookie.", _end_session, {200: Ended}),
-    Operation("GET", "/status", "The node and its workers.", _telling(lambda node: node.status()), {200: Status}),
+    Operation("DELETE", "/session", "End the dashboard session: the cookie is deleted.", _end_session, {200: Ended}),
+    Operation(
+        "GET", "/status", "Status of the node and its workers.", _telling(lambda node: node.status()), {200: Status}
+    ),
     Operation("GET", "/live", "Counts for the dashboard.", _telling(lambda node: node.live()), {200: Live}),
     Operation(
         "GET",
         "/history",
-        "What was counted in the last hour.",
+        "Time series of the last hour.",
         _telling(lambda node: node.history()),
         {200: History},
     ),
     Operation(
         "GET",
         "/routes",
-        "The routes, and how requests on them fared.",
+        "The routes with their request statistics.",
         _telling(lambda node: Routes(node.routes())),
         {200: Routes},
     ),
@@ -384,25 +388,25 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/consumers",
-        "The consumers and their groups, and never what they are known by.",
+        "The consumers and their groups, without credentials.",
         _consumers,
         {200: Consumers},
     ),
     Operation(
         "GET",
         "/config",
-        "The configuration that is served, secrets masked, without its consumers.",
+        "The active configuration, secrets masked, without consumers.",
         _config,
         {200: Effective},
     ),
     Operation(
         "POST",
         "/config",
-        "Take another configuration, on all workers or on none.",
+        "Replace the configuration, on all workers or on none.",
         _apply,
         _OUTCOMES,
         takes=dict.fromkeys(SUFFIXES, bytes),
-        flags={"dry_run": "Check it and say what it would change, and change nothing."},
+        flags={"dry_run": "Dry run: check the configuration and report the changes without applying them."},
     ),
     Operation(
         "PUT",
@@ -416,25 +420,25 @@ OPERATIONS: Final = (
     Operation(
         "POST",
         "/upstreams/{name}/targets/{target}/drain",
-        "Give a target, by its host and port, nothing new on any worker; what is under way there is finished.",
+        "Drain a target, by its host and port, on all workers: it gets no new requests, those in flight are finished.",
         _drain_target,
         {200: TargetInfo},
     ),
     Operation(
         "DELETE",
         "/upstreams/{name}/targets/{target}/drain",
-        "Give a drained target its requests again.",
+        "Undrain a target: it gets requests again.",
         _drain_target,
         {200: TargetInfo},
     ),
-    Operation("POST", "/reload", "Read the configuration file anew.", _reload, _OUTCOMES),
+    Operation("POST", "/reload", "Reload the configuration file.", _reload, _OUTCOMES),
     Operation(
-        "POST", "/rollback", "Go back to an earlier configuration.", _rollback, _OUTCOMES, takes={JSON: Rollback}
+        "POST", "/rollback", "Roll back to an earlier configuration.", _rollback, _OUTCOMES, takes={JSON: Rollback}
     ),
     Operation(
         "GET",
         "/revocations",
-        "How many tokens, subjects and sessions count no more, and the latest of them.",
+        "The number of revoked tokens, subjects and sessions, and the latest revocations.",
         _telling(lambda node: node.revocations()),
         {200: Revocations},
     ),
@@ -449,11 +453,11 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/quotas",
-        "The quotas, and what somebody has used of them.",
+        "The quotas and their usage.",
         _quotas,
         {200: Quotas},
         asks={
-            "consumer": "A consumer: tells what it has used of quotas that count by consumer.",
+            "consumer": "A consumer: shows its usage of quotas by consumer.",
         },
         repeats={
             "key": "An address, host, route, or value of a field, cookie or claim: the same for quotas by these. "
@@ -463,14 +467,14 @@ OPERATIONS: Final = (
     Operation(
         "GET",
         "/limits",
-        "How much of the limits, and of the memory that they count in, is in use.",
+        "Usage of limits and of the shared memory that holds their counters.",
         _limits,
         {200: Limits},
     ),
     Operation(
         "POST",
         "/quotas/reset",
-        "Have somebody have used nothing of a quota in this period.",
+        "Reset the usage of a quota in this period.",
         _reset_quota,
         {200: QuotaWasReset},
         takes={JSON: QuotaReset},
@@ -478,13 +482,15 @@ OPERATIONS: Final = (
     Operation(
         "POST",
         "/explain",
-        "Tell where a request would go and why, without sending it.",
+        "Explain how a request would be routed and why, without sending it.",
         _explain,
         {200: Explained},
         takes={JSON: RequestToExplain},
     ),
-    Operation("POST", "/drain", "Finish what is under way, take nothing new, and stop.", _drain, {202: Draining}),
-    Operation("GET", "/metrics", "What Prometheus asks for.", _metrics, {200: OPENMETRICS}),
-    Operation("GET", "/openapi.json", "This document.", _openapi, {200: dict[str, Any]}),
+    Operation(
+        "POST", "/drain", "Drain: finish requests in flight, accept no new ones, and stop.", _drain, {202: Draining}
+    ),
+    Operation("GET", "/metrics", "Metrics for Prometheus.", _metrics, {200: OPENMETRICS}),
+    Operation("GET", "/openapi.json", "This OpenAPI document.", _openapi, {200: dict[str, Any]}),
 )
 """Operations in the order of the document."""

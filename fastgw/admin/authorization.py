@@ -108,15 +108,15 @@ class Gate:
         fields = Headers(scope=scope)
         host = fields.get("host", "")
         if not self._access.knows_host(host):
-            return refused(403, "The Host field must be an address, localhost or the host of the admin listener.")
+            return refused(403, "The Host header must be an address, localhost or the host of the admin listener.")
         origin = fields.get("origin")
         if origin is not None and origin.lower() != f"{scope['scheme']}://{host.lower()}":
-            return refused(403, "Requests of pages from other origins are not served.")
+            return refused(403, "Cross-origin requests are rejected.")
         is_page = scope["path"] == "/" and scope["method"] in SAFE
         if is_page:
             return None
         if fields.get("sec-fetch-site") not in OWN_SITES:
-            return refused(403, "Requests of other pages are not served.")
+            return refused(403, "Cross-site requests are rejected.")
         if self._access.anonymous or scope.get("state", {}).get(CERTIFIED):
             return None
         try:
@@ -124,9 +124,9 @@ class Gate:
         except SecretError as error:
             self._complain(
                 OperatorEvent.ADMIN_TOKEN_UNREADABLE,
-                f"admin: the token cannot be read, so nobody is let in by it: {error}",
+                f"admin: the token cannot be read, requests with it are rejected: {error}",
             )
-            return refused(503, "The token to compare with cannot be read; the gateway's log says more.")
+            return refused(503, "The admin token cannot be read; see the gateway's log.")
 
     def _unproved(self, fields: Headers, method: str) -> ASGIApp | None:
         """Raises `SecretError`."""
@@ -135,14 +135,17 @@ class Gate:
         if shown is not None:
             if self._access.admits(shown):
                 return None
-            return refused(401, "That is not the token.", WWW_Authenticate=f'{challenge}, error="invalid_token"')
+            return refused(401, "The token is wrong.", WWW_Authenticate=f'{challenge}, error="invalid_token"')
         name = browser_sessions.cookie_name(fields["host"], tls=self._access.tls)
         cookie = browser_sessions.cookie_in(fields.get("cookie", ""), name)
         if cookie is None:
-            return refused(401, "A token is needed: Authorization: Bearer …", WWW_Authenticate=challenge)
+            return refused(401, "A token is required: Authorization: Bearer …", WWW_Authenticate=challenge)
         token = self._access.token.value()
         if not browser_sessions.is_good(token, cookie, time.time()):
             return refused(401, "The session has ended.", WWW_Authenticate=challenge)
         if method in SAFE or browser_sessions.may_change(token, cookie, fields.get(browser_sessions.CSRF, "")):
             return None
-        return refused(403, f"With a cookie the field {browser_sessions.CSRF} is needed, as POST /session told it.")
+        return refused(
+            403,
+            f"With a session cookie the header {browser_sessions.CSRF} is required, with the value from POST /session.",
+        )

@@ -98,7 +98,7 @@ class AdminClient:
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.MsgspecError as error:
-            raise self._stranger(f"its answer is none that is known: {error}") from error
+            raise self._stranger(f"its response is invalid: {error}") from error
 
     def _send_request(self, method: str, path: str, patience: float, body: object = None) -> bytes:
         fields: dict[str, str | bytes] = {**self._fields}
@@ -125,7 +125,7 @@ class AdminClient:
         text = self._place.text
         if isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted ({error.verify_message})"
-            return Unreachable(f"{text}: {why}; SSL_CERT_FILE=FILE names what to trust")
+            return Unreachable(f"{text}: {why}; set SSL_CERT_FILE=FILE to the CA certificates to trust")
         hint = "give --admin ADDR"
         if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
             hint = "give --certificate FILE"
@@ -150,7 +150,7 @@ class AdminClient:
         return RefusedByGateway(f"{self._place.text}: {refusal.detail.removesuffix('.') or refusal.title}{hint}")
 
     def _stranger(self, why: str) -> Unreachable:
-        return Unreachable(f"what answers at {self._place.text} is no admin API of fastgw: {why}; give --admin ADDR")
+        return Unreachable(f"{self._place.text} is not the admin API of fastgw: {why}; give --admin ADDR")
 
 
 class _Connection(http.client.HTTPConnection):
@@ -181,7 +181,7 @@ def _client_tls(certificate: str | None) -> ssl.SSLContext:
             context.load_cert_chain(certificate, password="")  # or an encrypted key would ask the terminal
         except ssl.SSLError:
             raise RefusedByGateway(
-                f"{certificate} has no certificate with its key, as PEM and without a password"
+                f"{certificate} does not contain a certificate with its unencrypted key in PEM"
             ) from None
         except OSError as error:
             raise RefusedByGateway(f"{certificate}: {error.strerror}") from error
@@ -190,7 +190,7 @@ def _client_tls(certificate: str | None) -> ssl.SSLContext:
 
 def _why(error: OSError) -> str:
     if isinstance(error, TimeoutError):
-        return "it took too long"
+        return "timed out"
     said = error.strerror or str(error)
     return said[:1].lower() + said[1:]
 

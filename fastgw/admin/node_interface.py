@@ -420,9 +420,8 @@ class Outcome(Struct, frozen=True):
     notes: Sequence[Problem] = ()
     """Notes on this configuration, as in `fastgw check`, that the one before had not."""
     reason: Reason = ""
-    """Reason of a failure. `rejected`: the configuration is wrong; `busy`: another change is under way, or the node is
-    not serving;
-    `failed`: it could not be done.
+    """Reason of a failure. `rejected`: the configuration is wrong; `busy`: another change is in progress, or the node
+    is not serving; `failed`: it could not be done.
     """
     kept: Sequence[int] = ()
     """Generations that can be gone back to, of a rollback that was refused, as `generation` of `POST /rollback`."""
@@ -510,7 +509,7 @@ class Explained(Struct, frozen=True):
 
 
 class Draining(Struct, frozen=True):
-    """The node takes no new connections, and ends when what is under way has."""
+    """The node takes no new connections, and stops when all requests in flight have finished."""
 
     state: Literal["draining"] = "draining"
 

@@ -38,7 +38,7 @@ def read(wanted: Revocation) -> tuple[bytes, RevocationEvent]:
     """The records, and what is told. Raises `ValueError`."""
     now = time.time()
     if wanted.expires is not None and not now < wanted.expires < 2 * LATEST_DATE:
-        raise ValueError("`expires` is no date to come, in epoch seconds")
+        raise ValueError("`expires` is not a future time in epoch seconds")
     expires = now + KEPT_S if wanted.expires is None else wanted.expires
     issuer = wanted.issuer
     match wanted:

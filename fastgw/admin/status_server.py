@@ -69,7 +69,7 @@ class StatusPages:
 
         def summed_up(done: asyncio.Future[tuple[bytes, bytes]]) -> None:
             if done.cancelled() or done.exception() is not None:
-                send(_response(head.method, (503, _TEXT, b"the metrics cannot be told now\n")))
+                send(_response(head.method, (503, _TEXT, b"the metrics are unavailable\n")))
             else:
                 send(_response(head.method, (200, *done.result())))
 

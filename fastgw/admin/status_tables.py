@@ -121,11 +121,15 @@ def _head(status: Status, before: Status | None) -> Text:
     text.append(_configured(status), "dim")
     if status.stale is not None:
         since = span(time.time() - status.stale.since_date)
-        text.append(f"\nthe file on disk is not what runs, since {since}: {status.stale.why}", "red")
+        text.append(
+            f"\nthe file on disk differs from the active configuration since {since}: {status.stale.why}", "red"
+        )
     for each in status.kept_files[:KEPT_SHOWN]:
         more = f" and {each.files - 1:,} more" if each.files > 1 else ""
         since = span(time.time() - each.since_date)
-        text.append(f"\n{each.file}{more} on disk is not what runs, since {since}: {each.why}", "red")
+        text.append(
+            f"\n{each.file}{more} on disk differs from the active configuration since {since}: {each.why}", "red"
+        )
     if rest := sum(each.files for each in status.kept_files[KEPT_SHOWN:]):
         text.append(f"\nand {rest:,} more files", "red")
     return text
@@ -241,7 +245,7 @@ def _certificates(certificates: Iterable[CertificateInfo]) -> Table:
 
 
 def _verifiers(verifiers: Iterable[VerifierInfo]) -> Table:
-    table = _table("clients' certificates are verified by", ("listener", "kind", "file", "expires", "in", "problem"))
+    table = _table("client certificates are verified with", ("listener", "kind", "file", "expires", "in", "problem"))
     now = time.time()
     for each in verifiers:
         date = each.expires_date
@@ -263,7 +267,7 @@ def _ends(date: float, now: float, soon_s: float) -> tuple[Text, Text]:
 
 
 def _feeds(feeds: Iterable[FeedInfo]) -> Table:
-    table = _table("fetched for all workers", ("what", "for", "last there", "problem"))
+    table = _table("fetched for all workers", ("what", "for", "last fetched", "problem"))
     for each in feeds:
         date = each.last_success_date
         when = "not yet" if date is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))

@@ -429,7 +429,7 @@ class Exchange:
                 return False
         if response.status == before or response.may_become(before):
             return True
-        self.why = f"a response step has made the status {before} {response.status!r}, which cannot go out in its place"
+        self.why = f"a response step has made the status {before} {response.status!r}, which is not allowed here"
         say(OperatorEvent.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
         return False
 

@@ -81,7 +81,7 @@ class Reply:
         self.invites = invites
         for name, value in self.fields:
             if not (isinstance(name, bytes) and IS_TOKEN(name)):
-                raise ValueError(f"a reply with the field name {name!r}; expected a token as bytes")
+                raise ValueError(f"a reply with the header name {name!r}; expected a token as bytes")
             if not (isinstance(value, bytes) and IS_VALUE(value)):  # which may be a secret
                 raise ValueError(f"a reply with a value of {name!r} that is not bytes, or has a control character")
 

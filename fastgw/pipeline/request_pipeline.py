@@ -113,10 +113,10 @@ def _wait(
             return  # the exchange is over
         stream.waiting = None
         if done.cancelled():  # from elsewhere: it shared what it waited for
-            say(OperatorEvent.DEFECT, "what a filter waited for was cancelled")
+            say(OperatorEvent.DEFECT, "the operation that a filter awaited was cancelled")
             go_on(problem(Fault.INTERNAL))
         elif (error := done.exception()) is not None:
-            say(OperatorEvent.DEFECT, "what a filter waited for has failed", error=error)
+            say(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error)
             go_on(problem(Fault.INTERNAL))
         else:
             go_on(done.result())
@@ -140,7 +140,7 @@ def _filter_is_late(stream: RequestStream, exchange: Exchange, waiting: Waited) 
     if stream.waiting is waiting:
         name = exchange.chain.name_of(exchange.answered_by)
         stream.count_filter(name, FilterEvent.LATE)
-        exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} has not decided in time")
+        exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} timed out")
 
 
 def cancel_waiting(stream: RequestStream) -> None:

@@ -78,13 +78,13 @@ class _Redis:
         self._answered_at = time.monotonic()
         if self._told:
             self._told.clear()
-            say(OperatorEvent.STATE_BACK, "second level: %s answers again", self._address.host)
+            say(OperatorEvent.STATE_BACK, "second level: %s is reachable again", self._address.host)
         return answer
 
     def _log_problem(self, why: str) -> None:
         if why not in self._told:
             self._told.add(why)
-            say(OperatorEvent.STATE_UNREACHABLE, "second level: %s does not answer: %s", self._address.host, why)
+            say(OperatorEvent.STATE_UNREACHABLE, "second level: %s is unreachable: %s", self._address.host, why)
 
 
 _known: Final[dict[RedisAddress, _Redis]] = {}
@@ -139,7 +139,11 @@ class EncryptedRedisCache:
         try:
             opened = self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
         except InvalidTag:
-            say(OperatorEvent.STATE_STRANGE, "second level: %s holds a value that is not ours", self._address.host)
+            say(
+                OperatorEvent.STATE_STRANGE,
+                "second level: %s has a value that fastgw did not write",
+                self._address.host,
+            )
             return None
         until_date: float = _UNTIL.unpack_from(opened)[0]
         return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None

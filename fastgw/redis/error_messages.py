@@ -7,16 +7,16 @@ from typing import Final
 
 _SAID: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "WRONGPASS": "it knows no such user and password as the URL has",
-        "NOAUTH": "it asks for a password, and the URL has none",
-        "NOPERM": "the user of the URL may not do that there",
-        "LOADING": "it is reading its data",
-        "READONLY": "it is a replica, which takes no writes",
-        "MISCONF": "it takes no writes: it cannot save its data",
+        "WRONGPASS": "the user or password of the URL is wrong",
+        "NOAUTH": "it requires a password, and the URL has none",
+        "NOPERM": "the user of the URL lacks permissions",
+        "LOADING": "it is loading its data",
+        "READONLY": "it is a read-only replica",
+        "MISCONF": "it rejects writes: it cannot persist its data",
         "MASTERDOWN": "it is a replica that has lost its master",
         "CLUSTERDOWN": "its cluster is down",
-        "MOVED": "it is one of a cluster, and another one has the key",
-        "OOM": "it has no memory left",
+        "MOVED": "it is a cluster node, and another node has the key",
+        "OOM": "it is out of memory",
         "BUSY": "it is busy with a script",
     }
 )
@@ -51,11 +51,11 @@ def in_words(error: object) -> str:
     if isinstance(error, OSError):
         return error.strerror or name
     if name == ConnectionError.__name__:  # of redis-py, which does not say more of the cause
-        return "it cannot be connected to"
+        return "connecting to it failed"
     if code in _SAID:
         return _SAID[code]
     if code == "ERR" and all(part in text for part in _NO_PASSWORD_THERE):
-        return "the URL has a password, and it asks for none"
+        return "the URL has a password, but it requires none"
     if code == "ERR" and "DB index" in text:
-        return "it has no database of the number that the URL has"
+        return "the database number of the URL does not exist"
     return f"it answers {code}" if code.isupper() and code.isascii() else name

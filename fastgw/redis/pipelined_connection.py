@@ -98,7 +98,7 @@ class Pipe(asyncio.Protocol):
             while unanswered and (answer := reader.gets()) is not False:
                 unanswered.popleft()(answer)
             if not unanswered and not self.is_closed and reader.has_data():  # it would pass for the next answer
-                self._end("it answers what nobody has asked")
+                self._end("it sent an unexpected response")
         except hiredis.HiredisError as error:
             self._end(type(error).__name__)
 

@@ -265,7 +265,7 @@ class StateLimits:
         else:
             question.settle(None)
             self._is_trusted = False
-            self._lost(in_words(answer) if isinstance(answer, Exception) else "it answers something else")
+            self._lost(in_words(answer) if isinstance(answer, Exception) else "it sent an unexpected response")
 
     def _look(self) -> None:
         """Whether anybody has waited for too long."""
@@ -293,7 +293,7 @@ class StateLimits:
             self._is_told_away = True
             say(
                 OperatorEvent.STATE_UNREACHABLE,
-                "limits: the Redis at %s does not answer: %s; nobody asks it until it does",
+                "limits: the Redis at %s is unreachable: %s; it is not queried until it is reachable again",
                 self._place,
                 why,
             )
@@ -367,4 +367,4 @@ class StateLimits:
     def _tell_back(self) -> None:
         """Not before it has been there for a while: one that comes and goes, or talks nonsense, would fill the log."""
         self._steady, self._is_told_away = None, False
-        say(OperatorEvent.STATE_BACK, "limits: the Redis at %s answers again", self._place)
+        say(OperatorEvent.STATE_BACK, "limits: the Redis at %s is reachable again", self._place)

@@ -20,7 +20,7 @@ def zone_of(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f'"{name}" is no time zone that is known here (tzdata has them)') from error
+        raise ValueError(f'"{name}" is not a known time zone (see tzdata)') from error
 
 
 def calendar_of(unit: Unit | float, zone: tzinfo) -> Calendar:

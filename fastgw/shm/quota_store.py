@@ -58,7 +58,7 @@ class Claim:
                 holder = os.pread(fd, len(self._run) + 1, 0)
                 os.close(fd)
                 if holder != self._run:
-                    raise InUse(f"{self.path} is another gateway's; each needs a file of its own") from None
+                    raise InUse(f"{self.path} is used by another gateway; each needs its own file") from None
                 return
             except OSError:
                 os.close(fd)
@@ -135,7 +135,7 @@ class QuotaFile:
         self._database = database
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it is of another version of fastgw ({version})")
+            raise sqlite3.DatabaseError(f"it was written by another version of fastgw ({version})")
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         if not version:

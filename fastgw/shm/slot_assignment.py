@@ -95,7 +95,7 @@ class SlotTable(msgspec.Struct, frozen=True):
         }
         for kind, wanted in (("listeners", names.listeners), ("upstreams", names.upstreams), ("targets", targets)):
             if missing := len(set(wanted)) - len(placed[kind][0]):
-                raise CannotPlace(f"{missing} of {len(set(wanted))} {kind} find no place in the node's shared memory")
+                raise CannotPlace(f"{missing} of {len(set(wanted))} {kind} have no slot in the node's shared memory")
         return SlotTable(
             generation=generation,
             routes_folded=len(set(names.routes)) - len(placed["routes"][0]),

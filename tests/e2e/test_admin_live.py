@@ -91,7 +91,7 @@ def test_a_loop_that_is_held_up_is_told(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path, workers=1) as gateway:
         (pid,) = gateway.worker_pids
         os.kill(pid, signal.SIGSTOP)
-        gateway.stderr.wait_for(lambda line: b"has not beaten" in line)
+        gateway.stderr.wait_for(lambda line: b"has sent no heartbeat" in line)
         assert read(gateway, "/status")["workers"][0]["state"] == "silent"
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: read(gateway, "/status")["workers"][0]["loop_lag_s"] > 1, "the lag to be told")

@@ -161,7 +161,7 @@ def test_everything_lives_through_renewals_reloads_and_a_worker_that_dies(servic
         before = service.shown()
         certificate, key = service.issue()
         service.write(key=key)
-        service.told("shown.key: the private key does not match the certificate: what was there before stays in force")
+        service.told("shown.key: the private key does not match the certificate: the previous contents stay active")
         assert service.shown() == before
         (told,) = service.status()["certificates"]
         assert "does not match" in told["problem"]
@@ -212,10 +212,10 @@ def test_a_certificate_that_is_broken_or_away_leaves_the_one_that_was_there(serv
     before = service.shown()
     good = service.certificate.read_bytes()
     service.write(certificate=good[:200])
-    service.told("shown.pem: it contains no valid certificate: what was there before stays in force")
+    service.told("shown.pem: it contains no valid certificate: the previous contents stay active")
     assert service.shown() == before
     service.certificate.unlink()
-    service.told("shown.pem: cannot be read: No such file or directory: what was there before stays in force")
+    service.told("shown.pem: cannot be read: No such file or directory: the previous contents stay active")
     assert service.shown() == before
     (told,) = service.status()["certificates"]
     assert "No such file" in told["problem"]

@@ -59,7 +59,7 @@ class TestStdin:
         )
 
     def test_a_configuration_is_checked(self):
-        assert self.asked("check", "-", text=GOOD).stdout == "<stdin>: nothing is wrong\n"
+        assert self.asked("check", "-", text=GOOD).stdout == "<stdin>: configuration is valid\n"
         ended = self.asked("check", "-", text=BAD)
         assert ended.stdout.splitlines() == [line.replace("bad.yaml", "<stdin>") for line in BAD_LINES]
         assert ended.returncode == 1
@@ -81,7 +81,7 @@ class TestStdin:
         ended = subprocess.run(
             [FASTGW, "check", "-"], input=text, capture_output=True, text=True, cwd=tmp_path, timeout=COMMAND_DEADLINE
         )
-        assert (ended.stdout, ended.returncode) == ("<stdin>: nothing is wrong\n", 0)
+        assert (ended.stdout, ended.returncode) == ("<stdin>: configuration is valid\n", 0)
 
     def test_others_take_it_too(self, files):
         file = str(files / "good.yaml")
@@ -123,21 +123,23 @@ class TestCheck:
 
     def test_a_good_file(self, files):
         ended = fastgw("check", "good.yaml", directory=files)
-        assert (ended.stdout, ended.returncode) == ("good.yaml: nothing is wrong\n", 0)
+        assert (ended.stdout, ended.returncode) == ("good.yaml: configuration is valid\n", 0)
 
     def test_a_good_file_with_something_worth_knowing(self, files):
         (files / "good.yaml").write_text(f"{GOOD}filters: {{key_auth: {{}}}}\n")
         ended = fastgw("check", "good.yaml", directory=files)
         assert (ended.stdout, ended.returncode) == (
             "note: good.yaml:6:11: filters.key_auth: no consumer has a `key_auth`: every request is refused\n"
-            "good.yaml: nothing is wrong, but see the note above\n",
+            "good.yaml: configuration is valid, but see the note above\n",
             0,
         )
 
     def test_a_file_for_quotas_that_cannot_be_written(self, files):
         (files / "good.yaml").write_text(f"{GOOD}quotas: {{file: {files}/nowhere/quotas}}\n")
         ended = fastgw("check", "good.yaml", directory=files)
-        noted = f"quotas.file: there is no folder {files}/nowhere: counts would end with the gateway\n"
+        noted = (
+            f"quotas.file: directory {files}/nowhere: does not exist counters would be lost when the gateway stops\n"
+        )
         assert (ended.stdout.partition(noted)[1], ended.returncode) == (noted, 0)
 
     def test_as_json(self, files):
@@ -335,7 +337,7 @@ class TestDemo:
             return answer.status_code, answer.json()
 
         told = fastgw("reload", "--admin", ready["admin"])
-        no_file = "this gateway was started without a configuration file: there is nothing to read again"
+        no_file = "this gateway was started without a configuration file: there is nothing to reload"
         assert (told.returncode, told.stdout, told.stderr) == (1, "", f"fastgw: {no_file}\n")
         shown = fastgw("status", "--admin", ready["admin"]).stdout.splitlines()
         assert shown[2].strip() == "configured by the command line"
@@ -346,7 +348,7 @@ class TestDemo:
         told = fastgw("rollback", "--admin", ready["admin"])
         assert told.stderr == "fastgw: cannot roll back: no other configuration is kept\n"
         os.kill(process.pid, signal.SIGHUP)
-        lines.wait_for(lambda line: line.startswith(b"SIGHUP: nothing to read again"))
+        lines.wait_for(lambda line: line.startswith(b"SIGHUP: nothing to reload"))
         seen = ask("GET", "/status")[1]
         assert (seen["stale"], seen["reloads"]["failed"], seen["reloads"]["last_success"]) == (None, 0, True)
         assert (seen["config_file"], bool(seen["config_hash"])) == ("", True)  # of what was sent

@@ -179,7 +179,7 @@ def test_one_that_is_ended_from_outside_is_told_as_that(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
                 told = sending.told
             assert (told.status, told.json["reason"]) == (503, "failed")
-            assert "the process that checked it has ended before it was done: killed by SIGKILL" in told.json["summary"]
+            assert "the process that checked it ended early: killed by SIGKILL" in told.json["summary"]
         assert read(gateway, "/status")["generation"] == 1
 
 

@@ -102,7 +102,7 @@ def test_who_has_begun_to_leave_does_not_stay(tmp_path: Path, number: int) -> No
         slow.gateway.signal(signal.SIGTERM)
         wait_until(lambda: slow.readiness() == 503, "readiness to go")
         slow.gateway.signal(number)
-        slow.gateway.stderr.wait_for(lambda line: b"not now: the gateway" in line)
+        slow.gateway.stderr.wait_for(lambda line: b"not possible now: the gateway" in line)
         wait_until_refused(slow.gateway.address())
         assert slow.answer() == 200
         assert slow.gateway.wait() == 0

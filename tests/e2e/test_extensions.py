@@ -189,7 +189,7 @@ def test_a_filter_that_does_not_decide_is_late(gateway: Reloadable) -> None:
     assert asked(gateway, GET % b"/late").status == 504
     gateway.stderr.wait_for(lambda line: b"trouble has ended its wait for /late" in line)
     record = gateway.wait_for_record(path="/late")
-    assert (record["fault"], record["fault_detail"]) == ("filter_timeout", "filter trouble has not decided in time")
+    assert (record["fault"], record["fault_detail"]) == ("filter_timeout", "filter trouble timed out")
     wait_for_samples(gateway, {'fastgw_filter_timeouts_total{filter="trouble"}': 1.0})
 
 

@@ -35,7 +35,7 @@ HUNG_DEADLINE = 30.0  # seconds; a worker is given 10 without a beat
 def freeze(worker: int, gateway: Gateway) -> None:
     """Stop the worker, and wait until the supervisor has noticed."""
     os.kill(worker, signal.SIGSTOP)
-    gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) has not beaten for 2 s" % worker in line)
+    gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) has sent no heartbeat for 2 s" % worker in line)
 
 
 class TestAWorkerHangs:
@@ -50,7 +50,7 @@ class TestAWorkerHangs:
             wait_for_samples(gateway, {"fastgw_workers": 1})
             assert ask(gateway.ready["status"], "/readyz").status == 200
             os.kill(frozen, signal.SIGCONT)
-            gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) beats again" % frozen in line)
+            gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) sends heartbeats again" % frozen in line)
             wait_for_samples(gateway, {"fastgw_workers": 2, "fastgw_child_deaths_total": 0})
             assert frozen in gateway.worker_pids
 
@@ -65,9 +65,9 @@ class TestAWorkerHangs:
                 assert client.exchange(GET).status == 200
             wait_for_samples(gateway, {"fastgw_workers": 1, "fastgw_child_deaths_total": 1})
         said = gateway.stderr.text()
-        assert f"worker 1 (pid {worker}) has not beaten for 10 s: it is killed; where it hangs:" in said
+        assert f"worker 1 (pid {worker}) has sent no heartbeat for 10 s: killing it; where it hangs:" in said
         assert "(most recent call first):" in said
-        assert "beats again" not in said
+        assert "sends heartbeats again" not in said
 
     def test_a_drain_does_not_wait_for_it(self, tmp_path):
         """The others finish what they have."""
@@ -84,7 +84,7 @@ class TestAWorkerHangs:
                 upstream.send(OK)
                 assert client.read_response().status == 200
                 assert gateway.wait() == 0
-            assert f"worker 1 (pid {hung}) has not beaten for 2 s: it is killed" in gateway.stderr.text()
+            assert f"worker 1 (pid {hung}) has sent no heartbeat for 2 s: killing it" in gateway.stderr.text()
 
     def test_it_hangs_during_the_drain(self, tmp_path):
         with Origin() as origin, Gateway(forwarding(origin), tmp_path) as gateway, gateway.connect() as client:
@@ -137,7 +137,7 @@ class TestControlHangs:
         with Reloadable({"workers": 2, "status": STATUS, "routes": saying("v1")}, tmp_path) as gateway:
             hung = control_pid(gateway)
             os.kill(hung, signal.SIGSTOP)
-            gateway.stderr.wait_for(lambda line: b"control (pid %d) has not beaten for 2 s" % hung in line)
+            gateway.stderr.wait_for(lambda line: b"control (pid %d) has sent no heartbeat for 2 s" % hung in line)
             status = gateway.ready["status"]
             assert [ask(status, path).status for path in ("/livez", "/readyz")] == [200, 200]
             metrics = ask(status, "/metrics")
@@ -157,9 +157,9 @@ class TestControlHangs:
         with Reloadable({"workers": 1, "status": STATUS, "routes": saying("v1")}, tmp_path) as gateway:
             stopped = control_pid(gateway)
             os.kill(stopped, signal.SIGSTOP)
-            gateway.stderr.wait_for(lambda line: b"control (pid %d) has not beaten for 2 s" % stopped in line)
+            gateway.stderr.wait_for(lambda line: b"control (pid %d) has sent no heartbeat for 2 s" % stopped in line)
             os.kill(stopped, signal.SIGCONT)
-            gateway.stderr.wait_for(lambda line: b"control (pid %d) beats again" % stopped in line)
+            gateway.stderr.wait_for(lambda line: b"control (pid %d) sends heartbeats again" % stopped in line)
             wait_for_samples(gateway, {"fastgw_child_deaths_total": 0})
             assert control_pid(gateway) == stopped
 

@@ -250,7 +250,7 @@ def test_what_was_known_goes_on_while_the_api_server_is_away(server: ApiServer, 
 
         wait_until(lambda: server.watches == 2, "the watches", LONG)
         server.stop()
-        gateway.stderr.wait_for(lambda line: b"kyma/applications: the API server cannot be reached" in line, LONG)
+        gateway.stderr.wait_for(lambda line: b"kyma/applications: the API server is unreachable" in line, LONG)
         wait_until(lambda: gateway.ups() == [0, 0], "the metrics to tell", LONG)
         assert "cannot be reached" in gateway.feeds()["kubernetes://kyma/secrets"]
         gateway.loses_control()
@@ -279,7 +279,7 @@ def test_a_start_that_learns_nothing_is_alive_and_not_ready(server: ApiServer, a
     server.stop()
     routes = [{"name": "own", "paths": ["/own"], "respond": {"body": "own"}}]
     with Following(server, tmp_path, routes=routes) as gateway:
-        gateway.stderr.wait_for(lambda line: b"the API server cannot be reached" in line, LONG)
+        gateway.stderr.wait_for(lambda line: b"the API server is unreachable" in line, LONG)
         assert gateway.answer("/own") == (200, b"own")
         assert not gateway.is_ready
         assert ask(gateway.ready["status"], "/livez").status == 200

@@ -181,7 +181,7 @@ def test_documents_come_and_go_and_a_wrong_one_harms_no_other(documents: Documen
 
 
 def test_a_secret_that_cannot_be_shown_harms_no_other(documents: Documents) -> None:
-    """A password in two lines: nothing is wrong with the Secret itself."""
+    """A password in two lines: configuration is valid with the Secret itself."""
 
     def write(password: str) -> None:
         basic = service("basic", api(documents.plain.url, credentials=credentials("Basic", "basic")))

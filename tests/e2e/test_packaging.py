@@ -84,7 +84,7 @@ def works(fastgw: Path, folder: Path, wire: str) -> None:
     """The commands of an installed fastgw that need nothing around them. `wire`: what it says that it runs on."""
     told = json.loads(run(fastgw, "version", "--format", "json", directory=folder))
     assert (told["fastgw"], told["wire"]) == (VERSION, wire)
-    assert "nothing is wrong" in run(fastgw, "check", ROOT / "examples" / "gateway.yaml", directory=folder)
+    assert "configuration is valid" in run(fastgw, "check", ROOT / "examples" / "gateway.yaml", directory=folder)
 
 
 def demo_answers(fastgw: Path) -> None:
@@ -134,7 +134,7 @@ def test_it_installs_and_works_without_a_compiler(tmp_path):
     assert not [*tmp_path.rglob("_*.so")]
     (packages,) = venv.glob("lib/python3*/site-packages")
     packages.joinpath("what_it_imports.pth").write_text(sysconfig.get_path("purelib"))  # as the tests have it
-    works(venv / "bin" / "fastgw", tmp_path, "plain Python (no compiled twin: installed without a compiler)")
+    works(venv / "bin" / "fastgw", tmp_path, "plain Python (no compiled modules: installed without a compiler)")
     demo_answers(venv / "bin" / "fastgw")
 
 

@@ -314,7 +314,7 @@ class TestTheEnd:
         arguments = ["--listen", "127.0.0.1:0", "--to", "http://127.0.0.1:1", "--access-log", "access.log"]
         with Gateway(None, tmp_path, arguments) as gateway:
             gateway.signal(signal.SIGHUP)
-            gateway.stderr.wait_for(lambda line: line.startswith(b"SIGHUP: nothing to read again"))
+            gateway.stderr.wait_for(lambda line: line.startswith(b"SIGHUP: nothing to reload"))
             with gateway.connect() as client:
                 assert client.exchange(GET).status == 502
 

@@ -106,8 +106,8 @@ def test_a_file_is_one_gateways_as_long_as_it_runs(tmp_path):
         os.kill(gateway.control_pid, signal.SIGKILL)
         gateway.stderr.wait_for(lambda line: line.startswith(b"control ") and b"killed by SIGKILL" in line)
         gateway.signal(signal.SIGUSR2)
-        gateway.stderr.wait_for(lambda line: b"takes over from its predecessor" in line, 2 * START_DEADLINE)
-        assert "quotas.sqlite3 is another gateway's; each needs a file of its own" in second(tmp_path)
+        gateway.stderr.wait_for(lambda line: b"takes over from the previous version" in line, 2 * START_DEADLINE)
+        assert "quotas.sqlite3 is used by another gateway; each needs its own file" in second(tmp_path)
         assert admitted(gateway) == LIMIT
     assert kept(tmp_path) == LIMIT
     with (

@@ -193,7 +193,7 @@ def test_a_configuration_that_is_wrong_changes_nothing_and_says_why(tmp_path: Pa
         assert seen["fastgw_config_last_reload_success"] == 0
         assert seen['fastgw_reloads_total{result="failed"}'] == 1
         told = gateway.stderr.wait_for(lambda line: b"not reloaded" in line)
-        assert told == b"not reloaded, generation 1 stays: what is wrong stands above\n"
+        assert told == b"not reloaded, generation 1 stays: see the errors above\n"
         gateway.change(routes=saying("v2"))
         assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
         assert samples(gateway.ready["status"])["fastgw_config_last_reload_success"] == 1

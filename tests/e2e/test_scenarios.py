@@ -253,11 +253,11 @@ def test_a_frozen_worker_an_upgrade_a_stop_no_request_lost(tmp_path: Path) -> No
             )
             frozen = shell("fastgw status --format json | jq .workers[0].pid")
             shell(f"kill -STOP {frozen}")
-            wait_until(lambda: "has not beaten" in shell.log, "it to be missed", RUN_DEADLINE)
+            wait_until(lambda: "has sent no heartbeat" in shell.log, "it to be missed", RUN_DEADLINE)
             asks = f"{EACH_ANEW} -m 1 -o /dev/null -w '%{{http_code}}\\n' \"$URL/?[1-200]\""
             assert shell(f"{asks} | sort | uniq -c") == "200 200"
             shell(f"kill -CONT {frozen}")
-            wait_until(lambda: "beats again" in shell.log, "the worker")
+            wait_until(lambda: "sends heartbeats again" in shell.log, "the worker")
             with contextlib.ExitStack() as stack:
                 slow = [program("curl"), "-sN", f"{shell.url}/slow"]
                 clients = [stack.enter_context(Printing(slow)) for _ in range(3)]

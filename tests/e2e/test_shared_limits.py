@@ -211,12 +211,12 @@ def test_redis_stops_is_paused_and_comes_back_empty_under_load(
             wait_until(lambda: told(gateway, b"fastgw_state_up") == 1, f"that to be told again ({trouble})")
         assert any(b":limit:" in name for name in redis.names())
         # It is told once it has stayed for a while.
-        gateway.stderr.wait_for(lambda line: b"limits: the Redis" in line and b"answers again" in line)
+        gateway.stderr.wait_for(lambda line: b"limits: the Redis" in line and b"is reachable again" in line)
     if when_away == "local":
         assert set(asking.statuses) == {200}
     else:
         assert set(asking.statuses) == {200, 503}
     lines = [line for line in gateway.stderr.text().split("\n") if "limits: the Redis" in line]
-    again = sum("answers again" in line for line in lines)
+    again = sum("is reachable again" in line for line in lines)
     assert again > 0
     assert len(lines) - again <= again + 2  # one of each in turn, in each worker

@@ -58,7 +58,7 @@ def test_after_a_refused_reload_it_is_told_until_one_is_taken(gateway: Reloadabl
     told = stale(gateway)
     assert told is not None
     assert (told["reason"], 'unknown upstream "nobody"' in told["why"]) == ("refused", True)
-    assert "the file on disk is not what runs" in gateway.command("status").stdout
+    assert "the file on disk differs from the active configuration" in gateway.command("status").stdout
     assert last_success(gateway) == 0
     renew_secret(gateway, "the-second-secret")
     assert (reason(gateway), last_success(gateway)) == ("refused", 0)
@@ -66,7 +66,7 @@ def test_after_a_refused_reload_it_is_told_until_one_is_taken(gateway: Reloadabl
     wait_until(lambda: reason(gateway) == "edited", "the correction to be seen", SOON_S)
     assert gateway.command("reload").returncode == 0
     assert (stale(gateway), last_success(gateway)) == (None, 1)
-    assert "not what runs" not in gateway.command("status").stdout
+    assert "differs from the active" not in gateway.command("status").stdout
 
 
 def test_what_another_file_was_refused_for_is_over_when_that_is_mended(gateway: Reloadable) -> None:
@@ -93,18 +93,18 @@ def test_another_file_that_is_not_what_runs_is_told_as_the_main_file_is(gateway:
     wait_until(lambda: kept(gateway) == [("secret", 1)], "the file to be told", SOON_S)
     (told,) = gateway.status()["kept_files"]
     assert (stale_alone(gateway), str(secret) in told["why"]) == (None, True)
-    assert f"{secret} on disk is not what runs, since " in gateway.command("status").stdout
+    assert f"{secret} on disk differs from the active configuration, since " in gateway.command("status").stdout
     before = gateway.control_pid
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: before not in gateway.child_pids, "the end of control", SOON_S)
     wait_until(lambda: gateway.command("status").returncode == 0, "another one to answer", SOON_S)
     wait_until(lambda: kept(gateway) == [("secret", 1)], "the file to be told again", SOON_S)
     gateway.change(routes=saying("v2"))
-    assert "what was there before stays in force" in gateway.reload()  # which has gone well but for that
+    assert "the previous contents stay active" in gateway.reload()  # which has gone well but for that
     assert kept(gateway) == [("secret", 1)]
     secret.write_text("the-first-secret")
     wait_until(lambda: kept(gateway) == [], "all to be well", SOON_S)
-    assert "not what runs" not in gateway.command("status").stdout
+    assert "differs from the active" not in gateway.command("status").stdout
 
 
 def test_files_that_are_wrong_together_are_told_together(tmp_path: Path) -> None:
@@ -140,7 +140,9 @@ def test_after_a_rollback_the_mistake_in_the_file_is_still_told(gateway: Reloada
         told = stale(gateway)
         assert told is not None
         assert told["reason"] == "rollback"
-        assert told["why"].startswith("what runs was gone back to (rollback); what the files say was refused: ")
+        assert told["why"].startswith(
+            "the active configuration is a rollback; the contents of the files were rejected: "
+        )
         assert 'unknown upstream "nobody"' in told["why"]
 
     assert_told()

@@ -68,7 +68,7 @@ def test_a_worker_hangs_meanwhile(tmp_path: Path) -> None:
                     client.send(GET_AND_CLOSE)
                 passes(SILENT_S + LOOK_EVERY)
             assert [client.read_response().status for client in clients] == [200] * CLIENTS
-        gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) beats again" % hung in line)
+        gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) sends heartbeats again" % hung in line)
         wait_for_samples(gateway, {"fastgw_workers": 2, "fastgw_child_deaths_total": 0})
 
 
@@ -79,4 +79,4 @@ def test_everybody_was_stopped(tmp_path: Path) -> None:
             passes(SILENT_S + LOOK_EVERY)
         assert ask(gateway.ready["status"], "/readyz").status == 200
         wait_for_samples(gateway, {"fastgw_workers": 2})
-        assert "has not beaten" not in gateway.stderr.text()
+        assert "has sent no heartbeat" not in gateway.stderr.text()

@@ -282,7 +282,7 @@ def test_a_worker_that_goes_on_serves_what_was_reloaded_meanwhile(tmp_path: Path
         assert gateway.reload() == "reloaded: generation 2 on 1/2 workers, 1 does not answer"
         assert {gateway.answer() for _ in range(50)} == {(200, b"v2")}
         gateway.stderr.wait_for(death_of(frozen))
-        assert f"(pid {frozen}) hangs, and would go on with the configuration that ends now" in gateway.stderr.text()
+        assert f"(pid {frozen}) hangs, and would keep serving the old configuration" in gateway.stderr.text()
         all_serve(gateway, 2)
         assert frozen not in gateway.worker_pids
 

@@ -298,7 +298,7 @@ class TestNotification:
                 gateway.signal(signal.SIGTERM)
                 systemd.wait_until_told("STOPPING")
                 gateway.signal(signal.SIGHUP)
-                gateway.stderr.wait_for(lambda line: line == b"SIGHUP: not now: the gateway does not serve\n")
+                gateway.stderr.wait_for(lambda line: line == b"SIGHUP: not possible now: the gateway is not serving\n")
                 upstream.send(OK)
                 assert client.read_response().status == 200
 

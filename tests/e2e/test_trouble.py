@@ -120,7 +120,7 @@ def test_a_name_that_cannot_be_looked_up_yet_does_not_stop_the_start(nginx: Ngin
         hosts.write_text("127.0.0.1 localhost users.fastgw-test.invalid\n")
         wait_until(lambda: answered() == 200, "it to be found", 15.0)
         hosts.write_text("127.0.0.1 localhost\n")
-        gateway.stderr.wait_for(lambda line: b"what was there before stays in force" in line, 15.0)
+        gateway.stderr.wait_for(lambda line: b"the previous contents stay active" in line, 15.0)
         reload = [FASTGW, "reload", "--admin", gateway.ready["admin"]]
         assert subprocess.run(reload, capture_output=True).returncode == 0
         assert answered() == 200

@@ -515,7 +515,7 @@ def test_a_second_signal_is_refused(tmp_path: Path) -> None:
         gateway.signal(signal.SIGUSR2)
         gateway.told("trying the installed version")
         gateway.signal(signal.SIGUSR2)
-        assert gateway.told("not now") == ["SIGUSR2: not now: an upgrade is under way"]
+        assert gateway.told("not now") == ["SIGUSR2: not possible now: an upgrade is in progress"]
         gateway.wait_for_workers(2, before)
         gateway.upgrade()
 
@@ -629,7 +629,7 @@ def test_a_worker_that_hangs_is_not_relied_on_after_an_upgrade(tmp_path: Path) -
     with upgradable(tmp_path) as gateway:
         frozen, *_ = gateway.worker_pids
         os.kill(frozen, signal.SIGSTOP)
-        gateway.told("has not beaten")
+        gateway.told("has sent no heartbeat")
         before = gateway.serving() | {frozen}
         gateway.signal(signal.SIGUSR2)
         gateway.told("takes over from")
@@ -637,6 +637,6 @@ def test_a_worker_that_hangs_is_not_relied_on_after_an_upgrade(tmp_path: Path) -
             with gateway.connect() as client:
                 assert client.exchange(GET).status == 200
         gateway.wait_for_workers(2, before)
-        assert "beats again" not in gateway.stderr.text()
+        assert "sends heartbeats again" not in gateway.stderr.text()
         os.kill(frozen, signal.SIGCONT)
         wait_until(lambda: len(gateway.worker_pids) == 2, "the old workers to go", LONG)

@@ -78,7 +78,7 @@ def test_every_filter_says_what_it_decides_and_why(folder: Path) -> None:
         r"          office \(ip\) → in shadow: answers 403 \(client_address_denied.*\)   \[gateway\]",
         r"filters   auth → pass \(jwt: consumer alice, expires in 3(600|59\d) s\)   \[route\]",
         r"          partner \(forward_auth\) → would have to ask http://authority\.example, which .+   \[route\]",
-        r"          authorize → depends on who partner says it is   \[route\]",
+        r"          authorize → depends on the consumer that partner authenticates   \[route\]",
         r"provided  partner, authorize let it pass",
         r"target    http://users-1:9001   \(round_robin, 1 of 2; upstream users\)",
         r"sends     GET /users/7 HTTP/1\.1 · Host: users-1:9001 · Authorization: \*\*\* · .*Via: 1\.1 fastgw",
@@ -118,5 +118,5 @@ def test_a_filter_that_raises_is_told_in_a_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "filters   odd → has no say before the response   [gateway]\n" in ended.stdout
+    assert "filters   odd → runs on the response only   [gateway]\n" in ended.stdout
     assert "answers   500 internal (filter odd: its response step raised) · " in ended.stdout

@@ -312,7 +312,7 @@ def test_the_time_of_the_route_goes_on(lanes: Lanes, desk: Origin) -> None:
     assert client.read_response().body == b"no"
     asking.assert_ended()
     record = lane.gateway.wait_for_record(host=lane.host.decode(), path="/late")
-    assert (record["status"], record["fault_detail"]) == (401, "filter shows has not renewed in time")
+    assert (record["status"], record["fault_detail"]) == (401, "filter shows timed out while renewing credentials")
     lane.end()
 
 

@@ -54,7 +54,7 @@ RELOADED = Outcome(True, 2, Committed(4, 4), summary="reloaded: generation 2 on 
 REJECTED = Outcome(
     False, 1, Committed(0, 4), summary="rejected: nothing has changed", problems=(PROBLEM,), reason="rejected"
 )
-BUSY = Outcome(False, 1, Committed(0, 4), summary="another change is under way", reason="busy")
+BUSY = Outcome(False, 1, Committed(0, 4), summary="another change is in progress", reason="busy")
 FAILED = Outcome(False, 1, Committed(0, 4), summary="worker 2 refused: no memory", reason="failed")
 WORKER = Worker(0, 4321, 1, "ready", 93784.5, 17, 1_234_567, 36_000_000, 12.5, 0.0012)
 

@@ -183,7 +183,7 @@ class TlsConnection(TlsTransport):
         Who speaks HTTP is told so; who speaks something else would not understand.
         """
         if received[0] not in TOKEN_START:
-            self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are no TLS")
+            self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are not a TLS handshake")
             return
         peer = Peer(self.peer.ip, self.peer.port, self.peer.server_port, self.peer.trusted)
         plain = Http1ClientConnection(self._server, self.listener, peer)

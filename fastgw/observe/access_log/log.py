@@ -83,7 +83,7 @@ class Log:
             self._told = True
             say(
                 OperatorEvent.ACCESS_LOG_FAILED,
-                "access log %s is not taken as fast as it grows: lines are dropped and counted",
+                "access log %s cannot be written fast enough: lines are dropped and counted",
                 self.settings.sink,
             )
 

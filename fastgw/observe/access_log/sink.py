@@ -31,9 +31,9 @@ def why_not(name: str) -> str | None:
         return f"{name} is a directory"
     folder = os.path.dirname(name) or os.curdir
     if not os.path.isdir(folder):
-        return f"there is no folder {folder}"
+        return f"directory {folder} does not exist"
     if not os.access(name if os.path.exists(name) else folder, os.W_OK):
-        return f"{name} may not be written"
+        return f"{name} is not writable"
     return None
 
 
@@ -109,7 +109,7 @@ class Sink:
     def _wait(self) -> None:
         while not self._poll.poll(0 if self.abandoned else _LOOK_MS):
             if self.abandoned:
-                raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+                raise TimeoutError(errno.ETIMEDOUT, "no process reads it")
 
     def _take_back(self, begun: int) -> None:
         """The last line did not fit and only its first `begun` bytes are there: remove them.

@@ -73,13 +73,13 @@ REQUEST_BYTES: Final = Family("fastgw_request_bytes_total", "counter", ("route",
 RESPONSE_BYTES: Final = Family("fastgw_response_bytes_total", "counter", ("route",), "Response bodies, as sent.")
 RETRIES: Final = Family("fastgw_retries_total", "counter", ("upstream",), "Attempts after a request's first.")
 RETRIES_DENIED: Final = Family(
-    "fastgw_retries_denied_total", "counter", ("upstream",), "Retries and hedges that the retry budget had no room for."
+    "fastgw_retries_denied_total", "counter", ("upstream",), "Retries and hedges that the retry budget did not allow."
 )
 HEDGES: Final = Family(
-    "fastgw_hedges_total", "counter", ("upstream",), "Retries that were begun while another attempt was under way."
+    "fastgw_hedges_total", "counter", ("upstream",), "Retries that were started while another attempt was in flight."
 )
 UPSTREAM_CONNECTS: Final = Family(
-    "fastgw_upstream_connects_total", "counter", ("upstream",), "Connections that were begun to be opened."
+    "fastgw_upstream_connects_total", "counter", ("upstream",), "Upstream connection attempts."
 )
 POOL_WAITS: Final = Family(
     "fastgw_pool_waits_total", "counter", ("upstream",), "Requests that waited because their pool was full."
@@ -88,7 +88,10 @@ EJECTIONS: Final = Family(
     "fastgw_upstream_ejections_total", "counter", ("upstream",), "Targets that were ejected because they kept failing."
 )
 BREAKER_OPENINGS: Final = Family(
-    "fastgw_upstream_breaker_openings_total", "counter", ("upstream",), "How often its circuit breaker opened."
+    "fastgw_upstream_breaker_openings_total",
+    "counter",
+    ("upstream",),
+    "How often the circuit breaker of the upstream opened.",
 )
 FAULTS: Final = Family(
     "fastgw_faults_total",
@@ -110,7 +113,10 @@ TARGET_ERRORS: Final = Family(
     "above.",
 )
 LOG_RECORDS_DROPPED: Final = Family(
-    "fastgw_log_records_dropped_total", "counter", (), "Access log lines not written: a log was full, stuck or gone."
+    "fastgw_log_records_dropped_total",
+    "counter",
+    (),
+    "Access log lines that were dropped: a log was full, stuck or gone.",
 )
 FILTER_ERRORS: Final = Family(
     "fastgw_filter_errors_total", "counter", ("filter",), "Steps of a filter that raised. Answered 500, never a pass."
@@ -122,13 +128,13 @@ FILTER_AWAY: Final = Family(
     "fastgw_filter_away_total",
     "counter",
     ("filter",),
-    "Requests that a limit has decided on without the Redis of `state`: it did not answer.",
+    "Requests that a limit decided without the Redis of `state`, as it was unreachable.",
 )
 FILTER_REFUSALS: Final = Family(
     "fastgw_filter_refusals_total",
     "counter",
     ("filter",),
-    "Requests that a limit has refused as it was reached: of rate_limit, quota and concurrency.",
+    "Requests refused by a limit: rate_limit, quota or concurrency.",
 )
 FILTER_COPIES: Final = Family(
     "fastgw_filter_copies_total",
@@ -146,7 +152,7 @@ CONSUMER_REQUESTS: Final = Family(
     "fastgw_consumer_requests_total",
     "counter",
     ("consumer",),
-    'Finished requests of clients known by name; consumer="_other" for the folded and for who is not configured.',
+    'Finished requests of authenticated clients; consumer="_other" for folded and unconfigured consumers.',
 )
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 TARGETS_FOLDED: Final = Family(

@@ -162,6 +162,6 @@ class Connection(H11Protocol):
 
 
 def _bad_request() -> bytes:
-    response = refused(400, "That is no HTTP request.", Connection="close")
+    response = refused(400, "This is not an HTTP request.", Connection="close")
     lines = [b"HTTP/1.1 400 Bad Request", *(b"%b: %b" % field for field in response.raw_headers), b"", b""]
     return b"\r\n".join(lines) + bytes(response.body)

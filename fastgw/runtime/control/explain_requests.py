@@ -53,7 +53,7 @@ def _compiled(config: Config, accepted: ConfigSnapshot) -> Gateway:
     try:
         return compile(config, accepted.workers, accepted.captured, accepted.index)
     except CompileError as error:
-        raise ValueError(f"the tables cannot be made again: {error}") from error
+        raise ValueError(f"the routing tables cannot be compiled: {error}") from error
 
 
 def _explained(tables: Gateway, config: Config, generation: int, request: RequestToExplain) -> Explained:

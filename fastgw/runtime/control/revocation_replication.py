@@ -77,7 +77,7 @@ class RevocationReplicator:
                         if complaint:
                             say(
                                 OperatorEvent.STATE_BACK,
-                                "revocations: the Redis at %s answers again; the lists are merged",
+                                "revocations: the Redis at %s is reachable again; the lists are merged",
                                 place,
                             )
                         complaint = ""
@@ -85,10 +85,10 @@ class RevocationReplicator:
                 except (*ERRORS, WrongAnswer) as error:
                     if not complaint:
                         is_wrong = isinstance(error, WrongAnswer)
-                        complaint = "it answers something else" if is_wrong else in_words(error)
+                        complaint = "it sent an unexpected response" if is_wrong else in_words(error)
                         say(
                             OperatorEvent.STATE_UNREACHABLE,
-                            "revocations: the Redis at %s does not answer: %s; this node goes by its own list",
+                            "revocations: the Redis at %s is unreachable: %s; this node uses its own list",
                             place,
                             complaint,
                         )

@@ -98,7 +98,7 @@ class Child:
 
 def cut_off(child: Child, why: str) -> None:
     """Kill it at once, as it is: it must not go on for a moment more. The kernel closes its connections."""
-    notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: it is killed")
+    notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: killing it")
     child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it waits for a disk by then
     os.kill(child.pid, signal.SIGKILL)
 

@@ -39,109 +39,117 @@ STATUS_5XX: Final = "status_5xx"
 CONTENT_TYPE: Final = PROMETHEUS.content_type
 
 CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
-ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), "Client connections that were let in.")
+ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), "Accepted client connections.")
 KEPT_BODIES: Final = Family(
-    "fastgw_kept_body_bytes", "gauge", (), "Of request bodies kept to be sent again, what is beyond 64 KiB of each."
+    "fastgw_kept_body_bytes",
+    "gauge",
+    (),
+    "Memory of request bodies that are buffered for retries, beyond 64 KiB of each.",
 )
-POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstream",), "Connections that are lent.")
-POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Connections that wait for requests.")
+POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstream",), "Upstream connections in use.")
+POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Idle upstream connections.")
 POOL_WAITING: Final = Family(
     "fastgw_pool_waiting_requests", "gauge", ("upstream",), "Requests that wait for a connection."
 )
 TOKEN_HITS: Final = Family(
-    "fastgw_token_cache_hits_total", "counter", (), "Credentials that a worker remembered, so nobody had to judge them."
+    "fastgw_token_cache_hits_total",
+    "counter",
+    (),
+    "Credential cache hits: credentials that a worker did not have to verify again.",
 )
-TOKEN_MISSES: Final = Family("fastgw_token_cache_misses_total", "counter", (), "Credentials that had to be judged.")
+TOKEN_MISSES: Final = Family(
+    "fastgw_token_cache_misses_total", "counter", (), "Credential cache misses: credentials that had to be verified."
+)
 LIMITS_SHARED: Final = Family(
-    "fastgw_limits_shared_decisions_total", "counter", (), "Decisions of limits for keys that share what may be spent."
+    "fastgw_limits_shared_decisions_total", "counter", (), "Decisions of limits for keys that share one counter."
 )
 LIMITS_FULL: Final = Family(
-    "fastgw_limits_full_refusals_total", "counter", (), "Refusals because there was no room for a key in the limits."
+    "fastgw_limits_full_refusals_total", "counter", (), "Requests refused because the table of limits was full."
 )
-WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept.")
+WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept connections.")
 DEATHS: Final = Family("fastgw_child_deaths_total", "counter", (), "Processes that died and were replaced.")
-BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "1, with the version that runs.")
+BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "Always 1, with the version as label.")
 START_TIME: Final = Family("fastgw_start_time_seconds", "gauge", (), "When the gateway started, epoch seconds.")
 RELOADS: Final = Family("fastgw_reloads_total", "counter", ("result",), "Reloads: ok, or failed and without effect.")
 LAST_RELOAD: Final = Family(
     "fastgw_config_last_reload_success",
     "gauge",
     (),
-    "Whether the configuration that was read last is served, with what the files that it names say.",
+    "Whether the last configuration and the files that it names were loaded: 1 or 0.",
 )
 STALE: Final = Family(
     "fastgw_config_stale",
     "gauge",
     (),
-    "Whether files say something else than what is served: the configuration's own, or those that it names.",
+    "Whether the files on disk differ from the active configuration: 1 or 0.",
 )
 LAST_RELOAD_TIME: Final = Family(
     "fastgw_config_last_reload_timestamp_seconds",
     "gauge",
     (),
-    "Since when this configuration is served, epoch seconds.",
+    "When this configuration became active, epoch seconds.",
 )
 GENERATION: Final = Family(
-    "fastgw_config_generation", "gauge", ("worker",), "Generation of the configuration that the worker serves."
+    "fastgw_config_generation", "gauge", ("worker",), "Generation of the worker's active configuration."
 )
-WORKER_CONNECTIONS: Final = Family("fastgw_worker_connections", "gauge", ("worker",), "Its client connections.")
+WORKER_CONNECTIONS: Final = Family(
+    "fastgw_worker_connections", "gauge", ("worker",), "Client connections of the worker."
+)
 WORKER_LAG: Final = Family(
-    "fastgw_worker_loop_lag_seconds", "gauge", ("worker",), "The latest that its loop was in the last 5 to 10 seconds."
+    "fastgw_worker_loop_lag_seconds", "gauge", ("worker",), "The longest event loop delay in the last 5 to 10 seconds."
 )
 WORKER_START: Final = Family(
     "fastgw_worker_start_time_seconds", "gauge", ("worker",), "When the process started, epoch seconds."
 )
-WORKER_CPU: Final = Family(
-    "fastgw_worker_cpu_seconds_total", "counter", ("worker",), "Processor time, in the kernel too."
-)
+WORKER_CPU: Final = Family("fastgw_worker_cpu_seconds_total", "counter", ("worker",), "CPU time, user and system.")
 WORKER_MEMORY: Final = Family(
-    "fastgw_worker_resident_memory_bytes", "gauge", ("worker",), "Resident memory, with what it shares."
+    "fastgw_worker_resident_memory_bytes", "gauge", ("worker",), "Resident memory, including shared memory."
 )
-WORKER_FDS: Final = Family("fastgw_worker_open_fds", "gauge", ("worker",), "Open descriptors.")
+WORKER_FDS: Final = Family("fastgw_worker_open_fds", "gauge", ("worker",), "Open file descriptors.")
 
 HANDSHAKES: Final = Family(
-    "fastgw_tls_handshakes_total", "counter", (), "TLS handshakes of clients that were done, resumptions too."
+    "fastgw_tls_handshakes_total", "counter", (), "Completed TLS handshakes of clients, including resumptions."
 )
-RESUMPTIONS: Final = Family(
-    "fastgw_tls_resumptions_total", "counter", (), "TLS handshakes that resumed a session, and cost little."
-)
+RESUMPTIONS: Final = Family("fastgw_tls_resumptions_total", "counter", (), "TLS handshakes that resumed a session.")
 HANDSHAKE_FAILURES: Final = Family(
-    "fastgw_tls_handshake_failures_total", "counter", ("fault",), "TLS handshakes of clients that came to nothing."
+    "fastgw_tls_handshake_failures_total", "counter", ("fault",), "Failed TLS handshakes of clients."
 )
 CERTIFICATE_EXPIRY: Final = Family(
     "fastgw_certificate_expiry_timestamp_seconds",
     "gauge",
     ("certificate", "listener"),
-    "When a certificate that clients are shown expires, epoch seconds.",
+    "When a server certificate expires, epoch seconds.",
 )
 CLIENT_AUTH_EXPIRY: Final = Family(
     "fastgw_client_auth_expiry_timestamp_seconds",
     "gauge",
     ("file", "kind", "listener"),
-    "When what verifies certificates of clients, an authority (ca) or a list of what is revoked (crl), is out of date, "
-    "epoch seconds.",
+    "When a CA certificate (ca) or revocation list (crl) that verifies client certificates expires, epoch seconds.",
 )
 FEED_UP: Final = Family(
     "fastgw_feed_up",
     "gauge",
     ("feed", "used_by"),
-    "Whether the last attempt to fetch what filters need, such as keys and tokens, went well.",
+    "Whether the last fetch of data for filters, such as keys and tokens, succeeded: 1 or 0.",
 )
 FEED_SUCCESS: Final = Family(
     "fastgw_feed_last_success_timestamp_seconds",
     "gauge",
     ("feed", "used_by"),
-    "When it was last fetched, epoch seconds.",
+    "When the data was last fetched, epoch seconds.",
 )
 
 TARGETS: Final = Family(
     "fastgw_upstream_targets",
     "gauge",
     ("health", "upstream"),
-    "Targets of upstreams with health checks: healthy, unhealthy, ejected; unknown when nobody has looked lately.",
+    "Targets of upstreams with health checks: healthy, unhealthy, ejected; unknown without a recent check.",
 )
 BREAKER: Final = Family(
-    "fastgw_upstream_breaker_state", "gauge", ("upstream",), "Its circuit breaker: 0 closed, 1 half-open, 2 open."
+    "fastgw_upstream_breaker_state",
+    "gauge",
+    ("upstream",),
+    "Circuit breaker of the upstream: 0 closed, 1 half-open, 2 open.",
 )
 BREAKER_STATES: Final = {BreakerPhase.CLOSED: 0, BreakerPhase.HALF_OPEN: 1, BreakerPhase.OPEN: 2}
 
@@ -149,17 +157,17 @@ CONCURRENCY_LIMIT: Final = Family(
     "fastgw_concurrency_limit",
     "gauge",
     ("filter",),
-    "How many requests may be under way at a time where they are counted together: as configured, or found out. "
+    "Concurrency limit of requests that are counted together, as configured or adaptive. "
     "Of several filters of one name it is the sum.",
 )
 CONCURRENCY_IN_FLIGHT: Final = Family(
-    "fastgw_concurrency_in_flight_requests", "gauge", ("filter",), "How many of these are under way."
+    "fastgw_concurrency_in_flight_requests", "gauge", ("filter",), "Requests in flight that are counted together."
 )
 STATE_UP: Final = Family(
     "fastgw_state_up",
     "gauge",
     (),
-    "Whether the Redis of `state` answers all workers that count in it: 1 or 0. Left out where none does.",
+    "Whether the Redis of `state` is reachable from all workers that use it: 1 or 0. Absent without `state`.",
 )
 
 OF_HEALTH: Final = (TARGETS, BREAKER)

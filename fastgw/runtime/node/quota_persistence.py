@@ -73,11 +73,11 @@ def restore(quotas: QuotaTable, file: QuotaFile, rows: Iterable[StoredCount]) ->
         for row in rows:
             quotas.restore(row)
     except Full as error:
-        raise CannotKeep(f"{file.path}: there are more keys in it than places in memory") from error
+        raise CannotKeep(f"{file.path}: it has more keys than the shared memory has slots") from error
     if file.strange:
         notice(
             OperatorEvent.QUOTAS_NOT_KEPT,
-            f"quotas: {file.path} holds {file.strange} rows that no gateway has written: they count for nothing",
+            f"quotas: {file.path} holds {file.strange} invalid rows: they are ignored",
         )
 
 
@@ -90,7 +90,9 @@ def restore_all(quotas: QuotaTable, settings: Config) -> None:
     try:
         restore(quotas, file, file.read(time.time()))
     except CannotKeep as error:
-        notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; they begin with nothing, and are counted in memory")
+        notice(
+            OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counters start at zero and are kept in memory only"
+        )
     finally:
         file.close()
 
@@ -107,7 +109,7 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
             file.write([row for _, _, row in part], time.time())
             said(quotas, part)
     except CannotKeep as error:
-        notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; what was counted since it was written last is lost")
+        notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counts since the last write are lost")
     finally:
         file.close()
         claim.close()
@@ -209,7 +211,8 @@ class QuotaKeeper:
         except CannotKeep as error:
             if not self._problem:
                 notice(
-                    OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; they are counted in memory, and it is tried again"
+                    OperatorEvent.QUOTAS_NOT_KEPT,
+                    f"quotas: {error}; the counters are kept in memory, and writing is retried",
                 )
             self._problem, self._failures = str(error), self._failures + 1
             return

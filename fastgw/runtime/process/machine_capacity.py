@@ -126,5 +126,6 @@ def file_limit_warning(connections: int, workers: int, files: int) -> str | None
     needed = 2 * -(-connections // workers) + OWN_FILES
     return (
         f"limits.connections is {connections}, but {files} open files per process hold about {held} connections with "
-        f"{workers} worker{'s' * (workers > 1)}; further ones wait. To hold them all: ulimit -n {needed}"
+        f"{workers} worker{'s' * (workers > 1)}; more connections wait in the accept queue. To serve them all: "
+        f"ulimit -n {needed}"
     )

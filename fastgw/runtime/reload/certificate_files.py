@@ -110,7 +110,7 @@ def renamed(config: Config, before: Files, now: Files) -> Why:
                 gone = [name for name in lost if not {name, "*." + name.partition(".")[2]} & still]
                 if gone:
                     listed = ", ".join(gone[:SHOWN]) + (f" and {len(gone) - SHOWN} more" if gone[SHOWN:] else "")
-                    found[file] = f"{file}: the certificate before it was for {listed}; this one is not"
+                    found[file] = f"{file}: the new certificate lacks names of the previous one: {listed}"
     return found
 
 

@@ -39,7 +39,7 @@ def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]
     known = frozenset(known)
     new = with_counts(note for note in notes if key_of(note) not in known)
     if len(new) > TOLD:
-        new[TOLD:] = [Problem(new[0].file, 0, 0, "", f"and {len(new) - TOLD} more; `fastgw check` tells them")]
+        new[TOLD:] = [Problem(new[0].file, 0, 0, "", f"and {len(new) - TOLD} more; `fastgw check` lists them")]
     return new
 
 

@@ -119,7 +119,7 @@ class Reloading:
     def rejected(self, message: Rejected) -> None:
         """Control has found it wrong by itself."""
         stays = self._commons.sealed.generation
-        why = message.why if message.passing else "what is wrong stands above"
+        why = message.why if message.passing else "see the errors above"
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, message.source, message.why, message.subject)
 
@@ -128,9 +128,9 @@ class Reloading:
         if not self._is_serving():
             raise Untimely("the gateway stops", passing=False)
         if self._turnover is not None:
-            raise Untimely("another change is under way")
+            raise Untimely("another change is in progress")
         if sealed.generation != generation + 1:
-            raise Untimely(f"it follows on generation {sealed.generation - 1}, but {generation} is in force")
+            raise Untimely(f"it is based on generation {sealed.generation - 1}, but generation {generation} is active")
 
     def _open_own(self, settings: Config, opened: dict[str, ListeningEndpoint]) -> None:
         """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
@@ -188,7 +188,7 @@ class Reloading:
         commons, turnover = self._commons, self._turnover
         for child in self._workers():
             if child.silent:  # before anybody is told: it must not answer by the old configuration when it wakes
-                cut_off(child, "hangs, and would go on with the configuration that ends now")
+                cut_off(child, "hangs, and would keep serving the old configuration")
         commons.words.carry(commons.shared, commons.sealed.accepted.places, turnover.sealed.accepted.places)
         commons.words.commit(commons.shared, turnover.sealed.generation)
         commons.kept.append(commons.sealed)
@@ -263,7 +263,7 @@ def _check_readable(sealed: Sealed) -> None:
     try:
         assert sealed.settings
     except Exception as error:  # the edge of somebody's code, and the last process that may fall over it
-        raise UnreadableSnapshot(f"the supervisor cannot import what it names: {described(error)}") from error
+        raise UnreadableSnapshot(f"the supervisor cannot import its extensions: {described(error)}") from error
 
 
 def told(outcome: ReloadResult) -> str:

@@ -59,9 +59,9 @@ class DocumentChecks:
                     check = BoundedCheck(lambda: msgpack.encode(_run_check(work, file)), bounds)
                 return msgpack.decode(await check.result(), type=CheckedDocument)
         except OSError as error:
-            return CheckedDocument(passing=f"no process can be started to check it: {error.strerror}")
+            return CheckedDocument(passing=f"cannot start a process to check it: {error.strerror}")
         except Died as error:
-            return CheckedDocument(passing=f"the process that checked it has ended before it was done: {error}")
+            return CheckedDocument(passing=f"the process that checked it ended early: {error}")
         except OutOfTime:
             most, in_all = write_duration(bounds.seconds), write_duration(bounds.clock_s)
             why = f"A document may take {most} of processor time to check, and {in_all} in all: admin.document_time."

@@ -73,7 +73,7 @@ BYTES_PER_VALUE: Final = 8
 """Bytes of `admin.document_bytes` for each value that a document may have: real ones have twelve and more."""
 POSTED: Final = "POST /config"
 """Name of a document that came over the API, in problems."""
-NO_FILE: Final = "this gateway was started without a configuration file: there is nothing to read again"
+NO_FILE: Final = "this gateway was started without a configuration file: there is nothing to reload"
 NO_DOCUMENT: Final = (
     "what came from the command line cannot be changed in part: send a whole configuration (POST /config)"
 )
@@ -316,7 +316,7 @@ class Proposals:
 
     async def _tell_mended(self, files: Sequence[str]) -> None:
         """Report files whose present contents are what has been in force all the time."""
-        notice(OperatorEvent.FILE_BACK, f"{listed(files)}: what is there is in force again")
+        notice(OperatorEvent.FILE_BACK, f"{listed(files)}: valid again, the current contents are active")
         if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
             # The last attempt is no failure any more.
             await self._offer(self._read_now(self.current.captured), "file", subject="contents")
@@ -390,7 +390,7 @@ class Proposals:
         lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # told where it was taken so
         why = {file: each for file, each in why.items() if file not in lacking}
         for each in dict.fromkeys(each for each in why.values() if each not in before.values()):
-            notice(OperatorEvent.FILE_KEPT, f"{each}: what was there before stays in force")
+            notice(OperatorEvent.FILE_KEPT, f"{each}: the previous contents stay active")
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
@@ -435,7 +435,7 @@ class Proposals:
         return self._commons.words.is_serving(self._commons.shared)
 
     def _not_now(self) -> Outcome:
-        return self._refused("busy", "not now: the gateway does not serve")
+        return self._refused("busy", "not possible now: the gateway is not serving")
 
     async def _offer(
         self,
@@ -500,7 +500,7 @@ class Proposals:
             about = "file" if subject == "contents" and self._staleness.is_same else subject
             self._channel.send(Propose(generation=accepted.generation, source=source, subject=about), [descriptor])
         except ChannelFull:
-            return self._postponed("too many messages are under way", source, subject)
+            return self._postponed("too many messages are in flight", source, subject)
         finally:
             os.close(descriptor)
         answer = await self._answer
@@ -666,7 +666,7 @@ class Proposals:
         tried again.
         """
         if dry_run:
-            return self._refused("failed", f"it cannot be found out just now: {why}")
+            return self._refused("failed", f"it cannot be determined: {why}")
         why += self._told_again(subject) if again else ""
         stays = self.current.generation
         self._remember(False, stays, source, why, subject)
@@ -709,7 +709,7 @@ class Proposals:
 
 
 def _kept_told(loaded: Loaded) -> str:
-    return "".join(f"; {why}: what was there before stays in force" for why in _reasons(loaded))
+    return "".join(f"; {why}: the previous contents stay active" for why in _reasons(loaded))
 
 
 def _reasons(loaded: Loaded) -> Iterable[str]:

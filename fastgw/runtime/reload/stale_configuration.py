@@ -21,8 +21,8 @@ from fastgw.runtime.reload.file_watch import Trait, trait_of
 
 NOT_RELOADED: Final = "the files were changed and have not been reloaded"
 ELSEWHERE: Final[Mapping[str, str]] = {
-    "api": "what runs came over the admin API (POST /config)",
-    "rollback": "what runs was gone back to (rollback)",
+    "api": "the active configuration came from the admin API (POST /config)",
+    "rollback": "the active configuration is a rollback",
 }
 """Reasons why the files say something else although nobody has changed them, by the origin of what runs."""
 
@@ -136,7 +136,7 @@ class Staleness:
             if digest == self._refused[1]:
                 return "refused", why
             self._refused = None if is_same else self._refused
-            return None if is_same else ("edited", f"{NOT_RELOADED}; what they said before was refused: {why}")
+            return None if is_same else ("edited", f"{NOT_RELOADED}; their previous contents were rejected: {why}")
         if is_same:
             return None
         self._taken = self._taken or digest
@@ -145,7 +145,7 @@ class Staleness:
             return "edited", NOT_RELOADED
         why = ELSEWHERE[source]
         if self._wrong is not None and self._wrong[1] in (b"", digest):
-            why += f"; what the files say was refused: {self._wrong[0]}"
+            why += f"; the contents of the files were rejected: {self._wrong[0]}"
         return ("api" if source == "api" else "rollback"), why
 
 

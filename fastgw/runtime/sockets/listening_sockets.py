@@ -92,11 +92,11 @@ def why_not_listen(address: Address) -> str:
     if address.path:
         folder = os.path.dirname(address.path)
         if not os.path.isdir(folder):
-            return f"there is no folder {folder} for the socket"
-        return "" if os.access(folder, os.W_OK | os.X_OK) else f"no socket can be made in {folder} by this user"
+            return f"directory {folder} for the socket does not exist"
+        return "" if os.access(folder, os.W_OK | os.X_OK) else f"this user cannot create a socket in {folder}"
     if 0 < address.port < _unprivileged_ports() and not _may_bind_low_ports():
         return (
-            f"port {address.port} needs a right that this user has not: CAP_NET_BIND_SERVICE (in a unit of systemd: "
+            f"port {address.port} needs a capability that this user lacks: CAP_NET_BIND_SERVICE (in a unit of systemd: "
             f"AmbientCapabilities), or net.ipv4.ip_unprivileged_port_start of at most {address.port}"
         )
     try:

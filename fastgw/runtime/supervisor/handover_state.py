@@ -213,7 +213,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
             size = os.fstat(descriptor).st_size
             estate = msgspec.msgpack.decode(os.pread(descriptor, size, 0), type=cls)
         except (ValueError, OverflowError, OSError, msgspec.DecodeError) as error:
-            raise IncompatibleHandover(f"what another version has left cannot be read: {error}") from error
+            raise IncompatibleHandover(f"the state handed over by the other version cannot be read: {error}") from error
         os.close(descriptor)
         if estate.protocol != PROTOCOL:
             raise IncompatibleHandover(

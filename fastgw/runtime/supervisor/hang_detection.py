@@ -63,7 +63,7 @@ class HangDetector:
         elif serving and not child.generation and child.pulse.silence < SET_UP_S:
             pass  # it begins to beat when it is set up
         elif child.pulse.silence >= (child.hung_s if serving else SILENT_S):
-            _condemn(child, now, f"has not beaten for {int(child.pulse.silence)} s")
+            _condemn(child, now, f"has sent no heartbeat for {int(child.pulse.silence)} s")
         elif serving and child.silent is not (child.pulse.silence >= SILENT_S):
             child.silent = not child.silent
             self._hushed(child)
@@ -73,7 +73,7 @@ def _condemn(child: Child, now: float, why: str) -> None:
     """Schedule the kill of a child. Until then it may log its stack; if it was stopped, only once it goes on. Until
     then it may say where it hangs; if it was stopped, only once it goes on.
     """
-    notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: it is killed; where it hangs:")
+    notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: killing it; its stack:")
     child.kill_at = now + STACK_S
     os.kill(child.pid, signal.SIGUSR2)
     os.kill(child.pid, signal.SIGCONT)

@@ -27,7 +27,7 @@ REPEATED: Final = 0.5
 class LifecyclePhase(Enum):
     STARTING = "not every child has been ready yet; one that dies ends the start"
     SERVING = "a child that dies is replaced"
-    DRAINING = "workers finish what is under way"
+    DRAINING = "workers finish requests in flight"
     STOPPING = "everybody was told to stop now"
 
 
@@ -62,7 +62,7 @@ class Lifecycle:
         elif now >= self._kill_at:
             self._kill_at = inf
             for child in self._children:
-                notice(OperatorEvent.PROCESS_KILLED, f"{child} did not stop in time and is killed")
+                notice(OperatorEvent.PROCESS_KILLED, f"{child} did not stop in time: killing it")
                 os.kill(child.pid, signal.SIGKILL)
 
     def serve(self) -> None:

@@ -187,7 +187,7 @@ class Supervisor:
         self._is_replacing = True
         notice(
             OperatorEvent.UPGRADED,
-            f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one",
+            f"upgraded: fastgw {VERSION} takes over from the previous version and replaces its workers one by one",
         )
         self._notifier.ready("upgraded")
         if self._reload_due:
@@ -319,7 +319,10 @@ class Supervisor:
         if not child.leaving:
             self._life.has_drained(message)
         elif message.cut:
-            notice(OperatorEvent.REQUESTS_CUT, f"{child} had to cut {message.cut} requests or tunnels as it left")
+            notice(
+                OperatorEvent.REQUESTS_CUT,
+                f"{child} stopped with {message.cut} requests or tunnels in flight, which were closed",
+            )
         child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no beats while its logs are written
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
@@ -495,35 +498,41 @@ class Supervisor:
             if child.silent:
                 notice(
                     OperatorEvent.PROCESS_SILENT,
-                    f"{child} has not beaten for {SILENT_S:.0f} s: workers answer and ask for it",
+                    f"{child} has sent no heartbeat for {SILENT_S:.0f} s: workers keep serving",
                 )
             else:
-                notice(OperatorEvent.PROCESS_BACK, f"{child} beats again")
+                notice(OperatorEvent.PROCESS_BACK, f"{child} sends heartbeats again")
             return
         commons = self._commons
         commons.words.hush(commons.shared, child.column, child.silent)
         if child.silent:
             self._reloading.gone(child)
             if child.ready and child.generation != commons.sealed.generation:
-                cut_off(child, "hangs with a configuration that has ended")
+                cut_off(child, "hangs with an old configuration")
         elif child.able:
             self._reloading.is_ready(child)
         self._settle()
         slot = self._children.slot_of(child)
         adopter = None if slot is None or slot.index is None else self._adoption.who(slot.index)
         if not child.silent:
-            notice(OperatorEvent.PROCESS_BACK, f"{child} beats again" + (": it is ready" if child.able else ""))
+            notice(
+                OperatorEvent.PROCESS_BACK, f"{child} sends heartbeats again" + (": it is ready" if child.able else "")
+            )
         elif slot is None:
-            notice(OperatorEvent.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s as it leaves")
+            notice(OperatorEvent.PROCESS_SILENT, f"{child} has sent no heartbeat for {SILENT_S:.0f} s while stopping")
         elif adopter is not None and adopter is not child:
             notice(
                 OperatorEvent.PROCESS_SILENT,
-                f"{child} has not beaten for {SILENT_S:.0f} s: not ready; {adopter.name} accepts for it",
+                f"{child} has sent no heartbeat for {SILENT_S:.0f} s: not ready; "
+                f"{adopter.name} accepts its connections",
             )
         else:
             notice(
                 OperatorEvent.PROCESS_SILENT,
-                f"{child} has not beaten for {SILENT_S:.0f} s: not ready; nobody is left to accept for it",
+                (
+                    f"{child} has sent no heartbeat for {SILENT_S:.0f} s: not ready; no other worker is left to "
+                    f"accept its connections"
+                ),
             )
 
     # --- reload ---
@@ -532,13 +541,13 @@ class Supervisor:
         if not self._commons.sealed.accepted.file:
             notice(
                 OperatorEvent.RELOAD_REFUSED,
-                "SIGHUP: nothing to read again: the configuration came from the command line",
+                "SIGHUP: nothing to reload: the configuration came from the command line",
             )
         elif not self._life.goes_on:  # control would drop it as soon as readiness is off
             drains = self._life.phase is LifecyclePhase.SERVING
             notice(
                 OperatorEvent.RELOAD_REFUSED,
-                f"SIGHUP: not now: the gateway {'is about to drain' if drains else 'does not serve'}",
+                f"SIGHUP: not possible now: the gateway {'is about to drain' if drains else 'is not serving'}",
             )
         else:
             self._notifier.reloading()
@@ -604,9 +613,9 @@ class Supervisor:
 
     def _begin_upgrade(self) -> None:
         if not self._life.goes_on or len(self._children.companions) > 1:
-            notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not now: the gateway does not serve, or not alone")
+            notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not possible now: the gateway is not serving, or not alone")
         elif self._upgrade.under_way:
-            notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not now: an upgrade is under way")
+            notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not possible now: an upgrade is in progress")
         else:
             self._upgrade.begin(self._estate())
 

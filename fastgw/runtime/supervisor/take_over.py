@@ -98,5 +98,5 @@ def attached(estate: HandoverState, gateway: Gateway, workers: int) -> SharedMem
     try:
         return SharedMemory.attach(estate.shared, gateway.layout)
     except OtherLayout:
-        notice(OperatorEvent.UPGRADING, "upgrade: this version keeps its counts in another form; they begin anew")
+        notice(OperatorEvent.UPGRADING, "upgrade: this version stores counters in another form; they start at zero")
         return SharedMemory.create(gateway.layout, workers)

@@ -116,7 +116,7 @@ class Acceptor:
                 if held >= CROWD and self._look is None:
                     self._look = self._loop.call_later(LOOK_EVERY, self._look_at_crowd)
             if held >= self._most:
-                return self._pause_all("the files that are left are needed for upstreams")
+                return self._pause_all("the remaining file descriptors are reserved for upstream connections")
             try:
                 client, name = listening.accept()
             except BlockingIOError:
@@ -135,7 +135,7 @@ class Acceptor:
                 timeout = self._server.timeouts.request_headers
                 self._greetings.add(Greeting(self, self._loop, timeout, client, listener, peer))
             else:
-                self.refuse(client, listener, peer, "it is no trusted proxy")
+                self.refuse(client, listener, peer, "the peer is not a trusted proxy")
         return None
 
     def _held(self) -> int:
@@ -209,7 +209,7 @@ class Greeting:
         self._peer = peer
         self._header = b""
         client.setblocking(False)  # else its transport does
-        self._late = loop.call_later(timeout, self.refuse, "the PROXY header did not come in time")
+        self._late = loop.call_later(timeout, self.refuse, "timed out waiting for the PROXY header")
         loop.add_reader(client, self.read)
 
     def refuse(self, why: str) -> None:
@@ -236,7 +236,7 @@ class Greeting:
         """
         seen = self._client.recv(PEEK, socket.MSG_PEEK)
         if not seen:
-            raise Malformed("the connection ended before the PROXY header did")
+            raise Malformed("the connection was closed before the PROXY header was complete")
         parsed = parse(self._header + seen)
         taken = len(seen) if parsed is None else parsed.consumed - len(self._header)
         self._header += self._client.recv(taken)

@@ -71,7 +71,7 @@ PUBLISH_EVERY: Final = 1.0
 """Seconds between two tellings of how busy the targets are."""
 SUCCESSION_S: Final = 1.0
 """How long control may be away until nobody waits for the next one."""
-SHORT: Final = "sockets could not be handed over: no more files may be open (ulimit -n)"
+SHORT: Final = "sockets could not be handed over: too many open files (ulimit -n)"
 FLUSH_S: Final = 2.0
 """How long the logs may go on writing after a drain."""
 FLUSH_NOW_S: Final = 0.3

@@ -111,7 +111,7 @@ class Fetcher:
             async with asyncio.timeout(timeout):
                 answer = await asked.answer(await self._origin(endpoint.origin, tls))
         except TimeoutError:
-            answer = asked.late, f"not done within {timeout:g} s"
+            answer = asked.late, f"timed out after {timeout:g} s"
         except OSError as error:  # of a certificate or a key
             answer = Fault.TLS_FAILED, str(error)
         if isinstance(answer, Fetched):
@@ -300,7 +300,7 @@ class _ClientRequest:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.cancel()
-        self._finish((Fault.UPSTREAM_MALFORMED, f"the answer has more than {self._most} bytes"))
+        self._finish((Fault.UPSTREAM_MALFORMED, f"the response is longer than {self._most} bytes"))
 
 
 def _contents(path: str) -> bytes:
@@ -330,7 +330,7 @@ def _request(endpoint: Endpoint, method: bytes, fields: Iterable[tuple[bytes, by
     lines = Fields(fields)
     for name, _ in lines:
         if name.lower() in _OURS:
-            raise ValueError(f"{name!r} is written by the gateway")
+            raise ValueError(f"{name!r} is set by the gateway")
     if b"user-agent" not in lines:
         lines.add(b"User-Agent", b"fastgw")
     if body or method in _WITH_BODY:

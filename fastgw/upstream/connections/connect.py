@@ -115,13 +115,13 @@ def _fault(step: ConnectStep, error: OSError) -> Fault:
 
 def _reason(error: OSError, timeout: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
-        return f"not done within {timeout:g} s"
+        return f"timed out after {timeout:g} s"
     return str(error) or type(error).__name__
 
 
 def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
-        return f"{step.text} not done within {timeout:g} s"
+        return f"{step.text} timed out after {timeout:g} s"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {error.verify_message}"[:DETAIL_MAX]
     if isinstance(error, ssl.SSLError):

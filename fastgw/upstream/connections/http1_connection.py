@@ -438,9 +438,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _wait_for_more(self, received: bytes) -> None:
         """The head is not complete, or it is too long."""
         if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
-            self._fail(Fault.UPSTREAM_MALFORMED, "What was sent is no HTTP/1 response.")
+            self._fail(Fault.UPSTREAM_MALFORMED, "The response is not HTTP/1.")
         elif len(received) > MAX_HEAD:
-            self._fail(Fault.UPSTREAM_MALFORMED, f"The head is longer than {MAX_HEAD} bytes.")
+            self._fail(Fault.UPSTREAM_MALFORMED, f"The response head is longer than {MAX_HEAD} bytes.")
         else:
             self._begun, self._searched = received, len(received)
 

@@ -117,7 +117,7 @@ class CredentialRenewal:
         exchange = self._forwarding.exchange
         name = exchange.chain.name_of(self._step)
         exchange.client.count_filter(name, FilterEvent.LATE)
-        exchange.why = f"filter {name} has not renewed in time"
+        exchange.why = f"filter {name} timed out while renewing credentials"
         self._decided(False)
 
     def _decided(self, renewed: bool) -> None:

@@ -83,7 +83,7 @@ class Check:
         if not any(status in statuses for statuses in self._active.expected_statuses):
             return f"status {status}"
         if self._sought is not None and self._sought not in body:
-            return "the body is not the expected one"
+            return "unexpected body"
         return ""
 
 

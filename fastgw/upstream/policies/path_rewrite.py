@@ -63,7 +63,7 @@ class _Cut:
         end = _end_of(raw_path, prefix.count(b"/"))
         rest = raw_path[end:]
         if normalize(raw_path[:end]) != prefix or (rest and normalize(rest)) != (self.normal(asked) if rest else b""):
-            raise Malformed("The path does not begin with the prefix that is cut off here.")
+            raise Malformed("The path does not start with the prefix to strip.")
         return rest or self._root
 
 
@@ -104,7 +104,7 @@ class _Judge:
         if exchange.path == b"*":
             return None if self._whole else Reply(204, fields=(ALLOW,))
         if not self._slash_allowed and b"%2F" in exchange.path:
-            return problem(Fault.BAD_REQUEST, "The path may not contain an encoded slash here.")
+            return problem(Fault.BAD_REQUEST, "An encoded slash is not allowed in this path.")
         if self._raw is not None and not exchange.head.path_as_sent:
             try:
                 self._raw(exchange)
@@ -122,7 +122,7 @@ def _raw(asked: BalancingRequest) -> bytes:
     for segment in raw_path.lower().split(b"/")[1:]:
         if segment in _DOTS:
             if not kept or _HOLLOW.fullmatch(kept.pop()):
-                raise Malformed("The path takes back a segment that is empty.")
+                raise Malformed("The path has a dot segment after an empty segment.")
         elif segment not in _DOT:
             kept.append(segment)
     return raw_path

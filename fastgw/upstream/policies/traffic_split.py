@@ -48,9 +48,9 @@ class Splitter:
         """Describe which upstream takes the request, and why, for people."""
         for index, (meets, place) in enumerate(self._canaries):
             if meets(asked):
-                return f"{self._upstreams[place]}, for it meets split.canaries[{index}]"
+                return f"{self._upstreams[place]}, because it matches split.canaries[{index}]"
         if self._drawn:
-            return f"{self._upstreams[self(asked)]}, drawn for this request"
+            return f"{self._upstreams[self(asked)]}, chosen at random for this request"
         place = self(asked)
         by = self._by if self._read is not None and self._read(asked) else "ip"
         return f"{self._upstreams[place]}, by {by}; its share is {self._shares[place]} of {sum(self._shares)}"

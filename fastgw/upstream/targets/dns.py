@@ -49,7 +49,7 @@ async def look_up(host: str, port: int) -> list[TargetAddress]:
             async with asyncio.timeout(LIMIT):
                 return await asyncio.wrap_future(answer)
         except TimeoutError as error:
-            raise TimeoutError(f"no answer in {LIMIT:g} s") from error
+            raise TimeoutError(f"timed out after {LIMIT:g} s") from error
         finally:
             del answer  # an error that it holds leads here: only the collector would find the circle
 
@@ -109,7 +109,7 @@ class Name:
         self.on_change: Callable[[], None] | None = None
         """Called after addresses have gone."""
         self._found: tuple[TargetAddress, ...] = ()
-        self._reason = "not looked up yet"
+        self._reason = "not resolved yet"
         self._current = False  # whether the outcome of the last lookup still stands
         self._used = False  # since the last lookup
         self._avoided: Set[TargetAddress] = _NONE

@@ -155,7 +155,7 @@ def test_an_upstream_of_the_egress_role_is_named_too(here, written):
     assert here.ask(f"PUT /upstreams/{written}/targets", JSON, body=b"[]")[0] == 200
     assert here.node.told == [("egress/shop/targets", b"[]", ".json")]
     asked = f"POST /upstreams/{written}/targets/127.0.0.1:1/drain"
-    assert json.loads(here.ask(asked)[2])["detail"] == "There is no such target; /upstreams lists them."
+    assert json.loads(here.ask(asked)[2])["detail"] == "Unknown target; /upstreams lists all targets."
 
 
 def test_what_is_revoked_is_named_in_one_way(here):
@@ -243,12 +243,12 @@ def test_what_is_wrong_is_told_as_a_problem_and_nothing_is_done(here, request_li
 
 def test_a_parameter_that_nobody_reads_is_named_with_those_that_are_known(here):
     for query, told in (
-        ("dryrun=true", 'An unknown query parameter "dryrun"; known here: dry_run.'),
-        ("dry_run=false&dry_run=true", 'A repeated query parameter "dry_run"; known here: dry_run.'),
+        ("dryrun=true", 'Unknown query parameter "dryrun"; known here: dry_run.'),
+        ("dry_run=false&dry_run=true", 'Duplicate query parameter "dry_run"; known here: dry_run.'),
     ):
         assert json.loads(here.ask(f"POST /config?{query}", YAML, body=b"x")[2])["detail"] == told
     told = json.loads(here.ask("POST /rollback?generation=1")[2])["detail"]
-    assert told == 'An unknown query parameter "generation"; known here: none.'
+    assert told == 'Unknown query parameter "generation"; known here: none.'
 
 
 def test_a_method_that_is_not_there_is_told_which_are(here):
@@ -290,7 +290,7 @@ def test_a_body_of_unknown_length_is_cut_off_where_it_gets_too_long(here):
         connection.sendall(head.encode() + b"%x\r\n" % most + b"x" * most + b"\r\n1\r\ny\r\n")
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"A body may have 1048576 bytes: admin.document_bytes." in answer
+    assert b"The request body is limited to 1048576 bytes: admin.document_bytes." in answer
     assert here.node.told == []
 
 
@@ -330,8 +330,8 @@ def test_every_operation_has_a_path_and_a_method_of_its_own():
 
 def test_what_is_not_there_is_told_for_what_it_is(here):
     for request, detail in (
-        ("POST /upstreams/nowhere/targets/127.0.0.1:1/drain", "There is no such target; /upstreams lists them."),
-        ("GET /nowhere", "There is no such path; /openapi.json lists them."),
+        ("POST /upstreams/nowhere/targets/127.0.0.1:1/drain", "Unknown target; /upstreams lists all targets."),
+        ("GET /nowhere", "Unknown path; /openapi.json lists all paths."),
     ):
         status, _, body = here.ask(request)
         assert (status, json.loads(body)["detail"]) == (404, detail)

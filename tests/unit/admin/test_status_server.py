@@ -54,7 +54,7 @@ async def test_metrics_that_come_later_are_waited_for_and_probes_are_not(fails):
         summed_up.set_result((b"text/x", b"late\n"))
     await asyncio.sleep(0)
     status, _, body = parsed(*sent)
-    assert (status, body) == ((503, b"the metrics cannot be told now\n") if fails else (200, b"late\n"))
+    assert (status, body) == ((503, b"the metrics are unavailable\n") if fails else (200, b"late\n"))
 
 
 def test_readiness_is_asked_for_each_time():

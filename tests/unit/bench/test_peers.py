@@ -42,7 +42,7 @@ def test_what_launches_fastgw_with_a_filter_more_runs_it_with_that_filter(tmp_pa
     file = tmp_path / "fastgw.json"
     file.write_text(json.dumps(peer._configuration(9001, tmp_path / "access.log")))
     checked = subprocess.run([*peer.command, "check", file], capture_output=True, text=True, check=False)
-    assert (checked.returncode, checked.stdout) == (0, f"{file}: nothing is wrong\n"), checked.stderr
+    assert (checked.returncode, checked.stdout) == (0, f"{file}: configuration is valid\n"), checked.stderr
 
 
 def test_what_a_scenario_adds_is_merged_into_listener_and_upstream(tmp_path):

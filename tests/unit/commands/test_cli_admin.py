@@ -80,7 +80,10 @@ class TestReload:
 class TestDrain:
     def test_it_returns_when_told(self, here):
         ended = run("drain", place(here))
-        assert (ended.stdout, ended.exit_code) == ("draining: it stops when what is under way has ended\n", 0)
+        assert (ended.stdout, ended.exit_code) == (
+            "draining: the gateway stops when all requests in flight have finished\n",
+            0,
+        )
         assert here.node.told == ["drain"]
         assert json.loads(run("drain", place(here), "--format", "json").stdout) == {"state": "draining"}
 
@@ -122,7 +125,7 @@ class TestStatus:
         for more in ((), ("--format", "json")):
             ended = run("status", place(here), "--watch", *more)
             assert ended.exit_code == 2
-            assert "programs ask again" in ended.stderr
+            assert "needs a terminal" in ended.stderr
 
     def test_a_rate_is_told_from_two_looks_at_the_same_gateway(self, here):
         before = here.node.status()
@@ -166,10 +169,10 @@ class TestToken:
     def test_without_it_the_hint_says_how_to_give_it(self, command):
         with served(Secret(text="s3cret")) as here:
             ended = run(command, place(here), FASTGW_ADMIN_TOKEN=None)
-            told = f"fastgw: {here.authority}: A token is needed: Authorization: Bearer …"
+            told = f"fastgw: {here.authority}: A token is required: Authorization: Bearer …"
             assert ended.stderr == f"{told}; give --token-file FILE or set FASTGW_ADMIN_TOKEN\n"
             assert (ended.stdout, ended.exit_code) == ("", 1)
-            assert "That is not the token" in run(command, place(here), FASTGW_ADMIN_TOKEN="wrong").stderr
+            assert "The token is wrong" in run(command, place(here), FASTGW_ADMIN_TOKEN="wrong").stderr
             assert here.node.told == []
 
     def test_a_file_that_holds_none_is_told(self, here, tmp_path):
@@ -196,7 +199,7 @@ class TestPlaces:
             ended = run("status", "--admin", where)
             assert ended.exit_code == 3
             assert "its certificate is not trusted" in ended.stderr
-            assert ended.stderr.endswith("; SSL_CERT_FILE=FILE names what to trust\n")
+            assert ended.stderr.endswith("; set SSL_CERT_FILE=FILE to the CA certificates to trust\n")
 
     def test_plain_http_where_tls_is_spoken(self, tmp_path):
         certificate, key = Certificates(tmp_path).issue("localhost")
@@ -221,7 +224,10 @@ class TestPlaces:
 
             assert reload("--certificate", str(shown)).exit_code == 0
             assert reload().exit_code == 3
-            for wrong, why in ((certificate, "has no certificate with its key"), ("nowhere.pem", "No such file")):
+            for wrong, why in (
+                (certificate, "does not contain a certificate with its"),
+                ("nowhere.pem", "No such file"),
+            ):
                 ended = reload("--certificate", wrong)
                 assert ended.exit_code == 1
                 assert why in ended.stderr
@@ -287,7 +293,7 @@ class TestNobody:
             (b"220 mail.example ESMTP\r\n", "it does not speak HTTP"),
             (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "it answers 404"),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "it answers 200"),
-            (JSON + b"Content-Length: 2\r\n\r\n{}", "its answer is none that is known"),
+            (JSON + b"Content-Length: 2\r\n\r\n{}", "its response is invalid"),
             (JSON + b"Content-Length: 9\r\n\r\n{}", "it does not speak HTTP"),
         ],
     )

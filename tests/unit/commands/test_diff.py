@@ -62,7 +62,7 @@ ROUTE = "routes: [{name: user, %s}]\n"
          ["admin null -> {address: 127.0.0.1:9901, token: ***, tls: null, document_bytes: 1MiB, "
           "document_time: 30s, document_memory: 512MiB}"]),
         ("", "admin: {address: 'unix:/run/a'}",
-         ["admin.address 127.0.0.1:9901 -> unix:/run/a", "note: admin: nothing answers at 127.0.0.1:9901 any more"]),
+         ["admin.address 127.0.0.1:9901 -> unix:/run/a", "note: admin: 127.0.0.1:9901 is closed"]),
         (UPSTREAM % "", UPSTREAM % "timeouts: {connect: 250ms}",
          ["upstream users: timeouts.connect 1s -> 250ms"]),
         (UPSTREAM % "retries: {budget: 20%}", UPSTREAM % "retries: {budget: 7.5%}",
@@ -118,9 +118,9 @@ def test_listeners(tmp_path):
         "listener b: address 127.0.0.1:2 -> 127.0.0.1:3",
         "listener c: added",
         "filter request_id of listener b: added",
-        "note: listener a: its socket is closed, its connections after the request under way",
+        "note: listener a: its socket is closed, its connections after the request in flight",
         "note: listener b: 127.0.0.1:2 -> 127.0.0.1:3: the old socket is closed, its connections after the request "
-        "under way",
+        "in flight",
     ]
     assert [item.name for item in told.listeners.added] == ["c"]
     assert [(item.name, item.level) for item in told.filters.added] == [("request_id", "listener b")]
@@ -232,7 +232,7 @@ ALICE = (
     ("old", "new", "told"),
     [
         (ALICE % "planted-2", ALICE % "planted-2", ["nothing changes"]),
-        (ALICE % "planted-2", ALICE % "planted-3", ["consumer alice: is known by something else"]),
+        (ALICE % "planted-2", ALICE % "planted-3", ["consumer alice: has other credentials"]),
         (ALICE % "planted-2", "", ["consumer alice: removed"]),
         ("", ALICE % "planted-2", ["consumer alice: added"]),
         ("consumers: [{name: a}]\n", "consumers: [{name: a, groups: [b]}]\n", ["consumer a: groups [] -> [b]"]),

@@ -110,18 +110,18 @@ def broken(*_: object) -> Any:
         ({"request": lambda exchange: None, "explain": broken}, "pass (cannot say why: ZeroDivisionError)"),
         ({"request": refuse}, "answers 403 (forbidden: alice is in no group of ops)"),
         ({"request": lambda exchange: Reply(204)}, "answers 204"),
-        ({"request": later}, "would have to ask, which is not done here"),
+        ({"request": later}, "would have to call, which explain does not do"),
         (
             {"request": later, "explain": broken, "asks": "http://authority.test"},
-            "would have to ask http://authority.test, which is not done here",
+            "would have to call http://authority.test, which explain does not do",
         ),
         ({"request": broken}, "answers 500 (internal: it raises ZeroDivisionError: no)"),
         (
             {"request": broken, "start": broken},
-            "can be told by a running gateway only (ZeroDivisionError: no)",
+            "known to a running gateway only (ZeroDivisionError: no)",
         ),
         ({"request": lambda exchange: True}, "answers 500 (internal: it raises TypeError: a step of a filter returned"),
-        ({"response": broken}, "has no say before the response"),
+        ({"response": broken}, "runs on the response only"),
     ],
 )
 @pytest.mark.parametrize("shadow", [False, True])
@@ -134,7 +134,7 @@ def test_every_decision_has_its_reason(phase: Phase, shadow: bool, hooks: dict[s
     answers = decision.startswith("answers") and not shadow
     assert bool(explanation.status) == answers
     assert bool(explanation.sends) == (not answers)
-    waits = decision.startswith(("would have", "can be"))
+    waits = decision.startswith(("would have", "known to"))
     assert explanation.provided == (("p",) if waits and not shadow else ())
     assert ("provided  p lets it pass" in as_text(explanation)) == (waits and not shadow)
 
@@ -179,7 +179,7 @@ def test_every_filter_says_what_it_came_from() -> None:
 
 ASKING = {"jwt": {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}}
 TOKEN = "Authorization: Bearer eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIiwiZXhwIjo0MTAyNDQ0ODAwfQ.c2ln"
-DEPENDS = "depends on who jwt says it is"
+DEPENDS = "depends on the consumer that jwt authenticates"
 
 
 def told_of(*probes: type[Filter], filters: dict[str, Any], **settings: object) -> Explanation:
@@ -296,17 +296,17 @@ def test_a_client_that_shows_a_certificate(tmp_path: Path, mode: str) -> None:
 
     assert "certificate_auth → pass (consumer alice)" in said("--certificate", alice)
     assert "\nanswers   200" in said("--certificate", alice)
-    alone = "no connection: this listener wants a client certificate (--certificate FILE)"
+    alone = "TLS handshake fails: this listener requires a client certificate (--certificate FILE)"
     assert (alone in said()) is (mode == "required")
     assert ("answers 401" in said()) is (mode == "optional")
-    assert said("--certificate", key) == f"1 fastgw: {key}: there is no certificate in it; expected a PEM file\n"
+    assert said("--certificate", key) == f"1 fastgw: {key}: it contains no certificate; expected a PEM file\n"
     assert said("--certificate", "/nowhere") == "1 fastgw: /nowhere: No such file or directory\n"
     asked = said("--certificate", alice, url="http://a.test:8080/")
-    assert asked == "1 fastgw: listener plain asks clients for no certificate\n"
+    assert asked == "1 fastgw: listener plain does not request client certificates\n"
 
 
 def test_a_field_without_a_colon_is_no_request(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^\"X-Api-Key\" has no colon; expected a field such as \"X-Tenant: t1\"$"):
+    with pytest.raises(ValueError, match=r"^\"X-Api-Key\" has no colon; expected a header such as \"X-Tenant: t1\"$"):
         explain(gateway(tmp_path), "GET", "http://a.test/", ["X-Api-Key=secret"])
 
 
@@ -326,14 +326,14 @@ def balanced(folder: Path, **balancing: object) -> Gateway:
         ({"algorithm": "ip_hash"}, [], "ip_hash on ip 192.0.2.1, 1 of 3"),
         ({"algorithm": "consistent_hash"}, [], "consistent_hash on ip 192.0.2.1, 1 of 3"),
         ({"hash_on": "header:X-User"}, ["X-User: 7"], "consistent_hash on header x-user: 7, 1 of 3"),
-        ({"hash_on": "header:X-User"}, [], "consistent_hash on header:x-user, which it has not: in turn, 1 of 3"),
+        ({"hash_on": "header:X-User"}, [], "consistent_hash on header:x-user, which is missing: round robin, 1 of 3"),
         ({"hash_on": "header:X-Api-Key"}, [f"X-Api-Key: {SECRET}"], "consistent_hash on header x-api-key: ***, 1 of 3"),
         ({"hash_on": "cookie:sid"}, [f"Cookie: sid={SECRET}"], "consistent_hash on cookie:sid ***, 1 of 3"),
         ({"sticky": {"cookie": "lb"}}, [], "round_robin, sets the cookie lb, 1 of 3"),
         (
             {"sticky": {"cookie": "lb"}},
             [f"Cookie: lb={SECRET}"],
-            "round_robin, sets the cookie lb, unless the cookie it has counts there, 1 of 3",
+            "round_robin, sets the cookie lb, unless its cookie is valid there, 1 of 3",
         ),
     ],
 )
@@ -376,7 +376,7 @@ def test_what_filters_make_of_a_reply_is_what_is_told(shadow: bool) -> None:
 
 def test_a_renewal_is_nothing_that_is_told() -> None:
     explanation = told(probe("p", Phase.CREDENTIALS, renew=broken))
-    assert steps(explanation) == ["p → has no say before the response"]
+    assert steps(explanation) == ["p → runs on the response only"]
     assert explanation.sends
 
 

@@ -187,7 +187,7 @@ def test_a_step_that_never_decides_is_late(phase: Phase) -> None:
         plane.settle()
         assert client.received.startswith(b"HTTP/1.1 504 ")
         (record,) = plane.records
-        assert (record.fault, record.fault_detail) == ("filter_timeout", "filter slow has not decided in time")
+        assert (record.fault, record.fault_detail) == ("filter_timeout", "filter slow timed out")
         assert plane.observer.filters == [("slow", FilterEvent.LATE)]
         plane.assert_quiet()
 

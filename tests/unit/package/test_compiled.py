@@ -39,8 +39,8 @@ WITHOUT = "installed without a compiler"
     ("in_use", "pure", "told"),
     [
         ({"a": True, "b": True}, False, "compiled"),
-        ({"a": True, "b": False}, False, f"compiled, but for b (no compiled twin: {WITHOUT})"),
-        ({"a": False, "b": False}, False, f"plain Python (no compiled twin: {WITHOUT})"),
+        ({"a": True, "b": False}, False, f"compiled, but for b (no compiled modules: {WITHOUT})"),
+        ({"a": False, "b": False}, False, f"plain Python (no compiled modules: {WITHOUT})"),
         ({"a": False, "b": False}, True, "plain Python (FASTGW_PURE_PYTHON is set)"),
     ],
 )

@@ -122,8 +122,8 @@ async def test_a_redis_that_is_away_is_as_if_it_were_empty_and_is_used_again_whe
                 await level.put(b"c", b"3", time.time() + 60)
                 await asyncio.sleep(0)
     away, back = [record.getMessage() for record in caplog.records]
-    assert away.startswith("second level: 127.0.0.1 does not answer: ")
-    assert back == "second level: 127.0.0.1 answers again"
+    assert away.startswith("second level: 127.0.0.1 is unreachable: ")
+    assert back == "second level: 127.0.0.1 is reachable again"
 
 
 @on_loop
@@ -187,7 +187,7 @@ async def test_each_trouble_is_told_once_until_it_is_over(
             await level.put(b"a", b"1", time.time() + 60)
             await level.put(b"a", b"1", time.time() + 60)
     told = [record.getMessage().removeprefix("second level: 127.0.0.1 ") for record in caplog.records]
-    replica, back = "does not answer: it is a replica, which takes no writes", "answers again"
+    replica, back = "is unreachable: it is a read-only replica", "is reachable again"
     assert told[:5] == [replica, back, replica, back, replica]
     assert len(told[5:]) == len({*told[5:]}) > 0
     assert replica not in told[5:]

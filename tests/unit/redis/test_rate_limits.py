@@ -236,7 +236,7 @@ def test_one_that_answers_nothing_is_waited_for_once(refuses: bool, caplog: pyte
         await asyncio.sleep(0)
 
     asyncio.run(play())
-    assert [record.message.count("does not answer") for record in caplog.records] == [1]
+    assert [record.message.count("is unreachable") for record in caplog.records] == [1]
 
 
 def test_a_connection_that_is_cut_is_made_anew_and_nobody_is_refused(redis: RedisServer) -> None:
@@ -310,8 +310,8 @@ def test_an_answer_of_another_shape_is_none(said: bytes, caplog: pytest.LogCaptu
             limits.release()
 
     asyncio.run(play())
-    assert [record.message.partition("; ")[0].partition("answer: ")[2] for record in caplog.records] == [
-        "it answers something else"
+    assert [record.message.partition("; ")[0].partition("unreachable: ")[2] for record in caplog.records] == [
+        "it sent an unexpected response"
     ]
 
 
@@ -341,7 +341,7 @@ def test_one_that_answers_nonsense_is_told_once_and_tried_ever_more_seldom(
 
     monkeypatch.setattr(rate_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
     asyncio.run(play())
-    assert [record.message.count("does not answer") for record in caplog.records] == [1]
+    assert [record.message.count("is unreachable") for record in caplog.records] == [1]
     assert pauses[0] <= 1.5 * rate_limits.AGAIN_S
     assert rate_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * rate_limits.AGAIN_MOST_S
 
@@ -361,7 +361,7 @@ def test_one_that_is_there_again_is_told_once_it_has_stayed(
         limits.release()
 
     asyncio.run(asyncio.wait_for(play(), 5.0))
-    assert "answers again" in caplog.records[1].message
+    assert "is reachable again" in caplog.records[1].message
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
@@ -406,20 +406,23 @@ def test_half_an_answer_is_none(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (hiredis.ReplyError("WRONGPASS invalid username-password pair or user is disabled."), "it knows no such user"),
-        (hiredis.ReplyError("NOAUTH Authentication required."), "it asks for a password, and the URL has none"),
+        (
+            hiredis.ReplyError("WRONGPASS invalid username-password pair or user is disabled."),
+            ("the user or password of the URL is wrong"),
+        ),
+        (hiredis.ReplyError("NOAUTH Authentication required."), "it requires a password, and the URL has none"),
         (hiredis.ReplyError("ERR AUTH <password> called without any password configured"), "the URL has a password"),
-        (hiredis.ReplyError("ERR DB index is out of range"), "it has no database of the number"),
+        (hiredis.ReplyError("ERR DB index is out of range"), "the database number of the URL does not exist"),
         (hiredis.ReplyError("ERR unknown command 'AUTH', with args beginning with: 'sesame'"), "it answers ERR"),
         (hiredis.ProtocolError("sesame"), "ProtocolError"),
         (TimeoutError(), "no answer in time"),
         (ConnectionRefusedError(), "the connection is refused"),
         (ConnectionResetError("sesame"), "the connection was closed"),
         (OSError(113, "No route to host"), "No route to host"),
-        (of_redis.AuthenticationError("invalid username-password pair"), "it knows no such user"),
-        (of_redis.AuthenticationError("Authentication required."), "it asks for a password"),
+        (of_redis.AuthenticationError("invalid username-password pair"), "the user or password of the URL is wrong"),
+        (of_redis.AuthenticationError("Authentication required."), "it requires a password"),
         (of_redis.TimeoutError("sesame"), "no answer in time"),
-        (of_redis.ConnectionError("Error 111 connecting to sesame"), "it cannot be connected to"),
+        (of_redis.ConnectionError("Error 111 connecting to sesame"), "connecting to it failed"),
     ],
 )
 def test_trouble_is_told_in_words_and_never_in_its_own(error: Exception, told: str) -> None:
@@ -439,8 +442,8 @@ def test_a_password_that_is_missing_or_wrong_is_told(
         limits.release()
 
     asyncio.run(asyncio.wait_for(play(), 5.0))
-    said = "knows no such user and password" if password else "asks for a password, and the URL has none"
-    assert f"does not answer: it {said}" in caplog.records[0].message
+    said = "the user or password of the URL is wrong" if password else "it requires a password, and the URL has none"
+    assert f"is unreachable: {said}" in caplog.records[0].message
 
 
 @pytest.mark.parametrize("said", [b"*1\r\n:0\r\n", b":7\r\n", b"*1\r\n*2\r\n:1\r\n*0\r\n"])
@@ -471,7 +474,7 @@ def test_revocations_are_shared_again_whatever_was_answered(
     asyncio.run(play())
     assert tried == 3
     told = [record.message for record in caplog.records if record.name == "fastgw"]
-    assert [text.count("does not answer: it answers something else") for text in told] == [1]
+    assert [text.count("is unreachable: it sent an unexpected response") for text in told] == [1]
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_connection_and_answers_nobody() -> None:
@@ -483,7 +486,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection_and_answers_nobody(
             async with answering(said) as url:
                 pipe = await opened(url, 5.0, lost.set_result)
                 assert await pipe.ask(b"GET", b"a") == b"1"
-                assert await lost == "it answers what nobody has asked"
+                assert await lost == "it sent an unexpected response"
                 with pytest.raises(ConnectionResetError):
                     await pipe.ask(b"GET", b"b")
 

@@ -340,11 +340,11 @@ def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path, capfd):
     table, settings = own_quotas(1024), config_of(tmp_path)
     restore_all(table, settings)
     told = capfd.readouterr().err
-    assert "q cannot be read: file is not a database; they begin with nothing, and are counted in memory" in told
+    assert "q cannot be read: file is not a database; the counters start at zero and are kept in memory only" in told
     table.spend(*slot_of(table, b"a"), TODAY, 1, 3)
     keep_all(table, settings, b"run", None)
     assert "q cannot be " in (told := capfd.readouterr().err)
-    assert "file is not a database; what was counted since it was written last is lost" in told
+    assert "file is not a database; the counts since the last write are lost" in told
     assert (tmp_path / "q").read_bytes() == b"something else" * 100
 
 
@@ -383,7 +383,7 @@ def test_rows_that_no_gateway_has_written_count_for_nothing(tmp_path, capfd, row
     restore(table, file, file.read(NOW - 1))
     file.close()
     assert file.strange == 1
-    assert b"q holds 1 rows that no gateway has written" in capfd.readouterr().err.encode()
+    assert b"q holds 1 invalid rows" in capfd.readouterr().err.encode()
     assert [row.id for block in table.in_use() for _, _, row in table.unkept(block)] == []
     assert table.look_up(KeyDigest.of(b"0"), Period(7, NOW - 86_400, NOW)) == 0
 
@@ -404,7 +404,7 @@ def test_a_file_is_one_runs_whichever_of_its_processes_has_the_lock(tmp_path):
     first.take()
     beside.take()
     assert beside.fd == -1
-    with pytest.raises(InUse, match="q is another gateway's"):
+    with pytest.raises(InUse, match="q is used by another gateway"):
         other.take()
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(InUse):

@@ -159,10 +159,10 @@ def _as_cannot_ask() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise CannotAsk("the API server does not answer in time") from error
+        raise CannotAsk("the API server timed out") from error
     except (ClientError, OSError) as error:
         said = " ".join(f"{error}".split())[:_WHY_MOST]
-        raise CannotAsk(f"the API server cannot be reached: {said or type(error).__name__}") from error
+        raise CannotAsk(f"the API server is unreachable: {said or type(error).__name__}") from error
 
 
 async def _lines(content: "StreamReader") -> AsyncIterator[bytes]:
@@ -260,7 +260,7 @@ def _no_account(error: Exception) -> CannotAsk:
 def _error_text(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}"
-    return "it is not as a kubeconfig is"  # what is wrong may show what stands there
+    return "it is not a valid kubeconfig"  # what is wrong may show what stands there
 
 
 def _without_data(kubeconfig: Any, kept: ExitStack) -> None:

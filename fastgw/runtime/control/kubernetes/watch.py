@@ -114,14 +114,14 @@ class WatchReport:
     def well(self) -> None:
         """Record a success."""
         if self._told:
-            notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: there again")
+            notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: reachable again")
             self._told.clear()
         self.info = FeedInfo(self.info.feed, time.time(), "")
 
     def failed(self, kind: str, why: str) -> None:
         """Record a failure. `kind`: of trouble; the same is told once until it is over."""
         if kind not in self._told:
-            notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; what was known before stays")
+            notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; the last known objects stay in use")
             self._told.add(kind)
         self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
 
@@ -173,7 +173,7 @@ class Following:
                 self._since = ""
             except msgspec.DecodeError as error:
                 self._since = ""  # an event was missed
-                raise Nonsense(f"the API server has sent what an API server does not: {error}") from error
+                raise Nonsense(f"the API server sent an invalid response: {error}") from error
             await asyncio.sleep(self._pauses.ended(soon=time.monotonic() - begun_at < SOON_S))
 
     async def _list(self, client: ClusterClient) -> None:

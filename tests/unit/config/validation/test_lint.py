@@ -187,7 +187,9 @@ class TestWhatRunWouldFind:
         assert told["problems"] == []
         ports = {each["path"]: each["wrong"] for each in told["notes"]}
         assert [*ports] == ["listeners.main.address", "status.address"]
-        assert ports["status.address"].startswith("port 443 needs a right that this user has not: CAP_NET_BIND_SERVICE")
+        assert ports["status.address"].startswith(
+            "port 443 needs a capability that this user lacks: CAP_NET_BIND_SERVICE"
+        )
         monkeypatch.setattr("fastgw.runtime.sockets.listening_sockets._unprivileged_ports", lambda: 80)
         assert why_not_listen(parse_address("127.0.0.1:80")) == ""
 
@@ -196,7 +198,7 @@ class TestWhatRunWouldFind:
         [
             ("192.0.2.7:8080", "cannot listen on 192.0.2.7:8080: Cannot assign requested address"),
             ("nobody.invalid:8080", "nobody.invalid cannot be resolved: "),
-            ("unix:/nowhere/a.sock", "there is no folder /nowhere for the socket"),
+            ("unix:/nowhere/a.sock", "directory /nowhere for the socket does not exist"),
             (":8080", ""),
             ("127.0.0.1:0", ""),
             ("unix:/tmp/a.sock", ""),

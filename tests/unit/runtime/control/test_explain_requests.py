@@ -55,13 +55,13 @@ def test_what_is_asked_reaches_the_node_and_is_told() -> None:
     ("body", "kind", "status", "why"),
     [
         (ASKED, "text/plain", 415, "application/json"),
-        (b"", "application/json", 400, "Not a request to explain"),
+        (b"", "application/json", 400, "Invalid request to explain"),
         (b'{"method": "GET"}', "application/json", 400, "missing required field `url`"),
         (b'{"method": "GET", "url": "http://a/", "body": "x"}', "application/json", 400, "unknown field `body`"),
         (b'{"method": "GET", "url": "http://a/", "headers": {"a": "b"}}', "application/json", 400, "$.headers"),
         (b'{"method": "GET", "url": "http://a/", "headers": "a: b"}', "application/json", 400, "$.headers"),
-        (b'{"method": "GET", "url": "\xff"}', "application/json", 400, "Not a request to explain"),
-        (b"[" * 100_000, "application/json", 400, "Not a request to explain"),
+        (b'{"method": "GET", "url": "\xff"}', "application/json", 400, "Invalid request to explain"),
+        (b"[" * 100_000, "application/json", 400, "Invalid request to explain"),
     ],
 )
 def test_what_is_no_request_is_refused(body: bytes, kind: str, status: int, why: str) -> None:
@@ -76,7 +76,7 @@ def test_what_is_no_request_is_refused(body: bytes, kind: str, status: int, why:
 def test_a_body_that_is_too_long_is_refused_before_it_has_come() -> None:
     with served() as here:
         status, _, told = here.ask("POST /explain", JSON, "Content-Length: 131073")
-        assert (status, json.loads(told)["detail"]) == (413, "A body may have 131072 bytes.")
+        assert (status, json.loads(told)["detail"]) == (413, "The request body is limited to 131072 bytes.")
 
 
 def test_only_who_may_change_something_may_ask() -> None:
@@ -223,7 +223,10 @@ def test_it_is_of_the_configuration_in_force_and_of_its_consumers(tmp_path: Path
         (RequestToExplain("GET", "http://a.test/", ("no colon",)), "has no colon"),
         (RequestToExplain("GET", "http://a.test/", (), "nobody"), "IPv4 or IPv6"),
         (RequestToExplain("GET", "http://a.test/", (), "::1", "other"), "expected one of: main"),
-        (RequestToExplain("GET", "http://a.test/", (), "::1", None, "/proc/self/environ"), "no certificate in it"),
+        (
+            RequestToExplain("GET", "http://a.test/", (), "::1", None, "/proc/self/environ"),
+            "it contains no certificate",
+        ),
         (RequestToExplain("GET", "http://a.test/\ud800"), "surrogates"),
     ],
 )
@@ -240,7 +243,7 @@ def test_a_certificate_is_shown_as_text(tmp_path: Path) -> None:
     tls = {"certificates": [{"certificate": certificate, "key": key}]}
     tls["client_auth"] = {"ca": authority.ca, "mode": "required"}  # type: ignore[assignment]
     here = InForce(tmp_path, listeners={"main": {"address": "127.0.0.1:0", "tls": tls}}, routes=routes("a"))
-    assert "wants a client certificate" in here.ask("GET", "https://a.test/a/").text
+    assert "requires a client certificate" in here.ask("GET", "https://a.test/a/").text
     shown = Path(alice).read_text()
     assert here.ask("GET", "https://a.test/a/", certificate=shown).explanation.status == 200
 

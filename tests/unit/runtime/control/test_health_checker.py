@@ -69,7 +69,7 @@ def origin() -> Iterator[Origin]:
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", {}, "status 404"),
         (OK, {"expected_statuses": (range(204, 205), range(300, 400))}, "status 200"),
         (OK, {"expected_body": "read"}, ""),
-        (OK, {"expected_body": "steady"}, "the body is not the expected one"),
+        (OK, {"expected_body": "steady"}, "unexpected body"),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nre\r\n3\r\nady\r\n0\r\n\r\n",
             {"expected_body": "ready"},
@@ -91,7 +91,7 @@ async def test_an_answer_is_judged(origin: Origin, answer: bytes, said: dict[str
 async def test_only_the_beginning_of_a_body_is_looked_through(origin: Origin) -> None:
     origin.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 100_000, read_rest)
     origin.serve()
-    assert await checked(origin.url, active(expected_body="y")) == "the body is not the expected one"
+    assert await checked(origin.url, active(expected_body="y")) == "unexpected body"
 
 
 @on_loop

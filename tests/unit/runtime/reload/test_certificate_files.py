@@ -65,7 +65,7 @@ def test_where_none_is_valid_the_newer_one_is_taken(files: Files) -> None:
 
 def test_a_certificate_for_other_names_is_told(files: Files) -> None:
     now = {**files.before, files.a[0]: contents(files.authority.issue("other.test", "b.test"))[0]}
-    why = f"{files.a[0]}: the certificate before it was for a.test; this one is not"
+    why = f"{files.a[0]}: the new certificate lacks names of the previous one: a.test"
     assert renamed(files.config, files.before, now) == {files.a[0]: why}
 
 

@@ -88,7 +88,7 @@ def test_what_does_not_follow_on_what_is_in_force_is_refused(node, generation):
     node.propose(generation)
     (outcome,) = node.outcomes
     assert not outcome.ok
-    assert outcome.why == f"it follows on generation {generation - 1}, but 1 is in force"
+    assert outcome.why == f"it is based on generation {generation - 1}, but generation 1 is active"
     assert [node.told(child) for child in node.children] == [[], []]
 
 
@@ -96,7 +96,7 @@ def test_a_second_change_is_refused_while_one_is_under_way(node):
     node.propose()
     node.propose()
     (outcome,) = node.outcomes
-    assert (outcome.ok, outcome.why) == (False, "another change is under way")
+    assert (outcome.ok, outcome.why) == (False, "another change is in progress")
     assert node.reloading.under_way
 
 
@@ -317,7 +317,7 @@ def test_a_listener_with_another_address_has_moved(node, tmp_path):
 
 def test_a_problem_that_control_has_told_is_not_told_again(node, capfd):
     node.reloading.rejected(Rejected(generation=1, source="file", why="nonsense"))
-    assert messages(capfd.readouterr().err) == ["not reloaded, generation 1 stays: what is wrong stands above"]
+    assert messages(capfd.readouterr().err) == ["not reloaded, generation 1 stays: see the errors above"]
 
 
 def test_a_written_address_that_is_taken_refuses_the_change_until_it_is_free(node):

@@ -273,7 +273,7 @@ async def test_of_many_notes_some_are_told_and_how_many_more_there_are(control, 
     limit = "{type: rate_limit, limit: 10, window: 1s, cost: {methods: {M%d: 2}}}"
     control.write_text("filters: {" + ", ".join(f"k{number}: {limit % number}" for number in range(100)) + "}")
     notes = await control.noted()
-    assert (len(notes), notes[-1]) == (21, ": and 80 more; `fastgw check` tells them")
+    assert (len(notes), notes[-1]) == (21, ": and 80 more; `fastgw check` lists them")
     assert [each[:6] for each in messages(capfd.readouterr().err)] == ["note: "] * 21
 
 
@@ -351,7 +351,7 @@ async def test_on_from_a_rollback_the_next_one_leads_to_it_and_not_to_what_it_le
 async def test_while_the_gateway_stops_no_rollback_is_looked_at(control):
     control.commons.words.set_ready(control.commons.shared, False)
     outcome = await control.proposals.rollback(99)
-    assert (outcome.reason, outcome.summary) == ("busy", "not now: the gateway does not serve")
+    assert (outcome.reason, outcome.summary) == ("busy", "not possible now: the gateway is not serving")
 
 
 @on_loop
@@ -521,7 +521,7 @@ async def test_a_certificate_that_is_broken_holds_up_no_other_change(tmp_path, w
 
         tried = await control.proposals.apply(control.text(1).encode(), ".yaml", dry_run=True)
         assert tried.ok
-        assert tried.summary.endswith("what was there before stays in force")
+        assert tried.summary.endswith("the previous contents stay active")
         file.write_text(control.text(1))
         outcome = await control.reloaded()
         assert outcome.ok
@@ -682,7 +682,7 @@ async def test_what_was_wrong_and_is_as_it_was_is_told_and_no_failure_any_more(f
     capfd.readouterr()
     await filed.proposals.refresh()
     assert filed.held == {"two"}
-    assert messages(capfd.readouterr().err) == [f"{filed.folder}/one: what is there is in force again"]
+    assert messages(capfd.readouterr().err) == [f"{filed.folder}/one: valid again, the current contents are active"]
     assert not filed.proposals.records[-1].ok, "something is withheld"
     (filed.folder / "two").write_text(good)
     assert await filed.taken() == ["alice"]
@@ -745,13 +745,15 @@ async def test_a_directory_that_must_not_be_read_takes_nothing_along(capfd):
             capfd.readouterr()
             with nobody():
                 await asyncio.wait_for(control.proposals.refresh(), DEADLINE)
-            stays = f"{apps}: cannot be read: Permission denied: what was there before stays in force"
-            assert {*control.proposals.withheld.values()} == {stays.partition(": what")[0]}
+            stays = f"{apps}: cannot be read: Permission denied: the previous contents stay active"
+            assert {*control.proposals.withheld.values()} == {stays.partition(": the previous")[0]}
             assert messages(capfd.readouterr().err) == [stays]
             apps.chmod(0o755)
             await asyncio.wait_for(control.proposals.refresh(), DEADLINE)
             assert control.proposals.withheld == {}
-            assert messages(capfd.readouterr().err) == [f"{apps}/shop.yaml: what is there is in force again"]
+            assert messages(capfd.readouterr().err) == [
+                f"{apps}/shop.yaml: valid again, the current contents are active"
+            ]
             assert control.proposals.current.generation == 2
         finally:
             control.close()

@@ -103,7 +103,7 @@ def test_without_a_predecessor_there_is_none(monkeypatch):
 @pytest.mark.parametrize("text", ["", "three", "1000000", "-1"])
 def test_nonsense_in_the_environment_is_told(monkeypatch, text):
     monkeypatch.setenv(TAKE_OVER, text)
-    with pytest.raises(IncompatibleHandover, match="what another version has left cannot be read"):
+    with pytest.raises(IncompatibleHandover, match="the state handed over by the other version cannot be read"):
         HandoverState.read(TAKE_OVER)
 
 

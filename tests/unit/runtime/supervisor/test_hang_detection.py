@@ -82,7 +82,7 @@ def test_who_stays_silent_says_where_it_hangs_and_is_killed(watch, capfd):
     assert watch.killed[:2] == [(watch.first.pid, STACK), (watch.first.pid, GO_ON)]
     watch.go_on(STACK_S + LOOK_EVERY)
     assert (watch.first.pid, KILL) in watch.killed
-    assert "worker 1 (pid 4711) has not beaten for 10 s: it is killed; where it hangs:" in capfd.readouterr().err
+    assert "worker 1 (pid 4711) has sent no heartbeat for 10 s: killing it; its stack:" in capfd.readouterr().err
     assert {pid for pid, _ in watch.killed} == {watch.first.pid}
 
 

@@ -16,7 +16,7 @@ from fastgw.runtime.supervisor.hang_detection import HangDetector
 
 
 class Watched:
-    """A worker that does not beat, and who was told that it went silent, or beats again."""
+    """A worker that does not beat, and who was told that it went silent, or sends heartbeats again."""
 
     def __init__(self, pid: int) -> None:
         self._ends = Channel.pair()

@@ -77,7 +77,7 @@ async def test_a_unix_socket_whose_queue_is_full_is_tried_until_there_is_room(tm
             if filler.connect_ex(path) == errno.EAGAIN:
                 break
         late = await failure(Target(parse_url(f"unix:{path}")), SHORT)
-        assert (late.fault, late.reason) == (Fault.CONNECT_TIMEOUT, "connect: not done within 0.05 s")
+        assert (late.fault, late.reason) == (Fault.CONNECT_TIMEOUT, "connect: timed out after 0.05 s")
         peer = Peer()
         opening = asyncio.create_task(connect(Target(parse_url(f"unix:{path}")), peer, LONG))
         await asyncio.sleep(0)
@@ -103,7 +103,7 @@ async def test_where_nobody_listens_the_connect_is_refused(refusing):
 async def test_who_does_not_answer_times_out():
     with closing(BlackHole()) as hole:
         failed = await failure(Target(parse_url(f"http://127.0.0.1:{hole.port}")), SHORT)
-        assert (failed.fault, failed.reason) == (Fault.CONNECT_TIMEOUT, "connect: not done within 0.05 s")
+        assert (failed.fault, failed.reason) == (Fault.CONNECT_TIMEOUT, "connect: timed out after 0.05 s")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ async def test_a_resolver_that_does_not_answer_is_a_fault_of_dns(monkeypatch):
     monkeypatch.setattr(dns, "look_up", look_up)
     target = Target(parse_url("http://users:80"))
     failed = await failure(target, SHORT)
-    assert (failed.fault, failed.reason) == (Fault.DNS_FAILED, "name lookup: not done within 0.05 s")
+    assert (failed.fault, failed.reason) == (Fault.DNS_FAILED, "name lookup: timed out after 0.05 s")
     target.stop()
 
 

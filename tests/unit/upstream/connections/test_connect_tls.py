@@ -224,4 +224,4 @@ async def test_a_handshake_has_its_own_time_or_that_of_the_connect(
         with pytest.raises(ConnectFailed) as failed:
             await connect(Target(parse_url(url), tls=trusting(certificates)), Peer(), timeout, handshake)
         assert failed.value.fault is Fault.CONNECT_TIMEOUT
-        assert failed.value.reason == f"TLS handshake: not done within {SHORT:g} s"
+        assert failed.value.reason == f"TLS handshake: timed out after {SHORT:g} s"

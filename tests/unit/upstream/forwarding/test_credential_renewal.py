@@ -116,7 +116,7 @@ def test_the_time_of_filters_is_up(shown: Shown) -> None:
     assert service.client.received == b""
     service.passes(1.2)
     assert service.client.received.startswith(b"HTTP/1.1 401 ")
-    assert service.plane.records[0].fault_detail == "filter shows has not renewed in time"
+    assert service.plane.records[0].fault_detail == "filter shows timed out while renewing credentials"
     assert service.plane.observer.filters == [("shows", FilterEvent.LATE)]
     service.assert_over(401)
 

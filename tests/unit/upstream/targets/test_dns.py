@@ -237,7 +237,7 @@ async def test_names_that_hang_hold_nobody_up(system, monkeypatch):
     monkeypatch.setattr(dns, "LIMIT", 0.01)
     for _ in range(3):
         for host in ("a.hang", "b.hang", "c.hang"):
-            with pytest.raises(TimeoutError, match=r"no answer in 0\.01 s"):
+            with pytest.raises(TimeoutError, match=r"timed out after 0\.01 s"):
                 await dns.look_up(host, 80)
     assert system.asked == ["a.hang", "b.hang", "c.hang"]
     assert await dns.look_up("users", 80) == [v4(1)]

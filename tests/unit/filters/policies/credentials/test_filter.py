@@ -332,7 +332,7 @@ def test_explain_fetches_nothing_and_says_whom_it_would_ask(tmp_path: Path) -> N
     settings = {"oauth2": {**OAUTH2, "token_url": f"{IDP}?key={SECRET}"}, "csrf": CSRF}
     told = explained(tmp_path, settings)
     whom = f"{IDP} to get a token and {API} to get a CSRF token"
-    assert f"credentials → would have to ask {whom}, which is not done here" in told
+    assert f"credentials → would have to call {whom}, which explain does not do" in told
     assert "provided  credentials lets it pass" in told
     assert "Authorization: *** · X-CSRF-Token: ***" in told
     assert SECRET not in told

@@ -232,7 +232,7 @@ def test_an_empty_list_is_one_and_a_failed_list_is_none(server: ApiServer, tmp_p
         async with watching(access_to(server, tmp_path)) as seen:
             await seen.until(lambda: bool(seen.problems))
             assert "500: etcdserver: leader changed" in seen.problems[0]
-            assert seen.contents == [], "what was known before stays"
+            assert seen.contents == [], "the last known objects stay in use"
             await seen.knows()
             assert seen.contents == [b"[]\n"]
             assert seen.contents[0] != NOTHING, "it is known that there is nothing"
@@ -351,7 +351,7 @@ def test_nonsense_in_a_watch_is_told_and_leads_to_another_list(
             await seen.knows("shop")
 
     run(work)
-    assert "has sent what an API server does not: JSON is malformed" in capfd.readouterr().err
+    assert "sent an invalid response: JSON is malformed" in capfd.readouterr().err
 
 
 # --- Secrets ---
@@ -496,12 +496,12 @@ def test_a_right_that_is_lacking_is_told_once_and_clearly(
         "kubernetes://kyma/applications: the API server says 403: applications.applicationconnector.kyma-project.io is "
         'forbidden: User "system:serviceaccount:kyma-system:fastgw" cannot list resource "applications" in API group '
         '"applicationconnector.kyma-project.io" at the cluster scope; expected a cluster role that allows get, list '
-        "and watch; what was known before stays",
-        "kubernetes://kyma/applications: there again",
+        "and watch; the last known objects stay in use",
+        "kubernetes://kyma/applications: reachable again",
         'kubernetes://kyma/secrets: the API server says 403: secrets is forbidden: User "system:serviceaccount:'
         'kyma-system:fastgw" cannot list resource "secrets" in API group "" in the namespace "kyma-system"; expected a '
-        "role in the namespace that allows get, list and watch; what was known before stays",
-        "kubernetes://kyma/secrets: there again",
+        "role in the namespace that allows get, list and watch; the last known objects stay in use",
+        "kubernetes://kyma/secrets: reachable again",
     ]
 
 
@@ -590,7 +590,7 @@ def test_what_the_library_raises_is_told_until_it_is_over(
     run(work)
     told, over = messages(capfd.readouterr().err)
     assert told.startswith("kubernetes://kyma/applications: RuntimeError: what nobody has thought of")
-    assert over == "kubernetes://kyma/applications: there again"
+    assert over == "kubernetes://kyma/applications: reachable again"
 
 
 def test_a_pod_asks_as_its_service_account(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,8 +616,8 @@ def test_a_pod_asks_as_its_service_account(server: ApiServer, tmp_path: Path, mo
 def test_another_context_of_the_kubeconfig_is_another_server(server: ApiServer, tmp_path: Path) -> None:
     async def work() -> None:
         for context, wanted in (
-            ("nowhere", "cannot be reached"),
-            ("unheard-of", "it is not as a kubeconfig is"),
+            ("nowhere", "is unreachable"),
+            ("unheard-of", "it is not a valid kubeconfig"),
         ):
             async with watching(access_to(server, tmp_path, context=context)) as seen:
                 await seen.until(lambda: bool(seen.problems))
@@ -644,9 +644,9 @@ def test_a_server_of_another_authority_is_not_believed(server: ApiServer, tmp_pa
     ("written", "wanted"),
     [
         (b"{", "it is not YAML"),
-        (b"[]", "it is not as a kubeconfig is"),
-        (b"clusters: [{cluster: {certificate-authority-data: s3cr3t!}}]", "it is not as a kubeconfig is"),
-        (b"clusters: []\nusers: [{name: s3cr3t}]", "it is not as a kubeconfig is"),
+        (b"[]", "it is not a valid kubeconfig"),
+        (b"clusters: [{cluster: {certificate-authority-data: s3cr3t!}}]", "it is not a valid kubeconfig"),
+        (b"clusters: []\nusers: [{name: s3cr3t}]", "it is not a valid kubeconfig"),
     ],
 )
 def test_a_kubeconfig_that_is_wrong_is_told_without_showing_it(written: bytes, wanted: str) -> None:
