@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from bench.micro.health import attempt
 from bench.micro.timing import Room
 from fastgw.config.base.value_types import Trait, parse_url
 from fastgw.config.settings.gateway import Sticky as StickySettings
@@ -14,6 +15,7 @@ from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
 from fastgw.upstream.load_balancing.random_choice import LatencyBalancing, LeastConnections, Random
 from fastgw.upstream.load_balancing.round_robin import RoundRobin
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
+from fastgw.upstream.targets.attempt_listener import AttemptListener, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 TARGETS = 10
@@ -31,7 +33,7 @@ def rooms() -> Iterator[Room]:
     loads = Loads(columns[1], columns, 0, TARGETS)
     latencies = Latencies(loads, 10.0, 1.0)
     for member in members:
-        latencies.answered(member.target, 200, 0.01)
+        latencies.attempt_answered(attempt(member.target, 0.01, 200))
     cookies = Cookies(StickySettings(cookie="lb"), "users", b"a key of some length")
     turns = RoundRobin(members)
     by_user = key_of(Trait("header", "x-user"))
@@ -50,8 +52,9 @@ def rooms() -> Iterator[Room]:
         for each in asked:  # a slot's owner is found when it is first asked for
             balancer.pick(each)
         yield Room(name, balancer.pick, asked)
-    yield Room("counting an attempt", lambda target: _counted(loads, target), [member.target for member in members])
-    yield Room("  and how long it took", lambda target: _counted(latencies, target), [each.target for each in members])
+    attempts = [attempt(member.target, 0.01, 200) for member in members]
+    yield Room("counting an attempt", lambda record: _counted(loads, record), attempts)
+    yield Room("  and how long it took", lambda record: _counted(latencies, record), attempts)
     slots = ConsistentHash(members, address, turns, loads, None)
     yield Room("the owner of a slot", slots._owner, range(1000))
 
@@ -72,7 +75,7 @@ def _asked(number: int, cookies: Cookies, target: Target) -> Any:
     return SimpleNamespace(head=judge_request(lines), client_ip=ip, consumer=None, is_fast=True)
 
 
-def _counted(watch: Any, target: Target) -> None:
-    watch.began(target)
-    watch.answered(target, 200, 0.01)
-    watch.ended(target)
+def _counted(listener: AttemptListener, record: AttemptRecord) -> None:
+    listener.attempt_begun(record)
+    listener.attempt_answered(record)
+    listener.attempt_ended(record)

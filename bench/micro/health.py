@@ -15,6 +15,7 @@ from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.shm.health_words import HealthWords
 from fastgw.shm.memory import Column, Layout, SharedMemory
 from fastgw.upstream.health.upstream_health import Health, HealthPoller
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target, build_targets
 
 WORKERS = 4
@@ -43,9 +44,10 @@ def rooms() -> Iterator[Room]:
     both = Group(2, health_checks=passive, circuit_breaker=config.CircuitBreaker(min_requests=1000, error_rate=1.0))
     health = _health(both, words, column)
     good, bad = both.targets
-    yield Room("an answer", lambda status: health.answered(good, status, 0.01), [200])
-    yield Room("an answer of 500", lambda status: health.answered(bad, status, 0.01), [500])
-    yield Room("a failure", lambda fault: health.failed(bad, fault, 0.01), [Fault.UPSTREAM_TIMEOUT])
+    slow = attempt(bad, 0.01)
+    yield Room("an answer", health.attempt_answered, [attempt(good, 0.01, 200)])
+    yield Room("an answer of 500", health.attempt_answered, [attempt(bad, 0.01, 500)])
+    yield Room("a failure", lambda fault: health.attempt_given_up(slow, fault, ""), [Fault.UPSTREAM_TIMEOUT])
     few, many = (Group(count, health_checks=passive) for count in (10, MANY))
     outlook = HealthPoller(Wheel(0.0), words, column, [_health(few, words, column)])
     outlook.expire(monotonic())
@@ -58,3 +60,12 @@ def rooms() -> Iterator[Room]:
 
 def _health(group: Group, words: HealthWords, column: Column) -> Health:
     return Health(group, words, column, 0, {target: place for place, target in enumerate(group.targets)})
+
+
+def attempt(target: Target, seconds: float, status: int = 0) -> AttemptRecord:
+    """An attempt whose head, or whose end, came after so many seconds."""
+    nothing: Any = None
+    record = AttemptRecord(nothing, nothing, target, AttemptKind.FIRST, 1, 0.0)
+    record.head_at = record.ended_at = seconds
+    record.status = status
+    return record

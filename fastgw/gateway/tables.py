@@ -38,13 +38,14 @@ from fastgw.shm.slot_assignment import MAX_CONSUMERS, SlotNames, SlotTable, firs
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import drained_targets
 from fastgw.sync.drained_targets import by_upstream
+from fastgw.upstream.health.attempt_counters import Note
 from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.health.upstream_health import HealthEvent as HealthEvent
 from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity
-from fastgw.upstream.upstream import SPARE_RETRIES, Note, Upstream
+from fastgw.upstream.upstream import SPARE_RETRIES, Upstream
 
 _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENED: UPSTREAM_OPENINGS}
 

@@ -13,16 +13,10 @@ from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.observe.metrics.series_layout import (
-    TARGET_FAULT_WORDS,
-    TARGET_SERVER_ERRORS,
-    UPSTREAM_HEDGES,
-    UPSTREAM_RETRIES_DENIED,
-    UPSTREAM_WORDS,
-)
+from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.pool import LocalLimit, Pool, PoolLimit
-from fastgw.upstream.health.attempt_listener import AttemptListener, told_too
+from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
 from fastgw.upstream.health.upstream_health import Health
 from fastgw.upstream.load_balancing import Balancer, Member, NoTarget
 from fastgw.upstream.load_balancing.eligible_targets import SlowStart, in_use
@@ -33,18 +27,17 @@ from fastgw.upstream.load_balancing.round_robin import RoundRobin, SingleTarget
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
 from fastgw.upstream.policies.hedging import Hedging
 from fastgw.upstream.policies.retry import rules_of
+from fastgw.upstream.targets.attempt_listener import AttemptListener, with_listener
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity
 
 SPARE_RETRIES: Final = 3
 """Retries that may be under way on the node besides the budget: that is a share, and a share of little is nothing."""
 
-
-Note = Callable[[Target, Fault, str], None]
-"""Remembers that a target has failed, how, and why."""
 _NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
 _UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
 """Counts that nobody reads."""
+_UNCOUNTING: Final = AttemptCounters(_UNCOUNTED, 0, None)
 
 
 class Upstream:
@@ -64,16 +57,17 @@ class Upstream:
         "_counts",
         "_hashed",
         "_latencies",
+        "_listener_without_health",
         "_loads",
-        "_note",
         "_rising",
         "_spare",
         "_spared",
-        "_watch_without_health",
         "active",
+        "attempt_listener",
         "balancer",
         "cookies",
         "drained",
+        "failure_listener",
         "ground",
         "health",
         "hedging",
@@ -90,7 +84,6 @@ class Upstream:
         "shunned",
         "started",
         "targets",
-        "watch",
     )
 
     def __init__(
@@ -115,9 +108,10 @@ class Upstream:
         self.drained: Set[Target] = _NONE  # those that get nothing because somebody wants it so
         self.balancer: Balancer
         self.in_use: Sequence[Target] = ()  # what it picks from
-        self.watch: AttemptListener | None = None  # who wants to know how attempts go
+        self.attempt_listener: AttemptListener | None = None
+        self.failure_listener: AttemptListener = _UNCOUNTING
         self.health: Health | None = None
-        self._watch_without_health: AttemptListener | None = None
+        self._listener_without_health: AttemptListener | None = None
         self.cookies: Cookies | None = None  # by which clients stay with their target
         if settings.load_balancing.sticky is not None and key:
             self.cookies = Cookies(settings.load_balancing.sticky, name, key)
@@ -138,7 +132,6 @@ class Upstream:
         self._spare: PoolLimit | None = None  # nobody counts for the node: made when it is needed
         self._counts = _UNCOUNTED
         self._counted = 0  # where its row begins there
-        self._note: Note | None = None
         self.pool: Pool[UpstreamConnection]
         self.ground: WorkerLoop
 
@@ -185,7 +178,7 @@ class Upstream:
             self.cookies = Cookies(balancing.sticky, self.name, key or urandom(32))
         if before is not None and self._rising is not None and before._rising is not None:
             self._rising.keep(before._rising)
-        if self.watch is not None or self.cookies is not None or self._rising is not None:
+        if self.attempt_listener is not None or self.cookies is not None or self._rising is not None:
             self.settle()  # else nothing is known now that was not before
 
     def _watch(self, balancing: config.LoadBalancing, before: "Upstream | None") -> None:
@@ -194,21 +187,22 @@ class Upstream:
             self._latencies = Latencies(self._loads, balancing.decay, self.settings.timeouts.connect)
             if before is not None and before._latencies is not None:
                 self._latencies.keep(before._latencies, self.targets)
-            self.watch = self._latencies
+            self.attempt_listener = self._latencies
         elif balancing.algorithm == "least_connections" or (
             balancing.algorithm == "consistent_hash" and balancing.load_factor is not None
         ):
-            self.watch = self._loads
+            self.attempt_listener = self._loads
 
     def look_after(self, health: Health) -> None:
         """Follow the health of the upstream: from now on, by what the node decides, targets are shunned, and a breaker
         lets nothing pass.
         """
         self.health = health
-        self._watch_without_health = self.watch
+        self._listener_without_health = self.attempt_listener
         if health.watches:
-            self.watch = told_too(self.watch, health)
+            self.attempt_listener = with_listener(self.attempt_listener, health)
         else:
+            self.failure_listener = with_listener(self.failure_listener, health)
             self.pool.on_connected = health.connected
         self.settle()
 
@@ -220,7 +214,7 @@ class Upstream:
             self.health.stop()
             if self.pool.on_connected == self.health.connected:  # its heir may have the same pool
                 self.pool.on_connected = None
-            self.watch, self.health = self._watch_without_health, None
+            self.attempt_listener, self.health = self._listener_without_health, None
             self.settle()  # without its breaker
         if heir is not None and heir.started and heir.pool is self.pool:
             self.pool.release(set(self.targets).difference(heir.targets))
@@ -289,21 +283,8 @@ class Upstream:
     def count_in(self, spare: PoolLimit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
         """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`, and
         those of its targets where they say. `note`: remembers a target's last error."""
-        self._spare, self._counts, self._counted, self._note = spare, counts, first, note
-
-    def count_failure(self, target: Target, fault: Fault, why: str) -> None:
-        """An attempt at a target has failed. What is not the target's own does not count."""
-        word = TARGET_FAULT_WORDS.get(fault)
-        if word is not None and self._note is not None:
-            self._counts[target.counted + word] += 1
-            self._note(target, fault, why)
-        if self.health is not None and not self.health.watches:
-            self.health.not_connected(target, fault)
-
-    def count_refused(self, target: Target) -> None:
-        """An answer of 500 and above was dropped for another attempt."""
-        if self._note is not None:
-            self._counts[target.counted + TARGET_SERVER_ERRORS] += 1
+        self._spare, self._counts, self._counted = spare, counts, first
+        self.failure_listener = AttemptCounters(counts, first, note)
 
     def may_retry(self) -> bool:
         """Take a place of the retry budget, or a struggling upstream would be asked twice for everything.
@@ -325,9 +306,6 @@ class Upstream:
         if self._spared and self._spare is not None:
             self._spared -= 1
             self._spare.give_back()
-
-    def count_hedge(self) -> None:
-        self._counts[self._counted + UPSTREAM_HEDGES] += 1
 
 
 class _Alarm(Timed):

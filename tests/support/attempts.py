@@ -9,6 +9,7 @@ from fastgw.errors import Fault
 from fastgw.filters.api import Filter
 from fastgw.observe.metrics.series_layout import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import SPARE_RETRIES, Upstream
 from tests.support.memory import Plane, Wire
@@ -34,32 +35,61 @@ class Watch:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, object]] = []
-        self.under_way: dict[Target, int] = {}
+        self.under_way: dict[AttemptRecord, str] = {}
+        self.records: list[AttemptRecord] = []  # one for each of what it was told
 
-    def began(self, target: Target) -> None:
-        self.under_way[target] = self.under_way.get(target, 0) + 1
-        self._tell("began", target)
+    def attempt_begun(self, attempt: AttemptRecord) -> None:
+        assert attempt not in self.under_way
+        assert (attempt.kind is AttemptKind.FIRST) == (attempt.number == 1)
+        self.under_way[attempt] = "begun"
+        self._tell("begun", attempt)
 
-    def answered(self, target: Target, status: int, seconds: float) -> None:
-        self._tell("answered", target, status)
+    def attempt_connected(self, attempt: AttemptRecord) -> None:
+        assert self.under_way[attempt] == "begun"
+        self.under_way[attempt] = "connected"
+        assert attempt.connected_at >= attempt.begun_at
+        self._tell("connected", attempt, attempt.reused)
 
-    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
-        self._tell("failed", target, fault.label)
+    def attempt_answered(self, attempt: AttemptRecord) -> None:
+        assert self.under_way[attempt] == "connected"
+        self.under_way[attempt] = "answered"
+        assert attempt.head_at >= attempt.connected_at
+        self._tell("answered", attempt, attempt.status)
 
-    def ended(self, target: Target) -> None:
-        self._tell("ended", target)
-        self.under_way[target] -= 1
+    def attempt_ended(self, attempt: AttemptRecord) -> None:
+        assert self.under_way.pop(attempt) == "answered"
+        assert attempt.ended_at >= attempt.head_at
+        self._tell("ended", attempt)
 
-    def _tell(self, what: str, target: Target, how: object = None) -> None:
-        assert self.under_way.get(target, 0) > 0, f"{what}, and no attempt is under way"
-        self.told.append((what, target.label, how))
+    def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
+        del self.under_way[attempt]
+        assert attempt.ended_at >= attempt.begun_at
+        self._tell("given up", attempt, fault and fault.label)
+
+    def _tell(self, what: str, attempt: AttemptRecord, how: object = None) -> None:
+        self.told.append((what, attempt.target.label, how))
+        self.records.append(attempt)
 
     def of(self, what: str) -> list[object]:
         """All that it was told of this kind: targets, or what came of them."""
         return [target if how is None else how for each, target, how in self.told if each == what]
 
+    @property
+    def faults(self) -> list[object]:
+        """The faults of attempts that have failed."""
+        return [how for each, _, how in self.told if each == "given up" and how is not None]
+
     def assert_even(self) -> None:
-        assert not any(self.under_way.values()), self.told
+        assert not self.under_way, self.told
+
+
+def record(target: Target, seconds: float = 0.0, status: int = 0) -> AttemptRecord:
+    """An attempt that has taken so long until its head or its end, for a listener that is told of it alone."""
+    nothing: Any = None
+    attempt = AttemptRecord(nothing, nothing, target, AttemptKind.FIRST, 1, 0.0)
+    attempt.head_at = attempt.ended_at = seconds
+    attempt.status = status
+    return attempt
 
 
 class Service:
@@ -83,7 +113,7 @@ class Service:
         self.upstream: Upstream = self.plane.gateway.upstreams["u"]
         self._counts = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
         self.upstream.count_in(LocalLimit(SPARE_RETRIES), self._counts, 0)
-        self.watch = self.upstream.watch = Watch()
+        self.watch = self.upstream.attempt_listener = Watch()
         self.wires: list[Wire] = []
         self.client = self.plane.client()
         self.rest_sent = False  # of a request that is sent in two pieces

@@ -24,11 +24,10 @@ from fastgw.observe.metrics.counters import Tally
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.memory import Column, SharedMemory
-from fastgw.upstream.health.attempt_listener import AttemptListener
 from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
 from fastgw.upstream.load_balancing.load_tracking import Loads
-from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.attempt_listener import AttemptListener, AttemptRecord
 from fastgw.upstream.upstream import SPARE_RETRIES, Upstream
 from tests.support.memory import Observer, Plane
 
@@ -47,21 +46,30 @@ class Told:
         self._other = other
         self.events: list[tuple[object, ...]] = []
 
-    def began(self, target: Target) -> None:
-        self.events.append(("began", target.label))
-        self._other.began(target)
+    def attempt_begun(self, attempt: AttemptRecord) -> None:
+        self._tell("begun", attempt, attempt.number, attempt.kind, attempt.upstream, attempt.begun_at)
+        self._other.attempt_begun(attempt)
 
-    def answered(self, target: Target, status: int, seconds: float) -> None:
-        self.events.append(("answered", target.label, status, seconds))
-        self._other.answered(target, status, seconds)
+    def attempt_connected(self, attempt: AttemptRecord) -> None:
+        self._tell("connected", attempt, attempt.reused, attempt.connected_at)
+        self._other.attempt_connected(attempt)
 
-    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
-        self.events.append(("failed", target.label, fault.label, seconds))
-        self._other.failed(target, fault, seconds)
+    def attempt_answered(self, attempt: AttemptRecord) -> None:
+        self._tell("answered", attempt, attempt.status, attempt.head_at - attempt.begun_at)
+        self._other.attempt_answered(attempt)
 
-    def ended(self, target: Target) -> None:
-        self.events.append(("ended", target.label))
-        self._other.ended(target)
+    def attempt_ended(self, attempt: AttemptRecord) -> None:
+        self._tell("ended", attempt, attempt.ended_at - attempt.begun_at)
+        self._other.attempt_ended(attempt)
+
+    def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
+        self._tell("given up", attempt, fault and fault.label, attempt.ended_at - attempt.begun_at)
+        self._other.attempt_given_up(attempt, fault, why)
+
+    def _tell(self, what: str, attempt: AttemptRecord, *how: object) -> None:
+        exchange = attempt.exchange
+        route = None if exchange.route is None else exchange.route.name
+        self.events.append((what, attempt.target.label, exchange.head.raw_path, exchange.client_ip, route, *how))
 
 
 class Recording(Observer):
@@ -121,9 +129,9 @@ class CountedPlane(Plane):
             upstream._latencies._clock = self.now
         if upstream.settings.circuit_breaker is not None or may_eject(upstream.settings):
             upstream.look_after(self._health(upstream, place, counted))
-        if upstream.watch is None:
+        if upstream.attempt_listener is None:
             return None
-        upstream.watch = told = Told(upstream.watch)
+        upstream.attempt_listener = told = Told(upstream.attempt_listener)
         return told
 
     def _health(self, upstream: Upstream, place: int, counted: int) -> Health:

@@ -1,8 +1,8 @@
 """One try at a target: it borrows a connection, sends the request on it, and takes what comes back.
 
 What follows from how it went is decided by its `Forwarding`, which is told of it once: by `answered` when the head of
-a response is there, or by `lost` when none will come. Whoever watches the upstream is told here (`AttemptListener`),
-once of the beginning and once of the end.
+a response is there, or by `lost` when none will come. Whoever listens to the upstream's attempts is told by its record
+(`AttemptRecord`): it has one only where somebody does, or where there is something to count.
 """
 
 from math import inf
@@ -20,6 +20,7 @@ from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, RESET
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ request takes a fresh one.
 class Attempt(Timed):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
-    __slots__ = ("_begun_at", "_forwarding", "_upstream", "exchange", "stream", "target")
+    __slots__ = ("_begun_at", "_forwarding", "_record", "_upstream", "exchange", "stream", "target")
 
     def __init__(self, forwarding: "Forwarding", target: Target) -> None:
         self.deadline = self.filed_at = inf
@@ -45,26 +46,33 @@ class Attempt(Timed):
         self.exchange = forwarding.exchange
         self.target = target
         self.stream: UpstreamStream | None = None
-        self._begun_at = 0.0
+        self._begun_at = 0.0  # where hedges are made
+        self._record: AttemptRecord | None = None
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.target!r} on {self.stream!r}>"
 
-    def begin(self, fresh: bool) -> None:
+    def begin(self, fresh: bool, kind: AttemptKind) -> None:
         """The target was picked: ask for a stream. `fresh`: on a connection that has carried no request."""
         upstream = self._upstream
-        if upstream.watch is not None or upstream.hedging is not None:
+        if upstream.hedging is not None:
             self._begun_at = monotonic()
-            if upstream.watch is not None:
-                upstream.watch.began(self.target)
+        if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST:
+            self._record = self._new_record(kind, monotonic()).begin()
         if upstream.rules.per_try is not inf and self._request_is_whole():
             self._limit_time()
         self.ask(fresh)
 
-    def go_on(self, stream: UpstreamStream | None, begun_at: float) -> None:
-        """Continue an attempt that was begun on the fast path, then (monotonic seconds)."""
+    def _new_record(self, kind: AttemptKind, begun_at: float) -> AttemptRecord:
+        forwarding = self._forwarding
+        return AttemptRecord(self.exchange, forwarding.upstream, self.target, kind, forwarding.begun, begun_at)
+
+    def go_on(self, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
+        """Continue an attempt that was begun on the fast path."""
         self.stream = stream
-        self._begun_at = begun_at
+        self._record = record
+        if record is not None:
+            record.exchange = self.exchange
         body = self.exchange.request_body
         if stream is not None and body is not None:
             self._take(body)
@@ -96,7 +104,7 @@ class Attempt(Timed):
         return min(upstream.settings.timeouts.response_headers, min(self.deadline, self._forwarding.head_due_at) - now)
 
     def seconds(self) -> float:
-        """Since it began, where somebody wants to know."""
+        """Seconds since it began, where hedges are made."""
         return monotonic() - self._begun_at
 
     # what the pool tells
@@ -104,6 +112,8 @@ class Attempt(Timed):
     def lent(self, stream: UpstreamStream) -> None:
         self.stream = stream
         exchange, forward = self.exchange, self._forwarding.forward
+        if self._record is not None:
+            self._record.connect(stream.reused, monotonic())
         try:
             exchange.sent = True
             if exchange.state is not FORWARDING:  # another attempt may be on its way as well
@@ -161,7 +171,7 @@ class Attempt(Timed):
     def failed(self, fault: Fault, why: str = "") -> None:
         """No connection could be had."""
         forwarding = self._forwarding
-        self._end(fault, why)
+        self._give_up(fault, why)
         forwarding.lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER, why)
 
     def _request_is_whole(self) -> bool:
@@ -177,9 +187,8 @@ class Attempt(Timed):
         if payload is None:
             payload = head.payload or b""
         now = monotonic()
-        watch = self._upstream.watch
-        if watch is not None:
-            watch.answered(self.target, head.status, now - self._begun_at)
+        if self._record is not None:
+            self._record.answer(head.status, now)
         exchange = self.exchange
         try:
             self._forwarding.answered(self, head, payload, ended, now)
@@ -208,7 +217,7 @@ class Attempt(Timed):
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
         # A target may close what is idle: that is no sign of ill health.
-        self._end(None if condition == RESET else fault, why)
+        self._give_up(None if condition == RESET else fault, why)
         forwarding.lost(self, fault, condition, why)
 
     # what a tunnel tells (`TunnelListener`)
@@ -216,8 +225,8 @@ class Attempt(Timed):
     def on_switch(self, head: ResponseHead, early: bytes) -> None:
         stream, upstream = self.stream, self._upstream
         assert stream is not None
-        if upstream.watch is not None:
-            upstream.watch.answered(self.target, head.status, self.seconds())
+        if self._record is not None:
+            self._record.answer(head.status, monotonic())
         self.deadline = inf
         patience = upstream.settings.timeouts.tunnel_idle
         stream.limit_silence(patience)
@@ -277,32 +286,51 @@ class Attempt(Timed):
         """Give up: no one waits for the attempt any more. `fault`: as it has failed."""
         stream, self.stream = self.stream, None
         pool = self._upstream.pool
-        self._end(fault)
+        self._give_up(fault)
         if stream is not None:
             stream.cancel()
         else:
             pool.withdraw(self)
 
     def release(self) -> None:
-        """The response is in, or is not wanted."""
+        """End the attempt: the response is in."""
         stream, self.stream = self.stream, None
         assert stream is not None
+        if self._record is not None:
+            self._record.end(monotonic())
         self._end()
         stream.release()
 
-    def _end(self, fault: Fault | None = None, why: str = "") -> None:
-        """End the attempt; `fault`: it was the service that failed, and this is how."""
+    def refuse(self, status: int) -> None:
+        """Drop the response, whose head has this status, for another attempt."""
+        stream, self.stream = self.stream, None
+        assert stream is not None
+        record = self._record = self._record or self._new_record(AttemptKind.FIRST, self.exchange.begun_at)
+        record.status, record.refused = status, True
+        self._give_up(None)
+        stream.release()
+
+    def _give_up(self, fault: Fault | None, why: str = "") -> None:
+        """End the attempt without a response, or with a part of one, and tell who listens."""
+        record, now = self._record, 0.0
+        if record is None:
+            if fault is not None:
+                record = self._new_record(AttemptKind.FIRST, self.exchange.begun_at)
+        else:
+            now = monotonic()
+        if record is not None:
+            if fault is None and record.status == 101:
+                record.end(now)
+            else:
+                record.give_up(fault, why, now)
+        self._end()
+
+    def _end(self) -> None:
         if self.filed_at != inf:
             self._upstream.ground.wheel.drop(self)
-        watch = self._upstream.watch
-        if fault is not None:
-            self._upstream.count_failure(self.target, fault, why)
-        if watch is not None:
-            if fault is not None:
-                watch.failed(self.target, fault, self.seconds())
-            watch.ended(self.target)
         # The body's relay may have us until its end.
         del self.exchange, self._forwarding, self._upstream
+        self._record = None
 
 
 @final

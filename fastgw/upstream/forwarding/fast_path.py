@@ -25,6 +25,7 @@ from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.policies.retry import IDEMPOTENT
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class FastPath:
     is_fast: Final = True
 
     __slots__ = (
-        "_attempt_at",
+        "_attempt",
         "_client",
         "_exchange",
         "_params",
@@ -106,12 +107,12 @@ class FastPath:
     target: str
     response_bytes: int
     upstream_s: float
-    _attempt_at: float  # where the upstream is watched
     _params: Mapping[str, bytes]
 
     def __init__(self, client: FastPathClient, listener: Any, peer: Peer) -> None:
         self._client = client
         self._stream: UpstreamStream | None = None
+        self._attempt: AttemptRecord | None = None  # where somebody listens
         self.listener = listener
         self.peer = peer
         self.client_ip = peer.ip
@@ -159,9 +160,9 @@ class FastPath:
             self._turned(None).attempt(fresh=False, again=False)
             return
         self.target = target.label
-        if upstream.watch is not None:
-            self._attempt_at = self.begun_at
-            upstream.watch.began(target)
+        if upstream.attempt_listener is not None:
+            record = AttemptRecord(self, upstream, target, AttemptKind.FIRST, 1, self.begun_at)
+            self._attempt = record.begin()
         method, payload = head.method, head.payload
         assert payload is not None
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
@@ -169,6 +170,8 @@ class FastPath:
         if stream is None:
             self._turned(target).ask()
             return
+        if self._attempt is not None:
+            self._attempt.connect(stream.reused, self._attempt.begun_at)
         try:
             if forward.forwarded is None and not self.peer.trusted:
                 drop, added = FAMILY, self.peer.set_lines(head.authority)
@@ -197,9 +200,9 @@ class FastPath:
             self._turned(None).attempt(fresh=False, again=False)
             return
         exchange.target = target.label
-        if upstream.watch is not None:
-            self._attempt_at = monotonic()
-            upstream.watch.began(target)
+        if upstream.attempt_listener is not None:
+            record = AttemptRecord(exchange, upstream, target, AttemptKind.FIRST, 1, monotonic())
+            self._attempt = record.begin()
         head = cast(Http1RequestHead, exchange.head)  # no other connection goes this way
         method = head.method
         payload = b"" if exchange.request_body is None else head.payload
@@ -209,6 +212,8 @@ class FastPath:
         if stream is None:
             self._turned(target).ask()
             return
+        if self._attempt is not None:
+            self._attempt.connect(stream.reused, self._attempt.begun_at)
         try:
             peer, query = exchange.peer, exchange.query_sent
             if forward.forwarded is None and not peer.trusted:
@@ -239,8 +244,8 @@ class FastPath:
         stream, self._stream = self._stream, None
         exchange = self._exchange_so_far()
         forward: Forward = self.route.fast_path.forward
-        begun_at = exchange.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
-        forwarding = forward.resumed(exchange, target, stream, begun_at)
+        record, self._attempt = self._attempt, None
+        forwarding = forward.resumed(exchange, target, stream, record)
         if stream is not None:
             exchange.state, exchange.sent = FORWARDING, True
             assert forwarding.current is not None
@@ -288,9 +293,10 @@ class FastPath:
         stream, upstream = self._stream, plan.forward.upstream
         assert stream is not None
         upstream.active -= 1
-        if upstream.watch is not None:
-            upstream.watch.answered(stream.target, head.status, now - self._attempt_at)
-            upstream.watch.ended(stream.target)
+        if self._attempt is not None:
+            record, self._attempt = self._attempt, None
+            record.answer(head.status, now)
+            record.end(now)
         self._stream = None
         stream.release()
         if exchange is None:

@@ -16,6 +16,7 @@ from fastgw.http.http1 import serializer
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing import BalancingRequest
+from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -87,15 +88,15 @@ class Forward:
         forwarding.attempt(fresh=False, again=False)
 
     def resumed(
-        self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, begun_at: float
+        self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, record: AttemptRecord | None
     ) -> Forwarding:
         """Return the forwarding of an exchange that was on the fast path; counted among the upstream's already.
 
-        `begun_at`: when its attempt at `target` began, monotonic seconds.
+        `record`: of its attempt at `target`, where somebody listens.
         """
         forwarding = self._forwarding(exchange)
         if target is not None:
-            forwarding.go_on(target, stream, begun_at)
+            forwarding.go_on(target, stream, record)
         return forwarding
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:

@@ -23,6 +23,7 @@ from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Forwarding(Timed):
         "_timer",
         "_total_at",
         "_tried",
+        "begun",
         "continued",
         "current",
         "exchange",
@@ -68,6 +70,7 @@ class Forwarding(Timed):
         self._tried: tuple[Target, ...] = ()
         self._resort: Target | None = None  # one that is ejected, as no other could be reached
         self._retried = self._hedged = 0
+        self.begun = 0  # attempts
         self._retrying = False  # it has a place in the retry budget
         # What is waited for: the time of the next attempt or the next hedge, or whether a filter renews.
         self._timer: asyncio.TimerHandle | CredentialRenewal | None = None
@@ -84,10 +87,11 @@ class Forwarding(Timed):
         self.head_due_at = wheel.now + self.forward.patience
         wheel.watch(self, self.head_due_at)
 
-    def go_on(self, target: Target, stream: UpstreamStream | None, begun_at: float) -> None:
-        """An attempt at `target` has begun already, then (monotonic seconds)."""
+    def go_on(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
+        """An attempt at `target` has begun already."""
+        self.begun = 1
         self.current = Attempt(self, target)
-        self.current.go_on(stream, begun_at)
+        self.current.go_on(stream, record)
 
     def ask(self) -> None:
         """Ask for a connection, for an attempt that has begun already."""
@@ -119,12 +123,11 @@ class Forwarding(Timed):
         if target is None:
             self.fail(upstream.unavailable(), wait=upstream.wait())
             return
-        if again:
-            self.exchange.retries += 1
+        self.begun += 1
         self.current = attempt = Attempt(self, target)
         if upstream.hedging is not None:
             self._plan_hedge()
-        attempt.begin(fresh)
+        attempt.begin(fresh, AttemptKind.RETRY if again else AttemptKind.FIRST)
 
     def _plan_hedge(self) -> None:
         upstream, exchange, hedging = self.upstream, self.exchange, self.upstream.hedging
@@ -147,12 +150,11 @@ class Forwarding(Timed):
         if target is None:
             return
         self._hedged += 1
-        exchange.retries += 1
-        upstream.count_hedge()
+        self.begun += 1
         hedge = Attempt(self, target)
         self._hedges += (hedge,)
         self._plan_hedge()
-        hedge.begin(fresh=False)
+        hedge.begin(fresh=False, kind=AttemptKind.HEDGE)
 
     def _drop(self, attempt: Attempt) -> bool:
         """An attempt is over. Whether another one is under way."""
@@ -192,7 +194,7 @@ class Forwarding(Timed):
             return
         if head.status in upstream.rules.statuses and self._refuse(attempt, head, payload, ended, now):
             return
-        exchange.upstream_s = now - exchange.begun_at
+        self._take_response(attempt.target, now - exchange.begun_at)
         exchange.response_bytes = len(payload)
         if upstream.hedging is not None:
             upstream.hedging.times.add(attempt.seconds())
@@ -210,6 +212,10 @@ class Forwarding(Timed):
         response = Response(head.status, head, cookie, marks)
         exchange.respond(response, payload, ended)
 
+    def _take_response(self, target: Target, seconds: float) -> None:
+        """Note for the log whose response the client gets, and after how many seconds its head was there."""
+        self.exchange.target, self.exchange.upstream_s = target.label, seconds
+
     def _win(self, attempt: Attempt) -> None:
         """The others are not waited for; how long they have taken is known, and that it was too long."""
         self._stop_timer()
@@ -225,7 +231,7 @@ class Forwarding(Timed):
 
     def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, patience: float) -> None:
         exchange = self.exchange
-        exchange.upstream_s = monotonic() - exchange.begun_at
+        self._take_response(attempt.target, monotonic() - exchange.begun_at)
         self.deadline = inf
         response = Response(101, head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
@@ -245,7 +251,7 @@ class Forwarding(Timed):
         if not self.is_replayable() or self.exchange.renewed:
             return False
         if self._hedges:
-            attempt.release()
+            attempt.refuse(head.status)
             self._drop(attempt)
             return True
         wait = self._wait(str(head.status), asked_wait(head))
@@ -258,9 +264,7 @@ class Forwarding(Timed):
             target = self.upstream.balancer.pick(exchange, (*self._tried, attempt.target))
             if target is None:
                 return False
-        if head.status >= 500:
-            self.upstream.count_refused(attempt.target)
-        attempt.release()
+        attempt.refuse(head.status)
         self._drop(attempt)
         self._follow(wait, fresh=False, target=target)
         return True
@@ -272,7 +276,7 @@ class Forwarding(Timed):
         if self.upstream.cookies is not None:
             response.added = self._cookie(held.target)
         exchange.keep_no_body()
-        exchange.target, exchange.upstream_s = held.target.label, held.seconds
+        self._take_response(held.target, held.seconds)
         exchange.response_bytes = len(held.payload)
         self._end()
         exchange.service = None
@@ -376,7 +380,7 @@ class Forwarding(Timed):
         if stream is None:
             self._pass_on(held)
             return
-        exchange.upstream_s = held.seconds
+        self._take_response(held.target, held.seconds)
         exchange.response_bytes = len(held.payload)
         response = Response(held.head.status, held.head, b"", self.forward.marks)
         if self.upstream.cookies is not None:

@@ -17,6 +17,7 @@ from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import Column
 from fastgw.upstream.health.circuit_breaker import Breaker, BreakerPhase
 from fastgw.upstream.health.outlier_ejection import Outliers, may_eject
+from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 SHUNNED: Final = frozenset((HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED))
@@ -148,7 +149,7 @@ class Health:
 
     @property
     def watches(self) -> bool:
-        """Whether it has to be told of attempts; else `connected` and `not_connected` are enough, and no request pays.
+        """Whether it has to be told of every attempt; else `connected` and failures are enough, and no request pays.
 
         What control finds out needs none.
         """
@@ -160,29 +161,35 @@ class Health:
 
     # --- what is told of attempts (`AttemptListener`) ---
 
-    def began(self, target: Target) -> None: ...
+    def attempt_begun(self, attempt: AttemptRecord) -> None: ...
+    def attempt_connected(self, attempt: AttemptRecord) -> None: ...
+    def attempt_ended(self, attempt: AttemptRecord) -> None: ...
 
-    def ended(self, target: Target) -> None: ...
-
-    def answered(self, target: Target, status: int, seconds: float) -> None:
-        words = self._mine
+    def attempt_answered(self, attempt: AttemptRecord) -> None:
+        words, target = self._mine, attempt.target
         words[self._attempts] += 1
         words[self._attempts_at[target]] += 1
-        if status >= ERRORS:
+        seconds = attempt.head_at - attempt.begun_at
+        if attempt.status >= ERRORS:
             self._erred(target, seconds, sent=True)
         elif self._tries:
             assert self.breaker is not None
             self.breaker.succeeded(self._clock() - seconds)
 
-    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
-        sent = OWN_FAULTS.get(fault)
+    def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
+        sent = None if fault is None else OWN_FAULTS.get(fault)
         if sent is None:
+            return
+        target = attempt.target
+        if not self._watches_answers:
+            if sent is AttemptStage.NOTHING:
+                self._not_connected(target)
             return
         if sent is not AttemptStage.HEAD:
             words = self._mine
             words[self._attempts] += 1
             words[self._attempts_at[target]] += 1
-        self._erred(target, seconds, sent=sent is not AttemptStage.NOTHING)
+        self._erred(target, attempt.ended_at - attempt.begun_at, sent=sent is not AttemptStage.NOTHING)
 
     # --- what is told of connects instead, where it does not watch attempts ---
 
@@ -192,9 +199,9 @@ class Health:
         if place is not None and self._outliers is not None:
             self._mine[place] += 1
 
-    def not_connected(self, target: Target, fault: Fault) -> None:
+    def _not_connected(self, target: Target) -> None:
         """None could be opened for a request."""
-        if OWN_FAULTS.get(fault) is AttemptStage.NOTHING and self._outliers is not None:
+        if self._outliers is not None:
             self._mine[self._attempts_at[target]] += 1
             self._erred(target, 0.0, sent=False)
 

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Final, Protocol, final
 
 from fastgw.errors import Fault, Side
+from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 GATEWAY_ERRORS: Final = frozenset((502, 503, 504))
@@ -68,21 +69,21 @@ class Loads:
 
     # what attempts tell
 
-    def began(self, target: Target) -> None:
+    def attempt_begun(self, attempt: AttemptRecord) -> None:
         words = self._words
-        words[self.first + target.place] += 1
+        words[self.first + attempt.target.place] += 1
         words[self.total] += 1
 
-    def answered(self, target: Target, status: int, seconds: float) -> None:
-        pass
+    def attempt_connected(self, attempt: AttemptRecord) -> None: ...
+    def attempt_answered(self, attempt: AttemptRecord) -> None: ...
 
-    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
-        pass
-
-    def ended(self, target: Target) -> None:
+    def attempt_ended(self, attempt: AttemptRecord) -> None:
         words = self._words
-        words[self.first + target.place] -= 1
+        words[self.first + attempt.target.place] -= 1
         words[self.total] -= 1
+
+    def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
+        self.attempt_ended(attempt)
 
 
 @final
@@ -135,18 +136,22 @@ class Latencies:
 
     # what attempts tell
 
-    def began(self, target: Target) -> None:
-        self._loads.began(target)
+    def attempt_begun(self, attempt: AttemptRecord) -> None:
+        self._loads.attempt_begun(attempt)
 
-    def answered(self, target: Target, status: int, seconds: float) -> None:
-        self._see(target, max(seconds, self._penalty) if status in GATEWAY_ERRORS else seconds)
+    def attempt_connected(self, attempt: AttemptRecord) -> None: ...
 
-    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
-        if fault.side is Side.UPSTREAM:
-            self._see(target, max(seconds, self._penalty))
+    def attempt_answered(self, attempt: AttemptRecord) -> None:
+        seconds = attempt.head_at - attempt.begun_at
+        self._see(attempt.target, max(seconds, self._penalty) if attempt.status in GATEWAY_ERRORS else seconds)
 
-    def ended(self, target: Target) -> None:
-        self._loads.ended(target)
+    def attempt_ended(self, attempt: AttemptRecord) -> None:
+        self._loads.attempt_ended(attempt)
+
+    def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
+        if fault is not None and fault.side is Side.UPSTREAM:
+            self._see(attempt.target, max(attempt.ended_at - attempt.begun_at, self._penalty))
+        self._loads.attempt_ended(attempt)
 
     def _see(self, target: Target, seconds: float) -> None:
         now = self._clock()

@@ -36,6 +36,7 @@ from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 from fastgw.upstream.upstream import Upstream
+from tests.support.attempts import record
 from tests.support.certificates import Certificates, server_tls
 from tests.support.collector import no_collector
 from tests.support.generations import load_document, plan_after
@@ -285,7 +286,7 @@ async def test_an_open_breaker_stays_so_under_other_settings(phase: BreakerPhase
     with no_collector():
         async with serving(circuit_breaker={"min_requests": 1, "open": "300s"}) as node:
             upstream = node.gateway.upstreams["old"]
-            upstream.watch.failed(upstream.targets[0], Fault.CONNECT_REFUSED, 0.1)
+            upstream.attempt_listener.attempt_given_up(record(upstream.targets[0], 0.1), Fault.CONNECT_REFUSED, "")
             breaker = upstream.health.breaker
             assert (breaker.phase, upstream.unavailable()) == (BreakerPhase.OPEN, Fault.CIRCUIT_OPEN)
             assert 299 < upstream.wait() <= 300
@@ -295,7 +296,7 @@ async def test_an_open_breaker_stays_so_under_other_settings(phase: BreakerPhase
             before = held()
             node.adopt(node.configured("old", circuit_breaker={"min_requests": 2, "open": "301s"}))
             assert node.gateway.upstreams["old"].unavailable() is Fault.CIRCUIT_OPEN
-            assert upstream.watch is None
+            assert upstream.attempt_listener is None
             assert upstream.balancer.pick(None) is upstream.targets[0]
             del upstream, breaker
             await until(lambda: held() == before)

@@ -166,24 +166,94 @@ def test_each_attempt_ends_once(
 
 
 ENDS = {
-    "answered": ([("connects", 0), ("answers", 0)], ["answered"]),
-    "answered in pieces": ([("connects", 0), ("begins", 0), ("goes on", 0)], ["answered"]),
-    "broken off": ([("connects", 0), ("begins", 0), ("resets", 0)], ["answered", "failed"]),
-    "no connection": ([("cannot", 1)], ["failed"]),
-    "hung up": ([("connects", 0), ("hangs up", 0)], ["failed"]),
-    "left": ([("connects", 0), ("leaves", 0)], []),
-    "left while connecting": ([("leaves", 0)], []),
-    "late": ([("connects", 0), ("long", 0)], ["failed"]),
+    "answered": ([("connects", 0), ("answers", 0)], ["begun", "connected", "answered", "ended"]),
+    "answered in pieces": (
+        [("connects", 0), ("begins", 0), ("goes on", 0)],
+        ["begun", "connected", "answered", "ended"],
+    ),
+    "broken off": (
+        [("connects", 0), ("begins", 0), ("resets", 0)],
+        ["begun", "connected", "answered", "given up: upstream_incomplete"],
+    ),
+    "no connection": ([("cannot", 1)], ["begun", "given up: pool_timeout"]),
+    "hung up": ([("connects", 0), ("hangs up", 0)], ["begun", "connected", "given up: connection_lost"]),
+    "left": ([("connects", 0), ("leaves", 0)], ["begun", "connected", "given up"]),
+    "left while connecting": ([("leaves", 0)], ["begun", "given up"]),
+    "late": ([("connects", 0), ("long", 0)], ["begun", "connected", "given up: upstream_timeout"]),
 }
 
 
 @pytest.mark.parametrize("name", ENDS)
 def test_what_is_told_of_a_single_attempt(name: str) -> None:
-    """`began` first, `ended` last, and between them what came of it."""
+    """That it is begun first, and last that it is ended or given up, and by what; between them how far it came."""
     steps, told = ENDS[name]
     service = Service({"retries": {"max": 0}}, targets=1, route={"timeout": "2s"})
     service.asks()
     for step, which in steps:
         play(service, b"GET", step, which)
-    assert [what for what, _, _ in service.watch.told] == ["began", *told, "ended"]
+    given_up = [f"{what}: {how}" if what == "given up" and how else what for what, _, how in service.watch.told]
+    assert given_up == told
+    assert len({id(record) for record in service.watch.records}) == 1
     service.plane.assert_quiet()
+
+
+def test_each_attempt_of_an_exchange_is_told_with_its_number_and_why_it_is_made() -> None:
+    """A retry after a refusal, and hedges beside it; the exchange has the count of them for the log."""
+    service = Service({"retries": {"conditions": ["503"]}}, targets=2)
+    service.asks()
+    service.connects().sends(saying(503, b"no"))
+    service.passes(1.0)
+    service.connects().sends(OK)
+    service.assert_over(200, retries=1)
+    first, second = dict.fromkeys(service.watch.records)
+    assert [(each.number, each.kind.name, each.status, each.refused) for each in (first, second)] == [
+        (1, "FIRST", 503, True),
+        (2, "RETRY", 200, False),
+    ]
+    assert first.target is not second.target
+    assert first.exchange is second.exchange
+    hedged = Service({"hedge": {"after": "100ms"}}, targets=2)
+    hedged.asks()
+    hedged.passes(0.2)
+    slow, fast = hedged.connects(), hedged.connects()
+    fast.sends(OK)
+    assert slow.lost or slow.aborted
+    hedged.assert_over(200, retries=1)
+    first, second = dict.fromkeys(hedged.watch.records)
+    assert [(each.number, each.kind.name, each.status) for each in (first, second)] == [
+        (1, "FIRST", 0),
+        (2, "HEDGE", 200),
+    ]
+    assert hedged.hedges == 1
+
+
+def test_a_tunnel_that_is_closed_is_an_attempt_that_ended() -> None:
+    service = Service(targets=1, route={"upgrade": ["websocket"]})
+    service.asks(b"GET /a HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    wire = service.connects()
+    wire.sends(b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    wire.ends()
+    service.client.ends()
+    service.plane.settle()
+    assert [what for what, _, _ in service.watch.told] == ["begun", "connected", "answered", "ended"]
+
+
+def test_a_reused_connection_is_told_and_its_loss_blames_nobody() -> None:
+    service = Service(targets=1)
+    service.asks()
+    wire = service.connects()
+    wire.sends(OK)
+    service.asks()
+    wire.ends()
+    service.connects().sends(OK)
+    told = [(what, how) for what, _, how in service.watch.told]
+    assert told[4:] == [
+        ("begun", None),
+        ("connected", True),
+        ("given up", None),
+        ("begun", None),
+        ("connected", False),
+        ("answered", 200),
+        ("ended", None),
+    ]
+    service.watch.assert_even()

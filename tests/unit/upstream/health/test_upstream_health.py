@@ -21,6 +21,7 @@ from fastgw.upstream.health.outlier_ejection import most_ejected
 from fastgw.upstream.health.upstream_health import Health, HealthEvent, HealthPoller
 from fastgw.upstream.load_balancing import BalancingRequest
 from fastgw.upstream.targets.target import Target, build_targets
+from tests.support.attempts import record
 
 ASKED: Any = SimpleNamespace(is_fast=False)
 """Somebody's request: nobody looks at it here."""
@@ -61,10 +62,10 @@ class Group:
         return "".join(sorted(target.host for target in self.shunned))
 
     def answers(self, index: int, status: int = 200, seconds: float = 0.0) -> None:
-        self.health.answered(self.targets[index], status, seconds)
+        self.health.attempt_answered(record(self.targets[index], seconds, status))
 
     def fails(self, index: int, fault: Fault = Fault.UPSTREAM_TIMEOUT, seconds: float = 0.0) -> None:
-        self.health.failed(self.targets[index], fault, seconds)
+        self.health.attempt_given_up(record(self.targets[index], seconds), fault, "")
 
     def passes(self) -> bool:
         """Whether one more request may go to the upstream."""
@@ -195,12 +196,12 @@ def test_by_default_a_failed_connect_ejects_and_nothing_else_does() -> None:
     first = node.workers[0]
     assert not first.health.watches
     for fault in (Fault.UPSTREAM_TIMEOUT, Fault.CONNECTION_LOST, Fault.POOL_FULL, Fault.CONNECTIONS_EXHAUSTED):
-        first.health.not_connected(first.targets[0], fault)
+        first.health.attempt_given_up(record(first.targets[0]), fault, "")
     assert node.out() == ""
-    first.health.not_connected(first.targets[0], Fault.CONNECT_REFUSED)
+    first.health.attempt_given_up(record(first.targets[0]), Fault.CONNECT_REFUSED, "")
     assert node.out() == "a"
     second = node.workers[1]
-    second.health.not_connected(second.targets[1], Fault.CONNECT_TIMEOUT)
+    second.health.attempt_given_up(record(second.targets[1]), Fault.CONNECT_TIMEOUT, "")
     assert node.out() == "a"  # of three, half is one
     node.passes(5.1)
     assert node.out() == ""
@@ -211,11 +212,11 @@ def test_a_connection_between_ends_a_row_of_failed_connects() -> None:
     node = Node(passive=settings.PassiveHealth(connect_failures=3))
     for _ in range(5):
         for worker in node.workers[:2]:
-            worker.health.not_connected(worker.targets[0], Fault.CONNECT_REFUSED)
+            worker.health.attempt_given_up(record(worker.targets[0]), Fault.CONNECT_REFUSED, "")
         node.workers[2].health.connected(node.workers[2].targets[0])
     assert node.out() == ""
     for worker in node.workers:
-        worker.health.not_connected(worker.targets[0], Fault.CONNECT_REFUSED)
+        worker.health.attempt_given_up(record(worker.targets[0]), Fault.CONNECT_REFUSED, "")
     assert node.out() == "a"
 
 
@@ -234,7 +235,7 @@ def test_the_only_target_is_never_ejected_and_pays_nothing() -> None:
     worker = node.workers[0]
     assert not worker.health.watches
     for _ in range(10):
-        worker.health.not_connected(worker.targets[0], Fault.CONNECT_REFUSED)
+        worker.health.attempt_given_up(record(worker.targets[0]), Fault.CONNECT_REFUSED, "")
     assert node.out() == ""
 
 

@@ -29,6 +29,7 @@ from fastgw.upstream.load_balancing.random_choice import LatencyBalancing, Least
 from fastgw.upstream.load_balancing.round_robin import RoundRobin
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
+from tests.support.attempts import record
 
 ANY = FastPath(None, None, Peer("192.0.2.1", 1, 80, False))  # type: ignore[arg-type]
 """Somebody's request: most balancers do not look at it."""
@@ -91,7 +92,7 @@ BALANCERS: dict[str, Callable[[list[Member]], Balancer]] = {
 def equally_fast(group: Sequence[Member]) -> Latencies:
     latencies = Latencies(Loads(), 10.0, 1.0, lambda: 0.0)
     for member in group:
-        latencies.answered(member.target, 200, 0.01)
+        latencies.attempt_answered(record(member.target, 0.01, 200))
     return latencies
 
 
@@ -196,10 +197,10 @@ def test_under_way_is_what_all_workers_have_under_way():
     here, there = loads_of(2, workers=2)
     group = members(1, 1)
     busy, idle = (member.target for member in group)
-    there.began(busy)
+    there.attempt_begun(record(busy))
     assert (here.of(busy), here.of(idle), here.of_all()) == (1, 0, 1)
     assert set(picked(LeastConnections(group, here), 50)) == {idle}
-    there.ended(busy)
+    there.attempt_ended(record(busy))
     assert (here.of(busy), here.of_all()) == (0, 0)
 
 
@@ -210,7 +211,7 @@ def test_least_connections_fills_targets_by_weight(weights: Sequence[int]) -> No
     (loads,) = loads_of(len(group))
     balance = LeastConnections(group, loads)
     for target in picked(balance, 100 * sum(weights)):
-        loads.began(target)
+        loads.attempt_begun(record(target))
     for member in group:
         assert loads.of(member.target) == pytest.approx(100 * member.weight, rel=0.03, abs=12)
 
@@ -219,8 +220,8 @@ def test_two_different_ones_are_drawn_however_unlike_their_weights_are():
     group = members(1000, 1, 1)
     (loads,) = loads_of(3)
     for _ in range(1000):
-        loads.began(group[0].target)
-    loads.began(group[0].target)
+        loads.attempt_begun(record(group[0].target))
+    loads.attempt_begun(record(group[0].target))
     counted = Counter(picked(LeastConnections(group, loads), 1000))
     assert counted[group[0].target] == 0
 
@@ -237,13 +238,13 @@ def test_a_slow_target_is_noticed_with_its_first_answer_and_forgiven_slowly():
     balance = LatencyBalancing(group, latencies)
     for _ in range(20):
         for target in (fast, slow):
-            latencies.answered(target, 200, 0.010)
-    latencies.answered(slow, 200, 1.0)
+            latencies.attempt_answered(record(target, 0.010, 200))
+    latencies.attempt_answered(record(slow, 1.0, 200))
     assert {*picked(balance, 100)} == {fast}
     assert latencies.of(slow) == pytest.approx(1.0)
     for seconds in range(60):
         clock.now = 100.0 + seconds
-        latencies.answered(fast, 200, 0.010)
+        latencies.attempt_answered(record(fast, 0.010, 200))
     assert latencies.of(slow) == pytest.approx(1.0 * 2.718281828**-5.9)
     assert slow in {*picked(balance, 100)}
 
@@ -253,11 +254,11 @@ def test_what_is_under_way_makes_a_fast_target_as_dear_as_a_slow_one():
     fast, slow = (member.target for member in group)
     (loads,) = loads_of(2)
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
-    latencies.answered(fast, 200, 0.01)
-    latencies.answered(slow, 200, 0.04)
+    latencies.attempt_answered(record(fast, 0.01, 200))
+    latencies.attempt_answered(record(slow, 0.04, 200))
     balance = LatencyBalancing(group, latencies)
     for target in picked(balance, 100):
-        latencies.began(target)
+        latencies.attempt_begun(record(target))
     assert loads.of(fast) / loads.of(slow) == pytest.approx(4, rel=0.1)
 
 
@@ -266,9 +267,9 @@ def test_what_is_under_way_at_equally_fast_targets_is_as_their_weights():
     (loads,) = loads_of(2)
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
     for member in group:
-        latencies.answered(member.target, 200, 0.01)
+        latencies.attempt_answered(record(member.target, 0.01, 200))
     for target in picked(LatencyBalancing(group, latencies), 400):
-        latencies.began(target)
+        latencies.attempt_begun(record(target))
     assert loads.of(group[0].target) == pytest.approx(300, abs=3)
 
 
@@ -277,10 +278,10 @@ def test_a_target_that_has_never_answered_is_asked_by_one_request_at_first():
     known, unknown = (member.target for member in group)
     (loads,) = loads_of(2)
     latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
-    latencies.answered(known, 200, 0.01)
+    latencies.attempt_answered(record(known, 0.01, 200))
     balance = LatencyBalancing(group, latencies)
     assert {*picked(balance, 20)} == {unknown}
-    latencies.began(unknown)
+    latencies.attempt_begun(record(unknown))
     assert latencies.cost(unknown) == inf
     assert {*picked(balance, 20)} == {known}
 
@@ -289,20 +290,25 @@ def test_a_target_that_has_never_answered_is_asked_by_one_request_at_first():
 def test_failing_fast_is_not_taken_for_being_fast(status: int | None) -> None:
     group = members(1, 1)
     good, bad = (member.target for member in group)
-    latencies = Latencies(Loads(), 10.0, 1.0, lambda: 0.0)
-    latencies.answered(good, 200, 0.1)
+    (loads,) = loads_of(2)
+    latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
+    latencies.attempt_answered(record(good, 0.1, 200))
+    latencies.attempt_begun(record(bad))
     if status is None:
-        latencies.failed(bad, Fault.CONNECT_REFUSED, 0.001)
+        latencies.attempt_given_up(record(bad, 0.001), Fault.CONNECT_REFUSED, "")
     else:
-        latencies.answered(bad, status, 0.001)
+        latencies.attempt_answered(record(bad, 0.001, status))
+        latencies.attempt_ended(record(bad))
     assert {*picked(LatencyBalancing(group, latencies), 20)} == {good}
 
 
 def test_a_client_that_leaves_says_nothing_of_a_target():
     group = members(1)
-    latencies = Latencies(Loads(), 10.0, 1.0, lambda: 0.0)
-    latencies.failed(group[0].target, Fault.CLIENT_LEFT, 3.0)
-    assert latencies.of(group[0].target) == 0.0
+    (loads,) = loads_of(1)
+    latencies = Latencies(loads, 10.0, 1.0, lambda: 0.0)
+    latencies.attempt_begun(record(group[0].target))
+    latencies.attempt_given_up(record(group[0].target, 3.0), Fault.CLIENT_LEFT, "")
+    assert (latencies.of(group[0].target), loads.of_all()) == (0.0, 0)
 
 
 # --- hashes ---
@@ -424,7 +430,7 @@ def test_a_hot_key_fills_its_target_no_further_than_its_bound(weights: Sequence[
     for number in range(1, 1001):
         target = balance.pick(ANY)
         assert target is not None
-        loads.began(target)
+        loads.attempt_begun(record(target))
         for member in group:
             assert loads.of(member.target) <= max(FEW, 1 + 1.25 * number * member.weight / sum(weights))
     assert balance.pick(ANY) is not None
@@ -437,7 +443,7 @@ def test_a_few_requests_of_one_key_stay_together():
     (loads,) = loads_of(4)
     balance = hashing(group, loads, 1.25)
     for target in (found := [*picked(balance, 1)] * FEW):
-        loads.began(target)
+        loads.attempt_begun(record(target))
         assert {*found} == {target}
     assert balance.pick(ANY) not in found
 

@@ -47,7 +47,7 @@ def test_the_first_answer_counts(winner: int) -> None:
     assert service.plane.records[0].target == (FIRST, SECOND)[winner]
     assert service.hedges == 1
     assert service.watch.of("answered") == [200]
-    assert service.watch.of("failed") == []
+    assert service.watch.faults == []
 
 
 def test_an_answer_in_pieces_wins_with_its_head() -> None:
@@ -126,7 +126,7 @@ def test_as_many_as_there_may_be() -> None:
     service.connects()
     service.passes(1)
     assert service.waiting == []
-    assert len(set(service.watch.of("began"))) == 3
+    assert len(set(service.watch.of("begun"))) == 3
     service.wires[2].sends(OK)
     assert [wire.aborted for wire in service.wires] == [True, True, False]
     service.assert_over(200, retries=2)
@@ -155,7 +155,7 @@ def test_one_that_fails_leaves_it_to_the_other(failing: int, how: str) -> None:
     assert service.client.received == b""
     service.wires[1 - failing].sends(OK)
     service.assert_over(200, retries=1)
-    assert service.watch.of("failed") == ["connection_lost"]
+    assert service.watch.faults == ["connection_lost"]
     assert service.plane.records[0].target == (FIRST, SECOND)[1 - failing]
 
 
@@ -192,7 +192,7 @@ def test_two_refused_answers_are_followed_by_a_retry() -> None:
     service.passes(0.1)
     service.connects().sends(OK)
     service.assert_over(200, retries=2)
-    assert len(set(service.watch.of("began"))) == 3
+    assert len(set(service.watch.of("begun"))) == 3
 
 
 def test_a_client_that_leaves_ends_both() -> None:
@@ -211,7 +211,7 @@ def test_the_time_of_the_route_ends_both() -> None:
     service.passes(1)
     assert all(wire.aborted for wire in service.wires)
     service.assert_over(504, retries=1)
-    assert service.watch.of("failed") == ["upstream_timeout"] * 2
+    assert service.watch.faults == ["upstream_timeout"] * 2
 
 
 # --- after p95 ---

@@ -99,7 +99,7 @@ def test_retries_end() -> None:
         service.plane.cannot_connect()
         service.passes(0.3)
     service.assert_over(502, retries=3)
-    assert service.watch.of("began") == [FIRST, SECOND] * 2 or service.watch.of("began") == [SECOND, FIRST] * 2
+    assert service.watch.of("begun") == [FIRST, SECOND] * 2 or service.watch.of("begun") == [SECOND, FIRST] * 2
 
 
 # --- answers ---
@@ -385,7 +385,7 @@ def test_a_silent_target_is_left_for_another() -> None:
     assert first.aborted
     service.connects().sends(OK)
     service.assert_over(200, retries=1)
-    assert service.watch.of("failed") == ["upstream_timeout"]
+    assert service.watch.faults == ["upstream_timeout"]
 
 
 def test_the_last_attempt_has_no_more_time_than_the_first() -> None:
@@ -397,7 +397,7 @@ def test_the_last_attempt_has_no_more_time_than_the_first() -> None:
     service.passes(0.3)
     assert service.client.received.startswith(b"HTTP/1.1 504 ")
     service.assert_over(504, retries=1)
-    assert service.watch.of("failed") == ["upstream_timeout"] * 2
+    assert service.watch.faults == ["upstream_timeout"] * 2
 
 
 def test_the_time_for_a_try_ends_with_the_head() -> None:
@@ -418,7 +418,7 @@ def test_a_connection_that_does_not_come_is_a_try_too() -> None:
     assert service.waiting == [SECOND] != first
     service.connects().sends(OK)
     service.assert_over(200, retries=1)
-    assert service.watch.of("failed") == ["connect_timeout"]
+    assert service.watch.faults == ["connect_timeout"]
 
 
 @pytest.mark.parametrize("method", OTHERS)
