@@ -109,7 +109,7 @@ _EXAMPLE: Final = Record(
     host=b"api.example.com",
     path=b"/users/7",
     query=b"page=2&access_token=of-alice",
-    minor=1,
+    version=11,
     status=502,
     request_bytes=0,
     response_bytes=168,
@@ -136,7 +136,7 @@ def _distinct() -> Record:
             values[field.name] = field.type(place)
         else:
             values[field.name] = b"bytes-%d" % place
-    return Record(**values | {"minor": 1})
+    return Record(**values | {"version": 11})
 
 
 def _comparable(value: Any) -> str:

@@ -77,7 +77,7 @@ def test_every_filter_says_what_it_decides_and_why(folder: Path) -> None:
         r"early     request_id → would send X-Request-Id: [0-9a-f]{32}   \[gateway\]",
         r"          office \(ip\) → in shadow: answers 403 \(client_address_denied.*\)   \[gateway\]",
         r"filters   auth → pass \(jwt: consumer alice, expires in 3(600|59\d) s\)   \[route\]",
-        r"          partner \(forward_auth\) → would have to ask http://authority\.example, which .+   \[route\]",
+        r"          partner \(forward_auth\) → would have to call http://authority\.example, which .+   \[route\]",
         r"          authorize → depends on the consumer that partner authenticates   \[route\]",
         r"provided  partner, authorize let it pass",
         r"target    http://users-1:9001   \(round_robin, 1 of 2; upstream users\)",

@@ -95,6 +95,13 @@ class Besides:
 
 
 @dataclass(frozen=True)
+class Renamed:
+    """Marks a setting that had another name: the former one is still read, and `check` says that it is deprecated."""
+
+    former: str
+
+
+@dataclass(frozen=True)
 class Shorthand:
     """Marks a struct that may be written as the value of one of its fields, where the others keep their defaults."""
 

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from fastgw.config.base.problems import Path, Problem, nearest, show, suggest
-from fastgw.config.base.settings_base import Besides, Shorthand
+from fastgw.config.base.settings_base import Besides, Renamed, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.gateway import FilterUse, Inner, OrFrom
@@ -52,6 +52,12 @@ class Reading:
     """Keys that were most likely meant by unknown ones, so that they are not missing as well."""
     of_keys: bool = False
     """Whether keys themselves are being read, so that problems point at them."""
+    notes: dict[Path, Problem] = field(default_factory=dict)
+    """Notes on keys that are right, and are deprecated, by their paths: each once, however often it is read."""
+
+    def trial(self) -> "Reading":
+        """Return a reading of the same file whose problems do not count, as another form may be meant."""
+        return Reading(self.document, self.filter_types, self.files, notes=self.notes)
 
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Broken:
         self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key or self.of_keys))
@@ -104,7 +110,7 @@ class Decoder(ABC):
             text = text_of(name)
         except VariableError as error:
             return reading.report(below, str(error), f"expected {self.expected}")
-        trial = Reading(reading.document, reading.filter_types, reading.files)
+        trial = reading.trial()
         held = self.read_text(text, path, trial)
         if trial.problems:  # which would show what it holds
             wrong = f"the environment variable {name} does not have a valid value for this setting"
@@ -428,7 +434,7 @@ class Either(Decoder):
 
     def read_text(self, text: str, path: Path, reading: Reading) -> Any:
         for shape in self.shapes:
-            trial = Reading(reading.document, reading.filter_types, reading.files)
+            trial = reading.trial()
             held = shape.read_text(text, path, trial)
             if not trial.problems:
                 return held
@@ -449,12 +455,14 @@ class Either(Decoder):
         if isinstance(value, str):
             meant = [shape for shape in meant if not isinstance(shape, Hidden) or shape.text]
         if len(meant) > 1 and isinstance(value, dict):  # each is known by its first key
-            known = [each for each in meant if isinstance(each, Structure) and next(iter(each.fields)) in value]
+            known = [
+                each for each in meant if isinstance(each, Structure) and next(iter(each.fields.values())).is_in(value)
+            ]
             meant = [*known] if len(known) == 1 else meant
         if len(meant) == 1:  # and here
             return meant[0].read(value, path, reading)
         for shape in self.shapes:
-            trial = Reading(reading.document, reading.filter_types, reading.files)
+            trial = reading.trial()
             held = shape.read(value, path, trial)
             if not trial.problems:
                 return held
@@ -469,7 +477,7 @@ class Either(Decoder):
     def _is_mapping(self, value: Any, path: Path, reading: Reading) -> bool:
         """Whether what could mean a variable is a mapping with such a key."""
         for shape in self.shapes:
-            trial = Reading(reading.document, reading.filter_types, reading.files)
+            trial = reading.trial()
             if isinstance(shape, Table | Structure) and shape.read(value, path, trial) and not trial.problems:
                 return True
         return False
@@ -505,6 +513,12 @@ class Field:
     key: str
     shape: Decoder
     required: bool
+    former: str = ""
+    """The deprecated name of the same setting. "" = it has none."""
+
+    def is_in(self, value: Mapping[str, Any]) -> bool:
+        """Whether the setting is given, under either name."""
+        return self.key in value or (self.former != "" and self.former in value)
 
 
 @dataclass(frozen=True)
@@ -518,6 +532,11 @@ class Structure(Decoder):
     @property
     def fields(self) -> Mapping[str, Field]:
         return fields_of(self.type)
+
+    @property
+    def first(self) -> Field:
+        """The field by which the structure is known among others."""
+        return next(iter(self.fields.values()))
 
     @property
     def is_secret(self) -> bool:
@@ -541,7 +560,7 @@ class Structure(Decoder):
         before = len(reading.problems)
         held = self.read_fields(value, path, reading, also)
         for known in self.fields.values():
-            if known.required and known.key not in value:
+            if known.required and not known.is_in(value):
                 held[known.name] = BROKEN
                 below = (*path, known.key)
                 if below not in reading.misspelt:
@@ -568,11 +587,24 @@ class Structure(Decoder):
                 each = field.shape.read(inner, (*path, key), reading)
                 if each is not BROKEN or field.required:
                     held[field.name] = each
+            elif (renamed := former_names_of(self.type).get(key)) is not None:
+                held |= self._read_former(renamed, value, path, reading)
             elif key not in also:
                 if (meant := nearest(key, known)) is not None:
                     reading.misspelt.add((*path, meant))
                 reading.report((*path, key), "unknown key", suggest(key, [*known, *also]), at_key=True)
         return held
+
+    def _read_former(self, field: Field, value: dict[str, Any], path: Path, reading: Reading) -> dict[str, Any]:
+        """Read a setting that is given by its deprecated name: by its new name if it is right, else {}."""
+        at = (*path, field.former)
+        if field.key in value:
+            reading.report(at, f"`{field.former}` and `{field.key}` are the same setting", "expected one", at_key=True)
+            return {}
+        wrong = f"`{field.former}` is deprecated; use `{field.key}`"
+        reading.notes[at] = reading.document.problem(at, wrong, at_key=True)
+        held = field.shape.read(value[field.former], at, reading)
+        return {field.name: held} if held is not BROKEN or field.required else {}
 
 
 def _options(shape: Decoder) -> tuple[Decoder, ...]:
@@ -660,9 +692,22 @@ def fields_of(settings: type[Struct]) -> Mapping[str, Field]:
             each.encode_name,
             shape_of(each.type),
             each.default is NODEFAULT and each.default_factory is NODEFAULT,
+            _former_name(each.type),
         )
         for each in msgspec.structs.fields(settings)
     }
+
+
+@cache
+def former_names_of(settings: type[Struct]) -> Mapping[str, Field]:
+    """Return the fields of a settings struct that have a deprecated name, by that name."""
+    return {each.former: each for each in fields_of(settings).values() if each.former}
+
+
+def _former_name(annotation: Any) -> str:
+    """Return the name that an annotation marks as deprecated, or ""."""
+    marks = typing.get_args(annotation)[1:] if typing.get_origin(annotation) is Annotated else ()
+    return next((each.former for each in marks if isinstance(each, Renamed)), "")
 
 
 @cache

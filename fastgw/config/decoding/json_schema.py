@@ -183,11 +183,22 @@ class _Drawing:
         drawn: Schema = {
             "type": "object",
             "description": inspect.cleandoc(settings.__doc__ or ""),
-            "properties": {key: self._field(field, docs.get(field.name)) for key, field in fields.items()},
+            "properties": {key: self._field(field, docs.get(field.name)) for key, field in fields.items()}
+            | {each.former: self._former(each) for each in fields.values() if each.former},
             "additionalProperties": False,
         }
-        required = [key for key, field in fields.items() if field.required]
-        return drawn | ({"required": required} if required else {})
+        required = [key for key, field in fields.items() if field.required and not field.former]
+        renamed = [self._one_name(each) for each in fields.values() if each.former]
+        return drawn | ({"required": required} if required else {}) | ({"allOf": renamed} if renamed else {})
+
+    def _former(self, field: Field) -> Schema:
+        """Return the schema of a setting under its deprecated name."""
+        return self._field(field, f"Deprecated; use `{field.key}`.") | {"deprecated": True}
+
+    def _one_name(self, field: Field) -> Schema:
+        """Return the condition that a setting is given by one of its names only."""
+        names: list[Schema] = [{"required": [field.key]}, {"required": [field.former]}]
+        return {"oneOf": names} if field.required else {"not": {"allOf": names}}
 
     def _field(self, field: Field, doc: str | None) -> Schema:
         drawn = self.of(field.shape)

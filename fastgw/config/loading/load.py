@@ -200,7 +200,8 @@ def _judged(
             overlaid += overlaid_targets(merged, document.upstream)
     consumer_files, notes = add_consumers(merged, filter_types, files)
     readings += consumer_files
-    notes = found.notes + overlaid + without_targets + of_kyma.notes + of_egress + notes
+    deprecated = [note for reading in readings for note in reading.notes.values()]
+    notes = deprecated + found.notes + overlaid + without_targets + of_kyma.notes + of_egress + notes
     documents = [*found.documents, *(reading.document for reading in (*in_files, *consumer_files))]
     if all(document.value is not None for document in documents):
         for rule in RULES:

@@ -408,7 +408,7 @@ class Flow:
         }
         others = self._attempts(jar, site)
         cookies = _cleared(others if len(others) >= MOST_ATTEMPTS else (), site, jar)
-        attributes = site.attributes + b"; Max-Age=%d" % self._login.patience
+        attributes = site.attributes + b"; Max-Age=%d" % self._login.timeout
         cookies += put(
             attempt_name(site.cookie, attempt.state), self._trust.sealed.seal_attempt(attempt), attributes, {}
         )
@@ -475,7 +475,7 @@ class Flow:
         attempt = None if sealed is None else self._trust.sealed.attempt(sealed)
         if attempt is None or not compare_digest(attempt.state.encode(), state.encode()):
             return None
-        return attempt if time.time() < attempt.begun_date + self._login.patience else None
+        return attempt if time.time() < attempt.begun_date + self._login.timeout else None
 
     def _is_from_provider(self, given: Mapping[str, str]) -> bool:
         """RFC 9207: a provider that names itself in its answers does so in each."""

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from fastgw.config.base.settings_base import Renamed
 from fastgw.config.base.value_types import Duration, FieldName, Notation, ReadableFile, Size
 from fastgw.config.settings.gateway import NONE, Settings, Some
 from fastgw.config.settings.secrets import Secret
@@ -144,7 +145,7 @@ class Login(Settings):
     """
     pass_access_token: FieldName | None = None
     """A field in which the upstream gets the access token; in `Authorization` it follows `Bearer`. null = none."""
-    patience: Duration = 600.0
+    timeout: Annotated[Duration, Renamed("patience")] = 600.0
     """How long a login may take."""
 
     def __post_init__(self) -> None:

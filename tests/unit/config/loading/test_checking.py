@@ -341,7 +341,7 @@ def test_a_path_that_is_not_utf_8_is_told(tmp_path: Path) -> None:
     [
         (
             "filters: {authorize: {claims: {n: {any: [18446744073709551616]}}}}",
-            "18446744073709551616; expected text or true or false or a whole number or a number",
+            "18446744073709551616; expected a string or true or false or a whole number or a number",
         ),
         (
             "limits: {header_bytes: 99999999999999999999GiB}",

@@ -308,7 +308,7 @@ def test_ways_are_started_and_stopped_and_fed() -> None:
             auth({"says": "bad"}, {"says": "missing"}),
             "answers 401 (credentials_invalid: way: bad it is; way_2: missing it is)",
         ),
-        (auth({"says": "bad"}, {"waits": True}), "would have to ask"),
+        (auth({"says": "bad"}, {"waits": True}), "would have to call"),
     ],
 )
 def test_explain_tells_which_way_and_why(settings: dict[str, Any], told: str) -> None:

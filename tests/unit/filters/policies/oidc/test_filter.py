@@ -211,7 +211,7 @@ def _with(cookie: str | None, parameters: Mapping[str, str]) -> bytes:
 
 def test_a_change_of_what_only_bounds_or_uses_a_session_ends_none() -> None:
     session = {**LOGIN["session"], "lifetime": "1h", "idle": "10m"}
-    more = {"session": session, "scopes": ["openid"], "callback": "/back", "logout": None, "patience": "1m"}
+    more = {"session": session, "scopes": ["openid"], "callback": "/back", "logout": None, "timeout": "1m"}
     plane = plane_of(more, algorithms=list(reversed(ALGORITHMS)), claims_to_headers={"sub": "X-Else"})
     passed(plane, cookie())
 
@@ -349,7 +349,7 @@ def test_explain_tells_who_passes_and_whom_it_would_ask() -> None:
     plane = plane_of({"pass_access_token": "X-Handed-On"})
     told = explained(plane.gateway, "http://a.test/", cookie())
     assert "oidc → would send X-Handed-On: ***; no Cookie (a session of alice-of-ours)" in told
-    assert "oidc → would have to ask https://idp.example" in explained(
+    assert "oidc → would have to call https://idp.example" in explained(
         plane.gateway, "http://a.test/", "Accept: text/html"
     )
     assert "oidc → answers 401" in explained(plane.gateway, "http://a.test/")
