@@ -37,7 +37,7 @@ from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, Route, begin
+from fastgw.exchange import Exchange, begin
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
@@ -93,8 +93,6 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_at",
         "_beginning",
         "_buffer",
-        "_fast_path",
-        "_is_fast",
         "_linger_end",
         "_searched",
         "_socket",
@@ -106,7 +104,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         "_vouched",
         "_wheel",
         "closing",
+        "fast_path",
         "fd",
+        "is_fast",
         "listener",
         "paused",
         "peer",
@@ -127,8 +127,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.peer = peer
         self.phase: ClientPhase = IDLE
         self._stream: Http1Stream | None = None  # made for the first request that has an exchange
-        self._fast_path: FastPath | None = None  # made for the first request that takes it
-        self._is_fast = False  # whether it is under way, in place of an exchange
+        self.fast_path: FastPath | None = None  # made for the first request that takes it
+        self.is_fast = False  # whether it is under way, in place of an exchange
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._ahead = b""  # bytes of the next head, or sent ahead of their turn; empty as soon as all of it is taken
@@ -153,7 +153,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.fd = -1  # of a plain connection, to send on without the transport; only while nothing waits there
 
     def __repr__(self) -> str:
-        under_way = self._fast_path if self._is_fast else self.exchange
+        under_way = self.fast_path if self.is_fast else self.exchange
         return f"<Http1ClientConnection {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
 
     @property
@@ -387,10 +387,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 if plan is not None and (not plan.judges_path or head.path_as_sent):
                     if plan.at_once and length <= self.server.body_bytes:
                         self.deadline = inf
-                        fast_path = self._fast_path or self._make_fast_path()
+                        fast_path = self.fast_path or self.make_fast_path()
                         if peer.trusted:
                             fast_path.client_ip = client_address(head, peer, listener.trusts)
-                        self._is_fast = True
+                        self.is_fast = True
                         fast_path.begin(head, route, params)
                         return
                     if not length and not plan.judges_path:  # else `choose` has to judge it
@@ -440,7 +440,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         trusted = self._trusts(peer.ip)
         if trusted is not peer.trusted:  # what is under way goes on with the peer that it began with
             self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
-            self._fast_path = None
+            self.fast_path = None
         return True
 
     def _is_outdated(self) -> bool:
@@ -448,8 +448,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         vouches = self.listener.vouches
         return self._vouched is not None and vouches is not None and vouches != self._vouched
 
-    def _make_fast_path(self) -> FastPath:
-        self._fast_path = fast_path = FastPath(self, self.listener, self.peer)
+    def make_fast_path(self) -> FastPath:
+        self.fast_path = fast_path = FastPath(self, self.listener, self.peer)
         return fast_path
 
     def end_rest(self) -> None:
@@ -549,10 +549,6 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     # the client's side of the fast path (`FastPathClient`)
 
-    def send_fast(self, exchange: Exchange, route: Route) -> None:
-        self._is_fast = True
-        (self._fast_path or self._make_fast_path()).go_on(exchange, route)
-
     def answer_fast(
         self,
         head: Http1ResponseHead,
@@ -562,14 +558,14 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         request_id: bytes,
     ) -> None:
         server = self.server
-        self._is_fast = False
+        self.is_fast = False
         last = _CLOSE if self.closing else b""
         message = serializer.whole(head, server.date_line, last, dropped, added, request_id)
         send(self.fd, message, self.transport, self.write_paused)
         if server.draining:
             server.drained += 1
         if exchange is None:
-            fast_path = self._fast_path
+            fast_path = self.fast_path
             assert fast_path is not None
             server.finish(fast_path)
             fast_path.response, fast_path.head, fast_path.route = None, NO_HEAD, NO_ROUTE  # as `forget`
@@ -585,14 +581,14 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._next()
 
     def turn(self, exchange: Exchange) -> None:
-        self._is_fast = False
+        self.is_fast = False
         self.stream.exchange = exchange
 
     def _under_way(self) -> Exchange | None:
         """The exchange that is under way; one is made of a fast path."""
-        if self._is_fast:
-            assert self._fast_path is not None
-            self._fast_path.turn()
+        if self.is_fast:
+            assert self.fast_path is not None
+            self.fast_path.turn()
         return self.exchange
 
     # what the stream asks
@@ -708,8 +704,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.phase = LOST[self.phase]
             self._wheel.drop(self)
             self._ahead, self._at = b"", 0
-            if not self._is_fast:
-                self._fast_path = self._stream = None  # which lead back here: only the collector would find the circle
+            if not self.is_fast:
+                self.fast_path = self._stream = None  # which lead back here: only the collector would find the circle
             self._ask_no_more()
             self.server.ground.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
@@ -732,7 +728,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def leave(self) -> None:
         """The listener is closing: the next answer that can still say so is the last one on this connection."""
         exchange = self.exchange
-        if self._is_fast or (exchange is not None and exchange.state < ANSWERING):
+        if self.is_fast or (exchange is not None and exchange.state < ANSWERING):
             self.closing = True
         if self.phase is IDLE:
             self.watch(LAST_REQUEST_S)

@@ -79,8 +79,9 @@ class Http1Stream:
         return self._connection.server.ground.loop
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
-        self.exchange = None
-        self._connection.send_fast(exchange, route)
+        connection = self._connection
+        self.exchange, connection.is_fast = None, True
+        (connection.fast_path or connection.make_fast_path()).go_on(exchange, route)
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)

@@ -10,7 +10,7 @@ they would stand by now, and they go on.
 from collections.abc import Mapping
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, begin
@@ -203,7 +203,7 @@ class FastPath:
         if upstream.attempt_listener is not None:
             record = AttemptRecord(exchange, upstream, target, AttemptKind.FIRST, 1, monotonic())
             self._attempt = record.begin()
-        head = cast(Http1RequestHead, exchange.head)  # no other connection goes this way
+        head: Any = exchange.head  # of HTTP/1, as no other connection goes this way
         method = head.method
         payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None

@@ -76,7 +76,7 @@ def test_what_is_under_way_ends_as_it_began_and_what_is_behind_it_takes_the_new_
     upstream = plane.connects()
     upstream.sends(OK)
     client.sends(GET)
-    assert client.protocol._is_fast
+    assert client.protocol.is_fast
     client.sends(GET)
     plane.adopts(marking("new"))
     before = len(client.received)
@@ -111,8 +111,8 @@ def test_between_two_requests_a_connection_holds_no_route() -> None:
     upstream.sends(OK)
     client.sends(GET)
     upstream.sends(OK)
-    assert client.protocol._fast_path is not None
-    assert client.protocol._fast_path.route.name == ""
+    assert client.protocol.fast_path is not None
+    assert client.protocol.fast_path.route.name == ""
 
 
 class Gate:

@@ -93,7 +93,7 @@ def shown(play: CountedPlay) -> dict[str, Any]:
 
 def assert_nothing_is_held(play: CountedPlay) -> None:
     """Of a request that is over, or on the full path by now: neither its bytes nor a route that may be replaced."""
-    passage = play.client.protocol._fast_path
+    passage = play.client.protocol.fast_path
     if passage is not None and not play.passing:
         assert (passage.route, passage._exchange, passage._stream, passage.response) == (NO_ROUTE, None, None, None)
         assert getattr(passage, "head", NO_HEAD) is NO_HEAD

@@ -612,7 +612,7 @@ def test_a_filter_without_a_request_step_is_asked_too(shown: Shown) -> None:
     wire = service.connects()
     wire.sends(OK)
     service.asks()
-    assert next(iter(service.plane.server.connections))._is_fast
+    assert next(iter(service.plane.server.connections)).is_fast
     wire.sends(REFUSED)
     shown.decides(True)
     assert wire.received.endswith(b"X-Token: two\r\nVia: 1.1 fastgw\r\n\r\n")

@@ -94,7 +94,7 @@ class Play:
 
     @property
     def passing(self) -> bool:
-        return bool(self.client.protocol._is_fast)
+        return bool(self.client.protocol.is_fast)
 
     def state(self) -> dict[str, Any]:
         """All that both ways must have in common."""
@@ -504,7 +504,7 @@ def test_of_a_body_nothing_is_held_while_its_answer_streams() -> None:
     """It is not sent again once an answer has begun, which may take hours."""
     play = Play({})
     play.client.sends(POST)
-    head = play.client.protocol._fast_path.head
+    head = play.client.protocol.fast_path.head
     assert head.payload == BODY
     play.upstream.sends(CHUNKED[:-5])
     assert head.payload is None
@@ -778,7 +778,7 @@ def test_only_what_a_filter_looks_at_is_shown_to_it(request_step: Any) -> None:
         seen.clear()
         before = len(client.received)
         client.sends(asking(b"GET /"))
-        assert next(iter(plane.server.connections))._is_fast
+        assert next(iter(plane.server.connections)).is_fast
         upstream.sends(answer)
         assert (len(seen), b"X-Seen" in client.received[before:]) == (looked, looked)
         assert client.received.endswith(answer[-6:])
@@ -804,6 +804,6 @@ def test_a_filter_that_looks_at_all_is_shown_all() -> None:
     upstream = plane.connects()
     upstream.sends(OK)
     client.sends(asking(b"GET /"))
-    assert next(iter(plane.server.connections))._is_fast
+    assert next(iter(plane.server.connections)).is_fast
     upstream.sends(OK)
     assert seen == [1, 1]

@@ -127,7 +127,7 @@ def test_the_part_that_takes_a_request_has_its_own_upstream_filters_and_fast_pat
         assert b"\r\nHost: " + host + b"\r\n" in upstream.received
         upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         client.sends(b"GET /second HTTP/1.1\r\nHost: a\r\nX-To: " + name + b"\r\n\r\n")
-        assert client.protocol._is_fast is straight
+        assert client.protocol.is_fast is straight
         upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert client.received.count(b"HTTP/1.1 200 OK") == 2
         assert [record.upstream for record in plane.records[-2:]] == [name.decode()] * 2
