@@ -405,7 +405,15 @@ class _Plane:
         self._upstreams: list[asyncio.Future[_Wire]] = [loop.create_future(), loop.create_future()]
         fetcher: Any = _Fetcher(answers)
         known = Feeds(feeds, lambda key, seen: None)
-        self._services = Services(self._ground, fetcher, known, own_table(), own_counts(), control_is_away=lambda: True)
+        self._services = Services(
+            self._ground,
+            fetcher,
+            known,
+            own_table(),
+            own_counts(),
+            upstreams=gateway.upstreams.get,
+            control_is_away=lambda: True,
+        )
         self._pool = _Pool(self._ground, self._upstreams)
         pool: Any = self._pool
         for upstream in gateway.upstreams.values():

@@ -145,6 +145,7 @@ class Exchange:
         "shadowed",
         "shadows",
         "state",
+        "subrequests",
         "target",
         "upstream",
         "upstream_s",
@@ -193,6 +194,7 @@ class Exchange:
         self.upstream_s = -1.0
         self.retries = 0
         self.renewed = False  # filters were asked to renew what they show the upstream
+        self.subrequests: Any = None  # that filters have sent for it: cancelled with its end
         self.renewed_earlier = False  # what they gave then had been renewed before, which did not count
         if chain.request_ids is not None:
             chain.request_ids.identify(self)
@@ -399,6 +401,8 @@ class Exchange:
     def finish(self) -> None:
         """The answer is out, or nobody waits for it: run the finish steps."""
         self.state = ANSWER_ENDED[self.state]
+        if self.subrequests is not None:
+            self.subrequests.cancel()
         if self.chain.treats_bodies:
             self._drop_relay()
             if self.request_body is not None:

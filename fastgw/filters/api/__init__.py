@@ -33,6 +33,14 @@ from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
 from fastgw.sync.feeds import Feed, Feeds
 from fastgw.upstream.client.http_client import Fetcher
+from fastgw.upstream.client.subrequest import (
+    Subrequest,
+    SubrequestFailed,
+    Subresponse,
+    SubresponseListener,
+    send_subrequest,
+    subrequest,
+)
 from fastgw.upstream.upstream import Upstream
 
 __all__ = [
@@ -68,7 +76,13 @@ __all__ = [
     "Settings",
     "Size",
     "StageFactory",
+    "Subrequest",
+    "SubrequestFailed",
+    "Subresponse",
+    "SubresponseListener",
     "WarningContext",
+    "send_subrequest",
+    "subrequest",
 ]
 
 T = TypeVar("T")

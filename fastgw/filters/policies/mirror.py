@@ -10,7 +10,7 @@ from fastgw.config.base.value_types import Name, Percent, Size
 from fastgw.errors import Fault
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.upstream.forwarding.mirror_request import Answered, send_copy
+from fastgw.upstream.client.mirror_request import Answered, send_copy
 
 MOST_HELD: Final = 64 * 1024 * 1024
 """Bytes of bodies that a worker holds for copies of one filter; what comes beyond is not copied."""

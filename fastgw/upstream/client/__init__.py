@@ -1,1 +1,1 @@
-"""An HTTP client for the gateway's own calls: key sets, token endpoints, authorization servers."""
+"""Requests of the gateway itself: sub-requests, mirrored requests, an HTTP client for key sets and tokens."""

@@ -1,1 +1,1 @@
-"""A request on its way to an upstream: the fast path, attempts and retries, fallback, mirroring, credential renewal."""
+"""A request on its way to an upstream: the fast path, attempts and retries, fallback, credential renewal."""

@@ -1,1 +1,1 @@
-"""The targets of an upstream: their names looked up in DNS, their addresses, their TLS."""
+"""The targets of an upstream: their names in DNS, their addresses, their TLS, and who listens to attempts at them."""

@@ -15,7 +15,7 @@ from fastgw.filters.api import Services
 from fastgw.filters.policies import mirror
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.node_limits import own_counts
-from fastgw.upstream.forwarding import mirror_request
+from fastgw.upstream.client import mirror_request
 from tests.support.generations import load_document
 from tests.support.memory import Plane, Wire
 
