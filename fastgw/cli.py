@@ -193,7 +193,7 @@ def run(
 
 @app.command()
 def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: FormatOption = Format.TEXT) -> None:
-    """Check a configuration, and tell everything that is wrong with it."""
+    """Check a configuration and report all errors and notes."""
     from fastgw.filters import TYPES
     from fastgw.gateway.compiler import compile
     from fastgw.gateway.tables import CompileError
@@ -256,7 +256,7 @@ def explain(
     syntax: SyntaxOption = Syntax.YAML,
     answer: FormatOption = Format.TEXT,
 ) -> None:
-    """Tell where a request would go and why, without sending it."""
+    """Explain how a request would be routed and why, without sending it."""
     from fastgw.explain import as_text, certificate_in
     from fastgw.explain import explain as explanation_of
     from fastgw.filters import TYPES
@@ -288,7 +288,7 @@ def diff(
     syntax: SyntaxOption = Syntax.YAML,
     answer: FormatOption = Format.TEXT,
 ) -> None:
-    """Tell what a reload from one configuration to the other would change."""
+    """Show what a reload from one configuration to the other would change."""
     from fastgw.diff import as_text, differences
 
     problems: list[config.Problem] = []
@@ -318,7 +318,7 @@ def reload(
     certificate: CertificateOption = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
-    """Have a running gateway read its configuration file anew, and wait until all workers serve it."""
+    """Reload the configuration file of a running gateway, and wait until it is active on all workers."""
     from fastgw.admin.node_interface import Outcome
 
     wanted = _wanted(file, name, admin, token_file)
@@ -337,7 +337,7 @@ def rollback(
     certificate: CertificateOption = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
-    """Have a running gateway go back to an earlier configuration; each time one further back."""
+    """Roll back a running gateway to an earlier configuration; each time one further back."""
     from fastgw.admin.node_interface import Outcome
 
     body = {"generation": generation}
@@ -368,7 +368,7 @@ def drain(
     certificate: CertificateOption = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
-    """Have a running gateway finish what is under way, take nothing new, and stop."""
+    """Drain a running gateway: finish requests in flight, accept no new connections, and stop."""
     from fastgw.admin.node_interface import Draining
 
     draining = _query_gateway(
@@ -390,7 +390,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh the display until Ctrl-C.")] = False,
     answer: FormatOption = Format.TEXT,
 ) -> None:
-    """Show how a running gateway fares."""
+    """Show the status of a running gateway."""
     if watch and (answer is Format.JSON or not sys.stdout.isatty()):
         raise typer.BadParameter("--watch needs a terminal", param_hint="--watch")
     if answer is Format.JSON:
@@ -435,7 +435,7 @@ def schema(
     ] = None,
     answer: Annotated[SchemaFormat, typer.Option("--format", help="Output format.")] = SchemaFormat.JSON,
 ) -> None:
-    """Print the JSON Schema of configuration files, for editors; or, as Markdown, what there is to set."""
+    """Print the JSON Schema of configuration files, for editors; or all settings as Markdown."""
     from fastgw.config.decoding.json_schema import schema as schema_of
     from fastgw.filters.plugins import reference_docs
 
@@ -453,7 +453,7 @@ def filters(
     ] = None,
     answer: Annotated[FilterFormat, typer.Option("--format", help="Output format.")] = FilterFormat.TEXT,
 ) -> None:
-    """Tell what filters there are, or all about one."""
+    """List all filters, or show the manual of one."""
     from fastgw.config.sources.extension_packages import UnknownType, type_called
     from fastgw.filters.plugins import reference_docs
 
@@ -508,7 +508,7 @@ def run_demo(
     workers: WorkersOption = None,
     ready_fd: ReadyFdOption = None,
 ) -> None:
-    """Run the gateway in front of a small service of its own, to try it."""
+    """Run a demo: the gateway in front of a small service of its own."""
     from fastgw import demo
 
     if ready_fd is not None:
@@ -525,7 +525,7 @@ def run_demo(
 def completion(
     shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.")],
 ) -> None:
-    """Print what makes a shell complete commands and options of fastgw: `source <(fastgw completion bash)`."""
+    """Print the shell completion of fastgw: `source <(fastgw completion bash)`."""
     os.environ[COMPLETE] = f"source_{shell}"
     try:
         typer.main.get_command(app)(args=[], prog_name=PROGRAM)  # it prints that, and ends
@@ -535,7 +535,7 @@ def completion(
 
 @app.command()
 def version(answer: FormatOption = Format.TEXT) -> None:
-    """Print the versions of fastgw and of what it stands on."""
+    """Print the versions of fastgw and its dependencies."""
     from importlib.metadata import version as version_of
     from platform import python_implementation, python_version
 

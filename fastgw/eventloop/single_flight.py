@@ -28,7 +28,7 @@ class SingleFlight(Generic[T]):
         self._under_way: dict[Hashable, _Flight[T]] = {}
 
     def __repr__(self) -> str:
-        return f"<SingleFlight: {len(self._under_way)} under way>"
+        return f"<SingleFlight: {len(self._under_way)} in flight>"
 
     def __len__(self) -> int:
         return len(self._under_way)

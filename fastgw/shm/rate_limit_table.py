@@ -133,7 +133,7 @@ COMPILED: Final = _twin is not None
 
 def told() -> str:
     """Describe how cells are advanced here, for people."""
-    return "fcntl locks (no compiled twin)" if _twin is None else "compare-and-swap"
+    return "fcntl locks (no compiled modules)" if _twin is None else "compare-and-swap"
 
 
 class Cells:

@@ -130,7 +130,7 @@ class TestCheck:
         ended = fastgw("check", "good.yaml", directory=files)
         assert (ended.stdout, ended.returncode) == (
             "note: good.yaml:6:11: filters.key_auth: no consumer has a `key_auth`: every request is refused\n"
-            "good.yaml: configuration is valid, but see the note above\n",
+            "good.yaml: configuration is valid, with a note above\n",
             0,
         )
 

@@ -230,7 +230,7 @@ def test_workers_have_rates_of_their_own(page: Page, stub: AdminStub) -> None:
 def test_a_refused_reload_says_where_and_why(page: Page, stub: AdminStub) -> None:
     look(page, stub, "reloads")
     assert cells(page, "reloads", "Result") == ["applied", "refused", "applied", "applied"]
-    told = cells(page, "reloads", "What happened")[1]
+    told = cells(page, "reloads", "Result")[1]
     assert "gateway.yaml:12:5: routes[2].upstream: unknown upstream `oders`; expected one of" in told
 
 
@@ -337,7 +337,7 @@ def test_the_token_is_asked_for_and_becomes_a_cookie_that_no_script_reads(page: 
     page.until("document.activeElement.id === 'ask-token'")
     page.type("#ask-token", "wrong")
     page.press("Enter")
-    page.until("document.getElementById('ask-why').textContent === 'The token was not accepted.'")
+    page.until("document.getElementById('ask-why').textContent === 'The token is wrong.'")
     asked = len(stub.asked)
     page.press("Escape")  # there is nothing to be seen behind it
     page.type("#ask-token", TOKEN)
@@ -369,7 +369,7 @@ def test_the_address_of_the_start_line_signs_in_and_keeps_no_token(page: Page, s
     page.until("document.getElementById('state').textContent === 'Serving'")
     page.go("about:blank")
     page.go(f"{stub.url}#token=wrong")
-    page.until("document.getElementById('ask-why').textContent === 'The token was not accepted.'")
+    page.until("document.getElementById('ask-why').textContent === 'The token is wrong.'")
 
 
 # --- the connection ---
@@ -381,7 +381,7 @@ def test_control_away_is_said_and_it_comes_back(page: Page, stub: AdminStub) -> 
     page.until(f"{HEIGHTS}('requests').length >= 2")
     stub.leave()
     page.until("document.getElementById('state').textContent === 'No answer'")
-    assert page.text("#notice-text") == "Control is away."
+    assert page.text("#notice-text") == "The control process is unreachable."
     page.until("document.getElementById('notice-age').textContent.match(/^Last data [0-9]+ s ago.$/)")
     assert tile(page, "connections") == "340"
     assert page.run("document.getElementById('notice-text').role") == "status"
@@ -429,7 +429,7 @@ def test_a_gateway_that_drains_says_so(page: Page, stub: AdminStub) -> None:
     look(page, stub)
     stub.figures.stale = {"reason": "refused", "why": f"gateway.yaml:3:1: {HOSTILE}", "since_date": 1.7e9}
     page.until(
-        "document.getElementById('notice-text').textContent.includes('The file on disk is not what runs: gateway')"
+        "document.getElementById('notice-text').textContent.includes('differs from the active configuration: gateway')"
     )
     stub.figures.state = "draining"
     page.until("document.getElementById('state').textContent === 'Draining'")
@@ -674,7 +674,7 @@ def test_limits_are_told_with_what_is_in_use_and_what_is_not_known(page: Page, s
     marks = "[...document.querySelectorAll('#table-limits td[data-title=\"In flight\"] span')].map((e) => e.className)"
     assert page.run(marks)[1] == "bad"
     assert cells(page, "tables", "Share") == ["1.7 %", "90.6 %", "0 %"]
-    assert cells(page, "tables", "Without a place") == [UNKNOWN, UNKNOWN, "4"]
+    assert cells(page, "tables", "Without a slot") == [UNKNOWN, UNKNOWN, "4"]
     assert page.complaints == []
 
 
@@ -690,4 +690,6 @@ def test_what_changes_the_gateway_is_asked_for_twice(page: Page, stub: AdminStub
     page.click("#confirm-yes")
     page.until("document.getElementById('confirm-no').textContent === 'Close'")
     assert stub.figures.asked_to == [what]
-    assert page.text("#confirm-said") == ("It drains, and then stops." if what == "drain" else f"{what}: done")
+    assert page.text("#confirm-said") == (
+        "The gateway is draining and then stops." if what == "drain" else f"{what}: done"
+    )

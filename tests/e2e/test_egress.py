@@ -474,7 +474,7 @@ class TestReload:
                 file.write_text("mended")
                 wait_until(lambda: ask(gateway, "/shop/basic/x").status == 200, "it to be mended", ASKED_ANEW_S)
                 file.write_text("c:d")
-                gateway.stderr.wait_for(lambda line: b"stays in force" in line and str(file).encode() in line)
+                gateway.stderr.wait_for(lambda line: b"stay active" in line and str(file).encode() in line)
                 assert ask(gateway, "/shop/basic/x").status == 200
             assert api.calls[-1].value("Authorization") == "Basic " + b64encode(f"mended:{SECRET}".encode()).decode()
 

@@ -166,7 +166,7 @@ def test_documents_come_and_go_and_a_wrong_one_harms_no_other(documents: Documen
         b'Application/more: spec.services[0].entries[0].credentials.type: it is unknown; did you mean "Basic"?' in told
     )
     put(file, text[:-20])
-    documents.stderr.wait_for(lambda line: b"not valid YAML" in line and b"stays in force" in line, TAKEN_S)
+    documents.stderr.wait_for(lambda line: b"not valid YAML" in line and b"stay active" in line, TAKEN_S)
     assert documents.get("/more/stock/").status_code == 200
 
     def kept() -> list[str]:
@@ -209,7 +209,7 @@ def test_a_secret_that_cannot_be_shown_harms_no_other(documents: Documents) -> N
 def test_a_directory_that_is_away_takes_nothing_along(documents: Documents) -> None:
     away = documents.apps.with_name("away")
     documents.apps.rename(away)
-    documents.stderr.wait_for(lambda line: b"no such directory" in line and b"stays in force" in line, TAKEN_S)
+    documents.stderr.wait_for(lambda line: b"no such directory" in line and b"stay active" in line, TAKEN_S)
     assert documents.get("/shop/stock/").status_code == 200
     put(away / "later.yaml", stream(application(service("stock", api(documents.stock.url)), name="later")))
     away.rename(documents.apps)

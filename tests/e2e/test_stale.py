@@ -72,7 +72,7 @@ def test_after_a_refused_reload_it_is_told_until_one_is_taken(gateway: Reloadabl
 def test_what_another_file_was_refused_for_is_over_when_that_is_mended(gateway: Reloadable) -> None:
     """The configuration's own file has not changed: what it says is served again as soon as the secret can be."""
     (gateway.file.parent / "secret").write_text("\n")
-    gateway.stderr.wait_for(lambda line: b"stays in force" in line, SOON_S)
+    gateway.stderr.wait_for(lambda line: b"stay active" in line, SOON_S)
     renew_secret(gateway, "the-third-secret")
     wait_until(lambda: (stale(gateway), last_success(gateway)) == (None, 1), "all to be well", SOON_S)
 

@@ -5,21 +5,21 @@ import { byId, setText } from "./elements.js";
 
 const CHANGE_PATIENCE = 180000;
 const ACTIONS = {
-  reload: { path: "/reload", title: "Reload the configuration?", about: "The file is read anew, on all workers or none." },
+  reload: { path: "/reload", title: "Reload the configuration?", about: "The file is read again and applied on all workers or none." },
   rollback: {
     path: "/rollback",
     title: "Roll back?",
-    about: "The configuration before this one is served again, until the file is read anew.",
+    about: "The previous configuration becomes active again, until the next reload.",
   },
   drain: {
     path: "/drain",
     title: "Drain and stop this gateway?",
-    about: "It takes nothing new, finishes what is in flight and ends. Nobody starts it again but its service manager.",
+    about: "It accepts no new connections, finishes requests in flight and stops. Only its service manager starts it again.",
   },
 };
 
 function saidText({ state, ok, summary, problems = [] }) {
-  if (state) return "It drains, and then stops.";
+  if (state) return "The gateway is draining and then stops.";
   const wrong = problems.map(({ file, line, path, wrong: what }) => `${file}:${line}: ${path}: ${what}`);
   return ok ? summary : [summary, ...wrong].join("\n");
 }
@@ -49,7 +49,7 @@ export class Actions {
   async #do(event) {
     event.preventDefault();
     byId("confirm-yes").hidden = true;
-    setText(byId("confirm-said"), "Asked for; waiting for all workers.");
+    setText(byId("confirm-said"), "Requested; waiting for all workers.");
     try {
       setText(byId("confirm-said"), saidText(await change(this.#action.path, CHANGE_PATIENCE)));
     } catch (error) {

@@ -20,7 +20,7 @@ function markOf(days) {
 
 export class Certificates {
   #table = new Table(byId("table-certificates"), {
-    caption: "Certificates, and what verifies those of clients",
+    caption: "Server certificates, and CA certificates and CRLs for clients",
     noun: "certificates",
     key: ({ place }) => place,
     order: { title: "Days left", down: false },

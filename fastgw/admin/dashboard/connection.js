@@ -1,6 +1,6 @@
 // Asking the admin API, and whether it answers.
 
-const AWAY = "Control is away.";
+const AWAY = "The control process is unreachable.";
 const CSRF = "fastgw-csrf";
 const SESSION = "/session";
 const LINKED = "#token=";

@@ -48,7 +48,7 @@ export class Limits {
   });
 
   #tables = new Table(byId("table-tables"), {
-    caption: "What all limits of the node share",
+    caption: "Shared memory of all limits of the node",
     key: ({ table }) => table,
     columns: [
       { title: "What", text: ({ table }) => TABLES[table] ?? table },
@@ -60,9 +60,9 @@ export class Limits {
         text: ({ used, size }) => percentText(used / size),
         mark: ({ used, size }) => shareMark(used / size),
       },
-      numberColumn("Shared places", "shared", countText),
-      numberColumn("Without a place", "overflowed", countText),
-      numberColumn("Refused for want", "refused", countText),
+      numberColumn("Shared slots", "shared", countText),
+      numberColumn("Without a slot", "overflowed", countText),
+      numberColumn("Refused, table full", "refused", countText),
     ],
   });
 

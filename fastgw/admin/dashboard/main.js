@@ -28,7 +28,7 @@ const STATES = {
   draining: {
     text: "Draining",
     mark: "badge warn",
-    notice: "This gateway is draining: it finishes what it has begun, then it stops.",
+    notice: "This gateway is draining: it finishes requests in flight, then it stops.",
   },
 };
 
@@ -37,9 +37,9 @@ const KEPT_SHOWN = 5;
 
 /** What is said of files that are not what runs: the configuration's own, and the others. */
 function staleText({ stale, kept_files: kept }) {
-  const own = stale ? [`The file on disk is not what runs: ${stale.why}.`] : [];
+  const own = stale ? [`The file on disk differs from the active configuration: ${stale.why}.`] : [];
   const more = ({ files }) => (files > 1 ? ` and ${countText(files - 1)} more` : "");
-  const others = kept.slice(0, KEPT_SHOWN).map((each) => `${each.file}${more(each)} on disk is not what runs: ${each.why}.`);
+  const others = kept.slice(0, KEPT_SHOWN).map((each) => `${each.file}${more(each)} on disk differs from the active configuration: ${each.why}.`);
   const left = kept.slice(KEPT_SHOWN).reduce((sum, { files }) => sum + files, 0);
   return [...own, ...others, ...(left > 0 ? [`And ${countText(left)} more files.`] : [])].join(" ");
 }
@@ -224,7 +224,7 @@ class Dashboard {
       await session.begin(token, PATIENCE);
     } catch (error) {
       if (!(error instanceof Unanswered)) throw error;
-      this.#askForToken(error.status === 401 ? "The token was not accepted." : error.message);
+      this.#askForToken(error.status === 401 ? "The token is wrong." : error.message);
       return;
     }
     byId("ask").close();

@@ -30,7 +30,7 @@ export class Overview {
       chart("chart-lag", secondsText, 0.001, { key: "lag", label: "worst" }),
     ];
     this.#classes = new Table(byId("table-classes"), {
-      caption: "Answers by status class",
+      caption: "Responses by status class",
       key: ({ name }) => name,
       columns: [
         { title: "Status", text: ({ name }) => ABOUT[name] ?? name },

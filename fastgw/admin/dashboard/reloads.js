@@ -31,7 +31,7 @@ export class Reloads {
       },
       numberColumn("Generation", "generation", countText),
       { title: "Source", text: ({ source }) => source },
-      { title: "What happened", text: whyText, mark: () => "lines" },
+      { title: "Result", text: whyText, mark: () => "lines" },
     ],
   });
 

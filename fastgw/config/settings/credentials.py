@@ -66,7 +66,7 @@ class OAuth2(Settings):
     """For `private_key_jwt`: whom the assertion is for; some servers want their issuer. null = `token_url` without its
     query."""
     scopes: tuple[Word, ...] = ()
-    """The scopes asked for."""
+    """The requested scopes."""
     audience: Word | None = None
     """Audience of the token, sent as `audience`."""
     token_headers: Mapping[FieldName, Values] = NONE
@@ -107,7 +107,7 @@ _NEEDED: Final[Mapping[str, str]] = {"none": "", "certificate": "", "private_key
 
 
 class Csrf(Settings):
-    """A token against forged requests, which the API hands out to who asks for it with its own credentials.
+    """A CSRF token, which the API issues to clients with its credentials.
 
     `GET token_url` with `X-CSRF-Token: fetch`. The token goes into each request as `X-CSRF-Token`, and the cookies that
     came with it beside those of the client. It is fetched once per node for each set of credentials, and anew when the

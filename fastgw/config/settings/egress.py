@@ -135,8 +135,8 @@ class EgressEntry(Settings):
     credentials: EgressCredentials = EgressCredentials(type="none")
     """Credentials that the gateway sends to the API."""
     csrf: Csrf | None = None
-    """A token against forged requests that it demands. null = none. Who hands it out is spoken to as the API itself,
-    unless it has a `tls` of its own."""
+    """The CSRF token that the API requires. null = none. Its endpoint is called like the API itself, unless it has a
+    `tls` of its own."""
     request_parameters: RequestParameters = RequestParameters()
     """Headers and query parameters that are added to requests unless the application has sent them itself."""
     parameters_for_token: bool = False
@@ -200,12 +200,12 @@ class Egress(Settings):
     domains: tuple[HostName, ...] = ()
     """With `host`: what may follow the host's name behind a dot, such as `integration.svc.cluster.local`."""
     apps: Mapping[Segment, Annotated[Mapping[Segment, EgressService], _CONSUMERS]] = NONE
-    """Applications, and the services that each of them may call. An application is told by the name in the path or host
-    alone: whoever reaches the listener calls as any of them. With `consumers` it has to show who it is."""
+    """Applications, and the services that each of them may call. An application is identified by the name in the path
+    or host only: every client of the listener can call as any of them. With `consumers` it has to authenticate."""
     authentication: Filters = NONE
-    """Filters by which applications that have `consumers` show who they are: `{jwt: …}`, or `{auth: {any_of: …}}`.
-    Left out = by what these consumers have (keys, passwords, signatures, certificates), unless the gateway or the
-    listener has such a filter. The API never sees what they show: `hide_credentials` is always on here."""
+    """Filters that authenticate applications with `consumers`: `{jwt: …}`, or `{auth: {any_of: …}}`. Left out = by what
+    these consumers have (keys, passwords, signatures, certificates), unless the gateway or the listener has such a
+    filter. Their credentials are never forwarded to the API: `hide_credentials` is always on here."""
     access_token_header: FieldName | None = "Access-Token"
     """A header in which an application may send a token of its own, which takes the place of the gateway's credentials.
     It does not go further. null = none."""

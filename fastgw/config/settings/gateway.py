@@ -150,18 +150,18 @@ class ClientAuth(Settings):
     """Certificates of clients.
 
     When anything of this changes, the contents of the files too, who was verified before has to connect again: the next
-    request on an open connection is answered 421, and tunnels (WebSocket) end at once. An answer under way is sent.
-    """
+    request on an open connection is answered 421, and tunnels (WebSocket) end at once. A response in flight is
+    completed."""
 
     mode: Literal["optional", "required"] = "required"
-    """`required`: nobody connects without one; `optional`: one is verified where the client has it."""
+    """`required`: clients without one are rejected; `optional`: one is verified if the client sends it."""
     ca: ReadableFile
     """A PEM file of the certificates that clients' certificates must come from. When one of them expires, or a list of
     `crl` is out of date, sessions end (`session_tickets`). One that clients send with theirs ends none before their own
     has expired, unless it stands here too."""
     crl: ReadableFile | None = None
-    """A PEM file of revocation lists, one of every authority that signs: without its list nobody is believed, nor by
-    one that is out of date: `fastgw status` and the metrics tell until when it is good. null = nothing is revoked."""
+    """A PEM file of revocation lists, one of every authority that signs: without a current list all its certificates
+    are rejected: `fastgw status` and the metrics tell until when it is good. null = nothing is revoked."""
 
 
 class ServerTls(Settings):
@@ -237,8 +237,7 @@ class Admin(Settings):
     owner alone, who needs no token there; with a `token` its group may connect too."""
     token: Secret | None = None
     """Bearer token of the admin API, which callers send as `Authorization: Bearer`. null = one is made at the start,
-    and kept in the runtime directory in a file that nobody but the gateway's user can read: `fastgw token` prints it.
-    """
+    and kept in the runtime directory in a file that only the gateway's user can read: `fastgw token` prints it. """
     tls: ServerTls | None = None
     """TLS settings of the listener. null = plaintext."""
     document_bytes: Annotated[Size, Meta(ge=1024, le=256 * 1024**2)] = 1024**2
@@ -262,7 +261,7 @@ DEFAULT_ADMIN: Final = Admin()
 
 
 class DrainTimeouts(Settings):
-    """How long a stop waits for what is under way. All are totals."""
+    """How long a stop waits for requests in flight. All are totals."""
 
     delay: Delay = 0.0
     """First of all: how long new connections are still served while readiness is off already. Make it longer than a
@@ -274,7 +273,7 @@ class DrainTimeouts(Settings):
 
 
 class Timeouts(Settings):
-    """How long clients are waited for. Idle times: any byte begins them anew."""
+    """Timeouts for clients. Idle timeouts: any byte restarts them."""
 
     request_headers: Duration = 10.0
     """Timeout for a whole request head, from its first byte; on a new connection from its opening. A total. Answered
@@ -300,7 +299,7 @@ class Limits(Settings):
     header_bytes: Annotated[Size, Meta(ge=1024, le=16 * 1024**2)] = 32 * 1024
     """The longest request head, start line included. Answered 431, or 414 when the request target alone is longer."""
     header_count: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    """The most field lines in a request head. Answered 431."""
+    """The maximum number of header lines in a request. Exceeded: 431."""
     body_bytes: Annotated[Size, Meta(ge=0, le=2**63 - 1)] | None = None
     """The longest request body. Answered 413. null = any length."""
     connections: Connections = 20_000
@@ -368,7 +367,7 @@ class PathForwarding(Settings):
     too. A raw path is answered 400 where it could be read as that of another route: its first segments have to be the
     prefix, and `..` has to stay behind that and may not take back an empty segment."""
     encoded_slash: Literal["keep", "reject"] = "keep"
-    """Whether a `%2F` in the path is passed on as it is, or answered 400."""
+    """Whether a `%2F` in the path is forwarded unchanged, or rejected with 400."""
     root: Literal["slash", "bare"] = "slash"
     """Path that is sent for a path that is `strip_prefix` and nothing more: `slash`: the path of the target's URL and a
     slash (`/v2/`); `bare`: that path alone (`/v2`), or a slash where it has none.
@@ -420,7 +419,7 @@ class Split(Settings):
 
     by: Annotated[Trait, trait("ip", "header", "cookie", "request")] = Trait("ip")
     """Requests with the same one go to the same upstream: `ip` (IPv6 by its /64), `header:NAME` or `cookie:NAME`;
-    without that header or cookie the address counts. `request`: each request is drawn for itself."""
+    without that header or cookie the address counts. `request`: random for each request."""
     canaries: tuple[Canary, ...] = ()
     """Requests that are not divided; the first that fits counts."""
 
@@ -504,8 +503,7 @@ class ConsumerKey(Settings):
     key: Secret | None = None
     """The key itself: visible ASCII characters."""
     key_sha256: Sha256 | None = None
-    """SHA-256 of the key, so that nobody who reads the configuration has the key. Safe for keys that cannot be
-    guessed.
+    """SHA-256 of the key, so that the configuration does not contain the key. Safe for keys that cannot be guessed.
     """
 
     def __post_init__(self) -> None:
@@ -601,8 +599,8 @@ class State(Settings):
     when it is back.
     """
     timeout: Duration = 0.1
-    """How long a request waits for it. Once an answer was late nobody waits until it has answered again; it is tried in
-    the background."""
+    """How long a request waits for it. After a timeout requests do not wait for it until it is reachable again; it is
+    tried in the background."""
     prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "fastgw"
     """Prefix of all names in Redis. Gateways with another prefix share nothing."""
 

@@ -48,7 +48,7 @@ Targets = Some[WrittenTarget]
 
 class TargetsFile(Settings):
     """A list of targets in a file of its own. It is watched: what it says takes effect at once, without a reload being
-    asked for; while it is wrong or away, what it said before stays in force."""
+    asked for; while it is invalid or missing, its previous contents stay active."""
 
     file: ReadableFile
     """YAML or JSON by its ending: the list alone."""
@@ -89,7 +89,7 @@ class Resolve(Settings):
     """Resolution of the names of targets."""
 
     interval: Duration = 30.0
-    """How often a name is resolved anew, of `url` as of `dns` and `srv`. When that fails the last good addresses
+    """How often a name is resolved again, of `url` as of `dns` and `srv`. When that fails the last good addresses
     stay."""
 
 
@@ -132,20 +132,21 @@ class LoadBalancing(Settings):
     algorithm: Literal["round_robin", "least_connections", "random", "ip_hash", "consistent_hash", "latency"] = (
         "round_robin"
     )
-    """`round_robin`: in turn.
-    `random`: drawn by lot.
-    `least_connections`: of two drawn by lot, the one with fewer requests under way on the node.
-    `latency`: of two drawn by lot, the one where the time until the response head, times the requests under way, is
-    less. An answer slower than the average counts at once, a failed attempt as `timeouts.connect` at least.
+    """`round_robin`: targets in turn.
+    `random`: a random target.
+    `least_connections`: of two random targets (power of two choices) the one with fewer requests in flight on the node.
+    `latency`: of two random targets the one with the lower product of response time (until the response head) and
+    requests in flight. An answer slower than the average counts at once, a failed attempt as `timeouts.connect` at
+    least.
     `ip_hash`: by the client's address (IPv6: its /64), so that a client stays with its target.
-    `consistent_hash`: by `hash_on`, likewise; a target that goes, or comes, moves its own share alone."""
+    `consistent_hash`: by `hash_on`; a target that goes, or comes, moves its own share alone."""
     hash_on: Annotated[Trait, trait("ip", "header", "cookie", "consumer")] | None = None
     """Hash key of `consistent_hash`: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request that has
-    none, or several that differ, goes in turn, as with `round_robin`.
+    none, or several that differ, is balanced round robin.
     """
     load_factor: Annotated[float, Meta(ge=1.01, le=100)] | None = 1.25
-    """With `consistent_hash`: a target that has more than so many times its share of the requests under way on the
-    node, and 10 at least, passes further ones on to the next target of their hash. null = it gets all that is its."""
+    """With `consistent_hash`: a target that has more than so many times its share of the requests in flight on the
+    node, and at least 10, gets no more: further ones go to the next target of their hash. null = no limit."""
     decay: Duration = 10.0
     """With `latency`: how long what was seen counts; older than that it counts for about a third."""
     sticky: Sticky | None = None
@@ -205,12 +206,12 @@ class Pool(Settings):
 
 
 class Backoff(Settings):
-    """How long is waited before a retry: a time between 0 and a bound, drawn anew each time."""
+    """How long is waited before a retry: a random time between 0 and a bound (full jitter)."""
 
     base: Delay = 0.025
     """The bound of the first wait; that of each further one is twice as long. 0 = no wait."""
     max: Delay = 0.25
-    """The longest bound. An answer whose `Retry-After` asks for a longer wait is passed on instead; a shorter one is
+    """The longest bound. A response whose `Retry-After` asks for a longer wait is forwarded instead; a shorter one is
     respected."""
 
     def __post_init__(self) -> None:
@@ -235,9 +236,9 @@ class Retries(Settings):
     answer is passed on as it is, also where no other target can be had after it (all are ejected, the breaker has
     opened)."""
     budget: Percent = 0.2
-    """The most retries under way, as a share of the requests to this upstream that are under way: each worker keeps to
-    it for its own. Three more may always be under way, on the whole node. A failed connect that is followed by an
-    attempt at another target does not count: nobody has had any work of it."""
+    """Retry budget: the maximum number of retries in flight, as a share of the requests in flight to this upstream;
+    each worker applies it to its own. Three more are always allowed, on the whole node. A failed connect that is
+    followed by an attempt at another target does not count: it put no load on the upstream."""
     non_idempotent: bool = False
     """Whether a POST or PATCH may be sent again too, wherever a GET may. The upstream may then act twice."""
     per_try_timeout: Duration | None = None
@@ -267,7 +268,7 @@ class Hedge(Settings):
     """How long the first target has. `p95`: what 95 of 100 answers took less than, as each worker has seen it lately:
     5 ms at least, and nothing is hedged before 100 answers."""
     max: Annotated[int, Meta(ge=1, le=3)] = 1
-    """How many may be under way beside the first. Each comes `after` the one before."""
+    """The maximum number of hedged requests in addition to the first. Each comes `after` the one before."""
 
 
 class UpstreamTls(Settings):
@@ -298,10 +299,10 @@ OF_HTTP_CHECKS: Final[Mapping[str, Any]] = {
 
 
 class ActiveHealth(Settings):
-    """Ask each target regularly whether it is well: once for the node, whatever the number of workers.
+    """Active health checks: probe each target regularly, once for the node, whatever the number of workers.
 
-    A target that is not gets no requests. While nobody can ask, what was found holds for three intervals; from then on
-    nothing is known of a target, and it may be used."""
+    An unhealthy target gets no requests. While probing is not possible, the last result is valid for three intervals;
+    from then on nothing is known of a target, and it may be used."""
 
     type: Literal["http", "tcp"] = "http"
     """`http`: by a request, over TLS where the target is `https`; `tcp`: by a connection alone, with its TLS
@@ -417,7 +418,7 @@ class Upstream(Settings):
     retries: Retries = Retries()
     """When a request is tried again."""
     hedge: Hedge | None = None
-    """When another target is asked beside one that is slow. null = never."""
+    """Hedged requests: when a slow request is also sent to another target. null = never."""
     health_checks: HealthChecks = HealthChecks()
     """Health checks of the targets."""
     circuit_breaker: CircuitBreaker | None = None

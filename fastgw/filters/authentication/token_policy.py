@@ -125,7 +125,7 @@ class TokenVerdict(Struct, gc=False):
     """See `certificate_of`; it is looked at for each request, as another connection may show the same token."""
 
     def __repr__(self) -> str:  # its claims are somebody's
-        return f"<TokenVerdict {'to refuse' if self.refusal else 'to let in'}>"
+        return f"<TokenVerdict {'refused' if self.refusal else 'accepted'}>"
 
 
 class _Refusal(NamedTuple):

@@ -54,7 +54,7 @@ _held: Final = attrgetter(*CHANGED)
 
 
 class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
-    """Let in who shows in one of several ways who they are.
+    """Try several authentication methods in order.
 
     The ways are tried in this order. The first that accepts the client counts, and what the others would have changed
     does not. When none does, a client that has shown nothing, or nothing that is accepted, is answered 401, with what

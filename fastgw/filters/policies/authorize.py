@@ -15,7 +15,7 @@ from fastgw.jose import claim_path, find_claim, scopes_of
 
 
 class Names(Settings):
-    """Names of which somebody has several. Without `all`, `any` and `none` everybody fits."""
+    """Conditions on a set of names. Without `all`, `any` and `none` every set matches."""
 
     all: tuple[Identity, ...] = ()
     """Names that the consumer must have, all of them."""
@@ -105,7 +105,8 @@ class Condition(Settings):
 
 
 class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
-    """Let pass who meets the conditions; without any, whoever is known.
+    """Authorization: allow authenticated clients that meet the conditions; without conditions, every authenticated
+    client.
 
     All conditions of this filter must hold, and of `any_of` those of one member. Who is known neither as a consumer nor
     by claims or a certificate is answered 401, anybody else 403.

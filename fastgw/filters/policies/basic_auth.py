@@ -25,17 +25,18 @@ _AUTHORIZATION: Final = frozenset((b"authorization",))
 
 
 class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
-    """Know the consumer by a username and a password: those in its `basic_auth`, or a user of an htpasswd file.
+    """Authenticate the consumer with HTTP Basic authentication (RFC 7617): a username and password in its `basic_auth`,
+    or a user of an htpasswd file.
 
     Passwords of a file take long to check: that is done beside the requests, few at a time; more of them are answered
-    429 or 503, and what was right is remembered. Nobody learns from time or answer whether a username exists.
+    429 or 503, and what was right is remembered. Neither the response nor its timing reveals whether a username exists.
     """
 
     htpasswd: ReadableFile | None = None
     """A file of users, as `htpasswd -B` writes it: bcrypt or argon2. A user is the consumer of that name, or one
     without groups where there is none. The passwords of consumers do not count beside it. null = those alone."""
     hide_credentials: bool = False
-    """Whether the upstream does not get to see the password."""
+    """Whether to strip the password before forwarding."""
     realm: Realm = "fastgw"
     """Realm in `WWW-Authenticate`: browsers show it."""
     remember: Delay = 300.0

@@ -15,11 +15,11 @@ REMEMBERED: Final = 8192
 
 
 class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE):
-    """Know the consumer by the certificate that the client has shown to the listener: one in its `certificates`.
+    """Authenticate the consumer with a TLS client certificate (mTLS): one in its `certificates`.
 
-    The listener asks for it with `tls.client_auth`, and has verified it. Its fingerprint says more than its alternative
-    names, and they more than its subject; names of different consumers are nobody's. A client without a certificate, or
-    with one that belongs to nobody, is answered 401.
+    The listener requests and verifies the certificate with `tls.client_auth`. Its fingerprint says more than its
+    alternative names, and they more than its subject; names of different consumers are nobody's. A client without a
+    certificate, or with one that belongs to nobody, is answered 401.
     """
 
     realm: Realm = "fastgw"

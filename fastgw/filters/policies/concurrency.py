@@ -37,8 +37,8 @@ _STRAINED_STATUSES: Final = frozenset((429, 503, 504))
 
 
 class Adaptive(Settings):
-    """A limit that is found out: it grows while the upstream answers as fast as when little is under way, and shrinks
-    as soon as it takes longer, or refuses.
+    """An adaptive limit: it grows while the latency of the upstream stays as low as with few requests in flight, and
+    shrinks as soon as it rises or requests are refused.
 
     Each worker has a limit of its own, from what it sees itself; `min` and `max` are the node's, divided evenly.
     """
@@ -61,8 +61,8 @@ class Priority(Settings):
     groups: Mapping[Identity, Level] = NONE
     """Levels by the consumer's groups; of several the highest counts."""
     header: FieldName | None = None
-    """A request field that says `high`, `normal` or `low`, and goes before the groups. Clients write what they like:
-    whoever is in front should set or remove it."""
+    """A request header with the value `high`, `normal` or `low`; it takes precedence over the groups. Clients write
+    what they like: whoever is in front should set or remove it."""
     default: Level = "normal"
     """Level of all other clients."""
     normal: Percent = 0.9
@@ -76,22 +76,22 @@ class Priority(Settings):
 
 
 class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=20):  # type: ignore[literal-required]  # order: ours
-    """Bound how many requests are under way at a time, exactly for the node. What more there are is refused at once.
+    """Limit concurrent requests, exactly for the node. Requests above the limit are refused at once.
 
-    A request is under way from here until its answer has been sent, a WebSocket until it is closed. What a killed
-    worker had under way is free again. Stands best at an upstream, so that all of its routes count together; at a route
-    it counts that route alone.
+    A request is in flight from here until its response has been sent, a WebSocket until it is closed. What a killed
+    worker had in flight is freed. Best placed at an upstream, so that all of its routes count together; at a route it
+    counts that route alone.
     """
 
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
     """How many at a time. null = `adaptive` finds it out."""
     key: Key | tuple[Key, ...] = ()
     """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
-    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the header,
     cookie or claim are counted together. [] = all requests together.
 
     Keys are counted in fixed memory that some share by chance. Whoever shares is counted too high, never too low: less
-    than 1 in 40, where requests of as many keys are under way as `limits.connections` allows.
+    than 1 in 40, where requests of as many keys are in flight as `limits.connections` allows.
     """
     adaptive: Adaptive | None = None
     """Adaptive limit in place of `limit`: as many as the upstream can do with."""
@@ -102,7 +102,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     status: Literal[503, 429] = 503
     """Status of a refusal."""
     retry_after: Duration = 1.0
-    """When a client may come again, as it is told: `Retry-After`, in whole seconds."""
+    """When a client may try again: sent as `Retry-After`, in whole seconds."""
 
     def __post_init__(self) -> None:
         if (self.limit is None) == (self.adaptive is None):

@@ -60,28 +60,28 @@ FieldName = Annotated[str, Notation('a header name such as "X-Tenant", or "*"', 
 
 
 class Cors(Filter, name="cors", phase=Phase.ADMIT):
-    """Let pages of other origins call what is served here.
+    """Cross-origin resource sharing (CORS): allow pages of other origins to call this route.
 
     A preflight is answered by the gateway, for the route that takes the method it asks for, unless one names OPTIONS
-    among its methods. It has none of the fields of that request: a route that asks for some is not found by it. Every
-    other answer, refusals of the gateway among them, carries the fields with which a browser lets the page read it. An
-    origin that is not allowed gets no such field; its requests pass as any client's do: this protects the users of
-    browsers, not the service.
+    among its methods. It has none of the headers of that request: a route with header conditions is not found by it.
+    Every other answer, refusals of the gateway among them, carries the headers with which a browser lets the page read
+    it. An origin that is not allowed gets no such field; its requests pass as any client's do: this protects the users
+    of browsers, not the service.
     """
 
     by_route: ClassVar[bool] = True
 
     origins: Some[Origin]
     """Origins that may read responses, as browsers write them, such as `https://app.example`; `https://*.example` for
-    every name below `example`, by whole labels; `null` for pages without an origin; or `*` alone for everybody.
+    every name below `example`, by whole labels; `null` for pages without an origin; or `*` alone for every origin.
     """
     methods: Some[Method] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     """Methods that pages may use. `*` alone = anything."""
     headers: tuple[FieldName, ...] = ("Authorization", "Content-Type")
-    """The request fields that pages may send, besides those that need no leave. `*` = any; browsers want Authorization
-    to be named all the same."""
+    """The request headers that pages may send, in addition to the safelisted ones. `*` = any; browsers want
+    Authorization to be named all the same."""
     expose: tuple[FieldName, ...] = ()
-    """The response fields that pages may read, besides those that need no leave. `*` alone = all."""
+    """The response headers that pages may read, in addition to the safelisted ones. `*` alone = all."""
     credentials: bool = False
     """Whether pages may call with the user's cookies, and read the answers. Not together with `*`."""
     max_age: Duration | None = None

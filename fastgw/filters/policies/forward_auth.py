@@ -44,11 +44,13 @@ class Remembering(Settings):
     """
 
     by: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=16)]
-    """The fields that it judges by, such as `Authorization`. A request that has none of them is asked about each time.
+    """The request headers that its decision depends on, such as `Authorization`. A request that has none of them is
+    asked about each time.
 
     What is neither here nor in the two below must not matter to the service."""
     per_uri: bool = True
-    """Whether it is asked for each method, host, path and query. false only if it judges by the fields alone."""
+    """Whether it is asked for each method, host, path and query. false only if its decision depends on the headers
+    alone."""
     per_address: bool = True
     """Whether it is asked for each client address."""
     ttl: Annotated[Duration, Meta(le=3600)] = 5.0
@@ -58,9 +60,10 @@ class Remembering(Settings):
 
 
 class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
-    """Ask a service whether a request may pass, as Traefik's ForwardAuth and nginx's auth_request do.
+    """External authorization: ask a service whether a request is allowed, like Traefik's ForwardAuth and nginx's
+    auth_request.
 
-    It gets a GET with the client's fields and, in `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`, what is
+    It gets a GET with the client's headers and, in `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`, what is
     asked of us; the path in its normal form, as it is matched and sent on. An answer of 2xx lets the request pass; any
     other goes to the client as it is. When the service cannot be asked, nothing passes: 503.
     """
@@ -81,9 +84,9 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     refusal_headers: Names = ("WWW-Authenticate", "Set-Cookie", "Location", "Cache-Control", "Retry-After")
     """Fields of its answer that go to the client when it refuses, beside those that describe the body."""
     consumer_header: FieldName | None = None
-    """The field of its answer that names the consumer: one of `consumers`, or else somebody in no group."""
+    """The header of its response that names the consumer: one of `consumers`, or else a consumer in no group."""
     cache: Remembering | None = None
-    """Whether what may pass is remembered. null = each request is asked about."""
+    """Caching of positive decisions. null = the service is asked for each request."""
     max_body: Bytes = 65536
     """The longest body of an answer, in bytes; a longer one counts as none."""
 

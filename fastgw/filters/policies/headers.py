@@ -52,8 +52,8 @@ class Edits(Settings):
     remove: Names = ()
     """Fields that are taken out."""
     set: Mapping[FieldName, FieldValue] = NONE
-    """Fields that are there once, with this value, whatever was there before; `{env: NAME}` or `{file: path}` for one
-    that nobody is shown. What the sender said under these names is
+    """Headers that are set to this value, replacing others of the name; `{env: NAME}` or `{file: path}` for a secret.
+    What the sender said under these names is
     taken out also when a value is missing."""
     add: Mapping[FieldName, FieldValue] = NONE
     """Fields that are added behind those that are there."""
@@ -68,14 +68,13 @@ class Edits(Settings):
 
 
 class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
-    """Change the fields of what goes to the upstream and of what comes back: first remove, then set, then add.
+    """Change the headers of requests to the upstream and of responses: first remove, then set, then add.
 
     In values `{name}` stands for a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
     `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
     verified token (`{claims.address.city}` leads inwards), and `{NAME}` or `{param.NAME}` for a parameter of the path.
     Lists are written with commas. `{{` and `}}` are braces. When a value is missing or empty, the field is left
-    out. So it is when a value could not stand in a field, but who cannot be named to the upstream is answered 403.
-    """
+    out. So it is when a value could not stand in a field, but who cannot be named to the upstream is answered 403."""
 
     request: Edits = Edits()
     """Edits of the request, as the upstream gets it."""

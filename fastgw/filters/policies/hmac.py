@@ -30,7 +30,7 @@ _HASHES: Final[dict[str, Callable[[], Any]]] = {"sha-256": hashlib.sha256, "sha-
 
 
 class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
-    """Know the consumer by an HTTP Message Signature (RFC 9421) with one of the keys in its `hmac`.
+    """Authenticate the consumer with an HTTP Message Signature (RFC 9421) by one of the keys in its `hmac`.
 
     The signature must say when it was `created` and by which `keyid`, and cover all `components`. The body is covered
     by `Content-Digest` (RFC 9530): its last piece is sent on once all of it is what was signed. What the request asks
@@ -48,7 +48,7 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     tag: str | None = None
     """The `tag` that tells our signature from those for others. null = there is one signature alone."""
     hide_credentials: bool = False
-    """Whether the upstream does not get to see the signature."""
+    """Whether to strip the signature before forwarding."""
     realm: Realm = "fastgw"
     """Realm in `WWW-Authenticate: Signature`. What is to be signed says `Accept-Signature`."""
 

@@ -84,11 +84,11 @@ class Answers(Settings):
     """A Redis in which all workers and nodes share what they know: `redis://:password@host:6379/0`, or `rediss://`.
 
     Needs `fastgw[redis]`. What is there is encrypted by means of `client_secret`: who reads it learns nothing. When it
-    is away, each worker asks for itself."""
+    is unreachable, each worker asks for itself."""
 
 
 class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
-    """Let in whom an authorization server vouches for, which is asked about each bearer token (RFC 7662).
+    """OAuth 2.0 token introspection (RFC 7662): an authorization server is asked about each bearer token.
 
     For tokens that say nothing by themselves; one that is a JWT is cheaper judged by `jwt`. Who comes without one, or
     with one that is not good, is answered 401; who lacks a scope, 403 (RFC 6750). When the server cannot be asked, or
@@ -97,8 +97,8 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     A token that is bound to a client certificate (RFC 8705) is good on connections that have shown it alone; one that
     is bound to anything else is refused.
 
-    The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject,
-    and it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
+    The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject, and
+    it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
     """
 
     url: EndpointUrl
@@ -132,12 +132,12 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     claim_rules: tuple[ClaimRule, ...] = ()
     """Rules for claims; a token that is valid but does not meet them is answered 403."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
-    """Claims that the upstream gets to see, and the fields it sees them in; what the client sends there is always
-    removed. A token is refused whose claim cannot stand there."""
+    """Claims that are forwarded to the upstream, and their headers; what the client sends in these headers is always
+    removed. A token is refused if its claim is not allowed in a header."""
     consumer_claim: ClaimName = "sub"
     """The claim that tells who it is."""
     hide_credentials: bool = False
-    """Whether the upstream does not get to see the token."""
+    """Whether to strip the token before forwarding."""
     cache: Answers = Answers()
     """Cache of responses."""
     realm: Realm = "fastgw"

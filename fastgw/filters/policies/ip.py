@@ -17,11 +17,11 @@ _ByMask: TypeAlias = tuple[tuple[int, dict[int, tuple[bool, IPv4Network | IPv6Ne
 
 
 class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[literal-required]  # order: ours
-    """Allow or deny by the client's address, which a trusted proxy may have told.
+    """Allow or deny requests by the client's address, which may come from a trusted proxy.
 
     The most specific network that has the address decides; where both lists name it, it is denied. An address that is
-    in none of them passes, unless `allow` is given. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is the IPv4
-    address. What does not pass is answered 403.
+    in none of them passes, unless `allow` is given. An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) is the IPv4
+    address. A denied request is answered 403.
     """
 
     allow: tuple[Network, ...] = ()

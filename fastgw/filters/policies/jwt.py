@@ -137,7 +137,7 @@ class TokenCacheSettings(Settings):
 
 
 class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
-    """Let in who shows a JSON Web Token that the issuer has signed.
+    """Authenticate clients with a JSON Web Token (JWT) that the issuer has signed.
 
     Who comes without one, or with one that is not good, is answered 401; who lacks a scope, 403 (RFC 6750). So is 401
     who sends more than one token. One of `jwks_uri`, `jwks_file` and `secret` says how tokens are verified.
@@ -145,8 +145,8 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     A token that is bound to a client certificate (RFC 8705) is good on connections that have shown it alone; one that
     is bound to anything else is refused.
 
-    The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject,
-    and it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
+    The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject, and
+    it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
     """
 
     algorithms: Some[AlgorithmName]
@@ -154,7 +154,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     jwks_uri: EndpointUrl | None = None
     """URL of the issuer's keys (a JWK set). They are fetched in the background, once per node, again as the
     answer's `Cache-Control` says (every 1 to 60 minutes, else 10), and when a token names a key that is not known.
-    While the issuer is away, the keys that it gave last are good. Over `http` anybody in between can give others.
+    While the issuer is unreachable, the last keys stay valid. Over `http` an attacker in between can replace them.
     """
     tls: UpstreamTls = _NO_TLS
     """TLS settings for `jwks_uri`."""
@@ -190,19 +190,19 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     claim_rules: tuple[ClaimRule, ...] = ()
     """Rules for claims; a token that is valid but does not meet them is answered 403."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
-    """Claims that the upstream gets to see, and the fields it sees them in; what the client sends there is always
-    removed. Text goes as it is, a list as its values with commas between, anything else as JSON. A token is refused
-    whose claim cannot stand there: with control characters, or with commas in values of a list."""
+    """Claims that are forwarded to the upstream, and their headers; what the client sends in these headers is always
+    removed. Text goes as it is, a list as its values with commas between, anything else as JSON. A token is refused if
+    its claim is not allowed in a header: with control characters, or with commas in values of a list."""
     consumer_claim: ClaimName = "sub"
     """The claim that tells who it is."""
     header: FieldName | None = "Authorization"
-    """The field that the token stands in: in `Authorization` behind `Bearer`, in others also alone. null = in none."""
+    """The header with the token: in `Authorization` after `Bearer`, in others also alone. null = no header."""
     cookie: ParameterName | None = None
     """A cookie that the token may be in. null = in none."""
     query: ParameterName | None = None
     """A parameter of the query that the token may be in; others' logs and histories keep it. null = in none."""
     hide_credentials: bool = False
-    """Whether the upstream does not get to see the token."""
+    """Whether to strip the token before forwarding."""
     max_token_bytes: Size = 8192
     """A longer token is refused."""
     cache: TokenCacheSettings = TokenCacheSettings()

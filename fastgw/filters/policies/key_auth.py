@@ -24,22 +24,22 @@ _UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 
 
 class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
-    """Know the consumer by the key that the request carries: one of the keys in its `key_auth`.
+    """Authenticate the consumer with an API key: one of the keys in its `key_auth`.
 
-    A request without a key, or with one that nobody has, is answered 401. So is one that carries two keys, be they
-    equal: the upstream might believe the other one. Every name is looked for in every place.
+    A request without a key, or with an unknown one, is answered 401. So is one that carries two keys, be they equal:
+    the upstream might believe the other one. Every name is looked for in every place.
     """
 
     key_names: Annotated[Some[FieldName], Meta(max_length=16)] = ("X-Api-Key",)
-    """Names of the header, query parameter or cookie with the key. Case counts in the query and in cookies, not in
-    fields.
+    """Names of the header, query parameter or cookie with the key. Names are case-sensitive in the query and in
+    cookies, not in headers.
     """
     places: Some[Place] = ("header",)
     """Places where the key is looked for. What stands in a URL is seen by many: by browsers' histories and others'
     logs.
     """
     hide_credentials: bool = False
-    """Whether the upstream does not get to see the key."""
+    """Whether to strip the key before forwarding."""
     realm: Realm = "fastgw"
     """Realm in `WWW-Authenticate: ApiKey`. The scheme is our own: none is registered for keys."""
 

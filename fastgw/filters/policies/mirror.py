@@ -30,11 +30,11 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     upstream: Name
     """Name of the upstream that gets the copies."""
     share: Percent = 1.0
-    """The share of requests that are copied, drawn for each."""
+    """The share of requests that are mirrored, chosen at random for each."""
     body_bytes: Annotated[Size, Meta(le=16 * 1024**2)] = 64 * 1024
     """The longest body that is copied; it is held until its request is answered. A worker holds 64 MiB of them."""
     in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 100
-    """The most copies that are under way at a time; while they are, none is made."""
+    """The maximum number of copies in flight; above it no copy is made."""
     compare: bool = False
     """Whether answers are compared by status and length of the body: those that differ are counted as `different`."""
 

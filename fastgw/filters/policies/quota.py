@@ -43,7 +43,7 @@ class GroupQuota(Settings):
 
 
 class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type: ignore[literal-required]  # order: ours
-    """Admit so many requests in a day, a month or another long period, for each consumer or whatever `key` names.
+    """Limit the number of requests in a day, a month or another long period, per consumer or other `key`.
 
     The number means the node: it is exact over all workers, and what was counted survives reloads, upgrades, workers
     that die, and restarts, if `quotas.file` says where to keep it: a crash of the machine loses what was counted in its
@@ -72,7 +72,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
     """Time zone in which days and months begin at midnight. Where clocks are changed, a day has 23 or 25 hours."""
     key: Key | Some[Key] = Trait("consumer")
     """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
-    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the header,
     cookie or claim are counted together.
     """
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64

@@ -67,13 +67,13 @@ class Cost(Settings):
     methods: Mapping[Method, Burst] = NONE
     """Cost by method, such as `{POST: 5}`. 0 = nothing."""
     response_header: FieldName | None = None
-    """A response field in which the upstream says what the request has cost, as a whole number. What that is above what
-    was counted already is counted then, be it more than is left: the client comes into debt, by as much as it may spend
-    at once; what it is below is given back. Without the field, nothing changes. The client gets the field as well."""
+    """A response header in which the upstream reports the cost of the request, as a whole number. What that is above
+    what was counted already is counted then, be it more than is left: the client goes into overdraft, by at most the
+    burst; what it is below is given back. Without the header, nothing changes. The client gets the header as well."""
 
 
 class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
-    """Admit at most so many requests in a time, for each client, consumer, or whatever `key` names.
+    """Rate limiting: limit the number of requests in a window of time, per client address, consumer or other `key`.
 
     The number means the node or, with `state`, all nodes that share it: it is exact over all workers, whichever of them
     a connection is on, and survives reloads, upgrades and workers that die; another `limit` or `burst` keeps what was
@@ -111,12 +111,12 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     """Scope of the counts if the configuration has `state`: `shared` = Redis, for all nodes, at the cost of a question
     to Redis; `node` = each node for itself. null = `node` for what runs before a route is found, so that a flood of one
     address is not passed on to Redis, else `shared`. Nodes share what has the same name and stands in the same place,
-    by Redis' clock. Redis gets hashes of keys, never what is in them. While it is away, `state.when_away` says what is
-    done.
+    by Redis' clock. Redis gets hashes of keys, never what is in them. While it is unreachable, `state.when_away`
+    applies.
     """
     key: Key | Some[Key] = Trait("ip")
     """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
-    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the header,
     cookie or claim are counted together.
     """
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
@@ -130,8 +130,8 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     headers: Style = "draft"
     """Headers that tell clients of the limit: `draft` = `RateLimit-Policy` and `RateLimit`
     (draft-ietf-httpapi-ratelimit-headers); `legacy` = `X-RateLimit-Limit`, `-Remaining` and `-Reset`, in seconds from
-    now; `none`. Of several limits the one is told that has the fewest permits left. Fields of these names that the
-    upstream sends are replaced.
+    now; `none`. Of several limits the one is told that has the fewest permits left. Headers with these names from the
+    upstream are replaced.
     """
 
     def __post_init__(self) -> None:

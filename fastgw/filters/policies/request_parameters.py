@@ -19,9 +19,9 @@ _SIGN: Final = re.compile(rb"[^0-9A-Za-z]")
 
 
 class RequestParameters(Filter, name="request_parameters", phase=Phase.CREDENTIALS, order=10):  # type: ignore[literal-required]  # order: ours
-    """Add fields and parameters of the query to requests, such as the tenant or the key that an API wants.
+    """Add headers and query parameters to requests, such as the tenant or the key that an API requires.
 
-    What the client has sent itself wins: where it has one of these fields, or one whose name differs from it by signs
+    What the client has sent itself wins: where it has one of these headers, or one whose name differs from it by signs
     alone (`X_Tenant`), that field is not added; where it has one of these parameters, that is not. What filters before
     this one have taken out of a request, the client has not sent; what they have put in wins as well.
 

@@ -65,9 +65,9 @@ ReferrerPolicy = Annotated[str, Notation('one such as "no-referrer"', _parse_ref
 
 
 class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=10):  # type: ignore[literal-required]  # order: ours
-    """Fields that tell browsers how carefully to treat an answer, on every answer, whoever made it.
+    """Security headers for browsers, on every response, also on those of the gateway.
 
-    Each field is as the preset has it, another text, or null: then it is not sent.
+    Each header has the value of the preset, another string, or null: then it is not sent.
     """
 
     by_route: ClassVar[bool] = True
@@ -81,7 +81,7 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
     existing: Literal["replace", "keep"] = "replace"
     """Handling of such a header that the service sends itself: it is replaced, or it is kept and counts.
 
-    Only those that this filter would send; with null for a field the service's own passes.
+    Only those that this filter would send; with null for a header the service's own is forwarded.
     """
     strict_transport_security: Hsts | None = PRESET
     """HSTS: for how long browsers use https alone for this host (RFC 6797). Sent on https only."""

@@ -15,9 +15,9 @@ _ERRORS: Final = (range(500, 600),)
 
 
 class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20):  # type: ignore[literal-required]  # order: ours
-    """Answer a 502 where the upstream has answered an error of its own, and say in a field which one.
+    """Answer 502 where the upstream has answered with an error, and send the original status in a header.
 
-    Its fields and its body pass as they came. What the gateway answers by itself stays as it is.
+    Headers and body of the upstream are forwarded unchanged. Responses of the gateway itself are not changed.
     """
 
     statuses: Some[Statuses] = _ERRORS
@@ -25,7 +25,7 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
     status: Annotated[int, Meta(ge=500, le=599)] = 502
     """Status of the response to the client."""
     header: FieldName = "Target-System-Status"
-    """The field that says what the upstream answered. One that it sends under this name is removed."""
+    """The header with the status of the upstream. A header with this name from the upstream is removed."""
 
     stands_anywhere = True
 

@@ -55,7 +55,7 @@ _COOKIE: Final = b"cookie"
 
 
 class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
-    """Show an API the gateway's own credentials, so that clients need none.
+    """Send the gateway's own credentials to an API, so that clients need none.
 
     One of `basic`, `bearer`, `headers` and `oauth2`. What the client sends as `Authorization`, or in one of `headers`,
     does not reach the API; with `headers` or `csrf` alone `Authorization` does, unless `hide_authorization` is set.
@@ -76,11 +76,11 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     bearer: Secret | None = None
     """A token that does not change, as `Authorization: Bearer`."""
     headers: Mapping[FieldName, Values] = NONE
-    """Secrets in fields, such as `X-API-Key`; several values are several lines."""
+    """Secret headers, such as `X-API-Key`; several values are several header lines."""
     oauth2: OAuth2 | None = None
     """A token that the gateway fetches for itself, as `Authorization: Bearer`."""
     csrf: Csrf | None = None
-    """A token against forged requests that the API demands as well. null = none."""
+    """A CSRF token that the API requires as well. null = none."""
     access_token_header: FieldName | None = None
     """A header in which a client may send credentials of its own: the API gets its value as `Authorization`, as it is
     (`Bearer …`, `Basic …` or a bare token), in place of the gateway's; `csrf` goes with it. The header itself goes no

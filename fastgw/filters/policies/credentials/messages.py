@@ -137,7 +137,7 @@ def renewal(now_date: float, good_until_date: float) -> float:
 
 
 class Getter(Protocol):
-    """Fetches it, in control or, while that is away, in a worker."""
+    """Fetches it, in control or, while that is unreachable, in a worker."""
 
     name: str
     """Name of what is fetched, for the log."""

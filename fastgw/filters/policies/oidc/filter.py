@@ -34,7 +34,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 
 
 class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
-    """Let in whom an OpenID provider vouches for: by the access token of a client, or by a login in the browser.
+    """OpenID Connect: authenticate clients with an access token of the provider, or with a login in the browser.
 
     With `bearer` and `login`, who sends `Authorization: Bearer` is judged by that alone. The consumer is the one whose
     `jwt` has the issuer and the subject; where none has, it is called as the subject, and it is nobody known by name
@@ -43,10 +43,11 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
 
     issuer: Issuer
     """The provider, exactly as it calls itself. What it says of itself, and its keys, are fetched from below this URL
-    in the background, once per node. While it is away, what it said last is good, and who has a session goes on."""
+    in the background, once per node. While it is unreachable, its last metadata and keys stay valid, and sessions
+    continue."""
     bearer: Bearer | None = None
-    """Let in clients with an access token that the provider has signed, a JWT. It is judged as the filter `jwt` does.
-    null = none."""
+    """Accept access tokens that the provider has signed (JWTs). They are verified as by the filter `jwt`. null =
+    none."""
     login: Login | None = None
     """Let browsers log in: the authorization code flow with PKCE. Whoever shows no page is answered 401. A route with
     this filter has to match the paths `callback`, `logout`, `login` and `backchannel_logout`. null = none."""
@@ -57,8 +58,8 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     leeway: Delay = 10.0
     """Clock skew of the provider that is tolerated."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
-    """Claims that the upstream gets to see, of the access token or the ID token, and the fields it sees them in; what
-    the client sends there is always removed. Who has a claim that cannot stand in a field is refused."""
+    """Claims of the access token or the ID token that are forwarded to the upstream, and their headers; what the client
+    sends in these headers is always removed. A claim that is not allowed in a header is refused."""
     consumer_claim: ClaimName = "sub"
     """The claim that tells who it is."""
     cache: TokenCacheSettings = TokenCacheSettings()

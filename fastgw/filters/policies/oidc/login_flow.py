@@ -84,7 +84,7 @@ class PolicyIdentity(NamedTuple):
     roster: Roster
     consumer_claim: ClaimPath
     written: frozenset[bytes]
-    """Lower-case names of the fields in which the upstream gets to see something of a session."""
+    """Lower-case names of the headers that forward data of a session to the upstream."""
     lines: Callable[[LoginSession], bytes]
     """Returns the identity headers, as ready lines. Raises `TokenRefused`."""
 

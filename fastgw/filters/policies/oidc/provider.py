@@ -76,7 +76,7 @@ class Denied(Exception):
 
 
 class ProviderSource(FeedSource, frozen=True, kw_only=True):
-    """Source of the provider's metadata. While it is away, what it said last, and why it is."""
+    """Source of the provider's metadata. While it is unreachable: the last metadata, and the reason."""
 
     issuer: str
     tls: UpstreamTls

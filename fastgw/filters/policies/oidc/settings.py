@@ -87,7 +87,7 @@ class Sessions(Settings):
     """Sessions of browsers."""
 
     secret: Secret
-    """Secret that cookies are encrypted with: at least 32 characters that nobody can guess, the same on all nodes."""
+    """Secret that cookies are encrypted with: at least 32 random characters, the same on all nodes."""
     former_secrets: tuple[Secret, ...] = ()
     """Secrets that were in use before: what they have encrypted is still read."""
     cookie: CookieName | None = None
@@ -144,9 +144,9 @@ class Login(Settings):
     not see them; but those of routes without this filter on the same host do: have a host for whom you do not trust.
     """
     pass_access_token: FieldName | None = None
-    """A field in which the upstream gets the access token; in `Authorization` it follows `Bearer`. null = none."""
+    """A header that forwards the access token to the upstream; in `Authorization` it follows `Bearer`. null = none."""
     timeout: Annotated[Duration, Renamed("patience")] = 600.0
-    """How long a login may take."""
+    """Timeout of a login, from the redirect to the provider until the callback."""
 
     def __post_init__(self) -> None:
         if "openid" not in self.scopes:
@@ -182,7 +182,7 @@ class Bearer(Settings):
     scopes: tuple[Scope, ...] = ()
     """Scopes that the token must have, all of them; who lacks one is answered 403."""
     hide_credentials: bool = False
-    """Whether the upstream does not get to see the token."""
+    """Whether to strip the token before forwarding."""
     max_token_bytes: Size = 8192
     """A longer token is refused."""
 

@@ -85,7 +85,7 @@ def test_filters_are_told_in_running_order() -> None:
 
 def test_one_is_told_with_all_its_settings() -> None:
     text = told("headers")
-    assert text.startswith("headers (phase transform: once a route is found)\n\nChange the fields of what goes to")
+    assert text.startswith("headers (phase transform: once a route is found)\n\nChange the headers of requests to")
     for name in ("request:", "request.remove:", "response.set:", "type:", "enforced:", "shadow:"):
         assert f"\n  {name}" in text
     said = json.loads(told("size", "--format", "json"))
