@@ -80,6 +80,7 @@ EDGES = {
     "pipeline/request_pipeline.py": 2,  # likewise
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 3,  # likewise
+    "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more
     "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
     "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it

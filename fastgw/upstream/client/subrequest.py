@@ -7,18 +7,20 @@ once how it ended, unless it is cancelled. Rule 4: an exchange has `MOST_PER_EXC
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
-from typing import Final, NamedTuple, Protocol, final
+from typing import Final, NamedTuple, Protocol, TypeVar, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Trailers, begin
+from fastgw.exchange.chain import TOLD_EVERY_S
 from fastgw.exchange.states import ENDED
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
@@ -28,6 +30,7 @@ MOST: Final = 1024 * 1024
 TIMEOUT: Final = 5.0
 """Seconds for the whole, unless who asks says otherwise."""
 NO_FILTERS: Final = Chain(())
+T = TypeVar("T")
 
 
 class Subresponse(NamedTuple):
@@ -48,7 +51,7 @@ class SubrequestFailed(NamedTuple):
 
 
 class SubresponseListener(Protocol):
-    """Listener to the response to one sub-request, as it comes. It must not raise."""
+    """Listener to the response to one sub-request, as it comes. Where it raises the sub-request is cancelled."""
 
     def on_response(self, head: ResponseHead) -> None: ...
     def on_data(self, payload: bytes) -> None: ...
@@ -123,7 +126,18 @@ class Subrequest(ClientSide):
             exchange = self.exchange
             if exchange.state is not ENDED:
                 exchange.finish()
-            listener.on_failure(SubrequestFailed(fault, exchange.why))
+            self._tell(listener.on_failure, SubrequestFailed(fault, exchange.why))
+
+    def _tell(self, listen: Callable[[T], None], what: T) -> None:
+        try:
+            listen(what)
+        except Exception:  # the edge of a filter: whose connection it is would not know what to do about it
+            exchange = self.exchange
+            told_at = NO_FILTERS.told_at = NO_FILTERS.told_at or {}
+            if exchange.begun_at >= told_at.get(exchange.upstream, -inf) + TOLD_EVERY_S:
+                told_at[exchange.upstream] = exchange.begun_at
+                say(OperatorEvent.FILTER_RAISED, "a listener to a sub-request to %s", exchange.upstream, error=True)
+            self.cancel()
 
     # what the exchange tells (`ClientSide`)
 
@@ -136,7 +150,7 @@ class Subrequest(ClientSide):
         if response.head is None:  # of our own: what it says is said by the fault
             self._fail(self.exchange.fault or Fault.INTERNAL)
             return
-        listener.on_response(response.head)
+        self._tell(listener.on_response, response.head)
         if payload:
             self.feed(payload)
         if ended:
@@ -146,13 +160,13 @@ class Subrequest(ClientSide):
 
     def feed(self, payload: bytes) -> None:
         if self._listener is not None:
-            self._listener.on_data(payload)
+            self._tell(self._listener.on_data, payload)
 
     def end(self, trailers: Trailers) -> None:
         listener = self._end()
         if listener is not None:
             self.exchange.finish()
-            listener.on_end(trailers)
+            self._tell(listener.on_end, trailers)
 
     def abort(self, fault: Fault) -> None:
         self._fail(fault)

@@ -178,6 +178,30 @@ def test_it_ends_with_its_parent_and_nothing_more_is_told(end: str) -> None:
     assert isinstance(late, SubrequestFailed)
 
 
+@pytest.mark.parametrize("which", ["on_response", "on_data", "on_end"])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_listener_that_raises_is_told_no_more(
+    which: str, pieces: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subrequest.NO_FILTERS, "told_at", None)  # else it is told once in a while
+    asking = Asking()
+    heard = asking.heard[0]
+
+    def raises(*told: Any) -> None:
+        heard.told.append("raised")
+        raise RuntimeError("of a filter")
+
+    setattr(heard, which, raises)
+    wire = asking.connects()
+    for piece in (OK,) if pieces == 1 else (OK[:-1], OK[-1:]):
+        wire.sends(piece)
+    assert heard.told[-1] == "raised"
+    assert heard.told.count("raised") == 1
+    assert caplog.text.count("RuntimeError: of a filter") == 1
+    assert asking.sent[0].over
+    asking.answers()
+
+
 def test_who_is_slower_than_the_response_brakes_it() -> None:
     asking = Asking()
     wire = asking.connects()
