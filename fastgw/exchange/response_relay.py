@@ -12,7 +12,7 @@ from fastgw.exchange.body_relay import BodySink, Trailers
 from fastgw.exchange.body_stages import BodyStages, BodyTooLong
 from fastgw.exchange.chain import count_raised
 from fastgw.exchange.reply import UNKNOWN, Response
-from fastgw.exchange.states import ANSWER_BEGUN, ENDED
+from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.field_names import DIGESTS, NOT_IN_TRAILERS
 from fastgw.http.fields import Fields
 
@@ -157,8 +157,6 @@ class ResponseRelay(BodySink):
         exchange, hook = self._exchange, self._stages.failing
         assert hook is not None
         self.cancel()
-        if exchange.state is ENDED:
-            return
         if isinstance(error, BodyTooLong):
             name = exchange.chain.name_of(hook.step)
             why = f"filter {name} needs the whole body, which has more than {hook.bound} bytes"

@@ -173,3 +173,38 @@ def test_no_more_than_is_said_is_kept() -> None:
     fed(relay, *[PIECE] * 5)
     assert relay.kept is None
     assert room.taken == 0
+
+
+class Thrice:
+    """Stages that make three bytes of each."""
+
+    holds = keeps_length = False
+    changes = changed = True
+
+    def feed(self, payload: bytes) -> bytes:
+        return payload * 3
+
+    def end(self) -> bytes:
+        return b""
+
+    def cancel(self) -> None: ...
+
+
+def test_what_is_kept_to_be_sent_again_is_counted_as_it_came_out_of_the_stages() -> None:
+    relay = Relay(Source(), 6)
+    relay.most_kept = 10
+    assert relay.begin_stages(Thrice(), lambda: None)
+    assert relay.length is None
+    first = Sink(relay)
+    for count, kept in ((3, True), (6, False)):
+        relay.bytes = count
+        relay.feed(b"abc")
+        assert (relay.kept is not None) is kept
+    assert first.received == b"abcabcabc" * 2
+    later = Relay(Source(), 4)
+    later.most_kept = 10
+    later.bytes = 4
+    later.feed(b"abcd")
+    assert later.begin_stages(Thrice(), lambda: None)
+    assert Sink(later).received == b"abcdabcdabcd"
+    assert later.kept is None
