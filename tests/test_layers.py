@@ -75,8 +75,9 @@ EDGES = {
     "filters/api/warning_context.py": 2,  # what a filter's warnings raise, and the text of that
     "filters/plugins/loader.py": 2,  # what a package raises when it is imported, or its settings are read
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
+    "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "exchange/chain.py": 4,  # a filter's step that raises is a fault, never a pass
-    "exchange/exchange.py": 4,  # likewise
+    "exchange/exchange.py": 5,  # likewise
     "pipeline/request_pipeline.py": 2,  # likewise
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 3,  # likewise

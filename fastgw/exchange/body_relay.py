@@ -29,6 +29,8 @@ class RequestStages(Protocol):
     def changes(self) -> bool: ...
     @property
     def changed(self) -> bool: ...
+    @property
+    def complete(self) -> bool: ...
 
     def feed(self, payload: bytes) -> bytes | None:
         """None: the exchange is over."""
@@ -170,6 +172,11 @@ class Relay:
         stages = self._stages
         return stages is not None and (stages.changed if self.ended else stages.changes)
 
+    @property
+    def passed(self) -> bool:
+        """Whether all of the body has come, and no filter has stopped any of it."""
+        return self.ended and (self._stages is None or self._stages.complete)
+
     def cancel_stages(self) -> None:
         """The exchange is over: nobody takes what the stages hold."""
         if self._stages is not None:
@@ -192,7 +199,7 @@ class Relay:
         elif rest:
             self._keep_staged(rest)
         if stages.holds or (self.sink is None and not stages.keeps_length):
-            self.length = self.sent_bytes
+            self.length = None if self.trailers else self.sent_bytes
         return True
 
     def feed(self, payload: bytes) -> None:
@@ -228,9 +235,9 @@ class Relay:
 
     def end(self, trailers: Trailers = ()) -> None:
         stages = self._stages
+        self.ended, self.trailers = True, trailers  # first: all was read, whatever the stages make of it
         if stages is not None and not self._end_stages(stages):
             return
-        self.ended, self.trailers = True, trailers
         if trailers and self.sink is None:
             self.length = None  # they can only stand behind the last chunk
         when_whole, self._when_whole = self._when_whole, None

@@ -38,8 +38,9 @@ class Bounded:
 class BodyStage:
     """The part of one filter in one body: bytes go in, and others come out. It must bound what it holds back.
 
-    `keeps_length`: as many bytes come out as went in. `changed`: whether others came out than went in; False only where
-    that is certain.
+    `keeps_length`: as many bytes come out as went in, and none before they did; the body is cut off where that proves
+    untrue. `changed`: whether others came out than went in; False only where that is certain. An empty body is not
+    shown to a stage: neither `feed` nor `end` is called for it.
     """
 
     keeps_length: bool = False
@@ -54,7 +55,7 @@ class BodyStage:
         return b""
 
     def cancel(self) -> None:
-        """The body will not be completed, and nobody takes what was held back. Not called after `end`."""
+        """The body will not be completed, or is empty: nobody takes what was held back. Not called after `end`."""
 
 
 @final
@@ -172,8 +173,12 @@ class _Collected(_Held):
         self._stage = stage
 
     def end(self) -> bytes:
-        body = self.whole()
-        return (self._stage.feed(body) if body else b"") + self._stage.end()
+        try:
+            passed = self._stage.feed(self.whole())
+        except BaseException:
+            self._stage.cancel()
+            raise
+        return passed + self._stage.end()
 
     def cancel(self) -> None:
         self._stage.cancel()
@@ -193,41 +198,62 @@ class BodyStages:
     """The stages of one body, one behind the other.
 
     `failing`: the hook whose stage has raised, while that is handled. `holds`: nothing comes out before the end.
-    `changes`: whether what comes out may differ from what went in.
+    `changes`: whether what comes out may differ from what went in. `complete`: all has come out. `raised`: is told of
+    the step of a hook whose stage raises when it is cancelled, while that is handled.
     """
 
-    __slots__ = ("_ended", "_stages", "changes", "failing", "holds", "keeps_length")
+    __slots__ = ("_ended", "_fed", "_held", "_raised", "_stages", "changes", "complete", "failing", "holds",
+                 "keeps_length")  # fmt: skip
 
-    def __init__(self, stages: Iterable[tuple[BodyHook, BodyStage]]) -> None:
+    def __init__(
+        self, stages: Iterable[tuple[BodyHook, BodyStage]], raised: Callable[[BodyFunction | StageFactory], object]
+    ) -> None:
         self._stages = tuple(stages)
+        self._raised = raised
+        self._fed = self.complete = False
+        self._ended = 0  # so many of them were ended or cancelled
+        self._held = [0] * len(self._stages)  # bytes that each has not given back, where it keeps the length
         self.holds = any(isinstance(stage, _Held) for _, stage in self._stages)
         self.keeps_length = all(stage.keeps_length for _, stage in self._stages)
         self.changes = any(hook.changes for hook, _ in self._stages)
         self.failing: BodyHook | None = None
-        self._ended = False
 
     def feed(self, payload: bytes) -> bytes:
         """Return what comes out of the last stage. Raises whatever a stage raises."""
-        for hook, stage in self._stages:
+        self._fed = True
+        for place, (hook, stage) in enumerate(self._stages):
             if not payload:
                 break
             self.failing = hook
-            payload = stage.feed(payload)
-            if type(payload) is not bytes:
-                raise TypeError(f"a body stage returned a {type(payload).__name__}; expected bytes")
+            payload = self._checked(place, len(payload), stage.feed(payload))
         self.failing = None
         return payload
 
     def end(self) -> bytes:
-        """Return what comes out last. Raises whatever a stage raises."""
+        """Return what comes out last; of an empty body nothing does. Raises whatever a stage raises."""
         out = b""
-        self._ended = True
-        for hook, stage in self._stages:
+        if not self._fed:
+            self.cancel()
+        for place, (hook, stage) in enumerate(self._stages[self._ended :]):
             self.failing = hook
-            out = (stage.feed(out) if out else b"") + stage.end()
-            if type(out) is not bytes:
-                raise TypeError(f"a body stage returned a {type(out).__name__}; expected bytes")
+            came = len(out)
+            fed = stage.feed(out) if out else b""
+            self._ended += 1
+            out = self._checked(place, came, fed + stage.end())
+            if stage.keeps_length and self._held[place]:
+                raise ValueError("a body stage that keeps the length returned fewer bytes than it got")
         self.failing = None
+        self.complete = True
+        return out
+
+    def _checked(self, place: int, came: int, out: bytes) -> bytes:
+        """Raises `TypeError` or `ValueError` for what a stage may not return."""
+        if type(out) is not bytes:
+            raise TypeError(f"a body stage returned a {type(out).__name__}; expected bytes")
+        if self._stages[place][1].keeps_length:
+            self._held[place] = held = self._held[place] + came - len(out)
+            if held < 0:
+                raise ValueError("a body stage that keeps the length returned more bytes than it got")
         return out
 
     @property
@@ -237,7 +263,10 @@ class BodyStages:
 
     def cancel(self) -> None:
         """The body will not be completed."""
-        if not self._ended:
-            self._ended = True
-            for _, stage in self._stages:
+        while self._ended < len(self._stages):
+            hook, stage = self._stages[self._ended]
+            self._ended += 1
+            try:
                 stage.cancel()
+            except BaseException:  # the edge of a filter: it is logged, the others are still told
+                self._raised(hook.step)

@@ -471,7 +471,7 @@ async def _wait(
         if exchange.state is ENDED and not isinstance(error, Exception):
             return None  # it was cancelled, for nobody waits for it any more
         return _raised(step, exchange)
-    if reply is not None:
+    if reply is not None or exchange.state is ENDED:  # it did not heed that it was cancelled
         return reply
     later = run_request(left, exchange)
     return later if later is None or type(later) is Reply else await later

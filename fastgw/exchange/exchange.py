@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -12,7 +13,17 @@ from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Relay, Trailers
 from fastgw.exchange.body_stages import BodyHook, BodyStage, BodyStages
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
-from fastgw.exchange.reply import NO_CONTENT, NO_NAMES, Reply, ReplyBody, Response, body_at_once, own_response, problem
+from fastgw.exchange.reply import (
+    NO_CONTENT,
+    NO_NAMES,
+    UNKNOWN,
+    Reply,
+    ReplyBody,
+    Response,
+    body_at_once,
+    own_response,
+    problem,
+)
 from fastgw.exchange.response_relay import ResponseRelay
 from fastgw.exchange.states import (
     ANSWER_BEGUN,
@@ -290,6 +301,12 @@ class Exchange:
         elif names:
             self.for_others = others[0], others[1] | names, others[2]
 
+    def drop_everywhere(self, names: frozenset[bytes]) -> None:
+        """Send fields with these lower-case names to no upstream, whoever has been promised what by then."""
+        self.request_dropped |= names
+        if self.for_others is not None:
+            self.keep_from_others(names)
+
     def leave_behind(self) -> None:
         """Remove what was for the route's own upstream alone, as a fallback takes over, and let nobody renew it."""
         self.renewed = True
@@ -308,19 +325,33 @@ class Exchange:
         """Answer with a reply of our own. The response steps that are due have run when it goes out."""
         if reply.fault is not None:
             self.fault = reply.fault
+        is_fault = reply.fault is not None  # whatever a filter answers in its place
         if self.chain.reply_steps:
             reply = self._pass_reply_steps(reply)
-        response, body, is_fault = own_response(reply), reply.body, reply.fault is not None
+            is_fault = is_fault or reply.fault is not None
+        response, body = own_response(reply), reply.body
         if isinstance(body, bytes):
             self.respond(response, body, True, is_fault=is_fault)
-        elif self.method == b"HEAD" or reply.status in NO_CONTENT:
+            return
+        has_none = reply.status in NO_CONTENT
+        if not has_none:
+            response.body_length = UNKNOWN if body.length is None else body.length
+        if has_none or self.method == b"HEAD":
             body.close()
             self.respond(response, b"", True, is_fault=is_fault)
         else:
             self._reply_in_pieces(response, body, is_fault)
 
     def _reply_in_pieces(self, response: Response, body: ReplyBody, is_fault: bool) -> None:
-        self.service = sender = body.service(self)
+        try:
+            sender = body.service(self)
+        except Exception as error:  # the edge of a filter, which has sent it before
+            say(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
+            self.why, self.fault = f"the body of a reply raised {type(error).__name__}", Fault.INTERNAL
+            instead = problem(Fault.INTERNAL)
+            self.respond(own_response(instead), body_at_once(instead), True, is_fault=True)
+            return
+        self.service = sender
         self.respond(response, b"", False, is_fault=is_fault)
         if self.service is sender:  # else a filter has made another answer of it, or the client has gone
             sender.begin()
@@ -341,17 +372,18 @@ class Exchange:
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send a response by the hooks of filters for its body and trailers."""
         stages: list[tuple[BodyHook, BodyStage]] = []
+        raised = partial(count_raised, kind="response body", exchange=self)
         for hook in self.chain.response_body_hooks_due(self.answered_by):
             try:
                 stage = hook.stage_for(self)
             except BaseException:  # the edge of a filter: what it could not check is not let out
-                self.why = count_raised(hook.step, "response body", self)
-                BodyStages(stages).cancel()
+                self.why = raised(hook.step)
+                BodyStages(stages, raised).cancel()
                 self.answer_instead()
                 return
             if stage is not None:
                 stages.append((hook, stage))
-        self.response_sink = relay = ResponseRelay(self, BodyStages(stages))
+        self.response_sink = relay = ResponseRelay(self, BodyStages(stages, raised))
         relay.begin(response, payload, ended)
 
     def switch(self, response: Response, early: bytes, patience: float) -> None:
@@ -380,6 +412,7 @@ class Exchange:
         self._drop_relay()
         if self.state is ANSWERING:
             self.fault = self.fault or reply.fault
+            body_at_once(reply)  # nobody sends it
             self.client.abort(reply.fault or Fault.INTERNAL)
         else:
             self.reply(reply)
@@ -431,7 +464,7 @@ class Exchange:
             except BaseException:  # the edge of a filter: what it could not check is not let out
                 self.why = count_raised(step, "response", self)
                 return False
-        if response.status == before or response.may_become(before):
+        if response.status == before or response.may_become(before, self.method):
             return True
         self.why = f"a response step has made the status {before} {response.status!r}, which is not allowed here"
         say(OperatorEvent.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
@@ -456,6 +489,7 @@ class Exchange:
             except BaseException:  # the edge of a filter: what it could not check is not let out
                 self.why = count_raised(step, "reply", self)
                 self.fault = Fault.INTERNAL
+                body_at_once(reply)  # nobody sends it
                 return problem(Fault.INTERNAL)
             if made.body is not reply.body:
                 body_at_once(reply)  # nobody sends it

@@ -147,19 +147,21 @@ class Response(Struct, eq=False, gc=False):  # nothing that it holds knows of it
             fields = self._fields = Fields() if self.head is None else self.head.fields()
         return fields
 
-    def may_become(self, before: int) -> bool:
-        """Whether it can go out with the status that was set where it had another one `before`."""
+    def may_become(self, before: int, method: bytes) -> bool:
+        """Whether it can go out with the status that was set where it had another one `before`. `method`: the
+        request's.
+        """
         status, head = self.status, self.head
         if type(status) is not int or not 200 <= status <= 599 or before == 101:
             return False
-        return status not in NO_CONTENT or head is None or not head.has_body
+        if status not in NO_CONTENT:
+            return True
+        # A body of our own that is there as a whole is left out.
+        return self.body_length == AS_DECLARED or method == b"HEAD" if head is None else not head.has_body
 
 
 def own_response(reply: Reply) -> Response:
-    made = Response(reply.status, None, _fields=Fields(reply.fields))
-    if isinstance(reply.body, ReplyBody):
-        made.body_length = UNKNOWN if reply.body.length is None else reply.body.length
-    return made
+    return Response(reply.status, None, _fields=Fields(reply.fields))
 
 
 def body_at_once(reply: Reply) -> bytes:

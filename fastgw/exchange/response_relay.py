@@ -55,10 +55,11 @@ class ResponseRelay(BodySink):
             return
         if not stages.keeps_length or (exchange.head.accepts_trailers and exchange.chain.trailer_steps):
             response.body_length = UNKNOWN
+        exchange.response_bytes = 0
         passed = self._pass(payload)
         if passed is not None:
-            exchange.response_bytes += len(passed) - len(payload)
             self._send(passed, False)
+            exchange.response_bytes = len(passed)
 
     def _take_all(self, response: Response, payload: bytes) -> None:
         """The whole body is here."""
@@ -76,7 +77,7 @@ class ResponseRelay(BodySink):
             return
         self._over = True
         exchange.response_bytes = len(body)
-        if trailers:
+        if trailers and _takes_trailers(exchange, response):
             response.body_length = UNKNOWN
             self._send(body, False)
             exchange.client.end(trailers)
@@ -97,11 +98,11 @@ class ResponseRelay(BodySink):
         exchange = self._exchange
         if not payload or self._over:
             return
+        exchange.response_bytes -= len(payload)  # first: it is told as it is where a stage cuts it off
         passed = self._pass(payload)
-        if passed is not None:
-            exchange.response_bytes += len(passed) - len(payload)
-            if passed and self._began:
-                exchange.client.feed(passed)
+        if passed:
+            exchange.response_bytes += len(passed)
+            exchange.client.feed(passed)
 
     def end(self, trailers: Trailers) -> None:
         exchange = self._exchange
@@ -169,6 +170,13 @@ def _has_body(exchange: "Exchange", response: Response) -> bool:
     if response.head is not None:
         return response.head.has_body
     return exchange.method != b"HEAD"
+
+
+def _takes_trailers(exchange: "Exchange", response: Response) -> bool:
+    """Whether the client asks for trailers, or the response comes in chunks anyway."""
+    head = exchange.head
+    in_chunks = response.head is not None and response.head.body_length is None
+    return head.version >= 11 and (head.accepts_trailers or in_chunks)
 
 
 def _tell_of_change(response: Response) -> None:

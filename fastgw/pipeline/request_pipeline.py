@@ -17,6 +17,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, Route, problem, run_request
 from fastgw.exchange.body_stages import BodyHook, BodyRefused, BodyStage, BodyStages, BodyTooLong
 from fastgw.exchange.chain import count_raised
+from fastgw.exchange.reply import body_at_once
 from fastgw.http.field_names import EXPECT
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
@@ -109,8 +110,10 @@ def _wait(
     """Go on with what comes of it, unless the exchange is over before."""
 
     def waited(done: Waited) -> None:
-        if stream.waiting is not done:
-            return  # the exchange is over
+        if stream.waiting is not done:  # the exchange is over
+            if not done.cancelled() and done.exception() is None and (late := done.result()) is not None:
+                body_at_once(late)  # nobody sends it
+            return
         stream.waiting = None
         if done.cancelled():  # from elsewhere: it shared what it waited for
             say(OperatorEvent.DEFECT, "the operation that a filter awaited was cancelled")
@@ -163,20 +166,22 @@ def _begin_body_hooks(stream: RequestStream, exchange: Exchange) -> bool:
     if body is None or not chain.request_body_hooks:
         return True
     stages: list[tuple[BodyHook, BodyStage]] = []
+    raised = partial(count_raised, kind="body", exchange=exchange)
     for hook in chain.request_body_hooks:
         try:
             stage = hook.stage_for(exchange)
         except BaseException:  # the edge of a filter: what it could not check is not let through
-            BodyStages(stages).cancel()
-            exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, "body", exchange))
+            why = raised(hook.step)
+            BodyStages(stages, raised).cancel()
+            exchange.fail(Fault.INTERNAL, why=why)
             return False
         if stage is not None:
             stages.append((hook, stage))
     if not stages:
         return True
-    made = BodyStages(stages)
+    made = BodyStages(stages, raised)
     if made.holds and exchange.head.expects_continue:
-        exchange.request_dropped |= EXPECT  # we ask for the body ourselves
+        exchange.drop_everywhere(EXPECT)  # we ask for the body ourselves
         if not body.bytes:
             stream.inform(None)
     route = exchange.route
@@ -187,7 +192,7 @@ def _begin_body_hooks(stream: RequestStream, exchange: Exchange) -> bool:
 def drop_ranges(exchange: Exchange) -> None:
     """Ask the upstream for no range of a response that a filter may change: see `BodyHook.spoils_ranges`."""
     if exchange.chain.drops_ranges:
-        exchange.request_dropped |= _RANGE
+        exchange.drop_everywhere(_RANGE)
 
 
 @final
@@ -208,6 +213,10 @@ class _RequestStages:
     @property
     def changed(self) -> bool:
         return self._stages.changed
+
+    @property
+    def complete(self) -> bool:
+        return self._stages.complete
 
     def feed(self, payload: bytes) -> bytes | None:
         return self._run(self._stages.feed, payload)

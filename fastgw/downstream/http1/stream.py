@@ -215,9 +215,12 @@ class Http1Stream:
             status, dropped, added = response.status, response.dropped, response.added
             shown = exchange.id_shown
             message = serializer.response(head, status, dropped, added, payload, length, date_line, last, shown)
-        send(connection.fd, message, connection.transport, connection.write_paused)
+        waits = connection.write_paused  # since before there was somebody to brake, perhaps
+        send(connection.fd, message, connection.transport, waits)
         if ended:
             self._complete(exchange)
+        elif waits and exchange.service is not None:
+            exchange.service.pause()
 
     def feed(self, payload: bytes) -> None:
         connection = self._connection

@@ -20,6 +20,7 @@ PIECE: Final = 65536
 """Bytes of a file that are read at a time."""
 SENT_AT_ONCE: Final = 1024 * 1024
 """Bytes of a file that the kernel is told to send at a time."""
+_SENT_BEFORE: Final = "the body of a reply was sent or closed before; expected one that is made for each reply"
 
 
 @final
@@ -29,11 +30,18 @@ class Pieces(ReplyBody):
     """
 
     def __init__(self, pieces: AsyncIterable[bytes], length: int | None = None) -> None:
+        if not isinstance(pieces, AsyncIterable):
+            raise TypeError(f"pieces of a body by a {type(pieces).__name__}; expected an async iterator of bytes")
+        if length is not None and length < 0:
+            raise ValueError(f"a body of {length} bytes")
         self.length = length
-        self._pieces = pieces
+        self._pieces: AsyncIterable[bytes] | None = pieces
 
     def service(self, exchange: Exchange) -> "_PieceSender":
-        return _PieceSender(exchange, self._pieces, self.length)
+        pieces, self._pieces = self._pieces, None
+        if pieces is None:
+            raise ValueError(_SENT_BEFORE)
+        return _PieceSender(exchange, pieces, self.length)
 
     def close(self) -> None:
         pass  # an iterator that was never asked holds nothing
@@ -43,13 +51,17 @@ class Pieces(ReplyBody):
 class FileRange(ReplyBody):
     """A range of an open file, sent by the kernel (`sendfile`) where nothing stands between it and the client's socket.
 
-    `fd`: descriptor of a regular file, which is closed in the end. `offset`, `length`: bytes.
+    `fd`: descriptor of a regular file, which is closed in the end, also where nobody sends it. `offset`, `length`:
+    bytes.
     """
 
     length: int
 
     def __init__(self, fd: int, offset: int, length: int) -> None:
         self._fd, self._offset, self.length = fd, offset, length
+
+    def __del__(self) -> None:
+        self.close()
 
     @classmethod
     async def open(
@@ -64,18 +76,22 @@ class FileRange(ReplyBody):
         except asyncio.CancelledError:
             opening.add_done_callback(_close_again)
             raise
-        if length is None:
-            length = max(size - offset, 0)
-        if offset < 0 or length < 0 or offset + length > size:
-            os.close(fd)
-            raise ValueError(f"a range from {offset} to {offset + length} of a file of {size} bytes")
-        return cls(fd, offset, length)
+        made = cls(fd, offset, 0)  # has it closed whatever comes
+        made.length = max(size - offset, 0) if length is None else length
+        if offset < 0 or made.length < 0 or offset + made.length > size:
+            raise ValueError(f"a range from {offset} to {offset + made.length} of a file of {size} bytes")
+        return made
 
     def service(self, exchange: Exchange) -> "_FileSender":
-        return _FileSender(exchange, self._fd, self._offset, self.length)
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            raise ValueError(_SENT_BEFORE)
+        return _FileSender(exchange, fd, self._offset, self.length)
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def _close_again(opening: "asyncio.Future[tuple[int, int]]") -> None:
@@ -124,7 +140,8 @@ class _Sender:
             self._task.get_loop().call_soon(self._task.cancel)  # not before it has begun; it may be what calls us
 
     async def _room(self) -> None:
-        """Wait until the client takes more."""
+        """Let others have their turn, and wait until the client takes more."""
+        await asyncio.sleep(0)
         while self._paused:
             self._resumed = asyncio.get_running_loop().create_future()
             await self._resumed
@@ -138,9 +155,9 @@ class _Sender:
     async def _run(self) -> None:
         try:
             why = await self._send()
-        except asyncio.CancelledError:
-            return
         except BaseException as error:  # the edge of a filter: its error is the end of this answer
+            if self._exchange is None and isinstance(error, asyncio.CancelledError):
+                return
             say(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
             why = f"the body of a reply raised {type(error).__name__}"
         finally:
@@ -171,6 +188,8 @@ class _PieceSender(_Sender):
         sent, pieces = 0, aiter(self._pieces)
         try:
             async for piece in pieces:
+                if self._exchange is None:  # it did not heed that it was cancelled
+                    return ""
                 if not isinstance(piece, bytes):
                     raise TypeError(f"a piece of a body is a {type(piece).__name__}; expected bytes")
                 sent += len(piece)
@@ -178,7 +197,7 @@ class _PieceSender(_Sender):
                     return f"the body of a reply has more than the {self._length} bytes that it should have"
                 if piece:
                     self._feed(piece)
-                    await self._room()
+                await self._room()
         finally:
             close = getattr(pieces, "aclose", None)
             if close is not None:

@@ -115,4 +115,4 @@ class _MirroredBody:
 def _is_whole(exchange: Exchange) -> bool:
     """Whether all of the request is known, and it was one that ends."""
     body = exchange.request_body
-    return (body is None or body.ended) and not exchange.head.upgrade and exchange.fault not in _LEFT
+    return (body is None or body.passed) and not exchange.head.upgrade and exchange.fault not in _LEFT

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Final, NamedTuple, final
 
 from fastgw.exchange import Exchange, Relay, Trailers, begin
-from fastgw.http.field_names import EXPECT
+from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.client.subrequest import NO_FILTERS, Subrequest, SubrequestFailed
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -45,6 +45,8 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     if exchange.request_body is not None:
         declared = exchange.request_body.length
         copy.request_body = Relay.whole(body, None if declared is None else len(body))
+        if exchange.request_body.changed:
+            copy.request_dropped |= DIGESTS
     sent.send(copy, Forward(upstream, path_of, forwarded, (), None), inf)
 
 

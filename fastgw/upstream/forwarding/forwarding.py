@@ -17,7 +17,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
-from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED
+from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt
@@ -281,7 +281,7 @@ class Forwarding(Timed):
         self._end()
         exchange.service = None
         exchange.respond(response, held.payload, not held.trailers)
-        if held.trailers and exchange.state is ANSWERING:
+        if held.trailers and exchange.state in (HOLDING, ANSWERING):
             exchange.response_sink.end(held.trailers)
 
     def _wait(self, condition: str, asked: float = 0.0) -> float:
