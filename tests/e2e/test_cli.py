@@ -138,7 +138,7 @@ class TestCheck:
         (files / "good.yaml").write_text(f"{GOOD}quotas: {{file: {files}/nowhere/quotas}}\n")
         ended = fastgw("check", "good.yaml", directory=files)
         noted = (
-            f"quotas.file: directory {files}/nowhere: does not exist counters would be lost when the gateway stops\n"
+            f"quotas.file: directory {files}/nowhere does not exist: counters would be lost when the gateway stops\n"
         )
         assert (ended.stdout.partition(noted)[1], ended.returncode) == (noted, 0)
 

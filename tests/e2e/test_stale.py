@@ -93,7 +93,7 @@ def test_another_file_that_is_not_what_runs_is_told_as_the_main_file_is(gateway:
     wait_until(lambda: kept(gateway) == [("secret", 1)], "the file to be told", SOON_S)
     (told,) = gateway.status()["kept_files"]
     assert (stale_alone(gateway), str(secret) in told["why"]) == (None, True)
-    assert f"{secret} on disk differs from the active configuration, since " in gateway.command("status").stdout
+    assert f"{secret} on disk differs from the active configuration since " in gateway.command("status").stdout
     before = gateway.control_pid
     os.kill(before, signal.SIGKILL)
     wait_until(lambda: before not in gateway.child_pids, "the end of control", SOON_S)

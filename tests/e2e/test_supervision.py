@@ -330,7 +330,7 @@ def test_the_supervisor_stands_still(tmp_path: Path) -> None:
         assert (tally.lost, set(tally.statuses)) == ([], {200})
         all_serve(gateway, 1)
         assert gateway.worker_pids == before
-        assert "not beaten" not in gateway.stderr.text()
+        assert "no heartbeat" not in gateway.stderr.text()
 
 
 # --- control is away ---
