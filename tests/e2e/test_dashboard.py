@@ -230,7 +230,7 @@ def test_workers_have_rates_of_their_own(page: Page, stub: AdminStub) -> None:
 def test_a_refused_reload_says_where_and_why(page: Page, stub: AdminStub) -> None:
     look(page, stub, "reloads")
     assert cells(page, "reloads", "Result") == ["applied", "refused", "applied", "applied"]
-    told = cells(page, "reloads", "Result")[1]
+    told = cells(page, "reloads", "Details")[1]
     assert "gateway.yaml:12:5: routes[2].upstream: unknown upstream `oders`; expected one of" in told
 
 
@@ -418,7 +418,7 @@ def test_files_that_are_not_what_runs_are_named_and_why(page: Page, stub: AdminS
     told = {"why": f"/a/team.yaml:3:1: {HOSTILE}", "since_date": 1.7e9}
     kept = [{"file": f"/a/{number}.yaml", "files": 3 if number == 0 else 1, **told} for number in range(7)]
     stub.figures.kept_files = kept
-    page.until("document.getElementById('notice-text').textContent.startsWith('/a/0.yaml and 2 more on disk is not')")
+    page.until("document.getElementById('notice-text').textContent.startsWith('/a/0.yaml and 2 more on disk differs')")
     assert page.text("#notice-text").endswith("And 2 more files.")
     assert HOSTILE in page.text("#notice-text")
     stub.figures.kept_files = []

@@ -31,7 +31,7 @@ export class Reloads {
       },
       numberColumn("Generation", "generation", countText),
       { title: "Source", text: ({ source }) => source },
-      { title: "Result", text: whyText, mark: () => "lines" },
+      { title: "Details", text: whyText, mark: () => "lines" },
     ],
   });
 
