@@ -423,6 +423,8 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
             )
         step = hooks.request_ids.identify
     if step is None:
+        if hooks.request_body is not None:
+            return _ExplainedRequest("runs on the body of the request")
         return _ExplainedRequest("runs on the response only")
     added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
     dropped = exchange.request_dropped

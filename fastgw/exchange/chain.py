@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine
+from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine, iscoroutinefunction
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
@@ -158,6 +158,11 @@ class Hooks:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
         self.needs_body, self.changes_body = needs_body, changes_body
+        if needs_body is not None and not isinstance(needs_body, Bounded):
+            raise ValueError(f'needs_body is {needs_body!r}; expected a bound such as Bounded("1MiB")')
+        for name, hook in (("request_body", request_body), ("response_body", response_body), ("trailers", trailers)):
+            if iscoroutinefunction(hook):
+                raise ValueError(f"{name} is a coroutine function; expected one that returns at once")
         if (needs_body is not None or changes_body) and request_body is None and response_body is None:
             raise ValueError("needs_body and changes_body are for body hooks; expected request_body or response_body")
         self.reply, self.renew, self.looks_at = reply, renew, looks_at

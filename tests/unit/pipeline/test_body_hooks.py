@@ -446,6 +446,10 @@ def test_in_shadow_bodies_are_neither_held_nor_changed() -> None:
     assert answer_of(ran, b"POST")[2] == b"abcdef"
 
 
+async def _late(exchange: Exchange, payload: bytes) -> bytes:
+    return payload
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -453,6 +457,9 @@ def test_in_shadow_bodies_are_neither_held_nor_changed() -> None:
         lambda: Bounded("much"),
         lambda: Hooks(needs_body=Bounded(1)),
         lambda: Hooks(request=lambda exchange: None, changes_body=True),
+        lambda: Hooks(request_body=lambda exchange, body: None, needs_body="1MiB"),  # type: ignore[arg-type]
+        lambda: Hooks(response_body=_late),  # type: ignore[arg-type]
+        lambda: Hooks(trailers=_late),  # type: ignore[arg-type]
     ],
 )
 def test_what_a_hook_cannot_mean_is_refused_when_it_is_made(make: Callable[[], object]) -> None:
