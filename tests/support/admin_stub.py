@@ -300,7 +300,7 @@ def rejected(generation: int) -> dict[str, Any]:
         "line": 12,
         "column": 5,
         "path": "routes[2].upstream",
-        "wrong": "there is no upstream `oders`",
+        "wrong": "unknown upstream `oders`",
         "expected": "one of `orders`, `users`",
         "hint": "",
     }
