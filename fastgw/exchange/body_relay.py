@@ -182,6 +182,10 @@ class Relay:
         if self._stages is not None:
             self._stages.cancel()
 
+    def forget_stages(self) -> None:
+        """Hold no stages any more: they lead back to the exchange, and only the collector would find the circle."""
+        self._stages = self._when_whole = None
+
     def _keep_staged(self, passed: bytes) -> None:
         assert self.kept is not None
         self.kept.append(passed)

@@ -446,6 +446,8 @@ class Exchange:
                     step(self)
                 except BaseException:  # the edge of a filter: its error is logged, the others still run
                     count_raised(step, "finish", self)
+        if self.chain.treats_bodies and self.request_body is not None:
+            self.request_body.forget_stages()
 
     def break_off(self) -> None:
         """Stop the upstream's work."""

@@ -610,3 +610,23 @@ def test_a_renewal_that_comes_to_nothing_passes_on_what_a_filter_needs_as_a_whol
     assert client.received.startswith(b"HTTP/1.1 401 ")
     assert b"NO" in client.received
     plane.assert_quiet()
+
+
+@pytest.mark.parametrize("needs", [None, Bounded(9)])
+@pytest.mark.parametrize("side", ["request_body", "response_body"])
+def test_an_exchange_whose_body_has_passed_hooks_leaves_nothing_to_the_collector(
+    side: str, needs: Bounded | None
+) -> None:
+    plane = plane_of(**{side: lambda exchange, body: None}, needs_body=needs)
+    client = plane.client()
+    gc.collect()
+    before = [each for each in gc.get_objects() if type(each) is Exchange]  # of other tests
+    gc.disable()
+    try:
+        client.sends(post(b"abc")[:-1])
+        client.sends(b"c")
+        plane.connects().sends(ok(b"ok"))
+        assert [record.status for record in plane.records] == [200]
+        assert [each for each in gc.get_objects() if type(each) is Exchange and each not in before] == []
+    finally:
+        gc.enable()
