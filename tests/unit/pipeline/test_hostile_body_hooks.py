@@ -630,3 +630,46 @@ def test_an_exchange_whose_body_has_passed_hooks_leaves_nothing_to_the_collector
         assert [each for each in gc.get_objects() if type(each) is Exchange and each not in before] == []
     finally:
         gc.enable()
+
+
+def test_no_step_runs_behind_one_that_does_not_heed_that_it_is_cancelled() -> None:
+    ran: list[Exchange] = []
+
+    async def heedless(exchange: Exchange) -> None:
+        loop: Any = asyncio.get_running_loop()
+        with suppress(asyncio.CancelledError):
+            await loop.create_future()
+
+    plane = Plane(
+        probes=[
+            probe("heedless", Phase.VALIDATE, request=heedless),
+            probe("later", Phase.CREDENTIALS, request=lambda exchange: ran.append(exchange)),
+        ]
+    )
+    client = plane.client()
+    client.sends(get())
+    client.resets()
+    assert ran == []
+    assert [record.fault for record in plane.records] == ["client_left"]
+    plane.assert_quiet()
+
+
+def test_a_body_in_pieces_that_is_sent_twice_is_a_500() -> None:
+    body = Pieces(pieces_of(b"abc"), 3)
+    plane = plane_of(request=lambda exchange: Reply(200, body))
+    client = plane.client()
+    with running(plane):
+        client.sends(get())
+    assert client.received.endswith(b"\r\n\r\nabc")
+    client.sends(get())
+    assert client.received.count(b"HTTP/1.1 500 ") == 1
+    assert [(record.status, record.fault) for record in plane.records] == [(200, ""), (500, "internal")]
+    plane.assert_quiet()
+
+
+def test_a_stage_that_raises_for_a_body_that_was_held_for_it_is_cancelled() -> None:
+    told: list[str] = []
+    factory = StageFactory(lambda exchange: Raising(told, "held", "feed", ZeroDivisionError))
+    ran = run(filter_of(Hooks(response_body=factory, needs_body=Bounded(9))), get(), response=[ok(b"abc")[:-1], b"c"])
+    assert (ran.status, ran.record.fault) == (500, "internal")
+    assert told[:2] == ["held feed", "held cancel"]
