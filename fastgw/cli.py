@@ -96,7 +96,7 @@ FileArgument = Annotated[
 SyntaxOption = Annotated[Syntax, typer.Option("--syntax", help="The syntax of the configuration on stdin.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Number of worker processes. Default: auto.")
+    int | None, typer.Option(min=1, max=1024, metavar="N", help="Number of worker processes. Default: auto.")
 ]
 ConfigOption = Annotated[
     str | None, typer.Option("--config", metavar="FILE", help="The gateway that runs from this file.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fastgw.config.settings.gateway import MOST_WORKERS
 from tests.e2e.test_processes import (
     GET,
     GET_AND_CLOSE,
@@ -226,8 +227,12 @@ class TestMemoryThatCannotBeHad:
         command = ["sh", "-c", 'ulimit -v 2000000; exec "$0" run "$1"', FASTGW, str(file)]
         self.assert_told(command, "workers: 2 and limits.connections: 10000000")
 
-    def test_nor_addressed(self):
-        self.assert_told([FASTGW, "demo", "--workers", f"{10**18}"], f"workers: {10**18} and limits.connections: 1000")
+    def test_more_workers_than_a_gateway_may_have_are_refused_where_they_are_asked_for(self):
+        for number in (MOST_WORKERS + 1, 10**18):
+            command = [FASTGW, "demo", "--workers", f"{number}"]
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_DEADLINE, check=False)
+            assert f"{number} is not in the range 1<=x<={MOST_WORKERS}" in ended.stderr
+            assert ended.returncode == 2
 
     def assert_told(self, command: list[str], why: str) -> None:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=STOP_DEADLINE, check=False)
