@@ -165,7 +165,7 @@ def assert_nothing_lost(tally: Tally, gateway: Upgradable, record_property: Call
 FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
     "cannot be imported": (
         {"routing/table.py": ("", "\nraise ImportError('nothing is called tomorrow')\n")},
-        "exit status 70: fastgw: a bug: ImportError: nothing is called tomorrow",
+        "exit status 70: fastgw: internal error: ImportError: nothing is called tomorrow",
     ),
     "crashes at start": (
         {"runtime/supervisor/take_over.py": ("", "\nimport os\n\n\ndef preflight(*_):\n    os.abort()\n")},
@@ -173,7 +173,7 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
     ),
     "raises at start": (
         {"runtime/supervisor/take_over.py": ("", "\n\ndef preflight(*_):\n    raise ValueError('what is this?')\n")},
-        "exit status 70: fastgw: a bug: ValueError: what is this?",
+        "exit status 70: fastgw: internal error: ValueError: what is this?",
     ),
     "has a worker that cannot begin": (
         {
@@ -182,7 +182,7 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
                 "\n\ndef start(self):\n    raise OSError('no clock')\n\n\nWorkerHeartbeat.start = start\n",
             )
         },
-        "exit status 70: fastgw: a bug: OSError: no clock",
+        "exit status 70: fastgw: internal error: OSError: no clock",
     ),
     "hangs": (
         {"runtime/supervisor/take_over.py": ("", "\nimport time\n\n\ndef preflight(*_):\n    time.sleep(1000)\n")},
@@ -499,7 +499,7 @@ def test_memory_that_is_laid_out_otherwise_is_made_anew(tmp_path: Path) -> None:
             answers.read_request()
             before = gateway.serving()
             gateway.signal(signal.SIGUSR2)
-            gateway.told("they begin anew")
+            gateway.told("they start at zero")
             gateway.wait_for_workers(2, before)
             answers.send(OK)
             assert slow.read_response().status == 200
@@ -515,7 +515,7 @@ def test_a_second_signal_is_refused(tmp_path: Path) -> None:
         gateway.signal(signal.SIGUSR2)
         gateway.told("trying the installed version")
         gateway.signal(signal.SIGUSR2)
-        assert gateway.told("not now") == ["SIGUSR2: not possible now: an upgrade is in progress"]
+        assert gateway.told("not possible now") == ["SIGUSR2: not possible now: an upgrade is in progress"]
         gateway.wait_for_workers(2, before)
         gateway.upgrade()
 
