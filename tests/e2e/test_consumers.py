@@ -132,7 +132,7 @@ def test_files_of_consumers_are_taken_when_they_come_change_and_go(known: Known)
 def test_a_file_that_is_wrong_changes_nothing_and_is_told(known: Known) -> None:
     known.put("wrong", [{"name": "eve", "key_auth": [{"key": OTHER_KEY}]}])
     line = known.stderr.wait_for(lambda line: b"wrong.json" in line, TAKEN_S)
-    assert b"the key is that at" in line
+    assert b"is already used at" in line
     assert known.says("/key", {"K": OTHER_KEY}) == 200
     (known.folder / "wrong.json").unlink()
 

@@ -87,7 +87,7 @@ def test_what_is_done_to_a_gateway_is_seen(tmp_path: Path, page: Page, origin: N
         gateway.signal(signal.SIGHUP)
         page.until("document.querySelectorAll('#table-reloads tbody tr').length >= 2")
         assert cells(page, "reloads", "Result")[:2] == ["refused", "applied"]
-        assert cells(page, "reloads", "What happened")[0].startswith(f"{gateway.file}:1:2: not valid JSON")
+        assert cells(page, "reloads", "Details")[0].startswith(f"{gateway.file}:1:2: not valid JSON")
 
         page.click("nav a[href='#config']")
         page.until("document.getElementById('config-text').textContent.includes('request_id')")

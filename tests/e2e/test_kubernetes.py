@@ -252,7 +252,7 @@ def test_what_was_known_goes_on_while_the_api_server_is_away(server: ApiServer, 
         server.stop()
         gateway.stderr.wait_for(lambda line: b"kyma/applications: the API server is unreachable" in line, LONG)
         wait_until(lambda: gateway.ups() == [0, 0], "the metrics to tell", LONG)
-        assert "cannot be reached" in gateway.feeds()["kubernetes://kyma/secrets"]
+        assert "is unreachable" in gateway.feeds()["kubernetes://kyma/secrets"]
         gateway.loses_control()
         assert gateway.answer("/shop/orders/a") == (200, SECRET.encode())
         assert gateway.is_ready, "what was known is known"

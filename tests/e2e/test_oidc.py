@@ -535,7 +535,7 @@ def test_while_the_provider_is_away_sessions_go_on_and_logins_are_told(world: Wo
     assert visitor.ask(world.url("passing"), **SCRIPT).status == 200
     wait_until(lambda: Visitor().follow(world.url(), "ann").status == 200, "logins to be possible again")
     about = f"oidc: logins at {world.provider.issuer}: ".encode()
-    world.gateway.stderr.wait_for(lambda line: about + b"there again" in line)
+    world.gateway.stderr.wait_for(lambda line: about + b"fetched again" in line)
     told = [line for line in world.gateway.stderr.lines if about in line]
     assert 2 <= len(told) <= 4  # not each time that it is asked
 

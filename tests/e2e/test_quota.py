@@ -59,7 +59,7 @@ def test_exactly_the_limit_whatever_happens(tmp_path):
     whole gateway that is killed."""
     with Gateway(settings(tmp_path, admin={"address": "127.0.0.1:0"}), tmp_path) as gateway:
         line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)  # before anything is counted
-        assert b"quotas.sqlite3 cannot be written: No such file or directory; they are counted in memory" in line
+        assert b"quotas.sqlite3 cannot be written: No such file or directory; the counters are kept in memory" in line
         assert "No such file" in told(gateway)["problem"]
         assert admitted(gateway) == LIMIT
         (tmp_path / "kept").mkdir()
@@ -119,7 +119,7 @@ def test_a_file_is_one_gateways_as_long_as_it_runs(tmp_path):
         (tmp_path / "other" / "gateway.json").write_text(json.dumps({"version": 1, **OFF, **settings(tmp_path)}))
         reloaded(other)
         line = other.stderr.wait_for(lambda line: b"quotas: " in line)
-        assert b"is another gateway's; each needs a file of its own; they are counted in memory" in line
+        assert b"is used by another gateway; each needs its own file; the counters are kept in memory" in line
         assert admitted(other, 1) == 8
         assert kept(tmp_path) == LIMIT
         claim.close()

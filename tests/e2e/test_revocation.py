@@ -280,7 +280,7 @@ def test_nodes_share_what_is_revoked_and_catch_up_when_redis_was_away(
             for gateway in (one, two):
                 text = gateway.stderr.text()
                 assert re.findall(
-                    r"revocations: the Redis at 127\.0\.0\.1:\d+ answers again; the lists are merged", text
+                    r"revocations: the Redis at 127\.0\.0\.1:\d+ is reachable again; the lists are merged", text
                 )
                 assert PASSWORD not in text
                 assert PASSWORD.replace(" ", "%20") not in text

@@ -346,6 +346,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "shadowed",
         "shadows",
         "state",
+        "subrequests",
         "target",
         "upstream",
         "upstream_s",
