@@ -256,6 +256,10 @@ class BodyStages:
                 raise ValueError("a body stage that keeps the length returned more bytes than it got")
         return out
 
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._stages)
+
     @property
     def changed(self) -> bool:
         """Whether what has come out differs from what went in."""

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine, iscoroutinefunction
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.errors import Fault
-from fastgw.exchange.body_stages import BodyFunction, BodyHook, Bounded, StageFactory
+from fastgw.exchange.body_stages import (
+    BodyFunction,
+    BodyHook,
+    BodyStage,
+    BodyStages,
+    BodyTooLong,
+    Bounded,
+    StageFactory,
+)
 from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
@@ -219,6 +227,7 @@ class Chain:
         "request_body_hooks",
         "request_ids",
         "request_steps",
+        "response_body_hooks",
         "response_steps",
         "told_at",
         "trailer_steps",
@@ -234,10 +243,16 @@ class Chain:
         self.request_body_hooks = tuple(
             BodyHook(h.request_body, h.needs_body, h.changes_body) for h in hooks if h.request_body is not None
         )
-        bodies = _response_body_hooks(self.links)
-        self.drops_ranges = any(hook.spoils_ranges for hook in bodies)  # of requests: see `BodyHook.spoils_ranges`
+        self.response_body_hooks = tuple(
+            (link, BodyHook(link.hooks.response_body, link.hooks.needs_body, link.hooks.changes_body))
+            for link in reversed(self.links)
+            if link.hooks.response_body is not None
+        )
+        self.drops_ranges = any(
+            hook.spoils_ranges for _, hook in self.response_body_hooks
+        )  # of requests: see `BodyHook.spoils_ranges`
         self.trailer_steps = tuple(h.trailers for h in reversed(hooks) if h.trailers is not None)
-        self.treats_responses = bool(bodies or self.trailer_steps)
+        self.treats_responses = bool(self.response_body_hooks or self.trailer_steps)
         self.treats_bodies = self.treats_responses or bool(self.request_body_hooks)
         # Responses come back through the same filters the other way round.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
@@ -293,7 +308,8 @@ class Chain:
 
     def response_body_hooks_due(self, answered_by: RequestStep | None) -> list[BodyHook]:
         """Return the hooks of response bodies for an exchange that was answered there, the nearest to its end last."""
-        return _response_body_hooks(self.links if answered_by is None else self.ran(answered_by))
+        due = self.links if answered_by is None else self.ran(answered_by)
+        return [hook for link, hook in self.response_body_hooks if link in due]
 
     def trailer_steps_due(self, answered_by: RequestStep | None) -> tuple[TrailerStep, ...]:
         if answered_by is None or not self.trailer_steps:
@@ -314,11 +330,6 @@ class Chain:
     def name_of(self, step: object) -> str:
         """The instance whose hook `step` is: for the log."""
         return next((link.use.name for link in self.links if step in _hooks_of(link)), "?")
-
-
-def _response_body_hooks(links: Sequence[FilterInstance]) -> list[BodyHook]:
-    hooks = [link.hooks for link in reversed(links)]
-    return [BodyHook(h.response_body, h.needs_body, h.changes_body) for h in hooks if h.response_body is not None]
 
 
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
@@ -516,6 +527,36 @@ def abandon(outcome: Awaitable[Any]) -> None:
         for each in given:
             if getcoroutinestate(each) == CORO_CREATED:  # nobody awaits it either, and it would warn of that
                 abandon(each)
+
+
+def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyStages | str:
+    """Make the stages of a body for those hooks that have to do with it. `kind`: of the steps, for the log.
+
+    A text: one has raised, and those made before it are cancelled; it says so in the access log.
+    """
+    stages: list[tuple[BodyHook, BodyStage]] = []
+    raised = partial(count_raised, kind=kind, exchange=exchange)
+    for hook in hooks:
+        try:
+            stage = hook.stage_for(exchange)
+        except BaseException:  # the edge of a filter: what it could not check is not let through
+            why = raised(hook.step)
+            BodyStages(stages, raised).cancel()
+            return why
+        if stage is not None:
+            stages.append((hook, stage))
+    return BodyStages(stages, raised)
+
+
+def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, kind: str, too_long: Fault) -> None:
+    """End an exchange for what a stage of a body has raised, while that is handled. The stages are cancelled before."""
+    hook = stages.failing
+    assert hook is not None
+    if isinstance(error, BodyTooLong):
+        name = exchange.chain.name_of(hook.step)
+        exchange.fail(too_long, why=f"filter {name} needs the whole body, which has more than {hook.bound} bytes")
+    else:
+        exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, kind, exchange))
 
 
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:

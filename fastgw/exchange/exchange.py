@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from functools import partial
 from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -11,8 +10,7 @@ from fastgw.compiled import twin
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Relay, Trailers
-from fastgw.exchange.body_stages import BodyHook, BodyStage, BodyStages
-from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
+from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised, stages_of
 from fastgw.exchange.reply import (
     NO_CONTENT,
     NO_NAMES,
@@ -371,19 +369,12 @@ class Exchange:
 
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
         """Send a response by the hooks of filters for its body and trailers."""
-        stages: list[tuple[BodyHook, BodyStage]] = []
-        raised = partial(count_raised, kind="response body", exchange=self)
-        for hook in self.chain.response_body_hooks_due(self.answered_by):
-            try:
-                stage = hook.stage_for(self)
-            except BaseException:  # the edge of a filter: what it could not check is not let out
-                self.why = raised(hook.step)
-                BodyStages(stages, raised).cancel()
-                self.answer_instead()
-                return
-            if stage is not None:
-                stages.append((hook, stage))
-        self.response_sink = relay = ResponseRelay(self, BodyStages(stages, raised))
+        stages = stages_of(self.chain.response_body_hooks_due(self.answered_by), self, "response body")
+        if isinstance(stages, str):
+            self.why = stages
+            self.answer_instead()
+            return
+        self.response_sink = relay = ResponseRelay(self, stages)
         relay.begin(response, payload, ended)
 
     def switch(self, response: Response, early: bytes, patience: float) -> None:

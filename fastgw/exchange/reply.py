@@ -9,7 +9,7 @@ from msgspec import Struct
 from fastgw.errors import Fault
 from fastgw.http.fields import Fields
 from fastgw.http.grammar import IS_TOKEN, IS_VALUE
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import AS_DECLARED, ResponseHead
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -18,7 +18,6 @@ NO_NAMES: Final[frozenset[bytes]] = frozenset()
 NO_CONTENT: Final = frozenset((204, 304))
 """Statuses of responses that have no body, whatever was asked for (RFC 9110 section 6.4.1)."""
 
-AS_DECLARED: Final = -2
 UNKNOWN: Final = -1
 
 ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")

@@ -5,12 +5,13 @@ is known how long the body is, or that nobody knows: at once, or, where a filter
 Rule 2: a body that may have changed is told as another one: no digest, no strong ETag, no ranges.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.body_relay import BodySink, Trailers
-from fastgw.exchange.body_stages import BodyStages, BodyTooLong
-from fastgw.exchange.chain import count_raised
+from fastgw.exchange.body_stages import BodyStages
+from fastgw.exchange.chain import count_raised, failed_stage
 from fastgw.exchange.reply import UNKNOWN, Response
 from fastgw.exchange.states import ANSWER_BEGUN
 from fastgw.http.field_names import DIGESTS, NOT_IN_TRAILERS
@@ -130,17 +131,18 @@ class ResponseRelay(BodySink):
     # the stages
 
     def _pass(self, payload: bytes) -> bytes | None:
-        try:
-            return self._stages.feed(payload) if payload else b""
-        except BaseException as error:  # the edge of a filter: what it could not check is not let out
-            self._fail(error)
-            return None
+        return self._run(self._stages.feed, payload) if payload else b""
 
     def _pass_end(self) -> bytes | None:
+        return self._run(self._stages.end)
+
+    def _run(self, step: Callable[..., bytes], *given: bytes) -> bytes | None:
+        """None: a stage has raised, and the exchange is answered otherwise or cut off."""
         try:
-            return self._stages.end()
-        except BaseException as error:  # likewise
-            self._fail(error)
+            return step(*given)
+        except BaseException as error:  # the edge of a filter: what it could not check is not let out
+            self.cancel()
+            failed_stage(error, self._stages, self._exchange, "response body", Fault.RESPONSE_TOO_LARGE)
             return None
 
     def _pass_trailers(self, trailers: Trailers) -> Trailers:
@@ -148,22 +150,11 @@ class ResponseRelay(BodySink):
         for step in exchange.chain.trailer_steps_due(exchange.answered_by):
             try:
                 trailers = _checked(step(exchange, trailers))
-            except BaseException:  # likewise
+            except BaseException:  # the edge of a filter, as in `_run`
                 self._over = True
                 exchange.fail(Fault.INTERNAL, why=count_raised(step, "trailers", exchange))
                 return ()
         return trailers
-
-    def _fail(self, error: BaseException) -> None:
-        exchange, hook = self._exchange, self._stages.failing
-        assert hook is not None
-        self.cancel()
-        if isinstance(error, BodyTooLong):
-            name = exchange.chain.name_of(hook.step)
-            why = f"filter {name} needs the whole body, which has more than {hook.bound} bytes"
-            exchange.fail(Fault.RESPONSE_TOO_LARGE, why=why)
-        else:
-            exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, "response body", exchange))
 
 
 def _has_body(exchange: "Exchange", response: Response) -> bool:

@@ -5,9 +5,12 @@ known to that version, and to forwarding, which passes the bytes of one connecti
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from fastgw.http.fields import Fields
+
+AS_DECLARED: Final = -3
+"""Marker in place of the length of a body: it is framed as its head declares it."""
 
 
 class Head(Protocol):

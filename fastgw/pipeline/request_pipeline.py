@@ -15,8 +15,8 @@ from typing import Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, Route, problem, run_request
-from fastgw.exchange.body_stages import BodyHook, BodyRefused, BodyStage, BodyStages, BodyTooLong
-from fastgw.exchange.chain import count_raised
+from fastgw.exchange.body_stages import BodyRefused, BodyStages
+from fastgw.exchange.chain import failed_stage, stages_of
 from fastgw.exchange.reply import body_at_once
 from fastgw.http.field_names import EXPECT
 from fastgw.observe.metrics.families import FilterEvent
@@ -165,21 +165,12 @@ def _begin_body_hooks(stream: RequestStream, exchange: Exchange) -> bool:
     drop_ranges(exchange)
     if body is None or not chain.request_body_hooks:
         return True
-    stages: list[tuple[BodyHook, BodyStage]] = []
-    raised = partial(count_raised, kind="body", exchange=exchange)
-    for hook in chain.request_body_hooks:
-        try:
-            stage = hook.stage_for(exchange)
-        except BaseException:  # the edge of a filter: what it could not check is not let through
-            why = raised(hook.step)
-            BodyStages(stages, raised).cancel()
-            exchange.fail(Fault.INTERNAL, why=why)
-            return False
-        if stage is not None:
-            stages.append((hook, stage))
-    if not stages:
+    made = stages_of(chain.request_body_hooks, exchange, "body")
+    if isinstance(made, str):
+        exchange.fail(Fault.INTERNAL, why=made)
+        return False
+    if not made:
         return True
-    made = BodyStages(stages, raised)
     if made.holds and exchange.head.expects_continue:
         exchange.drop_everywhere(EXPECT)  # we ask for the body ourselves
         if not body.bytes:
@@ -235,15 +226,9 @@ class _RequestStages:
         try:
             return step(*given)
         except BaseException as error:  # the edge of a filter: what it could not check is not let through
-            exchange, hook = self._exchange, self._stages.failing
-            assert hook is not None
             self.cancel()
             if isinstance(error, BodyRefused):
-                exchange.refuse_late(error.reply)
-            elif isinstance(error, BodyTooLong):
-                name = exchange.chain.name_of(hook.step)
-                why = f"filter {name} needs the whole body, which has more than {hook.bound} bytes"
-                exchange.fail(Fault.BODY_TOO_LARGE, why=why)
+                self._exchange.refuse_late(error.reply)
             else:
-                exchange.fail(Fault.INTERNAL, why=count_raised(hook.step, "body", exchange))
+                failed_stage(error, self._stages, self._exchange, "body", Fault.BODY_TOO_LARGE)
             return None

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from fastgw.exchange import Exchange, Response
-from fastgw.exchange.reply import AS_DECLARED, NO_CONTENT, UNKNOWN
+from fastgw.exchange.reply import NO_CONTENT, UNKNOWN
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.http1 import serializer
-from fastgw.http.messages import ResponseHead
+from fastgw.http.messages import AS_DECLARED, ResponseHead
 
 
 class Ending(IntEnum):

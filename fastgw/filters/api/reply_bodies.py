@@ -64,9 +64,7 @@ class FileRange(ReplyBody):
         self.close()
 
     @classmethod
-    async def open(
-        cls, path: str | bytes | os.PathLike[str], offset: int = 0, length: int | None = None
-    ) -> "FileRange":
+    async def open(cls, path: FilePath, offset: int = 0, length: int | None = None) -> "FileRange":
         """Open a file beside the loop. `length` None: to its end. Raises `OSError`, and `ValueError` for what is no
         regular file or has no such range.
         """

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 from fastgw.compiled import twin
 from fastgw.http.http1 import serializer_reference
 from fastgw.http.http1.serializer_reference import (
-    AS_DECLARED,
     CHUNKED_LINE,
     IN_CHUNKS,
     NO_VIA,
@@ -18,7 +17,6 @@ from fastgw.http.http1.serializer_reference import (
 )
 
 __all__ = [
-    "AS_DECLARED",
     "CHUNKED_LINE",
     "IN_CHUNKS",
     "LAST_CHUNK",

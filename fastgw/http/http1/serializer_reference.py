@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 from fastgw.http.fields import folded
 from fastgw.http.grammar import IS_TOKEN
 from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHead
-from fastgw.http.messages import Head, RequestHead, ResponseHead
+from fastgw.http.messages import AS_DECLARED, Head, RequestHead, ResponseHead
 
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",  # the names of RFC 9110 where the standard library still has those of RFC 7231
@@ -38,8 +38,6 @@ REQUEST_IDS: Final = frozenset((REQUEST_ID,))
 UNFRAMED: Final = -1
 """Marker in place of a body's length: the response has none, or it ends with the connection."""
 IN_CHUNKS: Final = -2
-AS_DECLARED: Final = -3
-"""Marker in place of the length of a request's body: framed as its head declares it."""
 
 
 def request(

@@ -13,6 +13,7 @@ from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.http1 import serializer
+from fastgw.http.messages import AS_DECLARED
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing import BalancingRequest
@@ -144,7 +145,7 @@ class Forward:
             if head.expects_continue and target.minor == 0:
                 drop |= EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
         sent_target = self.sent_target(exchange, target, exchange.query_sent)
-        length, body = serializer.AS_DECLARED, exchange.request_body
+        length, body = AS_DECLARED, exchange.request_body
         if body is not None:
             if body.changed:
                 drop |= DIGESTS
