@@ -179,8 +179,9 @@ class Request:
     def _late(self, number: int) -> None:
         if self._is_over or number != self._tries:
             return
-        upstream = self._gateway.upstream
-        if self._tries <= self._gateway.scene.retries and (self._tries > 1 or upstream.may_retry()):
+        upstream, tries = self._gateway.upstream, self._tries
+        may_follow = tries <= self._gateway.scene.retries
+        if may_follow and (tries > 1 or upstream.retry_budget.try_take(upstream.active)):
             self._try()
         else:
             self._end(self._gateway.course.lost, failed=True)
@@ -194,7 +195,7 @@ class Request:
         self._is_over = True
         gateway.upstream.active -= 1
         if self._tries > 1:
-            gateway.upstream.retried()
+            gateway.upstream.retry_budget.give_back()
         gateway.course.count(counted, now)
         if self._limit is not None:
             if left:

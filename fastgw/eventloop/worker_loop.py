@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from fastgw.eventloop.socket_send import room
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.http.http1.parser import body_buffer
-from fastgw.shm.retry_buffer_budget import KeptRoom
+from fastgw.shm.held_body_budget import HeldBodyBudget
 
 READ_BYTES: Final = 32768
 """The most that is read at once, but for bodies that come fast (`WorkerLoop.buffer_for`)."""
@@ -201,8 +201,8 @@ class TlsMemory:
 class WorkerLoop:
     """One per worker process, made after the fork. `start` sets the wheel turning."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, kept_room: KeptRoom | None = None) -> None:
-        """`kept_room`: of the node; None: this process is by itself."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, held_body_budget: HeldBodyBudget | None = None) -> None:
+        """`held_body_budget`: of the node; None: this process is by itself."""
         self.loop = loop
         self.wheel = Wheel(loop.time())
         # Shared by all connections: the loop fills it and hands it over in one go, nothing can come between.
@@ -212,7 +212,7 @@ class WorkerLoop:
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.tls_memory = TlsMemory()  # likewise
         self.hangups = Hangups(loop)
-        self.kept_room = KeptRoom.alone() if kept_room is None else kept_room
+        self.held_body_budget = HeldBodyBudget.alone() if held_body_budget is None else held_body_budget
         self.rests = Rests(loop.call_soon)
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast, final
 
-from fastgw.shm.retry_buffer_budget import KeptRoom
+from fastgw.shm.held_body_budget import HeldBodyBudget
 
 Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -57,7 +57,7 @@ class _Kept(list[bytes]):
 
     __slots__ = ("_bytes", "_room")
 
-    def __init__(self, pieces: list[bytes], room: KeptRoom) -> None:
+    def __init__(self, pieces: list[bytes], room: HeldBodyBudget) -> None:
         super().__init__(pieces)
         self._room = room
         self._bytes = 0
@@ -132,7 +132,7 @@ class Relay:
         flow = "ended" if self.ended else "paused" if self.paused else "open"
         return f"<Relay {flow} bytes={self.bytes} kept={None if self.kept is None else sum(map(len, self.kept))}>"
 
-    def keep(self, most: int, room: KeptRoom) -> None:
+    def keep(self, most: int, room: HeldBodyBudget) -> None:
         """Keep so many bytes at most; what is beyond `MAX_KEPT` takes up room there."""
         self.most_kept = most
         if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:

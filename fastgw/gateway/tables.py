@@ -43,9 +43,10 @@ from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import Health, HealthPoller
 from fastgw.upstream.health.upstream_health import HealthEvent as HealthEvent
 from fastgw.upstream.load_balancing.load_tracking import Loads
+from fastgw.upstream.policies.retry_budget import SPARE_RETRIES
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity
-from fastgw.upstream.upstream import SPARE_RETRIES, Upstream
+from fastgw.upstream.upstream import Upstream
 
 _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENED: UPSTREAM_OPENINGS}
 

@@ -26,8 +26,8 @@ from typing import Final, final
 
 from fastgw.kernel import memory_file
 from fastgw.shm import quota_table, rate_limit_table
+from fastgw.shm.held_body_budget import MOST_BYTES, HeldBodyBudget
 from fastgw.shm.node_limits import UNLIMITED, AddressLimit, KeyCounts, MemoryFence, NodeLimit, Sketch, width_for
-from fastgw.shm.retry_buffer_budget import MOST_BYTES, KeptRoom
 
 VERSION: Final = 5
 FIRST_GAUGE: Final = 1 << 19
@@ -238,9 +238,9 @@ class Column:
         """An allowance of `most` for each client address, that all workers share."""
         return AddressLimit(self._counts(self._sketch), most)
 
-    def kept_room(self, word: int, most: int = MOST_BYTES) -> KeptRoom:
+    def held_body_budget(self, word: int, most: int = MOST_BYTES) -> HeldBodyBudget:
         """Room for kept bodies, `most` bytes for all workers together; `word` is a gauge of the layout."""
-        return KeptRoom(word, self.words, self._views, self._fence, most)
+        return HeldBodyBudget(word, self.words, self._views, self._fence, most)
 
     def in_flight(self) -> KeyCounts:
         """The requests that are under way, by keys that filters choose."""

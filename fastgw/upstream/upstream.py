@@ -15,7 +15,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
-from fastgw.upstream.connections.pool import LocalLimit, Pool, PoolLimit
+from fastgw.upstream.connections.pool import Pool, PoolLimit
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
 from fastgw.upstream.health.upstream_health import Health
 from fastgw.upstream.load_balancing import Balancer, Member, NoTarget
@@ -27,12 +27,10 @@ from fastgw.upstream.load_balancing.round_robin import RoundRobin, SingleTarget
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies, StickySessions
 from fastgw.upstream.policies.hedging import Hedging
 from fastgw.upstream.policies.retry import rules_of
+from fastgw.upstream.policies.retry_budget import RetryBudget
 from fastgw.upstream.targets.attempt_listener import AttemptListener, with_listener
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity
-
-SPARE_RETRIES: Final = 3
-"""Retries that may be under way on the node besides the budget: that is a share, and a share of little is nothing."""
 
 _NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
 _UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
@@ -53,15 +51,11 @@ class Upstream:
         "__weakref__",
         "_alarm",
         "_before",
-        "_counted",
-        "_counts",
         "_hashed",
         "_latencies",
         "_listener_without_health",
         "_loads",
         "_rising",
-        "_spare",
-        "_spared",
         "active",
         "attempt_listener",
         "balancer",
@@ -78,7 +72,7 @@ class Upstream:
         "name",
         "patience",
         "pool",
-        "retrying",
+        "retry_budget",
         "rules",
         "settings",
         "shunned",
@@ -127,11 +121,7 @@ class Upstream:
         self.rules = rules_of(settings.retries)
         self.hedging = None if settings.hedge is None else Hedging(settings.hedge)
         self.active = 0
-        self.retrying = 0
-        self._spared = 0  # of those that are retrying, how many have one of `_spare`
-        self._spare: PoolLimit | None = None  # nobody counts for the node: made when it is needed
-        self._counts = _UNCOUNTED
-        self._counted = 0  # where its row begins there
+        self.retry_budget = RetryBudget(settings.retries.budget)
         self.pool: Pool[UpstreamConnection]
         self.ground: WorkerLoop
 
@@ -278,34 +268,11 @@ class Upstream:
         health = self.health
         return 1.0 if health is None else (health.breaker and health.breaker.wait()) or health.wait()
 
-    # the retry budget
-
     def count_in(self, spare: PoolLimit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
         """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`, and
         those of its targets where they say. `note`: remembers a target's last error."""
-        self._spare, self._counts, self._counted = spare, counts, first
+        self.retry_budget.count_in(spare, counts, first + UPSTREAM_RETRIES_DENIED)
         self.failure_listener = AttemptCounters(counts, first, note)
-
-    def may_retry(self) -> bool:
-        """Take a place of the retry budget, or a struggling upstream would be asked twice for everything.
-
-        Each worker keeps to the share of what is under way with it, so that the node keeps to it as well.
-        """
-        if self.retrying - self._spared + 1 > self.settings.retries.budget * self.active:
-            self._spare = self._spare or LocalLimit(SPARE_RETRIES)
-            if not self._spare.try_take():
-                self._counts[self._counted + UPSTREAM_RETRIES_DENIED] += 1
-                return False
-            self._spared += 1
-        self.retrying += 1
-        return True
-
-    def retried(self) -> None:
-        """Give a place back."""
-        self.retrying -= 1
-        if self._spared and self._spare is not None:
-            self._spared -= 1
-            self._spare.give_back()
 
 
 class _Alarm(Timed):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.exchange.body_relay import MAX_KEPT
-from fastgw.shm.retry_buffer_budget import MOST_BYTES
+from fastgw.shm.held_body_budget import MOST_BYTES
 from tests.e2e.slow import Held
 from tests.e2e.test_processes import samples
 from tests.support.client import Client

@@ -9,9 +9,10 @@ from fastgw.errors import Fault
 from fastgw.filters.api import Filter
 from fastgw.observe.metrics.series_layout import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.policies.retry_budget import SPARE_RETRIES
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
-from fastgw.upstream.upstream import SPARE_RETRIES, Upstream
+from fastgw.upstream.upstream import Upstream
 from tests.support.memory import Plane, Wire
 
 HOST = b"Host: a.test\r\n"

@@ -28,7 +28,7 @@ from fastgw.observe import Record
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.routing.table import at_once
-from fastgw.shm.retry_buffer_budget import KeptRoom
+from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.targets.target import Target
 from tests.support.generations import load_document, plan_after
@@ -207,7 +207,7 @@ class Ground:
     """As `fastgw.eventloop.worker_loop.WorkerLoop`, with a clock that stands still."""
 
     def __init__(self) -> None:
-        self.kept_room = KeptRoom.alone()
+        self.held_body_budget = HeldBodyBudget.alone()
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = ground.body_buffers(self.read_buffer)
@@ -463,7 +463,7 @@ class Plane:
         assert self.pool.waiting == []
         assert self.limit.taken == len(self.server.connections)
         upstreams = self.gateway.upstreams.values()
-        assert all((upstream.active, upstream.retrying) == (0, 0) for upstream in upstreams)
+        assert all((upstream.active, upstream.retry_budget.in_use) == (0, 0) for upstream in upstreams)
         targets = [target for upstream in upstreams for target in upstream.targets]
         assert self.pool.open == {connection for target in targets for connection in target.idle}
         assert all(connection.exchange is None and not connection.is_fast for connection in self.server.connections)

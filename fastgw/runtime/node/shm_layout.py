@@ -26,10 +26,10 @@ from fastgw.observe.metrics.series_layout import WORDS as COUNTED
 from fastgw.observe.metrics.totals import totals
 from fastgw.redis import availability
 from fastgw.routing.table import Steps
+from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.shm.last_errors import LastErrorEntry, LastErrors
 from fastgw.shm.memory import Column, SharedMemory
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
-from fastgw.shm.retry_buffer_budget import KeptRoom
 from fastgw.shm.slot_assignment import CannotPlace, SlotTable
 from fastgw.shm.upstream_words import TargetWords
 from fastgw.sync import credential_cache
@@ -127,9 +127,9 @@ class ShmLayout:
         column.words[self.leaving] = 1
         column.words[self.ready] = 0
 
-    def kept_room(self, column: Column) -> KeptRoom:
+    def held_body_budget(self, column: Column) -> HeldBodyBudget:
         """Return this process's account of the memory of kept request bodies."""
-        return column.kept_room(self.kept_bytes)
+        return column.held_body_budget(self.kept_bytes)
 
     def count_tokens(self, column: Column) -> None:
         """Let the token caches of this process count here."""

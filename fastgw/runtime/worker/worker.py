@@ -112,7 +112,7 @@ class Worker:
         self._shared = commons.shared
         self._column = commons.shared.columns[birth.column]
         self._channel = channel
-        self._ground = WorkerLoop(loop, words.kept_room(self._column))
+        self._ground = WorkerLoop(loop, words.held_body_budget(self._column))
         self._feeds = Feeds(commons.feeds, self._ask)
         self._services = Services(
             self._ground,

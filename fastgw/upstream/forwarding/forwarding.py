@@ -22,7 +22,8 @@ from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt
 from fastgw.upstream.forwarding.credential_renewal import CredentialRenewal, HeldResponse
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
+from fastgw.upstream.forwarding.retry_decision import decide_retry
+from fastgw.upstream.policies.retry import IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
@@ -181,7 +182,7 @@ class Forwarding(Timed):
         """
         if self._drop(attempt):
             return
-        wait = inf if condition == NEVER else self._wait(condition)
+        wait = inf if condition == NEVER else self._decide_retry(condition)
         if wait == inf:
             self.fail(fault, why)
         else:
@@ -254,7 +255,7 @@ class Forwarding(Timed):
             attempt.refuse(head.status)
             self._drop(attempt)
             return True
-        wait = self._wait(str(head.status), asked_wait(head))
+        wait = self._decide_retry(str(head.status), asked_wait(head))
         if wait == inf:
             return False
         exchange, target = self.exchange, None
@@ -284,29 +285,16 @@ class Forwarding(Timed):
         if held.trailers and exchange.state in (HOLDING, ANSWERING):
             exchange.response_sink.end(held.trailers)
 
-    def _wait(self, condition: str, asked: float = 0.0) -> float:
-        """Seconds until another attempt begins, for which a place in the budget is taken; inf: none may follow.
-
-        `asked`: what the target has asked for. Where nobody was reached, another target is the first to have any work
-        of it: that takes no place, or most requests would be lost while one of two targets is down.
-        """
-        upstream, rules = self.upstream, self.upstream.rules
-        if not rules.allow(condition, self._retried):
-            return inf
-        others = any_untried(upstream.in_use, self._tried)
-        self._resort = None if others or condition != CONNECT_FAILURE else upstream.last_resort(self._tried)
-        others = others or self._resort is not None
-        wait = rules.wait(condition, self._retried, others, asked)
-        if upstream.ground.wheel.now + wait >= self.head_due_at:
-            return inf
-        if (others and condition == CONNECT_FAILURE) or self._take_place():
-            return wait
-        return inf
+    def _decide_retry(self, condition: str, asked: float = 0.0) -> float:
+        """Seconds until another attempt begins, for which a place in the budget is taken; inf: none may follow."""
+        decision = decide_retry(self.upstream, condition, self._retried, self._tried, self.head_due_at, asked)
+        self._resort = decision.last_resort
+        return decision.wait if decision.is_free or self._take_place() else inf
 
     def _take_place(self) -> bool:
         """Have a place in the retry budget, which is kept until the end."""
         if not self._retrying:
-            self._retrying = self.upstream.may_retry()
+            self._retrying = self.upstream.retry_budget.try_take(self.upstream.active)
         return self._retrying
 
     def _follow(self, wait: float, fresh: bool, target: Target | None = None) -> None:
@@ -477,6 +465,6 @@ class Forwarding(Timed):
         upstream = self.upstream
         upstream.active -= 1
         if self._retrying:
-            upstream.retried()
+            upstream.retry_budget.give_back()
         # It leads back here: only the collector would find the circle.
         del self.exchange, self.forward, self.upstream

@@ -59,7 +59,7 @@ def test_room_for_kept_bodies_is_the_nodes_to_the_byte():
     layout = Layout()
     word = layout.gauge("kept")
     shared = SharedMemory.create(layout, columns=2)
-    one, other = (column.kept_room(word, 100) for column in shared.columns)
+    one, other = (column.held_body_budget(word, 100) for column in shared.columns)
     assert one.take(60)
     assert other.take(40)
     assert not other.take(1)
@@ -77,7 +77,7 @@ def test_processes_that_race_for_room_never_have_more_than_there_is():
     shared = SharedMemory.create(layout, columns=3)
 
     def race(slot: int) -> None:
-        room, random = shared.columns[slot].kept_room(word, 1000), Random(slot)
+        room, random = shared.columns[slot].held_body_budget(word, 1000), Random(slot)
         held: list[int] = []
         for _ in range(3000):
             if held and (random.random() < 0.5 or len(held) > 5):

@@ -107,7 +107,7 @@ class Play:
             "reused": [(each.protocol.uses, each.protocol.reusable) for each in self.upstreams],
             "ahead": connection._ahead,
             "answered": connection.requests,
-            "counts": (upstream.active, upstream.retrying, plane.limit.taken, plane.server.drained),
+            "counts": (upstream.active, upstream.retry_budget.in_use, plane.limit.taken, plane.server.drained),
             "pool": (len(plane.pool.open), len(plane.pool.waiting), [len(each.idle) for each in upstream.targets]),
             "records": [told(record) for record in plane.records],
         }

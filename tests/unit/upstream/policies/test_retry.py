@@ -524,8 +524,8 @@ def test_a_budget_is_a_share_and_a_few() -> None:
         wire.sends(saying(503, b"no"))
     answered = [client for client in clients if client.received]
     # each that is answered leaves fewer requests under way, of which the rest is a share
-    assert len(clients) - len(answered) == service.upstream.retrying
-    assert 3 + 1 <= service.upstream.retrying <= 3 + 4
+    assert len(clients) - len(answered) == service.upstream.retry_budget.in_use
+    assert 3 + 1 <= service.upstream.retry_budget.in_use <= 3 + 4
     assert service.denied == len(answered)
     service.passes(0.3)
     assert not service.waiting, "their connections serve again"
@@ -561,7 +561,7 @@ def test_without_a_share_a_few_are_left() -> None:
         client.sends(GET)
     for wire in [service.connects() for _ in clients]:
         wire.sends(saying(503))
-    assert (service.upstream.retrying, service.denied) == (3, 7)
+    assert (service.upstream.retry_budget.in_use, service.denied) == (3, 7)
     for client in clients:
         client.ends()
     service.watch.assert_even()

@@ -1,4 +1,4 @@
-"""Room for request bodies that are kept to be sent again: a bound on all of them together, over all workers."""
+"""Memory budget of request bodies that are held to be sent again: of all of them together, over all workers."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, final
@@ -8,7 +8,7 @@ MOST_BYTES: Final = 64 * 1024**2
 
 
 @final
-class KeptRoom:
+class HeldBodyBudget:
     """Budget, in bytes, of all request bodies together that are kept beyond what each may have anyhow.
 
     Exact for the node as `NodeLimit` is: what is taken is added to this process's own word first, then all are summed,
@@ -28,13 +28,13 @@ class KeptRoom:
         self.limit = limit
 
     @classmethod
-    def alone(cls, limit: int = MOST_BYTES) -> "KeptRoom":
+    def alone(cls, limit: int = MOST_BYTES) -> "HeldBodyBudget":
         """Return the budget of a process that shares none."""
         words = memoryview(bytearray(8)).cast("Q")
         return cls(0, words, [words], lambda: None, limit)
 
     def __repr__(self) -> str:
-        return f"<KeptRoom {self.taken} of {self.limit} bytes>"
+        return f"<HeldBodyBudget {self.taken} of {self.limit} bytes>"
 
     @property
     def taken(self) -> int:
