@@ -171,8 +171,8 @@ class _Drawing:
             "shadow": {
                 "type": "boolean",
                 "default": False,
-                "description": "Whether it decides and tells what it would do, in log and metrics, but never acts. "
-                "It sees who the client would be by others in shadow before it.",
+                "description": "Dry run: the filter decides and reports what it would do, in log and metrics, but "
+                "does not act. It sees the identity that shadow filters before it would set.",
             },
         }
         return drawn

@@ -33,58 +33,57 @@ class Basic(Settings):
     """A username and a password (RFC 7617)."""
 
     username: Secret
-    """User name, without a colon."""
+    """Username, without a colon."""
     password: Secret
     """The password."""
 
 
 class OAuth2(Settings):
-    """A token that the gateway fetches for itself: OAuth 2.0 client credentials (RFC 6749 section 4.4).
+    """Access token that the gateway fetches for itself: OAuth 2.0 client credentials grant (RFC 6749 section 4.4).
 
-    It is fetched once per node, when it is first needed, and shared by all workers; anew before it expires, while the
-    old one still serves, and when the API refuses it. Two uses share a token only if everything that shapes it is the
-    same.
+    The token is fetched once per node, when it is first needed, and shared by all workers. It is renewed before it
+    expires, while the old one is still used, and when the API rejects it. Two uses share a token only if all settings
+    that affect it are the same.
     """
 
     token_url: EndpointUrl
-    """The token endpoint."""
+    """URL of the token endpoint."""
     client_id: Secret
     """Client id of the gateway at the authorization server."""
     client_secret: Secret | None = None
     """Client secret of the gateway. null for `none`, `certificate` and `private_key_jwt`."""
     client_key: Secret | None = None
-    """For `private_key_jwt`: the private key in PEM, RSA, P-256 or Ed25519."""
+    """Private key for `private_key_jwt`, in PEM: RSA, P-256 or Ed25519."""
     client_auth: ClientAuth = "auto"
-    """Authentication of the gateway to the token endpoint. `basic`: client id and secret in `Authorization: Basic`, as
-    they are; `basic_encoded`: likewise, each form-encoded first (RFC 6749 section 2.3.1); `body`: in the request body;
-    `none`: its `client_id` alone; `private_key_jwt` (RFC 7523); `certificate`: the one of `tls` (RFC 8705). `auto`:
-    `basic_encoded`, and where the server refuses that client, `basic`, then `body`, once each: the form that it takes
-    is remembered. `auto_raw`: the same with `basic` first, as in Kyma's documents. Header and body are never used at
-    once (RFC 6749 section 2.3).
-    """
+    """Authentication of the gateway to the token endpoint. `basic`: client id and secret in `Authorization: Basic`,
+    unencoded; `basic_encoded`: the same, each form-encoded first (RFC 6749 section 2.3.1); `body`: in the request body;
+    `none`: `client_id` only; `private_key_jwt` (RFC 7523); `certificate`: the client certificate of `tls` (RFC 8705).
+    `auto`: `basic_encoded`, and if the server rejects the client, `basic` and then `body`, once each; the form that
+    works is remembered. `auto_raw`: the same with `basic` first, as in Kyma's documents. Header and body are never used
+    together (RFC 6749 section 2.3)."""
     assertion_audience: Word | None = None
-    """For `private_key_jwt`: whom the assertion is for; some servers want their issuer. null = `token_url` without its
-    query."""
+    """Audience of the assertion, for `private_key_jwt`; some servers require their issuer. null = `token_url` without
+    its query."""
     scopes: tuple[Word, ...] = ()
-    """The requested scopes."""
+    """Scopes to request."""
     audience: Word | None = None
     """Audience of the token, sent as `audience`."""
     token_headers: Mapping[FieldName, Values] = NONE
-    """Further headers of the request for a token."""
+    """Further headers of the token request."""
     token_query: Mapping[Word, Values] = NONE
-    """Further parameters behind the token endpoint's URL."""
+    """Further query parameters of the token request."""
     token_form: Mapping[Word, Values] = NONE
-    """Further parameters in the body."""
+    """Further parameters in the body of the token request."""
     tls: UpstreamTls = UpstreamTls()
-    """TLS settings for the token endpoint, where its URL is https."""
+    """TLS settings for the token endpoint, if its URL is https."""
     timeout: Duration = 5.0
-    """Timeout for the whole response; a request waits so long at most."""
+    """Timeout for the whole token response; a request waits at most this long."""
     margin: Annotated[Delay, Meta(le=3600)] = 2.0
-    """How long before it expires a token is used no more."""
+    """Time before its expiry at which a token is no longer used."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
-    """Time for which a failure is remembered, at first; twice as long with each further one, half a minute at most."""
+    """Time for which the first failure is cached; it doubles with each further failure, up to half a minute."""
     second_level: RedisUrl | None = None
-    """A Redis in which nodes share tokens, encrypted: `redis://:password@host:6379/0`. Needs `fastgw[redis]`."""
+    """Redis in which nodes share tokens, encrypted: `redis://:password@host:6379/0`. Needs `fastgw[redis]`."""
 
     def __post_init__(self) -> None:
         needed = _NEEDED.get(self.client_auth, "client_secret")
@@ -107,32 +106,33 @@ _NEEDED: Final[Mapping[str, str]] = {"none": "", "certificate": "", "private_key
 
 
 class Csrf(Settings):
-    """A CSRF token, which the API issues to clients with its credentials.
+    """CSRF token, which the API issues to authenticated clients.
 
-    `GET token_url` with `X-CSRF-Token: fetch`. The token goes into each request as `X-CSRF-Token`, and the cookies that
-    came with it beside those of the client. It is fetched once per node for each set of credentials, and anew when the
-    API refuses it.
+    The gateway sends `GET token_url` with `X-CSRF-Token: fetch`. The token is added to each request as `X-CSRF-Token`,
+    and the cookies of its response are added to those of the client. It is fetched once per node for each set of
+    credentials, and again when the API rejects it.
     """
 
     token_url: EndpointUrl
     """URL where the API issues the token."""
     tls: UpstreamTls = UpstreamTls()
-    """TLS settings for this URL, where it is https: as for the API itself, its client certificate included."""
+    """TLS settings for this URL, if it is https. They should match those of the API, including its client certificate.
+    """
     timeout: Duration = 5.0
-    """Timeout for the whole response."""
+    """Timeout for the whole token response."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
-    """Time for which a failure is remembered, at first; twice as long with each further one, half a minute at most."""
+    """Time for which the first failure is cached; it doubles with each further failure, up to half a minute."""
 
 
 class RequestParameters(Settings):
     """Headers and query parameters that are added to requests unless the client has sent them itself."""
 
     headers: Mapping[FieldName, Values] = NONE
-    """Fields; several values are several lines."""
+    """Headers; several values are sent as several header lines."""
     query: Mapping[Word, Values] = NONE
-    """Parameters of the query; several values are several parameters."""
+    """Query parameters; several values are sent as several parameters."""
     query_first: QueryText = ""
-    """A query that stands in front of the client's as it is, whatever the client sends: `version=2&lang=de`."""
+    """Query that is put before the client's query unchanged, whatever the client sends: `version=2&lang=de`."""
 
     def __post_init__(self) -> None:
         check_own(self.headers)

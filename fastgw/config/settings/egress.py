@@ -34,12 +34,12 @@ class EgressCredentials(Settings):
     """Credentials that the gateway sends to the API in place of the application."""
 
     type: Literal["none", "basic", "oauth2", "oauth2_mtls", "certificate", "bearer", "headers"]
-    """`none`: what the application sends passes; `basic`: `username` and `password`; `oauth2`: a token fetched from
-    `token_url` with `client_id` and `client_secret`; `oauth2_mtls`: the same by a client certificate (RFC 8705);
-    `certificate`: a client certificate to the API itself; `bearer`: a `token` that does not change; `headers`: secrets
+    """`none`: the application's own credentials are forwarded; `basic`: `username` and `password`; `oauth2`: a token
+    fetched from `token_url` with `client_id` and `client_secret`; `oauth2_mtls`: the same with a client certificate
+    (RFC 8705); `certificate`: a client certificate for the API itself; `bearer`: a static `token`; `headers`: secrets
     in headers."""
     username: Secret | None = None
-    """User name, for `basic`."""
+    """Username, for `basic`."""
     password: Secret | None = None
     """Password, for `basic`."""
     token: Secret | None = None
@@ -51,11 +51,11 @@ class EgressCredentials(Settings):
     client_id: Secret | None = None
     """Client id of the gateway at the authorization server, for `oauth2` and `oauth2_mtls`."""
     client_secret: Secret | None = None
-    """For `oauth2`: what the gateway shows to the server."""
+    """Client secret of the gateway at the authorization server, for `oauth2`."""
     client_key: Secret | None = None
     """Private key in PEM, for `oauth2` with `client_auth: private_key_jwt`."""
     client_auth: ClientAuth = "auto"
-    """For `oauth2`: how the gateway shows who it is. See the filter `credentials`."""
+    """Authentication of the gateway to the token endpoint, for `oauth2`. See the filter `credentials`."""
     scopes: tuple[Word, ...] = ()
     """Scopes that are requested, for `oauth2` and `oauth2_mtls`."""
     audience: Word | None = None
@@ -108,69 +108,71 @@ BODY_BYTES: Final = 1024**2
 
 
 class EgressTimeouts(UpstreamTimeouts):
-    """How long an API is waited for. Idle times unless named otherwise."""
+    """Timeouts for APIs. Idle timeouts unless noted otherwise."""
 
     connect: Duration = CONNECT_S
-    """For a connection: name lookup and connecting, and the TLS handshake as well if `tls` is null. A total. Answered
-    504."""
+    """Timeout for opening a connection: name lookup and connecting, and the TLS handshake as well if `tls` is null.
+    Total. Answered 504."""
     tls: Duration | None = CONNECT_S
-    """Timeout for the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
+    """Timeout for the TLS handshake, once connected. Answered 504. null = the handshake is a part of `connect`."""
 
 
 class EgressRetries(Retries):
-    """When a call is tried again at another connection. That a call is sent once more with a fresh token, on a 401 or
-    403, is not counted."""
+    """Retries of a call on another connection. Sending a call again with a new token, after a 401 or 403, does not
+    count as a retry."""
 
     body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = BODY_BYTES
-    """The longest request body that is kept to be sent again, with a fresh token too. A request with a longer one is
-    sent again only as long as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB on the
-    node (`fastgw_kept_body_bytes`); bodies that find no room there are not kept."""
+    """Maximum size of a request body that is kept for retries, those with a new token included. A request with a longer
+    body is retried only if nothing of it was sent. The parts of bodies beyond 64 KiB each may use 64 MiB on the node
+    (`fastgw_kept_body_bytes`); bodies that exceed this are not kept."""
 
 
 class EgressEntry(Settings):
-    """One API."""
+    """One external API."""
 
     url: TargetUrl
-    """URL of the API. The rest of the path is joined to this by exactly one slash."""
+    """URL of the API. The rest of the path is appended to it, separated by exactly one slash."""
     credentials: EgressCredentials = EgressCredentials(type="none")
     """Credentials that the gateway sends to the API."""
     csrf: Csrf | None = None
-    """The CSRF token that the API requires. null = none. Its endpoint is called like the API itself, unless it has a
+    """CSRF token that the API requires. null = none. Its endpoint uses the TLS settings of the API, unless it has a
     `tls` of its own."""
     request_parameters: RequestParameters = RequestParameters()
     """Headers and query parameters that are added to requests unless the application has sent them itself."""
     parameters_for_token: bool = False
-    """Whether `request_parameters` go to the token endpoint as well."""
+    """Whether `request_parameters` are sent to the token endpoint as well."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
-    """Handling of the forwarding headers. Left out = `strip` where services are hosts, else `pass`."""
+    """Handling of the forwarding headers. Left out = `strip` with `addressing: host` or `consumers`, else `pass`."""
     timeouts: EgressTimeouts = EgressTimeouts()
-    """How long it is waited for."""
+    """Timeouts for the API."""
     retries: EgressRetries = EgressRetries()
-    """When a call is tried again, and the bodies that are kept for that."""
+    """Retries of failed calls."""
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the API."""
     cookies: Literal["keep", "rewrite"] = "keep"
-    """Handling of `Set-Cookie`. `rewrite`: its domain goes, and its path is that of the service here."""
+    """Handling of `Set-Cookie`. `rewrite`: the domain is removed, and the path becomes that of the service at the
+    gateway."""
     unavailable: Word | None = None
-    """Reason why the API cannot be called, sent to the application in a 500. null = it can."""
+    """Reason why the API cannot be called. Calls are answered 500 with this reason. null = it can be called."""
     ambiguous: Word | None = None
-    """Reason why it is ambiguous which API is meant, sent to the application in a 400. null = it can."""
+    """Reason why it is ambiguous which API is meant. Calls are answered 400 with this reason. null = it is not
+    ambiguous."""
     host: HostName | None = None
-    """Host name of the service with `addressing: host`. null = `{app}-{service}`, for a service of one API."""
+    """Host name of the service with `addressing: host`. null = `{app}-{service}`, for a service with a single API."""
     use: tuple[str, ...] = ()
-    """Filter sets."""
+    """Names of filter sets."""
     filters: Filters = NONE
-    """Filters for this API alone."""
+    """Filters for this API only."""
 
 
 class EgressService(EgressEntry):
-    """An API, or several of them as `entries`."""
+    """One API, or several as `entries`."""
 
     url: TargetUrl | None = None  # type: ignore[assignment]  # it may have entries instead
-    """URL of the API. The rest of the path is joined to this by exactly one slash."""
+    """URL of the API. The rest of the path is appended to it, separated by exactly one slash."""
     entries: Mapping[Segment, EgressEntry] = NONE
-    """APIs by name, in place of one: for `path_with_entry`. The other addressings take one that is alone, and `host`
-    those with a `host` of their own."""
+    """APIs by name, instead of a single one, for `path_with_entry`. With the other forms of addressing a service must
+    have a single API; with `host`, entries with a `host` of their own are possible too."""
 
     def __post_init__(self) -> None:
         if (self.url is None) == (not self.entries):
@@ -180,43 +182,43 @@ class EgressService(EgressEntry):
 _CONSUMERS: Final = Besides(
     "consumers",
     Some[Identity],
-    "Which of `consumers` call as this application, by name: nobody else may call its services. A mapping of this name "
-    "is a service. Left out = whoever reaches the listener. With it forwarding fields are stripped, unless the service "
-    "says otherwise.",
+    "Names of the `consumers` that may call as this application; other calls to its services are refused. An object "
+    "with this name is a service. Left out = every client of the listener. With it, forwarding headers are stripped, "
+    "unless the service has its own `forwarded`.",
 )
 
 
 class Egress(Settings):
-    """APIs outside that applications inside call as `/{app}/{service}/{rest}`, without secrets of their own."""
+    """External APIs that internal applications call as `/{app}/{service}/{rest}`, without secrets of their own."""
 
     listener: Name | None = None
     """Name of the listener that applications call. null = the only listener there is, or see `listeners`."""
     addressing: Addressing = "path"
-    """Form of a service's address: `path`: `/{app}/{service}/{rest}`; `path_with_entry`:
-    `/{app}/{service}/{entry}/{rest}`; `host`: a host `{app}-{service}`.
-    """
+    """Form of a service's address. `path`: `/{app}/{service}/{rest}`; `path_with_entry`:
+    `/{app}/{service}/{entry}/{rest}`; `host`: by a host name `{app}-{service}`."""
     listeners: Mapping[Name, Addressing] = NONE
-    """Several listeners, each with its addressing, in place of `listener` and `addressing`."""
+    """Several listeners, each with its form of addressing, instead of `listener` and `addressing`."""
     domains: tuple[HostName, ...] = ()
-    """With `host`: what may follow the host's name behind a dot, such as `integration.svc.cluster.local`."""
+    """Domains of the host names, for `host`, such as `integration.svc.cluster.local`. They are accepted after the host
+    name and a dot."""
     apps: Mapping[Segment, Annotated[Mapping[Segment, EgressService], _CONSUMERS]] = NONE
-    """Applications, and the services that each of them may call. An application is identified by the name in the path
-    or host only: every client of the listener can call as any of them. With `consumers` it has to authenticate."""
+    """Applications, and the services that each of them may call. An application is identified only by the name in the
+    path or host: every client of the listener can call as any application. With `consumers` it has to authenticate."""
     authentication: Filters = NONE
-    """Filters that authenticate applications with `consumers`: `{jwt: …}`, or `{auth: {any_of: …}}`. Left out = by what
-    these consumers have (keys, passwords, signatures, certificates), unless the gateway or the listener has such a
-    filter. Their credentials are never forwarded to the API: `hide_credentials` is always on here."""
+    """Filters that authenticate applications with `consumers`: `{jwt: …}`, or `{auth: {any_of: …}}`. Left out = by the
+    credentials of these consumers (keys, passwords, signatures, certificates), unless the gateway or the listener has
+    such a filter. These credentials are never forwarded to the API: `hide_credentials` is always on here."""
     access_token_header: FieldName | None = "Access-Token"
-    """A header in which an application may send a token of its own, which takes the place of the gateway's credentials.
-    It does not go further. null = none."""
+    """Header in which an application may send an access token of its own, which replaces the gateway's credentials. The
+    header is not forwarded. null = none."""
     user_agent: Literal["empty", "pass"] = "empty"
-    """Handling of `User-Agent` where an application sends none: `empty`: the API sees an empty one."""
+    """`User-Agent` of calls whose application sends none: `empty`: an empty one is sent; `pass`: none is sent."""
     via: Literal["on", "off"] = "off"
-    """Whether calls and answers get a `Via` of the gateway's. Some APIs compress nothing for requests that have one."""
+    """Whether the gateway adds its `Via` to calls and responses. Some APIs do not compress responses to requests with
+    `Via`."""
     target_errors: Literal["502", "pass"] = "502"
-    """Response to the application for an API's 5xx: `"502"`: a 502 with the status in `Target-System-Status`, the body
-    as it came; `pass`: the answer as it is.
-    """
+    """Response to the application if an API answers 5xx. `"502"`: a 502 with the original status in
+    `Target-System-Status` and the original body; `pass`: the response as it is."""
 
     def __post_init__(self) -> None:
         if self.listener is not None and self.listeners:
@@ -232,7 +234,7 @@ class Kubernetes(Settings):
     """Access to a Kubernetes API server. Needs `fastgw[kubernetes]`."""
 
     kubeconfig: ReadableFile | None = None
-    """A kubeconfig file. null = as a pod in the cluster, by its service account."""
+    """Kubeconfig file. null = the service account of the pod that the gateway runs in."""
     context: Word | None = None
     """Name of the context in the kubeconfig. null = the current one."""
 
@@ -241,34 +243,33 @@ class KymaDefaults(Settings):
     """Defaults for all services of Kyma's documents, where the documents have no setting."""
 
     timeouts: EgressTimeouts = EgressTimeouts()
-    """How long APIs are waited for."""
+    """Timeouts for APIs."""
     retries: EgressRetries = EgressRetries()
-    """When a call is tried again, and the bodies that are kept for that."""
+    """Retries of failed calls."""
     tls: UpstreamTls = UpstreamTls()
-    """TLS settings for APIs and token endpoints, such as the authority to trust. `spec.skipVerify` of an Application
-    counts more.
-    """
+    """TLS settings for APIs and token endpoints, such as the CA to trust. `spec.skipVerify` of an Application takes
+    precedence."""
     use: tuple[str, ...] = ()
-    """Filter sets."""
+    """Names of filter sets."""
     filters: Filters = NONE
-    """Filters; `null` takes one away that is made."""
+    """Filters; `null` removes one that the gateway adds."""
 
 
 class Kyma(Settings):
     """Kyma's documents: `Application` resources and the `Secret`s that they name. They become services of `egress`."""
 
     directory: Annotated[str, FileName(readable=False)] | None = None
-    """A directory of YAML and JSON files, relative to this file, which is watched; or see `kubernetes`. Those in
-    directories below it are not read."""
+    """Directory of YAML and JSON files, relative to this file, instead of `kubernetes`. It is watched; its
+    subdirectories are not read."""
     kubernetes: Kubernetes | None = None
-    """The Kubernetes API that has them, which is watched."""
+    """Kubernetes API server with the documents, instead of `directory`. It is watched."""
     namespace: Word = "kyma-system"
-    """Namespace of the Secrets; those without one are taken to be there."""
+    """Namespace of the Secrets. Secrets without a namespace belong to it; those of other namespaces are ignored."""
     allow_local: bool = False
-    """Whether documents may have the gateway call its own machine and what is of its network alone: loopback and
-    link-local addresses. For tests and development."""
+    """Whether documents may name addresses of the gateway's own machine and link: loopback and link-local addresses.
+    For tests and development."""
     second_level: RedisUrl | None = None
-    """A Redis in which nodes share tokens, encrypted."""
+    """Redis in which nodes share tokens, encrypted."""
     defaults: KymaDefaults = KymaDefaults()
     """Defaults for all services, where the documents have no setting."""
 
@@ -278,7 +279,7 @@ class Kyma(Settings):
 
 
 class Providers(Settings):
-    """Further sources of services of `egress`, besides the file itself."""
+    """Further sources of `egress` services, in addition to the file itself."""
 
     kyma: Kyma | None = None
     """Kyma's documents. null = none."""

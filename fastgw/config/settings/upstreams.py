@@ -29,15 +29,15 @@ PoolNumber = Annotated[int, Meta(le=1_000_000)]
 
 
 class Target(Settings):
-    """One address of an upstream."""
+    """Address of one target of an upstream."""
 
     url: TargetUrl
     """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
     weight: Annotated[int, Meta(ge=0, le=1000)] = 1
-    """Share of the requests, relative to the other targets. 0 = none: it is drained."""
+    """Share of the requests, relative to the other targets. 0 = none: the target is drained."""
     priority: Annotated[int, Meta(ge=0, le=100)] = 0
-    """The group that it is of. Requests go to the group of the lowest number; to the next one as well while that has
-    too few targets that may be picked (`load_balancing.spill_below`)."""
+    """Priority group of the target. Requests go to the group with the lowest number, and also to the next group while
+    too few targets of the first are available (`load_balancing.spill_below`)."""
 
 
 WrittenTarget = Annotated[Target, Shorthand("url", "a URL or an object")]
@@ -47,50 +47,49 @@ Targets = Some[WrittenTarget]
 
 
 class TargetsFile(Settings):
-    """A list of targets in a file of its own. It is watched: what it says takes effect at once, without a reload being
-    asked for; while it is invalid or missing, its previous contents stay active."""
+    """List of targets in a separate file. The file is watched: a change takes effect at once, without a reload. While
+    the file is invalid or missing, its previous contents stay in use."""
 
     file: ReadableFile
-    """YAML or JSON by its ending: the list alone."""
+    """YAML or JSON file, by its extension, which contains only the list."""
 
 
 class TargetsDns(Settings):
-    """Every address of a name as a target of its own (A and AAAA records). The name itself is not sent: say in
-    `host_header` and `tls.server_name` what services go by."""
+    """Targets from DNS: every address of a name (A and AAAA records) is a target. The name itself is not sent: set
+    `host_header` and `tls.server_name` to the names that the services expect."""
 
     dns: HostName
-    """The name."""
+    """DNS name."""
     port: Annotated[int, Meta(ge=1, le=65535)]
-    """The port of all of them."""
+    """Port of all targets."""
     scheme: Literal["http", "https"] = "http"
     """Scheme of the targets."""
     interval: Duration | None = None
-    """How often it is looked up; null = `resolve.interval` of the upstream. After a failure it is tried again after
-    1 s, 2 s and so on, up to that. Meanwhile the targets of before stay; where there are none yet, as at a start,
+    """Interval between lookups; null = `resolve.interval` of the upstream. A failed lookup is retried after 1 s, 2 s
+    and so on, up to this interval. Meanwhile the previous targets stay in use; if there are none yet, as after a start,
     requests are answered 503 (`no_healthy_target`)."""
 
 
 class TargetsSrv(Settings):
-    """Targets from SRV records (RFC 2782): hosts, ports, weights, and priorities as groups of targets. Needs
-    `fastgw[dns]`.
-    """
+    """Targets from SRV records (RFC 2782): hosts, ports and weights, and priorities as priority groups. Needs
+    `fastgw[dns]`."""
 
     srv: HostName
-    """The name, such as `_http._tcp.users.internal`."""
+    """DNS name of the records, such as `_http._tcp.users.internal`."""
     scheme: Literal["http", "https"] = "http"
     """Scheme of the targets."""
     interval: Duration | None = None
-    """How often it is looked up; null = `resolve.interval` of the upstream. After a failure it is tried again after
-    1 s, 2 s and so on, up to that. Meanwhile the targets of before stay; where there are none yet, as at a start,
+    """Interval between lookups; null = `resolve.interval` of the upstream. A failed lookup is retried after 1 s, 2 s
+    and so on, up to this interval. Meanwhile the previous targets stay in use; if there are none yet, as after a start,
     requests are answered 503 (`no_healthy_target`)."""
 
 
 class Resolve(Settings):
-    """Resolution of the names of targets."""
+    """DNS resolution of the names of targets."""
 
     interval: Duration = 30.0
-    """How often a name is resolved again, of `url` as of `dns` and `srv`. When that fails the last good addresses
-    stay."""
+    """Interval between lookups of a name, in `url` as well as in `dns` and `srv`. If a lookup fails, the last known
+    addresses stay in use."""
 
 
 SHORTEST_KEY: Final = 16
@@ -98,24 +97,24 @@ SHORTEST_KEY: Final = 16
 
 
 class Sticky(Settings):
-    """Clients that stay with the target of their first request."""
+    """Sticky sessions: a client stays with the target of its first request, by a cookie."""
 
     cookie: Token
-    """The name of a cookie that the gateway sets. It is signed, and names the target without telling its address. One
-    that is forged, that has ended, or whose target may not be picked is ignored, and another one is set. Clients stay
-    with a target that is drained, until it is gone; and with one of another priority group than the one in use."""
+    """Name of a cookie that the gateway sets. The cookie is signed, and does not reveal the target's address. A forged
+    or expired cookie, or one whose target is not available, is ignored, and a new one is set. Clients stay with a
+    target that is drained until it is removed, and with a target of another priority group than the one in use."""
     ttl: Duration | None = None
-    """How long a client stays; then it may be given another target. null = as long as its browser is open."""
+    """Lifetime of the session; after it the client may be given another target. null = until the browser is closed."""
     path: Annotated[str, Meta(pattern=r"^/[^\x00-\x20;\x7f-\U0010ffff]*$")] = "/"
-    """The paths that the client sends it for."""
+    """`Path` of the cookie."""
     secure: bool | None = None
-    """Whether it is sent over https alone. null = where the client came over https."""
+    """Whether the cookie is sent over https only. null = only if the client's request came over https."""
     same_site: Literal["strict", "lax", "none"] = "lax"
-    """Whether browsers send it with requests that other sites have caused. `none` needs `secure: true`."""
+    """`SameSite` of the cookie: whether browsers send it with requests that come from other sites. `none` needs
+    `secure: true`."""
     key: Secret | None = None
-    """Key that the cookie is signed with, at least 16 characters. All nodes behind one name need the same. null = a key
-    of the node's own, made at its start and kept over reloads and upgrades.
-    """
+    """Key that the cookie is signed with, at least 16 characters. All nodes behind one name need the same key. null = a
+    key that the node generates at its start and keeps over reloads and upgrades."""
 
     def __post_init__(self) -> None:
         if self.same_site == "none" and self.secure is not True:
@@ -123,10 +122,10 @@ class Sticky(Settings):
 
 
 class LoadBalancing(Settings):
-    """Load balancing: the algorithm that picks a target. Weights count for all algorithms; a request that is tried
-    again goes to another target.
+    """Load balancing: selection of a target for each attempt. All algorithms respect weights; a retry goes to another
+    target.
 
-    An upstream with one target in use has nothing to choose.
+    With one target in use there is nothing to select.
     """
 
     algorithm: Literal["round_robin", "least_connections", "random", "ip_hash", "consistent_hash", "latency"] = (
@@ -134,32 +133,35 @@ class LoadBalancing(Settings):
     )
     """`round_robin`: targets in turn.
     `random`: a random target.
-    `least_connections`: of two random targets (power of two choices) the one with fewer requests in flight on the node.
-    `latency`: of two random targets the one with the lower product of response time (until the response head) and
-    requests in flight. An answer slower than the average counts at once, a failed attempt as `timeouts.connect` at
-    least.
-    `ip_hash`: by the client's address (IPv6: its /64), so that a client stays with its target.
-    `consistent_hash`: by `hash_on`; a target that goes, or comes, moves its own share alone."""
+    `least_connections`: two random targets (power of two choices), of which the one with fewer requests in flight on
+    the node is selected.
+    `latency`: two random targets, of which the one with the lower product of response time (until the response head)
+    and requests in flight is selected. A response slower than the average counts at once; a failed attempt counts as
+    `timeouts.connect` or longer.
+    `ip_hash`: by the client's address (IPv6 by /64), so that a client stays with its target.
+    `consistent_hash`: by `hash_on`; when a target is added or removed, only its own share of the keys moves."""
     hash_on: Annotated[Trait, trait("ip", "header", "cookie", "consumer")] | None = None
-    """Hash key of `consistent_hash`: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request that has
-    none, or several that differ, is balanced round robin.
-    """
+    """Hash key of `consistent_hash`: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request without
+    the key, or with several different values of it, is balanced round robin."""
     load_factor: Annotated[float, Meta(ge=1.01, le=100)] | None = 1.25
-    """With `consistent_hash`: a target that has more than so many times its share of the requests in flight on the
-    node, and at least 10, gets no more: further ones go to the next target of their hash. null = no limit."""
+    """Bounded load of `consistent_hash`: a target gets no further requests while it has more than this many times its
+    share of the requests in flight on the node, and at least 10; they go to the next target of their hash. null = no
+    bound."""
     decay: Duration = 10.0
-    """With `latency`: how long what was seen counts; older than that it counts for about a third."""
+    """Time constant of the average that `latency` uses: a measurement this old counts for about a third."""
     sticky: Sticky | None = None
-    """Whether clients stay with their target by a cookie. null = no."""
+    """Sticky sessions by a cookie. null = disabled."""
     slow_start: Duration | None = None
-    """How long a target that comes back, or is new in a running gateway, takes to get its full share: it begins with a
-    tenth of its weight. Not for hashes, which would move clients. null = it gets its share at once."""
+    """Time in which a target that is healthy again, or new in a running gateway, rises to its full share. It begins
+    with a tenth of its weight. Not for hashes, where it would move clients. null = the target gets its full share at
+    once."""
     spill_below: Percent = 0.5
-    """When the next group of targets is used as well (`targets.priority`): when less than this part of a group's weight
-    may be picked. 0% = when none of it may."""
+    """The next priority group (`targets.priority`) is used as well when less than this share of a group's weight is
+    available. 0% = when no target of the group is available."""
     panic_threshold: Percent = 0.5
-    """When health is not looked at any more: when less than this part of the weight in use may be picked. The rest
-    could not take what was meant for all. Drained targets stay so. 0% = never: when none may be picked, 503."""
+    """Health is ignored when less than this share of the weight in use is available, because the remaining targets
+    could not take all of the load. Drained targets stay drained. 0% = health is never ignored: if no target is
+    available, requests are answered 503."""
 
     def __post_init__(self) -> None:
         if self.hash_on is not None and self.algorithm != "consistent_hash":
@@ -171,48 +173,51 @@ class LoadBalancing(Settings):
 
 
 class UpstreamTimeouts(Settings):
-    """How long an upstream is waited for. Idle times unless named otherwise."""
+    """Timeouts for upstreams. Idle timeouts unless noted otherwise."""
 
     connect: Duration = 1.0
-    """For a connection: name lookup and connecting, and the TLS handshake as well unless `tls` is set. A total.
-    Answered 504."""
+    """Timeout for opening a connection: name lookup and connecting, and the TLS handshake as well unless `tls` is set.
+    Total. Answered 504."""
     tls: Duration | None = None
-    """Timeout for the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
+    """Timeout for the TLS handshake, once connected. Answered 504. null = the handshake is a part of `connect`."""
     response_headers: Duration = 30.0
     """Timeout for the response head, once the request is sent. Answered 504."""
     idle: Duration = 60.0
-    """Timeout for any byte either way while bodies move. Answered 504 when no response has begun, else cut."""
+    """Timeout for the next byte in either direction while bodies are transferred. Answered 504 if no response has
+    begun, else the connection is aborted."""
     tunnel_idle: Duration = 3600.0
-    """Timeout for any byte either way in a tunnel such as a WebSocket connection."""
+    """Timeout for the next byte in either direction of a tunnel such as a WebSocket connection."""
     total: Duration | None = None
-    """Timeout for the whole exchange, all attempts and the response body included. null = as long as bytes move."""
+    """Timeout for the whole exchange, all attempts and the response body included. null = no limit while bytes are
+    transferred."""
 
 
 class Pool(Settings):
-    """The connections to an upstream's targets, all of them together. Numbers are for the node."""
+    """Connection pool for all targets of an upstream. The numbers apply to the node."""
 
     max_connections: Annotated[PoolNumber, Meta(ge=1)] = 1024
-    """The most connections, lent and idle, retries included."""
+    """Maximum number of connections, in use and idle, those of retries included."""
     max_idle: Annotated[PoolNumber, Meta(ge=0)] = 64
-    """The most connections kept for reuse. Divided among the workers, at least one each unless 0."""
+    """Maximum number of idle connections that are kept for reuse. Divided among the workers, at least one for each,
+    unless 0."""
     idle_timeout: Duration = 55.0
-    """How long an idle connection is kept. Keep it under the upstream's own keep-alive time."""
+    """Time for which an idle connection is kept. Keep it below the keep-alive timeout of the upstream."""
     max_pending: Annotated[PoolNumber, Meta(ge=0)] = 1024
-    """The most requests that wait for a connection; further ones are answered 503."""
+    """Maximum number of requests that wait for a connection; further ones are answered 503."""
     pending_timeout: Duration = 10.0
-    """How long a request waits for a connection while `max_connections` are in use. Then it is answered 503."""
+    """Timeout for a request that waits for a connection because `max_connections` are in use. Answered 503."""
     max_uses: Annotated[PoolNumber, Meta(ge=1)] | None = None
-    """Number of requests after which a connection is closed. null = never for that reason."""
+    """Number of requests after which a connection is closed. null = no limit."""
 
 
 class Backoff(Settings):
-    """How long is waited before a retry: a random time between 0 and a bound (full jitter)."""
+    """Wait before a retry: a random time between 0 and a bound (exponential backoff with full jitter)."""
 
     base: Delay = 0.025
-    """The bound of the first wait; that of each further one is twice as long. 0 = no wait."""
+    """Bound of the first wait; each further bound is twice as long. 0 = no wait."""
     max: Delay = 0.25
-    """The longest bound. A response whose `Retry-After` asks for a longer wait is forwarded instead; a shorter one is
-    respected."""
+    """Maximum of the bound. If the `Retry-After` of a response asks for a longer wait, the response is forwarded and
+    there is no retry; a shorter `Retry-After` is respected."""
 
     def __post_init__(self) -> None:
         if self.base > self.max:
@@ -220,39 +225,39 @@ class Backoff(Settings):
 
 
 class Retries(Settings):
-    """When a request is tried again at another connection or target: another one where there is one.
+    """Retries of a request on another connection, and at another target if there is one.
 
-    All attempts together have the route's `timeout`."""
+    The route's `timeout` applies to all attempts together.
+    """
 
     max: Annotated[int, Meta(ge=0, le=10)] = 1
-    """How many attempts may follow the first. 0 = none."""
+    """Maximum number of retries after the first attempt. 0 = none."""
     conditions: tuple[
         Literal["connect_failure", "reset_before_response", "per_try_timeout", "429", "500", "502", "503", "504"], ...
     ] = ("connect_failure", "reset_before_response")
-    """`connect_failure`: no connection was made; `reset_before_response`: a reused one closed before any answer.
-    After these two the upstream has not acted. With the others it may have, twice then, so they are for requests that
-    may be repeated (GET, HEAD, OPTIONS, PUT, DELETE): `per_try_timeout`: no response head came within that time, or
-    within `timeouts.response_headers`; `"429"`, `"500"`, `"502"`, `"503"`, `"504"`: the target answered so. The last
-    answer is passed on as it is, also where no other target can be had after it (all are ejected, the breaker has
-    opened)."""
+    """`connect_failure`: no connection could be opened; `reset_before_response`: a reused connection was closed before
+    any response. In these two cases the upstream has not processed the request. In the others it may have, and would
+    process it twice, so they apply only to idempotent requests (GET, HEAD, OPTIONS, PUT, DELETE): `per_try_timeout`: no
+    response head within that time, or within `timeouts.response_headers`; `"429"`, `"500"`, `"502"`, `"503"`, `"504"`:
+    the target answered with this status. The last response is forwarded as it is, also if no other target is available
+    after it (all are ejected, or the circuit breaker has opened)."""
     budget: Percent = 0.2
-    """Retry budget: the maximum number of retries in flight, as a share of the requests in flight to this upstream;
-    each worker applies it to its own. Three more are always allowed, on the whole node. A failed connect that is
-    followed by an attempt at another target does not count: it put no load on the upstream."""
+    """Retry budget: maximum number of retries in flight, as a share of the requests in flight to this upstream; each
+    worker applies it to its own requests. Three more are always allowed, on the whole node. A failed connect that is
+    followed by an attempt at another target does not count, because it put no load on the upstream."""
     non_idempotent: bool = False
-    """Whether a POST or PATCH may be sent again too, wherever a GET may. The upstream may then act twice."""
-    per_try_timeout: Duration | None = None
-    """Timeout for one attempt at a request that may be repeated: until the response head, from the beginning of the
-    attempt or the end of the request, whichever is later. Answered 504 when no retry is left. null = no limit of its
-    own.
+    """Whether POST and PATCH are retried too, in the same cases as GET. The upstream may then process a request twice.
     """
+    per_try_timeout: Duration | None = None
+    """Timeout for one attempt of an idempotent request: until the response head, from the beginning of the attempt or
+    the end of the request, whichever is later. Answered 504 if no retry is left. null = no separate limit."""
     backoff: Backoff = Backoff()
-    """How long is waited before a target is asked again, and after an answer that is in `conditions` in any case. No
-    wait follows `reset_before_response`."""
+    """Wait before a retry at a target that was tried before, and after a response whose status is in `conditions` in
+    any case. There is no wait after `reset_before_response`."""
     body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = 64 * 1024
-    """The longest request body that is kept to be sent again. A request with a longer one is tried again only as long
-    as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB on the node, as
-    `fastgw_kept_body_bytes` tells; bodies that find no room there are not kept."""
+    """Maximum size of a request body that is kept for retries. A request with a longer body is retried only if nothing
+    of it was sent. The parts of bodies beyond 64 KiB each may use 64 MiB on the node, which `fastgw_kept_body_bytes`
+    shows; bodies that exceed this are not kept."""
 
     def __post_init__(self) -> None:
         if self.per_try_timeout is not None and "per_try_timeout" not in self.conditions:
@@ -260,30 +265,33 @@ class Retries(Settings):
 
 
 class Hedge(Settings):
-    """Ask another target as well when the first one is slow: what answers first counts, the other is given up.
+    """Hedged requests: send the request to a second target as well if the first is slow; the first response is used,
+    and the other attempt is cancelled.
 
-    For GET, HEAD and OPTIONS without a body, within the budget of `retries`, and where there is another target."""
+    For GET, HEAD and OPTIONS without a body, within the budget of `retries`, and if there is another target.
+    """
 
     after: Literal["p95"] | Duration = "p95"
-    """How long the first target has. `p95`: what 95 of 100 answers took less than, as each worker has seen it lately:
-    5 ms at least, and nothing is hedged before 100 answers."""
+    """Time to wait for the first target. `p95`: the 95th percentile of recent response times, as each worker has
+    measured it, at least 5 ms; before 100 responses there are no hedged requests."""
     max: Annotated[int, Meta(ge=1, le=3)] = 1
-    """The maximum number of hedged requests in addition to the first. Each comes `after` the one before."""
+    """Maximum number of hedged requests in addition to the first. Each is sent `after` the one before."""
 
 
 class UpstreamTls(Settings):
     """TLS settings for `https` targets."""
 
     ca: ReadableFile | None = None
-    """A PEM file of certificates to trust. null = the system's."""
+    """PEM file with the CA certificates to trust. null = those of the system."""
     server_name: str | None = None
-    """The name to ask for (SNI) and to verify. null = the target's host."""
+    """Name to send as SNI and to verify. null = the target's host."""
     certificate: ReadableFile | None = None
-    """A PEM file with the client certificate and its chain. Needs `key`."""
+    """PEM file with the client certificate and its chain. Needs `key`."""
     key: ReadableFile | None = None
-    """A PEM file with the client certificate's key. Needs `certificate`."""
+    """PEM file with the private key of the client certificate. Needs `certificate`."""
     verify: bool = True
-    """Whether the target's certificate is verified. false leaves the connection open to anyone in between."""
+    """Whether the target's certificate is verified. With false, an attacker in between can read and change everything.
+    """
 
 
 Threshold = Annotated[int, Meta(ge=1, le=1000)]
@@ -299,36 +307,38 @@ OF_HTTP_CHECKS: Final[Mapping[str, Any]] = {
 
 
 class ActiveHealth(Settings):
-    """Active health checks: probe each target regularly, once for the node, whatever the number of workers.
+    """Active health checks: each target is probed regularly, once for the node, whatever the number of workers.
 
-    An unhealthy target gets no requests. While probing is not possible, the last result is valid for three intervals;
-    from then on nothing is known of a target, and it may be used."""
+    An unhealthy target gets no requests. If probing is not possible, the last result is valid for three intervals;
+    after that the target's health is unknown, and it may be used.
+    """
 
     type: Literal["http", "tcp"] = "http"
-    """`http`: by a request, over TLS where the target is `https`; `tcp`: by a connection alone, with its TLS
-    handshake. Each time on a new connection."""
+    """`http`: by a request, over TLS if the target is `https`; `tcp`: by opening a connection, with its TLS handshake.
+    Each check opens a new connection."""
     path: CheckPath = "/"
-    """Path that is requested, query included. It does not go behind the path of the target's URL."""
+    """Path of the request, query included. The path of the target's URL is not prepended."""
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
     """Method of the request."""
     host: HostHeader | None = None
-    """Value of `Host`. null = that of the upstream's `host_header`, or the target's own where that is `preserve`."""
+    """Value of `Host`. null = the upstream's `host_header`, or the target's own host if that is `preserve`."""
     headers: Mapping[FieldName, FieldValue] = NONE
     """Further headers of the request."""
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
     """Port of the check, on the target's host. null = the target's own port."""
     interval: Duration = 5.0
-    """Time between two checks of a target, give or take a tenth."""
+    """Time between two checks of a target, with a random deviation of up to a tenth."""
     timeout: Duration = 1.0
-    """Timeout for a whole check. A total."""
+    """Timeout for a whole check. Total."""
     healthy_threshold: Threshold = 2
-    """How many good answers in a row bring a target back. Of one that is new, the first is enough."""
+    """Number of successful checks in a row after which an unhealthy target is healthy again. For a new target one is
+    enough."""
     unhealthy_threshold: Threshold = 3
-    """Number of failures in a row after which a target gets no more requests."""
+    """Number of failed checks in a row after which a target is unhealthy."""
     expected_statuses: Some[Statuses] = (range(200, 400),)
-    """The statuses of good answers: ranges such as `"200-399"`, or single ones."""
+    """Statuses of a successful check: ranges such as `"200-399"`, or single ones."""
     expected_body: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
-    """Text that the first 64 KiB of a good response's body contain. null = anything."""
+    """Text that the first 64 KiB of the response body must contain. null = any body."""
 
     def __post_init__(self) -> None:
         if self.type == "tcp":
@@ -338,96 +348,100 @@ class ActiveHealth(Settings):
 
 
 class PassiveHealth(Settings):
-    """Eject a target that keeps failing, and try it again after a pause. Counted over all workers.
+    """Passive health checks (outlier detection): a target that keeps failing is ejected for a time, and then tried
+    again. Counted over all workers.
 
-    Failed connects count, name lookup and TLS handshake included. Where `failures` is set, so do the other failures of
-    a target: no answer in time, an answer that is no HTTP or breaks off, or a status of 500 and above. Where its
-    neighbours fail likewise, requests are the cause and none is ejected, unless it cannot even be connected to."""
+    Failed connects count, name lookup and TLS handshake included. If `failures` is set, other failures of a target
+    count as well: no response in time, a response that is not valid HTTP or is incomplete, or a status of 500 and
+    above. If the other targets fail in the same way, the requests are the cause and none is ejected, unless it cannot
+    be connected to.
+    """
 
     failures: Threshold | None = None
-    """How many failures in a row eject it. After an ejection one is enough, until it has answered well once. null =
-    only failed connects count."""
+    """Number of failures in a row that eject a target. After an ejection one failure is enough, until the target has
+    answered successfully once. null = only failed connects count."""
     connect_failures: Threshold | None = None
-    """How many failures in a row eject it when the last one is a failed connect. null = as many as `failures` says, and
-    1 where that is not set either, as nginx's `max_fails`."""
+    """Number of failures in a row that eject a target if the last one is a failed connect. null = the value of
+    `failures`, or 1 if that is not set, as with nginx's `max_fails`."""
     window: Duration = 10.0
-    """How long ago the first of them may be; and the time over which `error_rate` is taken."""
+    """Time within which failures in a row must happen, and over which `error_rate` is measured."""
     error_rate: Percent | None = None
-    """The share of failures and of answers of 500 and above, within `window`, that ejects it as well. null = no share
-    does."""
+    """Share of failures, and of responses with a status of 500 and above, within `window`, that ejects a target as
+    well. null = disabled."""
     min_requests: Threshold = 20
-    """How many requests it takes to speak of a share."""
+    """Minimum number of requests for `error_rate`."""
     eject: Duration = 5.0
-    """How long it gets no requests. Twice as long when it is ejected again, three times the next time, and so on; one
-    less for each `window` that it has been back."""
+    """Ejection time. It is twice as long when the target is ejected again, three times as long the next time, and so
+    on; each `window` without an ejection takes one step back."""
     max_eject: Duration = 300.0
-    """The longest that `eject` grows to."""
+    """Maximum ejection time."""
     max_ejected: Percent = 0.5
-    """The share of the targets that may be ejected at a time: of two or more, one may always be, unless this is 0%. The
-    only target of an upstream never is."""
+    """Share of the targets that may be ejected at the same time. Of two or more targets, one may always be ejected,
+    unless this is 0%. The only target of an upstream is never ejected."""
 
 
 class HealthChecks(Settings):
-    """Health checks of targets. An unhealthy target gets no requests, unless too many are unhealthy
-    (`load_balancing.panic_threshold`).
-    """
+    """Health checks of targets. An unhealthy target gets no requests, unless too many targets are unhealthy
+    (`load_balancing.panic_threshold`)."""
 
     active: ActiveHealth | None = None
-    """Active health checks, by requests of the gateway's own. null = disabled."""
+    """Active health checks, by the gateway's own requests. null = disabled."""
     passive: PassiveHealth | None = PassiveHealth()
-    """Passive health checks, by the results of requests. null = disabled."""
+    """Passive health checks, by the results of clients' requests. null = disabled."""
 
 
 class CircuitBreaker(Settings):
-    """Spare an upstream that fails too often. Counted over all workers.
+    """Circuit breaker: refuse requests to an upstream that fails too often. Counted over all workers.
 
-    Closed, everything passes. Too many errors open it: requests are answered 503, with a `Retry-After`. When `open` is
-    over it is half-open: `probes` requests pass, on the whole node, and if all of them are answered well it is closed;
-    one that is not opens it again. Where they come to nothing, because clients left, as many may pass after a further
-    `open`."""
+    Closed: all requests pass. Too many errors open the breaker: requests are answered 503 with `Retry-After`. After the
+    time `open` it is half-open: `probes` requests pass, on the whole node. If all of them succeed the breaker closes;
+    if one fails it opens again. If probes have no result because their clients have left, as many may pass after a
+    further `open`.
+    """
 
     error_rate: Percent = 0.5
-    """The share of attempts within `window` that fail, or are answered 500 and above, which opens it."""
+    """Share of attempts within `window` that fail, or are answered with a status of 500 and above, at which the breaker
+    opens."""
     min_requests: Threshold = 20
-    """How many attempts it takes to speak of a share."""
+    """Minimum number of attempts for `error_rate`."""
     window: Duration = 10.0
-    """The time over which they are counted."""
+    """Time over which attempts are counted."""
     open: Duration = 5.0
-    """How long it stays open."""
+    """Time for which the breaker stays open."""
     probes: Threshold = 3
-    """How many requests pass while it is half-open, and have to be answered well."""
+    """Number of requests that pass while the breaker is half-open, and that must succeed to close it."""
 
 
 class Upstream(Settings):
-    """A named group of targets that do the same work."""
+    """Upstream: a named group of targets that serve the same requests."""
 
     targets: Annotated[tuple[WrittenTarget, ...], OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
-    """Targets of the upstream: a list of `{url: …}`, or of URLs; or their source: `{file: path}`, `{dns: name, port:
-    9000}` or `{srv: name}`. What changes there takes effect without a reload.
-    """
+    """Targets of the upstream: a list of `{url: …}` or of URLs, or a source of targets: `{file: path}`, `{dns: name,
+    port: 9000}` or `{srv: name}`. Changes in a source take effect without a reload."""
     resolve: Resolve = Resolve()
-    """Resolution of names to addresses."""
+    """DNS resolution of the names of targets."""
     load_balancing: LoadBalancing = LoadBalancing()
     """Load balancing among the targets."""
     host_header: HostHeader = "target"
-    """`target`: the target's own host and port; `preserve`: what the client sent; anything else is sent as it is."""
+    """`Host` of requests to the upstream. `target`: the target's own host and port; `preserve`: the value from the
+    client; anything else is sent as it is."""
     timeouts: UpstreamTimeouts = UpstreamTimeouts()
-    """How long it is waited for."""
+    """Timeouts for the upstream."""
     pool: Pool = Pool()
-    """Connection pool of the targets."""
+    """Connection pool for the targets."""
     retries: Retries = Retries()
-    """When a request is tried again."""
+    """Retries of failed requests."""
     hedge: Hedge | None = None
-    """Hedged requests: when a slow request is also sent to another target. null = never."""
+    """Hedged requests: a slow request is sent to another target as well. null = disabled."""
     health_checks: HealthChecks = HealthChecks()
     """Health checks of the targets."""
     circuit_breaker: CircuitBreaker | None = None
-    """When requests are refused to spare it. null = never."""
+    """Circuit breaker: refuses requests while the upstream fails too often. null = disabled."""
     tls: UpstreamTls = UpstreamTls()
-    """TLS settings for `https` targets, which are spoken to by TLS 1.2 or 1.3.
+    """TLS settings for `https` targets. TLS 1.2 and 1.3 are supported.
 
-    They may not renegotiate, and a response whose length nothing tells has to end with `close_notify`: else it is cut
-    off (`upstream_incomplete`).
+    Targets must not renegotiate. A response that has neither a length nor chunked encoding must end with
+    `close_notify`, else it is treated as incomplete (`upstream_incomplete`).
     """
     filters: Filters = NONE
-    """Filters for what goes there."""
+    """Filters for requests to this upstream."""

@@ -32,8 +32,8 @@ OF_ALL: Final = (
     (
         "shadow",
         "true or false",
-        "Whether it decides and tells what it would do, in log and metrics, but never acts. It sees who the client "
-        "would be by others in shadow before it, and is neither asked nor counted where one of those would answer.",
+        "Dry run: the filter decides and reports what it would do, in log and metrics, but does not act. It sees the "
+        "identity that shadow filters before it would set, and is skipped where one of them would have answered.",
     ),
 )
 """Keys that every instance may have besides its type's settings."""

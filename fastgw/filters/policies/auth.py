@@ -56,24 +56,24 @@ _held: Final = attrgetter(*CHANGED)
 class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
     """Try several authentication methods in order.
 
-    The ways are tried in this order. The first that accepts the client counts, and what the others would have changed
-    does not. When none does, a client that has shown nothing, or nothing that is accepted, is answered 401, with what
-    each of the ways asks for; one that may not pass although it is known, 403; and where one way could not be tried
-    (AUTH_UNAVAILABLE), 503. Where one of them would send the client elsewhere to log in, and the client has shown
-    nothing that was not accepted, it is sent there; with `anonymous` it is not, unless it asks for the login itself.
+    The first method that accepts the client decides; changes that the others would have made to the request are
+    discarded. If none accepts it: a client without credentials, or with credentials that are not accepted, is answered
+    401 with the challenges of all methods; a client that is authenticated but not allowed, 403; and if a method could
+    not be tried (`auth_unavailable`), 503. If one of the methods would redirect the client to a login, a client without
+    rejected credentials is redirected; with `anonymous` only if it asks for the login itself.
 
-    What is shown where the other ways look for credentials does not reach the upstream: nobody has judged it.
+    Credentials of the methods that did not decide are removed before the request is forwarded, because nothing has
+    verified them.
     """
 
     any_of: Ways
-    """The ways: filters, each as a mapping with one key, its type, such as `{key_auth: {}}`."""
+    """The methods: filters, each as an object with one key, its type, such as `{key_auth: {}}`."""
     anonymous: Identity = REJECT
     """Handling of a client without any credentials. `reject`: it is answered 401.
-    Anything else: it passes as the consumer of this name, which has no groups unless `consumers` says so, and is not
-    sent to log in: for that, let a page lead to the path `login` of `oidc`, or to a route that `forward_auth` guards
-    alone. A client whose credentials are not accepted never does, be it a session that is over, nor one with an
-    `Authorization` that none of the ways understands. To `forward_auth` any cookie may be a credential.
-    """
+    Anything else: the name of the consumer that it is treated as, without groups unless `consumers` has it, and without
+    a redirect to a login: for a login, link to the path `login` of `oidc`, or to a route with `forward_auth` alone. A
+    client whose credentials are not accepted is never anonymous, for example with an expired session, or with an
+    `Authorization` that no method understands. With `forward_auth`, any cookie may be a credential."""
 
     def __post_init__(self) -> None:
         if any(isinstance(use.settings, Auth) for use in self.any_of):

@@ -37,29 +37,30 @@ class Scopes(Settings):
 
 
 class Values(Settings):
-    """Values of a claim: itself, or what it lists. Text, numbers and truths are never equal to each other."""
+    """Conditions on the values of a claim: the claim itself, or the members of its list. Strings, numbers and booleans
+    are never equal to each other."""
 
     all: tuple[str | bool | int | float, ...] = ()
     """Values that the claim must have, all of them."""
     any: tuple[str | bool | int | float, ...] = ()
     """Values of which the claim must have at least one."""
     none: tuple[str | bool | int | float, ...] = ()
-    """Values of which the claim must have none. A claim that is not there has none."""
+    """Values of which the claim must have none. A missing claim meets this."""
 
 
 class Subjects(Settings):
-    """The subject of a certificate. It has one."""
+    """Conditions on the subject of a certificate, of which there is exactly one."""
 
     all: tuple[CertificateSubject, ...] = ()
     """Subjects that the certificate must have, all of them."""
     any: tuple[CertificateSubject, ...] = ()
-    """Subjects of which the certificate must have one."""
+    """Subjects, one of which the certificate must have."""
     none: tuple[CertificateSubject, ...] = ()
     """Subjects of which the certificate must have none."""
 
 
 class AlternativeNames(Settings):
-    """The alternative names of a certificate."""
+    """Conditions on the subject alternative names of a certificate."""
 
     all: tuple[CertificateName, ...] = ()
     """Names that the certificate must have, all of them."""
@@ -70,59 +71,61 @@ class AlternativeNames(Settings):
 
 
 class Fingerprints(Settings):
-    """Certificates, one by one."""
+    """Conditions on the fingerprint of a certificate."""
 
     any: tuple[Fingerprint, ...] = ()
-    """Fingerprints of which the certificate must have one."""
+    """Fingerprints, one of which the certificate must have."""
     none: tuple[Fingerprint, ...] = ()
     """Fingerprints of which the certificate must have none."""
 
 
 class Certificate(Settings):
-    """The certificate that a client has shown to the listener, and that was verified there. It must have shown one."""
+    """Conditions on the client certificate that the listener has verified. A client without a certificate does not meet
+    them."""
 
     subject: Subjects = Subjects()
-    """Subject of the certificate, as RFC 4514 writes it: `CN=alice,O=Example`."""
+    """Subject of the certificate, in the form of RFC 4514: `CN=alice,O=Example`."""
     san: AlternativeNames = AlternativeNames()
-    """Alternative names of the certificate: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
+    """Subject alternative names of the certificate: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
     fingerprint_sha256: Fingerprints = Fingerprints()
     """SHA-256 of the certificate."""
 
 
 class Condition(Settings):
-    """Conditions that must all hold."""
+    """Conditions, all of which must hold."""
 
     consumers: Names = Names()
-    """The consumer's name."""
+    """Name of the consumer."""
     groups: Names = Names()
-    """The groups of the consumer."""
+    """Groups of the consumer."""
     scopes: Scopes = Scopes()
-    """Scopes of the token. Where they do not suffice the answer says which would (RFC 6750)."""
+    """Scopes of the token. If they do not suffice, the response names the missing ones (RFC 6750)."""
     claims: Mapping[ClaimName, Values] = NONE
-    """Claims of the token, by name; dots lead inwards."""
+    """Claims of the token, by name; dots separate nested names."""
     certificate: Certificate | None = None
-    """The client's certificate."""
+    """Client certificate."""
 
 
 class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
     """Authorization: allow authenticated clients that meet the conditions; without conditions, every authenticated
     client.
 
-    All conditions of this filter must hold, and of `any_of` those of one member. Who is known neither as a consumer nor
-    by claims or a certificate is answered 401, anybody else 403.
+    All conditions of this filter must hold, and if `any_of` is set, those of at least one of its members. A client
+    without a consumer, claims and a certificate is not authenticated, and is answered 401; any other client that does
+    not meet the conditions, 403.
 
-    A token, a file of passwords or a service that is asked may name somebody who is not among `consumers`. Where
-    several of them lead in, they may call two by one name, and so may two issuers of tokens, or a token and
-    `anonymous`. Where that matters, give each a consumer, or ask for a group or a claim such as `iss` as well: whoever
-    is not in `consumers` is in no group.
+    A token, a password file or an external service may name a consumer that is not in `consumers`. If a route accepts
+    several of them, two may use the same name for different clients; so may two token issuers, or a token and
+    `anonymous`. If this matters, define each client in `consumers`, or require a group or a claim such as `iss` as
+    well: consumers that are not in `consumers` have no groups.
     """
 
     any_of: tuple[Condition, ...] = ()
-    """Conditions of which one must hold as a whole."""
+    """Sets of conditions, at least one of which must hold completely."""
     none_of: tuple[Condition, ...] = ()
-    """Conditions of which none may hold as a whole."""
+    """Sets of conditions, none of which may hold completely."""
     realm: Realm = "fastgw"
-    """The realm that a 401 names."""
+    """Realm in `WWW-Authenticate` of a 401."""
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if not context.positions:

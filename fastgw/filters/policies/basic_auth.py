@@ -28,19 +28,22 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
     """Authenticate the consumer with HTTP Basic authentication (RFC 7617): a username and password in its `basic_auth`,
     or a user of an htpasswd file.
 
-    Passwords of a file take long to check: that is done beside the requests, few at a time; more of them are answered
-    429 or 503, and what was right is remembered. Neither the response nor its timing reveals whether a username exists.
+    Password hashes are slow to verify. They are verified in the background, few at a time; requests beyond that are
+    answered 429 or 503, and correct passwords are cached. Neither the response nor its timing reveals whether a
+    username exists.
     """
 
     htpasswd: ReadableFile | None = None
-    """A file of users, as `htpasswd -B` writes it: bcrypt or argon2. A user is the consumer of that name, or one
-    without groups where there is none. The passwords of consumers do not count beside it. null = those alone."""
+    """File of users, as written by `htpasswd -B`: bcrypt or argon2. A user is the consumer with this name, or a
+    consumer without groups if `consumers` has none. With a file, passwords in `consumers` are not used. null =
+    passwords in `consumers` only."""
     hide_credentials: bool = False
     """Whether to strip the password before forwarding."""
     realm: Realm = "fastgw"
-    """Realm in `WWW-Authenticate`: browsers show it."""
+    """Realm in `WWW-Authenticate`, which browsers show."""
     remember: Delay = 300.0
-    """How long a password that was right is not checked again. 0 = each time. One that changes counts at once."""
+    """Time for which a correct password is cached. 0 = it is verified for each request. A changed password takes effect
+    at once."""
 
     def credential_places(self) -> CredentialLocations:
         return AUTHORIZATION

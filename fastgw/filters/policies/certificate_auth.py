@@ -17,15 +17,14 @@ REMEMBERED: Final = 8192
 class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE):
     """Authenticate the consumer with a TLS client certificate (mTLS): one in its `certificates`.
 
-    The listener requests and verifies the certificate with `tls.client_auth`. Its fingerprint says more than its
-    alternative names, and they more than its subject; names of different consumers are nobody's. A client without a
-    certificate, or with one that belongs to nobody, is answered 401.
+    The listener requests and verifies the certificate with `tls.client_auth`. The fingerprint takes precedence over the
+    alternative names, and these over the subject; if names of different consumers match, none of them does. A client
+    without a certificate, or with one of no consumer, is answered 401.
     """
 
     realm: Realm = "fastgw"
-    """Realm in `WWW-Authenticate: ClientCertificate`. The scheme is our own: none is
-    registered for certificates.
-    """
+    """Realm in `WWW-Authenticate: ClientCertificate`. This scheme is fastgw's own, as none is registered for
+    certificates."""
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         yield from context.no_consumer_with("certificates")

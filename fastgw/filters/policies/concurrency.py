@@ -37,18 +37,19 @@ _STRAINED_STATUSES: Final = frozenset((429, 503, 504))
 
 
 class Adaptive(Settings):
-    """An adaptive limit: it grows while the latency of the upstream stays as low as with few requests in flight, and
-    shrinks as soon as it rises or requests are refused.
+    """Adaptive limit: it grows while the latency of the upstream stays as low as with few requests in flight, and
+    shrinks as soon as latency rises or the upstream refuses requests.
 
-    Each worker has a limit of its own, from what it sees itself; `min` and `max` are the node's, divided evenly.
+    Each worker has a limit of its own, from its own measurements; `min` and `max` apply to the node and are divided
+    evenly among the workers.
     """
 
     min: Annotated[int, Meta(ge=1)] = 10
-    """The least, where it begins too. Each worker has at least one."""
+    """Minimum of the limit, and its initial value. Each worker has at least one."""
     max: Annotated[int, Meta(ge=1)] = 1000
-    """The most."""
+    """Maximum of the limit."""
     tolerance: Annotated[float, Meta(ge=1.1, le=10.0)] = 1.5
-    """How many times the usual time is still well: up to that requests may queue in the upstream."""
+    """Latency that is accepted, as a multiple of the usual one; up to this, requests may queue in the upstream."""
 
     def __post_init__(self) -> None:
         if self.min > self.max:
@@ -56,19 +57,20 @@ class Adaptive(Settings):
 
 
 class Priority(Settings):
-    """Priority of requests: those of the lower levels find no place while the higher ones may still have some."""
+    """Priority of requests: requests of lower levels are refused first as load rises."""
 
     groups: Mapping[Identity, Level] = NONE
-    """Levels by the consumer's groups; of several the highest counts."""
+    """Levels by groups of the consumer; with several groups, the highest level counts."""
     header: FieldName | None = None
-    """A request header with the value `high`, `normal` or `low`; it takes precedence over the groups. Clients write
-    what they like: whoever is in front should set or remove it."""
+    """Request header with the value `high`, `normal` or `low`; it takes precedence over `groups`. Clients can send any
+    value: a proxy in front should set or remove the header."""
     default: Level = "normal"
-    """Level of all other clients."""
+    """Level of all other requests."""
     normal: Percent = 0.9
-    """The share of the limit beyond which normal requests are shed. High ones may have all of it."""
+    """Share of the limit for requests of level normal, above which they are refused. Requests of level high may use the
+    whole limit."""
     low: Percent = 0.5
-    """Share of the limit for requests of level low."""
+    """Share of the limit for requests of level low, above which they are refused."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.low <= self.normal <= 1.0:
@@ -78,31 +80,32 @@ class Priority(Settings):
 class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=20):  # type: ignore[literal-required]  # order: ours
     """Limit concurrent requests, exactly for the node. Requests above the limit are refused at once.
 
-    A request is in flight from here until its response has been sent, a WebSocket until it is closed. What a killed
-    worker had in flight is freed. Best placed at an upstream, so that all of its routes count together; at a route it
-    counts that route alone.
+    A request is in flight from this filter until its response has been sent, a WebSocket until it is closed. If a
+    worker is killed, its requests no longer count. Best used at an upstream, so that all of its routes count together;
+    at a route, only requests of that route count.
     """
 
     limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
-    """How many at a time. null = `adaptive` finds it out."""
+    """Maximum number of requests in flight. null = the limit of `adaptive`."""
     key: Key | tuple[Key, ...] = ()
-    """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
-    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the header,
-    cookie or claim are counted together. [] = all requests together.
+    """Key to count by: `ip`, `consumer` (the client's address if there is no consumer), `route`, `host`, `header:NAME`,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted separately. Requests without the
+    header, cookie or claim are counted together. [] = all requests together.
 
-    Keys are counted in fixed memory that some share by chance. Whoever shares is counted too high, never too low: less
-    than 1 in 40, where requests of as many keys are in flight as `limits.connections` allows.
+    Keys are counted in a fixed amount of memory, so that some share a counter by chance. A shared counter is too high,
+    never too low: this affects less than 1 key in 40 when requests of as many keys are in flight as
+    `limits.connections` allows.
     """
     adaptive: Adaptive | None = None
-    """Adaptive limit in place of `limit`: as many as the upstream can do with."""
+    """Adaptive limit, instead of `limit`: it follows the capacity of the upstream."""
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
-    """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
+    """Length of the IPv6 prefix that identifies a client: a subscriber has at least a /64."""
     priority: Priority | None = None
-    """Priority of requests under load. null = all have the same. null = whoever comes last."""
+    """Priority of requests under load. null = all requests are equal."""
     status: Literal[503, 429] = 503
-    """Status of a refusal."""
+    """Status of refused requests."""
     retry_after: Duration = 1.0
-    """When a client may try again: sent as `Retry-After`, in whole seconds."""
+    """Value of `Retry-After`, in whole seconds: the time after which a client may try again."""
 
     def __post_init__(self) -> None:
         if (self.limit is None) == (self.adaptive is None):

@@ -62,38 +62,38 @@ FieldName = Annotated[str, Notation('a header name such as "X-Tenant", or "*"', 
 class Cors(Filter, name="cors", phase=Phase.ADMIT):
     """Cross-origin resource sharing (CORS): allow pages of other origins to call this route.
 
-    A preflight is answered by the gateway, for the route that takes the method it asks for, unless one names OPTIONS
-    among its methods. It has none of the headers of that request: a route with header conditions is not found by it.
-    Every other answer, refusals of the gateway among them, carries the headers with which a browser lets the page read
-    it. An origin that is not allowed gets no such field; its requests pass as any client's do: this protects the users
-    of browsers, not the service.
+    The gateway answers preflight requests for the route that handles the requested method, unless the route has OPTIONS
+    among its methods. A preflight has none of the headers of the later request, so it does not match routes with header
+    conditions. All other responses, errors of the gateway included, have the CORS headers that browsers need to let the
+    page read them. Responses to an origin that is not allowed have no CORS headers; its requests are handled like those
+    of any client. CORS protects the users of browsers, not the service.
     """
 
     by_route: ClassVar[bool] = True
 
     origins: Some[Origin]
-    """Origins that may read responses, as browsers write them, such as `https://app.example`; `https://*.example` for
-    every name below `example`, by whole labels; `null` for pages without an origin; or `*` alone for every origin.
-    """
+    """Allowed origins, as browsers send them: `https://app.example`; `https://*.example` for every subdomain of
+    `example`; `null` for pages without an origin; or `*` alone for every origin."""
     methods: Some[Method] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-    """Methods that pages may use. `*` alone = anything."""
+    """Allowed methods. `*` alone = any method."""
     headers: tuple[FieldName, ...] = ("Authorization", "Content-Type")
-    """The request headers that pages may send, in addition to the safelisted ones. `*` = any; browsers want
-    Authorization to be named all the same."""
+    """Allowed request headers, in addition to the CORS-safelisted ones. `*` = any header, but browsers require
+    `Authorization` to be named explicitly."""
     expose: tuple[FieldName, ...] = ()
-    """The response headers that pages may read, in addition to the safelisted ones. `*` alone = all."""
+    """Response headers that pages may read, in addition to the CORS-safelisted ones. `*` alone = all headers."""
     credentials: bool = False
-    """Whether pages may call with the user's cookies, and read the answers. Not together with `*`."""
+    """Whether pages may send the user's cookies and read the responses. Mutually exclusive with `*`."""
     max_age: Duration | None = None
-    """How long a browser may go by what a preflight was answered. null = for 5 s, as browsers do by themselves."""
+    """Time for which browsers cache the response to a preflight. null = the default of browsers, 5 s."""
     private_network: bool = False
-    """Whether pages from a public network may call here where this is a private one (Private Network Access)."""
+    """Whether pages from a public network may call this service in a private network (Private Network Access)."""
     preflight: Literal["answer", "forward"] = "answer"
-    """`forward`: the upstream answers the preflights of `origins`, and what it answers goes out as it is. To all others
-    the gateway says that they may not. Preflights reach the upstream past the filters that ask who the client is or
-    what it may do, as browsers send no credentials with them; and without credentials, and without the fields in which
-    these filters tell who it is. Others see a preflight as any request. What the route itself answers (`respond`,
-    `redirect`) is no upstream's: those filters have to let the preflight pass."""
+    """`answer`: the gateway answers preflights; `forward`: the upstream answers preflights of `origins`, and its
+    response is forwarded as it is. The gateway rejects those of other origins. Forwarded preflights bypass the filters
+    of authentication and authorization, as browsers send no credentials with them; they are forwarded without
+    credentials and without the identity headers of these filters. Other filters handle a preflight like any request. If
+    the route itself answers (`respond`, `redirect`) there is no upstream, and these filters have to accept the
+    preflight."""
 
     def __post_init__(self) -> None:
         for name in ("origins", "methods", "headers", "expose"):

@@ -20,21 +20,22 @@ _HARMLESS: Final = re.compile(rb"[^A-Za-z0-9._~!$&'()*+,;=:@%-]")
 class EgressCalls(Filter, name="egress_calls", phase=Phase.TRANSFORM, order=-10):  # type: ignore[literal-required]  # order: ours
     """Behave towards applications as Kyma's application gateway does.
 
-    Problems that the gateway answers with also have its members: `code`, the status, and `error`, what went wrong.
-    Where what files say of `credentials` or `request_parameters` of the same route cannot be used, its calls are
-    answered 500 with the reason, and the rest is served.
+    Problem details of the gateway have Kyma's members as well: `code`, the status, and `error`, the reason. If files of
+    `credentials` or `request_parameters` of the same route are unusable, calls of this route are answered 500 with the
+    reason, and all other routes are served.
 
-    On a listener, with `user_agent: pass`, it gives these members to problems of requests that no route is found for.
+    On a listener, with `user_agent: pass`, the filter adds these members to errors of requests that match no route.
     """
 
     fails_alone = True
 
     user_agent: Literal["empty", "pass"] = "empty"
-    """`empty`: a request without `User-Agent` is sent on with an empty one; `pass`: as it came."""
+    """`empty`: a request without `User-Agent` is forwarded with an empty one; `pass`: forwarded as received."""
     unavailable: str | None = None
-    """Reason why the service cannot be called, sent with each response, a 500. null = it can."""
+    """Reason why the service cannot be called. Calls are answered 500 with this reason. null = it can be called."""
     ambiguous: str | None = None
-    """Reason why it is ambiguous which service is meant, sent with each response, a 400. null = it can."""
+    """Reason why it is ambiguous which service is meant. Calls are answered 400 with this reason. null = it is not
+    ambiguous."""
 
     stands_anywhere = True
 
@@ -62,17 +63,17 @@ class EgressCalls(Filter, name="egress_calls", phase=Phase.TRANSFORM, order=-10)
 
 
 class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
-    """Answer calls that lead to no API: 404 with the names that the client used, 400 where it used too few, and 503
-    where it is not known yet what there is: the cluster that knows has said nothing since the gateway was started."""
+    """Answer calls that lead to no API: 404 with the names that the client used; 400 if it used too few; 503 while the
+    services are not known yet, because the cluster has not answered since the gateway was started."""
 
     apps: tuple[Segment, ...] = ()
-    """The applications that there are."""
+    """Names of the applications."""
     addressing: Addressing = "path"
     """Form of a service's address."""
     several: Mapping[str, tuple[Segment, ...]] = NONE
-    """Services of several entries that are not reached so, by `{app}/{service}` or by host, and these entries."""
+    """Services with several entries, which cannot be called by `{app}/{service}` or by host, and their entries."""
     awaited: bool = False
-    """Whether it is not known yet what there is."""
+    """Whether the services are not known yet."""
 
     def build(self, env: Env) -> Hooks:
         apps = frozenset(app.encode() for app in self.apps)

@@ -39,56 +39,60 @@ _SHOW_WHO: Final = (b"authorization", b"cookie")
 
 
 class Remembering(Settings):
-    """Cache of decisions: a request that the service has allowed is allowed again without asking, for a short while.
-    Refusals are not kept.
-    """
+    """Cache of decisions: a request that the service has allowed is allowed again without asking, for a short time.
+    Refusals are not cached."""
 
     by: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=16)]
-    """The request headers that its decision depends on, such as `Authorization`. A request that has none of them is
-    asked about each time.
+    """Request headers that the decision depends on, such as `Authorization`. Requests that have none of them are not
+    cached.
 
-    What is neither here nor in the two below must not matter to the service."""
+    The decision of the service must not depend on anything that is neither here nor in `per_uri` and `per_address`.
+    """
     per_uri: bool = True
-    """Whether it is asked for each method, host, path and query. false only if its decision depends on the headers
-    alone."""
+    """Whether decisions are cached separately for each method, host, path and query. false only if the decision depends
+    on the headers alone."""
     per_address: bool = True
-    """Whether it is asked for each client address."""
+    """Whether decisions are cached separately for each client address."""
     ttl: Annotated[Duration, Meta(le=3600)] = 5.0
-    """How long."""
+    """Time for which a decision is cached."""
     entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    """The most that a worker remembers; the oldest go first."""
+    """Maximum number of decisions that a worker caches; the oldest are evicted first."""
 
 
 class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     """External authorization: ask a service whether a request is allowed, like Traefik's ForwardAuth and nginx's
     auth_request.
 
-    It gets a GET with the client's headers and, in `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`, what is
-    asked of us; the path in its normal form, as it is matched and sent on. An answer of 2xx lets the request pass; any
-    other goes to the client as it is. When the service cannot be asked, nothing passes: 503.
+    The service gets a GET with the client's headers and, in `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`,
+    the original request; the path is normalized, as it is matched and forwarded. A 2xx response allows the request; any
+    other response is sent to the client as it is. If the service cannot be asked, requests are answered 503.
     """
 
     url: EndpointUrl
-    """The service, with path and query."""
+    """URL of the service, with path and query."""
     tls: UpstreamTls = UpstreamTls()
-    """TLS settings for the service, where its URL is https."""
+    """TLS settings for the service, if its URL is https."""
     timeout: Duration = 5.0
     """Timeout for the whole response."""
     request_headers: Names | None = None
-    """Fields of the request that it is shown. null = all, but for framing and those of conditional requests."""
+    """Request headers that are sent to the service. null = all, except those of framing and of conditional requests."""
     copy_headers: Names = ()
-    """Fields of its answer that go into the request. What the client sends under these names is removed, always."""
+    """Headers of the service's response that are added to the request. Headers with these names from the client are
+    always removed."""
     client_headers: Names = ()
-    """Fields of its answer that go to the client although the request passes, in place of the upstream's: `Set-Cookie`,
-    say, where it renews sessions (that stands beside the upstream's). Not where the answer is remembered."""
+    """Headers of the service's response that are sent to the client if the request is allowed, replacing those of the
+    upstream: for example `Set-Cookie`, if the service renews sessions (it is added to the upstream's). Not sent if the
+    decision comes from the cache."""
     refusal_headers: Names = ("WWW-Authenticate", "Set-Cookie", "Location", "Cache-Control", "Retry-After")
-    """Fields of its answer that go to the client when it refuses, beside those that describe the body."""
+    """Headers of the service's response that are sent to the client if the request is refused, in addition to those
+    that describe the body."""
     consumer_header: FieldName | None = None
-    """The header of its response that names the consumer: one of `consumers`, or else a consumer in no group."""
+    """Header of the service's response with the name of the consumer: one of `consumers`, or else a consumer without
+    groups."""
     cache: Remembering | None = None
-    """Caching of positive decisions. null = the service is asked for each request."""
+    """Cache of positive decisions. null = the service is asked about each request."""
     max_body: Bytes = 65536
-    """The longest body of an answer, in bytes; a longer one counts as none."""
+    """Maximum size of the body of the service's response, in bytes; a longer response is invalid."""
 
     def __post_init__(self) -> None:
         check_tls(self.url, self.tls)

@@ -43,20 +43,19 @@ FieldValue = FieldTemplate | Annotated[Secret, Elsewhere()]
 
 
 class Edits(Settings):
-    """Edits of a message's headers, in this order: remove, set, add.
+    """Changes to the headers of a message, in this order: remove, set, add.
 
-    For remove and set `-` and `_` in names are one: `X-User` takes `X_User` out too, which CGI, WSGI and PHP could not
-    tell from it.
+    For remove and set, `-` and `_` in names are equal: `X-User` also removes `X_User`, which CGI, WSGI and PHP cannot
+    distinguish from it.
     """
 
     remove: Names = ()
-    """Fields that are taken out."""
+    """Names of headers to remove."""
     set: Mapping[FieldName, FieldValue] = NONE
-    """Headers that are set to this value, replacing others of the name; `{env: NAME}` or `{file: path}` for a secret.
-    What the sender said under these names is
-    taken out also when a value is missing."""
+    """Headers to set, replacing others with the same name; `{env: NAME}` or `{file: path}` for a secret. Headers with
+    these names from the sender are also removed if a value is missing."""
     add: Mapping[FieldName, FieldValue] = NONE
-    """Fields that are added behind those that are there."""
+    """Headers to add, after those with the same name."""
 
     def __post_init__(self) -> None:
         for name in (*self.remove, *self.set, *self.add):
@@ -70,16 +69,18 @@ class Edits(Settings):
 class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """Change the headers of requests to the upstream and of responses: first remove, then set, then add.
 
-    In values `{name}` stands for a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
+    In values `{name}` is replaced by a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
     `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
-    verified token (`{claims.address.city}` leads inwards), and `{NAME}` or `{param.NAME}` for a parameter of the path.
-    Lists are written with commas. `{{` and `}}` are braces. When a value is missing or empty, the field is left
-    out. So it is when a value could not stand in a field, but who cannot be named to the upstream is answered 403."""
+    verified token (`{claims.address.city}` for nested claims), and `{NAME}` or `{param.NAME}` for a path parameter.
+    Lists are joined by commas. `{{` and `}}` are literal braces. If a value is missing or empty, or not allowed in a
+    header, the header is left out; but if the consumer's identity is not allowed in a header, the request is answered
+    403.
+    """
 
     request: Edits = Edits()
-    """Edits of the request, as the upstream gets it."""
+    """Changes to the request that is sent to the upstream."""
     response: Edits = Edits()
-    """Edits of the response, whoever made it."""
+    """Changes to the response, whether it comes from the upstream or from the gateway."""
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if not context.positions:

@@ -32,25 +32,27 @@ _HASHES: Final[dict[str, Callable[[], Any]]] = {"sha-256": hashlib.sha256, "sha-
 class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
     """Authenticate the consumer with an HTTP Message Signature (RFC 9421) by one of the keys in its `hmac`.
 
-    The signature must say when it was `created` and by which `keyid`, and cover all `components`. The body is covered
-    by `Content-Digest` (RFC 9530): its last piece is sent on once all of it is what was signed. What the request asks
-    is protected, not that it is asked once: within `max_age` the same request can be sent again.
+    The signature must have `created` and `keyid`, and cover all `components`. The body is covered by `Content-Digest`
+    (RFC 9530): the last part of the body is forwarded only after the digest of the whole has been verified. The
+    signature protects the content of a request, but not against replay: within `max_age` the same request can be sent
+    again.
     """
 
     components: Annotated[Some[str], Meta(max_length=32)] = ("@method", "@authority", "@path", "@query")
-    """Components that a signature must cover, at least: derived components and names of headers in lower case."""
+    """Components that a signature must cover, at least: derived components, and header names in lower case."""
     body: bool = True
-    """Whether a request with a body must have its `Content-Digest` covered. Then it must tell its length, too."""
+    """Whether `Content-Digest` must be present and covered for requests with a body. Then the request must have a
+    `Content-Length`, too."""
     max_age: Duration = 300.0
-    """How old a signature may be."""
+    """Maximum age of a signature."""
     clock_skew: Delay = 5.0
-    """How far the clocks of consumers may be off."""
+    """Clock skew of consumers that is tolerated."""
     tag: str | None = None
-    """The `tag` that tells our signature from those for others. null = there is one signature alone."""
+    """`tag` of the signature for this gateway, to tell it from others. null = a request has only one signature."""
     hide_credentials: bool = False
     """Whether to strip the signature before forwarding."""
     realm: Realm = "fastgw"
-    """Realm in `WWW-Authenticate: Signature`. What is to be signed says `Accept-Signature`."""
+    """Realm in `WWW-Authenticate: Signature`. `Accept-Signature` says what has to be signed."""
 
     def __post_init__(self) -> None:
         if self.tag is not None and not (self.tag.isascii() and self.tag.isprintable()):

@@ -31,19 +31,19 @@ Host = Annotated[str, Notation('a host such as "example.com" or "*.example.com"'
 
 
 class HttpsRedirect(Filter, name="https_redirect", phase=Phase.ADMIT, order=-20):  # type: ignore[literal-required]  # order: ours
-    """Send those who come by plain HTTP to the same host, path and query on https. Meant for a listener.
+    """Redirect requests over plain HTTP to https, with the same host, path and query. Meant for a listener.
 
-    How a client has come is believed from a trusted proxy. Who comes by https is let through.
+    A trusted proxy's headers are used to find out how the client connected. Requests over https pass.
     """
 
     status: Literal[301, 302, 307, 308] = 308
-    """308 and 307 keep the method; 301 and 308 may be remembered by clients."""
+    """307 and 308 keep the method; clients may cache 301 and 308."""
     port: Annotated[int, Meta(ge=1, le=65535)] = _HTTPS_PORT
-    """Port of https; 443 is not written."""
+    """Port of https in the redirect; 443 is left out."""
     hosts: Some[Host] = ()
-    """The hosts that are served. A request for another one is answered 404. Left out = whatever host is asked for."""
+    """Hosts to redirect. Requests for other hosts are answered 404. Left out = any host."""
     exceptions: tuple[Path, ...] = ()
-    """Paths that are served by plain HTTP too, such as `/.well-known/acme-challenge/*`."""
+    """Paths that are served over plain HTTP too, such as `/.well-known/acme-challenge/*`."""
 
     def build(self, env: Env) -> Hooks:
         status = self.status

@@ -70,72 +70,73 @@ _INACTIVE: Final = b'{"active":false}'
 
 
 class Answers(Settings):
-    """Cache of the server's responses: in each worker, and for all of them together in a second level."""
+    """Cache of the server's responses: in each worker and, for all of them together, in a second level."""
 
     ttl: Annotated[Delay, Meta(le=86400)] = 60.0
-    """Longest time that a response about an active token is fresh; never longer than the token is good. Meanwhile one
-    that was revoked passes.
-    """
+    """Maximum time for which a response about an active token is fresh; never longer than the token is valid. A token
+    that is revoked in this time is still accepted."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 5.0
-    """Time that a response about an inactive token is fresh."""
+    """Time for which a response about an inactive token is fresh."""
     entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    """How many good ones, and how many others; then the oldest is forgotten."""
+    """Maximum number of cached responses about active tokens, and the same number about others; the oldest are evicted.
+    """
     second_level: RedisUrl | None = None
-    """A Redis in which all workers and nodes share what they know: `redis://:password@host:6379/0`, or `rediss://`.
+    """Redis in which all workers and nodes share responses: `redis://:password@host:6379/0`, or `rediss://`.
 
-    Needs `fastgw[redis]`. What is there is encrypted by means of `client_secret`: who reads it learns nothing. When it
-    is unreachable, each worker asks for itself."""
+    Needs `fastgw[redis]`. The entries are encrypted with a key derived from `client_secret`, so that access to Redis
+    reveals nothing. While Redis is unreachable, each worker asks the server itself.
+    """
 
 
 class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     """OAuth 2.0 token introspection (RFC 7662): an authorization server is asked about each bearer token.
 
-    For tokens that say nothing by themselves; one that is a JWT is cheaper judged by `jwt`. Who comes without one, or
-    with one that is not good, is answered 401; who lacks a scope, 403 (RFC 6750). When the server cannot be asked, or
-    what it says cannot be read, nothing passes: 503.
+    For opaque tokens; for JWTs the filter `jwt` is cheaper. A client without a token, or with an invalid one, is
+    answered 401; one whose token lacks a scope, 403 (RFC 6750). If the server cannot be asked, or its response is
+    invalid, requests are answered 503.
 
-    A token that is bound to a client certificate (RFC 8705) is good on connections that have shown it alone; one that
-    is bound to anything else is refused.
+    A token that is bound to a client certificate (RFC 8705) is valid only on connections with this certificate; a token
+    that is bound to anything else is refused.
 
-    The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject, and
-    it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
+    The consumer is the one whose `jwt` has the issuer and the subject of the token. If there is none, the consumer is
+    named after the subject, without groups; but if `consumers` has another consumer with this name, the client has no
+    consumer, so that a token cannot impersonate one.
     """
 
     url: EndpointUrl
-    """The introspection endpoint."""
+    """URL of the introspection endpoint."""
     client_id: Word
     """Client id of the gateway at the server."""
     client_secret: Secret
     """Client secret of the gateway."""
     client_auth: Literal["basic", "post"] = "basic"
-    """Authentication of the gateway (RFC 6749 section 2.3.1): in `Authorization`, or in the body."""
+    """Authentication of the gateway to the server (RFC 6749 section 2.3.1): in `Authorization`, or in the body."""
     tls: UpstreamTls = UpstreamTls()
-    """TLS settings for the server, where its URL is https."""
+    """TLS settings for the server, if its URL is https."""
     timeout: Duration = 5.0
     """Timeout for the whole response."""
     max_pending: Annotated[int, Meta(ge=1, le=100_000)] = 256
-    """How many tokens a worker asks about at a time; who comes on top is answered 503 at once. One client address may
-    have a quarter of them: whoever tries many tokens keeps nobody else waiting."""
+    """Maximum number of tokens that a worker asks about at a time; further requests are answered 503 at once. One
+    client address may use a quarter of them, so that a client that tries many tokens does not block others."""
     issuer: Word | None = None
-    """Issuer of the token, as the server says it. null = any."""
+    """Issuer of the token, as the server returns it. null = any."""
     audiences: tuple[Word, ...] = ()
-    """Audiences, one of which the token must have; `*` = not checked. Empty: the token must have no audience.
-    """
+    """Audiences, one of which the token must have; `*` = not checked. Empty = the token must have no audience."""
     leeway: Delay = 1.0
     """Clock skew of the server that is tolerated for `exp`, `nbf` and `iat`."""
     required_claims: tuple[ClaimName, ...] = ()
     """Claims that the server must return, such as `sub` or `exp`."""
     token_types: Some[Word] = ("Bearer",)
-    """Valid values of `token_type` where the server returns it; case is ignored."""
+    """Valid values of `token_type` if the server returns it; case is ignored."""
     scopes: tuple[Scope, ...] = ()
     """Scopes that the token must have, all of them."""
     claim_rules: tuple[ClaimRule, ...] = ()
     """Rules for claims; a token that is valid but does not meet them is answered 403."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
-    """Claims that are forwarded to the upstream, and their headers; what the client sends in these headers is always
-    removed. A token is refused if its claim is not allowed in a header."""
+    """Claims that are forwarded to the upstream, and their headers. Headers with these names from the client are always
+    removed. A token is refused if a claim contains characters that are not allowed in a header."""
     consumer_claim: ClaimName = "sub"
-    """The claim that tells who it is."""
+    """Claim that identifies the consumer."""
     hide_credentials: bool = False
     """Whether to strip the token before forwarding."""
     cache: Answers = Answers()

@@ -19,17 +19,18 @@ _ByMask: TypeAlias = tuple[tuple[int, dict[int, tuple[bool, IPv4Network | IPv6Ne
 class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[literal-required]  # order: ours
     """Allow or deny requests by the client's address, which may come from a trusted proxy.
 
-    The most specific network that has the address decides; where both lists name it, it is denied. An address that is
-    in none of them passes, unless `allow` is given. An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) is the IPv4
-    address. A denied request is answered 403.
+    The most specific network that contains the address decides; if it is in both lists, the address is denied. An
+    address in none of the networks is allowed, unless `allow` is set. An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`)
+    is treated as the IPv4 address. A denied request is answered 403.
     """
 
     allow: tuple[Network, ...] = ()
-    """Networks or addresses that pass. With one or more of them, what no network has does not pass."""
+    """Networks or addresses that are allowed. If there are any, addresses in no network are denied."""
     deny: tuple[Network, ...] = ()
-    """Networks or addresses that do not pass."""
+    """Networks or addresses that are denied."""
     unix: bool | None = None
-    """Whether clients of a unix socket pass, which have no address. null = as an address that no network has."""
+    """Whether clients of a unix socket, which have no address, are allowed. null = they are treated like an address in
+    no network."""
 
     def build(self, env: Env) -> Hooks:
         judge = env.shared(("ip", self.allow, self.deny, self.unix), lambda: judge_of(self.allow, self.deny, self.unix))

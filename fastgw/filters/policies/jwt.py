@@ -101,26 +101,25 @@ AlgorithmName = Literal[
 
 
 class ClaimRule(Settings):
-    """Rule for one claim. A claim that is a list has the values that stand in it.
+    """Rule for one claim. If the claim is a list, its values are the members of the list.
 
-    `any_of`, `all_of`, `none_of` and `matches` look at each of them, `equals` at the claim as a whole. All that is set
-    must hold. Values of different types differ: `true` is not `"true"`.
+    `any_of`, `all_of`, `none_of` and `matches` check the values, `equals` checks the claim as a whole. All conditions
+    that are set must hold. Values of different types are different: `true` is not `"true"`.
     """
 
     claim: ClaimName
-    """Name of the claim: dots lead inwards (`realm_access.roles`). A URL is one name; after a first slash, slashes lead
-    inwards.
-    """
+    """Name of the claim. Dots separate nested names (`realm_access.roles`). A URL is a single name. In a path that
+    begins with a slash, slashes separate nested names (`/a.b/c`, RFC 6901)."""
     equals: Scalar | None = None
-    """Value that the claim equals. null = not checked, as for the others."""
+    """Value that the claim must equal. null = not checked; the same holds for the other conditions."""
     any_of: Some[Scalar] | None = None
-    """Values of which the claim has at least one."""
+    """Values of which the claim must have at least one."""
     all_of: Some[Scalar] | None = None
-    """All of these are."""
+    """Values that the claim must have, all of them."""
     none_of: Some[Scalar] | None = None
-    """None of these is. It holds also where there is no such claim."""
+    """Values of which the claim must have none. A missing claim meets this."""
     matches: Pattern | None = None
-    """One of its values is a text all of which matches this regular expression (RE2)."""
+    """Regular expression (RE2) that one of the values, a string, must match as a whole."""
 
     def __post_init__(self) -> None:
         if all(each is None for each in (self.equals, self.any_of, self.all_of, self.none_of, self.matches)):
@@ -128,44 +127,44 @@ class ClaimRule(Settings):
 
 
 class TokenCacheSettings(Settings):
-    """Tokens that were verified are remembered by each worker, so that verifying costs only once."""
+    """Cache of verified tokens in each worker, so that each token is verified only once."""
 
     ttl: Delay = 300.0
-    """Longest time that a verified token is remembered; never longer than it is good. 0 = nothing is remembered."""
+    """Maximum time for which a verified token is cached; never longer than it is valid. 0 = nothing is cached."""
     entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    """How many; then the oldest is forgotten. Each takes about as much memory as its claims, 1 to 4 KiB."""
+    """Maximum number of tokens; the oldest are evicted. Each takes about as much memory as its claims, 1 to 4 KiB."""
 
 
 class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     """Authenticate clients with a JSON Web Token (JWT) that the issuer has signed.
 
-    Who comes without one, or with one that is not good, is answered 401; who lacks a scope, 403 (RFC 6750). So is 401
-    who sends more than one token. One of `jwks_uri`, `jwks_file` and `secret` says how tokens are verified.
+    A client without a token, with an invalid token or with more than one token is answered 401; one whose token lacks a
+    scope, 403 (RFC 6750). Exactly one of `jwks_uri`, `jwks_file` and `secret` is the source of keys.
 
-    A token that is bound to a client certificate (RFC 8705) is good on connections that have shown it alone; one that
-    is bound to anything else is refused.
+    A token that is bound to a client certificate (RFC 8705) is valid only on connections with this certificate; a token
+    that is bound to anything else is refused.
 
-    The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject, and
-    it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
+    The consumer is the one whose `jwt` has the issuer and the subject of the token. If there is none, the consumer is
+    named after the subject, without groups; but if `consumers` has another consumer with this name, the client has no
+    consumer, so that a token cannot impersonate one.
     """
 
     algorithms: Some[AlgorithmName]
-    """The algorithms that are accepted, such as `[RS256]`; a key serves only those of its own type and curve."""
+    """Accepted algorithms, such as `[RS256]`; a key is used only for algorithms of its own type and curve."""
     jwks_uri: EndpointUrl | None = None
-    """URL of the issuer's keys (a JWK set). They are fetched in the background, once per node, again as the
-    answer's `Cache-Control` says (every 1 to 60 minutes, else 10), and when a token names a key that is not known.
-    While the issuer is unreachable, the last keys stay valid. Over `http` an attacker in between can replace them.
-    """
+    """URL of the issuer's keys (a JWK set). The gateway fetches them in the background, once per node, and again when
+    the `Cache-Control` of the response says so (every 1 to 60 minutes; default 10) and when a token has an unknown key
+    id. While the issuer is unreachable, the last keys stay valid. Over `http` an attacker in between can replace the
+    keys."""
     tls: UpstreamTls = _NO_TLS
     """TLS settings for `jwks_uri`."""
     jwks_file: ReadableFile | None = None
-    """A file with keys: a JWK set, a JWK, or public keys and certificates in PEM. Read again when it changes."""
+    """File with keys: a JWK set, a JWK, or public keys and certificates in PEM. It is read again when it changes."""
     secret: Secret | None = None
-    """Secret that tokens are signed with by `HS256` (at least 32 bytes), `HS384` (48) and `HS512` (64). In its place a
-    public key in PEM may stand, for other algorithms. A secret that is not text goes into a `jwks_file` as `kty: oct`.
-    """
+    """Shared secret for `HS256` (at least 32 bytes), `HS384` (48) and `HS512` (64). For other algorithms, a public key
+    in PEM. A secret that is not text has to be in a `jwks_file`, as `kty: oct`."""
     issuer: Annotated[str, Meta(min_length=1)] | None = None
-    """Issuer of the token: its `iss`, character by character. null = not checked."""
+    """Required `iss` of the token, compared character by character. null = not checked."""
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
     """Audiences, one of which must be in the token's `aud`. `"*"` = not checked. Without any, a token with an audience
     is refused (RFC 7519 section 4.1.3).
@@ -175,36 +174,35 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     required_claims: tuple[ClaimName, ...] = ("exp",)
     """Claims that must be there and not be null."""
     require_kid: bool = False
-    """Whether tokens have to name their key (`kid`). Else one that does not is tried with those that fit, 4 at most."""
+    """Whether tokens must name their key (`kid`). If not, a token without `kid` is verified with the keys of its
+    algorithm, 4 at most."""
     types: Some[Annotated[str, Meta(min_length=1)]] = ("JWT", "at+jwt")
-    """Valid values of `typ` in the header where it is present. Only `at+jwt` refuses ID tokens of issuers that tell
-    them apart (RFC 9068).
-    """
+    """Valid values of `typ` in the header, if it is present. With only `at+jwt`, ID tokens are refused if the issuer
+    distinguishes the two (RFC 9068)."""
     foreign_keys: Literal["refuse", "ignore"] = "ignore"
-    """Handling of a token whose header contains a key, or a URL to fetch it from (`jwk`, `jku`, `x5c`, `x5u`).
-    `ignore`: it is verified with the configured keys, like any other; nothing is fetched from there, and nothing in it
-    is trusted. `refuse`: 401.
-    """
+    """Handling of a token whose header contains a key, or a URL of one (`jwk`, `jku`, `x5c`, `x5u`). `ignore`: the
+    token is verified with the configured keys, like any other; the header's key is neither fetched nor trusted.
+    `refuse`: answered 401."""
     scopes: tuple[Scope, ...] = ()
-    """Scopes that the token must have, all of them: words in its `scope`, or in `scp`."""
+    """Scopes that the token must have, all of them, in its `scope` or `scp`."""
     claim_rules: tuple[ClaimRule, ...] = ()
     """Rules for claims; a token that is valid but does not meet them is answered 403."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
-    """Claims that are forwarded to the upstream, and their headers; what the client sends in these headers is always
-    removed. Text goes as it is, a list as its values with commas between, anything else as JSON. A token is refused if
-    its claim is not allowed in a header: with control characters, or with commas in values of a list."""
+    """Claims that are forwarded to the upstream, and their headers. Headers with these names from the client are always
+    removed. A string is sent as it is, a list as its values joined by commas, anything else as JSON. A token is refused
+    if a claim is not allowed in a header: if it has control characters, or commas in values of a list."""
     consumer_claim: ClaimName = "sub"
-    """The claim that tells who it is."""
+    """Claim that identifies the consumer."""
     header: FieldName | None = "Authorization"
-    """The header with the token: in `Authorization` after `Bearer`, in others also alone. null = no header."""
+    """Header with the token: in `Authorization` after `Bearer`, in other headers also without it. null = no header."""
     cookie: ParameterName | None = None
-    """A cookie that the token may be in. null = in none."""
+    """Cookie with the token. null = no cookie."""
     query: ParameterName | None = None
-    """A parameter of the query that the token may be in; others' logs and histories keep it. null = in none."""
+    """Query parameter with the token; URLs are kept in logs and browser histories. null = no parameter."""
     hide_credentials: bool = False
     """Whether to strip the token before forwarding."""
     max_token_bytes: Size = 8192
-    """A longer token is refused."""
+    """Maximum size of a token; a longer one is refused."""
     cache: TokenCacheSettings = TokenCacheSettings()
     """Cache of verified tokens."""
     realm: Realm = "fastgw"

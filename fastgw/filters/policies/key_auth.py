@@ -26,8 +26,8 @@ _UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     """Authenticate the consumer with an API key: one of the keys in its `key_auth`.
 
-    A request without a key, or with an unknown one, is answered 401. So is one that carries two keys, be they equal:
-    the upstream might believe the other one. Every name is looked for in every place.
+    A request without a key, or with an unknown one, is answered 401. So is a request with two keys, even equal ones,
+    because the upstream could use the other one. Every name is looked up in every place.
     """
 
     key_names: Annotated[Some[FieldName], Meta(max_length=16)] = ("X-Api-Key",)
@@ -35,13 +35,11 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     cookies, not in headers.
     """
     places: Some[Place] = ("header",)
-    """Places where the key is looked for. What stands in a URL is seen by many: by browsers' histories and others'
-    logs.
-    """
+    """Places where the key is looked up. URLs are visible to many: they are kept in browser histories and logs."""
     hide_credentials: bool = False
     """Whether to strip the key before forwarding."""
     realm: Realm = "fastgw"
-    """Realm in `WWW-Authenticate: ApiKey`. The scheme is our own: none is registered for keys."""
+    """Realm in `WWW-Authenticate: ApiKey`. This scheme is fastgw's own, as none is registered for keys."""
 
     def __post_init__(self) -> None:
         for name in self.key_names if "header" in self.places else ():

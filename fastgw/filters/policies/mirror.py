@@ -18,25 +18,26 @@ _LEFT: Final = frozenset((Fault.CLIENT_LEFT, Fault.CLIENT_STALLED, Fault.REQUEST
 
 
 class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
-    """Send a copy of requests to another upstream, such as a new version of a service, and drop what it answers.
+    """Send a copy of requests to another upstream, such as a new version of a service, and discard its responses.
 
-    A copy goes out once its request has been answered, as the other filters have left it: it neither delays a request
-    nor can it fail one. It is sent with the method and credentials of the request, so what is copied may be done twice;
-    but without what `credentials` and `request_parameters` bring, which is for the upstream of the route alone.
-    Requests whose client has left, whose body was longer than `body_bytes` or that ask for a tunnel are not copied.
-    Results are counted in `fastgw_filter_copies_total`.
+    A copy is sent after its request has been answered, with the changes of the other filters: it cannot delay the
+    request or make it fail. The copy has the method and credentials of the request, so its effects may happen twice;
+    but it does not have what `credentials` and `request_parameters` add, which is only for the upstream of the route.
+    Requests are not copied if the client has left, if the body is longer than `body_bytes`, or if they ask for a
+    tunnel. Results are counted in `fastgw_filter_copies_total`.
     """
 
     upstream: Name
     """Name of the upstream that gets the copies."""
     share: Percent = 1.0
-    """The share of requests that are mirrored, chosen at random for each."""
+    """Share of requests that are mirrored, selected at random."""
     body_bytes: Annotated[Size, Meta(le=16 * 1024**2)] = 64 * 1024
-    """The longest body that is copied; it is held until its request is answered. A worker holds 64 MiB of them."""
+    """Maximum size of a body that is copied. The body is kept in memory until the request is answered; a worker keeps
+    64 MiB at most."""
     in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 100
-    """The maximum number of copies in flight; above it no copy is made."""
+    """Maximum number of copies in flight; beyond it no copy is made."""
     compare: bool = False
-    """Whether answers are compared by status and length of the body: those that differ are counted as `different`."""
+    """Whether responses are compared by status and body length; differences are counted as `different`."""
 
     def upstream_names(self) -> Iterable[tuple[str, str]]:
         return (("upstream", self.upstream),)

@@ -39,51 +39,48 @@ class GroupQuota(Settings):
     """Quota of the consumers of a group, in place of the general one."""
 
     limit: Count
-    """How many in a period."""
+    """Maximum number of requests in a period."""
 
 
 class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type: ignore[literal-required]  # order: ours
     """Limit the number of requests in a day, a month or another long period, per consumer or other `key`.
 
-    The number means the node: it is exact over all workers, and what was counted survives reloads, upgrades, workers
-    that die, and restarts, if `quotas.file` says where to keep it: a crash of the machine loses what was counted in its
-    last second. What is above the limit is answered 429 until the period ends, as `Retry-After` says, and costs
-    nothing, neither here nor in the limits that the request has met before. Requests that are admitted count, whatever
-    becomes of them.
+    The limit applies to the node. It is exact over all workers, and the counts survive reloads, upgrades and dead
+    workers, and restarts if `quotas.file` is set; a crash of the machine loses the counts of the last second. Requests
+    above the limit are answered 429 until the period ends, with `Retry-After`, and do not count, neither here nor in
+    other limits that admitted them before. Every admitted request counts, whatever its response.
 
-    Usage plans are `groups` here and in `rate_limit`: what consumers have bought is the group that they are in. Both
-    filters stand in a filter set, which the routes of the plan use:
-    `filter_sets: {plans: {rate_limit: {limit: 1, window: 1s, groups: {gold: {limit: 50}}}, quota: {limit: 1000, period:
-    month, groups: {gold: {limit: 1000000}}}}}`. Whoever is in none of the groups has the limits of everybody.
+    Usage plans are `groups` here and in `rate_limit`: a consumer's plan is the group that it is in. Put both filters
+    into a filter set, which the routes of the plan use: `filter_sets: {plans: {rate_limit: {limit: 1, window: 1s,
+    groups: {gold: {limit: 50}}}, quota: {limit: 1000, period: month, groups: {gold: {limit: 1000000}}}}}`. Consumers in
+    none of the groups have the general limits.
 
-    It counts on the node, also where there is a `state`: N nodes behind one name admit up to N times as many.
+    Counts are kept per node, also with a `state`: N nodes behind one name admit up to N times as many requests.
 
-    The admin API tells what consumers have used, and resets it (`GET /quotas`, `POST /quotas/reset`; `key` is repeated,
-    or a list, for a quota by several), and how much of all limits is in use (`GET /limits`). Half a million keys are
-    counted one by one, in 64 bytes each. Those that come when no place is left share one: they may be refused for what
-    others have used, nobody is admitted too often.
+    The admin API shows the usage of consumers, and resets it (`GET /quotas`, `POST /quotas/reset`; for a quota with
+    several keys `key` is repeated, or a list), and shows the usage of all limits (`GET /limits`). Half a million keys
+    are counted separately, in 64 bytes each. Further keys share one counter: their requests may be refused because of
+    the others, but never admitted too often.
     """
 
     limit: Count
-    """How many requests in a period."""
+    """Maximum number of requests in a period."""
     period: Span
-    """`day`, `month`, or a duration in whole seconds, such as `1h`, which is counted from the full hour in UTC."""
+    """`day`, `month`, or a duration in whole seconds, such as `1h`, which is aligned to full hours in UTC."""
     time_zone: TimeZone = "UTC"
-    """Time zone in which days and months begin at midnight. Where clocks are changed, a day has 23 or 25 hours."""
+    """Time zone in which days and months begin, at midnight. A day has 23 or 25 hours when clocks change."""
     key: Key | Some[Key] = Trait("consumer")
-    """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
-    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the header,
-    cookie or claim are counted together.
-    """
+    """Key to count by: `ip`, `consumer` (the client's address if there is no consumer), `route`, `host`, `header:NAME`,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted separately. Requests without the
+    header, cookie or claim are counted together."""
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
-    """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
+    """Length of the IPv6 prefix that identifies a client: a subscriber has at least a /64."""
     groups: Mapping[GroupName, GroupQuota] = NONE
-    """Other limits for the consumers of a group. Of several groups that a consumer is in, the first here counts. What
-    a consumer has used stays used when it comes into another group."""
+    """Limits for the consumers of a group. If a consumer is in several of these groups, the first one here counts. A
+    consumer that changes its group keeps its count."""
     headers: Style = "draft"
-    """Headers that tell clients of the limit: as for `rate_limit`. Of several limits the one is told that has the
-    fewest requests left.
-    """
+    """Response headers about the limit, as for `rate_limit`. With several limits they describe the one with the fewest
+    requests left."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.period, str) and (self.period < 1.0 or self.period % 1.0):

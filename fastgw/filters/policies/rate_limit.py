@@ -54,85 +54,83 @@ class GroupLimit(Settings):
     """Limit of the consumers of a group, in place of the general one."""
 
     limit: Permits
-    """How many."""
+    """Maximum number of requests in a window."""
     window: Duration | None = None
-    """null = that of the filter."""
+    """Window of the limit. null = that of the filter."""
     burst: Burst | None = None
-    """null = as for the filter where it says nothing."""
+    """Burst of the limit. null = the default, derived from `limit` as for the filter."""
 
 
 class Cost(Settings):
-    """Cost of a request. 1, where nothing else is said."""
+    """Cost of a request in permits. Default: 1."""
 
     methods: Mapping[Method, Burst] = NONE
-    """Cost by method, such as `{POST: 5}`. 0 = nothing."""
+    """Cost by method, such as `{POST: 5}`. 0 = free."""
     response_header: FieldName | None = None
-    """A response header in which the upstream reports the cost of the request, as a whole number. What that is above
-    what was counted already is counted then, be it more than is left: the client goes into overdraft, by at most the
-    burst; what it is below is given back. Without the header, nothing changes. The client gets the header as well."""
+    """Response header in which the upstream reports the cost of the request, a whole number. If it is higher than the
+    cost counted at first, the difference is counted afterwards, even if it is more than what is left: the client goes
+    into overdraft, by at most the burst. If it is lower, the difference is given back. Without the header, nothing
+    changes. The header is forwarded to the client as well."""
 
 
 class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     """Rate limiting: limit the number of requests in a window of time, per client address, consumer or other `key`.
 
-    The number means the node or, with `state`, all nodes that share it: it is exact over all workers, whichever of them
-    a connection is on, and survives reloads, upgrades and workers that die; another `limit` or `burst` keeps what was
-    spent, another `window` or `algorithm` begins anew. A use on the gateway, a listener, an upstream or in a filter set
-    counts for all routes that have it; one on a route for that route alone. What is above the limit is answered 429,
-    with `Retry-After`, and costs nothing, neither here nor in the other limits that the request has met. Any number of
-    limits, under names of their own with `type: rate_limit`, may stand on a route: all of them have to admit a request.
+    The limit applies to the node or, with `state`, to all nodes that share it. It is exact over all workers, and
+    survives reloads, upgrades and dead workers. A new `limit` or `burst` keeps the counts; a new `window` or
+    `algorithm` starts again at zero. A filter on the gateway, a listener, an upstream or in a filter set counts all of
+    its routes together; one on a route counts this route only. Requests above the limit are answered 429, with
+    `Retry-After`, and do not count, neither here nor in other limits that admitted them before. A route may have any
+    number of limits, each under its own name with `type: rate_limit`; all of them have to admit a request.
 
-    On the gateway or a listener it runs before a route is found, and so for every request, if nothing of `key` and
-    `groups` needs to know the route or who the client is (`consumer`, `route`, `claim`). No other counts the preflights
-    that the gateway answers.
+    On the gateway or a listener the filter runs before a route is found, for every request, if `key` and `groups` do
+    not depend on the route or the identity of the client (`consumer`, `route`, `claim`). Only such limits count CORS
+    preflights that the gateway answers.
 
-    A million keys at a time are counted one by one, in 32 MiB of memory at most (160 MiB with sliding windows), of
-    which a key takes 16 bytes (80). More of them share what is there: some are refused for what others have spent;
-    nobody is admitted too often.
+    Up to a million keys at a time are counted separately, in 32 MiB of memory at most (160 MiB with sliding windows); a
+    key takes 16 bytes (80). Further keys share counters: their requests may be refused because of others, but never
+    admitted too often.
     """
 
     limit: Permits
-    """How many requests in each `window`; of the windows at most 16777215."""
+    """Maximum number of requests in a `window`; 16777215 at most for `fixed_window` and `sliding_window`."""
     window: Duration
-    """The time for which `limit` is said. The windows need 200ms or more."""
+    """Window of time for `limit`; at least 200ms for `fixed_window` and `sliding_window`."""
     burst: Burst | None = None
-    """Burst of `token_bucket`: how many requests a client that was quiet may send at once; null = `limit`. Of
-    `leaky_bucket`: how many may wait for their turn; null = `limit`, but no more than have their turn within 10 s. The
-    windows have none.
-    """
+    """For `token_bucket`: maximum number of requests that an idle client may send at once; null = `limit`. For
+    `leaky_bucket`: maximum number of requests that wait; null = `limit`, but no more than pass within 10 s. The windows
+    have no burst."""
     algorithm: Algorithm = "token_bucket"
-    """`token_bucket`: a bucket of `burst` permits that is filled by `limit` per `window`, evenly. `fixed_window`: at
-    most `limit` from each multiple of `window` to the next; twice as many may come around it. `sliding_window`: at most
-    `limit` in any time of `window`, wherever it begins; a client that always asks for more gets 7/8 of it at least.
-    It is counted in sevenths of `window`, so that `Retry-After` may be up to 8/7 of it.
-    `leaky_bucket`: requests pass one by one, every `window / limit`; those that come too early wait, `burst` of them at
-    most."""
+    """`token_bucket`: a bucket of `burst` permits, which is refilled evenly with `limit` permits per `window`.
+    `fixed_window`: at most `limit` requests in each window; windows begin at multiples of `window`, and around such a
+    time up to twice as many may pass. `sliding_window`: at most `limit` requests in any interval as long as `window`; a
+    client that always sends more gets at least 7/8 of it. The window is counted in sevenths, so that `Retry-After` may
+    be up to 8/7 of it.
+    `leaky_bucket`: requests pass one by one, at intervals of `window / limit`; requests that come earlier wait, at most
+    `burst` of them."""
     scope: Literal["node", "shared"] | None = None
-    """Scope of the counts if the configuration has `state`: `shared` = Redis, for all nodes, at the cost of a question
-    to Redis; `node` = each node for itself. null = `node` for what runs before a route is found, so that a flood of one
-    address is not passed on to Redis, else `shared`. Nodes share what has the same name and stands in the same place,
-    by Redis' clock. Redis gets hashes of keys, never what is in them. While it is unreachable, `state.when_away`
-    applies.
-    """
+    """Scope of the counts if the configuration has `state`: `shared` = all nodes together in Redis, at the cost of a
+    round trip to Redis; `node` = each node separately. null = `node` if the filter runs before a route is found, so
+    that a flood from one address does not reach Redis, else `shared`. Nodes share counts of filters with the same name
+    at the same place, by the clock of Redis. Redis stores hashes of keys, never their contents. While it is
+    unreachable, `state.when_away` applies."""
     key: Key | Some[Key] = Trait("ip")
-    """Key to count by: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
-    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the header,
-    cookie or claim are counted together.
-    """
+    """Key to count by: `ip`, `consumer` (the client's address if there is no consumer), `route`, `host`, `header:NAME`,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted separately. Requests without the
+    header, cookie or claim are counted together."""
     ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
-    """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
+    """Length of the IPv6 prefix that identifies a client: a subscriber has at least a /64."""
     exempt: tuple[Network, ...] = ()
-    """Networks whose clients are neither counted nor refused."""
+    """Networks whose clients are neither counted nor limited."""
     cost: Cost = Cost()
-    """Cost of a request."""
+    """Cost of a request in permits."""
     groups: Mapping[GroupName, GroupLimit] = NONE
-    """Other limits for the consumers of a group. Of several groups that a consumer is in, the first here counts."""
+    """Limits for the consumers of a group. If a consumer is in several of these groups, the first one here counts."""
     headers: Style = "draft"
-    """Headers that tell clients of the limit: `draft` = `RateLimit-Policy` and `RateLimit`
+    """Response headers about the limit: `draft` = `RateLimit-Policy` and `RateLimit`
     (draft-ietf-httpapi-ratelimit-headers); `legacy` = `X-RateLimit-Limit`, `-Remaining` and `-Reset`, in seconds from
-    now; `none`. Of several limits the one is told that has the fewest permits left. Headers with these names from the
-    upstream are replaced.
-    """
+    now; `none`. With several limits they describe the one with the fewest permits left. Headers with these names from
+    the upstream are replaced."""
 
     def __post_init__(self) -> None:
         for name, terms in self.all_terms():

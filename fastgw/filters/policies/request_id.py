@@ -9,19 +9,18 @@ from fastgw.filters.authentication.identity_headers import check_label
 
 
 class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
-    """Give each request an id: in the log, to the upstream and in the response.
+    """Request ids: each request has an id in the log, to the upstream and in the response.
 
-    The gateway has this filter by default, as if it said `filters: {request_id: {}}`. `request_id: null` or `off`
-    removes it, for all or where it stands: listeners, upstreams and routes may have another one, or none. Of several on
-    the way of a request the nearest counts.
+    The gateway has this filter by default, as with `filters: {request_id: {}}`. `request_id: null` or `off` removes it,
+    for the gateway or for one level; listeners, upstreams and routes may have their own. The innermost one counts.
     """
 
     header: FieldName = "X-Request-Id"
-    """The header that carries the id, in the request and in the response; an upstream's own is replaced. Any other than
-    the default costs more, as a filter step."""
+    """Header with the id, in the request and in the response; the upstream's own is replaced. A header other than the
+    default costs more, as it needs a filter step."""
     trust_client: bool = True
-    """Whether an id that the client sends is kept: up to 128 visible ASCII characters. Otherwise it is made here: 32
-    hexadecimal digits, of 128 random bits."""
+    """Whether an id from the client is kept: up to 128 visible ASCII characters. Otherwise the gateway generates one:
+    128 random bits as 32 hexadecimal digits."""
 
     by_route: ClassVar[bool] = True
     by_default: ClassVar[bool] = True

@@ -21,21 +21,21 @@ _SIGN: Final = re.compile(rb"[^0-9A-Za-z]")
 class RequestParameters(Filter, name="request_parameters", phase=Phase.CREDENTIALS, order=10):  # type: ignore[literal-required]  # order: ours
     """Add headers and query parameters to requests, such as the tenant or the key that an API requires.
 
-    What the client has sent itself wins: where it has one of these headers, or one whose name differs from it by signs
-    alone (`X_Tenant`), that field is not added; where it has one of these parameters, that is not. What filters before
-    this one have taken out of a request, the client has not sent; what they have put in wins as well.
+    Values from the client take precedence: a header is not added if the client has sent it, or one whose name differs
+    only in punctuation (`X_Tenant`); a query parameter is not added if the client has sent it. Headers and parameters
+    that earlier filters have removed count as not sent, and those that they have added take precedence.
 
-    Values are nobody's to see: they are in no log, `explain` shows `***`, and neither a `mirror` nor the `fallback` of
-    a route gets them.
+    Values are secret: no log has them, `explain` shows `***`, and neither `mirror` nor the `fallback` of a route sends
+    them.
     """
 
     headers: Mapping[FieldName, Values] = NONE
-    """Fields; several values are several lines."""
+    """Headers; several values are sent as several header lines."""
     query: Mapping[Word, Values] = NONE
-    """Parameters of the query, which are put behind those of the client; several values are several parameters."""
+    """Query parameters, appended to those of the client; several values are sent as several parameters."""
     query_first: QueryText = ""
-    """A query that is put in front of the client's as it is, whatever the client sends: of a parameter that both have,
-    both values go."""
+    """Query that is put before the client's query unchanged, whatever the client sends: if both have a parameter, both
+    values are sent."""
 
     for_its_upstream = True
 

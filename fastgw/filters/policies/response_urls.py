@@ -31,25 +31,26 @@ _LOOKS_WITH_COOKIES: Final = Looks(_MOVING, (b"content-location", b"set-cookie")
 
 
 class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10):  # type: ignore[literal-required]  # order: ours
-    """Make URLs in answers that point at the upstream point at the gateway.
+    """Rewrite URLs in response headers that point to the upstream, so that they point to the gateway.
 
-    `Location` of redirects and of 201, and `Content-Location`. One with the scheme, host and port of `urls`, or without
-    any, and a path below theirs, becomes the URL that the client would call here, by the scheme and host that it uses
-    (those that a trusted proxy tells). Others are left alone: the upstream means another place.
+    These are `Location` of redirects and of 201, and `Content-Location`. A URL with the scheme, host and port of
+    `urls`, or with none of them, and with a path below theirs, becomes the URL that the client would use, with the
+    scheme and host of its request (as reported by a trusted proxy). Other URLs do not change, because they do not point
+    to the upstream.
     """
 
     urls: Some[TargetUrl]
-    """URLs of the upstream, as in its targets. What an answer says without host or scheme is relative to the first."""
+    """URLs of the upstream, as in its targets. URLs without host or scheme are relative to the first."""
     path: Annotated[str, Meta(pattern=r"^/")] = "/"
-    """Path here that stands for the path of `urls`, such as the route's `strip_prefix`."""
+    """Path at the gateway that corresponds to the path of `urls`, such as the route's `strip_prefix`."""
     root: Literal["slash", "bare"] = "slash"
-    """Root as in the route's `path.root`: what relative URLs in a response to `path` itself are relative to."""
+    """The route's `path.root`: relative URLs in a response to `path` itself depend on it."""
     any_port: bool = False
-    """Whether URLs with the host name of `urls` count whatever their port, and whether they are http or https."""
+    """Whether URLs with the host name of `urls` are rewritten whatever their port and scheme, http or https."""
     cookies: Literal["keep", "rewrite"] = "keep"
-    """Handling of `Set-Cookie`. `rewrite`: its domain goes, so that it is for this host; of its path what `urls`
-    begin with becomes `path`, also where it is for more than that. A cookie named `__Host-…` is left alone.
-    """
+    """Handling of `Set-Cookie`. `rewrite`: the domain is removed, so that the cookie belongs to this host; in its path
+    the path of `urls` is replaced by `path`, also if the cookie's path is a parent of it. Cookies named `__Host-…` do
+    not change."""
 
     def build(self, env: Env) -> Hooks:
         place = _Place(

@@ -65,42 +65,43 @@ ReferrerPolicy = Annotated[str, Notation('one such as "no-referrer"', _parse_ref
 
 
 class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=10):  # type: ignore[literal-required]  # order: ours
-    """Security headers for browsers, on every response, also on those of the gateway.
+    """Security headers for browsers, on every response, those of the gateway included.
 
-    Each header has the value of the preset, another string, or null: then it is not sent.
+    Each header has the value of the preset, or another string, or null: then it is not sent.
     """
 
     by_route: ClassVar[bool] = True
 
     preset: Literal["basic", "strict", "api"] = "basic"
-    """`basic`: what breaks no site: HSTS for a year, nosniff, framing and full referrers on the same site alone.
+    """`basic`: safe for every site: HSTS for a year, nosniff, framing and full referrers only within the same site.
 
     `strict`: for sites that load everything from themselves: HSTS with subdomains, a content security policy, no
-    framing, no referrer, no camera and the like, COOP and CORP. `api`: for answers that are no pages: nothing may be
-    loaded or framed."""
+    framing, no referrer, no camera or similar features, COOP and CORP. `api`: for responses that are not pages: nothing
+    may be loaded or framed.
+    """
     existing: Literal["replace", "keep"] = "replace"
-    """Handling of such a header that the service sends itself: it is replaced, or it is kept and counts.
+    """Handling of such a header that the service sends itself: it is replaced, or it is kept.
 
-    Only those that this filter would send; with null for a header the service's own is forwarded.
+    This applies only to headers that this filter sends; with null for a header the service's own is forwarded.
     """
     strict_transport_security: Hsts | None = PRESET
-    """HSTS: for how long browsers use https alone for this host (RFC 6797). Sent on https only."""
+    """HSTS: time for which browsers use only https for this host (RFC 6797). Sent on https only."""
     content_security_policy: Policy | None = PRESET
-    """Content that a page may load, and scripts that it may run."""
+    """CSP: content that a page may load, and scripts that it may run."""
     x_frame_options: Literal["preset", "DENY", "SAMEORIGIN"] | None = PRESET
-    """Pages that may put this one into a frame, for browsers that do not know `frame-ancestors`."""
+    """Whether other pages may frame this one, for browsers that do not know `frame-ancestors`."""
     x_content_type_options: Literal["preset", "nosniff"] | None = PRESET
-    """Whether the `Content-Type` is taken at its word."""
+    """`nosniff`: browsers use the `Content-Type` as it is, and do not guess the type."""
     referrer_policy: ReferrerPolicy | None = PRESET
-    """Referrer that other sites get of the page that a link is on."""
+    """Referrer that is sent when a user follows a link from the page."""
     permissions_policy: Policy | None = PRESET
-    """Abilities of the browser that a page may use."""
+    """Browser features that a page may use."""
     cross_origin_opener_policy: (
         Literal["preset", "same-origin", "same-origin-allow-popups", "noopener-allow-popups", "unsafe-none"] | None
     ) = PRESET
-    """COOP: whether windows of other sites keep a hold on a page."""
+    """COOP: whether windows of other sites keep a reference to the page."""
     cross_origin_resource_policy: Literal["preset", "same-origin", "same-site", "cross-origin"] | None = PRESET
-    """CORP: which sites may load an answer as a part of their pages."""
+    """CORP: sites that may load a response as a part of their pages."""
 
     def build(self, env: Env) -> Hooks:
         sent = [(name.replace("_", "-").title().encode(), value.encode()) for name, value in self._policies().items()]

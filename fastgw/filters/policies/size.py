@@ -5,10 +5,11 @@ from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Pha
 
 
 class Size(Filter, name="size", phase=Phase.VALIDATE):
-    """Bound the request body. A longer one is answered 413: at once where its length is declared, else as it grows."""
+    """Limit the size of the request body. A longer one is answered 413: at once if its length is declared, else as soon
+    as the limit is exceeded."""
 
     body: Bytes
-    """The longest body that is let through, in bytes."""
+    """Maximum size of the request body, in bytes."""
 
     def build(self, env: Env) -> Hooks:
         most = self.body

@@ -15,17 +15,17 @@ _ERRORS: Final = (range(500, 600),)
 
 
 class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20):  # type: ignore[literal-required]  # order: ours
-    """Answer 502 where the upstream has answered with an error, and send the original status in a header.
+    """Answer 502 if the upstream has answered with an error, and send the original status in a header.
 
-    Headers and body of the upstream are forwarded unchanged. Responses of the gateway itself are not changed.
+    Headers and body of the upstream are forwarded unchanged. Responses of the gateway itself do not change.
     """
 
     statuses: Some[Statuses] = _ERRORS
-    """Statuses of the upstream's responses that are meant: ranges such as `"500-599"`, or single ones."""
+    """Statuses of the upstream that count as errors: ranges such as `"500-599"`, or single ones."""
     status: Annotated[int, Meta(ge=500, le=599)] = 502
     """Status of the response to the client."""
     header: FieldName = "Target-System-Status"
-    """The header with the status of the upstream. A header with this name from the upstream is removed."""
+    """Header with the status of the upstream. A header with this name from the upstream is removed."""
 
     stands_anywhere = True
 

@@ -57,37 +57,38 @@ _COOKIE: Final = b"cookie"
 class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     """Send the gateway's own credentials to an API, so that clients need none.
 
-    One of `basic`, `bearer`, `headers` and `oauth2`. What the client sends as `Authorization`, or in one of `headers`,
-    does not reach the API; with `headers` or `csrf` alone `Authorization` does, unless `hide_authorization` is set.
+    Exactly one of `basic`, `bearer`, `headers` and `oauth2`. The client's `Authorization`, and its headers with the
+    names in `headers`, are removed; with `headers` or `csrf` alone `Authorization` is forwarded, unless
+    `hide_authorization` is set.
 
-    When the API answers 401 or 403, tokens are fetched anew, and the request is sent once more if its body is still at
-    hand (`retries.body_bytes`), whatever its method; the second answer goes to the client. All requests that were
-    refused with one token share one renewal, of which there is one a second at most: who comes sooner waits for it.
-    Files with secrets are looked at anew, too: with `basic` the request is sent once more in any case, with `bearer`
-    and `headers` if what they say is another secret by now.
+    When the API answers 401 or 403, tokens are fetched again, and the request is sent once more if its body is still
+    available (`retries.body_bytes`), whatever its method; the client gets the second response. All requests that were
+    rejected with the same token share one renewal; there is at most one per second, and requests that come sooner wait
+    for it. Secret files are read again, too: with `basic` the request is sent once more in any case, with `bearer` and
+    `headers` only if the secret has changed.
 
-    Nobody else gets them: neither the `fallback` of a route, unless they are meant for that upstream too, nor a
-    `mirror`; redirects of the API are passed on, not followed. No log and no answer shows them. While no token can be
-    had, clients are answered 502 or 504, within `timeout` of what is asked.
+    The credentials are sent to this API only: not to the `fallback` of a route, unless that upstream has them too, and
+    not to a `mirror`; redirects of the API are forwarded, not followed. No log and no response shows them. While a
+    token cannot be fetched, clients are answered 502 or 504, within `timeout` of the token endpoint.
     """
 
     basic: Basic | None = None
-    """A username and a password, as `Authorization: Basic`."""
+    """Username and password, sent as `Authorization: Basic`."""
     bearer: Secret | None = None
-    """A token that does not change, as `Authorization: Bearer`."""
+    """Static token, sent as `Authorization: Bearer`."""
     headers: Mapping[FieldName, Values] = NONE
-    """Secret headers, such as `X-API-Key`; several values are several header lines."""
+    """Secret headers, such as `X-API-Key`; several values are sent as several header lines."""
     oauth2: OAuth2 | None = None
-    """A token that the gateway fetches for itself, as `Authorization: Bearer`."""
+    """Token that the gateway fetches for itself, sent as `Authorization: Bearer`."""
     csrf: Csrf | None = None
-    """A CSRF token that the API requires as well. null = none."""
+    """CSRF token that the API requires as well. null = none."""
     access_token_header: FieldName | None = None
-    """A header in which a client may send credentials of its own: the API gets its value as `Authorization`, as it is
-    (`Bearer …`, `Basic …` or a bare token), in place of the gateway's; `csrf` goes with it. The header itself goes no
-    further; an empty one counts as none. null = none."""
+    """Header in which a client may send credentials of its own. The API gets its value as `Authorization`, as it is
+    (`Bearer …`, `Basic …` or a bare token), instead of the gateway's; `csrf` is sent with it. The header itself is not
+    forwarded; an empty one counts as none. null = none."""
     hide_authorization: bool = False
-    """Whether the client's `Authorization` does not reach the API also where none is put in its place: for an API that
-    is shown secrets in `headers`, or the upstream's client certificate."""
+    """Whether the client's `Authorization` is removed even if none is sent in its place: for an API with secrets in
+    `headers`, or with a client certificate of the upstream."""
 
     for_its_upstream = True
 

@@ -36,32 +36,34 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     """OpenID Connect: authenticate clients with an access token of the provider, or with a login in the browser.
 
-    With `bearer` and `login`, who sends `Authorization: Bearer` is judged by that alone. The consumer is the one whose
-    `jwt` has the issuer and the subject; where none has, it is called as the subject, and it is nobody known by name
-    where one of `consumers` is called so: a token makes nobody one of those.
+    With both `bearer` and `login`, a request with `Authorization: Bearer` is authenticated by this token only. The
+    consumer is the one whose `jwt` has the issuer and the subject. If there is none, the consumer is named after the
+    subject, without groups; but if `consumers` has another consumer with this name, the client has no consumer, so that
+    a token cannot impersonate one.
     """
 
     issuer: Issuer
-    """The provider, exactly as it calls itself. What it says of itself, and its keys, are fetched from below this URL
-    in the background, once per node. While it is unreachable, its last metadata and keys stay valid, and sessions
-    continue."""
+    """Issuer identifier of the provider, exactly as the provider writes it. Its metadata and keys are fetched from this
+    URL in the background, once per node. While the provider is unreachable, its last metadata and keys stay valid, and
+    sessions continue."""
     bearer: Bearer | None = None
-    """Accept access tokens that the provider has signed (JWTs). They are verified as by the filter `jwt`. null =
-    none."""
+    """Accept access tokens that the provider has signed (JWTs), verified as by the filter `jwt`. null = disabled."""
     login: Login | None = None
-    """Let browsers log in: the authorization code flow with PKCE. Whoever shows no page is answered 401. A route with
-    this filter has to match the paths `callback`, `logout`, `login` and `backchannel_logout`. null = none."""
+    """Login in the browser: the authorization code flow with PKCE. Requests that are not page loads are answered 401
+    instead of redirected. A route with this filter has to match the paths `callback`, `logout`, `login` and
+    `backchannel_logout`. null = disabled."""
     tls: UpstreamTls = UpstreamTls()
     """TLS settings for the provider."""
     algorithms: Some[Algorithm] = ("RS256", "PS256", "ES256", "EdDSA")
-    """Algorithms that tokens may be signed with."""
+    """Accepted signature algorithms of tokens."""
     leeway: Delay = 10.0
     """Clock skew of the provider that is tolerated."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
-    """Claims of the access token or the ID token that are forwarded to the upstream, and their headers; what the client
-    sends in these headers is always removed. A claim that is not allowed in a header is refused."""
+    """Claims of the access token or the ID token that are forwarded to the upstream, and their headers. Headers with
+    these names from the client are always removed. A token is refused if a claim contains characters that are not
+    allowed in a header."""
     consumer_claim: ClaimName = "sub"
-    """The claim that tells who it is."""
+    """Claim that identifies the consumer."""
     cache: TokenCacheSettings = TokenCacheSettings()
     """Cache of access tokens."""
     realm: Realm = "fastgw"

@@ -84,67 +84,69 @@ CookieName = Annotated[str, Notation('the name of a cookie such as "session"', p
 
 
 class Sessions(Settings):
-    """Sessions of browsers."""
+    """Sessions of logged-in browsers."""
 
     secret: Secret
     """Secret that cookies are encrypted with: at least 32 random characters, the same on all nodes."""
     former_secrets: tuple[Secret, ...] = ()
-    """Secrets that were in use before: what they have encrypted is still read."""
+    """Former secrets: cookies that were encrypted with one of them are still accepted."""
     cookie: CookieName | None = None
-    """The cookie's name. null = `fastgw_oidc_` and digits that tell policies apart. On https it has the prefix
-    `__Host-`.
+    """Name of the session cookie. null = `fastgw_oidc_` and digits that are different for each policy. On https it has
+    the prefix `__Host-`.
 
-    A session counts only where `issuer`, `algorithms`, `client_id`, `scopes`, `parameters` and this are the same as
-    where it began: with one of them changed, browsers log in again. Other settings may change while sessions go on."""
+    A session is valid only while `issuer`, `algorithms`, `client_id`, `scopes`, `parameters` and this name are the same
+    as at its start: if one of them changes, browsers have to log in again. Other settings may change without ending
+    sessions.
+    """
     lifetime: Duration = 8 * 3600.0
-    """How long after the login the next one is due."""
+    """Maximum time from one login to the next."""
     idle: Duration | None = 3600.0
-    """How long a session lives that is not used. null = as long as any other."""
+    """Time after which an unused session expires. null = `lifetime` only."""
 
 
 class Login(Settings):
-    """Logins of browsers."""
+    """Login in the browser."""
 
     client_id: Annotated[str, Meta(min_length=1)]
     """Client id of the gateway at the provider."""
     client_secret: Secret | None = None
     """Client secret of the gateway. null = none, or `client_key`."""
     client_key: ReadableFile | None = None
-    """A private key (PEM), for `client_auth: private_key_jwt`."""
+    """Private key (PEM), for `client_auth: private_key_jwt`."""
     client_auth: Literal["basic", "post", "private_key_jwt", "none"] = "basic"
-    """Authentication of the gateway to the provider (OpenID Connect Core section 9); `none` = by PKCE alone."""
+    """Authentication of the gateway to the provider (OpenID Connect Core section 9); `none` = PKCE only."""
     scopes: tuple[Scope, ...] = ("openid",)
-    """Scopes that are requested; `openid` always is. Some providers give a refresh token only for `offline_access`. A
-    node uses one once, whatever its workers are asked; where several nodes serve one browser, let it be good for
-    seconds more.
-    """
+    """Scopes to request; `openid` is always requested. Some providers issue refresh tokens only for `offline_access`. A
+    node uses each refresh token once, whatever the number of workers; if several nodes serve the same browser,
+    configure the provider to accept a refresh token for some seconds after its first use."""
     parameters: Mapping[str, str] = NONE
-    """More parameters of the request for a login, such as `prompt: login`, `ui_locales: fr` or `audience`."""
+    """Further parameters of the authorization request, such as `prompt: login`, `ui_locales: fr` or `audience`."""
     callback: LocalPath = "/oauth2/callback"
-    """Path of the callback URL, to which the provider sends browsers back. The whole URL must be known to it. Where one
-    host has logins that differ in what is asked for, each needs a path of its own.
-    """
+    """Path of the callback URL, which the provider redirects browsers to. The full URL must be registered at the
+    provider. If one host has several logins with different requests, each needs its own path."""
     login: LocalPath | None = None
-    """A path that begins a login, for a link; it returns to the path that its parameter `return_to` names."""
+    """Path that starts a login, for links. After the login the browser returns to the path in the parameter
+    `return_to`."""
     logout: LocalPath | None = "/oauth2/logout"
-    """A path that ends the session here and at the provider. null = none. Copies of its cookie end with it: on all
-    workers, and on all nodes where they share a `state`. Pages of the same origin lead there, and whoever types it. A
-    browser that another site has sent, or that does not tell, is asked first: it is answered 403, with a button."""
+    """Path that ends the session at the gateway and at the provider. null = none. Copies of the session's cookie become
+    invalid too: on all workers, and on all nodes if they share a `state`. The path is for links on pages of the same
+    origin, and for the address bar. A browser that comes from another site, or does not say where it comes from, has to
+    confirm: it is answered 403 with a button."""
     backchannel_logout: LocalPath | None = None
-    """A path where the provider tells of logouts elsewhere (OpenID Connect Back-Channel Logout 1.0): the session that
-    it names ends here too, or all of the subject. null = none. The provider has to know the whole URL, and its logout
-    tokens have to be signed with one of `algorithms`."""
+    """Path for back-channel logout (OpenID Connect Back-Channel Logout 1.0): the provider reports logouts here, and the
+    session in the logout token, or all sessions of its subject, end at the gateway too. null = none. The full URL must
+    be registered at the provider, and its logout tokens must be signed with one of `algorithms`."""
     after_logout: Place = "/"
-    """Place that a browser is sent to after logout. The whole URL must be known to the provider."""
+    """URL or path that a browser is redirected to after logout. The full URL must be registered at the provider."""
     public_url: Origin | None = None
-    """The scheme and host as browsers see them. null = as the request has them (see `trusted_proxies`): `redirect_uri`
-    then follows the Host of each request, which `check` notes."""
+    """Scheme and host of the gateway as browsers see them. null = those of the request (see `trusted_proxies`): then
+    `redirect_uri` depends on the `Host` of each request, about which `check` warns."""
     session: Sessions
-    """Sessions: kept in encrypted cookies alone, so every worker and every node reads them. The upstream does
-    not see them; but those of routes without this filter on the same host do: have a host for whom you do not trust.
-    """
+    """Sessions. They are kept only in encrypted cookies, so that every worker and every node can read them. The cookies
+    are not forwarded to the upstream, except by routes without this filter on the same host: use a separate host for
+    services that you do not trust."""
     pass_access_token: FieldName | None = None
-    """A header that forwards the access token to the upstream; in `Authorization` it follows `Bearer`. null = none."""
+    """Header that forwards the access token to the upstream; in `Authorization` it follows `Bearer`. null = none."""
     timeout: Annotated[Duration, Renamed("patience")] = 600.0
     """Timeout of a login, from the redirect to the provider until the callback."""
 
@@ -169,22 +171,21 @@ class Login(Settings):
 
 
 class Bearer(Settings):
-    """Clients with an access token of their own."""
+    """Authentication by access tokens."""
 
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...]
     """Audiences, one of which must be in the token's `aud`. `"*"` = not checked."""
     types: Some[Annotated[str, Meta(min_length=1)]] = ("JWT", "at+jwt")
-    """Valid values of `typ` in the header where it is present. Only `at+jwt` refuses ID tokens of providers that tell
-    them apart (RFC 9068).
-    """
+    """Valid values of `typ` in the header, if it is present. With only `at+jwt`, ID tokens are refused if the provider
+    distinguishes the two (RFC 9068)."""
     required_claims: tuple[ClaimName, ...] = ("exp",)
     """Claims that must be there and not be null."""
     scopes: tuple[Scope, ...] = ()
-    """Scopes that the token must have, all of them; who lacks one is answered 403."""
+    """Scopes that the token must have, all of them; if one is missing, the request is answered 403."""
     hide_credentials: bool = False
     """Whether to strip the token before forwarding."""
     max_token_bytes: Size = 8192
-    """A longer token is refused."""
+    """Maximum size of a token; a longer one is refused."""
 
 
 def _needs(needed: bool) -> str:

@@ -87,5 +87,5 @@ def test_every_key_is_explained(judge):
 
 
 def test_a_docstring_belongs_to_the_field_above_it():
-    assert field_docs(Config)["workers"].startswith("How many processes serve.")
+    assert field_docs(Config)["workers"].startswith("Number of worker processes.")
     assert field_docs(Config)["status"].startswith("The status listener.")

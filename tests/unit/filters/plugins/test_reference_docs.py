@@ -101,7 +101,7 @@ def test_one_is_told_with_all_its_settings() -> None:
             "type": 'a size such as "32KiB" or "10MB"',
             "required": True,
             "default": None,
-            "text": "The longest body that is let through, in bytes.",
+            "text": "Maximum size of the request body, in bytes.",
         }
     ]
 
