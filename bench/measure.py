@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import origin
-from bench.load.load import Ground, Load
+from bench.load.load import Environment, Load
 from bench.peers.peer import Place, Running
 from bench.samples import Measured, Sample
 from bench.scenarios.scenario import Scenario
@@ -49,18 +49,18 @@ def measure(scenario: Scenario, effort: Effort) -> list[Measured]:
         (folder / "body.json").write_text(origin.BODY)
         scenario.prepare(folder)
         origin_port = started.enter_context(scenario.origin(folder, load_core))
-        ground = Ground(folder, load_core, measured)
+        environment = Environment(folder, load_core, measured)
         if scenario.fresh:
             for number in range(1, effort.rounds + 1):
                 with _field(scenario, effort, folder, origin_port) as field:
                     for load in scenario.loads:
-                        _round(scenario, load, field, ground, effort, number)
+                        _round(scenario, load, field, environment, effort, number)
         else:
             with _field(scenario, effort, folder, origin_port) as field:
-                _round(scenario, scenario.loads[0], field, ground, effort, 0)
+                _round(scenario, scenario.loads[0], field, environment, effort, 0)
                 for load in scenario.loads:
                     for number in range(1, effort.rounds + 1):
-                        _round(scenario, load, field, ground, effort, number)
+                        _round(scenario, load, field, environment, effort, number)
     return list(measured.values())
 
 
@@ -79,22 +79,24 @@ def _field(scenario: Scenario, effort: Effort, folder: Path, origin_port: int) -
 
 
 def _round(
-    scenario: Scenario, load: Load, field: Mapping[str, Running], ground: Ground, effort: Effort, number: int
+    scenario: Scenario, load: Load, field: Mapping[str, Running], environment: Environment, effort: Effort, number: int
 ) -> None:
     """Measure all contestants once. Round 0 warms them up and is not kept."""
     _tell(f"{scenario.name}, {load.name}: " + (f"round {number} of {effort.rounds}" if number else "warming up"))
     for name in field if number % 2 else reversed([*field]):
-        sample = _sample(load, name, field[name], ground, number, effort.seconds if number else WARM_UP_SECONDS)
+        sample = _sample(load, name, field[name], environment, number, effort.seconds if number else WARM_UP_SECONDS)
         if sample and number:
-            ground.measured[name].samples.append(sample)
+            environment.measured[name].samples.append(sample)
 
 
-def _sample(load: Load, name: str, running: Running, ground: Ground, number: int, seconds: int) -> Sample | None:
+def _sample(
+    load: Load, name: str, running: Running, environment: Environment, number: int, seconds: int
+) -> Sample | None:
     if running.access_log:
         os.truncate(running.access_log, 0)  # all append, so none notices; the disk would fill otherwise
     pids = set(running.program.pids())
     before = running.program.cpu()
-    told = load.run(name, running, ground, seconds)
+    told = load.run(name, running, environment, seconds)
     if told is None:
         return None
     log_lines = _wait_for_log(running.access_log, told.requests) if running.access_log else None

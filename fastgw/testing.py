@@ -400,13 +400,13 @@ class _Plane:
         loop = asyncio.get_running_loop()
         self._gateway = gateway
         self._around = around
-        self._ground = WorkerLoop(loop)
+        self._worker_loop = WorkerLoop(loop)
         self._observer = _Observer()
         self._upstreams: list[asyncio.Future[_Wire]] = [loop.create_future(), loop.create_future()]
         fetcher: Any = _Fetcher(answers)
         known = Feeds(feeds, lambda key, seen: None)
         self._services = Services(
-            self._ground,
+            self._worker_loop,
             fetcher,
             known,
             own_table(),
@@ -414,15 +414,15 @@ class _Plane:
             upstreams=gateway.upstreams.get,
             control_is_away=lambda: True,
         )
-        self._pool = _Pool(self._ground, self._upstreams)
+        self._pool = _Pool(self._worker_loop, self._upstreams)
         pool: Any = self._pool
         for upstream in gateway.upstreams.values():
-            upstream.ground, upstream.pool = self._ground, pool
+            upstream.worker_loop, upstream.pool = self._worker_loop, pool
             if fast:
                 self._pool.open(upstream.targets[0])
         observer: Any = self._observer
         limit: Any = _Limit()
-        self._server = Server(self._ground, gateway, observer, limit, None)
+        self._server = Server(self._worker_loop, gateway, observer, limit, None)
 
     @property
     def was_fast(self) -> bool:
@@ -439,7 +439,7 @@ class _Plane:
         for link in self._gateway.live:
             if link.hooks.start is not None:
                 link.hooks.start(self._services)
-        self._ground.start()
+        self._worker_loop.start()
         try:
             return await self._exchange(request, responses, client, patience)
         finally:
@@ -448,7 +448,7 @@ class _Plane:
                 if link.hooks.stop is not None:
                     link.hooks.stop()
             self._pool.close()
-            self._ground.close()
+            self._worker_loop.close()
             await _turns()
 
     async def _exchange(
@@ -543,8 +543,8 @@ class _Limit:
 class _Pool:
     """Connects to the test, at once or before it is asked for."""
 
-    def __init__(self, ground: WorkerLoop, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
-        self._ground = ground
+    def __init__(self, worker_loop: WorkerLoop, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
+        self._worker_loop = worker_loop
         self._connected = connected
         self._idle: tuple[UpstreamConnection, _Wire] | None = None
         self.was_asked = False  # for an idle connection, which the fast path alone does
@@ -552,7 +552,7 @@ class _Pool:
     def open(self, target: Target) -> None:
         """Open a connection that has carried nothing: a request that it carries is lost with it, as on a new one."""
         pool: Any = self
-        connection = UpstreamConnection(self._ground, pool, target)
+        connection = UpstreamConnection(self._worker_loop, pool, target)
         self._idle = connection, _Wire(connection)
 
     def close(self) -> None:
@@ -563,7 +563,7 @@ class _Pool:
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
     ) -> UpstreamConnection | Fault | None:
-        self._ground.loop.call_soon(self._connect, target, borrower)
+        self._worker_loop.loop.call_soon(self._connect, target, borrower)
         return None
 
     def _connect(self, target: Target, borrower: Any) -> None:
@@ -572,7 +572,7 @@ class _Pool:
             borrower.failed(Fault.CONNECT_REFUSED)  # there is no further answer
             return
         pool: Any = self
-        connection = UpstreamConnection(self._ground, pool, target)
+        connection = UpstreamConnection(self._worker_loop, pool, target)
         wire = _Wire(connection)
         connection.uses += 1
         borrower.lent(connection)

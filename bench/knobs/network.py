@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.load.load import Ground
+from bench.load.load import Environment
 from bench.load.wrk import Wrk
 from bench.peers.peer import HOST, Running
 from bench.samples import Told, percentiles
@@ -68,13 +68,13 @@ class FewPorts(Wrk):
     ports: int = 1000
     _windows: Iterator[int] = field(default_factory=lambda: itertools.count(33_000, 1000), compare=False)
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         first = next(self._windows)
         with ExitStack() as turned:
             turned.enter_context(sysctl("ipv4/ip_local_port_range", f"{first} {first + self.ports - 1}"))
             # By default loopback connections, unlike others, may take resting ports.
             turned.enter_context(sysctl("ipv4/tcp_tw_reuse", "0"))
-            return super().run(name, running, ground, seconds)
+            return super().run(name, running, environment, seconds)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Burst:
     def cut_off(self) -> int:
         return 0
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told:
         request = b"GET /svc7/v1/items/7 HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % HOST.encode()
         durations: list[float] = []
         right = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.knobs.turned import ROOT
-from bench.load.load import Ground, Load, NoAnswers
+from bench.load.load import Environment, Load, NoAnswers
 from bench.peers.peer import Running
 from bench.samples import Measured, Sample, Told
 from bench.scenarios import SCENARIOS, egress
@@ -50,10 +50,10 @@ class Profiled:
     def cut_off(self) -> int:
         return self.load.cut_off
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
-        file = ground.folder / "perf.data"
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
+        file = environment.folder / "perf.data"
         with _sampled(running.program.pids(), file):
-            told = self.load.run(name, running, ground, seconds)
+            told = self.load.run(name, running, environment, seconds)
         if told is None:
             return None
         report = subprocess.run(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from statistics import median
 
-from bench.load.load import Ground
+from bench.load.load import Environment
 from bench.peers.peer import HOST, Running
 from bench.samples import Told
 
@@ -25,7 +25,7 @@ class AtRest:
     def cut_off(self) -> int:
         return 0
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         if running.changes is None:
             return None
         begun_at = time.monotonic()

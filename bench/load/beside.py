@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load.load import Ground, Load, NoAnswers
+from bench.load.load import Environment, Load, NoAnswers
 from bench.peers.peer import Running
 from bench.samples import Told
 
@@ -28,9 +28,9 @@ class BesideSlowOnes:
     def cut_off(self) -> int:
         return self.load.cut_off + 3 * self.slow  # given up by the contestant, opened again, and cut off at the end
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         with self._holding(name, running):
-            return self.load.run(name, running, ground, seconds)
+            return self.load.run(name, running, environment, seconds)
 
     @contextmanager
     def _holding(self, name: str, running: Running) -> Iterator[None]:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load.load import Ground, NoAnswers
+from bench.load.load import Environment, NoAnswers
 from bench.peers.peer import HOST, Running, routes
 from bench.samples import Told, percentiles
 
@@ -82,25 +82,27 @@ class FixedRate:
     def cut_off(self) -> int:
         return 0
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
-        most = ground.median(self.of, self.saturated, lambda sample: sample.rate)
-        ours = ground.median(name, self.saturated, lambda sample: sample.rate)
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
+        most = environment.median(self.of, self.saturated, lambda sample: sample.rate)
+        ours = environment.median(name, self.saturated, lambda sample: sample.rate)
         if not most or not ours or ours <= most * self.share:
             return None
-        return at_rate(most * self.share, name, running, ground, seconds * self.times_as_long, self.asked)
+        return at_rate(most * self.share, name, running, environment, seconds * self.times_as_long, self.asked)
 
 
-def at_rate(rate: float, name: str, running: Running, ground: Ground, seconds: float, asked: int = 100) -> Told:
+def at_rate(
+    rate: float, name: str, running: Running, environment: Environment, seconds: float, asked: int = 100
+) -> Told:
     """Load with `rate` requests per second, to the first so many `asked` routes.
 
     Raises `NoAnswers` if they are not all done in time.
     """
     connections = max(1, round(rate * PERIOD))
     each = math.ceil(seconds / PERIOD) + 2 * EDGE
-    log = ground.folder / "h2load.log"
+    log = environment.folder / "h2load.log"
     log.unlink(missing_ok=True)
     command = ["h2load", "--h1", "--threads=1", f"--clients={connections}", f"--requests={connections * each}"]
-    command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={_uris(ground.folder, asked)}"]
+    command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={_uris(environment.folder, asked)}"]
     # Opened evenly over one period, so that they are due evenly, too. Milliseconds are h2load's finest.
     command += [f"--rate={math.ceil(connections / (PERIOD * 1000))}", "--rate-period=1ms"]
     command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
@@ -113,7 +115,7 @@ def at_rate(rate: float, name: str, running: Running, ground: Ground, seconds: f
     rows = [row_of(line) for line in log.read_text().splitlines()]
     if len(rows) <= 2 * EDGE * connections:
         raise NoAnswers(f"{name} answered {len(rows)} of {connections * each} requests: {printed}")
-    body = (ground.folder / "body.json").stat().st_size
+    body = (environment.folder / "body.json").stat().st_size
     late = latencies(rows, connections)
     return Told(
         requests=len(rows),

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.load.load import Ground, NoAnswers
+from bench.load.load import Environment, NoAnswers
 from bench.peers.peer import HOST, Running
 from bench.samples import Told
 
@@ -36,7 +36,7 @@ class Idle:
     def cut_off(self) -> int:
         return 0
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told:
         _allow_files(self.connections + SPARE_FILES)
         begun = time.monotonic()
         for _ in range(WARM_UP):

@@ -15,7 +15,7 @@ class NoAnswers(Exception):
 
 
 @dataclass(frozen=True)
-class Ground:
+class Environment:
     """The run that a load is part of: a folder for its files, the core it may use, and all that was measured so far."""
 
     folder: Path
@@ -39,7 +39,7 @@ class Load(Protocol):
     def cut_off(self) -> int:
         """How many requests its end may cut off: whether the contestant logs those is open."""
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         """Load the contestant `name`. None: this load is more than it can do, or not meant for it.
 
         Raises `NoAnswers`.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from threading import Event, Thread
 
-from bench.load.load import Ground, Load
+from bench.load.load import Environment, Load
 from bench.peers.peer import Changes, Running
 from bench.ports import NotReady
 from bench.samples import Told
@@ -29,15 +29,15 @@ class Reloading:
     def cut_off(self) -> int:
         return self.load.cut_off
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         changes = running.changes
         assert changes is not None
         figures = {"alone_check_s": changes.check(), "alone_apply_s": changes.apply()}
-        alone = self.load.run(name, running, ground, seconds)
+        alone = self.load.run(name, running, environment, seconds)
         if alone is None:
             return None
         with _changing(changes) as applied:
-            told = self.load.run(name, running, ground, seconds)
+            told = self.load.run(name, running, environment, seconds)
         assert told is not None
         figures |= {**{f"alone_{each}": value for each, value in alone.figures.items()}, **told.figures}
         figures |= {"reloads": len(applied), "apply_s": median(applied), "longest_apply_s": max(applied)}

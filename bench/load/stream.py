@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 
-from bench.load.load import Ground
+from bench.load.load import Environment
 from bench.origin.streams import PATTERN, summed_up
 from bench.peers.peer import HOST, Running
 from bench.samples import Told
@@ -35,7 +35,7 @@ class Stream:
     def cut_off(self) -> int:
         return 0
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told:
         client = http.client.HTTPConnection("127.0.0.1", running.port, timeout=TIMEOUT)
         begun = time.monotonic()
         try:

@@ -12,7 +12,7 @@ import uvloop
 
 from bench.load import frames
 from bench.load.circle import Circle, Follower, conversation
-from bench.load.load import Ground, NoAnswers
+from bench.load.load import Environment, NoAnswers
 from bench.peers.peer import HOST, Running
 from bench.samples import Told, percentiles
 
@@ -122,7 +122,7 @@ class Messages:
     in_flight: int = 4
     cut_off: int = 0
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(self._run(running.port, seconds))
 

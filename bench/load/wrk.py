@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.load.load import Ground, NoAnswers
+from bench.load.load import Environment, NoAnswers
 from bench.peers.peer import Running, without_revision
 from bench.samples import Told
 
@@ -36,12 +36,12 @@ class Wrk:
     def cut_off(self) -> int:
         return 2 * self.connections  # by the end of this run and of the one before
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         # One thread: this process, and so wrk, is already bound to the load's core.
         command = ["wrk", "--threads", "1", "--connections", str(self.connections), "--duration", f"{seconds}s"]
         command += ["--script", str(self.script), f"{self.scheme}://127.0.0.1:{running.port}/", "--"]
         arguments = {**self.arguments, **self.arguments_of.get(without_revision(name), {})}
-        command += [f"{key}={_filled_in(value, ground.folder)}" for key, value in arguments.items()]
+        command += [f"{key}={_filled_in(value, environment.folder)}" for key, value in arguments.items()]
         printed = subprocess.run(
             command,
             stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from bench import prove as plain
-from bench.load.load import Ground
+from bench.load.load import Environment
 from bench.load.wrk import Wrk
 from bench.peers import Caddy, Envoy, Fastgw, Haproxy, Nginx, Running
 from bench.peers.peer import HERE, HOST
@@ -88,8 +88,8 @@ FASTGW = {
 class Handshakes(Wrk):
     """A new connection for each request, so each has a whole handshake; a contestant that resumes is left out."""
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
-        return None if name == RESUMES else super().run(name, running, ground, seconds)
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
+        return None if name == RESUMES else super().run(name, running, environment, seconds)
 
 
 def prove(name: str, running: Running) -> None:

@@ -132,7 +132,7 @@ class Server:
 
     def __init__(
         self,
-        ground: WorkerLoop,
+        worker_loop: WorkerLoop,
         gateway: Compiled,
         observer: Observer,
         connection_limit: NodeLimit,
@@ -143,8 +143,8 @@ class Server:
         """`shaken`: where the outcomes of TLS handshakes are counted, one number for each `HandshakeOutcome`. `seeds`:
         of the
         keys of session tickets; None: they are good here alone."""
-        self.ground = ground
-        self.date_line = DateLine(ground.wheel).now
+        self.worker_loop = worker_loop
+        self.date_line = DateLine(worker_loop.wheel).now
         self.connections: set[Http1ClientConnection] = set()
         self.handshakes: set[TlsConnection] = set()
         """Connections on which TLS is being agreed on; they are kept by themselves."""
@@ -203,7 +203,7 @@ class Server:
                 connection.leave()
             connection.end_outdated()
         if some:
-            self.ground.loop.call_soon(self._tell_changed, connections)
+            self.worker_loop.loop.call_soon(self._tell_changed, connections)
 
     def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> Http1ClientConnection:
         """The protocol for a connection just accepted. `client`: its address and port, or the one that a trusted

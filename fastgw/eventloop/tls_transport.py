@@ -80,20 +80,20 @@ class TlsTransport(asyncio.BufferedProtocol):
         "_tls",
         "_unread",
         "_write",
-        "ground",
         "memory",
         "read_since_rest",
         "resting",
         "stage",
+        "worker_loop",
     )
 
-    def __init__(self, ground: WorkerLoop) -> None:
-        self.ground = ground
+    def __init__(self, worker_loop: WorkerLoop) -> None:
+        self.worker_loop = worker_loop
         self.stage = SILENT
         self._above: Above | None = None
         self._below: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._fd = -1
-        self.memory = memory = ground.tls_memory
+        self.memory = memory = worker_loop.tls_memory
         self._buffer = memory.buffer
         self._tls: ssl.SSLObject = None  # type: ignore[assignment]  # set by `_begin_handshake`
         self._kept = b""  # has come, and is not deciphered: reading was paused
@@ -224,7 +224,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             self.read_since_rest += FRAMING_COST * self._framing
             self._framing = 0
             if self.read_since_rest >= BODY_BYTES_PER_TURN and self.stage is OPEN:
-                self.ground.rests.begin(self, self._below)
+                self.worker_loop.rests.begin(self, self._below)
 
     def _decipher(self, sealed: bytes | memoryview) -> None:
         """Hand on what has come, for as long as it is wanted."""
@@ -336,7 +336,7 @@ class TlsTransport(asyncio.BufferedProtocol):
                     rest = rest[self._write(rest) :]
         except ssl.SSLError as error:
             self.memory.outgoing.read()
-            self.ground.loop.call_soon(self._break, error)
+            self.worker_loop.loop.call_soon(self._break, error)
             return
         self._flush()
 
@@ -380,7 +380,7 @@ class TlsTransport(asyncio.BufferedProtocol):
     def resume_reading(self) -> None:
         self._paused = False
         if self._unread:
-            self.ground.loop.call_soon(self._read_on)
+            self.worker_loop.loop.call_soon(self._read_on)
         elif not self.resting:
             self._below.resume_reading()
 

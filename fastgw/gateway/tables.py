@@ -183,7 +183,7 @@ class Gateway:
         """Start a generation in a worker: open the upstreams that are not open yet, and start filters that are not
         started.
         """
-        ground, series, words = services.ground, self.series, self._words
+        worker_loop, series, words = services.worker_loop, self.series, self._words
         yield
         for name, upstream in self.upstreams.items():
             if upstream.started:
@@ -200,11 +200,11 @@ class Gateway:
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
                 spare = column.limit(words.spare_retries + place, SPARE_RETRIES)
                 upstream.count_in(spare, column.words, counted, self._noting(name, column))
-                upstream.start(ground, self.workers, connections, pending, loads, services.run_key)
+                upstream.start(worker_loop, self.workers, connections, pending, loads, services.run_key)
                 self._look_after(upstream, column, place, counted)
             yield
         if looked_after := [each.health for each in self.upstreams.values() if each.health is not None]:
-            self._outlook = HealthPoller(ground.wheel, words.health, column, looked_after)
+            self._outlook = HealthPoller(worker_loop.wheel, words.health, column, looked_after)
             self._outlook.start()
         if self.upstreams:
             self.drain(drained_now(services))

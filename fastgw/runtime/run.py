@@ -20,7 +20,7 @@ from fastgw.runtime.node.child_slots import Work
 from fastgw.runtime.node.config_snapshot import accept
 from fastgw.runtime.node.gateway_registration import register
 from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
-from fastgw.runtime.node.startup import CannotStart, open_commons
+from fastgw.runtime.node.startup import CannotStart, open_node_state
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
 from fastgw.runtime.process.signals import when_alone
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
@@ -52,11 +52,11 @@ def run_gateway(
     trial, past = HandoverState.read(PREFLIGHT), HandoverState.read(TAKE_OVER)
     if trial is not None:
         when_alone(signal.SIGKILL)  # nobody is left to become us
-    estate = trial or past
-    if estate is None or not estate.sources:
+    handover = trial or past
+    if handover is None or not handover.sources:
         loaded = load()
     else:
-        loaded = config.load_sources(estate.sources, estate.captured, TYPES)
+        loaded = config.load_sources(handover.sources, handover.captured, TYPES)
     settings = loaded.config
     call_process("supervisor")
     configure(settings.log)
@@ -66,14 +66,14 @@ def run_gateway(
         gateway = compile(settings, workers, loaded.captured, index)
     except CompileError as error:
         raise ConfigError(error.problems(loaded, TYPES)) from error
-    if estate is not None:
-        gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
+    if handover is not None:
+        gateway.places = handover.places.following(gateway.names, handover.generation, handover.generation)
     notes = notes_of(loaded, gateway)
     accepted = accept(
         loaded,
-        generation=FIRST_GENERATION if estate is None else estate.generation,
-        date=time.time() if estate is None else estate.date,
-        source="start" if estate is None else estate.source,
+        generation=FIRST_GENERATION if handover is None else handover.generation,
+        date=time.time() if handover is None else handover.date,
+        source="start" if handover is None else handover.source,
         places=gateway.places,
         workers=workers,
         base=None,
@@ -87,20 +87,20 @@ def run_gateway(
         raise SystemExit(PASSED)  # and nothing but this: a program that does nothing ends well too
     with ExitStack() as opened:
         if past is None:
-            commons = open_commons(accepted, gateway, inherited(), opened)
+            node_state = open_node_state(accepted, gateway, inherited(), opened)
             log_notes(new_among(notes, ()))
         else:
-            commons = take_over(past, accepted, gateway, opened)
+            node_state = take_over(past, accepted, gateway, opened)
             ready_fd = None  # it was told, and the number may be another's now
-        commons.follows_files, commons.name = follow_files, name
+        node_state.follows_files, node_state.name = follow_files, name
         try:
             claimed = -1 if past is None else past.quota_claim
-            commons.quota_claim = claim_file(accepted.settings, commons.run_key, claimed)
+            node_state.quota_claim = claim_file(accepted.settings, node_state.run_key, claimed)
         except InUse as error:
             raise CannotStart(f"quotas: {error}") from error
-        restore_all(commons.shared.quotas, accepted.settings)
-        register(commons)
-        if commons.registration is not None:
-            opened.callback(commons.registration.end)
-        Supervisor(commons, announce, ready_fd, companions, past).run()
-        keep_all(commons.shared.quotas, commons.sealed.settings, commons.run_key, commons.quota_claim)
+        restore_all(node_state.shared.quotas, accepted.settings)
+        register(node_state)
+        if node_state.registration is not None:
+            opened.callback(node_state.registration.end)
+        Supervisor(node_state, announce, ready_fd, companions, past).run()
+        keep_all(node_state.shared.quotas, node_state.sealed.settings, node_state.run_key, node_state.quota_claim)

@@ -62,7 +62,6 @@ class Upstream:
         "cookies",
         "drained",
         "failure_listener",
-        "ground",
         "health",
         "hedging",
         "identity",
@@ -78,6 +77,7 @@ class Upstream:
         "shunned",
         "started",
         "targets",
+        "worker_loop",
     )
 
     def __init__(
@@ -123,7 +123,7 @@ class Upstream:
         self.active = 0
         self.retry_budget = RetryBudget(settings.retries.budget)
         self.pool: Pool[UpstreamConnection]
-        self.ground: WorkerLoop
+        self.worker_loop: WorkerLoop
 
     @property
     def targets_by_url(self) -> Mapping[Url, Target]:
@@ -139,7 +139,7 @@ class Upstream:
 
     def start(
         self,
-        ground: WorkerLoop,
+        worker_loop: WorkerLoop,
         workers: int,
         connections: PoolLimit,
         pending: PoolLimit,
@@ -151,15 +151,15 @@ class Upstream:
         `loads`: what is under way on the node; every target has its place. `key`: of this run of the gateway.
         """
         self.started = True
-        self.ground = ground
+        self.worker_loop = worker_loop
         before, self._before = self._before, None
         if before is not None:
             self.pool = before.pool
             self.pool.follow(self.targets)
             self.pool.share(workers)
         else:
-            make = partial(UpstreamConnection, ground)
-            self.pool = Pool(self.targets, self.settings, make, workers, connections, pending, ground.wheel)
+            make = partial(UpstreamConnection, worker_loop)
+            self.pool = Pool(self.targets, self.settings, make, workers, connections, pending, worker_loop.wheel)
         balancing = self.settings.load_balancing
         if loads is not None:
             self._loads = loads
@@ -235,13 +235,13 @@ class Upstream:
         )
         usable = [target for target in self.targets if target not in self.shunned]
         if self._rising is not None and self.started:
-            now = self.ground.wheel.now
+            now = self.worker_loop.wheel.now
             ready = {each.target for each in self.members if each.weight} - self.shunned - self.drained
             self._rising.see(ready, now)
             members = self._rising.weigh(members, now)
             if (growing_at := self._rising.next(now)) is not None:
                 self._alarm = self._alarm or _Alarm(self)
-                self.ground.wheel.watch(self._alarm, growing_at)
+                self.worker_loop.wheel.watch(self._alarm, growing_at)
         self.in_use = [member.target for member in members]
         balancer: Balancer = NoTarget()
         if members:  # among one there is nothing to choose

@@ -511,21 +511,21 @@ def test_everything_can_be_read_in_light_and_in_dark(page: Page, stub: AdminStub
 
 
 def test_the_theme_follows_the_system_until_it_is_chosen(page: Page, stub: AdminStub) -> None:
-    ground = "getComputedStyle(document.body).backgroundColor"
+    worker_loop = "getComputedStyle(document.body).backgroundColor"
     page.prefer(prefers_color_scheme="light")
     look(page, stub)
-    light = page.run(ground)
+    light = page.run(worker_loop)
     page.prefer(prefers_color_scheme="dark")
-    dark = page.run(ground)
+    dark = page.run(worker_loop)
     assert dark != light
     page.click("#theme")
     assert page.text("#theme") == "Theme: dark"
     page.click("#theme")
-    assert (page.text("#theme"), page.run(ground)) == ("Theme: light", light)
+    assert (page.text("#theme"), page.run(worker_loop)) == ("Theme: light", light)
     page.go("about:blank")
     page.go(stub.url)
     page.until("document.getElementById('theme').textContent === 'Theme: light'")
-    assert page.run(ground) == light
+    assert page.run(worker_loop) == light
 
 
 def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:

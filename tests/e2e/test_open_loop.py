@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.load.h2load import at_rate
-from bench.load.load import Ground
+from bench.load.load import Environment
 from tests.support.peer import DEADLINE
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -59,6 +59,6 @@ def stalling() -> Iterator[int]:
 def test_a_stall_of_200_ms_is_in_the_p99(stalling: int, tmp_path: Any) -> None:
     """At 1,000 requests/s it makes 200 of about 1,200 wait; h2load alone would tell of one per connection."""
     (tmp_path / "body.json").write_text("ok")
-    told = at_rate(1000, "stalling", SimpleNamespace(port=stalling), Ground(tmp_path, 0), 1.2)
+    told = at_rate(1000, "stalling", SimpleNamespace(port=stalling), Environment(tmp_path, 0), 1.2)
     assert not any(told.faults.values())
     assert told.figures["p99_us"] > 0.75 * STALL * 1e6

@@ -127,7 +127,7 @@ class Service:
     @property
     def waits(self) -> list[float]:
         """How long from now on timers run."""
-        return [timer.at - self.plane.ground.wheel.now for timer in self.plane.ground.turns.timers]
+        return [timer.at - self.plane.worker_loop.wheel.now for timer in self.plane.worker_loop.turns.timers]
 
     @property
     def denied(self) -> int:

@@ -111,7 +111,7 @@ class CountedPlane(Plane):
         self.observer = Recording(self, self.column.words[:WORDS])
         self.listeners = {name: self._count(name, each) for name, each in self.gateway.upstreams.items()}
         looked_after = [each.health for each in self.gateway.upstreams.values() if each.health is not None]
-        self._poller = HealthPoller(self.ground.wheel, self.gateway._words.health, self.column, looked_after)
+        self._poller = HealthPoller(self.worker_loop.wheel, self.gateway._words.health, self.column, looked_after)
         self._poller.start()
 
     def _count(self, name: str, upstream: Upstream) -> Told | None:
@@ -148,7 +148,7 @@ class CountedPlane(Plane):
         return Health(upstream, words, column, place, places, count, self.now)
 
     def now(self) -> float:
-        return self.ground.wheel.now + self.lapse
+        return self.worker_loop.wheel.now + self.lapse
 
     def take_turn(self) -> None:
         """Clock and dice are this plane's from now on."""

@@ -1,4 +1,4 @@
-"""A fetcher on ground of its own."""
+"""A fetcher on a worker loop of its own."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,11 +10,11 @@ from fastgw.upstream.client.http_client import Fetcher
 
 @asynccontextmanager
 async def fetching() -> AsyncIterator[Fetcher]:
-    ground = WorkerLoop(asyncio.get_running_loop())
-    ground.start()
-    fetcher = Fetcher(ground)
+    worker_loop = WorkerLoop(asyncio.get_running_loop())
+    worker_loop.start()
+    fetcher = Fetcher(worker_loop)
     try:
         yield fetcher
     finally:
         fetcher.stop()
-        ground.close()
+        worker_loop.close()

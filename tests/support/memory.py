@@ -16,7 +16,7 @@ from typing import Any
 from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
-from fastgw.eventloop import worker_loop as ground
+from fastgw.eventloop import worker_loop
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.filters import TYPES
@@ -203,23 +203,23 @@ class Hangups:
         self.watched.discard(connection)
 
 
-class Ground:
+class MemoryLoop:
     """As `fastgw.eventloop.worker_loop.WorkerLoop`, with a clock that stands still."""
 
     def __init__(self) -> None:
         self.held_body_budget = HeldBodyBudget.alone()
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
-        self.body_buffers = ground.body_buffers(self.read_buffer)
+        self.body_buffers = worker_loop.body_buffers(self.read_buffer)
         self.medium_buffer = self.read_buffer[:MEDIUM_READ_BYTES]
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
-        self.tls_memory = ground.TlsMemory()
+        self.tls_memory = worker_loop.TlsMemory()
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
-        self.rests = ground.Rests(lambda turn: self.loop.call_soon(turn))
+        self.rests = worker_loop.Rests(lambda turn: self.loop.call_soon(turn))
 
-    buffer_for = ground.WorkerLoop.buffer_for
-    count_body = ground.WorkerLoop.count_body
+    buffer_for = worker_loop.WorkerLoop.buffer_for
+    count_body = worker_loop.WorkerLoop.count_body
 
     @property
     def loop(self) -> Any:
@@ -284,8 +284,8 @@ class Turns:
 class Pool:
     """Connects when the test says so (`Plane.connects`), and keeps what is given back."""
 
-    def __init__(self, ground: Ground) -> None:
-        self.ground = ground
+    def __init__(self, worker_loop: MemoryLoop) -> None:
+        self.worker_loop = worker_loop
         self.waiting: list[tuple[Any, Target]] = []
         self.open: set[UpstreamConnection] = set()
 
@@ -299,7 +299,7 @@ class Pool:
 
     def try_lend(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
         newest: UpstreamConnection | None = next(reversed(target.idle), None)
-        if newest is None or self.ground.wheel.now - newest.idle_since > idle_at_most:
+        if newest is None or self.worker_loop.wheel.now - newest.idle_since > idle_at_most:
             return None
         connection: UpstreamConnection = target.idle.popitem()[0]
         connection.uses += 1
@@ -318,7 +318,7 @@ class Pool:
         if connection.closed:
             self.discard(connection)
             return
-        connection.idle_since = self.ground.wheel.now
+        connection.idle_since = self.worker_loop.wheel.now
         connection.target.idle[connection] = None
 
     def discard(self, connection: UpstreamConnection) -> None:
@@ -383,14 +383,14 @@ class Plane:
         self._probes = probes
         self.config = self._load(settings or {})
         self.gateway = compile_tables(self.config, 1)
-        self.ground = Ground()
-        self.pool = Pool(self.ground)
+        self.worker_loop = MemoryLoop()
+        self.pool = Pool(self.worker_loop)
         self.observer = Observer()
         self.limit = Counter(most)
-        self.soon = self.ground.turns.soon
+        self.soon = self.worker_loop.turns.soon
         self._start()
         self.listener = self.gateway.listeners[0]
-        self.server = Server(self.ground, self.gateway, self.observer, self.limit, None)  # type: ignore[arg-type]
+        self.server = Server(self.worker_loop, self.gateway, self.observer, self.limit, None)  # type: ignore[arg-type]
 
     def _load(self, settings: Mapping[str, Any]) -> Config:
         document = {**SERVICE, **settings}
@@ -400,7 +400,7 @@ class Plane:
 
     def _start(self) -> None:
         for upstream in self.gateway.upstreams.values():
-            upstream.ground, upstream.pool = self.ground, self.pool  # type: ignore[assignment]
+            upstream.worker_loop, upstream.pool = self.worker_loop, self.pool  # type: ignore[assignment]
 
     def adopts(self, settings: Mapping[str, Any]) -> None:
         """What was configured is replaced by `settings`, as a worker does it when it is told to commit."""
@@ -424,7 +424,7 @@ class Plane:
     def connects(self) -> Wire:
         """The connection that was asked for first is open: the upstream's end of it."""
         borrower, target = self.pool.waiting.pop(0)
-        connection = UpstreamConnection(self.ground, self.pool, target)  # type: ignore[arg-type]
+        connection = UpstreamConnection(self.worker_loop, self.pool, target)  # type: ignore[arg-type]
         self.pool.open.add(connection)
         wire = Wire(self, connection)
         connection.uses += 1
@@ -442,7 +442,7 @@ class Plane:
         """Let happen what was put off to the loop's next turn."""
         while self.soon:
             running = asyncio._get_running_loop()
-            asyncio._set_running_loop(self.ground.turns)  # from CPython 3.14 on a task asks whose turn it is
+            asyncio._set_running_loop(self.worker_loop.turns)  # from CPython 3.14 on a task asks whose turn it is
             try:
                 self.soon.pop(0)()
             finally:
@@ -450,12 +450,12 @@ class Plane:
 
     def passes(self, seconds: float) -> None:
         """Time goes by, tick by tick."""
-        until = self.ground.wheel.now + seconds
-        while self.ground.wheel.now < until:
-            tick = self.ground.wheel.now + TICK
-            while self.ground.turns.strike(tick):
+        until = self.worker_loop.wheel.now + seconds
+        while self.worker_loop.wheel.now < until:
+            tick = self.worker_loop.wheel.now + TICK
+            while self.worker_loop.turns.strike(tick):
                 self.settle()
-            self.ground.wheel.advance(tick)
+            self.worker_loop.wheel.advance(tick)
             self.settle()
 
     def assert_quiet(self) -> None:
@@ -467,5 +467,5 @@ class Plane:
         targets = [target for upstream in upstreams for target in upstream.targets]
         assert self.pool.open == {connection for target in targets for connection in target.idle}
         assert all(connection.exchange is None and not connection.is_fast for connection in self.server.connections)
-        assert not self.ground.hangups.watched
-        assert not self.ground.turns.timers
+        assert not self.worker_loop.hangups.watched
+        assert not self.worker_loop.turns.timers

@@ -42,12 +42,12 @@ def sealed_document(
     return Sealed(accepted, seal(accepted))
 
 
-def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: Sealed | None = None) -> NodeState:
+def node_state_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: Sealed | None = None) -> NodeState:
     """What a supervisor has after a start. `close_node` closes it, and the document."""
     sealed = sealed or sealed_document(1, listeners)
     gateway = compile(sealed.accepted.config(), workers)
     words = ShmLayout(gateway)
-    commons = NodeState(
+    node_state = NodeState(
         shared=SharedMemory.create(gateway.layout, workers),
         words=words,
         sealed=sealed,
@@ -56,8 +56,8 @@ def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: S
         workers=workers,
         slots=workers,
     )
-    commons.listeners, commons.endpoints = place_listeners(commons, sealed.settings.listeners)
-    return commons
+    node_state.listeners, node_state.endpoints = place_listeners(node_state, sealed.settings.listeners)
+    return node_state
 
 
 class Crew:
@@ -92,7 +92,7 @@ class Crew:
             end.close()
 
 
-def close_node(commons: NodeState) -> None:
-    close_endpoints([*commons.endpoints.values(), *commons.own.values()])
-    for sealed in (*commons.kept, commons.sealed):
+def close_node(node_state: NodeState) -> None:
+    close_endpoints([*node_state.endpoints.values(), *node_state.own.values()])
+    for sealed in (*node_state.kept, node_state.sealed):
         os.close(sealed.descriptor)

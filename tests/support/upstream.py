@@ -13,7 +13,7 @@ from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.targets import dns
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
-from tests.support.memory import Ground
+from tests.support.memory import MemoryLoop
 
 LONG = 10.0
 """Seconds: a time limit that is not to be reached."""
@@ -25,7 +25,7 @@ class Peer(asyncio.BufferedProtocol):
     """Our end of a connection."""
 
     def __init__(self) -> None:
-        self.ground = Ground()
+        self.worker_loop = MemoryLoop()
         self.transport: Any = None
         self.lost = asyncio.get_running_loop().create_future()
         self.received = b""

@@ -122,7 +122,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
         Timed.__init__(self)
         self.server = server
-        self._wheel = server.ground.wheel
+        self._wheel = server.worker_loop.wheel
         self.listener = listener
         self.peer = peer
         self.phase: ClientPhase = IDLE
@@ -141,7 +141,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.read_since_rest = 0
         self.resting = False  # until others have had their turn (`Rests`)
         self.closing = False  # the response that goes out next is the last one
-        self._buffer = server.ground.read_buffer
+        self._buffer = server.worker_loop.read_buffer
         self.paused = False
         self._stopped = False  # the transport does not read; but for the moments of `_beginning` as `paused` has it
         self._beginning = False  # a request with a body: whether reading has to pause is seen when its turn is over
@@ -229,11 +229,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                     self.pause()
         elif phase is TUNNEL:
             self.stream.read_raw(chunk)
-            self.server.ground.count_body(self, nbytes, 0)
+            self.server.worker_loop.count_body(self, nbytes, 0)
         elif phase is LINGERING:
             if not self.write_paused:
                 self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
-            self.server.ground.count_body(self, nbytes, 0)
+            self.server.worker_loop.count_body(self, nbytes, 0)
 
     def eof_received(self) -> bool:
         if self.phase is TUNNEL:
@@ -325,7 +325,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             left -= 1
             if not left:
                 self.pause()
-                server.ground.loop.call_soon(self._go_on)
+                server.worker_loop.loop.call_soon(self._go_on)
                 return None
         return None
 
@@ -426,7 +426,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         stream = self.stream
         reader = stream.reader
         if not self.paused and reader is not None and reader.assured:
-            self._buffer = self.server.ground.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
+            self._buffer = self.server.worker_loop.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
 
     def _judge_peer(self) -> bool:
         """Judge the peer anew, as the configuration of trusted proxies has changed.
@@ -475,7 +475,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._beginning = True
         self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
         if not reader.assured:
-            self._buffer = self.server.ground.medium_buffer
+            self._buffer = self.server.worker_loop.medium_buffer
         piece = stream.read_body_ahead(reader)
         self._beginning = stream.reader is reader
         if not self._beginning:
@@ -497,7 +497,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def end_body(self, rest: bytes) -> None:
         """The body has ended; `rest` was read behind it."""
-        self._buffer = self.server.ground.read_buffer
+        self._buffer = self.server.worker_loop.read_buffer
         if self._ahead:
             self._at -= len(rest)
         else:
@@ -541,9 +541,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._stopped = self.paused
         if self.paused:
             self.transport.pause_reading()
-            self.server.ground.hangups.watch(self._socket, self)
+            self.server.worker_loop.hangups.watch(self._socket, self)
         else:
-            self.server.ground.hangups.unwatch(self._socket, self)
+            self.server.worker_loop.hangups.unwatch(self._socket, self)
             if not self.resting:
                 self.transport.resume_reading()
 
@@ -606,7 +606,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def tunnel_begun(self) -> None:
         if self._is_outdated():  # since the request was judged
-            self.server.ground.loop.call_soon(self.end_outdated)
+            self.server.worker_loop.loop.call_soon(self.end_outdated)
 
     def answered(self, unread: bool) -> None:
         """The response is out of our hands. `unread`: its request goes on."""
@@ -667,7 +667,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         exchange = stream.exchange
         assert exchange is not None
         if stream.reader is not None:
-            self._buffer = self.server.ground.read_buffer
+            self._buffer = self.server.worker_loop.read_buffer
         stream.over()
         exchange.finish()
         if self.server.draining:
@@ -707,7 +707,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             if not self.is_fast:
                 self.fast_path = self._stream = None  # which lead back here: only the collector would find the circle
             self._ask_no_more()
-            self.server.ground.hangups.unwatch(self._socket, self)
+            self.server.worker_loop.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
                 self.server.release(self.peer, self._address_limit)
                 self.server.closed(self)

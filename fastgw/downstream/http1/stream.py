@@ -76,7 +76,7 @@ class Http1Stream:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        return self._connection.server.ground.loop
+        return self._connection.server.worker_loop.loop
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
         connection = self._connection
@@ -147,8 +147,8 @@ class Http1Stream:
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
         connection = self._connection
-        ground = connection.server.ground
-        ground.count_body(connection, len(payload), len(chunk) - len(reader.rest) - len(payload))
+        worker_loop = connection.server.worker_loop
+        worker_loop.count_body(connection, len(payload), len(chunk) - len(reader.rest) - len(payload))
         if reader.done:
             self.reader = None
             connection.end_body(reader.rest)
@@ -162,7 +162,7 @@ class Http1Stream:
                 body.feed(payload)
             if self.reader is not reader:
                 return  # the exchange is over: what comes now is read as usual
-            connection.read_into(ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to))
+            connection.read_into(worker_loop.buffer_for(chunk, payload, reader.assured, self.body_goes_to))
 
     def watch_body(self) -> None:
         """Give the client its time for the next piece of the body, where it is the client who is waited for."""

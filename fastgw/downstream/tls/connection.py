@@ -106,7 +106,7 @@ class TlsConnection(TlsTransport):
     )
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
-        super().__init__(server.ground)
+        super().__init__(server.worker_loop)
         self.listener = listener
         self.peer = peer
         self._server = server
@@ -129,7 +129,7 @@ class TlsConnection(TlsTransport):
             return
         self._admitted, self._address_limit = True, server.address_limit
         tls = self.listener.tls
-        wheel = server.ground.wheel
+        wheel = server.worker_loop.wheel
         self._limit = _Limit(self)
         wheel.watch(self._limit, wheel.now + (tls.settings.handshake_timeout if tls is not None else 0.0))
 
@@ -254,7 +254,7 @@ class TlsConnection(TlsTransport):
     def _drop_limit(self) -> None:
         limit, self._limit = self._limit, None
         if limit is not None:
-            self.ground.wheel.drop(limit)
+            self.worker_loop.wheel.drop(limit)
 
     # what follows it
 

@@ -224,7 +224,7 @@ class FilterResources:
 class Services(NamedTuple):
     """Services of a worker for a filter that holds something live."""
 
-    ground: WorkerLoop
+    worker_loop: WorkerLoop
     fetcher: Fetcher
     """HTTP client for requests of the gateway's own."""
     feeds: Feeds

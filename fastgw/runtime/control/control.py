@@ -50,7 +50,7 @@ from fastgw.runtime.process.event_loop import run_child_loop
 from fastgw.runtime.process.fallback_probes import status_server
 from fastgw.runtime.process.transient_errors import RetryBackoff, is_passing
 from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
-from fastgw.runtime.reload.proposer import Proposals
+from fastgw.runtime.reload.proposer import Proposer
 from fastgw.upstream.client.http_client import Fetcher
 
 STILL_AFTER: Final = 10
@@ -59,14 +59,14 @@ NICENESS: Final = 5
 """How far workers go before it when all want the processor."""
 
 
-def run_control(commons: NodeState, channel: Channel) -> None:
+def run_control(node_state: NodeState, channel: Channel) -> None:
     """The life of the control process, after the fork: serve until told to stop."""
     faulthandler.register(signal.SIGUSR2, STDERR)  # the supervisor asks where we hang
     with suppress(PermissionError):  # a service manager's unit may forbid it
         os.nice(NICENESS)
 
     async def live() -> None:
-        await Control(commons, channel).serve()
+        await Control(node_state, channel).serve()
 
     run_child_loop(live())
 
@@ -88,34 +88,34 @@ def import_admin() -> None:
 class Control:
     """The state of the control process."""
 
-    def __init__(self, commons: NodeState, channel: Channel) -> None:
-        self._commons = commons
+    def __init__(self, node_state: NodeState, channel: Channel) -> None:
+        self._node_state = node_state
         self._channel = channel
-        self._proposals = Proposals(commons, channel)
-        self._ground = WorkerLoop(asyncio.get_running_loop())
-        self._fetcher = Fetcher(self._ground)
-        self._feeding = FeedRunner(channel, self._fetcher, commons.feeds)
+        self._proposer = Proposer(node_state, channel)
+        self._worker_loop = WorkerLoop(asyncio.get_running_loop())
+        self._fetcher = Fetcher(self._worker_loop)
+        self._feeding = FeedRunner(channel, self._fetcher, node_state.feeds)
         self._feeding.look_at_files = self._look_at_files
         self._look_now = asyncio.Event()
         self._lookers: list[asyncio.Future[None]] = []
-        self._revoking = Revoking(commons, channel)
-        self._view = NodeView(commons, channel, self._proposals, self._revoking)
-        self._watching = Watching(self._proposals.take_said)
+        self._revoking = Revoking(node_state, channel)
+        self._view = NodeView(node_state, channel, self._proposer, self._revoking)
+        self._watching = Watching(self._proposer.take_said)
         self._view.feeds = lambda: [*self._feeding.told(), *self._watching.told()]
-        self._checks = Checks(self._ground, commons.shared, commons.words.targets.health)
+        self._checks = Checks(self._worker_loop, node_state.shared, node_state.words.targets.health)
         self._view.health = self._checks
-        self._quotas = QuotaKeeper(commons.shared.quotas, commons.run_key)
+        self._quotas = QuotaKeeper(node_state.shared.quotas, node_state.run_key)
         self._view.quota_file = lambda: self._quotas.told
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
-                ReloadRequest: lambda order: self._begin(self._proposals.reload("signal")),
-                ReloadResult: self._proposals.conclude,
+                ReloadRequest: lambda order: self._begin(self._proposer.reload("signal")),
+                ReloadResult: self._proposer.conclude,
                 FeedRefreshRequest: lambda order: self._feeding.asked(order),
                 Revoke: self._revoking.heard,
-                Columns: lambda order: commons.shared.widen(order.count),
+                Columns: lambda order: node_state.shared.widen(order.count),
                 Stop: lambda order: self._told.set(),
             }
         )
@@ -123,28 +123,28 @@ class Control:
     async def serve(self) -> None:
         """Serve until told to stop; then answer what was asked."""
         loop = asyncio.get_running_loop()
-        ControlHeartbeat(loop, self._commons.words, self._commons.shared).beat()
-        self._ground.start()
-        self._feed(self._proposals.current)
-        self._quotas.follow(self._proposals.current.settings, begins=True)
+        ControlHeartbeat(loop, self._node_state.words, self._node_state.shared).beat()
+        self._worker_loop.start()
+        self._feed(self._proposer.current)
+        self._quotas.follow(self._proposer.current.settings, begins=True)
         self._begin(self._quotas.run())
         self._view.past.tick()  # what is counted from now on is recent
         self._begin(self._view.past.run())
         self._begin(self._watch_files())
-        if self._commons.follows_files:
+        if self._node_state.follows_files:
             self._begin(self._follow_sources())
-        for name, endpoint in self._commons.own.items():
+        for name, endpoint in self._node_state.own.items():
             if name == "status":
                 pages = StatusPages(self._view.is_ready, self._view.metrics)
                 status = await status_server(endpoint.of_slot(0), pages)
                 self._begin(status.serve_forever())
             else:
                 self._admin = self._begin(self._keep_serving_admin())
-        self._proposals.on_change = self._follow
-        self._proposals.on_missed = self._told.set  # the next control process begins with what is in force
+        self._proposer.on_change = self._follow
+        self._proposer.on_missed = self._told.set  # the next control process begins with what is in force
         loop.add_reader(self._channel, self._obey)
-        self._channel.send(Ready(generation=self._commons.sealed.generation))
-        self._begin(self._proposals.recall())
+        self._channel.send(Ready(generation=self._node_state.sealed.generation))
+        self._begin(self._proposer.recall())
         await self._told.wait()
         loop.remove_reader(self._channel)
         self._feeding.stop()
@@ -157,12 +157,12 @@ class Control:
         await self._quotas.keep()
         self._quotas.close()
         self._fetcher.stop()
-        self._ground.close()
+        self._worker_loop.close()
 
     def _feed(self, accepted: ConfigSnapshot) -> None:
         feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users
         self._feeding.follow(feeds, accepted.captured, accepted.generation, lazy, users)
-        self._checks.follow(self._proposals.config.upstreams, accepted.places, accepted.captured)
+        self._checks.follow(self._proposer.config.upstreams, accepted.places, accepted.captured)
         self._revoking.follow(accepted)
         self._watching.follow(accepted.settings.providers, accepted.captured)
         self._view.drained.keep(accepted.places.targets, accepted.generation)
@@ -212,15 +212,15 @@ class Control:
         from fastgw.admin.authorization import Access  # and with it Starlette and uvicorn, which nobody else needs
         from fastgw.runtime.control.admin_listener import serve
 
-        settings, endpoint = self._admin_settings, self._commons.own["admin"]
-        tls = None if settings.tls is None else server_context(settings.tls, self._proposals.current.captured)
-        access = Access.of(settings, self._commons.admin_token)
+        settings, endpoint = self._admin_settings, self._node_state.own["admin"]
+        tls = None if settings.tls is None else server_context(settings.tls, self._proposer.current.captured)
+        access = Access.of(settings, self._node_state.admin_token)
         await serve(create_app(self._view, access), endpoint.of_slot(0), tls, served)
 
     @property
     def _admin_settings(self) -> Admin:
         """Return the settings of the admin API as of the fork: where they change, another control process follows."""
-        settings = self._commons.sealed.settings.admin
+        settings = self._node_state.sealed.settings.admin
         assert settings is not None
         return settings
 
@@ -239,7 +239,7 @@ class Control:
         """Take new contents of the files that the configuration names: certificates are renewed without a reload."""
         watch = FileWatch()
         while True:
-            captured = self._proposals.current.captured
+            captured = self._proposer.current.captured
             watch.watch(captured)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY):
@@ -247,12 +247,12 @@ class Control:
             self._look_now.clear()
             lookers, self._lookers = self._lookers, []
             try:
-                if self._proposals.is_to_be_tried_again:
-                    await self._proposals.try_again()
-                if await asyncio.to_thread(self._look, watch) or self._proposals.is_due:
+                if self._proposer.is_to_be_tried_again:
+                    await self._proposer.try_again()
+                if await asyncio.to_thread(self._look, watch) or self._proposer.is_due:
                     if any(map(pattern_in, captured)):
                         await self._until_still(watch)
-                    await self._proposals.refresh()
+                    await self._proposer.refresh()
             finally:
                 for looker in lookers:
                     if not looker.done():
@@ -268,7 +268,7 @@ class Control:
     def _look(self, watch: FileWatch) -> bool:
         """Whether files that the configuration names have changed. Its own are looked at as well: `status` tells of
         them."""
-        self._proposals.look_at_files()
+        self._proposer.look_at_files()
         return watch.changed()
 
     async def _until_still(self, watch: FileWatch) -> None:
@@ -282,11 +282,11 @@ class Control:
         """Take the configuration's own files when they have changed and stand still."""
         watch = SourceWatch()
         while True:
-            current = self._proposals.current
+            current = self._proposer.current
             posted = current.source in ("api", "rollback")
             try:
                 if await asyncio.to_thread(watch.settled, current.sources, posted=posted):
-                    await self._proposals.follow()
+                    await self._proposer.follow()
             except SyntaxProblem as flaw:
                 notice(OperatorEvent.FILES_NOT_WATCHED, f"the configuration's files are not watched: {flaw.wrong}")
                 return

@@ -11,7 +11,7 @@ from fastgw.explain import as_text, certificate_of, explain
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import CompileError, Gateway
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot
-from fastgw.runtime.reload.proposer import Proposals
+from fastgw.runtime.reload.proposer import Proposer
 
 WITHIN_S: Final = 30.0
 """Timeout of an answer, and of those that were asked for before."""
@@ -20,8 +20,8 @@ WITHIN_S: Final = 30.0
 class Explaining:
     """One request at a time: whoever comes meanwhile waits."""
 
-    def __init__(self, proposals: Proposals) -> None:
-        self._proposals = proposals
+    def __init__(self, proposer: Proposer) -> None:
+        self._proposer = proposer
         self._running: asyncio.Future[Explained] | None = None
 
     async def explain(self, request: RequestToExplain) -> Explained:
@@ -35,11 +35,11 @@ class Explaining:
             return await asyncio.shield(self._running)
 
     async def _explain(self, request: RequestToExplain) -> Explained:
-        proposals = self._proposals
-        current, config, tables = proposals.current, proposals.config, proposals.tables
+        proposer = self._proposer
+        current, config, tables = proposer.current, proposer.config, proposer.tables
         if tables is None:
             tables = await asyncio.to_thread(_compiled, config, current)
-            proposals.know(tables, current)
+            proposer.know(tables, current)
         return await asyncio.to_thread(_explained, tables, config, current.generation, request)
 
 

@@ -39,8 +39,8 @@ HOLDS: Final = 3
 class Checks:
     """Checks the targets of the configuration in force, and follows what workers decide about them."""
 
-    def __init__(self, ground: WorkerLoop, shared: SharedMemory, words: HealthWords) -> None:
-        self._ground = ground
+    def __init__(self, worker_loop: WorkerLoop, shared: SharedMemory, words: HealthWords) -> None:
+        self._worker_loop = worker_loop
         self._shared = shared
         self._words = words
         self._running: dict[str, _Checked] = {}
@@ -71,7 +71,7 @@ class Checks:
         if self._outlook is not None:
             self._outlook.stop()
         followers = [self._journal] if watched else []
-        self._outlook = HealthPoller(self._ground.wheel, self._words, self._shared.supervisor, followers)
+        self._outlook = HealthPoller(self._worker_loop.wheel, self._words, self._shared.supervisor, followers)
         self._outlook.start()
 
     async def _follow(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
@@ -157,8 +157,8 @@ class Checks:
         return self._turns
 
     @property
-    def ground(self) -> WorkerLoop:
-        return self._ground
+    def worker_loop(self) -> WorkerLoop:
+        return self._worker_loop
 
     def judged(self, place: int) -> HealthVerdict:
         """Return the verdict of the control process before this one, if it still holds."""
@@ -210,7 +210,7 @@ class _Checked:
                 before, self._began_at = self._began_at, monotonic()
                 async with self._checks.turns:
                     try:
-                        why = await self._check(self._checks.ground)
+                        why = await self._check(self._checks.worker_loop)
                     except CannotCheck as error:
                         say(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._told, error)
                     else:

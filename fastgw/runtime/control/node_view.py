@@ -38,7 +38,7 @@ from fastgw.runtime.node.metrics import Exposition, OfTls, OfUpstream, target_er
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.process.process_stats import Process, process
 from fastgw.runtime.reload import certificate_files
-from fastgw.runtime.reload.proposer import Proposals
+from fastgw.runtime.reload.proposer import Proposer
 from fastgw.shm.health_words import HealthVerdict
 from fastgw.shm.last_errors import LastErrorEntry
 from fastgw.shm.slot_assignment import target_name
@@ -64,56 +64,56 @@ ERRORS: Final = 500
 class NodeView:
     """The `admin.node.Node` of a gateway."""
 
-    def __init__(self, commons: NodeState, channel: Channel, proposals: Proposals, revoking: Revoking) -> None:
-        self._commons = commons
+    def __init__(self, node_state: NodeState, channel: Channel, proposer: Proposer, revoking: Revoking) -> None:
+        self._node_state = node_state
         self._channel = channel
-        self._proposals = proposals
+        self._proposer = proposer
         self._revoking = revoking
-        self._explaining = Explaining(proposals)
+        self._explaining = Explaining(proposer)
         self._supervisor = os.getppid()
         self._exposition = Exposition(
-            series_of(proposals.current.places),
-            commons.shared,
-            commons.words,
-            commons.begun_date,
+            series_of(proposer.current.places),
+            node_state.shared,
+            node_state.words,
+            node_state.begun_date,
             self.status_of_tls,
             lambda: self.feeds(),
             self._of_health,
-            lambda: limit_report.concurrency(self._in_flight, self._proposals.config),
-            lambda: self._proposals.stale is not None,
-            lambda: bool(self._proposals.kept_files),
+            lambda: limit_report.concurrency(self._in_flight, self._proposer.config),
+            lambda: self._proposer.stale is not None,
+            lambda: bool(self._proposer.kept_files),
         )
         self._looking = asyncio.Lock()
         self._limits: node_interface.Limits | None = None
-        self._in_flight = commons.shared.supervisor.in_flight()  # only to be read
+        self._in_flight = node_state.shared.supervisor.in_flight()  # only to be read
         self.health: Checks | None = None
         """The health checker of targets."""
         self.feeds: Callable[[], Sequence[node_interface.FeedInfo]] = tuple
         """Returns the states of the feeds."""
-        self.drained = DrainedTargets(channel, commons.feeds.get(FEED, b""), proposals.current.generation)
+        self.drained = DrainedTargets(channel, node_state.feeds.get(FEED, b""), proposer.current.generation)
         self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
         """Returns the state of the quota file."""
         self.past = TrafficHistory(self._totals, self.live)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
-        self._parts = Parts(proposals.config)
-        proposals.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
+        self._parts = Parts(proposer.config)
+        proposer.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
 
     # --- what is the case ---
 
     def is_ready(self) -> bool:
-        return self._commons.words.is_ready(self._commons.shared)
+        return self._node_state.words.is_ready(self._node_state.shared)
 
     def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
         return self._exposition.text(accept)
 
     def status(self) -> node_interface.Status:
-        current, workers = self._proposals.current, self._workers()
+        current, workers = self._proposer.current, self._workers()
         return node_interface.Status(
             version=VERSION,
             pid=self._supervisor,
             uptime_s=self._uptime_s(),
-            started_date=self._commons.begun_date,
+            started_date=self._node_state.begun_date,
             generation=current.generation,
             config_hash=current.hash,
             config_file=current.file,
@@ -122,8 +122,8 @@ class NodeView:
             connections=sum(worker.connections for worker in workers),
             requests=sum(self._totals().requests.values()),
             reloads=self._reloads(),
-            stale=self._proposals.stale,
-            kept_files=self._proposals.kept_files,
+            stale=self._proposer.stale,
+            kept_files=self._proposer.kept_files,
             certificates=self.status_of_tls()[0],
             verifiers=self.status_of_tls()[1],
             feeds=self.feeds(),
@@ -132,11 +132,11 @@ class NodeView:
 
     def status_of_tls(self) -> OfTls:
         """Return the certificates of all listeners, and what verifies clients. It is taken apart once."""
-        proposals = self._proposals
-        now = (proposals.current, (proposals.withheld, proposals.doubts))
+        proposer = self._proposer
+        now = (proposer.current, (proposer.withheld, proposer.doubts))
         if any(one is not other for one, other in zip(now, self._certified, strict=True)):
             self._certified = now
-            what = proposals.config, proposals.current.captured, {**proposals.doubts, **proposals.withheld}
+            what = proposer.config, proposer.current.captured, {**proposer.doubts, **proposer.withheld}
             self._of_tls = certificate_files.told(*what), certificate_files.verifiers(*what)
         return self._of_tls
 
@@ -151,7 +151,7 @@ class NodeView:
         return node_interface.Live(
             date=time.time(),
             uptime_s=self._uptime_s(),
-            generation=self._proposals.current.generation,
+            generation=self._proposer.current.generation,
             state=self._state(),
             connections=sum(worker.connections for worker in workers),
             requests=sum(totals.requests.values()),
@@ -168,7 +168,9 @@ class NodeView:
     def routes(self) -> list[node_interface.RouteInfo]:
         totals = self._totals()
         recent = self.past.recent(totals)
-        last = self._commons.words.last_errors.of_routes(self._commons.shared.views, self._exposition.series.places)
+        last = self._node_state.words.last_errors.of_routes(
+            self._node_state.shared.views, self._exposition.series.places
+        )
         faults: dict[str, dict[str, int]] = {}
         for (fault, route, _), count in totals.faults.items():
             of_route = faults.setdefault(route, {})
@@ -201,7 +203,7 @@ class NodeView:
                 recent_faults=recent_faults.get(route.name, {}),
                 last_error=_last_error(last.get(route.name)),
             )
-            for route in self._proposals.config.routes
+            for route in self._proposer.config.routes
         ]
 
     def _of_health(self) -> Mapping[str, OfUpstream]:
@@ -225,23 +227,23 @@ class NodeView:
         ]
 
     async def consumers(self) -> list[node_interface.ConsumerInfo]:
-        return await asyncio.to_thread(_consumers, self._proposals.current.index)
+        return await asyncio.to_thread(_consumers, self._proposer.current.index)
 
     async def config(self) -> node_interface.Effective:
-        current = self._proposals.current
-        written = await asyncio.to_thread(config.effective, self._proposals.config)
+        current = self._proposer.current
+        written = await asyncio.to_thread(config.effective, self._proposer.config)
         return node_interface.Effective(current.generation, current.hash, written)
 
     # --- what is asked for ---
 
     async def reload(self) -> node_interface.Outcome:
-        return await self._proposals.reload("api")
+        return await self._proposer.reload("api")
 
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> node_interface.Outcome:
-        return await self._proposals.apply(text, suffix, dry_run)
+        return await self._proposer.apply(text, suffix, dry_run)
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> node_interface.Outcome:
-        return await self._proposals.put_targets(upstream, text, suffix)
+        return await self._proposer.put_targets(upstream, text, suffix)
 
     def drain_target(self, upstream: str, target: str, drained: bool) -> node_interface.TargetInfo | None:
         configured = self._current_parts().upstreams.get(upstream)
@@ -252,33 +254,33 @@ class NodeView:
         return self._target(upstream, found[0], target, self._seen(self._totals()))
 
     async def rollback(self, generation: int | None) -> node_interface.Outcome:
-        return await self._proposals.rollback(generation)
+        return await self._proposer.rollback(generation)
 
     def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[node_interface.QuotaInfo]:
-        proposals = self._proposals
-        index = proposals.current.index
-        return limit_report.told(self._commons.shared.quotas, proposals.config, index, consumer, keys)
+        proposer = self._proposer
+        index = proposer.current.index
+        return limit_report.told(self._node_state.shared.quotas, proposer.config, index, consumer, keys)
 
     async def limits(self) -> node_interface.Limits:
         async with self._looking:
             if self._limits is None or time.time() - self._limits.date >= LIMITS_EVERY_S:
-                self._limits = await asyncio.to_thread(self._limits_now, self._proposals.config, self._totals())
+                self._limits = await asyncio.to_thread(self._limits_now, self._proposer.config, self._totals())
             return self._limits
 
     def _limits_now(self, configuration: Config, totals: Totals) -> node_interface.Limits:
-        shared = self._commons.shared
+        shared = self._node_state.shared
         most = configuration.limits.connections
-        connections = sum(column.words[self._commons.words.connections] for column in shared.columns)
+        connections = sum(column.words[self._node_state.words.connections] for column in shared.columns)
         tables = (
             node_interface.TableUse("connections", connections, most),
             *limit_report.tables(shared.cells, shared.quotas),
         )
-        index = self._proposals.current.index
+        index = self._proposer.current.index
         uses = limit_report.limits(configuration, index, shared.quotas, self._in_flight, totals.filters)
         return node_interface.Limits(time.time(), tables, list(uses))
 
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
-        return limit_report.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, keys)
+        return limit_report.reset(self._node_state.shared.quotas, self._proposer.config, instance, consumer, keys)
 
     async def explain(self, request: node_interface.RequestToExplain) -> node_interface.Explained:
         return await self._explaining.explain(request)
@@ -290,26 +292,26 @@ class NodeView:
         return self._revoking.revoke(records, about)
 
     def drain(self) -> None:
-        self._channel.send(DrainAll(generation=self._proposals.current.generation))
+        self._channel.send(DrainAll(generation=self._proposer.current.generation))
 
     # --- parts ---
 
     def _totals(self) -> Totals:
-        return self._commons.words.totals(self._commons.shared, self._exposition.series)
+        return self._node_state.words.totals(self._node_state.shared, self._exposition.series)
 
     def _current_parts(self) -> "Parts":
-        if self._parts.config is not self._proposals.config:
-            self._parts = Parts(self._proposals.config)
+        if self._parts.config is not self._proposer.config:
+            self._parts = Parts(self._proposer.config)
         return self._parts
 
     def _uptime_s(self) -> float:
-        return time.time() - self._commons.begun_date
+        return time.time() - self._node_state.begun_date
 
     def _state(self) -> node_interface.State:
-        return "serving" if self._commons.words.is_serving(self._commons.shared) else "draining"
+        return "serving" if self._node_state.words.is_serving(self._node_state.shared) else "draining"
 
     def _workers(self) -> list[node_interface.Worker]:
-        words, shared = self._commons.words, self._commons.shared
+        words, shared = self._node_state.words, self._node_state.shared
         found = []
         for place, column in enumerate(shared.columns):
             pid = column.words[words.pid]
@@ -333,11 +335,13 @@ class NodeView:
         return sorted(found, key=lambda worker: (worker.slot, worker.uptime_s))
 
     def _seen(self, totals: Totals) -> "Seen":
-        last = self._commons.words.last_errors.of_targets(self._commons.shared.views, self._exposition.series.places)
+        last = self._node_state.words.last_errors.of_targets(
+            self._node_state.shared.views, self._exposition.series.places
+        )
         return Seen(totals, self.past.recent(totals), last)
 
     def _health(self, name: str, place: int, seen: "Seen") -> node_interface.Health:
-        words, shared = self._commons.words, self._commons.shared
+        words, shared = self._node_state.words, self._node_state.shared
         verdict = words.targets.verdict(shared, place, time.monotonic())
         if verdict is not HealthVerdict.UNKNOWN:
             return HEALTH[verdict]
@@ -348,9 +352,9 @@ class NodeView:
         self, upstream: str, target: Target, label: str, seen: "Seen", wrong: Mapping[str, str] = NONE
     ) -> node_interface.TargetInfo:
         """`wrong`: what checks have found wrong, by the target's name."""
-        words, shared = self._commons.words.targets, self._commons.shared
+        words, shared = self._node_state.words.targets, self._node_state.shared
         name = target_name(upstream, label)
-        place = self._proposals.current.places.targets.get(name)
+        place = self._proposer.current.places.targets.get(name)
         if place is None:
             return node_interface.TargetInfo(str(target.url), target.weight, "unknown", 0, 0, 0, label=label)
         row, lately = seen.totals.targets.get(name, UNCOUNTED), seen.recent.targets.get(name, UNCOUNTED)
@@ -376,12 +380,12 @@ class NodeView:
         )
 
     def _reloads(self) -> node_interface.Reloads:
-        words, own = self._commons.words, self._commons.shared.supervisor.words
+        words, own = self._node_state.words, self._node_state.shared.supervisor.words
         return node_interface.Reloads(
             ok=own[words.reloads_ok],
             failed=own[words.reloads_failed],
-            last_success=not own[words.last_reload_failed] and not self._proposals.kept_files,
-            last=[_reload(record) for record in reversed(self._proposals.records)],
+            last_success=not own[words.last_reload_failed] and not self._proposer.kept_files,
+            last=[_reload(record) for record in reversed(self._proposer.records)],
         )
 
 

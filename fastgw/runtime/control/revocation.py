@@ -27,11 +27,11 @@ TOLD: Final = 4
 class Revoking:
     """Control's access to the revocation list."""
 
-    def __init__(self, commons: NodeState, channel: Channel) -> None:
-        self._commons = commons
+    def __init__(self, node_state: NodeState, channel: Channel) -> None:
+        self._node_state = node_state
         self._channel = channel
         self._unsent: deque[Revoke] = deque()
-        self._everywhere = RevocationReplicator(commons.revoked, self._add_records)
+        self._everywhere = RevocationReplicator(node_state.revoked, self._add_records)
         self._place: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
@@ -67,8 +67,8 @@ class Revoking:
             self._everywhere.say(fresh, order.told)
 
     def told(self) -> Revocations:
-        commons = self._commons
-        return Revocations(len(commons.revoked), MOST, self._reach, list(reversed(commons.revoked_told)))
+        node_state = self._node_state
+        return Revocations(len(node_state.revoked), MOST, self._reach, list(reversed(node_state.revoked_told)))
 
     @property
     def _reach(self) -> RevokedEverywhere:
@@ -77,14 +77,14 @@ class Revoking:
         return "shared" if self._everywhere.is_there else "away"
 
     def _keep(self, records: bytes, told: list[RevocationEvent]) -> bytes:
-        fresh = self._commons.revoked.add(records, time.time())
+        fresh = self._node_state.revoked.add(records, time.time())
         if fresh:
-            self._commons.revoked_told.extend(told)
+            self._node_state.revoked_told.extend(told)
         return fresh
 
     def _add_records(self, records: bytes, told: list[RevocationEvent]) -> bytes:
         """Keep it, and let all workers know; what of it is new."""
-        fresh, generation = self._keep(records, told), self._commons.sealed.generation
+        fresh, generation = self._keep(records, told), self._node_state.sealed.generation
         for at in range(0, len(fresh), PIECE):
             self._unsent.append(Revoke(generation=generation, records=fresh[at : at + PIECE], told=told[-TOLD:]))
             told = []

@@ -25,16 +25,16 @@ class Bound:
     """The names of the listeners that speak TLS."""
 
     @classmethod
-    def of(cls, commons: NodeState) -> "Bound":
-        own = {name: endpoint.address for name, endpoint in commons.own.items()}
+    def of(cls, node_state: NodeState) -> "Bound":
+        own = {name: endpoint.address for name, endpoint in node_state.own.items()}
         listeners = {
-            name: [commons.endpoints[number].address for number in numbers]
-            for name, numbers in commons.listeners.items()
+            name: [node_state.endpoints[number].address for number in numbers]
+            for name, numbers in node_state.listeners.items()
         }
-        configured = commons.sealed.settings.listeners
+        configured = node_state.sealed.settings.listeners
         secured = frozenset(name for name in listeners if configured[name].tls is not None)
-        token_file = token_file_of(commons)
-        return cls(listeners, own.get("status"), own.get("admin"), commons.workers, token_file, secured)
+        token_file = token_file_of(node_state)
+        return cls(listeners, own.get("status"), own.get("admin"), node_state.workers, token_file, secured)
 
     @property
     def urls(self) -> list[str]:

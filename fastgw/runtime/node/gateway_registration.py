@@ -27,32 +27,32 @@ def wants_token(settings: Admin, bound: Address) -> bool:
     return settings.token is None and not required and not is_private(bound)
 
 
-def register(commons: NodeState) -> None:
+def register(node_state: NodeState) -> None:
     """Begin an entry, or go on with that of the program before this one; without a directory do without, and say so.
 
     Raises `CannotStart` where another gateway has the name that this one was given.
     """
-    begins = commons.registration is None
+    begins = node_state.registration is None
     if begins:
         try:
-            commons.registration = Registration.begin()
+            node_state.registration = Registration.begin()
         except Unregistered as error:
             notice(
                 OperatorEvent.START_WARNING,
                 f"fastgw: warning: not registered, so commands need --admin and --token-file: {error}",
             )
-    registration = commons.registration
-    if not begins or registration is None or not commons.name:
-        tell_entry(commons)
+    registration = node_state.registration
+    if not begins or registration is None or not node_state.name:
+        tell_entry(node_state)
         return
     try:
         with ExitStack() as starting:
             with suppress(OSError):  # without the lock two that start at once might have one name
                 starting.enter_context(one_at_a_time(os.path.dirname(registration.path)))
-            _check_name(commons.name)
-            tell_entry(commons)
+            _check_name(node_state.name)
+            tell_entry(node_state)
     except CannotStart:
-        commons.registration = None
+        node_state.registration = None
         registration.end()
         raise
 
@@ -66,73 +66,77 @@ def _check_name(name: str) -> None:
             raise CannotStart(f"--name {name}: {what}; choose another name, or stop that one first")
 
 
-def tell_entry(commons: NodeState) -> None:
+def tell_entry(node_state: NodeState) -> None:
     """Write what is so now: the addresses, and the token where one is needed."""
-    registration = commons.registration
+    registration = node_state.registration
     if registration is None:
         return
     try:
-        registration.write_token(commons.admin_token if _made_counts(commons) else None)
-        registration.write(_entry(commons))
+        registration.write_token(node_state.admin_token if _made_counts(node_state) else None)
+        registration.write(_entry(node_state))
     except OSError as error:
         notice(OperatorEvent.START_WARNING, f"fastgw: warning: {registration.path}: {error.strerror}")
 
 
-def _made_counts(commons: NodeState) -> bool:
-    settings, endpoint = commons.sealed.settings.admin, commons.own.get("admin")
+def _made_counts(node_state: NodeState) -> bool:
+    settings, endpoint = node_state.sealed.settings.admin, node_state.own.get("admin")
     return settings is not None and endpoint is not None and wants_token(settings, endpoint.address)
 
 
-def token_file_of(commons: NodeState) -> str | None:
+def token_file_of(node_state: NodeState) -> str | None:
     """Return the file with the token of the admin API; None: no token is needed, or it is in no file."""
-    settings, registration = commons.sealed.settings.admin, commons.registration
+    settings, registration = node_state.sealed.settings.admin, node_state.registration
     if settings is not None and settings.token is not None:
         return settings.token.file or None
-    return registration.token_file if registration is not None and _made_counts(commons) else None
+    return registration.token_file if registration is not None and _made_counts(node_state) else None
 
 
-def _entry(commons: NodeState) -> GatewayEntry:
-    settings, file = commons.sealed.settings.admin, commons.sealed.accepted.file
-    own = {name: str(endpoint.address) for name, endpoint in commons.own.items()}
+def _entry(node_state: NodeState) -> GatewayEntry:
+    settings, file = node_state.sealed.settings.admin, node_state.sealed.accepted.file
+    own = {name: str(endpoint.address) for name, endpoint in node_state.own.items()}
     return GatewayEntry(
         pid=os.getpid(),
-        name=commons.name or (Path(file).stem if file else NAMELESS),
+        name=node_state.name or (Path(file).stem if file else NAMELESS),
         config=os.path.realpath(file) if file else "",
         version=VERSION,
-        began_date=commons.begun_date,
+        began_date=node_state.begun_date,
         admin=own.get("admin"),
         admin_tls=settings is not None and settings.tls is not None,
-        token_file=token_file_of(commons),
+        token_file=token_file_of(node_state),
         status=own.get("status"),
     )
 
 
-def own_addresses(commons: NodeState, environment: Mapping[str, str] = os.environ) -> list[str]:
+def own_addresses(node_state: NodeState, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the addresses of the dashboard and of the probes, a line each; and why they are not the usual ones.
 
     The token stands behind `#`: browsers send that to nobody. It is left out where many read what is written to stderr.
     """
     lines = []
-    settings, admin, status = commons.sealed.settings.admin, commons.own.get("admin"), commons.own.get("status")
+    settings, admin, status = (
+        node_state.sealed.settings.admin,
+        node_state.own.get("admin"),
+        node_state.own.get("status"),
+    )
     if settings is not None and admin is not None:
         url = str(admin.address)
         if not admin.address.path:
             url = f"{'http' if settings.tls is None else 'https'}://{_reachable(admin.address)}/"
-        if _made_counts(commons) and not admin.address.path:
-            if (file := token_file_of(commons)) and _is_shared_log(environment):
+        if _made_counts(node_state) and not admin.address.path:
+            if (file := token_file_of(node_state)) and _is_shared_log(environment):
                 url += f" (token: {file})"
             else:
-                url += f"#token={commons.admin_token}"
-        lines.append(f"dashboard {url}{_moved(commons, 'admin')}")
+                url += f"#token={node_state.admin_token}"
+        lines.append(f"dashboard {url}{_moved(node_state, 'admin')}")
     if status is not None:
         shown = str(status.address) if status.address.path else f"http://{_reachable(status.address)}/metrics"
-        lines.append(f"status {shown}{_moved(commons, 'status')}")
+        lines.append(f"status {shown}{_moved(node_state, 'status')}")
     return lines
 
 
-def _moved(commons: NodeState, name: str) -> str:
-    usual, address = _WHERE[name], commons.own[name].address
-    if getattr(commons.sealed.settings, name) is not usual or address == usual.address:
+def _moved(node_state: NodeState, name: str) -> str:
+    usual, address = _WHERE[name], node_state.own[name].address
+    if getattr(node_state.sealed.settings, name) is not usual or address == usual.address:
         return ""
     return f" ({usual.address.port} is taken)"
 

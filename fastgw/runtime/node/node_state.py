@@ -149,14 +149,16 @@ class NodeState:
 
 
 def place_listeners(
-    commons: NodeState, listeners: Mapping[str, Listener]
+    node_state: NodeState, listeners: Mapping[str, Listener]
 ) -> tuple[dict[str, list[int]], dict[int, ListeningEndpoint]]:
     """The endpoints of each listener, and those of them that had to be opened.
 
     An address that is open already keeps its sockets, whatever the listener there is called. Raises `CannotListen`.
     """
-    before = commons.sealed.settings.listeners
-    held = {_key(name, before[name]): numbers for name, numbers in commons.listeners.items()}  # none yet at the start
+    before = node_state.sealed.settings.listeners
+    held = {
+        _key(name, before[name]): numbers for name, numbers in node_state.listeners.items()
+    }  # none yet at the start
     placed: dict[str, list[int]] = {}
     opened: dict[int, ListeningEndpoint] = {}
     with ExitStack() as undo:
@@ -164,11 +166,11 @@ def place_listeners(
             numbers = held.get(_key(name, listener))
             if numbers is None:
                 numbers = []
-                for endpoint in commons.open(listener.address, commons.slots):
+                for endpoint in node_state.open(listener.address, node_state.slots):
                     undo.callback(endpoint.close)
-                    opened[commons.endpoint_number] = endpoint
-                    numbers.append(commons.endpoint_number)
-                    commons.endpoint_number += 1
+                    opened[node_state.endpoint_number] = endpoint
+                    numbers.append(node_state.endpoint_number)
+                    node_state.endpoint_number += 1
             placed[name] = numbers
         undo.pop_all()
     return placed, opened

@@ -31,7 +31,7 @@ class CannotStart(Exception):
     """The gateway could not start; the text is the one line that the user sees."""
 
 
-def open_commons(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, opened: ExitStack) -> NodeState:
+def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, opened: ExitStack) -> NodeState:
     """Everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
     settings = accepted.settings
     for access_log in settings.access_logs:
@@ -45,7 +45,7 @@ def open_commons(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, 
             f"cannot have the shared memory that workers: {accepted.workers} and limits.connections: "
             f"{settings.limits.connections} need; lower them"
         ) from error
-    commons = NodeState(
+    node_state = NodeState(
         shared=shared,
         words=words,
         sealed=Sealed.of(accepted),
@@ -56,17 +56,17 @@ def open_commons(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, 
         passed=passed,
         begun_date=accepted.date,
     )
-    opened.callback(close_commons, commons)
+    opened.callback(close_node_state, node_state)
     words.set_awaits(shared, awaits(accepted.captured))
-    commons.listeners, commons.endpoints = place_listeners(commons, settings.listeners)
+    node_state.listeners, node_state.endpoints = place_listeners(node_state, settings.listeners)
     for name in OWN:
-        if endpoint := open_own(commons, name, settings):
-            commons.own[name] = endpoint
-    warn(commons)
-    return commons
+        if endpoint := open_own(node_state, name, settings):
+            node_state.own[name] = endpoint
+    warn(node_state)
+    return node_state
 
 
-def open_own(commons: NodeState, name: str, settings: Config) -> ListeningEndpoint | None:
+def open_own(node_state: NodeState, name: str, settings: Config) -> ListeningEndpoint | None:
     """Open where control listens. An address that nobody wrote is not insisted on: where it is taken it is the next
     port that is free. None: there is no such listener. Raises `CannotListen`.
 
@@ -77,22 +77,22 @@ def open_own(commons: NodeState, name: str, settings: Config) -> ListeningEndpoi
         return None
     private = isinstance(wanted, Admin) and wanted.token is None
     try:
-        return commons.open_one(wanted.address, private=private)
+        return node_state.open_one(wanted.address, private=private)
     except CannotListen as error:
         if wanted is not OWN[name]:
             raise
-        if isinstance(error, AddressInUse) and (endpoint := _open_next(commons, wanted.address)):
+        if isinstance(error, AddressInUse) and (endpoint := _open_next(node_state, wanted.address)):
             return endpoint
         text = f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null"
         notice(OperatorEvent.LISTENER_LEFT_OUT, text)
         return None
 
 
-def _open_next(commons: NodeState, taken: Address) -> ListeningEndpoint | None:
+def _open_next(node_state: NodeState, taken: Address) -> ListeningEndpoint | None:
     """Open an endpoint at one of the ports after this one; None: all of them are taken, too."""
     for port in range(taken.port + 1, taken.port + PORTS_TRIED + 1):
         try:
-            return commons.open_one(Address(host=taken.host, port=port))
+            return node_state.open_one(Address(host=taken.host, port=port))
         except AddressInUse:
             continue
         except CannotListen:
@@ -100,20 +100,20 @@ def _open_next(commons: NodeState, taken: Address) -> ListeningEndpoint | None:
     return None
 
 
-def warn(commons: NodeState, *, again: bool = False) -> None:
+def warn(node_state: NodeState, *, again: bool = False) -> None:
     """Say what will be slower or less than asked for. `again`: the program before this one has said what stays so."""
     files = raise_file_limit()
-    connections = commons.sealed.settings.limits.connections
-    limit = None if again else file_limit_warning(connections, commons.workers, files)
+    connections = node_state.sealed.settings.limits.connections
+    limit = None if again else file_limit_warning(connections, node_state.workers, files)
     for warning in (limit, compiled.warning()):
         if warning is not None:
             notice(OperatorEvent.START_WARNING, f"fastgw: warning: {warning}")
-    for line in commons.passed.unclaimed():
+    for line in node_state.passed.unclaimed():
         notice(OperatorEvent.START_WARNING, f"fastgw: warning: {line}")
 
 
-def close_commons(commons: NodeState) -> None:
-    close_endpoints([*commons.endpoints.values(), *commons.own.values()])
-    for sealed in (*commons.kept, commons.sealed):
+def close_node_state(node_state: NodeState) -> None:
+    close_endpoints([*node_state.endpoints.values(), *node_state.own.values()])
+    for sealed in (*node_state.kept, node_state.sealed):
         os.close(sealed.descriptor)
-    commons.passed.close()
+    node_state.passed.close()

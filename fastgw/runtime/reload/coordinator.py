@@ -49,18 +49,18 @@ class Reloading:
 
     def __init__(
         self,
-        commons: NodeState,
+        node_state: NodeState,
         is_serving: Callable[[], bool],
         workers: Callable[[], Iterable[Child]],
         answer: Callable[[ReloadResult], None],
         changed: Callable[[Mapping[str, ListeningEndpoint]], None],
     ) -> None:
-        self._commons = commons
+        self._node_state = node_state
         self._is_serving = is_serving
         self._workers = workers
         self._answer = answer
         self._changed = changed
-        self._turnover: TwoPhaseCommit | None = None
+        self._two_phase_commit: TwoPhaseCommit | None = None
         self._proposal: Propose | None = None  # of this change, or the last one
         self._present: frozenset[Child] = frozenset()  # when the change began
         self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
@@ -69,16 +69,16 @@ class Reloading:
     @property
     def due_at(self) -> float:
         """When to `look`, monotonic seconds."""
-        return inf if self._turnover is None else self._turnover.due_at
+        return inf if self._two_phase_commit is None else self._two_phase_commit.due_at
 
     @property
     def under_way(self) -> bool:
-        return self._turnover is not None
+        return self._two_phase_commit is not None
 
     def look(self, now: float) -> None:
         """End a change that takes too long."""
-        if self._turnover is not None and now >= self._turnover.due_at:
-            self._turnover.is_late()
+        if self._two_phase_commit is not None and now >= self._two_phase_commit.due_at:
+            self._two_phase_commit.is_late()
 
     # --- from control ---
 
@@ -96,7 +96,7 @@ class Reloading:
         try:
             self._check_timely(sealed)
             _check_readable(sealed)
-            listeners, opened = place_listeners(self._commons, sealed.settings.listeners)
+            listeners, opened = place_listeners(self._node_state, sealed.settings.listeners)
             self._open_own(sealed.settings, own)
         except (CannotListen, UnreadableSnapshot, Untimely) as error:
             close_endpoints([*opened.values(), *own.values()])
@@ -104,13 +104,13 @@ class Reloading:
             os.close(descriptor)
             self._give_up(message, str(error), passing)
             return
-        self._before, self._own = self._commons.listeners, own
+        self._before, self._own = self._node_state.listeners, own
         self._proposal = message
-        self._turnover = TwoPhaseCommit(
+        self._two_phase_commit = TwoPhaseCommit(
             sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end
         )
         self._present = frozenset(self._workers())
-        self._turnover.begin(child for child in self._present if child.able)
+        self._two_phase_commit.begin(child for child in self._present if child.able)
 
     def lost(self, message: Propose) -> None:
         """The document has not come: no more files may be open here."""
@@ -118,144 +118,148 @@ class Reloading:
 
     def rejected(self, message: Rejected) -> None:
         """Control has found it wrong by itself."""
-        stays = self._commons.sealed.generation
+        stays = self._node_state.sealed.generation
         why = message.why if message.passing else "see the errors above"
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, message.source, message.why, message.subject)
 
     def _check_timely(self, sealed: Sealed) -> None:
-        generation = self._commons.sealed.generation
+        generation = self._node_state.sealed.generation
         if not self._is_serving():
             raise Untimely("the gateway stops", passing=False)
-        if self._turnover is not None:
+        if self._two_phase_commit is not None:
             raise Untimely("another change is in progress")
         if sealed.generation != generation + 1:
             raise Untimely(f"it is based on generation {sealed.generation - 1}, but generation {generation} is active")
 
     def _open_own(self, settings: Config, opened: dict[str, ListeningEndpoint]) -> None:
         """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
-        before = self._commons.sealed.settings
+        before = self._node_state.sealed.settings
         for name in OWN:
             now, then = getattr(settings, name), getattr(before, name)
-            if now is None or (then is not None and now.address == then.address and name in self._commons.own):
+            if now is None or (then is not None and now.address == then.address and name in self._node_state.own):
                 continue
-            if endpoint := open_own(self._commons, name, settings):
+            if endpoint := open_own(self._node_state, name, settings):
                 opened[name] = endpoint
 
     # --- from workers ---
 
     def is_ready(self, child: Child) -> None:
         """A worker has come to serve what is in force, or to beat again."""
-        if self._turnover is not None and not self._turnover.is_committing:
-            self._turnover.join(child)
+        if self._two_phase_commit is not None and not self._two_phase_commit.is_committing:
+            self._two_phase_commit.join(child)
 
     def catch_up(self, child: Child) -> None:
         """Bring a child to the generation in force."""
-        if child.asked != self._commons.sealed.generation:
-            tell_sockets(child, self._commons.endpoints)
-            tell_prepare(child, self._commons.sealed, self._commons.listeners)
+        if child.asked != self._node_state.sealed.generation:
+            tell_sockets(child, self._node_state.endpoints)
+            tell_prepare(child, self._node_state.sealed, self._node_state.listeners)
 
     def prepared(self, child: Child, generation: int) -> None:
-        if generation == self._commons.sealed.generation:  # it is late
+        if generation == self._node_state.sealed.generation:  # it is late
             child.send(Commit(generation=generation))
-        elif self._turnover is not None and generation == self._turnover.sealed.generation:
-            self._turnover.prepared(child)
+        elif self._two_phase_commit is not None and generation == self._two_phase_commit.sealed.generation:
+            self._two_phase_commit.prepared(child)
 
     def refused(self, child: Child, generation: int, why: str, passing: bool = False) -> None:
-        if generation == self._commons.sealed.generation:  # it is late
+        if generation == self._node_state.sealed.generation:  # it is late
             notice(
                 OperatorEvent.PROCESS_ENDED, f"{child} cannot change to generation {generation} and is replaced: {why}"
             )
             child.outdated = True
             self.gone(child)
-        elif self._turnover is not None and generation == self._turnover.sealed.generation:
-            self._turnover.abort(f"{child.name}: {why}", passing=passing)
+        elif self._two_phase_commit is not None and generation == self._two_phase_commit.sealed.generation:
+            self._two_phase_commit.abort(f"{child.name}: {why}", passing=passing)
 
     def was_committed(self, child: Child) -> None:
-        if self._turnover is not None and child.generation == self._turnover.sealed.generation:
-            self._turnover.was_committed(child)
+        if self._two_phase_commit is not None and child.generation == self._two_phase_commit.sealed.generation:
+            self._two_phase_commit.was_committed(child)
 
     def gone(self, child: Child) -> None:
         """Drop a dead or silent child from the commit under way."""
-        if self._turnover is not None:
-            self._turnover.gone(child)
+        if self._two_phase_commit is not None:
+            self._two_phase_commit.gone(child)
 
     # --- the change ---
 
     def _commit(self) -> None:
         """All workers are prepared: from here on this is what is in force, whoever dies."""
-        assert self._turnover is not None
-        commons, turnover = self._commons, self._turnover
+        assert self._two_phase_commit is not None
+        node_state, two_phase_commit = self._node_state, self._two_phase_commit
         for child in self._workers():
             if child.silent:  # before anybody is told: it must not answer by the old configuration when it wakes
                 cut_off(child, "hangs, and would keep serving the old configuration")
-        commons.words.carry(commons.shared, commons.sealed.accepted.places, turnover.sealed.accepted.places)
-        commons.words.commit(commons.shared, turnover.sealed.generation)
-        commons.kept.append(commons.sealed)
-        commons.sealed = turnover.sealed
-        if not awaits(commons.sealed.accepted.captured):  # one that serves stays ready whatever it is to watch more
-            commons.words.set_awaits(commons.shared, False)
-        commons.listeners = turnover.listeners
-        commons.endpoints |= turnover.opened
+        node_state.words.carry(
+            node_state.shared, node_state.sealed.accepted.places, two_phase_commit.sealed.accepted.places
+        )
+        node_state.words.commit(node_state.shared, two_phase_commit.sealed.generation)
+        node_state.kept.append(node_state.sealed)
+        node_state.sealed = two_phase_commit.sealed
+        if not awaits(node_state.sealed.accepted.captured):  # one that serves stays ready whatever it is to watch more
+            node_state.words.set_awaits(node_state.shared, False)
+        node_state.listeners = two_phase_commit.listeners
+        node_state.endpoints |= two_phase_commit.opened
 
     def _end(self, why: str) -> None:
         """End the reload. `why`: it failed; "": every worker serves the new generation."""
-        assert self._turnover is not None
+        assert self._two_phase_commit is not None
         assert self._proposal is not None
-        turnover, self._turnover = self._turnover, None
+        two_phase_commit, self._two_phase_commit = self._two_phase_commit, None
         if why:
-            close_endpoints([*turnover.opened.values(), *self._own.values()])
-            os.close(turnover.sealed.descriptor)
-            self._give_up(self._proposal, why, turnover.passing)
+            close_endpoints([*two_phase_commit.opened.values(), *self._own.values()])
+            os.close(two_phase_commit.sealed.descriptor)
+            self._give_up(self._proposal, why, two_phase_commit.passing)
             return
-        commons, before = self._commons, self._before
-        unused = commons.endpoints.keys() - {number for numbers in commons.listeners.values() for number in numbers}
-        close_endpoints([commons.endpoints.pop(number) for number in unused])  # workers took what was queued there
-        asked = {child for child in self._present | turnover.told if not child.leaving}
-        wanted = commons.sealed.accepted.workers
+        node_state, before = self._node_state, self._before
+        unused = node_state.endpoints.keys() - {
+            number for numbers in node_state.listeners.values() for number in numbers
+        }
+        close_endpoints([node_state.endpoints.pop(number) for number in unused])  # workers took what was queued there
+        asked = {child for child in self._present | two_phase_commit.told if not child.leaving}
+        wanted = node_state.sealed.accepted.workers
         outcome = ReloadResult(
-            generation=commons.sealed.generation,
+            generation=node_state.sealed.generation,
             ok=True,
             why="",
-            committed=len(turnover.committed & asked),
+            committed=len(two_phase_commit.committed & asked),
             workers=len(asked),
-            listeners_added=len(commons.listeners.keys() - before.keys()),
-            listeners_removed=len(before.keys() - commons.listeners.keys()),
-            workers_restarted=turnover.replaced,
-            listeners_moved=sum(commons.listeners.get(name, numbers) != numbers for name, numbers in before.items()),
-            resized=None if wanted == commons.workers else (commons.workers, wanted),
-            changed=changed_files(commons.kept[-1].accepted.captured, commons.sealed.accepted.captured),
+            listeners_added=len(node_state.listeners.keys() - before.keys()),
+            listeners_removed=len(before.keys() - node_state.listeners.keys()),
+            workers_restarted=two_phase_commit.replaced,
+            listeners_moved=sum(node_state.listeners.get(name, numbers) != numbers for name, numbers in before.items()),
+            resized=None if wanted == node_state.workers else (node_state.workers, wanted),
+            changed=changed_files(node_state.kept[-1].accepted.captured, node_state.sealed.accepted.captured),
         )
-        configure(commons.sealed.settings.log)
+        configure(node_state.sealed.settings.log)
         notice(OperatorEvent.RELOADED, told(outcome))
-        self._remember(True, outcome.generation, turnover.source, told(outcome), self._proposal.subject)
+        self._remember(True, outcome.generation, two_phase_commit.source, told(outcome), self._proposal.subject)
         self._answer(outcome)
         self._changed(self._own)
         self._drop_kept()
 
     def _drop_kept(self) -> None:
         """Drop the retained configurations that nobody goes back to."""
-        commons = self._commons
-        *documents, _ = commons.documents
-        kept = retained_generations(documents, commons.kept[-1].accepted, commons.sealed.accepted)
-        commons.former = [each for each in commons.former if each.generation in kept]
-        for each in [each for each in commons.kept if each.generation not in kept]:
-            commons.kept.remove(each)
+        node_state = self._node_state
+        *documents, _ = node_state.documents
+        kept = retained_generations(documents, node_state.kept[-1].accepted, node_state.sealed.accepted)
+        node_state.former = [each for each in node_state.former if each.generation in kept]
+        for each in [each for each in node_state.kept if each.generation not in kept]:
+            node_state.kept.remove(each)
             os.close(each.descriptor)
 
     def _give_up(self, proposal: Propose, why: str, passing: bool) -> None:
         """Give a proposal up; no state has changed anywhere."""
-        stays = self._commons.sealed.generation
+        stays = self._node_state.sealed.generation
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, proposal.source, why, proposal.subject)
-        workers = self._commons.workers
+        workers = self._node_state.workers
         self._answer(ReloadResult(generation=stays, ok=False, why=why, workers=workers, passing=passing))
 
     def _remember(self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject) -> None:
-        commons, date = self._commons, time.time()
+        node_state, date = self._node_state, time.time()
         record = ReloadRecord(generation, date, ok, source, summary, subject=subject)
-        commons.records[:] = [*commons.records, record][-RECORDS:]
-        commons.words.reloaded(commons.shared, ok, date, of_contents=subject == "contents")
+        node_state.records[:] = [*node_state.records, record][-RECORDS:]
+        node_state.words.reloaded(node_state.shared, ok, date, of_contents=subject == "contents")
 
 
 def _check_readable(sealed: Sealed) -> None:

@@ -88,19 +88,19 @@ Present = tuple[Contents, Why]
 """Contents of files to be in force, and the reasons why some are older ones."""
 
 
-class Proposals:
-    """`commons`: as at our birth. What has been accepted since is kept here."""
+class Proposer:
+    """`node_state`: as at our birth. What has been accepted since is kept here."""
 
-    def __init__(self, commons: NodeState, channel: Channel) -> None:
-        self._commons = commons
+    def __init__(self, node_state: NodeState, channel: Channel) -> None:
+        self._node_state = node_state
         self._channel = channel
         self._lock = asyncio.Lock()
         self._documents = DocumentChecks(self._lock)
         self._next: asyncio.Task[Outcome] | None = None
         self._answer: asyncio.Future[Verdict] | None = None
-        self.current = commons.sealed.whole()
+        self.current = node_state.sealed.whole()
         self.config = self.current.config()
-        self._tables = commons.gateway if self.current.generation == commons.compiled else None
+        self._tables = node_state.gateway if self.current.generation == node_state.compiled else None
         """Tables of the configuration in force, which nothing is served by: what is offered is compiled beside them.
         None: they were compiled elsewhere.
         """
@@ -108,7 +108,7 @@ class Proposals:
         """The snapshot compiled last, and its tables."""
         self._remembered = Remembered()
         self._feeds = FeedsKept()
-        self.records = [*commons.records]
+        self.records = [*node_state.records]
         self._failed_by_contents: ReloadRecord | None = None
         """The last attempt that failed because of what files say that the configuration names, and nothing else."""
         self.on_accept: Callable[[ConfigSnapshot], None] = lambda accepted: None
@@ -117,7 +117,7 @@ class Proposals:
         """Called with the document that was in force, and the one that is."""
         self.on_missed: Callable[[], None] = lambda: None
         """Called when another document is in force than the one that is known here."""
-        self._kept = {document.generation: document for document in commons.documents}
+        self._kept = {document.generation: document for document in node_state.documents}
         self.withheld: Why = {}
         """Reasons, by file, why its present contents are not in force."""
         self._withheld_dates: Mapping[str, float] = {}  # since when
@@ -432,7 +432,7 @@ class Proposals:
 
     @property
     def _is_serving(self) -> bool:
-        return self._commons.words.is_serving(self._commons.shared)
+        return self._node_state.words.is_serving(self._node_state.shared)
 
     def _not_now(self) -> Outcome:
         return self._refused("busy", "not possible now: the gateway is not serving")
@@ -599,11 +599,11 @@ class Proposals:
             raise ConfigError(_renamed(each, self.current.file, file) for each in problems)
         notes = tuple(_renamed(each, self.current.file, file) for each in notes_of(loaded, gateway, self._remembered))
         loaded = msgspec.structs.replace(loaded, notes=notes)
-        commons = self._commons
-        commons.words.check(commons.shared, settings.limits)
+        node_state = self._node_state
+        node_state.words.check(node_state.shared, settings.limits)
         generation = self.current.generation + 1
         places = self.current.places.following(
-            gateway.names, generation, commons.words.oldest_generation(commons.shared), self._is_held
+            gateway.names, generation, node_state.words.oldest_generation(node_state.shared), self._is_held
         )
         accepted = accept(
             loaded,
@@ -621,7 +621,7 @@ class Proposals:
         return loaded, accepted
 
     def _is_held(self, place: int) -> bool:
-        return self._commons.words.targets.is_held(self._commons.shared, place)
+        return self._node_state.words.targets.is_held(self._node_state.shared, place)
 
     def _keep(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
         """`whole`: it is known of all files whether what they say is in force."""

@@ -28,15 +28,15 @@ class Children:
     """
 
     def __init__(
-        self, commons: NodeState, companions: Mapping[str, Work], signals: Signals, forget: Callable[[], None]
+        self, node_state: NodeState, companions: Mapping[str, Work], signals: Signals, forget: Callable[[], None]
     ) -> None:
-        self._commons = commons
+        self._node_state = node_state
         self._signals = signals
         self._forget = forget
-        self.workers = [Slot(f"worker {index + 1}", index) for index in range(commons.slots)]
+        self.workers = [Slot(f"worker {index + 1}", index) for index in range(node_state.slots)]
         self.companions = [Slot(name, None, work) for name, work in companions.items()]
-        self.control = Slot("control", None, partial(run_control, commons))
-        if commons.sealed.accepted.sources or commons.own:
+        self.control = Slot("control", None, partial(run_control, node_state))
+        if node_state.sealed.accepted.sources or node_state.own:
             self.companions.append(self.control)
         self.leaving: list[Child] = []
         """Workers that serve what they have, and then go."""
@@ -94,16 +94,16 @@ class Children:
         child = Child(pid, ours, slot.name, column, time.monotonic())
         if slot is self.control:
             child.beats, child.hung_s = True, CONTROL_HUNG_S
-        child.sockets = {number: len(each.sockets) for number, each in self._commons.endpoints.items()}
+        child.sockets = {number: len(each.sockets) for number, each in self._node_state.endpoints.items()}
         return child
 
     def _column(self) -> int:
         """A column that is nobody's. All that sum over columns see it before a worker counts there."""
         taken = {child.column for child in self}
         column = next(column for column in range(len(taken) + 1) if column not in taken)
-        commons = self._commons
-        commons.shared.widen(column + 1)
-        commons.words.expect(commons.shared, column, commons.sealed.generation)
+        node_state = self._node_state
+        node_state.shared.widen(column + 1)
+        node_state.words.expect(node_state.shared, column, node_state.sealed.generation)
         for child in self:
             child.send(Columns(generation=child.generation, count=column + 1))
         return column
@@ -124,7 +124,7 @@ class Children:
             else:
                 assert slot.index is not None
                 assert column is not None
-                run_worker(WorkerBootstrap(slot.index, column, self._commons), channel)
+                run_worker(WorkerBootstrap(slot.index, column, self._node_state), channel)
             code = 0
         except Exception as error:
             notice(

@@ -142,8 +142,8 @@ class HandoverState(msgspec.Struct, kw_only=True):
     """Path and descriptor of the entry in the runtime directory."""
 
     @classmethod
-    def of(cls, commons: NodeState, children: Children, adoption: SlotAdoption, reload_due: bool) -> Self:
-        accepted, held = commons.sealed.accepted, commons.registration
+    def of(cls, node_state: NodeState, children: Children, adoption: SlotAdoption, reload_due: bool) -> Self:
+        accepted, held = node_state.sealed.accepted, node_state.registration
         placed = [(child, slot.index) for slot in children.slots for child in slot.children]
         return cls(
             protocol=PROTOCOL,
@@ -152,29 +152,29 @@ class HandoverState(msgspec.Struct, kw_only=True):
             captured=accepted.captured,
             source=accepted.source,
             date=accepted.date,
-            former=commons.documents,
+            former=node_state.documents,
             places=accepted.places,
-            shared=commons.shared.fd,
-            endpoints={number: OpenEndpoint.of(each) for number, each in commons.endpoints.items()},
-            endpoint_number=commons.endpoint_number,
-            listeners=commons.listeners,
-            own={name: OpenEndpoint.of(each) for name, each in commons.own.items()},
-            slots=commons.slots,
+            shared=node_state.shared.fd,
+            endpoints={number: OpenEndpoint.of(each) for number, each in node_state.endpoints.items()},
+            endpoint_number=node_state.endpoint_number,
+            listeners=node_state.listeners,
+            own={name: OpenEndpoint.of(each) for name, each in node_state.own.items()},
+            slots=node_state.slots,
             children=[
-                ChildHandover.of(child, index, adoption, commons.slots)
+                ChildHandover.of(child, index, adoption, node_state.slots)
                 for child, index in [*placed, *((child, None) for child in children.leaving)]
             ],
-            passed=[(each.socket.fileno(), each.name) for each in commons.passed.left],
-            records=commons.records,
-            begun_date=commons.begun_date,
-            feeds=commons.feeds,
+            passed=[(each.socket.fileno(), each.name) for each in node_state.passed.left],
+            records=node_state.records,
+            begun_date=node_state.begun_date,
+            feeds=node_state.feeds,
             reload_due=reload_due,
-            tickets=commons.tickets,
-            run_key=commons.run_key,
-            revoked=commons.revoked.joined(time.time()),
-            revoked_told=list(commons.revoked_told),
-            quota_claim=-1 if commons.quota_claim is None else commons.quota_claim.fd,
-            admin_token=commons.admin_token,
+            tickets=node_state.tickets,
+            run_key=node_state.run_key,
+            revoked=node_state.revoked.joined(time.time()),
+            revoked_told=list(node_state.revoked_told),
+            quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,
+            admin_token=node_state.admin_token,
             registration=None if held is None else (held.path, held.fd),
         )
 
@@ -195,7 +195,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
 
     def write(self) -> int:
         """Into a memory file; its descriptor."""
-        descriptor = memory_file("fastgw-estate")
+        descriptor = memory_file("fastgw-handover")
         with open(descriptor, "wb", closefd=False) as file:
             file.write(msgspec.msgpack.encode(self))
         return descriptor
@@ -211,18 +211,18 @@ class HandoverState(msgspec.Struct, kw_only=True):
         try:
             descriptor = int(text)
             size = os.fstat(descriptor).st_size
-            estate = msgspec.msgpack.decode(os.pread(descriptor, size, 0), type=cls)
+            handover = msgspec.msgpack.decode(os.pread(descriptor, size, 0), type=cls)
         except (ValueError, OverflowError, OSError, msgspec.DecodeError) as error:
             raise IncompatibleHandover(f"the state handed over by the other version cannot be read: {error}") from error
         os.close(descriptor)
-        if estate.protocol != PROTOCOL:
+        if handover.protocol != PROTOCOL:
             raise IncompatibleHandover(
-                f"its workers speak version {estate.protocol} of the messages between processes, and not {PROTOCOL}: "
+                f"its workers speak version {handover.protocol} of the messages between processes, and not {PROTOCOL}: "
                 "this upgrade needs a restart"
             )
-        for each in estate.descriptors if name == TAKE_OVER else [estate.shared]:
+        for each in handover.descriptors if name == TAKE_OVER else [handover.shared]:
             os.set_inheritable(each, False)
-        return estate
+        return handover
 
 
 def is_successor() -> bool:

@@ -34,9 +34,9 @@ class LifecyclePhase(Enum):
 class Lifecycle:
     """The lifecycle of the gateway. `phase` changes here alone."""
 
-    def __init__(self, commons: NodeState, children: Children, notifier: Notifier) -> None:
+    def __init__(self, node_state: NodeState, children: Children, notifier: Notifier) -> None:
         self.phase = LifecyclePhase.STARTING
-        self._commons = commons
+        self._node_state = node_state
         self._children = children
         self._notifier = notifier
         self._end_began_at = 0.0
@@ -68,9 +68,9 @@ class Lifecycle:
     def serve(self) -> None:
         """Everybody is ready."""
         self.phase = LifecyclePhase.SERVING
-        commons = self._commons
-        commons.words.commit(commons.shared, commons.sealed.generation)
-        commons.words.set_ready(commons.shared, True)
+        node_state = self._node_state
+        node_state.words.commit(node_state.shared, node_state.sealed.generation)
+        node_state.words.set_ready(node_state.shared, True)
 
     def terminate(self, asked_by: str) -> None:
         """Drain, then stop: what is in flight is finished."""
@@ -87,12 +87,12 @@ class Lifecycle:
         """Say that we are not ready, and serve on until those who send clients here have noticed; then drain."""
         if not self.goes_on:
             return
-        drain = self._commons.sealed.settings.timeouts.drain
+        drain = self._node_state.sealed.settings.timeouts.drain
         later = f", readiness is off, drain begins in {drain.delay:g} s" if drain.delay else ""
         notice(OperatorEvent.DRAINING, f"draining: asked by {asked_by}{later}")
         self._end_began_at = time.monotonic()
         self._drain_at = self._end_began_at + drain.delay
-        self._commons.words.set_ready(self._commons.shared, False)
+        self._node_state.words.set_ready(self._node_state.shared, False)
         self._notifier.stopping(drain.delay + max(drain.requests, drain.tunnels) + 2 * STOP_GRACE)
 
     def stop(self) -> None:
@@ -121,7 +121,7 @@ class Lifecycle:
             notice(OperatorEvent.STOPPED, f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
 
     def _drain(self) -> None:
-        drain = self._commons.sealed.settings.timeouts.drain
+        drain = self._node_state.sealed.settings.timeouts.drain
         self._begin_end(LifecyclePhase.DRAINING, max(drain.requests, drain.tunnels) + STOP_GRACE)
         for child in self._children.that_work():
             if not child.leaving:
@@ -134,4 +134,4 @@ class Lifecycle:
         self._drain_at = inf
         self._kill_at = min(self._kill_at, now + within)  # who asks again does not wait longer
         self.phase = phase
-        self._commons.words.set_ready(self._commons.shared, False)
+        self._node_state.words.set_ready(self._node_state.shared, False)

@@ -85,13 +85,13 @@ class Supervisor:
 
     def __init__(
         self,
-        commons: NodeState,
+        node_state: NodeState,
         announce: Callable[[Bound], None],
         ready_fd: int | None = None,
         companions: Mapping[str, Work] = MappingProxyType({}),
         past: HandoverState | None = None,
     ) -> None:
-        self._commons = commons
+        self._node_state = node_state
         self._announce = announce
         self._ready_fd = ready_fd
         self._actions: Mapping[int, Callable[[], None]] = {
@@ -121,13 +121,13 @@ class Supervisor:
         self._complain = RareNotice()
         self._selector = selectors.EpollSelector()  # poll refuses more than there may be descriptors
         self._signals = Signals(tuple(self._actions))
-        self._children = Children(commons, companions, self._signals, self._forget)
+        self._children = Children(node_state, companions, self._signals, self._forget)
         self._notifier = Notifier.from_environment()
-        self._life = Lifecycle(commons, self._children, self._notifier)
+        self._life = Lifecycle(node_state, self._children, self._notifier)
         self._adoption = SlotAdoption()
         self._overseer = HangDetector(self._beat_of, self._lateness_of, self._hush)
-        self._succession = Succession(commons, self._children, self._fork, self._settle)
-        self._reloading = Reloading(commons, self._is_serving, self._children.present, self._answer, self._changed)
+        self._succession = Succession(node_state, self._children, self._fork, self._settle)
+        self._reloading = Reloading(node_state, self._is_serving, self._children.present, self._answer, self._changed)
         self._upgrade = Upgrade()
         self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
         self._watching: Child | None = None  # the worker that answers the probes
@@ -144,7 +144,7 @@ class Supervisor:
         call_ourselves("fastgw")  # an upgrade has made it the interpreter's name
         self._selector.register(self._signals, selectors.EVENT_READ, self._act)
         notice_logs()
-        if "admin" in self._commons.own:
+        if "admin" in self._node_state.own:
             import_admin()
         gc.collect()
         gc.freeze()  # what is here now stays in pages that the children share
@@ -164,12 +164,12 @@ class Supervisor:
 
     def _inherit(self, past: HandoverState) -> None:
         """The children of the program before this one serve on, until ours follow them one by one."""
-        commons = self._commons
+        node_state = self._node_state
         self._life.serve()
         self._reload_due = past.reload_due
         for living in past.children:
             child = living.child()
-            child.beats = commons.words.is_of(commons.shared, child.column, child.pid)
+            child.beats = node_state.words.is_of(node_state.shared, child.column, child.pid)
             if child.beats:
                 child.pulse.feel(self._beat_of(child), 0.0)
                 child.pulse.silence = living.silence
@@ -183,7 +183,7 @@ class Supervisor:
             else:
                 self._children.control.child = child
                 child.dismiss()
-        self._children.resize(commons.workers)
+        self._children.resize(node_state.workers)
         self._is_replacing = True
         notice(
             OperatorEvent.UPGRADED,
@@ -207,7 +207,7 @@ class Supervisor:
                 key.data()
         for child in self._children:
             child.flush()
-        self._commons.tickets.advance(time.time())
+        self._node_state.tickets.advance(time.time())
         now = time.monotonic()
         serving = self._life.phase is LifecyclePhase.SERVING
         if self._life.phase is not LifecyclePhase.STARTING and now >= self._overseer.next_look_at:
@@ -228,7 +228,7 @@ class Supervisor:
             self._succession.go_on(now)
             if self._is_replacing and self._succession.is_over:
                 self._is_replacing = False
-                workers = self._commons.workers
+                workers = self._node_state.workers
                 notice(
                     OperatorEvent.UPGRADED,
                     f"upgraded: all {workers} workers are new" if workers > 1 else "upgraded: the worker is new",
@@ -276,7 +276,7 @@ class Supervisor:
         self._selector.close()
         if self._ready_fd is not None:
             os.close(self._ready_fd)
-        for held in (self._commons.quota_claim, self._commons.registration):
+        for held in (self._node_state.quota_claim, self._node_state.registration):
             if held is not None:
                 held.close()
 
@@ -295,8 +295,8 @@ class Supervisor:
 
     def _is_ready(self, child: Child, message: Ready) -> None:
         child.generation = message.generation
-        tell_sockets(child, self._commons.endpoints)
-        if child.column is not None and child.generation != self._commons.sealed.generation:
+        tell_sockets(child, self._node_state.endpoints)
+        if child.column is not None and child.generation != self._node_state.sealed.generation:
             self._reloading.catch_up(child)  # it is ready when it has committed
             return
         child.ready = True
@@ -343,7 +343,7 @@ class Supervisor:
             worker.send(FeedUpdate(generation=worker.generation, key=message.key), descriptors)
         for descriptor in descriptors:
             if value := read_memfd(descriptor):
-                self._commons.feeds[message.key] = value  # for workers to come
+                self._node_state.feeds[message.key] = value  # for workers to come
 
     def _was_asked(self, child: Child, message: FeedRefreshRequest) -> None:
         if self._children.control.child is not None:
@@ -351,17 +351,17 @@ class Supervisor:
 
     def _was_revoked(self, child: Child, message: Revoke) -> None:
         """Keep it for children to come, and tell those that live; whoever says it first has said it for all."""
-        commons = self._commons
-        before = commons.revoked.dropped
-        fresh = commons.revoked.add(message.records, time.time())
-        if commons.revoked.dropped > before:
+        node_state = self._node_state
+        before = node_state.revoked.dropped
+        fresh = node_state.revoked.add(message.records, time.time())
+        if node_state.revoked.dropped > before:
             self._complain(
                 OperatorEvent.REVOCATIONS_FORGOTTEN,
                 f"more than {MOST} revocations: those that would end first are forgotten",
             )
         if not fresh:
             return
-        commons.revoked_told.extend(message.told)
+        node_state.revoked_told.extend(message.told)
         for other in (*self._children.that_work(), self._children.control.child):
             if other is not None and other is not child:
                 other.send(Revoke(generation=other.generation, records=fresh, told=message.told))
@@ -389,7 +389,7 @@ class Supervisor:
         if self._watching is child:
             self._watching = None
         if child.column is not None:
-            self._commons.words.left(self._commons.shared, child.column)
+            self._node_state.words.left(self._node_state.shared, child.column)
         slot, now, what = self._children.slot_of(child), time.monotonic(), f"{child} ended: {outcome(code)}"
         if slot is None:
             self._children.leaving.remove(child)
@@ -430,7 +430,7 @@ class Supervisor:
                         OperatorEvent.CRASH_LOOP,
                         f"CRASH LOOP: {slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start",
                     )
-                self._commons.words.died(self._commons.shared)
+                self._node_state.words.died(self._node_state.shared)
             case LifecyclePhase.DRAINING if not well:
                 notice(OperatorEvent.PROCESS_ENDED, what)  # whoever it served was not drained
 
@@ -450,7 +450,7 @@ class Supervisor:
 
     def _begin_serving(self) -> None:
         self._life.serve()
-        bound = Bound.of(self._commons)
+        bound = Bound.of(self._node_state)
         self._announce(bound)
         self._tell_own_addresses()
         self._notifier.ready(f"listening on {bound}")
@@ -467,7 +467,7 @@ class Supervisor:
 
     def _watch_probes(self) -> None:
         """While control is away or hangs, a worker answers for it."""
-        endpoint = self._commons.own.get("status")
+        endpoint = self._node_state.own.get("status")
         if endpoint is None:
             return
         wanted = None if self._children.control.answers else next(self._children.serving(), None)
@@ -483,13 +483,13 @@ class Supervisor:
 
     def _beat_of(self, child: Child) -> int:
         if child.column is None:
-            return self._commons.words.beat_of_control(self._commons.shared)
-        return self._commons.words.beat_of(self._commons.shared, child.column)
+            return self._node_state.words.beat_of_control(self._node_state.shared)
+        return self._node_state.words.beat_of(self._node_state.shared, child.column)
 
     def _lateness_of(self, child: Child) -> float:
         if child.column is None:
             return inf  # control does not tell
-        return self._commons.words.lag_s(self._commons.shared.columns[child.column])
+        return self._node_state.words.lag_s(self._node_state.shared.columns[child.column])
 
     def _hush(self, child: Child) -> None:
         """Count the child out, or in again."""
@@ -503,11 +503,11 @@ class Supervisor:
             else:
                 notice(OperatorEvent.PROCESS_BACK, f"{child} sends heartbeats again")
             return
-        commons = self._commons
-        commons.words.hush(commons.shared, child.column, child.silent)
+        node_state = self._node_state
+        node_state.words.hush(node_state.shared, child.column, child.silent)
         if child.silent:
             self._reloading.gone(child)
-            if child.ready and child.generation != commons.sealed.generation:
+            if child.ready and child.generation != node_state.sealed.generation:
                 cut_off(child, "hangs with an old configuration")
         elif child.able:
             self._reloading.is_ready(child)
@@ -538,7 +538,7 @@ class Supervisor:
     # --- reload ---
 
     def _reload(self) -> None:
-        if not self._commons.sealed.accepted.file:
+        if not self._node_state.sealed.accepted.file:
             notice(
                 OperatorEvent.RELOAD_REFUSED,
                 "SIGHUP: nothing to reload: the configuration came from the command line",
@@ -560,7 +560,7 @@ class Supervisor:
             return
         if control is not None and control.able and self._asked is not control:
             self._asked = control
-            control.send(ReloadRequest(generation=self._commons.sealed.generation))
+            control.send(ReloadRequest(generation=self._node_state.sealed.generation))
 
     def _is_serving(self) -> bool:
         return self._life.phase is LifecyclePhase.SERVING
@@ -573,40 +573,40 @@ class Supervisor:
     def _changed(self, own: Mapping[str, ListeningEndpoint]) -> None:
         """Another generation is in force: follow it in what is not the workers' own."""
         self._resize()
-        commons = self._commons
-        accepted = commons.sealed.accepted
-        for key in commons.feeds.keys() - accepted.feeds.keys() - accepted.lazy_feeds.keys() - {FEED}:
-            del commons.feeds[key]
-        now, before = commons.sealed.settings, commons.kept[-1].settings
-        if commons.quota_claim is not None and commons.quota_claim.path != file_of(now):
-            commons.quota_claim.close()
-            commons.quota_claim = None
+        node_state = self._node_state
+        accepted = node_state.sealed.accepted
+        for key in node_state.feeds.keys() - accepted.feeds.keys() - accepted.lazy_feeds.keys() - {FEED}:
+            del node_state.feeds[key]
+        now, before = node_state.sealed.settings, node_state.kept[-1].settings
+        if node_state.quota_claim is not None and node_state.quota_claim.path != file_of(now):
+            node_state.quota_claim.close()
+            node_state.quota_claim = None
         if own or (now.status, now.admin) != (before.status, before.admin):
-            for name in [name for name in commons.own if name in own or getattr(now, name) is None]:
-                commons.own.pop(name).close()
-            commons.own |= own
-            tell_entry(commons)
+            for name in [name for name in node_state.own if name in own or getattr(now, name) is None]:
+                node_state.own.pop(name).close()
+            node_state.own |= own
+            tell_entry(node_state)
             self._tell_own_addresses()
             if self._children.control.child is not None:
                 self._children.control.child.dismiss()  # it listens where it was told at its birth
 
     def _tell_own_addresses(self) -> None:
-        for line in own_addresses(self._commons):
+        for line in own_addresses(self._node_state):
             notice(OperatorEvent.LISTENING, f"fastgw: {line}")
 
     def _resize(self) -> None:
-        commons, wanted = self._commons, self._commons.sealed.accepted.workers
+        node_state, wanted = self._node_state, self._node_state.sealed.accepted.workers
         try:
-            for endpoint in commons.endpoints.values():
+            for endpoint in node_state.endpoints.values():
                 endpoint.grow(wanted)
         except CannotListen as error:
-            notice(OperatorEvent.WORKERS_UNCHANGED, f"the number of workers stays {commons.workers}: {error}")
+            notice(OperatorEvent.WORKERS_UNCHANGED, f"the number of workers stays {node_state.workers}: {error}")
             return
-        commons.workers = wanted
+        node_state.workers = wanted
         self._children.resize(wanted)
-        commons.slots = len(self._children.workers)
+        node_state.slots = len(self._children.workers)
         for child in self._children.serving():
-            tell_sockets(child, commons.endpoints)
+            tell_sockets(child, node_state.endpoints)
         self._settle()
 
     # --- upgrade ---
@@ -617,23 +617,23 @@ class Supervisor:
         elif self._upgrade.under_way:
             notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not possible now: an upgrade is in progress")
         else:
-            self._upgrade.begin(self._estate())
+            self._upgrade.begin(self._handover_state())
 
-    def _estate(self) -> HandoverState:
-        return HandoverState.of(self._commons, self._children, self._adoption, self._reload_due)
+    def _handover_state(self) -> HandoverState:
+        return HandoverState.of(self._node_state, self._children, self._adoption, self._reload_due)
 
     def _take_over(self) -> None:
         """The new version has shown that it can serve: become it, once nothing else is under way."""
         if not self._life.goes_on or self._reloading.under_way or self._succession.has_successor:
             return
-        if self._upgrade.generation != self._commons.sealed.generation:
-            self._upgrade.begin(self._estate())  # it was tried with what is not in force any more
+        if self._upgrade.generation != self._node_state.sealed.generation:
+            self._upgrade.begin(self._handover_state())  # it was tried with what is not in force any more
             return
         with self._signals.held_back():
             if self._signals.some_wait:
                 return  # the new program would never hear of them: they are obeyed first
             self._notifier.reloading()
-            self._upgrade.become(self._estate())  # returns only if it could not be
+            self._upgrade.become(self._handover_state())  # returns only if it could not be
         self._notifier.ready("not upgraded")
 
     def _reopen(self) -> None:

@@ -47,12 +47,12 @@ class Upgrade:
     def under_way(self) -> bool:
         return bool(self.preflight) or self.has_passed
 
-    def begin(self, estate: HandoverState) -> None:
+    def begin(self, handover: HandoverState) -> None:
         """Start the preflight. What becomes of it is told when it ends."""
         why = "the configuration has changed meanwhile: " if self.has_passed else ""
-        self.has_passed, self.generation, self._verdict = False, estate.generation, ""
+        self.has_passed, self.generation, self._verdict = False, handover.generation, ""
         try:
-            self._start(estate)
+            self._start(handover)
         except OSError as error:
             notice(
                 OperatorEvent.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}"
@@ -61,8 +61,8 @@ class Upgrade:
             self.due_at = time.monotonic() + PREFLIGHT_S
             notice(OperatorEvent.UPGRADING, f"upgrade: {why}trying the installed version (pid {self.preflight})")
 
-    def _start(self, estate: HandoverState) -> None:
-        with inheritable(estate.write(), [estate.shared]) as descriptor:
+    def _start(self, handover: HandoverState) -> None:
+        with inheritable(handover.write(), [handover.shared]) as descriptor:
             said = memory_file("fastgw-preflight")
             environment = {**os.environ, PREFLIGHT: str(descriptor)}
             outputs = [(os.POSIX_SPAWN_DUP2, said, output) for output in (1, 2)]
@@ -103,11 +103,11 @@ class Upgrade:
             f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}",
         )
 
-    def become(self, estate: HandoverState) -> None:
+    def become(self, handover: HandoverState) -> None:
         """Replace this program. Returns only if that cannot be done."""
         self.has_passed = False
         try:
-            with inheritable(estate.write(), estate.descriptors) as descriptor:
+            with inheritable(handover.write(), handover.descriptors) as descriptor:
                 os.environ[TAKE_OVER] = str(descriptor)
                 notice(OperatorEvent.UPGRADING, "upgrade: the installed version takes over")
                 os.execv(sys.executable, sys.orig_argv)

@@ -18,9 +18,13 @@ class Succession:
     """`fork`: begin a child for this slot. `settle`: who may accept has changed."""
 
     def __init__(
-        self, commons: NodeState, children: Children, fork: Callable[[Slot], Child | None], settle: Callable[[], None]
+        self,
+        node_state: NodeState,
+        children: Children,
+        fork: Callable[[Slot], Child | None],
+        settle: Callable[[], None],
     ) -> None:
-        self._commons = commons
+        self._node_state = node_state
         self._children = children
         self._fork = fork
         self._settle = settle
@@ -81,6 +85,6 @@ class Succession:
     def _part_with(self, child: Child) -> None:
         child.leaving = True
         self._children.leaving.append(child)
-        drain = self._commons.sealed.settings.timeouts.drain
+        drain = self._node_state.sealed.settings.timeouts.drain
         order = Drain(generation=child.generation, requests_s=drain.requests, tunnels_s=drain.tunnels, handed_over=True)
         child.send(order)

@@ -84,18 +84,18 @@ class WorkerBootstrap:
 
     slot: int
     column: int
-    commons: NodeState
+    node_state: NodeState
 
     def gateway(self) -> Gateway:
         """The tables of the generation in force: compiled before the fork, or built now."""
-        commons = self.commons
-        if commons.sealed.generation == commons.compiled:
-            return commons.gateway
-        accepted = commons.sealed.whole()
+        node_state = self.node_state
+        if node_state.sealed.generation == node_state.compiled:
+            return node_state.gateway
+        accepted = node_state.sealed.whole()
         gateway = at_once(building(accepted.plan, accepted.workers, None))
         gateway.places = accepted.places
         for name, table in gateway.tables.items():
-            before = commons.gateway.tables.get(name)
+            before = node_state.gateway.tables.get(name)
             if table.tls is not None and before is not None and before.tls is not None:
                 table.tls.follow(before.tls)
         return gateway
@@ -104,31 +104,31 @@ class WorkerBootstrap:
 class Worker:
     """The state of one worker process. Made after the fork."""
 
-    def __init__(self, birth: WorkerBootstrap, gateway: Gateway, channel: Channel) -> None:
+    def __init__(self, bootstrap: WorkerBootstrap, gateway: Gateway, channel: Channel) -> None:
         loop = self._loop = asyncio.get_running_loop()
-        commons, words = birth.commons, birth.commons.words
-        self._slot = birth.slot
+        node_state, words = bootstrap.node_state, bootstrap.node_state.words
+        self._slot = bootstrap.slot
         self._words = words
-        self._shared = commons.shared
-        self._column = commons.shared.columns[birth.column]
+        self._shared = node_state.shared
+        self._column = node_state.shared.columns[bootstrap.column]
         self._channel = channel
-        self._ground = WorkerLoop(loop, words.held_body_budget(self._column))
-        self._feeds = Feeds(commons.feeds, self._ask)
+        self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column))
+        self._feeds = Feeds(node_state.feeds, self._ask)
         self._services = Services(
-            self._ground,
-            Fetcher(self._ground),
+            self._worker_loop,
+            Fetcher(self._worker_loop),
             self._feeds,
-            commons.shared.cells,
+            node_state.shared.cells,
             self._column.in_flight(),
-            commons.run_key,
+            node_state.run_key,
             lambda: self._changing.gateway.workers,
             lambda name: self._changing.gateway.upstreams.get(name),
-            commons.shared.quotas,
+            node_state.shared.quotas,
             self._control_has_left,
             lambda: self._changing.generation,
             self._feed_others,
         )
-        gateway.stock.roster.follow(commons.revoked, self._revoke)
+        gateway.stock.roster.follow(node_state.revoked, self._revoke)
         self._observer = Observer(
             logs=gateway.config.access_logs,
             column=words.counted(self._column),
@@ -136,26 +136,26 @@ class Worker:
             note=partial(words.last_errors.note_route, self._column),
         )
         self._server = Server(
-            self._ground,
+            self._worker_loop,
             gateway,
             self._observer,
             words.connection_limit(self._column, gateway.limits),
             words.address_limit(self._column, gateway.limits),
             words.shaken(self._column),
-            commons.tickets,
+            node_state.tickets,
         )
         self._server.complain = RareNotice()
         self._slices = Slices(loop)
         self._changing = TableSwap(
-            self._slices, gateway, commons.sealed.generation, self._starting, self._prepared, self._refused
+            self._slices, gateway, node_state.sealed.generation, self._starting, self._prepared, self._refused
         )
         self._acceptor = Acceptor(loop, self._server)
-        self._standing = AcceptingSockets(self._acceptor, commons.endpoints, commons.listeners, gateway.listeners)
+        self._standing = AcceptingSockets(self._acceptor, node_state.endpoints, node_state.listeners, gateway.listeners)
         self._heart = WorkerHeartbeat(loop, words, self._column)
         self._probes = Probes(
             loop,
             lambda: words.is_ready(self._shared),
-            lambda accept: Exposition(self._changing.gateway.series, self._shared, words, commons.begun_date).text(
+            lambda accept: Exposition(self._changing.gateway.series, self._shared, words, node_state.begun_date).text(
                 accept
             ),
         )
@@ -186,7 +186,7 @@ class Worker:
         """Serve until told to stop."""
         self._loop.set_exception_handler(_log_unforeseen)
         self._observer.start()
-        self._ground.start()
+        self._worker_loop.start()
         self._changing.gateway.start(self._services, self._column)
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
@@ -206,7 +206,7 @@ class Worker:
             self._server.stop()
             self._changing.gateway.stop()
             self._services.fetcher.stop()
-            self._ground.close()
+            self._worker_loop.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
 
     def _ask(self, key: str, seen: bytes) -> None:
@@ -338,13 +338,13 @@ def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> 
     )
 
 
-def run_worker(birth: WorkerBootstrap, channel: Channel) -> None:
+def run_worker(bootstrap: WorkerBootstrap, channel: Channel) -> None:
     """The life of a worker process, after the fork."""
     faulthandler.enable(2)
     faulthandler.register(signal.SIGUSR2, 2)
-    gateway = birth.gateway()
+    gateway = bootstrap.gateway()
 
     async def live() -> None:
-        await Worker(birth, gateway, channel).serve()
+        await Worker(bootstrap, gateway, channel).serve()
 
     run_child_loop(live())

@@ -68,12 +68,12 @@ class FetchFailed(Exception):
 
 @final
 class Fetcher:
-    """Asks for the gateway itself, in a worker or in control; `ground` must be turning. `stop` ends all of it."""
+    """Asks for the gateway itself, in a worker or in control; `worker_loop` must be turning. `stop` ends all of it."""
 
-    __slots__ = ("_contexts", "_ground", "_origins", "_read", "_stopped")
+    __slots__ = ("_contexts", "_origins", "_read", "_stopped", "_worker_loop")
 
-    def __init__(self, ground: WorkerLoop) -> None:
-        self._ground = ground
+    def __init__(self, worker_loop: WorkerLoop) -> None:
+        self._worker_loop = worker_loop
         self._origins: dict[tuple[Url, str | None, Identity | None], _Origin] = {}
         self._contexts: dict[Identity, asyncio.Task[ssl.SSLContext]] = {}
         self._read: dict[settings.UpstreamTls, ClientTls] = {_TLS: read_tls(_TLS, _contents)}
@@ -141,7 +141,7 @@ class Fetcher:
             if origin is None:
                 self._forget_old()
                 target = Target(url, tls=context, server_name=tls.settings.server_name, timeouts=_TIMEOUTS)
-                origin = self._origins[key] = _Origin(self._ground, target, identity)
+                origin = self._origins[key] = _Origin(self._worker_loop, target, identity)
         origin.asked_at = monotonic()
         return origin
 
@@ -179,12 +179,12 @@ class _Origin:
 
     __slots__ = ("asked_at", "asking", "identity", "pool", "target")
 
-    def __init__(self, ground: WorkerLoop, target: Target, identity: Identity | None) -> None:
+    def __init__(self, worker_loop: WorkerLoop, target: Target, identity: Identity | None) -> None:
         configured = settings.Upstream(targets=(_NOWHERE,), timeouts=_TIMEOUTS, pool=_POOL)
         self.target = target
         self.identity = identity
         self.pool: Pool[UpstreamConnection] = Pool(
-            (target,), configured, partial(UpstreamConnection, ground), clock=ground.wheel
+            (target,), configured, partial(UpstreamConnection, worker_loop), clock=worker_loop.wheel
         )
         self.asking = 0
         self.asked_at = 0.0

@@ -84,7 +84,7 @@ class Subrequest(ClientSide):
         self.exchange = exchange
         self._siblings = siblings
         if timeout != inf:
-            self._timer = action.upstream.ground.loop.call_later(timeout, self._late, timeout)
+            self._timer = action.upstream.worker_loop.loop.call_later(timeout, self._late, timeout)
         action(exchange)
 
     @property

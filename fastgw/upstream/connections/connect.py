@@ -71,7 +71,7 @@ class ConnectFailed(Exception):
 class Connecting(Client, Protocol):
     """A protocol with a buffer, and where it stands."""
 
-    ground: WorkerLoop
+    worker_loop: WorkerLoop
 
 
 async def connect(
@@ -143,7 +143,7 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
         await loop.create_connection(lambda: plain, sock=sock)  # uvloop sets TCP_NODELAY
     else:
         done: asyncio.Future[OSError | None] = loop.create_future()
-        tls = TlsClientTransport(protocol.ground, target.tls.at(address), target.server_name, protocol, done)
+        tls = TlsClientTransport(protocol.worker_loop, target.tls.at(address), target.server_name, protocol, done)
         await loop.create_connection(lambda: tls, sock=sock)
         try:
             error = await done

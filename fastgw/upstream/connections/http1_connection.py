@@ -91,7 +91,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_wheel",
         "closed",
         "fd",
-        "ground",
         "idle_patience",
         "idle_since",
         "paused",
@@ -105,15 +104,16 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "target",
         "transport",
         "uses",
+        "worker_loop",
         "write_paused",
     )
 
     capacity: Final = 1
 
-    def __init__(self, ground: WorkerLoop, pool: Lender, target: Target) -> None:
+    def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
         Timed.__init__(self)
-        self.ground = ground
-        self._wheel = ground.wheel
+        self.worker_loop = worker_loop
+        self._wheel = worker_loop.wheel
         self.pool = pool
         self.target = target
         self._listener: Any = None  # a `HeadListener`; once the head was told a `BodyListener`. None: nobody listens
@@ -129,10 +129,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._targets_turn = True
         self._unasked_body = False
         self.uses = self.streams = 0
-        self.idle_since = ground.wheel.now
+        self.idle_since = worker_loop.wheel.now
         self.idle_patience = target.timeouts.idle  # seconds between two bytes of a response
         self._head_patience = target.timeouts.response_headers  # seconds from the end of a request to a response head
-        self._buffer = ground.read_buffer
+        self._buffer = worker_loop.read_buffer
         self.read_since_rest = 0
         self.resting = False  # until others have had their turn (`Rests`)
         self._body_goes_to = -1  # the `fd` of who takes the response's body
@@ -355,7 +355,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._watch(self.idle_patience)
             assert self._tunnel is not None
             self._tunnel.on_tunnel_data(chunk)
-            self.ground.count_body(self, nbytes, 0)
+            self.worker_loop.count_body(self, nbytes, 0)
         elif phase is IDLE:  # bytes that no request asked for belong to nobody
             self._leave_pool()
 
@@ -493,14 +493,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def _begin_counting(self, chunk: bytes, payload: bytes, assured: int) -> None:
         """`chunk`: what came of the body with the head, and more follows."""
-        ground = self.ground
+        worker_loop = self.worker_loop
         if not chunk:
             if not assured:
-                self._buffer = ground.medium_buffer
+                self._buffer = worker_loop.medium_buffer
             return
         if not assured:
-            self._buffer = ground.buffer_for(chunk, payload, 0, -1)
-        ground.count_body(self, len(payload), len(chunk) - len(payload))
+            self._buffer = worker_loop.buffer_for(chunk, payload, 0, -1)
+        worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
 
     def _read_body(self, chunk: bytes) -> None:
         reader, listener = self.reader, self._listener
@@ -514,8 +514,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if payload:
             listener.on_data(payload)
         if not reader.done:
-            self._buffer = self.ground.buffer_for(chunk, payload, reader.assured, self._body_goes_to)
-            self.ground.count_body(self, len(payload), len(chunk) - len(payload))
+            self._buffer = self.worker_loop.buffer_for(chunk, payload, reader.assured, self._body_goes_to)
+            self.worker_loop.count_body(self, len(payload), len(chunk) - len(payload))
         elif self._listener is listener:
             self._end_body()
 
@@ -538,7 +538,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self.reader is not None:
             self.reader = None
             self._body_goes_to = -1
-            self._buffer = self.ground.read_buffer
+            self._buffer = self.worker_loop.read_buffer
         if self._special:
             if self._sending:
                 self.reusable = False

@@ -34,13 +34,18 @@ class TlsClientTransport(TlsTransport):
     __slots__ = ("_client", "_done", "_is_v1_2", "_name", "lost_by", "resuming")
 
     def __init__(
-        self, ground: WorkerLoop, resuming: Resuming, name: str, client: Client, done: "asyncio.Future[OSError | None]"
+        self,
+        worker_loop: WorkerLoop,
+        resuming: Resuming,
+        name: str,
+        client: Client,
+        done: "asyncio.Future[OSError | None]",
     ) -> None:
         """`name`: what the target is asked for by (SNI) and what its certificate has to be for.
 
         `done`: how the handshake has ended. No exception is put into it: its traceback would lead back here, a circle.
         """
-        super().__init__(ground)
+        super().__init__(worker_loop)
         self.resuming = resuming
         self._name = name
         self._client: Client | None = client

@@ -95,12 +95,12 @@ class Attempt(Timed):
     def _limit_time(self) -> None:
         """The request is whole, so from here on it is the target's time that passes. Only where another may follow."""
         if self._forwarding.is_replayable():
-            wheel = self._upstream.ground.wheel
+            wheel = self._upstream.worker_loop.wheel
             wheel.watch(self, wheel.now + self._upstream.rules.per_try)
 
     def seconds_left(self) -> float:
         """How long the head of its response is waited for, from now on."""
-        upstream, now = self._upstream, self._upstream.ground.wheel.now
+        upstream, now = self._upstream, self._upstream.worker_loop.wheel.now
         return min(upstream.settings.timeouts.response_headers, min(self.deadline, self._forwarding.head_due_at) - now)
 
     def seconds(self) -> float:
@@ -327,7 +327,7 @@ class Attempt(Timed):
 
     def _end(self) -> None:
         if self.filed_at != inf:
-            self._upstream.ground.wheel.drop(self)
+            self._upstream.worker_loop.wheel.drop(self)
         # The body's relay may have us until its end.
         del self.exchange, self._forwarding, self._upstream
         self._record = None

@@ -93,7 +93,7 @@ class CredentialRenewal:
             self.attempt.stream.attach_source(None)
         if body is not None:
             body.detach()
-        loop = forwarding.upstream.ground.loop
+        loop = forwarding.upstream.worker_loop.loop
         self._step = step
         self._task: asyncio.Task[None] | None = loop.create_task(self._wait(exchange, outcome))
         self._limit = loop.call_later(exchange.client.patience_with_filters(), self.late)
@@ -143,7 +143,7 @@ class CredentialRenewal:
         task, self._task = self._task, None
         self._limit.cancel()
         if task is not None:
-            self._forwarding.upstream.ground.loop.call_soon(task.cancel)  # not before it has begun to wait
+            self._forwarding.upstream.worker_loop.loop.call_soon(task.cancel)  # not before it has begun to wait
 
     def _give_back(self) -> None:
         """The answer is in: its connection may serve others meanwhile."""

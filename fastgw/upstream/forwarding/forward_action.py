@@ -103,7 +103,7 @@ class Forward:
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = Forwarding(self, exchange)
         if exchange.request_body is not None:
-            exchange.request_body.keep(self.upstream.rules.body_bytes, self.upstream.ground.held_body_budget)
+            exchange.request_body.keep(self.upstream.rules.body_bytes, self.upstream.worker_loop.held_body_budget)
         return forwarding
 
     def sent_target(self, asked: BalancingRequest, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:

@@ -83,7 +83,7 @@ class Forwarding(Timed):
 
     def limit_time(self) -> None:
         """Begin the time that the route gives until the response head, and the upstream for the whole."""
-        wheel = self.upstream.ground.wheel
+        wheel = self.upstream.worker_loop.wheel
         self._total_at = wheel.now + self.upstream.patience
         self.head_due_at = wheel.now + self.forward.patience
         wheel.watch(self, self.head_due_at)
@@ -137,7 +137,7 @@ class Forwarding(Timed):
             return
         after = hedging.after()
         if after is not inf and not self.forward.asked_upgrade(exchange):
-            self._timer = upstream.ground.loop.call_later(after, self._hedge)
+            self._timer = upstream.worker_loop.loop.call_later(after, self._hedge)
 
     def _hedge(self) -> None:
         """The attempts under way take long: begin one beside them, at another target."""
@@ -305,7 +305,7 @@ class Forwarding(Timed):
             exchange.request_body.detach()
         exchange.state = ATTEMPT_FAILED[exchange.state]
         if wait:
-            self._timer = self.upstream.ground.loop.call_later(wait, self._waited, fresh, target)
+            self._timer = self.upstream.worker_loop.loop.call_later(wait, self._waited, fresh, target)
         else:
             self.attempt(fresh, target)
 
@@ -373,7 +373,8 @@ class Forwarding(Timed):
         response = Response(held.head.status, held.head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
             response.added = self._cookie(held.target)
-        self.upstream.ground.wheel.watch(self, self._total_at)  # the route's `timeout` counts until the response head
+        # the route's `timeout` counts until the response head
+        self.upstream.worker_loop.wheel.watch(self, self._total_at)
         renewal.go_on(stream)
         if body is not None:
             self._send_on(body, attempt, renewal.sent)
@@ -455,7 +456,7 @@ class Forwarding(Timed):
             return
         self._over = True
         if self.filed_at != inf:
-            self.upstream.ground.wheel.drop(self)
+            self.upstream.worker_loop.wheel.drop(self)
         if self._timer is not None:
             self._stop_timer()
         if self.current is not None:

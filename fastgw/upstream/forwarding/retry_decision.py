@@ -43,6 +43,6 @@ def decide_retry(
         last_resort = upstream.last_resort(tried)
     others = untried or last_resort is not None
     wait = rules.wait(condition, retried, others, asked)
-    if upstream.ground.wheel.now + wait >= due_at:
+    if upstream.worker_loop.wheel.now + wait >= due_at:
         wait = inf
     return RetryDecision(wait, wait == inf or (others and condition == CONNECT_FAILURE), last_resort)

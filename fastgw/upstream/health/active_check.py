@@ -55,10 +55,10 @@ class Check:
     def stop(self) -> None:
         self._target.stop()
 
-    async def __call__(self, ground: WorkerLoop) -> str:
+    async def __call__(self, worker_loop: WorkerLoop) -> str:
         """Return the problem of the target, in a word or two without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None)
-        connection = UpstreamConnection(ground, asked, self._target)
+        connection = UpstreamConnection(worker_loop, asked, self._target)
         try:
             async with asyncio.timeout(self._active.timeout):
                 await connect(self._target, connection, self._active.timeout)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from bench import __main__ as commands
 from bench import measure, outcome
-from bench.load.load import Ground
+from bench.load.load import Environment
 from bench.measure import Effort
 from bench.outcome import Outcome
 from bench.peers.peer import Running
@@ -85,7 +85,7 @@ class Loading:
 
 def sample_of(load: Loading, *pids: list[int], log: Path | None = None) -> Sample | None:
     running = Running(Program(*pids), 80, log)
-    return measure._sample(load, "nginx", running, Ground(Path(), 0), 1, 1)
+    return measure._sample(load, "nginx", running, Environment(Path(), 0), 1, 1)
 
 
 def test_a_sample_has_the_difference_of_two_readings_and_only_faults_that_happened():

@@ -330,7 +330,7 @@ def test_many_connections_are_told_in_several_turns() -> None:
     clients = [plane.client() for _ in range(2 * TOLD_AT_ONCE + 1)]
 
     def told() -> int:
-        soon = plane.ground.wheel.now + LAST_REQUEST_S
+        soon = plane.worker_loop.wheel.now + LAST_REQUEST_S
         return sum(client.protocol.deadline <= soon for client in clients)
 
     plane.adopts({**listening("other"), **own("two")})

@@ -83,7 +83,8 @@ async def test_a_connection_that_has_ended_leaves_nothing(
             await use(node, client)
             client.transport.abort()
             await until(lambda node=node: not node.server.connections)
-            node.ground.wheel.advance(node.ground.wheel.now + 3600)  # it holds for a while what has had a deadline
+            # it holds for a while what has had a deadline
+            node.worker_loop.wheel.advance(node.worker_loop.wheel.now + 3600)
         del client
         await asyncio.sleep(0)
     assert found == []

@@ -96,18 +96,18 @@ class Node:
         self.port = self.service.sockets[0].getsockname()[1]
         self.config = self.configured("old", **upstream)
         self.gateway = compile(self.config, 1)
-        self.ground = WorkerLoop(loop)
-        self.ground.start()
+        self.worker_loop = WorkerLoop(loop)
+        self.worker_loop.start()
         feeds = Feeds({}, lambda key: None)
-        self.services = Services(self.ground, Fetcher(self.ground), feeds, own_table(), own_counts())
+        self.services = Services(self.worker_loop, Fetcher(self.worker_loop), feeds, own_table(), own_counts())
         self.shared = SharedMemory(self.gateway.layout, 1)
         self.gateway.start(self.services, self.shared.columns[0])
-        self.server = Server(self.ground, self.gateway, Observer(), LocalLimit(100), None)  # type: ignore[arg-type]
+        self.server = Server(self.worker_loop, self.gateway, Observer(), LocalLimit(100), None)  # type: ignore[arg-type]
 
     async def end(self) -> None:
         self.server.stop()
         self.gateway.stop()
-        self.ground.close()
+        self.worker_loop.close()
         for taken in self.taken:
             taken.transport.abort()
         self.service.close()

@@ -12,13 +12,13 @@ from typing import Any, cast
 import pytest
 
 from fastgw.eventloop import tls_transport
-from fastgw.eventloop import worker_loop as ground_module
+from fastgw.eventloop import worker_loop as worker_loop_module
 from fastgw.eventloop.tls_transport import CLOSED, OPEN
 from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
 from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.tls import Resuming
 from tests.support.certificates import Certificates, server_tls, trusting
-from tests.support.memory import Ground
+from tests.support.memory import MemoryLoop
 
 CONNECTIONS = 12
 BYTES = 200_000
@@ -105,8 +105,8 @@ class Server:
 class Client(asyncio.BufferedProtocol):
     """What stands above. It reads into buffers of any size, and pauses when it likes."""
 
-    def __init__(self, ground: Ground, dice: random.Random) -> None:
-        self.ground, self.dice = ground, dice
+    def __init__(self, worker_loop: MemoryLoop, dice: random.Random) -> None:
+        self.worker_loop, self.dice = worker_loop, dice
         self.received = b""
         self.ended = False
         self.paused = False
@@ -118,7 +118,7 @@ class Client(asyncio.BufferedProtocol):
         self.assert_nothing_is_shared()
 
     def assert_nothing_is_shared(self) -> None:
-        memory = self.ground.tls_memory
+        memory = self.worker_loop.tls_memory
         assert (memory.incoming.pending, memory.outgoing.pending) == (0, 0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -154,12 +154,12 @@ class Client(asyncio.BufferedProtocol):
 class Connection:
     """A connection of the gateway's, and the target at its other end."""
 
-    def __init__(self, ground: Ground, resuming: Resuming, tls: ssl.SSLContext, dice: random.Random) -> None:
-        self.ground, self.dice = ground, dice
+    def __init__(self, worker_loop: MemoryLoop, resuming: Resuming, tls: ssl.SSLContext, dice: random.Random) -> None:
+        self.worker_loop, self.dice = worker_loop, dice
         self.server = Server(tls)
-        self.client = Client(ground, dice)
-        done: Any = asyncio.Future(loop=cast(Any, ground.turns))
-        self.transport = TlsClientTransport(cast(Any, ground), resuming, "a.test", self.client, done)
+        self.client = Client(worker_loop, dice)
+        done: Any = asyncio.Future(loop=cast(Any, worker_loop.turns))
+        self.transport = TlsClientTransport(cast(Any, worker_loop), resuming, "a.test", self.client, done)
         self.transport.connection_made(cast(Any, self.server))
         self.done = done
 
@@ -175,8 +175,8 @@ class Connection:
             self.client.assert_nothing_is_shared()
 
     def settle(self) -> None:
-        while self.ground.turns.soon:
-            self.ground.turns.soon.pop(0)()
+        while self.worker_loop.turns.soon:
+            self.worker_loop.turns.soon.pop(0)()
 
     def shake(self) -> None:
         while self.transport.stage < OPEN:
@@ -209,11 +209,11 @@ def test_connections_that_share_memory_keep_their_bytes(
 
     `share`: what one may cost before it rests; of so little after each record.
     """
-    for module in (ground_module, tls_transport):
+    for module in (worker_loop_module, tls_transport):
         monkeypatch.setattr(module, "BODY_BYTES_PER_TURN", share)
-    dice, ground = random.Random(seed), Ground()
+    dice, worker_loop = random.Random(seed), MemoryLoop()
     tls, resuming = server_tls(issued, highest=highest), Resuming(trusting(authority))
-    connections = [Connection(ground, resuming, tls, dice) for _ in range(CONNECTIONS)]
+    connections = [Connection(worker_loop, resuming, tls, dice) for _ in range(CONNECTIONS)]
     sent = {each: [0, 0] for each in connections}  # by the client's side, by the server's
     left = set(connections)
     while left:
@@ -245,7 +245,7 @@ def test_connections_that_share_memory_keep_their_bytes(
 
 
 def one(authority: Certificates, issued: tuple[str, str]) -> Connection:
-    connection = Connection(Ground(), Resuming(trusting(authority)), server_tls(issued), random.Random(0))
+    connection = Connection(MemoryLoop(), Resuming(trusting(authority)), server_tls(issued), random.Random(0))
     connection.shake()
     connection.deliver(100_000)
     return connection
@@ -341,10 +341,10 @@ def test_what_was_paused_is_read_of_a_connection_that_is_lost(authority: Certifi
 
 def test_nothing_is_left_of_a_handshake_that_fails(tmp_path: Path, issued: tuple[str, str]) -> None:
     stranger = Certificates(tmp_path)
-    ground = Ground()
-    connection = Connection(ground, Resuming(trusting(stranger)), server_tls(issued), random.Random(0))
+    worker_loop = MemoryLoop()
+    connection = Connection(worker_loop, Resuming(trusting(stranger)), server_tls(issued), random.Random(0))
     while not connection.done.done():
         connection.deliver()
     assert isinstance(connection.done.result(), ssl.SSLCertVerificationError)
-    assert (ground.tls_memory.incoming.pending, ground.tls_memory.outgoing.pending) == (0, 0)
+    assert (worker_loop.tls_memory.incoming.pending, worker_loop.tls_memory.outgoing.pending) == (0, 0)
     assert connection.server.closed

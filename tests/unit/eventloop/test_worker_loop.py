@@ -49,14 +49,14 @@ def test_the_wheel_turns_on_when_an_expiry_raises() -> None:
         loop = asyncio.get_running_loop()
         reported: list[str] = []
         loop.set_exception_handler(lambda _, report: reported.append(type(report["exception"]).__name__))
-        ground = WorkerLoop(loop)
-        ground.start()
+        worker_loop = WorkerLoop(loop)
+        worker_loop.start()
         rang = asyncio.Event()
-        ground.wheel.watch(Broken(), ground.wheel.now + 0.05)
-        ground.wheel.watch(Waiting(rang), ground.wheel.now + 0.2)
+        worker_loop.wheel.watch(Broken(), worker_loop.wheel.now + 0.05)
+        worker_loop.wheel.watch(Waiting(rang), worker_loop.wheel.now + 0.2)
         async with asyncio.timeout(5):
             await rang.wait()
-        ground.close()
+        worker_loop.close()
         return reported
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -163,22 +163,22 @@ def test_nobody_is_late_because_we_stood_still() -> None:
 
     async def live() -> Answered:
         loop = asyncio.get_running_loop()
-        ground = WorkerLoop(loop)
+        worker_loop = WorkerLoop(loop)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with ours, theirs:
             answered = Answered(ours)
             loop.add_reader(ours, answered.read)
-            ground.start()
-            ground.wheel.watch(answered, ground.wheel.now + 0.1)
+            worker_loop.start()
+            worker_loop.wheel.watch(answered, worker_loop.wheel.now + 0.1)
             theirs.send(b"!")
             time.sleep(1.0)  # the stall itself
             rang = asyncio.Event()
-            ground.wheel.watch(Waiting(rang), ground.wheel.now + 0.1)
+            worker_loop.wheel.watch(Waiting(rang), worker_loop.wheel.now + 0.1)
             async with asyncio.timeout(5):
                 await rang.wait()
             loop.remove_reader(ours)
-        ground.close()
+        worker_loop.close()
         return answered
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -191,11 +191,11 @@ PIECE = bytes(READ_BYTES)
 
 
 @pytest.fixture
-def ground() -> Iterator[WorkerLoop]:
+def worker_loop() -> Iterator[WorkerLoop]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        ground = WorkerLoop(runner.get_loop())
-        yield ground
-        ground.close()
+        worker_loop = WorkerLoop(runner.get_loop())
+        yield worker_loop
+        worker_loop.close()
 
 
 @pytest.fixture
@@ -222,19 +222,19 @@ def peer() -> Iterator[socket.socket]:
     ],
 )
 def test_many_bytes_are_read_at_once_of_payload_that_comes_fast_and_is_sure_to_come(
-    ground: WorkerLoop, peer: socket.socket, came: int, payload: int, assured: int, read: int
+    worker_loop: WorkerLoop, peer: socket.socket, came: int, payload: int, assured: int, read: int
 ) -> None:
-    assert len(ground.buffer_for(PIECE[:came], PIECE[:payload], assured, peer.fileno())) == read
-    assert len(ground.buffer_for(PIECE[:came], PIECE[:payload], assured, -1)) == min(read, READ_BYTES)
+    assert len(worker_loop.buffer_for(PIECE[:came], PIECE[:payload], assured, peer.fileno())) == read
+    assert len(worker_loop.buffer_for(PIECE[:came], PIECE[:payload], assured, -1)) == min(read, READ_BYTES)
 
 
 def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(
-    ground: WorkerLoop, peer: socket.socket
+    worker_loop: WorkerLoop, peer: socket.socket
 ) -> None:
     reads = []
     with contextlib.suppress(BlockingIOError):
         while peer.send(PIECE):
-            reads.append(len(ground.buffer_for(PIECE, PIECE, 1 << 40, peer.fileno())))
+            reads.append(len(worker_loop.buffer_for(PIECE, PIECE, 1 << 40, peer.fileno())))
             assert reads[-1] == READ_BYTES or reads[-1] < room(peer.fileno())
     assert reads[0] == BODY_READ_BYTES
     assert reads[-1] == READ_BYTES
@@ -272,7 +272,7 @@ def turn(calls: Calls) -> None:
         call()
 
 
-def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(ground: WorkerLoop) -> None:
+def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(worker_loop: WorkerLoop) -> None:
     told: list[tuple[str, object]] = []
     body, leaving = Body(told), Body(told)
     leaving.closing = True
@@ -280,27 +280,27 @@ def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(ground: W
     async def live() -> None:
         for each in (leaving, body):
             each.read_since_rest = BODY_BYTES_PER_TURN - len(PIECE)
-            ground.count_body(each, len(PIECE) - 1, 0)
+            worker_loop.count_body(each, len(PIECE) - 1, 0)
             assert told == []
-            ground.count_body(each, 1, 0)
+            worker_loop.count_body(each, 1, 0)
         assert told == [("rest", body)]
-        ground.count_body(body, len(PIECE), 0)  # what was under way already
+        worker_loop.count_body(body, len(PIECE), 0)  # what was under way already
         assert told == [("rest", body)]
         await asyncio.sleep(0)
 
-    ground.loop.run_until_complete(live())
+    worker_loop.loop.run_until_complete(live())
     assert told == [("rest", body), ("read on", body)]
     assert (body.resting, body.read_since_rest) == (False, len(PIECE))
 
 
-def test_framing_counts_by_what_it_costs(ground: WorkerLoop) -> None:
+def test_framing_counts_by_what_it_costs(worker_loop: WorkerLoop) -> None:
     """A chunk of one byte costs more than a hundred bytes of a large one."""
     told: list[tuple[str, object]] = []
     body = Body(told)
     for _ in range(BODY_BYTES_PER_TURN // (5 * FRAMING_COST + 1)):
-        ground.count_body(body, 1, 5)
+        worker_loop.count_body(body, 1, 5)
     assert told == []
-    ground.count_body(body, 1, 5)
+    worker_loop.count_body(body, 1, 5)
     assert told == [("rest", body)]
 
 

@@ -286,7 +286,7 @@ def test_a_start_that_raises_names_the_filter_and_a_stop_that_raises_keeps_nobod
     )
     (link,) = plane.gateway.live
     plane.gateway.upstreams.clear()
-    services: Any = SimpleNamespace(ground=None)
+    services: Any = SimpleNamespace(worker_loop=None)
     with pytest.raises(CompileError, match=r"gateway: filter broken cannot start: OSError: gone"):
         plane.gateway.start(services, services)
     link.started = True

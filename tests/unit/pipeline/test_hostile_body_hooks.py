@@ -53,7 +53,7 @@ def plane_of(**hooks: Any) -> Plane:
 @contextmanager
 def running(plane: Plane) -> Iterator[None]:
     """Whoever asks for the loop gets the plane's turns."""
-    turns: Any = plane.ground.turns
+    turns: Any = plane.worker_loop.turns
     asyncio._set_running_loop(turns)
     try:
         yield
@@ -597,7 +597,7 @@ def test_a_renewal_that_comes_to_nothing_passes_on_what_a_filter_needs_as_a_whol
     given: list[Any] = []
 
     def renew(exchange: Exchange, head: Any) -> Any:
-        given.append(plane.ground.turns.create_future())
+        given.append(plane.worker_loop.turns.create_future())
         return given[0]
 
     plane = plane_of(renew=renew, response_body=lambda exchange, body: body.upper(), needs_body=Bounded(99))

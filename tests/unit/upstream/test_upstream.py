@@ -42,13 +42,13 @@ class Running:
 
     def __init__(self, configuration: settings.Upstream, before: Running | None = None) -> None:
         old = before.upstream if before is not None else None
-        self.ground: Any = before.ground if before is not None else SimpleNamespace(wheel=Wheel(1000.0))
+        self.worker_loop: Any = before.worker_loop if before is not None else SimpleNamespace(wheel=Wheel(1000.0))
         there = old.targets_by_url if old is not None else settings.NONE
         self.upstream = Upstream("u", configuration, build_targets(configuration, None, there), None, b"", old)
         for place, target in enumerate(self.upstream.targets):
             target.place = place
         (self.loads,) = loads_of(len(self.upstream.targets))
-        self.upstream.start(self.ground, 1, LocalLimit(9), LocalLimit(9), self.loads, b"a key of this run")
+        self.upstream.start(self.worker_loop, 1, LocalLimit(9), LocalLimit(9), self.loads, b"a key of this run")
 
     def target(self, name: str) -> Target:
         (found,) = (target for target in self.upstream.targets if target.host == name)
@@ -59,7 +59,7 @@ class Running:
         self.upstream.settle()
 
     def advance(self, seconds: float) -> None:
-        wheel = self.ground.wheel
+        wheel = self.worker_loop.wheel
         for _ in range(int(seconds / 0.05)):
             wheel.advance(wheel.now + 0.05)
 

@@ -244,7 +244,7 @@ def test_a_body_that_is_refused_behind_other_requests_ends_the_connection(fault:
 
 def assert_leaving_is_seen(plane: Plane, client: Wire) -> None:
     assert not client.reading
-    assert plane.ground.hangups.watched == {client.protocol}
+    assert plane.worker_loop.hangups.watched == {client.protocol}
     client.protocol.peer_left()
     plane.settle()
     client.takes()
@@ -275,7 +275,7 @@ def test_a_client_that_left_between_two_turns_is_noticed_in_the_next() -> None:
         plane = Plane(ROUTES)
         client = plane.client()
         client.sends(OWN * 20 + GET * 5_000)
-        plane.ground.hangups.watched.clear()
+        plane.worker_loop.hangups.watched.clear()
         client.protocol.peer_left()
         for _ in range(6):
             await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from fastgw.routing.table import at_once
 from fastgw.shm.memory import Column
 from tests.support.generations import load_document, plan_after
 
-SERVICES = cast(Services, type("Nobody", (), {"ground": None})())
+SERVICES = cast(Services, type("Nobody", (), {"worker_loop": None})())
 COLUMN = cast(Column, None)
 
 

@@ -25,7 +25,7 @@ from fastgw.gateway.tables import Gateway
 from fastgw.runtime.control import explain_requests as explaining
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.node.config_snapshot import accept
-from fastgw.runtime.reload.proposer import Proposals
+from fastgw.runtime.reload.proposer import Proposer
 from tests.support.admin import MADE, served
 from tests.support.certificates import Certificates
 from tests.support.peer import DEADLINE
@@ -144,7 +144,7 @@ class InForce:
         return asyncio.run(self.explaining().explain(RequestToExplain(method, url, headers, **more)))
 
     def explaining(self) -> Explaining:
-        return Explaining(cast(Proposals, self))
+        return Explaining(cast(Proposer, self))
 
     def by_command(self, method: str, url: str, *headers: str) -> tuple[Any, str]:
         """What `fastgw explain` says of the file: its JSON, and its text."""

@@ -31,7 +31,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready"
 
 
 @asynccontextmanager
-async def ground() -> AsyncIterator[WorkerLoop]:
+async def worker_loop() -> AsyncIterator[WorkerLoop]:
     made = WorkerLoop(asyncio.get_running_loop())
     made.start()
     yield made
@@ -43,7 +43,7 @@ async def checked(url: str, active: settings.ActiveHealth, tls: settings.Upstrea
     upstream = settings.Upstream(targets=(target,), tls=tls or settings.UpstreamTls(), **more)
     context = made_tls(upstream.tls) if target.url.tls else None
     check = Check(upstream, target, context, active)
-    async with ground() as on:
+    async with worker_loop() as on:
         try:
             return await check(on)
         finally:
@@ -266,7 +266,7 @@ def in_control(test: Callable[..., Any]) -> Any:
 
     async def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
         told = Told(monkeypatch)
-        async with ground() as on:
+        async with worker_loop() as on:
             node = Node(on)
             try:
                 await test(node, told, *([caplog] if "caplog" in signature(test).parameters else []))

@@ -17,7 +17,7 @@ from fastgw.runtime.reload.rollback_history import KEPT
 from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, open_endpoint
 from fastgw.runtime.supervisor import hang_detection
 from tests.support.gateway import messages
-from tests.support.node import ANYWHERE, Crew, close_node, commons_of, sealed_document
+from tests.support.node import ANYWHERE, Crew, close_node, node_state_of, sealed_document
 
 STATUS = f"status: {ANYWHERE}"
 
@@ -27,12 +27,12 @@ class Node(Crew):
 
     def __init__(self) -> None:
         super().__init__(2)
-        self.commons = commons_of()
+        self.node_state = node_state_of()
         self.serving = True
         self.outcomes: list[ReloadResult] = []
         self.changes: list[Mapping[str, ListeningEndpoint]] = []
         self.reloading = Reloading(
-            self.commons,
+            self.node_state,
             lambda: self.serving,
             lambda: [child for child in self.children if child.ready and not child.leaving],
             self.outcomes.append,
@@ -45,7 +45,7 @@ class Node(Crew):
 
     def commits(self, child: Child) -> None:
         """It says so."""
-        child.generation = self.commons.sealed.generation
+        child.generation = self.node_state.sealed.generation
         self.reloading.was_committed(child)
 
     def change(self, generation: int = 2, listeners: Sequence[str] = ("main",), more: str = "") -> None:
@@ -58,7 +58,7 @@ class Node(Crew):
 
     def close(self) -> None:
         super().close()
-        close_node(self.commons)
+        close_node(self.node_state)
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_all_prepare_then_it_is_in_force_then_all_commit(node):
     one, two = node.children
     node.propose()
     node.reloading.prepared(one, 2)
-    assert (node.commons.sealed.generation, node.outcomes) == (1, [])
+    assert (node.node_state.sealed.generation, node.outcomes) == (1, [])
     node.reloading.prepared(two, 2)
-    assert node.commons.sealed.generation == 2
+    assert node.node_state.sealed.generation == 2
     for child in node.children:
         assert node.told(child) == [Prepare, Commit]
         node.commits(child)
@@ -114,8 +114,8 @@ def test_one_refusal_aborts_all_and_the_new_listener_is_closed(node):
     (outcome,) = node.outcomes
     assert (outcome.ok, outcome.generation, outcome.why) == (False, 1, "worker 1: no memory")
     assert node.told(two) == [Sockets, Prepare, Abort]
-    assert list(node.commons.endpoints) == [0]
-    assert node.commons.words.is_serving(node.commons.shared) is False
+    assert list(node.node_state.endpoints) == [0]
+    assert node.node_state.words.is_serving(node.node_state.shared) is False
     node.change(listeners=["main", "more"])
     assert node.told(one) == [Abort, Sockets, Prepare, Commit]  # other sockets, under a number of their own
 
@@ -210,7 +210,7 @@ def test_an_old_answer_changes_nothing(node):
     node.reloading.prepared(two, 2)
     node.reloading.refused(two, 2, "no")
     node.commits(two)
-    assert (len(node.outcomes), node.commons.sealed.generation, two.outdated) == (1, 1, False)
+    assert (len(node.outcomes), node.node_state.sealed.generation, two.outdated) == (1, 1, False)
 
 
 def test_control_listens_where_the_new_configuration_says(node):
@@ -227,9 +227,9 @@ def test_control_listens_where_the_new_configuration_says(node):
 
 def test_what_control_found_wrong_is_counted_and_remembered(node):
     node.reloading.rejected(Rejected(generation=1, source="file", why="nonsense"))
-    (record,) = node.commons.records
+    (record,) = node.node_state.records
     assert (record.ok, record.generation, record.source, record.summary) == (False, 1, "file", "nonsense")
-    words, own = node.commons.words, node.commons.shared.supervisor.words
+    words, own = node.node_state.words, node.node_state.shared.supervisor.words
     assert (own[words.reloads_failed], own[words.last_reload_failed]) == (1, 1)
 
 
@@ -238,7 +238,7 @@ def test_a_document_that_did_not_come_is_told_as_passing(node):
     node.reloading.lost(Propose(generation=2, source="signal"))
     (outcome,) = node.outcomes
     assert (outcome.ok, outcome.passing, outcome.generation) == (False, True, 1)
-    assert node.commons.records[0].subject == "file"
+    assert node.node_state.records[0].subject == "file"
 
 
 @pytest.mark.parametrize("passing", [True, False])
@@ -253,15 +253,15 @@ def test_as_much_is_kept_as_is_promised(node):
     for generation in range(2, RECORDS + 5):
         node.change(generation, more=f"status: null  # {generation}")
     node.change(generation + 1, more=f"status: null  # {generation}")  # the same takes no place
-    assert [each.generation for each in node.commons.kept] == list(range(generation - KEPT, generation))
+    assert [each.generation for each in node.node_state.kept] == list(range(generation - KEPT, generation))
     node.change(generation + 2)
-    generation = node.commons.sealed.generation
-    assert [each.generation for each in node.commons.kept] == [
+    generation = node.node_state.sealed.generation
+    assert [each.generation for each in node.node_state.kept] == [
         *range(generation - KEPT - 1, generation - 2),
         generation - 1,
     ]
-    assert len(node.commons.records) == RECORDS
-    for each in node.commons.kept:
+    assert len(node.node_state.records) == RECORDS
+    for each in node.node_state.kept:
         os.fstat(each.descriptor)  # open
 
 
@@ -290,12 +290,12 @@ def test_the_line_of_a_reload_names_files_with_other_contents():
 def test_who_is_being_born_or_has_left_was_not_asked(node):
     young, old = node.children
     young.ready = False
-    node.commons.workers = 1
+    node.node_state.workers = 1
     node.propose()
     node.reloading.prepared(old, 2)
     node.commits(old)
     assert tells(node) == "reloaded: generation 2 on 1/1 workers, workers 1 -> 2"
-    young.ready, node.commons.workers = True, 2
+    young.ready, node.node_state.workers = True, 2
     node.propose(3)
     old.leaving = True
     for child in node.children:
@@ -345,8 +345,8 @@ def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_agai
             return open_endpoint(Address(host=address.host, port=ports[address.port]), **options)
 
         monkeypatch.setattr(node_state, "open_endpoint", opened)
-        os.close(node.commons.sealed.descriptor)
-        node.commons.sealed = sealed_document(1, more=more)
+        os.close(node.node_state.sealed.descriptor)
+        node.node_state.sealed = sealed_document(1, more=more)
         monkeypatch.setattr(startup, "PORTS_TRIED", 0)
         node.change(more=more)
         (left_out,) = [each for each in messages(capfd.readouterr().err) if "status" in each]
@@ -364,5 +364,5 @@ def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_agai
 @pytest.mark.parametrize("again", [False, True])
 def test_too_few_files_are_told_of_at_the_first_start_alone(node, monkeypatch, capfd, again):
     monkeypatch.setattr(startup, "raise_file_limit", lambda: 128)
-    startup.warn(node.commons, again=again)
+    startup.warn(node.node_state, again=again)
     assert ("128 open files" in capfd.readouterr().err) is not again

@@ -20,10 +20,10 @@ from fastgw.runtime.ipc.channel import Channel, Propose, Rejected
 from fastgw.runtime.ipc.channel import ReloadResult as Verdict
 from fastgw.runtime.node.config_snapshot import seal, unseal
 from fastgw.runtime.node.node_state import Sealed
-from fastgw.runtime.reload.proposer import Proposals
+from fastgw.runtime.reload.proposer import Proposer
 from tests.support.certificates import Certificates
 from tests.support.gateway import messages
-from tests.support.node import accepted_of, close_node, commons_of
+from tests.support.node import accepted_of, close_node, node_state_of
 from tests.support.on_loop import on_loop
 from tests.support.peer import DEADLINE
 
@@ -38,11 +38,11 @@ class Control:
         self.write("v1")
         self.file.write_text(f"{self.file.read_text()}{more}\n")
         accepted = accepted_of(load(str(self.file), TYPES))
-        self.commons = commons_of(sealed=Sealed(accepted, seal(accepted)))
-        self.commons.words.set_ready(self.commons.shared, True)
+        self.node_state = node_state_of(sealed=Sealed(accepted, seal(accepted)))
+        self.node_state.words.set_ready(self.node_state.shared, True)
         self._supervisor, channel = Channel.pair()
         self._channel = channel
-        self.proposals = Proposals(self.commons, channel)
+        self.proposer = Proposer(self.node_state, channel)
         self.read: list[str] = []
         """What the routes said that were proposed."""
         self.rejected: list[Rejected] = []
@@ -57,7 +57,7 @@ class Control:
 
     async def noted(self) -> list[str]:
         """What a reload notes, which takes place."""
-        asking = asyncio.create_task(self.proposals.reload("signal"))
+        asking = asyncio.create_task(self.proposer.reload("signal"))
         self.answer(await self.proposal())
         return [f"{each.path}: {each.wrong}" for each in (await asking).notes]
 
@@ -86,7 +86,7 @@ class Control:
         return found(descriptor)
 
     def answer(self, generation: int, why: str = "") -> None:
-        self.proposals.conclude(
+        self.proposer.conclude(
             Verdict(
                 generation=generation,
                 ok=not why,
@@ -102,14 +102,14 @@ class Control:
     async def changed(self, text: str) -> Outcome:
         """Reload a file that says this; it takes place."""
         self.write(text)
-        asking = asyncio.create_task(self.proposals.reload("signal"))
+        asking = asyncio.create_task(self.proposer.reload("signal"))
         self.answer(await self.proposal())
         return await asking
 
     def close(self) -> None:
         self._supervisor.close()
         self._channel.close()
-        close_node(self.commons)
+        close_node(self.node_state)
 
 
 @pytest.fixture
@@ -130,16 +130,16 @@ def of_services(tmp_path: Path) -> Iterator[Control]:
 async def test_what_is_in_force_is_known_before_the_first_change(of_services: Control) -> None:
     """A control process that is born knows nothing of what was read before it."""
     control = of_services
-    before = control.proposals.config
-    await control.proposals.recall()
-    known = control.proposals.config
+    before = control.proposer.config
+    await control.proposer.recall()
+    known = control.proposer.config
     assert known == before
     control.file.write_text(control.file.read_text().replace("body: v1", "body: v2"))
-    asking = asyncio.create_task(control.proposals.reload("signal"))
+    asking = asyncio.create_task(control.proposer.reload("signal"))
     control.answer(await control.proposal())
     await asking
     assert control.read == ["v2"]
-    now = control.proposals.config
+    now = control.proposer.config
     assert all(now.upstreams[name] is known.upstreams[name] for name in known.upstreams)
     same = [route.name for route in now.routes if any(route is each for each in known.routes)]
     assert same == ["egress/one/it", "egress/two/it"]
@@ -148,7 +148,7 @@ async def test_what_is_in_force_is_known_before_the_first_change(of_services: Co
 @on_loop
 async def test_who_asks_at_once_gets_one_reload(control):
     control.write("v2")
-    asking = [asyncio.create_task(control.proposals.reload("api")) for _ in range(100)]
+    asking = [asyncio.create_task(control.proposer.reload("api")) for _ in range(100)]
     generation = await control.proposal()
     control.answer(generation)
     outcomes = await asyncio.gather(*asking)
@@ -161,10 +161,10 @@ async def test_who_asks_at_once_gets_one_reload(control):
 @on_loop
 async def test_who_asks_while_one_is_under_way_gets_the_next_which_reads_what_the_file_says_then(control):
     control.write("v2")
-    first = asyncio.create_task(control.proposals.reload("api"))
+    first = asyncio.create_task(control.proposer.reload("api"))
     generation = await control.proposal()
     control.write("v3")
-    late = [asyncio.create_task(control.proposals.reload("api")) for _ in range(50)]
+    late = [asyncio.create_task(control.proposer.reload("api")) for _ in range(50)]
     await asyncio.sleep(0)
     control.write("v4")
     control.answer(generation)
@@ -177,7 +177,7 @@ async def test_who_asks_while_one_is_under_way_gets_the_next_which_reads_what_th
 @on_loop
 async def test_who_leaves_does_not_take_the_reload_of_others_along(control):
     control.write("v2")
-    leaving, staying = (asyncio.create_task(control.proposals.reload("api")) for _ in range(2))
+    leaving, staying = (asyncio.create_task(control.proposer.reload("api")) for _ in range(2))
     await asyncio.sleep(0)
     leaving.cancel()
     control.answer(await control.proposal())
@@ -187,12 +187,12 @@ async def test_who_leaves_does_not_take_the_reload_of_others_along(control):
 @on_loop
 async def test_a_wrong_file_is_not_proposed_and_told(control):
     control.write_badly()
-    outcome = await control.proposals.reload("signal")
+    outcome = await control.proposer.reload("signal")
     assert (outcome.ok, outcome.generation, outcome.reason) == (False, 1, "rejected")
     assert [problem.path for problem in outcome.problems] == ["rutes"]
     assert (await control.changed("v2")).generation == 2
     assert [(each.source, each.generation) for each in control.rejected] == [("signal", 1)]
-    assert [record.ok for record in control.proposals.records] == [False, True]
+    assert [record.ok for record in control.proposer.records] == [False, True]
 
 
 @on_loop
@@ -215,7 +215,7 @@ async def test_what_has_not_changed_is_not_built_again(control, monkeypatch):
 
     async def reloaded(why: str = "") -> list[str]:
         built.clear()
-        asking = asyncio.create_task(control.proposals.reload("signal"))
+        asking = asyncio.create_task(control.proposer.reload("signal"))
         control.answer(await control.proposal(), why)
         assert (await asking).ok is not bool(why)
         return built
@@ -228,7 +228,7 @@ async def test_what_has_not_changed_is_not_built_again(control, monkeypatch):
     write("a3", "b1", "c1")
     assert await reloaded("no") == ["ra"]
     control.write_badly()
-    assert not (await control.proposals.reload("signal")).ok
+    assert not (await control.proposer.reload("signal")).ok
     write("c1", "b2", "a2")
     assert await reloaded() == ["rb"]
 
@@ -236,13 +236,13 @@ async def test_what_has_not_changed_is_not_built_again(control, monkeypatch):
 @on_loop
 async def test_what_the_supervisor_refuses_changes_nothing(control):
     control.write("v2")
-    asking = asyncio.create_task(control.proposals.reload("api"))
+    asking = asyncio.create_task(control.proposer.reload("api"))
     await control.proposal()
     control.answer(1, "worker 1: no memory")
     outcome = await asking
     assert (outcome.ok, outcome.generation, outcome.reason) == (False, 1, "failed")
     assert outcome.summary == "not reloaded, generation 1 stays: worker 1: no memory"
-    assert control.proposals.current.generation == 1
+    assert control.proposer.current.generation == 1
     assert (await control.changed("v3")).generation == 2  # the number is free
 
 
@@ -251,7 +251,7 @@ async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, c
     """Not again at a reload that leaves it as it is, wherever it stands in the file."""
     told = ["filters.key_auth: no consumer has a `key_auth`: every request is refused"]
     control.write_text("filters: {key_auth: {}}")
-    dry = await control.proposals.apply(control.text.encode(), ".yaml", dry_run=True)
+    dry = await control.proposer.apply(control.text.encode(), ".yaml", dry_run=True)
     assert [f"{each.path}: {each.wrong}" for each in dry.notes] == told
     assert "note: " not in capfd.readouterr().err
     assert await control.noted() == told
@@ -280,7 +280,7 @@ async def test_of_many_notes_some_are_told_and_how_many_more_there_are(control, 
 @on_loop
 async def test_what_the_supervisor_refuses_is_not_noted(control, capfd):
     control.write_text("filters: {key_auth: {}}")
-    asking = asyncio.create_task(control.proposals.reload("api"))
+    asking = asyncio.create_task(control.proposer.reload("api"))
     await control.proposal()
     control.answer(1, "worker 1: no memory")
     assert (await asking).notes == ()
@@ -290,15 +290,15 @@ async def test_what_the_supervisor_refuses_is_not_noted(control, capfd):
 
 @on_loop
 async def test_while_the_gateway_stops_nothing_is_proposed(control):
-    control.commons.words.set_ready(control.commons.shared, False)
-    outcome = await control.proposals.reload("api")
+    control.node_state.words.set_ready(control.node_state.shared, False)
+    outcome = await control.proposer.reload("api")
     assert (outcome.ok, outcome.reason) == (False, "busy")
 
 
 @on_loop
 async def test_an_answer_that_was_meant_for_the_one_before_us_says_that_we_missed_something(control):
     missed = []
-    control.proposals.on_missed = lambda: missed.append(True)
+    control.proposer.on_missed = lambda: missed.append(True)
     control.answer(1, "it was refused")
     assert missed == []
     control.answer(2)
@@ -310,16 +310,16 @@ async def test_one_goes_back_step_by_step(control):
     for number in (2, 3):
         await control.changed(f"v{number}")
     for expected in ("v2", "v1"):
-        asking = asyncio.create_task(control.proposals.rollback(None))
+        asking = asyncio.create_task(control.proposer.rollback(None))
         control.answer(await control.proposal())
         assert (await asking).ok
         assert control.read[-1] == expected
-    refused = await control.proposals.rollback(None)
+    refused = await control.proposer.rollback(None)
     assert (refused.ok, refused.reason) == (False, "rejected")
 
 
 async def back(control: Control, generation: int | None = None) -> str:
-    asking = asyncio.create_task(control.proposals.rollback(generation))
+    asking = asyncio.create_task(control.proposer.rollback(generation))
     control.answer(await control.proposal())
     assert (await asking).ok
     return control.read[-1]
@@ -330,11 +330,11 @@ async def test_the_copies_of_rollbacks_take_no_place_of_what_is_kept(control):
     for number in range(2, 8):
         await control.changed(f"v{number}")
     assert [await back(control) for _ in range(5)] == ["v6", "v5", "v4", "v3", "v2"]
-    refused = await control.proposals.rollback(None)
+    refused = await control.proposer.rollback(None)
     said = "cannot roll back further: kept are 3, 4, 5, 6, 7"
     assert (refused.reason, refused.summary, refused.kept) == ("rejected", said, [3, 4, 5, 6, 7])
     assert await back(control, 7) == "v7"
-    refused = await control.proposals.rollback(1)
+    refused = await control.proposer.rollback(1)
     assert refused.summary.startswith("cannot roll back to 1: kept are 2, ")
 
 
@@ -349,8 +349,8 @@ async def test_on_from_a_rollback_the_next_one_leads_to_it_and_not_to_what_it_le
 
 @on_loop
 async def test_while_the_gateway_stops_no_rollback_is_looked_at(control):
-    control.commons.words.set_ready(control.commons.shared, False)
-    outcome = await control.proposals.rollback(99)
+    control.node_state.words.set_ready(control.node_state.shared, False)
+    outcome = await control.proposer.rollback(99)
     assert (outcome.reason, outcome.summary) == ("busy", "not possible now: the gateway is not serving")
 
 
@@ -359,7 +359,7 @@ async def test_a_posted_document_may_not_read_the_environment(control, monkeypat
     """Whoever may post one could read out every variable of the gateway's: `GET /config` shows what it holds."""
     monkeypatch.setenv("GW_HELD", "held-by-the-gateway")
     text = control.file.read_text().replace("body: v1", "body: {env: GW_HELD}")
-    outcome = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
+    outcome = await control.proposer.apply(text.encode(), ".yaml", dry_run=True)
     assert not outcome.ok
     assert "a configuration sent to the admin API may not read environment variables" in str(outcome.problems[0])
     assert "held-by-the-gateway" not in f"{outcome}"
@@ -367,10 +367,10 @@ async def test_a_posted_document_may_not_read_the_environment(control, monkeypat
 
 @on_loop
 async def test_what_is_wrong_with_a_posted_document_is_not_blamed_on_the_file(control):
-    outcome = await control.proposals.apply(b"[]", ".yaml", dry_run=True)
+    outcome = await control.proposer.apply(b"[]", ".yaml", dry_run=True)
     assert [str(each) for each in outcome.problems] == ["POST /config:1:1: a list; expected an object"]
     text = WRITTEN + "routes: [{name: a, respond: {}}, {name: a, respond: {}}]\n"
-    outcome = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
+    outcome = await control.proposer.apply(text.encode(), ".yaml", dry_run=True)
     assert {each.file for each in outcome.problems} == {"POST /config"}
     assert "gateway.yaml" not in str(outcome.problems)
 
@@ -380,7 +380,7 @@ async def test_a_trial_says_that_new_addresses_are_not_tried(control):
     text = f"{WRITTEN}routes: [{{name: all, respond: {{body: v2}}}}]\n"
     for address, said in (("127.0.0.1:0", False), ("127.0.0.1:1", True)):
         posted = text.replace("127.0.0.1:0", address).encode()
-        outcome = await control.proposals.apply(posted, ".yaml", dry_run=True)
+        outcome = await control.proposer.apply(posted, ".yaml", dry_run=True)
         assert outcome.ok
         assert outcome.summary.endswith("\naddresses are not tried") is said
 
@@ -390,21 +390,21 @@ async def test_what_is_masked_because_of_filters_is_no_difference(control):
     """Also for a control process that has not read the configuration itself."""
     control.write_text("filters: {request_parameters: {query: {tenant: x}}}\naccess_logs: [{redact: [mine]}]")
     await control.noted()
-    accepted = control.proposals.current
+    accepted = control.proposer.current
     assert accepted.settings.access_logs[0].redact == ("mine", "tenant")
-    control.commons.sealed = Sealed(accepted, seal(accepted))
-    for proposals in (control.proposals, Proposals(control.commons, control.proposals._channel)):
-        dry = await proposals.apply(control.text.encode(), ".yaml", dry_run=True)
+    control.node_state.sealed = Sealed(accepted, seal(accepted))
+    for proposer in (control.proposer, Proposer(control.node_state, control.proposer._channel)):
+        dry = await proposer.apply(control.text.encode(), ".yaml", dry_run=True)
         assert dry.summary == "nothing changes"
 
 
 @on_loop
 async def test_a_trial_changes_nothing(control):
     text = f"{WRITTEN}routes: [{{name: other, respond: {{body: v2}}}}]\n".encode()
-    outcome = await control.proposals.apply(text, ".yaml", dry_run=True)
+    outcome = await control.proposer.apply(text, ".yaml", dry_run=True)
     assert (outcome.ok, outcome.generation) == (True, 1)
     assert "other" in outcome.summary
-    assert (control.read, control.proposals.records) == ([], [])
+    assert (control.read, control.proposer.records) == ([], [])
 
 
 def found(descriptor: int) -> list[str]:
@@ -423,22 +423,22 @@ async def test_files_of_consumers_are_taken_without_the_rest_and_survive_a_rollb
     control = Control(tmp_path)
     try:
         (tmp_path / "gateway.yaml").write_text(f"{WRITTEN}consumer_files: ['d/*.yaml']\n")
-        reloading = asyncio.create_task(control.proposals.reload("signal"))
+        reloading = asyncio.create_task(control.proposer.reload("signal"))
         assert await control.consumers() == ["alice"]
         assert (await reloading).ok
-        before = control.proposals.current
+        before = control.proposer.current
         (tmp_path / "d" / "b.yaml").write_text("consumers: [{name: bob, key_auth: [{key: planted}]}]")
         (tmp_path / "d" / "a.yaml").unlink()
         (tmp_path / "gateway.yaml").write_text("nobody asked for this to be read")
-        refreshing = asyncio.create_task(control.proposals.refresh())
+        refreshing = asyncio.create_task(control.proposer.refresh())
         assert await control.consumers() == ["bob"]
         await refreshing
-        assert control.proposals.current.sources == before.sources
-        assert control.proposals.current.index.digest != before.index.digest
-        rolling_back = asyncio.create_task(control.proposals.rollback(1))
+        assert control.proposer.current.sources == before.sources
+        assert control.proposer.current.index.digest != before.index.digest
+        rolling_back = asyncio.create_task(control.proposer.rollback(1))
         assert await control.consumers() == []
         assert (await rolling_back).ok
-        rolling_back = asyncio.create_task(control.proposals.rollback(3))
+        rolling_back = asyncio.create_task(control.proposer.rollback(3))
         assert await control.consumers() == ["bob"]
         await rolling_back
     finally:
@@ -451,13 +451,13 @@ async def test_a_file_of_consumers_that_cannot_be_read_changes_nothing(tmp_path)
     control = Control(tmp_path)
     try:
         (tmp_path / "gateway.yaml").write_text(f"{WRITTEN}consumer_files: [a.yaml]\n")
-        reloading = asyncio.create_task(control.proposals.reload("signal"))
+        reloading = asyncio.create_task(control.proposer.reload("signal"))
         assert await control.consumers() == ["alice"]
         await reloading
         (tmp_path / "a.yaml").write_text("consumers: [{name: alice, key_auth: [{key: planted with blanks}]}]")
-        await control.proposals.refresh()
-        assert control.proposals.current.index.count == 1
-        (why,) = control.proposals.records[-1].problems
+        await control.proposer.refresh()
+        assert control.proposer.current.index.count == 1
+        (why,) = control.proposer.records[-1].problems
         assert (why.wrong, why.line) == ("not printable ASCII", 1)
         assert "planted" not in str(why)
     finally:
@@ -469,12 +469,12 @@ async def test_filters_that_cannot_be_built_are_told_at_their_places(control):
     """All of them, by a reload as by a posted document."""
     wrong = "{type: jwt, algorithms: [HS256], secret: short}"
     text = f"{WRITTEN}filters:\n  a: {wrong}\n  b: {wrong}\nroutes: [{{name: all, respond: {{}}}}]\n"
-    with open(control.proposals.current.file, "w") as file:
+    with open(control.proposer.current.file, "w") as file:
         file.write(text)
-    outcome = await control.proposals.reload("signal")
+    outcome = await control.proposer.reload("signal")
     assert [(each.line, each.path) for each in outcome.problems] == [(7, "filters.a"), (8, "filters.b")]
-    assert {each.file for each in outcome.problems} == {control.proposals.current.file}
-    posted = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
+    assert {each.file for each in outcome.problems} == {control.proposer.current.file}
+    posted = await control.proposer.apply(text.encode(), ".yaml", dry_run=True)
     assert [(each.file, each.line) for each in posted.problems] == [("POST /config", 7), ("POST /config", 8)]
 
 
@@ -497,7 +497,7 @@ class Certified(Control):
         return f"{written}consumer_files: ['*a.yaml']\n"
 
     async def reloaded(self) -> Outcome:
-        reloading = asyncio.create_task(self.proposals.reload("signal"))
+        reloading = asyncio.create_task(self.proposer.reload("signal"))
         assert await self.consumers() == ["alice"]
         return await reloading
 
@@ -511,7 +511,7 @@ async def test_a_certificate_that_is_broken_holds_up_no_other_change(tmp_path, w
         file = tmp_path / "gateway.yaml"
         file.write_text(control.text(0))
         assert (await control.reloaded()).ok
-        good = control.proposals.current.captured
+        good = control.proposer.current.captured
         broken = {"certificate": control.certificate, "key": control.key}.get(which, control.crl)
         if which == "crl away":
             broken.unlink()
@@ -519,29 +519,29 @@ async def test_a_certificate_that_is_broken_holds_up_no_other_change(tmp_path, w
             broken.write_bytes(b"nothing")
         (tmp_path / "a.yaml").write_text("consumers: [{name: alice, groups: [admin]}]")
 
-        tried = await control.proposals.apply(control.text(1).encode(), ".yaml", dry_run=True)
+        tried = await control.proposer.apply(control.text(1).encode(), ".yaml", dry_run=True)
         assert tried.ok
         assert tried.summary.endswith("the previous contents stay active")
         file.write_text(control.text(1))
         outcome = await control.reloaded()
         assert outcome.ok
         assert f"; {broken}: " in outcome.summary
-        assert control.proposals.current.captured[str(broken)] == good[str(broken)]
-        assert [[*each.groups] for each in control.proposals.current.index.known()] == [["admin"]]
-        assert str(broken) in control.proposals.withheld
+        assert control.proposer.current.captured[str(broken)] == good[str(broken)]
+        assert [[*each.groups] for each in control.proposer.current.index.known()] == [["admin"]]
+        assert str(broken) in control.proposer.withheld
 
         (tmp_path / "a.yaml").write_text("consumers: [{name: bob}]")
-        refreshing = asyncio.create_task(control.proposals.refresh())
+        refreshing = asyncio.create_task(control.proposer.refresh())
         assert await control.consumers() == ["bob"]
         await refreshing
-        assert str(broken) in control.proposals.withheld
+        assert str(broken) in control.proposer.withheld
 
         other = tmp_path / "other.pem"
         other.write_bytes(b"nothing")
         file.write_text(control.text(2, str(other)))
-        outcome = await control.proposals.reload("signal")
+        outcome = await control.proposer.reload("signal")
         assert not outcome.ok
-        assert str(other) not in control.proposals.withheld
+        assert str(other) not in control.proposer.withheld
     finally:
         control.close()
 
@@ -553,7 +553,7 @@ async def test_a_certificate_that_has_expired_is_not_taken_by_a_reload_either(tm
         file = tmp_path / "gateway.yaml"
         file.write_text(control.text(0))
         assert (await control.reloaded()).ok
-        good = control.proposals.current.captured
+        good = control.proposer.current.captured
         late = Certificates(tmp_path).issue("a.test", stem="late", days=-1)
         control.certificate.write_bytes(Path(late[0]).read_bytes())
         control.key.write_bytes(Path(late[1]).read_bytes())
@@ -561,8 +561,8 @@ async def test_a_certificate_that_has_expired_is_not_taken_by_a_reload_either(tm
         outcome = await control.reloaded()
         assert outcome.ok
         assert "the certificate has expired" in outcome.summary
-        assert control.proposals.current.captured[str(control.certificate)] == good[str(control.certificate)]
-        assert "has expired" in control.proposals.withheld[str(control.certificate)]
+        assert control.proposer.current.captured[str(control.certificate)] == good[str(control.certificate)]
+        assert "has expired" in control.proposer.withheld[str(control.certificate)]
     finally:
         control.close()
 
@@ -576,7 +576,7 @@ class Filed(Control):
         for name in ("one", "two"):
             (directory / name).write_text("0123456789abcdef0123456789abcdef")
         self.consumer("a", "alice")
-        with open(self.proposals.current.file, "w") as file:
+        with open(self.proposer.current.file, "w") as file:
             secrets = "".join(
                 f"  {name}: {{type: jwt, algorithms: [HS256], audiences: [x], issuer: y, secret: {{file: {name}}}}}\n"
                 for name in ("one", "two")
@@ -589,14 +589,14 @@ class Filed(Control):
         (self.folder / f"{stem}.consumers.yaml").write_text(f"consumers: [{{name: {name}{keys}}}]")
 
     async def taken(self) -> list[str]:
-        refreshing = asyncio.create_task(self.proposals.refresh())
+        refreshing = asyncio.create_task(self.proposer.refresh())
         names = await self.consumers()
         await refreshing
         return names
 
     @property
     def held(self) -> set[str]:
-        return {Path(file).name for file in self.proposals.withheld}
+        return {Path(file).name for file in self.proposer.withheld}
 
 
 @pytest.fixture
@@ -607,7 +607,7 @@ def filed(tmp_path: Path) -> Iterator[Filed]:
 
 
 async def begun(filed: Filed) -> None:
-    reloading = asyncio.create_task(filed.proposals.reload("signal"))
+    reloading = asyncio.create_task(filed.proposer.reload("signal"))
     assert await filed.consumers() == ["alice"]
     assert (await reloading).ok
 
@@ -616,15 +616,15 @@ async def begun(filed: Filed) -> None:
 async def test_a_secret_that_is_too_short_holds_up_nobody(filed):
     """It keeps what was in force, and a consumer that is removed meanwhile is gone; so it is until it is mended."""
     await begun(filed)
-    good = filed.proposals.current.captured
+    good = filed.proposer.current.captured
     (filed.folder / "one").write_text("short")
     filed.consumer("a", "bob")
     assert await filed.taken() == ["bob"]
     assert filed.held == {"one"}
-    (why,) = filed.proposals.withheld.values()
+    (why,) = filed.proposer.withheld.values()
     assert "less than 32 bytes" in why
     assert "short" not in why.replace("shorter", "")
-    assert filed.proposals.current.captured[str(filed.folder / "one")] == good[str(filed.folder / "one")]
+    assert filed.proposer.current.captured[str(filed.folder / "one")] == good[str(filed.folder / "one")]
     filed.consumer("a", "carol")
     assert await filed.taken() == ["carol"]
     assert filed.held == {"one"}
@@ -649,7 +649,7 @@ async def test_a_reload_goes_on_without_a_secret_that_is_wrong(filed):
     await begun(filed)
     (filed.folder / "one").write_text("")
     filed.consumer("a", "bob")
-    reloading = asyncio.create_task(filed.proposals.reload("api"))
+    reloading = asyncio.create_task(filed.proposer.reload("api"))
     assert await filed.consumers() == ["bob"]
     outcome = await reloading
     assert outcome.ok
@@ -661,12 +661,12 @@ async def test_a_reload_goes_on_without_a_secret_that_is_wrong(filed):
 async def test_what_is_wrong_and_alone_is_told_once_and_nothing_is_proposed(filed):
     await begun(filed)
     (filed.folder / "one").write_text("short")
-    await filed.proposals.refresh()
+    await filed.proposer.refresh()
     assert filed.held == {"one"}
-    assert (filed.proposals.current.generation, filed.proposals.records[-1].ok) == (2, False)
-    told = len(filed.proposals.records)
-    await filed.proposals.refresh()
-    assert len(filed.proposals.records) == told
+    assert (filed.proposer.current.generation, filed.proposer.records[-1].ok) == (2, False)
+    told = len(filed.proposer.records)
+    await filed.proposer.refresh()
+    assert len(filed.proposer.records) == told
     assert filed.held == {"one"}
 
 
@@ -676,35 +676,35 @@ async def test_what_was_wrong_and_is_as_it_was_is_told_and_no_failure_any_more(f
     good = (filed.folder / "one").read_text()
     (filed.folder / "one").write_text("short")
     (filed.folder / "two").unlink()
-    await filed.proposals.refresh()
-    assert not filed.proposals.records[-1].ok
+    await filed.proposer.refresh()
+    assert not filed.proposer.records[-1].ok
     (filed.folder / "one").write_text(good)
     capfd.readouterr()
-    await filed.proposals.refresh()
+    await filed.proposer.refresh()
     assert filed.held == {"two"}
     assert messages(capfd.readouterr().err) == [f"{filed.folder}/one: valid again, the current contents are active"]
-    assert not filed.proposals.records[-1].ok, "something is withheld"
+    assert not filed.proposer.records[-1].ok, "something is withheld"
     (filed.folder / "two").write_text(good)
     assert await filed.taken() == ["alice"]
     assert filed.held == set()
-    assert filed.proposals.records[-1].ok
-    generation = filed.proposals.current.generation
-    await filed.proposals.refresh()
-    assert filed.proposals.current.generation == generation
+    assert filed.proposer.records[-1].ok
+    generation = filed.proposer.current.generation
+    await filed.proposer.refresh()
+    assert filed.proposer.current.generation == generation
 
 
 @on_loop
 async def test_a_reload_that_failed_for_something_else_stays_one(filed):
     await begun(filed)
     (filed.folder / "two").unlink()
-    await filed.proposals.refresh()
+    await filed.proposer.refresh()
     assert filed.held == {"two"}
     filed.write_badly()
-    assert not (await filed.proposals.reload("signal")).ok
+    assert not (await filed.proposer.reload("signal")).ok
     (filed.folder / "two").write_text((filed.folder / "one").read_text())
-    await filed.proposals.refresh()
+    await filed.proposer.refresh()
     assert filed.held == set()
-    assert not filed.proposals.records[-1].ok
+    assert not filed.proposer.records[-1].ok
 
 
 APPLICATION = """
@@ -738,23 +738,23 @@ async def test_a_directory_that_must_not_be_read_takes_nothing_along(capfd):
         control = Control(Path(folder))
         try:
             control.file.write_text(f"{control.file.read_text()}providers: {{kyma: {{directory: apps}}}}\n")
-            reloading = asyncio.create_task(control.proposals.reload("signal"))
+            reloading = asyncio.create_task(control.proposer.reload("signal"))
             control.answer(await control.proposal())
             assert (await reloading).ok
             apps.chmod(0)
             capfd.readouterr()
             with nobody():
-                await asyncio.wait_for(control.proposals.refresh(), DEADLINE)
+                await asyncio.wait_for(control.proposer.refresh(), DEADLINE)
             stays = f"{apps}: cannot be read: Permission denied: the previous contents stay active"
-            assert {*control.proposals.withheld.values()} == {stays.partition(": the previous")[0]}
+            assert {*control.proposer.withheld.values()} == {stays.partition(": the previous")[0]}
             assert messages(capfd.readouterr().err) == [stays]
             apps.chmod(0o755)
-            await asyncio.wait_for(control.proposals.refresh(), DEADLINE)
-            assert control.proposals.withheld == {}
+            await asyncio.wait_for(control.proposer.refresh(), DEADLINE)
+            assert control.proposer.withheld == {}
             assert messages(capfd.readouterr().err) == [
                 f"{apps}/shop.yaml: valid again, the current contents are active"
             ]
-            assert control.proposals.current.generation == 2
+            assert control.proposer.current.generation == 2
         finally:
             control.close()
 
@@ -798,23 +798,23 @@ async def test_what_a_watch_says_is_taken_and_of_other_files_nothing(following):
     """Half a list of consumers may well make sense: who watches the files waits until they stand still."""
     following.consumer_file.write_text("consumers: [{name: bob}]\n")
     virtual_files.say(WATCHED, b"[]\n")
-    taking = asyncio.create_task(following.proposals.take_said(WATCHED))
+    taking = asyncio.create_task(following.proposer.take_said(WATCHED))
     generation, captured = await following.captured()
     assert captured[WATCHED] == b"[]\n"
     assert b"alice" in captured[str(following.consumer_file)]
     following.answer(generation)
     assert await taking
-    assert await following.proposals.take_said(WATCHED), "it is in force"
-    assert following.proposals.current.captured[WATCHED] == b"[]\n"
+    assert await following.proposer.take_said(WATCHED), "it is in force"
+    assert following.proposer.current.captured[WATCHED] == b"[]\n"
 
 
 @on_loop
 async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(following):
     virtual_files.say(WATCHED, b"[]\n")
-    following.commons.words.set_ready(following.commons.shared, False)
-    assert not await following.proposals.take_said(WATCHED), "before the start is over, or once the end has begun"
-    following.commons.words.set_ready(following.commons.shared, True)
-    taking = asyncio.create_task(following.proposals.take_said(WATCHED))
+    following.node_state.words.set_ready(following.node_state.shared, False)
+    assert not await following.proposer.take_said(WATCHED), "before the start is over, or once the end has begun"
+    following.node_state.words.set_ready(following.node_state.shared, True)
+    taking = asyncio.create_task(following.proposer.take_said(WATCHED))
     generation, _ = await following.captured()
     following.answer(generation, why="a worker has refused")
     assert not await taking
@@ -822,4 +822,4 @@ async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(foll
 
 @on_loop
 async def test_what_a_watch_says_concerns_nobody_who_does_not_name_it(control):
-    assert await control.proposals.take_said(WATCHED)
+    assert await control.proposer.take_said(WATCHED)

@@ -21,7 +21,7 @@ class Change(Crew):
         self.log: list[str] = []
         self.sealed = sealed_document(2, ["more"])
         (self.endpoint,) = open_endpoints(parse_address("127.0.0.1:0"), 2)
-        self.turnover = TwoPhaseCommit(
+        self.two_phase_commit = TwoPhaseCommit(
             self.sealed,
             "signal",
             {"more": [7]},
@@ -47,48 +47,48 @@ def change() -> Iterator[Change]:
 @pytest.fixture
 def begun(change: Change) -> Change:
     """Everybody was told to prepare."""
-    change.turnover.begin(change.children)
+    change.two_phase_commit.begin(change.children)
     for child in change.children:
         assert change.told(child) == [Sockets, Prepare]
     return change
 
 
 def test_who_does_not_prepare_in_time_ends_the_change(begun):
-    begun.turnover.prepared(begun.children[0])
-    begun.turnover.is_late()
+    begun.two_phase_commit.prepared(begun.children[0])
+    begun.two_phase_commit.is_late()
     assert begun.log == ["not all workers were prepared in time"]
 
 
 def test_who_does_not_commit_in_time_is_replaced(begun):
     one = begun.children[0]
     for child in begun.children:
-        begun.turnover.prepared(child)
-    begun.turnover.was_committed(one)
-    begun.turnover.is_late()
+        begun.two_phase_commit.prepared(child)
+    begun.two_phase_commit.was_committed(one)
+    begun.two_phase_commit.is_late()
     assert begun.log == ["commit", "done"]
     assert [child.outdated for child in begun.children] == [False, True, True]
-    assert begun.turnover.replaced == 2
-    assert begun.turnover.due_at == inf
+    assert begun.two_phase_commit.replaced == 2
+    assert begun.two_phase_commit.due_at == inf
 
 
 def test_all_prepare_and_then_all_commit(begun):
-    assert begun.turnover.due_at == 1000.0 + PREPARE_S
+    assert begun.two_phase_commit.due_at == 1000.0 + PREPARE_S
     one, two, three = begun.children
-    begun.turnover.prepared(two)
-    begun.turnover.prepared(one)
-    assert (begun.log, begun.turnover.is_committing) == ([], False)
-    begun.turnover.prepared(three)
-    assert (begun.log, begun.turnover.is_committing) == (["commit"], True)
+    begun.two_phase_commit.prepared(two)
+    begun.two_phase_commit.prepared(one)
+    assert (begun.log, begun.two_phase_commit.is_committing) == ([], False)
+    begun.two_phase_commit.prepared(three)
+    assert (begun.log, begun.two_phase_commit.is_committing) == (["commit"], True)
     for child in begun.children:
         assert begun.told(child) == [Commit]
-        begun.turnover.was_committed(child)
-    assert (begun.log, len(begun.turnover.committed)) == (["commit", "done"], 3)
+        begun.two_phase_commit.was_committed(child)
+    assert (begun.log, len(begun.two_phase_commit.committed)) == (["commit", "done"], 3)
 
 
 def test_a_refusal_is_told_to_everybody_and_the_number_can_be_used_again(begun):
     one, _, _ = begun.children
-    begun.turnover.prepared(one)
-    begun.turnover.abort("no")
+    begun.two_phase_commit.prepared(one)
+    begun.two_phase_commit.abort("no")
     assert begun.log == ["no"]
     for child in begun.children:
         assert begun.told(child) == [Abort]
@@ -98,76 +98,76 @@ def test_a_refusal_is_told_to_everybody_and_the_number_can_be_used_again(begun):
 def test_one_that_was_counted_out_is_told_of_a_refusal_too(begun):
     """When it goes on it finds an order to prepare, and then that nobody wants that any more."""
     one, _, _ = begun.children
-    begun.turnover.gone(one)
-    begun.turnover.abort("no")
+    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.abort("no")
     assert begun.told(one) == [Abort]
 
 
 def test_a_worker_that_dies_while_it_prepares_is_not_waited_for(begun):
     one, two, three = begun.children
-    begun.turnover.prepared(one)
-    begun.turnover.gone(two)
-    begun.turnover.prepared(three)
-    begun.turnover.was_committed(one)
-    begun.turnover.was_committed(three)
-    assert (begun.log, len(begun.turnover.committed)) == (["commit", "done"], 2)
+    begun.two_phase_commit.prepared(one)
+    begun.two_phase_commit.gone(two)
+    begun.two_phase_commit.prepared(three)
+    begun.two_phase_commit.was_committed(one)
+    begun.two_phase_commit.was_committed(three)
+    assert (begun.log, len(begun.two_phase_commit.committed)) == (["commit", "done"], 2)
 
 
 def test_nor_is_one_that_dies_between_prepared_and_commit(begun):
     one, two, three = begun.children
-    begun.turnover.prepared(one)
-    begun.turnover.gone(one)
-    begun.turnover.prepared(two)
-    begun.turnover.prepared(three)
+    begun.two_phase_commit.prepared(one)
+    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.prepared(two)
+    begun.two_phase_commit.prepared(three)
     assert begun.log == ["commit"]
-    begun.turnover.was_committed(two)
-    begun.turnover.was_committed(three)
+    begun.two_phase_commit.was_committed(two)
+    begun.two_phase_commit.was_committed(three)
     assert begun.log == ["commit", "done"]
 
 
 def test_nor_one_that_dies_before_it_has_committed(begun):
     one, *others = begun.children
     for child in begun.children:
-        begun.turnover.prepared(child)
+        begun.two_phase_commit.prepared(child)
     for child in others:
-        begun.turnover.was_committed(child)
+        begun.two_phase_commit.was_committed(child)
     assert begun.log == ["commit"]
-    begun.turnover.gone(one)
-    assert (begun.log, len(begun.turnover.committed)) == (["commit", "done"], 2)
+    begun.two_phase_commit.gone(one)
+    assert (begun.log, len(begun.two_phase_commit.committed)) == (["commit", "done"], 2)
 
 
 def test_one_that_was_prepared_and_silent_is_told_to_commit_all_the_same(begun):
     one, two, three = begun.children
-    begun.turnover.prepared(one)
-    begun.turnover.gone(one)
-    begun.turnover.prepared(two)
-    begun.turnover.prepared(three)
+    begun.two_phase_commit.prepared(one)
+    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.prepared(two)
+    begun.two_phase_commit.prepared(three)
     assert begun.told(one) == [Commit]
 
 
 def test_one_that_beats_again_is_waited_for_again_and_told_nothing_twice(begun):
     one, two, three = begun.children
-    begun.turnover.gone(one)
-    begun.turnover.join(one)
+    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.join(one)
     assert begun.told(one) == []
-    begun.turnover.prepared(two)
-    begun.turnover.prepared(three)
+    begun.two_phase_commit.prepared(two)
+    begun.two_phase_commit.prepared(three)
     assert begun.log == []
-    begun.turnover.prepared(one)
+    begun.two_phase_commit.prepared(one)
     assert begun.log == ["commit"]
 
 
 def test_a_worker_that_is_born_meanwhile_joins(begun):
     born = begun.born()
-    begun.turnover.join(born)
+    begun.two_phase_commit.join(born)
     assert begun.told(born) == [Sockets, Prepare]
     for child in begun.children:
-        begun.turnover.prepared(child)
+        begun.two_phase_commit.prepared(child)
     assert begun.log == []
-    begun.turnover.prepared(born)
+    begun.two_phase_commit.prepared(born)
     assert begun.log == ["commit"]
 
 
 def test_where_nobody_serves_it_is_in_force_at_once(change):
-    change.turnover.begin([])
+    change.two_phase_commit.begin([])
     assert change.log == ["commit", "done"]

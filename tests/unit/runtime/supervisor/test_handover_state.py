@@ -10,7 +10,7 @@ from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState, IncompatibleHandover
 from fastgw.runtime.supervisor.slot_adoption import SlotAdoption
-from tests.support.node import FILE, Crew, close_node, commons_of
+from tests.support.node import FILE, Crew, close_node, node_state_of
 
 
 class Node(Crew):
@@ -18,22 +18,22 @@ class Node(Crew):
 
     def __init__(self) -> None:
         super().__init__(3)
-        self.commons: NodeState = commons_of(["main", "more"])
+        self.node_state: NodeState = node_state_of(["main", "more"])
         self._signals = Signals(())
-        self.slots = Children(self.commons, {}, self._signals, lambda: None)
+        self.slots = Children(self.node_state, {}, self._signals, lambda: None)
         for slot, child in zip(self.slots.workers, self.children[:2], strict=True):
             slot.child = child
         self.slots.leaving.append(self.children[2])
         self.adoption = SlotAdoption()
         self.adoption.settle(self.slots.workers)
 
-    def estate(self) -> HandoverState:
-        return HandoverState.of(self.commons, self.slots, self.adoption, False)
+    def handover(self) -> HandoverState:
+        return HandoverState.of(self.node_state, self.slots, self.adoption, False)
 
     def close(self) -> None:
         super().close()
         self._signals.close()
-        close_node(self.commons)
+        close_node(self.node_state)
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def node() -> Iterator[Node]:
     node.close()
 
 
-def left(estate: HandoverState, name: str, monkeypatch: pytest.MonkeyPatch) -> HandoverState:
+def left(handover: HandoverState, name: str, monkeypatch: pytest.MonkeyPatch) -> HandoverState:
     """As it is found under this name."""
-    monkeypatch.setenv(name, str(estate.write()))
+    monkeypatch.setenv(name, str(handover.write()))
     found = HandoverState.read(name)
     assert found is not None
     assert name not in os.environ
@@ -54,31 +54,31 @@ def left(estate: HandoverState, name: str, monkeypatch: pytest.MonkeyPatch) -> H
 
 @pytest.mark.parametrize("name", [TAKE_OVER, PREFLIGHT])
 def test_what_is_left_is_what_is_found(node, name, monkeypatch):
-    estate = node.estate()
-    assert left(estate, name, monkeypatch) == estate
+    handover = node.handover()
+    assert left(handover, name, monkeypatch) == handover
 
 
 def test_there_is_what_a_configuration_is_read_from_again(node):
-    estate = node.estate()
-    assert [source.name for source in estate.sources] == [FILE]
-    assert (estate.generation, estate.places) == (1, node.commons.sealed.accepted.places)
+    handover = node.handover()
+    assert [source.name for source in handover.sources] == [FILE]
+    assert (handover.generation, handover.places) == (1, node.node_state.sealed.accepted.places)
 
 
 def test_sockets_are_the_same_at_the_same_numbers(node):
-    estate = node.estate()
-    for number, opened in estate.endpoints.items():
-        endpoint = node.commons.endpoints[number]
+    handover = node.handover()
+    for number, opened in handover.endpoints.items():
+        endpoint = node.node_state.endpoints[number]
         assert opened.sockets == [each.fileno() for each in endpoint.sockets]
         assert opened.address == str(endpoint.address)
-        assert set(opened.sockets) <= set(estate.descriptors)
-    assert estate.listeners == node.commons.listeners
-    assert estate.endpoint_number == 2
+        assert set(opened.sockets) <= set(handover.descriptors)
+    assert handover.listeners == node.node_state.listeners
+    assert handover.endpoint_number == 2
 
 
 def test_children_go_on_in_their_places_and_are_to_be_replaced(node):
-    estate = node.estate()
-    assert [(each.slot, each.accepts_for) for each in estate.children] == [(0, [0]), (1, [1]), (None, [])]
-    living = estate.children[0]
+    handover = node.handover()
+    assert [(each.slot, each.accepts_for) for each in handover.children] == [(0, [0]), (1, [1]), (None, [])]
+    living = handover.children[0]
     living.channel = os.dup(living.channel)  # in the next program nobody else has it
     child = living.child()
     before = node.children[0]
@@ -88,11 +88,11 @@ def test_children_go_on_in_their_places_and_are_to_be_replaced(node):
 
 
 def test_in_the_next_program_nothing_is_handed_on_by_accident(node, monkeypatch):
-    estate = node.estate()
-    for descriptor in estate.descriptors:
+    handover = node.handover()
+    for descriptor in handover.descriptors:
         os.set_inheritable(descriptor, True)
-    left(estate, TAKE_OVER, monkeypatch)
-    assert not any(map(os.get_inheritable, estate.descriptors))
+    left(handover, TAKE_OVER, monkeypatch)
+    assert not any(map(os.get_inheritable, handover.descriptors))
 
 
 def test_without_a_predecessor_there_is_none(monkeypatch):
@@ -108,7 +108,7 @@ def test_nonsense_in_the_environment_is_told(monkeypatch, text):
 
 
 def test_workers_that_speak_otherwise_need_a_restart(node, monkeypatch):
-    estate = node.estate()
-    estate.protocol = 99
+    handover = node.handover()
+    handover.protocol = 99
     with pytest.raises(IncompatibleHandover, match="speak version 99 of the messages between processes"):
-        left(estate, TAKE_OVER, monkeypatch)
+        left(handover, TAKE_OVER, monkeypatch)

@@ -12,7 +12,7 @@ from fastgw.runtime.supervisor import lifecycle as module
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.lifecycle import REPEATED, STOP_GRACE, Lifecycle, LifecyclePhase
 from tests.support.gateway import messages
-from tests.support.node import Crew, close_node, commons_of, sealed_document
+from tests.support.node import Crew, close_node, node_state_of, sealed_document
 
 
 class Clock:
@@ -31,15 +31,15 @@ class Node(Crew):
     def __init__(self, delay: str) -> None:
         super().__init__(3)
         more = f"timeouts: {{drain: {{delay: {delay}, requests: 30s, tunnels: 300s}}}}\nstatus: null"
-        self.commons = commons_of(sealed=sealed_document(1, more=more))
+        self.node_state = node_state_of(sealed=sealed_document(1, more=more))
         self._signals = Signals(())
-        self.slots = Children(self.commons, {}, self._signals, lambda: None)
+        self.slots = Children(self.node_state, {}, self._signals, lambda: None)
         *self.workers, self.control = self.children
         for slot, child in zip(self.slots.workers, self.workers, strict=True):
             slot.child = child
         self.slots.control.child = self.control
         self.control.column = None
-        self.life = Lifecycle(self.commons, self.slots, Notifier(""))
+        self.life = Lifecycle(self.node_state, self.slots, Notifier(""))
 
     def dies(self, index: int) -> None:
         self.slots.workers[index].child = None
@@ -47,12 +47,12 @@ class Node(Crew):
 
     @property
     def is_ready(self) -> bool:
-        return self.commons.words.is_serving(self.commons.shared)
+        return self.node_state.words.is_serving(self.node_state.shared)
 
     def close(self) -> None:
         super().close()
         self._signals.close()
-        close_node(self.commons)
+        close_node(self.node_state)
 
 
 @pytest.fixture(autouse=True)

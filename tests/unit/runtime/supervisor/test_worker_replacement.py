@@ -10,7 +10,7 @@ from fastgw.runtime.node.child_slots import Child, Slot
 from fastgw.runtime.process.signals import Signals
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.worker_replacement import Succession
-from tests.support.node import Crew, close_node, commons_of
+from tests.support.node import Crew, close_node, node_state_of
 
 
 class Node(Crew):
@@ -18,14 +18,14 @@ class Node(Crew):
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers)
-        self.commons = commons_of(workers=workers)
+        self.node_state = node_state_of(workers=workers)
         self._signals = Signals(())
-        self.slots = Children(self.commons, {}, self._signals, lambda: None)
+        self.slots = Children(self.node_state, {}, self._signals, lambda: None)
         for slot, child in zip(self.slots.workers, self.children, strict=True):
             slot.child = child
             child.outdated = True
         self.log: list[str] = []
-        self.succession = Succession(self.commons, self.slots, self._fork, lambda: self.log.append("settle"))
+        self.succession = Succession(self.node_state, self.slots, self._fork, lambda: self.log.append("settle"))
 
     def _fork(self, slot: Slot) -> Child:
         self.log.append(f"fork {slot.name}")
@@ -41,7 +41,7 @@ class Node(Crew):
     def close(self) -> None:
         super().close()
         self._signals.close()
-        close_node(self.commons)
+        close_node(self.node_state)
 
 
 @pytest.fixture

@@ -85,10 +85,10 @@ class Worker:
     def __init__(self, documents: list[Loaded]) -> None:
         loop = asyncio.get_running_loop()
         self.documents = documents
-        self.ground = WorkerLoop(loop)
-        self.ground.start()
+        self.worker_loop = WorkerLoop(loop)
+        self.worker_loop.start()
         self.services = Services(
-            self.ground, Fetcher(self.ground), Feeds({}, lambda key, seen: None), own_table(), own_counts()
+            self.worker_loop, Fetcher(self.worker_loop), Feeds({}, lambda key, seen: None), own_table(), own_counts()
         )
         first = documents[0]
         gateway = compile(first.config, 1, first.captured)
@@ -132,7 +132,7 @@ class Worker:
     def end(self) -> None:
         self.changing.gateway.stop()
         self.services.fetcher.stop()
-        self.ground.close()
+        self.worker_loop.close()
 
 
 async def reloaded(documents: list[Loaded]) -> list[tuple[int, int]]:

@@ -89,7 +89,7 @@ class Asking:
         assert self.client.received.endswith(b"\r\n\r\nok")
         self.watch.assert_even()
         self.plane.assert_quiet()
-        assert self.plane.ground.turns.timers == []
+        assert self.plane.worker_loop.turns.timers == []
 
 
 def test_it_is_sent_as_its_own_request_and_told_as_it_comes() -> None:
@@ -154,7 +154,7 @@ def test_its_time_is_its_own_and_no_more_than_filters_have(begun: bool) -> None:
     assert asking.told[-1] == (Fault.UPSTREAM_TIMEOUT, "the sub-request was not done within 2 s")
     asking.answers()
     long = Asking(timeout=1000.0)
-    assert max(timer.at for timer in long.plane.ground.turns.timers) - long.plane.ground.wheel.now <= 30.0
+    assert max(timer.at for timer in long.plane.worker_loop.turns.timers) - long.plane.worker_loop.wheel.now <= 30.0
 
 
 @pytest.mark.parametrize("end", ["answered", "left"])
@@ -173,7 +173,7 @@ def test_it_ends_with_its_parent_and_nothing_more_is_told(end: str) -> None:
     assert asking.told == came
     asking.watch.assert_even()
     asking.plane.assert_quiet()
-    assert asking.plane.ground.turns.timers == []
+    assert asking.plane.worker_loop.turns.timers == []
     late = send_subrequest(asking.parent, asking.upstream, Heard(), target=b"/")
     assert isinstance(late, SubrequestFailed)
 

@@ -42,7 +42,7 @@ class Renewing:
         self.sent_again = 0
 
     async def renew(self, exchange: Exchange, head: Any) -> bool:
-        future = self.service.plane.ground.turns.create_future()
+        future = self.service.plane.worker_loop.turns.create_future()
         self.waiting.append(future)
         renewed: bool = await future
         self.sent_again += renewed

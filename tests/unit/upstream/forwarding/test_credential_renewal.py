@@ -38,7 +38,7 @@ class Shown:
         return self._renewed(exchange)
 
     async def _renewed(self, exchange: Exchange) -> bool:
-        self.waiting = self.service.plane.ground.turns.create_future()
+        self.waiting = self.service.plane.worker_loop.turns.create_future()
         renewed = await self.waiting
         if renewed is True:
             self.token = b"two"
