@@ -202,6 +202,7 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
     from fastgw.runtime.sockets.listening_sockets import why_not_listen
     from fastgw.shm import rate_limit_table
 
+    excerpts: Mapping[config.Problem, str] = {}
     try:
         loaded = _load(file, syntax)
         file = loaded.files[0]
@@ -223,14 +224,14 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
                 )
             )
     except config.ConfigError as error:
-        problems, notes = [*error.problems], []
+        problems, notes, excerpts = [*error.problems], [], error.excerpts
     except CompileError as error:
         problems, notes = [*error.problems(loaded, TYPES)], []
     if answer is Format.JSON:
         _print_json({"problems": problems, "notes": notes})
     else:
-        for problem in problems:
-            typer.echo(problem)
+        for line in _with_excerpts(problems, excerpts):
+            typer.echo(line)
         for note in notes:
             typer.echo(f"note: {note}")
         if not problems:
@@ -292,6 +293,7 @@ def diff(
     from fastgw.diff import as_text, differences
 
     problems: list[config.Problem] = []
+    excerpts: dict[config.Problem, str] = {}
     loaded = []
     if old == new == STDIN:
         raise typer.BadParameter("only one of them can come from stdin")
@@ -300,8 +302,9 @@ def diff(
             loaded.append(_load(file, syntax))
         except config.ConfigError as error:
             problems += error.problems
+            excerpts |= error.excerpts
     if problems:
-        _fail(WRONG, *map(str, dict.fromkeys(problems)))
+        _fail(WRONG, *_with_excerpts([*dict.fromkeys(problems)], excerpts))
     found = differences(*loaded)
     if answer is Format.JSON:
         _print_json(found)
@@ -597,14 +600,22 @@ def _load(file: str, syntax: Syntax) -> config.Loaded:
         if syntax is not Syntax.YAML or all(each.path for each in error.problems) or not _LIKE_TOML.search(text):
             raise
         hint = config.Problem("<stdin>", 0, 0, "", "it looks like TOML", f"expected YAML, or --syntax {Syntax.TOML}")
-        raise config.ConfigError([*error.problems, hint]) from error
+        raise config.ConfigError([*error.problems, hint], error.excerpts) from error
 
 
 def _read(source: Callable[[], T]) -> T:
     try:
         return source()
     except config.ConfigError as error:
-        _fail(WRONG, *map(str, error.problems))
+        _fail(WRONG, *_with_excerpts(error.problems, error.excerpts))
+
+
+def _with_excerpts(problems: Sequence[config.Problem], excerpts: Mapping[config.Problem, str]) -> Iterator[str]:
+    """Yield a line for each problem, and below syntax errors the line of the file."""
+    for problem in problems:
+        yield str(problem)
+        if problem in excerpts:
+            yield excerpts[problem]
 
 
 def _wanted(file: str | None, name: str | None, admin: str | None, token_file: str | None) -> GatewayChoice:

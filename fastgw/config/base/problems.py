@@ -1,9 +1,10 @@
 """Problems of a configuration, each with its place: one line of `fastgw check` each."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct
@@ -32,7 +33,7 @@ class Problem(Struct, frozen=True):
     line: int
     """Line number from 1; 0 when the file could not be read."""
     column: int
-    """Column number from 1, in characters; 0 for TOML, which gives lines only."""
+    """Column number from 1, in characters; 0 for values in TOML, where lines alone are known."""
     path: str
     """Path of the setting, such as `routes[0].upstream`; "" for the file as a whole."""
     wrong: str
@@ -80,10 +81,13 @@ def told_file(name: str) -> str:
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used. `problems` holds every problem, by file and line."""
+    """A configuration that cannot be used. `problems` holds every problem, by file and line; `excerpts` the lines of
+    syntax errors, for terminals of people who can read the files: never for logs or answers.
+    """
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], excerpts: Mapping[Problem, str] = MappingProxyType({})) -> None:
         self.problems = tuple(problems)
+        self.excerpts = excerpts
         super().__init__("\n".join(map(str, self.problems)))
 
 

@@ -84,8 +84,20 @@ class Decoder(ABC):
         return True
 
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
+        if self._lost_by_quotes(value, path, reading):
+            return reading.report(path, f"{show(value)} in quotes", f"expected {self.expected} without quotes")
         said = "a string" if isinstance(value, str) and self.is_secret else show(value)
         return reading.report(path, said, f"expected {self.expected}")
+
+    def _lost_by_quotes(self, value: Any, path: Path, reading: Reading) -> bool:
+        """Whether it is the text of a number or boolean that would be right."""
+        if not isinstance(value, str) or self.is_secret:
+            return False
+        if not isinstance(meant := self.plain(value), bool | int | float):
+            return False
+        trial = reading.trial()
+        self.read(meant, path, trial)
+        return not trial.problems
 
     def plain(self, text: str) -> Any:
         """Return the plain value for a text, which is all that a variable can hold."""
@@ -459,7 +471,7 @@ class Either(Decoder):
                 each for each in meant if isinstance(each, Structure) and next(iter(each.fields.values())).is_in(value)
             ]
             meant = [*known] if len(known) == 1 else meant
-        if len(meant) == 1:  # and here
+        if len(meant) == 1 and not self._lost_by_quotes(value, path, reading):  # and here
             return meant[0].read(value, path, reading)
         for shape in self.shapes:
             trial = reading.trial()
@@ -473,6 +485,12 @@ class Either(Decoder):
         """A secret says itself where it is."""
         others = [shape for shape in self.shapes if not isinstance(shape, Null)]
         return any(shape.may_be_variable for shape in others) and not self.is_secret
+
+    def _lost_by_quotes(self, value: Any, path: Path, reading: Reading) -> bool:
+        """Whether it is so for a shape beside those few words that may stand there."""
+        words = any(isinstance(shape, ChoiceDecoder) for shape in self.shapes)
+        others = [shape for shape in self.shapes if not isinstance(shape, Null)]
+        return words and any(shape._lost_by_quotes(value, path, reading) for shape in others)
 
     def _is_mapping(self, value: Any, path: Path, reading: Reading) -> bool:
         """Whether what could mean a variable is a mapping with such a key."""

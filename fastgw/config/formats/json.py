@@ -4,7 +4,9 @@ import json
 import re
 from typing import Any, NoReturn
 
+from fastgw.config.formats import syntax_messages
 from fastgw.config.formats.positions import Mark, Position, PositionMap, Repeat, SyntaxProblem, marker
+from fastgw.config.formats.syntax_messages import found_in
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _TOKEN = re.compile(rf'(?P<key>{_STRING})\s*:|(?P<close>[}}\]])|(?P<open>[{{\[])|{_STRING}|[^\s,"{{}}\[\]]+')
@@ -25,7 +27,8 @@ def read(text: str) -> tuple[Any, bool]:
     try:
         document = json.loads(text, object_pairs_hook=mapping, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise SyntaxProblem(f"not valid JSON: {error.msg}", (error.lineno, error.colno)) from error
+        wrong, expected, mark = found_in(syntax_messages.JSON, error.msg, (error.lineno, error.colno))
+        raise SyntaxProblem(f"not valid JSON: {wrong}", mark, expected) from error
     except ValueError as error:  # a number of thousands of digits
         raise SyntaxProblem(f"not valid JSON: {error}") from error
     if "\\u" in text:

@@ -58,10 +58,12 @@ class PositionMap:
 
 
 class SyntaxProblem(Exception):
-    """A text that cannot be read in its format. `mark`: where, as far as it is known."""
+    """A text that cannot be read in its format. `mark`: where, as far as it is known. `expected`: the correct form, in
+    words that quote nothing of the text; "" = there is nothing to say, or `wrong` says it.
+    """
 
-    def __init__(self, wrong: str, mark: Mark = (0, 0)) -> None:
-        self.wrong, self.mark = wrong, mark
+    def __init__(self, wrong: str, mark: Mark = (0, 0), expected: str = "") -> None:
+        self.wrong, self.mark, self.expected = wrong, mark, expected
         super().__init__(wrong)
 
 

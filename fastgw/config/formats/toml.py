@@ -4,7 +4,9 @@ import re
 import tomllib
 from typing import Any, Final
 
+from fastgw.config.formats import syntax_messages
 from fastgw.config.formats.positions import DEEPEST, Mark, Position, PositionMap, SyntaxProblem, marker
+from fastgw.config.formats.syntax_messages import found_in
 
 _BASIC = r'"(?:[^"\\\n]|\\.)*"'
 _LITERAL = r"'[^'\n]*'"
@@ -20,6 +22,7 @@ _SCALAR = re.compile(
     re.DOTALL,
 )
 _POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_DUPLICATE = re.compile(r"Cannot (?:overwrite|mutate|redefine|declare)")
 _FIRST: Final = (1, 1)
 
 # For text that may not be valid: every token ends somewhere, and nothing is tried twice.
@@ -40,11 +43,28 @@ def read(text: str) -> tuple[Any, bool]:
     try:
         return tomllib.loads(text), False
     except ValueError as error:
-        place = _POSITION.search(str(error))
-        if place is None:
-            raise SyntaxProblem(f"not valid TOML: {error}") from error
-        line = int(place[1]) if place[1] else text.count("\n") + 1
-        raise SyntaxProblem(f"not valid TOML: {str(error)[: place.start()]}", (line, int(place[2] or 1))) from error
+        raise _flaw(text, str(error)) from error
+
+
+def _flaw(text: str, said: str) -> SyntaxProblem:
+    lines = text.replace("\r\n", "\n").split("\n")
+    place = _POSITION.search(said)
+    said = said if place is None else said[: place.start()]
+    if place is None:
+        mark = (0, 0)
+    elif place[1]:
+        mark = int(place[1]), int(place[2])
+    else:  # the end of the document: behind the last that stands there
+        line = max((number for number, each in enumerate(lines, 1) if each.strip()), default=1)
+        mark = line, len(lines[line - 1].rstrip()) + 1
+        said = f"{said} [end]"
+    here = lines[mark[0] - 1] if mark[0] else ""
+    if _DUPLICATE.match(said):  # found out behind the statement, or behind all of the key's value
+        mark = mark[0], len(here) - len(here.lstrip()) + 1
+    if here[mark[1] - 1 : mark[1]] == ":":
+        said += " [colon]"
+    wrong, expected, mark = found_in(syntax_messages.TOML, said, mark)
+    return SyntaxProblem(f"not valid TOML: {wrong}", mark, expected)
 
 
 def trace(text: str) -> PositionMap:

@@ -26,7 +26,9 @@ from yaml.reader import Reader, ReaderError
 from yaml.scanner import Scanner
 
 from fastgw.config.base.problems import Path
+from fastgw.config.formats import syntax_messages
 from fastgw.config.formats.positions import DEEPEST, Mark, Position, PositionMap, Repeat, SyntaxProblem, marker
+from fastgw.config.formats.syntax_messages import found_in
 
 
 class PureEvents(Reader, Scanner, Parser):
@@ -107,16 +109,38 @@ def _flaws(text: str) -> Iterator[None]:
     try:
         yield
     except MarkedYAMLError as error:
-        said = ", ".join(part for part in (error.context, error.problem) if part)
-        mark = error.problem_mark or error.context_mark
-        assert mark is not None
-        raise SyntaxProblem(f"not valid YAML: {said}", (mark.line + 1, mark.column + 1)) from error
+        raise _flaw(text, error) from error
     except ReaderError as error:
-        raise SyntaxProblem(f"not valid YAML: {error.reason}", marker(text)(error.position)) from error
+        wrong, expected, mark = found_in(syntax_messages.YAML, error.reason, marker(text)(error.position))
+        raise SyntaxProblem(f"not valid YAML: {wrong}", mark, expected) from error
+
+
+def _flaw(text: str, error: MarkedYAMLError) -> SyntaxProblem:
+    found = error.problem_mark or error.context_mark
+    assert found is not None
+    began = error.context_mark
+    lines = text.splitlines()
+    here = lines[found.line] if found.line < len(lines) else ""
+    signs = {
+        "end": not here[found.column :].strip() and not any(line.strip() for line in lines[found.line + 1 :]),
+        "later": began is not None and began.line < found.line,
+        "second": ": " in here[: found.column],
+        "tab": here[found.column : found.column + 1] == "\t",
+    }
+    said = ": ".join(part for part in (error.context, error.problem) if part)
+    said += "".join(f" [{name}]" for name, is_so in signs.items() if is_so)
+    wrong, expected, mark = found_in(
+        syntax_messages.YAML, said, _place(found), None if began is None else _place(began)
+    )
+    return SyntaxProblem(f"not valid YAML: {wrong}", mark, expected)
+
+
+def _place(mark: Any) -> Mark:
+    return mark.line + 1, mark.column + 1
 
 
 def _mark(event: Any) -> Mark:
-    return event.start_mark.line + 1, event.start_mark.column + 1
+    return _place(event.start_mark)
 
 
 def _refuse(event: Any, wrong: str) -> NoReturn:

@@ -96,7 +96,7 @@ class ObjectFile:
         try:
             self._take_apart()
         except SyntaxProblem as flaw:
-            self.flaw = Problem(name, *flaw.mark, "", flaw.wrong)
+            self.flaw = Problem(name, *flaw.mark, "", flaw.wrong, flaw.expected)
             self.problems.append(self.flaw)
         except RecursionError:
             self.flaw = Problem(name, 0, 0, "", "nested too deep")

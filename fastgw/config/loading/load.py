@@ -103,7 +103,8 @@ def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str,
     found = read_all(file, partial(disk.read, file), disk)
     known, problems = extended(found.documents, filter_types)
     if problems := found.problems + problems:
-        raise ConfigError(problems)
+        excerpts = {problem: text for document in found.documents for problem, text in document.excerpts.items()}
+        raise ConfigError(problems, excerpts)
     merge(found.documents, known, Disk())  # asks for each class that is named
     return {**known, **known.classes} if isinstance(known, Types) else known
 
@@ -212,7 +213,8 @@ def _judged(
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
     problems += _odd_paths({*names, *files.held})
     if problems:
-        raise ConfigError(told_of(problems, order))
+        excerpts = {problem: text for document in documents for problem, text in document.excerpts.items()}
+        raise ConfigError(told_of(problems, order), excerpts)
     if of_kyma.refused:
         return _judged(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
     notes += idle_settings(merged) + lint(merged)

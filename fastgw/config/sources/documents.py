@@ -14,6 +14,7 @@ from msgspec import Struct
 from fastgw.config.base import redacted_problems
 from fastgw.config.base.problems import Path, Problem, path_text, show, told_file
 from fastgw.config.formats import json, toml, yaml
+from fastgw.config.formats.excerpt import excerpt
 from fastgw.config.formats.positions import Mark, PositionMap, SyntaxProblem, marker
 from fastgw.config.sources.environment_variables import KEY as VARIABLE
 from fastgw.config.sources.environment_variables import VariableError, text_of, variable_in
@@ -80,6 +81,8 @@ class Document:
         self.upstream = upstream
         self.folder = folder or os.path.dirname(os.path.abspath(name))
         self.problems: list[Problem] = []
+        self.excerpts: dict[Problem, str] = {}
+        """The line of a syntax error, with a mark below the column, for whoever may read the file (`excerpt`)."""
         self.value: Any = None
         self._suffix = suffix
         self._raw = b""
@@ -89,7 +92,10 @@ class Document:
             self._raw = read()
             self._take_apart()
         except SyntaxProblem as flaw:
-            self.problems.append(self._problem(flaw.mark, (), flaw.wrong))
+            problem = self._problem(flaw.mark, (), flaw.wrong, flaw.expected, has_column=True)
+            self.problems.append(problem)
+            if self.quotes and (shown := excerpt(self._text, flaw.mark)):
+                self.excerpts[problem] = shown
         except RecursionError:
             self.problems.append(self._problem((0, 0), (), "nested too deep"))
 
@@ -153,12 +159,14 @@ class Document:
         except VariableError:
             return ""
 
-    def _problem(self, mark: Mark, path: Path, wrong: str, expected: str = "") -> Problem:
+    def _problem(self, mark: Mark, path: Path, wrong: str, expected: str = "", *, has_column: bool = False) -> Problem:
         line, column = mark
+        if self._format is toml and not has_column:
+            column = 0
         if not self.quotes:
             path, wrong = redacted_problems.path(path), redacted_problems.wrong(wrong)
             expected = redacted_problems.expected(expected, wrong)
-        return Problem(self.name, line, 0 if self._format is toml else column, path_text(path), wrong, expected)
+        return Problem(self.name, line, column, path_text(path), wrong, expected)
 
     @cached_property
     def _trace(self) -> PositionMap:

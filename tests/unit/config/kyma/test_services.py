@@ -781,7 +781,8 @@ def test_notes_tell_file_and_line(tmp_path: Path) -> None:
     assert told == [
         "apps/other.yaml:15: Application/shop: spec.services[0].entries[0].targetUrl: localhost is this machine, which"
         " is not allowed in an Application; expected another host, or `allow_local: true` with the provider",
-        "apps/shop.yaml:3: not valid YAML: while parsing a flow node, did not find expected node content",
+        "apps/shop.yaml:3: not valid YAML: the file ends within brackets or braces; expected `]` or `}`"
+        " for each `[` or `{`",
     ]
 
 

@@ -158,7 +158,7 @@ def test_what_is_wrong_is_told_without_the_secret(tmp_path, consumer, told):
         ("consumer_files: [none.yaml]", 'consumer_files[0]: "none.yaml": no such file'),
         ("consumer_files: [bad.yaml]", "bad.yaml:1:1: routes: unknown key"),
         ("consumer_files: [list.yaml]", "list.yaml:1:1: a list; expected an object"),
-        ("consumer_files: [half.yaml]", "half.yaml:2:1: not valid YAML"),
+        ("consumer_files: [half.yaml]", "half.yaml:1:13: not valid YAML"),
     ],
 )
 def test_files_of_consumers_that_are_none(tmp_path, said, told):

@@ -156,7 +156,7 @@ def test_a_posted_document_includes_what_is_on_disk(folder):
         config.load_text(text.replace(b"request_id", b"nothing"), str(main), TYPES)
     assert [str(problem).replace(f"{folder}/", "").partition(";")[0] for problem in caught.value.problems] == [
         'main.yaml:4:11: filters.nothing: unknown filter type "nothing"',
-        "teams/b.json:1:2: not valid JSON: Expecting property name enclosed in double quotes",
+        "teams/b.json:1:2: not valid JSON: a key is missing",
     ]
 
 
@@ -240,7 +240,7 @@ def test_a_posted_document_may_have_another_format_than_the_file(folder):
     assert [route.name for route in posted.config.routes] == ["a"]
     assert posted.files[0] == main
     assert config.load_sources(posted.sources, posted.captured, TYPES) == posted
-    with pytest.raises(config.ConfigError, match=r"main\.yaml:1: .*not valid TOML"):
+    with pytest.raises(config.ConfigError, match=r"main\.yaml:1:8: not valid TOML: `:` behind a key"):
         config.load_text(b"version: 1", main, TYPES, ".toml")
 
 
@@ -272,7 +272,7 @@ class TestTargets:
             ('[{"url": 1}]', "upstreams.own.targets:1:10: [0].url: 1; expected a URL"),
             ("[]", "upstreams.own.targets:1:1: an empty list; expected at least one"),
             ("{}", "upstreams.own.targets:1:1: an object; expected a list of targets"),
-            ("[", "upstreams.own.targets:1:2: not valid JSON: Expecting value"),
+            ("[", "upstreams.own.targets:1:2: not valid JSON: a value is missing"),
             ('[{"url": "https://a", "x": 1}]', "upstreams.own.targets:1:23: [0].x: unknown key"),
             ('[{"url": "http://a"}]', "main.yaml:5:52: upstreams.own.tls: no target of this upstream uses https"),
         ],
