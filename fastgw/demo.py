@@ -18,7 +18,7 @@ from fastgw.config import Config
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings.gateway import AccessLog, FilterUse, Limits, Listener, Route, Target, Upstream
 from fastgw.filters.policies.request_id import RequestId
-from fastgw.http.http1.parser import Http1RequestHead, judge_request
+from fastgw.http.http1.parser import Http1RequestHead, parse_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
 from fastgw.operator_events import OperatorEvent
@@ -106,7 +106,7 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     # Cancelled: the demo ends while a stream runs. asyncio.streams of 3.11 would print that as an error.
     gone = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError)
     with suppress(*gone, Malformed):
-        head = judge_request(await reader.readuntil(b"\r\n\r\n"))
+        head = parse_request(await reader.readuntil(b"\r\n\r\n"))
         await ANSWERS.get(head.path, _not_found)(head, reader, writer)
     writer.close()
 

@@ -34,7 +34,7 @@ from fastgw.gateway.nearest_route import nearest
 from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields, folded
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.net.client_certificate import ClientCertificate
@@ -120,12 +120,12 @@ class _Listening:
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
     def abort(self, fault: Fault) -> None: ...
-    def tunnel(self, early: bytes, patience: float) -> None: ...
+    def tunnel(self, early: bytes, timeout: float) -> None: ...
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
 
-    def patience_with_filters(self) -> float:
+    def filter_timeout(self) -> float:
         return 0.0  # nothing is waited for
 
 
@@ -205,7 +205,7 @@ def explain(
         if len(raw) > gateway.limits.header_bytes:
             fault = too_long(raw, gateway.limits.header_bytes)
             raise Malformed(fault.detail, fault.status)
-        head = judge_request(raw, gateway.limits.header_count)
+        head = parse_request(raw, gateway.limits.header_count)
     except Malformed as malformed:
         explanation.client, explanation.detail = client, malformed.reason
         exchange = OpenExchange(unreadable(raw), _Listening(), chosen, peer, chosen.early)

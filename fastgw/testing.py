@@ -30,7 +30,7 @@ from fastgw.forwarded_headers import Peer
 from fastgw.gateway.compiler import compile
 from fastgw.gateway.tables import Gateway
 from fastgw.http.fields import Fields
-from fastgw.http.http1.parser import find_head_end, judge_request, judge_response
+from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from fastgw.observe import Record
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
 from fastgw.observe.metrics.families import FilterEvent
@@ -138,24 +138,24 @@ class Ran:
     def fields(self) -> Fields:
         """Header fields of the response."""
         head, _ = _final(self.received)
-        return judge_response(head, b"GET").fields()
+        return parse_response(head, b"GET").fields()
 
     @property
     def body(self) -> bytes:
         """Body of the response."""
         head, rest = _final(self.received)
-        return judge_response(head, self.exchange.method).body().feed(rest)
+        return parse_response(head, self.exchange.method).body().feed(rest)
 
     @property
     def sent_fields(self) -> Fields:
         """Header fields that the upstream got."""
-        return judge_request(self.sent[: find_head_end(self.sent)]).fields()
+        return parse_request(self.sent[: find_head_end(self.sent)]).fields()
 
     @property
     def sent_body(self) -> bytes:
         """Body that the upstream got."""
         end = find_head_end(self.sent)
-        return judge_request(self.sent[:end]).body().feed(self.sent[end:])
+        return parse_request(self.sent[:end]).body().feed(self.sent[end:])
 
 
 def _final(received: bytes) -> tuple[bytes, bytes]:
@@ -261,11 +261,11 @@ class _Case:
         routes = [rule.route for each in gateway.routes for rules in each.rules for rule in rules or ()]
         if fast and not any(route.fast_path for route in routes):
             return None
-        patience = self._timeout + GRACE_S
+        timeout = self._timeout + GRACE_S
 
         async def ran() -> Ran | None:
             plane = _Plane(gateway, around, self._answers, self._feeds, fast)
-            ran = await plane.run(self._request, self._responses, self._client, patience)
+            ran = await plane.run(self._request, self._responses, self._client, timeout)
             return None if fast and not plane.was_fast else ran
 
         return runner.run(ran())
@@ -434,14 +434,14 @@ class _Plane:
         request: Sequence[bytes],
         responses: Sequence[Sequence[bytes] | None],
         client: tuple[str, bytes, Any],
-        patience: float,
+        timeout: float,
     ) -> Ran:
         for link in self._gateway.live:
             if link.hooks.start is not None:
                 link.hooks.start(self._services)
         self._worker_loop.start()
         try:
-            return await self._exchange(request, responses, client, patience)
+            return await self._exchange(request, responses, client, timeout)
         finally:
             self._server.stop()
             for link in self._gateway.live:
@@ -456,7 +456,7 @@ class _Plane:
         request: Sequence[bytes],
         responses: Sequence[Sequence[bytes] | None],
         client: tuple[str, bytes, Any],
-        patience: float,
+        timeout: float,
     ) -> Ran:
         ran = Ran()
         ip, scheme, certificate = client
@@ -469,7 +469,7 @@ class _Plane:
             ran.waited = ran.waited or protocol.stream.waiting is not None
             await _turns()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 for upstream, response in zip(self._upstreams, responses, strict=True):
                     await asyncio.wait((upstream, over), return_when=asyncio.FIRST_COMPLETED)
                     if upstream.done():
@@ -477,7 +477,7 @@ class _Plane:
                 await over
         except TimeoutError as error:
             where = " on the fast path" if self.was_fast else ""
-            raise AssertionError(f"nothing answers within {patience:g} s{where}: is the request whole?") from error
+            raise AssertionError(f"nothing answers within {timeout:g} s{where}: is the request whole?") from error
         await _turns()
         ran.received, ran.record = wire.received, over.result()
         ran.requests = tuple(each.result().received for each in self._upstreams if each.done())

@@ -11,7 +11,7 @@ from bench.samples import Told
 
 REQUESTS = 100  # so that what is loaded or kept for the first ones is there
 CHANGES = 3
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class AtRest:
         if running.changes is None:
             return None
         begun_at = time.monotonic()
-        client = HTTPConnection("127.0.0.1", running.port, timeout=PATIENCE)
+        client = HTTPConnection("127.0.0.1", running.port, timeout=TIMEOUT)
         wrong = 0
         for _ in range(REQUESTS):
             client.request("GET", self.path, headers={"Host": HOST})

@@ -12,7 +12,7 @@ from bench.peers.peer import Running
 from bench.samples import Told
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30  # lines that `hold` prints, every 2 s, until all are there
+TIMEOUT = 30  # lines that `hold` prints, every 2 s, until all are there
 STOP_SECONDS = 10.0
 
 
@@ -39,7 +39,7 @@ class BesideSlowOnes:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as hold:
             assert hold.stdout
             try:
-                for _ in range(PATIENCE):
+                for _ in range(TIMEOUT):
                     if f"slow heads: {self.slow} of {self.slow} live" in (line := hold.stdout.readline()) or not line:
                         break
                 else:

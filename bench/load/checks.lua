@@ -4,10 +4,10 @@
 --
 -- An answer is right if it has status 200, exactly the body that its request calls for, and the X-Request-Id of a request
 -- that is waiting for one (so answers that went to the wrong client are seen). A request without an answer is passed
--- over when its turn comes again, and lost after `PATIENCE` turns: wrk itself would wait for it in silence. At the end
+-- over when its turn comes again, and lost after `TIMEOUT` turns: wrk itself would wait for it in silence. At the end
 -- one line of JSON is printed.
 
-local PATIENCE = 10
+local TIMEOUT = 10
 local checks = {options = {count = "1000", routes = "100"}}
 
 function checks.hex(digits)
@@ -88,7 +88,7 @@ function request()
   repeat
     turn = turn % #requests + 1
     local passed_over = waiting[turn] and waiting[turn] + 1
-    if passed_over == PATIENCE then lost, passed_over = lost + 1, nil end
+    if passed_over == TIMEOUT then lost, passed_over = lost + 1, nil end
     waiting[turn] = passed_over
   until not passed_over
   waiting[turn] = 0

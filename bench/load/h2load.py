@@ -30,7 +30,7 @@ from bench.samples import Told, percentiles
 
 PERIOD = 0.02  # seconds between two requests of a connection; h2load's timers are not finer than 0.01
 EDGE = 12  # periods at either end that are not looked at: until all connections are open, the pattern has gaps
-PATIENCE = 30.0  # seconds beyond the schedule
+TIMEOUT = 30.0  # seconds beyond the schedule
 URIS = 1000
 FIELDS = (
     f":authority: {HOST}",  # which h2load sends as Host in HTTP/1.1
@@ -108,7 +108,7 @@ def at_rate(
     command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
     try:
         printed = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=True, timeout=each * PERIOD + PATIENCE
+            command, stdout=subprocess.PIPE, text=True, check=True, timeout=each * PERIOD + TIMEOUT
         ).stdout
     except subprocess.TimeoutExpired as error:
         raise NoAnswers(f"{name} did not answer {rate:,.0f} requests/s in time") from error

@@ -21,7 +21,7 @@ DRAIN_SECONDS = 5.0
 
 
 @dataclass
-class Tally:
+class EchoCounts:
     """What all connections of a run have seen."""
 
     messages: int = 0
@@ -32,11 +32,13 @@ class Tally:
 class Talker(asyncio.Protocol):
     """One connection. `opened` is done when it may speak, `silent` when it has been told to stop and heard all."""
 
-    def __init__(self, spoken: Circle, heard: Circle, first: int, in_flight: int, path: str, tally: Tally) -> None:
+    def __init__(
+        self, spoken: Circle, heard: Circle, first: int, in_flight: int, path: str, counts: EchoCounts
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.silent: asyncio.Future[None] = loop.create_future()
-        self._spoken, self._next, self._in_flight, self._tally = spoken, first, in_flight, tally
+        self._spoken, self._next, self._in_flight, self._counts = spoken, first, in_flight, counts
         self._heard = Follower(heard, first)
         self._sent_at: deque[float] = deque()
         self._talking = False
@@ -55,14 +57,14 @@ class Talker(asyncio.Protocol):
         ended = self._heard.follow(data)
         now = time.perf_counter()
         if ended is None or ended > len(self._sent_at):
-            self._tally.faults["wrong bytes"] += 1
+            self._counts.faults["wrong bytes"] += 1
             self._talking = False
             self._sent_at.clear()
             self._rest()
             self.transport.abort()
             return
-        self._tally.messages += ended
-        self._tally.latencies.extend(now - self._sent_at.popleft() for _ in range(ended))
+        self._counts.messages += ended
+        self._counts.latencies.extend(now - self._sent_at.popleft() for _ in range(ended))
         if self._talking:
             if ended:
                 self._say(ended, now)
@@ -73,7 +75,7 @@ class Talker(asyncio.Protocol):
         if not self.opened.done():
             self.opened.set_exception(NoAnswers(f"closed in the opening handshake: {self._head!r}"))
         if self._talking or self._sent_at:
-            self._tally.faults["closed early"] += 1
+            self._counts.faults["closed early"] += 1
             self._sent_at.clear()
         self._talking = False
         self._rest()
@@ -127,13 +129,13 @@ class Messages:
             return runner.run(self._run(running.port, seconds))
 
     async def _run(self, port: int, seconds: float) -> Told:
-        loop, tally = asyncio.get_running_loop(), Tally()
+        loop, counts = asyncio.get_running_loop(), EchoCounts()
         spoken, heard = conversation()
         talkers: list[Talker] = []
         try:
             for number in range(self.connections):
                 first, path = number % spoken.count, f"/svc{number}/socket"
-                make = partial(Talker, spoken, heard, first, self.in_flight, path, tally)
+                make = partial(Talker, spoken, heard, first, self.in_flight, path, counts)
                 _, talker = await loop.create_connection(make, "127.0.0.1", port)
                 talkers.append(talker)
             async with asyncio.timeout(OPENING_SECONDS):
@@ -152,8 +154,8 @@ class Messages:
             for talker in talkers:
                 talker.transport.close()
         if lost := sum(talker.unanswered for talker in talkers):
-            tally.faults["lost"] = lost
-        if not tally.messages:
-            raise NoAnswers(f"port {port} echoed no message at all: {dict(tally.faults)}")
-        latencies = [latency * 1e6 for latency in tally.latencies]
-        return Told(tally.messages, ended - began, percentiles(latencies), tally.faults)
+            counts.faults["lost"] = lost
+        if not counts.messages:
+            raise NoAnswers(f"port {port} echoed no message at all: {dict(counts.faults)}")
+        latencies = [latency * 1e6 for latency in counts.latencies]
+        return Told(counts.messages, ended - began, percentiles(latencies), counts.faults)

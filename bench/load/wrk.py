@@ -12,7 +12,7 @@ from bench.peers.peer import Running, without_revision
 from bench.samples import Told
 
 REQUESTS = Path(__file__).with_name("requests.lua")
-PATIENCE = 30  # seconds beyond the run, for wrk to build its requests and to sum up
+TIMEOUT = 30  # seconds beyond the run, for wrk to build its requests and to sum up
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Wrk:
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-            timeout=seconds + PATIENCE,
+            timeout=seconds + TIMEOUT,
             env={**os.environ, **self.environment},
         )
         told = json.loads(printed.stdout.splitlines()[-1])

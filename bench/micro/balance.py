@@ -8,7 +8,7 @@ from bench.micro.health import attempt
 from bench.micro.timing import Room
 from fastgw.config.base.value_types import Trait, parse_url
 from fastgw.config.settings.gateway import Sticky as StickySettings
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.upstream.load_balancing import Balancer, Member
 from fastgw.upstream.load_balancing.hashing import ConsistentHash, address, key_of
 from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
@@ -72,7 +72,7 @@ def _asked(number: int, cookies: Cookies, target: Target) -> Any:
     cookie = cookies.line(target, False).partition(b": ")[2].partition(b";")[0]
     lines = b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nAccept: */*\r\nCookie: a=b; %b\r\n\r\n" % (number, cookie)
     ip = f"10.0.{number >> 8}.{number & 255}"
-    return SimpleNamespace(head=judge_request(lines), client_ip=ip, consumer=None, is_fast=True)
+    return SimpleNamespace(head=parse_request(lines), client_ip=ip, consumer=None, is_fast=True)
 
 
 def _counted(listener: AttemptListener, record: AttemptRecord) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from bench.micro.timing import Room
-from fastgw.http.http1.parser import judge_response
+from fastgw.http.http1.parser import parse_response
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk
 
 READ = 32_768
@@ -23,7 +23,7 @@ def rooms() -> Iterator[Room]:
 
 
 def _begin(head: bytes) -> Callable[[bytes], bytes]:
-    return judge_response(head, b"GET").body().feed
+    return parse_response(head, b"GET").body().feed
 
 
 def _begin_chunks_with(body: bytes) -> bytes:

@@ -24,7 +24,7 @@ from fastgw.filters.policies.ip import Ip, judge_of
 from fastgw.filters.policies.key_auth import KeyAuth
 from fastgw.filters.policies.security_headers import SecurityHeaders
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.observe.metrics.families import FilterEvent
 
 NETWORKS = 5_000
@@ -139,6 +139,6 @@ def exchange(number: int, request: bytes = b"") -> Exchange:
     nobody: Any = None
     peer = Peer("192.0.2.1", 1, 80, trusted=False)
     counting: Any = _Counting()
-    made = Exchange(judge_request(request or REQUESTS[number]), counting, nobody, peer, CHAIN)
+    made = Exchange(parse_request(request or REQUESTS[number]), counting, nobody, peer, CHAIN)
     made.consumer, made.claims = CONSUMER, CLAIMS
     return made

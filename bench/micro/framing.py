@@ -9,13 +9,13 @@ from bench.micro.heads import ANSWERS, POSTS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
 from fastgw.compiled import twin
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
+from fastgw.http.http1.llhttp import LongLivedParser, SecondParser
 from fastgw.http.http1.parser import (
     Http1ResponseHead,
     find_head_end,
-    judge_answer,
-    judge_request,
-    judge_response,
+    parse_answer,
+    parse_request,
+    parse_response,
     take_answer,
     take_request,
 )
@@ -37,9 +37,9 @@ def rooms() -> Iterator[Room]:
         in_buffers(POSTS),
     )
     yield Room("find the end of a request head", find_head_end, REQUESTS)
-    yield Room("judge a request head", judge_request, REQUESTS)
+    yield Room("judge a request head", parse_request, REQUESTS)
     yield Room("  our judge alone", lambda raw: readers.read_request(raw, MAX_FIELDS), REQUESTS)
-    yield Room("  llhttp alone", LongLivedJudge(HttpRequestParser).head, REQUESTS)
+    yield Room("  llhttp alone", LongLivedParser(HttpRequestParser).head, REQUESTS)
     yield Room(
         "take an answer out of the read buffer",
         lambda buffer: take_answer(buffer, len(buffer) - ROOM, b"GET"),
@@ -47,9 +47,9 @@ def rooms() -> Iterator[Room]:
     )
     yield Room("judge a response with its body", _judge_answer, answers)
     yield Room("  our judge alone, of its head", lambda raw: readers.read_response(raw, b"GET", MAX_FIELDS), RESPONSES)
-    yield Room("  llhttp alone", LongLivedJudge(HttpResponseParser).whole, ANSWERS)
-    yield Room("judge a response head", lambda raw: judge_response(raw, b"GET"), RESPONSES)
-    yield Room("  llhttp alone", lambda raw: SecondJudge(HttpResponseParser).head(raw, body_follows=True), RESPONSES)
+    yield Room("  llhttp alone", LongLivedParser(HttpResponseParser).whole, ANSWERS)
+    yield Room("judge a response head", lambda raw: parse_response(raw, b"GET"), RESPONSES)
+    yield Room("  llhttp alone", lambda raw: SecondParser(HttpResponseParser).head(raw, body_follows=True), RESPONSES)
 
 
 ROOM = 1
@@ -63,4 +63,4 @@ def in_buffers(messages: list[bytes]) -> list[memoryview]:
 
 def _judge_answer(answer: tuple[bytes, int]) -> Http1ResponseHead:
     received, end = answer
-    return judge_answer(received, end, b"GET")
+    return parse_answer(received, end, b"GET")

@@ -9,14 +9,14 @@ from typing import Any
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
 from fastgw.compiled import twin
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.observe import Series
 from fastgw.observe.access_log.formats import FORMATS, LineFormat, Mask, SecretNames
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
-from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
@@ -71,7 +71,7 @@ def rooms() -> Iterator[Room]:
     listener = Name("public")
     exchanges: list[FinishedExchange] = []
     for raw in REQUESTS:
-        head = judge_request(raw)
+        head = parse_request(raw)
         route = routes[head.path.split(b"/")[1].decode()]
         exchanges.append(Exchange(head, route, listener, head.first(b"x-request-id") or b""))
     series = Series(first(SlotNames(["public"], list(routes), {"origin": ()})), [])
@@ -97,11 +97,11 @@ def _line(make: LineFormat, mask: Mask, record: Record) -> bytes:
 
 
 def _recorder(series: Series, logs: list[Settings], module: Any) -> Any:
-    tally = Tally(series, memoryview(bytearray(8 * WORDS)).cast("Q"))
-    made = [Log(settings, tally, LineQueue if module is None else module.LineQueue) for settings in logs]
+    counters = ExchangeCounters(series, memoryview(bytearray(8 * WORDS)).cast("Q"))
+    made = [Log(settings, counters, LineQueue if module is None else module.LineQueue) for settings in logs]
     for log in made:
         log.held = _emptied(LineQueue if module is None else module.LineQueue)
-    recorder = Recorder(tally, made)
+    recorder = Recorder(counters, made)
     return recorder if module is None else module.Recorder(recorder)
 
 

@@ -8,7 +8,7 @@ from bench.micro.timing import Room
 from fastgw.filters.policies import cors
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import Http1RequestHead, judge_request, judge_response, take_answer
+from fastgw.http.http1.parser import Http1RequestHead, parse_request, parse_response, take_answer
 
 FORWARDED = Peer("192.0.2.1", 40_000, 443, trusted=False).set_lines(b"api.example.com")
 PAYLOAD = bytes(1000)
@@ -17,8 +17,8 @@ ALLOWED = b"Access-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n
 
 
 def rooms() -> Iterator[Room]:
-    requests = [judge_request(raw) for raw in REQUESTS]
-    responses = [judge_response(raw, b"GET") for raw in RESPONSES]
+    requests = [parse_request(raw) for raw in REQUESTS]
+    responses = [parse_response(raw, b"GET") for raw in RESPONSES]
     answers = [take_answer(buffer, len(buffer) - ROOM, b"GET") for buffer in in_buffers(ANSWERS)]
     assert not any(isinstance(answer, bytes) for answer in answers), "an answer was not taken as a whole"
     proxy = Peer("192.0.2.1", 40_000, 443, trusted=True)
@@ -33,7 +33,7 @@ def rooms() -> Iterator[Room]:
         requests,
     )
     yield Room("  the same behind a trusted proxy", behind_a_proxy, requests)
-    yield Room("  the same, and it has told who asked", behind_a_proxy, [judge_request(_told(raw)) for raw in REQUESTS])
+    yield Room("  the same, and it has told who asked", behind_a_proxy, [parse_request(_told(raw)) for raw in REQUESTS])
     yield Room("answer that came whole, for the client", lambda head: serializer.whole(head, _dated, b""), answers)
     yield Room(
         "  the same after cors",

@@ -20,7 +20,7 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import Exchange
 from fastgw.filters.policies.jwt import Jwt, TokenCacheSettings
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.sync.credential_cache import TokenCache
 
 TOKENS, FEW = 1000, 50
@@ -107,5 +107,5 @@ def exchange(number: int, shown: bytes) -> Exchange:
     nobody: Any = None
     head, several = AUTHORIZATION.subn(b"\\1Bearer " + shown + b"\r\n", REQUESTS[number % len(REQUESTS)])
     assert several == 1
-    judged = judge_request(head)
+    judged = parse_request(head)
     return Exchange(judged, nobody, nobody, Peer("192.0.2.1", 1, 80, trusted=False), CHAIN)

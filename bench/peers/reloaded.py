@@ -19,7 +19,7 @@ from bench.ports import NotReady
 
 VERSIONS = 3
 """Made before anything is measured, and taken in turn."""
-PATIENCE = 60.0  # seconds for one change
+TIMEOUT = 60.0  # seconds for one change
 SOME = 10
 """One route in so many is another in each version, where not all are."""
 
@@ -54,7 +54,7 @@ def changes_by(addresses: bytes, file: Path, versions: list[Path]) -> "FastgwCha
     ready = json.loads(addresses)
     host, _, port = ready["admin"].rpartition(":")
     token = Path(ready["token_file"]).read_text().strip()
-    return FastgwChanges(file, versions, HTTPConnection(host, int(port), timeout=PATIENCE), token)
+    return FastgwChanges(file, versions, HTTPConnection(host, int(port), timeout=TIMEOUT), token)
 
 
 class FastgwChanges:

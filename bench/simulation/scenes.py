@@ -23,7 +23,7 @@ STORM: Final = Scene(
     slowness=lambda at: 10.0 if FROM_S <= at < FROM_S + 3.0 else 1.0,
     retries=3,
     try_s=0.5,
-    patience_s=2.0,
+    timeout_s=2.0,
 )
 
 

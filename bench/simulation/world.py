@@ -53,7 +53,7 @@ class Scene:
     """How many requests the service works on at a time."""
     work_s: float = 0.05
     """What it takes for one, on average; exponentially distributed."""
-    patience_s: float = 1.0
+    timeout_s: float = 1.0
     """How long a client waits."""
     try_s: float = 1.0
     """How long the gateway waits for one try."""
@@ -163,7 +163,7 @@ class Request:
         self._tries = 0
         self._is_over = False
         gateway.upstream.active += 1
-        gateway.world.after(gateway.scene.patience_s, self._left)
+        gateway.world.after(gateway.scene.timeout_s, self._left)
         self._try()
 
     def _try(self) -> None:

@@ -52,7 +52,7 @@ from fastgw.config.settings.secrets import SecretError
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.operator_log import described
 
-BODY_PATIENCE: Final = 30.0
+BODY_TIMEOUT: Final = 30.0
 """Seconds for a whole request body."""
 EXPLAINED_BYTES: Final = 128 * 1024
 """Most bytes of a request that is to be explained, as JSON."""
@@ -153,13 +153,13 @@ async def _body(request: Request, most: int | None = None) -> bytes:
         raise too_long
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_PATIENCE):
+        async with asyncio.timeout(BODY_TIMEOUT):
             async for piece in request.stream():
                 body += piece
                 if len(body) > most:
                     raise too_long
     except TimeoutError as error:
-        raise HTTPException(408, f"The body did not come within {BODY_PATIENCE:.0f} s.") from error
+        raise HTTPException(408, f"The body did not come within {BODY_TIMEOUT:.0f} s.") from error
     return bytes(body)
 
 

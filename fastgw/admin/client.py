@@ -20,9 +20,9 @@ from fastgw.config.settings.secrets import Secret
 DEFAULT: Final = "127.0.0.1:9901"
 TOKEN: Final = "FASTGW_ADMIN_TOKEN"
 """The variable of the environment that holds the token."""
-PATIENCE: Final = 10.0
+TIMEOUT: Final = 10.0
 """Seconds for a connection, and for each wait of an answer."""
-CHANGE_PATIENCE: Final = 180.0
+CHANGE_TIMEOUT: Final = 180.0
 """Seconds for an answer that tells of a change of the configuration."""
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -84,7 +84,7 @@ class AdminClient:
 
     def get(self, path: str) -> bytes:
         """Return the response to a GET request, as JSON."""
-        return self._send_request("GET", path, PATIENCE)
+        return self._send_request("GET", path, TIMEOUT)
 
     def read(self, path: str, kind: type[T]) -> T:
         """Return the response to a GET request, as a struct."""
@@ -92,7 +92,7 @@ class AdminClient:
 
     def change(self, path: str, kind: type[T], body: object = None) -> T:
         """Have something done, and hear what became of it, also where that is why not. `body`: sent as JSON."""
-        return self._decoded(self._send_request("POST", path, CHANGE_PATIENCE, body), kind)
+        return self._decoded(self._send_request("POST", path, CHANGE_TIMEOUT, body), kind)
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
@@ -100,14 +100,14 @@ class AdminClient:
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its response is invalid: {error}") from error
 
-    def _send_request(self, method: str, path: str, patience: float, body: object = None) -> bytes:
+    def _send_request(self, method: str, path: str, timeout: float, body: object = None) -> bytes:
         fields: dict[str, str | bytes] = {**self._fields}
         if body is not None:
             fields["Content-Type"] = JSON
         connection = _Connection(self._place, self._tls)
         try:
             connection.connect()
-            connection.sock.settimeout(patience)
+            connection.sock.settimeout(timeout)
             connection.request(method, path, None if body is None else msgspec.json.encode(body), fields)
             response = connection.getresponse()
             answer = response.read()
@@ -157,7 +157,7 @@ class _Connection(http.client.HTTPConnection):
     """Connection to a host, over TLS or not, or to a unix socket."""
 
     def __init__(self, place: AdminAddress, tls: ssl.SSLContext | None) -> None:
-        super().__init__(place.address.host or "localhost", place.address.port, timeout=PATIENCE)
+        super().__init__(place.address.host or "localhost", place.address.port, timeout=TIMEOUT)
         self._place = place
         self._tls = tls
 
@@ -165,7 +165,7 @@ class _Connection(http.client.HTTPConnection):
         path = self._place.address.path
         if path:
             self.sock: Any = socket.socket(socket.AF_UNIX)
-            self.sock.settimeout(PATIENCE)
+            self.sock.settimeout(TIMEOUT)
             self.sock.connect(path)
             return
         super().connect()

@@ -92,9 +92,9 @@ def place_of(found: Found) -> AdminAddress | None:
     admin = found.entry.admin
     if admin is None:
         return None
-    for everywhere, here in (("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")):
-        if admin.startswith(everywhere):
-            admin = here + admin.removeprefix(everywhere)
+    for wildcard, here in (("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")):
+        if admin.startswith(wildcard):
+            admin = here + admin.removeprefix(wildcard)
     return AdminAddress(
         f"https://{admin}" if found.entry.admin_tls else admin, parse_address(admin), found.entry.admin_tls
     )

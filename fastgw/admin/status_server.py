@@ -2,22 +2,22 @@
 
 Control serves it, and while control is away or hangs, a worker.
 
-Bounded in everything: a head of at most `HEAD_MAX` bytes in `HEAD_PATIENCE` seconds, an answer that is taken in
-`ANSWER_PATIENCE`, and `CONNECTIONS_MAX` connections: beyond them, who has waited longest without asking makes room.
+Bounded in everything: a head of at most `HEAD_MAX` bytes in `HEAD_TIMEOUT` seconds, an answer that is taken in
+`ANSWER_TIMEOUT`, and `CONNECTIONS_MAX` connections: beyond them, who has waited longest without asking makes room.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-from fastgw.http.http1.parser import Http1RequestHead, find_head_end, judge_request
+from fastgw.http.http1.parser import Http1RequestHead, find_head_end, parse_request
 from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
 
 HEAD_MAX: Final = 8192
-HEAD_PATIENCE: Final = 2.0
+HEAD_TIMEOUT: Final = 2.0
 """Seconds from the opening of a connection to the end of its request head."""
-ANSWER_PATIENCE: Final = 10.0
+ANSWER_TIMEOUT: Final = 10.0
 """Seconds from there to the end of the connection."""
 CONNECTIONS_MAX: Final = 64
 
@@ -97,7 +97,7 @@ class StatusConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
-        self._late = asyncio.get_running_loop().call_later(HEAD_PATIENCE, self.drop)
+        self._late = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self.drop)
         pages = self._pages
         pages.asking[self] = None
         if len(pages.asking) + len(pages.answered) > CONNECTIONS_MAX:
@@ -124,7 +124,7 @@ class StatusConnection(asyncio.Protocol):
                 return
             if end < 0 or end > HEAD_MAX:
                 raise Malformed("The request head is too long.", 431)
-            head = judge_request(self._received[:end])
+            head = parse_request(self._received[:end])
         except Malformed as error:
             self._await_answer()
             self._send(_response(b"GET", (error.status, _TEXT, error.reason.encode() + b"\n")))
@@ -135,7 +135,7 @@ class StatusConnection(asyncio.Protocol):
     def _await_answer(self) -> None:
         self._leave()
         self._pages.answered.add(self)
-        self._late = asyncio.get_running_loop().call_later(ANSWER_PATIENCE, self.drop)
+        self._late = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, self.drop)
         self._transport.pause_reading()
 
     def _send(self, answer: bytes) -> None:

@@ -353,7 +353,7 @@ class Divider(Protocol):
 class FastPathPlan:
     """The plan of a route's fast path (`upstream.forwarding.fast_path`). One for all routes that are alike in this.
 
-    `forward`: the route's action. `judges_path`: paths are judged (`Route.judge_path`); where it is `at_once`, none
+    `forward`: the route's action. `checks_path`: paths are judged (`Route.check_path`); where it is `at_once`, none
     that is as it was sent is refused. `at_once`: filters have to do neither with all requests or answers, nor with
     bodies.
     `looks_at`: whether an answer that came on this way has to leave it, for what a filter has to do with it; None: none
@@ -362,7 +362,7 @@ class FastPathPlan:
     """
 
     forward: Any
-    judges_path: bool
+    checks_path: bool
     at_once: bool
     looks_at: LooksAt | None
     meets_answers: bool
@@ -383,9 +383,9 @@ class _PendingStep:
 class Route(_PendingStep):
     """A compiled route. `action` answers the exchange, at once or later.
 
-    `judge_path`: refuses paths that match and are not passed on; None: it takes all.
+    `check_path`: refuses paths that match and are not passed on; None: it takes all.
     `fast_path`: where ordinary requests may take the fast path to the same action, once `steps` have let them pass.
-    `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
+    `filter_timeout`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
     `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
     `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it
     is for that; None: as for any other request.
@@ -396,11 +396,11 @@ class Route(_PendingStep):
     __slots__ = (
         "action",
         "chain",
+        "check_path",
         "division",
         "fallback",
+        "filter_timeout",
         "forwards_preflight",
-        "judge_path",
-        "patience",
         "preflight_chain",
         "steps",
         "takes_options",
@@ -412,9 +412,9 @@ class Route(_PendingStep):
         action: Callable[[Exchange], None],
         chain: Chain,
         steps: tuple[RequestStep, ...],
-        judge_path: Callable[[Exchange], Reply | None] | None = None,
+        check_path: Callable[[Exchange], Reply | None] | None = None,
         fast_path: FastPathPlan | None = None,
-        patience: float | None = None,
+        filter_timeout: float | None = None,
         preflight_chain: Chain | None = None,
         takes_options: bool = False,
     ) -> None:
@@ -422,9 +422,9 @@ class Route(_PendingStep):
         self.action = action
         self.chain = chain  # of the whole way: the listener's early filters, then the route's
         self.steps = steps  # the request steps that are left to run once this route is found
-        self.judge_path = judge_path
+        self.check_path = check_path
         self.fast_path: Any = fast_path  # a `FastPath` has seen that it is there
-        self.patience = patience
+        self.filter_timeout = filter_timeout
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options
         self.forwards_preflight: Callable[[Exchange], Route] | None = None

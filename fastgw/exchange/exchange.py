@@ -64,10 +64,10 @@ class ClientSide(Protocol):
     def abort(self, fault: Fault) -> None:
         """The response cannot be finished: end it so that the client can tell."""
 
-    def tunnel(self, early: bytes, patience: float) -> None:
+    def tunnel(self, early: bytes, timeout: float) -> None:
         """`exchange.response` is a 101: from here on bytes go both ways, unread.
 
-        They come in by `feed`, and `end` when no more will. `early`: what came right behind the head. `patience`:
+        They come in by `feed`, and `end` when no more will. `early`: what came right behind the head. `timeout`:
         seconds in which the client has to take some of what it is sent.
         """
 
@@ -77,7 +77,7 @@ class ClientSide(Protocol):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count what became of a filter on this exchange."""
 
-    def patience_with_filters(self) -> float:
+    def filter_timeout(self) -> float:
         """Seconds that a filter may take over what it begins now."""
 
 
@@ -192,7 +192,7 @@ class Exchange:
         self.state: ExchangeState = CHOOSING
         self.fault: Fault | None = None
         self.why = ""  # what exactly went wrong: for the log, not for the client
-        self.limits: Any = None  # what limits have spent of it: `filters.limiting.ledger.Record`
+        self.limits: Any = None  # what limits have spent of it: `filters.limiting.counter_store.Record`
         self.shadowed = ""  # what filters in shadow would have done: for the log
         self.shadows: Any = None  # what they have decided so far
         # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
@@ -377,10 +377,10 @@ class Exchange:
         self.response_sink = relay = ResponseRelay(self, stages)
         relay.begin(response, payload, ended)
 
-    def switch(self, response: Response, early: bytes, patience: float) -> None:
+    def switch(self, response: Response, early: bytes, timeout: float) -> None:
         """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
         if self.pass_response_steps(response):
-            self.client.tunnel(early, patience)
+            self.client.tunnel(early, timeout)
         else:
             self.answer_instead()
 

@@ -410,8 +410,8 @@ class _Building:
             parts.append(self._on_listener(listener, route, upstream, action, early_chain, before))
         names = tuple(route.upstream)
         divided = Route(
-            *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].judge_path),
-            patience=parts[0].patience,
+            *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].check_path),
+            filter_timeout=parts[0].filter_timeout,
             preflight_chain=parts[0].preflight_chain,
             takes_options=parts[0].takes_options,
         )

@@ -340,7 +340,7 @@ cdef class Recorder:
     cdef bytes _second_text
     cdef dict _exchanges  # class -> its reader
     cdef Reader _exchange  # the one used last
-    cdef dict _consumers  # as `Tally.consumers`
+    cdef dict _consumers  # as `ExchangeCounters.consumers`
     cdef Reader _consumer
     cdef Reader _listener
     cdef Reader _route
@@ -474,7 +474,7 @@ cdef class Recorder:
         known = exchange.read(ended, CONSUMER)
         known_as = None if known is None else self._consumer.read(known, 0)
         if known_as is not None:
-            # PERF: 300 instructions, by a call of `Tally.count_consumer` 2,700 (CPython 3.11, callgrind).
+            # PERF: 300 instructions, by a call of `ExchangeCounters.count_consumer` 2,700 (CPython 3.11, callgrind).
             consumer_row = self._consumers.get(known_as, 0)
             if not 0 <= consumer_row < _CONSUMER_ROWS:
                 raise ValueError("a consumer's place outside of the column")

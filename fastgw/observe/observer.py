@@ -7,7 +7,7 @@ from fastgw.compiled import twin
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import AccessLog, Log
 from fastgw.observe.finished_exchange import FinishedExchange
-from fastgw.observe.metrics.counters import Note, Tally
+from fastgw.observe.metrics.counters import ExchangeCounters, Note
 from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.recorder import Recorder
 
@@ -27,16 +27,16 @@ class Observer:
         remembers the last error of a route."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
-        self._tally = Tally(series, column, note)
+        self._counters = ExchangeCounters(series, column, note)
         self._logs = [self._log(settings) for settings in logs]
-        recorder = Recorder(self._tally, self._logs)
+        recorder = Recorder(self._counters, self._logs)
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
         self._ending: list[Log] = []  # of older generations; their threads may still write
         self.finish = self._recorder.finish
-        self.count_filter = self._tally.count_filter
+        self.count_filter = self._counters.count_filter
 
     def _log(self, settings: AccessLog) -> Log:
-        return Log(settings, self._tally, LineQueue if _twin is None else _twin.LineQueue)
+        return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
 
     def adopt(self, logs: Sequence[AccessLog], series: Series) -> None:
         """Count and log by another generation from now on: between two exchanges, without waiting.
@@ -57,7 +57,7 @@ class Observer:
             else:
                 gone.remove(same)
                 self._logs.append(same)
-        self._tally.adopt(series)
+        self._counters.adopt(series)
         self._recorder.adopt(self._logs)
         for log in gone:
             log.begin_stop()

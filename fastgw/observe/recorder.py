@@ -23,7 +23,7 @@ from fastgw.observe.access_log.formats import (
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.access_log.record import Record
 from fastgw.observe.finished_exchange import CLIENT_LEFT, FinishedExchange, record_of
-from fastgw.observe.metrics.counters import SeriesPlace, Tally, Words
+from fastgw.observe.metrics.counters import ExchangeCounters, SeriesPlace, Words
 from fastgw.observe.metrics.families import METHOD_PLACES
 
 MAX_KINDS: Final = 16_384
@@ -84,10 +84,10 @@ class LazyDisposal:
 class Recorder:
     """Counts and logs exchanges. `fastgw.observe._recorder` has it compiled."""
 
-    def __init__(self, tally: Tally, logs: list[Log]) -> None:
-        self._tally = tally
-        self.column = tally.column
-        self.count_consumer = tally.count_consumer
+    def __init__(self, counters: ExchangeCounters, logs: list[Log]) -> None:
+        self._counters = counters
+        self.column = counters.column
+        self.count_consumer = counters.count_consumer
         self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
         self._forgotten = LazyDisposal()
         self.adopt(logs)
@@ -97,7 +97,7 @@ class Recorder:
         self.json_logs = [log for log in logs if log.format is json_line]
         self.other_logs = [log for log in logs if log.format is not json_line]
         self._kinds = self._forgotten.instead_of(self._kinds)
-        self.consumers = self._tally.consumers
+        self.consumers = self._counters.consumers
 
     def finish(self, ended: FinishedExchange) -> None:
         """Count the exchange and log it. Once per exchange, when it ends; it never waits."""
@@ -122,7 +122,7 @@ class Recorder:
         place, template = self._kinds.get(kind) or self._learn(SeriesKey(*kind))
         request_bytes = ended.request_bytes if body is None else body.bytes
         duration_s = now - ended.begun_at
-        self._tally.count(place, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
+        self._counters.count(place, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
         if fault is not None and route is not None and kind[6] >= ERRORS:
             self.remember(ended)
         if ended.consumer is not None:
@@ -141,11 +141,11 @@ class Recorder:
         """Remember an exchange that ended in a fault that is not the client's."""
         assert ended.route is not None
         assert ended.fault is not None
-        self._tally.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
+        self._counters.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
 
     def place(self, kind: SeriesKey) -> SeriesPlace:
         """Return the words in which exchanges of this kind count."""
-        return self._tally.place(
+        return self._counters.place(
             kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
         )
 

@@ -134,8 +134,8 @@ def _wait(
 
 def _time_left(stream: RequestStream, exchange: Exchange) -> float:
     """Seconds that are left for filters to decide."""
-    timeout = None if exchange.route is None else exchange.route.patience
-    limit = stream.patience_with_filters() if timeout is None else timeout
+    timeout = None if exchange.route is None else exchange.route.filter_timeout
+    limit = stream.filter_timeout() if timeout is None else timeout
     return max(exchange.begun_at + limit - monotonic(), 0.0)
 
 

@@ -202,8 +202,8 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     exchange.chain = route.chain
     if route.chain.request_ids is not ids:
         identify_anew(exchange, ids, route.chain.request_ids)
-    if route.judge_path is not None:
-        refusal = route.judge_path(exchange)
+    if route.check_path is not None:
+        refusal = route.check_path(exchange)
         if refusal is not None:
             exchange.answered_by = by_path
             return refusal

@@ -13,7 +13,7 @@ MOST_CONNECTIONS: Final = 32
 """Most connections of one worker."""
 
 
-def opened(host: str, port: int, database: int, tls: bool, username: str, password: str, patience: float) -> RedisCache:
+def opened(host: str, port: int, database: int, tls: bool, username: str, password: str, timeout: float) -> RedisCache:
     """Connects when it is first asked. It holds bytes as they are, and has no time limit of its own for an answer."""
     more: dict[str, Any] = {"username": username} if username else {}
     return RedisCache(
@@ -24,8 +24,8 @@ def opened(host: str, port: int, database: int, tls: bool, username: str, passwo
         ssl=tls,
         pool_max_size=MOST_CONNECTIONS,
         connection_pool_class=BlockingConnectionPool,
-        connection_pool_kwargs=more | {"timeout": patience},
-        create_connection_timeout=patience,
+        connection_pool_kwargs=more | {"timeout": timeout},
+        create_connection_timeout=timeout,
         serializer=NullSerializer(encoding=None),
         timeout=None,
     )

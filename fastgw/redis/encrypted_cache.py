@@ -2,7 +2,7 @@
 
 Rule 1: names are keyed digests and values are encrypted; the keys come from a secret that Redis never sees. A value is
 bound to its name, so it cannot stand in for another, and says itself until when it is good. Rule 2: it is a help, never
-a need: when Redis is away or slow it is as if nothing were remembered there. Nobody waits longer than `PATIENCE_S`; it
+a need: when Redis is away or slow it is as if nothing were remembered there. Nobody waits longer than `TIMEOUT_S`; it
 is left alone for `AWAY_S` then, and tried again. Rule 3: what is of one Redis shares its connections, and tells once
 what is wrong: there may be thousands.
 """
@@ -22,7 +22,7 @@ from fastgw.operator_events import OperatorEvent, say
 from fastgw.redis.address import RedisAddress
 from fastgw.redis.error_messages import in_words
 
-PATIENCE_S: Final = 0.25
+TIMEOUT_S: Final = 0.25
 AWAY_S: Final = 1.0
 _NONCE: Final = 12
 _UNTIL: Final = struct.Struct("<d")
@@ -63,10 +63,10 @@ class _Redis:
         if not self._users:
             raise _Away
         if self._cache is None:
-            self._cache = self._library.opened(*self._address, patience=PATIENCE_S)
+            self._cache = self._library.opened(*self._address, timeout=TIMEOUT_S)
         begun_at = time.monotonic()
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 answer = await getattr(self._cache, command)(*words, **more)
         except TimeoutError as error:
             if self._answered_at < begun_at:  # else it answers, and this one was late

@@ -122,13 +122,13 @@ class Pipe(asyncio.Protocol):
             lost(why)
 
 
-async def opened(url: str, patience: float, lost: Callable[[str], None], *first: Sequence[bytes]) -> Pipe:
+async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: Sequence[bytes]) -> Pipe:
     """Connected and known there. `lost`: see `Pipe.lost`. `first`: commands that have to succeed. Raises `ERRORS`."""
     loop = asyncio.get_running_loop()
     told = parse_url(url)
     pipe, failed = Pipe(), True
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             if "path" in told:
                 await loop.create_unix_connection(lambda: pipe, told["path"])
             else:

@@ -111,7 +111,7 @@ return {wait, math.max(limit - spent, 0), ends, math.max(now, part * step), 0}
 """
 )
 DIGEST: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
-PATIENCE_S: Final = 1.0
+TIMEOUT_S: Final = 1.0
 """Timeout of a connect for which nobody waits any more."""
 AGAIN_S: Final = 0.1
 AGAIN_MOST_S: Final = 2.0
@@ -351,7 +351,7 @@ class StateLimits:
                 await asyncio.sleep(pause * random.uniform(1.0, 1.5))
             try:
                 load = b"SCRIPT", b"LOAD", SCRIPT.encode()
-                pipe = await opened(self._url, max(PATIENCE_S, self._timeout), self._lost, load)
+                pipe = await opened(self._url, max(TIMEOUT_S, self._timeout), self._lost, load)
             except ERRORS as error:
                 self._go(in_words(error))
             else:

@@ -14,7 +14,7 @@ from typing import Final, final
 from fastgw.shm.quota_table import COUNT_MAX, PERIODS, KeyDigest, StoredCount
 
 _VERSION: Final = 1
-_PATIENCE_S: Final = 2.0
+_TIMEOUT_S: Final = 2.0
 """How long another writer is waited for, who is on its way out."""
 _FORGOTTEN_S: Final = 86_400.0
 """Seconds that a count is kept after its period, for clocks that were wrong."""
@@ -131,7 +131,7 @@ class QuotaFile:
         with suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         # Each use is by one thread, though not always by the same.
-        database = sqlite3.connect(self.path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._database = database
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, _VERSION):

@@ -69,7 +69,6 @@ class Upstream:
         "key",
         "members",
         "name",
-        "patience",
         "pool",
         "retry_budget",
         "rules",
@@ -77,6 +76,7 @@ class Upstream:
         "shunned",
         "started",
         "targets",
+        "total_timeout",
         "worker_loop",
     )
 
@@ -117,7 +117,7 @@ class Upstream:
         self._rising = None if balancing.slow_start is None else SlowStart(balancing.slow_start)
         self._alarm: _Alarm | None = None
         self.settle()
-        self.patience = settings.timeouts.total or inf  # seconds
+        self.total_timeout = settings.timeouts.total or inf  # seconds
         self.rules = rules_of(settings.retries)
         self.hedging = None if settings.hedge is None else Hedging(settings.hedge)
         self.active = 0

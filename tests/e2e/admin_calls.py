@@ -15,7 +15,7 @@ from tests.support.peer import DEADLINE
 JSON = "application/json"
 YAML = "application/yaml"
 TOML = "application/toml"
-PATIENCE = 6 * DEADLINE  # seconds for a change on a busy machine
+TIMEOUT = 6 * DEADLINE  # seconds for a change on a busy machine
 AS_YAML = """
 version: 1
 workers: 2
@@ -58,11 +58,11 @@ class Calling(http.client.HTTPConnection):
     """To any address that a ready line names; over TLS if there is a context for it."""
 
     def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__("localhost" if address.startswith("unix:") else address, timeout=PATIENCE)
+        super().__init__("localhost" if address.startswith("unix:") else address, timeout=TIMEOUT)
         self._address, self._tls = address, tls
 
     def connect(self) -> None:
-        self.sock = connect(self._address, PATIENCE)
+        self.sock = connect(self._address, TIMEOUT)
         if self._tls is not None:
             self.sock = self._tls.wrap_socket(self.sock, server_hostname="127.0.0.1")
 

@@ -17,7 +17,7 @@ class Lost(Exception):
 
 
 @dataclass
-class Tally:
+class ExchangeCounters:
     """What became of the requests of one or more clients."""
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -73,7 +73,7 @@ class Caller:
 async def call(
     address: str,
     goes_on: Callable[[], bool],
-    tally: Tally,
+    counters: ExchangeCounters,
     method: str = "GET",
     body: bytes = b"",
     path: str = "/",
@@ -84,9 +84,9 @@ async def call(
         await caller.open()
         while goes_on():
             status, received = await caller.ask(path, method, body)
-            tally.statuses[status] += 1
+            counters.statuses[status] += 1
             if status >= 400:
-                tally.faults[received.partition(b"urn:fastgw:fault:")[2].partition(b'"')[0].decode()] += 1
+                counters.faults[received.partition(b"urn:fastgw:fault:")[2].partition(b'"')[0].decode()] += 1
             if caller.told_to_close:
                 caller.close()
                 await caller.open()
@@ -94,5 +94,5 @@ async def call(
     except (ConnectionRefusedError, ConnectionResetError):  # reset: the listener closed before it was accepted
         return
     except Lost as lost:
-        tally.lost.append(str(lost))
+        counters.lost.append(str(lost))
         caller.close()

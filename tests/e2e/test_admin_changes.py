@@ -16,7 +16,7 @@ from tests.e2e.admin_calls import (
     AS_TOML,
     AS_YAML,
     JSON,
-    PATIENCE,
+    TIMEOUT,
     TOML,
     YAML,
     Calling,
@@ -216,7 +216,7 @@ def test_what_was_posted_and_put_outlives_an_upgrade(tmp_path: Path, slow: Slow)
         assert admin(gateway, "PUT /upstreams/users/targets", targets, JSON).status == 200
         said, before = read(gateway, "/status"), set(gateway.worker_pids)
         gateway.signal(signal.SIGUSR2)
-        wait_until(new_workers, "the workers of the next program", PATIENCE)
+        wait_until(new_workers, "the workers of the next program", TIMEOUT)
         assert gateway.answer("/users") == (200, b"ok")
         assert gateway.answer("/") == (200, b"posted")
         status = read(gateway, "/status")
@@ -237,15 +237,15 @@ def test_targets_come_and_go_under_load_and_nothing_is_lost(tmp_path: Path, slow
                 body = json.dumps([{"url": each} for each in targets])
                 assert admin(gateway, "PUT /upstreams/both/targets", body, JSON).status == 200
 
-            async def events(tally: Any) -> None:
+            async def events(counters: Any) -> None:
                 for targets in (urls, urls[1:], urls[:1], urls):
-                    await enough(tally, 100)
+                    await enough(counters, 100)
                     await asyncio.to_thread(put, *targets)
-                await enough(tally, 100)
+                await enough(counters, 100)
 
-            tally = under_load(gateway.address(), events)
-            assert not tally.lost
-            assert set(tally.statuses) == {200}
+            counters = under_load(gateway.address(), events)
+            assert not counters.lost
+            assert set(counters.statuses) == {200}
 
 
 # --- what control knows ---
@@ -285,7 +285,7 @@ def test_a_signal_is_not_lost_when_control_is_away(tmp_path: Path) -> None:
             os.kill(gateway.control_pid, signal.SIGKILL)
             gateway.signal(signal.SIGHUP)
             told = f"reloaded: generation {number} ".encode()
-            gateway.stderr.wait_for(lambda line, told=told: told in line, PATIENCE)
+            gateway.stderr.wait_for(lambda line, told=told: told in line, TIMEOUT)
             assert gateway.answer() == (200, f"v{number}".encode())
 
 

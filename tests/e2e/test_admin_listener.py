@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.admin_calls import (
     JSON,
-    PATIENCE,
+    TIMEOUT,
     Calling,
     Told,
     admin,
@@ -165,7 +165,7 @@ def test_the_call_that_moves_the_admin_listener_is_answered_by_it(tmp_path: Path
         assert gateway.answer() == (200, b"v3")
         gateway.change(admin={"address": f"unix:{moved}"})
         gateway.signal(signal.SIGHUP)
-        wait_until(lambda: moved.exists() and status_of(gateway) == 200, "the listener to come", PATIENCE)
+        wait_until(lambda: moved.exists() and status_of(gateway) == 200, "the listener to come", TIMEOUT)
         assert read_generation(gateway) == 5
 
 

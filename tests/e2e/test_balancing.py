@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.admin_calls import JSON, admin, read
-from tests.e2e.clients import Tally
+from tests.e2e.clients import ExchangeCounters
 from tests.e2e.programs import run
 from tests.e2e.test_nothing_lost import enough, under_load
 from tests.e2e.test_processes import ask
@@ -101,16 +101,16 @@ def test_other_weights_hold_with_the_next_request_and_no_connection_is_opened_an
 def test_targets_and_weights_change_under_load_with_no_error(tmp_path: Path) -> None:
     with targets(3) as origins, balanced(tmp_path, origins) as gateway:
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for weights in ({"a": 5}, {"a": 0, "b": 7}, {"c": 2}):
-                await enough(tally, 200)
+                await enough(counters, 200)
                 await asyncio.to_thread(put, gateway, listed(origins, **weights))
-                await enough(tally, 200)
+                await enough(counters, 200)
                 await asyncio.to_thread(put, gateway, listed(origins)[:2])
 
-        tally = under_load(gateway.address(), events)
-        assert not tally.lost
-        assert set(tally.statuses) == {200}
+        counters = under_load(gateway.address(), events)
+        assert not counters.lost
+        assert set(counters.statuses) == {200}
         assert all(map(asked, origins.values()))
 
 
@@ -123,15 +123,15 @@ def test_targets_in_a_file_are_followed_under_load_and_a_wrong_list_changes_noth
         config = {"workers": 2, "upstreams": upstreams, "routes": [{"name": "all", "upstream": "service"}]}
         with Reloadable(config, tmp_path) as gateway:
 
-            async def events(tally: Tally) -> None:
+            async def events(counters: ExchangeCounters) -> None:
                 for text, name in ((b, "b"), (a, "a"), (b, "b")):
-                    await enough(tally, 100)
+                    await enough(counters, 100)
                     file.write_text(json.dumps(text))
                     await asyncio.to_thread(wait_until, partial(is_alone, gateway, name), f"{name} alone", 10)
 
-            tally = under_load(gateway.address(), events)
-            assert not tally.lost
-            assert set(tally.statuses) == {200}
+            counters = under_load(gateway.address(), events)
+            assert not counters.lost
+            assert set(counters.statuses) == {200}
             file.write_text('[{"url": "nowhere"}]')
             gateway.stderr.wait_for(lambda line: b"targets.yaml:1:10: [0].url: not a valid value" in line)
             assert is_alone(gateway, "b")
@@ -160,21 +160,21 @@ def test_a_drained_target_gets_nothing_from_any_worker_whatever_dies(tmp_path: P
     with targets(2) as origins, balanced(tmp_path, origins) as gateway:
         a = origins["a"]
 
-        async def events(tally: Tally) -> None:
-            await enough(tally, 200)
+        async def events(counters: ExchangeCounters) -> None:
+            await enough(counters, 200)
             assert await asyncio.to_thread(drain, gateway, a)
-            await enough(tally, 100)
+            await enough(counters, 100)
             await asyncio.to_thread(wait_until, lambda: in_use(gateway)[0] == 0, "the end of what is under way")
             count = asked(a)
             assert count
             gateway.change(limits={"connections": 1000})
             await asyncio.to_thread(reload, gateway)
-            await enough(tally, 300)
+            await enough(counters, 300)
             assert asked(a) == count
 
-        tally = under_load(gateway.address(), events)
-        assert not tally.lost
-        assert set(tally.statuses) == {200}
+        counters = under_load(gateway.address(), events)
+        assert not counters.lost
+        assert set(counters.statuses) == {200}
         killed = {*gateway.child_pids}
         for pid in killed:
             os.kill(pid, signal.SIGKILL)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.clients import Caller, Tally, call
+from tests.e2e.clients import Caller, ExchangeCounters, call
 from tests.e2e.conftest import fronting
 from tests.e2e.programs import Nginx, Uvicorn, run
 from tests.support.gateway import Gateway
@@ -70,11 +70,14 @@ def test_idle_connections_cost_nobody_anything(nginx: Nginx, front: Gateway) -> 
 
     async def all_of_it() -> None:
         async def served() -> float:
-            tally, since = Tally(), time.monotonic()
+            counters, since = ExchangeCounters(), time.monotonic()
             await asyncio.gather(
-                *(call(address, lambda: tally.statuses.total() < 1_000, tally, path="/empty.txt") for _ in range(10))
+                *(
+                    call(address, lambda: counters.statuses.total() < 1_000, counters, path="/empty.txt")
+                    for _ in range(10)
+                )
             )
-            assert (tally.lost, set(tally.statuses)) == ([], {200})
+            assert (counters.lost, set(counters.statuses)) == ([], {200})
             return time.monotonic() - since
 
         address = front.address("nginx")

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.clients import Tally, call
+from tests.e2e.clients import ExchangeCounters, call
 from tests.e2e.programs import run
 from tests.e2e.test_reload import Reloadable
 from tests.e2e.test_watched_files import ASKED_ANEW_S
@@ -84,18 +84,18 @@ def peak_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def calling_on(gateway: Gateway, target: str, clients: int = 4) -> Iterator[Tally]:
+def calling_on(gateway: Gateway, target: str, clients: int = 4) -> Iterator[ExchangeCounters]:
     """Applications that call again and again, and what became of their calls."""
-    tally, over = Tally(), threading.Event()
+    counters, over = ExchangeCounters(), threading.Event()
 
     async def call_on() -> None:
-        going_on = (call(gateway.address(), lambda: not over.is_set(), tally, path=target) for _ in range(clients))
+        going_on = (call(gateway.address(), lambda: not over.is_set(), counters, path=target) for _ in range(clients))
         await asyncio.gather(*going_on)
 
     calling = threading.Thread(target=lambda: asyncio.run(call_on()))
     calling.start()
     try:
-        yield tally
+        yield counters
     finally:
         over.set()
         calling.join()
@@ -171,12 +171,12 @@ class TestTheIntegrator:
         assert issuer.asked == fetched + 1
 
     def a_secret_is_rotated(self, gateway: Gateway, api: ApiOrigin, issuer: Issuer, file: Path) -> None:
-        with calling_on(gateway, "/shop/orders/x") as tally:
+        with calling_on(gateway, "/shop/orders/x") as counters:
             file.write_text(ROTATED)
             wait_until(lambda: issuer.questions[-1].client_secret == ROTATED, "it", ASKED_ANEW_S)
             enough = len(api.calls) + 50
             wait_until(lambda: len(api.calls) > enough, "calls after it")
-        assert ([*tally.statuses], tally.lost) == ([200], [])
+        assert ([*counters.statuses], counters.lost) == ([200], [])
 
     def answers_come_back(self, gateway: Gateway) -> None:
         assert ask(gateway, "/shop/orders/moved").get(b"Location") == b"http://gate/shop/orders/here?a=b"
@@ -445,7 +445,7 @@ class TestReload:
         with ApiOrigin(Demands(authorization=lambda: f"Bearer {issuer.live}")) as api:
             team("one", "a")
             config = {"include": ["teams/*.json"], "egress": {"listener": "main"}}
-            with Reloadable(config, tmp_path) as gateway, calling_on(gateway, "/one/a/x") as tally:
+            with Reloadable(config, tmp_path) as gateway, calling_on(gateway, "/one/a/x") as counters:
                 assert ask(gateway, "/two/b/x").status == 404
                 team("two", "b", "c")
                 gateway.reload()
@@ -455,7 +455,7 @@ class TestReload:
                 (tmp_path / "teams" / "two.json").unlink()
                 gateway.reload()
                 assert ask(gateway, "/two/b/x").status == 404
-            assert ([*tally.statuses], tally.lost) == ([200], [])
+            assert ([*counters.statuses], counters.lost) == ([200], [])
             assert issuer.asked == 1  # what has not changed goes on with the token that it has
 
     def test_a_secret_that_cannot_be_shown_harms_no_other(self, tmp_path: Path) -> None:

@@ -243,11 +243,11 @@ class TestRefusals:
             issuer.revoke()
             assert crowd(gateway, "/shop/orders/x", 200) == {200: 200}
             assert issuer.asked == 2
-            with calling_on(gateway, "/shop/orders/x") as tally:
+            with calling_on(gateway, "/shop/orders/x") as counters:
                 assert {*crowd(gateway, "/shop/orders/forbidden", 200)} <= {401, 403}
                 issuer.revoke()
                 assert ask(gateway, "/shop/orders/x").status == 200
-            assert ([*tally.statuses], tally.lost) == ([200], [])
+            assert ([*counters.statuses], counters.lost) == ([200], [])
             assert issuer.asked < 2 + 30, "hundreds are refused: all that come within a second share one"
 
 

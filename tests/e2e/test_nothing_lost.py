@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clients import Caller, Lost, Tally, call
+from tests.e2e.clients import Caller, ExchangeCounters, Lost, call
 from tests.e2e.conftest import fronting
 from tests.e2e.programs import Nginx
 from tests.support.gateway import Gateway
@@ -21,40 +21,40 @@ CALLERS = 24
 ANSWERING = "location / { return 200 'fine'; }"
 
 
-async def enough(tally: Tally, count: int) -> None:
+async def enough(counters: ExchangeCounters, count: int) -> None:
     """Return when so many more requests have been answered, however."""
-    wanted = tally.statuses.total() + count
+    wanted = counters.statuses.total() + count
     async with asyncio.timeout(4 * DEADLINE):
-        while tally.statuses.total() < wanted:
+        while counters.statuses.total() < wanted:
             await asyncio.sleep(0.005)
 
 
 def under_load(
-    address: str, events: Callable[[Tally], Awaitable[None]], method: str = "GET", undeterred: bool = False
-) -> Tally:
+    address: str, events: Callable[[ExchangeCounters], Awaitable[None]], method: str = "GET", undeterred: bool = False
+) -> ExchangeCounters:
     """What became of the requests of CALLERS clients that ask without pause while `events` happen.
 
     `undeterred`: whose connection breaks opens another.
     """
-    tally = Tally()
+    counters = ExchangeCounters()
 
     async def both() -> None:
         going_on = True
         body = b"x" if method == "POST" else b""
 
         async def one() -> None:
-            await call(address, lambda: going_on, tally, method, body)
+            await call(address, lambda: going_on, counters, method, body)
             while undeterred and going_on:
-                await call(address, lambda: going_on, tally, method, body)
+                await call(address, lambda: going_on, counters, method, body)
 
         async with asyncio.TaskGroup() as tasks:
             for _ in range(CALLERS):
                 tasks.create_task(one())
-            await events(tally)
+            await events(counters)
             going_on = False
 
     asyncio.run(both())
-    return tally
+    return counters
 
 
 @pytest.fixture
@@ -69,14 +69,14 @@ def test_a_drain_loses_no_request(origin: Nginx, tmp_path: Path, method: str) ->
     """TERM under load: what has been sent is answered, kept-alive clients are told to go, and then all is closed."""
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
 
-        async def events(tally: Tally) -> None:
-            await enough(tally, 500)
+        async def events(counters: ExchangeCounters) -> None:
+            await enough(counters, 500)
             gateway.signal(signal.SIGTERM)
             await asyncio.to_thread(gateway.wait)
 
-        tally = under_load(gateway.address(), events, method)
-        assert not tally.lost
-        assert set(tally.statuses) == {200}
+        counters = under_load(gateway.address(), events, method)
+        assert not counters.lost
+        assert set(counters.statuses) == {200}
 
 
 def test_a_worker_that_is_killed_breaks_only_its_own_connections(origin: Nginx, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_breaks_only_its_own_connections(origin: Nginx, 
             except Lost:
                 broken.add(caller)
 
-        newcomers = Tally()
+        newcomers = ExchangeCounters()
         killed = asyncio.create_task(asyncio.to_thread(gateway.stderr.wait_for, lambda line: b"SIGKILL" in line))
         async with asyncio.TaskGroup() as tasks:
             for caller in callers:
@@ -135,17 +135,17 @@ def test_workers_killed_one_after_the_other(origin: Nginx, tmp_path: Path) -> No
     """Each worker dies once under load: a client loses at most the request that was under way, and goes on."""
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for pid in gateway.worker_pids[:2]:
-                await enough(tally, 300)
+                await enough(counters, 300)
                 os.kill(pid, signal.SIGKILL)
                 deaths = b"(pid %d) ended: killed by SIGKILL" % pid
                 await asyncio.to_thread(gateway.stderr.wait_for, lambda line, deaths=deaths: deaths in line)
-            await enough(tally, 300)
+            await enough(counters, 300)
 
-        tally = under_load(gateway.address(), events, undeterred=True)
-        assert len(tally.lost) <= 2 * CALLERS
-        assert set(tally.statuses) == {200}
+        counters = under_load(gateway.address(), events, undeterred=True)
+        assert len(counters.lost) <= 2 * CALLERS
+        assert set(counters.statuses) == {200}
 
 
 class Service:
@@ -186,37 +186,37 @@ def test_a_service_is_restarted_target_by_target(pair: tuple[Service, Service], 
     upstreams = {"pair": {"targets": targets, "retries": {"max": 2, "budget": "100%"}}}
     with Gateway({**fronting(main="pair"), "upstreams": upstreams}, tmp_path) as gateway:
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for each in pair:
-                await enough(tally, 300)
+                await enough(counters, 300)
                 await asyncio.to_thread(each.quit)
-                await enough(tally, 300)
+                await enough(counters, 300)
                 await asyncio.to_thread(each.start)
-            await enough(tally, 300)
+            await enough(counters, 300)
 
-        tally = under_load(gateway.address(), events)
-        assert (tally.lost, dict(tally.faults), set(tally.statuses)) == ([], {}, {200})
+        counters = under_load(gateway.address(), events)
+        assert (counters.lost, dict(counters.faults), set(counters.statuses)) == ([], {}, {200})
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_service_that_dies_and_comes_back(origin: Nginx, tmp_path: Path, method: str) -> None:
     """Its only target is killed: clear 502s on connections that go on, until it is back; then all is well at once."""
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
-        after = Tally()
+        after = ExchangeCounters()
 
-        async def events(tally: Tally) -> None:
-            await enough(tally, 300)
+        async def events(counters: ExchangeCounters) -> None:
+            await enough(counters, 300)
             await asyncio.to_thread(origin.kill)
-            await enough(tally, 300)
+            await enough(counters, 300)
             await asyncio.to_thread(origin.start)
-            await enough(tally, 4 * CALLERS)  # those that were under way
-            earlier = tally.statuses.copy()
-            await enough(tally, 300)
-            after.statuses = tally.statuses - earlier
+            await enough(counters, 4 * CALLERS)  # those that were under way
+            earlier = counters.statuses.copy()
+            await enough(counters, 300)
+            after.statuses = counters.statuses - earlier
 
-        tally = under_load(gateway.address(), events, method)
-        assert not tally.lost
-        assert set(tally.statuses) == {200, 502}
-        assert set(tally.faults) <= {"connect_refused", "connection_lost"}, gateway.stderr.text()
-        assert tally.faults["connect_refused"] > 0
+        counters = under_load(gateway.address(), events, method)
+        assert not counters.lost
+        assert set(counters.statuses) == {200, 502}
+        assert set(counters.faults) <= {"connect_refused", "connection_lost"}, gateway.stderr.text()
+        assert counters.faults["connect_refused"] > 0
         assert set(after.statuses) == {200}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fastgw.admin.client import AdminClient, parse_place
-from tests.e2e.clients import Caller, Tally
+from tests.e2e.clients import Caller, ExchangeCounters
 from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough, under_load
 from tests.e2e.test_processes import ask, samples
@@ -228,9 +228,9 @@ def test_fifty_reloads_under_load_lose_nothing_and_each_is_seen(tmp_path: Path, 
     with Reloadable({"routes": version(0)}, tmp_path) as gateway:
         seen = []
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for number in range(1, 51):
-                await enough(tally, 40)
+                await enough(counters, 40)
                 gateway.change(routes=version(number))
                 gateway.signal(signal.SIGHUP)
                 told = f"reloaded: generation {number + 1} ".encode()
@@ -240,9 +240,9 @@ def test_fifty_reloads_under_load_lose_nothing_and_each_is_seen(tmp_path: Path, 
                 seen.append((await caller.ask())[1])
                 caller.close()
 
-        tally = under_load(gateway.address(), events)
-        assert not tally.lost
-        assert set(tally.statuses) == {200}
+        counters = under_load(gateway.address(), events)
+        assert not counters.lost
+        assert set(counters.statuses) == {200}
         assert seen == [f"v{number}".encode() for number in range(1, 51)]
 
 
@@ -280,17 +280,17 @@ def test_a_listener_is_added_and_removed_without_a_new_process(tmp_path: Path) -
 def test_another_number_of_workers_loses_nothing(tmp_path: Path, workers: int) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
 
-        async def events(tally: Tally) -> None:
-            await enough(tally, 200)
+        async def events(counters: ExchangeCounters) -> None:
+            await enough(counters, 200)
             gateway.change(workers=workers)
             told = await asyncio.to_thread(gateway.reload)
             assert told == f"reloaded: generation 2 on 2/2 workers, workers 2 -> {workers}"
             await asyncio.to_thread(
                 wait_until, lambda: len(pids(gateway)) == workers, f"{workers} workers", 4 * DEADLINE
             )
-            await enough(tally, 200)
+            await enough(counters, 200)
 
-        tally = under_load(gateway.address(), events, undeterred=True)
-        assert not tally.lost
-        assert set(tally.statuses) == {200}
+        counters = under_load(gateway.address(), events, undeterred=True)
+        assert not counters.lost
+        assert set(counters.statuses) == {200}
         assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}

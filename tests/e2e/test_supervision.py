@@ -18,7 +18,7 @@ import pytest
 
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
 from fastgw.runtime.reload.rollback_history import KEPT
-from tests.e2e.clients import Tally
+from tests.e2e.clients import ExchangeCounters
 from tests.e2e.test_hangs import HUNG_DEADLINE, freeze
 from tests.e2e.test_nothing_lost import CALLERS, client_ports, enough, under_load
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, ends_of, samples, wait_for_ends
@@ -103,16 +103,16 @@ def test_a_worker_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) 
     """Lost is at most what it had under way: one request of each client."""
     with Reloadable(answering(respond), tmp_path) as gateway:
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for victim in gateway.worker_pids:
-                await enough(tally, 300)
+                await enough(counters, 300)
                 os.kill(victim, signal.SIGKILL)
                 await asyncio.to_thread(gateway.stderr.wait_for, death_of(victim))
-            await enough(tally, 300)
+            await enough(counters, 300)
 
-        tally = under_load(gateway.address(), events, undeterred=True)
-        assert len(tally.lost) <= 2 * CALLERS
-        assert set(tally.statuses) == {200}
+        counters = under_load(gateway.address(), events, undeterred=True)
+        assert len(counters.lost) <= 2 * CALLERS
+        assert set(counters.statuses) == {200}
         all_serve(gateway, 1)
 
 
@@ -120,15 +120,15 @@ def test_a_worker_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) 
 def test_control_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) -> None:
     with Reloadable(answering(respond), tmp_path) as gateway:
 
-        async def events(tally: Tally) -> None:
-            await enough(tally, 300)
+        async def events(counters: ExchangeCounters) -> None:
+            await enough(counters, 300)
             victim = gateway.control_pid
             os.kill(victim, signal.SIGKILL)
             await asyncio.to_thread(gateway.stderr.wait_for, death_of(victim))
-            await enough(tally, 300)
+            await enough(counters, 300)
 
-        tally = under_load(gateway.address(), events)
-        assert (tally.lost, set(tally.statuses)) == ([], {200})
+        counters = under_load(gateway.address(), events)
+        assert (counters.lost, set(counters.statuses)) == ([], {200})
         all_serve(gateway, 1)
 
 
@@ -142,17 +142,17 @@ def test_the_supervisor_is_killed_under_load(tmp_path: Path, respond: dict[str, 
         config = {"listeners": listeners, **own, **answering(respond)}
         gateway = Reloadable(config, tmp_path)
 
-        async def events(tally: Tally) -> None:
-            await enough(tally, 300)
+        async def events(counters: ExchangeCounters) -> None:
+            await enough(counters, 300)
             with ends_of(gateway.child_pids) as ends:
                 if frozen:
                     os.kill(gateway.worker_pids[0], signal.SIGSTOP)
                 gateway.signal(signal.SIGKILL)
                 await asyncio.to_thread(wait_for_ends, ends)
 
-        tally = under_load(gateway.address(), events)
-        assert set(tally.statuses) == {200}
-        assert len(tally.lost) <= CALLERS
+        counters = under_load(gateway.address(), events)
+        assert set(counters.statuses) == {200}
+        assert len(counters.lost) <= CALLERS
         gateway.wait()
         with Reloadable(config, tmp_path) as following:
             assert following.answer() == following.answer(listener="local") == (200, b"v1")
@@ -320,14 +320,14 @@ def test_the_supervisor_stands_still(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         before = gateway.worker_pids
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             gateway.signal(signal.SIGSTOP)
-            await enough(tally, 3000)
+            await enough(counters, 3000)
             gateway.signal(signal.SIGCONT)
-            await enough(tally, 300)
+            await enough(counters, 300)
 
-        tally = under_load(gateway.address(), events)
-        assert (tally.lost, set(tally.statuses)) == ([], {200})
+        counters = under_load(gateway.address(), events)
+        assert (counters.lost, set(counters.statuses)) == ([], {200})
         all_serve(gateway, 1)
         assert gateway.worker_pids == before
         assert "no heartbeat" not in gateway.stderr.text()
@@ -394,16 +394,16 @@ def test_a_crash_loop_leaves_nobody_hanging(tmp_path: Path, workers: int) -> Non
     """Whoever is born in the first slot is killed at once: all clients are answered, and the loop is told."""
     with gateway_saying("v1", tmp_path, workers=workers) as gateway:
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for _ in range(5):
                 victim = await asyncio.to_thread(worker_of, gateway, 1)
                 os.kill(victim, signal.SIGKILL)
                 await asyncio.to_thread(gateway.stderr.wait_for, death_of(victim))
-                await enough(tally, 100)
+                await enough(counters, 100)
 
-        tally = under_load(gateway.address(), events, undeterred=True)
-        assert set(tally.statuses) == {200}
-        assert len(tally.lost) <= 5 * CALLERS
+        counters = under_load(gateway.address(), events, undeterred=True)
+        assert set(counters.statuses) == {200}
+        assert len(counters.lost) <= 5 * CALLERS
         gateway.stderr.wait_for(lambda line: b"CRASH LOOP: worker 1 died 5 times" in line)
         all_serve(gateway, 1, workers)
 
@@ -488,15 +488,15 @@ def test_whatever_happens_in_the_end_all_serve_the_same(tmp_path: Path, seed: in
     with Reloadable({"routes": respond, "workers": 3}, tmp_path) as gateway:
         trouble = Trouble(gateway, seed)
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for _ in range(40):
                 trouble.happens()
                 await asyncio.sleep(0.05)
             trouble.all_go_on()
 
-        tally = under_load(gateway.address(), events, undeterred=True)
-        assert set(tally.statuses) == {200}
-        assert not [lost for lost in tally.lost if "Timeout" in lost]
+        counters = under_load(gateway.address(), events, undeterred=True)
+        assert set(counters.statuses) == {200}
+        assert not [lost for lost in counters.lost if "Timeout" in lost]
         wait_until(lambda: gateway.command("status").returncode == 0, "control", 4 * DEADLINE)
         gateway.change(routes=saying("at last"), workers=3, listeners={"main": ANYWHERE})
         wait_until(lambda: gateway.command("reload").returncode == 0, "a reload", 4 * DEADLINE)

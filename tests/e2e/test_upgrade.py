@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from fastgw.runtime.ipc.channel import PROTOCOL
-from tests.e2e.clients import Tally, call
+from tests.e2e.clients import ExchangeCounters, call
 from tests.e2e.programs import started
 from tests.e2e.test_nothing_lost import enough
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, samples
@@ -122,42 +122,44 @@ def has_ended(end: int) -> bool:
     return bool(select.select([end], [], [], 0)[0])
 
 
-def under_load(gateway: Upgradable, events: Callable[[Tally], Awaitable[None]]) -> Tally:
+def under_load(gateway: Upgradable, events: Callable[[ExchangeCounters], Awaitable[None]]) -> ExchangeCounters:
     """What became of the requests of clients that keep their connections and of clients that always open new ones.
 
     Nobody asks twice; who is refused a connection counts as lost.
     """
-    tally = Tally()
+    counters = ExchangeCounters()
 
     async def all_of_them() -> None:
         going_on = True
 
         async def one(path: str) -> None:
             while going_on:
-                await call(gateway.address(), lambda: going_on, tally, path=path)
+                await call(gateway.address(), lambda: going_on, counters, path=path)
                 if going_on:
-                    tally.lost.append(f"{path}: was refused a connection, or lost it")
+                    counters.lost.append(f"{path}: was refused a connection, or lost it")
 
         async with asyncio.TaskGroup() as tasks:
             for path in ("/", CLOSING):
                 for _ in range(CALLERS):
                     tasks.create_task(one(path))
             try:
-                await enough(tally, 100)
-                await events(tally)
-                await enough(tally, 100)
+                await enough(counters, 100)
+                await events(counters)
+                await enough(counters, 100)
             finally:
                 going_on = False
 
     asyncio.run(all_of_them())
-    return tally
+    return counters
 
 
-def assert_nothing_lost(tally: Tally, gateway: Upgradable, record_property: Callable[[str, object], None]) -> None:
-    record_property("requests", tally.statuses.total())
-    record_property("lost", len(tally.lost))
-    assert not tally.lost, gateway.stderr.text()
-    assert set(tally.statuses) == {200}
+def assert_nothing_lost(
+    counters: ExchangeCounters, gateway: Upgradable, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("requests", counters.statuses.total())
+    record_property("lost", len(counters.lost))
+    assert not counters.lost, gateway.stderr.text()
+    assert set(counters.statuses) == {200}
 
 
 # --- a version that cannot serve ---
@@ -214,7 +216,7 @@ def test_a_version_that_cannot_serve_changes_nothing(
         before = gateway.serving()
         gateway.installed.put(changes)
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             gateway.signal(signal.SIGUSR2)
             (line,) = await asyncio.to_thread(gateway.told, "not upgraded")
             assert why in line
@@ -243,7 +245,7 @@ def test_an_exec_that_fails_changes_nothing(tmp_path: Path, record_property: Cal
         before = gateway.serving()
         gateway.installed.put({"runtime/supervisor/take_over.py": ("", vanish.replace("import os", "import os, sys"))})
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             gateway.signal(signal.SIGUSR2)
             (line,) = await asyncio.to_thread(gateway.told, "not upgraded")
             assert line == f"not upgraded, nothing has changed: {python}: No such file or directory"
@@ -266,7 +268,7 @@ def test_workers_that_die_only_after_the_exec_replace_nobody(
         before = gateway.serving()
         gateway.installed.put({"runtime/supervisor/children.py": ("            if slot.work is not None:", DIES)})
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             gateway.signal(signal.SIGUSR2)
             await asyncio.to_thread(gateway.told, "goes on, and the next to follow it starts in")
             gateway.change(routes=answering("v2"))
@@ -324,18 +326,20 @@ def test_an_upgrade_keeps_the_process_and_loses_nothing(
         sockets = listening(gateway.pid)
         file = os.stat(tmp_path / "gw.sock")
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             await asyncio.to_thread(gateway.upgrade)
             await asyncio.to_thread(gateway.told, "upgraded: all 2 workers are new")
 
-        tally = under_load(gateway, events)
-        assert_nothing_lost(tally, gateway, record_property)
+        counters = under_load(gateway, events)
+        assert_nothing_lost(counters, gateway, record_property)
         assert (gateway.asked()["pid"], gateway.asked()["version"]) == (gateway.pid, "9.9.9")
         assert name_of(gateway.pid) == "fastgw"
         assert listening(gateway.pid) == sockets
         assert os.stat(tmp_path / "gw.sock").st_ino == file.st_ino
         assert ask(f"unix:{tmp_path}/gw.sock", "/").body == b"v1"
-        wait_until(lambda: requests(gateway)["all"] + requests(gateway)["new"] == tally.statuses.total() + 1, "counts")
+        wait_until(
+            lambda: requests(gateway)["all"] + requests(gateway)["new"] == counters.statuses.total() + 1, "counts"
+        )
         gateway.change(routes=answering("v2"))
         assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
         assert gateway.answer() == (200, b"v2")
@@ -524,7 +528,7 @@ def test_a_reload_during_an_upgrade_is_done(tmp_path: Path, record_property: Cal
     with upgradable(tmp_path) as gateway:
         before = gateway.serving()
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             gateway.signal(signal.SIGUSR2)
             await asyncio.to_thread(gateway.told, "trying the installed version")
             gateway.change(routes=answering("v2"))
@@ -541,7 +545,7 @@ def test_an_upgrade_during_a_reload(tmp_path: Path, record_property: Callable[[s
     """Both come to pass, or the upgrade says that it does not."""
     with upgradable(tmp_path) as gateway:
 
-        async def events(tally: Tally) -> None:
+        async def events(counters: ExchangeCounters) -> None:
             for number in range(2, 7):
                 gateway.change(routes=answering(f"v{number}"))
                 gateway.signal(signal.SIGHUP)

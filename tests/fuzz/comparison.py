@@ -112,7 +112,7 @@ def read_request(side: Side, wire: bytes, random: Random) -> tuple[Judged, tuple
     judged.step("end in a bytearray", side.framing.find_head_end, bytearray(wire))
     judged.step("taken", side.framing.taken, memoryview(bytearray(wire)), random.randint(0, len(wire)))
     raw = wire[:end] if end is not None and end > 0 else wire
-    head = judged.step("judge", side.framing.judge_request, raw, most)
+    head = judged.step("judge", side.framing.parse_request, raw, most)
     if head is None:
         return judged, None
     judged.attributes(head, random)
@@ -139,8 +139,8 @@ def read_response(side: Side, wire: bytes, random: Random, method: bytes) -> tup
     if end is None or end < 0:
         end = len(wire)
     received = wire if random.random() < 0.7 else wire[: random.randint(end, len(wire))]
-    judged.step("judge", side.framing.judge_response, wire[:end], method, most)
-    head = judged.step("judge with body", side.framing.judge_answer, received, end, method, most)
+    judged.step("judge", side.framing.parse_response, wire[:end], method, most)
+    head = judged.step("judge with body", side.framing.parse_answer, received, end, method, most)
     if head is None:
         return judged, None
     judged.attributes(head, random)
@@ -275,10 +275,10 @@ def compare_beginnings(reference: Side, twin: Side, wire: bytes, method: bytes |
             raw = wire[:end]
             judged.step(f"end of {end}", side.framing.find_head_end, raw, max(0, end - 7))
             if method is None:
-                judged.step(f"judge {end}", side.framing.judge_request, raw)
+                judged.step(f"judge {end}", side.framing.parse_request, raw)
             else:
-                judged.step(f"judge {end}", side.framing.judge_response, raw, method)
-                judged.step(f"judge {end} of all", side.framing.judge_answer, wire, end, method)
+                judged.step(f"judge {end}", side.framing.parse_response, raw, method)
+                judged.step(f"judge {end} of all", side.framing.parse_answer, wire, end, method)
     _same(ours, theirs)
 
 

@@ -215,7 +215,7 @@ class Recorded:
     def finish(self, told: dict[str, Any]) -> None:
         """An exchange has ended; it has not even begun if its head is refused."""
         try:
-            head = self._side.framing.judge_request(as_bytes(told["head"]))
+            head = self._side.framing.parse_request(as_bytes(told["head"]))
         except self._side.malformed.Malformed:
             return
         if told["user_agent"] is not None:

@@ -22,10 +22,10 @@ from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Reply, Respo
 
 
 class Shows(Filter, name="shows", phase=Phase.CREDENTIALS):
-    """Show the upstream a token. A fresh one is what the desk answers."""
+    """Show the upstream a token. A fresh one is what the token server answers."""
 
-    desk: str
-    """The desk's URL."""
+    token_url: str
+    """The URL of the token server."""
 
     def build(self, env: Env) -> Hooks:
         held: list[Services] = []
@@ -34,7 +34,7 @@ class Shows(Filter, name="shows", phase=Phase.CREDENTIALS):
             exchange.request_added += b"X-Token: one\\r\\n"
 
         async def fresh(exchange: Exchange) -> bool:
-            fetched = await held[-1].fetcher.fetch(self.desk)
+            fetched = await held[-1].fetcher.fetch(self.token_url)
             exchange.request_added = b"X-Token: %b\\r\\n" % fetched.body
             return fetched.status == 200
 
@@ -70,14 +70,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def desk() -> Iterator[Origin]:
+def token_server() -> Iterator[Origin]:
     with Origin() as origin:
         yield origin
 
 
 @pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory, desk: Origin) -> Iterator[Lanes]:
-    shows = {"shows": {"desk": f"{desk.url}/token"}}
+def lanes(tmp_path_factory: pytest.TempPathFactory, token_server: Origin) -> Iterator[Lanes]:
+    shows = {"shows": {"token_url": f"{token_server.url}/token"}}
     kinds = {
         "plain": Kind(route={"filters": shows}),
         "timed": Kind(route={"filters": shows, "timeout": "500ms"}),
@@ -92,15 +92,15 @@ def lanes(tmp_path_factory: pytest.TempPathFactory, desk: Origin) -> Iterator[La
 
 
 @pytest.fixture(autouse=True)
-def desk_again(desk: Origin) -> Iterator[None]:
+def token_server_again(token_server: Origin) -> Iterator[None]:
     """No test finds a connection of another one there."""
     yield
-    desk.clear()
+    token_server.clear()
 
 
-def at_desk(desk: Origin) -> OriginConnection:
+def at_token_server(token_server: Origin) -> OriginConnection:
     """Somebody asks for a fresh token."""
-    asking = desk.accept_next()
+    asking = token_server.accept_next()
     assert asking.read_request().request_target == b"/token"
     return asking
 
@@ -111,7 +111,7 @@ def token_of(upstream: OriginConnection) -> bytes | None:
 
 @pytest.mark.parametrize("kind", ["plain", "looked-at", "timed", "one"])
 @pytest.mark.parametrize("warm", [False, True])
-def test_it_is_sent_once_more(lanes: Lanes, desk: Origin, kind: str, warm: bool) -> None:
+def test_it_is_sent_once_more(lanes: Lanes, token_server: Origin, kind: str, warm: bool) -> None:
     lane = lanes.take(kind)
     client = lane.client()
     if warm:
@@ -122,7 +122,7 @@ def test_it_is_sent_once_more(lanes: Lanes, desk: Origin, kind: str, warm: bool)
     upstream = lane.origin.accept_next()
     assert token_of(upstream) == b"one"
     upstream.send(DENIED)
-    asking = at_desk(desk)
+    asking = at_token_server(token_server)
     client.assert_nothing_unread()
     asking.send(GRANTED)
     again = lane.origin.accept_next()
@@ -138,13 +138,13 @@ def test_it_is_sent_once_more(lanes: Lanes, desk: Origin, kind: str, warm: bool)
 
 
 @pytest.mark.parametrize("answer", [DENIED, DENIED.replace(b"401 Unauthorized", b"403 Forbidden")])
-def test_without_a_fresh_one_the_answer_is_what_it_was(lanes: Lanes, desk: Origin, answer: bytes) -> None:
+def test_without_a_fresh_one_the_answer_is_what_it_was(lanes: Lanes, token_server: Origin, answer: bytes) -> None:
     lane = lanes.take("plain")
     client = lane.client()
     client.send(lane.get())
     upstream = lane.accept()
     upstream.answer(answer)
-    at_desk(desk).send(CLOSED)
+    at_token_server(token_server).send(CLOSED)
     response = client.read_response()
     assert (response.status, response.get(b"WWW-Authenticate")) == (int(answer[9:12]), b"Bearer")
     assert response.body == b"no"
@@ -152,12 +152,12 @@ def test_without_a_fresh_one_the_answer_is_what_it_was(lanes: Lanes, desk: Origi
     lane.end()
 
 
-def test_the_second_refusal_is_the_last(lanes: Lanes, desk: Origin) -> None:
+def test_the_second_refusal_is_the_last(lanes: Lanes, token_server: Origin) -> None:
     lane = lanes.take("plain")
     client = lane.client()
     client.send(lane.get())
     lane.accept().answer(DENIED)
-    at_desk(desk).send(GRANTED)
+    at_token_server(token_server).send(GRANTED)
     again = lane.origin.accept_next()
     again.answer(DENIED.replace(b"no", b"NO"))
     assert client.read_response().body == b"NO"
@@ -167,30 +167,30 @@ def test_the_second_refusal_is_the_last(lanes: Lanes, desk: Origin) -> None:
 
 @pytest.mark.parametrize("method", [b"POST", b"PATCH", b"PUT"])
 @pytest.mark.parametrize("kind", ["plain", "one"])
-def test_a_body_is_sent_twice(lanes: Lanes, desk: Origin, method: bytes, kind: str) -> None:
+def test_a_body_is_sent_twice(lanes: Lanes, token_server: Origin, method: bytes, kind: str) -> None:
     lane = lanes.take(kind)
     client = lane.client()
     body = bytes(range(256)) * 200  # 51,200 bytes
     client.send(lane.post(body).replace(b"POST", method, 1))
     assert lane.accept().answer(DENIED).body == body
-    at_desk(desk).send(GRANTED)
+    at_token_server(token_server).send(GRANTED)
     assert lane.origin.accept_next().answer().body == body
     assert client.read_response().status == 200
     lane.end()
 
 
-def test_a_body_that_is_not_kept_is_not_sent_twice(lanes: Lanes, desk: Origin) -> None:
+def test_a_body_that_is_not_kept_is_not_sent_twice(lanes: Lanes, token_server: Origin) -> None:
     lane = lanes.take("small")
     client = lane.client()
     client.send(lane.post(b"more than ten bytes"))
     lane.accept().answer(DENIED)
     assert client.read_response().status == 401
-    desk.assert_no_further_connection()
+    token_server.assert_no_further_connection()
     lane.origin.assert_no_further_connection()
     lane.end()
 
 
-def test_an_upload_goes_on_behind_what_was_kept(lanes: Lanes, desk: Origin) -> None:
+def test_an_upload_goes_on_behind_what_was_kept(lanes: Lanes, token_server: Origin) -> None:
     """The upstream judges the head and does not read the rest; 1 MB streams to it when it takes it."""
     lane = lanes.take("plain")
     client = lane.client()
@@ -199,7 +199,7 @@ def test_an_upload_goes_on_behind_what_was_kept(lanes: Lanes, desk: Origin) -> N
     upstream.read_request_head()
     assert upstream.read_chunk() == b"hello"
     upstream.send(DENIED)
-    at_desk(desk).send(GRANTED)
+    at_token_server(token_server).send(GRANTED)
     again = lane.accept()
     assert again.read_request_head().get(b"X-Token") == b"two"
     assert again.read_chunk() == b"hello"
@@ -216,14 +216,14 @@ def test_an_upload_goes_on_behind_what_was_kept(lanes: Lanes, desk: Origin) -> N
     lane.end()
 
 
-def test_who_expects_a_100_is_asked_for_the_body_by_who_takes_it(lanes: Lanes, desk: Origin) -> None:
+def test_who_expects_a_100_is_asked_for_the_body_by_who_takes_it(lanes: Lanes, token_server: Origin) -> None:
     lane = lanes.take("plain")
     client = lane.client()
     client.send(lane.get(fields=b"Content-Length: 3\r\nExpect: 100-continue\r\n", method=b"POST"))
     upstream = lane.accept()
     upstream.read_request_head()
     upstream.send(DENIED)
-    at_desk(desk).send(GRANTED)
+    at_token_server(token_server).send(GRANTED)
     again = lane.accept()
     head = again.read_request_head()
     assert head.get(b"Expect") == b"100-continue"
@@ -237,7 +237,7 @@ def test_who_expects_a_100_is_asked_for_the_body_by_who_takes_it(lanes: Lanes, d
     lane.end()
 
 
-def test_a_tunnel_is_asked_for_twice(lanes: Lanes, desk: Origin) -> None:
+def test_a_tunnel_is_asked_for_twice(lanes: Lanes, token_server: Origin) -> None:
     lane = lanes.take("plain")
     client = lane.client()
     client.send(
@@ -247,7 +247,7 @@ def test_a_tunnel_is_asked_for_twice(lanes: Lanes, desk: Origin) -> None:
         )
     )
     lane.accept().answer(DENIED)
-    at_desk(desk).send(GRANTED)
+    at_token_server(token_server).send(GRANTED)
     again = lane.origin.accept_next()
     request = again.read_request_head()
     assert (request.get(b"Upgrade"), request.get(b"X-Token")) == (b"websocket", b"two")
@@ -260,7 +260,7 @@ def test_a_tunnel_is_asked_for_twice(lanes: Lanes, desk: Origin) -> None:
 
 
 @pytest.mark.parametrize("granted", [True, False])
-def test_a_long_refusal_is_passed_on_whole_or_not_at_all(lanes: Lanes, desk: Origin, granted: bool) -> None:
+def test_a_long_refusal_is_passed_on_whole_or_not_at_all(lanes: Lanes, token_server: Origin, granted: bool) -> None:
     """More of it than is held: it is not read until it is known who gets it."""
     lane = lanes.take("plain")
     client = lane.client()
@@ -268,7 +268,7 @@ def test_a_long_refusal_is_passed_on_whole_or_not_at_all(lanes: Lanes, desk: Ori
     upstream = lane.accept()
     upstream.read_request()
     upstream.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 30_000)
-    asking = at_desk(desk)
+    asking = at_token_server(token_server)
     client.assert_nothing_unread()
     asking.send(GRANTED if granted else CLOSED)
     if granted:
@@ -286,13 +286,13 @@ def test_a_long_refusal_is_passed_on_whole_or_not_at_all(lanes: Lanes, desk: Ori
     lane.end()
 
 
-def test_a_client_that_leaves_is_waited_for_by_nobody(lanes: Lanes, desk: Origin) -> None:
+def test_a_client_that_leaves_is_waited_for_by_nobody(lanes: Lanes, token_server: Origin) -> None:
     lane = lanes.take("plain")
     client = lane.client()
     client.send(lane.get(b"/left"))
     upstream = lane.accept()
     upstream.answer(DENIED)
-    asking = at_desk(desk)
+    asking = at_token_server(token_server)
     client.close()
     record = lane.gateway.wait_for_record(host=lane.host.decode(), path="/left")
     assert (record["status"], record["fault"], record["retries"]) == (499, "client_left", 0)
@@ -302,13 +302,13 @@ def test_a_client_that_leaves_is_waited_for_by_nobody(lanes: Lanes, desk: Origin
     lane.end()
 
 
-def test_the_time_of_the_route_goes_on(lanes: Lanes, desk: Origin) -> None:
+def test_the_time_of_the_route_goes_on(lanes: Lanes, token_server: Origin) -> None:
     """What has come in time is the answer, not a fault of the gateway."""
     lane = lanes.take("timed")
     client = lane.client()
     client.send(lane.get(b"/late"))
     lane.accept().answer(DENIED)
-    asking = at_desk(desk)
+    asking = at_token_server(token_server)
     assert client.read_response().body == b"no"
     asking.assert_ended()
     record = lane.gateway.wait_for_record(host=lane.host.decode(), path="/late")
@@ -326,17 +326,23 @@ def is_refused(gateway: Gateway) -> bool:
 
 def test_a_drain_waits_for_it(tmp_path: Path) -> None:
     """Nothing is lost that could be kept."""
-    with Origin() as desk, Origin() as origin:
+    with Origin() as token_server, Origin() as origin:
         config = {
             "workers": 1,
             "extensions": ["shows"],
             "listeners": {"main": {"address": "127.0.0.1:0"}},
-            "routes": [{"name": "a", "upstream": origin.url, "filters": {"shows": {"desk": f"{desk.url}/token"}}}],
+            "routes": [
+                {
+                    "name": "a",
+                    "upstream": origin.url,
+                    "filters": {"shows": {"token_url": f"{token_server.url}/token"}},
+                }
+            ],
         }
         with Gateway(config, tmp_path, environment=environment(tmp_path)) as gateway, gateway.connect() as client:
             client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             origin.accept().answer(DENIED)
-            asking = at_desk(desk)
+            asking = at_token_server(token_server)
             gateway.signal(signal.SIGTERM)
             wait_until(lambda: is_refused(gateway), "that nobody new is let in")
             asking.send(GRANTED)

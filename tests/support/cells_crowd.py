@@ -94,7 +94,7 @@ MOST: Final = 3
 KEPT: Final = 20_000  # admissions
 
 
-class Ledger:
+class SpendRecord:
     """What was admitted in one process: key, before and after. A killed process may have lost the last entry."""
 
     def __init__(self) -> None:
@@ -142,14 +142,14 @@ def kill(way: str, algorithm: str, kills: str) -> None:
     """So many processes spend until they are killed, at any moment, in a table where keys come, share and go."""
     with made(WAYS[way], 16) as table:
         limit = limit_of(table, algorithm, MOST, WINDOW)
-        ledgers = [Ledger() for _ in range(PROCESSES)]
+        records = [SpendRecord() for _ in range(PROCESSES)]
 
         def live(number: int, seed: int) -> None:
             chance = random.Random(seed)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends it like SIGKILL, by a clock of its own
             signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.003))
             while True:
-                ledgers[number].spend(limit, min(chance.randrange(KEYS), chance.randrange(KEYS)))
+                records[number].spend(limit, min(chance.randrange(KEYS), chance.randrange(KEYS)))
 
         numbers = {forked(partial(live, number, number)): number for number in range(PROCESSES)}
         for seed in range(PROCESSES, int(kills)):
@@ -160,7 +160,7 @@ def kill(way: str, algorithm: str, kills: str) -> None:
             numbers[forked(partial(live, number, seed))] = number
         for _ in numbers:
             os.wait()
-        entries = [entry for ledger in ledgers for entry in ledger.entries()]
+        entries = [entry for record in records for entry in record.entries()]
         check(algorithm, entries)
         later = time.monotonic_ns() + 10 * SECOND
         overflowed = table.overflowed

@@ -20,7 +20,7 @@ from fastgw.exchange import Exchange, begin
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
-from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.memory import Column, SharedMemory
@@ -79,9 +79,9 @@ class Recording(Observer):
     def __init__(self, plane: CountedPlane, column: memoryview) -> None:
         super().__init__()
         self._plane = plane
-        tally = Tally(plane.gateway.series, column)
-        self._log = Log(AccessLog(), tally, LineQueue if _twin is None else _twin.LineQueue)
-        recorder = Recorder(tally, [self._log])
+        counters = ExchangeCounters(plane.gateway.series, column)
+        self._log = Log(AccessLog(), counters, LineQueue if _twin is None else _twin.LineQueue)
+        recorder = Recorder(counters, [self._log])
         self._recorder: Any = recorder if _twin is None else _twin.Recorder(recorder)
 
     def finish(self, ended: FinishedExchange) -> None:

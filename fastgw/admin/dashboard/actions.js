@@ -3,7 +3,7 @@
 import { Unanswered, change } from "./connection.js";
 import { byId, setText } from "./elements.js";
 
-const CHANGE_PATIENCE = 180000;
+const CHANGE_TIMEOUT = 180000;
 const ACTIONS = {
   reload: { path: "/reload", title: "Reload the configuration?", about: "The file is read again and applied on all workers or none." },
   rollback: {
@@ -51,7 +51,7 @@ export class Actions {
     byId("confirm-yes").hidden = true;
     setText(byId("confirm-said"), "Requested; waiting for all workers.");
     try {
-      setText(byId("confirm-said"), saidText(await change(this.#action.path, CHANGE_PATIENCE)));
+      setText(byId("confirm-said"), saidText(await change(this.#action.path, CHANGE_TIMEOUT)));
     } catch (error) {
       if (!(error instanceof Unanswered)) throw error;
       setText(byId("confirm-said"), error.message);

@@ -23,15 +23,15 @@ export const session = {
 
   isBegun: () => localStorage.getItem(CSRF) !== null,
 
-  async begin(token, patience) {
+  async begin(token, timeout) {
     const authorization = { Authorization: `Bearer ${asBytes(token)}` };
-    const { csrf } = await answered(SESSION, await send(SESSION, patience, { method: "POST", headers: authorization }));
+    const { csrf } = await answered(SESSION, await send(SESSION, timeout, { method: "POST", headers: authorization }));
     localStorage.setItem(CSRF, csrf);
     session.number += 1;
   },
 
-  async end(patience) {
-    await send(SESSION, patience, { method: "DELETE" });
+  async end(timeout) {
+    await send(SESSION, timeout, { method: "DELETE" });
     localStorage.removeItem(CSRF);
   },
 
@@ -44,22 +44,22 @@ export const session = {
   },
 };
 
-/** The JSON at `path`; `patience`: milliseconds until it must be there. Raises `Unanswered`. */
-export async function ask(path, patience) {
+/** The JSON at `path`; `timeout`: milliseconds until it must be there. Raises `Unanswered`. */
+export async function ask(path, timeout) {
   const asked = session.number;
-  return answered(path, await send(path, patience), asked);
+  return answered(path, await send(path, timeout), asked);
 }
 
 /** The JSON of the answer to `what`, sent as JSON. Raises `Unanswered`. */
-export async function post(path, patience, what) {
+export async function post(path, timeout, what) {
   const asked = session.number;
   const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(what) };
-  return answered(path, await send(path, patience, options), asked);
+  return answered(path, await send(path, timeout, options), asked);
 }
 
 /** Have something done, and hear what became of it. A refusal that says why is an answer as well. */
-export async function change(path, patience) {
-  const response = await send(path, patience, { method: "POST" });
+export async function change(path, timeout) {
+  const response = await send(path, timeout, { method: "POST" });
   const isOutcome = response.headers.get("Content-Type")?.startsWith("application/json");
   if (!response.ok && !isOutcome) throw await refusal(path, response, session.number);
   return response.json();
@@ -86,11 +86,11 @@ function asBytes(text) {
 }
 
 /** `options`: of `fetch`. What is needed to change anything is sent along. */
-async function send(path, patience, { headers = {}, ...options } = {}) {
+async function send(path, timeout, { headers = {}, ...options } = {}) {
   const csrf = localStorage.getItem(CSRF);
   const all = { Accept: "application/json", ...(csrf && { "X-CSRF-Token": csrf }), ...headers };
   try {
-    return await fetch(path, { ...options, headers: all, cache: "no-store", signal: AbortSignal.timeout(patience) });
+    return await fetch(path, { ...options, headers: all, cache: "no-store", signal: AbortSignal.timeout(timeout) });
   } catch {
     throw new Unanswered(0, AWAY);
   }

@@ -3,7 +3,7 @@
 import { Unanswered, post } from "./connection.js";
 import { byId, setText } from "./elements.js";
 
-const EXPLAIN_PATIENCE = 35000; // the API's own is 30 s
+const EXPLAIN_TIMEOUT = 35000; // the API's own is 30 s
 
 /** As it is asked of the API: what is left empty is not in it. */
 function requestAsked() {
@@ -37,7 +37,7 @@ export class Explain {
     let said;
     let text = "";
     try {
-      const told = await post("/explain", EXPLAIN_PATIENCE, requestAsked());
+      const told = await post("/explain", EXPLAIN_TIMEOUT, requestAsked());
       said = resultText(told);
       text = told.text;
     } catch (error) {

@@ -21,8 +21,8 @@ import { Workers } from "./workers.js";
 const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "explain", "reloads", "config"];
 const LIVE = "/live";
 /** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
-const LIVE_PATIENCE = 3000;
-const PATIENCE = 15000;
+const LIVE_TIMEOUT = 3000;
+const TIMEOUT = 15000;
 const STATES = {
   serving: { text: "Serving", mark: "badge good", notice: "" },
   draining: {
@@ -109,7 +109,7 @@ class Dashboard {
   async #ask(path, take) {
     let told;
     try {
-      told = await ask(path, path === LIVE ? LIVE_PATIENCE : PATIENCE);
+      told = await ask(path, path === LIVE ? LIVE_TIMEOUT : TIMEOUT);
     } catch (error) {
       if (!(error instanceof Unanswered)) throw error;
       this.#takeTrouble(path, error);
@@ -221,7 +221,7 @@ class Dashboard {
 
   async #beginSession(token) {
     try {
-      await session.begin(token, PATIENCE);
+      await session.begin(token, TIMEOUT);
     } catch (error) {
       if (!(error instanceof Unanswered)) throw error;
       this.#askForToken(error.status === 401 ? "The token is wrong." : error.message);
@@ -233,7 +233,7 @@ class Dashboard {
 
   async #endSession() {
     try {
-      await session.end(PATIENCE);
+      await session.end(TIMEOUT);
     } finally {
       location.reload(); // nothing that was told for the token stays on the page
     }

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastgw.config.base.problems import LOOKUPS
 from fastgw.config.formats.positions import MissingPackage, SyntaxProblem
 
-PATIENCE_S: Final = 5.0
+TIMEOUT_S: Final = 5.0
 """Timeout of an SRV look-up; others take as long as the system's resolver does."""
 AT_START_S: Final = 10.0
 """Timeout of all look-ups of one reading together, where nothing is known of any; those left are not asked."""
@@ -97,7 +97,7 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
     except ImportError as error:
         raise MissingPackage("SRV records need the package dnspython; install fastgw[dns]") from error
     try:
-        answers = [*resolver.resolve(name, "SRV", lifetime=PATIENCE_S)]
+        answers = [*resolver.resolve(name, "SRV", lifetime=TIMEOUT_S)]
     except (exception.DNSException, OSError) as error:
         raise SyntaxProblem(f"{name} cannot be resolved: {error}") from error
     ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}

@@ -74,7 +74,7 @@ def tls_notes(merged: Merged) -> list[Problem]:
             certificate = _decoded(pair.certificate, at)
             if certificate is not None:
                 place = at.below("certificates", index, "certificate")
-                notes += [place.problem(wrong) for wrong in _doubts(certificate, now)]
+                notes += [place.problem(wrong) for wrong in _certificate_warnings(certificate, now)]
     return [*notes, *_unnamed_hosts(merged)]
 
 
@@ -87,7 +87,7 @@ def _served(merged: Merged) -> Iterator[tuple[SourcePlace, Any]]:
             yield place.below("tls"), admin.tls
 
 
-def _doubts(certificate: dict[str, Any], now: float) -> Iterator[str]:
+def _certificate_warnings(certificate: dict[str, Any], now: float) -> Iterator[str]:
     since, until = (ssl.cert_time_to_seconds(certificate[each]) for each in ("notBefore", "notAfter"))
     if now < since:
         yield f"the certificate is not valid before {certificate['notBefore']}"

@@ -46,7 +46,7 @@ from fastgw.http.http1.parser import (
     Http1RequestHead,
     Http1ResponseHead,
     find_head_end,
-    judge_request,
+    parse_request,
     take_request,
     taken,
 )
@@ -261,7 +261,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def pause_writing(self) -> None:
         self.write_paused = True
         self._unsent = unsent(self.transport)
-        self.watch(self._patience())
+        self.watch(self._write_timeout())
         exchange = self.exchange
         if exchange is not None and exchange.service is not None:
             exchange.service.pause()
@@ -290,13 +290,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.close()
         elif self.write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
-            self.watch(self._patience())
+            self.watch(self._write_timeout())
         else:  # the client does not take its answer, or does not close
             if self._under_way() is not None:
                 self._break_off(Fault.CLIENT_STALLED)
             self.abort()
 
-    def _patience(self) -> float:
+    def _write_timeout(self) -> float:
         """Seconds in which the client has to take some of what it is sent."""
         return self.stream.tunnel_timeout if self.phase is TUNNEL else self.server.timeouts.response_idle
 
@@ -312,7 +312,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 end = find_head_end(ahead, self._searched, at)
                 if not at < end <= at + server.header_bytes:
                     return self._wait_for_more(end)
-                head = judge_request(ahead[at:end], server.header_count)
+                head = parse_request(ahead[at:end], server.header_count)
             except Malformed as malformed:
                 return self._refuse_unread(fault_of(malformed), malformed.reason, ahead[at:])
             self._searched = 0
@@ -384,7 +384,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             if match is not None:
                 route, params = match
                 plan = route.fast_path
-                if plan is not None and (not plan.judges_path or head.path_as_sent):
+                if plan is not None and (not plan.checks_path or head.path_as_sent):
                     if plan.at_once and length <= self.server.body_bytes:
                         self.deadline = inf
                         fast_path = self.fast_path or self.make_fast_path()
@@ -393,7 +393,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         self.is_fast = True
                         fast_path.begin(head, route, params)
                         return
-                    if not length and not plan.judges_path:  # else `choose` has to judge it
+                    if not length and not plan.checks_path:  # else `choose` has to judge it
                         fast_match = match
         chain = early if fast_match is None else fast_match[0].chain
         stream = self._stream or self.stream

@@ -24,7 +24,7 @@ def unreadable(received: bytes) -> Http1RequestHead:
     head.raw_path, asked, query = _USERINFO.sub(rb"\1***@", target).partition(b"?")
     head.query = query if asked else None
     head.fields_start = head.raw.find(b"\n") + 1
-    head._fields = head._judge = None
+    head._fields = head._second_parser = None
     head.request_target = head.authority = head.host = head.host_as_sent = head.scheme = head.path = b""
     head.minor = 1
     head.length = 0

@@ -86,7 +86,7 @@ class Http1Stream:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)
 
-    def patience_with_filters(self) -> float:
+    def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
 
     # the request's body
@@ -268,11 +268,11 @@ class Http1Stream:
 
     # tunnels
 
-    def tunnel(self, early: bytes, patience: float) -> None:
+    def tunnel(self, early: bytes, timeout: float) -> None:
         exchange = self.exchange
         assert exchange is not None
         assert exchange.service is not None
-        self.tunnel_timeout, self._tunnel_ends = patience, 0
+        self.tunnel_timeout, self._tunnel_ends = timeout, 0
         ahead = self._connection.begin_tunnel(switching_head(exchange) + early)
         if ahead:
             self.read_raw(ahead)

@@ -37,7 +37,7 @@ LATEST_S: Final = 3600.0
 AWAY_S: Final = 10.0
 """How soon it is asked again when it was away."""
 FETCH_S: Final = 5.0
-PATIENCE_S: Final = FETCH_S + 0.5
+TIMEOUT_S: Final = FETCH_S + 0.5
 """How long a token with an unknown key waits for what the provider says."""
 REST_S: Final = 1.0
 """Seconds after an answer with nothing new in it in which no token has the provider asked again."""
@@ -179,7 +179,7 @@ class Keyring:
     async def judge(self, by: Callable[[KeySet], T]) -> T:
         """Return the result of `by` for the keys; while it raises `UnknownKey`, for those that the provider gives then.
 
-        Raises what it raises. Two answers are waited for at most, `PATIENCE_S` in all.
+        Raises what it raises. Two answers are waited for at most, `TIMEOUT_S` in all.
         """
         keys, feed = self.keys, self._fed
         rests, late = monotonic() < self._rest_until, len(self._questions) > 0
@@ -190,7 +190,7 @@ class Keyring:
                 raise
             unknown = error
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 told = await self._renew(feed, keys)
                 newer = self.keys
                 if told and not rests and (late or newer is not keys):
@@ -211,7 +211,7 @@ class Keyring:
         if self.keys is not seen:
             return True  # they have come just now
         feed.ask(mark_of(feed.value))
-        told = await feed.changed(PATIENCE_S)
+        told = await feed.changed(TIMEOUT_S)
         if self.keys is seen:
             self._rest_until = monotonic() + REST_S
         return told

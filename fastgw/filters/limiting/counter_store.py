@@ -1,7 +1,8 @@
 """Counter stores: the one protocol between filters that limit and whatever counts for them.
 
-A filter asks a `CounterStore` and knows no more. `NodeLedger` counts in the cells of this node and decides at once. One
-that counts elsewhere (for several nodes) has to ask: its `spend` gives an awaitable, and its filter's step waits.
+A filter asks a `CounterStore` and knows no more. `NodeCounterStore` counts in the cells of this node and decides at
+once. One that counts elsewhere (for several nodes) has to ask: its `spend` gives an awaitable, and its filter's step
+waits.
 
 What a request has spent is kept on the exchange, as a chain of records (`Exchange.limits`), so that one limit that
 refuses gives back what those before it have taken, and so that clients are told of the tightest.
@@ -74,8 +75,8 @@ Left: TypeAlias = tuple[int, float]
 class CounterStore(Protocol):
     """The counts of one limit, for all of its keys, in one process.
 
-    Equal keys share what they spend by ledgers of the same name, algorithm and window, in all workers, whatever their
-    limit and burst are: a limit that is changed keeps what was spent.
+    Equal keys share what they spend by counter stores of the same name, algorithm and window, in all workers, whatever
+    their limit and burst are: a limit that is changed keeps what was spent.
     """
 
     def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
@@ -101,13 +102,13 @@ tuple, for it is made for each request.
 def give_back(record: Record | None) -> None:
     """Have nothing spent of what these limits took for a request."""
     while record is not None:
-        _, ledger, key, cost, mark, record = record
+        _, counter_store, key, cost, mark, record = record
         if cost:
-            ledger.refund(key, cost, mark)
+            counter_store.refund(key, cost, mark)
 
 
 @final
-class NodeLedger:
+class NodeCounterStore:
     """Counts in the node's cells, and decides at once."""
 
     __slots__ = ("_step", "_turns", "limit")

@@ -6,27 +6,27 @@ from typing import Any, NamedTuple, final
 from fastgw.config.settings.gateway import State
 from fastgw.errors import Fault
 from fastgw.filters.api import Env
-from fastgw.filters.limiting.counter_store import Left, LimitDecision, LimitSpec, NodeLedger
+from fastgw.filters.limiting.counter_store import Left, LimitDecision, LimitSpec, NodeCounterStore
 from fastgw.redis.rate_limits import Answer, StateLimits, asking
 from fastgw.shm import rate_limit_table
 
 
-class RedisCounterStore(NamedTuple):
+class RedisCounters(NamedTuple):
     """Shared counts: their Redis, and what is done while it is unreachable."""
 
     limits: StateLimits
     prefix: str
     refuses: bool
 
-    def ledger(self, name: bytes, terms: LimitSpec, local: NodeLedger) -> "SharedLedger":
-        return SharedLedger(self, name, terms, local)
+    def counter_store(self, name: bytes, terms: LimitSpec, local: NodeCounterStore) -> "RedisCounterStore":
+        return RedisCounterStore(self, name, terms, local)
 
 
-def shared_by(env: Env, state: State) -> RedisCounterStore:
+def shared_by(env: Env, state: State) -> RedisCounters:
     """All filters of a process share one connection."""
     url, timeout = env.secret(state.url), state.timeout
     limits = env.shared(("state limits", url, timeout), lambda: StateLimits(url, timeout))
-    return RedisCounterStore(limits, state.prefix, state.when_away == "refuse")
+    return RedisCounters(limits, state.prefix, state.when_away == "refuse")
 
 
 @final
@@ -40,12 +40,12 @@ class _Mark:
 
 
 @final
-class SharedLedger:
+class RedisCounterStore:
     """Asks Redis; while that is away the counts of this node decide, or nothing is admitted."""
 
     __slots__ = ("_asking", "_depth", "_limits", "_local", "_refuses", "_turns")
 
-    def __init__(self, place: RedisCounterStore, name: bytes, terms: LimitSpec, local: NodeLedger) -> None:
+    def __init__(self, place: RedisCounters, name: bytes, terms: LimitSpec, local: NodeCounterStore) -> None:
         self._limits, self._refuses, self._local = place.limits, place.refuses, local
         self._turns = terms.algorithm == "leaky_bucket"
         is_bucket = terms.algorithm in ("token_bucket", "leaky_bucket")

@@ -57,9 +57,9 @@ def tell_tightest(exchange: Exchange) -> None:
     tightest: LimitHeaders | None = None
     least: Left = (0, 0.0)
     while record is not None:
-        telling, ledger, key, _, mark, record = record
+        telling, counter_store, key, _, mark, record = record
         if telling is not None:
-            left = ledger.left(key, mark)
+            left = counter_store.left(key, mark)
             if tightest is None or left[0] < least[0]:
                 tightest, least = telling, left
     if tightest is not None:

@@ -97,7 +97,7 @@ class _BasicAuthUse:
                 raise ValueError(f"{settings.htpasswd}: {error}") from error
         self.checking = env.shared(("htpasswd checking",), Checking)
         self._cache: TokenCache[Right] = env.shared(("basic_auth", env.policy), lambda: TokenCache(REMEMBERED))
-        self._flights: SingleFlight[bool | Fault] = env.shared(("basic_auth flights", env.policy), SingleFlight)
+        self._single_flight: SingleFlight[bool | Fault] = env.shared(("basic_auth flights", env.policy), SingleFlight)
         self._remember_s = settings.remember
         self._hides = settings.hide_credentials
         challenge = f'Basic realm="{settings.realm}", charset="UTF-8"'
@@ -135,7 +135,7 @@ class _BasicAuthUse:
             except Busy as busy:
                 return Fault.TOO_MANY_PASSWORDS if busy.own else Fault.AUTH_UNAVAILABLE
 
-        right = await self._flights.join(credential, ask)
+        right = await self._single_flight.join(credential, ask)
         if isinstance(right, Fault):
             return exchange.refuse(right, why="too many password checks are pending")
         return self._conclude(exchange, credential, username, self._user(username) if right else None)

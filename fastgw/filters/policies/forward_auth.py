@@ -145,7 +145,7 @@ class _Memory:
         self.per_uri, self.per_address = settings.per_uri, settings.per_address
         self.ttl = settings.ttl
         self.granted: TokenCache[Granted] = TokenCache(settings.entries)
-        self.flights: SingleFlight[Answer] = SingleFlight()
+        self.single_flight: SingleFlight[Answer] = SingleFlight()
 
     def key_of(self, exchange: Exchange) -> bytes | None:
         """Return the key of a request, made of what the service judges by, unambiguously; None: it has none of it."""
@@ -214,8 +214,8 @@ class _ForwardAuthUse:
 
     async def _ask_once(self, memory: _Memory, key: bytes, question: Iterable[tuple[bytes, bytes]]) -> Answer:
         """Ask, unless an equal question is under way. What is for the client goes to the one that was asked about."""
-        is_own = not memory.flights.has(key)
-        answer = await memory.flights.join(key, partial(self._ask, question, key))
+        is_own = not memory.single_flight.has(key)
+        answer = await memory.single_flight.join(key, partial(self._ask, question, key))
         return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
 
     async def _ask(self, question: Iterable[tuple[bytes, bytes]], key: bytes = b"") -> Answer:

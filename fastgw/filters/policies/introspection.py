@@ -272,7 +272,6 @@ class _Policy:
         "_expected",
         "_fetcher",
         "_fields",
-        "_flights",
         "_good",
         "_hidden",
         "_level",
@@ -286,6 +285,7 @@ class _Policy:
         "_server",
         "_settings",
         "_share",
+        "_single_flight",
         "_ttl",
         "_types",
         "_written",
@@ -318,14 +318,14 @@ class _Policy:
         self._ttl, self._negative_ttl = cache.ttl, cache.negative_ttl
         self._good: TokenCache[_Known] = TokenCache(cache.entries)
         self._bad = _Refusals(cache.entries)
-        self._flights: SingleFlight[_Known | _InactiveToken] = SingleFlight()
+        self._single_flight: SingleFlight[_Known | _InactiveToken] = SingleFlight()
         self._pending: dict[str, int] = {}
         """Client addresses, and how many tokens of theirs are being asked about."""
         self._share = max(settings.max_pending // _SHARES, 1)
         self._fetcher: Fetcher | None = None
 
     def __repr__(self) -> str:
-        return f"<introspection: {self._good!r}, {self._flights!r}>"
+        return f"<introspection: {self._good!r}, {self._single_flight!r}>"
 
     def start(self, services: Services) -> None:
         self._fetcher = services.fetcher
@@ -363,8 +363,8 @@ class _Policy:
         return self._judge(exchange, token)
 
     async def _judge(self, exchange: Exchange, token: bytes) -> Reply | None:
-        if self._flights.has(token):
-            verdict = await self._flights.join(token, partial(self._ask, token))
+        if self._single_flight.has(token):
+            verdict = await self._single_flight.join(token, partial(self._ask, token))
         else:
             verdict = await self._ask_for(exchange.client_ip, token)
         if isinstance(verdict, _Known):
@@ -374,11 +374,11 @@ class _Policy:
     async def _ask_for(self, client: str, token: bytes) -> _Known | _InactiveToken:
         """Ask about a token that nobody else asks about now, unless too much is being asked."""
         pending, asked = self._pending, self._pending.get(client, 0)
-        if len(self._flights) >= self._settings.max_pending or asked >= self._share:
+        if len(self._single_flight) >= self._settings.max_pending or asked >= self._share:
             return _InactiveToken(Fault.AUTH_UNAVAILABLE, "too many introspection requests are pending")
         pending[client] = asked + 1
         try:
-            return await self._flights.join(token, partial(self._ask, token))
+            return await self._single_flight.join(token, partial(self._ask, token))
         finally:
             pending[client] -= 1
             if not pending[client]:

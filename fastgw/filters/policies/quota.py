@@ -201,7 +201,7 @@ class _Table:
 
 @final
 class _QuotaGroup:
-    """A limit with what is needed to hold requests to it. As a ledger, it tells what is left and takes back."""
+    """A limit with what is needed to hold requests to it. As a counter store, it tells what is left and takes back."""
 
     __slots__ = ("_table", "limit", "name", "telling", "why")
 

@@ -26,7 +26,7 @@ from fastgw.filters.api import (
     Settings,
     WarningContext,
 )
-from fastgw.filters.limiting.counter_store import Algorithm, LimitDecision, LimitSpec, NodeLedger, give_back
+from fastgw.filters.limiting.counter_store import Algorithm, LimitDecision, LimitSpec, NodeCounterStore, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
 from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, tell_tightest
 from fastgw.filters.policies.ip import judge_of
@@ -38,7 +38,7 @@ from fastgw.shm.rate_limit_table import Limit
 _REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
 
 if TYPE_CHECKING:
-    from fastgw.filters.limiting.redis_counter_store import RedisCounterStore
+    from fastgw.filters.limiting.redis_counter_store import RedisCounters
 
 SOON: Final = 0.0005
 """Seconds: whose turn comes sooner does not wait, for timers are not finer."""
@@ -195,7 +195,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         # An early filter, which has no route, runs for every request.
         scope = self.scope or ("node" if env.route is None else "shared")
         state = env.state if scope == "shared" else None
-        place: RedisCounterStore | None = None
+        place: RedisCounters | None = None
         if state is not None:
             from fastgw.filters.limiting.redis_counter_store import shared_by
 
@@ -220,11 +220,11 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 class _Group:
     """A limit with what is needed to hold requests to it."""
 
-    __slots__ = ("ledger", "limit", "name", "spend", "telling", "terms", "why")
+    __slots__ = ("counter_store", "limit", "name", "spend", "telling", "terms", "why")
 
     def __init__(self, name: str, terms: LimitSpec, telling: LimitHeaders | None, why: str) -> None:
         self.name, self.terms, self.telling, self.why = name, terms, telling, why
-        self.ledger: Any = _NOT_STARTED  # a `CounterStore`
+        self.counter_store: Any = _NOT_STARTED  # a `CounterStore`
         self.limit: Limit = _NOT_STARTED
         self.spend: Callable[[bytes, int, int], float] = _not_started
 
@@ -233,7 +233,7 @@ class _Group:
 class _Counts:
     """One use of the filter, for all routes that have it."""
 
-    def __init__(self, settings: RateLimit, name: str, instance: str, place: "RedisCounterStore | None" = None) -> None:
+    def __init__(self, settings: RateLimit, name: str, instance: str, place: "RedisCounters | None" = None) -> None:
         self._settings = settings  # kept: what is shared is found by its identity
         self._instance, self._place = instance, place
         self._name = name.encode()
@@ -258,12 +258,12 @@ class _Counts:
         if self._place is not None:
             self._place.limits.hold()
         for group in (self._everybody, *self._groups):
-            if group.ledger is _NOT_STARTED:
-                group.ledger = NodeLedger(services.cells, self._name, group.terms)
-                group.limit = group.ledger.limit
+            if group.counter_store is _NOT_STARTED:
+                group.counter_store = NodeCounterStore(services.cells, self._name, group.terms)
+                group.limit = group.counter_store.limit
                 group.spend = group.limit.spend
                 if self._place is not None:
-                    group.ledger = self._place.ledger(self._name, group.terms, group.ledger)
+                    group.counter_store = self._place.counter_store(self._name, group.terms, group.counter_store)
 
     def step(self) -> Callable[[Exchange], Outcome]:
         """The request step of a limit that is counted on this node."""
@@ -279,7 +279,7 @@ class _Counts:
             wait = spend(key, 1, now)
             if wait:
                 return _refuse(exchange, instance, everybody, key, wait)
-            exchange.limits = everybody.telling, everybody.ledger, key, 1, now, exchange.limits
+            exchange.limits = everybody.telling, everybody.counter_store, key, 1, now, exchange.limits
             return None
 
         def request(exchange: Exchange) -> Outcome:
@@ -293,14 +293,14 @@ class _Counts:
                 if wait:
                     return _refuse(exchange, instance, group, key, wait)
                 if turns:
-                    turn = group.ledger.turn(cost, now)
-            exchange.limits = group.telling, group.ledger, key, cost, now, exchange.limits
+                    turn = group.counter_store.turn(cost, now)
+            exchange.limits = group.telling, group.counter_store, key, cost, now, exchange.limits
             return _turn(turn) if turn > SOON else None
 
         return plain if is_plain else request
 
     def asking_step(self) -> Callable[[Exchange], Outcome]:
-        """The request step of a limit whose ledgers may have to ask for what is spent."""
+        """The request step of a limit whose counter stores may have to ask for what is spent."""
 
         def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: LimitDecision) -> Outcome:
             if verdict.is_away:
@@ -311,7 +311,7 @@ class _Counts:
                 return refusal(verdict.fault, verdict.wait)
             if verdict.wait:
                 return _refuse(exchange, self._instance, group, key, verdict.wait, verdict.mark)
-            exchange.limits = group.telling, group.ledger, key, cost, verdict.mark, exchange.limits
+            exchange.limits = group.telling, group.counter_store, key, cost, verdict.mark, exchange.limits
             return _turn(verdict.turn) if verdict.turn > SOON else None
 
         async def asked(
@@ -326,9 +326,9 @@ class _Counts:
             group, key = self._group_of(exchange), self.key_of(exchange)
             cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
             if not cost:
-                exchange.limits = group.telling, group.ledger, key, 0, 0, exchange.limits
+                exchange.limits = group.telling, group.counter_store, key, 0, 0, exchange.limits
                 return None
-            verdict = group.ledger.spend(key, cost)
+            verdict = group.counter_store.spend(key, cost)
             settle = settled if type(verdict) is LimitDecision else asked
             return settle(exchange, group, key, cost, verdict)
 
@@ -360,15 +360,15 @@ class _Counts:
 
     def _settle(self, exchange: Exchange, cost: int) -> None:
         """The request has cost so much; some of it is spent already."""
-        ledgers = [group.ledger for group in (self._everybody, *self._groups)]
+        counter_stores = [group.counter_store for group in (self._everybody, *self._groups)]
         record = exchange.limits
         while record is not None:
-            _, ledger, key, spent, mark, record = record
-            if ledger in ledgers:
+            _, counter_store, key, spent, mark, record = record
+            if counter_store in counter_stores:
                 if cost > spent:
-                    ledger.charge(key, cost - spent, mark)
+                    counter_store.charge(key, cost - spent, mark)
                 elif spent > cost:
-                    ledger.refund(key, spent - cost, mark)
+                    counter_store.refund(key, spent - cost, mark)
 
     # for those who ask what it would decide
 
@@ -387,9 +387,9 @@ class _Counts:
         counts = f"counts {cost} of {group.terms.limit} per {write_duration(group.terms.window)}{of} by {self._by}"
         if self._place is not None:
             return f"if any are left for all nodes, in the Redis of `state` (not queried here): it {counts}"
-        if group.ledger is _NOT_STARTED:
+        if group.counter_store is _NOT_STARTED:
             return f"if any are left: it {counts}"
-        permits, _ = group.ledger.left(self.key_of(exchange), None)
+        permits, _ = group.counter_store.left(self.key_of(exchange), None)
         return f"{counts}; {permits} remaining"
 
 
@@ -397,7 +397,7 @@ def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: 
     exchange.client.count_filter(instance, _REFUSED)
     if exchange.limits is not None:
         give_back(exchange.limits)
-    exchange.limits = group.telling, group.ledger, key, 0, mark, None
+    exchange.limits = group.telling, group.counter_store, key, 0, mark, None
     exchange.why = group.why
     return refusal(Fault.RATE_LIMITED, wait)
 

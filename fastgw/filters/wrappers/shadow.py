@@ -1,7 +1,7 @@
 """A filter in shadow: it decides on a copy of each exchange, which is counted and logged, and nothing else happens.
 
 Rule: whatever it does, the exchange goes on as if it were not there. A step that has to wait goes on by itself, for
-`PATIENCE_S` at most; the request does not wait for it, and what is decided after its end is counted, but not logged.
+`TIMEOUT_S` at most; the request does not wait for it, and what is decided after its end is counted, but not logged.
 What it would have shown the upstream was not shown, so that a 401 or 403 says nothing about that: its renew step does
 not run.
 
@@ -23,7 +23,7 @@ from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
 
-PATIENCE_S: Final = 30.0
+TIMEOUT_S: Final = 30.0
 MOST_WAITING: Final = 1000
 """Exchanges of one use whose step waits; what more there are is not asked."""
 
@@ -261,7 +261,7 @@ class _Shadow:
         before: asyncio.Future[None] | None,
     ) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_S) as limit:
+            async with asyncio.timeout(TIMEOUT_S) as limit:
                 if outcome is None:
                     if before is not None:
                         await asyncio.wait([before])

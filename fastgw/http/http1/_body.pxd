@@ -13,7 +13,7 @@ cdef class Seen:
     cdef int messages
 
 
-cdef class SecondJudge:
+cdef class SecondParser:
     cdef Seen _seen
     cdef object _feed_data
     cdef object _refusal
@@ -27,7 +27,7 @@ cdef class SecondJudge:
 
 
 cdef class LengthReader:
-    cdef SecondJudge _judge
+    cdef SecondParser _second_parser
     cdef long long _left
     cdef readonly bint done
     cdef readonly bytes rest

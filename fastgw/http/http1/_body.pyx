@@ -89,7 +89,7 @@ cdef class Seen:
 
 @cython.final
 @cython.no_gc  # no cycle: the parser knows `Seen` alone
-cdef class SecondJudge:
+cdef class SecondParser:
     """llhttp following one message from its first byte to its last, or several, one behind the other."""
 
     def __init__(self, parser):
@@ -159,11 +159,11 @@ cdef class SecondJudge:
         return self.agrees_on_whole(<const uint8_t*>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
 
     def body(self, bytes chunk not None):
-        """Compiled `llhttp.SecondJudge.body`."""
+        """Compiled `llhttp.SecondParser.body`."""
         self._read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
     def last(self, bytes chunk not None):
-        """Compiled `llhttp.SecondJudge.last`."""
+        """Compiled `llhttp.SecondParser.last`."""
         self._read_last(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
 
@@ -178,24 +178,24 @@ cdef class LengthReader:
     def assured(self):
         return self._left
 
-    def __init__(self, long long length, SecondJudge judge):
+    def __init__(self, long long length, SecondParser second_parser):
         self._left = length
-        self._judge = judge
+        self._second_parser = second_parser
         self.done = length == 0
         self.rest = b""
 
     def feed(self, bytes chunk not None):
         cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(chunk)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(chunk)
-        if self.done or self._judge is None:
+        if self.done or self._second_parser is None:
             self.rest += chunk
             return b""
         if length < self._left:
-            self._judge._read_on(at, length)
+            self._second_parser._read_on(at, length)
             self._left -= length
             return chunk
         cdef Py_ssize_t left = self._left
-        self._judge._read_last(at, left)
+        self._second_parser._read_last(at, left)
         self._left = 0
         self.done = True
         if length == left:
@@ -213,18 +213,18 @@ cdef class LengthReader:
 cdef class UntilCloseReader:
     """Compiled `body.UntilCloseReader`."""
 
-    cdef SecondJudge _judge
+    cdef SecondParser _second_parser
     cdef readonly bint done
 
     rest = b""
     assured = body.ENDLESS
     trailers = ()
 
-    def __init__(self, SecondJudge judge not None):
-        self._judge = judge
+    def __init__(self, SecondParser second_parser not None):
+        self._second_parser = second_parser
 
     def feed(self, bytes chunk not None):
-        self._judge._read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
+        self._second_parser._read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
         return chunk
 
     def eof(self):
@@ -327,15 +327,15 @@ cdef class ChunkedReader:
 
     assured = 0
 
-    cdef SecondJudge _judge
+    cdef SecondParser _second_parser
     cdef object _reference
     cdef bint _handed_over  # to the reference, which is in the middle of a line
     cdef Place _place
     cdef readonly bint done
     cdef readonly bytes rest
 
-    def __init__(self, SecondJudge judge not None):
-        self._judge = judge
+    def __init__(self, SecondParser second_parser not None):
+        self._second_parser = second_parser
         self.rest = b""
 
     @property
@@ -355,7 +355,7 @@ cdef class ChunkedReader:
             self.rest += chunk
             return b""
         if not self._handed_over and self._place.left >= <uint64_t>(end - start):
-            self._judge._read_on(start, end - start)
+            self._second_parser._read_on(start, end - start)
             self._place.left -= end - start
             return chunk
         while at < end and not self.done:
@@ -370,11 +370,11 @@ cdef class ChunkedReader:
                 length = 0
                 _read_chunks(at, stop, &self._place, PyBytes_AS_STRING(payload), &length)
                 if self._place.ended:
-                    self._judge._read_last(at, stop - at)
+                    self._second_parser._read_last(at, stop - at)
                     self.done = True
                     self.rest = chunk[stop - start:]
                 elif stop is not at:
-                    self._judge._read_on(at, stop - at)
+                    self._second_parser._read_on(at, stop - at)
             if pieces is None:
                 if stop is end or self.done:
                     return payload
@@ -403,7 +403,7 @@ cdef class ChunkedReader:
     cdef bytes _feed_reference(self, bytes chunk):
         cdef bytes payload
         if self._reference is None:
-            self._reference = body.ChunkedReader(self._judge)
+            self._reference = body.ChunkedReader(self._second_parser)
         if not self._handed_over:
             self._reference.skip_chunks(self._place.line_end)
         payload = self._reference.feed(chunk)

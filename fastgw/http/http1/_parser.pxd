@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memcpy
 
-from fastgw.http.http1._body cimport SecondJudge
+from fastgw.http.http1._body cimport SecondParser
 
 
 cdef struct Span:
@@ -47,7 +47,7 @@ cdef class Head:
     cdef PyObject* shown[MOST_SHOWN]  # attributes: NULL or held
     cdef object _fields
     cdef dict _known
-    cdef SecondJudge _judge
+    cdef SecondParser _second_parser
 
 
 cdef class Http1RequestHead(Head):

@@ -15,7 +15,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 
-from fastgw.http.http1._body cimport BodyBuffer, LengthReader, SecondJudge, plain_payload
+from fastgw.http.http1._body cimport BodyBuffer, LengthReader, SecondParser, plain_payload
 
 from httptools import HttpRequestParser, HttpResponseParser
 
@@ -571,7 +571,7 @@ cdef class Http1RequestHead(Head):
         return search(self.raw) is not None
 
     def body(self):
-        return ChunkedReader(self._judge) if self.chunked else LengthReader(self.length, self._judge)
+        return ChunkedReader(self._second_parser) if self.chunked else LengthReader(self.length, self._second_parser)
 
     def drop_payload(self):
         self.source = self.raw
@@ -626,8 +626,8 @@ cdef enum:
 
 
 cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) except -1:
-    """Our own judgement of a head, or, unless it has to be `alone`, of that with its body. False: the reference has to
-    judge. Raises `Malformed` for a path, as the reference would."""
+    """Our own parse of a head, or, unless it has to be `alone`, of that with its body. False: the reference has to
+    parse. Raises `Malformed` for a path, as the reference would."""
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* end = base + PyBytes_GET_SIZE(head.source)
     cdef const uint8_t* at = base
@@ -721,34 +721,34 @@ cdef bint _settle_host(Http1RequestHead head) noexcept:
     return port <= 65_535
 
 
-cdef bint _agrees_on_all(SecondJudge judge, Head head, bint has_body) except -1:
+cdef bint _agrees_on_all(SecondParser second_parser, Head head, bint has_body) except -1:
     """Whether llhttp finds the same message, which is there as a whole."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     if has_body:
-        return judge.agrees_on_whole(text, PyBytes_GET_SIZE(head.source))
-    return judge.agrees_on_head(text, head.head_length, False)
+        return second_parser.agrees_on_whole(text, PyBytes_GET_SIZE(head.source))
+    return second_parser.agrees_on_head(text, head.head_length, False)
 
 
-cdef SecondJudge _for_requests = SecondJudge(HttpRequestParser)
+cdef SecondParser _for_requests = SecondParser(HttpRequestParser)
 
 
 cdef bint _llhttp_agrees_on_request(Http1RequestHead head) except -1:
     global _for_requests
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef bint agrees
-    cdef SecondJudge judge
+    cdef SecondParser second_parser
     if not head.whole:
-        head._judge = SecondJudge(HttpRequestParser)
-        return head._judge.agrees_on_head(text, head.head_length, True)
-    judge = SecondJudge(HttpRequestParser) if head.close else _for_requests
-    agrees = _agrees_on_all(judge, head, head.length > 0)
+        head._second_parser = SecondParser(HttpRequestParser)
+        return head._second_parser.agrees_on_head(text, head.head_length, True)
+    second_parser = SecondParser(HttpRequestParser) if head.close else _for_requests
+    agrees = _agrees_on_all(second_parser, head, head.length > 0)
     if not agrees and not head.close:
-        _for_requests = SecondJudge(HttpRequestParser)  # it may be in the middle of a message
+        _for_requests = SecondParser(HttpRequestParser)  # it may be in the middle of a message
     return agrees
 
 
 cdef Http1RequestHead _request_head(bytes received, int max_fields, bint alone):
-    """Read a request head as `_read_request` does. None: the reference has to judge."""
+    """Read a request head as `_read_request` does. None: the reference has to parse."""
     cdef Http1RequestHead head
     if PyBytes_GET_SIZE(received) > LONGEST_HEAD:
         return None
@@ -758,17 +758,17 @@ cdef Http1RequestHead _request_head(bytes received, int max_fields, bint alone):
 
 
 def read_request(bytes raw not None, int max_fields):
-    """Compiled `parser_reference.read_request`: our own judgement alone."""
+    """Compiled `parser_reference.read_request`: our own parse alone."""
     cdef Http1RequestHead head = _request_head(raw, max_fields, True)
     return heads.read_request(raw, max_fields) if head is None else head
 
 
-def judge_request(bytes raw not None, int max_fields=100):
-    """Compiled `parser_reference.judge_request`."""
+def parse_request(bytes raw not None, int max_fields=100):
+    """Compiled `parser_reference.parse_request`."""
     cdef Http1RequestHead head = _request_head(raw, max_fields, True)
     if head is not None and _llhttp_agrees_on_request(head):
         return head
-    return heads.judge_request(raw, max_fields)
+    return heads.parse_request(raw, max_fields)
 
 
 def body_buffer(Py_ssize_t size):
@@ -839,15 +839,15 @@ cdef class Http1ResponseHead(Head):
         if not self.has_body:
             return LengthReader(0, None)
         if self.chunked:
-            return ChunkedReader(self._judge)
-        return UntilCloseReader(self._judge) if self.until_close else LengthReader(self.length, self._judge)
+            return ChunkedReader(self._second_parser)
+        return UntilCloseReader(self._second_parser) if self.until_close else LengthReader(self.length, self._second_parser)
 
     def __repr__(self):
         return f"<Http1ResponseHead {self.status}, {_framing_text(self)}>"
 
 
 cdef bint _read_response(Http1ResponseHead head, bytes request_method, int max_fields) noexcept:
-    """Our own judgement. False: the reference has to judge."""
+    """Our own parse. False: the reference has to parse."""
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* end = base + head.head_length
     cdef const uint8_t* at = base + 12
@@ -889,7 +889,7 @@ cdef inline bint _is_head(bytes method) noexcept:
     return PyBytes_GET_SIZE(method) == 4 and not memcmp(PyBytes_AS_STRING(method), b"HEAD", 4)
 
 
-cdef SecondJudge _for_responses = SecondJudge(HttpResponseParser)
+cdef SecondParser _for_responses = SecondParser(HttpResponseParser)
 
 
 cdef bint _llhttp_agrees_on_response(Http1ResponseHead head, bytes request_method) except -1:
@@ -897,21 +897,21 @@ cdef bint _llhttp_agrees_on_response(Http1ResponseHead head, bytes request_metho
     global _for_responses
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef bint agrees
-    cdef SecondJudge judge
+    cdef SecondParser second_parser
     if _is_head(request_method):
-        return SecondJudge(HttpResponseParser).agrees_on_any_head(text, head.head_length)
+        return SecondParser(HttpResponseParser).agrees_on_any_head(text, head.head_length)
     if head.has_body and not head.whole:
-        head._judge = SecondJudge(HttpResponseParser)
-        return head._judge.agrees_on_head(text, head.head_length, True)
-    judge = SecondJudge(HttpResponseParser) if head.close else _for_responses
-    agrees = _agrees_on_all(judge, head, head.has_body)
+        head._second_parser = SecondParser(HttpResponseParser)
+        return head._second_parser.agrees_on_head(text, head.head_length, True)
+    second_parser = SecondParser(HttpResponseParser) if head.close else _for_responses
+    agrees = _agrees_on_all(second_parser, head, head.has_body)
     if not agrees and not head.close:
-        _for_responses = SecondJudge(HttpResponseParser)  # it may be in the middle of a message
+        _for_responses = SecondParser(HttpResponseParser)  # it may be in the middle of a message
     return agrees
 
 
 cdef Http1ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_method, int max_fields):
-    """None: the reference has to judge."""
+    """None: the reference has to parse."""
     cdef Http1ResponseHead head
     cdef Py_ssize_t following = PyBytes_GET_SIZE(received) - end
     if not 0 <= end <= LONGEST_HEAD or following < 0:
@@ -949,22 +949,22 @@ cdef bint _settle_whole(Http1ResponseHead head, Py_ssize_t following) except -1:
 
 
 def read_response(bytes raw not None, bytes request_method not None, int max_fields):
-    """Compiled `parser_reference.read_response`: our own judgement alone."""
+    """Compiled `parser_reference.read_response`: our own parse alone."""
     head = _response_head(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
     return heads.read_response(raw, request_method, max_fields) if head is None else head
 
 
-def judge_answer(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields=100):
-    """Compiled `parser_reference.judge_answer`."""
+def parse_answer(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields=100):
+    """Compiled `parser_reference.parse_answer`."""
     cdef Http1ResponseHead head = _response_head(received, end, request_method, max_fields)
     if head is not None and _llhttp_agrees_on_response(head, request_method):
         return head
-    return heads.judge_answer(received, end, request_method, max_fields)
+    return heads.parse_answer(received, end, request_method, max_fields)
 
 
-def judge_response(bytes raw not None, bytes request_method not None, int max_fields=100):
-    """Compiled `parser_reference.judge_response`."""
-    return judge_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
+def parse_response(bytes raw not None, bytes request_method not None, int max_fields=100):
+    """Compiled `parser_reference.parse_response`."""
+    return parse_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
 
 
 def take_answer(buffer not None, Py_ssize_t length, bytes request_method not None, int max_fields=100):

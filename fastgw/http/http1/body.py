@@ -1,7 +1,7 @@
 """Bodies taken apart as they come in: by length, in chunks, or until the connection ends (RFC 9112 sections 6 and 7).
 
 Pure feeds: bytes in, payload out; nothing is held but the piece of a chunk line or of the trailers that is not yet
-complete. llhttp reads the same bytes, and a body ends only where both judges say so.
+complete. llhttp reads the same bytes, and a body ends only where both parsers say so.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Final, Protocol, final
 from fastgw.http.field_names import NOT_IN_TRAILERS
 from fastgw.http.fields import Fields, folded
 from fastgw.http.grammar import TOKEN, VALUE, check_fields
-from fastgw.http.http1.llhttp import SecondJudge
+from fastgw.http.http1.llhttp import SecondParser
 from fastgw.http.malformed import Malformed
 
 ENDLESS: Final = 1 << 62
@@ -42,13 +42,13 @@ class BodyReader(Protocol):
 class LengthReader:
     """A body of `length` bytes; with 0 there is none, and no second parser either."""
 
-    __slots__ = ("_judge", "_left", "done", "rest")
+    __slots__ = ("_left", "_second_parser", "done", "rest")
 
     trailers: tuple[tuple[bytes, bytes], ...] = ()
 
-    def __init__(self, length: int, judge: SecondJudge | None) -> None:
+    def __init__(self, length: int, second_parser: SecondParser | None) -> None:
         self._left = length
-        self._judge = judge
+        self._second_parser = second_parser
         self.done = length == 0
         self.rest = b""
 
@@ -57,15 +57,15 @@ class LengthReader:
         return self._left
 
     def feed(self, chunk: bytes) -> bytes:
-        if self.done or self._judge is None:
+        if self.done or self._second_parser is None:
             self.rest += chunk
             return b""
         if len(chunk) < self._left:
-            self._judge.body(chunk)
+            self._second_parser.body(chunk)
             self._left -= len(chunk)
             return chunk
         payload = chunk[: self._left]
-        self._judge.last(payload)
+        self._second_parser.last(payload)
         self._left = 0
         self.done = True
         self.rest = chunk[len(payload) :]
@@ -80,18 +80,18 @@ class LengthReader:
 class UntilCloseReader:
     """A response body that ends with its connection."""
 
-    __slots__ = ("_judge", "done")
+    __slots__ = ("_second_parser", "done")
 
     rest = b""
     trailers: tuple[tuple[bytes, bytes], ...] = ()
     assured = ENDLESS
 
-    def __init__(self, judge: SecondJudge) -> None:
-        self._judge = judge
+    def __init__(self, second_parser: SecondParser) -> None:
+        self._second_parser = second_parser
         self.done = False
 
     def feed(self, chunk: bytes) -> bytes:
-        self._judge.body(chunk)
+        self._second_parser.body(chunk)
         return chunk
 
     def eof(self) -> None:
@@ -146,18 +146,18 @@ class ChunkedReader:
     __slots__ = (
         "_extensions",
         "_held",
-        "_judge",
         "_left",
         "_line",
         "_line_begun",
+        "_second_parser",
         "done",
         "in_trailers",
         "rest",
         "trailers",
     )
 
-    def __init__(self, judge: SecondJudge) -> None:
-        self._judge = judge
+    def __init__(self, second_parser: SecondParser) -> None:
+        self._second_parser = second_parser
         self._left = 0  # payload bytes to come of the open chunk
         self._line, self._line_begun = _FIRST_CHUNK
         self.in_trailers = False
@@ -198,11 +198,11 @@ class ChunkedReader:
                     break
                 self._read_trailers(buffer[at:end])
                 self.rest = buffer[end:]
-                self._judge.last(buffer[held:end])
+                self._second_parser.last(buffer[held:end])
                 self.done = True
                 self._held = b""
                 return b"".join(payload)
-        self._judge.body(chunk)
+        self._second_parser.body(chunk)
         self._held = buffer[at:]
         return b"".join(payload)
 

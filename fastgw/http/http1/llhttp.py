@@ -33,7 +33,7 @@ class _Seen:
 
 
 @final
-class SecondJudge:
+class SecondParser:
     """llhttp following one message from its first byte to its last."""
 
     __slots__ = ("_parser", "_seen")
@@ -108,7 +108,7 @@ class _Marks:
 
 
 @final
-class LongLivedJudge:
+class LongLivedParser:
     """One llhttp for all messages that are there as a whole and leave the connection open.
 
     Heads and ends of messages take turns, so it does not matter that they take the same marks.
@@ -139,7 +139,7 @@ class LongLivedJudge:
             pass
         self._begin()
         # The message before may be to blame, if it left llhttp in another state than we think: a fresh one decides.
-        SecondJudge(self._parser).head(raw, body_follows=False)
+        SecondParser(self._parser).head(raw, body_follows=False)
 
     def whole(self, message: bytes) -> None:
         """Read exactly one message with a body. Raises `Malformed`."""
@@ -155,13 +155,13 @@ class LongLivedJudge:
         except (HttpParserError, HttpParserUpgrade):
             pass
         self._begin()
-        SecondJudge(self._parser).whole(message)
+        SecondParser(self._parser).whole(message)
 
 
 def knows_method(method: str) -> bool:
     """Whether llhttp lets requests with this method pass. `method`: a token."""
     try:
-        SecondJudge(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method.encode(), body_follows=None)
+        SecondParser(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method.encode(), body_follows=None)
     except Malformed:
         return False
     return True

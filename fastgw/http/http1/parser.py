@@ -15,24 +15,24 @@ __all__ = [
     "Http1ResponseHead",
     "body_buffer",
     "find_head_end",
-    "judge_answer",
-    "judge_request",
-    "judge_response",
+    "parse_answer",
+    "parse_request",
+    "parse_response",
     "take_answer",
     "take_request",
     "taken",
 ]
 
 if TYPE_CHECKING:
-    _judges = parser_reference
+    _implementation = parser_reference
 else:
-    _judges = twin("fastgw.http.http1._parser") or parser_reference
+    _implementation = twin("fastgw.http.http1._parser") or parser_reference
 
-find_head_end = _judges.find_head_end
-judge_request = _judges.judge_request
-judge_response = _judges.judge_response
-judge_answer = _judges.judge_answer
-body_buffer = _judges.body_buffer
-taken = _judges.taken
-take_request = _judges.take_request
-take_answer = _judges.take_answer
+find_head_end = _implementation.find_head_end
+parse_request = _implementation.parse_request
+parse_response = _implementation.parse_response
+parse_answer = _implementation.parse_answer
+body_buffer = _implementation.body_buffer
+taken = _implementation.taken
+take_request = _implementation.take_request
+take_answer = _implementation.take_answer

@@ -1,6 +1,6 @@
 """Reference parser of heads: what `parser` says is decided here, or by the compiled module as it would be here.
 
-Two judges decide: `read_request` and `read_response`, and llhttp; both must accept the head and agree on whether a
+Two parsers decide: `read_request` and `read_response`, and llhttp; both must accept the head and agree on whether a
 body follows. Of the fields only those that mean something to a proxy are looked at (`known`); the rest is checked for
 its grammar and travels as it came.
 """
@@ -26,7 +26,7 @@ from fastgw.http.http1.known_fields import (
     protocols,
     values_in,
 )
-from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
+from fastgw.http.http1.llhttp import LongLivedParser, SecondParser
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, normalize
 
@@ -65,8 +65,8 @@ class _Head:
 
     __slots__ = (
         "_fields",
-        "_judge",
         "_known",
+        "_second_parser",
         "chunked",
         "close",
         "connection_named",
@@ -102,7 +102,7 @@ class _Head:
 
     _FINDER: ClassVar[Finder]
     _fields: Fields | None
-    _judge: SecondJudge | None
+    _second_parser: SecondParser | None
     _known: Known | None
 
     @property
@@ -255,9 +255,9 @@ class Http1RequestHead(_Head):
     def body(self) -> BodyReader:
         """Return the reader for what follows where `payload` is None. Ask once: it continues the second parser."""
         if self.chunked:
-            assert self._judge is not None
-            return ChunkedReader(self._judge)
-        return LengthReader(self.length, self._judge)
+            assert self._second_parser is not None
+            return ChunkedReader(self._second_parser)
+        return LengthReader(self.length, self._second_parser)
 
     def drop_payload(self) -> None:
         """Hold the head alone from here on: nobody will ask for the body again."""
@@ -302,12 +302,12 @@ class Http1ResponseHead(_Head):
         """Return the reader for what follows where `payload` is None. Ask once: it continues the second parser."""
         if not self.has_body:
             return LengthReader(0, None)
-        assert self._judge is not None
+        assert self._second_parser is not None
         if self.chunked:
-            return ChunkedReader(self._judge)
+            return ChunkedReader(self._second_parser)
         if self.until_close:
-            return UntilCloseReader(self._judge)
-        return LengthReader(self.length, self._judge)
+            return UntilCloseReader(self._second_parser)
+        return LengthReader(self.length, self._second_parser)
 
     def __repr__(self) -> str:
         return f"<Http1ResponseHead {self.status}, {_framing_text(self)}>"
@@ -324,41 +324,41 @@ _LONGEST_METHOD: Final = 32
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,%d}+) ([!\"$-~]++) HTTP/1\.([01])\r\n" % _LONGEST_METHOD)
 _OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-9]\r\n" % _LONGEST_METHOD)
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
-_LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
+_LONG_LIVED: Final = LongLivedParser(HttpRequestParser)
 
 
-def judge_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
+def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
     """Judge exactly one request head, from its first byte to its empty line. Raises `Malformed`."""
-    return _judged(read_request(raw, max_fields), raw)
+    return _parsed_again(read_request(raw, max_fields), raw)
 
 
-def _judged(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
-    """The second judgement, of the head and of its body, if that is what came behind it."""
+def _parsed_again(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
+    """The second parse, of the head and of its body, if that is what came behind it."""
     if not head.length and not head.chunked:
         head.payload = b""
-        _request_judge(head).head(head.raw)
+        _second_request_parser(head).head(head.raw)
         return head
     end = len(head.raw)
     message = _as_llhttp_takes_it(head)
     if not head.chunked and head.length == len(received) - end:
         head.payload = received[end:]
-        _request_judge(head).whole(received if message is head.raw else message + head.payload)
+        _second_request_parser(head).whole(received if message is head.raw else message + head.payload)
     else:
         head.ordinary = False
-        head._judge = SecondJudge(HttpRequestParser)
-        head._judge.head(message, body_follows=True)
+        head._second_parser = SecondParser(HttpRequestParser)
+        head._second_parser.head(message, body_follows=True)
     return head
 
 
-def _request_judge(head: Http1RequestHead) -> LongLivedJudge:
+def _second_request_parser(head: Http1RequestHead) -> LongLivedParser:
     """Return the second parser of a message that is there as a whole. Behind one that closes the connection llhttp is
     of no use.
     """
-    return LongLivedJudge(HttpRequestParser) if head.close else _LONG_LIVED
+    return LongLivedParser(HttpRequestParser) if head.close else _LONG_LIVED
 
 
 def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
-    """Our own judgement of a request head. Raises `Malformed`."""
+    """Our own parse of a request head. Raises `Malformed`."""
     line = _REQUEST_LINE.match(raw)
     if line is None:
         if _OTHER_VERSION.match(raw):
@@ -366,7 +366,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
         raise Malformed("The request line is malformed.")
     head = Http1RequestHead()
     head.raw = raw
-    head._fields = head._judge = head.payload = None
+    head._fields = head._second_parser = head.payload = None
     head.method, target, minor = line.groups()
     head.request_target = target
     head.minor = 1 if minor == b"1" else 0
@@ -510,7 +510,7 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
     try:
         head = read_request(received[:end], max_fields)
         if end == length or (head.length == length - end and not head.chunked):
-            return _judged(head, received)
+            return _parsed_again(head, received)
     except Malformed:
         pass
     return received
@@ -519,22 +519,22 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
 # --- responses ---
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
-_LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
+_LONG_LIVED_FOR_RESPONSES: Final = LongLivedParser(HttpResponseParser)
 
 
-def judge_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
+def parse_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
     """Judge exactly one response head, final or interim. Raises `Malformed`: nothing that follows can be read then."""
-    return judge_answer(raw, len(raw), request_method, max_fields)
+    return parse_answer(raw, len(raw), request_method, max_fields)
 
 
-def judge_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
+def parse_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
     """Judge the response head before `end`, and with it the body behind, if it ends where `received` does.
 
     Raises `Malformed`. See `Http1ResponseHead.payload`.
     """
     head = read_response(received[:end], request_method, max_fields)
     head.payload = _whole_payload(head, received)
-    _judge_again(head, received, request_method)
+    _parse_response_again(head, received, request_method)
     return head
 
 
@@ -548,35 +548,35 @@ def _whole_payload(head: Http1ResponseHead, received: bytes) -> bytes | None:
     return received[end:] if not head.until_close and head.length == len(received) - end else None
 
 
-def _judge_again(head: Http1ResponseHead, received: bytes, request_method: bytes) -> None:
-    """The second judgement, of the head and of `payload`, if that is there."""
+def _parse_response_again(head: Http1ResponseHead, received: bytes, request_method: bytes) -> None:
+    """The second parse, of the head and of `payload`, if that is there."""
     message = _as_llhttp_takes_it(head)
     if request_method == b"HEAD":
-        SecondJudge(HttpResponseParser).head(message, body_follows=None)
+        SecondParser(HttpResponseParser).head(message, body_follows=None)
     elif not head.has_body:
-        _response_judge(head).head(message)
+        _second_response_parser(head).head(message)
     elif head.payload is not None:
-        _response_judge(head).whole(received if message is head.raw else message + received[len(head.raw) :])
+        _second_response_parser(head).whole(received if message is head.raw else message + received[len(head.raw) :])
     else:
-        head._judge = SecondJudge(HttpResponseParser)
-        head._judge.head(message, body_follows=True)
+        head._second_parser = SecondParser(HttpResponseParser)
+        head._second_parser.head(message, body_follows=True)
 
 
-def _response_judge(head: Http1ResponseHead) -> LongLivedJudge:
+def _second_response_parser(head: Http1ResponseHead) -> LongLivedParser:
     """Return the second parser of a message that is there as a whole. Behind one that closes the connection or switches
     llhttp is of no use.
     """
-    return LongLivedJudge(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
+    return LongLivedParser(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
 
 
 def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1ResponseHead:
-    """Our own judgement of a response head. Raises `Malformed`."""
+    """Our own parse of a response head. Raises `Malformed`."""
     line = _STATUS_LINE.match(raw)
     if line is None:
         raise Malformed("The status line is malformed.")
     head = Http1ResponseHead()
     head.raw = raw
-    head._fields = head._judge = head.payload = None
+    head._fields = head._second_parser = head.payload = None
     minor, status_text, reason = line.groups()
     head.minor = 1 if minor == b"1" else 0
     head.status = status = int(status_text)
@@ -632,7 +632,7 @@ def take_answer(
         head = read_response(received[:end], request_method, max_fields)
         head.payload = _whole_payload(head, received)
         if head.whole and head.status >= 200:
-            _judge_again(head, received, request_method)
+            _parse_response_again(head, received, request_method)
             return head
     except Malformed:
         pass

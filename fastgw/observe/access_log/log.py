@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from fastgw.observe.access_log.formats import FORMATS, SecretNames
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.sink import Sink
-from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.operator_events import OperatorEvent, say
 
 log = logging.getLogger("fastgw")
@@ -57,13 +57,13 @@ class Log:
     def __init__(
         self,
         settings: AccessLog,
-        tally: Tally,
+        counters: ExchangeCounters,
         held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = LineQueue,
     ) -> None:
         self.settings = settings
         self.format = FORMATS[settings.format]
         self.secrets = SecretNames(settings.redact)
-        self._tally = tally
+        self._counters = counters
         self._sink = Sink(settings.sink)
         self._told = False  # that lines are dropped; once is enough, the metric says how many
         self._wake, self._press = threading.Event(), threading.Event()  # there is something to do; at once
@@ -78,7 +78,7 @@ class Log:
 
     def drop(self) -> None:
         """Count a line for which there was no room."""
-        self._tally.drop_unqueued()
+        self._counters.drop_unqueued()
         if not self._told:
             self._told = True
             say(
@@ -132,5 +132,5 @@ class Log:
                 left -= len(batch)
                 lost = self._sink.write(batch)
                 if lost:
-                    self._tally.drop_unwritten(lost)
+                    self._counters.drop_unwritten(lost)
         self._sink.close()

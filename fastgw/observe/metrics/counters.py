@@ -51,7 +51,7 @@ class SeriesPlace(NamedTuple):
     """0: it has none."""
 
 
-class Tally:
+class ExchangeCounters:
     """The writer of a worker's own column, which is zeroed or was left by the worker that this one replaces."""
 
     def __init__(self, series: Series, column: memoryview, note: Note | None = None) -> None:

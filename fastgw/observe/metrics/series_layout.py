@@ -7,7 +7,7 @@ Routes, upstreams and faults have rows in the column, where `shm.slot_assignment
 route x method x status has far more places than are ever used, so a combination takes the next free *cell* when it is
 first seen: one word that names it by places and one that counts it. A worker that comes after another in a column finds
 its cells by these names and counts on; so does one that adopts a new generation, in which other names have the places
-(`ledger` says why no name inherits counts). Faults by route and upstream have cells as well.
+(`carry_over` says why no name inherits counts). Faults by route and upstream have cells as well.
 """
 
 from bisect import bisect_left

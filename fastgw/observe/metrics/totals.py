@@ -63,7 +63,7 @@ class Totals:
 def totals(
     series: Series, columns: Sequence[memoryview], added: memoryview | None = None, returned: memoryview | None = None
 ) -> Totals:
-    """Sum the columns of the workers, and those of the supervisor's `ledger`, if there is one.
+    """Sum the columns of the workers, and those of the supervisor's `carry_over`, if there is one.
 
     Raises `TimeoutError` when the supervisor has stopped while it moved counts.
     """

@@ -25,13 +25,13 @@ from fastgw.runtime.sockets.listening_sockets import BACKLOG
 CONNECTIONS_MAX: Final = 64
 """Beyond them, who has waited longest without a request makes room."""
 HEAD_MAX: Final = 16 * 1024
-REQUEST_PATIENCE: Final = 15.0
+REQUEST_TIMEOUT: Final = 15.0
 """Seconds from the opening of a connection, or from an answer, to the end of a request head. In them the answer has to
 be taken, too."""
-EXCHANGE_PATIENCE: Final = 180.0
+EXCHANGE_TIMEOUT: Final = 180.0
 """Seconds from there until the answer is known: more than a change of the configuration may last."""
-HANDSHAKE_PATIENCE: Final = 5.0
-END_PATIENCE: Final = 2.0
+HANDSHAKE_TIMEOUT: Final = 5.0
+END_TIMEOUT: Final = 2.0
 """Seconds in which what is under way may be answered when serving ends."""
 
 
@@ -56,7 +56,7 @@ async def serve(
         proxy_headers=False,
         workers=1,  # else it is looked for in the environment
         h11_max_incomplete_event_size=HEAD_MAX,
-        timeout_keep_alive=round(REQUEST_PATIENCE),
+        timeout_keep_alive=round(REQUEST_TIMEOUT),
     )
     config.load()
     clients = Clients()
@@ -67,7 +67,7 @@ async def serve(
             partial(Connection, config, clients),
             backlog=BACKLOG,  # else it becomes 100
             ssl=tls,
-            ssl_handshake_timeout=None if tls is None else HANDSHAKE_PATIENCE,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
         )
         stack.pop_all()  # the server closes it
     served()
@@ -93,11 +93,11 @@ class Clients(ServerState):
             connection.drop()
 
     async def end(self) -> None:
-        """Let what is under way be answered, for `END_PATIENCE`."""
+        """Let what is under way be answered, for `END_TIMEOUT`."""
         for connection in [*self.connections]:
             connection.shutdown()
         # Not by `asyncio.timeout`: before 3.11.3 it tells no `TimeoutError` in a task that was cancelled, as this was.
-        late = asyncio.get_running_loop().call_later(END_PATIENCE, self._cut)
+        late = asyncio.get_running_loop().call_later(END_TIMEOUT, self._cut)
         try:
             while self.connections:
                 self.gone.clear()
@@ -139,7 +139,7 @@ class Connection(H11Protocol):
         super().handle_events()
         if self in self._clients.waiting and self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
-            self._late = self.loop.call_later(EXCHANGE_PATIENCE, self.drop)
+            self._late = self.loop.call_later(EXCHANGE_TIMEOUT, self.drop)
 
     def on_response_complete(self) -> None:
         self._wait()
@@ -153,7 +153,7 @@ class Connection(H11Protocol):
     def _wait(self) -> None:
         self._stop_waiting()
         self._clients.waiting[self] = None
-        self._late = self.loop.call_later(REQUEST_PATIENCE, self.drop)
+        self._late = self.loop.call_later(REQUEST_TIMEOUT, self.drop)
 
     def _stop_waiting(self) -> None:
         self._clients.waiting.pop(self, None)

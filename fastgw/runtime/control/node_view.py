@@ -133,10 +133,10 @@ class NodeView:
     def status_of_tls(self) -> OfTls:
         """Return the certificates of all listeners, and what verifies clients. It is taken apart once."""
         proposer = self._proposer
-        now = (proposer.current, (proposer.withheld, proposer.doubts))
+        now = (proposer.current, (proposer.withheld, proposer.warnings))
         if any(one is not other for one, other in zip(now, self._certified, strict=True)):
             self._certified = now
-            what = proposer.config, proposer.current.captured, {**proposer.doubts, **proposer.withheld}
+            what = proposer.config, proposer.current.captured, {**proposer.warnings, **proposer.withheld}
             self._of_tls = certificate_files.told(*what), certificate_files.verifiers(*what)
         return self._of_tls
 

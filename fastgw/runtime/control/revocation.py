@@ -31,7 +31,7 @@ class Revoking:
         self._node_state = node_state
         self._channel = channel
         self._unsent: deque[Revoke] = deque()
-        self._everywhere = RevocationReplicator(node_state.revoked, self._add_records)
+        self._replicator = RevocationReplicator(node_state.revoked, self._add_records)
         self._place: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
@@ -47,7 +47,7 @@ class Revoking:
             self.stop()
             self._place = place
             if place is not None:
-                self._sharing = asyncio.get_running_loop().create_task(self._everywhere.run(*place))
+                self._sharing = asyncio.get_running_loop().create_task(self._replicator.run(*place))
                 self._sharing.add_done_callback(_tell_defect)
 
     def stop(self) -> None:
@@ -58,13 +58,13 @@ class Revoking:
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Revoke on request."""
         if fresh := self._add_records(records, [about]):
-            self._everywhere.say(fresh, [about])
+            self._replicator.say(fresh, [about])
         return self._reach
 
     def heard(self, order: Revoke) -> None:
         """A worker has revoked it."""
         if fresh := self._keep(order.records, order.told):
-            self._everywhere.say(fresh, order.told)
+            self._replicator.say(fresh, order.told)
 
     def told(self) -> Revocations:
         node_state = self._node_state
@@ -74,7 +74,7 @@ class Revoking:
     def _reach(self) -> RevokedEverywhere:
         if self._place is None:
             return "node"
-        return "shared" if self._everywhere.is_there else "away"
+        return "shared" if self._replicator.is_there else "away"
 
     def _keep(self, records: bytes, told: list[RevocationEvent]) -> bytes:
         fresh = self._node_state.revoked.add(records, time.time())

@@ -26,7 +26,7 @@ AGAIN_S: Final = 0.5
 """How soon it is tried again when it was away."""
 BLOCK_S: Final = 1.0
 """How long a question for what is new waits there."""
-PATIENCE_S: Final = 3.0
+TIMEOUT_S: Final = 3.0
 """Seconds for an answer; longer than `BLOCK_S`."""
 MERGE_S: Final = 60.0
 """How often both lists are compared in full: a failover may have lost what was said."""
@@ -178,7 +178,7 @@ class RevocationReplicator:
         commands.append((b"ZREMRANGEBYSCORE", everything, b"-inf", b"(%d" % time.time()))
         commands.append((b"ZREMRANGEBYRANK", everything, b"0", b"%d" % (-MOST - 1)))
         with _judging():
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 await redis.ask_at_once(*commands)
 
 
@@ -187,13 +187,13 @@ async def _connected(url: str) -> AsyncIterator["Pipe"]:
     """Connect to Redis. Raises errors of the connection."""
     from fastgw.redis.pipelined_connection import opened
 
-    with closing(await opened(url, PATIENCE_S, lambda why: None)) as redis:
+    with closing(await opened(url, TIMEOUT_S, lambda why: None)) as redis:
         yield redis
 
 
 async def _ask(redis: "Pipe", *words: bytes) -> Any:
     """Return the answer to a command. Raises errors of the connection, also where it takes too long."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         return await redis.ask(*words)
 
 

@@ -307,8 +307,8 @@ class ShmLayout:
         to commit: see `carry_over`.
         """
         columns = [self.counted(column) for column in shared.columns]
-        ledger = CounterCarryOver(self.counted(shared.supervisor), self._given_back(shared.supervisor))
-        ledger.carry(columns, before, after)
+        carry_over = CounterCarryOver(self.counted(shared.supervisor), self._given_back(shared.supervisor))
+        carry_over.carry(columns, before, after)
 
     def totals(self, shared: SharedMemory, series: Series) -> Totals:
         """Return the totals of the node, by the names of this generation."""

@@ -121,7 +121,7 @@ class Proposer:
         self.withheld: Why = {}
         """Reasons, by file, why its present contents are not in force."""
         self._withheld_dates: Mapping[str, float] = {}  # since when
-        self.doubts: Why = {}
+        self.warnings: Why = {}
         """Warnings, by file, about what is in force."""
         for name in filter(is_watched, self.current.captured):
             remember(name, self.current.captured[name])
@@ -633,11 +633,11 @@ class Proposer:
         taken, held = accepted.captured, before.captured
         stay = {file: why for file, why in self.withheld.items() if not whole and taken.get(file) == held.get(file)}
         self._withhold({**stay, **loaded.withheld})
-        doubts = renamed(self.config, held, taken)
-        for why in dict.fromkeys(doubts.values()):
+        warnings = renamed(self.config, held, taken)
+        for why in dict.fromkeys(warnings.values()):
             notice(OperatorEvent.FILE_WARNING, f"warning: {why}")
-        stay = {file: why for file, why in self.doubts.items() if taken.get(file) == held.get(file)}
-        self.doubts = {**stay, **doubts}
+        stay = {file: why for file, why in self.warnings.items() if taken.get(file) == held.get(file)}
+        self.warnings = {**stay, **warnings}
         self.on_change(before, accepted)
 
     def _remember(

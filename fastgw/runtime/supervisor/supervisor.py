@@ -202,7 +202,7 @@ class Supervisor:
     # --- the turns of the loop ---
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(self._patience()):
+        for key, _ in self._selector.select(self._select_timeout()):
             if key.fd in self._selector.get_map():  # else one before it in this turn has ended it
                 key.data()
         for child in self._children:
@@ -237,7 +237,7 @@ class Supervisor:
             self._upgrade.give_up()
         self._life.look(now)
 
-    def _patience(self) -> float | None:
+    def _select_timeout(self) -> float | None:
         """Seconds until something is due by time; None: nothing is."""
         due = [self._life.due_at, *(child.kill_at for child in self._children)]
         if self._life.phase is LifecyclePhase.SERVING:

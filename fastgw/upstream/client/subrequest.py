@@ -171,7 +171,7 @@ class Subrequest(ClientSide):
     def abort(self, fault: Fault) -> None:
         self._fail(fault)
 
-    def tunnel(self, early: bytes, patience: float) -> None:
+    def tunnel(self, early: bytes, timeout: float) -> None:
         self.exchange.break_off()
         self._fail(Fault.UPGRADE_UNEXPECTED)
 
@@ -179,7 +179,7 @@ class Subrequest(ClientSide):
     def resume_tunnel(self) -> None: ...
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
 
-    def patience_with_filters(self) -> float:
+    def filter_timeout(self) -> float:
         return 0.0  # it meets none
 
 
@@ -224,7 +224,7 @@ def send_subrequest(
         siblings = parent.subrequests = _Subrequests()
     if siblings.count >= MOST_PER_EXCHANGE:
         return SubrequestFailed(Fault.INTERNAL, f"an exchange may have {MOST_PER_EXCHANGE} sub-requests")
-    seconds = min(timeout, parent.client.patience_with_filters())
+    seconds = min(timeout, parent.client.filter_timeout())
     head = BuiltRequestHead(method, parent.authority or b"localhost", target, fields, len(body))
     sent = Subrequest(listener)
     exchange = begin(head, sent, parent.listener, parent.peer, NO_FILTERS)

@@ -26,7 +26,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import Http1ResponseHead, find_head_end, judge_answer, take_answer, taken
+from fastgw.http.http1.parser import Http1ResponseHead, find_head_end, parse_answer, take_answer, taken
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.stream import (
     BodyListener,
@@ -72,7 +72,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_buffer",
         "_chunked",
         "_full",
-        "_head_patience",
+        "_head_timeout",
         "_informed",
         "_listener",
         "_method",
@@ -91,8 +91,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_wheel",
         "closed",
         "fd",
-        "idle_patience",
         "idle_since",
+        "idle_timeout",
         "paused",
         "phase",
         "pool",
@@ -130,8 +130,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._unasked_body = False
         self.uses = self.streams = 0
         self.idle_since = worker_loop.wheel.now
-        self.idle_patience = target.timeouts.idle  # seconds between two bytes of a response
-        self._head_patience = target.timeouts.response_headers  # seconds from the end of a request to a response head
+        self.idle_timeout = target.timeouts.idle  # seconds between two bytes of a response
+        self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = worker_loop.read_buffer
         self.read_since_rest = 0
         self.resting = False  # until others have had their turn (`Rests`)
@@ -170,7 +170,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.phase = AWAITING
         self._method = method
         wheel = self._wheel
-        self.deadline = deadline = wheel.now + self._head_patience
+        self.deadline = deadline = wheel.now + self._head_timeout
         if deadline < self.filed_at:
             wheel.file(self, deadline)
         send(self.fd, request, self.transport, self.write_paused)
@@ -235,14 +235,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._body_goes_to = client.fd
 
     def send_raw(self, chunk: bytes) -> None:
-        self.deadline = self._wheel.now + self.idle_patience
+        self.deadline = self._wheel.now + self.idle_timeout
         send(self.fd, chunk, self.transport, self.write_paused)
 
     def end_raw(self) -> None:
         self.transport.write_eof()
 
     def limit_silence(self, seconds: float) -> None:
-        self.idle_patience = seconds
+        self.idle_timeout = seconds
         self._watch(seconds)
 
     def cancel(self) -> None:
@@ -260,7 +260,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
         if self.phase is AWAITING:
             if (self._targets_turn or self.write_paused) and not self.paused:
-                self._watch(self._head_patience)
+                self._watch(self._head_timeout)
             else:
                 self.deadline = inf
 
@@ -283,7 +283,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             if self.phase is AWAITING:
                 self._watch_head()
             else:
-                self._watch(self.idle_patience)
+                self._watch(self.idle_timeout)
             if not self.resting:
                 self.transport.resume_reading()
 
@@ -311,8 +311,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left  # slow, but it takes what we send
-            patience = self._head_patience if self.phase is AWAITING else self.idle_patience
-            self._watch(patience)
+            timeout = self._head_timeout if self.phase is AWAITING else self.idle_timeout
+            self._watch(timeout)
         elif self.phase is AWAITING:
             self._fail(Fault.UPSTREAM_TIMEOUT)
         elif self.phase is RECEIVING:
@@ -352,7 +352,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         elif phase is RECEIVING:
             self._read_body(chunk)
         elif phase is TUNNEL:
-            self._watch(self.idle_patience)
+            self._watch(self.idle_timeout)
             assert self._tunnel is not None
             self._tunnel.on_tunnel_data(chunk)
             self.worker_loop.count_body(self, nbytes, 0)
@@ -404,7 +404,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 end = find_head_end(received, self._searched)
                 if end < 0 or end > MAX_HEAD:
                     return self._wait_for_more(received)
-                head = judge_answer(received, end, self._method)
+                head = parse_answer(received, end, self._method)
             except Malformed as malformed:
                 return self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             if head.status >= 200:
@@ -484,7 +484,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._finish()
             listener.on_head(head, payload, True)
             return
-        self._watch(self.idle_patience)
+        self._watch(self.idle_timeout)
         listener.on_head(head, payload, False)
         if not reader.done:
             self._begin_counting(received[end:], payload, reader.assured)
@@ -505,7 +505,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _read_body(self, chunk: bytes) -> None:
         reader, listener = self.reader, self._listener
         assert reader is not None
-        self.deadline = self._wheel.now + self.idle_patience
+        self.deadline = self._wheel.now + self.idle_timeout
         try:
             payload = reader.feed(chunk)
         except Malformed as malformed:

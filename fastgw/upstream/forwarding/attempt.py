@@ -228,10 +228,10 @@ class Attempt(Timed):
         if self._record is not None:
             self._record.answer(head.status, monotonic())
         self.deadline = inf
-        patience = upstream.settings.timeouts.tunnel_idle
-        stream.limit_silence(patience)
+        timeout = upstream.settings.timeouts.tunnel_idle
+        stream.limit_silence(timeout)
         stream.attach_source(_TunnelSource(self.exchange.client))
-        self._forwarding.switched(self, head, early, patience)
+        self._forwarding.switched(self, head, early, timeout)
 
     def on_tunnel_data(self, chunk: bytes) -> None:
         exchange = self.exchange

@@ -96,7 +96,7 @@ class CredentialRenewal:
         loop = forwarding.upstream.worker_loop.loop
         self._step = step
         self._task: asyncio.Task[None] | None = loop.create_task(self._wait(exchange, outcome))
-        self._limit = loop.call_later(exchange.client.patience_with_filters(), self.late)
+        self._limit = loop.call_later(exchange.client.filter_timeout(), self.late)
 
     async def _wait(self, exchange: Exchange, outcome: Awaitable[bool]) -> None:
         renewed = False

@@ -44,7 +44,7 @@ class Forward:
         "keeps_path",
         "marks",
         "path_of",
-        "patience",
+        "timeout",
         "upgrade",
         "upstream",
     )
@@ -64,7 +64,7 @@ class Forward:
         self.path_of = path_of
         self.forwarded: Policy | None = forwarded
         self.upgrade = upgrade
-        self.patience = min(timeout or inf, upstream.patience)
+        self.timeout = min(timeout or inf, upstream.total_timeout)
         self.deadline_name = deadline_name
         self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
         self.marks = NO_NAMES if via else _NO_VIA  # among what is left out of requests and answers
@@ -76,7 +76,7 @@ class Forward:
     def allows_fast_path(self) -> bool:
         """Whether nothing has to be timed or looked at, so that requests need no `Forwarding`."""
         rules = self.upstream.rules
-        timed = self.patience is not inf or rules.per_try is not inf or self.deadline_name is not None
+        timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         return not (timed or rules.statuses or self.upstream.hedging)
 
     def __call__(self, exchange: Exchange) -> None:
@@ -84,7 +84,7 @@ class Forward:
         forwarding = self._forwarding(exchange)
         exchange.upstream = upstream.name
         upstream.active += 1
-        if self.patience is not inf:
+        if self.timeout is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)
 
@@ -167,7 +167,7 @@ class Forward:
     def _most_time(self) -> float:
         """Seconds that an attempt has at most until the head of its response."""
         upstream = self.upstream
-        return min(self.patience, upstream.rules.per_try, upstream.settings.timeouts.response_headers)
+        return min(self.timeout, upstream.rules.per_try, upstream.settings.timeouts.response_headers)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
         """Return the lines for the next peer alone."""

@@ -84,8 +84,8 @@ class Forwarding(Timed):
     def limit_time(self) -> None:
         """Begin the time that the route gives until the response head, and the upstream for the whole."""
         wheel = self.upstream.worker_loop.wheel
-        self._total_at = wheel.now + self.upstream.patience
-        self.head_due_at = wheel.now + self.forward.patience
+        self._total_at = wheel.now + self.upstream.total_timeout
+        self.head_due_at = wheel.now + self.forward.timeout
         wheel.watch(self, self.head_due_at)
 
     def go_on(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
@@ -230,14 +230,14 @@ class Forwarding(Timed):
                     each.give_up()
             self.current, self._hedges = attempt, ()
 
-    def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, patience: float) -> None:
+    def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, timeout: float) -> None:
         exchange = self.exchange
         self._take_response(attempt.target, monotonic() - exchange.begun_at)
         self.deadline = inf
         response = Response(101, head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
             response.added = self._cookie(attempt.target)
-        exchange.switch(response, early, patience)
+        exchange.switch(response, early, timeout)
 
     def _cookie(self, target: Target) -> bytes:
         """The line by which the client stays with its target, if there is to be one."""

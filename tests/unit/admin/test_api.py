@@ -295,7 +295,7 @@ def test_a_body_of_unknown_length_is_cut_off_where_it_gets_too_long(here):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(here, monkeypatch):
-    monkeypatch.setattr(api, "BODY_PATIENCE", 0.05)
+    monkeypatch.setattr(api, "BODY_TIMEOUT", 0.05)
     with here.connect() as connection:
         head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n{YAML}\r\nContent-Length: 10\r\n\r\nversion"
         connection.sendall(head.encode())

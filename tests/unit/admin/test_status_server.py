@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from fastgw.admin.status_server import StatusPages
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from tests.support.on_loop import on_loop
 
 
 def ask(pages: StatusPages, request: str, *fields: str) -> tuple[int, dict[str, str], bytes]:
     raw = "\r\n".join([f"{request} HTTP/1.1", "Host: a", *fields, "", ""]).encode()
     sent: list[bytes] = []
-    pages.answer(judge_request(raw), sent.append)
+    pages.answer(parse_request(raw), sent.append)
     return parsed(*sent)
 
 
@@ -43,7 +43,7 @@ async def test_metrics_that_come_later_are_waited_for_and_probes_are_not(fails):
     summed_up = asyncio.get_running_loop().create_future()
     pages = StatusPages(lambda: True, lambda accept: summed_up)
     sent: list[bytes] = []
-    pages.answer(judge_request(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"), sent.append)
+    pages.answer(parse_request(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"), sent.append)
     await asyncio.sleep(0)
     assert sent == []
     assert ask(pages, "GET /livez")[::2] == (200, b"alive\n")

@@ -192,7 +192,7 @@ def test_timeouts_hold_for_connections_that_are_there() -> None:
     client.sends(GET)
     plane.adopts({**own("two"), "timeouts": {"keepalive": "2s", "response_idle": "3s"}})
     client.sends(GET)
-    assert client.protocol._patience() == 3.0
+    assert client.protocol._write_timeout() == 3.0
     plane.passes(3)
     assert client.ended
 

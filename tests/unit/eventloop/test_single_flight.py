@@ -27,18 +27,18 @@ class Asked:
 
 @on_loop
 async def test_all_who_wait_get_one_answer_and_the_next_one_asks_anew() -> None:
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     asked = Asked()
-    waiting = [asyncio.create_task(flights.join("a", asked.ask)) for _ in range(5)]
-    other = asyncio.create_task(flights.join("b", asked.ask))
+    waiting = [asyncio.create_task(single_flight.join("a", asked.ask)) for _ in range(5)]
+    other = asyncio.create_task(single_flight.join("b", asked.ask))
     await turns()
-    assert (asked.begun, flights.has("a"), flights.has("c")) == (2, True, False)
+    assert (asked.begun, single_flight.has("a"), single_flight.has("c")) == (2, True, False)
     waiting.pop(0).cancel()
     await turns()
     asked.answer.set_result("yes")
     assert await asyncio.gather(*waiting, other) == ["yes"] * 5
-    assert not flights.has("a")
-    assert await flights.join("a", asked.ask) == "yes"
+    assert not single_flight.has("a")
+    assert await single_flight.join("a", asked.ask) == "yes"
     assert (asked.begun, asked.cancelled) == (3, 0)
 
 
@@ -46,15 +46,15 @@ async def test_all_who_wait_get_one_answer_and_the_next_one_asks_anew() -> None:
 @on_loop
 async def test_the_last_one_to_leave_ends_it_and_who_comes_then_asks_anew(begun: int) -> None:
     """Also one that leaves before it has begun."""
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     asked = Asked()
-    waiting = [asyncio.create_task(flights.join("a", asked.ask)) for _ in range(3)]
+    waiting = [asyncio.create_task(single_flight.join("a", asked.ask)) for _ in range(3)]
     await turns(begun)
     for each in waiting:
         each.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    assert not flights.has("a")
-    later = asyncio.create_task(flights.join("a", asked.ask))
+    assert not single_flight.has("a")
+    later = asyncio.create_task(single_flight.join("a", asked.ask))
     await turns()
     asked.answer.set_result("yes")
     assert await later == "yes"
@@ -64,9 +64,9 @@ async def test_the_last_one_to_leave_ends_it_and_who_comes_then_asks_anew(begun:
 @on_loop
 async def test_how_many_are_under_way_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST", 1)
-    flights: SingleFlight[str] = SingleFlight()
+    single_flight: SingleFlight[str] = SingleFlight()
     asked = Asked()
-    waiting = [asyncio.create_task(flights.join(key, asked.ask)) for key in ("a", "b", "b", "a")]
+    waiting = [asyncio.create_task(single_flight.join(key, asked.ask)) for key in ("a", "b", "b", "a")]
     await turns()
     assert asked.begun == 3, "what has no place asks for itself"
     asked.answer.set_result("yes")

@@ -9,7 +9,7 @@ import pytest
 from fastgw.config.settings.gateway import FilterUse
 from fastgw.exchange import Chain, Exchange, FilterInstance, Hooks, Route, run_request
 from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply
-from fastgw.http.http1.parser import judge_response
+from fastgw.http.http1.parser import parse_response
 from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, probe
 
@@ -565,9 +565,9 @@ def test_what_several_filters_look_at_is_looked_at(answer: bytes, looked: bool, 
         FilterInstance(FilterUse(name="a", type="a", settings=None), each, False, "") for each in hooks
     ).looks_at
     assert looks_at is not None
-    assert looks_at(judge_response(answer, b"GET")) is looked
+    assert looks_at(parse_response(answer, b"GET")) is looked
     if other is not None:
-        assert looks_at(judge_response(answer.replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1), b"GET"))
+        assert looks_at(parse_response(answer.replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1), b"GET"))
 
 
 def test_what_a_request_asks_of_its_route_is_one_line_of_memory() -> None:

@@ -16,16 +16,16 @@ import pytest
 from fastgw.compiled import twin
 from fastgw.exchange import Chain, Exchange
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from tests.support.collector import no_collector
 
 TWIN = twin("fastgw.exchange._new_exchange")
-GET = judge_request(b"GET /a?b=c HTTP/1.1\r\nHost: a.test:81\r\n\r\n")
+GET = parse_request(b"GET /a?b=c HTTP/1.1\r\nHost: a.test:81\r\n\r\n")
 HEADS = [
     GET,
-    judge_request(b"POST /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n"),
-    judge_request(b"GET /b/../c HTTP/1.0\r\nHost: b.test\r\n\r\n"),
-    judge_request(b"OPTIONS * HTTP/1.1\r\nHost: b.test\r\n\r\n"),  # which the reference reads
+    parse_request(b"POST /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n"),
+    parse_request(b"GET /b/../c HTTP/1.0\r\nHost: b.test\r\n\r\n"),
+    parse_request(b"OPTIONS * HTTP/1.1\r\nHost: b.test\r\n\r\n"),  # which the reference reads
 ]
 PEERS: list[Any] = [
     Peer("192.0.2.1", 1, 80, trusted=False),

@@ -15,7 +15,7 @@ from fastgw.exchange.request_ids import RequestIds, made, request_ids
 from fastgw.filters import TYPES
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.http.http1 import serializer, serializer_reference
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 
 SERVICE = "version: 1\nlisteners: {a: {address: '127.0.0.1:0'}}\nroutes: [{name: r, respond: {status: 200}%s}]\n"
 BOTH = pytest.mark.parametrize("ids_of", [RequestIds, request_ids], ids=["plain", "in use"])
@@ -63,7 +63,7 @@ def test_other_words_are_refused(wrong: str) -> None:
 
 
 def head(fields: bytes = b"") -> Any:
-    return judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    return parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
 
 
 @BOTH

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.http1 import serializer, serializer_reference
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
 
 NAMES = st.sampled_from([b"Accept", b"X-A", b"x-request-id", b"Cookie", b"Via", b"X-Forwarded-For", b"Trailer"])
@@ -31,7 +31,7 @@ def test_it_is_sent_as_one_that_came_is(method, path, query, fields, length, dro
     framing = b"Transfer-Encoding: chunked\r\n" if length is None else b"Content-Length: %d\r\n" % (length or 0)
     if length == 0 and not built.sized:
         framing = b""
-    came = judge_request(b"%b %b HTTP/1.1\r\nHost: A.test:81\r\n%b%b\r\n" % (method, target, lines, framing))
+    came = parse_request(b"%b %b HTTP/1.1\r\nHost: A.test:81\r\n%b%b\r\n" % (method, target, lines, framing))
     assert splice.request(built, None, b"b", dropped, added) == splice.request(came, None, b"b", dropped, added)
     for name in ("method", "scheme", "authority", "host", "host_as_sent", "request_target", "raw_path", "path", "query",
                  "path_as_sent", "body_length", "sized", "version", "expects_continue", "upgrade"):  # fmt: skip

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.forwarded_headers import Peer, fields_for_upstream
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.net.client_certificate import LONGEST, ClientCertificate
 
 DER = b"not looked into"
-REQUEST = judge_request(b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-Client-Cert: Hash=f0\r\n\r\n")
+REQUEST = parse_request(b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-Client-Cert: Hash=f0\r\n\r\n")
 FIELD = b"X-Forwarded-Client-Cert: "
 
 

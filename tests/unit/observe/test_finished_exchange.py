@@ -9,7 +9,7 @@ import pytest
 
 from fastgw.compiled import twin
 from fastgw.errors import Fault
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.observe import record_of
 
 TWIN = twin("fastgw.observe._recorder")
@@ -59,7 +59,7 @@ class Exchange:
 
 def over(fields: bytes = b"", line: bytes = b"GET / HTTP/1.1", **known: Any) -> Exchange:
     """An exchange that is over, of a request with this request line and these field lines."""
-    return Exchange(judge_request(line + b"\r\nHost: a.test\r\n" + fields + b"\r\n"), **known)
+    return Exchange(parse_request(line + b"\r\nHost: a.test\r\n" + fields + b"\r\n"), **known)
 
 
 def test_a_record_tells_what_the_exchange_knows() -> None:

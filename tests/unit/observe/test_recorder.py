@@ -19,7 +19,7 @@ from fastgw.observe import Series, record_of
 from fastgw.observe.access_log.formats import JSON_SLOTS, MAX_LINE, json_line, masker
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
-from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
 from fastgw.observe.recorder import MAX_KINDS, Recorder
@@ -41,10 +41,10 @@ class Told:
 
     def __init__(self, twin: Any, *formats: str, redact: tuple[str, ...] = REDACT) -> None:
         self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
-        self.tally = Tally(series_of("user", "files"), self.column)
+        self.counters = ExchangeCounters(series_of("user", "files"), self.column)
         wanted = [AccessLog("stdout", each, redact) for each in formats or ("json",)]
-        self.logs = [Log(each, self.tally, LineQueue if twin is None else twin.LineQueue) for each in wanted]
-        self.recorder: Any = Recorder(self.tally, self.logs)
+        self.logs = [Log(each, self.counters, LineQueue if twin is None else twin.LineQueue) for each in wanted]
+        self.recorder: Any = Recorder(self.counters, self.logs)
         if twin is not None:
             self.recorder = twin.Recorder(self.recorder)
 
@@ -55,12 +55,14 @@ class Told:
 def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
     """Count by a record, and the line of it."""
     record = record_of(ended, now, date)
-    place = told.tally.place(record.listener, record.route, record.upstream, record.method, record.status, record.fault)
-    told.tally.count(
+    place = told.counters.place(
+        record.listener, record.route, record.upstream, record.method, record.status, record.fault
+    )
+    told.counters.count(
         place, record.duration_s, record.request_bytes, record.response_bytes, record.upstream_s, record.retries
     )
     if record.consumer:
-        told.tally.count_consumer(record.consumer)
+        told.counters.count_consumer(record.consumer)
     return json_line(record, masker(REDACT))
 
 
@@ -241,8 +243,8 @@ def test_other_formats_are_made_beside(twin: Any) -> None:
 def test_each_log_masks_its_own_names(twin: Any) -> None:
     """One that masks more than another does not mask for it."""
     told = Told(twin)
-    more = Log(AccessLog("stdout", "json", ("other",)), told.tally, type(told.logs[0].held))
-    recorder: Any = Recorder(told.tally, [*told.logs, more])
+    more = Log(AccessLog("stdout", "json", ("other",)), told.counters, type(told.logs[0].held))
+    recorder: Any = Recorder(told.counters, [*told.logs, more])
     if twin is not None:
         recorder = twin.Recorder(recorder)
     recorder.finish(over(line=b"GET /a;sid=1?sid=1&other=2 HTTP/1.1"))

@@ -10,7 +10,7 @@ from fastgw.config.base.value_types import parse_network
 from fastgw.forwarded_headers import FAMILY, Peer, _elements, client_address, fields_for_upstream
 from fastgw.gateway.compiler import trust
 from fastgw.http.grammar import TOKEN
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.http.messages import RequestHead
 
 TRUSTS = trust([parse_network("10.0.0.0/8"), parse_network("fd00::/8")])
@@ -19,7 +19,7 @@ STRANGER = Peer("203.0.113.5", 1, 80, trusted=False)
 
 
 def head(*fields: bytes) -> RequestHead:
-    return judge_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + b"".join(each + b"\r\n" for each in fields) + b"\r\n")
+    return parse_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + b"".join(each + b"\r\n" for each in fields) + b"\r\n")
 
 
 def client(*fields: bytes) -> str:
@@ -95,7 +95,7 @@ def test_a_long_list_is_read_in_no_time(count: int) -> None:
     """However many elements a client invents, only those that trusted proxies wrote are looked at."""
     value = b", ".join([b"for=10.0.0.1"] * count)
     raw = b"GET / HTTP/1.1\r\nHost: a.test\r\nForwarded: " + value + b'x="\r\n\r\n'
-    request = judge_request(raw)
+    request = parse_request(raw)
     assert client_address(request, PROXY, TRUSTS) == "10.0.0.9"
     fields_for_upstream("append", PROXY, request, "10.0.0.9")
 
@@ -234,7 +234,7 @@ def test_peers_of_other_kinds(peer: Peer, forwarded: bytes) -> None:
 
 def test_without_a_host_none_is_claimed() -> None:
     """HTTP/1.0 may send none."""
-    request = judge_request(b"GET / HTTP/1.0\r\n\r\n")
+    request = parse_request(b"GET / HTTP/1.0\r\n\r\n")
     _, lines = fields_for_upstream(None, Peer("203.0.113.6", 1, 80, trusted=False), request, "203.0.113.6")
     assert b"Forwarded: for=203.0.113.6;proto=http\r\n" in lines
     assert b"X-Forwarded-Host" not in lines

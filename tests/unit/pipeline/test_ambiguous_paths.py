@@ -16,7 +16,7 @@ from fastgw.config.base.route_patterns import parse_host, parse_path
 from fastgw.exchange import Chain, Exchange, Route
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import has_other_readings, normalize, other_readings
 from fastgw.pipeline.route_selection import choose
@@ -85,7 +85,7 @@ def asked(head: Any, refuses: bool = True) -> Exchange:
     return Exchange(head, client, listener, Peer("127.0.0.1", 1, 80, False), Chain(()))  # type: ignore[arg-type]
 
 
-def head_of(path: bytes, method: bytes = b"GET", fields: bytes = b"", judge: Any = judge_request) -> Any:
+def head_of(path: bytes, method: bytes = b"GET", fields: bytes = b"", judge: Any = parse_request) -> Any:
     return judge(b"%b %b HTTP/1.1\r\nHost: a.test\r\n%b\r\n" % (method, path, fields))
 
 
@@ -127,7 +127,7 @@ TABLE = Router(routes(ADMIN, OPEN))
         b"//" + b"a" * 5000,
     ],
 )
-@pytest.mark.parametrize("judge", [judge_request, parser_reference.judge_request])
+@pytest.mark.parametrize("judge", [parse_request, parser_reference.parse_request])
 def test_a_path_that_is_another_routes_to_some_server_is_refused(path: bytes, judge: Any) -> None:
     assert chosen(TABLE, head_of(path, judge=judge)) == "ambiguous_path"
     assert chosen(TABLE, head_of(path, judge=judge), refuses=False) == "r1"
@@ -356,7 +356,7 @@ def test_whichever_way_it_is_read_it_stays_at_its_route(
         except Malformed:
             continue
         name = chosen(table, head)
-        plain = head_of(raw_path, judge=parser_reference.judge_request)
+        plain = head_of(raw_path, judge=parser_reference.parse_request)
         assert chosen(reference, plain) == name
         assert plain.ordinary == head.ordinary
         if head.ordinary:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastgw.exchange.reply import ReplyBody
 from fastgw.filters.api import BodyStage, Bounded, Env, Exchange, Fault, Filter, Hooks, Phase, Reply, StageFactory
-from fastgw.http.http1.parser import find_head_end, judge_response
+from fastgw.http.http1.parser import find_head_end, parse_response
 from fastgw.testing import Ran, run
 from tests.support.memory import Plane, probe
 
@@ -47,7 +47,7 @@ def head_of(ran: Ran) -> dict[bytes, bytes]:
 def answer_of(ran: Ran, method: bytes = b"GET") -> tuple[int, dict[bytes, bytes], bytes]:
     """Status, fields and body of what the client got; a body that is not complete is a failure."""
     end = find_head_end(ran.received)
-    head = judge_response(ran.received[:end], method)
+    head = parse_response(ran.received[:end], method)
     reader = head.body()
     body = reader.feed(ran.received[end:])
     if not reader.done:

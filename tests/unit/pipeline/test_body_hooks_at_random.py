@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.filters.api import Bounded, Phase, StageFactory
-from fastgw.http.http1.parser import find_head_end, judge_request, judge_response
+from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from tests.support.memory import Plane, Wire, probe
 from tests.unit.pipeline.test_body_hooks import Doubling, Reversing, cut
 
@@ -68,7 +68,7 @@ def taken_request(sent: bytes) -> bytes | None:
     end = find_head_end(sent)
     if end <= 0:
         return None
-    reader = judge_request(sent[:end]).body()
+    reader = parse_request(sent[:end]).body()
     body = reader.feed(sent[end:])
     assert not reader.rest
     return body if reader.done else None
@@ -79,7 +79,7 @@ def taken_response(received: bytes, closed: bool) -> tuple[bytes | None, bytes]:
     end = find_head_end(received)
     if end <= 0:
         return None, b""
-    head = judge_response(received[:end], b"PUT")
+    head = parse_response(received[:end], b"PUT")
     assert head.status == 200, received
     reader = head.body()
     body = reader.feed(received[end:])

@@ -27,9 +27,9 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def generous_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, what is there is found."""
-    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(encrypted_cache, "TIMEOUT_S", 15.0)
 
 
 @asynccontextmanager
@@ -160,7 +160,7 @@ async def test_who_is_late_by_itself_keeps_nobody_else_away(
         await other.put(b"a", b"1", time.time() + 60)
         os.kill(redis.pid, signal.SIGSTOP)
         with monkeypatch.context() as patched:
-            patched.setattr(encrypted_cache, "PATIENCE_S", 0.05)
+            patched.setattr(encrypted_cache, "TIMEOUT_S", 0.05)
             assert await late.get(b"a") is None
         os.kill(redis.pid, signal.SIGCONT)
         assert "away" in repr(late)
@@ -195,7 +195,7 @@ async def test_each_trouble_is_told_once_until_it_is_over(
 
 @on_loop
 async def test_nobody_waits_long_for_a_redis_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(encrypted_cache, "TIMEOUT_S", 0.02)
     taken: list[Any] = []
     server = await asyncio.start_server(lambda reader, writer: taken.append(writer), "127.0.0.1", 0)
     level = EncryptedRedisCache(parse_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), SECRET, b"test")

@@ -14,8 +14,8 @@ import hiredis
 import pytest
 from redis import exceptions as of_redis
 
-from fastgw.filters.limiting.counter_store import LimitSpec, NodeLedger, limit_of
-from fastgw.filters.limiting.redis_counter_store import RedisCounterStore, SharedLedger
+from fastgw.filters.limiting.counter_store import LimitSpec, NodeCounterStore, limit_of
+from fastgw.filters.limiting.redis_counter_store import RedisCounters, RedisCounterStore
 from fastgw.redis import availability, rate_limits
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import Pipe, opened
@@ -141,11 +141,11 @@ def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: 
     async def play() -> None:
         limits = StateLimits(redis.url, 5.0)
         limits.hold()
-        ledger = SharedLedger(
-            RedisCounterStore(limits, "seen", False), b"limit", terms, NodeLedger(own_table(), b"", terms)
+        counter_store = RedisCounterStore(
+            RedisCounters(limits, "seen", False), b"limit", terms, NodeCounterStore(own_table(), b"", terms)
         )
-        verdict = await ledger.spend(b"192.0.2.77", 2)  # type: ignore[misc]
-        assert (verdict.wait, verdict.is_away, ledger.left(b"", verdict.mark)[0]) == (0.0, False, 3)
+        verdict = await counter_store.spend(b"192.0.2.77", 2)  # type: ignore[misc]
+        assert (verdict.wait, verdict.is_away, counter_store.left(b"", verdict.mark)[0]) == (0.0, False, 3)
         limits.release()
 
     asyncio.run(play())
@@ -161,17 +161,17 @@ def test_what_is_charged_and_given_back_later_counts_there_and_is_told(redis: Re
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
         limits.hold()
-        ledger = SharedLedger(
-            RedisCounterStore(limits, "later", True), b"limit", terms, NodeLedger(own_table(), b"", terms)
+        counter_store = RedisCounterStore(
+            RedisCounters(limits, "later", True), b"limit", terms, NodeCounterStore(own_table(), b"", terms)
         )
-        first = await ledger.spend(b"a", 4)  # type: ignore[misc]
-        ledger.charge(b"a", 5, first.mark)
-        assert ledger.left(b"a", first.mark)[0] == 1
-        ledger.refund(b"a", 4, first.mark)
-        assert ledger.left(b"a", first.mark)[0] == 5
-        second = await ledger.spend(b"a", 5)  # type: ignore[misc]
-        assert (second.wait, ledger.left(b"a", second.mark)[0]) == (0.0, 0)
-        assert (await ledger.spend(b"a", 1)).wait > 0  # type: ignore[misc]
+        first = await counter_store.spend(b"a", 4)  # type: ignore[misc]
+        counter_store.charge(b"a", 5, first.mark)
+        assert counter_store.left(b"a", first.mark)[0] == 1
+        counter_store.refund(b"a", 4, first.mark)
+        assert counter_store.left(b"a", first.mark)[0] == 5
+        second = await counter_store.spend(b"a", 5)  # type: ignore[misc]
+        assert (second.wait, counter_store.left(b"a", second.mark)[0]) == (0.0, 0)
+        assert (await counter_store.spend(b"a", 1)).wait > 0  # type: ignore[misc]
         limits.release()
 
     asyncio.run(play())
@@ -199,10 +199,10 @@ def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_
     assert after - connections == 3  # this test's own two
 
 
-def ledger_for(limits: StateLimits, refuses: bool) -> SharedLedger:
+def counter_store_for(limits: StateLimits, refuses: bool) -> RedisCounterStore:
     terms = LimitSpec("token_bucket", 2, 3600.0)
-    return SharedLedger(
-        RedisCounterStore(limits, "away", refuses), b"limit", terms, NodeLedger(own_table(), b"", terms)
+    return RedisCounterStore(
+        RedisCounters(limits, "away", refuses), b"limit", terms, NodeCounterStore(own_table(), b"", terms)
     )
 
 
@@ -219,11 +219,11 @@ def test_one_that_answers_nothing_is_waited_for_once(refuses: bool, caplog: pyte
         port = server.sockets[0].getsockname()[1]
         limits = StateLimits(f"redis://127.0.0.1:{port}", 0.05)
         limits.hold()
-        ledger = ledger_for(limits, refuses)
-        waited = [ledger.spend(b"a", 1) for _ in range(3)]
+        counter_store = counter_store_for(limits, refuses)
+        waited = [counter_store.spend(b"a", 1) for _ in range(3)]
         assert all(asyncio.iscoroutine(each) for each in waited)
         verdicts = [await each for each in waited]  # type: ignore[misc]
-        at_once = [ledger.spend(b"a", 1) for _ in range(3)]
+        at_once = [counter_store.spend(b"a", 1) for _ in range(3)]
         for verdict in [*verdicts, *at_once]:
             assert verdict.is_away  # type: ignore[union-attr]
         admitted = [not verdict.wait for verdict in verdicts]
@@ -243,13 +243,13 @@ def test_a_connection_that_is_cut_is_made_anew_and_nobody_is_refused(redis: Redi
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
         limits.hold()
-        ledger = ledger_for(limits, refuses=True)
-        assert not (await ledger.spend(b"cut", 1)).is_away  # type: ignore[misc]
+        counter_store = counter_store_for(limits, refuses=True)
+        assert not (await counter_store.spend(b"cut", 1)).is_away  # type: ignore[misc]
         before = limits._pipe
         redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         while limits._pipe is before:
             await asyncio.sleep(0)
-        second, third = [await ledger.spend(b"cut", 1) for _ in range(2)]  # type: ignore[misc]
+        second, third = [await counter_store.spend(b"cut", 1) for _ in range(2)]  # type: ignore[misc]
         assert [(each.is_away, bool(each.wait)) for each in (second, third)] == [(False, False), (False, True)]
         limits.release()
 
@@ -305,7 +305,7 @@ def test_an_answer_of_another_shape_is_none(said: bytes, caplog: pytest.LogCaptu
         async with answering(said) as url:
             limits = StateLimits(url, 30.0)
             limits.hold()
-            verdict = await ledger_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
+            verdict = await counter_store_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
             assert (verdict.is_away, verdict.fault.name) == (True, "LIMITS_UNAVAILABLE")
             limits.release()
 
@@ -331,11 +331,11 @@ def test_one_that_answers_nonsense_is_told_once_and_tried_ever_more_seldom(
         async with answering(b"+OK\r\n") as url:
             limits = StateLimits(url, 30.0)
             limits.hold()
-            ledger = ledger_for(limits, refuses=True)
+            counter_store = counter_store_for(limits, refuses=True)
             for _ in range(8):
                 while limits.away or limits._pipe is None:
                     await sleep(0)
-                assert (await ledger.spend(b"a", 1)).is_away  # type: ignore[misc]
+                assert (await counter_store.spend(b"a", 1)).is_away  # type: ignore[misc]
             limits.release()
             await sleep(0)
 
@@ -382,7 +382,7 @@ def test_an_answer_that_comes_slowly_and_in_pieces_is_one(pieces: int) -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         limits = StateLimits(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", 30.0)
         limits.hold()
-        verdict = await ledger_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
+        verdict = await counter_store_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
         assert (verdict.is_away, bool(verdict.wait)) == (False, False)
         limits.release()
         server.close()
@@ -395,7 +395,7 @@ def test_half_an_answer_is_none(caplog: pytest.LogCaptureFixture) -> None:
         async with answering(b"*5\r\n:0\r\n:1\r\n") as url:
             limits = StateLimits(url, 0.05)
             limits.hold()
-            verdict = await ledger_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
+            verdict = await counter_store_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
             assert verdict.is_away
             limits.release()
 
@@ -527,7 +527,7 @@ def test_a_defect_while_it_connects_does_not_end_the_trying(
         limits.hold()
         while len(tried) < 2 or limits.away:
             await asyncio.sleep(0.001)
-        assert not (await ledger_for(limits, refuses=True).spend(b"defect", 1)).is_away  # type: ignore[misc]
+        assert not (await counter_store_for(limits, refuses=True).spend(b"defect", 1)).is_away  # type: ignore[misc]
         limits.release()
 
     asyncio.run(asyncio.wait_for(play(), 20.0))

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.config.base.route_patterns import parse_host, parse_path
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.routing import table as routing
 from fastgw.routing.table import Conditions, Router, at_once, rule_of
 from tests.unit.routing.test_table import PATTERNS, REQUESTS, ROUTES, Request, Route, by_path, router
@@ -142,7 +142,7 @@ def test_a_head_is_asked_what_its_attributes_say(path):
     for host in (b"a.test", b"A.test:80", b"b.a.test.", b"[::1]:80", b"x"):
         for method in (b"GET", b"HEAD", b"PUT"):
             for sent in (path, b"/%61/.." + path, b"/./a/%2E%2e" + path + b"?a=/b"):
-                assert same(ORDINARY, judge_request(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, sent, host)))
+                assert same(ORDINARY, parse_request(b"%b %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (method, sent, host)))
 
 
 @pytest.mark.parametrize("wrong", [None, "text", bytearray(b"/a")])

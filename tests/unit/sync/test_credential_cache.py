@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.http.messages import RequestHead
 from fastgw.sync import credential_cache
 from fastgw.sync.credential_cache import HITS, MISSES, TokenCache, count_in
@@ -71,7 +71,7 @@ def test_what_is_over_is_not_got_and_leaves_its_place(made: Any) -> None:
 
 
 def head_of(*lines: bytes) -> RequestHead:
-    return judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n")
+    return parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n")
 
 
 def test_a_credential_is_got_by_the_only_authorization_field_of_a_request(counting: tuple[Any, memoryview]) -> None:
@@ -90,7 +90,7 @@ def test_a_credential_is_got_by_the_only_authorization_field_of_a_request(counti
         ([], None),
     ]
     for lines, expected in shown:
-        for judge in (judge_request, parser_reference.judge_request):
+        for judge in (parse_request, parser_reference.parse_request):
             head = judge(b"\r\n".join([b"GET / HTTP/1.1", b"Host: a", *lines, b"", b""]))
             assert cache.shown_by(head) == expected
             head.fields()

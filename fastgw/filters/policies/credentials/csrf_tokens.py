@@ -114,15 +114,15 @@ class CsrfEndpoint:
         self._fields = _static(shown, reader)
         self._tls = client_tls(reader.file, settings.tls)
         self._tokens: TokenHolder | None = None
-        patience = settings.timeout
+        timeout = settings.timeout
         if shown.oauth2 is not None:
             source = TokenSource.of(shown.oauth2)
             endpoint = source.getter(reader.file)
             self._tokens = TokenHolder(source.key, endpoint, Token)
-            patience += AGAIN_S + shown.oauth2.timeout + SLACK_S
+            timeout += AGAIN_S + shown.oauth2.timeout + SLACK_S
         self.material = reader.material + (b"" if self._tokens is None else endpoint.material)
         self.name = f"CSRF token of {str(settings.token_url).partition('?')[0]}"
-        self.timeout = patience
+        self.timeout = timeout
         self.negative_ttl = settings.negative_ttl
         self._url = settings.token_url
         self._fetch_s = settings.timeout

@@ -51,7 +51,6 @@ class Holder(Generic[T]):
         "_around",
         "_background",
         "_feed",
-        "_flights",
         "_getter",
         "_good_until",
         "_held",
@@ -59,6 +58,7 @@ class Holder(Generic[T]):
         "_parse",
         "_said",
         "_silent",
+        "_single_flight",
         "_used",
         "_users",
         "key",
@@ -75,7 +75,7 @@ class Holder(Generic[T]):
         self._look_at = 0.0
         self._feed: Feed | None = None
         self._around: FetchContext | None = None
-        self._flights: SingleFlight[T | Unavailable] = SingleFlight()
+        self._single_flight: SingleFlight[T | Unavailable] = SingleFlight()
         self._background: asyncio.Task[T | Unavailable] | None = None
         self._silent: tuple[float, Unavailable] | None = None
         self._allowance = allowance()
@@ -141,7 +141,7 @@ class Holder(Generic[T]):
             return held
         if (problem := self._problem()) is not None:
             raise problem
-        got = await self._flights.join(self.key, partial(self._fly, self._said))
+        got = await self._single_flight.join(self.key, partial(self._fly, self._said))
         if isinstance(got, Unavailable):
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
@@ -152,7 +152,7 @@ class Holder(Generic[T]):
         """Ask for something newer than this, which the API refuses, or which expires soon; wait for nothing."""
         known = self._said.failed_until_date > time.time()
         if self._held == seen and not known and (self._background is None or self._background.done()):
-            joined = self._flights.join(self.key, partial(self._fly, self._said))
+            joined = self._single_flight.join(self.key, partial(self._fly, self._said))
             self._background = asyncio.get_running_loop().create_task(joined)
 
     def _problem(self) -> Unavailable | None:
@@ -194,8 +194,8 @@ class Holder(Generic[T]):
             return Unavailable(Fault.GATEWAY_STOPPED, "the filter is stopped")
         if (answer := self._answer(before)) is not None:
             return answer
-        patience, pause = monotonic() + AGAIN_S + self._getter.timeout + SLACK_S, FIRST_S
-        while (left := patience - monotonic()) > 0:
+        deadline, pause = monotonic() + AGAIN_S + self._getter.timeout + SLACK_S, FIRST_S
+        while (left := deadline - monotonic()) > 0:
             if around.control_is_away():
                 await feed.changed(_own_time())
                 if (answer := self._answer(before)) is None:

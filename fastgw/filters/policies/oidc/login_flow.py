@@ -2,7 +2,7 @@
 
 Rule 1: what comes back from a browser counts only with what was sealed for this browser when it left.
 Rule 2: who has a session goes on while the provider is away; who needs the provider is told that it is.
-Rule 3: nothing is refreshed twice with one refresh token (`desk`).
+Rule 3: nothing is refreshed twice with one refresh token (`coordinator`).
 Rule 4: a session that has ended is ended in every copy of its cookie, whenever and wherever it was written.
 """
 

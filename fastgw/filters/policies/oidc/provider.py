@@ -45,7 +45,7 @@ AGAIN_S: Final = 10.0
 """How often while it is away."""
 REST_S: Final = 1.0
 """How often at most, however many ask."""
-PATIENCE_S: Final = 6.0
+TIMEOUT_S: Final = 6.0
 """How long a login waits to hear whether the provider is there."""
 SUCCESSION_S: Final = 3.0
 """How long a refresh waits for another control process, when one has ended. Then the worker does it by itself."""
@@ -88,7 +88,7 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
         metadata, tell = None, _Telling(f"oidc: logins at {self.issuer}")
-        async with RefreshCoordinator(node.fetcher, tls) as desk:
+        async with RefreshCoordinator(node.fetcher, tls) as coordinator:
             while True:
                 away = ""
                 try:
@@ -97,7 +97,7 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
                     away = str(problem)
                 tell(away)
                 node.attempted(away)
-                told = {"metadata": metadata, "away": away, "date": time.time(), "desk": desk.place}
+                told = {"metadata": metadata, "away": away, "date": time.time(), "desk": coordinator.place}
                 node.publish(orjson.dumps(told, default=msgspec.to_builtins))
                 await asyncio.sleep(REST_S)
                 await node.asked(AGAIN_S if away else EVERY_S)
@@ -212,7 +212,7 @@ class Provider:
         self.away = "nothing is known of it yet"
         """Reason why it cannot be asked; "": it could be, at `heard_date`."""
         self.heard_date = 0.0
-        self._desk: SessionPlace | None = None
+        self._coordinator: SessionPlace | None = None
         self._feed: Feed | None = None
         self._fetcher: Fetcher | None = None
         self._users = 0
@@ -237,7 +237,7 @@ class Provider:
     def _take(self, value: bytes) -> None:
         said = orjson.loads(value)
         self.away, self.heard_date = said["away"], said["date"]
-        self._desk = msgspec.convert(said["desk"], SessionPlace)
+        self._coordinator = msgspec.convert(said["desk"], SessionPlace)
         if said["metadata"] is not None:
             self.metadata = msgspec.convert(said["metadata"], Metadata)
 
@@ -245,7 +245,7 @@ class Provider:
         """Return the provider's metadata, if it was reachable just now. None: it is away."""
         if time.time() - self.heard_date > REST_S + 0.5 or self.away:
             await self._listen()
-        return None if self.away or time.time() - self.heard_date > 2 * PATIENCE_S else self.metadata
+        return None if self.away or time.time() - self.heard_date > 2 * TIMEOUT_S else self.metadata
 
     async def _listen(self) -> None:
         """Ask what is new, and wait for the answer. One question serves all who wait."""
@@ -255,7 +255,7 @@ class Provider:
             self._feed.ask()
         self._listening += 1
         try:
-            await self._feed.changed(PATIENCE_S)
+            await self._feed.changed(TIMEOUT_S)
         finally:
             self._listening -= 1
 
@@ -293,12 +293,14 @@ class Provider:
         assert self._fetcher is not None
         if once:
             mark = sha256(once.encode()).digest()
-            for patience in (SUCCESSION_S, 0.0):
-                if self._desk is not None:
+            for timeout in (SUCCESSION_S, 0.0):
+                if self._coordinator is not None:
                     with suppress(CoordinatorUnavailable):
-                        return await ask(self._desk, RefreshRequest(self._desk.key, mark, url, fields, body))
-                if patience and self._feed is not None:
-                    await self._feed.changed(patience)
+                        return await ask(
+                            self._coordinator, RefreshRequest(self._coordinator.key, mark, url, fields, body)
+                        )
+                if timeout and self._feed is not None:
+                    await self._feed.changed(timeout)
         return await post(self._fetcher, url, fields, body, tls)
 
 

@@ -23,7 +23,7 @@ from fastgw.upstream.targets.tls import ClientTls
 
 KEPT_S: Final = 120.0
 """How long an answer is known: a browser may still send the cookie of before."""
-PATIENCE_S: Final = 10.0
+TIMEOUT_S: Final = 10.0
 """Seconds for one question, from the connect on."""
 _MOST: Final = 512 * 1024  # bytes of a question or an answer
 _MOST_KEPT: Final = 10_000
@@ -95,7 +95,7 @@ class RefreshCoordinator:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 if not _is_ours(writer):
                     return
                 asked = msgspec.msgpack.decode(await _read(reader), type=RefreshRequest)
@@ -139,7 +139,7 @@ async def post(
 async def ask(place: SessionPlace, asked: RefreshRequest) -> RefreshAnswer:
     """Ask the coordinator, from a worker. Raises `CoordinatorUnavailable`."""
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await _connect(place)
             try:
                 writer.write(_framed(asked))

@@ -118,7 +118,9 @@ class ClusterClient:
     async def _whole(self, call: Any, place: tuple[str, ...], query: Query) -> bytes:
         with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):
-                async with await call(*place, **query, _preload_content=False, _request_timeout=_patience()) as got:
+                async with await call(
+                    *place, **query, _preload_content=False, _request_timeout=_client_timeout()
+                ) as got:
                     content = bytearray()
                     async for piece in got.content.iter_any():
                         content += piece
@@ -132,10 +134,10 @@ class ClusterClient:
     async def watch(self, since: str, seconds: int) -> AsyncIterator[AsyncIterator[bytes]]:
         """The events from a version on, one by one. They end after so many seconds. Raises `CannotAsk`."""
         query = {"watch": True, "allow_watch_bookmarks": True, "resource_version": since, "timeout_seconds": seconds}
-        patience = _patience(seconds + SILENCE_S)
+        timeout = _client_timeout(seconds + SILENCE_S)
         with _as_cannot_ask():
             async with asyncio.timeout(ANSWER_S):
-                got = await self._call(*self._place, **query, _preload_content=False, _request_timeout=patience)
+                got = await self._call(*self._place, **query, _preload_content=False, _request_timeout=timeout)
             async with got:
                 if got.status != 200:
                     raise refusal(await got.content.read(MOST_LINE), got.status)
@@ -145,7 +147,7 @@ class ClusterClient:
         await self._api.close()
 
 
-def _patience(silence_s: float | None = None) -> "ClientTimeout":
+def _client_timeout(silence_s: float | None = None) -> "ClientTimeout":
     from aiohttp import ClientTimeout
 
     return ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence_s)

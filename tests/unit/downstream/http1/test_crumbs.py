@@ -16,7 +16,7 @@ from fastgw.eventloop.worker_loop import (
     SMALL_READ_BYTES,
 )
 from fastgw.http.http1 import body as reference
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from tests.support import memory
 from tests.support.memory import Wire
 
@@ -291,7 +291,7 @@ def test_a_line_that_is_cut_in_two_does_not_hand_the_rest_to_plain_python(monkey
     sent, payload = crumbs(2_000)
     sent = b"1;a=b\r\nx\r\n" + sent + LAST
     for size in range(1, 40):
-        reader = judge_request(POST).body()
+        reader = parse_request(POST).body()
         del fed[:]
         received = b"".join(reader.feed(sent[at : at + size * 50 + 1]) for at in range(0, len(sent), size * 50 + 1))
         assert (received, reader.done) == (b"x" + payload, True)

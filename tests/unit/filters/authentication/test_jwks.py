@@ -371,7 +371,7 @@ async def test_whoever_is_let_in_by_none_waits_for_two_answers_at_most(services:
 async def test_without_an_answer_nobody_waits_longer_because_he_was_late(
     services: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(jwks, "TIMEOUT_S", 0.05)
     keyring = started(services)
     first = asyncio.create_task(judged_by(keyring, "two"))
     await until(lambda: services.asked)
@@ -415,7 +415,7 @@ async def test_who_hears_of_new_keys_when_about_to_ask_asks_nobody(services: Any
 
 
 def test_who_waits_in_vain_does_not_wait_for_ever(services: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jwks, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(jwks, "TIMEOUT_S", 0.01)
     monkeypatch.setattr(jwks, "REST_S", -1.0)
 
     async def played() -> None:

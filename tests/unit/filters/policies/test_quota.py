@@ -137,7 +137,7 @@ def test_a_refusal_costs_nothing_in_other_limits_nor_theirs_here(clock):
         {"limit": 2, "period": "day"},
         rate_limit={"limit": 4, "window": "1h", "key": "consumer"},
         later={"type": "quota", "limit": 3, "period": "day", "key": "route"},
-        flights={"type": "concurrency", "limit": 1},
+        single_flight={"type": "concurrency", "limit": 1},
     )
     assert sum(plane.admits(ALICE) for _ in range(10)) == 2
     assert sum(plane.admits(BOB) for _ in range(10)) == 1  # the route's quota of 3 has one left

@@ -22,7 +22,7 @@ from fastgw.filters.limiting.counter_store import Left, LimitDecision, LimitSpec
 from fastgw.filters.policies import rate_limit
 from fastgw.filters.policies.rate_limit import RateLimit
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.shm.rate_limit_table import Cells, own_table
 from tests.support.memory import Plane, probe
 
@@ -364,7 +364,7 @@ def test_not_where_it_has_to_know_more(more: Mapping[str, Any]) -> None:
     assert limited.statuses(3, path="/a") == [200, 200, 429]
 
 
-# waiting for one's turn, and for a ledger that has to ask
+# waiting for one's turn, and for a counter store that has to ask
 
 
 def hooks_of(settings: RateLimit, cells: Cells) -> Hooks:
@@ -377,7 +377,7 @@ def hooks_of(settings: RateLimit, cells: Cells) -> Hooks:
 def exchange(ip: str = "192.0.2.1") -> Exchange:
     nobody: Any = None
     counting: Any = SimpleNamespace(count_filter=lambda instance, event: None)
-    head = judge_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
     return Exchange(head, counting, nobody, Peer(ip, 1, 80, trusted=False), Chain(()))
 
 
@@ -411,7 +411,7 @@ def test_nobody_waits_long_where_no_places_are_named() -> None:
 
 
 class Elsewhere:
-    """A ledger that is asked, and answers in a later turn."""
+    """A counter store that is asked, and answers in a later turn."""
 
     def __init__(self, *verdicts: LimitDecision) -> None:
         self.verdicts = list(verdicts)
@@ -432,10 +432,10 @@ class Elsewhere:
         return 7, 1.5
 
 
-def test_a_ledger_that_has_to_ask_is_waited_for() -> None:
+def test_a_counter_store_that_has_to_ask_is_waited_for() -> None:
     settings = RateLimit(limit=2, window=1.0, key=Trait("host"))
     counts = rate_limit._Counts(settings, "name", "limit")
-    held = counts._everybody.ledger = Elsewhere(
+    held = counts._everybody.counter_store = Elsewhere(
         LimitDecision(0.0, "mark"), LimitDecision(2.5), LimitDecision(0.0, "mark", 0.001)
     )
     ask, asked = counts.asking_step(), exchange()

@@ -228,7 +228,7 @@ def test_what_is_decided_after_the_end_is_counted() -> None:
 
 @pytest.mark.parametrize("how", ["too long", "too many", "stopped", "raises", "interrupts"])
 def test_what_waits_is_bounded(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shadow, "PATIENCE_S", 0.01 if how == "too long" else 3600.0)
+    monkeypatch.setattr(shadow, "TIMEOUT_S", 0.01 if how == "too long" else 3600.0)
     monkeypatch.setattr(shadow, "MOST_WAITING", 0 if how == "too many" else 1)
 
     async def run() -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fastgw.http.fields import Fields
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import find_head_end, judge_request, judge_response
+from fastgw.http.http1.parser import find_head_end, parse_request, parse_response
 from fastgw.http.http1.serializer import chunk, last_chunk, request
 from fastgw.http.malformed import Malformed
 
@@ -124,7 +124,7 @@ def test_requests(method, target, version, fields, body, where):
     wire = head + body
     try:
         end = find_head_end(wire)
-        ours = judge_request(wire[:end])
+        ours = parse_request(wire[:end])
         payload, done, rest = judged_by_us(ours.body(), cut(wire[end:], where))
     except Malformed:
         return
@@ -152,7 +152,7 @@ def test_responses(method, version, status, fields, body, where):
     wire = b"%b %b\r\n%b\r\n" % (version, status, lines(fields)) + body
     try:
         end = find_head_end(wire)
-        ours = judge_response(wire[:end], method)
+        ours = parse_response(wire[:end], method)
         payload, done, rest = judged_by_us(ours.body(), cut(wire[end:], where))
     except Malformed:
         return
@@ -171,7 +171,7 @@ def test_chunks_that_we_write_are_read_by_all_alike(payloads, with_trailers, whe
     trailers = [(b"X-A", b"b")] if with_trailers else []
     wire = b"".join(map(chunk, payloads)) + last_chunk(trailers)
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    reader = judge_request(head).body()
+    reader = parse_request(head).body()
     assert judged_by_us(reader, cut(wire + b"GET", where)) == (b"".join(payloads), True, b"GET")
     assert reader.trailers == tuple(trailers)
     assert judged_by_h11(h11_server(), head + wire + b"GET")[1:] == (b"".join(payloads), True, b"GET")
@@ -192,7 +192,7 @@ ORDINARY = st.lists(
 @given(ORDINARY)
 def test_legal_fields_pass_and_go_on_as_h11_reads_them(fields):
     """What is spliced out of a head holds the same fields, in their order, less those that are for one hop."""
-    head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines(fields) + b"\r\n")
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines(fields) + b"\r\n")
     sent = request(head, b"/", b"b")
     theirs, *_ = judged_by_h11(h11_server(), sent)
     dropped = {b"connection", b"keep-alive", b"te", *head.connection_named}
@@ -219,7 +219,7 @@ def test_a_pipeline_is_cut_into_the_requests_that_h11_sees(size: int):
                 end = find_head_end(buffer)
                 if end < 0:
                     break
-                head = judge_request(buffer[:end])
+                head = parse_request(buffer[:end])
                 reader, payload, buffer = head.body(), b"", buffer[end:]
             payload += reader.feed(buffer)
             buffer = reader.rest

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from fastgw.http.http1.body import LONGEST_EXTENSIONS, LONGEST_TRAILERS, MOST_TRAILERS, BodyReader
-from fastgw.http.http1.parser import judge_request, judge_response
+from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.malformed import Malformed
 
 AFTER = b"GET /next HTTP/1.1\r\n\r\n"
@@ -28,11 +28,11 @@ Feed = Callable[[BodyReader, bytes], bytes]
 
 
 def of_request(framing: bytes) -> BodyReader:
-    return judge_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n").body()
+    return parse_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n").body()
 
 
 def of_response(framing: bytes) -> BodyReader:
-    return judge_response(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n", b"GET").body()
+    return parse_response(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n", b"GET").body()
 
 
 both_sides = pytest.mark.parametrize("reader_of", [of_request, of_response])

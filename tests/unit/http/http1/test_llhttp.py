@@ -1,7 +1,7 @@
 """Neither judge is decoration: each is switched off in turn, and what then passes is shown.
 
 Ours is switched off by putting a reader in its place that believes whatever it is told; llhttp by one that agrees to
-everything. Both stand where `judge_request` and `judge_response` look for them.
+everything. Both stand where `parse_request` and `parse_response` look for them.
 
 That is the reference. In its compiled twin nothing can be put in another's place, so there each judge is asked alone.
 """
@@ -15,13 +15,13 @@ from httptools import HttpRequestParser, HttpResponseParser
 from fastgw.compiled import twin
 from fastgw.http.http1 import llhttp, parser_reference
 from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
+from fastgw.http.http1.llhttp import LongLivedParser, SecondParser
 from fastgw.http.http1.parser_reference import (
     Http1RequestHead,
     Http1ResponseHead,
-    judge_answer,
-    judge_request,
-    judge_response,
+    parse_answer,
+    parse_request,
+    parse_response,
 )
 from fastgw.http.malformed import Malformed
 
@@ -30,7 +30,12 @@ from fastgw.http.malformed import Malformed
 def without_llhttp(monkeypatch: pytest.MonkeyPatch) -> None:
     def agree(*_: object, **__: object) -> None: ...
 
-    for judge, asked in ((SecondJudge, "head"), (SecondJudge, "body"), (SecondJudge, "last"), (SecondJudge, "whole")):
+    for judge, asked in (
+        (SecondParser, "head"),
+        (SecondParser, "body"),
+        (SecondParser, "last"),
+        (SecondParser, "whole"),
+    ):
         monkeypatch.setattr(judge, asked, agree)
 
 
@@ -40,7 +45,7 @@ def believed(head: Http1RequestHead | Http1ResponseHead, raw: bytes) -> dict[byt
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
     head.raw = raw
     head.known = {}
-    head._judge = None
+    head._second_parser = None
     head.payload = None
     head.close = fields.get(b"connection", b"") == b"close"
     head.upgrade = ()
@@ -90,13 +95,13 @@ STOPPED_BY_LLHTTP_ALONE = {
 
 @pytest.mark.parametrize("raw", STOPPED_BY_LLHTTP_ALONE.values(), ids=STOPPED_BY_LLHTTP_ALONE.keys())
 def test_ours_alone_would_let_this_request_pass(raw: bytes, without_llhttp: None):
-    judge_request(raw)
+    parse_request(raw)
 
 
 @pytest.mark.parametrize("raw", STOPPED_BY_LLHTTP_ALONE.values(), ids=STOPPED_BY_LLHTTP_ALONE.keys())
 def test_llhttp_stops_this_request_with_or_without_us(raw: bytes, without_ours: None):
     with pytest.raises(Malformed):
-        judge_request(raw)
+        parse_request(raw)
 
 
 STOPPED_BY_OURS_ALONE = {
@@ -124,13 +129,13 @@ STOPPED_BY_OURS_ALONE = {
 
 @pytest.mark.parametrize("raw", STOPPED_BY_OURS_ALONE.values(), ids=STOPPED_BY_OURS_ALONE.keys())
 def test_llhttp_alone_would_let_this_request_pass(raw: bytes, without_ours: None):
-    judge_request(raw)
+    parse_request(raw)
 
 
 @pytest.mark.parametrize("raw", STOPPED_BY_OURS_ALONE.values(), ids=STOPPED_BY_OURS_ALONE.keys())
 def test_we_stop_this_request_with_or_without_llhttp(raw: bytes, without_llhttp: None):
     with pytest.raises(Malformed):
-        judge_request(raw)
+        parse_request(raw)
 
 
 RESPONSES_STOPPED_BY_OURS_ALONE = {
@@ -146,13 +151,13 @@ RESPONSES_STOPPED_BY_OURS_ALONE = {
 
 @pytest.mark.parametrize("raw", RESPONSES_STOPPED_BY_OURS_ALONE.values(), ids=RESPONSES_STOPPED_BY_OURS_ALONE.keys())
 def test_llhttp_alone_would_let_this_response_pass(raw: bytes, without_ours: None):
-    judge_response(raw, b"GET")
+    parse_response(raw, b"GET")
 
 
 @pytest.mark.parametrize("raw", RESPONSES_STOPPED_BY_OURS_ALONE.values(), ids=RESPONSES_STOPPED_BY_OURS_ALONE.keys())
 def test_we_stop_this_response_with_or_without_llhttp(raw: bytes, without_llhttp: None):
     with pytest.raises(Malformed):
-        judge_response(raw, b"GET")
+        parse_response(raw, b"GET")
 
 
 STOPPED_BY_BOTH = {
@@ -178,14 +183,14 @@ def judge_with_body(raw: bytes, body: bytes) -> Http1RequestHead:
 
 def judge(side: str, fields: bytes) -> None:
     if side == "request":
-        judge_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+        parse_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
     elif side == "request with its body":
         judge_with_body(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n", b"abc")
     elif side == "response":
-        judge_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
+        parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
     else:
         head = b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n"
-        judge_answer(head + b"abc", len(head), b"GET")
+        parse_answer(head + b"abc", len(head), b"GET")
 
 
 @each_way
@@ -209,9 +214,9 @@ LENGTH_3 = b"Content-Length: 3\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
-def told(fields: bytes, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> SecondJudge:
+def told(fields: bytes, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> SecondParser:
     """llhttp after a head with these fields."""
-    second = SecondJudge(parser)
+    second = SecondParser(parser)
     line = b"POST / HTTP/1.1\r\n" if parser is HttpRequestParser else b"HTTP/1.1 200 OK\r\n"
     second.head(line + fields + b"\r\n", body_follows=None)
     return second
@@ -258,7 +263,7 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeyp
     read = parser_reference.read_request
     monkeypatch.setattr(parser_reference, "read_request", misread)
     with pytest.raises(Malformed, match="where the message ends"):
-        judge_request(line + sent + b"\r\n")
+        parse_request(line + sent + b"\r\n")
 
 
 @pytest.mark.parametrize(
@@ -314,9 +319,9 @@ def test_an_answer_in_chunks_that_llhttp_ends_elsewhere_is_refused(monkeypatch, 
     monkeypatch.setattr(parser_reference, "read_response", misread)
     raw = line + sent + b"\r\n"
     with pytest.raises(Malformed):
-        parser_reference.judge_answer(raw + chunks, len(raw), b"GET")
+        parser_reference.parse_answer(raw + chunks, len(raw), b"GET")
     raw = line + CHUNKED + b"\r\n"
-    assert parser_reference.judge_answer(raw + chunks, len(raw), b"GET").payload == b"abc"
+    assert parser_reference.parse_answer(raw + chunks, len(raw), b"GET").payload == b"abc"
 
 
 @pytest.mark.parametrize("body_follows", [True, False, None])
@@ -332,18 +337,18 @@ def test_an_answer_in_chunks_that_llhttp_ends_elsewhere_is_refused(monkeypatch, 
 def test_llhttp_wants_exactly_one_head(raw: bytes, body_follows: bool | None):
     """Not a part of one, nor another behind it."""
     with pytest.raises(Malformed, match="where the message ends"):
-        SecondJudge(HttpRequestParser).head(raw, body_follows)
-    long_lived = LongLivedJudge(HttpRequestParser)
+        SecondParser(HttpRequestParser).head(raw, body_follows)
+    long_lived = LongLivedParser(HttpRequestParser)
     for _ in range(2):
         long_lived.head(post())
         with pytest.raises(Malformed, match="where the message ends"):
             long_lived.head(raw)
 
 
-def test_one_llhttp_judges_all_that_is_there_as_a_whole(monkeypatch: pytest.MonkeyPatch):
+def test_one_llhttp_parses_all_that_is_there_as_a_whole(monkeypatch: pytest.MonkeyPatch):
     """It is replaced only when it refuses, and then decides nothing about the next."""
-    long_lived = LongLivedJudge(HttpRequestParser)
-    monkeypatch.setattr(llhttp, "SecondJudge", None)
+    long_lived = LongLivedParser(HttpRequestParser)
+    monkeypatch.setattr(llhttp, "SecondParser", None)
     for _ in range(3):
         long_lived.head(post())
         long_lived.whole(post(b"Content-Length: 3") + b"abc")
@@ -371,11 +376,11 @@ def test_one_llhttp_judges_all_that_is_there_as_a_whole(monkeypatch: pytest.Monk
 def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: bytes):
     """Whatever a message leaves llhttp in the middle of."""
     with suppress(Malformed):
-        judge_answer(before, len(before), method)
+        parse_answer(before, len(before), method)
     head = ok(b"Content-Length: 3")
-    assert judge_answer(head + b"abc", len(head), b"GET").payload == b"abc"
+    assert parse_answer(head + b"abc", len(head), b"GET").payload == b"abc"
     with pytest.raises(Malformed):
-        judge_answer(b"abc" + head, len(head) + 3, b"GET")
+        parse_answer(b"abc" + head, len(head) + 3, b"GET")
 
 
 @pytest.mark.parametrize(
@@ -392,9 +397,9 @@ def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: b
 def test_llhttp_wants_exactly_one_whole_message(message: bytes):
     """Which ends with the last byte, and not before."""
     with pytest.raises(Malformed):
-        SecondJudge(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + message)
-    SecondJudge(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
-    long_lived = LongLivedJudge(HttpResponseParser)
+        SecondParser(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + message)
+    SecondParser(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
+    long_lived = LongLivedParser(HttpResponseParser)
     for _ in range(2):
         long_lived.whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
         long_lived.whole(b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n3\r\nabc\r\n0\r\n\r\n")
@@ -429,12 +434,12 @@ BODIES_STOPPED_BY_BOTH = {
 
 
 @pytest.mark.parametrize("wire", BODIES_STOPPED_BY_BOTH.values(), ids=BODIES_STOPPED_BY_BOTH.keys())
-def test_each_judge_stops_this_body_by_itself(wire: bytes, monkeypatch: pytest.MonkeyPatch):
+def test_each_parser_stops_this_body_by_itself(wire: bytes, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(Malformed, match="llhttp"):
         told(CHUNKED, HttpRequestParser).body(wire)
     reader = ChunkedReader(told(CHUNKED, HttpRequestParser))
     for asked in ("body", "last"):
-        monkeypatch.setattr(SecondJudge, asked, lambda self, chunk: None)
+        monkeypatch.setattr(SecondParser, asked, lambda self, chunk: None)
     with pytest.raises(Malformed, match=r"^(?!llhttp)"):
         reader.feed(wire)
 
@@ -469,15 +474,15 @@ class TestTheCompiledTwin:
 
     def llhttp_alone(self, raw: bytes) -> bool:
         if raw.startswith(b"HTTP/"):
-            return bodies.SecondJudge(HttpResponseParser).agrees(raw, believe_response(raw, b"GET", 100).has_body)
+            return bodies.SecondParser(HttpResponseParser).agrees(raw, believe_response(raw, b"GET", 100).has_body)
         head = believe_request(raw, 100)
-        return bodies.SecondJudge(HttpRequestParser).agrees(raw, bool(head.length or head.chunked))
+        return bodies.SecondParser(HttpRequestParser).agrees(raw, bool(head.length or head.chunked))
 
     def both(self, raw: bytes) -> None:
         if raw.startswith(b"HTTP/"):
-            scan.judge_response(raw, b"GET")
+            scan.parse_response(raw, b"GET")
         else:
-            scan.judge_request(raw)
+            scan.parse_request(raw)
 
     @cases(STOPPED_BY_LLHTTP_ALONE)
     def test_llhttp_alone_stops(self, raw: bytes):

@@ -99,7 +99,7 @@ def read(reader: BodyReader, pieces: list[bytes]) -> Outcome:
 
 def of_request(judges: Any, splicer: Any, raw: bytes, following: list[bytes], max_fields: int) -> Outcome:
     def look() -> dict[str, object]:
-        head = judges.judge_request(raw, max_fields)
+        head = judges.parse_request(raw, max_fields)
         rendered = [splicer.end_to_end(head, also) for also in LEFT_OUT]
         rendered += [splicer.request(head, b"/t", b"h:1", also, b"C: d\r\n") for also in LEFT_OUT]
         told = attributes(head, BOTH + OF_REQUESTS) | {"rendered": rendered, "body": read(head.body(), following)}
@@ -117,7 +117,7 @@ def of_response(judges: Any, splicer: Any, raw: bytes, following: list[bytes], m
 
     def look() -> dict[str, object]:
         received = raw + following[0]
-        head = judges.judge_answer(received, len(raw), method)
+        head = judges.parse_answer(received, len(raw), method)
         rendered = [splicer.end_to_end(head, also) for also in LEFT_OUT]
         rendered += [splicer.response(head, 200, also, b"C: d\r\n", b"efg") for also in LEFT_OUT]
         told = attributes(head, BOTH + OF_RESPONSES) | {"rendered": rendered}
@@ -175,7 +175,7 @@ def agree_on_taking_request(received: bytes, max_bytes: int, max_fields: int = 1
         (theirs, parser_reference, parser_reference.Http1RequestHead),
         (ours, scan, scan.Http1RequestHead),
     ):
-        judged = outcome(lambda judges=judges: {"head": judges.judge_request(raw, max_fields)})  # type: ignore[misc]
+        judged = outcome(lambda judges=judges: {"head": judges.parse_request(raw, max_fields)})  # type: ignore[misc]
         head = judged["head"] if isinstance(judged, dict) else None
         is_one = type(head) is kind and (not behind or (not head.chunked and head.length == len(behind)))
         assert isinstance(took, bytes) is not is_one
@@ -192,7 +192,7 @@ def agree_on_taking_answer(received: bytes, method: bytes) -> None:
 
     ours, theirs = (take_out(judges.take_answer, received, method) for judges in (scan, parser_reference))
     end = received.find(b"\r\n\r\n") + 4
-    twins = by_whom(scan.judge_answer, received, end, method) if end >= 4 else None
+    twins = by_whom(scan.parse_answer, received, end, method) if end >= 4 else None
     if isinstance(ours, bytes):
         assert isinstance(theirs, bytes) or twins is not scan.Http1ResponseHead
     else:
@@ -210,7 +210,7 @@ def agree_on_taking_answer(received: bytes, method: bytes) -> None:
 
 def unchunked(raw: bytes, behind: bytes) -> bytes:
     """The payload of an answer in chunks that ends where `behind` does, taken apart by a reader."""
-    reader = parser_reference.judge_response(raw, b"GET").body()
+    reader = parser_reference.parse_response(raw, b"GET").body()
     payload = reader.feed(behind)
     assert (reader.done, reader.rest, reader.trailers) == (True, b"", ())
     return payload
@@ -282,7 +282,7 @@ FOLLOWING = [[b""], [b"abc"], [b"ab", b"c"], [b"3\r\nabc\r\n0\r\n\r\nGET"], [b"a
 @pytest.mark.parametrize("following", FOLLOWING)
 def test_ordinary_requests(raw: bytes, following: list[bytes]):
     """They are not left to the reference."""
-    assert type(scan.judge_request(raw)) is scan.Http1RequestHead
+    assert type(scan.parse_request(raw)) is scan.Http1RequestHead
     agree_on_request(raw, following)
 
 
@@ -290,7 +290,7 @@ def test_ordinary_requests(raw: bytes, following: list[bytes]):
 @pytest.mark.parametrize("following", FOLLOWING)
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 def test_ordinary_responses(raw: bytes, following: list[bytes], method: bytes):
-    assert type(scan.judge_response(raw, method)) is scan.Http1ResponseHead
+    assert type(scan.parse_response(raw, method)) is scan.Http1ResponseHead
     agree_on_response(raw, following, method)
 
 
@@ -347,11 +347,11 @@ def test_every_byte_everywhere():
     for code in range(256):
         for at in range(len(request)):
             raw = request[:at] + bytes([code]) + request[at + 1 :]
-            assert seen(scan.judge_request, raw) == seen(parser_reference.judge_request, raw), raw
+            assert seen(scan.parse_request, raw) == seen(parser_reference.parse_request, raw), raw
         for at in range(len(response)):
             raw = response[:at] + bytes([code]) + response[at + 1 :]
-            assert seen(scan.judge_answer, raw, len(raw), b"GET") == seen(
-                parser_reference.judge_answer, raw, len(raw), b"GET"
+            assert seen(scan.parse_answer, raw, len(raw), b"GET") == seen(
+                parser_reference.parse_answer, raw, len(raw), b"GET"
             ), raw
 
 
@@ -623,7 +623,7 @@ def test_names_that_connection_or_cgi_would_confuse():
 def test_readers(name: str, told: tuple[int, ...], declared: bytes, wire: bytes, size: int):
     """Also where llhttp was told something else."""
     raw = b"HTTP/1.1 200 OK\r\n" + declared + b"\r\n"
-    our_judge, their_judge = bodies.SecondJudge(HttpResponseParser), llhttp.SecondJudge(HttpResponseParser)
+    our_judge, their_judge = bodies.SecondParser(HttpResponseParser), llhttp.SecondParser(HttpResponseParser)
     assert our_judge.agrees(raw, True)
     their_judge.head(raw, True)
     pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
@@ -674,10 +674,10 @@ HEADS_FOR_LLHTTP = [
 @pytest.mark.parametrize("body_follows", [True, False, None])
 def test_llhttp_is_asked_the_same(raw: bytes, body_follows: bool | None):
     def by_reference() -> dict[str, object]:
-        llhttp.SecondJudge(HttpRequestParser).head(raw, body_follows)
+        llhttp.SecondParser(HttpRequestParser).head(raw, body_follows)
         return {}
 
-    assert bodies.SecondJudge(HttpRequestParser).agrees(raw, body_follows) is (outcome(by_reference) == {})
+    assert bodies.SecondParser(HttpRequestParser).agrees(raw, body_follows) is (outcome(by_reference) == {})
 
 
 @pytest.mark.parametrize(
@@ -685,10 +685,10 @@ def test_llhttp_is_asked_the_same(raw: bytes, body_follows: bool | None):
 )
 def test_llhttp_is_asked_the_same_of_whole_messages(raw: bytes):
     def by_reference() -> dict[str, object]:
-        llhttp.SecondJudge(HttpRequestParser).whole(raw)
+        llhttp.SecondParser(HttpRequestParser).whole(raw)
         return {}
 
-    assert bodies.SecondJudge(HttpRequestParser).whole(raw) is (outcome(by_reference) == {})
+    assert bodies.SecondParser(HttpRequestParser).whole(raw) is (outcome(by_reference) == {})
 
 
 CUT_NAMES = [*b"X-A x_a X_A X-a Authorization Via X-Real-IP A x-aa Cookie -a .A a- a~ ! -".split(), b"x-" * 40]
@@ -702,7 +702,7 @@ def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_by
     """As if all fields were read and written anew, whoever does it."""
     lines = b"".join(b"%b: %d\r\n" % (name, number) for number, name in enumerate(names))
     raw = b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
-    reference = parser_reference.judge_request(raw)
+    reference = parser_reference.parse_request(raw)
     written = reference.fields().render(parser_reference.Http1RequestHead.DROPPED | also, frozenset(map(folded, also)))
-    assert serializer_reference.end_to_end(parser_reference.judge_request(raw), also) == written
-    assert compiled_splice.end_to_end(scan.judge_request(raw), also) == written
+    assert serializer_reference.end_to_end(parser_reference.parse_request(raw), also) == written
+    assert compiled_splice.end_to_end(scan.parse_request(raw), also) == written

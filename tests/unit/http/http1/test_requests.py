@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.http.http1 import parser as framing
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser import Http1RequestHead, find_head_end, judge_request, judge_response, taken
+from fastgw.http.http1.parser import Http1RequestHead, find_head_end, parse_request, parse_response, taken
 from fastgw.http.malformed import Malformed
 
 
@@ -190,17 +190,17 @@ REFUSED: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize(("raw", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_head_that_is_malformed_or_has_two_meanings_is_refused(raw: bytes, status: int):
     with pytest.raises(Malformed) as refused:
-        judge_request(raw)
+        parse_request(raw)
     assert refused.value.status == status
     assert refused.value.reason.endswith(".")
 
 
 @pytest.mark.parametrize("raw", [each for each, _ in REFUSED.values()], ids=REFUSED.keys())
-def test_a_refused_head_leaves_nothing_behind_in_the_judges(raw: bytes):
+def test_a_refused_head_leaves_nothing_behind_in_the_parsers(raw: bytes):
     """llhttp is long-lived: what one client sent must not decide over another's request."""
     with pytest.raises(Malformed):
-        judge_request(raw)
-    assert judge_request(head(b"GET /next HTTP/1.1")).path == b"/next"
+        parse_request(raw)
+    assert parse_request(head(b"GET /next HTTP/1.1")).path == b"/next"
 
 
 REASONS = {
@@ -218,7 +218,7 @@ REASONS = {
 @pytest.mark.parametrize(("line", "reason"), REASONS.items())
 def test_the_reason_says_which_rule_is_broken(line: bytes, reason: str):
     with pytest.raises(Malformed) as refused:
-        judge_request(head(b"GET / HTTP/1.1", line))
+        parse_request(head(b"GET / HTTP/1.1", line))
     assert refused.value.reason == reason
 
 
@@ -226,7 +226,7 @@ def test_the_reason_tells_no_bytes_of_the_client():
     """It goes into the log and back to the client: neither may be written by whoever sends the request."""
     for raw, _ in REFUSED.values():
         with pytest.raises(Malformed) as refused:
-            judge_request(raw.replace(b"/ ", b"/?zebra "))
+            parse_request(raw.replace(b"/ ", b"/?zebra "))
         assert "zebra" not in refused.value.reason
 
 
@@ -251,7 +251,7 @@ def test_the_reason_tells_no_bytes_of_the_client():
     ],
 )
 def test_the_target_is_taken_apart(target, host, scheme, raw_path, path, query):
-    request = judge_request(head(b"GET " + target + b" HTTP/1.1", host=b"Host: " + host))
+    request = parse_request(head(b"GET " + target + b" HTTP/1.1", host=b"Host: " + host))
     assert request.request_target == target
     assert (request.scheme, request.raw_path, request.path, request.query) == (scheme, raw_path, path, query)
 
@@ -259,24 +259,24 @@ def test_the_target_is_taken_apart(target, host, scheme, raw_path, path, query):
 @pytest.mark.parametrize("target", [b"*", b"http://a"])
 def test_options_may_ask_for_the_server_as_a_whole(target: bytes):
     """RFC 9112 section 3.2.4: an absolute-form target without path becomes asterisk-form."""
-    request = judge_request(head(b"OPTIONS " + target + b" HTTP/1.1"))
+    request = parse_request(head(b"OPTIONS " + target + b" HTTP/1.1"))
     assert (request.raw_path, request.path, request.query) == (b"*", b"*", None)
 
 
 def test_connect_is_read_so_that_it_can_be_refused_by_name():
-    request = judge_request(head(b"CONNECT a:443 HTTP/1.1", host=b"Host: A:443"))
+    request = parse_request(head(b"CONNECT a:443 HTTP/1.1", host=b"Host: A:443"))
     assert (request.method, request.authority, request.raw_path, request.path) == (b"CONNECT", b"a:443", b"", b"")
     assert request.close
     assert request.body().done
 
 
 def test_trace_is_read_so_that_it_can_be_refused_by_name():
-    assert judge_request(head(b"TRACE / HTTP/1.1")).method == b"TRACE"
+    assert parse_request(head(b"TRACE / HTTP/1.1")).method == b"TRACE"
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"PROPFIND", b"M-SEARCH", b"QUERY"])
 def test_methods_that_llhttp_knows_pass(method: bytes):
-    assert judge_request(head(method + b" / HTTP/1.1")).method == method
+    assert parse_request(head(method + b" / HTTP/1.1")).method == method
 
 
 @pytest.mark.parametrize(
@@ -295,12 +295,12 @@ def test_methods_that_llhttp_knows_pass(method: bytes):
     ],
 )
 def test_host_compares_without_case_port_and_last_dot(value, authority, host):
-    request = judge_request(with_host(value))
+    request = parse_request(with_host(value))
     assert (request.authority, request.host) == (authority, host)
 
 
 def test_http_1_0_may_leave_host_out():
-    request = judge_request(head(b"GET / HTTP/1.0", host=None))
+    request = parse_request(head(b"GET / HTTP/1.0", host=None))
     assert (request.minor, request.authority, request.host) == (0, b"", b"")
 
 
@@ -324,7 +324,7 @@ def test_http_1_0_may_leave_host_out():
 )
 def test_whether_the_connection_closes(version, connection, close):
     """RFC 9112 section 9.3."""
-    request = judge_request(head(b"GET / HTTP/" + version, *(b"Connection: " + each for each in connection)))
+    request = parse_request(head(b"GET / HTTP/" + version, *(b"Connection: " + each for each in connection)))
     assert request.close is close
 
 
@@ -332,8 +332,8 @@ def test_whether_the_connection_closes(version, connection, close):
 def test_the_next_request_is_judged_for_itself(connection: bytes):
     """However llhttp reads `Connection`, the request that follows, perhaps of another client, is not refused for it."""
     for version in (b"1.0", b"1.1"):
-        judge_request(head(b"GET / HTTP/" + version, b"Connection: " + connection))
-        judge_request(head())
+        parse_request(head(b"GET / HTTP/" + version, b"Connection: " + connection))
+        parse_request(head())
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_the_next_request_is_judged_for_itself(connection: bytes):
     ],
 )
 def test_how_the_body_ends(fields, length, chunked):
-    request = judge_request(post(*fields))
+    request = parse_request(post(*fields))
     assert (request.length, request.chunked) == (length, chunked)
     assert request.body().done is (length == 0 and not chunked)
 
@@ -373,14 +373,14 @@ def test_how_the_body_ends(fields, length, chunked):
 )
 def test_what_the_client_would_upgrade_to(version, fields, upgrade):
     """RFC 9110 section 7.8: an offer, which may be ignored; ours are h2c, and any offer that comes with a body."""
-    assert judge_request(head(b"GET / HTTP/" + version, *fields)).upgrade == upgrade
+    assert parse_request(head(b"GET / HTTP/" + version, *fields)).upgrade == upgrade
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 3", b"Transfer-Encoding: chunked\t"])
 def test_a_body_with_an_upgrade_offer_is_read_to_its_end(framing: bytes):
     """llhttp would take the offer for the end of HTTP and the body for another protocol."""
     body = b"abc" if b"Length" in framing else b"3\r\nabc\r\n0\r\n\r\n"
-    reader = judge_request(post(b"Connection: upgrade", b"Upgrade: h2c", framing)).body()
+    reader = parse_request(post(b"Connection: upgrade", b"Upgrade: h2c", framing)).body()
     assert reader.feed(body + b"GET") == b"abc"
     assert reader.done
     assert reader.rest == b"GET"
@@ -391,13 +391,13 @@ def test_a_body_with_an_upgrade_offer_is_read_to_its_end(framing: bytes):
     [(b"1.1", b"100-continue", True), (b"1.1", b"100-Continue", True), (b"1.0", b"100-continue", False)],
 )
 def test_expect_continue(version, value, expects):
-    request = judge_request(head(b"POST / HTTP/" + version, b"Content-Length: 3", b"Expect: " + value))
+    request = parse_request(head(b"POST / HTTP/" + version, b"Content-Length: 3", b"Expect: " + value))
     assert request.expects_continue is expects
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(b"trailers", True), (b"gzip, Trailers", True), (b"gzip", False)])
 def test_accepts_trailers(value, wanted):
-    assert judge_request(head(b"GET / HTTP/1.1", b"TE: " + value)).accepts_trailers is wanted
+    assert parse_request(head(b"GET / HTTP/1.1", b"TE: " + value)).accepts_trailers is wanted
 
 
 @pytest.mark.parametrize(
@@ -413,14 +413,14 @@ def test_accepts_trailers(value, wanted):
     ],
 )
 def test_connection_names_away_only_what_was_meant_for_one_hop(connection, named):
-    assert judge_request(head(b"GET / HTTP/1.1", b"Connection: " + connection)).connection_named == named
+    assert parse_request(head(b"GET / HTTP/1.1", b"Connection: " + connection)).connection_named == named
 
 
 def test_what_connection_names_is_not_there_for_filters():
     """Whichever way they ask, before and after the fields were parsed: it does not reach the upstream either."""
     for message in (
-        judge_request(head(b"GET / HTTP/1.1", b"Connection: x-a, x-b", b"X-A: b", b"C: d")),
-        judge_response(b"HTTP/1.1 200 OK\r\nConnection: x-a, x-b\r\nX-A: b\r\nC: d\r\n\r\n", b"GET"),
+        parse_request(head(b"GET / HTTP/1.1", b"Connection: x-a, x-b", b"X-A: b", b"C: d")),
+        parse_response(b"HTTP/1.1 200 OK\r\nConnection: x-a, x-b\r\nX-A: b\r\nC: d\r\n\r\n", b"GET"),
     ):
         for _ in range(2):
             assert [message.first(name) for name in (b"x-a", b"x-b", b"c")] == [None, None, b"d"]
@@ -431,7 +431,7 @@ def test_what_connection_names_is_not_there_for_filters():
 def test_legal_forms_that_look_odd_pass():
     """RFC 9110 section 5.5: obs-text in values, HTAB around them, empty values, every byte that a token may have."""
     raw = head(b"GET / HTTP/1.1", b"A:\t \xe9\xff \t", b"B:", b"!#$%&'*+-.^_`|~09azAZ: c", b"a:d")
-    request = judge_request(raw)
+    request = parse_request(raw)
     assert list(request.fields())[1:] == [
         (b"A", b"\xe9\xff"),
         (b"B", b""),
@@ -446,7 +446,7 @@ def test_legal_forms_that_look_odd_pass():
 
 
 def test_first_sees_what_a_filter_has_changed():
-    request = judge_request(head(b"GET / HTTP/1.1", b"A: b", b"Via: c"))
+    request = parse_request(head(b"GET / HTTP/1.1", b"A: b", b"Via: c"))
     assert request.edited() is None
     request.fields().set(b"a", b"d")
     request.fields().remove(b"via")
@@ -456,7 +456,7 @@ def test_first_sees_what_a_filter_has_changed():
 
 def test_known_fields_are_found_with_their_places():
     raw = head(b"GET / HTTP/1.1", b"x-FORWARDED-for:  1 ", b"X-Forwarded-Form: 2", b"X-Forwarded-For:3", b"TEE: 4")
-    known = judge_request(raw).known
+    known = parse_request(raw).known
     assert sorted(known) == [b"host", b"x-forwarded-for"]
     assert [raw[start:end] for start, end, _ in known[b"x-forwarded-for"]] == [
         b"x-FORWARDED-for:  1 \r\n",
@@ -469,19 +469,19 @@ def test_known_fields_are_found_with_their_places():
 def test_every_known_field_is_known(name: bytes):
     value = {b"host": b"a", b"content-length": b"0", b"transfer-encoding": b"chunked", b"expect": b"100-continue"}
     line = name.title() + b": " + value.get(name, b"a")
-    assert name in judge_request(head(b"POST / HTTP/1.1", *([] if name == b"host" else [line]))).known
+    assert name in parse_request(head(b"POST / HTTP/1.1", *([] if name == b"host" else [line]))).known
 
 
 def test_the_number_of_fields_is_bounded():
     raw = head(b"GET / HTTP/1.1", b"A: b", b"C: d")
-    assert len(judge_request(raw, max_fields=3).fields()) == 3
+    assert len(parse_request(raw, max_fields=3).fields()) == 3
     with pytest.raises(Malformed) as refused:
-        judge_request(raw, max_fields=2)
+        parse_request(raw, max_fields=2)
     assert refused.value.status == 431
 
 
 def test_a_repr_tells_the_state_without_secrets():
-    request = judge_request(head(b"POST /s3cret HTTP/1.1", b"Authorization: s3cret", b"Content-Length: 3"))
+    request = parse_request(head(b"POST /s3cret HTTP/1.1", b"Authorization: s3cret", b"Content-Length: 3"))
     assert repr(request) == "<Http1RequestHead POST, length 3>"
 
 
@@ -547,7 +547,7 @@ def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
     ],
 )
 def test_of_an_ordinary_request_nothing_but_the_route_is_to_be_decided(raw: bytes, ordinary: bool):
-    assert judge_request(raw).ordinary is ordinary
+    assert parse_request(raw).ordinary is ordinary
 
 
 def take(received: bytes, max_bytes: int = 10_000, by: Any = framing) -> Any:
@@ -572,7 +572,7 @@ def test_a_body_that_came_with_its_head_is_taken_with_it():
 
 def test_of_a_head_without_a_body_the_payload_is_empty():
     for raw in (head(b"GET / HTTP/1.1"), head(b"PUT / HTTP/1.1", b"Content-Length: 00")):
-        for judged in (take(raw), judge_request(raw)):
+        for judged in (take(raw), parse_request(raw)):
             assert (judged.payload, judged.whole, judged.raw) == (b"", True, raw)
 
 
@@ -624,7 +624,7 @@ def test_a_request_that_asks_for_more_is_whole_without_being_ordinary(line: byte
     ("path", "as_sent"), [(b"/a/b", True), (b"/%2F", True), (b"/%2f", False), (b"/./", False), (b"/|", False)]
 )
 def test_a_path_may_have_been_sent_in_its_normal_form(path: bytes, as_sent: bool):
-    assert judge_request(head(b"GET " + path + b"?/./ HTTP/1.1")).path_as_sent is as_sent
+    assert parse_request(head(b"GET " + path + b"?/./ HTTP/1.1")).path_as_sent is as_sent
 
 
 @pytest.mark.parametrize("length", [0, 1, 5, 10, 11])
@@ -635,7 +635,7 @@ def test_what_was_read_is_taken_out_of_the_buffer_and_no_byte_more(length: int):
 
 
 def test_all_values_of_a_field_are_told_in_order():
-    request = judge_request(
+    request = parse_request(
         head(b"GET / HTTP/1.1", b"X-Key: a", b"x-keys: b", b"X-KEY:c \t", b"X_Key: d", b"Via: 1.1 a", b"via: 1.1 b")
     )
     for _ in ("unparsed", "parsed"):
@@ -643,5 +643,5 @@ def test_all_values_of_a_field_are_told_in_order():
         assert request.values(b"via") == [b"1.1 a", b"1.1 b"]
         assert request.values(b"x-other") == []
         request.fields()
-    named = judge_request(head(b"GET / HTTP/1.1", b"Connection: x-key", b"X-Key: a"))
+    named = parse_request(head(b"GET / HTTP/1.1", b"Connection: x-key", b"X-Key: a"))
     assert named.values(b"x-key") == []

@@ -10,7 +10,7 @@ from fastgw.http.field_names import RESERVED
 from fastgw.http.fields import folded
 from fastgw.http.http1 import reserved_fields, serializer
 from fastgw.http.http1.known_fields import SIGNS
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.http.http1.reserved_fields import ReservedFields
 
 NAMES = tuple(name.lower().encode() for name in RESERVED)
@@ -47,7 +47,7 @@ SENT = (
 @pytest.mark.parametrize("fields", BOTH)
 @pytest.mark.parametrize("name", SENT)
 def test_a_reserved_field_is_gone_from_all_that_is_read_and_sent(name: bytes, fields: Any) -> None:
-    head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + ORDINARY + name + b": evil\r\n\r\n")
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + ORDINARY + name + b": evil\r\n\r\n")
     assert fields(NAMES).take_out_of(head) == (name,)
     assert head.first(name.lower()) is None
     assert head.values(name.lower()) == []
@@ -59,7 +59,7 @@ def test_a_reserved_field_is_gone_from_all_that_is_read_and_sent(name: bytes, fi
 
 @pytest.mark.parametrize("fields", BOTH)
 def test_a_head_without_any_stays_as_it_came(fields: Any) -> None:
-    head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + ORDINARY + b"\r\n")
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + ORDINARY + b"\r\n")
     assert fields(NAMES).take_out_of(head) == ()
     assert fields(()).take_out_of(head) == ()
     assert head.edited() is None
@@ -69,7 +69,7 @@ def test_a_head_without_any_stays_as_it_came(fields: Any) -> None:
 def test_a_beginning_takes_no_field_that_has_rules_of_its_own(fields: Any) -> None:
     """The forwarding family is governed by `forwarded`, framing by nobody's choice."""
     lines = b"X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Secret: 1\r\nX-Request-Id: 1\r\n"
-    head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n")
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n")
     assert fields([b"x-*", b"h*"]).take_out_of(head) == (b"X-Forwarded-Secret",)
     assert head.first(b"x-forwarded-for") == b"1.2.3.4"
     assert head.first(b"host") == b"a"
@@ -78,7 +78,7 @@ def test_a_beginning_takes_no_field_that_has_rules_of_its_own(fields: Any) -> No
 @pytest.mark.parametrize("fields", BOTH)
 def test_what_connection_names_away_is_away(fields: Any) -> None:
     lines = b"Connection: true-client-ip, x_client_ip\r\nTrue-Client-IP: 1\r\nX-Client-IP: 2\r\nX_Client_IP: 3\r\n"
-    head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n")
+    head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n")
     assert fields(NAMES).take_out_of(head) == (b"X-Client-IP",)
     assert b"True" not in serializer.request(head)
 
@@ -94,7 +94,7 @@ def test_what_is_taken_out_is_what_is_called_so(patterns: list[bytes], names: li
     sent = b"".join(b"%b: 1\r\n" % name for name in names)
     expected = tuple(name for name in names if any(_is_meant(folded(name), each) for each in patterns))
     for fields in BOTH:
-        head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + sent + b"\r\n")
+        head = parse_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + sent + b"\r\n")
         assert fields(patterns).take_out_of(head) == expected
         assert all(fields(patterns).has(name) for name in expected)
 

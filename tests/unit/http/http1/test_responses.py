@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.http.http1.parser import Http1ResponseHead, judge_answer, judge_response
+from fastgw.http.http1.parser import Http1ResponseHead, parse_answer, parse_response
 from fastgw.http.malformed import Malformed
 
 
@@ -84,7 +84,7 @@ REFUSED: dict[str, bytes] = {
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 def test_nonsense_is_refused(raw: bytes, method: bytes):
     with pytest.raises(Malformed):
-        judge_response(raw, method)
+        parse_response(raw, method)
 
 
 CHUNKED = b"Transfer-Encoding: chunked"
@@ -120,7 +120,7 @@ EMPTY = b"Content-Length: 0"
 )
 def test_how_the_body_ends(method, status, fields, body):
     """RFC 9112 section 6.3, in its order."""
-    response = judge_response(head(b"HTTP/1.1 %d X" % status, *fields), method)
+    response = parse_response(head(b"HTTP/1.1 %d X" % status, *fields), method)
     assert response.status == status
     assert response.has_body is (body != "none")
     assert response.until_close is (body == "until close")
@@ -139,15 +139,15 @@ def test_how_the_body_ends(method, status, fields, body):
 
 @pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 304)])
 def test_what_get_would_bring_is_told_where_no_body_follows(method, status):
-    response = judge_response(head(b"HTTP/1.1 %d X" % status, LENGTH), method)
+    response = parse_response(head(b"HTTP/1.1 %d X" % status, LENGTH), method)
     assert (response.length, response.has_body) == (3, False)
-    assert judge_response(head(b"HTTP/1.1 %d X" % status, CHUNKED), method).chunked
+    assert parse_response(head(b"HTTP/1.1 %d X" % status, CHUNKED), method).chunked
 
 
 @pytest.mark.parametrize("framing", [LENGTH, CHUNKED])
 def test_a_204_that_declares_a_body_ends_the_connection(framing: bytes):
     """The answer is clear without it, but what follows belongs to nobody."""
-    response = judge_response(head(b"HTTP/1.1 204 No Content", framing), b"GET")
+    response = parse_response(head(b"HTTP/1.1 204 No Content", framing), b"GET")
     assert response.close
     assert not response.has_body
 
@@ -164,7 +164,7 @@ def test_a_204_that_declares_a_body_ends_the_connection(framing: bytes):
 )
 def test_whether_the_connection_can_be_used_again(version, connection, close):
     raw = head(b"HTTP/%b 200 OK" % version, LENGTH, *(b"Connection: " + each for each in connection))
-    assert judge_response(raw, b"GET").close is close
+    assert parse_response(raw, b"GET").close is close
 
 
 @pytest.mark.parametrize(
@@ -177,39 +177,39 @@ def test_whether_the_connection_can_be_used_again(version, connection, close):
     ],
 )
 def test_the_reason_is_kept(line, reason):
-    assert judge_response(head(line, EMPTY), b"GET").reason == reason
+    assert parse_response(head(line, EMPTY), b"GET").reason == reason
 
 
 def test_a_101_says_what_it_switches_to():
     raw = head(b"HTTP/1.1 101 Switching Protocols", b"Connection: Upgrade", b"Upgrade: WebSocket")
-    response = judge_response(raw, b"GET")
+    response = parse_response(raw, b"GET")
     assert response.upgrade == (b"websocket",)
     assert not response.has_body
 
 
 def test_only_a_101_switches():
     raw = ok(LENGTH, b"Connection: Upgrade", b"Upgrade: websocket")
-    assert judge_response(raw, b"GET").upgrade == ()
+    assert parse_response(raw, b"GET").upgrade == ()
 
 
 def test_connection_names_fields_away_in_responses_too():
     raw = ok(LENGTH, b"Connection: close, X-A, set-cookie, date", b"X-A: b")
-    assert judge_response(raw, b"GET").connection_named == (b"x-a",)
+    assert parse_response(raw, b"GET").connection_named == (b"x-a",)
 
 
 def test_underscores_are_no_twins_in_responses():
     """No client reads them as one."""
-    assert judge_response(ok(LENGTH, b"Content_Length: 4"), b"GET").length == 3
+    assert parse_response(ok(LENGTH, b"Content_Length: 4"), b"GET").length == 3
 
 
 @pytest.mark.parametrize("name", sorted(Http1ResponseHead.KNOWN))
 def test_every_known_field_is_known(name: bytes):
     value = {b"content-length": b"0", b"transfer-encoding": b"chunked"}.get(name, b"a")
-    assert name in judge_response(ok(name.upper() + b": " + value), b"GET").known
+    assert name in parse_response(ok(name.upper() + b": " + value), b"GET").known
 
 
 def test_a_repr_tells_the_state_without_secrets():
-    assert repr(judge_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<Http1ResponseHead 200, chunked>"
+    assert repr(parse_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<Http1ResponseHead 200, chunked>"
 
 
 LENGTH_3 = ok(b"Content-Length: 3")
@@ -256,8 +256,8 @@ IN_CHUNKS = ok(CHUNKED)
     ],
 )
 def test_a_body_that_came_with_its_head_is_judged_with_it(raw: bytes, method: bytes, following: bytes, payload):
-    answer = judge_answer(raw + following, len(raw), method)
-    alone = judge_response(raw, method)
+    answer = parse_answer(raw + following, len(raw), method)
+    alone = parse_response(raw, method)
     assert answer.payload == payload
     for name in ("raw", "status", "reason", "minor", "length", "chunked", "close", "until_close", "has_body", "known"):
         assert getattr(answer, name) == getattr(alone, name)
@@ -270,4 +270,4 @@ def test_a_body_that_came_with_its_head_is_judged_with_it(raw: bytes, method: by
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
 def test_nonsense_is_refused_whatever_came_behind_it(raw: bytes):
     with pytest.raises(Malformed):
-        judge_answer(raw + b"abc", len(raw), b"GET")
+        parse_answer(raw + b"abc", len(raw), b"GET")

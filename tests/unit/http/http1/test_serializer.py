@@ -4,7 +4,7 @@ import pytest
 
 from fastgw.http.fields import Fields
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.parser import judge_request, judge_response
+from fastgw.http.http1.parser import parse_request, parse_response
 from fastgw.http.http1.serializer import LAST_CHUNK, chunk, end_to_end, last_chunk, status_line
 
 HOP_BY_HOP = (
@@ -15,11 +15,11 @@ KEPT = b"b:1\r\nExpect:  100-continue\r\nA: 2\t\r\nTrailer: C\r\nVia: 1.0 a\r\na
 
 
 def request(fields: bytes):
-    return judge_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    return parse_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
 
 
 def response(fields: bytes):
-    return judge_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
+    return parse_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
 
 
 @pytest.mark.parametrize("judged", [request, response])
@@ -136,18 +136,18 @@ def test_a_request_goes_on_less_some_of_its_fields_and_with_some_of_ours():
     head = request(b"A: 1\r\nVia: 1.0 b\r\nKeep-Alive: 1\r\nB: 2\r\n")
     sent = serializer.request(head, b"/c", b"d:1", VIA, b"E: 3\r\n")
     assert sent == b"POST /c HTTP/1.1\r\nHost: d:1\r\nA: 1\r\nB: 2\r\nE: 3\r\nVia: 1.1 fastgw\r\n\r\n"
-    assert judge_request(sent).authority == b"d:1"
+    assert parse_request(sent).authority == b"d:1"
 
 
 def test_target_and_host_go_on_as_they_came_where_no_others_are_given():
-    head = judge_request(b"GET /a/%7eb?c=%20 HTTP/1.1\r\nHost: A.b:81\r\n\r\n")
+    head = parse_request(b"GET /a/%7eb?c=%20 HTTP/1.1\r\nHost: A.b:81\r\n\r\n")
     assert serializer.request(head) == b"GET /a/%7eb?c=%20 HTTP/1.1\r\nHost: A.b:81\r\nVia: 1.1 fastgw\r\n\r\n"
-    head = judge_request(b"GET /a HTTP/1.0\r\n\r\n")
+    head = parse_request(b"GET /a HTTP/1.0\r\n\r\n")
     assert serializer.request(head) == b"GET /a HTTP/1.1\r\nHost: \r\nVia: 1.0 fastgw\r\n\r\n"
 
 
 def test_a_response_goes_on_with_its_reason_and_what_is_there_of_its_body():
-    head = judge_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\nConnection: close\r\n\r\n", b"GET")
+    head = parse_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\nConnection: close\r\n\r\n", b"GET")
     via = b"Via: 1.1 fastgw\r\n"
     assert serializer.response(head, 200) == b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\n" + via + b"\r\n"
     sent = serializer.response(head, 200, VIA, b"E: 3\r\n", b"abc")
@@ -158,7 +158,7 @@ def test_a_response_goes_on_with_its_reason_and_what_is_there_of_its_body():
 
 @pytest.mark.parametrize(("status", "reason"), [(404, b"Not Found"), (599, b""), (201, b"Created")])
 def test_another_status_has_its_own_reason(status, reason):
-    head = judge_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\n\r\n", b"GET")
+    head = parse_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\n\r\n", b"GET")
     sent = serializer.response(head, status, VIA, b"E: 3\r\n", b"abc")
     assert sent == b"HTTP/1.1 %d %b\r\nA: 1\r\nE: 3\r\nVia: 1.1 fastgw\r\n\r\nabc" % (status, reason)
 
@@ -177,7 +177,7 @@ def test_another_status_has_its_own_reason(status, reason):
 @pytest.mark.parametrize(("received", "date"), [(b"Date: now\r\n", b""), (b"", b"Date: then\r\n")])
 def test_a_response_is_framed_anew_and_dated(length, line, received, date):
     """A date that came is kept, ours is for a response without one."""
-    head = judge_response(b"HTTP/1.0 200 OK\r\n" + received + b"\r\n", b"GET")
+    head = parse_response(b"HTTP/1.0 200 OK\r\n" + received + b"\r\n", b"GET")
     sent = serializer.response(
         head, 200, frozenset(), b"A: 1\r\n", b"x", length, lambda: b"Date: then\r\n", b"B: 2\r\n"
     )
@@ -196,7 +196,7 @@ def test_a_response_is_framed_anew_and_dated(length, line, received, date):
 )
 def test_status_lines(status, reason, line):
     assert status_line(status, reason) == line
-    assert judge_response(line + b"\r\n", b"GET").status == status
+    assert parse_response(line + b"\r\n", b"GET").status == status
 
 
 def test_chunks_read_back_as_they_were():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics.carry_over import CounterCarryOver
-from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S, METHODS
 from fastgw.observe.metrics.series_layout import (
     CELLS,
@@ -46,7 +46,7 @@ def column() -> memoryview:
 
 
 def count(
-    tally: Tally,
+    counters: ExchangeCounters,
     *,
     listener: str = "public",
     route: str = "user",
@@ -57,8 +57,8 @@ def count(
     duration_s: float = 0.0,
     **numbers: float,
 ) -> None:
-    place = tally.place(listener, route, upstream, method, status, fault)
-    tally.count(place, duration_s, **numbers)  # type: ignore[arg-type]
+    place = counters.place(listener, route, upstream, method, status, fault)
+    counters.count(place, duration_s, **numbers)  # type: ignore[arg-type]
 
 
 def durations(rows: Iterable[tuple[str, list[int]]]) -> dict[str, int]:
@@ -77,7 +77,7 @@ KINDS = st.tuples(
 def test_the_requests_of_all_series_are_the_requests(finished: list[tuple[int, Kind]]) -> None:
     """Kept counts against counted ones, over two workers: each request once, under its own labels."""
     columns = [column(), column()]
-    tallies = [Tally(series(), each) for each in columns]
+    tallies = [ExchangeCounters(series(), each) for each in columns]
     counted: Counter[tuple[str, str, str, int]] = Counter()
     for worker, (listener, route, method, status) in finished:
         count(tallies[worker], listener=listener, route=route, method=method, status=status)
@@ -92,11 +92,11 @@ def test_the_requests_of_all_series_are_the_requests(finished: list[tuple[int, K
 def test_what_peers_send_makes_no_label_and_no_memory() -> None:
     """A client that invents methods finds one word for all of them."""
     own = column()
-    tally = Tally(series(), own)
+    counters = ExchangeCounters(series(), own)
     for each in range(1000):
-        count(tally, method=b"X%d" % each)
+        count(counters, method=b"X%d" % each)
     assert totals(series(), [own]).requests == {("public", "user", "other", 200): 1000}
-    assert len(tally.cells) == 1
+    assert len(counters.cells) == 1
 
 
 def test_routes_beyond_the_limit_are_folded() -> None:
@@ -104,9 +104,9 @@ def test_routes_beyond_the_limit_are_folded() -> None:
     many = [f"r{each}" for each in range(MAX_ROWS + 100)]
     shown = series(routes=many, upstreams=many)
     own = column()
-    tally = Tally(shown, own)
+    counters = ExchangeCounters(shown, own)
     for name in many:
-        count(tally, route=name, upstream=name, upstream_s=0.1, retries=1)
+        count(counters, route=name, upstream=name, upstream_s=0.1, retries=1)
     found = totals(shown, [own])
     for rows in (found.routes, found.upstreams):
         assert len(rows) == MAX_ROWS + 1
@@ -121,7 +121,7 @@ def test_routes_may_have_the_names_of_labels() -> None:
     shown = series(routes=["_other", "_none", "user"])
     own = column()
     for route in ("_other", "_none", "user", ""):
-        count(Tally(shown, own), route=route)
+        count(ExchangeCounters(shown, own), route=route)
     found = durations(totals(shown, [own]).routes.items())
     assert found == {"_other": 1, "_none": 2, "user": 1}
 
@@ -130,10 +130,10 @@ def test_when_the_cells_run_out_the_sum_stays_exact(monkeypatch: pytest.MonkeyPa
     """An upstream that answers with every status there is costs labels, not requests."""
     monkeypatch.setattr("fastgw.observe.metrics.series_layout.CELLS", 500)
     own = column()
-    tally = Tally(series(), own)
+    counters = ExchangeCounters(series(), own)
     statuses = [*range(100, 1000)]
     for status in statuses + statuses:
-        count(tally, status=status)
+        count(counters, status=status)
     counts = totals(series(), [own]).requests
     assert sum(counts.values()) == 2 * len(statuses)
     assert len(counts) == 500 + 1
@@ -142,17 +142,17 @@ def test_when_the_cells_run_out_the_sum_stays_exact(monkeypatch: pytest.MonkeyPa
 
 def test_the_last_cell_is_within_the_column() -> None:
     own = column()
-    tally = Tally(series(), own)
-    words = [tally.cells.word(1 << 63 | each) for each in range(CELLS + 2)]
+    counters = ExchangeCounters(series(), own)
+    words = [counters.cells.word(1 << 63 | each) for each in range(CELLS + 2)]
     assert words[-3:] == [WORDS - 1, None, None]
-    assert Tally(series(), own).cells.word(1 << 63) == words[0]
+    assert ExchangeCounters(series(), own).cells.word(1 << 63) == words[0]
 
 
 def test_a_replaced_worker_counts_on_in_its_column() -> None:
     """Counters survive a worker: the next one finds the cells by the names that stand in them."""
     own = column()
     for status in (200, 404, 200, 503):
-        count(Tally(series(), own), status=status)
+        count(ExchangeCounters(series(), own), status=status)
     counts = totals(series(), [own]).requests
     assert counts == {("public", "user", "GET", status): n for status, n in ((200, 2), (404, 1), (503, 1))}
 
@@ -162,7 +162,7 @@ def test_a_replaced_worker_counts_on_in_its_column() -> None:
 )
 def test_buckets_hold_what_is_at_most_their_bound(duration_s: float, bucket: int) -> None:
     own = column()
-    count(Tally(series(), own), duration_s=duration_s, upstream="users", upstream_s=duration_s)
+    count(ExchangeCounters(series(), own), duration_s=duration_s, upstream="users", upstream_s=duration_s)
     found = totals(series(), [own])
     for row in (found.routes["user"], found.upstreams["users"]):
         assert row[: len(BOUNDS_S) + 1] == [each == bucket for each in range(len(BOUNDS_S) + 1)]
@@ -171,10 +171,10 @@ def test_buckets_hold_what_is_at_most_their_bound(duration_s: float, bucket: int
 
 def test_bytes_retries_and_faults_are_summed_under_their_labels() -> None:
     own = column()
-    tally = Tally(series(), own)
-    count(tally, request_bytes=10, response_bytes=1, upstream="users", retries=2)
-    count(tally, request_bytes=2**40, response_bytes=2, fault="connection_lost")
-    count(tally, route="", response_bytes=4, fault="of an older table")
+    counters = ExchangeCounters(series(), own)
+    count(counters, request_bytes=10, response_bytes=1, upstream="users", retries=2)
+    count(counters, request_bytes=2**40, response_bytes=2, fault="connection_lost")
+    count(counters, route="", response_bytes=4, fault="of an older table")
     found = totals(series(), [own])
     assert {name: row[ROUTE_REQUEST_BYTES] for name, row in found.routes.items()} == {"user": 2**40 + 10, "_none": 0}
     assert {name: row[ROUTE_RESPONSE_BYTES] for name, row in found.routes.items()} == {"user": 3, "_none": 4}
@@ -192,7 +192,7 @@ class Node:
         self.places = first(names(routes))
         self.columns = [column(), column()]
         self.added, self.returned = column(), column()
-        self.tallies = [Tally(self.series, each) for each in self.columns]
+        self.tallies = [ExchangeCounters(self.series, each) for each in self.columns]
 
     @property
     def series(self) -> Series:
@@ -212,15 +212,15 @@ class Node:
 
     def reload(self, wanted: SlotNames) -> None:
         self.commit(self.prepared(wanted))
-        for tally in self.tallies:
-            tally.adopt(self.series)
+        for counters in self.tallies:
+            counters.adopt(self.series)
 
 
 def test_a_name_that_is_gone_is_other_from_the_commit_on_and_its_place_begins_at_zero() -> None:
     node = Node(["a", "b"])
-    for tally in node.tallies:
-        count(tally, route="a", upstream="users", upstream_s=0.1, request_bytes=5)
-        count(tally, route="b", status=404)
+    for counters in node.tallies:
+        count(counters, route="a", upstream="users", upstream_s=0.1, request_bytes=5)
+        count(counters, route="b", status=404)
     node.reload(names(["b"]))
     gone = {("public", "_other", "GET", 200): 2, ("public", "b", "GET", 404): 2}
     assert node.totals.requests == gone
@@ -295,7 +295,7 @@ def test_who_reads_while_counts_are_carried_sees_each_once() -> None:
     shared = [mmap.mmap(-1, 8 * WORDS) for _ in range(5)]
     one, other, node.added, node.returned, committed = (memoryview(each).cast("Q") for each in shared)
     node.columns = [one, other]
-    node.tallies = [Tally(node.series, each) for each in node.columns]
+    node.tallies = [ExchangeCounters(node.series, each) for each in node.columns]
     generations = [node.places]
     for generation in range(1, 300):
         wanted = names([f"{generation}-{each}" for each in range(4)])
@@ -305,8 +305,8 @@ def test_who_reads_while_counts_are_carried_sees_each_once() -> None:
         for generation, places in enumerate(generations[1:], 1):
             node.commit(places)
             committed[0] = generation
-            for tally in node.tallies:
-                tally.adopt(node.series)
+            for counters in node.tallies:
+                counters.adopt(node.series)
             for route in [*places.routes] * 3:
                 count(node.tallies[generation % 2], route=route)
 
@@ -339,9 +339,9 @@ def test_a_thousand_reloads_of_changing_names_take_no_more_room_than_a_few() -> 
     for generation in range(1000):
         routes = [f"{generation}-{each}" for each in range(5)]
         node.reload(names(routes, upstreams=[f"u{generation}"]))
-        for tally in node.tallies:
+        for counters in node.tallies:
             for route in routes:
-                count(tally, route=route, upstream=f"u{generation}", upstream_s=0.1)
+                count(counters, route=route, upstream=f"u{generation}", upstream_s=0.1)
         used.append(sum(1 for each in (*node.columns, node.added, node.returned) for _ in claimed(each)))
     assert used[-1] == used[10] <= 4 * 11
     found = node.totals

@@ -43,13 +43,13 @@ def ended(connection: socket.socket) -> bytes:
 class TestBounds:
     @pytest.mark.parametrize("begun", [b"", b"GET /sta", b"GET /status HTTP/1.1\r\nHost: loc"])
     def test_a_request_that_does_not_come_is_not_waited_for(self, monkeypatch, begun):
-        monkeypatch.setattr(serving, "REQUEST_PATIENCE", 0.05)
+        monkeypatch.setattr(serving, "REQUEST_TIMEOUT", 0.05)
         with served() as here, here.connect() as connection:
             connection.sendall(begun)
             assert ended(connection) == b""
 
     def test_nor_is_a_second_one_on_the_same_connection(self, monkeypatch):
-        monkeypatch.setattr(serving, "REQUEST_PATIENCE", 0.1)
+        monkeypatch.setattr(serving, "REQUEST_TIMEOUT", 0.1)
         with served() as here, here.connect() as connection:
             connection.sendall(STATUS)
             assert connection.recv(15) == b"HTTP/1.1 200 OK"
@@ -57,7 +57,7 @@ class TestBounds:
             assert b"HTTP/1.1" not in ended(connection)
 
     def test_nor_the_end_of_a_body_that_nobody_wants(self, monkeypatch):
-        monkeypatch.setattr(serving, "REQUEST_PATIENCE", 0.1)
+        monkeypatch.setattr(serving, "REQUEST_TIMEOUT", 0.1)
         with served(Secret(text="x")) as here, here.connect() as connection:
             connection.sendall(RELOAD[:-2] + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
             answer = ended(connection)
@@ -65,7 +65,7 @@ class TestBounds:
             assert answer.count(b"HTTP/1.1") == 1
 
     def test_an_answer_that_does_not_come_to_its_end_is_given_up(self, monkeypatch):
-        monkeypatch.setattr(serving, "EXCHANGE_PATIENCE", 0.05)
+        monkeypatch.setattr(serving, "EXCHANGE_TIMEOUT", 0.05)
         with served() as here, here.connect() as connection:
             here.node.hold = Future()
             connection.sendall(RELOAD)
@@ -183,7 +183,7 @@ class TestTheEnd:
 
     @on_loop
     async def test_what_does_not_end_is_cut(self, monkeypatch):
-        monkeypatch.setattr(serving, "END_PATIENCE", 0.05)
+        monkeypatch.setattr(serving, "END_TIMEOUT", 0.05)
         node = FakeNode()
         node.hold = Future()
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -287,7 +287,7 @@ class TestTls:
 
     @pytest.mark.parametrize("sent", [b"", STATUS])
     def test_a_handshake_that_does_not_come_is_not_waited_for(self, authority, monkeypatch, sent):
-        monkeypatch.setattr(serving, "HANDSHAKE_PATIENCE", 0.05)
+        monkeypatch.setattr(serving, "HANDSHAKE_TIMEOUT", 0.05)
         with served(tls=server_context(self.settings(authority.issue("127.0.0.1")))) as here:
             with here.connect() as connection:
                 connection.sendall(sent)

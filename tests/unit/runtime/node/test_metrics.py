@@ -18,7 +18,7 @@ from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.filters.policies.size import Size
 from fastgw.gateway.compiler import compile as compiled
 from fastgw.gateway.tables import Gateway
-from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, series_of
 from fastgw.redis import availability
@@ -53,7 +53,7 @@ class Node:
         self.shared = SharedMemory.create(self.gateway.layout, columns=2)
         self.own = self.shared.columns[0]
         self.own.words[self.words.pid] = os.getpid()
-        self.tally = Tally(self.gateway.series, self.words.counted(self.own))
+        self.counters = ExchangeCounters(self.gateway.series, self.words.counted(self.own))
         shown = CertificateInfo("public", '/a"\\b.pem', ["a.example"], "0A", BEGUN + 86400, "")
         verifiers = [VerifierInfo("public", "ca", "/ca.pem", BEGUN + 86400, "")]
         verifiers.append(VerifierInfo("public", "crl", "/crl.pem", BEGUN + 3600, ""))
@@ -73,8 +73,8 @@ class Node:
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
-        place = self.tally.place("public", route, "users", b"GET", status, fault)
-        self.tally.count(place, 0.002, 10, 20, 0.001, 1)
+        place = self.counters.place("public", route, "users", b"GET", status, fault)
+        self.counters.count(place, 0.002, 10, 20, 0.001, 1)
 
     def samples(self, accept: bytes = b"") -> list[Sample]:
         text = self.exposition.text(accept)[1].decode()
@@ -100,9 +100,9 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     for route in ("user", 'a"\\\nb', "ü", "gone", ""):
         node.finish(route, fault="bad_request")
     node.finish("user", 503)
-    node.tally.count_filter("limit", FilterEvent.ANSWER)
-    node.tally.count_filter("limit", FilterEvent.COPY_SENT)
-    node.tally.count_consumer("alice")
+    node.counters.count_filter("limit", FilterEvent.ANSWER)
+    node.counters.count_filter("limit", FilterEvent.COPY_SENT)
+    node.counters.count_consumer("alice")
     node.own.words[node.words.state_up] = availability.UP
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
@@ -264,7 +264,7 @@ def test_names_change_when_the_generation_is_committed_and_not_before(node: Node
     assert routes() == ["user"]
     node.shared.supervisor.words[node.words.generation] = 2
     assert routes() == ["_other"]
-    node.tally.adopt(series_of(after))
+    node.counters.adopt(series_of(after))
     node.finish("late")
     assert sorted(routes()) == ["_other", "late"]
 
@@ -272,8 +272,8 @@ def test_names_change_when_the_generation_is_committed_and_not_before(node: Node
 def test_filters_are_counted_by_instance(node: Node) -> None:
     """Errors and timeouts from 0 on, decisions in shadow once there are any; names that are gone as `_other`."""
     for event in (FilterEvent.RAISED, FilterEvent.ANSWER, FilterEvent.ANSWER, FilterEvent.PASS):
-        node.tally.count_filter("limit", event)
-    node.tally.count_filter("gone", FilterEvent.LATE)
+        node.counters.count_filter("limit", event)
+    node.counters.count_filter("gone", FilterEvent.LATE)
     assert node.value("fastgw_filter_errors_total", filter="limit") == 1
     assert node.value("fastgw_filter_timeouts_total", filter="limit") == 0
     assert node.value("fastgw_filter_timeouts_total", filter="_other") == 1
@@ -285,7 +285,7 @@ def test_consumers_are_counted_by_name_and_others_together() -> None:
     """The first in the configuration have series of their own: nobody can make a new one."""
     node = Node("user", consumers=MAX_CONSUMERS + 5)
     for name in ("c0", "c0", f"c{MAX_CONSUMERS - 1}", f"c{MAX_CONSUMERS}", "nobody"):
-        node.tally.count_consumer(name)
+        node.counters.count_consumer(name)
     assert node.value("fastgw_consumer_requests_total", consumer="c0") == 2
     assert node.value("fastgw_consumer_requests_total", consumer=f"c{MAX_CONSUMERS - 1}") == 1
     assert node.value("fastgw_consumer_requests_total", consumer="_other") == 2

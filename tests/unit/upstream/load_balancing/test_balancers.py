@@ -18,7 +18,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.load_balancing import Balancer, Member
 from fastgw.upstream.load_balancing import hashing as hashed
@@ -52,7 +52,7 @@ def loads_of(count: int, workers: int = 1) -> list[Loads]:
 
 
 def asked(ip: str = "192.0.2.1", fields: str = "", consumer: str = "") -> Any:
-    head = judge_request(f"GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
+    head = parse_request(f"GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode())
     return SimpleNamespace(head=head, client_ip=ip, consumer=Consumer(consumer) if consumer else None, is_fast=True)
 
 

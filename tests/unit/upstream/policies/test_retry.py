@@ -11,7 +11,7 @@ import pytest
 
 from fastgw.config.settings.gateway import Backoff, Retries, Sticky
 from fastgw.errors import Fault
-from fastgw.http.http1.parser import judge_response
+from fastgw.http.http1.parser import parse_response
 from fastgw.upstream.connections.http1_connection import UpstreamPhase
 from fastgw.upstream.forwarding.forwarding import Forwarding
 from fastgw.upstream.load_balancing.sticky_sessions import Cookies
@@ -344,13 +344,13 @@ NO_ZONE = b"Mon, 01 Jan 2020 00:00:00 +99999999999999999999"
     [(b"0", 0.0), (b"2", 2.0), (b"never", 0.0), (b"9" * 40, inf), (NEVER_WAS, 0.0), (NO_ZONE, 0.0), (b",,,", 0.0)],
 )
 def test_what_retry_after_asks_for(after: bytes, seconds: float) -> None:
-    assert asked_wait(judge_response(saying(503, b"", b"Retry-After: " + after), b"GET")) == seconds
+    assert asked_wait(parse_response(saying(503, b"", b"Retry-After: " + after), b"GET")) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     def asked(seconds: float) -> float:
         date = formatdate(time() + seconds, usegmt=True).encode()
-        return asked_wait(judge_response(saying(503, b"", b"Retry-After: " + date), b"GET"))
+        return asked_wait(parse_response(saying(503, b"", b"Retry-After: " + date), b"GET"))
 
     assert 98 <= asked(100) <= 100
     assert asked(-100) == 0.0

@@ -15,7 +15,7 @@ from fastgw.config.settings.gateway import Canary, Split
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
 from fastgw.forwarded_headers import Peer
-from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser import parse_request
 from fastgw.upstream.forwarding.fast_path import FastPath
 from fastgw.upstream.policies.traffic_split import Splitter
 from tests.support.memory import Plane, probe
@@ -26,7 +26,7 @@ PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
 
 def asking(ip: str = "192.0.2.1", *fields: bytes) -> FastPath:
     asked = FastPath(None, None, Peer(ip, 1, 80, False))
-    asked.head = judge_request(b"GET /a HTTP/1.1\r\nHost: a\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n", 99)
+    asked.head = parse_request(b"GET /a HTTP/1.1\r\nHost: a\r\n" + b"".join(f + b"\r\n" for f in fields) + b"\r\n", 99)
     return asked
 
 

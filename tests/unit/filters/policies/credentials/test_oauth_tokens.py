@@ -586,7 +586,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Any:
 async def test_nodes_share_a_token_that_redis_cannot_read(
     issuer: Issuer, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(encrypted_cache, "TIMEOUT_S", 15.0)
     settings = oauth2(issuer.url, second_level=Secret(text=redis.url))
     async with node_of(workers=1) as one, node_of(workers=1) as other:
         (ours,), (theirs,) = one.tokens(settings), other.tokens(settings)
@@ -604,7 +604,7 @@ async def test_nodes_share_a_token_that_redis_cannot_read(
 async def test_what_redis_kept_while_it_took_no_writes_is_not_newer_than_ours(
     issuer: Issuer, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(encrypted_cache, "TIMEOUT_S", 15.0)
     monkeypatch.setattr(encrypted_cache, "AWAY_S", 0.0)
     async with node_of(workers=1) as node:
         (holder,) = node.tokens(oauth2(issuer.url, second_level=Secret(text=redis.url)))

@@ -1,4 +1,4 @@
-"""The desk where refresh tokens are redeemed: once for all who ask, and for nobody who does not know its key."""
+"""The coordinator where refresh tokens are redeemed: once for all who ask, and for nobody who does not know its key."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ async def opened() -> AsyncIterator[tuple[RefreshCoordinator, Liar]]:
         liar.says["/token"] = 200, b"tokens"
         async with (
             fetching() as fetcher,
-            RefreshCoordinator(fetcher, read_tls(UpstreamTls(), lambda path: b"")) as desk,
+            RefreshCoordinator(fetcher, read_tls(UpstreamTls(), lambda path: b"")) as coordinator,
         ):
-            yield desk, liar
+            yield coordinator, liar
 
 
-def question(desk: RefreshCoordinator, liar: Liar, mark: bytes = b"m", key: str = "") -> RefreshRequest:
-    return RefreshRequest(key or desk.place.key, mark, f"{liar.url}/token", [(b"X-A", b"b")], b"refresh_token=r")
+def question(coordinator: RefreshCoordinator, liar: Liar, mark: bytes = b"m", key: str = "") -> RefreshRequest:
+    return RefreshRequest(key or coordinator.place.key, mark, f"{liar.url}/token", [(b"X-A", b"b")], b"refresh_token=r")
 
 
 def on_both_loops(test: Callable[[], Awaitable[None]]) -> None:
@@ -47,13 +47,15 @@ def on_both_loops(test: Callable[[], Awaitable[None]]) -> None:
 
 def test_questions_with_one_mark_are_one() -> None:
     async def test() -> None:
-        async with opened() as (desk, liar):
-            together = await asyncio.gather(*(ask(desk.place, question(desk, liar)) for _ in range(20)))
+        async with opened() as (coordinator, liar):
+            together = await asyncio.gather(*(ask(coordinator.place, question(coordinator, liar)) for _ in range(20)))
             assert together == [RefreshAnswer(200, b"tokens")] * 20
             liar.says["/token"] = 400, b"used already"
-            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
+            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
             assert len(liar.asked) == 1
-            assert await ask(desk.place, question(desk, liar, b"another")) == RefreshAnswer(400, b"used already")
+            assert await ask(coordinator.place, question(coordinator, liar, b"another")) == RefreshAnswer(
+                400, b"used already"
+            )
             assert [form for _, form in liar.asked] == [{"refresh_token": "r"}] * 2
 
     on_both_loops(test)
@@ -61,12 +63,12 @@ def test_questions_with_one_mark_are_one() -> None:
 
 def test_what_had_no_answer_is_asked_again() -> None:
     async def test() -> None:
-        async with opened() as (desk, liar):
-            nowhere = RefreshRequest(desk.place.key, b"m", "http://127.0.0.1:1/token", [], b"")
-            failed = await ask(desk.place, nowhere)
+        async with opened() as (coordinator, liar):
+            nowhere = RefreshRequest(coordinator.place.key, b"m", "http://127.0.0.1:1/token", [], b"")
+            failed = await ask(coordinator.place, nowhere)
             assert (failed.status, failed.body) == (0, b"")
             assert "127.0.0.1:1" in failed.reason
-            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
+            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
 
     on_both_loops(test)
 
@@ -75,12 +77,12 @@ def test_who_has_left_does_not_take_the_answer_along() -> None:
     """What a provider gives for a refresh token, it gives once."""
 
     async def test() -> None:
-        async with opened() as (desk, liar):
-            leaving = asyncio.create_task(ask(desk.place, question(desk, liar)))
+        async with opened() as (coordinator, liar):
+            leaving = asyncio.create_task(ask(coordinator.place, question(coordinator, liar)))
             while not liar.asked:
                 await asyncio.sleep(0.001)
             leaving.cancel()
-            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
+            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
             assert len(liar.asked) == 1
 
     on_both_loops(test)
@@ -99,32 +101,32 @@ def test_who_has_left_does_not_take_the_answer_along() -> None:
 )
 def test_nonsense_is_not_answered(sent: bytes) -> None:
     async def test() -> None:
-        async with opened() as (desk, liar):
-            reader, writer = await asyncio.open_unix_connection(sock=connected(desk.place))
+        async with opened() as (coordinator, liar):
+            reader, writer = await asyncio.open_unix_connection(sock=connected(coordinator.place))
             writer.write(sent)
             writer.write_eof()
             assert await reader.read() == b""
             writer.close()
-            assert await ask(desk.place, question(desk, liar)) == RefreshAnswer(200, b"tokens")
+            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
 
     on_both_loops(test)
 
 
 def test_nobody_is_answered_without_the_key() -> None:
     async def test() -> None:
-        async with opened() as (desk, liar):
-            for key in ("0" * 64, "ä", desk.place.key[:-1]):
-                refused = await ask(desk.place, question(desk, liar, key=key))
+        async with opened() as (coordinator, liar):
+            for key in ("0" * 64, "ä", coordinator.place.key[:-1]):
+                refused = await ask(coordinator.place, question(coordinator, liar, key=key))
                 assert (refused.status, refused.body) == (0, b"")
             assert liar.asked == []
 
     on_both_loops(test)
 
 
-def test_where_there_is_no_desk_nothing_is_asked() -> None:
+def test_where_there_is_no_coordinator_nothing_is_asked() -> None:
     async def test() -> None:
-        async with opened() as (desk, liar):
-            place, asked = desk.place, question(desk, liar)
+        async with opened() as (coordinator, liar):
+            place, asked = coordinator.place, question(coordinator, liar)
         with pytest.raises(CoordinatorUnavailable):
             await ask(place, asked)
         with pytest.raises(CoordinatorUnavailable):
@@ -135,9 +137,9 @@ def test_where_there_is_no_desk_nothing_is_asked() -> None:
 
 def test_a_question_of_another_version_is_not_answered() -> None:
     async def test() -> None:
-        async with opened() as (desk, liar):
-            reader, writer = await asyncio.open_unix_connection(sock=connected(desk.place))
-            raw = msgspec.msgpack.encode({"key": desk.place.key, "url": liar.url})
+        async with opened() as (coordinator, liar):
+            reader, writer = await asyncio.open_unix_connection(sock=connected(coordinator.place))
+            raw = msgspec.msgpack.encode({"key": coordinator.place.key, "url": liar.url})
             writer.write(len(raw).to_bytes(4, "big") + raw)
             assert await reader.read() == b""
             writer.close()
