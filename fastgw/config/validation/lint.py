@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Path, Problem, show
 from fastgw.config.base.route_patterns import LIKE_REGEX
+from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.egress.expand import NAME as EGRESS
@@ -47,6 +48,7 @@ def lint(merged: Merged) -> list[Problem]:
         *_of_routes(merged),
         *_never_reached(merged),
         *_credentials_that_nobody_reads(merged),
+        *_upstreams_that_nobody_uses(merged),
     ]
 
 
@@ -198,7 +200,28 @@ def _credentials_that_nobody_reads(merged: Merged) -> Iterator[Problem]:
                 yield holders[0].below(key).problem(f"no filter uses it: there is no {filters}{others}")
 
 
+def _upstreams_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
+    if merged.lists.get("extensions"):
+        return  # a filter of one's own may send requests to any upstream
+    used: set[str | Url] = set()
+    for _, route in merged.routes():
+        used.update(route.destinations)
+        if route.fallback is not None and route.fallback.upstream is not None:
+            used.add(route.fallback.upstream)
+    for use in _filters(merged):
+        names = getattr(use.settings, "upstream_names", None)
+        used.update(name for _, name in (names() if names is not None else ()))
+    for place, name, _ in merged.whole("upstreams"):
+        if name not in used and not name.startswith(f"{EGRESS}/"):
+            yield place.problem("it is unused: no route, fallback or filter names it")
+
+
 def _filter_types(merged: Merged) -> Iterator[str]:
+    return (use.type for use in _filters(merged))
+
+
+def _filters(merged: Merged) -> Iterator[FilterUse]:
+    """Yield every use of a filter, those within `any_of` too."""
     held = [{name: use for name, (_, use) in merged.maps["filters"].items()}]
     held += [filters for _, _, filters in merged.whole("filter_sets")]
     for part in ("listeners", "upstreams"):
@@ -207,5 +230,5 @@ def _filter_types(merged: Merged) -> Iterator[str]:
     for filters in held:
         for use in filters.values():
             if use is not None and use is not BROKEN:
-                yield use.type
-                yield from (each.type for each in getattr(use.settings, "any_of", ()) if isinstance(each, FilterUse))
+                yield use
+                yield from (each for each in getattr(use.settings, "any_of", ()) if isinstance(each, FilterUse))

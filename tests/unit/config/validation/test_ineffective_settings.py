@@ -15,7 +15,7 @@ listeners: {main: {address: "127.0.0.1:0"}}
 upstreams:
   u: {targets: [{url: "http://a.test"}%s]%s}
   v: {targets: [{url: "http://b.test"}]}
-routes: [{name: r, %s}]
+routes: [{name: r, %s}, {name: all, paths: [/all], upstream: {u: 1, v: 1}}]
 """
 SECOND = ', {url: "http://c.test"}'
 

@@ -17,12 +17,15 @@ version: 1
 listeners: {main: {address: '127.0.0.1:0'}}
 upstreams: {u: {targets: ['http://127.0.0.1:9']}}
 """
+UNUSED = "a.yaml:3:13: upstreams.u: it is unused: no route, fallback or filter names it"
+"""The note on the upstream of HEAD, where a test needs no route to it."""
 
 
 def notes(folder, text):
     file = folder / "a.yaml"
     file.write_text(text)
-    return [str(each).replace(f"{folder}/", "") for each in config.load(str(file), TYPES).notes]
+    told = [str(each).replace(f"{folder}/", "") for each in config.load(str(file), TYPES).notes]
+    return [each for each in told if each != UNUSED]
 
 
 def problems(folder, text):
@@ -119,6 +122,32 @@ def test_what_may_well_be_meant_is_not_told(tmp_path, text):
     assert notes(tmp_path, f"{HEAD}{text}\n") == []
 
 
+@pytest.mark.parametrize(
+    ("text", "unused"),
+    [
+        ("routes: [{name: a, respond: {}}]", ["u", "v"]),
+        ("routes: [{name: a, upstream: u}]", ["v"]),
+        ("routes: [{name: a, upstream: {u: 1, v: 0}}]", []),
+        ("routes: [{name: a, upstream: 'http://127.0.0.1:9', fallback: {upstream: v}}]", ["u"]),
+        ("routes: [{name: a, upstream: u, filters: {mirror: {upstream: v}}}]", []),
+        ("routes: [{name: a, upstream: u}]\nfilters: {mirror: {upstream: v}}", []),
+        ("routes: [{name: a, upstream: u}]\nfilter_sets: {s: {copy: {type: mirror, upstream: v}}}", []),
+        ("routes: [{name: a, upstream: u}]\nextensions: [fastgw]", []),  # its filters may ask any upstream
+    ],
+)
+def test_an_upstream_that_nothing_uses_is_told(tmp_path, text, unused):
+    head = HEAD.replace("upstreams: {", "upstreams: {v: {targets: ['http://127.0.0.1:8']}, ")
+    (tmp_path / "a.yaml").write_text(f"{head}{text}\n")
+    told = [each for each in config.load(str(tmp_path / "a.yaml"), TYPES).notes if "unused" in each.wrong]
+    assert sorted(each.path for each in told) == [f"upstreams.{name}" for name in unused]
+    assert all(str(each).endswith("it is unused: no route, fallback or filter names it") for each in told)
+
+
+def test_upstreams_of_egress_are_used_by_its_routes(tmp_path):
+    text = "routes: [{name: a, paths: [/a], upstream: u}]\negress: {apps: {shop: {orders: {url: 'https://a.test'}}}}\n"
+    assert notes(tmp_path, HEAD + text) == []
+
+
 @pytest.mark.parametrize("sink", ["http://logs:9000", "tcp://logs:514", "syslog://localhost"])
 def test_a_sink_that_is_a_url_is_refused(tmp_path, sink):
     (told,) = problems(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: '{sink}'}}]\n")
@@ -186,7 +215,7 @@ class TestWhatRunWouldFind:
         told = json.loads(ended("check", "a.yaml", "--format", "json", directory=tmp_path).stdout)
         assert told["problems"] == []
         ports = {each["path"]: each["wrong"] for each in told["notes"]}
-        assert [*ports] == ["listeners.main.address", "status.address"]
+        assert [*ports] == ["upstreams.u", "listeners.main.address", "status.address"]
         assert ports["status.address"].startswith(
             "port 443 needs a capability that this user lacks: CAP_NET_BIND_SERVICE"
         )
