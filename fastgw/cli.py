@@ -245,7 +245,9 @@ def explain(
     file: FileArgument,
     method: Annotated[str, typer.Argument(metavar="METHOD")],
     url: Annotated[str, typer.Argument(metavar="URL", help="URL as the client requests it.")],
-    header: Annotated[list[str] | None, typer.Option("-H", "--header", metavar="'N: V'", help="A field.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("-H", "--header", metavar="'N: V'", help="Header of the request.")
+    ] = None,
     client: Annotated[str, typer.Option(metavar="IP", help="Client address of the request.")] = "127.0.0.1",
     listener: Annotated[
         str | None, typer.Option(metavar="NAME", help="Listener that receives the request. Default: by the URL's port.")

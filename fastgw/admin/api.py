@@ -73,7 +73,7 @@ class QuotaReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Quota count to reset."""
 
     filter: str
-    """The quota's name in the configuration; wherever it stands."""
+    """Name of the quota in the configuration, at all its levels."""
     consumer: str | None = None
     """Name of the consumer, of a quota that counts by consumer."""
     key: str | tuple[str, ...] | None = None
@@ -411,7 +411,7 @@ OPERATIONS: Final = (
     Operation(
         "PUT",
         "/upstreams/{name}/targets",
-        "Give an upstream other targets, until the configuration file is read again; also in place of those of a file "
+        "Replace the targets of an upstream until the configuration file is read again; also those of a file "
         "or of DNS, which do not count meanwhile.",
         _put_targets,
         _OUTCOMES,
@@ -445,7 +445,7 @@ OPERATIONS: Final = (
     Operation(
         "POST",
         "/revocations",
-        "Let a token, or all that somebody has until now, count no more, on all workers and nodes.",
+        "Revoke a token, or all tokens that a subject has until now, on all workers and nodes.",
         _revoke,
         {200: Revoked},
         takes={JSON: revocations.Revocation},
@@ -460,7 +460,7 @@ OPERATIONS: Final = (
             "consumer": "A consumer: shows its usage of quotas by consumer.",
         },
         repeats={
-            "key": "An address, host, route, or value of a field, cookie or claim: the same for quotas by these. "
+            "key": "An address, host, route, or value of a header, cookie or claim: shows its usage of these quotas. "
             "Repeated, in their order, for quotas by several.",
         },
     ),

@@ -21,7 +21,7 @@ class Session(Struct, frozen=True):
     """Session of the dashboard: the values that the page needs to change anything. The cookie came with it."""
 
     csrf: str
-    """Token to send as `X-CSRF-Token` with what changes something."""
+    """Token to send as `X-CSRF-Token` with requests that change something."""
     expires_date: float
 
 

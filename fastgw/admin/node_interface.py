@@ -97,7 +97,7 @@ class Reloads(Struct, frozen=True):
 
 
 class CertificateInfo(Struct, frozen=True):
-    """A certificate that clients are shown."""
+    """A server certificate."""
 
     listener: str
     """`(admin)`: the admin listener."""
@@ -226,7 +226,7 @@ class QuotaWasReset(Struct, frozen=True):
     """Result of a reset."""
 
     reset: int
-    """Number of places in which the quota had been counting."""
+    """Number of uses of the quota whose counts were reset."""
 
 
 class QuotaFileInfo(Struct, frozen=True):
@@ -259,9 +259,9 @@ class Status(Struct, frozen=True):
     stale: Stale | None = None
     """Reason why the configuration's files differ from what runs; null = they do not."""
     kept_files: Sequence[KeptFile] = ()
-    """The other files that say something else than what runs."""
+    """Other files whose contents differ from the active ones."""
     certificates: Sequence[CertificateInfo] = ()
-    """Certificates that clients are shown over TLS."""
+    """Server certificates for TLS."""
     verifiers: Sequence[VerifierInfo] = ()
     """Authorities and revocation lists that client certificates are verified with."""
     feeds: Sequence[FeedInfo] = ()
@@ -323,7 +323,7 @@ class TargetInfo(Struct, frozen=True):
     idle: int
     waiting: int
     priority: int = 0
-    """The group that it is of; the lowest comes first."""
+    """Priority group of the target; the lowest comes first."""
     drained: bool = False
     """Whether the target gets no new requests: because it was drained, or its weight is 0."""
     problem: str = ""
@@ -331,7 +331,7 @@ class TargetInfo(Struct, frozen=True):
     label: str = ""
     """Name of the target in logs and metrics, and in the path of its drain."""
     requests: int = 0
-    """Attempts at it that have come to something: an answer, or a failure of its own."""
+    """Attempts at the target with a result: a response, or a failure of the target."""
     errors: Mapping[str, int] = {}
     """Attempts that failed, by fault, also where a retry succeeded, and answers of 500 and above as `status_5xx`."""
     rate: float = 0.0
@@ -415,16 +415,16 @@ class Outcome(Struct, frozen=True):
     listeners_removed: int = 0
     workers_restarted: int = 0
     summary: str = ""
-    """One line for people, whatever happened."""
+    """Result in one line, for people."""
     problems: Sequence[Problem] = ()
     notes: Sequence[Problem] = ()
-    """Notes on this configuration, as in `fastgw check`, that the one before had not."""
+    """New notes on this configuration, as in `fastgw check`, which the previous one did not have."""
     reason: Reason = ""
     """Reason of a failure. `rejected`: the configuration is wrong; `busy`: another change is in progress, or the node
     is not serving; `failed`: it could not be done.
     """
     kept: Sequence[int] = ()
-    """Generations that can be gone back to, of a rollback that was refused, as `generation` of `POST /rollback`."""
+    """If a rollback was refused: the generations that are possible as `generation` of `POST /rollback`."""
 
 
 class Latency(Struct, frozen=True):
@@ -490,9 +490,9 @@ class RequestToExplain(Struct, frozen=True, forbid_unknown_fields=True):
     client: str = "127.0.0.1"
     """The address that it comes from."""
     listener: str | None = None
-    """Listener that it comes in by; null = the one that the URL's port belongs to."""
+    """Listener that receives the request; null = the one with the port of the URL."""
     certificate: str | None = None
-    """Certificate that the client shows, in PEM. It is taken for verified."""
+    """Client certificate, in PEM. It is treated as verified."""
 
 
 class Explained(Struct, frozen=True):
@@ -503,7 +503,7 @@ class Explained(Struct, frozen=True):
     generation: int
     """Generation of the configuration that explains it."""
     explanation: Explanation
-    """Explanation as in `fastgw explain --format json`. What is left out does not apply, or is not reached."""
+    """Explanation as in `fastgw explain --format json`. Steps that do not apply, or are not reached, are left out."""
     text: str
     """Explanation for people, as in `fastgw explain`."""
 
@@ -519,17 +519,17 @@ class Revocations(Struct, frozen=True):
 
     count: int
     most: int
-    """When there are more, those are forgotten that would end first."""
+    """Maximum number; beyond it, the revocations that end first are removed."""
     reach: RevokedEverywhere
     recent: Sequence[RevocationEvent]
-    """The latest first; of those that other nodes have made only what came while this one listened."""
+    """The latest first; those of other nodes only if they arrived while this node was connected."""
 
 
 class Revoked(Struct, frozen=True):
     """Result of a revocation, which holds on all workers in a moment."""
 
     expires_date: float
-    """When it is forgotten."""
+    """When the revocation ends."""
     reach: RevokedEverywhere
 
 

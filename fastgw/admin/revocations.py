@@ -26,11 +26,10 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
     jti: str | None = None
     subject: str | None = None
     token: str | None = None
-    """A JWT or an opaque one. It is not verified and not kept. The `jti` of a JWT that names its issuer is revoked
-    too."""
+    """A JWT or an opaque token. It is neither verified nor stored. The `jti` of a JWT with `iss` is revoked too."""
     expires: float | None = None
-    """Date until which it is kept, epoch seconds, such as the token's `exp`. null = as long as the token is good; 30
-    days where it does not say.
+    """Date until which it is kept, epoch seconds, such as the token's `exp`. null = as long as the token is valid; 30
+    days if it has no `exp`.
     """
 
 
