@@ -47,7 +47,7 @@ class World:
                 ),
                 "chosen": self._kind("/chosen", request_headers=["Authorization", "x-shown"]),
                 "hasty": self._kind("/hasty", timeout="100ms"),
-                "small": self._kind("/small", max_body=10),
+                "small": self._kind("/small", max_body_bytes=10),
                 "cached": self._kind(
                     "/cached", copy_headers=["X-User"], cache={"by": ["Authorization", "Cookie"], "ttl": "1h"}
                 ),

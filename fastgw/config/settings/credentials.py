@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from fastgw.config.base.settings_base import NONE, Settings, Some
+from fastgw.config.base.settings_base import NONE, Renamed, Settings, Some
 from fastgw.config.base.value_types import Delay, Duration, EndpointUrl, FieldName
 from fastgw.config.settings.secrets import RedisUrl, Secret
 from fastgw.config.settings.upstreams import UpstreamTls
@@ -78,7 +78,7 @@ class OAuth2(Settings):
     """TLS settings for the token endpoint, if its URL is https."""
     timeout: Duration = 5.0
     """Timeout for the whole token response; a request waits at most this long."""
-    margin: Annotated[Delay, Meta(le=3600)] = 2.0
+    expiry_margin: Annotated[Delay, Meta(le=3600), Renamed("margin")] = 2.0
     """Time before its expiry at which a token is no longer used."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
     """Time for which the first failure is cached; it doubles with each further failure, up to half a minute."""

@@ -4,9 +4,10 @@ from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
 from collections.abc import Iterable
 from time import monotonic
-from typing import Final, NamedTuple, final
+from typing import Annotated, Final, NamedTuple, final
 from unicodedata import normalize
 
+from fastgw.config.base.settings_base import Renamed
 from fastgw.config.base.value_types import Delay, ReadableFile, Realm
 from fastgw.consumers.credentials import LONGEST_KEY, why_not_a_password
 from fastgw.consumers.index import Index
@@ -41,7 +42,7 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
     """Whether to strip the password before forwarding."""
     realm: Realm = "fastgw"
     """Realm in `WWW-Authenticate`, which browsers show."""
-    remember: Delay = 300.0
+    cache_ttl: Annotated[Delay, Renamed("remember")] = 300.0
     """Time for which a correct password is cached. 0 = it is verified for each request. A changed password takes effect
     at once."""
 
@@ -98,7 +99,7 @@ class _BasicAuthUse:
         self.checking = env.shared(("htpasswd checking",), Checking)
         self._cache: TokenCache[Right] = env.shared(("basic_auth", env.policy), lambda: TokenCache(REMEMBERED))
         self._single_flight: SingleFlight[bool | Fault] = env.shared(("basic_auth flights", env.policy), SingleFlight)
-        self._remember_s = settings.remember
+        self._remember_s = settings.cache_ttl
         self._hides = settings.hide_credentials
         challenge = f'Basic realm="{settings.realm}", charset="UTF-8"'
         self._challenge = ((b"WWW-Authenticate", challenge.encode()),)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, NamedTuple, final
 
 from msgspec import Meta
 
+from fastgw.config.base.settings_base import Renamed
 from fastgw.config.base.value_types import Duration, EndpointUrl, FieldName
 from fastgw.config.base.value_types import Size as Bytes
 from fastgw.config.settings.gateway import Settings, UpstreamTls
@@ -91,7 +92,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     groups."""
     cache: Remembering | None = None
     """Cache of positive decisions. null = the service is asked about each request."""
-    max_body: Bytes = 65536
+    max_body_bytes: Annotated[Bytes, Renamed("max_body")] = 65536
     """Maximum size of the body of the service's response, in bytes; a longer response is invalid."""
 
     def __post_init__(self) -> None:
@@ -171,7 +172,7 @@ class _ForwardAuthUse:
         self._url = settings.url
         self._tls = client_tls(env.read, settings.tls)
         self._timeout = settings.timeout
-        self._most = settings.max_body
+        self._most = settings.max_body_bytes
         self._shown: frozenset[bytes] | None = None
         if settings.request_headers is not None:
             self._shown = frozenset(name.lower() for name in _names(settings.request_headers))

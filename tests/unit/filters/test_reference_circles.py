@@ -89,7 +89,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
     "key_auth": [
         {"key_names": ["apikey"], "places": ["header", "query", "cookie"], "hide_credentials": True, "realm": "r"}
     ],
-    "basic_auth": [{"htpasswd": "FILES/users", "hide_credentials": True, "realm": "r", "remember": "1m"}, {}],
+    "basic_auth": [{"htpasswd": "FILES/users", "hide_credentials": True, "realm": "r", "cache_ttl": "1m"}, {}],
     "hmac": [
         {
             "components": ["@method", "@path"],
@@ -135,7 +135,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "refusal_headers": ["WWW-Authenticate"],
             "consumer_header": "X-User",
             "cache": {"by": ["Authorization"]},
-            "max_body": "1KiB",
+            "max_body_bytes": "1KiB",
         }
     ],
     "oidc": [

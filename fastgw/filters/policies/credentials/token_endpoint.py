@@ -174,7 +174,7 @@ class TokenEndpoint:
         token, seconds = read_token(answer)
         now_date = time.time()
         # One that is good for less than twice the margin is used for half of its time: else it would never be.
-        good_until_date = now_date + max(seconds - self._settings.margin, seconds / 2, SHORTEST_S)
+        good_until_date = now_date + max(seconds - self._settings.expiry_margin, seconds / 2, SHORTEST_S)
         line = b"Authorization: Bearer %b\r\n" % token.encode()
         return FetchResult(line, good_until_date, renewal(now_date, good_until_date), note)
 

@@ -495,7 +495,7 @@ class Flow:
             cookies = clear(site.cookie, site.attributes, jar.ours) + _cleared(self._attempts(jar, site), site, jar)
         if known is not None:
             self._end(known)
-        metadata, place = self._provider.metadata, self._login.after_logout
+        metadata, place = self._provider.metadata, self._login.post_logout_redirect_uri
         if place.startswith("/"):
             place = site.origin + place
         if known is None or metadata is None or not metadata.end_session_endpoint:

@@ -136,7 +136,7 @@ class Login(Settings):
     """Path for back-channel logout (OpenID Connect Back-Channel Logout 1.0): the provider reports logouts here, and the
     session in the logout token, or all sessions of its subject, end at the gateway too. null = none. The full URL must
     be registered at the provider, and its logout tokens must be signed with one of `algorithms`."""
-    after_logout: Place = "/"
+    post_logout_redirect_uri: Annotated[Place, Renamed("after_logout")] = "/"
     """URL or path that a browser is redirected to after logout. The full URL must be registered at the provider."""
     public_url: Origin | None = None
     """Scheme and host of the gateway as browsers see them. null = those of the request (see `trusted_proxies`): then

@@ -162,3 +162,36 @@ def test_one_that_must_be_given_may_be_given_by_either_name(
     made = Structure(Former).read(value, (), reading)
     assert [each.wrong for each in reading.problems] == wrong
     assert wrong or made.limit == limit
+
+
+RENAMED = {
+    "{type: basic_auth, remember: 1m}": ("remember", "cache_ttl", 60.0),
+    '{type: forward_auth, url: "http://auth.test/", max_body: 1KiB}': ("max_body", "max_body_bytes", 1024),
+    '{type: credentials, oauth2: {token_url: "https://idp.test/t", client_id: a, client_secret: s, margin: 9s}}': (
+        "oauth2.margin",
+        "oauth2.expiry_margin",
+        9.0,
+    ),
+    """{type: oidc, issuer: "https://idp.test", login: {client_id: app, client_secret: s, public_url: "https://app.test",
+     after_logout: /bye, session: {secret: ssssssssssssssssssssssssssssssss}}}""": (
+        "login.after_logout",
+        "login.post_logout_redirect_uri",
+        "/bye",
+    ),
+}
+
+
+@pytest.mark.parametrize(("use", "names"), RENAMED.items())
+def test_each_former_name_is_read_as_the_standard_one(tmp_path: Path, use: str, names: tuple[str, str, Any]) -> None:
+    former, name, value = names
+    head = 'version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\nroutes:\n- name: a\n  upstream: "http://127.0.0.1:1"\n'
+    made = loaded(tmp_path, "gw.yaml", f"{head}  filters:\n    it: {use}\n")
+    read = made.config.routes[0].filters["it"]
+    assert read is not None
+    found: Any = read.settings
+    for each in name.split("."):
+        found = getattr(found, each)
+    assert found == value
+    (note,) = [str(each) for each in made.notes if "deprecated" in each.wrong]
+    short, standard = former.rpartition(".")[2], name.rpartition(".")[2]
+    assert note.endswith(f"routes[0].filters.it.{former}: `{short}` is deprecated; use `{standard}`")

@@ -251,7 +251,7 @@ async def test_what_was_right_is_not_checked_again(users: Path, monkeypatch: pyt
 
 @on_loop
 async def test_without_remembering_each_is_checked(users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asking = Asking(users, remember=0)
+    asking = Asking(users, cache_ttl=0)
     try:
         assert await asking.answer(basic("alice", PASSWORD)) == "alice"
         monkeypatch.setattr(Htpasswd, "is_right", lambda *_: False)

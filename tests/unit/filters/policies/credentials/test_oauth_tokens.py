@@ -85,7 +85,7 @@ async def test_one_fetch_serves_all_requests_of_all_workers(issuer: Issuer) -> N
 async def test_a_token_is_renewed_while_the_one_before_still_serves(issuer: Issuer) -> None:
     issuer.expires_in = 2
     async with node_of() as node:
-        holders = node.tokens(oauth2(issuer.url, margin=0.0))
+        holders = node.tokens(oauth2(issuer.url, expiry_margin=0.0))
         await asyncio.gather(*(each.obtain() for each in holders))
         seen = set()
         while seen != {"token-1", "token-2"}:
@@ -168,7 +168,7 @@ async def test_an_api_that_refuses_every_token_does_not_have_one_fetched_for_eac
 async def test_a_token_that_an_api_refuses_is_renewed_all_the_same_before_it_expires(issuer: Issuer) -> None:
     issuer.expires_in = 2
     async with node_of(workers=1) as node:
-        (only,) = node.tokens(oauth2(issuer.url, margin=0.0))
+        (only,) = node.tokens(oauth2(issuer.url, expiry_margin=0.0))
         token = await only.obtain()
         token = await only.obtain(token)
         while (held := only.current(monotonic())) == token:
@@ -501,7 +501,7 @@ def test_for_how_long_a_token_is_good(said: str, seconds: float) -> None:
 async def test_a_token_that_lives_shorter_than_the_margin_is_used_all_the_same(issuer: Issuer) -> None:
     issuer.expires_in = 1
     async with node_of(workers=1) as node:
-        (only,) = node.tokens(oauth2(issuer.url, margin=60.0))
+        (only,) = node.tokens(oauth2(issuer.url, expiry_margin=60.0))
         assert word(await only.obtain()) == "token-1"
         assert held_now([only]) == ["token-1"]
 
@@ -543,7 +543,7 @@ async def test_an_endpoint_that_is_gone_is_unavailable_until_it_is_back(issuer: 
 async def test_a_failure_takes_no_token_away(issuer: Issuer) -> None:
     issuer.expires_in = 1
     async with node_of(workers=1) as node:
-        (only,) = node.tokens(oauth2(issuer.url, margin=0.0, negative_ttl=0.1))
+        (only,) = node.tokens(oauth2(issuer.url, expiry_margin=0.0, negative_ttl=0.1))
         await only.obtain()
         issuer.fail(503)
         await until(lambda: held_now([only]) and issuer.asked >= 2)  # it is to be renewed, and cannot be
