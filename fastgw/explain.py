@@ -27,6 +27,7 @@ from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Ro
 from fastgw.exchange.chain import abandon, checked
 from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
 from fastgw.exchange.request_keys import cookie, reader
+from fastgw.exchange.request_stages import drop_ranges
 from fastgw.exchange.shadow_exchange import ShadowRun
 from fastgw.filters.api import Phase, secret_names
 from fastgw.forwarded_headers import Peer, client_address
@@ -42,7 +43,6 @@ from fastgw.net.pem import decoded
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import silently
-from fastgw.pipeline.request_pipeline import drop_ranges
 from fastgw.pipeline.route_selection import OtherRoute, SelectedRoute, choose, find, meant, other_routes, too_long
 from fastgw.routing.table import Candidate
 from fastgw.upstream.forwarding.fallback import Fallback
@@ -124,6 +124,7 @@ class _Listening:
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+    def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
 
     def filter_timeout(self) -> float:
         return 0.0  # nothing is waited for

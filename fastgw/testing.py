@@ -60,13 +60,15 @@ F = TypeVar("F", bound=Filter)
 
 
 def configured(filter_type: type[F], **settings: Any) -> F:
-    """The settings of a filter, read as a file has them: durations as `10s`, secrets as text, and so on.
+    """The settings of a filter, read as a file has them: durations as `10s`, secrets as text, and so on. There
+    is one upstream for them to name, `upstream`.
 
     Raises `ConfigError`, whose text has a line for everything that is wrong.
     """
     document = {
         "version": 1,
         "listeners": {"test": {"address": "127.0.0.1:0"}},
+        "upstreams": {"upstream": {"targets": [{"url": "http://upstream"}]}},  # that of `run`
         "filters": {filter_type.type_name: settings},
         "status": None,
         "admin": None,
@@ -512,6 +514,8 @@ class _Observer:
     def finish(self, ended: FinishedExchange) -> None:
         if not self.over.done():
             self.over.set_result(record_of(ended, monotonic(), time()))
+
+    def count_subrequest(self, ended: FinishedExchange, status: int) -> None: ...
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.events.append((instance, event.name.lower()))

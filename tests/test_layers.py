@@ -78,9 +78,10 @@ EDGES = {
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "exchange/chain.py": 5,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 4,  # likewise
-    "pipeline/request_pipeline.py": 1,  # likewise
+    "exchange/request_stages.py": 1,  # likewise
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 2,  # likewise
+    "upstream/client/subrequest_body.py": 1,  # what makes the body of a sub-request may raise
     "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more
     "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer

@@ -57,6 +57,7 @@ class Exchange:
     fault: None = None
     why: str = ""
     shadowed: str = ""
+    subrequests: object = None
 
 
 @dataclass(frozen=True)

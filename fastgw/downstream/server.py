@@ -18,6 +18,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Chain, Route
+from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.forwarded_headers import Peer
 from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
@@ -30,13 +31,16 @@ TOLD_AT_ONCE: Final = 256
 
 
 class ListenerTable(NamedTuple):
-    """A compiled listener. `early`: the filters that run before a route is found."""
+    """A compiled listener. `early`: the filters that run before a route is found. `upstream_chains`: those that run for
+    the gateway's own requests to an upstream.
+    """
 
     settings: config.Listener
     trusts: Callable[[str], bool]
     early: Chain
     router: Router[Route]
     tls: ServerContexts | None = None
+    upstream_chains: UpstreamChains = NO_CHAINS
 
 
 class Listener:
@@ -58,6 +62,7 @@ class Listener:
         "router",
         "tls",
         "trusts",
+        "upstream_chains",
     )
 
     def __init__(self, name: str, table: ListenerTable) -> None:
@@ -76,6 +81,7 @@ class Listener:
         self.reserved = reserved_fields(table.settings.reserved_headers)
         self.early = table.early
         self.router = table.router
+        self.upstream_chains = table.upstream_chains
         if table.tls is not None and self.tls is not None:
             table.tls.follow(self.tls)
         self.tls = table.tls
@@ -181,6 +187,7 @@ class Server:
         self.finish = self._observer.finish
         """Tells of an exchange that is over."""
         self.count_filter = self._observer.count_filter
+        self.count_subrequest = self._observer.count_subrequest
         before, self._listeners = self._listeners, gateway.listeners
         rejudged = False
         for listener in self._listeners:

@@ -77,6 +77,9 @@ class ClientSide(Protocol):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count what became of a filter on this exchange."""
 
+    def count_subrequest(self, exchange: "Exchange", status: int) -> None:
+        """Count a sub-request that is over, for its upstream. `status`: 0 for no whole response."""
+
     def filter_timeout(self) -> float:
         """Seconds that a filter may take over what it begins now."""
 

@@ -49,12 +49,12 @@ class ShadowExchange(Exchange):
     `follow` brings what has become of the real one since.
     """
 
-    __slots__ = ("_before", "_real", "known")
+    __slots__ = ("_before", "known", "real")
 
     def __init__(self, real: Exchange) -> None:
         for name in _ALIKE:
             setattr(self, name, getattr(real, name))
-        self._real = real
+        self.real = real
         self.head = _Head(real.head)
         self.client = self.response_sink = _Nobody()
         self.service = None
@@ -68,7 +68,7 @@ class ShadowExchange(Exchange):
         self.follow()
 
     def follow(self) -> None:
-        real = self._real
+        real = self.real
         for name in _AS_IT_GOES:
             setattr(self, name, getattr(real, name))
         if real.request_body is not None:
@@ -195,6 +195,7 @@ class _Nobody:
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+    def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
 
     def filter_timeout(self) -> float:
         return 0.0

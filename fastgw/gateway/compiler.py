@@ -37,6 +37,7 @@ from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
+from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.filters.api import STATE, Env, FilterResources, digest_of_state, secret_names
 from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
@@ -140,6 +141,8 @@ class _Building:
         self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
         before = {name: place for place, name in enumerate(base.tables)}
         self._places_before = tuple(before.get(name, -1) for name in self._names)
+        self._upstream_links: dict[tuple[str, str, str], FilterInstance] = {}
+        """Filters in the chains of upstreams: by level, name, and the listener if it is the listener's own."""
         self._anywhere: dict[tuple[config.FilterUse, str, bool], FilterInstance] = {}
         """Filters that may stand anywhere: by their use, its level, and whether it is early."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
@@ -186,11 +189,14 @@ class _Building:
                     on_listener.append(rule)
             if not place % _PIECE:
                 yield
+        upstream_chains: dict[str, UpstreamChains] = {}
+        for name in self._names:
+            upstream_chains[name] = yield from self._upstream_chains(name)
         yield from self._unused_sets()
         self._check_built()
         listeners = []
         for name, chain, on_listener in zip(self._names, chains, rules, strict=True):
-            listeners.append((yield from self._listener(name, chain, on_listener)))
+            listeners.append((yield from self._listener(name, chain, on_listener, upstream_chains[name])))
         made.listeners = tuple(listeners)
         made.reads |= {file: digest for file, digest in self._base.reads.items() if self._digest(file) == digest}
         return made
@@ -488,9 +494,46 @@ class _Building:
         shares = all(_is_for(upstream, link) for link in links if link.use.settings.for_its_upstream)
         return Fallback(settings.conditions, forward=self._forward(route, upstream), shares=shares)
 
+    # requests of the gateway's own
+
+    def _upstream_chains(self, listener: str) -> Steps[UpstreamChains]:
+        """Return the chains of what the gateway itself asks upstreams for a request of this listener."""
+        levels, table = self._levels(listener), self._base.tables.get(listener)
+        before = NO_CHAINS if table is None else table.upstream_chains
+        shared = self._upstream_chain(levels, listener, before.shared)
+        common = {link.use.name for link in shared.links}
+        own: dict[str, Chain] = {}
+        for place, (name, upstream) in enumerate(self._made.upstreams.items()):
+            filters = upstream.settings.filters
+            if any(key in common or (use is not None and _shows_upstream(use)) for key, use in filters.items()):
+                met = *levels, (f"upstream {name}", filters)
+                own[name] = self._upstream_chain(met, listener, before.chain_of(name))
+                yield
+            elif not place % _PIECE:
+                yield
+        return UpstreamChains(shared, own)
+
+    def _upstream_chain(self, levels: Iterable[Level], listener: str, before: Chain) -> Chain:
+        """Return the chain of an upstream; the one `before`, if it is the same."""
+        held = [each for each in _accumulated(levels) if _shows_upstream(each[1])]
+        there = {(link.level, link.use.name): link for link in before.links}
+        links = []
+        for level, use in sorted(held, key=lambda each: turn(each[1])):
+            key = level, use.name, listener if level == "listener" else ""
+            link = self._upstream_links.get(key) or there.get((level, use.name))
+            if link is None or link.use != use or not self._changed.isdisjoint(link.reads):
+                link = self._built_link(level, use, listener, None, alone=False)
+                link.early = False
+            self._upstream_links[key] = link
+            links.append(link)
+        self._made.live.update(link for link in links if link.is_live)
+        return before if before.links == tuple(links) else Chain(links)
+
     # listeners
 
-    def _listener(self, name: str, chain: Chain, rules: list[Rule[Route]]) -> Steps[Listener]:
+    def _listener(
+        self, name: str, chain: Chain, rules: list[Rule[Route]], upstream_chains: UpstreamChains
+    ) -> Steps[Listener]:
         settings, before = self._plan.settings.listeners[name], self._base.tables.get(name)
         router = yield from Router.building(rules, before.router if before is not None else None)
         tls = yield from self._server_tls(name, settings.tls)
@@ -498,7 +541,7 @@ class _Building:
             trusts = before.trusts
         else:
             trusts = trust(settings.trusted_proxies)
-        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls)
+        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls, upstream_chains)
         for listener in self._base.listeners:
             if (listener.name, listener.address) == (name, settings.address):
                 return listener
@@ -583,6 +626,11 @@ def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
     if all(link.always for link in own):
         return chain
     return Chain(link for link in chain.links if link.always or link not in own)
+
+
+def _shows_upstream(use: config.FilterUse) -> bool:
+    """Whether a filter brings something for one upstream alone, and does so now."""
+    return use.settings.for_its_upstream and not use.shadow
 
 
 def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:

@@ -152,6 +152,7 @@ class Gateway:
     def _links(self) -> Iterator[FilterInstance]:
         for table in self.tables.values():
             yield from table.early.links
+            yield from table.upstream_chains.links
         for compiled in self.routes:
             for rule in compiled.rules:
                 if rule is not None:
@@ -315,6 +316,10 @@ def dismantling(old: Gateway, new: Gateway) -> Steps[None]:
     """Free tables that `new` has replaced, but for what it has taken over. Not while `old.in_use`."""
     for name, table in old.tables.items():
         kept = new.tables.get(name)
+        own = table.upstream_chains.own
+        while own:
+            own.popitem()
+            yield
         yield from table.router.dismantling(kept.router if kept is not None else Router())
     while old.routes:
         old.routes_by_name.popitem()

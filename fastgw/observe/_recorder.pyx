@@ -149,12 +149,13 @@ cdef enum Attribute:
     FAULT
     WHY
     SHADOWED
+    SUBREQUESTS
     REQUEST_ID
     MOST_ATTRIBUTES
 
 cdef tuple _OF_EXCHANGE = (
     "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
-    "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "request_id",
+    "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "subrequests", "request_id",
 )
 
 
@@ -479,7 +480,9 @@ cdef class Recorder:
             if not 0 <= consumer_row < _CONSUMER_ROWS:
                 raise ValueError("a consumer's place outside of the column")
         if self._held:
-            if exchange.read(ended, WHY) or exchange.read(ended, SHADOWED) or not 0.0 <= date < 1e11:
+            if exchange.read(ended, WHY) or exchange.read(ended, SHADOWED) or exchange.read(ended, SUBREQUESTS):
+                return False
+            if not 0.0 <= date < 1e11:
                 return False
             query = _span(head, head.query_at)
             if head._fields is None:

@@ -89,6 +89,9 @@ class FinishedExchange(Protocol):
     def request_id(self) -> bytes: ...
     @property
     def shadowed(self) -> str: ...
+    @property
+    def subrequests(self) -> object:
+        """Sub-requests, as text; None: there were none."""
 
 
 CLIENT_LEFT = 499
@@ -125,6 +128,7 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         fault_detail=ended.why,
         request_id=ended.request_id,
         shadowed=ended.shadowed,
+        subrequests="" if ended.subrequests is None else str(ended.subrequests),
         user_agent=head.first(b"user-agent"),
         referer=head.first(b"referer"),
     )

@@ -35,6 +35,11 @@ class Observer:
         self.finish = self._recorder.finish
         self.count_filter = self._counters.count_filter
 
+    def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
+        """Count what a sub-request was to its upstream. `status`: 0 for no whole response."""
+        place = self._counters.upstream_place(ended.upstream, ended.target, status)
+        self._counters.count_upstream(*place, ended.upstream_s, ended.retries)
+
     def _log(self, settings: AccessLog) -> Log:
         return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
 

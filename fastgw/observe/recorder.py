@@ -187,7 +187,7 @@ class Recorder:
         if EQUALS in user_agent or may_hide(shown):  # hardly any user agent has parameters
             return b"", b""
         sent = b" ".join((shown, host, request_id, client, consumer))
-        if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:
+        if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed or ended.subrequests:
             return b"", b""
         # PERF: what JSON would escape is found by the encoder that escapes it: 0.15 us for 240 bytes, 0.9 by a pattern
         # (CPython 3.11, orjson 3.11, micro/observe).

@@ -11,20 +11,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Protocol
 
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, Route, problem, run_request
-from fastgw.exchange.body_stages import BodyRefused, BodyStages
-from fastgw.exchange.chain import failed_stage, stages_of
 from fastgw.exchange.reply import body_at_once
-from fastgw.http.field_names import EXPECT
+from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Match, Router
 
-_RANGE: Final = frozenset((b"range", b"if-range"))
 Waited = asyncio.Future[Reply | None]
 """The future that a step of a filter waits for."""
 
@@ -80,7 +77,7 @@ def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fas
         _act(stream, exchange)
     elif not exchange.chain.treats_bodies:
         stream.send_fast(exchange, route)
-    elif _begin_body_hooks(stream, exchange):
+    elif begin_request_stages(exchange, route.action):
         if exchange.request_body is None or not exchange.request_body.changed:
             stream.send_fast(exchange, route)
         else:
@@ -99,9 +96,10 @@ def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> 
 
 def _act(stream: RequestStream, exchange: Exchange) -> None:
     """Let the route answer."""
-    if not exchange.chain.treats_bodies or _begin_body_hooks(stream, exchange):
-        assert exchange.route is not None
-        exchange.route.action(exchange)
+    route = exchange.route
+    assert route is not None
+    if not exchange.chain.treats_bodies or begin_request_stages(exchange, route.action):
+        route.action(exchange)
 
 
 def _wait(
@@ -151,84 +149,3 @@ def cancel_waiting(stream: RequestStream) -> None:
     if stream.waiting is not None:
         stream.loop.call_soon(stream.waiting.cancel)  # not before it has begun to wait
         stream.waiting = None
-
-
-# bodies
-
-
-def _begin_body_hooks(stream: RequestStream, exchange: Exchange) -> bool:
-    """Have the filters do their part in the request's body, from what has come of it on. False: do not go on now.
-
-    Before a route is known, or while something is waited for, the relay keeps it.
-    """
-    chain, body = exchange.chain, exchange.request_body
-    drop_ranges(exchange)
-    if body is None or not chain.request_body_hooks:
-        return True
-    made = stages_of(chain.request_body_hooks, exchange, "body")
-    if isinstance(made, str):
-        exchange.fail(Fault.INTERNAL, why=made)
-        return False
-    if not made:
-        return True
-    if made.holds and exchange.head.expects_continue:
-        exchange.drop_everywhere(EXPECT)  # we ask for the body ourselves
-        if not body.bytes:
-            stream.inform(None)
-    route = exchange.route
-    assert route is not None
-    return body.begin_stages(_RequestStages(exchange, made), partial(route.action, exchange)) and not body.waits
-
-
-def drop_ranges(exchange: Exchange) -> None:
-    """Ask the upstream for no range of a response that a filter may change: see `BodyHook.spoils_ranges`."""
-    if exchange.chain.drops_ranges:
-        exchange.drop_everywhere(_RANGE)
-
-
-@final
-class _RequestStages:
-    """The stages of a request's body: what one of them does not let pass ends the exchange."""
-
-    __slots__ = ("_exchange", "_over", "_stages", "holds", "keeps_length")
-
-    def __init__(self, exchange: Exchange, stages: BodyStages) -> None:
-        self._exchange, self._stages = exchange, stages
-        self.holds, self.keeps_length = stages.holds, stages.keeps_length
-        self._over = False
-
-    @property
-    def changes(self) -> bool:
-        return self._stages.changes
-
-    @property
-    def changed(self) -> bool:
-        return self._stages.changed
-
-    @property
-    def complete(self) -> bool:
-        return self._stages.complete
-
-    def feed(self, payload: bytes) -> bytes | None:
-        return self._run(self._stages.feed, payload)
-
-    def end(self) -> bytes | None:
-        return self._run(self._stages.end)
-
-    def cancel(self) -> None:
-        if not self._over:
-            self._over = True
-            self._stages.cancel()
-
-    def _run(self, step: Callable[..., bytes], *given: bytes) -> bytes | None:
-        if self._over:
-            return None
-        try:
-            return step(*given)
-        except BaseException as error:  # the edge of a filter: what it could not check is not let through
-            self.cancel()
-            if isinstance(error, BodyRefused):
-                self._exchange.refuse_late(error.reply)
-            else:
-                failed_stage(error, self._stages, self._exchange, "body", Fault.BODY_TOO_LARGE)
-            return None

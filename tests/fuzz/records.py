@@ -100,6 +100,7 @@ def _exchange(random: Random) -> dict[str, Any]:
         "fault": seldom(None, *FAULTS, "?"),
         "why": seldom("", *TEXTS),
         "shadowed": seldom("", *TEXTS),
+        "subrequests": seldom("", *TEXTS),
         "request_id": seldom("0af7651916cd43dd8448eb211c80319c", *IDS),
     }
 
@@ -145,6 +146,7 @@ class Ended:
     why: str
     request_id: bytes
     shadowed: str
+    subrequests: str | None
 
 
 @dataclass(frozen=True)
@@ -240,5 +242,6 @@ class Recorded:
             why=told["why"],
             request_id=as_bytes(told["request_id"]),
             shadowed=told.get("shadowed", ""),
+            subrequests=told.get("subrequests", "") or None,
         )
         self._recorder.finish_at(ended, NOW, told["date"])

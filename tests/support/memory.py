@@ -352,11 +352,14 @@ class Counter:
 class Observer:
     def __init__(self) -> None:
         self.records: list[Record] = []
-
+        self.subrequests: list[tuple[str, str, int, int]] = []
         self.filters: list[tuple[str, FilterEvent]] = []
 
     def finish(self, ended: FinishedExchange) -> None:
         self.records.append(record_of(ended, monotonic(), time()))
+
+    def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
+        self.subrequests.append((ended.upstream, ended.target, status, ended.retries))
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.filters.append((instance, event))

@@ -86,6 +86,9 @@ class Http1Stream:
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)
 
+    def count_subrequest(self, exchange: Exchange, status: int) -> None:
+        self._connection.server.count_subrequest(exchange, status)
+
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
 

@@ -129,7 +129,8 @@ class Env:
     """Environment of `build`: the place of a filter, and access to files.
 
     What is read counts as settings: when it changes, the filter is built anew. `instance`: its name in the
-    configuration. `route`: None for an early filter, which serves all routes of its listener. `level`: where its use is
+    configuration. `route`: None for an early filter, which serves all routes of its listener, and for one that serves
+    sub-requests to an upstream. `level`: where its use is
     configured ("gateway", "listener public", "upstream users", "filter set api", "route"): uses of one level and name
     are one, but for those of "route", which are of one route each.
     """
@@ -349,7 +350,8 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         return self.phase
 
     for_its_upstream: ClassVar[bool] = False
-    """Whether what it adds to requests is for the upstream of the route alone, and no other gets it: credentials."""
+    """Whether what it adds to requests is for the upstream of the route alone, and no other gets it: credentials. On an
+    upstream, the gateway or a listener it runs for sub-requests, too."""
 
     stands_anywhere: ClassVar[bool] = False
     """Whether `build` asks nothing of its `env` but whether there is a `route`, and what it makes holds nothing: equal

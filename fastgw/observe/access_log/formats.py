@@ -163,9 +163,13 @@ def masker(redact: Iterable[str]) -> Mask:
 
 
 def json_line(record: Record, mask: Mask) -> bytes:
-    """fastgw's own format: every field in every line, null where there is none; `shadow` where it says something."""
+    """fastgw's own format: every field in every line, null where there is none; rare ones where they say something."""
     fields = _json_fields(record, mask)
-    return _fitted(fields | {"shadow": record.shadowed} if record.shadowed else fields)
+    if record.subrequests:
+        fields["subrequests"] = record.subrequests
+    if record.shadowed:
+        fields["shadow"] = record.shadowed
+    return _fitted(fields)
 
 
 def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
@@ -274,6 +278,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.target": record.target,
         "fastgw.upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
         "fastgw.retries": record.retries,
+        "fastgw.subrequests": record.subrequests,
         "fastgw.shadow": record.shadowed,
     }
     return _fitted({name: value for name, value in fields.items() if value not in (None, "")})

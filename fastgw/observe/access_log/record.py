@@ -44,5 +44,7 @@ class Record(msgspec.Struct, gc=False):
     request_id: bytes = b""
     shadowed: str = ""
     """Effects that filters in shadow would have had, each by its name."""
+    subrequests: str = ""
+    """Sub-requests, in the order of their ends: of each its upstream, target, status or fault, and seconds."""
     user_agent: bytes | None = None
     referer: bytes | None = None

@@ -119,6 +119,15 @@ class ExchangeCounters:
             column[row + ROUTE_REQUEST_BYTES] += request_bytes
         if response_bytes:
             column[row + ROUTE_RESPONSE_BYTES] += response_bytes
+        self.count_upstream(upstream_row, target_row, server_error, upstream_s, retries)
+        if fault:
+            column[fault] += 1
+
+    def count_upstream(
+        self, upstream_row: int, target_row: int, server_error: int, upstream_s: float, retries: int
+    ) -> None:
+        """Count what a request was to its upstream: as in `count`."""
+        column = self.column
         if upstream_s >= 0.0:
             bucket, taken_us = bisect_left(BOUNDS_S, upstream_s), int(upstream_s * 1e6)
             column[upstream_row + bucket] += 1
@@ -129,8 +138,12 @@ class ExchangeCounters:
                 column[server_error] += 1
         if retries:
             column[upstream_row + UPSTREAM_RETRIES] += retries
-        if fault:
-            column[fault] += 1
+
+    def upstream_place(self, upstream: str, target: str, status: int) -> tuple[int, int, int]:
+        """Return the words that count a request for its upstream: `upstream_row`, `target_row`, `server_error`."""
+        series = self._series
+        target_row = series.target_words(upstream, target)
+        return series.upstream_words(upstream), target_row, target_row + TARGET_SERVER_ERRORS if status >= 500 else 0
 
     def remember(self, route: str, target: str, fault: str, why: str) -> None:
         """An exchange of this route has ended in a fault of the gateway or of the upstream."""

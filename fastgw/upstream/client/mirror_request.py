@@ -6,9 +6,10 @@ from time import monotonic
 from typing import Final, NamedTuple, final
 
 from fastgw.exchange import Exchange, Relay, Trailers, begin
+from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.messages import ResponseHead
-from fastgw.upstream.client.subrequest import NO_FILTERS, Subrequest, SubrequestFailed
+from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
@@ -34,7 +35,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     action = exchange.route.action if exchange.route is not None else None
     path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
     listener = _DiscardingListener(done)
-    sent = listener.sent = Subrequest(listener)
+    sent = listener.sent = Subrequest(listener, exchange.client)
     copy = begin(exchange.head, sent, exchange.listener, exchange.peer, NO_FILTERS)
     copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
     copy.consumer, copy.claims = exchange.consumer, exchange.claims

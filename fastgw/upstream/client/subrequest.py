@@ -1,26 +1,45 @@
 """Sub-requests: what a filter asks of an upstream of the configuration on behalf of the exchange that it looks at.
 
 A sub-request is an exchange of its own whose client is the filter: the upstream's balancing, health, retries, breakers
-and limits all hold, and its attempts are told of as any. Rule 1: it has no filters, so that it asks nobody further.
-Rule 2: it is over when its parent is, or when its time is up, whatever comes first. Rule 3: one that was begun is told
-once how it ended, unless it is cancelled. Rule 4: an exchange has `MOST_PER_EXCHANGE` of them at most.
+and limits all hold, and its attempts are told of as any. Rule 1: of filters it meets those alone that bring something
+for its upstream (`UpstreamChains`), credentials above all, so that it asks nobody further. Rule 2: it is over when its
+parent is, or when its time or that of its parent's route is up, whatever comes first. Rule 3: one that was begun is
+told once how it ended, unless it is cancelled. Rule 4: an exchange has `MOST_PER_EXCHANGE` of them at most.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from math import inf
+from time import monotonic
 from typing import Final, NamedTuple, Protocol, TypeVar, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Trailers, begin
+from fastgw.exchange import (
+    Chain,
+    ClientSide,
+    Exchange,
+    Outcome,
+    Relay,
+    Reply,
+    Response,
+    Trailers,
+    begin,
+    problem,
+    run_request,
+)
 from fastgw.exchange.chain import TOLD_EVERY_S
+from fastgw.exchange.reply import body_at_once
+from fastgw.exchange.request_stages import begin_request_stages
+from fastgw.exchange.shadow_exchange import ShadowExchange
 from fastgw.exchange.states import ENDED
+from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
+from fastgw.upstream.client.subrequest_body import BodyFeeder
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
@@ -29,7 +48,8 @@ MOST: Final = 1024 * 1024
 """Bytes of a response body that is taken as a whole, unless who asks says otherwise."""
 TIMEOUT: Final = 5.0
 """Seconds for the whole, unless who asks says otherwise."""
-NO_FILTERS: Final = Chain(())
+CANCELLED: Final = "cancelled"
+_OVER: Final = "the exchange is over"
 T = TypeVar("T")
 
 
@@ -65,31 +85,57 @@ class SubresponseListener(Protocol):
 
 @final
 class Subrequest(ClientSide):
-    """Client's side of an exchange that the gateway makes itself."""
+    """Client's side of an exchange that the gateway makes itself. `asker`: the client's side of its parent."""
 
     fd = body_goes_to = -1
 
-    def __init__(self, listener: SubresponseListener) -> None:
+    def __init__(self, listener: SubresponseListener, asker: ClientSide) -> None:
         self._listener: SubresponseListener | None = listener
-        self._siblings: _Subrequests | None = None
+        self._asker = asker
+        self._siblings: Subrequests | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._until = inf  # monotonic seconds
+        self._waiting: asyncio.Future[Reply | None] | None = None  # for a filter of its upstream
+        self._body: BodyFeeder | None = None
+        self._borrowed: Relay | None = None  # the body of the parent's request
+        self._status = 0
         self._paused = False
+        self.on_abandoned: Callable[[], None] | None = None  # its parent is over, and so it is cancelled
+        self._action: Forward
         self.exchange: Exchange
 
     def __repr__(self) -> str:
         return f"<Subrequest of {self.exchange!r}>"
 
-    def send(self, exchange: Exchange, action: Forward, timeout: float, siblings: "_Subrequests | None" = None) -> None:
+    def send(self, exchange: Exchange, action: Forward, timeout: float, siblings: "Subrequests | None" = None) -> None:
         """Begin, by a way to an upstream. `timeout`: seconds for the whole; inf: the upstream's alone count."""
         self.exchange = exchange
+        self._action = action
         self._siblings = siblings
+        exchange.upstream = action.upstream.name
         if timeout != inf:
-            self._timer = action.upstream.worker_loop.loop.call_later(timeout, self._late, timeout)
-        action(exchange)
+            self._until = monotonic() + timeout
+            self._timer = self._loop.call_later(timeout, self._late, timeout)
+        chain = exchange.chain
+        self._go_on(run_request(chain.request_steps, exchange) if chain.request_steps else None)
+
+    def feed_body(self, feeder: BodyFeeder) -> None:
+        """Send a body that comes in pieces."""
+        if self._listener is not None:
+            self._body = feeder
+            feeder.begin(self.exchange, self._loop)
+
+    def borrow_body(self, body: Relay) -> None:
+        """Send the body of the parent's request, which nobody else gets meanwhile."""
+        self._borrowed = body
 
     @property
     def over(self) -> bool:
         return self._listener is None
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return self._action.upstream.worker_loop.loop
 
     def pause(self) -> None:
         """Take no more of the response for now."""
@@ -104,24 +150,73 @@ class Subrequest(ClientSide):
 
     def cancel(self) -> None:
         """Give it up: nothing more is told. Does nothing when it is over."""
-        if self._end() is not None:
+        if self._end(CANCELLED) is not None:
             self.exchange.cancel(Fault.CLIENT_LEFT)
             self.exchange.finish()
 
-    def _late(self, timeout: float) -> None:
-        self.exchange.fail(Fault.UPSTREAM_TIMEOUT, why=f"the sub-request was not done within {timeout:g} s")
+    # the filters of its upstream
 
-    def _end(self) -> SubresponseListener | None:
+    def _go_on(self, outcome: Outcome) -> None:
+        exchange = self.exchange
+        if outcome is None:
+            if not exchange.chain.treats_bodies or begin_request_stages(exchange, self._action):
+                self._action(exchange)
+        elif isinstance(outcome, Reply):
+            exchange.reply(outcome)
+        else:
+            self._waiting = asyncio.ensure_future(outcome, loop=self._loop)
+            self._waiting.add_done_callback(self._waited)
+
+    def _waited(self, done: "asyncio.Future[Reply | None]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if self._waiting is not done:  # it is over
+            if not done.cancelled() and error is None and (late := done.result()) is not None:
+                body_at_once(late)  # nobody sends it
+            return
+        self._waiting = None
+        if done.cancelled() or error is not None:
+            say(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error or False)
+            self._go_on(problem(Fault.INTERNAL))
+        else:
+            self._go_on(done.result())
+
+    # endings
+
+    def _late(self, timeout: float) -> None:
+        exchange = self.exchange
+        if self._waiting is None:
+            exchange.fail(Fault.UPSTREAM_TIMEOUT, why=f"the sub-request was not done within {timeout:g} s")
+        else:
+            name = exchange.chain.name_of(exchange.answered_by)
+            self.count_filter(name, FilterEvent.LATE)
+            exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} timed out")
+
+    def _end(self, outcome: str) -> SubresponseListener | None:
+        """Give back what it holds. Returns who is to be told; None: it was over before. `outcome`: for the log."""
         listener, self._listener = self._listener, None
-        if listener is not None:
-            if self._timer is not None:
-                self._timer.cancel()
-            if self._siblings is not None:
-                self._siblings.active.discard(self)
+        if listener is None:
+            return None
+        if self._timer is not None:
+            self._timer.cancel()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._loop.call_soon(waiting.cancel)  # not before it has begun to wait
+        body, self._body = self._body, None
+        if body is not None:
+            body.cancel(self._loop)
+        exchange = self.exchange
+        borrowed, self._borrowed = self._borrowed, None
+        if borrowed is not None:
+            exchange.request_body = None  # its stages are the parent's
+            if borrowed.kept is not None:
+                borrowed.detach()  # another one may have it
+        if self._siblings is not None:
+            self._siblings.end(self, f"{exchange.upstream} {exchange.target or '-'} {outcome}")
+        self._asker.count_subrequest(exchange, self._status if outcome.isdecimal() else 0)
         return listener
 
     def _fail(self, fault: Fault) -> None:
-        listener = self._end()
+        listener = self._end(fault.label)
         if listener is not None:
             exchange = self.exchange
             if exchange.state is not ENDED:
@@ -150,6 +245,7 @@ class Subrequest(ClientSide):
         if response.head is None:  # of our own: what it says is said by the fault
             self._fail(self.exchange.fault or Fault.INTERNAL)
             return
+        self._status = response.head.status
         self._tell(listener.on_response, response.head)
         if payload:
             self.feed(payload)
@@ -163,7 +259,7 @@ class Subrequest(ClientSide):
             self._tell(self._listener.on_data, payload)
 
     def end(self, trailers: Trailers) -> None:
-        listener = self._end()
+        listener = self._end(str(self._status))
         if listener is not None:
             self.exchange.finish()
             self._tell(listener.on_end, trailers)
@@ -177,25 +273,39 @@ class Subrequest(ClientSide):
 
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
-    def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self._asker.count_filter(instance, event)
+
+    def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
 
     def filter_timeout(self) -> float:
-        return 0.0  # it meets none
+        return min(max(self._until - monotonic(), 0.0), self._asker.filter_timeout())
 
 
 @final
-class _Subrequests:
-    """Sub-requests of one exchange."""
+class Subrequests:
+    """Sub-requests of one exchange. As text: those that are over, in the order of their ends, for the access log."""
 
-    __slots__ = ("active", "count")
+    __slots__ = ("_ended", "active", "count")
 
     def __init__(self) -> None:
         self.active: set[Subrequest] = set()
         self.count = 0
+        self._ended: list[str] = []
+
+    def __str__(self) -> str:
+        return ", ".join(self._ended)
+
+    def end(self, sent: Subrequest, outcome: str) -> None:
+        self.active.discard(sent)
+        self._ended.append(f"{outcome} {monotonic() - sent.exchange.begun_at:.6f}")
 
     def cancel(self) -> None:
         for each in tuple(self.active):
             each.cancel()
+            if each.on_abandoned is not None:
+                each.on_abandoned()
 
 
 def send_subrequest(
@@ -206,36 +316,95 @@ def send_subrequest(
     target: bytes,
     method: bytes = b"GET",
     fields: Iterable[tuple[bytes, bytes]] = (),
-    body: bytes = b"",
+    body: bytes | AsyncIterable[bytes] | Relay | None = b"",
+    body_length: int | None = None,
     timeout: float = TIMEOUT,
 ) -> Subrequest | SubrequestFailed:
     """Ask an upstream (`Services.upstreams`); the listener is told what comes, perhaps before this returns.
 
-    `target`: path and query. `timeout`: seconds for everything; no more than the parent's filters have. A failure that
-    is returned is told to nobody. Raises `ValueError` for what no request may have, or for a parent that is a
-    sub-request itself, and `Malformed`, which is one, for a target or method that cannot be sent.
+    What a request to this upstream carries of the gateway's own it carries as well: the credentials that the filters of
+    the upstream bring, or those of gateway and listener, and a 401 or 403 lets them renew what they bring.
+
+    `target`: path and query. `body`: all of it; or its pieces, by an async iterator that is asked for no more than the
+    upstream takes and closed in the end, where `body_length` says how many bytes they are, if that is known; or the
+    request's own, `exchange.request_body`, as it comes from the client: then the exchange has to be answered by who
+    asks, for no upstream gets it after this. `timeout`: seconds for everything; it is over before, where the route's
+    `timeout` or the upstream's `total` is. A failure that is returned is told to nobody. Raises `ValueError` for what
+    no request may have, for the body of another exchange, or for a parent that is a sub-request itself, and
+    `Malformed`, which is one, for a target or method that cannot be sent.
     """
     if isinstance(parent.client, Subrequest):
         raise ValueError("a sub-request asks nobody further")
-    if parent.state is ENDED:
-        return SubrequestFailed(parent.fault or Fault.CLIENT_LEFT, "the exchange is over")
-    siblings = parent.subrequests
+    if isinstance(body, Relay) and body is not parent.request_body:
+        raise ValueError("the body of another exchange; expected `exchange.request_body`")
+    real = parent.real if isinstance(parent, ShadowExchange) else parent
+    if real.state is ENDED:
+        return SubrequestFailed(real.fault or Fault.CLIENT_LEFT, _OVER)
+    if real is not parent and body is not None and body is parent.request_body:
+        return SubrequestFailed(Fault.INTERNAL, "a filter in shadow does not get the body of the request")
+    siblings: Subrequests | None = real.subrequests
     if siblings is None:
-        siblings = parent.subrequests = _Subrequests()
+        siblings = real.subrequests = Subrequests()
     if siblings.count >= MOST_PER_EXCHANGE:
         return SubrequestFailed(Fault.INTERNAL, f"an exchange may have {MOST_PER_EXCHANGE} sub-requests")
-    seconds = min(timeout, parent.client.filter_timeout())
-    head = BuiltRequestHead(method, parent.authority or b"localhost", target, fields, len(body))
-    sent = Subrequest(listener)
-    exchange = begin(head, sent, parent.listener, parent.peer, NO_FILTERS)
+    seconds = min(timeout, _time_left(parent))
+    if seconds <= 0.0:
+        return SubrequestFailed(Fault.UPSTREAM_TIMEOUT, "no time is left of the route's timeout")
+    relay, feeder = _relay_of(body, body_length)
+    if isinstance(body, Relay) and (body.sink is not None or body.kept is None):
+        return SubrequestFailed(Fault.INTERNAL, "the body of the request is sent elsewhere")
+    length = 0 if relay is None else relay.length
+    head = BuiltRequestHead(method, parent.authority or b"localhost", target, fields, length)
+    sent = Subrequest(listener, real.client)
+    chain: Chain = parent.listener.upstream_chains.chain_of(upstream.name)
+    exchange = begin(head, sent, parent.listener, parent.peer, chain)
     exchange.client_ip, exchange.consumer, exchange.claims = parent.client_ip, parent.consumer, parent.claims
     exchange.answered_by = None
-    if body:
-        exchange.request_body = Relay.whole(body, len(body))
+    exchange.request_body = relay
+    if isinstance(body, Relay) and chain.request_body_hooks:
+        why = f"filters of upstream {upstream.name} read bodies, which the request's own does not pass twice"
+        return SubrequestFailed(Fault.INTERNAL, why)
     siblings.count += 1
     siblings.active.add(sent)
-    sent.send(exchange, Forward(upstream, None, None, (), seconds), seconds, siblings)
+    if isinstance(body, Relay):
+        sent.borrow_body(body)
+        if parent.head.expects_continue and not body.bytes and not body.ended:
+            real.client.inform(None)
+    sent.send(exchange, _forward_like(parent, upstream, seconds), seconds, siblings)
+    if feeder is not None:
+        sent.feed_body(feeder)
     return sent
+
+
+def _relay_of(
+    body: bytes | AsyncIterable[bytes] | Relay | None, length: int | None
+) -> tuple[Relay | None, BodyFeeder | None]:
+    if body is None or isinstance(body, Relay):
+        return body, None
+    if isinstance(body, bytes):
+        return Relay.whole(body, len(body)) if body else None, None
+    if not isinstance(body, AsyncIterable):
+        raise TypeError(f"the body is a {type(body).__name__}; expected bytes or an async iterator of bytes")
+    feeder = BodyFeeder(body, length)
+    return feeder.relay, feeder
+
+
+def _time_left(parent: Exchange) -> float:
+    """Seconds that are left of the time that its route gives an exchange; inf: it gives any."""
+    route = parent.route
+    if route is None:
+        return inf
+    limit = route.action.timeout if isinstance(route.action, Forward) else route.filter_timeout
+    return inf if limit is None else parent.begun_at + limit - monotonic()
+
+
+def _forward_like(parent: Exchange, upstream: Upstream, timeout: float) -> Forward:
+    """Return the way to an upstream, by what the parent's route says of its requests."""
+    action = None if parent.route is None else parent.route.action
+    if not isinstance(action, Forward):
+        return Forward(upstream, None, None, (), timeout)
+    via = not action.marks
+    return Forward(upstream, None, action.forwarded, (), timeout, deadline_name=action.deadline_name, via=via)
 
 
 async def subrequest(
@@ -245,18 +414,27 @@ async def subrequest(
     target: bytes,
     method: bytes = b"GET",
     fields: Iterable[tuple[bytes, bytes]] = (),
-    body: bytes = b"",
+    body: bytes | AsyncIterable[bytes] | Relay | None = b"",
+    body_length: int | None = None,
     timeout: float = TIMEOUT,
     most: int = MOST,
 ) -> Subresponse | SubrequestFailed:
     """Ask as `send_subrequest` does, and return the whole response. `most`: bytes of its body; a longer one fails."""
     whole = _WholeResponse(most)
     sent = send_subrequest(
-        parent, upstream, whole, target=target, method=method, fields=fields, body=body, timeout=timeout
+        parent,
+        upstream,
+        whole,
+        target=target,
+        method=method,
+        fields=fields,
+        body=body,
+        body_length=body_length,
+        timeout=timeout,
     )
     if isinstance(sent, SubrequestFailed):
         return sent
-    whole.sent = sent
+    whole.sent, sent.on_abandoned = sent, whole.abandon
     try:
         return await whole.result
     finally:
@@ -301,3 +479,7 @@ class _WholeResponse:
 
     def on_failure(self, failure: SubrequestFailed) -> None:
         self._settle(failure)
+
+    def abandon(self) -> None:
+        """The exchange that it was sent for is over."""
+        self._settle(SubrequestFailed(Fault.CLIENT_LEFT, _OVER))

@@ -93,6 +93,7 @@ class FastPath:
         "route",
         "scheme",
         "shadowed",
+        "subrequests",
         "target",
         "upstream",
         "upstream_s",
@@ -120,7 +121,7 @@ class FastPath:
         self.response: Http1ResponseHead | None = None
         self._exchange: Exchange | None = None  # which is on this way, where filters have to do with it
         # What is told of every request that has none:
-        self.request_body = self.consumer = self.fault = None
+        self.request_body = self.consumer = self.fault = self.subrequests = None
         self.retries = 0
         self.request_id, self.why, self.shadowed = b"", "", ""
 

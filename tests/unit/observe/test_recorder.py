@@ -119,6 +119,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
             fault=draw(st.sampled_from([None, None, Fault.ROUTE_NOT_FOUND, Fault.CONNECT_REFUSED])),
             why=draw(st.sampled_from(["", "", 'a "reason"'])),
             shadowed=draw(st.sampled_from(["", "", "", 'ip: refuse 403 forbidden (a "reason")'])),
+            subrequests=draw(st.sampled_from([None, None, None, 'users "a":1 200 0.1'])),
             request_id=draw(st.one_of(st.just(b""), st.just(b"01JD4Z"), st.binary(max_size=10))),
         )
     except Malformed:

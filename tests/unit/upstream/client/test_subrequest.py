@@ -12,10 +12,11 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
+from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.filters.api import Consumer, Env, Filter, Hooks, Phase, Services
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
-from fastgw.testing import configured, run
+from fastgw.testing import ConfigError, configured, run
 from fastgw.upstream.client import subrequest
 from fastgw.upstream.client.subrequest import Subrequest, SubrequestFailed, send_subrequest
 from fastgw.upstream.targets.attempt_listener import AttemptKind
@@ -50,7 +51,17 @@ class Heard:
 class Asking:
     """A gateway in which a filter asks the upstream `v` for what goes to `u`."""
 
-    def __init__(self, settings: Mapping[str, Any] = MappingProxyType({}), count: int = 1, **asked: Any) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        count: int = 1,
+        route: Mapping[str, Any] = MappingProxyType({}),
+        own: Mapping[str, Any] = MappingProxyType({}),
+        more: Mapping[str, Any] = MappingProxyType({}),
+        request: bytes = GET,
+        **asked: Any,
+    ) -> None:
+        """`settings`: of the upstream that is asked; `own`: of that of the route."""
         self.heard = [Heard() for _ in range(count)]
         self.sent: list[Any] = []
         self.parent: Exchange
@@ -61,17 +72,17 @@ class Asking:
                 self.sent.append(send_subrequest(exchange, self.upstream, heard, **{"target": b"/ask?b=c", **asked}))
 
         upstreams = {
-            "u": {"targets": [{"url": "http://127.0.0.1:9"}], "retries": {"max": 0}},
+            "u": {"targets": [{"url": "http://127.0.0.1:9"}], "retries": {"max": 0}, **own},
             "v": {"targets": TWO[:1], "retries": {"max": 0}, **settings},
         }
         self.plane = Plane(
-            {"upstreams": upstreams, "routes": [{"name": "all", "upstream": "u"}]},
-            probes=[probe("asks", Phase.OBSERVE, request=ask)],
+            {"upstreams": upstreams, "routes": [{"name": "all", "upstream": "u", **route}], **more},
+            probes=[probe("asks", Phase.AUTHORIZE, request=ask)],
         )
         self.upstream = self.plane.gateway.upstreams["v"]
         self.watch = self.upstream.attempt_listener = Watch()
         self.client = self.plane.client()
-        self.client.sends(GET)
+        self.client.sends(request)
 
     @property
     def told(self) -> list[Any]:
@@ -143,7 +154,7 @@ def test_who_cannot_be_reached_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_its_time_is_its_own_and_no_more_than_filters_have(begun: bool) -> None:
+def test_its_time_is_its_own(begun: bool) -> None:
     asking = Asking(timeout=2.0)
     wire = asking.connects()
     if begun:
@@ -153,8 +164,68 @@ def test_its_time_is_its_own_and_no_more_than_filters_have(begun: bool) -> None:
     asking.plane.passes(0.4)
     assert asking.told[-1] == (Fault.UPSTREAM_TIMEOUT, "the sub-request was not done within 2 s")
     asking.answers()
-    long = Asking(timeout=1000.0)
-    assert max(timer.at for timer in long.plane.worker_loop.turns.timers) - long.plane.worker_loop.wheel.now <= 30.0
+
+
+def seconds_given(asking: Asking) -> float:
+    """The most that any sub-request has."""
+    return max(timer.at for timer in asking.plane.worker_loop.turns.timers) - asking.plane.worker_loop.wheel.now
+
+
+@pytest.mark.parametrize(
+    ("route", "upstream", "most"),
+    [
+        ({"timeout": "3s"}, {}, 3.0),
+        ({"timeout": "3s"}, {"timeouts": {"total": "2s"}}, 2.0),
+        ({}, {"timeouts": {"total": "2s"}}, 2.0),
+        ({}, {}, 1000.0),
+    ],
+)
+def test_it_has_no_more_time_than_is_left_to_its_parent(route: Any, upstream: Any, most: float) -> None:
+    asking = Asking(timeout=1000.0, route=route, own=upstream)
+    assert most - 1.0 < seconds_given(asking) <= most
+    while asking.plane.pool.waiting:
+        asking.connects().sends(OK)
+    asking.answers()
+
+
+def test_without_any_time_left_nothing_is_sent() -> None:
+    asking = Asking(count=0, route={"timeout": "3s"})
+    asking.parent.begun_at -= 3.0
+    late = send_subrequest(asking.parent, asking.upstream, Heard(), target=b"/")
+    assert late == (Fault.UPSTREAM_TIMEOUT, "no time is left of the route's timeout")
+    asking.connects().sends(OK)
+    asking.answers()
+
+
+def test_its_upstream_is_told_of_the_deadline_and_holds_its_own() -> None:
+    asking = Asking({"timeouts": {"total": "1s"}}, timeout=1000.0, route={"timeout": "3s", "deadline_header": "X-Left"})
+    wire = asking.connects()
+    assert b"GET /base/ask" in wire.received
+    (left,) = re.findall(rb"\r\nX-Left: (\d+)\r\n", wire.received)
+    assert 0 < int(left) <= 1000
+    asking.plane.passes(1.2)
+    assert [each.fault for each in asking.told] == [Fault.UPSTREAM_TIMEOUT]
+    asking.answers()
+
+
+def test_retries_end_with_its_time_and_have_a_place_in_the_budget() -> None:
+    slow = {"retries": {"max": 3, "conditions": ["503"], "backoff": {"base": "10s", "max": "20s"}}}
+    asking = Asking(slow, timeout=0.001)
+    asking.connects()
+    asking.plane.passes(0.1)
+    assert [each.fault for each in asking.told] == [Fault.UPSTREAM_TIMEOUT]
+    asking.answers()
+    denied = Asking({"retries": {"max": 3, "conditions": ["503"], "budget": "0%"}}, count=5)
+    denied.plane.pool.waiting.sort(key=lambda waiting: waiting[1].label, reverse=True)
+    for _ in range(5):
+        wire = denied.connects()
+        assert b"GET /base/ask" in wire.received
+        wire.sends(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
+    assert sum(bool(heard.told) for heard in denied.heard) == 2, "three may be retried besides the budget"
+    denied.plane.passes(1.0)
+    while denied.plane.pool.waiting:
+        denied.connects().sends(OK)
+    denied.answers()
 
 
 @pytest.mark.parametrize("end", ["answered", "left"])
@@ -183,7 +254,7 @@ def test_it_ends_with_its_parent_and_nothing_more_is_told(end: str) -> None:
 def test_a_listener_that_raises_is_told_no_more(
     which: str, pieces: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subrequest.NO_FILTERS, "told_at", None)  # else it is told once in a while
+    monkeypatch.setattr(NO_FILTERS, "told_at", None)  # else it is told once in a while
     asking = Asking()
     heard = asking.heard[0]
 
@@ -256,7 +327,7 @@ def test_what_no_request_may_have_is_refused_before_anything_is_sent(wrong: Any,
 
 # --- awaited ---
 
-EXAMPLE = re.search(r"^```python\n(from fastgw[^`]+\bsubrequest\b[^`]+)```", GUIDE.read_text(), re.MULTILINE)
+EXAMPLE = re.search(r"^```python\n(from [^`]+\bsubrequest\b(?:[^`]|`(?!``))+)```", GUIDE.read_text(), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +360,8 @@ def test_the_example_of_the_guide_refuses(plan: type[Filter]) -> None:
     assert (ran.status, len(ran.requests)) == (403, 1)
     ran = run(configured(plan, ask="upstream"), GET, response=None)
     assert (ran.status, ran.record.fault) == (502, "connection_lost")
-    assert run(configured(plan, ask="nobody"), GET).status == 500
+    with pytest.raises(ConfigError, match=r'filters\.plan\.ask: unknown upstream "nobody"'):
+        configured(plan, ask="nobody")
 
 
 @pytest.mark.parametrize("framed", [saying(200, b"x" * 11), b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 11])

@@ -1,0 +1,90 @@
+"""Stages of a request's body: what the filters of an exchange do to it on its way, and what they refuse of it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, final
+
+from fastgw.errors import Fault
+from fastgw.exchange.body_stages import BodyRefused, BodyStages
+from fastgw.exchange.chain import failed_stage, stages_of
+from fastgw.exchange.exchange import Exchange
+from fastgw.http.field_names import EXPECT
+
+_RANGE: Final = frozenset((b"range", b"if-range"))
+
+
+def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) -> bool:
+    """Have the filters do their part in the request's body, from what has come of it on. False: do not go on now.
+
+    Before a route is known, or while something is waited for, the relay keeps it. `go_on`: called with the exchange
+    where a filter needs the whole body, once that has come.
+    """
+    chain, body = exchange.chain, exchange.request_body
+    drop_ranges(exchange)
+    if body is None or not chain.request_body_hooks:
+        return True
+    made = stages_of(chain.request_body_hooks, exchange, "body")
+    if isinstance(made, str):
+        exchange.fail(Fault.INTERNAL, why=made)
+        return False
+    if not made:
+        return True
+    if made.holds and exchange.head.expects_continue:
+        exchange.drop_everywhere(EXPECT)  # we ask for the body ourselves
+        if not body.bytes:
+            exchange.client.inform(None)
+    return body.begin_stages(_RequestStages(exchange, made), partial(go_on, exchange)) and not body.waits
+
+
+def drop_ranges(exchange: Exchange) -> None:
+    """Ask the upstream for no range of a response that a filter may change: see `BodyHook.spoils_ranges`."""
+    if exchange.chain.drops_ranges:
+        exchange.drop_everywhere(_RANGE)
+
+
+@final
+class _RequestStages:
+    """The stages of a request's body: what one of them does not let pass ends the exchange."""
+
+    __slots__ = ("_exchange", "_over", "_stages", "holds", "keeps_length")
+
+    def __init__(self, exchange: Exchange, stages: BodyStages) -> None:
+        self._exchange, self._stages = exchange, stages
+        self.holds, self.keeps_length = stages.holds, stages.keeps_length
+        self._over = False
+
+    @property
+    def changes(self) -> bool:
+        return self._stages.changes
+
+    @property
+    def changed(self) -> bool:
+        return self._stages.changed
+
+    @property
+    def complete(self) -> bool:
+        return self._stages.complete
+
+    def feed(self, payload: bytes) -> bytes | None:
+        return self._run(self._stages.feed, payload)
+
+    def end(self) -> bytes | None:
+        return self._run(self._stages.end)
+
+    def cancel(self) -> None:
+        if not self._over:
+            self._over = True
+            self._stages.cancel()
+
+    def _run(self, step: Callable[..., bytes], *given: bytes) -> bytes | None:
+        if self._over:
+            return None
+        try:
+            return step(*given)
+        except BaseException as error:  # the edge of a filter: what it could not check is not let through
+            self.cancel()
+            if isinstance(error, BodyRefused):
+                self._exchange.refuse_late(error.reply)
+            else:
+                failed_stage(error, self._stages, self._exchange, "body", Fault.BODY_TOO_LARGE)
+            return None

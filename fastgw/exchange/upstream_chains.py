@@ -1,0 +1,34 @@
+"""Filter chains of upstreams: what requests of the gateway's own carry for an upstream, such as its credentials."""
+
+from collections.abc import Iterator
+from typing import Final, final
+
+from fastgw.exchange.chain import Chain, FilterInstance
+
+NO_FILTERS: Final = Chain(())
+
+
+@final
+class UpstreamChains:
+    """Chains of the filters that bring something for one upstream alone (`Filter.for_its_upstream`), on a listener.
+
+    `shared`: of all upstreams that are not in `own`, by their name.
+    """
+
+    __slots__ = ("own", "shared")
+
+    def __init__(self, shared: Chain, own: dict[str, Chain]) -> None:
+        self.shared = shared
+        self.own = own
+
+    def chain_of(self, upstream: str) -> Chain:
+        return self.own.get(upstream, self.shared)
+
+    @property
+    def links(self) -> Iterator[FilterInstance]:
+        yield from self.shared.links
+        for chain in self.own.values():
+            yield from chain.links
+
+
+NO_CHAINS: Final = UpstreamChains(NO_FILTERS, {})

@@ -1,0 +1,81 @@
+"""Request bodies of sub-requests that come in pieces: no more of one is made than the upstream takes."""
+
+import asyncio
+from collections.abc import AsyncIterable
+from typing import final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Relay
+from fastgw.operator_events import OperatorEvent, say
+
+
+@final
+class BodyFeeder:
+    """Source of a request's body: feeds what an async iterator gives into the relay, from a task of its own."""
+
+    __slots__ = ("_exchange", "_pieces", "_resumed", "_task", "relay")
+
+    def __init__(self, pieces: AsyncIterable[bytes], length: int | None) -> None:
+        """`length`: bytes of all pieces; None: unknown until the last one."""
+        self.relay = Relay(self, length)
+        self._pieces = pieces
+        self._exchange: Exchange | None = None
+        self._resumed: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+        self._exchange = exchange
+        self._task = loop.create_task(self._run(loop))
+
+    def pause(self) -> None: ...  # the relay says so itself
+
+    def resume(self) -> None:
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+
+    def cancel(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Cancel the body, which nobody takes any more. The iterator is closed."""
+        self._exchange = None
+        if self._task is not None and not self._task.done():
+            loop.call_soon(self._task.cancel)  # not before it has begun; it may be what calls us
+
+    async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            why = await self._feed(loop)
+        except BaseException as error:  # the edge of a filter: its error is the end of this sub-request
+            if self._exchange is None and isinstance(error, asyncio.CancelledError):
+                return
+            say(OperatorEvent.FILTER_RAISED, "the body of a sub-request raised", error=error)
+            why = f"the body of the sub-request raised {type(error).__name__}"
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and why:
+            exchange.fail(Fault.INTERNAL, why=why)
+
+    async def _feed(self, loop: asyncio.AbstractEventLoop) -> str:
+        """Feed all of it. Returns what is wrong with it, or \"\"."""
+        relay, pieces = self.relay, aiter(self._pieces)
+        length = relay.length
+        try:
+            async for piece in pieces:
+                if self._exchange is None:  # it did not heed that it was cancelled
+                    return ""
+                if not isinstance(piece, bytes):
+                    raise TypeError(f"a piece of a body is a {type(piece).__name__}; expected bytes")
+                relay.bytes += len(piece)
+                if length is not None and relay.bytes > length:
+                    return f"the body of the sub-request has more than the {length} bytes that it should have"
+                if piece:
+                    relay.feed(piece)
+                await asyncio.sleep(0)
+                while relay.paused and self._exchange is not None:
+                    self._resumed = loop.create_future()
+                    await self._resumed
+        finally:
+            close = getattr(pieces, "aclose", None)
+            if close is not None:
+                await close()
+        if length is not None and relay.bytes < length:
+            return f"the body of the sub-request has {relay.bytes} bytes, and should have {length}"
+        if self._exchange is not None:
+            relay.end()
+        return ""
