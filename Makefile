@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
+LISTEN ?= 127.0.0.1:8080
 BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check
 # Of what pip says, the name of each package that it fetches.
@@ -96,8 +97,8 @@ setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bi
 	  echo "WARNING: to have it compiled, on Debian: sudo apt-get install $$missing" >&2; \
 	fi
 
-run: .venv/.compiled  ## run the gateway in front of a demo service, on port 8080
-	@$(BIN)/fastgw demo
+run: .venv/.compiled  ## run the gateway in front of a demo service, on port 8080 (LISTEN=127.0.0.1:8080)
+	@$(BIN)/fastgw demo --listen $(LISTEN)
 
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
@@ -149,8 +150,17 @@ wheels: wheel  ## the same for the Pythons of other Debians as well; as root, SU
 docs: setup  ## write the generated pages of docs/reference anew, from the code that they describe
 	$(BIN)/python docs/generate.py
 
-docs-site: setup  ## build the documentation as a site, in build/site; a link that leads nowhere ends the build
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
+# What builds the site: of the whole setup where that is there, else in an environment that has nothing more.
+MKDOCS = $(or $(wildcard $(BIN)/mkdocs),.venv/site/bin/mkdocs)
+.venv/site/bin/mkdocs: pyproject.toml
+	@echo "installing what builds the site"
+	@$(PYTHON) -m venv .venv/site
+	@.venv/site/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) -c \
+	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
+
+docs-site: $(MKDOCS)  ## build the documentation as a site, in build/site; a link that leads nowhere ends the build
+	NO_MKDOCS_2_WARNING=1 $(MKDOCS) build --quiet --strict --clean
 	@echo "read it: $(PYTHON) -m http.server --directory build/site 8000"
 
 fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...

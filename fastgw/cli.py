@@ -523,7 +523,10 @@ def run_demo(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from error
     with demo.demo(address, workers or "auto") as (configuration, origin):
-        _serve(lambda: config.Loaded.of(configuration), demo.announce, ready_fd, {"demo origin": origin})
+        in_use = (
+            "stop that process, or take a free port: fastgw demo --listen 127.0.0.1:0, or make run LISTEN=127.0.0.1:0"
+        )
+        _serve(lambda: config.Loaded.of(configuration), demo.announce, ready_fd, {"demo origin": origin}, in_use=in_use)
 
 
 @app.command()
@@ -684,12 +687,13 @@ def _serve(
     *,
     follow_files: bool = False,
     name: str = "",
+    in_use: str = "",
 ) -> None:
-    """Run the gateway until a signal ends it."""
+    """Run the gateway until a signal ends it. `in_use`: what to do where another process has the address."""
     from fastgw.gateway.tables import CompileError
     from fastgw.runtime.node.startup import CannotStart
     from fastgw.runtime.run import run_gateway
-    from fastgw.runtime.sockets.listening_sockets import CannotListen
+    from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen
     from fastgw.runtime.supervisor.handover_state import IncompatibleHandover
 
     try:
@@ -699,7 +703,8 @@ def _serve(
     except CompileError as error:
         _fail(WRONG, str(error))
     except (CannotListen, CannotStart, IncompatibleHandover) as error:
-        _fail(CANNOT_START, f"fastgw: {error}")
+        advice = f"; {in_use}" if in_use and isinstance(error, AddressInUse) else ""
+        _fail(CANNOT_START, f"fastgw: {error}{advice}")
 
 
 def _announce(bound: Bound) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -159,3 +160,14 @@ def test_a_browser_searches_it_in_the_dark_and_fetches_nothing_from_elsewhere(pa
     fetched = page.run("performance.getEntriesByType('resource').map(each => new URL(each.name).host)")
     assert set(fetched) == {page.run("location.host")}
     assert not page.complaints
+
+
+def test_make_docs_site_installs_what_builds_the_site_and_nothing_else(tmp_path):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    run = subprocess.run(["make", "-n", "docs-site"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert [line for line in run.stdout.splitlines() if "-m venv" in line] == ["python3 -m venv .venv/site"]
+    assert '["optional-dependencies"]["docs"]' in run.stdout
+    assert "editable" not in run.stdout
+    assert ".venv/site/bin/mkdocs build" in run.stdout

@@ -201,7 +201,7 @@ def test_a_session_outlives_an_upgrade(service: Service) -> None:
     with service.client() as client:
         session = client.session()
     service.gateway.signal(signal.SIGUSR2)
-    service.told("upgraded: all 2 workers are new")
+    service.told("all 2 workers are new")
     for _ in range(8):
         with service.client(session) as client:
             assert client.sock.session_reused
@@ -230,14 +230,14 @@ def test_a_drain_ends_requests_over_tls_and_handshakes_that_do_not_come(service:
         silent.send(b"\x16\x03\x01")
         service.origin.wait_for_requests(0)
         service.gateway.signal(signal.SIGTERM)
-        service.told("draining")
+        service.told("asked by SIGTERM")
         wait_until(lambda: not service.listens(), "the workers to drain")
         client.send(b"hello")
         response = client.read_response()
         assert (response.status, response.get(b"Connection")) == (200, b"close")
         client.assert_ended()
         silent.assert_ended()
-    service.told("stopped: drained 1 requests")
+    service.told("drained 1 requests")
 
 
 def test_what_the_program_says_of_tickets() -> None:

@@ -322,7 +322,7 @@ class TestDemo:
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(STOP_DEADLINE) == 0
         lines.finish()
-        assert lines.lines[-1] == b"stopped\n"
+        assert lines.lines[-1] == b"at once, without draining\n"
         assert "Traceback" not in lines.text()
         assert list(tmp_path.iterdir()) == []
 
@@ -359,6 +359,14 @@ class TestDemo:
             ended = fastgw("demo", "--listen", origin.authority)
             assert ended.returncode == 3
             assert f"fastgw: cannot listen on {origin.authority}: the address is in use (" in ended.stderr
+            assert f", pid {os.getpid()}, has it); stop that process, or take a free port: " in ended.stderr
+            assert ended.stderr.endswith("fastgw demo --listen 127.0.0.1:0, or make run LISTEN=127.0.0.1:0\n")
+
+    def test_make_run_takes_another_address(self):
+        """As the message about a taken port says."""
+        command = ["make", "-n", "run", "LISTEN=127.0.0.1:0"]
+        told = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        assert told.stdout.splitlines()[-1:] == [".venv/bin/fastgw demo --listen 127.0.0.1:0"], told.stderr
 
     def test_an_address_that_is_none(self):
         assert fastgw("demo", "--listen", "nowhere").returncode == 2

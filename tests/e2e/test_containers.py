@@ -104,7 +104,7 @@ def test_process_1_buries_orphans_and_drains(tmp_path, launcher):
             upstream.send(OK)
             assert client.read_response().status == 200
         assert gateway.wait() == 0
-        assert b"stopped: drained 1 requests" in gateway.stderr.lines[-1]
+        assert b"drained 1 requests" in gateway.stderr.lines[-1]
         assert "ended:" not in gateway.stderr.text()  # the orphan was none of its workers
 
 

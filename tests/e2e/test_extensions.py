@@ -245,7 +245,7 @@ def test_a_worker_ends_whatever_its_filters_wait_for(site: Path, tmp_path: Path,
         with ends_of(last) as ends:
             gateway.signal(signal.SIGTERM)
             wait_for_ends(ends)
-        gateway.stderr.wait_for(lambda line: b"stopped: drained" in line)
+        gateway.stderr.wait_for(lambda line: b"drained" in line)
     assert "killed" not in gateway.stderr.text()
 
 

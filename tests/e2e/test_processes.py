@@ -249,7 +249,7 @@ class TestTheEnd:
             client.assert_ended()
             assert gateway.wait() == 0
             last = gateway.stderr.lines[-1].decode()
-            assert re.match(r"stopped: drained 1 requests in \d+\.\d s, 0 cut\n", last)
+            assert re.match(r"drained 1 requests in \d+\.\d s, 0 cut\n", last)
 
     def test_what_does_not_finish_in_time_is_cut_and_counted(self, tmp_path):
         config = {"timeouts": {"drain": {"requests": "100ms", "tunnels": "100ms"}}}
@@ -274,7 +274,7 @@ class TestTheEnd:
                     gateway.process.wait(0.2)
             client.read_to_end()
             assert gateway.wait() == 0
-            assert gateway.stderr.lines[-1] == b"stopped\n"
+            assert gateway.stderr.lines[-1] == b"at once, without draining\n"
 
     def test_int_stops_at_once(self, tmp_path):
         with Origin() as origin, Gateway(forwarding(origin), tmp_path) as gateway, gateway.connect() as client:
@@ -284,7 +284,7 @@ class TestTheEnd:
                 gateway.signal(signal.SIGINT)
                 wait_for_ends(ends)
             assert gateway.wait() == 0
-            assert gateway.stderr.lines[-1] == b"stopped\n"
+            assert gateway.stderr.lines[-1] == b"at once, without draining\n"
 
     def test_what_was_queued_when_the_drain_begins_is_served(self, tmp_path):
         """The worker is frozen, so that requests queue; then it learns of drain and queue at once."""

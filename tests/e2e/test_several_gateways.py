@@ -72,7 +72,7 @@ def test_it_stays_over_reloads_upgrades_and_a_new_control_process(tmp_path: Path
         os.kill(gateway.control_pid, signal.SIGKILL)
         wait_until(lambda: is_served(gateway), "another control process")
         gateway.signal(signal.SIGUSR2)
-        gateway.stderr.wait_for(lambda line: b"upgraded: all 2 workers are new" in line, COMMAND_DEADLINE)
+        gateway.stderr.wait_for(lambda line: b"all 2 workers are new" in line, COMMAND_DEADLINE)
         wait_until(lambda: is_served(gateway), "control of the new program")
         assert gateway.token == token
         assert tell(str(gateway.ready["admin"]), "GET /status", token=token).status == 200
@@ -169,7 +169,7 @@ def test_a_name_that_a_living_gateway_has_is_no_name_for_another(tmp_path: Path,
         assert "Traceback" not in told.stderr
         assert len([*runtime.iterdir()]) == 2  # its entry and its token: nothing is left of the other
         one.signal(signal.SIGUSR2)
-        one.stderr.wait_for(lambda line: b"upgraded: " in line, COMMAND_DEADLINE)
+        one.stderr.wait_for(lambda line: b"workers are new" in line, COMMAND_DEADLINE)
         assert f'"pid":{one.pid},' in command("status", "--name", "blue", "--format", "json").stdout
         one.kill()
         one.process.returncode = 0

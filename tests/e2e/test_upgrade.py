@@ -105,7 +105,7 @@ def upgradable(directory: Path, changes: Mapping[str, Change] | None = None, **c
             with ExitStack() as opened:
                 ends = [opened.enter_context(open_end(pid)) for pid in gateway.child_pids]
                 gateway.stop()
-                assert re.search(r"^stopped: drained \d+ requests in .* s, 0 cut$", gateway.stderr.text(), re.M)
+                assert re.search(r"^drained \d+ requests in .* s, 0 cut$", gateway.stderr.text(), re.M)
                 assert all(has_ended(end) for end in ends), "a child goes on"
 
 
@@ -311,7 +311,7 @@ def test_one_that_runs_without_a_file_is_upgraded_too(tmp_path: Path) -> None:
                 origin.accept().answer()
                 assert client.read_response().status == 200
         lines.finish()
-        assert "stopped: drained" in lines.text()
+        assert "drained" in lines.text()
 
 
 # --- what is kept ---
@@ -328,7 +328,7 @@ def test_an_upgrade_keeps_the_process_and_loses_nothing(
 
         async def events(counters: ExchangeCounters) -> None:
             await asyncio.to_thread(gateway.upgrade)
-            await asyncio.to_thread(gateway.told, "upgraded: all 2 workers are new")
+            await asyncio.to_thread(gateway.told, "all 2 workers are new")
 
         counters = under_load(gateway, events)
         assert_nothing_lost(counters, gateway, record_property)
@@ -587,7 +587,7 @@ def test_an_end_during_an_upgrade_is_an_end(tmp_path: Path, hangs: bool) -> None
             assert slow.read_response().status == 200
         assert gateway.wait() == 0
         # None, where its answer was out before the worker was told of the end.
-        assert re.search(r"stopped: drained [01] requests in .* s, 0 cut", gateway.stderr.text())
+        assert re.search(r"drained [01] requests in .* s, 0 cut", gateway.stderr.text())
         assert "takes over" not in gateway.stderr.text()
 
 
@@ -607,7 +607,7 @@ def test_an_end_right_after_the_exec(tmp_path: Path) -> None:
             answers.send(OK)
             assert slow.read_response().status == 200
         assert gateway.wait() == 0
-        assert re.search(r"^stopped: drained [01] requests in .* s, 0 cut$", gateway.stderr.text(), re.M)
+        assert re.search(r"^drained [01] requests in .* s, 0 cut$", gateway.stderr.text(), re.M)
 
 
 def test_workers_that_drain_for_long_outlive_further_upgrades(tmp_path: Path) -> None:

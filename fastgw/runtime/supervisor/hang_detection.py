@@ -70,9 +70,7 @@ class HangDetector:
 
 
 def _condemn(child: Child, now: float, why: str) -> None:
-    """Schedule the kill of a child. Until then it may log its stack; if it was stopped, only once it goes on. Until
-    then it may say where it hangs; if it was stopped, only once it goes on.
-    """
+    """Schedule the kill of a child. Until then it may log its stack; if it was stopped, only once it goes on."""
     notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: killing it; its stack:")
     child.kill_at = now + STACK_S
     os.kill(child.pid, signal.SIGUSR2)

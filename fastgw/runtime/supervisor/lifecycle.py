@@ -89,7 +89,7 @@ class Lifecycle:
             return
         drain = self._node_state.sealed.settings.timeouts.drain
         later = f", readiness is off, drain begins in {drain.delay:g} s" if drain.delay else ""
-        notice(OperatorEvent.DRAINING, f"draining: asked by {asked_by}{later}")
+        notice(OperatorEvent.DRAINING, f"asked by {asked_by}{later}")
         self._end_began_at = time.monotonic()
         self._drain_at = self._end_began_at + drain.delay
         self._node_state.words.set_ready(self._node_state.shared, False)
@@ -115,10 +115,10 @@ class Lifecycle:
 
     def tell_end(self) -> None:
         if self.phase is LifecyclePhase.STOPPING:
-            notice(OperatorEvent.STOPPED, "stopped")
+            notice(OperatorEvent.STOPPED, "at once, without draining")
         else:
             took = time.monotonic() - self._end_began_at
-            notice(OperatorEvent.STOPPED, f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
+            notice(OperatorEvent.STOPPED, f"drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
 
     def _drain(self) -> None:
         drain = self._node_state.sealed.settings.timeouts.drain

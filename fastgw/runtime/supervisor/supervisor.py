@@ -187,7 +187,7 @@ class Supervisor:
         self._is_replacing = True
         notice(
             OperatorEvent.UPGRADED,
-            f"upgraded: fastgw {VERSION} takes over from the previous version and replaces its workers one by one",
+            f"fastgw {VERSION} takes over from the previous version and replaces its workers one by one",
         )
         self._notifier.ready("upgraded")
         if self._reload_due:
@@ -231,7 +231,7 @@ class Supervisor:
                 workers = self._node_state.workers
                 notice(
                     OperatorEvent.UPGRADED,
-                    f"upgraded: all {workers} workers are new" if workers > 1 else "upgraded: the worker is new",
+                    f"all {workers} workers are new" if workers > 1 else "upgraded: the worker is new",
                 )
         if not self._life.goes_on:
             self._upgrade.give_up()

@@ -102,7 +102,7 @@ def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     node.dies(1)
     assert node.told(node.control) == [Stop]
     node.life.tell_end()
-    told = ["draining: asked by SIGTERM", "stopped: drained 3 requests in 3.0 s, 1 cut"]
+    told = ["asked by SIGTERM", "drained 3 requests in 3.0 s, 1 cut"]
     assert messages(capfd.readouterr().err) == told
 
 
@@ -147,7 +147,7 @@ def test_who_asks_again_to_leave_changes_nothing(delayed, clock, capfd):
     clock.now += 1
     delayed.life.leave("the admin API")
     assert delayed.life.due_at == due_at
-    told = "draining: asked by the admin API, readiness is off, drain begins in 5 s"
+    told = "asked by the admin API, readiness is off, drain begins in 5 s"
     assert messages(capfd.readouterr().err) == [told]
 
 
@@ -159,7 +159,7 @@ def test_an_end_at_once_waits_a_moment_and_not_longer_for_who_asks_again(node, c
     node.life.stop()
     assert node.life.due_at == due_at
     node.life.tell_end()
-    assert messages(capfd.readouterr().err) == ["stopped"]
+    assert messages(capfd.readouterr().err) == ["at once, without draining"]
 
 
 def test_without_a_worker_a_drain_is_over_at_once(node, clock):
