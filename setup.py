@@ -14,6 +14,9 @@ from setuptools.command.build_ext import build_ext
 TWINS = [] if os.environ.get("FASTGW_PURE_PYTHON") else sorted(Path("fastgw").rglob("_*.pyx"))
 
 
+LIBRARIES = {"fastgw/http/http2/_session.pyx": ["nghttp2"]}
+"""Libraries of the system that compiled modules stand on."""
+
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 # As everywhere, CFLAGS in the environment says better.
@@ -42,6 +45,7 @@ if __name__ == "__main__":  # which the processes that Cython begins are not
                     ".".join(source.with_suffix("").parts),
                     [str(source)],
                     depends=[str(header) for header in source.parent.glob("_*.h")],
+                    libraries=LIBRARIES.get(str(source), []),
                     extra_compile_args=[*OPTIMIZED, "-fno-strict-aliasing"],
                 )
                 for source in TWINS

@@ -23,6 +23,7 @@ from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as configuration
 from fastgw.config.settings.gateway import Config, FilterUse
 from fastgw.downstream import Server
+from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
@@ -463,6 +464,7 @@ class _Plane:
         ran = Ran()
         ip, scheme, certificate = client
         protocol = self._server.accepted(self._gateway.listeners[0], (ip, 40000), 80)
+        assert isinstance(protocol, Http1ClientConnection)
         protocol.peer = Peer(ip, 40000, 443 if scheme == b"https" else 80, False, scheme, certificate)
         wire = _Wire(protocol)
         over = self._observer.over

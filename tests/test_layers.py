@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 # there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
     {"_slots", "admin/dashboard", "compiled", "http", "jose", "kernel", "operator_events"},
-    {"errors", "http/http1", "net", "shm"},
+    {"errors", "http/http1", "http/http2", "net", "shm"},
     {"config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
     {"config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
     {"config/sources", "observe"},
@@ -41,7 +41,8 @@ ORDER = [
         "runtime/process",
     },
     {"downstream/http1", "filters"},
-    {"downstream/tls", "filters/lint"},
+    {"downstream/http2", "filters/lint"},
+    {"downstream/tls"},
     {"downstream"},
     {"gateway"},
     {"explain", "runtime/node", "testing"},
@@ -56,7 +57,7 @@ STEP = {folder: step for step, folders in enumerate(ORDER) for folder in folders
 LARGEST = 25
 """Files in a folder, twins apart."""
 
-PURE = {"http", "http/http1", "jose", "routing", "exchange"}  # these take bytes and the time as arguments
+PURE = {"http", "http/http1", "http/http2", "jose", "routing", "exchange"}  # these take bytes and the time as arguments
 OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"}
 
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
@@ -177,7 +178,14 @@ def test_the_pure_folders_know_no_event_loop_and_no_thread(file: Path) -> None:
 
 # Who knows how a message came over HTTP/1: its reader and writer, forwarding, which passes its bytes on, and the demo,
 # which is a server of its own.
-KNOWS_HTTP1 = ("http/http1", "downstream/http1", "upstream/connections", "upstream/forwarding", "demo")
+KNOWS_HTTP1 = (
+    "http/http1",
+    "downstream/http1",
+    "downstream/http2",
+    "upstream/connections",
+    "upstream/forwarding",
+    "demo",
+)
 OF_HTTP1 = {"raw", "chunked", "minor", "connection_named", "fields_start", "known"}
 
 

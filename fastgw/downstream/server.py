@@ -11,6 +11,8 @@ from typing import Final, NamedTuple, Protocol
 
 from fastgw.config.settings import gateway as config
 from fastgw.downstream.http1.connection import LAST_REQUEST_S, Http1ClientConnection
+from fastgw.downstream.http2.connection import Http2ClientConnection
+from fastgw.downstream.protocols import speaks_http1, speaks_http2
 from fastgw.downstream.tls.connection import HandshakeOutcome, TlsConnection
 from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.trusted_proxies import reserved_fields
@@ -55,11 +57,14 @@ class Listener:
         "askers",
         "closing",
         "early",
+        "http2",
         "name",
         "proxy_protocol_required",
         "refuses_ambiguous_paths",
         "reserved",
         "router",
+        "speaks_http1",
+        "speaks_http2",
         "tls",
         "trusts",
         "upstream_chains",
@@ -82,6 +87,8 @@ class Listener:
         self.early = table.early
         self.router = table.router
         self.upstream_chains = table.upstream_chains
+        self.http2 = table.settings.http2
+        self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), speaks_http2(table.settings)
         if table.tls is not None and self.tls is not None:
             table.tls.follow(self.tls)
         self.tls = table.tls
@@ -112,6 +119,7 @@ class DrainSummary(NamedTuple):
     """Exchanges and tunnels that did not."""
 
 
+ClientConnection = Http1ClientConnection | Http2ClientConnection
 Complain = Callable[[OperatorEvent, str, str], None]
 """Tells of an event that may come thousands of times a second; each kind is told of by itself."""
 
@@ -151,7 +159,7 @@ class Server:
         keys of session tickets; None: they are good here alone."""
         self.worker_loop = worker_loop
         self.date_line = DateLine(worker_loop.wheel).now
-        self.connections: set[Http1ClientConnection] = set()
+        self.connections: set[ClientConnection] = set()
         self.handshakes: set[TlsConnection] = set()
         """Connections on which TLS is being agreed on; they are kept by themselves."""
         self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
@@ -203,7 +211,7 @@ class Server:
         if removed or rejudged:
             self._tell_changed(iter(tuple(self.connections)))
 
-    def _tell_changed(self, connections: Iterator[Http1ClientConnection]) -> None:
+    def _tell_changed(self, connections: Iterator[ClientConnection]) -> None:
         some = tuple(islice(connections, TOLD_AT_ONCE))
         for connection in some:
             if connection.listener.closing:
@@ -212,13 +220,34 @@ class Server:
         if some:
             self.worker_loop.loop.call_soon(self._tell_changed, connections)
 
-    def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> Http1ClientConnection:
+    def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> ClientConnection:
         """The protocol for a connection just accepted. `client`: its address and port, or the one that a trusted
 
         PROXY protocol header gave; `("unix:", 0)` for a unix socket. `server_port`: 0 where there is none.
         """
         peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]))
-        return Http1ClientConnection(self, listener, peer)
+        if listener.speaks_http1 or not listener.speaks_http2:
+            return Http1ClientConnection(self, listener, peer)
+        return Http2ClientConnection(self, listener, peer)
+
+    def speak_http2(
+        self,
+        listener: Listener,
+        peer: Peer,
+        transport: asyncio.Transport,
+        fd: int,
+        address_limit: AddressLimit | None,
+        received: bytes,
+    ) -> None:
+        """Go on with HTTP/2 on an admitted connection, whose client began with it; `received` is what has come.
+
+        `fd`: as of the connection before.
+        """
+        connection = Http2ClientConnection(self, listener, peer)
+        connection.fd = fd
+        transport.set_protocol(connection)
+        connection.take(transport, address_limit)
+        connection.receive(received, len(received))
 
     def secured(self, listener: Listener, client: tuple[str, int], server_port: int) -> TlsConnection:
         """Accept a connection that begins with a TLS handshake."""
@@ -267,7 +296,7 @@ class Server:
         if address_limit is not None:
             address_limit.give_back(peer.ip)
 
-    def closed(self, connection: Http1ClientConnection) -> None:
+    def closed(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
         if self._quiet is not None and not self.connections:
             self._quiet.set()

@@ -34,6 +34,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.consumers.index import NOBODY, Index, index_of
 from fastgw.downstream import Listener, ListenerTable
+from fastgw.downstream.protocols import offered_by_alpn
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
@@ -536,7 +537,7 @@ class _Building:
     ) -> Steps[Listener]:
         settings, before = self._plan.settings.listeners[name], self._base.tables.get(name)
         router = yield from Router.building(rules, before.router if before is not None else None)
-        tls = yield from self._server_tls(name, settings.tls)
+        tls = yield from self._server_tls(name, settings)
         if before is not None and _trusted_alike(before, settings, tls):
             trusts = before.trusts
         else:
@@ -547,15 +548,17 @@ class _Building:
                 return listener
         return Listener(name, table)
 
-    def _server_tls(self, name: str, settings: config.ServerTls | None) -> Steps[ServerContexts | None]:
+    def _server_tls(self, name: str, listener: config.Listener) -> Steps[ServerContexts | None]:
+        settings = listener.tls
         if settings is None:
             return None
+        alpn = offered_by_alpn(listener)
         before = self._base.tables.get(name)
         try:
-            identity = server_identity(name, settings, self._plan.files)
+            identity = server_identity(name, settings, self._plan.files, alpn)
             if before is not None and before.tls is not None and before.tls.identity == identity:
                 return before.tls
-            return (yield from server_contexts(name, settings, self._plan.files, identity))
+            return (yield from server_contexts(name, settings, self._plan.files, identity, alpn))
         except OSError as error:
             raise CompileError(f"listeners.{name}.tls: {error.strerror or error}") from error
 

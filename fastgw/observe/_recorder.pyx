@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw._slots cimport slot_place
-from fastgw.http.http1._parser cimport Http1RequestHead, Span
+from fastgw.http.http1._parser cimport Http1RequestHead, Span, version_of
 
 import re
 from types import MemberDescriptorType
@@ -246,7 +246,7 @@ cdef class Sort:
     cdef str fault
     cdef int status
     cdef short method  # its place in `_METHODS`
-    cdef short minor
+    cdef short version
     cdef unsigned int length  # of the pieces
     cdef unsigned int upstream_row
     cdef unsigned int target_row
@@ -628,12 +628,12 @@ cdef class Recorder:
             if (
                 entry.route is route_name and sort.target is target and sort.status == status
                 and sort.method == method and sort.upstream is upstream and sort.listener is listener_name
-                and sort.scheme is scheme and sort.fault is label and sort.minor == head.minor
+                and sort.scheme is scheme and sort.fault is label and sort.version == version_of(head)
             ):
                 return entry
         else:
             entry = &self._entries[mixed % KINDS]  # of those in the way the first goes
-        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, 10 + head.minor
+        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, version_of(head)
         return entry if self._learn(entry, recorder.SeriesKey(*names), method) else NULL
 
     cdef void _sweep(self) noexcept:
@@ -682,7 +682,7 @@ cdef class Recorder:
             sort = self._sorts[alike] = Sort()
             sort.target, sort.upstream, sort.listener = kind.target, kind.upstream, kind.listener
             sort.scheme, sort.fault, sort.status = kind.scheme, kind.fault, kind.status
-            sort.method, sort.minor = method, kind.version - 10
+            sort.method, sort.version = method, kind.version
             sort.pieces, sort.length = pieces, sum(map(len, pieces))
             sort.upstream_row, sort.target_row = upstream_row, target_row
             sort.server_error, sort.fault_word = server_error, fault_word

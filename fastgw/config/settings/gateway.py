@@ -188,14 +188,30 @@ class ServerTls(Settings):
     without an answer."""
 
 
+class Http2(Settings):
+    """Bounds of one HTTP/2 connection. What a peer sends is read only as far as its receiver takes it."""
+
+    max_concurrent_streams: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """Number of requests that a client may have in flight on one connection. Beside the first, each counts as a
+    connection in `limits.connections` and `limits.connections_per_ip`."""
+    stream_window: Annotated[Size, Meta(ge=16_384, le=16 * 1024**2)] = 65_536
+    """Bytes of a request's body that are held at most, until the upstream has room for more."""
+    connection_window: Annotated[Size, Meta(ge=65_536, le=256 * 1024**2)] = 1024**2
+    """Bytes of request bodies that are held at most for all requests of a connection together."""
+
+
 class Listener(Settings):
     """Address that clients connect to."""
 
     address: ListenAddress
     """`host:port`, `[ipv6]:port` (IPv6 only), `:port` (every address of the machine, IPv4 and IPv6) or `unix:/path`.
     Port 0 lets the system choose."""
-    protocols: Some[Literal["http1"]] = ("http1",)
-    """Protocols of the listener: `http1` is HTTP/1.1 and HTTP/1.0."""
+    protocols: Some[Literal["http1", "http2"]] | None = None
+    """Versions of HTTP that clients may use: `http1` is HTTP/1.1 and HTTP/1.0. With TLS the client chooses by ALPN;
+    without TLS a client of HTTP/2 begins with it ("prior knowledge"); `Upgrade: h2c` is never answered. null = both
+    with `tls`, `http1` without."""
+    http2: Http2 = Http2()
+    """Bounds of HTTP/2 connections."""
     trusted_proxies: tuple[Network, ...] = ()
     """Networks of the proxies whose forwarding headers and PROXY protocol are trusted.
 

@@ -50,6 +50,7 @@ from fastgw.http.http1.parser import (
     take_request,
     taken,
 )
+from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
 from fastgw.pipeline.request_pipeline import (
     find_route,
@@ -80,6 +81,8 @@ Closing at once would reset the connection, and the client might lose the answer
 """
 LAST_REQUEST_S: Final = 1.0
 """How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
+PREFACE_HEAD: Final = PREFACE[:18]
+"""The preface of HTTP/2, as far as it looks like a request."""
 _CLOSE: Final = b"Connection: close\r\n"
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
@@ -314,6 +317,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                     return self._wait_for_more(end)
                 head = parse_request(ahead[at:end], server.header_count)
             except Malformed as malformed:
+                if not self.requests and self.listener.speaks_http2 and ahead.startswith(PREFACE_HEAD):
+                    return self._speak_http2(ahead)
                 return self._refuse_unread(fault_of(malformed), malformed.reason, ahead[at:])
             self._searched = 0
             self._take_up_to(end)
@@ -328,6 +333,15 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 server.worker_loop.loop.call_soon(self._go_on)
                 return None
         return None
+
+    def _speak_http2(self, received: bytes) -> None:
+        """The client begins with HTTP/2's preface: hand the connection over, with its places in the limits."""
+        server, transport = self.server, self.transport
+        self.phase = LOST[self.phase]
+        self._wheel.drop(self)
+        self._ask_no_more()
+        server.connections.discard(self)
+        server.speak_http2(self.listener, self.peer, transport, self.fd, self._address_limit, received)
 
     def _take_up_to(self, end: int) -> None:
         """Give up what was sent ahead, up to `end`: it is in other hands."""

@@ -6,12 +6,14 @@ behind the handshake is `eventloop.tls_transport`.
 
 import asyncio
 import ssl
+from collections.abc import Collection
 from enum import IntEnum
 from math import inf
 from time import time
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.downstream.http1.connection import TOKEN_START, Http1ClientConnection
+from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.timer_wheel import Timed
@@ -26,8 +28,7 @@ from fastgw.shm.node_limits import AddressLimit
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
 
-SPOKEN: Final = frozenset((b"http/1.1", b"http/1.0"))
-"""The protocols that a client may offer by ALPN; one that offers none speaks what is spoken on the port."""
+_HTTP1: Final = frozenset((b"http/1.1", b"http/1.0"))
 
 
 class HandshakeOutcome(IntEnum):
@@ -166,15 +167,22 @@ class TlsConnection(TlsTransport):
             self._answer_plain(received)
             return
         offered = protocols_offered(hello.message())
-        if offered is not None and not SPOKEN.intersection(offered):
+        if offered is not None and not self._speaks_one_of(offered):
             send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would go on without a protocol
-            self._fail(HandshakeOutcome.NO_AGREEMENT, "the client does not offer HTTP/1.1")
+            spoken = " or ".join(tls.alpn)
+            self._fail(HandshakeOutcome.NO_AGREEMENT, f"the client does not offer {spoken} by ALPN")
             return
         self._trusts, self._vouched = self.listener.trusts, tls.vouches
         self._until = tls.until
         memory = self.memory
         self._begin_handshake(
             tls.entry(received).wrap_bio(memory.incoming, memory.outgoing, server_side=True), received
+        )
+
+    def _speaks_one_of(self, offered: Collection[bytes]) -> bool:
+        listener = self.listener
+        return (listener.speaks_http2 and b"h2" in offered) or (
+            listener.speaks_http1 and not _HTTP1.isdisjoint(offered)
         )
 
     def _answer_plain(self, received: bytes) -> None:
@@ -210,7 +218,11 @@ class TlsConnection(TlsTransport):
         server.shaken[HandshakeOutcome.RESUMED if self._tls.session_reused else HandshakeOutcome.FULL] += 1
         self.peer.certificate = certificate
         self._admitted = False  # from here on its places are those of what stands above
-        above = Http1ClientConnection(server, self.listener, self.peer)
+        above: Http1ClientConnection | Http2ClientConnection
+        if self._tls.selected_alpn_protocol() == "h2" or not self.listener.speaks_http1:
+            above = Http2ClientConnection(server, self.listener, self.peer)
+        else:
+            above = Http1ClientConnection(server, self.listener, self.peer)
         self._open(above)
         above.take(cast(asyncio.Transport, self), self._address_limit)
         above.trust_as_of(self._trusts, self._vouched)

@@ -57,11 +57,14 @@ class ServerContexts:
         pairs: Sequence[Pair],
         ends: Iterable[float],
         anew: Callable[[], ssl.SSLContext],
+        alpn: tuple[str, ...],
     ) -> None:
         """`pairs`: the first certificate and its key, and those that are shown in its place. `ends`: when that which
         verifies clients does so no more, piece by piece; epoch seconds. `anew`: makes another first context, which
         knows no session."""
         self.settings = settings
+        self.alpn = alpn
+        """Protocols that a client may choose by ALPN, the preferred one first."""
         self.identity = identity
         """Equal for contexts that are interchangeable."""
         self._purpose = purpose
@@ -98,6 +101,8 @@ class ServerContexts:
         """Take the place of these. Where no keys can be set, tickets are good only in the context that gave them: then
         it lives on, and shows the new certificate, which was tried in ours; not if one of another kind stayed too."""
         if openssl.is_reached() or before is self or before._purpose != self._purpose or before.until != self.until:
+            return
+        if before.alpn != self.alpn:
             return
         if {key_kind(certificate) for certificate, _ in before._pairs} - {key_kind(each) for each, _ in self._pairs}:
             return
@@ -142,16 +147,23 @@ class ServerContexts:
             openssl.set_ticket_keys(context, each)
 
 
-def server_identity(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
+HTTP1_ALONE: Final = ("http/1.1",)
+
+
+def server_identity(name: str, tls: ServerTls, held: Mapping[str, bytes], alpn: tuple[str, ...] = HTTP1_ALONE) -> bytes:
     """`name`: the listener's; `held`: the contents of the files. Raises `OSError`."""
-    told = sha256(name.encode() + b"\0" + msgspec.msgpack.encode(tls))
+    told = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls, alpn)))
     for file in sorted(files_of(tls)):
         told.update(sha256(_read(file, held)).digest())
     return told.digest()
 
 
 def server_contexts(
-    name: str, tls: ServerTls, held: Mapping[str, bytes] = NONE, identity: bytes = b""
+    name: str,
+    tls: ServerTls,
+    held: Mapping[str, bytes] = NONE,
+    identity: bytes = b"",
+    alpn: tuple[str, ...] = HTTP1_ALONE,
 ) -> Steps[ServerContexts]:
     """The contexts of a listener of this name; each certificate is two steps.
 
@@ -170,14 +182,14 @@ def server_contexts(
         yield
         context = None  # that of the first is where handshakes begin
         if group is not grouping.groups[0]:
-            context = _context(tls, held, [pairs[place] for place in group.places])
+            context = _context(tls, held, [pairs[place] for place in group.places], alpn)
         for host in group.names:
             names = wild if host.startswith("*.") else exact
             names.setdefault(host.removeprefix("*."), context)
     choose = _chooser(exact, wild)
 
     def entry(held: Mapping[str, bytes]) -> ssl.SSLContext:
-        made = _context(tls, held, first)
+        made = _context(tls, held, first, alpn)
         if len(grouping.groups) > 1:
             made.sni_callback = choose
         return made
@@ -189,7 +201,7 @@ def server_contexts(
     auth = tls.client_auth
     judging = {} if auth is None else {file: _read(file, held) for file in (auth.ca, auth.crl) if file is not None}
     return ServerContexts(
-        tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held), partial(entry, judging)
+        tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held), partial(entry, judging), alpn
     )
 
 
@@ -217,13 +229,13 @@ def _chooser(
     return choose
 
 
-def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair]) -> ssl.SSLContext:
+def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair], alpn: Sequence[str]) -> ssl.SSLContext:
     """Check that all certificates of a listener verify clients in the same way."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[tls.min_version]
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([*alpn])
     openssl.set_groups(context)
     openssl.spare_memory(context)
     if not tls.session_tickets:

@@ -38,6 +38,7 @@ cdef class Head:
     cdef uint8_t line_count
     cdef readonly bint chunked
     cdef readonly bint close
+    cdef bint http2  # it came by HTTP/2, and was rendered as it stands here
     cdef readonly bint whole  # all of it is in `source`, and nothing else; one in chunks has its `_payload` then
     cdef readonly int minor
     cdef readonly long long length
@@ -89,6 +90,10 @@ cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
     cdef uint32_t four
     memcpy(&four, name, BEGINNING)
     return <uint64_t>1 << ((four | <uint32_t>0x20202020) * <uint32_t>0x353719FD >> 26)
+
+cdef inline int version_of(Head head) noexcept:
+    """HTTP version times ten."""
+    return 20 if head.http2 else 10 + head.minor
 
 cdef bytes method_of(Http1RequestHead head)
 

@@ -390,7 +390,10 @@ cdef class Head:
 
     @property
     def version(self):
-        return 10 + self.minor
+        return version_of(self)
+
+    def came_by_http2(self):
+        self.http2 = True
 
     @property
     def body_length(self):

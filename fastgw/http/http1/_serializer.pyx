@@ -296,6 +296,12 @@ cdef bytes _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
 cdef bytes _NOTHING_AT_ALL = b""
 cdef bytes _VIA_1_0 = splice.VIA[10]
 cdef bytes _VIA_1_1 = splice.VIA[11]
+cdef bytes _VIA_2 = splice.VIA[20]
+
+
+cdef inline bytes _via_of(Head head):
+    return _VIA_2 if head.http2 else _VIA_1_1 if head.minor else _VIA_1_0
+
 
 
 def request(
@@ -347,7 +353,7 @@ def request(
             if length == AS_DECLARED:
                 length = ours.length if ours.sized else IN_CHUNKS if ours.chunked else UNFRAMED
             framing = _framing(length, length_line)
-            via = _NOTHING_AT_ALL if left.no_via else _VIA_1_1 if ours.minor else _VIA_1_0
+            via = _NOTHING_AT_ALL if left.no_via else _via_of(ours)
             sent = PyBytes_FromStringAndSize(
                 NULL,
                 ours.method_at.length + 1 + target_length + 17 + host_length + 2
@@ -474,7 +480,7 @@ cdef bytes _response(
     cdef char* out
     if date_line is not None and not head.names & _DATE:
         date = date_line()
-    via = _NOTHING_AT_ALL if no_via else _VIA_1_1 if head.minor else _VIA_1_0
+    via = _NOTHING_AT_ALL if no_via else _via_of(head)
     sent = PyBytes_FromStringAndSize(
         NULL,
         13 + head.reason_at.length + 2 + _kept_length(head, cuts) + PyBytes_GET_SIZE(added)

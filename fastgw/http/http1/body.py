@@ -118,6 +118,19 @@ _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:
 _PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16}+)\r\n")
 
 
+def parse_trailers(section: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Parse trailers: from the line end before them to the empty line behind them. Raises `Malformed`."""
+    if len(section) > LONGEST_TRAILERS:
+        raise Malformed("The trailers are too long.", 431)
+    check_fields(section, 2, MOST_TRAILERS)
+    trailers = Fields.parse(section, 2)
+    for name, _ in trailers:
+        lower = folded(name)
+        if lower in NOT_IN_TRAILERS or (lower.startswith(b"content-") and lower != b"content-digest"):
+            raise Malformed("A trailer has a header that is not allowed in trailers.")
+    return tuple(trailers)
+
+
 def plain_payload(received: bytes, at: int) -> bytes | None:
     """The payload of a body in chunks that goes from `at` to the end of what was received, and no further.
 
@@ -196,7 +209,7 @@ class ChunkedReader:
                     if len(buffer) - at > LONGEST_TRAILERS:
                         raise Malformed("The trailers are too long.", 431)
                     break
-                self._read_trailers(buffer[at:end])
+                self.trailers = parse_trailers(buffer[at:end])
                 self.rest = buffer[end:]
                 self._second_parser.last(buffer[held:end])
                 self.done = True
@@ -232,15 +245,3 @@ class ChunkedReader:
             return line.end()
         self.in_trailers = True
         return line.end() - 2  # the trailer section ends with an empty line, and may be that line alone
-
-    def _read_trailers(self, section: bytes) -> None:
-        """Read the trailers: from the line end before them to the empty line behind them."""
-        if len(section) > LONGEST_TRAILERS:
-            raise Malformed("The trailers are too long.", 431)
-        check_fields(section, 2, MOST_TRAILERS)
-        trailers = Fields.parse(section, 2)
-        for name, _ in trailers:
-            lower = folded(name)
-            if lower in NOT_IN_TRAILERS or (lower.startswith(b"content-") and lower != b"content-digest"):
-                raise Malformed("A trailer has a header that is not allowed in trailers.")
-        self.trailers = tuple(trailers)

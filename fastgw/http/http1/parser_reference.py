@@ -71,6 +71,7 @@ class _Head:
         "close",
         "connection_named",
         "fields_start",
+        "http2",
         "length",
         "minor",
         "payload",
@@ -84,6 +85,8 @@ class _Head:
     """Lower-case names of all fields that `known` would have, were they sent; those in `DROPPED` among them."""
 
     raw: bytes
+    http2: bool
+    """Whether it came by HTTP/2, and was rendered as it stands here."""
     minor: int
     """The digit behind `HTTP/1.`: 0 or 1."""
     fields_start: int
@@ -112,8 +115,12 @@ class _Head:
 
     @property
     def version(self) -> int:
-        """HTTP version times ten: 10 or 11."""
-        return 10 + self.minor
+        """HTTP version times ten: 10, 11 or 20."""
+        return 20 if self.http2 else 10 + self.minor
+
+    def came_by_http2(self) -> None:
+        """Note that the text was rendered from HTTP/2."""
+        self.http2 = True
 
     @property
     def body_length(self) -> int | None:
@@ -365,6 +372,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
             raise Malformed("The HTTP version is neither HTTP/1.0 nor HTTP/1.1.", 505)
         raise Malformed("The request line is malformed.")
     head = Http1RequestHead()
+    head.http2 = False
     head.raw = raw
     head._fields = head._second_parser = head.payload = None
     head.method, target, minor = line.groups()
@@ -575,6 +583,7 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1Re
     if line is None:
         raise Malformed("The status line is malformed.")
     head = Http1ResponseHead()
+    head.http2 = False
     head.raw = raw
     head._fields = head._second_parser = head.payload = None
     minor, status_text, reason = line.groups()

@@ -28,7 +28,7 @@ _STATUS_LINES: Final = {
 
 
 _LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
-VIA: Final = MappingProxyType({10: b"Via: 1.0 fastgw\r\n", 11: b"Via: 1.1 fastgw\r\n"})
+VIA: Final = MappingProxyType({10: b"Via: 1.0 fastgw\r\n", 11: b"Via: 1.1 fastgw\r\n", 20: b"Via: 2 fastgw\r\n"})
 """The line for a message that came in this version (RFC 9110 section 7.6.3)."""
 NO_VIA: Final = b"via:off"
 """Marker among the names that are left out: no `Via` of ours is put in. It is no name: those of others stay."""

@@ -36,8 +36,8 @@ LineFormat = Callable[[Record, Mask], bytes]
 
 # strftime's names of months depend on the locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_VERSIONS = {10: "1.0", 11: "1.1"}
-_PROTOCOLS = {10: "HTTP/1.0", 11: "HTTP/1.1"}
+_VERSIONS = {10: "1.0", 11: "1.1", 20: "2"}
+_PROTOCOLS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
 _BETWEEN = re.compile("[-_]+")
 _NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
 # The same names, of bytes that end in `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).

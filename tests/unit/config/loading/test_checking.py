@@ -68,7 +68,7 @@ def test_gateway_settings(tmp_path, text, line):
     [
         ("{address: '[::1]'}", '1.address: "[::1]" is not an address; expected'),
         ("{address: 'a:1', protocols: []}", "protocols: an empty list; expected at least one"),
-        ("{address: 'a:1', protocols: [http9]}", 'protocols[0]: "http9"; expected "http1"'),
+        ("{address: 'a:1', protocols: [http9]}", 'protocols[0]: "http9"; did you mean "http2"?'),
         ("{address: 'a:1', trusted_proxies: [10.0.0.1/8]}", "trusted_proxies[0]: 10.0.0.1/8 has host bits set; expect"),
         ("{address: 'a:1', proxy_protocol: false}", 'proxy_protocol: false; expected "off" or "required"'),
         ("{address: 'a:1', proxy_protocol: required}", "proxy_protocol: no peer is trusted to send the PROXY header;"),

@@ -1,0 +1,495 @@
+"""A client connection that speaks HTTP/2: bytes in and out, its streams, its limits, its time, and how it ends.
+
+Rule 1: the connection is written to once in a turn of the loop, whatever its streams have answered in it. Rule 2: each
+stream beside the first takes a place in the node's limits of connections, as a connection would over HTTP/1.1. Rule 3:
+a peer that is not read from, or does not read, has its time like any other.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Final, cast, final
+
+from fastgw.downstream.http1.rejected_head import unreadable
+from fastgw.downstream.http2.stream import Http2Stream
+from fastgw.errors import Fault, fault_of
+from fastgw.eventloop.socket_send import send
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.worker_loop import unsent
+from fastgw.exchange import Trailers
+from fastgw.exchange.states import ANSWERING
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.body import parse_trailers
+from fastgw.http.http1.parser import parse_request
+from fastgw.http.http2.session import (
+    CLOSED,
+    DATA,
+    END,
+    HEAD,
+    MALFORMED,
+    REFUSED,
+    TOO_LONG,
+    ErrorCode,
+    Event,
+    Session,
+)
+from fastgw.http.malformed import Malformed
+
+if TYPE_CHECKING:
+    from fastgw.downstream.server import Listener, Server
+    from fastgw.shm.node_limits import AddressLimit
+
+REQUESTS_PER_TURN: Final = 16
+"""Requests that are begun in one turn of the loop: others wait until the loop has looked at other connections."""
+LAST_REQUEST_S: Final = 1.0
+"""How long after the announcement of the end further streams are taken: they may be on their way."""
+READ_WHILE_UNSENT: Final = 65536
+"""Bytes that are read of a client while it does not take what is written to it; then none is."""
+SPARE_STREAMS: Final = 32
+"""Closed streams that are kept to be used again."""
+
+
+@final
+class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
+    __slots__ = (
+        "_address_limit",
+        "_asks",
+        "_buffer",
+        "_closing",
+        "_events",
+        "_flush_is_due",
+        "_last_calls",
+        "_read_while_unsent",
+        "_socket",
+        "_spare",
+        "_stopped",
+        "_streams",
+        "_trusts",
+        "_unsent",
+        "_vouched",
+        "_wheel",
+        "closed",
+        "fd",
+        "listener",
+        "peer",
+        "read_since_rest",
+        "requests",
+        "resting",
+        "server",
+        "session",
+        "transport",
+        "write_paused",
+    )
+
+    is_tunnel: Final = False
+
+    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
+        Timed.__init__(self)
+        self.server = server
+        self._wheel = wheel = server.worker_loop.wheel
+        self.listener = listener
+        self.peer = peer
+        bounds = listener.http2
+        self.session = Session(
+            False,
+            peer.scheme == b"https",
+            wheel.now,
+            bounds.max_concurrent_streams,
+            bounds.stream_window,
+            bounds.connection_window,
+            server.header_bytes,
+            server.header_count,
+        )
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self._buffer = server.worker_loop.read_buffer
+        self._streams: dict[int, Http2Stream] = {}
+        self._spare: list[Http2Stream] = []
+        self._events: deque[Event] = deque()  # that wait for the next turn
+        self.requests = 0  # begun on this connection
+        self._trusts = listener.trusts  # has judged `peer`
+        self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
+        self._address_limit: AddressLimit | None = None
+        self._asks = False  # is one of the listener's `askers`
+        self._last_calls = 0  # 1: the end is announced; 2: no further stream is taken
+        self._closing = False  # the transport
+        self.closed = False
+        self.write_paused = False
+        self._unsent = 0
+        self._read_while_unsent = 0
+        self._stopped = False  # the transport does not read
+        self.read_since_rest = 0
+        self.resting = False
+        self._flush_is_due = False
+        self._socket = self.fd = -1
+
+    def __repr__(self) -> str:
+        return f"<Http2ClientConnection {self.peer.ip} requests={self.requests} streams={len(self._streams)}>"
+
+    # what the loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        transport.set_write_buffer_limits(high=0)
+        self.fd = transport.get_extra_info("socket").fileno()
+        if self.server.admit(self.peer) is None:
+            self.take(transport, self.server.address_limit)
+        else:
+            transport.abort()  # to shed load, not to keep it
+
+    def take(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
+        """A connection that has its places in the node's limits, `address_limit` among them."""
+        self.transport = transport
+        self._socket = transport.get_extra_info("socket").fileno()
+        self._address_limit = address_limit
+        self._asks = True
+        self.listener.askers += 1
+        self.server.connections.add(self)
+        self.watch(self.server.timeouts.request_headers)
+        self.flush_soon()
+
+    def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
+        """Set who was trusted when the handshake began; other tables may be in use by now."""
+        self._trusts, self._vouched = trusts, vouched
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.receive(self._buffer, nbytes)
+
+    def receive(self, received: bytes | memoryview, length: int) -> None:
+        """Take bytes of the client."""
+        session = self.session
+        self._take_events(session.feed(received, length, self._wheel.now))
+        if self.write_paused:
+            self._read_while_unsent += length
+            if self._read_while_unsent > READ_WHILE_UNSENT:
+                self._stop_or_start()
+        self.server.worker_loop.count_body(self, length, 0)
+        self.flush_soon()
+
+    def eof_received(self) -> bool:
+        self.peer_left()
+        return False
+
+    def peer_left(self) -> None:
+        self._break_off_all(Fault.CLIENT_LEFT)
+        self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._break_off_all(Fault.CLIENT_LEFT)
+        self._forget()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._unsent = unsent(self.transport)
+        self.watch(self.server.timeouts.response_idle)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._read_while_unsent = 0
+        self._stop_or_start()
+        if not self._closing:
+            self._flush()
+
+    def expire(self, now: float) -> None:
+        if self.write_paused and (left := unsent(self.transport)) < self._unsent:
+            self._unsent = left
+            self.watch(self.server.timeouts.response_idle)
+        elif self.write_paused or self._closing:  # the client does not take its answers, or does not close
+            self._break_off_all(Fault.CLIENT_STALLED)
+            self.abort()
+        elif self._last_calls == 1:
+            self._call_last()
+        elif self.session.in_head or not self._streams:
+            self._end(ErrorCode.NO_ERROR)
+
+    def end_rest(self) -> None:
+        if not self._stopped and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _stop_or_start(self) -> None:
+        """Have the transport read, or not."""
+        stop = (self.write_paused and self._read_while_unsent > READ_WHILE_UNSENT) or bool(self._events)
+        if stop is self._stopped or self._closing:
+            return
+        self._stopped = stop
+        if stop:
+            self.transport.pause_reading()
+            self.server.worker_loop.hangups.watch(self._socket, self)
+        else:
+            self.server.worker_loop.hangups.unwatch(self._socket, self)
+            if not self.resting:
+                self.transport.resume_reading()
+
+    # what the client sends
+
+    def _take_events(self, events: list[Event]) -> None:
+        if self._events:
+            self._events.extend(events)  # in order, behind those that wait
+        elif events:
+            self._handle(events)
+
+    def _handle(self, events: list[Event]) -> None:
+        streams = self._streams
+        left = REQUESTS_PER_TURN
+        for place, (kind, number, value) in enumerate(events):
+            if kind == HEAD:
+                if not left:
+                    self._events.extend(events[place:])
+                    self._stop_or_start()
+                    self.server.worker_loop.loop.call_soon(self._go_on)
+                    return
+                left -= 1
+                self._begin_request(number, *value)
+            elif kind == CLOSED:
+                stream = streams.pop(number, None)
+                if stream is not None:
+                    self._stream_closed(stream)
+            elif kind == DATA:
+                stream = streams.get(number)
+                if stream is not None:
+                    stream.read_body(value)
+                else:
+                    self.session.consume_connection(len(value))
+            elif kind == END:
+                stream = streams.get(number)
+                if stream is not None:
+                    self._end_request(stream, value)
+            elif kind == REFUSED:
+                self._refuse(number, Fault.BAD_REQUEST, value)
+            elif kind == TOO_LONG:
+                too_long = len(value) > self.server.header_bytes // 2
+                self._refuse(number, Fault.TARGET_TOO_LONG if too_long else Fault.HEAD_TOO_LARGE, None, value)
+            elif kind == MALFORMED and number not in streams:
+                self._refuse(number, Fault.BAD_REQUEST, f"{value}.")
+
+    def _go_on(self) -> None:
+        """Other connections have had their turn: on with what this client has asked for."""
+        events, self._events = list(self._events), deque()
+        if not self.closed:
+            self._handle(events)
+            self._stop_or_start()
+            self.flush_soon()
+
+    def _begin_request(self, number: int, text: bytes, ended: bool) -> None:
+        server, listener = self.server, self.listener
+        if self._trusts is not listener.trusts and not self._check_peer():
+            self._refuse(number, Fault.CONNECTION_OUTDATED, None, text)
+            self.leave()
+            return
+        try:
+            head = parse_request(text, server.header_count)
+        except Malformed as malformed:
+            self._refuse(number, fault_of(malformed), malformed.reason, text)
+            return
+        head.came_by_http2()
+        stream = self._open(number)
+        stream.receiving = not ended
+        if len(self._streams) > 1:
+            fault = server.admit(self.peer)
+            if fault is not None:
+                stream.refuse(unreadable(text), fault, None)
+                return
+            stream.has_place, stream.address_limit = True, server.address_limit
+        if not self.peer.trusted:
+            listener.reserved.take_out_of(head)
+        stream.serve(head)
+
+    def _open(self, number: int) -> Http2Stream:
+        if self._spare:
+            stream = self._spare.pop()
+            stream.begin_at(number)
+        else:
+            stream = Http2Stream(self)
+            stream.id = number
+        if not self._streams and not self.write_paused and not self._last_calls:
+            self.deadline = inf
+        self._streams[number] = stream
+        self.requests += 1
+        return stream
+
+    def _refuse(self, number: int, fault: Fault, detail: str | None, received: bytes = b"") -> None:
+        """Answer what must not be served, or has been reset for that; either is logged."""
+        head = unreadable(received)
+        head.came_by_http2()
+        stream = self._streams.get(number)
+        if stream is None:
+            self._open(number).refuse(head, fault, detail)
+        elif (exchange := stream.under_way()) is not None:
+            exchange.fail(fault, detail)  # its trailers are refused
+
+    def _end_request(self, stream: Http2Stream, lines: bytes) -> None:
+        trailers: Trailers = ()
+        if lines:
+            try:
+                trailers = parse_trailers(b"\r\n" + lines + b"\r\n")
+            except Malformed as malformed:
+                self._refuse(stream.id, fault_of(malformed), malformed.reason)
+                return
+        stream.end_body(trailers)
+
+    def _stream_closed(self, stream: Http2Stream) -> None:
+        """Both sides have ended, or one has reset the stream."""
+        if stream.exchange is not None or stream.is_fast:
+            stream.break_off(Fault.CLIENT_LEFT)
+        server = self.server
+        server.worker_loop.wheel.drop(stream)
+        if stream.has_place:
+            stream.has_place = False
+            server.release(self.peer, stream.address_limit)
+        if len(self._spare) < SPARE_STREAMS:
+            self._spare.append(stream)
+        if not self._streams:
+            self._rest()
+
+    def _rest(self) -> None:
+        """No stream is open."""
+        if self._last_calls == 2:
+            self.flush_soon()
+        elif not self._last_calls and not self.write_paused:
+            self.watch(self.server.keepalive)
+
+    def _check_peer(self) -> bool:
+        """Judge the peer anew, as the configuration of trusted proxies has changed. False: its certificate counts no
+        more.
+        """
+        peer = self.peer
+        if self._is_outdated():
+            return False
+        self._trusts = self.listener.trusts
+        trusted = self._trusts(peer.ip)
+        if trusted is not peer.trusted:  # what is in flight goes on with the peer that it began with
+            self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
+            self._spare.clear()
+        return True
+
+    def _is_outdated(self) -> bool:
+        """Whether client certificates are judged by something else than in this connection's handshake."""
+        vouches = self.listener.vouches
+        return self._vouched is not None and vouches is not None and vouches != self._vouched
+
+    # what goes out
+
+    def flush_soon(self) -> None:
+        """Write what is due at the end of this turn."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self.server.worker_loop.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        if self.closed or self._closing:
+            return
+        session = self.session
+        held = session.held_by_all
+        while not self.write_paused:
+            message = session.to_send()
+            if not message:
+                break
+            send(self.fd, message, self.transport, False)
+        self._take_events(session.events())
+        if held:
+            for stream in tuple(self._streams.values()):
+                stream.look_at_held()
+        if self._last_calls == 2 and not self._streams:
+            self._end(ErrorCode.NO_ERROR)
+        elif session.error is not None or session.done:
+            if not self.write_paused:
+                self._break_off_all(Fault.CLIENT_LEFT)
+                self.close()
+        elif session.in_head and self.deadline == inf:
+            self.watch(self.server.timeouts.request_headers)
+
+    def _end(self, code: int) -> None:
+        """Tell the client that it is over, and close."""
+        if self.session.error is None and not self._closing:
+            self.session.terminate(code)
+            while message := self.session.to_send():
+                send(self.fd, message, self.transport, self.write_paused)
+        self.close()
+
+    # endings
+
+    def _break_off_all(self, fault: Fault) -> int:
+        """Cancel the exchanges of all streams; return how many there were."""
+        count = 0
+        for stream in tuple(self._streams.values()):
+            count += stream.break_off(fault)
+        return count
+
+    def close(self) -> None:
+        """Close when what is written has been sent, within the time that a client may take for it."""
+        if not self._closing and not self.closed:
+            self._closing = True
+            self.watch(self.server.timeouts.response_idle)
+            self.transport.close()
+
+    def abort(self) -> None:
+        self._forget()
+        self.transport.abort()
+
+    def _forget(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        server = self.server
+        server.worker_loop.wheel.drop(self)
+        for stream in tuple(self._streams.values()):
+            self._stream_closed(stream)
+            server.worker_loop.wheel.drop(stream)
+        self._streams.clear()
+        self._spare.clear()  # streams lead back here: only the collector would find the circle
+        self._events.clear()
+        if self._asks:
+            self._asks = False
+            self.listener.askers -= 1
+        server.worker_loop.hangups.unwatch(self._socket, self)
+        if self in server.connections:
+            server.release(self.peer, self._address_limit)
+            server.closed(self)
+
+    def watch(self, seconds: float) -> None:
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + seconds
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+
+    # drain
+
+    def leave(self) -> None:
+        """The listener is closing: tell the client, and take what is on its way for a while."""
+        if not self._last_calls and not self._closing:
+            self._last_calls = 1
+            self.session.announce_goaway()
+            self.flush_soon()
+            self.watch(LAST_REQUEST_S)
+
+    def _call_last(self) -> None:
+        self._last_calls = 2
+        self.session.goaway()
+        self.flush_soon()
+
+    def drain(self) -> None:
+        self.leave()
+
+    def end_outdated(self) -> None:
+        """Do nothing: no tunnels go over HTTP/2, and the requests that come are refused."""
+
+    def cut(self) -> int:
+        """End at once, with a 503 where no answer has begun. Returns how many exchanges were cut off."""
+        count = 0
+        for stream in tuple(self._streams.values()):
+            exchange = stream.under_way()
+            if exchange is None:
+                continue
+            count += 1
+            if exchange.state < ANSWERING:
+                exchange.fail(Fault.GATEWAY_STOPPED)
+            else:
+                stream.break_off(Fault.GATEWAY_STOPPED)
+                self.session.reset(stream.id, ErrorCode.INTERNAL_ERROR)
+        self._end(ErrorCode.NO_ERROR)
+        self.abort()
+        return count

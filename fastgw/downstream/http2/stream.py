@@ -1,0 +1,431 @@
+"""A stream of an HTTP/2 connection: the client's side of one exchange, from request head to end of response.
+
+Rule 1: what the client sends of a body is given back to its window when whoever takes the body has room for more; so at
+most a window is held of each stream. Rule 2: of a response at most `MOST_HELD` bytes, and one read more, wait for the
+client's window: then its source is paused. Rule 3: a stream that the client does not take is reset after
+`timeouts.response_idle`; the others go on.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from math import inf
+from typing import TYPE_CHECKING, Final, final
+
+from fastgw.downstream.http1.response_framing import CHUNKED, framing_of, own_answer
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, begin, problem
+from fastgw.exchange.reply import NO_CONTENT
+from fastgw.forwarded_headers import client_address
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
+from fastgw.http.http2.session import ErrorCode
+from fastgw.http.messages import ResponseHead
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, find_route, run_early_steps, run_route_steps
+from fastgw.routing.table import Match
+from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, FastPath
+
+if TYPE_CHECKING:
+    from fastgw.downstream.http2.connection import Http2ClientConnection
+    from fastgw.shm.node_limits import AddressLimit
+
+MOST_HELD: Final = 65536
+"""Bytes of a response that wait for the client's window, above which its source is paused until half are sent."""
+LINGER_IDLE_S: Final = 5.0
+LINGER_TOTAL_S: Final = 30.0
+"""Once a request is answered before it has ended, what the client still sends is read and dropped this long."""
+_CONTINUE: Final = b"HTTP/1.1 100 \r\n\r\n"
+
+
+@final
+class Http2Stream(Timed):
+    """The client's side of one exchange at a time. A stream that has closed is used again for a later one."""
+
+    __slots__ = (
+        "_asked_to_continue",
+        "_body_bytes",
+        "_connection",
+        "_held_at_last_look",
+        "_linger_end",
+        "_paused",
+        "_unconsumed",
+        "address_limit",
+        "body_goes_to",
+        "braked",
+        "exchange",
+        "fast_path",
+        "has_place",
+        "id",
+        "is_fast",
+        "receiving",
+        "waiting",
+    )
+
+    fd: Final = -1
+
+    def __init__(self, connection: "Http2ClientConnection") -> None:
+        super().__init__()
+        self._connection = connection
+        self.exchange: Exchange | None = None
+        self.waiting: Waited | None = None
+        self.fast_path: FastPath | None = None
+        self.is_fast = False
+        """Whether the fast path has the request, in place of an exchange."""
+        self.body_goes_to = -1
+        self.braked = False
+        """Whether the source of the response is paused, as the client does not take it."""
+        self.begin_at(0)
+
+    def begin_at(self, number: int) -> None:
+        """Make ready for the stream of this number."""
+        self.id = number
+        self.has_place = False
+        """Whether it has taken places in the node's limits, `address_limit` among them."""
+        self.address_limit: AddressLimit | None = None
+        self.receiving = True
+        """Whether the request goes on."""
+        self._paused = False
+        self._unconsumed = 0
+        self._body_bytes = inf
+        self._asked_to_continue = True
+        self._held_at_last_look = 0
+        self._linger_end = inf
+        self.braked = False
+
+    def __repr__(self) -> str:
+        return f"<Http2Stream {self.id} {self.fast_path if self.is_fast else self.exchange!r}>"
+
+    # what the pipeline and filters ask
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._connection.server.worker_loop.loop
+
+    @property
+    def stream(self) -> "Http2Stream":
+        return self
+
+    def send_fast(self, exchange: Exchange, route: Route) -> None:
+        self.exchange, self.is_fast = None, True
+        (self.fast_path or self._make_fast_path()).go_on(exchange, route)
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self._connection.server.count_filter(instance, event)
+
+    def count_subrequest(self, exchange: Exchange, status: int) -> None:
+        self._connection.server.count_subrequest(exchange, status)
+
+    def filter_timeout(self) -> float:
+        return self._connection.server.timeouts.filters
+
+    def _make_fast_path(self) -> FastPath:
+        connection = self._connection
+        self.fast_path = fast_path = FastPath(self, connection.listener, connection.peer)
+        return fast_path
+
+    # the request
+
+    def serve(self, head: Http1RequestHead) -> None:
+        """Begin the exchange of a request; its body follows, if it has one (`receiving`)."""
+        connection = self._connection
+        listener, peer = connection.listener, connection.peer
+        early = listener.early
+        ordinary = head.ordinary
+        match: Match[Route] | None = None
+        fast_match: Match[Route] | None = None
+        if ordinary and not early.request_steps:
+            match = listener.router.find(head)
+            if match is not None:
+                route, params = match
+                plan = route.fast_path
+                if plan is not None and (not plan.judges_path or head.path_as_sent):
+                    if plan.at_once:
+                        self._serve_fast(head, route, params)
+                        return
+                    if not plan.judges_path:
+                        fast_match = match
+        chain = early if fast_match is None else fast_match[0].chain
+        exchange = self.exchange = begin(head, self, listener, peer, chain)
+        if peer.trusted:
+            exchange.client_ip = client_address(head, peer, listener.trusts)
+        if self.receiving and not self._expect_body(exchange, head):
+            return
+        if fast_match is not None:
+            route, exchange.params = fast_match
+            exchange.route, exchange.answered_by = route, None
+            run_route_steps(self, exchange, route, True)
+        elif early.request_steps:
+            run_early_steps(self, exchange, listener.router)
+        else:
+            exchange.answered_by = None  # all of them have run
+            find_route(self, exchange, listener.router, match)
+
+    def _serve_fast(self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
+        connection = self._connection
+        fast_path = self.fast_path or self._make_fast_path()
+        if connection.peer.trusted:
+            fast_path.client_ip = client_address(head, connection.peer, connection.listener.trusts)
+        self.is_fast = True
+        fast_path.begin(head, route, params)
+
+    def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
+        """Answer a request that is not served; `head` stands for it."""
+        connection = self._connection
+        exchange = self.exchange = begin(head, self, connection.listener, connection.peer, connection.listener.early)
+        exchange.fail(fault, detail)
+
+    def _expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bool:
+        """Make ready for the body. False: it is refused."""
+        limit = self._connection.server.body_bytes
+        exchange.request_body = Relay(self, head.body_length)
+        if head.length > limit:
+            exchange.reply(problem(Fault.BODY_TOO_LARGE))
+            return False
+        self._body_bytes = limit
+        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
+        self.watch_body()
+        return True
+
+    def read_body(self, payload: bytes) -> None:
+        """A piece of the request's body has come."""
+        connection, exchange = self._connection, self.exchange
+        if exchange is None or exchange.request_body is None:
+            connection.session.consume(self.id, len(payload))  # of a request that is answered already
+            connection.flush_soon()
+            if not self._held_at_last_look:
+                self.deadline = min(self._linger_end, connection.server.worker_loop.wheel.now + LINGER_IDLE_S)
+            return
+        body = exchange.request_body
+        self._unconsumed += len(payload)
+        body.bytes += len(payload)
+        if body.bytes > self._body_bytes:
+            exchange.fail(Fault.BODY_TOO_LARGE)
+        else:
+            self._asked_to_continue = True  # or it sends unasked
+            self.watch_body()
+            body.feed(payload)
+        if not self._paused:
+            self._consume()
+
+    def end_body(self, trailers: Trailers) -> None:
+        """The request has ended."""
+        self.receiving = False
+        exchange = self.exchange
+        if exchange is not None:
+            self.watch_body()
+            if exchange.request_body is not None:
+                exchange.request_body.end(trailers)
+
+    def _consume(self) -> None:
+        taken, self._unconsumed = self._unconsumed, 0
+        if taken:
+            self._connection.session.consume(self.id, taken)
+            self._connection.flush_soon()
+
+    def watch_body(self) -> None:
+        """Give the client its time for the next piece of the body, where it is the client who is waited for."""
+        if self._held_at_last_look:
+            return  # what counts is that the client takes its answer
+        exchange = self.exchange
+        answered = exchange is not None and exchange.response is not None
+        if self.receiving and exchange is not None and not self._paused and self._asked_to_continue and not answered:
+            self.watch(self._connection.server.timeouts.request_body_idle)
+        else:
+            self.deadline = inf
+
+    # source of the request body (`Relay`)
+
+    def pause(self) -> None:
+        self._paused = True
+        self.watch_body()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._consume()
+            self.watch_body()
+
+    # the client's side of the fast path (`FastPathClient`)
+
+    def answer_fast(
+        self,
+        head: Http1ResponseHead,
+        exchange: Exchange | None,
+        dropped: frozenset[bytes],
+        added: bytes,
+        request_id: bytes,
+    ) -> None:
+        connection = self._connection
+        server = connection.server
+        self.is_fast = False
+        message = serializer.whole(head, server.date_line, b"", dropped, added, request_id)
+        connection.session.respond(self.id, message, True)
+        if server.draining:
+            server.drained += 1
+        if exchange is None:
+            fast_path = self.fast_path
+            assert fast_path is not None
+            server.finish(fast_path)
+            fast_path.response, fast_path.head, fast_path.route = None, NO_HEAD, NO_ROUTE  # as `forget`
+        else:
+            exchange.finish()
+            server.finish(exchange)
+        connection.flush_soon()
+
+    def turn(self, exchange: Exchange) -> None:
+        self.is_fast = False
+        self.exchange = exchange
+
+    # the client's side of the exchange (`ClientSide`)
+
+    def inform(self, head: ResponseHead | None) -> None:
+        connection = self._connection
+        if head is None or head.status == 100:
+            self._asked_to_continue = True
+            self.watch_body()
+        if head is None:
+            message = _CONTINUE
+        else:
+            message = serializer.status_line(head.status, b"") + serializer.end_to_end(head) + b"\r\n"
+        connection.session.respond(self.id, message, False)
+        connection.flush_soon()
+
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        exchange, connection = self.exchange, self._connection
+        assert exchange is not None
+        head = response.head
+        ending, length = framing_of(exchange, response, payload, ended)
+        if ending is CHUNKED:
+            length = serializer.UNFRAMED
+        date_line, shown = connection.server.date_line, exchange.id_shown
+        if head is None:
+            if exchange.method == b"HEAD" or response.status in NO_CONTENT:
+                payload = b""
+            exchange.response_bytes = len(payload)
+            message = own_answer(response, payload, length, date_line, b"", shown)
+        else:
+            status, dropped, added = response.status, response.dropped, response.added
+            message = serializer.response(head, status, dropped, added, payload, length, date_line, b"", shown)
+        connection.session.respond(self.id, message, ended)
+        connection.flush_soon()
+        if ended:
+            self._complete()
+        elif len(payload) > MOST_HELD:
+            self._brake()
+
+    def feed(self, payload: bytes) -> None:
+        connection = self._connection
+        if connection.session.send(self.id, payload) > MOST_HELD:
+            self._brake()
+        connection.flush_soon()
+
+    def _brake(self) -> None:
+        """Have no more of the response fetched until the client has taken some."""
+        exchange = self.exchange
+        if not self.braked and exchange is not None and exchange.service is not None:
+            self.braked = True
+            exchange.service.pause()
+
+    def end(self, trailers: Trailers) -> None:
+        lines = b"".join(b"%b: %b\r\n" % line for line in trailers)
+        self._connection.session.end(self.id, lines)
+        self._connection.flush_soon()
+        self._complete()
+
+    def abort(self, fault: Fault) -> None:
+        """The response cannot be finished, and the client can tell by the reset."""
+        self._connection.session.reset(self.id, ErrorCode.INTERNAL_ERROR)
+        self._connection.flush_soon()
+        self._record()
+
+    def _complete(self) -> None:
+        """The response is out of our hands."""
+        self._record()
+        if self._unconsumed:
+            self._consume()
+        if not self.receiving:
+            self.deadline = inf
+        else:
+            # What the client still sends is dropped, as over HTTP/1.1. A reset, though it were one with no error, makes
+            # clients forget the answer (curl 7.88).
+            self._linger_end = self._connection.server.worker_loop.wheel.now + LINGER_TOTAL_S
+            self.watch(LINGER_IDLE_S)
+
+    def _record(self) -> None:
+        """The exchange is over: finish steps, counters, log."""
+        exchange = self.exchange
+        assert exchange is not None
+        self.exchange = None
+        self.braked = False
+        if self.waiting is not None:
+            cancel_waiting(self)
+        exchange.finish()
+        server = self._connection.server
+        if server.draining:
+            server.drained += 1
+        server.finish(exchange)
+
+    def tunnel(self, early: bytes, timeout: float) -> None:
+        raise NotImplementedError  # no request of HTTP/2 asks for another protocol
+
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+
+    # time, and endings
+
+    def watch(self, seconds: float) -> None:
+        wheel = self._connection.server.worker_loop.wheel
+        self.deadline = deadline = wheel.now + seconds
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+
+    def look_at_held(self) -> None:
+        """Bytes of the response are held, or were: see whether the client takes them."""
+        connection = self._connection
+        held = connection.session.held(self.id)
+        if held < self._held_at_last_look or (held and not self._held_at_last_look):
+            self._held_at_last_look = held
+            if held:
+                self.watch(connection.server.timeouts.response_idle)
+            elif self.exchange is None and self.receiving:
+                self.watch(LINGER_IDLE_S)
+            else:
+                self.watch_body()
+        if self.braked and held <= MOST_HELD // 2:
+            self.braked = False
+            exchange = self.exchange
+            if exchange is not None and exchange.service is not None:
+                exchange.service.resume()
+
+    def expire(self, now: float) -> None:
+        connection = self._connection
+        held = connection.session.held(self.id)
+        if held and (connection.write_paused or held < self._held_at_last_look):
+            self._held_at_last_look = held  # the connection has a time of its own
+            self.watch(connection.server.timeouts.response_idle)
+        elif held:
+            self.break_off(Fault.CLIENT_STALLED)
+            connection.session.reset(self.id, ErrorCode.CANCEL)
+            connection.flush_soon()
+        elif self.exchange is not None:
+            self.exchange.fail(Fault.REQUEST_TIMEOUT)
+        elif not self.is_fast:
+            connection.session.reset(self.id, ErrorCode.NO_ERROR)
+            connection.flush_soon()
+
+    def under_way(self) -> Exchange | None:
+        """The exchange that is in flight; one is made of a fast path."""
+        if self.is_fast:
+            assert self.fast_path is not None
+            self.fast_path.turn()
+        return self.exchange
+
+    def break_off(self, fault: Fault) -> bool:
+        """Cancel the exchange, if one is in flight. False: there is none."""
+        exchange = self.under_way()
+        if exchange is None:
+            return False
+        exchange.cancel(fault)
+        self._record()
+        return True

@@ -1,0 +1,19 @@
+"""The versions of HTTP that a listener speaks, and how a client chooses between them."""
+
+from fastgw.config.settings.gateway import Listener
+from fastgw.http.http2.session import why_missing
+
+
+def speaks_http1(listener: Listener) -> bool:
+    return listener.protocols is None or "http1" in listener.protocols
+
+
+def speaks_http2(listener: Listener) -> bool:
+    """Whether it does: only where the library is there."""
+    wanted = listener.tls is not None if listener.protocols is None else "http2" in listener.protocols
+    return wanted and why_missing() is None
+
+
+def offered_by_alpn(listener: Listener) -> tuple[str, ...]:
+    """The protocols of a listener with TLS as ALPN names them (RFC 7301), the preferred one first."""
+    return (("h2",) if speaks_http2(listener) else ()) + (("http/1.1",) if speaks_http1(listener) else ())

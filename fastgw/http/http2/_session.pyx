@@ -1,0 +1,1040 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A connection's HTTP/2 by libnghttp2: bytes to events, and messages to bytes. No I/O, no clock.
+
+Heads cross it in the text of HTTP/1.1, so that the parsers and serializers of that serve both versions: a request or
+response that comes in is rendered with the framing that HTTP/2 says, and one that goes out is taken apart again.
+
+Rule 1: what nghttp2 accepts is checked once more by whoever parses the text: two parsers, as for HTTP/1.1. Here are the
+checks that only HTTP/2 needs: one authority, no connection-specific fields, a bounded head, bounded rates of frames.
+Rule 2: a piece of a body is given back to the peer's window (`consume`) by who took it, never here.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy
+
+cdef extern from "nghttp2/nghttp2.h":
+    ctypedef struct nghttp2_session:
+        pass
+    ctypedef struct nghttp2_session_callbacks:
+        pass
+    ctypedef struct nghttp2_option:
+        pass
+    ctypedef struct nghttp2_info:
+        const char* version_str
+    ctypedef struct nghttp2_nv:
+        uint8_t* name
+        uint8_t* value
+        size_t namelen
+        size_t valuelen
+        uint8_t flags
+    ctypedef struct nghttp2_frame_hd:
+        size_t length
+        int32_t stream_id
+        uint8_t type
+        uint8_t flags
+    ctypedef struct nghttp2_data:
+        nghttp2_frame_hd hd
+        size_t padlen
+    ctypedef struct nghttp2_headers:
+        nghttp2_frame_hd hd
+        int cat
+    ctypedef struct nghttp2_rst_stream:
+        nghttp2_frame_hd hd
+        uint32_t error_code
+    ctypedef struct nghttp2_goaway:
+        nghttp2_frame_hd hd
+        int32_t last_stream_id
+        uint32_t error_code
+    ctypedef union nghttp2_frame:
+        nghttp2_frame_hd hd
+        nghttp2_data data
+        nghttp2_headers headers
+        nghttp2_rst_stream rst_stream
+        nghttp2_goaway goaway
+    ctypedef struct nghttp2_settings_entry:
+        int32_t settings_id
+        uint32_t value
+    ctypedef union nghttp2_data_source:
+        int fd
+        void* ptr
+    ctypedef ssize_t (*nghttp2_data_source_read_callback)(
+        nghttp2_session*, int32_t, uint8_t*, size_t, uint32_t*, nghttp2_data_source*, void*
+    ) noexcept
+    ctypedef struct nghttp2_data_provider:
+        nghttp2_data_source source
+        nghttp2_data_source_read_callback read_callback
+
+    nghttp2_info* nghttp2_version(int least)
+    const char* nghttp2_strerror(int code)
+    int nghttp2_session_callbacks_new(nghttp2_session_callbacks**)
+    void nghttp2_session_callbacks_set_on_begin_frame_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_begin_headers_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_header_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_invalid_header_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_frame_recv_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_frame_send_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_callbacks*, void*)
+    int nghttp2_option_new(nghttp2_option**)
+    void nghttp2_option_set_no_auto_window_update(nghttp2_option*, int)
+    void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
+    void nghttp2_option_set_max_settings(nghttp2_option*, size_t)
+    void nghttp2_option_set_max_outbound_ack(nghttp2_option*, size_t)
+    void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option*, uint32_t)
+    int nghttp2_session_server_new2(nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*)
+    int nghttp2_session_client_new2(nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*)
+    void nghttp2_session_del(nghttp2_session*)
+    ssize_t nghttp2_session_mem_recv(nghttp2_session*, const uint8_t*, size_t)
+    ssize_t nghttp2_session_mem_send(nghttp2_session*, const uint8_t**)
+    int nghttp2_session_want_read(nghttp2_session*)
+    int nghttp2_session_want_write(nghttp2_session*)
+    int nghttp2_session_consume(nghttp2_session*, int32_t, size_t)
+    int nghttp2_session_consume_connection(nghttp2_session*, size_t)
+    int nghttp2_session_resume_data(nghttp2_session*, int32_t)
+    int nghttp2_session_set_local_window_size(nghttp2_session*, uint8_t, int32_t, int32_t)
+    int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session*)
+    uint32_t nghttp2_session_get_remote_settings(nghttp2_session*, int)
+    size_t nghttp2_session_get_outbound_queue_size(nghttp2_session*)
+    void* nghttp2_session_find_stream(nghttp2_session*, int32_t)
+    int nghttp2_session_check_request_allowed(nghttp2_session*)
+    int nghttp2_session_terminate_session(nghttp2_session*, uint32_t)
+    int nghttp2_session_set_stream_user_data(nghttp2_session*, int32_t, void*)
+    void* nghttp2_session_get_stream_user_data(nghttp2_session*, int32_t)
+    int nghttp2_submit_settings(nghttp2_session*, uint8_t, const nghttp2_settings_entry*, size_t)
+    int nghttp2_submit_response(nghttp2_session*, int32_t, const nghttp2_nv*, size_t, const nghttp2_data_provider*)
+    int32_t nghttp2_submit_request(
+        nghttp2_session*, const void*, const nghttp2_nv*, size_t, const nghttp2_data_provider*, void*
+    )
+    int32_t nghttp2_submit_headers(
+        nghttp2_session*, uint8_t, int32_t, const void*, const nghttp2_nv*, size_t, void*
+    )
+    int nghttp2_submit_trailer(nghttp2_session*, int32_t, const nghttp2_nv*, size_t)
+    int nghttp2_submit_rst_stream(nghttp2_session*, uint8_t, int32_t, uint32_t)
+    int nghttp2_submit_shutdown_notice(nghttp2_session*)
+    int nghttp2_submit_goaway(nghttp2_session*, uint8_t, int32_t, uint32_t, const uint8_t*, size_t)
+    int nghttp2_submit_ping(nghttp2_session*, uint8_t, const uint8_t*)
+
+cdef enum:
+    F_DATA = 0
+    F_HEADERS = 1
+    F_RST_STREAM = 3
+    F_SETTINGS = 4
+    F_PING = 6
+    F_GOAWAY = 7
+    F_CONTINUATION = 9
+    FLAG_END_STREAM = 1
+    FLAG_ACK = 1
+    CAT_REQUEST = 0
+    CAT_RESPONSE = 1
+    CAT_HEADERS = 3
+    DATA_FLAG_EOF = 1
+    DATA_FLAG_NO_END_STREAM = 2
+    NV_NO_INDEX = 1
+    ERR_DEFERRED = -508
+    ERR_TEMPORAL_CALLBACK_FAILURE = -521
+    ERR_CALLBACK_FAILURE = -902
+    SETTING_HEADER_TABLE_SIZE = 1
+    SETTING_ENABLE_PUSH = 2
+    SETTING_MAX_CONCURRENT_STREAMS = 3
+    SETTING_INITIAL_WINDOW_SIZE = 4
+    SETTING_MAX_HEADER_LIST_SIZE = 6
+    SETTING_ENABLE_CONNECT_PROTOCOL = 8
+    SETTING_NO_RFC7540_PRIORITIES = 9
+
+cdef enum:
+    NO_ERROR = 0
+    PROTOCOL_ERROR = 1
+    CANCEL = 8
+    ENHANCE_YOUR_CALM = 11
+
+# Kinds of events: what a peer has sent. Each is `(kind, stream, value)`.
+cdef enum:
+    E_HEAD = 0
+    E_DATA = 1
+    E_END = 2
+    E_CLOSED = 3
+    E_REFUSED = 4
+    E_GOAWAY = 5
+    E_INTERIM = 6
+    E_PONG = 7
+    E_TOO_LONG = 8
+    E_MALFORMED = 9
+
+HEAD = E_HEAD
+DATA = E_DATA
+END = E_END
+CLOSED = E_CLOSED
+REFUSED = E_REFUSED
+GOAWAY = E_GOAWAY
+INTERIM = E_INTERIM
+PONG = E_PONG
+TOO_LONG = E_TOO_LONG
+MALFORMED = E_MALFORMED
+
+cdef enum:
+    MOST_FIELDS = 256  # of a head that goes out: on the stack
+    OUT_BYTES = 65536
+    FRAME = 9 + 16384
+    KEPT_BLOCK = 4096
+    # Bounds of what a peer may send beside what it is there for.
+    RESET_BURST = 100
+    RESETS_PER_SECOND = 33
+    EMPTY_DATA_BURST = 100
+    CONTROL_BURST = 1000
+    CONTROL_PER_STREAM = 10
+    CONTROL_PER_DATA = 3
+    CONTINUATIONS = 8
+
+cdef uint8_t _out[OUT_BYTES + FRAME]  # between two calls it is empty
+cdef uint8_t _lower[256]
+
+
+cdef void _set_up_tables() noexcept:
+    cdef int code
+    for code in range(256):
+        _lower[code] = <uint8_t>(code + 32 if 65 <= code <= 90 else code)
+
+
+_set_up_tables()
+
+
+cdef struct Block:
+    # Bytes that grow.
+    uint8_t* bytes
+    size_t length
+    size_t room
+
+
+cdef inline bint _append(Block* block, const uint8_t* text, size_t length) noexcept nogil:
+    cdef size_t room = block.room
+    cdef uint8_t* grown
+    if block.length + length > room:
+        room = max(2 * room, 512)
+        while room < block.length + length:
+            room *= 2
+        grown = <uint8_t*>realloc(block.bytes, room)
+        if grown is NULL:
+            return False
+        block.bytes = grown
+        block.room = room
+    memcpy(block.bytes + block.length, text, length)
+    block.length += length
+    return True
+
+
+cdef inline void _empty(Block* block) noexcept nogil:
+    block.length = 0
+    if block.room > KEPT_BLOCK:
+        free(block.bytes)
+        block.bytes = NULL
+        block.room = 0
+
+
+cdef class Session
+
+
+@cython.final
+cdef class _Outgoing:
+    """Bytes of a stream's body that are still to be sent. It is nghttp2's to fetch, when the windows have room."""
+
+    cdef Session owner
+    cdef bytes piece
+    cdef Py_ssize_t at
+    cdef list more  # pieces behind it, or None
+    cdef Py_ssize_t held  # bytes of all
+    cdef bint ended
+    cdef bint deferred
+    cdef bytes trailers  # ready lines, or empty
+
+
+cdef struct Span:
+    size_t start
+    size_t length
+
+
+@cython.final
+cdef class Session:
+    """One side of one HTTP/2 connection.
+
+    `feed` takes what came, and returns events; `to_send` returns what is to go out. `error`: why the connection has to
+    end, once that is so, for the log; what `to_send` has is still sent. After `close` it answers nothing any more.
+    """
+
+    cdef nghttp2_session* _session
+    cdef dict _outgoing  # stream -> _Outgoing
+    cdef list _events
+    cdef bint _is_client
+    cdef bint _secure
+    # the head that comes in now
+    cdef Block _fields
+    cdef Block _cookies
+    cdef Block _pseudo
+    cdef Span _method
+    cdef Span _path
+    cdef Span _authority
+    cdef Span _scheme
+    cdef Span _protocol
+    cdef Span _host
+    cdef int _status
+    cdef size_t _head_bytes
+    cdef int _head_fields
+    cdef bint _too_long
+    cdef bint _has_length
+    cdef bint _has_host
+    cdef str _refusal
+    cdef size_t _most_head_bytes
+    cdef int _most_head_fields
+    cdef int _continuations
+    cdef readonly bint in_head  # a head has begun, and is not complete
+    # rates
+    cdef double _resets
+    cdef double _at
+    cdef int _empty_data
+    cdef long _control
+    cdef readonly object error
+    cdef bint _connect_protocol
+    cdef bint _ended
+    cdef readonly Py_ssize_t held_by_all
+    """Bytes of all bodies that wait to be sent."""
+
+    def __cinit__(self):
+        self._session = NULL
+        self._events = []
+        self._outgoing = {}
+        self._resets = RESET_BURST
+        self._empty_data = EMPTY_DATA_BURST
+        self._control = CONTROL_BURST
+
+    def __init__(
+        self,
+        bint client,
+        bint secure,
+        double now,
+        int max_streams,
+        int stream_window,
+        int connection_window,
+        size_t header_bytes,
+        int header_count,
+        bint connect_protocol=False,
+    ):
+        """`max_streams`: that the peer may have open at once. Windows: bytes that it may send before they are consumed.
+
+        `header_bytes`, `header_count`: of a head, decoded, as RFC 9113 section 6.5.2 counts.
+        """
+        cdef nghttp2_settings_entry entries[6]
+        cdef int count = 0, failed
+        self._is_client, self._secure, self._at = client, secure, now
+        self._most_head_bytes, self._most_head_fields = header_bytes, header_count
+        self._connect_protocol = connect_protocol
+        if client:
+            failed = nghttp2_session_client_new2(&self._session, _client_callbacks, <void*>self, _options)
+            entries[count].settings_id, entries[count].value = SETTING_ENABLE_PUSH, 0
+            count += 1
+        else:
+            failed = nghttp2_session_server_new2(&self._session, _server_callbacks, <void*>self, _options)
+            entries[count].settings_id, entries[count].value = SETTING_NO_RFC7540_PRIORITIES, 1
+            count += 1
+            if connect_protocol:
+                entries[count].settings_id, entries[count].value = SETTING_ENABLE_CONNECT_PROTOCOL, 1
+                count += 1
+        if failed:
+            raise MemoryError
+        entries[count].settings_id, entries[count].value = SETTING_MAX_CONCURRENT_STREAMS, max_streams
+        count += 1
+        entries[count].settings_id, entries[count].value = SETTING_INITIAL_WINDOW_SIZE, stream_window
+        count += 1
+        entries[count].settings_id, entries[count].value = SETTING_MAX_HEADER_LIST_SIZE, header_bytes
+        count += 1
+        if nghttp2_submit_settings(self._session, 0, entries, count):
+            raise MemoryError
+        nghttp2_session_set_local_window_size(self._session, 0, 0, connection_window)
+
+    def __dealloc__(self):
+        if self._session is not NULL:
+            nghttp2_session_del(self._session)
+        free(self._fields.bytes)
+        free(self._cookies.bytes)
+        free(self._pseudo.bytes)
+
+    # what came
+
+    def feed(self, buffer, Py_ssize_t length, double now):
+        """Take bytes of the peer; return the events that they bring, in order."""
+        cdef Py_buffer view
+        cdef ssize_t taken
+        if self._ended:
+            return []
+        self._resets = min(RESET_BURST, self._resets + (now - self._at) * RESETS_PER_SECOND)
+        self._at = now
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+        try:
+            taken = nghttp2_session_mem_recv(self._session, <const uint8_t*>view.buf, min(length, view.len))
+        finally:
+            PyBuffer_Release(&view)
+        if taken < 0 and self.error is None:
+            self.error = nghttp2_strerror(<int>taken).decode("ascii")
+            self._end(PROTOCOL_ERROR)
+        return self.events()
+
+    def events(self):
+        """Return what has happened since: also by sending, as that may end a stream."""
+        cdef list events = self._events
+        if self.error is not None:
+            self._end(ENHANCE_YOUR_CALM)
+        if events:
+            self._events = []
+        return events
+
+    cdef void _end(self, uint32_t code) noexcept:
+        if not self._ended:
+            self._ended = True
+            nghttp2_session_terminate_session(self._session, code)
+
+    cdef void _flooded(self, str why) noexcept:
+        if self.error is None:
+            self.error = why
+
+    cdef void _count_reset(self) noexcept:
+        self._resets -= 1
+        if self._resets < 0:
+            self._flooded("too many streams were reset")
+
+    cdef void _count_control(self) noexcept:
+        self._control -= 1
+        if self._control < 0:
+            self._flooded("too many control frames")
+
+    cdef void _begin_head(self) noexcept:
+        _empty(&self._fields)
+        _empty(&self._cookies)
+        self._pseudo.length = 0
+        self._method.length = self._path.length = self._authority.length = self._scheme.length = 0
+        self._protocol.length = self._host.length = 0
+        self._status = 0
+        self._head_bytes = 0
+        self._head_fields = 0
+        self._too_long = self._has_length = self._has_host = False
+        self._refusal = None
+        self.in_head = True
+
+    cdef bint _keep_pseudo(self, Span* span, const uint8_t* value, size_t length) noexcept:
+        span.start, span.length = self._pseudo.length, length
+        return _append(&self._pseudo, value, length)
+
+    cdef bint _add_field(self, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length) noexcept:
+        """Take a field of the head that comes in now. False: no memory."""
+        self._head_bytes += namelen + length + 32
+        self._head_fields += 1
+        if self._head_bytes > self._most_head_bytes or self._head_fields > self._most_head_fields:
+            self._too_long = True
+            return True
+        if name[0] == c":":
+            self._head_fields -= 1
+            if namelen == 7 and name[1] == c"m":
+                return self._keep_pseudo(&self._method, value, length)
+            if namelen == 5:
+                return self._keep_pseudo(&self._path, value, length)
+            if namelen == 7 and name[2] == c"c":
+                return self._keep_pseudo(&self._scheme, value, length)
+            if namelen == 10:
+                return self._keep_pseudo(&self._authority, value, length)
+            if namelen == 9:
+                return self._keep_pseudo(&self._protocol, value, length)
+            if namelen == 7:  # :status, three digits, which nghttp2 has checked
+                self._status = 100 * (value[0] - c"0") + 10 * (value[1] - c"0") + (value[2] - c"0")
+            return True
+        if length and (value[0] == c" " or value[0] == c"\t" or value[length - 1] == c" " or value[length - 1] == c"\t"):
+            self._refusal = "A header's value begins or ends with white space."
+            return True
+        if not self._is_client:
+            if namelen == 4 and not memcmp(name, b"host", 4):
+                if self._has_host:
+                    self._refusal = "There is more than one Host header."
+                self._has_host = True
+                return self._keep_pseudo(&self._host, value, length)
+            if namelen == 6 and not memcmp(name, b"cookie", 6):
+                if self._cookies.length and not _append(&self._cookies, b"; ", 2):
+                    return False
+                return _append(&self._cookies, value, length)
+        if namelen == 14 and not memcmp(name, b"content-length", 14):
+            self._has_length = True
+        return (
+            _append(&self._fields, name, namelen)
+            and _append(&self._fields, b": ", 2)
+            and _append(&self._fields, value, length)
+            and _append(&self._fields, b"\r\n", 2)
+        )
+
+    cdef void _end_head(self, int32_t stream, bint ended):
+        """The head is complete: tell of it in the text of HTTP/1.1."""
+        self.in_head = False
+        if self._too_long:
+            self._events.append((E_TOO_LONG, stream, self._path_text()))
+            return
+        if self._refusal is None:
+            self._refusal = self._request_refusal()
+        if self._refusal is not None:
+            self._events.append((E_REFUSED, stream, self._refusal))
+            return
+        self._events.append((E_HEAD, stream, (self._request_text(ended), ended)))
+
+    cdef bytes _path_text(self):
+        return self._text(self._path)
+
+    cdef inline bytes _text(self, Span span):
+        return PyBytes_FromStringAndSize(<const char*>self._pseudo.bytes + span.start, span.length)
+
+    cdef inline bint _says(self, Span span, const char* word, size_t length) noexcept:
+        """Whether it is this word, however it is written."""
+        cdef size_t place
+        if span.length != length:
+            return False
+        for place in range(length):
+            if _lower[self._pseudo.bytes[span.start + place]] != <uint8_t>word[place]:
+                return False
+        return True
+
+    cdef str _request_refusal(self):
+        """Return why a request cannot be rendered, or must not be."""
+        cdef Span span
+        cdef size_t place
+        for span in (self._method, self._path, self._authority, self._host):
+            for place in range(span.length):
+                if not 0x21 <= self._pseudo.bytes[span.start + place] <= 0x7E:
+                    return "The method, path or authority has a character that no URL has."
+        if self._says(self._method, b"connect", 7):
+            return None if self._protocol.length else "CONNECT is not supported."
+        if not self._says(self._scheme, b"https", 5) and (self._secure or not self._says(self._scheme, b"http", 4)):
+            return "The scheme is not that of the connection."
+        if not self._path.length:
+            return "There is no path."
+        if self._has_host and self._authority.length and (
+            self._host.length != self._authority.length
+            or memcmp(
+                self._pseudo.bytes + self._host.start, self._pseudo.bytes + self._authority.start, self._host.length
+            )
+        ):
+            return "The Host header is not the authority."
+        return None
+
+    cdef bytes _request_text(self, bint ended):
+        cdef Span host = self._authority if self._authority.length else self._host
+        cdef const char* framing = b""
+        cdef size_t framing_length = 0
+        cdef size_t total
+        cdef bytes made
+        cdef uint8_t* out
+        if not self._has_length:
+            if not ended:
+                framing, framing_length = b"transfer-encoding: chunked\r\n", 28
+            elif self._method.length > 2 and self._pseudo.bytes[self._method.start] == c"P":
+                framing, framing_length = b"content-length: 0\r\n", 19  # RFC 9110 section 8.6: of POST, PUT, PATCH
+        total = self._method.length + 1 + self._path.length + 11 + 8 + self._fields.length + framing_length + 2
+        if host.length:
+            total += host.length
+        if self._cookies.length:
+            total += 8 + self._cookies.length + 2
+        made = PyBytes_FromStringAndSize(NULL, total if host.length else total - 8)
+        out = <uint8_t*>PyBytes_AS_STRING(made)
+        out = _put(out, self._pseudo.bytes + self._method.start, self._method.length)
+        out = _put(out, b" ", 1)
+        out = _put(out, self._pseudo.bytes + self._path.start, self._path.length)
+        out = _put(out, b" HTTP/1.1\r\n", 11)
+        if host.length:
+            out = _put(out, b"host: ", 6)
+            out = _put(out, self._pseudo.bytes + host.start, host.length)
+            out = _put(out, b"\r\n", 2)
+        out = _put(out, self._fields.bytes, self._fields.length)
+        if self._cookies.length:
+            out = _put(out, b"cookie: ", 8)
+            out = _put(out, self._cookies.bytes, self._cookies.length)
+            out = _put(out, b"\r\n", 2)
+        out = _put(out, framing, framing_length)
+        _put(out, b"\r\n", 2)
+        return made
+
+    cdef void _end_response_head(self, int32_t stream, bint ended):
+        cdef bytes framing = b"" if self._has_length or ended or self._status < 200 else b"transfer-encoding: chunked\r\n"
+        cdef bytes text
+        self.in_head = False
+        if self._too_long:
+            self._events.append((E_TOO_LONG, stream, b""))
+        elif self._refusal is not None:
+            self._events.append((E_REFUSED, stream, self._refusal))
+        else:
+            text = b"HTTP/1.1 %d \r\n%b%b\r\n" % (
+                self._status, PyBytes_FromStringAndSize(<const char*>self._fields.bytes, self._fields.length), framing
+            )
+            self._events.append((E_INTERIM if self._status < 200 else E_HEAD, stream, (text, ended)))
+
+    cdef void _end_trailers(self, int32_t stream):
+        self.in_head = False
+        if self._too_long:
+            self._events.append((E_TOO_LONG, stream, b""))
+        elif self._refusal is not None:
+            self._events.append((E_REFUSED, stream, self._refusal))
+        else:
+            self._events.append(
+                (E_END, stream, PyBytes_FromStringAndSize(<const char*>self._fields.bytes, self._fields.length))
+            )
+
+    # what goes out
+
+    def respond(self, int32_t stream, bytes message not None, bint ended):
+        """Send a response whose head is at the beginning of `message`, in the text of HTTP/1.1, and the body behind it.
+
+        A status below 200 has no body, and others follow. Lines of HTTP/1.1's framing are left out.
+        """
+        cdef nghttp2_nv fields[MOST_FIELDS]
+        cdef Block block
+        cdef Py_ssize_t end = 0
+        cdef int count
+        cdef nghttp2_data_provider provider
+        cdef _Outgoing outgoing
+        cdef bint informs = PyBytes_AS_STRING(message)[9] == c"1"
+        block.bytes, block.length, block.room = NULL, 0, 0
+        try:
+            count = _take_apart(message, &block, fields, False, False, &end)
+            if informs:
+                nghttp2_submit_headers(self._session, 0, stream, NULL, fields, count, NULL)
+                return
+            if nghttp2_session_find_stream(self._session, stream) is NULL:
+                return  # the client has reset it
+            if ended and end == PyBytes_GET_SIZE(message):
+                nghttp2_submit_response(self._session, stream, fields, count, NULL)
+                return
+            outgoing = self._out(stream, message, end, ended)
+            provider.source.ptr = <void*>outgoing
+            provider.read_callback = _read_data
+            if nghttp2_submit_response(self._session, stream, fields, count, &provider):
+                self._outgoing.pop(stream, None)
+        finally:
+            free(block.bytes)
+
+    def request(self, bytes message not None, bint ended):
+        """Send a request, as `respond` sends a response. Returns its stream; -1: no more can be begun here."""
+        cdef nghttp2_nv fields[MOST_FIELDS]
+        cdef Block block
+        cdef Py_ssize_t end = 0
+        cdef int count
+        cdef int32_t stream
+        cdef nghttp2_data_provider provider
+        cdef _Outgoing outgoing
+        block.bytes, block.length, block.room = NULL, 0, 0
+        try:
+            count = _take_apart(message, &block, fields, True, self._secure, &end)
+            if ended and end == PyBytes_GET_SIZE(message):
+                return nghttp2_submit_request(self._session, NULL, fields, count, NULL, NULL)
+            outgoing = self._out(0, message, end, ended)
+            provider.source.ptr = <void*>outgoing
+            provider.read_callback = _read_data
+            stream = nghttp2_submit_request(self._session, NULL, fields, count, &provider, NULL)
+            del self._outgoing[0]
+            if stream > 0:
+                self._outgoing[stream] = outgoing
+            return stream
+        finally:
+            free(block.bytes)
+
+    cdef _Outgoing _out(self, int32_t stream, bytes message, Py_ssize_t at, bint ended):
+        cdef _Outgoing outgoing = _Outgoing.__new__(_Outgoing)
+        outgoing.piece, outgoing.at = message, at
+        outgoing.owner = self
+        outgoing.held = PyBytes_GET_SIZE(message) - at
+        self.held_by_all += outgoing.held
+        if not outgoing.held:
+            outgoing.piece = None
+        outgoing.ended = ended
+        outgoing.trailers = b""
+        self._outgoing[stream] = outgoing
+        return outgoing
+
+    def send(self, int32_t stream, bytes payload not None):
+        """Send a piece of a body. Returns how many bytes of it are held, with what was held before."""
+        cdef _Outgoing outgoing = self._outgoing.get(stream)
+        if outgoing is None or not payload:
+            return 0 if outgoing is None else outgoing.held
+        if outgoing.piece is None:
+            outgoing.piece, outgoing.at = payload, 0
+        elif outgoing.more is None:
+            outgoing.more = [payload]
+        else:
+            outgoing.more.append(payload)
+        outgoing.held += PyBytes_GET_SIZE(payload)
+        self.held_by_all += PyBytes_GET_SIZE(payload)
+        self._resume(stream, outgoing)
+        return outgoing.held
+
+    def end(self, int32_t stream, bytes trailers not None):
+        """The body ends; `trailers`: ready lines `Name: value`, or empty."""
+        cdef _Outgoing outgoing = self._outgoing.get(stream)
+        if outgoing is not None:
+            outgoing.ended = True
+            outgoing.trailers = trailers
+            self._resume(stream, outgoing)
+
+    cdef void _resume(self, int32_t stream, _Outgoing outgoing) noexcept:
+        if outgoing.deferred:
+            outgoing.deferred = False
+            nghttp2_session_resume_data(self._session, stream)
+
+    def held(self, int32_t stream):
+        """Return how many bytes of a stream's body wait to be sent."""
+        cdef _Outgoing outgoing = self._outgoing.get(stream)
+        return 0 if outgoing is None else outgoing.held
+
+    def reset(self, int32_t stream, uint32_t code):
+        nghttp2_submit_rst_stream(self._session, 0, stream, code)
+
+    def consume(self, int32_t stream, size_t length):
+        """Give back so many bytes to the peer's windows: they are not held here any more."""
+        nghttp2_session_consume(self._session, stream, length)
+
+    def consume_connection(self, size_t length):
+        """Give back bytes to the connection's window alone, as their stream has ended."""
+        nghttp2_session_consume_connection(self._session, length)
+
+    def to_send(self):
+        """Return what is to go out next, 64 KiB at most; empty: nothing, for now."""
+        cdef const uint8_t* piece
+        cdef ssize_t length
+        cdef size_t total = 0
+        while total < OUT_BYTES:
+            length = nghttp2_session_mem_send(self._session, &piece)
+            if length <= 0:
+                if length < 0 and self.error is None:
+                    self.error = nghttp2_strerror(<int>length).decode("ascii")
+                break
+            memcpy(_out + total, piece, length)
+            total += length
+        return PyBytes_FromStringAndSize(<const char*>_out, total) if total else b""
+
+    @property
+    def done(self):
+        """Whether nothing more comes or goes: the connection can be closed."""
+        return not nghttp2_session_want_read(self._session) and not nghttp2_session_want_write(self._session)
+
+    @property
+    def queued(self):
+        """Frames that wait to be sent, but for those of bodies."""
+        return nghttp2_session_get_outbound_queue_size(self._session)
+
+    def announce_goaway(self):
+        """Tell that no new streams will be taken soon (RFC 9113 section 6.8); those on their way still are."""
+        nghttp2_submit_shutdown_notice(self._session)
+
+    def goaway(self, uint32_t code=0):
+        """Take no new streams: what comes later was never processed."""
+        nghttp2_submit_goaway(
+            self._session, 0, nghttp2_session_get_last_proc_stream_id(self._session), code, NULL, 0
+        )
+
+    def terminate(self, uint32_t code):
+        """End the connection once what is queued is sent."""
+        nghttp2_session_terminate_session(self._session, code)
+
+    def ping(self):
+        nghttp2_submit_ping(self._session, 0, NULL)
+
+    @property
+    def peer_max_streams(self):
+        """Streams that the peer lets be open at once."""
+        return nghttp2_session_get_remote_settings(self._session, SETTING_MAX_CONCURRENT_STREAMS)
+
+    @property
+    def takes_requests(self):
+        """Whether a request may be begun."""
+        return bool(nghttp2_session_check_request_allowed(self._session))
+
+
+cdef inline uint8_t* _put(uint8_t* out, const void* text, size_t length) noexcept nogil:
+    memcpy(out, text, length)
+    return out + length
+
+
+cdef inline void _set_field(
+    nghttp2_nv* field, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length
+) noexcept nogil:
+    field.name, field.namelen = <uint8_t*>name, namelen
+    field.value, field.valuelen = <uint8_t*>value, length
+    field.flags = 0
+
+
+cdef int _take_apart(
+    bytes message, Block* block, nghttp2_nv* fields, bint is_request, bint secure, Py_ssize_t* end_at
+) except -1:
+    """Take a head in the text of HTTP/1.1 apart into fields. `block`: what holds their names. Returns how many.
+
+    `end_at`: where the body begins.
+    """
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(message)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
+    cdef const uint8_t* stop = base + size
+    cdef const uint8_t* at
+    cdef const uint8_t* line_end
+    cdef const uint8_t* colon
+    cdef const uint8_t* value
+    cdef uint8_t* name
+    cdef size_t namelen, place
+    cdef int count = 0
+    line_end = <const uint8_t*>memchr(base, c"\r", size)
+    if line_end is NULL:
+        raise ValueError("no head")
+    if not is_request:
+        _set_field(&fields[0], b":status", 7, base + 9, 3)
+        count = 1
+        at = line_end + 2
+    elif line_end > base:
+        colon = <const uint8_t*>memchr(base, c" ", line_end - base)
+        value = <const uint8_t*>memchr(colon + 1, c" ", line_end - colon - 1)
+        _set_field(&fields[0], b":method", 7, base, colon - base)
+        if secure:
+            _set_field(&fields[1], b":scheme", 7, b"https", 5)
+        else:
+            _set_field(&fields[1], b":scheme", 7, b"http", 4)
+        _set_field(&fields[2], b":path", 5, colon + 1, value - colon - 1)
+        _set_field(&fields[3], b":authority", 10, b"", 0)
+        count = 4
+        at = line_end + 2
+    else:
+        raise ValueError("no request line")
+    # Names in lower case, in one piece that does not move: a head's length is enough.
+    line_end = at
+    while line_end < stop and line_end[0] != c"\r":
+        line_end = <const uint8_t*>memchr(line_end, c"\n", stop - line_end) + 1
+    block.room = line_end - at + 1
+    block.bytes = <uint8_t*>malloc(block.room)
+    if block.bytes is NULL:
+        raise MemoryError
+    name = block.bytes
+    stop = line_end
+    end_at[0] = line_end + 2 - base
+    while at < stop:
+        line_end = <const uint8_t*>memchr(at, c"\r", stop - at)
+        colon = <const uint8_t*>memchr(at, c":", line_end - at)
+        namelen = colon - at
+        for place in range(namelen):
+            name[place] = _lower[at[place]]
+        value = colon + 1
+        while value < line_end and (value[0] == c" " or value[0] == c"\t"):
+            value += 1
+        colon = line_end
+        while colon > value and ((colon - 1)[0] == c" " or (colon - 1)[0] == c"\t"):
+            colon -= 1
+        at = line_end + 2
+        if _is_of_http1(name, namelen):
+            continue
+        if is_request and namelen == 4 and not memcmp(name, b"host", 4):
+            _set_field(&fields[3], b":authority", 10, value, colon - value)
+            continue
+        if count == MOST_FIELDS:
+            raise ValueError("too many fields")
+        _set_field(&fields[count], name, namelen, value, colon - value)
+        if (namelen == 12 and not memcmp(name, b"x-request-id", 12)) or (
+            namelen == 13 and not memcmp(name, b"authorization", 13)
+        ):
+            fields[count].flags = NV_NO_INDEX
+        count += 1
+        name += namelen
+    return count
+
+
+cdef inline bint _is_of_http1(const uint8_t* name, size_t length) noexcept nogil:
+    """Whether a field is for one connection of HTTP/1.1 alone (RFC 9113 section 8.2.2)."""
+    if length == 10:
+        return not memcmp(name, b"connection", 10) or not memcmp(name, b"keep-alive", 10)
+    if length == 17:
+        return not memcmp(name, b"transfer-encoding", 17)
+    if length == 7:
+        return not memcmp(name, b"upgrade", 7)
+    return length == 16 and not memcmp(name, b"proxy-connection", 16)
+
+
+cdef ssize_t _read_data(
+    nghttp2_session* session, int32_t stream, uint8_t* out, size_t room, uint32_t* flags,
+    nghttp2_data_source* source, void* user,
+) noexcept:
+    cdef _Outgoing outgoing = <_Outgoing>source.ptr
+    cdef size_t copied = 0
+    cdef size_t part
+    while copied < room and outgoing.piece is not None:
+        part = min(room - copied, <size_t>(PyBytes_GET_SIZE(outgoing.piece) - outgoing.at))
+        memcpy(out + copied, PyBytes_AS_STRING(outgoing.piece) + outgoing.at, part)
+        copied += part
+        outgoing.at += part
+        if outgoing.at == PyBytes_GET_SIZE(outgoing.piece):
+            outgoing.piece = None
+            outgoing.at = 0
+            if outgoing.more is not None:
+                outgoing.piece = outgoing.more.pop(0)
+                if not outgoing.more:
+                    outgoing.more = None
+    outgoing.held -= copied
+    outgoing.owner.held_by_all -= copied
+    if outgoing.piece is None:
+        if outgoing.ended:
+            flags[0] |= DATA_FLAG_EOF
+            if outgoing.trailers:
+                if _submit_trailers(session, stream, outgoing.trailers):
+                    flags[0] |= DATA_FLAG_NO_END_STREAM
+        elif not copied:
+            outgoing.deferred = True
+            return ERR_DEFERRED
+    return copied
+
+
+cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trailers) noexcept:
+    cdef nghttp2_nv fields[MOST_FIELDS]
+    cdef Block block
+    cdef Py_ssize_t end = 0
+    cdef int count
+    block.bytes, block.length, block.room = NULL, 0, 0
+    try:
+        count = _take_apart(b"HTTP/1.1 200 \r\n" + trailers + b"\r\n", &block, fields, False, False, &end)
+        return count > 1 and not nghttp2_submit_trailer(session, stream, fields + 1, count - 1)
+    except (ValueError, MemoryError):
+        return False
+    finally:
+        free(block.bytes)
+
+
+# --- what nghttp2 tells ---
+
+cdef int _on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, void* user) noexcept:
+    cdef Session self = <Session>user
+    if self.error is not None:
+        return 0
+    if hd.type == F_HEADERS:
+        self._continuations = 0
+        self._control = min(self._control + CONTROL_PER_STREAM, CONTROL_BURST)
+    elif hd.type == F_RST_STREAM:
+        self._count_reset()
+    elif hd.type == F_CONTINUATION:
+        self._continuations += 1
+        if self._continuations > CONTINUATIONS:
+            self._flooded("too many CONTINUATION frames")
+    elif hd.type != F_DATA:
+        self._count_control()
+    return 0
+
+
+cdef int _on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
+    (<Session>user)._begin_head()
+    return 0
+
+
+cdef int _on_header(
+    nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t namelen, const uint8_t* value,
+    size_t length, uint8_t flags, void* user,
+) noexcept:
+    return 0 if (<Session>user)._add_field(name, namelen, value, length) else ERR_CALLBACK_FAILURE
+
+
+cdef int _on_invalid_header(
+    nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t namelen, const uint8_t* value,
+    size_t length, uint8_t flags, void* user,
+) noexcept:
+    (<Session>user)._refusal = "A header has a character that is not allowed."
+    return 0
+
+
+cdef int _on_data(
+    nghttp2_session* session, uint8_t flags, int32_t stream, const uint8_t* data, size_t length, void* user
+) noexcept:
+    (<Session>user)._events.append((E_DATA, stream, PyBytes_FromStringAndSize(<const char*>data, length)))
+    return 0
+
+
+cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
+    cdef Session self = <Session>user
+    cdef bint ended = frame.hd.flags & FLAG_END_STREAM
+    if frame.hd.type == F_HEADERS:
+        if frame.headers.cat == CAT_REQUEST:
+            self._end_head(frame.hd.stream_id, ended)
+        elif not self._is_client or self._status == 0:
+            self._end_trailers(frame.hd.stream_id)
+            return 0
+        else:
+            self._end_response_head(frame.hd.stream_id, ended)
+        return 0
+    if frame.hd.type == F_DATA:
+        if ended:
+            self._events.append((E_END, frame.hd.stream_id, b""))
+        elif frame.hd.length <= frame.data.padlen:
+            self._empty_data -= 1
+            if self._empty_data < 0:
+                self._flooded("too many DATA frames without payload")
+        elif self._empty_data < EMPTY_DATA_BURST:
+            self._empty_data += 1
+        return 0
+    if frame.hd.type == F_GOAWAY:
+        self._events.append((E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
+    elif frame.hd.type == F_PING and frame.hd.flags & FLAG_ACK:
+        self._events.append((E_PONG, 0, None))
+    return 0
+
+
+cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
+    cdef Session self = <Session>user
+    if frame.hd.type == F_DATA:
+        self._control = min(self._control + CONTROL_PER_DATA, CONTROL_BURST)
+    elif frame.hd.type == F_RST_STREAM:
+        if frame.rst_stream.error_code != NO_ERROR and frame.rst_stream.error_code != CANCEL:
+            self._count_reset()  # what the peer has made us do
+    return 0
+
+
+cdef int _on_invalid_frame(nghttp2_session* session, const nghttp2_frame* frame, int code, void* user) noexcept:
+    cdef Session self = <Session>user
+    self.in_head = False
+    if frame.hd.type == F_HEADERS and self.error is None:
+        self._events.append((E_MALFORMED, frame.hd.stream_id, nghttp2_strerror(code).decode("ascii")))
+    return 0
+
+
+cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t code, void* user) noexcept:
+    cdef Session self = <Session>user
+    cdef _Outgoing outgoing = self._outgoing.pop(stream, None)
+    if outgoing is not None:
+        self.held_by_all -= outgoing.held
+        outgoing.owner = None  # a circle
+    self._events.append((E_CLOSED, stream, code))
+    return 0
+
+
+cdef nghttp2_session_callbacks* _callbacks() except NULL:
+    cdef nghttp2_session_callbacks* made = NULL
+    if nghttp2_session_callbacks_new(&made):
+        raise MemoryError
+    nghttp2_session_callbacks_set_on_begin_frame_callback(made, <void*>_on_begin_frame)
+    nghttp2_session_callbacks_set_on_begin_headers_callback(made, <void*>_on_begin_headers)
+    nghttp2_session_callbacks_set_on_header_callback(made, <void*>_on_header)
+    nghttp2_session_callbacks_set_on_invalid_header_callback(made, <void*>_on_invalid_header)
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, <void*>_on_data)
+    nghttp2_session_callbacks_set_on_frame_recv_callback(made, <void*>_on_frame)
+    nghttp2_session_callbacks_set_on_frame_send_callback(made, <void*>_on_sent)
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(made, <void*>_on_invalid_frame)
+    nghttp2_session_callbacks_set_on_stream_close_callback(made, <void*>_on_stream_close)
+    return made
+
+
+cdef nghttp2_option* _make_options() except NULL:
+    cdef nghttp2_option* made = NULL
+    if nghttp2_option_new(&made):
+        raise MemoryError
+    nghttp2_option_set_no_auto_window_update(made, 1)
+    nghttp2_option_set_no_closed_streams(made, 1)
+    nghttp2_option_set_max_settings(made, 32)
+    return made
+
+
+cdef nghttp2_session_callbacks* _server_callbacks = _callbacks()
+cdef nghttp2_session_callbacks* _client_callbacks = _server_callbacks
+cdef nghttp2_option* _options = _make_options()
+
+VERSION = nghttp2_version(0).version_str.decode("ascii")
