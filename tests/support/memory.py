@@ -424,12 +424,13 @@ class Plane:
         self.settle()
         return wire
 
-    def connects(self) -> Wire:
-        """The connection that was asked for first is open: the upstream's end of it."""
+    def connects(self, room: float = inf) -> Wire:
+        """The connection that was asked for first is open: the upstream's end of it. `room`: bytes that it takes."""
         borrower, target = self.pool.waiting.pop(0)
         connection = UpstreamConnection(self.worker_loop, self.pool, target)  # type: ignore[arg-type]
         self.pool.open.add(connection)
         wire = Wire(self, connection)
+        wire.room = room
         connection.uses += 1
         connection.streams = 1
         borrower.lent(connection)
