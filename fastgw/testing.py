@@ -1,13 +1,13 @@
-"""Tests of filters without a network: bytes in, bytes out, through the data plane that serves, on both of its paths.
+"""Tests of filters without a network: bytes in, bytes out, through the real data plane, on both of its paths.
 
 `run(MyFilter(…), b"GET / HTTP/1.1\\r\\n…")` sends a request through one or more filters to an upstream that answers
-with `response`, and tells what the upstream got, what the client got and what was decided. `configured(MyFilter, a=…)`
-makes the settings as a configuration file would, and finds what is wrong with them. docs/guides/write-a-filter.md
-shows both.
+with `response`, and returns what the upstream got, what the client got and what was decided. `configured(MyFilter,
+a=…)` decodes settings like a configuration file, and reports errors in them. See docs/guides/write-a-filter.md for
+both.
 
-A gateway forwards a request on its full path, or on its fast path where an idle connection is at hand and nothing has
-to be timed. `run` takes the full path. A request that could take the fast path and has reached the upstream is sent
-once more, on the fast path of a data plane of its own, and all that is told of the two must be the same.
+A gateway forwards a request on its full path, or on its fast path if an idle connection is available and no timeout has
+to be set. `run` takes the full path. A request that could take the fast path and has reached the upstream is sent
+again, on the fast path of a separate data plane, and both results must be the same.
 """
 
 import asyncio
@@ -52,19 +52,19 @@ Answer = Fetched | Exception | Callable[..., Fetched]
 `Fetcher.fetch`.
 """
 GRACE_S: Final = 1.0
-"""How much later than a filter is late a test is. A machine that is busy may stand still for a while."""
+"""Seconds by which a test is later than a filter's timeout. A busy machine may stall for some time."""
 COMPARED_AT_MOST: Final = 8
-"""How often both paths are taken until a difference between them is believed."""
+"""Maximum number of comparisons of both paths before a difference counts."""
 TIMES: Final = frozenset(("duration_s", "ended_date", "upstream_s"))
-"""Fields that differ between any two runs of the same request."""
+"""Headers that differ between any two runs of the same request."""
 F = TypeVar("F", bound=Filter)
 
 
 def configured(filter_type: type[F], **settings: Any) -> F:
-    """The settings of a filter, read as a file has them: durations as `10s`, secrets as text, and so on. There
-    is one upstream for them to name, `upstream`.
+    """Return the settings of a filter, decoded as from a file: durations as `10s`, secrets as strings, and so on. They
+    can name one upstream, `upstream`.
 
-    Raises `ConfigError`, whose text has a line for everything that is wrong.
+    Raises `ConfigError`, whose text has one line for each error.
     """
     document = {
         "version": 1,
@@ -109,7 +109,7 @@ class Ran:
 
     @property
     def sent(self) -> bytes:
-        """The request as the upstream got it, the last time; b"" when it has not reached it."""
+        """The request as the upstream got it, the last attempt; b"" if none has reached it."""
         return self.requests[-1] if self.requests else b""
 
     @property
@@ -124,17 +124,17 @@ class Ran:
 
     @property
     def fault(self) -> str:
-        """The label of the fault that the answer stands for; "" for none."""
+        """Label of the fault of the response; "" for none."""
         return self.record.fault
 
     @property
     def why(self) -> str:
-        """Detail of the fault in the log, beyond its label."""
+        """Detail of the fault in the log."""
         return self.record.fault_detail
 
     @property
     def shadowed(self) -> str:
-        """Effects that filters in shadow would have had, as in the log."""
+        """Decisions of filters in shadow, as in the log."""
         return self.record.shadowed
 
     @property
@@ -192,26 +192,26 @@ def run(
     """Send one request through filters, to an upstream that answers with `response`.
 
     filters: one, several (they run in the order of their phases), or several by instance name.
-    request: bytes of one request; a sequence arrives piece by piece. It is read as from any client.
-    response: what the upstream answers, in one piece or in several; None: it closes without an answer.
-    again: what it answers to a request that is sent once more, after a filter has renewed what it shows.
+    request: bytes of one request; the parts of a sequence arrive one after the other. It is parsed like any client's.
+    response: the response of the upstream, in one part or in several; None: it closes the connection without a
+    response.
+    again: its response to a request that is sent once more, after a filter has renewed credentials.
     client_ip, scheme, certificate: of the client's connection. `certificate`: a verified `ClientCertificate`.
-    consumer, claims: what an authentication before these filters has found out.
-    paths: of the route, for its parameters: `["/users/{id}"]`.
+    consumer, claims: result of authentication before these filters.
+    paths: paths of the route, for path parameters: `["/users/{id}"]`.
     files: contents of files that settings name, by path; others are read from the disk.
-    answers: of those that filters ask by `services.fetcher`, by URL; whoever is not here cannot be reached.
-    feeds: what has been fetched for the node, by the key of its `FeedSource`.
-    shadow: all of the filters decide, but do not act.
-    timeout: seconds after which a filter is late that waits. The test fails where nothing answers for a second more.
+    answers: responses to `services.fetcher`, by URL; all other URLs are unreachable.
+    feeds: values that were fetched for the node, by the key of their `FeedSource`.
+    shadow: all filters decide, but do not act.
+    timeout: timeout in seconds of a filter that waits. The test fails if there is no response a second later.
 
-    The result is that of the full path. A request that comes in one piece, that no filter has waited for and that has
-    reached the upstream takes the fast path as well, where the filters leave it that: each time with filters that are
-    built anew, so that state made by `build` sees it once, and what a test keeps outside of them (a list, a mock) sees
-    it twice or more often. What differs from one run to the next on the same path, as random ids and times do, is not
-    compared.
+    The result is that of the full path. If the request comes in one part, no filter has waited and it has reached the
+    upstream, it takes the fast path as well, if the filters allow that: each time with filters that are built again, so
+    that state made by `build` sees it once, while objects outside the filter (a list, a mock) see it twice or more.
+    Values that differ from one run to the next on the same path, such as random ids and times, are not compared.
 
-    Raises `CompileError` when a filter cannot be built, and `AssertionError` with every difference if the two paths
-    have not done the same, which is a defect of fastgw.
+    Raises `CompileError` if a filter cannot be built, and `AssertionError` with all differences if the two paths
+    differ, which is a defect of fastgw.
     """
     case = _Case(
         _named(filters),
@@ -232,7 +232,7 @@ def run(
 
 
 class _Case:
-    """One request through some filters, as often as it is asked for."""
+    """One request through some filters, which can be run repeatedly."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class _Case:
         self._shadow, self._timeout = shadow, timeout
 
     def run(self, runner: asyncio.Runner, fast: bool) -> Ran | None:
-        """Send it on one path, with filters that are built for it alone. None: it has not taken the fast path."""
+        """Send the request on one path, with newly built filters. None: it has not taken the fast path."""
         consumer, claims = self._known
         # Filters of ours would leave it less of the fast path, which begins without an exchange where no step is run.
         around = None if fast and consumer is None and not claims else _KnownClient(consumer, claims)
@@ -275,9 +275,9 @@ class _Case:
 
 
 def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
-    """Raise `AssertionError` if both paths have not done the same.
+    """Raise `AssertionError` if the two paths differ.
 
-    What is different is tried again, in turn the one and the other first, until it is seen to change on one of them.
+    A difference is tried again, alternating which path is first, until it also occurs between two runs of one path.
     """
     fulls, fasts = [_told(full)], [_told(fast)]
     while different := _different(fulls, fasts):
@@ -293,9 +293,7 @@ def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
 
 
 def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the facts that are always the same on the full path and always the same on the fast one, and not the same
-    on both.
-    """
+    """Return the facts that are stable on each of the two paths, and differ between them."""
 
     def always(told: Sequence[Mapping[str, object]], name: str) -> bool:
         return all(each.get(name) == told[0].get(name) for each in told)
@@ -308,7 +306,7 @@ def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[st
 
 
 def _told(ran: Ran) -> dict[str, object]:
-    """All that is told of a request, line by line and word by word."""
+    """Return all facts about a request, line by line and word by word."""
     told: dict[str, object] = {"requests sent": len(ran.requests), "waited": ran.waited, "events": ran.events}
     for what, sent in (*((f"request {at}", sent) for at, sent in enumerate(ran.requests, 1)), ("answer", ran.received)):
         told |= {f"{what}, line {number}": line for number, line in enumerate(sent.splitlines(keepends=True), 1)}
@@ -327,7 +325,8 @@ def _named(filters: Filter | Iterable[Filter] | Mapping[str, Filter]) -> Mapping
 
 
 class _KnownClient:
-    """Client facts before the filters, and what they have let pass: two filters around them."""
+    """Identity of the client before the filters, and a record of what the filters have changed: two filters around
+    them."""
 
     def __init__(self, consumer: Consumer | None, claims: Mapping[str, Any]) -> None:
         self.exchange: Exchange | None = None
@@ -495,7 +494,7 @@ class _Plane:
 
 
 async def _turns(count: int = 10) -> None:
-    """Let happen what was put off."""
+    """Run all callbacks that are scheduled."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -524,7 +523,7 @@ class _Observer:
 
 
 class _Fetcher:
-    """Answers from what a test has given. Whoever is not there cannot be reached."""
+    """Fetcher that answers from the values of a test. All other URLs are unreachable."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self._answers = answers
@@ -547,7 +546,7 @@ class _Limit:
 
 
 class _Pool:
-    """Connects to the test, at once or before it is asked for."""
+    """Connection pool that connects to the test, at once or in advance."""
 
     def __init__(self, worker_loop: WorkerLoop, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
         self._worker_loop = worker_loop
@@ -556,13 +555,14 @@ class _Pool:
         self.was_asked = False  # for an idle connection, which the fast path alone does
 
     def open(self, target: Target) -> None:
-        """Open a connection that has carried nothing: a request that it carries is lost with it, as on a new one."""
+        """Open a connection that has carried no request: a request that is lost on it is treated as on a new
+        connection."""
         pool: Any = self
         connection = UpstreamConnection(self._worker_loop, pool, target)
         self._idle = connection, _Wire(connection)
 
     def close(self) -> None:
-        """Close what was not asked for."""
+        """Close unused connections."""
         if self._idle is not None:
             self._idle[0].close()
 
@@ -615,7 +615,7 @@ class _Socket:
 
 
 class _Wire:
-    """A transport in memory, and the peer behind it, who takes everything."""
+    """Transport in memory, with a peer that reads everything."""
 
     def __init__(self, protocol: Any) -> None:
         self.received = b""

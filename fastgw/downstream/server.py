@@ -1,4 +1,4 @@
-"""The server of one worker: what its client connections share (listeners, limits, time), and how they end."""
+"""Server of one worker: shared data of its client connections (listeners, limits, time), and their end."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,13 +29,11 @@ from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 
 TOLD_AT_ONCE: Final = 256
-"""Connections that are told in one turn of the loop that their listener is removed, or judges clients otherwise."""
+"""Maximum number of connections per turn of the event loop that are notified of a removed or changed listener."""
 
 
 class ListenerTable(NamedTuple):
-    """A compiled listener. `early`: the filters that run before a route is found. `upstream_chains`: those that run for
-    the gateway's own requests to an upstream.
-    """
+    """Compiled listener. `early`: filters that run before a route is found."""
 
     settings: config.Listener
     trusts: Callable[[str], bool]
@@ -46,10 +44,10 @@ class ListenerTable(NamedTuple):
 
 
 class Listener:
-    """A listener for as long as it is configured under one name and at one address, whatever it serves by.
+    """Listener of one name and address over all configurations.
 
-    `closing`: the next answer on each of its connections is the last one. `askers`: connections that may still bring
-    requests; counted by the connections.
+    `closing`: the next response on each of its connections is the last one. `askers`: number of connections that may
+    still send requests; the connections count themselves.
     """
 
     __slots__ = (
@@ -79,7 +77,7 @@ class Listener:
         self.take(table)
 
     def take(self, table: ListenerTable) -> None:
-        """Serve by this from the next request on."""
+        """Use this table from the next request on."""
         self.proxy_protocol_required = table.settings.proxy_protocol == "required"
         self.refuses_ambiguous_paths = table.settings.ambiguous_paths == "refuse"
         self.trusts = table.trusts
@@ -95,12 +93,12 @@ class Listener:
 
     @property
     def vouches(self) -> bytes | None:
-        """See `ServerContexts`; None: there is no TLS."""
+        """See `ServerContexts`; None: the listener has no TLS."""
         return None if self.tls is None else self.tls.vouches
 
 
 class Compiled(Protocol):
-    """The compiled configuration, as far as the data plane asks (`compile.Gateway`)."""
+    """Compiled configuration, as the data plane uses it (`compile.Gateway`)."""
 
     @property
     def timeouts(self) -> config.Timeouts: ...
@@ -114,18 +112,18 @@ class Compiled(Protocol):
 
 class DrainSummary(NamedTuple):
     drained: int
-    """Exchanges that came to their end during the drain."""
+    """Number of exchanges that ended during the drain."""
     cut: int
-    """Exchanges and tunnels that did not."""
+    """Number of exchanges and tunnels that were aborted."""
 
 
 ClientConnection = Http1ClientConnection | Http2ClientConnection
 Complain = Callable[[OperatorEvent, str, str], None]
-"""Tells of an event that may come thousands of times a second; each kind is told of by itself."""
+"""Reports an event that may happen thousands of times a second; each kind is limited separately."""
 
 
 class DateLine:
-    """The `Date` field of what is sent now, with its CRLF; made once a second."""
+    """The current `Date` header line, with its CRLF; made once a second."""
 
     def __init__(self, wheel: Wheel) -> None:
         self._wheel = wheel
@@ -142,7 +140,7 @@ class DateLine:
 
 
 class Server:
-    """One per worker. `connections` is kept by the connections themselves."""
+    """Server of one worker. The connections add themselves to `connections` and remove themselves."""
 
     def __init__(
         self,
@@ -154,9 +152,8 @@ class Server:
         shaken: memoryview | list[int] | None = None,
         seeds: TicketKeySeeds | None = None,
     ) -> None:
-        """`shaken`: where the outcomes of TLS handshakes are counted, one number for each `HandshakeOutcome`. `seeds`:
-        of the
-        keys of session tickets; None: they are good here alone."""
+        """`shaken`: counters of TLS handshakes, one for each `HandshakeOutcome`. `seeds`: seeds of the keys of session
+        tickets; None: the keys are valid in this process only."""
         self.worker_loop = worker_loop
         self.date_line = DateLine(worker_loop.wheel).now
         self.connections: set[ClientConnection] = set()
@@ -175,12 +172,12 @@ class Server:
         self.adopt(gateway, connection_limit, address_limit)
 
     def adopt(self, gateway: Compiled, connection_limit: NodeLimit, address_limit: AddressLimit | None) -> None:
-        """Serve by this configuration from the next request on, all at once. What is under way ends as it began.
+        """Serve by this configuration from the next request on. Exchanges in flight end with the previous one.
 
-        Connections of listeners that are no longer there close after their exchange, those of them that are idle after
-        `connection.LAST_REQUEST_S`; tunnels go on. Where client certificates are judged by something else, tunnels that
-        were judged by what was there before are ended. The limits count in the words that those before them counted in.
-        The observer has to know the configuration's names by now.
+        Connections of removed listeners close after their exchange, idle ones after `connection.LAST_REQUEST_S`;
+        tunnels continue. If the verification of client certificates has changed, tunnels that were verified before are
+        ended. The limits continue with the same counters. The observer has to know the names of the configuration by
+        now.
         """
         self.timeouts = gateway.timeouts
         self.keepalive = gateway.timeouts.keepalive
@@ -221,10 +218,8 @@ class Server:
             self.worker_loop.loop.call_soon(self._tell_changed, connections)
 
     def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> ClientConnection:
-        """The protocol for a connection just accepted. `client`: its address and port, or the one that a trusted
-
-        PROXY protocol header gave; `("unix:", 0)` for a unix socket. `server_port`: 0 where there is none.
-        """
+        """Return the protocol for an accepted connection. `client`: its address and port, or those of a trusted PROXY
+        protocol header; `("unix:", 0)` for a unix socket. `server_port`: 0 for a unix socket."""
         peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]))
         if listener.speaks_http1 or not listener.speaks_http2:
             return Http1ClientConnection(self, listener, peer)
@@ -256,7 +251,7 @@ class Server:
         )
 
     def not_shaken(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
-        """A handshake has failed: it is counted, and told of now and then."""
+        """Count a failed handshake, and log it occasionally."""
         self.shaken[outcome] += 1
         told = outcome.name.lower().replace("_", " ")
         reason = f"{told}{why and ': '}{why}"
@@ -267,7 +262,7 @@ class Server:
         )
 
     async def end_handshakes(self) -> None:
-        """Give those that are under way the time that a last request is given, and end the rest."""
+        """Give handshakes in progress the time of a last request, and then end them."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_REQUEST_S):
                 while self.handshakes:
@@ -277,12 +272,12 @@ class Server:
             handshake.give_up()
 
     def shook_hands(self, handshake: TlsConnection) -> None:
-        """A handshake is over, well or not."""
+        """Handle the end of a handshake, successful or not."""
         self.handshakes.discard(handshake)
         self._shook_hands.set()
 
     def admit(self, peer: Peer) -> Fault | None:
-        """Take a connection's places in the node's limits, or say which limit is reached."""
+        """Count a connection in the node's limits, or return which limit is reached."""
         if not self.connection_limit.try_take():
             return Fault.CONNECTIONS_EXHAUSTED
         if self.address_limit is not None and not self.address_limit.try_take(peer.ip):
@@ -291,7 +286,7 @@ class Server:
         return None
 
     def release(self, peer: Peer, address_limit: AddressLimit | None) -> None:
-        """Give them back. `address_limit`: the one that there was when the connection was admitted."""
+        """Remove a connection from the node's limits. `address_limit`: the one when the connection was admitted."""
         self.connection_limit.give_back()
         if address_limit is not None:
             address_limit.give_back(peer.ip)
@@ -302,7 +297,7 @@ class Server:
             self._quiet.set()
 
     async def drain(self, requests_s: float, tunnels_s: float) -> DrainSummary:
-        """Take nothing new on what is open, let exchanges end, tunnels too for their time; then cut what is left."""
+        """Accept no new requests, let exchanges end, and tunnels within their time; then abort the rest."""
         self._quiet = asyncio.Event()
         self.begin_drain()
         cut = await self._wait(requests_s, tunnels=False)
@@ -317,7 +312,7 @@ class Server:
             connection.drain()
 
     async def _wait(self, seconds: float, tunnels: bool) -> int:
-        """Wait until all connections have closed; after `seconds` cut those that are (or are not) tunnels."""
+        """Wait until all connections have closed; after `seconds` abort those that are (or are not) tunnels."""
         assert self._quiet is not None
         with suppress(TimeoutError):
             async with asyncio.timeout(max(seconds, 0)):
@@ -328,7 +323,7 @@ class Server:
         return sum(connection.cut() for connection in late)
 
     def stop(self) -> None:
-        """Cut everything."""
+        """Abort all connections."""
         for handshake in tuple(self.handshakes):
             handshake.give_up()
         for connection in tuple(self.connections):

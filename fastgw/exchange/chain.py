@@ -37,7 +37,7 @@ log = logging.getLogger("fastgw")
 
 TOLD_EVERY_S: Final = 1.0
 RENEWED_ON: Final = frozenset((401, 403))
-"""Statuses of the upstream's that say that it does not accept what it was shown."""
+"""Statuses of the upstream with which it rejects credentials."""
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
@@ -49,9 +49,9 @@ RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | Non
 
 @final
 class Looks:
-    """A `looks_at` by status and by fields. What several filters of a chain look at is one test for all of them.
+    """A `looks_at` by status and by headers. For all filters of a chain together it is one test.
 
-    `statuses`: those of answers that are looked at; `names`, in lower case: fields that those have.
+    `statuses`: statuses of responses that have to be processed; `names`, in lower case: headers of such responses.
     """
 
     # PERF: for the three filters of an egress call 0.5 us, one after the other 0.65 (CPython 3.11, micro/egress).
@@ -86,38 +86,38 @@ def _together(looks: frozenset[Looks]) -> Looks:
 
 
 class Hooks:
-    """The hooks of one filter on one route. A hook left out costs nothing.
+    """Hooks of one filter on one route. A hook that is left out costs nothing.
 
-    request: `(exchange) -> None | Reply | Awaitable` before the upstream. response: `(exchange) -> None` once the
-    response's head is known, whoever made it. looks_at: `(head) -> bool`, whether the response step has anything to do
-    with an answer of the upstream's; where none has, most requests take a shorter way. It may be called all the same.
-    request_body, response_body: `(exchange, payload) -> None | bytes | Reply` for each piece of a body. None: it passes
-    as it is. bytes: what passes in its place, where `changes_body` says that it may; a body that may change goes on
-    without its length, and without its digest and a strong ETag, and ranges of it are not asked for. A Reply, of a
-    request only: answer with that. A `StageFactory` in place of the function makes a `BodyStage` for each exchange,
-    which may hold back what it has. The response's hooks are called in the opposite order, for whoever has made it,
-    but for answers to faults.
+    request: `(exchange) -> None | Reply | Awaitable`, before the upstream. response: `(exchange) -> None`, when the
+    head of the response is known, of the upstream or of the gateway. looks_at: `(head) -> bool`, whether the response
+    step has to run for a response of the upstream; if no filter needs it, most requests take the fast path. The
+    response step may run nevertheless.
+    request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
+    not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
+    length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
+    `StageFactory` instead of the function makes a `BodyStage` for each exchange, which may hold back data. The hooks of
+    the response are called in reverse order, also for responses of the gateway, except for faults.
     needs_body: `Bounded("1MiB")`: both functions get the whole body in one piece, and may change it; the exchange waits
-    for it. A longer one is a 413, or of a response a 502.
-    trailers: `(exchange, trailers) -> trailers` for the response's, which are pairs of name and value; there may be
-    none.
-    reply: `(exchange, reply) -> Reply` for each answer that the gateway makes itself on a way where the filter stands,
-    whoever has made it, before the response steps: that reply, or another one in its place. What the log says of a
-    fault stays, unless the other one stands for another fault.
-    renew: `(exchange, head) -> None | Awaitable` for the head of a 401 or 403 of the upstream, once per exchange.
-    None: what this filter shows is not meant. An awaitable: the answer is held back until that has decided. True: the
-    filter has changed what is shown, in `request_added` or `request_dropped`; the request is sent once more, whatever
-    its method is, and the client gets the second answer. False, or it raises or is late: the client gets the first
-    one, as it does where the request cannot be sent again (`exchange.may_be_sent_again`) and nothing is awaited. The
-    filter nearest to the upstream is asked first, and the first that has something to wait for counts.
-    finish: `(exchange) -> None` when all is over. start: `(services) -> None` in the loop of each worker before the
-    first request; stop: `() -> None` when new requests do not come any more. explain: `(exchange) -> str`, for people
-    who ask, why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, in
-    place of all request steps, for a CORS preflight about requests of this route; of a chain's the last one counts.
-    None: the upstream answers it, and only those filters see it that do not care who the client is.
-    asks: whom a request step asks that has to wait, for people too. would: what stands for the request step where it is
-    only told what it would decide, for one that leaves traces: it leaves none. request_ids: gives requests their id, in
-    place of a request step, before all filters; of a chain's the last one counts.
+    for it. A longer request body is answered 413, a longer response body 502.
+    trailers: `(exchange, trailers) -> trailers`, for the trailers of the response, pairs of name and value; the list
+    may be empty.
+    reply: `(exchange, reply) -> Reply`, for each response of the gateway itself on a route of the filter, before the
+    response steps: returns this reply or another one. The fault in the log stays, unless the other reply has a fault of
+    its own.
+    renew: `(exchange, head) -> None | Awaitable`, for the head of a 401 or 403 of the upstream, once per exchange.
+    None: this filter has no credentials to renew. An awaitable: the response is held back until it has decided. True:
+    the filter has changed the credentials in `request_added` or `request_dropped`; the request is sent once more,
+    whatever its method, and the client gets the second response. False, an exception or a timeout: the client gets the
+    first response. It also gets the first one if the request cannot be sent again (`exchange.may_be_sent_again`); then
+    nothing is awaited. The filters are called from the upstream outwards, and the first awaitable is used.
+    finish: `(exchange) -> None`, when the exchange has ended. start: `(services) -> None`, in the event loop of each
+    worker before the first request; stop: `() -> None`, when no more requests come. explain: `(exchange) -> str`, for
+    people: why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`,
+    instead of all request steps, for a CORS preflight for requests of this route; the last one of a chain is used.
+    None: the upstream answers the preflight, and only filters without authentication and authorization run.
+    asks: name of the service that a waiting request step asks, for people. would: replaces the request step when its
+    decision is only reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a
+    request step, before all filters; the last one of a chain is used.
     """
 
     __slots__ = (
@@ -182,11 +182,11 @@ class Hooks:
 
 @final
 class FilterInstance:
-    """A filter instance in its place in a chain. `always`: its response step runs for every answer (OBSERVE, ADMIT).
+    """Filter instance at its position in a chain. `always`: its response step runs for every response (OBSERVE, ADMIT).
 
-    `level`: where its use is configured. What it holds goes on as long as an equal use stands there and what it has
-    read (`reads`: files and their digests) is the same. `keeps`: what it shares with others. `own`: the filter's hooks,
-    where others stand in `hooks`, because it is in shadow. `early`: it runs before a route is found.
+    `level`: level at which it is configured. Its state is kept as long as an equal use is configured there and the
+    files that it has read (`reads`: files and their digests) are the same. `keeps`: objects that it shares with others.
+    `own`: the filter's hooks, if `hooks` has others because it is in shadow. `early`: it runs before a route is found.
     """
 
     __slots__ = ("always", "early", "hooks", "keeps", "level", "own", "reads", "started", "use")
@@ -209,13 +209,13 @@ class FilterInstance:
 
     @property
     def is_live(self) -> bool:
-        """Whether it holds something in a worker's loop."""
+        """Whether it holds resources in a worker's event loop."""
         return self.hooks.start is not None or self.hooks.stop is not None
 
 
 @final
 class Chain:
-    """The filters of a route (before one is found: of a listener) in running order, hooks sorted out by kind."""
+    """Filters of a route (before a route is found: of a listener) in running order, with hooks sorted by kind."""
 
     __slots__ = (
         "drops_ranges",
@@ -264,13 +264,13 @@ class Chain:
 
     @property
     def meets_answers(self) -> bool:
-        """Whether a filter has anything to do with every answer, or when all is over."""
+        """Whether a filter has hooks for every response, or for the end of the exchange."""
         always = any(link.hooks.response is not None and link.hooks.looks_at is None for link in self.links)
         return always or bool(self.finish_steps)
 
     @property
     def looks_at(self) -> LooksAt | None:
-        """Whether any filter has anything to do with an answer. None: none has, whatever it is, or all are met."""
+        """Whether any filter has to process a response. None: no filter has, or all responses are processed anyway."""
         steps = () if self.meets_answers else self.links
         tests = [link.hooks.looks_at for link in steps if link.hooks.response is not None]
         simple = frozenset(test for test in tests if isinstance(test, Looks))
@@ -317,7 +317,8 @@ class Chain:
         return tuple(link.hooks.trailers for link in reversed(self.ran(answered_by)) if link.hooks.trailers is not None)
 
     def ran(self, answered_by: RequestStep | None) -> list[FilterInstance]:
-        """The links whose response and finish steps are due when the request step `answered_by` answered."""
+        """Return the links whose response and finish steps have to run when the request step `answered_by` has
+        answered."""
         due, by_its_path = [], answered_by is by_path
         reached = answered_by is not before_any and not by_its_path
         for link in self.links:
@@ -328,7 +329,7 @@ class Chain:
         return due
 
     def name_of(self, step: object) -> str:
-        """The instance whose hook `step` is: for the log."""
+        """Return the instance whose hook `step` is, for the log."""
         return next((link.use.name for link in self.links if step in _hooks_of(link)), "?")
 
 
@@ -339,7 +340,7 @@ def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
 
 
 class Divider(Protocol):
-    """Divides a route among its parts."""
+    """Distributes requests over the parts of a route."""
 
     def __call__(self, exchange: Exchange, /) -> int:
         """Return the part that takes the request."""
@@ -457,13 +458,14 @@ def before_any(exchange: Exchange) -> None:
 
 
 def by_path(exchange: Exchange) -> None:
-    """A marker in `Exchange.answered_by`: the route does not pass this path on, and none of its steps has run."""
+    """A marker in `Exchange.answered_by`: the route refuses this path, and none of its steps has run."""
 
 
 def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
-    """Run request steps until one answers. None: all passed. Awaitable: a step must wait; await it for the same.
+    """Run request steps until one answers. None: all passed. Awaitable: a step has to wait; await it for the same
+    result.
 
-    A step that raises is a 500, never a pass.
+    A step that raises is answered 500; the request does not pass.
     """
     left = iter(steps)
     for step in left:
@@ -494,9 +496,9 @@ async def _wait(
 
 
 def checked(reply: Reply | None) -> Reply | None:
-    """Check what a step has returned, or what came of what it waited for.
+    """Check the result of a step, or of its awaitable.
 
-    Raises `TypeError` when it is neither of both.
+    Raises `TypeError` if it is neither None nor a reply.
     """
     if reply is not None and type(reply) is not Reply:
         raise TypeError(f"a step of a filter returned {reply!r}; expected a Reply or None")
@@ -504,7 +506,7 @@ def checked(reply: Reply | None) -> Reply | None:
 
 
 def asked_to_renew(exchange: Exchange, head: ResponseHead) -> tuple[RenewStep, Awaitable[bool]] | None:
-    """The renew step that has something to wait for, and what. One that raises has nothing."""
+    """Return the first renew step that has something to wait for, and its awaitable. A step that raises has nothing."""
     for step in exchange.chain.renew_steps:
         try:
             outcome = step(exchange, head)
@@ -519,7 +521,7 @@ def asked_to_renew(exchange: Exchange, head: ResponseHead) -> tuple[RenewStep, A
 
 
 def abandon(outcome: Awaitable[Any]) -> None:
-    """Let go of what a step would wait for, before it has begun to."""
+    """Discard the awaitable of a step before it has started."""
     if hasattr(outcome, "close"):  # a coroutine, or what stands for one
         frame = getattr(outcome, "cr_frame", None)
         given = [each for each in frame.f_locals.values() if iscoroutine(each)] if frame is not None else []
@@ -530,9 +532,9 @@ def abandon(outcome: Awaitable[Any]) -> None:
 
 
 def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyStages | str:
-    """Make the stages of a body for those hooks that have to do with it. `kind`: of the steps, for the log.
+    """Make the stages of a body for the hooks that need one. `kind`: kind of the steps, for the log.
 
-    A text: one has raised, and those made before it are cancelled; it says so in the access log.
+    A string: a hook has raised, and the stages made before are cancelled; the string is for the access log.
     """
     stages: list[tuple[BodyHook, BodyStage]] = []
     raised = partial(count_raised, kind=kind, exchange=exchange)
@@ -549,7 +551,8 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
 
 
 def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, kind: str, too_long: Fault) -> None:
-    """End an exchange for what a stage of a body has raised, while that is handled. The stages are cancelled before."""
+    """End an exchange because a stage of a body has raised, while the exception is handled. Its stages are cancelled
+    first."""
     hook = stages.failing
     assert hook is not None
     if isinstance(error, BodyTooLong):
@@ -560,9 +563,10 @@ def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, k
 
 
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:
-    """Log and count that a step has raised, while that is handled. Returns what to say of it in the access log.
+    """Log and count the exception of a step, while it is handled. Returns the text for the access log.
 
-    What raises for each of thousands of requests is logged once in `TOLD_EVERY_S`, and counted each time.
+    An exception that is raised for each of thousands of requests is logged once in `TOLD_EVERY_S`, and counted each
+    time.
     """
     chain, now = exchange.chain, exchange.begun_at
     name = chain.name_of(step)

@@ -1,4 +1,4 @@
-"""The exchange itself: what is known of one request and its response, and what its two sides ask of each other."""
+"""The exchange: all data of one request and its response, and the interfaces of its two sides."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -43,49 +43,49 @@ log = logging.getLogger("fastgw")
 
 
 class ClientSide(Protocol):
-    """The client's side of an exchange, as the exchange sees it."""
+    """Client side of an exchange, as the exchange uses it."""
 
     @property
     def fd(self) -> int:
-        """The descriptor of the plain socket that it writes to; -1: it writes otherwise."""
+        """Descriptor of the plain socket that it writes to; -1: it does not write to one."""
 
     body_goes_to: int
-    """The `fd` of who takes the request's body: more than usual is read at once while that one has room for it."""
+    """The `fd` of the receiver of the request's body: larger reads are made while that socket has room."""
 
     def inform(self, head: ResponseHead | None) -> None:
-        """Pass on an interim response (1xx other than 101). None: a 100 Continue of our own."""
+        """Forward an interim response (1xx other than 101). None: a 100 Continue of the gateway."""
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
-        """`exchange.response` is settled: send its head with the first payload; `ended`: that is all."""
+        """Send the head of `exchange.response`, which is final, with the first payload; `ended`: there is no more."""
 
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
 
     def abort(self, fault: Fault) -> None:
-        """The response cannot be finished: end it so that the client can tell."""
+        """Abort a response that cannot be completed, so that the client can detect it."""
 
     def tunnel(self, early: bytes, timeout: float) -> None:
-        """`exchange.response` is a 101: from here on bytes go both ways, unread.
+        """Start a tunnel: `exchange.response` is a 101, and from here on bytes are forwarded in both directions unread.
 
-        They come in by `feed`, and `end` when no more will. `early`: what came right behind the head. `timeout`:
-        seconds in which the client has to take some of what it is sent.
+        They come in by `feed`, followed by `end`. `early`: bytes that came directly after the head. `timeout`: seconds
+        in which the client has to read some of what it is sent.
         """
 
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
-        """Count what became of a filter on this exchange."""
+        """Count the result of a filter for this exchange."""
 
     def count_subrequest(self, exchange: "Exchange", status: int) -> None:
         """Count a sub-request that is over, for its upstream. `status`: 0 for no whole response."""
 
     def filter_timeout(self) -> float:
-        """Seconds that a filter may take over what it begins now."""
+        """Seconds that a filter has for the work that it starts now."""
 
 
 class ServiceSide(Protocol):
-    """The side of an exchange that fetches the response, as the exchange sees it."""
+    """Upstream side of an exchange, which fetches the response, as the exchange uses it."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -97,7 +97,7 @@ class ServiceSide(Protocol):
         """The client will send no more through the tunnel."""
 
     def cancel(self) -> None:
-        """Cancel the response, which nobody wants any more: give back or close what is held, at once."""
+        """Cancel the response, which is no longer needed: release or close all resources at once."""
 
 
 _NO_PARAMS: Mapping[str, bytes] = {}
@@ -239,7 +239,7 @@ class Exchange:
 
     @property
     def body_length(self) -> int | None:
-        """Bytes of the request's body as the client declares them; 0: it has none; None: only its end tells."""
+        """Declared length of the request's body in bytes; 0: there is no body; None: the length is unknown."""
         return self.head.body_length
 
     @property
@@ -249,7 +249,7 @@ class Exchange:
 
     @property
     def query_shown(self) -> bytes | None:
-        """The query without what filters hide: what others may be told, be it in a field or in a URL."""
+        """The query without parameters that filters hide, for headers and URLs that others see."""
         sent = self.query_sent if self.for_others is None else self.for_others[2]
         return self.head.query if sent is AS_ASKED else sent
 
@@ -257,43 +257,45 @@ class Exchange:
 
     @property
     def may_be_sent_again(self) -> bool:
-        """Whether what has come of the request is at hand: not more of a body than `retries.body_bytes`."""
+        """Whether the received part of the request is still available: its body is not longer than
+        `retries.body_bytes`."""
         body = self.request_body
         return body is None or body.kept is not None
 
     @property
     def headers(self) -> Fields:
-        """The request's fields, to read and to change. Parsed when first asked for; `field` is cheaper for one."""
+        """The request's headers, to read and to change. They are parsed on first use; `field` is cheaper for a single
+        one."""
         return self.head.fields()
 
     def keep_no_body(self) -> None:
-        """Keep no more of the request's body: nothing is sent again from here on."""
+        """Stop keeping the request's body: the request cannot be sent again from here on."""
         if self.request_body is not None:
             self.request_body.kept = None
             self.head.drop_payload()
 
     def field(self, name: bytes) -> bytes | None:
-        """The first value of a request field, by its lower-case name."""
+        """Return the first value of a request header, by its lower-case name."""
         return self.head.first(name)
 
     def values(self, name: bytes) -> list[bytes]:
-        """All values of a request field, by its lower-case name, in order."""
+        """Return all values of a request header, by its lower-case name, in order."""
         return self.head.values(name)
 
     def refuse(
         self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = (), why: str = ""
     ) -> Reply:
-        """The answer for a fault, to be returned from a request step.
+        """Return the response for a fault, to be returned from a request step.
 
-        `detail` is for the client, `why` for the log and `explain`: never a secret in either.
+        `detail` is for the client, `why` for the log and `explain`; both must not contain secrets.
         """
         self.why = why or detail or ""
         return problem(fault, detail, fields)
 
     def keep_from_others(self, names: frozenset[bytes] = NO_NAMES) -> None:
-        """Mark that what is added to the request from here on is for the upstream of its route alone.
+        """Mark additions to the request from here on as for the upstream of its route only.
 
-        `names`, in lower case: of fields that another upstream must not see either.
+        `names`, in lower case: headers that other upstreams must not get either.
         """
         others = self.for_others
         if others is None:
@@ -303,27 +305,27 @@ class Exchange:
             self.for_others = others[0], others[1] | names, others[2]
 
     def drop_everywhere(self, names: frozenset[bytes]) -> None:
-        """Send fields with these lower-case names to no upstream, whoever has been promised what by then."""
+        """Send headers with these lower-case names to no upstream, whatever other filters have set."""
         self.request_dropped |= names
         if self.for_others is not None:
             self.keep_from_others(names)
 
     def leave_behind(self) -> None:
-        """Remove what was for the route's own upstream alone, as a fallback takes over, and let nobody renew it."""
+        """Remove additions for the route's own upstream, because a fallback takes over, and prevent renewals."""
         self.renewed = True
         if self.for_others is not None:
             self.request_added, self.request_dropped, self.query_sent = self.for_others
             self.for_others = None
 
     def add_response_fields(self, lines: bytes) -> None:
-        """Append ready field lines, each with its CRLF, to the response. For fields that may stand more than once."""
+        """Append complete header lines, each with its CRLF, to the response. For headers that may be repeated."""
         assert self.response is not None
         self.response.added += lines
 
     # what the two sides tell
 
     def reply(self, reply: Reply) -> None:
-        """Answer with a reply of our own. The response steps that are due have run when it goes out."""
+        """Answer with a reply of the gateway. The due response steps run before it is sent."""
         if reply.fault is not None:
             self.fault = reply.fault
         is_fault = reply.fault is not None  # whatever a filter answers in its place
@@ -358,9 +360,9 @@ class Exchange:
             sender.begin()
 
     def respond(self, response: Response, payload: bytes, ended: bool, is_fault: bool = False) -> None:
-        """The response's head is known: run the response steps and send it, with the first of its body.
+        """Run the response steps and send the response, whose head is known now, with the first part of its body.
 
-        `is_fault`: it stands for a fault, which body hooks have nothing to do with.
+        `is_fault`: it is a fault, for which body hooks do not run.
         """
         holds = self.chain.treats_responses and not is_fault
         if not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
@@ -371,7 +373,7 @@ class Exchange:
             self.client.answer(response, payload, ended)
 
     def _respond_through_stages(self, response: Response, payload: bytes, ended: bool) -> None:
-        """Send a response by the hooks of filters for its body and trailers."""
+        """Send a response through the filters' hooks for its body and trailers."""
         stages = stages_of(self.chain.response_body_hooks_due(self.answered_by), self, "response body")
         if isinstance(stages, str):
             self.why = stages
@@ -381,16 +383,16 @@ class Exchange:
         relay.begin(response, payload, ended)
 
     def switch(self, response: Response, early: bytes, timeout: float) -> None:
-        """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
+        """Handle a 101: run the response steps, then start the tunnel. See `ClientSide.tunnel`."""
         if self.pass_response_steps(response):
             self.client.tunnel(early, timeout)
         else:
             self.answer_instead()
 
     def fail(self, fault: Fault, detail: str | None = None, why: str = "", wait: float = 0.0) -> None:
-        """Answer with a fault, or, when the answer has begun, cut it off.
+        """Answer with a fault, or abort the response if it has begun.
 
-        `detail` is for the client, `why` for the log. `wait`: seconds until it is worth coming again; 0: unknown.
+        `detail` is for the client, `why` for the log. `wait`: seconds until a retry is useful; 0: unknown.
         """
         if self.state is ENDED:
             return
@@ -401,7 +403,7 @@ class Exchange:
             self.refuse_late(problem(fault, detail, fields))
 
     def refuse_late(self, reply: Reply) -> None:
-        """A reply decided while the request was on its way already: the upstream's work is stopped."""
+        """Send a reply that was decided after the request was forwarded: the upstream's work is stopped."""
         self.break_off()
         self._drop_relay()
         if self.state is ANSWERING:
@@ -412,7 +414,8 @@ class Exchange:
             self.reply(reply)
 
     def cancel(self, fault: Fault) -> None:
-        """Cancel the exchange and the upstream's work: nobody takes the answer. It is over when this returns."""
+        """Cancel the exchange and the upstream's work: the response is not needed. The exchange has ended when this
+        returns."""
         if self.state is not ENDED:
             self.fault = self.fault or fault
             self.break_off()
@@ -420,13 +423,13 @@ class Exchange:
                 self.response, self.response_bytes = None, 0
 
     def _drop_relay(self) -> None:
-        """The response is not wanted any more, or has ended."""
+        """Drop the relay: the response is not needed any more, or has ended."""
         if self.response_sink is not self.client:
             sink, self.response_sink = self.response_sink, self.client
             cast(ResponseRelay, sink).cancel()
 
     def finish(self) -> None:
-        """The answer is out, or nobody waits for it: run the finish steps."""
+        """Run the finish steps: the response was sent, or is not needed."""
         self.state = ANSWER_ENDED[self.state]
         if self.subrequests is not None:
             self.subrequests.cancel()
@@ -450,7 +453,7 @@ class Exchange:
             service.cancel()
 
     def pass_response_steps(self, response: Response, event: Event[ExchangeState] = ANSWER_BEGUN) -> bool:
-        """The response's head is known: run the response steps. False: `answer_instead`."""
+        """Run the response steps for a response whose head is known. False: call `answer_instead`."""
         self.state = event[self.state]
         self.response = response
         chain, answered_by, before = self.chain, self.answered_by, response.status
@@ -467,7 +470,7 @@ class Exchange:
         return False
 
     def answer_instead(self) -> None:
-        """Send a 500 instead of a response that the response steps have not let pass."""
+        """Send a 500 instead of a response whose response steps have failed."""
         self.break_off()
         self.fault = Fault.INTERNAL
         if self.state is HOLDING:

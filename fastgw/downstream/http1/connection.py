@@ -1,9 +1,9 @@
-"""One client connection: requests come in, one after the other, and their answers go out in the same order.
+"""One client connection: requests arrive one after the other, and responses are sent in the same order.
 
-It knows HTTP/1's bytes and time; what a request means is judged in `wire`, what becomes of it is the exchange's.
-Rule 1: a phase changes together with its deadline. Rule 2: at most one exchange is under way; what a client sends
-ahead waits in `_ahead` from `_at` on, up to 64 KiB, and is read so that its leaving is seen. Rule 3: bytes are held in
-one place only: a body's in its relay or in the transport, never in both.
+It handles the bytes and timeouts of HTTP/1; the parser checks requests, and the exchange handles them. Rule 1: a phase
+changes together with its deadline. Rule 2: at most one exchange is in flight; pipelined bytes wait in `_ahead` from
+`_at` on, up to 64 KiB, and reading continues so that a client that leaves is noticed. Rule 3: bytes are held in one
+place only: those of a body in its relay or in the transport, never in both.
 """
 
 import asyncio
@@ -67,20 +67,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastgw.downstream")
 
 AHEAD_ENOUGH: Final = READ_BYTES // 2
-"""Bytes held of what a client sends ahead with which reading pauses, until less is left.
+"""Number of pipelined bytes at which reading pauses, until fewer are left.
 
-One more read may be on its way, and of TLS part of a record beside it: so a client has 64 KiB read ahead at most.
+One more read may be in progress, and with TLS a part of a record: so a client has 64 KiB read ahead at most.
 """
 REQUESTS_PER_TURN: Final = 16
-"""Pipelined requests that are answered in one turn of the loop: 1,200 fit in one read, and take 150 ms."""
+"""Maximum number of pipelined requests that are answered in one turn of the event loop: 1,200 fit into one read, and
+take 150 ms."""
 LINGER_IDLE_S: Final = 5.0
 LINGER_TOTAL_S: Final = 30.0
-"""Once an answer that ended the connection early is sent, what the client still sends is read and dropped this long.
+"""Lingering close: seconds for which data from the client is read and dropped after a response that ended the
+connection early.
 
-Closing at once would reset the connection, and the client might lose the answer (RFC 9112 section 9.6).
+Closing at once would reset the connection, and the client might lose the response (RFC 9112 section 9.6).
 """
 LAST_REQUEST_S: Final = 1.0
-"""How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
+"""Seconds for which a drain waits for one more request on an idle connection: it may be in transit, and would be lost.
+"""
 PREFACE_HEAD: Final = PREFACE[:18]
 """The preface of HTTP/2, as far as it looks like a request."""
 _CLOSE: Final = b"Connection: close\r\n"
@@ -165,7 +168,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     @property
     def stream(self) -> Http1Stream:
-        """The client's side of the exchange that is under way, or of the next one."""
+        """Client side of the exchange in flight, or of the next one."""
         stream = self._stream
         if stream is None:
             stream = self._stream = Http1Stream(self)
@@ -173,7 +176,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
     @property
     def exchange(self) -> Exchange | None:
-        """The exchange that is under way, unless the fast path has it."""
+        """The exchange in flight, unless it is on the fast path."""
         return None if self._stream is None else self._stream.exchange
 
     # what the loop tells
@@ -190,7 +193,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
 
     def take(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
-        """A connection that has its places in the node's limits, `address_limit` among them."""
+        """Start a connection that is counted in the node's limits, `address_limit` among them."""
         self.transport = transport
         self._socket = transport.get_extra_info("socket").fileno()
         self._address_limit = address_limit
@@ -200,7 +203,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
-        """Set who was trusted when the handshake began; other tables may be in use by now."""
+        """Set the trusted proxies of the time when the handshake began; the tables may have changed since."""
         self._trusts, self._vouched = trusts, vouched
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -251,9 +254,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._forget()
 
     def peer_left(self) -> None:
-        """The client has closed its side while it waited for an answer: nobody is there to read it (as in nginx).
+        """Handle a client that has closed its side while it waited for a response: there is nobody to read it (as in
+        nginx).
 
-        One that is out of our hands is still sent; what the client asked for behind it is dropped.
+        A response that was already handed over is still sent; further requests of the client are dropped.
         """
         if self.phase is ACTIVE:
             self._break_off(Fault.CLIENT_LEFT)
@@ -300,13 +304,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.abort()
 
     def _write_timeout(self) -> float:
-        """Seconds in which the client has to take some of what it is sent."""
+        """Seconds in which the client has to read some of what it is sent."""
         return self.stream.tunnel_timeout if self.phase is TUNNEL else self.server.timeouts.response_idle
 
     # reading requests
 
     def _read_requests(self) -> None:
-        """Serve the requests that are here, for as long as they are answered at once, but not for more than a turn."""
+        """Serve the requests that have arrived while they are answered at once, but at most those of one turn."""
         server = self.server
         left = REQUESTS_PER_TURN
         while not self.resting:  # else `end_rest` goes on
@@ -344,19 +348,19 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         server.speak_http2(self.listener, self.peer, transport, self.fd, self._address_limit, received)
 
     def _take_up_to(self, end: int) -> None:
-        """Give up what was sent ahead, up to `end`: it is in other hands."""
+        """Remove the pipelined bytes up to `end`: they were handed over."""
         if end < len(self._ahead):
             self._at = end
         else:
             self._ahead, self._at = b"", 0
 
     def _has_enough(self) -> bool:
-        """Whether so much was sent ahead that no more is read now. What is left of a body is none of it."""
+        """Whether so many pipelined bytes are held that reading pauses. The rest of a body does not count."""
         stream = self._stream
         return (stream is None or stream.reader is None) and len(self._ahead) - self._at >= AHEAD_ENOUGH
 
     def _wait_for_more(self, end: int) -> None:
-        """The head is not complete, unless it is too long anyhow; `end` is where it ends, or -1."""
+        """Wait for the rest of the head, unless it is too long already; `end` is where it ends, or -1."""
         most = self.server.header_bytes
         received = self._ahead[self._at :]
         if received[0] not in TOKEN_START:
@@ -372,7 +376,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return None
 
     def _go_on(self) -> None:
-        """Other connections have had their turn: on with what this client sent ahead."""
+        """Continue with pipelined requests, after other connections have had their turn."""
         if self.phase is IDLE and self._ahead:
             self._read_on()  # also to see it leave: while nothing was under way its leaving meant nothing
             self._read_requests()
@@ -380,7 +384,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 self.pause()
 
     def _serve(self, head: Http1RequestHead) -> None:
-        """Begin an exchange. What was read behind its head, body or the next request, is in `_ahead`."""
+        """Begin an exchange. The bytes after its head, its body or the next request, are in `_ahead`."""
         listener = self.listener
         if self._trusts is not listener.trusts and not self._judge_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
@@ -434,7 +438,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._begun(piece)
 
     def _begun(self, piece: bytes) -> None:
-        """A request whose body is not all there is on its way, or waits. `piece`: what has come of the body last."""
+        """Handle a request whose body is incomplete, and which was forwarded or waits. `piece`: the last received part
+        of the body."""
         self._beginning = False
         self._stop_or_start()
         stream = self.stream
@@ -443,9 +448,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._buffer = self.server.worker_loop.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
 
     def _judge_peer(self) -> bool:
-        """Judge the peer anew, as the configuration of trusted proxies has changed.
+        """Evaluate the peer again, because the trusted proxies of the configuration have changed.
 
-        False: its certificate counts no more.
+        False: its client certificate is no longer valid.
         """
         peer = self.peer
         if self._is_outdated():
@@ -458,7 +463,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return True
 
     def _is_outdated(self) -> bool:
-        """Whether client certificates are judged by something else than in this connection's handshake."""
+        """Whether the verification of client certificates has changed since this connection's handshake."""
         vouches = self.listener.vouches
         return self._vouched is not None and vouches is not None and vouches != self._vouched
 
@@ -485,7 +490,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     # what the stream asks for the body of its request
 
     def begin_body(self, stream: Http1Stream, reader: BodyReader) -> bytes:
-        """Read what is there of a body. Returns what was read last."""
+        """Read the received part of a body. Returns the last piece."""
         self._beginning = True
         self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
         if not reader.assured:
@@ -498,7 +503,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return piece
 
     def take_ahead(self, assured: int) -> bytes:
-        """Take a piece of what was sent ahead: `assured` bytes, or as much as a read has where nothing is assured."""
+        """Take a piece of the pipelined bytes: `assured` bytes, or as much as one read if `assured` is 0."""
         if not self._ahead:
             return b""
         end = self._at + (assured or min(len(self._buffer), MEDIUM_READ_BYTES))
@@ -510,7 +515,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._buffer = buffer
 
     def end_body(self, rest: bytes) -> None:
-        """The body has ended; `rest` was read behind it."""
+        """Handle the end of the body; `rest` are the bytes after it."""
         self._buffer = self.server.worker_loop.read_buffer
         if self._ahead:
             self._at -= len(rest)
@@ -528,7 +533,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 self._stop_or_start()
 
     def resume(self) -> None:
-        """Read on, unless enough was sent ahead: then when that is answered."""
+        """Resume reading, unless enough pipelined bytes are held: then after they were answered."""
         if self.paused and not self._has_enough():
             self._read_on()
             if not self.write_paused and self.phase is ACTIVE:
@@ -547,7 +552,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 self._stop_or_start()
 
     def _stop_or_start(self) -> None:
-        """Have the transport read, or not, as `paused` says."""
+        """Pause or resume the transport, according to `paused`."""
         if self.paused and not self.write_paused:
             self.deadline = inf
         if self.paused is self._stopped or self.phase >= CLOSING:
@@ -599,7 +604,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.stream.exchange = exchange
 
     def _under_way(self) -> Exchange | None:
-        """The exchange that is under way; one is made of a fast path."""
+        """Return the exchange in flight; one is made if it is on the fast path."""
         if self.is_fast:
             assert self.fast_path is not None
             self.fast_path.turn()
@@ -608,7 +613,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     # what the stream asks
 
     def begin_tunnel(self, message: bytes) -> bytes:
-        """Send `message`; from here on bytes go both ways, unread. Returns what the client has sent ahead."""
+        """Send `message` and start the tunnel. Returns the bytes that the client has already sent."""
         self.phase = SWITCHED[self.phase]
         self._ask_no_more()
         self.deadline = inf
@@ -623,7 +628,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.server.worker_loop.loop.call_soon(self.end_outdated)
 
     def answered(self, unread: bool) -> None:
-        """The response is out of our hands. `unread`: its request goes on."""
+        """Handle a response that was handed over completely. `unread`: its request has not ended."""
         self.requests += 1
         if self.closing:
             self._end(unread)
@@ -635,14 +640,14 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     # endings
 
     def _end(self, unread: bool) -> None:
-        """The answer was the last one. `unread`: its request goes on."""
+        """Handle the end of the last response. `unread`: its request has not ended."""
         if unread or self._ahead:
             self._linger()
         else:
             self.close()
 
     def _next(self) -> None:
-        """Ready for the next request, which may be here already."""
+        """Get ready for the next request, which may have arrived already."""
         self.phase = NEXT[self.phase]
         wheel = self._wheel
         self.deadline = deadline = wheel.now + (LAST_REQUEST_S if self.listener.closing else self.server.keepalive)
@@ -656,7 +661,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def _refuse_unread(
         self, fault: Fault, detail: str | None = None, received: bytes = b"", linger: bool = True
     ) -> None:
-        """Answer what could not be read as a request, and hang up."""
+        """Answer input that is not a valid request, and close."""
         head = unreadable(received)
         stream = self.stream
         exchange = stream.exchange = begin(head, stream, self.listener, self.peer, self.listener.early)
@@ -666,7 +671,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         exchange.fail(fault, detail)
 
     def refuse(self, fault: Fault, received: bytes) -> None:
-        """Answer a connection that will not be served, whatever it has sent, and hang up."""
+        """Answer a connection that will not be served, whatever it has sent, and close."""
         self._refuse_unread(fault, None, received)
 
     def _break_off(self, fault: Fault) -> None:
@@ -676,7 +681,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.record()
 
     def record(self) -> None:
-        """The exchange is over: finish steps, counters, log."""
+        """Finish the exchange: finish steps, counters, log."""
         stream = self.stream
         exchange = stream.exchange
         assert exchange is not None
@@ -698,12 +703,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.resume()
 
     def _watch_rest(self) -> None:
-        """The answer is sent: from now on it counts how long the client goes on."""
+        """Limit the time for the rest of the request, after the response was sent."""
         self._linger_end = self._wheel.now + LINGER_TOTAL_S
         self.watch(LINGER_IDLE_S)
 
     def close(self) -> None:
-        """Close when what is written has been sent, within the time that a client may take for it."""
+        """Close after all data was sent, within the write timeout of the client."""
         if self.phase < CLOSING:
             self.phase = CLOSE[self.phase]
             self.watch(self.server.timeouts.response_idle)
@@ -740,7 +745,8 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     # drain
 
     def leave(self) -> None:
-        """The listener is closing: the next answer that can still say so is the last one on this connection."""
+        """Prepare to close, because the listener is closing: the next response that can still announce it is the last
+        one."""
         exchange = self.exchange
         if self.is_fast or (exchange is not None and exchange.state < ANSWERING):
             self.closing = True
@@ -748,20 +754,21 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.watch(LAST_REQUEST_S)
 
     def end_outdated(self) -> None:
-        """End a tunnel at once whose client was judged by what does not count any more: it never asks again."""
+        """End a tunnel at once if the verification of its client certificate is outdated: it will send no further
+        request."""
         if self.phase is TUNNEL and self._is_outdated():
             if self.exchange is not None:
                 self._break_off(Fault.CONNECTION_OUTDATED)
             self.abort()
 
     def drain(self) -> None:
-        """`leave`; and a tunnel that one side has ended is over."""
+        """Call `leave`, and end a tunnel that one side has ended."""
         self.leave()
         if self.phase is TUNNEL:
             self.stream.end_of_tunnel()
 
     def cut(self) -> bool:
-        """End at once, with a 503 where no answer has begun. True: an exchange or tunnel was cut off."""
+        """Abort at once, with a 503 if no response has begun. True: an exchange or tunnel was aborted."""
         exchange = self._under_way()
         self.closing = True
         if exchange is not None and exchange.state < ANSWERING:

@@ -1,8 +1,8 @@
 """Filter API: a filter is one file with one frozen struct, which is its settings, its manual and its factory.
 
-`build` is pure: no I/O, no thread, no loop. It runs once for each use of the filter, before the workers are forked:
-parse and precompute there. The hooks it returns live as long as the route; what belongs to one request is kept on the
-exchange. API is the version of what this file offers.
+`build` is pure: no I/O, no threads, no event loop. It runs once for each use of the filter, before the workers are
+forked: parse and precompute there. The hooks that it returns live as long as the route; data of one request is kept on
+the exchange. API is the version of the interface in this file.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -91,7 +91,7 @@ API: Final = 1
 
 
 class Phase(IntEnum):
-    """Phase of a filter in the running order. Cheap refusals first; who it is before what they may do."""
+    """Phase of a filter in the running order: cheap refusals first, and authentication before authorization."""
 
     OBSERVE = 1
     ADMIT = 2
@@ -113,12 +113,12 @@ class Phase(IntEnum):
 
     @property
     def always(self) -> bool:
-        """Whether its response and finish steps run for every answer, whoever made it."""
+        """Whether its response and finish steps run for every response, of the upstream or of the gateway."""
         return self <= Phase.ADMIT
 
 
 STATE: Final = "\0state"
-"""Name among the files that a filter has read, where no file is called so, for `state` of the configuration."""
+"""Name for `state` of the configuration among the files that a filter has read. No file has this name."""
 
 
 def digest_of_state(state: State | None) -> bytes:
@@ -126,13 +126,13 @@ def digest_of_state(state: State | None) -> bytes:
 
 
 class Env:
-    """Environment of `build`: the place of a filter, and access to files.
+    """Environment of `build`: the position of a filter, and access to files.
 
-    What is read counts as settings: when it changes, the filter is built anew. `instance`: its name in the
-    configuration. `route`: None for an early filter, which serves all routes of its listener, and for one that serves
-    sub-requests to an upstream. `level`: where its use is
-    configured ("gateway", "listener public", "upstream users", "filter set api", "route"): uses of one level and name
-    are one, but for those of "route", which are of one route each.
+    Files that are read count as settings: when they change, the filter is built again. `instance`: name of the filter
+    in the configuration. `route`: None for an early filter, which serves all routes of its listener, and for one that
+    serves sub-requests to an upstream. `level`: level at which it is configured ("gateway", "listener public",
+    "upstream users", "filter set api", "route"): uses with the same level and name are the same use, except at "route",
+    where each route has its own.
     """
 
     __slots__ = ("_files", "_settings", "_state", "_stock", "instance", "keeps", "level", "reads", "roster", "route")
@@ -180,20 +180,20 @@ class Env:
 
     @property
     def policy(self) -> bytes:
-        """Tells policies apart: a digest of the settings, and of all files that were read so far."""
+        """Digest of the settings and of all files that were read so far, which identifies a policy."""
         return digest(type(self._settings).__qualname__, self._settings, tuple(sorted(self.reads.items())))
 
     def shared(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the object that all filters with an equal key share, in this process, also after a reload.
+        """Return the object that all filters with an equal key share in this process, also after a reload.
 
-        A filter that stands on 10,000 routes is built 10,000 times. Begin the key with a name of your own.
+        A filter that is used by 10,000 routes is built 10,000 times. Begin the key with a unique name.
         """
         kept = self._stock.shared(key, make)
         self.keeps.append(kept)
         return cast(T, kept.value)
 
     def inner(self, name: str, settings: "Filter") -> "Env":
-        """Return the environment of a filter within this one. What is read there counts here."""
+        """Return the environment of a filter within this one. Files that the inner one reads count for this one too."""
         env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files, self.level, self._state)
         env.reads, env.keeps = self.reads, self.keeps
         return env
@@ -209,7 +209,7 @@ class SharedRef:
 
 
 class FilterResources:
-    """Resources that the filters of a process share. Lasts from one generation to the next."""
+    """Resources that the filters of a process share. They last from one generation to the next."""
 
     def __init__(self) -> None:
         self.roster = Roster()
@@ -223,31 +223,32 @@ class FilterResources:
 
 
 class Services(NamedTuple):
-    """Services of a worker for a filter that holds something live."""
+    """Services of a worker, for filters with live resources."""
 
     worker_loop: WorkerLoop
     fetcher: Fetcher
-    """HTTP client for requests of the gateway's own."""
+    """HTTP client for the gateway's own requests."""
     feeds: Feeds
     """Feeds, which are fetched once per node, by the key of their `FeedSource`."""
     cells: Cells
     """The node's limits by key."""
     in_flight: KeyCounts
-    """The node's requests that are under way, by key."""
+    """The node's requests in flight, by key."""
     run_key: bytes = b""
-    """A secret of this run of the gateway, kept over reloads and upgrades; b"": there is none."""
+    """Secret of this run of the gateway, kept over reloads and upgrades; b"": there is none."""
     workers: Callable[[], int] = lambda: 1
-    """How many workers the node has now."""
+    """Current number of workers of the node."""
     upstreams: Callable[[str], Upstream | None] = lambda name: None
-    """An upstream as it is configured now, by its name."""
+    """Returns the upstream with this name in the current configuration."""
     quotas: QuotaTable | None = None
     """The node's counts for long periods. None: there is no node."""
     control_is_away: Callable[[], bool] = lambda: False
-    """Whether the process of the sources has been away for a while: whoever cannot wait asks for itself."""
+    """Whether the control process, which runs the sources, has been unreachable for some time: then a worker that
+    cannot wait fetches for itself."""
     generation: Callable[[], int] = lambda: 0
-    """Returns the generation of the configuration that is served now."""
+    """Returns the generation of the active configuration."""
     feed_others: Callable[[str, bytes], None] = lambda key, value: None
-    """Give all workers what one has asked for by itself, as the source of this key would have."""
+    """Publish a value to all workers that one worker has fetched for itself, as the source of this key would do."""
 
 
 class NodeSide(Protocol):
@@ -258,58 +259,60 @@ class NodeSide(Protocol):
 
     @property
     def feeds(self) -> Feeds:
-        """Last values of all sources, also of a process before this one. Asking a source there starts it."""
+        """Last values of all sources, also those of an earlier process. Reading a source's value starts the source."""
 
     @property
     def generation(self) -> int:
-        """Generation of the configuration that is in force now."""
+        """Generation of the active configuration."""
 
     @property
     def used_by(self) -> str:
         """Routes, or other places, of the filters that need the source: for the log."""
 
     def publish(self, value: bytes) -> None:
-        """Give this to all workers. The same value once more, or b"", tells those who wait that nothing is newer."""
+        """Publish a value to all workers. The same value again, or b"", tells waiting workers that there is nothing
+        newer."""
 
     def attempted(self, why: str = "") -> None:
-        """Say how the last attempt went, for metrics and `fastgw status`: "" well, else why not, without secrets.
+        """Report the result of the last attempt, for metrics and `fastgw status`: "" = success, else the reason,
+        without secrets.
 
-        From a source that never says so, everything that it publishes is taken for a good answer.
+        If a source never calls this, everything that it publishes counts as a success.
         """
 
     async def asked(self, timeout: float) -> bool:
-        """Wait for a worker to ask for something newer, at most so many seconds; whether one has."""
+        """Wait until a worker requests a newer value, at most this many seconds; returns whether one has."""
 
     def is_outdated(self, value: bytes) -> bool:
-        """Whether somebody has asked for something newer than this value, or whatever it was, since the last
-        `publish`."""
+        """Whether a worker has requested a newer value than this one, or any value, since the last `publish`."""
 
     def read(self, path: str) -> bytes:
-        """The contents of a file that the settings name, as it is in force."""
+        """The active contents of a file that the settings name."""
 
     async def look_at_files(self) -> None:
-        """Look now whether files that the configuration names have changed, and wait until what they say is in force
-        or refused."""
+        """Check now whether files of the configuration have changed, and wait until their contents are active or
+        rejected."""
 
 
 class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
     """Source of a feed: fetched once per node, in the control process, for the filters of all workers.
 
-    Sources with an equal key are one. A source is data: it passes between processes.
+    Sources with equal keys are the same source. A source is data: it is passed between processes.
     """
 
     lazy: ClassVar[bool] = False
-    """Whether it need not run before somebody asks. Its `run` may come to an end: who asks then begins it anew."""
+    """Whether the source runs only on demand. Its `run` may return; the next request for a value starts it again."""
 
     key: str
 
     @property
     def name(self) -> str:
-        """Name of the source in metrics and `fastgw status`: the URL without its query, which may hold a secret."""
+        """Name of the source in metrics and `fastgw status`: the URL without its query, which may contain a secret."""
         return self.key.partition("?")[0]
 
     async def run(self, node: NodeSide) -> None:
-        """Fetch and publish, again and again, until cancelled. What is raised is logged, and it begins anew later."""
+        """Fetch and publish, again and again, until cancelled. An exception is logged, and `run` is started again
+        later."""
         raise NotImplementedError
 
 
@@ -334,45 +337,46 @@ class FilterMeta(SettingsMeta):
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Filter(Settings, metaclass=FilterMeta, frozen=True):
-    """The settings of a filter; `class X(Filter, name=…, phase=…)` says what it is called and when it runs."""
+    """Settings of a filter; `class X(Filter, name=…, phase=…)` sets its name and its phase."""
 
     type_name: ClassVar[str]
     phase: ClassVar[Phase]
     order: ClassVar[int]
     """Order among the filters of one phase: lower runs earlier."""
     api: ClassVar[int]
-    """The version of this file that it is written for."""
+    """Version of this interface that the filter is written for."""
 
     @property
     def phase_of_listener(self) -> Phase:
-        """When it runs where it stands on the gateway or a listener: `phase`, or an early one if it can do without
-        knowing the route, which is then found after it."""
+        """Phase on the gateway or a listener: `phase`, or an early one if the filter does not need the route, which is
+        found later."""
         return self.phase
 
     for_its_upstream: ClassVar[bool] = False
-    """Whether what it adds to requests is for the upstream of the route alone, and no other gets it: credentials. On an
-    upstream, the gateway or a listener it runs for sub-requests, too."""
+    """Whether additions to requests are for the upstream of the route only, and are sent to no other: credentials. On
+    an upstream, the gateway or a listener the filter runs for sub-requests, too."""
 
     stands_anywhere: ClassVar[bool] = False
-    """Whether `build` asks nothing of its `env` but whether there is a `route`, and what it makes holds nothing: equal
-    uses, as thousands of services have them, have it in common. Such settings are hashable."""
+    """Whether `build` uses nothing of `env` except whether there is a `route`, and its hooks hold no state: equal uses,
+    as thousands of services have them, share one instance. Such settings are hashable."""
 
     fails_alone: ClassVar[bool] = False
-    """Whether calls of a route where it stands are answered 500 when the files of what is for its upstream
-    (`for_its_upstream`) cannot be used, where else the whole configuration is refused."""
+    """Whether calls of its route are answered 500 if the files of a filter for its upstream (`for_its_upstream`) are
+    unusable; otherwise the whole configuration is rejected."""
 
     by_route: ClassVar[bool] = False
-    """Whether a route or upstream may replace it although its phase is early: it has no request step."""
+    """Whether a route or upstream may replace the filter although its phase is early: it has no request step."""
 
     by_default: ClassVar[bool] = False
-    """Whether the gateway has it where its configuration says nothing of it: see `config.levels.with_defaults`."""
+    """Whether the gateway has the filter if the configuration does not mention it: see `config.levels.with_defaults`.
+    """
 
     def build(self, env: Env) -> Hooks:
-        """The hooks of one use of these settings. Raises `ValueError` when they make no sense there."""
+        """Return the hooks of one use of these settings. Raises `ValueError` if the settings are invalid there."""
         raise NotImplementedError
 
     def secret_names(self) -> Iterable[str]:
-        """Fields, query parameters and cookies in which clients send a secret: nobody is shown what is in them."""
+        """Names of headers, query parameters and cookies with secrets of clients: their values are never shown."""
         return ()
 
     def credential_places(self) -> CredentialLocations:
@@ -382,14 +386,14 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         return NOWHERE
 
     def written_fields(self) -> Iterable[str]:
-        """Request fields that upstreams believe, because only this filter writes them.
+        """Request headers that identify the client to upstreams, and that only this filter writes.
 
-        It removes what clients send there; and so does `auth`, where another way than this filter lets them in.
+        The filter removes them if a client sends them; so does `auth` if another method has authenticated the client.
         """
         return ()
 
     def upstream_names(self) -> Iterable[tuple[str, str]]:
-        """Upstreams that the settings name, each behind the setting's name: they have to be configured."""
+        """Upstreams that the settings name, each after the name of the setting: they have to be configured."""
         return ()
 
     def feeds(self) -> Iterable[FeedSource]:
@@ -397,21 +401,22 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         return ()
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
-        """Yield what is certainly wrong with these settings where they are used, though a gateway can run with it: that
-        they can never take effect, or that they trust a network in between. A line each, for people: `check` prints
-        them behind file and line, and the log has them when the configuration goes live.
+        """Yield mistakes in a use of these settings with which the gateway can still run: for example that the filter
+        can never take effect, or that it trusts an insecure network. One line each: `check` prints them with file and
+        line, and the log has them when the configuration becomes active.
 
-        Only files' contents that `context` has may be asked for: no I/O. What it raises is told like a warning.
+        It reads only files whose contents `context` has, and does no other I/O. If it raises, this is reported as a
+        warning.
         """
         return ()
 
     def client_identity(self) -> ClientIdentity:
-        """Return the identities that a filter of fastgw may give a client; of others anything is possible."""
+        """Return the identities that a built-in filter may give a client; filters of other packages may give any."""
         return UNKNOWN if self.phase is Phase.AUTHENTICATE else NOBODY
 
 
 def secret_names(settings: Any) -> set[str]:
-    """`Filter.secret_names` of a filter and of those within it."""
+    """Return `Filter.secret_names` of a filter and of all filters within it."""
     names: set[str] = set(settings.secret_names()) if isinstance(settings, Filter) else set()
     inner: Iterable[Any] = ()
     if isinstance(settings, msgspec.Struct):
@@ -428,12 +433,12 @@ def secret_names(settings: Any) -> set[str]:
 
 @cache
 def _has_filters_within(type: type[msgspec.Struct]) -> bool:
-    """Whether its values may have a filter somewhere, as far as its annotations tell."""
+    """Whether its values may contain a filter, according to its annotations."""
     return any(map(_may_be_filter, (field.type for field in msgspec.structs.fields(type))))
 
 
 def _may_be_filter(annotation: Any) -> bool:
-    """Whether this, or something in it, may be a filter."""
+    """Whether this type, or a type within it, may be a filter."""
     if annotation in (Any, object) or isinstance(annotation, TypeVar):
         return True
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):

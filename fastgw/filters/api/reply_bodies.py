@@ -1,7 +1,8 @@
-"""Bodies of replies that are sent as they come: pieces that a filter makes, and ranges of files.
+"""Streamed bodies of replies: pieces that a filter creates, and ranges of files.
 
-Rule 1: no more of a body is made or read than the client takes. Rule 2: what a file needs of the disk is waited for
-beside the loop. Rule 3: a body that is shorter or longer than was said is cut off, so that the client can tell.
+Rule 1: a body is created or read only as fast as the client reads. Rule 2: disk access runs in a thread, not in the
+event loop. Rule 3: if a body is shorter or longer than declared, the response is aborted, so that the client can detect
+it.
 """
 
 import asyncio
@@ -17,17 +18,16 @@ from fastgw.operator_events import OperatorEvent, say
 
 FilePath: TypeAlias = str | bytes | os.PathLike[str]
 PIECE: Final = 65536
-"""Bytes of a file that are read at a time."""
+"""Bytes of a file that are read at once."""
 SENT_AT_ONCE: Final = 1024 * 1024
-"""Bytes of a file that the kernel is told to send at a time."""
+"""Bytes of a file that are passed to `sendfile` at once."""
 _SENT_BEFORE: Final = "the body of a reply was sent or closed before; expected one that is made for each reply"
 
 
 @final
 class Pieces(ReplyBody):
-    """A body in pieces. `pieces`: an async iterator of bytes, which is closed when the client leaves. `length`: bytes
-    of all together; None: not known, and the body goes out in chunks.
-    """
+    """Body in pieces. `pieces`: an async iterator of bytes, which is closed when the client leaves. `length`: total
+    number of bytes; None: unknown, and the body is sent chunked."""
 
     def __init__(self, pieces: AsyncIterable[bytes], length: int | None = None) -> None:
         if not isinstance(pieces, AsyncIterable):
@@ -49,10 +49,10 @@ class Pieces(ReplyBody):
 
 @final
 class FileRange(ReplyBody):
-    """A range of an open file, sent by the kernel (`sendfile`) where nothing stands between it and the client's socket.
+    """Range of an open file, sent by the kernel (`sendfile`) if the client's connection is a plain socket.
 
-    `fd`: descriptor of a regular file, which is closed in the end, also where nobody sends it. `offset`, `length`:
-    bytes.
+    `fd`: descriptor of a regular file; it is always closed in the end, also if the reply is not sent. `offset`,
+    `length`: in bytes.
     """
 
     length: int
@@ -65,9 +65,8 @@ class FileRange(ReplyBody):
 
     @classmethod
     async def open(cls, path: FilePath, offset: int = 0, length: int | None = None) -> "FileRange":
-        """Open a file beside the loop. `length` None: to its end. Raises `OSError`, and `ValueError` for what is no
-        regular file or has no such range.
-        """
+        """Open a file in a thread. `length` None: to the end of the file. Raises `OSError`, and `ValueError` if it is
+        not a regular file or does not have this range."""
         opening = asyncio.get_running_loop().run_in_executor(None, _opened, path)
         try:
             fd, size = await asyncio.shield(opening)
@@ -93,7 +92,7 @@ class FileRange(ReplyBody):
 
 
 def _close_again(opening: "asyncio.Future[tuple[int, int]]") -> None:
-    """Close what was opened for somebody who waits no more."""
+    """Close a file that was opened after its caller was cancelled."""
     if not opening.cancelled() and opening.exception() is None:
         os.close(opening.result()[0])
 
@@ -108,7 +107,7 @@ def _opened(path: FilePath) -> tuple[int, int]:
 
 
 class _Sender:
-    """Sends the body of a reply from a task of its own (`exchange.reply.BodySender`)."""
+    """Sends the body of a reply in a separate task (`exchange.reply.BodySender`)."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange: Exchange | None = exchange
@@ -138,7 +137,7 @@ class _Sender:
             self._task.get_loop().call_soon(self._task.cancel)  # not before it has begun; it may be what calls us
 
     async def _room(self) -> None:
-        """Let others have their turn, and wait until the client takes more."""
+        """Yield to other tasks, and wait until the client reads more."""
         await asyncio.sleep(0)
         while self._paused:
             self._resumed = asyncio.get_running_loop().create_future()
@@ -169,11 +168,11 @@ class _Sender:
                 exchange.response_sink.end(())
 
     async def _send(self) -> str:
-        """Send all of it. Returns what is wrong with it, or \"\"."""
+        """Send the whole body. Returns the error, or ""."""
         raise NotImplementedError
 
     def _let_go(self) -> None:
-        """Close what it holds."""
+        """Close the resources of the body."""
 
 
 @final
@@ -214,7 +213,7 @@ class _FileSender(_Sender):
         self._working: asyncio.Future[Any] | None = None  # in a thread, which uses the descriptors
 
     async def _beside(self, step: Callable[..., Any], *given: Any) -> Any:
-        """Run a step that may wait for the disk in a thread. It goes on where the task is cancelled."""
+        """Run a step that may wait for the disk in a thread. It continues if the task is cancelled."""
         self._working = asyncio.get_running_loop().run_in_executor(None, step, *given)
         return await asyncio.shield(self._working)
 
@@ -247,14 +246,14 @@ class _FileSender(_Sender):
         self._left -= count
 
     def _give_to_kernel(self) -> int:
-        """Send as much as the socket takes, in a thread. 0: it takes nothing now; -1: the file has ended."""
+        """Send as much as the socket accepts, in a thread. 0: it accepts nothing now; -1: the file has ended."""
         try:
             return os.sendfile(self._socket, self._fd, self._at, min(self._left, SENT_AT_ONCE)) or -1
         except OSError:  # also where the connection has gone: the transport tells that
             return 0
 
     async def _read(self, count: int) -> bytes:
-        """Read from the page cache, or beside the loop what is not there."""
+        """Read from the page cache, or in a thread if the data is not there."""
         buffer = bytearray(count)
         try:
             read = os.preadv(self._fd, [buffer], self._at, os.RWF_NOWAIT)

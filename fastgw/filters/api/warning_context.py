@@ -1,6 +1,6 @@
 """Context of `Filter.warnings`: the configuration around one use of a filter.
 
-Rule: a warning is about what is certain. A filter of another package may say who a client is, and files of consumers
+Rule: warn only about certain mistakes. A filter of another package may authenticate clients, and files of consumers
 change while the gateway runs.
 """
 
@@ -17,20 +17,20 @@ from fastgw.config.decoding.filter_levels import running, running_before_routing
 from fastgw.config.settings.gateway import Config, Consumer, FilterUse
 
 MOST: Final = 20
-"""Most warnings of one use of a filter."""
+"""Maximum number of warnings of one use of a filter."""
 LONGEST: Final = 500
-"""Characters of a warning, or of what a filter raises."""
+"""Maximum number of characters of a warning, or of an exception of a filter."""
 
 
 class ClientIdentity(NamedTuple):
     """Identities that a filter may give a client."""
 
     known: bool
-    """Whether it may say who the client is."""
+    """Whether the filter may authenticate the client."""
     foreign_groups: bool = False
-    """Whether clients may get groups or claims by it that `consumers` do not have."""
+    """Whether clients may get groups or claims from the filter that `consumers` do not have."""
     foreign_names: bool = False
-    """Whether it surely names clients that are not among `consumers`."""
+    """Whether the filter certainly names clients that are not among `consumers`."""
 
 
 NOBODY: Final = ClientIdentity(known=False)
@@ -72,7 +72,7 @@ class FilterPosition(NamedTuple):
 
 @final
 class Surroundings:
-    """A configuration, as the warnings of its filters ask about it. `warned`: the uses that may ask."""
+    """Configuration for the warnings of its filters. `warned`: the uses of filters that may ask."""
 
     def __init__(self, config: Config, warned: Iterable[FilterUse]) -> None:
         self.config = config
@@ -124,9 +124,9 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     route: str | None = None
     """The route that it is configured at; None: another level."""
     generated: bool = False
-    """Whether `egress` has made it. There may be thousands, and `egress` warns of them itself."""
+    """Whether `egress` has created this use. There may be thousands of them, and `egress` has its own warnings."""
     alternative: bool = False
-    """Whether it is one of several ways of `auth`: clients may pass by another one."""
+    """Whether it is one of several methods of `auth`: clients may authenticate with another one."""
     _surroundings: Surroundings
     _use: FilterUse
 
@@ -142,7 +142,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def filter_timeout(self) -> float:
-        """Seconds that filters may take together (`timeouts.filters`)."""
+        """Timeout of all filters together in seconds (`timeouts.filters`)."""
         return self._surroundings.config.timeouts.filters
 
     @property
@@ -172,12 +172,12 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identified(self) -> bool:
-        """Whether a filter before it may say who the client is."""
+        """Whether a filter before it may authenticate the client."""
         return any(identity_by(use.settings).known for use in self.preceding)
 
     @property
     def knows_all_groups(self) -> bool:
-        """Whether the groups of clients here are those of `consumers` alone."""
+        """Whether clients here have only the groups of `consumers`."""
         return not self.consumer_files and not any(identity_by(use.settings).foreign_groups for use in self.preceding)
 
     @property
@@ -186,7 +186,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         return self._surroundings.groups
 
     def empty_groups(self, groups: Iterable[str]) -> Iterator[str]:
-        """Yield a warning for each of these groups that no client here can be in."""
+        """Yield a warning for each of these groups that no client here can have."""
         if self.identified and self.knows_all_groups:
             for group in groups:
                 if group not in self.groups:
@@ -195,14 +195,13 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
                     yield f"no consumer is in the group {show(group)}{hint}"
 
     def no_consumer_with(self, credential: str) -> Iterator[str]:
-        """Yield a warning if nobody can authenticate, as no consumer has anything of this setting, such as
-        `key_auth`."""
+        """Yield a warning if no client can authenticate, because no consumer has this setting, such as `key_auth`."""
         if not (self.alternative or self.consumer_files or any(getattr(each, credential) for each in self.consumers)):
             yield f"no consumer has a `{credential}`: every request is refused"
 
 
 def warnings_by(use: FilterUse, context: WarningContext) -> Iterator[str]:
-    """Yield the warnings of one use, `MOST` of them at most; what is wrong with them is one itself."""
+    """Yield the warnings of one use, `MOST` at most; an error in them is reported as a warning too."""
     if not callable(getattr(type(use.settings), "warnings", None)):
         return  # a setting of another package's, which is called so
     try:

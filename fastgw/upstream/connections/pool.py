@@ -1,14 +1,17 @@
-"""The connections of one worker to one upstream, and the streams on them: lent, given back, opened and waited for.
+"""Connection pool of one worker for one upstream: streams are lent and given back, connections are opened and waited
+for.
 
-A pool lends capacity: a connection carries `capacity` streams at once, which is 1 for HTTP/1. The connections that
-carry some and have room for more are lent from first, so that the idle ones may grow old and go.
-Rule 1: a stream is lent only for the target its connection was opened to. One pool serves one upstream, and an upstream
-has one TLS identity (client certificate, trusted CA, verification), so connections of two identities never mix.
-Rule 2: every connection holds one place of the upstream's allowance from before it is opened until it is closed.
-Rule 3: counts are kept, never recounted. Rule 4: whoever waits is told exactly once, by `lent` or by `failed`, unless
-it withdraws; and it is told when the pool's books are in order again, so it may call back into the pool.
+A pool lends capacity: a connection carries `capacity` streams at once, which is 1 for HTTP/1. Connections with some
+streams and room for more are used first, so that idle ones can expire.
+Rule 1: a stream is lent only for the target that its connection was opened to. One pool serves one upstream, and an
+upstream has one TLS identity (client certificate, trusted CA, verification), so connections of two identities never
+mix.
+Rule 2: every connection counts in the upstream's limit from before it is opened until it is closed. Rule 3: counts are
+kept, never recounted. Rule 4: every waiting borrower is called exactly once, by `lent` or by `failed`, unless it
+withdraws; and only when the pool is in a consistent state, so that it may call back into the pool.
 
-An opening belongs to nobody: when it is done it goes to those who have waited longest for its target, else it is kept.
+An opening connection has no owner: when it is open, it is lent to those who have waited longest for its target, or
+kept.
 """
 
 import asyncio
@@ -28,11 +31,11 @@ from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 TICK: Final = 0.05
-"""Seconds between two looks at those who wait for a place: another worker may have given one back."""
+"""Seconds between two checks of the borrowers that wait for the limit: another worker may have released a place."""
 SWEEP: Final = 1.0
-"""Seconds between two looks for idle connections whose time is up."""
+"""Seconds between two checks for expired idle connections."""
 LOG_EVERY: Final = 1.0
-"""Seconds in which a target's failed connects are logged once at most."""
+"""Minimum number of seconds between two log lines about failed connects of a target."""
 
 
 S = TypeVar("S")
@@ -41,27 +44,28 @@ S_contra = TypeVar("S_contra", contravariant=True)
 
 
 class Pooled(Protocol[S_co]):
-    """Connection as the pool knows it. It must be a `connect.Connecting` as well."""
+    """Interface of a connection for the pool. It must be a `connect.Connecting` as well."""
 
     target: Target
     streams: int
-    """How many are lent; counted here."""
+    """Number of streams that are lent; the pool counts them."""
     idle_since: float
-    """Monotonic seconds; set here."""
+    """Monotonic seconds; set by the pool."""
     uses: int
-    """How many streams were lent ever; counted here. More than 1 while one is lent: it is a reused one."""
+    """Total number of streams that were lent; the pool counts them. More than 1 while one is lent: the connection is
+    reused."""
     closed: bool
 
     def open_stream(self) -> S_co:
-        """Return another stream, which tells by `Pool.give_back` or `discard` that it is over."""
+        """Return another stream, which reports its end by `Pool.give_back` or `discard`."""
 
     @property
     def capacity(self) -> int:
-        """Number of streams that it carries at once, when it is open; 1 at least."""
+        """Number of streams that an open connection carries at once; 1 at least."""
 
     @property
     def lost_by(self) -> str:
-        """Reason in TLS why it has ended, if there is one."""
+        """TLS error that has ended the connection, if any."""
 
     def close(self) -> None: ...
 
@@ -76,7 +80,7 @@ class StreamBorrower(Protocol[S_contra]):
 
 
 class PoolLimit(Protocol):
-    """An allowance of places; `shm.memory.NodeLimit` is one for all workers together."""
+    """Limit of connections; `shm.memory.NodeLimit` is one for all workers together."""
 
     def try_take(self) -> bool: ...
 
@@ -97,7 +101,7 @@ class _Exact:
 
 @final
 class LocalLimit:
-    """The allowance of a worker that is alone."""
+    """Limit of a single worker."""
 
     __slots__ = ("_left",)
 
@@ -126,10 +130,11 @@ class _Waiter:
 
 
 def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
-    """Whether a place is due to one who cannot use the connection that another would take.
+    """Whether a waiting borrower that cannot use a free connection gets its place first.
 
-    For the same target: to one who wants a fresh connection, in its turn. For another target: while that has fewer
-    places. A target that was away has none when it is back, and if the others did not let go it would get none.
+    For the same target: a borrower that needs a fresh connection, in its turn. For another target: while that one has
+    fewer connections. Otherwise a target that is reachable again would get no connection until the others release
+    theirs.
     """
     if placeless.deadline >= willing.deadline:
         return False
@@ -138,7 +143,7 @@ def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
 
 @final
 class Pool(Generic[S]):
-    """The connections to the targets of one upstream. Nothing runs while nothing is open."""
+    """Connections to the targets of one upstream. No timer runs while there are none."""
 
     __slots__ = (
         "_at_once",
@@ -175,12 +180,11 @@ class Pool(Generic[S]):
         pending: PoolLimit | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`limit`, `pending`: the node's allowances of `pool.max_connections` and `pool.max_pending`; None = this
+        """`limit`, `pending`: the node's limits for `pool.max_connections` and `pool.max_pending`; None = this worker
+        has all of it. `clock`: the worker's timer wheel, which expires idle connections; None = the monotonic clock.
 
-        worker has all of it. `clock`: the worker's wheel, by which idle connections age; None = the monotonic clock.
-
-        The rest of the numbers are shared out among `workers`. A worker keeps no more connections idle than its share
-        of `max_connections`: else the idle ones of some workers could leave none for another.
+        The other numbers are divided among `workers`. A worker keeps no more idle connections than its share of
+        `max_connections`: otherwise the idle ones of some workers could leave none for another.
         """
         pool = self._numbers = upstream.pool
         self.targets = tuple(targets)
@@ -217,9 +221,9 @@ class Pool(Generic[S]):
         )
 
     def try_lend(self, target: Target, idle_at_most: float = inf) -> S | None:
-        """Lend a stream of a connection that is open; None: there is none that was idle for less than so many seconds.
+        """Lend a stream of an open connection; None: there is none that was idle for less than this many seconds.
 
-        Nothing follows.
+        There is no later call.
         """
         if target.shared:
             shared = self._lend_shared(target)
@@ -247,7 +251,7 @@ class Pool(Generic[S]):
         return None
 
     def _lend_shared(self, target: Target) -> S | None:
-        """Lend a stream of the connection that has carried some for longest and has room for one more."""
+        """Lend a stream of the connection that has carried streams for longest and has room for one more."""
         while target.shared:
             connection: Pooled[S] = next(iter(target.shared))
             if not connection.closed:
@@ -268,11 +272,11 @@ class Pool(Generic[S]):
     def lend(
         self, target: Target, borrower: StreamBorrower[S], fresh: bool = False, idle_at_most: float = inf
     ) -> S | Fault | None:
-        """A stream at once where there is one; else None, and `borrower.lent` or `borrower.failed` is called later.
+        """Lend a stream at once if there is one; else return None, and call `borrower.lent` or `borrower.failed` later.
 
         `fresh`: only of a connection that has not carried a request. `idle_at_most`: only of one that was idle for
-        less, in seconds; for a request that could not be repeated, should the target be just closing it.
-        `Fault.POOL_FULL`: too many wait already; nothing follows.
+        less, in seconds; for a request that could not be repeated if the target is just closing the connection.
+        `Fault.POOL_FULL`: too many borrowers wait already; there is no later call.
         """
         if not fresh:
             stream = self.try_lend(target, idle_at_most)
@@ -293,18 +297,18 @@ class Pool(Generic[S]):
         return None
 
     def is_queued(self, borrower: StreamBorrower[S]) -> bool:
-        """Whether it waits for a place, and not for a connection that is being opened."""
+        """Whether it waits for the limit, and not for a connection that is being opened."""
         waiter = self._waiters.get(borrower)
         return waiter is not None and waiter in self._placeless
 
     def withdraw(self, borrower: StreamBorrower[S]) -> None:
-        """The borrower no longer wants what it waits for; nothing follows. Does nothing when it does not wait."""
+        """Remove a borrower that no longer waits; it is not called later. Does nothing if it does not wait."""
         waiter = self._waiters.get(borrower)
         if waiter is not None:
             self._forget_waiter(waiter)
 
     def give_back(self, connection: Pooled[S]) -> None:
-        """A stream is over, and its connection can carry another: it may be lent anew before this returns."""
+        """Take back a stream whose connection can carry another: it may be lent again before this returns."""
         connection.streams = streams = connection.streams - 1
         leaving = self._leaving
         if (
@@ -332,7 +336,7 @@ class Pool(Generic[S]):
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     def _hand_on(self, connection: Pooled[S]) -> bool:
-        """Lend it to one who waits, or make room for another connection, whatever is due first. False: neither is."""
+        """Lend the connection to a waiting borrower, or close it for another one, in turn. False: neither."""
         waiter = next(iter(connection.target.willing), None)
         first = next(iter(self._placeless), None)
         if waiter is not None and not (first is not None and _goes_before(first, waiter)):
@@ -345,18 +349,18 @@ class Pool(Generic[S]):
         return True
 
     def _retire(self, connection: Pooled[S]) -> None:
-        """Lend no more of a connection, and close it with its last stream."""
+        """Lend no more streams of a connection, and close it with its last stream."""
         connection.target.shared.pop(connection, None)
         if connection.streams <= 0:
             self.discard(connection)
 
     def discard(self, connection: Pooled[S]) -> None:
-        """Close a connection, lent or idle, and free its place. A second time it does nothing."""
+        """Close a connection, lent or idle, and release its place. Idempotent."""
         self._drop(connection)
         self._fill()
 
     def forget(self, connection: Pooled[S]) -> None:
-        """The connection has become unusable: if it is idle it is discarded; if it is lent, its streams end that."""
+        """Handle a connection that has become unusable: it is discarded if idle; if lent, its streams do that."""
         if connection in connection.target.idle:
             self.discard(connection)
         else:
@@ -368,7 +372,7 @@ class Pool(Generic[S]):
         self._keep_idle(min(-(-most.max_idle // workers), most.max_connections // workers))
 
     def follow(self, targets: Sequence[Target]) -> None:
-        """Add targets. Does nothing about those that are already."""
+        """Add targets. Known targets do not change."""
         there = set(self.targets)
         added = tuple(target for target in targets if target not in there)
         self.targets += added
@@ -376,7 +380,7 @@ class Pool(Generic[S]):
             target.watch(partial(self._follow, target))
 
     def release(self, targets: Iterable[Target]) -> None:
-        """Remove targets: keep nothing of theirs. Whoever came to them before still gets connections."""
+        """Remove targets: keep no connections to them. Requests that already selected them still get connections."""
         gone = set(self.targets).intersection(targets)
         self.targets = tuple(target for target in self.targets if target not in gone)
         for target in gone:
@@ -392,7 +396,7 @@ class Pool(Generic[S]):
             self._drop(connection)
 
     def retire(self) -> None:
-        """The upstream is configured no more: keep nothing. Whoever came to it before still gets connections."""
+        """Keep no connections, because the upstream was removed from the configuration. Its requests still get some."""
         self._keep_idle(0)
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -408,7 +412,8 @@ class Pool(Generic[S]):
         self._fill()
 
     def stop(self) -> None:
-        """Close what is idle, end what is opening and fail who waits. What is lent is closed as it is given back."""
+        """Close idle connections, cancel those being opened, and fail waiting borrowers. Lent ones are closed when
+        given back."""
         self._stopped = True
         for timer in (self._ticker, self._sweeper):
             if timer is not None:
@@ -442,7 +447,7 @@ class Pool(Generic[S]):
         return longest
 
     def _drop(self, connection: Pooled[S]) -> None:
-        """Close a connection and free its place, which the caller fills."""
+        """Close a connection and release its place, which the caller fills."""
         if connection not in self._connections:
             return
         del self._connections[connection]
@@ -456,7 +461,7 @@ class Pool(Generic[S]):
         connection.close()
 
     def _take_place(self, target: Target) -> bool:
-        """Take a place, that of an idle connection if there is no other."""
+        """Take a place of the limit, or that of an idle connection if there is no other."""
         taken = self._limit.try_take()
         while not taken and self.idle_count:
             self._drop(self._longest_idle())
@@ -470,7 +475,7 @@ class Pool(Generic[S]):
         self._limit.give_back()
 
     def _fill(self) -> None:
-        """Open connections for those who wait without one, the longest first, while there are places."""
+        """Open connections for waiting borrowers without one, the longest-waiting first, while there are places."""
         while self._placeless:
             waiter = next(iter(self._placeless))
             target = waiter.target
@@ -523,7 +528,7 @@ class Pool(Generic[S]):
             waiter.borrower.failed(fault, why)
 
     def _share_out(self, target: Target, connection: Pooled[S]) -> None:
-        """Lend a connection that was just opened to those who have waited longest, as many as it carries."""
+        """Lend a connection that was just opened to those who have waited longest, up to its capacity."""
         fewer = connection.capacity < target.capacity
         target.capacity = connection.capacity
         waiter = next(iter(target.waiting), None)
@@ -542,22 +547,22 @@ class Pool(Generic[S]):
             self._fill()
 
     def _queue_uncovered(self, target: Target) -> None:
-        """The last of those who wait for openings that cannot serve them all wait for a place again."""
+        """Put the last borrowers back into the queue if the connections being opened cannot serve all of them."""
         placed = [waiter for waiter in target.waiting if waiter not in self._placeless]
         for waiter in reversed(placed[target.opening * target.capacity :]):
             self._placeless[waiter] = None
             self._placeless.move_to_end(waiter, last=False)
 
     def _queue_again(self, target: Target) -> None:
-        """No descriptor or port was left for an opening: the last ones that had a place wait for one again."""
+        """Put the last borrowers back into the queue, because no descriptor or port was left for an opening."""
         self._at_once = 0.0
         self._queue_uncovered(target)
         self._tick_later()
 
     def _explain(self, target: Target, error: BaseException | None, lost_by: str) -> tuple[Fault, str]:
-        """The fault of an opening that failed, and why: for logs, as clients must not see it.
+        """Return the fault of a failed opening, and the reason for logs, which clients must not see.
 
-        `lost_by`: what has ended the connection as soon as it was open, where that was TLS.
+        `lost_by`: TLS error that has ended the connection as soon as it was open.
         """
         if isinstance(error, asyncio.CancelledError):  # by `stop`
             return Fault.POOL_TIMEOUT, ""
@@ -579,7 +584,7 @@ class Pool(Generic[S]):
         return fault, detail
 
     def _follow(self, target: Target) -> None:
-        """An address of the target has gone: so do the connections to it, the lent ones once they are given back."""
+        """Handle a removed address of the target: its connections are closed, lent ones after they are given back."""
         gone = [c for c, address in self._connections.items() if c.target is target and not target.has(address)]
         for connection in gone:
             if connection in target.idle:
@@ -594,7 +599,7 @@ class Pool(Generic[S]):
             self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
 
     def _tick(self) -> None:
-        """End the waits that have lasted too long, and try again for the others."""
+        """End waits that have timed out, and try again for the others."""
         self._ticker = None
         self._at_once = 2.0 * self._at_once or 1.0
         now = monotonic()
@@ -609,7 +614,7 @@ class Pool(Generic[S]):
             self._fill()  # which sets the next tick if any are left
 
     def _sweep(self) -> None:
-        """Close the connections that were idle too long; looks at those only, and at one more per target."""
+        """Close expired idle connections; checks only those, and one more per target."""
         self._sweeper = None
         oldest = self._clock.now - self._idle_timeout
         for target in self.targets:

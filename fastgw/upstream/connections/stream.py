@@ -1,8 +1,9 @@
 """Stream of an upstream connection: one request and its response, whatever protocol carries them.
 
-A borrower gets a stream from the pool (`Pool.lend`), begins a request on it and is told what comes back. Rule 1: it
-ends its use exactly once, by `release` or by `cancel`; after `on_failure` the stream is over already. Rule 2: after the
-last call of a listener (`on_end`, `on_failure`, or `on_head` with `ended`) nothing more is told to it.
+A borrower gets a stream from the pool (`Pool.lend`), begins a request on it, and its listeners are called with the
+response. Rule 1: a borrower ends its use exactly once, by `release` or by `cancel`; after `on_failure` the stream has
+ended already. Rule 2: after the last call of a listener (`on_end`, `on_failure`, or `on_head` with `ended`) there are
+no further calls.
 """
 
 from collections.abc import Sequence
@@ -15,35 +16,35 @@ from fastgw.upstream.targets.target import Target
 
 
 class BodyListener(Protocol):
-    """Listener to a response behind its head."""
+    """Listener to the body of a response."""
 
     def on_data(self, payload: bytes) -> None:
-        """More of the body came."""
+        """Handle more of the body."""
 
     def on_end(self, trailers: Trailers) -> None:
-        """All of the response has come."""
+        """Handle the end of the response."""
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
-        """Report that the stream broke; there is nothing left to release.
+        """Handle a broken stream; there is nothing to release.
 
         `silent`: before any byte of a response. `why`: for the log; may be empty.
         """
 
 
 class HeadListener(Protocol):
-    """Listener to a response until its head has come; a body is told to whom it hands over (`hand_over`)."""
+    """Listener to a response until its head has arrived; the body is passed to the listener of `hand_over`."""
 
     def on_interim(self, head: ResponseHead) -> None:
-        """An interim response came (1xx other than 101)."""
+        """Handle an interim response (1xx other than 101)."""
 
     def on_head(self, head: ResponseHead, payload: bytes | None, ended: bool) -> None:
-        """The final response's head came, with the first of its body; `ended`: with all of it.
+        """Handle the head of the final response, with the first part of its body; `ended`: with all of it.
 
-        `payload`: None where all of the body is in `head.payload`.
+        `payload`: None if the whole body is in `head.payload`.
         """
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
-        """Report that the stream broke, as `BodyListener.on_failure` says."""
+        """Handle a broken stream, as in `BodyListener.on_failure`."""
 
 
 class ResponseListener(HeadListener, BodyListener, Protocol):
@@ -51,31 +52,31 @@ class ResponseListener(HeadListener, BodyListener, Protocol):
 
 
 class TunnelListener(Protocol):
-    """Listener to what comes instead of a response, where an upgrade was offered and is accepted.
+    """Listener to a tunnel, if an offered upgrade was accepted.
 
-    That the tunnel broke is told by `on_failure` of the response's listener.
+    A broken tunnel is reported by `on_failure` of the response's listener.
     """
 
     def on_switch(self, head: ResponseHead, early: bytes) -> None:
-        """The target has accepted (101). `early`: bytes behind the head, of the other protocol."""
+        """Handle the target's 101. `early`: bytes after the head, of the other protocol."""
 
     def on_tunnel_data(self, chunk: bytes) -> None: ...
 
     def on_tunnel_end(self) -> None:
-        """The target will send no more; the other direction may go on."""
+        """Handle the end of data from the target; the other direction may continue."""
 
 
 class RequestSource(Protocol):
-    """Source of a request's body, or of what goes into a tunnel: it waits while the target takes no more."""
+    """Source of a request's body, or of the data of a tunnel: it pauses while the target accepts no more."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
 
 
 class SocketEnd(Protocol):
-    """End of a plain socket on the client's side, so that bodies are read in pieces that the other side has room for.
+    """Plain socket on the client's side, so that bodies are read in pieces for which the other side has room.
 
-    `fd`: its descriptor; -1: none. `body_goes_to`: the descriptor that takes what is read here.
+    `fd`: its descriptor; -1: none. `body_goes_to`: the descriptor that the data from this socket is written to.
     """
 
     @property
@@ -85,18 +86,18 @@ class SocketEnd(Protocol):
 
 
 class UpstreamStream(Protocol):
-    """Stream as its borrower knows it."""
+    """Interface of a stream for its borrower."""
 
     target: Target
     write_paused: bool
-    """The target takes no more for now."""
+    """Whether the target accepts no more for now."""
 
     @property
     def reused(self) -> bool:
         """Whether its connection has carried a request before."""
 
     def begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
-        """Send a request that is there as a whole, and expect the response to `method`."""
+        """Send a complete request, and expect the response to `method`."""
 
     def begin_special(
         self,
@@ -111,27 +112,28 @@ class UpstreamStream(Protocol):
         upgrade: Sequence[bytes] = (),
         tunnel: TunnelListener | None = None,
     ) -> None:
-        """Begin as `begin` does; the request has a body that is still to come, or asks for more than its resource.
+        """Begin like `begin` a request whose body is incomplete, or that offers an upgrade.
 
-        `request`: its head, and what is there of its body, framed. `whole`: that is all. `chunked`: how the rest is
-        framed. `source`: of the rest. `expects_continue`: the body comes only when the target asks for it. `upgrade`:
-        the protocols that are offered, and `tunnel`: who is told when one is accepted.
+        `request`: its head, and the received part of its body, framed. `whole`: that is all. `chunked`: framing of the
+        rest. `source`: source of the rest. `expects_continue`: the body is sent only when the target asks for it.
+        `upgrade`: offered protocols; `tunnel`: listener for an accepted one.
         """
 
     def attach_source(self, source: RequestSource | None) -> None:
-        """Brake this source from now on, at once if the target takes no more. None: nobody."""
+        """Pause and resume this source from now on; it is paused at once if the target accepts no more. None: no
+        source."""
 
     def send_body(self, payload: bytes) -> None:
         """Send more of the request's body."""
 
     def end_body(self, trailers: Trailers) -> None:
-        """End the request's body: now it is for the target to answer."""
+        """End the request's body: now the target has to answer."""
 
     def hand_over(self, listener: BodyListener) -> None:
-        """Let somebody else be told what comes, once the head has been."""
+        """Pass the rest of the response to another listener, after its head."""
 
     def pause(self) -> None:
-        """Read no more for now: who takes the response is slower. Time stands still meanwhile."""
+        """Pause reading, because the client is slower. Timeouts of the target pause meanwhile."""
 
     def resume(self) -> None: ...
 
@@ -142,22 +144,22 @@ class UpstreamStream(Protocol):
         """Send no more through the tunnel; the other direction may go on."""
 
     def limit_silence(self, seconds: float) -> None:
-        """Allow so long without a byte, from now on."""
+        """Set the idle timeout from now on."""
 
     def take_body_from(self, client: SocketEnd) -> None:
-        """Tell the client's side where the request's body goes."""
+        """Tell the client's side which socket the request's body is written to."""
 
     def give_body_to(self, client: SocketEnd) -> None:
-        """Note where the response's body goes."""
+        """Note which socket the response's body is written to."""
 
     def cancel(self) -> None:
-        """Give the request up: nobody waits for the response, of which nothing more is told. The capacity is free.
+        """Cancel the request: the response is not needed, and no listener is called any more. The capacity is free.
 
-        HTTP/1 cannot take a request back, so the connection is closed.
+        HTTP/1 cannot cancel a request, so the connection is closed.
         """
 
     def release(self) -> None:
-        """End the use of the stream, with a response that has ended or of which no more is wanted.
+        """End the use of the stream, with a response that has ended or is no longer needed.
 
-        The connection serves again only where both ended as they should.
+        The connection is reused only if request and response both ended properly.
         """
