@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -128,6 +129,35 @@ ReadyFdOption = Annotated[
 ]
 
 
+def _add_extension_dirs(given: list[str] | None) -> list[str] | None:
+    """Have packages looked for in these directories too, after those that are installed, which they cannot replace."""
+    for each in given or ():
+        try:
+            mode = os.stat(each).st_mode
+        except OSError as error:
+            raise typer.BadParameter(f"{each} cannot be used: {error.strerror}") from error
+        if not stat.S_ISDIR(mode):
+            raise typer.BadParameter(f"{each} is not a directory")
+        if mode & stat.S_IWOTH:
+            raise typer.BadParameter(
+                f"{each} can be written to by every user: whoever writes there would be the gateway"
+            )
+        if (path := os.path.abspath(each)) not in sys.path:
+            sys.path.append(path)
+    return given
+
+
+ExtensionDirOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--extension-dir",
+        metavar="DIR",
+        callback=_add_extension_dirs,
+        help="Directory to import `extensions` from, after installed packages. Repeatable.",
+    ),
+]
+
+
 def _tell_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"fastgw {VERSION}")
@@ -165,6 +195,7 @@ def run(
             metavar="NAME", help="Name of this gateway for other commands. Default: the file's name without its suffix."
         ),
     ] = "",
+    extension_dir: ExtensionDirOption = None,
     ready_fd: ReadyFdOption = None,
 ) -> None:
     """Run the gateway, from a configuration file or from --listen and --to."""
@@ -192,7 +223,12 @@ def run(
 
 
 @app.command()
-def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: FormatOption = Format.TEXT) -> None:
+def check(
+    file: FileArgument,
+    syntax: SyntaxOption = Syntax.YAML,
+    extension_dir: ExtensionDirOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
     """Check a configuration and report all errors and notes."""
     from fastgw.filters import TYPES
     from fastgw.gateway.compiler import compile
@@ -257,6 +293,7 @@ def explain(
         typer.Option(metavar="FILE", help="The client certificate, in PEM. It is treated as verified."),
     ] = None,
     syntax: SyntaxOption = Syntax.YAML,
+    extension_dir: ExtensionDirOption = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Explain how a request would be routed and why, without sending it."""
@@ -289,6 +326,7 @@ def diff(
         str, typer.Argument(metavar="NEW", help="The configuration to compare it with; - reads it from stdin.")
     ],
     syntax: SyntaxOption = Syntax.YAML,
+    extension_dir: ExtensionDirOption = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Show what a reload from one configuration to the other would change."""
@@ -438,6 +476,7 @@ def schema(
     file: Annotated[
         str | None, typer.Argument(metavar="FILE", help="A configuration whose extensions are included in the schema.")
     ] = None,
+    extension_dir: ExtensionDirOption = None,
     answer: Annotated[SchemaFormat, typer.Option("--format", help="Output format.")] = SchemaFormat.JSON,
 ) -> None:
     """Print the JSON Schema of configuration files, for editors; or all settings as Markdown."""
@@ -456,10 +495,12 @@ def filters(
     file: Annotated[
         str | None, typer.Option("--file", metavar="FILE", help="A configuration whose extensions are listed too.")
     ] = None,
+    extension_dir: ExtensionDirOption = None,
     answer: Annotated[FilterFormat, typer.Option("--format", help="Output format.")] = FilterFormat.TEXT,
 ) -> None:
     """List all filters, or show the manual of one."""
     from fastgw.config.sources.extension_packages import UnknownType, type_called
+    from fastgw.filters import TYPES
     from fastgw.filters.plugins import reference_docs
 
     known = _filter_types(file)
@@ -467,7 +508,16 @@ def filters(
         try:
             known = {name: type_called(name, known)}
         except UnknownType as error:
-            _fail(WRONG, f"fastgw: {'; '.join(filter(None, (error.wrong, error.expected)))}")
+            instances = [] if file is None else [*_instances(_read(lambda: config.load(file, TYPES)).config, name)]
+            if not instances:
+                hint = (
+                    "" if file is not None else f"; for a filter of a configuration: fastgw filters {name} --file FILE"
+                )
+                _fail(WRONG, f"fastgw: {'; '.join(filter(None, (error.wrong, error.expected)))}{hint}")
+            for place, type_name in instances:
+                typer.echo(f"{place}: a {type_name} filter named {name}", err=True)
+            name = instances[0][1]
+            known = {name: type_called(name, known)}
     chosen = known if name is None else {name: known[name]}
     told = reference_docs.manuals(chosen)
     if answer is FilterFormat.JSON:
@@ -578,6 +628,18 @@ def _filter_types(file: str | None) -> Mapping[str, Any]:
         return config.filter_types_of(file, TYPES)
     except config.ConfigError as error:
         _fail(WRONG, *map(str, error.problems))
+
+
+def _instances(configuration: config.Config, name: str) -> Iterator[tuple[str, str]]:
+    """Yield where a configuration has filters of this name, and the type of each."""
+    levels = {"filters": configuration.filters}
+    levels |= {f"filter_sets.{key}": filters for key, filters in configuration.filter_sets.items()}
+    levels |= {f"listeners.{key}.filters": each.filters for key, each in configuration.listeners.items()}
+    levels |= {f"upstreams.{key}.filters": each.filters for key, each in configuration.upstreams.items()}
+    levels |= {f"routes.{each.name}.filters": each.filters for each in configuration.routes}
+    for level, filters in levels.items():
+        if (use := filters.get(name)) is not None:
+            yield f"{level}.{name}", use.type
 
 
 def _addresses(configuration: config.Config) -> Iterator[tuple[str, Address]]:

@@ -3,8 +3,10 @@
 What a package is and how a filter is imported is not known here: whoever hands over the filter types knows (`Types`).
 """
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Self
 
 from fastgw.config.base.problems import Problem, show, suggest
@@ -71,10 +73,22 @@ def extended(
         return filter_types, []
     types, wrong = filter_types.extended([name for _, _, name in named])
     return types, [
-        document.problem((KEY, place), wrong[name].wrong, wrong[name].expected)
+        document.problem((KEY, place), wrong[name].wrong, _beside(document, name) or wrong[name].expected)
         for document, place, name in named
         if name in wrong
     ]
+
+
+def _beside(document: Document, name: str) -> str:
+    """Say what to do where the package is no installed one, and lies beside the file that names it; "": it does not.
+    Nothing is imported from there before that is asked for.
+    """
+    if not document.trusted or not document.quotes or not name.isidentifier() or find_spec(name) is not None:
+        return ""
+    for found in (f"{name}.py", f"{name}/__init__.py"):
+        if os.path.isfile(os.path.join(document.folder, found)):
+            return f"{found} is beside this file: install it, or start with --extension-dir {document.folder}"
+    return ""
 
 
 def _packages(document: Document) -> Sequence[str]:
