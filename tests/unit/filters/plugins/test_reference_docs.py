@@ -107,10 +107,8 @@ def test_one_is_told_with_all_its_settings() -> None:
 
 
 def test_an_unknown_one_is_one_line() -> None:
-    assert (
-        told("headres", code=1)
-        == 'fastgw: unknown filter type "headres"; did you mean "headers"?; for a filter of a configuration: fastgw filters headres --file FILE\n'
-    )
+    hint = "for a filter of a configuration: fastgw filters headres --file FILE"
+    assert told("headres", code=1) == f'fastgw: unknown filter type "headres"; did you mean "headers"?; {hint}\n'
 
 
 def test_filters_of_extensions_are_told_of_too(tmp_path: Path) -> None:
