@@ -3,6 +3,11 @@
 They take the same way as the clients' requests: pooled connections, verified TLS, the same two judges over what comes
 back. Rule 1: whoever leaves early closes; a fetch that fails, is late or is cancelled leaves no connection in use.
 Rule 2: a redirect is an answer like any other, and is not followed.
+
+These are no sub-requests (`subrequest.py`), which ask an upstream of the configuration for one exchange. A key set or a
+token endpoint is a URL in the settings of a filter, with TLS settings of its own; it is asked for the whole node, most
+often in the control process, which has no upstreams, no listeners and no exchange, and also for a configuration that is
+not in force yet.
 """
 
 import asyncio

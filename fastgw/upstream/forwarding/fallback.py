@@ -2,6 +2,10 @@
 
 Rule 1: another upstream gets nothing that the first may have acted on, unless the method allows it to be done twice.
 Rule 2: it gets no credentials that the gateway has brought for the first, unless they are meant for both.
+
+Another upstream is no sub-request of the exchange (`client/subrequest.py`), but its next forwarding: so its response
+goes to the client as any does, with interim responses, tunnels, the route's filters and the client's own backpressure.
+A sub-request has a listener in place of the client, through which all of that would have to be copied.
 """
 
 from collections.abc import Mapping
