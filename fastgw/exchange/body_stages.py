@@ -240,7 +240,7 @@ class BodyStages:
             fed = stage.feed(out) if out else b""
             self._ended += 1
             out = self._checked(place, came, fed + stage.end())
-            if stage.keeps_length and self._held[place]:
+            if self._held[place]:
                 raise ValueError("a body stage that keeps the length returned fewer bytes than it got")
         self.failing = None
         self.complete = True

@@ -428,6 +428,46 @@ def test_trailers_pass_their_hook_and_a_client_that_takes_them_gets_new_ones() -
     assert answer_of(run(hooks, get(), response=[ok(b"ok")[:-1], b"k"]))[1][b"content-length"] == b"2"
 
 
+def test_trailers_of_a_body_that_is_held_go_to_clients_that_can_take_them() -> None:
+    """By HTTP/1.1, where the client has asked for them or the body came in chunks; else there is a length."""
+    added = [(b"X-Sum", b"1")]
+    hooks = filter_of(
+        Hooks(
+            trailers=lambda exchange, trailers: added,
+            response_body=lambda exchange, body: body.upper(),
+            needs_body=Bounded(9),
+        )
+    )
+    asks = get(b"TE: trailers", b"Connection: TE")
+    assert run(hooks, asks, response=ok(b"ok")).received.endswith(b"\r\n\r\n2\r\nOK\r\n0\r\nX-Sum: 1\r\n\r\n")
+    assert run(hooks, get(), response=ok(b"ok", chunked=True)).received.endswith(b"OK\r\n0\r\nX-Sum: 1\r\n\r\n")
+    for request, response in ((get(), ok(b"ok")), (get(version=b"1.0"), ok(b"ok", chunked=True))):
+        ran = run(hooks, request, response=response)
+        assert answer_of(ran)[1][b"content-length"] == b"2"
+        assert b"X-Sum" not in ran.received
+
+
+def test_a_body_that_is_not_held_keeps_its_etag_where_a_stage_that_could_change_it_has_not() -> None:
+    same = filter_of(Hooks(response_body=lambda exchange, body: body, needs_body=Bounded(9)))
+    for hooks, etag in (
+        (same, b'"a"'),
+        (filter_of(Hooks(response_body=lambda exchange, body: b"y", needs_body=Bounded(9))), b'W/"a"'),
+    ):
+        assert answer_of(run(hooks, get(), response=ok(b"x", b'ETag: "a"')))[1][b"etag"] == etag
+
+
+@pytest.mark.parametrize("made", [bytearray(b"ab"), memoryview(b"ab")])
+def test_a_stage_that_returns_no_bytes_is_refused_as_one_that_raises(made: Any) -> None:
+    """What looks like bytes could still be written to when it goes out."""
+
+    class Wrong(BodyStage):
+        def feed(self, payload: bytes) -> bytes:
+            return made
+
+    ran = run(filter_of(Hooks(response_body=StageFactory(lambda exchange: Wrong()))), get(), response=ok(b"xx"))
+    assert (ran.status, ran.record.fault) == (500, "internal")
+
+
 @pytest.mark.parametrize("wrong", [[(b"Content-Length", b"1")], [(b"A\r\nB", b"1")], [("a", "b")], 7])
 def test_trailers_that_cannot_stand_there_cut_the_answer_off(wrong: Any) -> None:
     hooks = filter_of(Hooks(trailers=lambda exchange, trailers: wrong))

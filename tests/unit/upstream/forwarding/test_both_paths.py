@@ -140,6 +140,7 @@ def takes(seconds: float) -> Callable[[Exchange], None]:
     return step
 
 
+PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
 SLOW = probe("slow", Phase.TRANSFORM, request=takes(0.5))
 MEETING = probe("meeting", Phase.TRANSFORM, response=lambda exchange: None)
 BREAKER = {"min_requests": 4, "error_rate": "50%", "open": "2s", "probes": 1}
@@ -207,16 +208,25 @@ def other_client(chunk: bytes) -> Step:
     return lambda play: play.plane.client("127.0.0.3").sends(chunk)
 
 
+@pytest.mark.parametrize("probes", [(), (PASSING,)], ids=["at once", "behind a step"])
 @pytest.mark.parametrize("algorithm", ["round_robin", "random", "least_connections"])
-def test_who_is_refused_by_a_half_open_breaker_is_picked_for_once(algorithm: str) -> None:
+def test_who_is_refused_by_a_half_open_breaker_is_picked_for_once(algorithm: str, probes: Any) -> None:
     """The balancer is asked once on either path, and a probe is asked for once."""
     settings = upstream(2, circuit_breaker=BREAKER, load_balancing={"algorithm": algorithm})
     steps: list[Step] = [sends(GET), answers_if_asked(ERROR)] * 4
     steps += [passes(2.2), sends(GET), *[other_client(GET)] * 3, answers_if_asked(OK)]
     steps += [sends(GET), answers_if_asked(OK)] * 3
-    play = both(steps, settings)
+    play = both(steps, settings, probes)
     assert [record.fault for record in play.plane.records].count("circuit_open") >= 3
     assert [record.status for record in play.plane.records][-4:] == [200] * 4
+
+
+@pytest.mark.parametrize("probes", [(), (PASSING,)], ids=["at once", "behind a step"])
+def test_a_client_without_a_sticky_cookie_is_given_one_on_either_path(probes: Any) -> None:
+    settings = upstream(2, load_balancing={"sticky": {"cookie": "at", "key": "k" * 32}})
+    steps: list[Step] = [sends(GET), lambda play: connects(play) if play.plane.pool.waiting else None, answers(OK)]
+    play = both(steps * 3, settings, probes)
+    assert play.client.received.lower().count(b"set-cookie: at=") == len(play.plane.records)
 
 
 @pytest.mark.parametrize("algorithm", ["latency", "least_connections", "random"])
