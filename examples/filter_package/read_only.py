@@ -13,7 +13,7 @@ class ReadOnly(Filter, name="read_only", phase=Phase.AUTHORIZE):
     except_groups: tuple[str, ...] = ()
     """Groups of consumers whose changes are accepted."""
     retry_after: Duration = 60.0
-    """When clients are told to try again."""
+    """Time after which clients may try again."""
 
     def build(self, env: Env) -> Hooks:
         groups = frozenset(self.except_groups)

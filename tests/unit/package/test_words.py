@@ -45,13 +45,31 @@ TERMS: Final = {
 }
 """What is not written, as a regular expression, and what is."""
 AVOIDED: Final = re.compile("|".join(f"(?:{each})" for each in TERMS), re.IGNORECASE)
+OF_PAGES: Final = {
+    r"\bwho(?:m)?ever\b": "every client that",
+    r"\blikewise\b": "also; the same holds for",
+    r"\bpatience\b": "timeout",
+    r"\banew\b": "again",
+    r"\bbesides\b": "in addition to",
+    r"\b(?:is|are) told\b": "is reported; gets",
+    r"\bits kin\b": "and similar ones",
+    r"\bwhat is wrong\b": "the errors",
+    r"\bat hand\b": "available",
+    r"\bgood answers?\b": "successful checks",
+    r"\bgo(?:es)? by\b": "uses; depends on",
+    r"\bmay be picked\b": "is available",
+    r"\bwho (?:may|comes|sends|lacks|shows)\b": "a client that",
+    r"\bhow it fares\b": "its state",
+}
+"""The same for pages, comments of examples and manuals, where sentences are read without their code beside them."""
+AVOIDED_IN_PAGES: Final = re.compile("|".join(f"(?:{each})" for each in (*TERMS, *OF_PAGES)), re.IGNORECASE)
 MANUALS: Final = ("config/settings/", "filters/policies/")
 """Folders of settings and filters: their docstrings are docs/reference, and the JSON schema."""
 
 
-def avoided(text: str) -> list[str]:
+def avoided(text: str, phrases: re.Pattern[str] = AVOIDED) -> list[str]:
     """Return the phrases of a text that have a standard term."""
-    return [found[0] for found in AVOIDED.finditer(" ".join(text.split()))]
+    return [found[0] for found in phrases.finditer(" ".join(text.split()))]
 
 
 def docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
@@ -102,9 +120,15 @@ def test_a_planted_phrase_is_found_in_messages_and_manuals_and_not_in_other_docs
     assert sorted(found) == [(12, "come again"), (12, "exclude each other")]
 
 
-@pytest.mark.parametrize("pattern", TERMS)
+@pytest.mark.parametrize("pattern", TERMS | OF_PAGES)
 def test_the_term_in_its_place_is_not_avoided_itself(pattern: str) -> None:
-    assert avoided(TERMS[pattern]) == []
+    assert avoided((TERMS | OF_PAGES)[pattern], AVOIDED_IN_PAGES) == []
+
+
+def test_a_phrase_that_only_pages_avoid_is_found_there_also_over_the_end_of_a_line() -> None:
+    text = "Whoever connects is\ntold so, as are all clients besides."
+    assert avoided(text, AVOIDED_IN_PAGES) == ["Whoever", "is told", "besides"]
+    assert avoided(text) == []
 
 
 def test_messages_help_and_manuals_use_the_standard_terms() -> None:
@@ -116,14 +140,40 @@ def test_messages_help_and_manuals_use_the_standard_terms() -> None:
     assert found == []
 
 
-def test_commands_the_dashboard_and_the_pages_use_the_standard_terms() -> None:
-    files = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    files += [each for each in sorted((ROOT / "fastgw" / "admin" / "dashboard").rglob("*.*")) if each.suffix in SHOWN]
+def test_the_dashboard_uses_the_standard_terms() -> None:
+    files = [each for each in sorted((ROOT / "fastgw" / "admin" / "dashboard").rglob("*.*")) if each.suffix in SHOWN]
+    assert len(files) > 3
+    assert in_paragraphs(files, AVOIDED) == []
+
+
+def test_pages_and_the_comments_of_examples_use_the_standard_terms() -> None:
+    folders = {"docs": "*.md", "deploy": "*.*", "examples": "*.*"}
+    files = [ROOT / "README.md", *(each for name, suffix in folders.items() for each in (ROOT / name).rglob(suffix))]
+    read = sorted(each for each in files if each.suffix in READ)
+    assert len(read) > 60
+    assert in_paragraphs(read, AVOIDED_IN_PAGES) == []
+
+
+def test_the_manuals_of_settings_and_filters_use_the_standard_terms() -> None:
     found = []
-    for file in files:
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
-            found += [f"{file.relative_to(ROOT)}:{number}: {each!r}" for each in avoided(line)]
+    for folder in MANUALS:
+        for file in sorted((ROOT / "fastgw" / folder).rglob("*.py")):
+            for each in manuals(ast.parse(file.read_text())):
+                found += [f"{file.name}:{each.lineno}: {one!r}" for one in avoided(str(each.value), AVOIDED_IN_PAGES)]
     assert found == []
 
 
+def in_paragraphs(files: list[Path], phrases: re.Pattern[str]) -> list[str]:
+    """Return the phrases in these files, also those over the end of a line, with the line of their paragraph."""
+    found = []
+    for file in files:
+        line = 1
+        for paragraph in re.split(r"(\n[ #]*\n)", file.read_text()):
+            text = re.sub(r"\n\s*# ", "\n", paragraph)
+            found += [f"{file.relative_to(ROOT)}:{line}: {each!r}" for each in avoided(text, phrases)]
+            line += paragraph.count("\n")
+    return found
+
+
+READ: Final = (".md", ".yaml", ".toml", ".service", ".socket", ".sysusers")
 SHOWN: Final = (".html", ".js", ".css")
