@@ -56,7 +56,7 @@ class ShadowExchange(Exchange):
             setattr(self, name, getattr(real, name))
         self.real = real
         self.head = _Head(real.head)
-        self.client = self.response_sink = _Nobody()
+        self.client = self.response_sink = Nobody()
         self.service = None
         self.known: Who = (real.consumer, real.claims)  # by filters that act
         self.claims, self.params = dict(real.claims), dict(real.params)
@@ -181,7 +181,7 @@ class _Body:
     def resume(self) -> None: ...
 
 
-class _Nobody:
+class Nobody:
     """A client side that does nothing."""
 
     fd = body_goes_to = -1

@@ -30,7 +30,7 @@ from fastgw.exchange import (
 from fastgw.exchange.chain import TOLD_EVERY_S
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
-from fastgw.exchange.shadow_exchange import ShadowExchange
+from fastgw.exchange.shadow_exchange import Nobody, ShadowExchange
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.built_request import BuiltRequestHead
@@ -49,6 +49,7 @@ MOST: Final = 1024 * 1024
 TIMEOUT: Final = 5.0
 """Seconds for the whole, unless who asks says otherwise."""
 CANCELLED: Final = "cancelled"
+NOBODY: Final = Nobody()
 _OVER: Final = "the exchange is over"
 T = TypeVar("T")
 
@@ -152,7 +153,7 @@ class Subrequest(ClientSide):
         """Give it up: nothing more is told. Does nothing when it is over."""
         if self._end(CANCELLED) is not None:
             self.exchange.cancel(Fault.CLIENT_LEFT)
-            self.exchange.finish()
+            self._finish()
 
     # the filters of its upstream
 
@@ -196,8 +197,9 @@ class Subrequest(ClientSide):
         listener, self._listener = self._listener, None
         if listener is None:
             return None
-        if self._timer is not None:
-            self._timer.cancel()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._loop.call_soon(waiting.cancel)  # not before it has begun to wait
@@ -218,10 +220,14 @@ class Subrequest(ClientSide):
     def _fail(self, fault: Fault) -> None:
         listener = self._end(fault.label)
         if listener is not None:
-            exchange = self.exchange
-            if exchange.state is not ENDED:
-                exchange.finish()
-            self._tell(listener.on_failure, SubrequestFailed(fault, exchange.why))
+            self._finish()
+            self._tell(listener.on_failure, SubrequestFailed(fault, self.exchange.why))
+
+    def _finish(self) -> None:
+        exchange = self.exchange
+        if exchange.state is not ENDED:
+            exchange.finish()
+        exchange.client = exchange.response_sink = NOBODY  # it leads back here: a circle
 
     def _tell(self, listen: Callable[[T], None], what: T) -> None:
         try:
@@ -261,7 +267,7 @@ class Subrequest(ClientSide):
     def end(self, trailers: Trailers) -> None:
         listener = self._end(str(self._status))
         if listener is not None:
-            self.exchange.finish()
+            self._finish()
             self._tell(listener.on_end, trailers)
 
     def abort(self, fault: Fault) -> None:
@@ -439,6 +445,7 @@ async def subrequest(
         return await whole.result
     finally:
         sent.cancel()
+        whole.sent = sent.on_abandoned = None  # a circle
 
 
 @final

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.upstream_chains import NO_FILTERS
-from fastgw.filters.api import Consumer, Env, Filter, Hooks, Phase, Services
+from fastgw.filters.api import Consumer, Env, Filter, Hooks, Phase, Reply, Services
 from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.testing import ConfigError, configured, run
@@ -386,3 +387,39 @@ def test_no_more_of_a_body_is_taken_than_may_be(framed: bytes) -> None:
     found.clear()
     assert run(Takes(), GET, response=saying(201, b"x" * 10), again=OK).status == 200
     assert (found[0].status, found[0].body) == (201, b"x" * 10)
+
+
+def test_in_shadow_it_decides_nothing(plan: type[Filter]) -> None:
+    ran = run(configured(plan, ask="upstream"), GET, response=OK, again=saying(404, b""), shadow=True)
+    assert (ran.status, ran.shadowed) == (200, "plan: unknown: it is still waiting")
+    assert ran.requests[0].startswith(b"GET /a "), "the request itself does not wait for it"
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_who_awaits_one_whose_exchange_ends_is_told(shadow: bool) -> None:
+    """Also from a task of its own, which nobody cancels; in shadow, the exchange ends without waiting for it."""
+    found: list[Any] = []
+
+    class Begins(Filter, name="begins", phase=Phase.AUTHORIZE):
+        """Sends a sub-request, and does not wait for it."""
+
+        def build(self, env: Env) -> Hooks:
+            given: list[Services] = []
+            tasks: list[asyncio.Task[None]] = []
+
+            async def ask(exchange: Exchange) -> None:
+                upstream = given[0].upstreams("upstream")
+                assert upstream is not None
+                found.append(await subrequest.subrequest(exchange, upstream, target=b"/"))
+
+            def request(exchange: Exchange) -> Reply:
+                tasks.append(asyncio.get_running_loop().create_task(ask(exchange)))
+                return Reply(200, b"own")
+
+            async def waits(exchange: Exchange) -> None:
+                await ask(exchange)
+
+            return Hooks(request=waits if shadow else request, start=given.append)
+
+    run(Begins(), GET, shadow=shadow)
+    assert {each.fault for each in found} == {Fault.CLIENT_LEFT}

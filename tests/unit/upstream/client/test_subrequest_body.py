@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -346,6 +348,32 @@ def test_without_any_the_log_says_nothing() -> None:
 
 
 # --- many ---
+
+
+@pytest.mark.parametrize("end", ["whole", "reset", "cancelled", "late", "unconnected"])
+def test_nothing_of_one_that_is_over_waits_for_the_collector(end: str) -> None:
+    asking = Answering(method=b"GET", timeout=1.0)
+    kept = weakref.ref(asking.sent)
+    gc.collect()
+    gc.disable()
+    try:
+        if end == "unconnected":
+            asking.plane.cannot_connect()
+        else:
+            wire = asking.connects()
+            wire.sends(OK if end == "whole" else OK[:-1])
+            if end == "reset":
+                wire.resets()
+            elif end == "cancelled":
+                asking.sent.cancel()
+            elif end == "late":
+                asking.plane.passes(1.2)
+        asking.sent = None
+        asking.plane.settle()
+        assert kept() is None, gc.get_referrers(kept())
+    finally:
+        gc.enable()
+    asking.answers()
 
 
 def test_as_many_as_may_be_at_once() -> None:
