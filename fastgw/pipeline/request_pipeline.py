@@ -23,14 +23,14 @@ from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Match, Router
 
 Waited = asyncio.Future[Reply | None]
-"""The future that a step of a filter waits for."""
+"""Future that a step of a filter waits for."""
 
 
 class RequestStream(ClientSide, Protocol):
-    """The client's side of one exchange, as the pipeline sees it."""
+    """Client side of one exchange, as the pipeline uses it."""
 
     waiting: Waited | None
-    """The future that the exchange waits for; None: nothing is waited for, or the exchange is over."""
+    """Future that the exchange waits for; None: it does not wait, or it has ended."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop: ...
@@ -40,12 +40,13 @@ class RequestStream(ClientSide, Protocol):
 
 
 def run_early_steps(stream: RequestStream, exchange: Exchange, router: Router[Route]) -> None:
-    """Run the filters of gateway and listener that come before routing, then go on with `router`."""
+    """Run the filters of gateway and listener that come before routing, then continue with `router`."""
     _early_done(stream, exchange, router, run_request(exchange.chain.request_steps, exchange))
 
 
 def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route], outcome: Outcome) -> None:
-    """The early steps have run. `router`: that of the same tables, for the listener may have others by now."""
+    """Continue after the early steps. `router`: the one of the same tables, because the listener may have others by
+    now."""
     if outcome is None:
         find_route(stream, exchange, router)
     elif isinstance(outcome, Reply):
@@ -85,7 +86,7 @@ def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fas
 
 
 def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> None:
-    """The route's steps have run."""
+    """Continue after the steps of the route."""
     if outcome is None:
         _act(stream, exchange)
     elif isinstance(outcome, Reply):
@@ -95,7 +96,7 @@ def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> 
 
 
 def _act(stream: RequestStream, exchange: Exchange) -> None:
-    """Let the route answer."""
+    """Run the action of the route."""
     route = exchange.route
     assert route is not None
     if not exchange.chain.treats_bodies or begin_request_stages(exchange, route.action):
@@ -105,7 +106,7 @@ def _act(stream: RequestStream, exchange: Exchange) -> None:
 def _wait(
     stream: RequestStream, exchange: Exchange, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]
 ) -> Waited:
-    """Go on with what comes of it, unless the exchange is over before."""
+    """Continue with the result of an awaitable, unless the exchange has ended before."""
 
     def waited(done: Waited) -> None:
         if stream.waiting is not done:  # the exchange is over
@@ -131,7 +132,7 @@ def _wait(
 
 
 def _time_left(stream: RequestStream, exchange: Exchange) -> float:
-    """Seconds that are left for filters to decide."""
+    """Return the seconds that filters have left."""
     timeout = None if exchange.route is None else exchange.route.filter_timeout
     limit = stream.filter_timeout() if timeout is None else timeout
     return max(exchange.begun_at + limit - monotonic(), 0.0)
@@ -145,7 +146,7 @@ def _filter_is_late(stream: RequestStream, exchange: Exchange, waiting: Waited) 
 
 
 def cancel_waiting(stream: RequestStream) -> None:
-    """The exchange is over: nobody waits for its filters any more."""
+    """Cancel the wait of an exchange that has ended."""
     if stream.waiting is not None:
         stream.loop.call_soon(stream.waiting.cancel)  # not before it has begun to wait
         stream.waiting = None

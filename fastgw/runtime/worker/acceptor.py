@@ -23,26 +23,27 @@ from fastgw.runtime.sockets.listening_sockets import BACKLOG
 
 ACCEPTS_PER_WAKEUP: Final = 64  # then other events have their turn
 PAUSE: Final = 0.1
-"""Seconds without accepting when files or memory are used up."""
+"""Seconds without accepting when no files or memory are left."""
 PEEK: Final = 4096
 CROWD: Final = 256
-"""Connections of a worker, from which on it looks whether most of them have gone, and gives back their memory."""
+"""Number of connections of a worker above which it checks whether most of them have closed, and frees their memory."""
 LOOK_EVERY: Final = 1.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 GONE: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
     | {errno.EHOSTUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 )
-"""Errors of `accept` for a connection that came to nothing while it was queued (accept(2))."""
+"""Errors of `accept` for a connection that was closed while it was queued (accept(2))."""
 UNIX_PEER: Final = ("unix:", 0)
 
 Peer = tuple[str, int]
 
 
 class Acceptor:
-    """Accepts for one worker, from its own sockets and from those it adopted. The server holds the node's limits.
+    """Accepts connections for one worker, from its own sockets and from those it adopted. The server enforces the
+    node's limits.
 
-    What the files of this process cannot hold waits in the queue, for upstreams need files too.
+    Connections for which this process has no files left wait in the queue, because upstream connections need files too.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
@@ -60,27 +61,27 @@ class Acceptor:
 
     @property
     def listening(self) -> Set[socket.socket]:
-        """Return the sockets that are accepted from."""
+        """Return the sockets on which connections are accepted."""
         return self._listeners.keys()
 
     def reserve(self, sockets: int) -> None:
-        """Set how many files of this process are listening sockets."""
+        """Set the number of files of this process that are listening sockets."""
         self._most = connections_held(self._files - sockets)
 
     def open(self, listening: socket.socket, listener: Listener) -> None:
-        """Accept from this socket from now on; if that is done already, for this listener."""
+        """Accept from this socket from now on; if it is open already, for this listener."""
         known = listening in self._listeners
         self._listeners[listening] = listener
         if not known and self._pause is None:
             self._loop.add_reader(listening, self._accept, listening)
 
     def take(self, listening: socket.socket) -> None:
-        """Accept what is queued there now."""
+        """Accept the queued connections of a socket now."""
         if listening in self._listeners:
             self._accept(listening, most=BACKLOG)
 
     def close(self, listening: socket.socket) -> None:
-        """Accept no more from this socket: another worker does, or nobody can."""
+        """Accept no more from this socket: another worker does, or it is closed."""
         if self._listeners.pop(listening, None) is not None:
             self._loop.remove_reader(listening)
 
@@ -143,7 +144,7 @@ class Acceptor:
         return len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
 
     def _look_at_crowd(self) -> None:
-        """Give back the memory of a crowd of connections of which at least half have gone."""
+        """Free the memory of many connections after at least half of them have closed."""
         held = self._held()
         if 2 * held <= self._most_held:
             trim()
@@ -152,7 +153,7 @@ class Acceptor:
         self._look = self._loop.call_later(LOOK_EVERY, self._look_at_crowd) if crowded else None
 
     def _pause_all(self, why: str) -> None:
-        """Wait, instead of being woken without end by connections that cannot be taken."""
+        """Pause accepting, instead of being woken again and again by connections that cannot be accepted."""
         if self._pause is None:
             self._complain(OperatorEvent.ACCEPT_PAUSED, f"not accepting for {PAUSE} s: {why}")
             for listening in self._listeners:
@@ -191,7 +192,7 @@ class Acceptor:
 
 
 class Greeting:
-    """A connection whose PROXY header is being read from the bare socket: the bytes behind it are left there."""
+    """Connection whose PROXY header is being read from the socket itself: the bytes after it stay in the socket."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Long work on a loop that has others to serve: done in slices, between which everybody has a turn."""
+"""Long work on an event loop that serves requests: it is done in slices, between which other callbacks run."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final
 
 SLICE_S: Final = 0.0005
-"""How long a slice lasts, in seconds, but for what its last step takes."""
+"""Maximum duration of a slice in seconds, except for its last step."""
 
 Steps = Generator[None, None, Any]
 Done = Callable[[Any], None]

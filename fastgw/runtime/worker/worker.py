@@ -1,7 +1,8 @@
-"""A worker: the process that serves. It accepts where it is told to, and otherwise does what the supervisor says.
+"""Worker: a process that serves requests. It accepts on the sockets that the supervisor assigns, and follows its
+messages.
 
-Signals are the supervisor's affair: a terminal or a service manager sends them to every process of the group, and the
-channel tells what to do about them. When the channel closes the supervisor is gone, and the worker goes too.
+Signals are handled by the supervisor: a terminal or a service manager sends them to every process of the group, and the
+channel tells the worker what to do. When the channel closes the supervisor is gone, and the worker ends too.
 """
 
 import asyncio
@@ -68,19 +69,19 @@ from fastgw.sync.revocations import RevocationEvent
 from fastgw.upstream.client.http_client import Fetcher
 
 PUBLISH_EVERY: Final = 1.0
-"""Seconds between two tellings of how busy the targets are."""
+"""Seconds between two reports of the load of the targets."""
 SUCCESSION_S: Final = 1.0
-"""How long control may be away until nobody waits for the next one."""
+"""Seconds for which the control process may be unreachable before nobody waits for its successor."""
 SHORT: Final = "sockets could not be handed over: too many open files (ulimit -n)"
 FLUSH_S: Final = 2.0
-"""How long the logs may go on writing after a drain."""
+"""Seconds for which the logs may be written after a drain."""
 FLUSH_NOW_S: Final = 0.3
-"""The same when the worker was told to stop at once."""
+"""The same if the worker has to stop at once."""
 
 
 @dataclass(frozen=True)
 class WorkerBootstrap:
-    """Everything that a worker begins with."""
+    """Initial data of a worker."""
 
     slot: int
     column: int
@@ -229,7 +230,7 @@ class Worker:
             os.close(descriptor)
 
     def _revoke(self, records: bytes, about: RevocationEvent) -> None:
-        """Tell the node of what is revoked here."""
+        """Publish a revocation of this worker to the node."""
         try:
             self._channel.send(Revoke(generation=self._changing.generation, records=records, told=[about]))
         except ChannelFull:
@@ -238,12 +239,12 @@ class Worker:
             pass  # the supervisor is gone, and we go too
 
     def _drain_targets(self, value: bytes) -> None:
-        """Drain targets, also for requests that have met the tables of before, and wait in a filter."""
+        """Drain targets, also for requests that use previous tables and wait in a filter."""
         for gateway in self._changing.gateways():
             gateway.drain(drained_targets.read(value))
 
     def _publish(self) -> None:
-        """Tell once in a while how busy the targets are."""
+        """Report the load of the targets at intervals."""
         steps = self._words.publishing(self._column, self._changing.gateway)
 
         def again(_: object) -> None:
@@ -280,7 +281,7 @@ class Worker:
         self._channel.send(ReloadRefused(generation=generation, why=why, passing=passing))
 
     def _commit(self, order: Commit) -> None:
-        """One turn of the loop: it falls between two requests."""
+        """Swap the tables in one turn of the event loop, between two requests."""
         committed = self._changing.commit(order.generation)
         if committed is None:
             self._refused(order.generation, "it is not prepared")
@@ -328,7 +329,7 @@ class Worker:
 
 
 def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
-    """Log an exception that nobody caught in a callback: one line. The loop goes on."""
+    """Log an uncaught exception of a callback in one line. The event loop continues."""
     error = report.get("exception")
     say(
         OperatorEvent.DEFECT,
@@ -339,7 +340,7 @@ def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> 
 
 
 def run_worker(bootstrap: WorkerBootstrap, channel: Channel) -> None:
-    """The life of a worker process, after the fork."""
+    """Run a worker process, after the fork, until it ends."""
     faulthandler.enable(2)
     faulthandler.register(signal.SIGUSR2, 2)
     gateway = bootstrap.gateway()
