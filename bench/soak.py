@@ -232,7 +232,7 @@ async def soak(
     at = origin.sockets[0].getsockname()[1]
     async with _gateway(folder, document(sizes, at, folder, 0)) as (supervisor, ports):
         visitors = [asyncio.create_task(_visit(ports, sizes.routes, context, counts)) for _ in range(sizes.clients)]
-        begun, told_at = time.monotonic(), -inf
+        begun, logged_at = time.monotonic(), -inf
         try:
             while (now := time.monotonic() - begun) < seconds and counts.reloads < reloads:
                 await asyncio.sleep(min(sizes.reload_every, 1.0))
@@ -242,8 +242,8 @@ async def soak(
                 for visitor in visitors:
                     if visitor.done():
                         visitor.result()  # raises
-                if now - told_at >= tell_every:
-                    told_at = now
+                if now - logged_at >= tell_every:
+                    logged_at = now
                     held = {name: anonymous(pid) for name, pid in processes(supervisor).items()}
                     for name, each in held.items():
                         samples.setdefault(name, []).append((now, each))

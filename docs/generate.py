@@ -285,10 +285,10 @@ def _keys(told: Any) -> list[str]:
     if not (isinstance(told, type) and issubclass(told, msgspec.Struct)):
         return []
     docs = field_docs(told)
-    told_of = [
+    sorted_problems = [
         (field.encode_name, " ".join(docs.get(field.name, "").split())) for field in msgspec.structs.fields(told)
     ]
-    return [f"    - `{name}`{f': {text}' if text else ''}" for name, text in told_of]
+    return [f"    - `{name}`{f': {text}' if text else ''}" for name, text in sorted_problems]
 
 
 def _head(title: str) -> Iterator[str]:

@@ -256,7 +256,7 @@ def check(
         if not rate_limit_table.COMPILED:
             notes.append(
                 config.Problem(
-                    file, 0, 0, "", f"limits by key are kept by {rate_limit_table.told()}: exact, but slower"
+                    file, 0, 0, "", f"limits by key are kept by {rate_limit_table.describe()}: exact, but slower"
                 )
             )
     except config.ConfigError as error:
@@ -519,13 +519,13 @@ def filters(
             name = instances[0][1]
             known = {name: type_called(name, known)}
     chosen = known if name is None else {name: known[name]}
-    told = reference_docs.manuals(chosen)
+    all_manuals = reference_docs.manuals(chosen)
     if answer is FilterFormat.JSON:
-        _print_json(told if name is None else told[0])
+        _print_json(all_manuals if name is None else all_manuals[0])
     elif answer is FilterFormat.MARKDOWN:
         typer.echo(reference_docs.as_markdown(chosen), nl=False)
     else:
-        typer.echo(reference_docs.table(told) if name is None else reference_docs.as_text(told[0]))
+        typer.echo(reference_docs.table(all_manuals) if name is None else reference_docs.as_text(all_manuals[0]))
 
 
 @app.command()
@@ -608,14 +608,14 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "uvloop": version_of("uvloop"),
         "httptools": version_of("httptools"),
         "msgspec": version_of("msgspec"),
-        "wire": compiled.told(),
-        "limits": rate_limit_table.told(),
-        "tickets": openssl.tickets_told(),
+        "wire": compiled.describe(),
+        "limits": rate_limit_table.describe(),
+        "tickets": openssl.describe_tickets(),
     }
     if answer is Format.JSON:
         _print_json(versions)
     else:
-        typer.echo("\n".join(f"{name + ':':<11}{told}" for name, told in versions.items()))
+        typer.echo("\n".join(f"{name + ':':<11}{value}" for name, value in versions.items()))
 
 
 def _filter_types(file: str | None) -> Mapping[str, Any]:
@@ -735,10 +735,10 @@ def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable
 
 def _all_status(client: AdminClient) -> str:
     """The node's status with its upstreams and routes, as one JSON object."""
-    told: dict[str, msgspec.Raw] = {}
+    status: dict[str, msgspec.Raw] = {}
     for path in ("/status", "/upstreams", "/routes"):
-        told |= msgspec.json.decode(client.get(path), type=dict[str, msgspec.Raw])
-    return msgspec.json.encode(told).decode()
+        status |= msgspec.json.decode(client.get(path), type=dict[str, msgspec.Raw])
+    return msgspec.json.encode(status).decode()
 
 
 def _serve(
@@ -787,8 +787,8 @@ def _check_open(descriptor: int) -> None:
         raise typer.BadParameter(f"{descriptor} is not an open file descriptor", param_hint="--ready-fd") from error
 
 
-def _print_json(told: object) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(told)))
+def _print_json(value: object) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value)))
 
 
 def _fail(code: int, *lines: str) -> NoReturn:

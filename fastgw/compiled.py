@@ -30,7 +30,7 @@ def twin(name: str) -> Any | None:
     return module
 
 
-def told() -> str:
+def describe() -> str:
     """Describe what is in use, for people; modules that nobody has asked for yet are left out."""
     missing = [name for name, used in in_use.items() if not used]
     why = "FASTGW_PURE_PYTHON is set" if PURE else "no compiled modules: installed without a compiler"
@@ -44,5 +44,5 @@ def warning() -> str | None:
     if PURE or all(in_use.values()):
         return None
     if any(in_use.values()):
-        return f"running without some compiled modules: {told()}"
-    return f"NOT COMPILED: each request costs two to four times as much CPU: {told()}"
+        return f"running without some compiled modules: {describe()}"
+    return f"NOT COMPILED: each request costs two to four times as much CPU: {describe()}"

@@ -23,7 +23,7 @@ from fastgw.http.http1.serializer import status_line
 from fastgw.http.malformed import Malformed
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
-from fastgw.runtime.control.control import told_to_stop
+from fastgw.runtime.control.control import stop_requested
 from fastgw.runtime.ipc.channel import FIRST_GENERATION, Channel, Ready
 from fastgw.runtime.node.bound_addresses import Bound
 from fastgw.runtime.node.child_slots import Work
@@ -94,7 +94,7 @@ def run_origin(listening: socket.socket, channel: Channel) -> None:
     async def serve() -> None:
         server = await asyncio.start_unix_server(_converse, sock=listening, limit=READ_BYTES)
         channel.send(Ready(generation=FIRST_GENERATION))
-        await told_to_stop(channel)
+        await stop_requested(channel)
         server.close()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -127,10 +127,10 @@ def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Inde
     )
 
 
-def as_text(told: Differences) -> str:
+def as_text(differences: Differences) -> str:
     """One line for each difference, without a line end behind the last."""
-    lines = [line for key, kind in KINDS.items() for line in _lines(kind, getattr(told, key))]
-    return "\n".join([*lines, *(f"note: {need}" for need in told.needs)]) or "nothing changes"
+    lines = [line for key, kind in KINDS.items() for line in _lines(kind, getattr(differences, key))]
+    return "\n".join([*lines, *(f"note: {need}" for need in differences.needs)]) or "nothing changes"
 
 
 def _lines(kind: str, part: Part) -> Iterator[str]:
@@ -154,10 +154,10 @@ def _known(old: Loaded | Config, new: Loaded | Config) -> tuple[Index, Index]:
     return before, _index(new, before.key)
 
 
-def _index(told: Loaded | Config, key: bytes = b"") -> Index:
-    if isinstance(told, Loaded):
-        return index_of(told.config.consumers, told.captured, key)
-    return index_of(told.consumers, {}, key)
+def _index(side: Loaded | Config, key: bytes = b"") -> Index:
+    if isinstance(side, Loaded):
+        return index_of(side.config.consumers, side.captured, key)
+    return index_of(side.consumers, {}, key)
 
 
 def _consumers(old: Index, new: Index) -> Part:
@@ -229,14 +229,14 @@ def _of_all(items: tuple[Item, ...], key: str, services: Services) -> tuple[Item
     found: dict[tuple[str, str], list[Item]] = {}
     for each in of_services:
         found.setdefault((each.name, each.level), []).append(each)
-    told: list[Item] = []
+    merged: list[Item] = []
     for item, of_service in zip(items, of_services, strict=True):
         alike = found[of_service.name, of_service.level]
         if item is of_service or alike.count(of_service) < max(listeners[getattr(of_service, key)], 2):
-            told.append(item)
+            merged.append(item)
         elif alike[alike.index(of_service)] is of_service:  # the first of them
-            told.append(of_service)
-    return tuple(told)
+            merged.append(of_service)
+    return tuple(merged)
 
 
 def _needs(old: Config, new: Config) -> Iterator[str]:
@@ -346,9 +346,9 @@ class _Comparison:
                 if old[key] != new[key]:
                     yield _hidden(below)
             else:
-                holder, deed = (old, _removed) if key in old else (new, _added)
-                value = MASK if masked(shape, key) else written(shape.each, holder[key])
-                yield deed(below, f"{path_text(below)} {_said(value)}", value)
+                owner, deed = (old, _removed) if key in old else (new, _added)
+                value = MASK if masked(shape, key) else written(shape.each, owner[key])
+                yield deed(below, f"{path_text(below)} {_rendered(value)}", value)
 
     def _sequences(self, shape: Sequence, old: tuple[Any, ...], new: tuple[Any, ...], path: Path) -> Iterator[Change]:
         """Elements are known by their text, structs by their first field; where two have the same, as a whole."""
@@ -361,8 +361,8 @@ class _Comparison:
             if key in old_by_key and key in new_by_key:
                 yield from self._values(shape.each, old_by_key[key], new_by_key[key], (*path, key))
             else:
-                holder, deed = (old_by_key, _removed) if key in old_by_key else (new_by_key, _added)
-                yield deed((*path, key), f"{noun} {_plain(key)}", written(shape.each, holder[key]))
+                owner, deed = (old_by_key, _removed) if key in old_by_key else (new_by_key, _added)
+                yield deed((*path, key), f"{noun} {_plain(key)}", written(shape.each, owner[key]))
         if moved := _reordered(path_text(path), [*old_by_key], [*new_by_key]):
             yield moved
 
@@ -402,7 +402,7 @@ def _held(field: Field, old: Struct, new: Struct) -> tuple[Any, Any]:
 
 def _changed(path: Path, old: Any, new: Any) -> Change:
     where = path_text(path)
-    return Change(where, "changed", f"{where} {_said(old)} -> {_said(new)}".lstrip(), old, new)
+    return Change(where, "changed", f"{where} {_rendered(old)} -> {_rendered(new)}".lstrip(), old, new)
 
 
 def _hidden(path: Path) -> Change:
@@ -424,22 +424,22 @@ def _reordered(path: str, old: list[str], new: list[str]) -> Change | None:
 
 
 def _key_of(shape: Decoder, value: Any) -> str:
-    said = written(fitting(shape, value), value)
-    return str(next(iter(said.values()))) if isinstance(said, dict) else str(said)
+    rendered = written(fitting(shape, value), value)
+    return str(next(iter(rendered.values()))) if isinstance(rendered, dict) else str(rendered)
 
 
 def _singular(noun: str) -> str:
     return f"{noun[:-3]}y" if noun.endswith("ies") else noun.removesuffix("s")
 
 
-def _said(value: Any) -> str:
+def _rendered(value: Any) -> str:
     """A value as a line of text has it."""
     if isinstance(value, str):
         return _plain(value)
     if isinstance(value, dict):
-        return shorten(f"{{{', '.join(f'{_plain(key)}: {_said(each)}' for key, each in value.items())}}}")
+        return shorten(f"{{{', '.join(f'{_plain(key)}: {_rendered(each)}' for key, each in value.items())}}}")
     if isinstance(value, list):
-        return shorten(f"[{', '.join(map(_said, value))}]")
+        return shorten(f"[{', '.join(map(_rendered, value))}]")
     return json.dumps(value)
 
 

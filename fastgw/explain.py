@@ -112,7 +112,7 @@ class _Listening:
     def __init__(self) -> None:
         self.answered = False
 
-    def inform(self, head: ResponseHead | None) -> None: ...
+    def send_interim(self, head: ResponseHead | None) -> None: ...
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.answered = True
@@ -238,7 +238,7 @@ def explain(
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
             if candidates[0].route.division is not None:
-                explanation.split = candidates[0].route.division.divider.told(exchange)
+                explanation.split = candidates[0].route.division.divider.describe_split(exchange)
             explanation.beat = tuple(f"{each.route.name} ({each.weakness})" for each in candidates[1:])
             explanation.early = _nearest_ids(explanation.early, chosen.early, exchange.route.chain)
             later = _later_links(exchange.route.chain, chosen.early)
@@ -272,8 +272,8 @@ def explain(
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
         explanation.sends = shown.head(action.request(exchange, target))
         fallback = exchange.route.fallback
-        told = (f"fallback: {fallback.told}",) if isinstance(fallback, Fallback) else ()
-        explanation.fails = (*_tried_again(action.upstream.settings, exchange), *told)
+        fallback_text = (f"fallback: {fallback.description}",) if isinstance(fallback, Fallback) else ()
+        explanation.fails = (*_tried_again(action.upstream.settings, exchange), *fallback_text)
         return explanation
     action(exchange)
     return _answered(explanation, exchange, shown)
@@ -443,10 +443,10 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
     depends_on = " or ".join(exchange.asked) if looked else ""
     depends = f"depends on the consumer that {depends_on} authenticates"
     if raised is not None and not looked:
-        told = f"{type(raised).__name__}: {raised}".removesuffix(": ")
+        error_text = f"{type(raised).__name__}: {raised}".removesuffix(": ")
         if hooks.start is not None:  # what it has in a worker, it has not here
-            return _ExplainedRequest(f"known to a running gateway only ({told})", waits=True)
-        return _ExplainedRequest(f"answers 500 (internal: it raises {told})", problem(Fault.INTERNAL))
+            return _ExplainedRequest(f"known to a running gateway only ({error_text})", waits=True)
+        return _ExplainedRequest(f"answers 500 (internal: it raises {error_text})", problem(Fault.INTERNAL))
     if isinstance(outcome, Reply) and not looked:
         label = outcome.fault.label if outcome.fault else ""
         reasons = ": ".join(filter(None, (label, exchange.why)))
@@ -500,8 +500,8 @@ def _could_be(
     if found.route is None or not others:
         return ()
     shown.hide(found.route.chain.links)
-    told = tuple(f"{each.name}, as {shown.path(each.path)} ({each.done})" for each in others)
-    return told if taken is not None else (f"{found.route.name}, as it came", *told)
+    listed = tuple(f"{each.name}, as {shown.path(each.path)} ({each.done})" for each in others)
+    return listed if taken is not None else (f"{found.route.name}, as it came", *listed)
 
 
 def _matched(candidate: Candidate[Any]) -> str:

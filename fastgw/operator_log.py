@@ -91,17 +91,17 @@ class RareNotice:
     KINDS: Final = 64
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[float, int]] = {}  # by kind: when it is due again, and how often it was silenced
+        self._due: dict[str, tuple[float, int]] = {}  # by kind: when it is due again, and how often it was silenced
 
     def __call__(self, event: OperatorEvent, text: str, kind: str = "") -> None:
         now = time.monotonic()
-        if kind not in self._told and len(self._told) >= self.KINDS:
+        if kind not in self._due and len(self._due) >= self.KINDS:
             kind = ""
-        due_at, silenced = self._told.get(kind, (now, 0))
+        due_at, silenced = self._due.get(kind, (now, 0))
         if now < due_at:
-            self._told[kind] = due_at, silenced + 1
+            self._due[kind] = due_at, silenced + 1
             return
-        self._told[kind] = now + self.INTERVAL, 0
+        self._due[kind] = now + self.INTERVAL, 0
         notice(event, f"{text} ({silenced} more since the last such line)" if silenced else text)
 
 
@@ -114,11 +114,11 @@ class NoticeLog(logging.Handler):
         text = record.getMessage()
         error = record.exc_info[1] if record.exc_info else None
         event = getattr(record, "event", None)
-        told = f"{text}: {described(error)}" if error else text
+        line = f"{text}: {described(error)}" if error else text
         if isinstance(event, OperatorEvent):
-            notice(event, told)
+            notice(event, line)
         else:
-            notice(OperatorEvent.LIBRARY, f"{record.name}: {told}", record.levelno)
+            notice(OperatorEvent.LIBRARY, f"{record.name}: {line}", record.levelno)
 
 
 def described(error: BaseException) -> str:

@@ -279,7 +279,7 @@ def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
 
     A difference is tried again, alternating which path is first, until it also occurs between two runs of one path.
     """
-    fulls, fasts = [_told(full)], [_told(fast)]
+    fulls, fasts = [_seen(full)], [_seen(fast)]
     while different := _different(fulls, fasts):
         if len(fulls) == COMPARED_AT_MOST:
             lines = "".join(
@@ -289,14 +289,14 @@ def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
             raise AssertionError(f"the fast path of fastgw does something else than the full one:{lines}")
         for is_fast in ((True, False), (False, True))[len(fulls) % 2]:
             ran = case.run(runner, is_fast)
-            (fasts if is_fast else fulls).append({} if ran is None else _told(ran))
+            (fasts if is_fast else fulls).append({} if ran is None else _seen(ran))
 
 
 def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[str, object]]) -> list[str]:
     """Return the facts that are stable on each of the two paths, and differ between them."""
 
-    def always(told: Sequence[Mapping[str, object]], name: str) -> bool:
-        return all(each.get(name) == told[0].get(name) for each in told)
+    def always(requests: Sequence[Mapping[str, object]], name: str) -> bool:
+        return all(each.get(name) == requests[0].get(name) for each in requests)
 
     return [
         name
@@ -305,13 +305,13 @@ def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[st
     ]
 
 
-def _told(ran: Ran) -> dict[str, object]:
+def _seen(ran: Ran) -> dict[str, object]:
     """Return all facts about a request, line by line and word by word."""
-    told: dict[str, object] = {"requests sent": len(ran.requests), "waited": ran.waited, "events": ran.events}
+    seen: dict[str, object] = {"requests sent": len(ran.requests), "waited": ran.waited, "events": ran.events}
     for what, sent in (*((f"request {at}", sent) for at, sent in enumerate(ran.requests, 1)), ("answer", ran.received)):
-        told |= {f"{what}, line {number}": line for number, line in enumerate(sent.splitlines(keepends=True), 1)}
+        seen |= {f"{what}, line {number}": line for number, line in enumerate(sent.splitlines(keepends=True), 1)}
     names = (name for name in ran.record.__struct_fields__ if name not in TIMES)
-    return told | {f"record, {name}": getattr(ran.record, name) for name in names}
+    return seen | {f"record, {name}": getattr(ran.record, name) for name in names}
 
 
 def _named(filters: Filter | Iterable[Filter] | Mapping[str, Filter]) -> Mapping[str, Filter]:

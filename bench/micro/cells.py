@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from bench.micro.timing import Room
-from fastgw.shm.rate_limit_table import Cells, LockedCells, SwappedCells, size, told
+from fastgw.shm.rate_limit_table import Cells, LockedCells, SwappedCells, describe, size
 
 CELLS = 65_536
 KEYS = 2_000
@@ -16,7 +16,7 @@ NEVER_FULL = 10**7  # so every decision is the same admission
 def rooms() -> Iterator[Room]:
     keys = [b"rate:%015d" % number for number in range(KEYS)]
     ways: dict[str, type[Cells]] = {"fcntl locks": LockedCells}
-    if told() == "compare-and-swap":
+    if describe() == "compare-and-swap":
         ways = {"compare-and-swap": SwappedCells} | ways
     for name, way in ways.items():
         fd = os.memfd_create("cells")

@@ -20,7 +20,7 @@ from fastgw.filters.policies.authorize import Authorize, Names, Scopes
 from fastgw.filters.policies.basic_auth import BasicAuth
 from fastgw.filters.policies.cors import Cors
 from fastgw.filters.policies.headers import Edits, Headers
-from fastgw.filters.policies.ip import Ip, judge_of
+from fastgw.filters.policies.ip import Ip, address_check
 from fastgw.filters.policies.key_auth import KeyAuth
 from fastgw.filters.policies.security_headers import SecurityHeaders
 from fastgw.forwarded_headers import Peer
@@ -52,7 +52,7 @@ def rooms() -> Iterator[Room]:
     yield Room("headers: a value of the request", unsaid(step(named.request)), exchanges(alone))
     yield Room("headers: the same before others", step(named.request), exchanges())
     yield from of_consumers()
-    unremembered = judge_of((), networks).__wrapped__  # type: ignore[attr-defined]  # it is an lru_cache
+    unremembered = address_check((), networks).__wrapped__  # type: ignore[attr-defined]  # it is an lru_cache
     yield Room(f"ip, another address, {NETWORKS} networks", unremembered, ["192.0.2.1"])
     for name, settings in (
         ("security_headers", SecurityHeaders(preset="api")),

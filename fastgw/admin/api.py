@@ -46,7 +46,7 @@ from fastgw.admin.node_interface import (
 )
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
-from fastgw.admin.responses import answer, refused, told
+from fastgw.admin.responses import answer, json_response, refused
 from fastgw.config.base.problems import shorten
 from fastgw.config.settings.secrets import SecretError
 from fastgw.operator_events import OperatorEvent, say
@@ -165,10 +165,10 @@ async def _body(request: Request, most: int | None = None) -> bytes:
 
 def _content_type(request: Request, *wanted: str) -> str:
     """Return the request's content type, which is one of those wanted."""
-    told = request.headers.get("content-type", "")
-    content_type = told.partition(";")[0].strip().lower()
+    content_type_header = request.headers.get("content-type", "")
+    content_type = content_type_header.partition(";")[0].strip().lower()
     if content_type not in wanted:
-        was = f'not "{shorten(told)}"' if told else "and there is none"
+        was = f'not "{shorten(content_type_header)}"' if content_type_header else "and there is none"
         must = " or ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
         raise HTTPException(415, f"The Content-Type must be {must}, {was}; with curl: -H 'Content-Type: {wanted[0]}'.")
     return content_type
@@ -181,13 +181,13 @@ async def _no_body(request: Request) -> None:
 
 def _check_query(request: Request, known: Collection[str], repeats: Container[str]) -> None:
     """A parameter that nobody reads may have been meant to prevent what would be done."""
-    told = f"known here: {', '.join(known) or 'none'}"
+    known_names = f"known here: {', '.join(known) or 'none'}"
     met = set()
     for name, _ in request.query_params.multi_items():
         if name not in known:
-            raise HTTPException(400, f'Unknown query parameter "{shorten(name)}"; {told}.')
+            raise HTTPException(400, f'Unknown query parameter "{shorten(name)}"; {known_names}.')
         if name in met and name not in repeats:
-            raise HTTPException(400, f'Duplicate query parameter "{name}"; {told}.')
+            raise HTTPException(400, f'Duplicate query parameter "{name}"; {known_names}.')
         met.add(name)
 
 
@@ -203,7 +203,7 @@ def _flag(request: Request, name: str) -> bool:
 
 def _telling(ask: Callable[[Node], Any]) -> Act:
     async def act(node: Node, request: Request) -> Response:
-        return told(ask(node))
+        return json_response(ask(node))
 
     return act
 
@@ -224,12 +224,12 @@ async def _begin_session(node: Node, request: Request) -> Response:
         cookie, session = browser_sessions.begin(access.token.value(), time.time())
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
-    return told(session, Set_Cookie=_cookie(request, access, cookie))
+    return json_response(session, Set_Cookie=_cookie(request, access, cookie))
 
 
 async def _end_session(node: Node, request: Request) -> Response:
     await _no_body(request)
-    return told(Ended(), Set_Cookie=_cookie(request, request.app.state.access, ""))
+    return json_response(Ended(), Set_Cookie=_cookie(request, request.app.state.access, ""))
 
 
 def _cookie(request: Request, access: Access, value: str) -> str:
@@ -238,19 +238,19 @@ def _cookie(request: Request, access: Access, value: str) -> str:
 
 
 async def _config(node: Node, request: Request) -> Response:
-    return told(await node.config())
+    return json_response(await node.config())
 
 
 async def _consumers(node: Node, request: Request) -> Response:
-    return told(Consumers(await node.consumers()))
+    return json_response(Consumers(await node.consumers()))
 
 
 async def _openapi(node: Node, request: Request) -> Response:
-    return told(document(OPERATIONS))
+    return json_response(document(OPERATIONS))
 
 
 def _came(outcome: Outcome) -> Response:
-    return told(outcome, STATUS_OF[outcome.reason])
+    return json_response(outcome, STATUS_OF[outcome.reason])
 
 
 async def _checked(change: Awaitable[Outcome]) -> Response:
@@ -276,7 +276,7 @@ async def _drain_target(node: Node, request: Request) -> Response:
     found = node.drain_target(name, target, request.method == "POST")
     if found is None:
         raise HTTPException(404, "Unknown target; /upstreams lists all targets.")
-    return told(found)
+    return json_response(found)
 
 
 async def _reload(node: Node, request: Request) -> Response:
@@ -302,16 +302,16 @@ async def _revoke(node: Node, request: Request) -> Response:
         records, about = revocations.read(msgspec.json.decode(body, type=revocations.Revocation))
     except ValueError as error:  # a MsgspecError is one
         raise HTTPException(400, f"Invalid revocation: {error}.") from error
-    return told(Revoked(about.expires_date, node.revoke(records, about)))
+    return json_response(Revoked(about.expires_date, node.revoke(records, about)))
 
 
 async def _quotas(node: Node, request: Request) -> Response:
     asked = request.query_params
-    return told(Quotas(node.quotas(asked.get("consumer"), asked.getlist("key"))))
+    return json_response(Quotas(node.quotas(asked.get("consumer"), asked.getlist("key"))))
 
 
 async def _limits(node: Node, request: Request) -> Response:
-    return told(await node.limits())
+    return json_response(await node.limits())
 
 
 async def _reset_quota(node: Node, request: Request) -> Response:
@@ -329,14 +329,14 @@ async def _reset_quota(node: Node, request: Request) -> Response:
     reset = node.reset_quota(wanted.filter, wanted.consumer, keys)
     if reset is None:
         raise HTTPException(404, f'There is no quota "{shorten(wanted.filter)}" with this key.')
-    return told(QuotaWasReset(reset))
+    return json_response(QuotaWasReset(reset))
 
 
 async def _explain(node: Node, request: Request) -> Response:
     body = await _body(request, EXPLAINED_BYTES)
     _content_type(request, JSON)
     try:
-        return told(await node.explain(msgspec.json.decode(body, type=RequestToExplain)))
+        return json_response(await node.explain(msgspec.json.decode(body, type=RequestToExplain)))
     except ValueError as error:  # a MsgspecError is one
         raise HTTPException(400, f"Invalid request to explain: {shorten(str(error))}.") from error
     except TimeoutError as error:
@@ -346,7 +346,7 @@ async def _explain(node: Node, request: Request) -> Response:
 async def _drain(node: Node, request: Request) -> Response:
     await _no_body(request)
     node.drain()
-    return told(Draining(), 202)
+    return json_response(Draining(), 202)
 
 
 _OUTCOMES: Final = dict.fromkeys(STATUS_OF.values(), Outcome)

@@ -55,7 +55,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {"summary": operation.summary}
+    described: dict[str, Any] = {"summary": operation.summary}
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", operation.path)
@@ -73,23 +73,23 @@ def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, 
         for name, meaning in operation.repeats.items()
     ]
     if parameters:
-        told["parameters"] = parameters
+        described["parameters"] = parameters
     if operation.takes:
-        told["requestBody"] = {
+        described["requestBody"] = {
             "content": {
                 kind: {} if struct is bytes else {"schema": schema_of[struct]}
                 for kind, struct in operation.takes.items()
             }
         }
-    told["responses"] = {
+    described["responses"] = {
         str(status): {"description": PHRASES[status], "content": _content(kind, schema_of)}
         for status, kind in operation.answers.items()
     }
-    told["responses"]["default"] = {
+    described["responses"]["default"] = {
         "description": "Not served, and why",
         "content": {PROBLEM: {"schema": schema_of[Refusal]}},
     }
-    return told
+    return described
 
 
 def _content(kind: Any, schema_of: Mapping[Any, Any]) -> dict[str, Any]:

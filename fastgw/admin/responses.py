@@ -27,7 +27,7 @@ def answer(body: bytes, content_type: str, status: int = 200, policy: str = NOTH
     return Response(body, status, {**headers, "Content-Type": content_type})
 
 
-def told(what: Any, status: int = 200, **fields: str) -> Response:
+def json_response(what: Any, status: int = 200, **fields: str) -> Response:
     """A struct, as JSON."""
     return answer(msgspec.json.encode(what), JSON, status, **fields)
 

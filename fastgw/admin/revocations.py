@@ -8,7 +8,7 @@ from msgspec import Struct
 from fastgw.filters.authentication.revocation_keys import mark_of_jti, mark_of_subject, mark_of_token
 from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members, unencoded
-from fastgw.sync.revocations import LATEST_DATE, RevocationEvent, record_of, told
+from fastgw.sync.revocations import LATEST_DATE, RevocationEvent, event_of, record_of
 
 KEPT_S: Final = 30 * 86400.0
 """How long a revocation is kept that does not say how long, and whose token does not."""
@@ -44,10 +44,10 @@ def read(wanted: Revocation) -> tuple[bytes, RevocationEvent]:
         case Revocation(token=str(token), issuer=None, jti=None, subject=None) if token:
             return _of_token(token, wanted.expires, now)
         case Revocation(token=None, issuer=str(issuer), jti=str(jti), subject=None) if jti:
-            return record_of(mark_of_jti(issuer, jti), expires), told("jti", expires, issuer=issuer, jti=jti)
+            return record_of(mark_of_jti(issuer, jti), expires), event_of("jti", expires, issuer=issuer, jti=jti)
         case Revocation(token=None, issuer=str(issuer), jti=None, subject=str(subject)) if subject:
             record = record_of(mark_of_subject(issuer, subject), expires, before_date=now)
-            return record, told("subject", expires, issuer=issuer, subject=subject)
+            return record, event_of("subject", expires, issuer=issuer, subject=subject)
         case _:
             raise ValueError("expected `issuer` and `jti`, `issuer` and `subject`, or `token`")
 
@@ -63,7 +63,7 @@ def _of_token(token: str, wanted: float | None, now: float) -> tuple[bytes, Revo
     issuer, subject, jti = (said if isinstance(said := claims.get(name), str) else "" for name in ("iss", "sub", "jti"))
     if issuer and jti:
         records += record_of(mark_of_jti(issuer, jti), expires)
-    return records, told("token", expires, issuer=issuer, subject=subject, jti=jti)
+    return records, event_of("token", expires, issuer=issuer, subject=subject, jti=jti)
 
 
 def _claims(token: bytes) -> dict[str, Any]:

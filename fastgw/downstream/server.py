@@ -28,7 +28,7 @@ from fastgw.operator_events import OperatorEvent, say
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 
-TOLD_AT_ONCE: Final = 256
+NOTIFIED_AT_ONCE: Final = 256
 """Maximum number of connections per turn of the event loop that are notified of a removed or changed listener."""
 
 
@@ -194,22 +194,22 @@ class Server:
         self.count_filter = self._observer.count_filter
         self.count_subrequest = self._observer.count_subrequest
         before, self._listeners = self._listeners, gateway.listeners
-        rejudged = False
+        verification_changed = False
         for listener in self._listeners:
             vouched = listener.vouches
             listener.take(gateway.tables[listener.name])
-            rejudged = rejudged or listener.vouches != vouched
+            verification_changed = verification_changed or listener.vouches != vouched
             if listener.tls is not None and self._seeds is not None:
                 listener.tls.use_keys(self._seeds)
             listener.closing = self.draining
         removed = [listener for listener in before if listener not in self._listeners]
         for listener in removed:
             listener.closing = True
-        if removed or rejudged:
+        if removed or verification_changed:
             self._tell_changed(iter(tuple(self.connections)))
 
     def _tell_changed(self, connections: Iterator[ClientConnection]) -> None:
-        some = tuple(islice(connections, TOLD_AT_ONCE))
+        some = tuple(islice(connections, NOTIFIED_AT_ONCE))
         for connection in some:
             if connection.listener.closing:
                 connection.leave()
@@ -250,11 +250,11 @@ class Server:
             self, listener, Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https")
         )
 
-    def not_shaken(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
+    def handshake_failed(self, listener: Listener, peer: Peer, outcome: HandshakeOutcome, why: str) -> None:
         """Count a failed handshake, and log it occasionally."""
         self.shaken[outcome] += 1
-        told = outcome.name.lower().replace("_", " ")
-        reason = f"{told}{why and ': '}{why}"
+        text = outcome.name.lower().replace("_", " ")
+        reason = f"{text}{why and ': '}{why}"
         self.complain(
             OperatorEvent.TLS_HANDSHAKE_FAILED,
             f"listener {listener.name}: TLS handshake with {peer.ip} failed: {reason}",
@@ -271,7 +271,7 @@ class Server:
         for handshake in tuple(self.handshakes):
             handshake.give_up()
 
-    def shook_hands(self, handshake: TlsConnection) -> None:
+    def handshake_done(self, handshake: TlsConnection) -> None:
         """Handle the end of a handshake, successful or not."""
         self.handshakes.discard(handshake)
         self._shook_hands.set()

@@ -48,12 +48,12 @@ def _room(fd: int) -> int:
     try:
         lent = socket(AF_INET, SOCK_STREAM, 0, fd)
         try:
-            told = lent.getsockopt(SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+            packed = lent.getsockopt(SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
         finally:
             lent.detach()
     except OSError:
         return 0
-    counts: tuple[int, ...] = _MEMINFO.unpack(told)
+    counts: tuple[int, ...] = _MEMINFO.unpack(packed)
     return max(0, counts[_SNDBUF] - max(counts[_WMEM_ALLOC], counts[_WMEM_QUEUED]))
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgw")
 
-TOLD_EVERY_S: Final = 1.0
+LOG_EVERY_S: Final = 1.0
 RENEWED_ON: Final = frozenset((401, 403))
 """Statuses of the upstream with which it rejects credentials."""
 
@@ -221,6 +221,7 @@ class Chain:
         "drops_ranges",
         "finish_steps",
         "links",
+        "logged_at",
         "preflight",
         "renew_steps",
         "reply_steps",
@@ -229,7 +230,6 @@ class Chain:
         "request_steps",
         "response_body_hooks",
         "response_steps",
-        "told_at",
         "trailer_steps",
         "treats_bodies",
         "treats_responses",
@@ -237,7 +237,7 @@ class Chain:
 
     def __init__(self, links: Iterable[FilterInstance]) -> None:
         self.links = tuple(links)
-        self.told_at: dict[object, float] | None = None  # when the log was told of steps that raise
+        self.logged_at: dict[object, float] | None = None  # when the log was told of steps that raise
         hooks = [link.hooks for link in self.links]
         self.request_steps = tuple(h.request for h in hooks if h.request is not None)
         self.request_body_hooks = tuple(
@@ -276,18 +276,18 @@ class Chain:
         simple = frozenset(test for test in tests if isinstance(test, Looks))
         if self.renew_steps:
             simple |= {_RENEWS}
-        told: list[LooksAt] = [test for test in tests if test is not None and not isinstance(test, Looks)]
+        rest: list[LooksAt] = [test for test in tests if test is not None and not isinstance(test, Looks)]
         if simple:
             together = _together(simple)
-            if not told:
+            if not rest:
                 return together
-            told.insert(0, together)
-        if not told:
+            rest.insert(0, together)
+        if not rest:
             return None
 
         def looks(head: ResponseHead) -> bool:
             try:
-                for test in told:
+                for test in rest:
                     if test(head):
                         return True
             except Exception:  # the edge of a filter: its response step is asked
@@ -345,7 +345,7 @@ class Divider(Protocol):
     def __call__(self, exchange: Exchange, /) -> int:
         """Return the part that takes the request."""
 
-    def told(self, exchange: Exchange, /) -> str:
+    def describe_split(self, exchange: Exchange, /) -> str:
         """Return the upstream that is selected and why, for people."""
 
 
@@ -565,15 +565,15 @@ def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, k
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:
     """Log and count the exception of a step, while it is handled. Returns the text for the access log.
 
-    An exception that is raised for each of thousands of requests is logged once in `TOLD_EVERY_S`, and counted each
+    An exception that is raised for each of thousands of requests is logged once in `LOG_EVERY_S`, and counted each
     time.
     """
     chain, now = exchange.chain, exchange.begun_at
     name = chain.name_of(step)
-    if chain.told_at is None:
-        chain.told_at = {}
-    if now >= chain.told_at.get(step, -inf) + TOLD_EVERY_S:
-        chain.told_at[step] = now
+    if chain.logged_at is None:
+        chain.logged_at = {}
+    if now >= chain.logged_at.get(step, -inf) + LOG_EVERY_S:
+        chain.logged_at[step] = now
         say(OperatorEvent.FILTER_RAISED, "filter %s: its %s step raised", name, kind, error=True)
     exchange.client.count_filter(name, FilterEvent.RAISED)
     return f"filter {name}: its {kind} step raised"

@@ -52,7 +52,7 @@ class ClientSide(Protocol):
     body_goes_to: int
     """The `fd` of the receiver of the request's body: larger reads are made while that socket has room."""
 
-    def inform(self, head: ResponseHead | None) -> None:
+    def send_interim(self, head: ResponseHead | None) -> None:
         """Forward an interim response (1xx other than 101). None: a 100 Continue of the gateway."""
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
@@ -107,7 +107,7 @@ _NO_CLAIMS: Mapping[str, Any] = {}
 ForOthers = tuple[bytes, frozenset[bytes], bytes | None]
 """`request_added`, `request_dropped` and `query_sent`."""
 
-AS_ASKED: Final = bytes(bytearray(b"as asked"))
+UNCHANGED_QUERY: Final = bytes(bytearray(b"as asked"))
 """A marker in `Exchange.query_sent`, compared by identity: the query as the client sent it."""
 
 
@@ -180,7 +180,7 @@ class Exchange:
         self.claims = _NO_CLAIMS  # what a verified token says
         self.request_body: Relay | None = None  # None: the request has no body
         self.request_bytes = 0  # of the body, or that the client sent through a tunnel; known at the end
-        self.query_sent: bytes | None = AS_ASKED  # what the upstream gets behind the `?`
+        self.query_sent: bytes | None = UNCHANGED_QUERY  # what the upstream gets behind the `?`
         self.request_added = b""  # ready lines that go to the upstream behind the client's fields
         self.request_dropped = NO_NAMES  # lower-case names that the upstream must not see
         self.for_others: ForOthers | None = None  # what of the three another upstream gets; None: all of it
@@ -251,7 +251,7 @@ class Exchange:
     def query_shown(self) -> bytes | None:
         """The query without parameters that filters hide, for headers and URLs that others see."""
         sent = self.query_sent if self.for_others is None else self.for_others[2]
-        return self.head.query if sent is AS_ASKED else sent
+        return self.head.query if sent is UNCHANGED_QUERY else sent
 
     # what filters ask
 

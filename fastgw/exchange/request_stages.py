@@ -32,7 +32,7 @@ def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) 
     if made.holds and exchange.head.expects_continue:
         exchange.drop_everywhere(EXPECT)  # we ask for the body ourselves
         if not body.bytes:
-            exchange.client.inform(None)
+            exchange.client.send_interim(None)
     return body.begin_stages(_RequestStages(exchange, made), partial(go_on, exchange)) and not body.waits
 
 

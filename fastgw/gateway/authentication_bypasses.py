@@ -39,11 +39,11 @@ class _ProbedRequest(NamedTuple):
 
 def bypasses(config: Config) -> Iterator[tuple[Where, str]]:
     """Yield warnings about routes, each once."""
-    told: set[str] = set()
+    seen: set[str] = set()
     for listener in config.listeners:
         for route, wrong in _Reached(config, listener).past():
-            if route.name not in told:
-                told.add(route.name)
+            if route.name not in seen:
+                seen.add(route.name)
                 yield Where("routes", route.name, ""), wrong
 
 
@@ -100,7 +100,7 @@ class _Reached:
                 others = [(way, path, router.find(asked._replace(path=path))) for way, path in _spelled(pattern, asked)]
                 led = [(way, path, match[0]) for way, path, match in others if match and self._leads(match[0], route)]
                 if led:
-                    return self._told(route, pattern, [each for each in led if each[2] is led[0][2]])
+                    return self._describe(route, pattern, [each for each in led if each[2] is led[0][2]])
         return ""
 
     def _leads(self, wide: Route, narrow: Route) -> bool:
@@ -108,7 +108,7 @@ class _Reached:
         together = not self._places(wide).isdisjoint(self._places(narrow))
         return wide is not narrow and together and bool(self._missing(narrow, wide))
 
-    def _told(self, route: Route, pattern: PathPattern, led: list[tuple[str, bytes, Route]]) -> str:
+    def _describe(self, route: Route, pattern: PathPattern, led: list[tuple[str, bytes, Route]]) -> str:
         wide = led[0][2]
         paths = " and ".join(path.decode() for _, path, _ in led)
         guards = " and ".join(self._missing(route, wide))

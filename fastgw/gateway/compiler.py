@@ -28,7 +28,7 @@ from fastgw.config.base.route_patterns import (
 )
 from fastgw.config.decoding.filter_levels import by_route, early, early_turn, turn
 from fastgw.config.egress.expand import service_of
-from fastgw.config.loading.load import MOST_TOLD, no_collections
+from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
 from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings import gateway as config
 from fastgw.config.settings.secrets import SecretError, secret_in
@@ -47,7 +47,7 @@ from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
-from fastgw.upstream.policies.path_rewrite import folder_of, judge_of, path_of
+from fastgw.upstream.policies.path_rewrite import folder_of, path_check, path_of
 from fastgw.upstream.policies.traffic_split import Splitter
 from fastgw.upstream.targets.target import build_targets
 from fastgw.upstream.targets.tls import client_tls, identity_of, material_of
@@ -312,8 +312,8 @@ class _Building:
         """A filter built. One that cannot be does nothing here: nothing will come of these tables, unless the route
         fails `alone`."""
         where = _where(level, use, listener, route)
-        told = f"listener {listener}" if level == "listener" else level
-        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, told, self._plan.settings.state)
+        text = f"listener {listener}" if level == "listener" else level
+        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, text, self._plan.settings.state)
         hooks, wrong = Hooks(), ""
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)
@@ -340,8 +340,8 @@ class _Building:
         """Raises `CompileError` when there are filters that cannot be built, of all of them."""
         if self._unbuilt:
             lines = [f"{level}: filter {where.use}: {wrong}" for where, (level, wrong) in self._unbuilt.items()]
-            if len(lines) > MOST_TOLD:
-                lines[MOST_TOLD:] = [f"and {len(lines) - MOST_TOLD} more"]
+            if len(lines) > PROBLEMS_LISTED:
+                lines[PROBLEMS_LISTED:] = [f"and {len(lines) - PROBLEMS_LISTED} more"]
             raise CompileError("\n".join(lines), {where: wrong for where, (_, wrong) in self._unbuilt.items()})
 
     # routes
@@ -450,7 +450,7 @@ class _Building:
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         path_sent = action.path_of if isinstance(action, Forward) else None
-        judge = judge_of(route, None if upstream is None else upstream.settings, path_sent)
+        check_path = path_check(route, None if upstream is None else upstream.settings, path_sent)
         plan: FastPathPlan | None = None
         # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
@@ -458,10 +458,10 @@ class _Building:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_hooks or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of
-            plan = FastPathPlan(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
+            plan = FastPathPlan(action, check_path is not None, at_once, chain.looks_at, meets_answers, id_of)
             plan = self._fast_paths.setdefault(plan, plan)
         takes_options = "OPTIONS" in route.methods
-        made = Route(route.name, action, chain, steps, judge, plan, route.timeout, for_preflights, takes_options)
+        made = Route(route.name, action, chain, steps, check_path, plan, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:
             made.fallback = self._fallback(route, route.fallback, links)
         if for_preflights is not None and isinstance(action, Forward):

@@ -70,15 +70,15 @@ def _fits(conditions: Conditions, exchange: Exchange) -> bool:
 
 def _of_path(paths: Sequence[str], path: str) -> str:
     pattern = max(paths, key=lambda each: _likeness(each, path))
-    wanted, told = _filled(pattern, path), f"path {shorten(path)} is not {shorten(pattern)}"
+    wanted, text = _filled(pattern, path), f"path {shorten(path)} is not {shorten(pattern)}"
     if pattern == "/":
-        return f"{told}, which matches that path only: `/*` matches all"
+        return f"{text}, which matches that path only: `/*` matches all"
     if path.removesuffix("/") == wanted.removesuffix("/"):
-        return f"{told}: the trailing slash matters"
+        return f"{text}: the trailing slash matters"
     if path.lower() == wanted.lower():
-        return f"{told}: paths are case-sensitive"
+        return f"{text}: paths are case-sensitive"
     if path.startswith(f"{wanted.removesuffix('/')}/") and not pattern.startswith("~"):
-        return f"{told}, which matches that path only"
+        return f"{text}, which matches that path only"
     return f"path {shorten(path)} is not {_one_of(paths)}"
 
 

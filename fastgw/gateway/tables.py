@@ -58,9 +58,9 @@ class CompileError(Exception):
     `unbuilt`: what is wrong with each filter that cannot be built, by where it stands.
     """
 
-    def __init__(self, told: str, unbuilt: Mapping[Where, str] = config.NONE) -> None:
+    def __init__(self, detail: str, unbuilt: Mapping[Where, str] = config.NONE) -> None:
         self.unbuilt = unbuilt
-        super().__init__(told)
+        super().__init__(detail)
 
     def problems(self, loaded: Loaded, filter_types: Mapping[str, type]) -> Sequence[Problem]:
         """The same at their places in the files that `loaded` was read from."""
@@ -137,15 +137,15 @@ class Gateway:
         listeners.
         """
         found: dict[Where, Misconfigured] = {}
-        told: set[tuple[str, str]] = set()
+        seen: set[tuple[str, str]] = set()
         for name, compiled in self.routes_by_name.items():
             for link in (link for rule in compiled.rules if rule for link in rule[0].route.links):
                 step = link.own.request
                 if not isinstance(step, Misconfigured):
                     continue
                 whose = compiled.upstreams[0].name if compiled.upstreams else name
-                if (whose, link.use.name) not in told:
-                    told.add((whose, link.use.name))
+                if (whose, link.use.name) not in seen:
+                    seen.add((whose, link.use.name))
                     found[Where("routes", name, link.use.name)] = step
         return found
 

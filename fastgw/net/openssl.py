@@ -119,6 +119,6 @@ def spare_memory(context: ssl.SSLContext) -> None:
         _library.control(context, _CACHE_MODE, 0)
 
 
-def tickets_told() -> str:
+def describe_tickets() -> str:
     """Describe the handling of tickets here, for `fastgw version`."""
     return "keys shared by all workers, rotated daily" if verify() else "keys made at start, inherited by fork"

@@ -48,8 +48,8 @@ def decoded(certificate: bytes) -> dict[str, Any]:
     """The first certificate of a file, as `ssl.SSLObject.getpeercert` tells of a peer's. Raises `ssl.SSLError`."""
     with as_file(certificate) as file:
         # The standard library has no other decoder for a certificate that no peer has shown.
-        told: dict[str, Any] = ssl._ssl._test_decode_cert(file)  # type: ignore[attr-defined]
-        return told
+        parsed: dict[str, Any] = ssl._ssl._test_decode_cert(file)  # type: ignore[attr-defined]
+        return parsed
 
 
 def dns_names(certificate: dict[str, Any]) -> list[str]:

@@ -130,9 +130,11 @@ class Recorder:
         if self.other_logs:
             self.log_others(ended, now, date)
         if self.json_logs:
-            line, told = self._plain_line(ended, template, date, duration_s, request_bytes) if template else (b"", b"")
+            line, searched = (
+                self._plain_line(ended, template, date, duration_s, request_bytes) if template else (b"", b"")
+            )
             for log in self.json_logs:
-                if line and log.secrets.none_in(told):
+                if line and log.secrets.none_in(searched):
                     log.add(line)
                 else:
                     log.add(json_line(record_of(ended, now, date), log.secrets.mask))
@@ -180,10 +182,10 @@ class Recorder:
         user_agent, referer = head.first(b"user-agent") or b"", head.first(b"referer") or b""
         client = ended.client_ip.encode()
         consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
-        told = b"%b&%b=" % (referer, query or b"")
+        searched = b"%b&%b=" % (referer, query or b"")
         if EQUALS in path:
-            told = b"%b&%b" % (path, told)
-        shown = b" ".join((told, path, user_agent))
+            searched = b"%b&%b" % (path, searched)
+        shown = b" ".join((searched, path, user_agent))
         if EQUALS in user_agent or may_hide(shown):  # hardly any user agent has parameters
             return b"", b""
         sent = b" ".join((shown, host, request_id, client, consumer))
@@ -211,4 +213,4 @@ class Recorder:
             b'"%b"' % user_agent if user_agent else b"null",
             b'"%b"' % referer if referer else b"null",
         )
-        return (line, told) if len(line) <= MAX_LINE else (b"", b"")
+        return (line, searched) if len(line) <= MAX_LINE else (b"", b"")

@@ -13,7 +13,7 @@ _seen: Final[dict[object, bool]] = {}  # two of them while a reload moves to ano
 _word = memoryview(array("Q", [UNASKED]))
 
 
-def tell_in(word: memoryview) -> None:
+def report_in(word: memoryview) -> None:
     """Tell it in this word from now on: a process has one."""
     global _word
     _word = word

@@ -36,14 +36,14 @@ class _Away(Exception):
 class _Redis:
     """One Redis, as this process knows it: many share its connections, and what is told of it."""
 
-    __slots__ = ("_address", "_answered_at", "_cache", "_library", "_told", "_users")
+    __slots__ = ("_address", "_answered_at", "_cache", "_library", "_logged", "_users")
 
     def __init__(self, address: RedisAddress, library: Any) -> None:
         self._address = address
         self._library = library
         self._cache: Any = None
         self._answered_at = 0.0
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._users = 0
 
     def open(self) -> None:
@@ -76,14 +76,14 @@ class _Redis:
             self._log_problem(in_words(error))
             raise _Away from error
         self._answered_at = time.monotonic()
-        if self._told:
-            self._told.clear()
+        if self._logged:
+            self._logged.clear()
             say(OperatorEvent.STATE_BACK, "second level: %s is reachable again", self._address.host)
         return answer
 
     def _log_problem(self, why: str) -> None:
-        if why not in self._told:
-            self._told.add(why)
+        if why not in self._logged:
+            self._logged.add(why)
             say(OperatorEvent.STATE_UNREACHABLE, "second level: %s is unreachable: %s", self._address.host, why)
 
 

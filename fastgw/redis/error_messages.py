@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-_SAID: Final[Mapping[str, str]] = MappingProxyType(
+_MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "WRONGPASS": "the user or password of the URL is wrong",
         "NOAUTH": "it requires a password, and the URL has none",
@@ -52,8 +52,8 @@ def in_words(error: object) -> str:
         return error.strerror or name
     if name == ConnectionError.__name__:  # of redis-py, which does not say more of the cause
         return "connecting to it failed"
-    if code in _SAID:
-        return _SAID[code]
+    if code in _MESSAGES:
+        return _MESSAGES[code]
     if code == "ERR" and all(part in text for part in _NO_PASSWORD_THERE):
         return "the URL has a password, but it requires none"
     if code == "ERR" and "DB index" in text:

@@ -125,20 +125,20 @@ class Pipe(asyncio.Protocol):
 async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: Sequence[bytes]) -> Pipe:
     """Connected and known there. `lost`: see `Pipe.lost`. `first`: commands that have to succeed. Raises `ERRORS`."""
     loop = asyncio.get_running_loop()
-    told = parse_url(url)
+    options = parse_url(url)
     pipe, failed = Pipe(), True
     try:
         async with asyncio.timeout(timeout):
-            if "path" in told:
-                await loop.create_unix_connection(lambda: pipe, told["path"])
+            if "path" in options:
+                await loop.create_unix_connection(lambda: pipe, options["path"])
             else:
-                context = _context(told) if url.startswith("rediss:") else None
-                await loop.create_connection(lambda: pipe, told["host"], told.get("port", PORT), ssl=context)
-            if told.get("password"):
-                known = [told["username"].encode()] if told.get("username") else []
-                await pipe.ask(b"AUTH", *known, told["password"].encode())
-            if told.get("db"):
-                await pipe.ask(b"SELECT", b"%d" % told["db"])
+                context = _context(options) if url.startswith("rediss:") else None
+                await loop.create_connection(lambda: pipe, options["host"], options.get("port", PORT), ssl=context)
+            if options.get("password"):
+                known = [options["username"].encode()] if options.get("username") else []
+                await pipe.ask(b"AUTH", *known, options["password"].encode())
+            if options.get("db"):
+                await pipe.ask(b"SELECT", b"%d" % options["db"])
             for command in first:
                 await pipe.ask(*command)
         if pipe.is_closed:
@@ -150,12 +150,12 @@ async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: 
             pipe.close()
 
 
-def _context(told: Mapping[str, Any]) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=told.get("ssl_ca_certs"))
-    if told.get("ssl_certfile"):
-        context.load_cert_chain(told["ssl_certfile"], told.get("ssl_keyfile"))
-    if told.get("ssl_check_hostname") is False or told.get("ssl_cert_reqs") == "none":
+def _context(options: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+    if options.get("ssl_certfile"):
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    if options.get("ssl_check_hostname") is False or options.get("ssl_cert_reqs") == "none":
         context.check_hostname = False
-    if told.get("ssl_cert_reqs") == "none":
+    if options.get("ssl_cert_reqs") == "none":
         context.verify_mode = ssl.CERT_NONE
     return context

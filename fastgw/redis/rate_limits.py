@@ -141,8 +141,8 @@ class Asking(NamedTuple):
 
     def question(self, what: bytes, key: bytes, cost: int, mark: int = 0) -> tuple[bytes, ...]:
         name = blake2b(self.identity + key, digest_size=16).hexdigest().encode()
-        told = (what, self.limit, self.step, self.parts, b"%d" % cost, b"%d" % mark)
-        return b"1", self.prefix + name, *told
+        arguments = (what, self.limit, self.step, self.parts, b"%d" % cost, b"%d" % mark)
+        return b"1", self.prefix + name, *arguments
 
 
 def asking(prefix: str, algorithm: str, window: float, depth: int, step_ns: int, name: bytes) -> Asking:
@@ -173,7 +173,7 @@ class StateLimits:
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url, self._place, self._timeout = url, place_in(url), timeout
-        self._holders = 0
+        self._users = 0
         self._loop: Any = None
         self._pipe: Pipe | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -200,15 +200,15 @@ class StateLimits:
         return self._again_s
 
     def hold(self) -> None:
-        self._holders += 1
-        if self._holders == 1:
+        self._users += 1
+        if self._users == 1:
             self._loop = asyncio.get_running_loop()
             self.away, self._is_told_away, self._again_s = "", False, AGAIN_S
             self._connect(0.0)
 
     def release(self) -> None:
-        self._holders -= 1
-        if not self._holders:
+        self._users -= 1
+        if not self._users:
             self._drop("closed")
             availability.unasked(self)
             if self._connecting is not None:
@@ -217,7 +217,7 @@ class StateLimits:
 
     @property
     def _may_ask(self) -> bool:
-        return not self.away and self._holders > 0 and len(self._sent) + len(self._unsent) < MOST_UNANSWERED
+        return not self.away and self._users > 0 and len(self._sent) + len(self._unsent) < MOST_UNANSWERED
 
     def ask(self, words: tuple[bytes, ...]) -> Awaited | None:
         """None, at once or later: Redis is away."""
@@ -281,7 +281,7 @@ class StateLimits:
 
     def _lost(self, why: str) -> None:
         """A connection that has worked is made anew at once, and those who come now wait for it, as long as ever."""
-        if not self._is_trusted or not self._holders:
+        if not self._is_trusted or not self._users:
             self._go(why)
             return
         self._is_trusted = False
@@ -289,7 +289,7 @@ class StateLimits:
         self._connect(0.0)
 
     def _go(self, why: str) -> None:
-        if not self._is_told_away and self._holders:
+        if not self._is_told_away and self._users:
             self._is_told_away = True
             say(
                 OperatorEvent.STATE_UNREACHABLE,
@@ -298,9 +298,9 @@ class StateLimits:
                 why,
             )
         self._drop(why)
-        if self._holders:
+        if self._users:
             availability.seen(self, is_up=False)
-        if self._holders and self._connecting is None:
+        if self._users and self._connecting is None:
             self._connect(self._pause())
 
     def _drop(self, why: str) -> None:

@@ -96,11 +96,11 @@ class HealthWords:
 
     # --- what control judges ---
 
-    def judge(self, column: Column, target: int, verdict: HealthVerdict, until: float) -> None:
+    def set_verdict(self, column: Column, target: int, verdict: HealthVerdict, until: float) -> None:
         """Write this process's verdict on a target, and until when it holds (monotonic seconds). One store for both."""
         column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
 
-    def judged(self, column: Column, target: int) -> tuple[HealthVerdict, float]:
+    def verdict_of(self, column: Column, target: int) -> tuple[HealthVerdict, float]:
         word = column.words[self._verdict + target]
         return HealthVerdict(word & (1 << _VERDICT_BITS) - 1), (word >> _VERDICT_BITS) / 1000
 
@@ -132,7 +132,7 @@ class HealthWords:
         if count > 4 * len(targets) + 64:  # they lie far apart
             return [self.look(column, [target], now)[0] for target in targets]
         verdict, ejection = self._verdict + first, self._ejection + first
-        judged = column.views[0][verdict : verdict + count].tolist()
+        verdicts = column.views[0][verdict : verdict + count].tolist()
         ejected = list(map(max, *(view[ejection : ejection + count].tolist() for view in _two(column.views))))
         now_ms = int(now * 1000)
         found = []
@@ -141,7 +141,7 @@ class HealthWords:
             if until_ms > now_ms:
                 found.append((HealthVerdict.EJECTED, until_ms / 1000))
                 continue
-            word = judged[target - first]
+            word = verdicts[target - first]
             until_ms = word >> _VERDICT_BITS
             if until_ms > now_ms:
                 found.append((HealthVerdict(word & (1 << _VERDICT_BITS) - 1), until_ms / 1000))

@@ -195,7 +195,7 @@ class QuotaTable:
             if state and words[at + _UNTIL] < begins - (ends - begins) * LONG:
                 self._forget(at, period)
                 continue
-            tag, count = _judged(state, wanted)
+            tag, count = _tag_and_count(state, wanted)
             count += cost
             if count > limit:
                 return USED_UP
@@ -232,7 +232,7 @@ class QuotaTable:
         if self._words[at] != id_.high or self._words[at + _ID_LOW] != id_.low:
             return 0
         state = self._words[at + _STATE]
-        return 0 if self._is_long_over(at, period) else _judged(state, period.number % PERIODS)[1]
+        return 0 if self._is_long_over(at, period) else _tag_and_count(state, period.number % PERIODS)[1]
 
     def _is_long_over(self, at: int, period: Period) -> bool:
         begins, ends = int(period.begins_date), int(period.ends_date)
@@ -371,7 +371,7 @@ class QuotaTable:
         words[at] = id_.high
 
 
-def _judged(state: int, wanted: int) -> tuple[int, int]:
+def _tag_and_count(state: int, wanted: int) -> tuple[int, int]:
     """The period in which to count, and the count so far, where the slot says this and the clock `wanted`."""
     tag, count = state >> 44, state & COUNT_MAX
     if tag == wanted or not state:

@@ -131,7 +131,7 @@ COMPILED: Final = _twin is not None
 """Whether cells are advanced by compare-and-swap."""
 
 
-def told() -> str:
+def describe() -> str:
     """Describe how cells are advanced here, for people."""
     return "fcntl locks (no compiled modules)" if _twin is None else "compare-and-swap"
 

@@ -30,7 +30,7 @@ class TargetWords:
         """Return the node's verdict on a target."""
         return self.health.look(shared.supervisor, [target], now)[0][0]
 
-    def tell(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
+    def write_gauges(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
         """Write how busy this worker keeps a target: for those who look at the node, not for decisions."""
         words = column.words
         words[self.in_use + target], words[self.idle + target] = in_use, idle

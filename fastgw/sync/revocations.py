@@ -21,9 +21,9 @@ MARK: Final = 16
 ALWAYS_DATE: Final = (2**48 - 1) / 1000
 """Date for what is named itself: whenever it was issued."""
 LATEST_DATE: Final = float(2**32 - 1)
-LONGEST_TOLD: Final = 256
+LONGEST_PART: Final = 256
 """Characters of each part of what is told of a revocation."""
-TOLD_MOST: Final = 100
+MOST_EVENTS: Final = 100
 """The latest of them are told."""
 _MOMENTS: Final = 2**48 - 1
 
@@ -44,9 +44,9 @@ class RevocationEvent(Struct, frozen=True):
     jti: str = ""
 
 
-def told(kind: Kind, expires_date: float, *, issuer: str = "", subject: str = "", jti: str = "") -> RevocationEvent:
+def event_of(kind: Kind, expires_date: float, *, issuer: str = "", subject: str = "", jti: str = "") -> RevocationEvent:
     """Return the event of a revocation made now."""
-    parts = [part[:LONGEST_TOLD] for part in (issuer, subject, jti)]
+    parts = [part[:LONGEST_PART] for part in (issuer, subject, jti)]
     return RevocationEvent(kind, time.time(), min(expires_date, LATEST_DATE), *parts)
 
 

@@ -17,7 +17,7 @@ class Lost(Exception):
 
 
 @dataclass
-class ExchangeCounters:
+class LoadCounts:
     """What became of the requests of one or more clients."""
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -73,7 +73,7 @@ class Caller:
 async def call(
     address: str,
     goes_on: Callable[[], bool],
-    counters: ExchangeCounters,
+    counters: LoadCounts,
     method: str = "GET",
     body: bytes = b"",
     path: str = "/",

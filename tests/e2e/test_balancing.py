@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.admin_calls import JSON, admin, read
-from tests.e2e.clients import ExchangeCounters
+from tests.e2e.clients import LoadCounts
 from tests.e2e.programs import run
 from tests.e2e.test_nothing_lost import enough, under_load
 from tests.e2e.test_processes import ask
@@ -101,7 +101,7 @@ def test_other_weights_hold_with_the_next_request_and_no_connection_is_opened_an
 def test_targets_and_weights_change_under_load_with_no_error(tmp_path: Path) -> None:
     with targets(3) as origins, balanced(tmp_path, origins) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for weights in ({"a": 5}, {"a": 0, "b": 7}, {"c": 2}):
                 await enough(counters, 200)
                 await asyncio.to_thread(put, gateway, listed(origins, **weights))
@@ -123,7 +123,7 @@ def test_targets_in_a_file_are_followed_under_load_and_a_wrong_list_changes_noth
         config = {"workers": 2, "upstreams": upstreams, "routes": [{"name": "all", "upstream": "service"}]}
         with Reloadable(config, tmp_path) as gateway:
 
-            async def events(counters: ExchangeCounters) -> None:
+            async def events(counters: LoadCounts) -> None:
                 for text, name in ((b, "b"), (a, "a"), (b, "b")):
                     await enough(counters, 100)
                     file.write_text(json.dumps(text))
@@ -160,7 +160,7 @@ def test_a_drained_target_gets_nothing_from_any_worker_whatever_dies(tmp_path: P
     with targets(2) as origins, balanced(tmp_path, origins) as gateway:
         a = origins["a"]
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             await enough(counters, 200)
             assert await asyncio.to_thread(drain, gateway, a)
             await enough(counters, 100)

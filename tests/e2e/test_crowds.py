@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.clients import Caller, ExchangeCounters, call
+from tests.e2e.clients import Caller, LoadCounts, call
 from tests.e2e.conftest import fronting
 from tests.e2e.programs import Nginx, Uvicorn, run
 from tests.support.gateway import Gateway
@@ -70,7 +70,7 @@ def test_idle_connections_cost_nobody_anything(nginx: Nginx, front: Gateway) -> 
 
     async def all_of_it() -> None:
         async def served() -> float:
-            counters, since = ExchangeCounters(), time.monotonic()
+            counters, since = LoadCounts(), time.monotonic()
             await asyncio.gather(
                 *(
                     call(address, lambda: counters.statuses.total() < 1_000, counters, path="/empty.txt")

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.clients import ExchangeCounters, call
+from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import run
 from tests.e2e.test_reload import Reloadable
 from tests.e2e.test_watched_files import ASKED_ANEW_S
@@ -84,9 +84,9 @@ def peak_bytes(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def calling_on(gateway: Gateway, target: str, clients: int = 4) -> Iterator[ExchangeCounters]:
+def calling_on(gateway: Gateway, target: str, clients: int = 4) -> Iterator[LoadCounts]:
     """Applications that call again and again, and what became of their calls."""
-    counters, over = ExchangeCounters(), threading.Event()
+    counters, over = LoadCounts(), threading.Event()
 
     async def call_on() -> None:
         going_on = (call(gateway.address(), lambda: not over.is_set(), counters, path=target) for _ in range(clients))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.clients import Caller, ExchangeCounters, Lost, call
+from tests.e2e.clients import Caller, LoadCounts, Lost, call
 from tests.e2e.conftest import fronting
 from tests.e2e.programs import Nginx
 from tests.support.gateway import Gateway
@@ -21,7 +21,7 @@ CALLERS = 24
 ANSWERING = "location / { return 200 'fine'; }"
 
 
-async def enough(counters: ExchangeCounters, count: int) -> None:
+async def enough(counters: LoadCounts, count: int) -> None:
     """Return when so many more requests have been answered, however."""
     wanted = counters.statuses.total() + count
     async with asyncio.timeout(4 * DEADLINE):
@@ -30,13 +30,13 @@ async def enough(counters: ExchangeCounters, count: int) -> None:
 
 
 def under_load(
-    address: str, events: Callable[[ExchangeCounters], Awaitable[None]], method: str = "GET", undeterred: bool = False
-) -> ExchangeCounters:
+    address: str, events: Callable[[LoadCounts], Awaitable[None]], method: str = "GET", undeterred: bool = False
+) -> LoadCounts:
     """What became of the requests of CALLERS clients that ask without pause while `events` happen.
 
     `undeterred`: whose connection breaks opens another.
     """
-    counters = ExchangeCounters()
+    counters = LoadCounts()
 
     async def both() -> None:
         going_on = True
@@ -69,7 +69,7 @@ def test_a_drain_loses_no_request(origin: Nginx, tmp_path: Path, method: str) ->
     """TERM under load: what has been sent is answered, kept-alive clients are told to go, and then all is closed."""
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             await enough(counters, 500)
             gateway.signal(signal.SIGTERM)
             await asyncio.to_thread(gateway.wait)
@@ -104,7 +104,7 @@ def test_a_worker_that_is_killed_breaks_only_its_own_connections(origin: Nginx, 
             except Lost:
                 broken.add(caller)
 
-        newcomers = ExchangeCounters()
+        newcomers = LoadCounts()
         killed = asyncio.create_task(asyncio.to_thread(gateway.stderr.wait_for, lambda line: b"SIGKILL" in line))
         async with asyncio.TaskGroup() as tasks:
             for caller in callers:
@@ -135,7 +135,7 @@ def test_workers_killed_one_after_the_other(origin: Nginx, tmp_path: Path) -> No
     """Each worker dies once under load: a client loses at most the request that was under way, and goes on."""
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for pid in gateway.worker_pids[:2]:
                 await enough(counters, 300)
                 os.kill(pid, signal.SIGKILL)
@@ -186,7 +186,7 @@ def test_a_service_is_restarted_target_by_target(pair: tuple[Service, Service], 
     upstreams = {"pair": {"targets": targets, "retries": {"max": 2, "budget": "100%"}}}
     with Gateway({**fronting(main="pair"), "upstreams": upstreams}, tmp_path) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for each in pair:
                 await enough(counters, 300)
                 await asyncio.to_thread(each.quit)
@@ -202,9 +202,9 @@ def test_a_service_is_restarted_target_by_target(pair: tuple[Service, Service], 
 def test_a_service_that_dies_and_comes_back(origin: Nginx, tmp_path: Path, method: str) -> None:
     """Its only target is killed: clear 502s on connections that go on, until it is back; then all is well at once."""
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
-        after = ExchangeCounters()
+        after = LoadCounts()
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             await enough(counters, 300)
             await asyncio.to_thread(origin.kill)
             await enough(counters, 300)

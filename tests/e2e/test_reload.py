@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fastgw.admin.client import AdminClient, parse_place
-from tests.e2e.clients import Caller, ExchangeCounters
+from tests.e2e.clients import Caller, LoadCounts
 from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough, under_load
 from tests.e2e.test_processes import ask, samples
@@ -228,7 +228,7 @@ def test_fifty_reloads_under_load_lose_nothing_and_each_is_seen(tmp_path: Path, 
     with Reloadable({"routes": version(0)}, tmp_path) as gateway:
         seen = []
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for number in range(1, 51):
                 await enough(counters, 40)
                 gateway.change(routes=version(number))
@@ -280,7 +280,7 @@ def test_a_listener_is_added_and_removed_without_a_new_process(tmp_path: Path) -
 def test_another_number_of_workers_loses_nothing(tmp_path: Path, workers: int) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             await enough(counters, 200)
             gateway.change(workers=workers)
             told = await asyncio.to_thread(gateway.reload)

@@ -18,7 +18,7 @@ import pytest
 
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
 from fastgw.runtime.reload.rollback_history import KEPT
-from tests.e2e.clients import ExchangeCounters
+from tests.e2e.clients import LoadCounts
 from tests.e2e.test_hangs import HUNG_DEADLINE, freeze
 from tests.e2e.test_nothing_lost import CALLERS, client_ports, enough, under_load
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, ends_of, samples, wait_for_ends
@@ -103,7 +103,7 @@ def test_a_worker_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) 
     """Lost is at most what it had under way: one request of each client."""
     with Reloadable(answering(respond), tmp_path) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for victim in gateway.worker_pids:
                 await enough(counters, 300)
                 os.kill(victim, signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_a_worker_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) 
 def test_control_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) -> None:
     with Reloadable(answering(respond), tmp_path) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             await enough(counters, 300)
             victim = gateway.control_pid
             os.kill(victim, signal.SIGKILL)
@@ -142,7 +142,7 @@ def test_the_supervisor_is_killed_under_load(tmp_path: Path, respond: dict[str, 
         config = {"listeners": listeners, **own, **answering(respond)}
         gateway = Reloadable(config, tmp_path)
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             await enough(counters, 300)
             with ends_of(gateway.child_pids) as ends:
                 if frozen:
@@ -320,7 +320,7 @@ def test_the_supervisor_stands_still(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway:
         before = gateway.worker_pids
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             gateway.signal(signal.SIGSTOP)
             await enough(counters, 3000)
             gateway.signal(signal.SIGCONT)
@@ -394,7 +394,7 @@ def test_a_crash_loop_leaves_nobody_hanging(tmp_path: Path, workers: int) -> Non
     """Whoever is born in the first slot is killed at once: all clients are answered, and the loop is told."""
     with gateway_saying("v1", tmp_path, workers=workers) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for _ in range(5):
                 victim = await asyncio.to_thread(worker_of, gateway, 1)
                 os.kill(victim, signal.SIGKILL)
@@ -488,7 +488,7 @@ def test_whatever_happens_in_the_end_all_serve_the_same(tmp_path: Path, seed: in
     with Reloadable({"routes": respond, "workers": 3}, tmp_path) as gateway:
         trouble = Trouble(gateway, seed)
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for _ in range(40):
                 trouble.happens()
                 await asyncio.sleep(0.05)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from fastgw.runtime.ipc.channel import PROTOCOL
-from tests.e2e.clients import ExchangeCounters, call
+from tests.e2e.clients import LoadCounts, call
 from tests.e2e.programs import started
 from tests.e2e.test_nothing_lost import enough
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, samples
@@ -122,12 +122,12 @@ def has_ended(end: int) -> bool:
     return bool(select.select([end], [], [], 0)[0])
 
 
-def under_load(gateway: Upgradable, events: Callable[[ExchangeCounters], Awaitable[None]]) -> ExchangeCounters:
+def under_load(gateway: Upgradable, events: Callable[[LoadCounts], Awaitable[None]]) -> LoadCounts:
     """What became of the requests of clients that keep their connections and of clients that always open new ones.
 
     Nobody asks twice; who is refused a connection counts as lost.
     """
-    counters = ExchangeCounters()
+    counters = LoadCounts()
 
     async def all_of_them() -> None:
         going_on = True
@@ -154,7 +154,7 @@ def under_load(gateway: Upgradable, events: Callable[[ExchangeCounters], Awaitab
 
 
 def assert_nothing_lost(
-    counters: ExchangeCounters, gateway: Upgradable, record_property: Callable[[str, object], None]
+    counters: LoadCounts, gateway: Upgradable, record_property: Callable[[str, object], None]
 ) -> None:
     record_property("requests", counters.statuses.total())
     record_property("lost", len(counters.lost))
@@ -216,7 +216,7 @@ def test_a_version_that_cannot_serve_changes_nothing(
         before = gateway.serving()
         gateway.installed.put(changes)
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             gateway.signal(signal.SIGUSR2)
             (line,) = await asyncio.to_thread(gateway.told, "not upgraded")
             assert why in line
@@ -245,7 +245,7 @@ def test_an_exec_that_fails_changes_nothing(tmp_path: Path, record_property: Cal
         before = gateway.serving()
         gateway.installed.put({"runtime/supervisor/take_over.py": ("", vanish.replace("import os", "import os, sys"))})
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             gateway.signal(signal.SIGUSR2)
             (line,) = await asyncio.to_thread(gateway.told, "not upgraded")
             assert line == f"not upgraded, nothing has changed: {python}: No such file or directory"
@@ -268,7 +268,7 @@ def test_workers_that_die_only_after_the_exec_replace_nobody(
         before = gateway.serving()
         gateway.installed.put({"runtime/supervisor/children.py": ("            if slot.work is not None:", DIES)})
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             gateway.signal(signal.SIGUSR2)
             await asyncio.to_thread(gateway.told, "goes on, and the next to follow it starts in")
             gateway.change(routes=answering("v2"))
@@ -326,7 +326,7 @@ def test_an_upgrade_keeps_the_process_and_loses_nothing(
         sockets = listening(gateway.pid)
         file = os.stat(tmp_path / "gw.sock")
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             await asyncio.to_thread(gateway.upgrade)
             await asyncio.to_thread(gateway.told, "all 2 workers are new")
 
@@ -528,7 +528,7 @@ def test_a_reload_during_an_upgrade_is_done(tmp_path: Path, record_property: Cal
     with upgradable(tmp_path) as gateway:
         before = gateway.serving()
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             gateway.signal(signal.SIGUSR2)
             await asyncio.to_thread(gateway.told, "trying the installed version")
             gateway.change(routes=answering("v2"))
@@ -545,7 +545,7 @@ def test_an_upgrade_during_a_reload(tmp_path: Path, record_property: Callable[[s
     """Both come to pass, or the upgrade says that it does not."""
     with upgradable(tmp_path) as gateway:
 
-        async def events(counters: ExchangeCounters) -> None:
+        async def events(counters: LoadCounts) -> None:
             for number in range(2, 7):
                 gateway.change(routes=answering(f"v{number}"))
                 gateway.signal(signal.SIGHUP)

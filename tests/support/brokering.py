@@ -18,7 +18,7 @@ from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
 from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, Shown, _held
 from fastgw.filters.policies.credentials.messages import Unavailable
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
-from fastgw.filters.policies.credentials.worker_cache import Holder
+from fastgw.filters.policies.credentials.worker_cache import WorkerCache
 from fastgw.runtime.control.feed_runner import FeedRunner
 from fastgw.runtime.ipc.channel import FeedRefreshRequest, FeedUpdate
 from fastgw.runtime.ipc.feed_values import read_memfd
@@ -61,7 +61,7 @@ class Node:
         self.asks = 0
         self.control: FeedRunner | None = None
         self.workers = [Around(fetcher, Feeds({}, self._ask), self) for _ in range(workers)]
-        self._holders: list[Holder[Any]] = []
+        self._holders: list[WorkerCache[Any]] = []
 
     def add_worker(self) -> None:
         self.workers.append(Around(self.fetcher, Feeds({}, self._ask), self))
@@ -113,14 +113,14 @@ class Node:
             self.serve(TokenSource.of(shown.oauth2))
         return self._held_by_each(CsrfSource.of(settings, shown), _held)
 
-    def _held_by_each(self, source: ControlFetch, parse: Any) -> list[Holder[Any]]:
+    def _held_by_each(self, source: ControlFetch, parse: Any) -> list[WorkerCache[Any]]:
         if source.key not in self.sources:
             self.serve(source)
             if self.control is not None:
                 self.follow()
         held = []
         for worker in self.workers:
-            holder = Holder[Any](source.key, source.getter(self.files.__getitem__), parse)
+            holder = WorkerCache[Any](source.key, source.getter(self.files.__getitem__), parse)
             holder.start(worker)
             held.append(holder)
         self._holders += held
@@ -144,7 +144,7 @@ async def node_of(workers: int = 4) -> AsyncIterator[Node]:
             node.stop()
 
 
-async def problem_of(holder: Holder[Any], seen: Any = None) -> Unavailable:
+async def problem_of(holder: WorkerCache[Any], seen: Any = None) -> Unavailable:
     try:
         held = await holder.obtain(seen)
     except Unavailable as problem:
@@ -157,5 +157,5 @@ def word(held: Token | None) -> str:
     return "" if held is None else held.line.decode().removeprefix("Authorization: Bearer ").rstrip()
 
 
-def held_now(holders: list[Holder[Any]]) -> list[str]:
+def held_now(holders: list[WorkerCache[Any]]) -> list[str]:
     return [word(holder.current(monotonic())) for holder in holders]

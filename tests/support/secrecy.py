@@ -13,7 +13,7 @@ from fastgw.observe import Record
 from fastgw.observe.access_log.formats import FORMATS, masker
 
 
-def told_of(records: list[Record], gateway: Gateway) -> str:
+def reported(records: list[Record], gateway: Gateway) -> str:
     """All lines of all formats that these requests leave in access logs."""
     (log, *_) = gateway.config.access_logs
     return b"".join(line(record, masker(log.redact)) for record in records for line in FORMATS.values()).decode()

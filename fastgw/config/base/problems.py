@@ -53,7 +53,7 @@ class Problem(Struct, frozen=True):
             force_setattr(self, "hint", before.rstrip())
 
     def __str__(self) -> str:
-        place = ":".join([told_file(self.file), *(str(number) for number in (self.line, self.column) if number)])
+        place = ":".join([shown_file(self.file), *(str(number) for number in (self.line, self.column) if number)])
         advice = " ".join(filter(None, (self.hint, f"{_EXPECTED}{self.expected}" if self.expected else "")))
         said = f"{self.wrong}; {advice}" if advice else self.wrong
         return ": ".join(part for part in (place, self.path, said) if part).translate(_CONTROL)
@@ -74,7 +74,7 @@ def _with_count(problem: Problem, more: int) -> Problem:
     return replace(problem, wrong=f"{problem.wrong} (and in {more} other {places})") if more else problem
 
 
-def told_file(name: str) -> str:
+def shown_file(name: str) -> str:
     """A file's name, for people: what DNS is asked for has one that only looks like a URL."""
     kind, is_url, rest = name.partition("://")
     return f"{kind}: {rest.partition('?')[0]}" if is_url and kind in LOOKUPS else name

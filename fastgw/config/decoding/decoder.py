@@ -223,7 +223,7 @@ class ChoiceDecoder(Decoder):
 
 
 @dataclass(frozen=True)
-class Noted(Decoder):
+class InNotation(Decoder):
     """Text in a notation."""
 
     notation: Notation
@@ -632,7 +632,7 @@ def _options(shape: Decoder) -> tuple[Decoder, ...]:
 _KINDS: Final[Mapping[type, tuple[type[Decoder], ...]]] = {
     dict: (Table, Structure, Hidden),
     list: (Sequence,),
-    str: (Text, Noted, File, ChoiceDecoder, Hidden),
+    str: (Text, InNotation, File, ChoiceDecoder, Hidden),
 }
 """Decoders that a plain value of this type can be meant for."""
 
@@ -735,12 +735,12 @@ def shape_of(annotation: Any) -> Decoder:
     while typing.get_origin(annotation) is Annotated:
         annotation, *more = typing.get_args(annotation)
         notes = (*more, *notes)
-    least = _noted(notes, "ge")
-    most = _noted(notes, "le")
-    shortest = _noted(notes, "min_length") or 0
+    least = _constraint(notes, "ge")
+    most = _constraint(notes, "le")
+    shortest = _constraint(notes, "min_length") or 0
     for note in notes:
         if isinstance(note, Notation):
-            return Noted(note, Number(True, least, most))
+            return InNotation(note, Number(True, least, most))
         if isinstance(note, FileName):
             return File(note)
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
@@ -751,14 +751,14 @@ def shape_of(annotation: Any) -> Decoder:
         return ChoiceDecoder(inner)
     if origin is tuple and inner[1:] == (...,):
         sources = [_source(each) for note in notes if isinstance(note, OrFrom) for each in note.types]
-        listed = Sequence(shape_of(inner[0]), 1 if sources else shortest, _noted(notes, "max_length"))
+        listed = Sequence(shape_of(inner[0]), 1 if sources else shortest, _constraint(notes, "max_length"))
         return Either((listed, *sources)) if sources else listed
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        example = (_noted(notes, "examples") or [""])[0]
+        example = (_constraint(notes, "examples") or [""])[0]
         besides = next((note for note in notes if isinstance(note, Besides)), None)
         return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, example, besides)
     if annotation is str:
-        return Text(shortest, _noted(notes, "pattern"))
+        return Text(shortest, _constraint(notes, "pattern"))
     if annotation is bool:
         return Truth()
     if annotation in (int, float):
@@ -779,7 +779,7 @@ def _source(type: type[Struct]) -> Structure:
     return Structure(type, f"{{{next(iter(fields_of(type)))}: …}}")
 
 
-def _noted(notes: tuple[Any, ...], name: str) -> Any:
+def _constraint(notes: tuple[Any, ...], name: str) -> Any:
     """A constraint out of the `Meta` of an annotation; None when none gives it."""
     return next(
         (value for note in notes if isinstance(note, Meta) and (value := getattr(note, name)) is not None), None

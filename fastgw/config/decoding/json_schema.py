@@ -21,8 +21,8 @@ from fastgw.config.decoding.decoder import (
     File,
     Hidden,
     InnerInstance,
+    InNotation,
     Instance,
-    Noted,
     Null,
     Number,
     Sequence,
@@ -120,7 +120,7 @@ class _Drawing:
         if shape.besides is not None:
             about_all = self.of(shape_of(shape.besides.type)) | {"description": shape.besides.text}
             drawn["properties"] = {shape.besides.name: {"anyOf": [about_all, self.of(shape.each)]}}
-        if isinstance(shape.key, Noted):
+        if isinstance(shape.key, InNotation):
             drawn["propertyNames"] = self.itself(shape.key)
         return drawn | ({"minProperties": shape.shortest} if shape.shortest else {})
 
@@ -234,7 +234,7 @@ _DRAW: Final[Mapping[type[Decoder], Callable[[_Drawing, Any], Schema]]] = {
     Truth: lambda drawing, shape: {"type": "boolean"},
     Null: lambda drawing, shape: {"type": "null"},
     ChoiceDecoder: lambda drawing, shape: {"enum": list(shape.values)},
-    Noted: lambda drawing, shape: dict(shape.notation.schema),
+    InNotation: lambda drawing, shape: dict(shape.notation.schema),
     File: lambda drawing, shape: {"type": "string", "minLength": 1},
     Hidden: lambda drawing, shape: {
         "anyOf": [*([{"type": "string", "minLength": 1}] if shape.text else ()), _source("env"), _source("file")]

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import astuple, replace
 
-from fastgw.config.base.problems import Path, Problem, show, suggest, told_file
+from fastgw.config.base.problems import Path, Problem, show, shown_file, suggest
 from fastgw.config.decoding.decoder import BROKEN, Reading, Structure, shape_of
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Egress
@@ -126,7 +126,7 @@ class Merged:
     """Names of the consumers that may call as an application, by application."""
     awaits_services: bool = False
     """Whether a provider has not been told yet what there is."""
-    judged: Container[int] = ()
+    validated: Container[int] = ()
     """The identities of routes and upstreams with which nothing was wrong right before, among the same others."""
     noted: set[int] = field(default_factory=set)
     """Identities of the routes and upstreams that rules have reported on."""
@@ -144,13 +144,13 @@ class Merged:
         """Return the routes without errors in their settings."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
 
-    def routes_to_judge(self) -> Iterator[tuple[SourcePlace, Any]]:
+    def routes_to_validate(self) -> Iterator[tuple[SourcePlace, Any]]:
         """Return the routes not validated yet: for rules about each by itself."""
-        return ((place, route) for place, route in self.routes() if id(route) not in self.judged)
+        return ((place, route) for place, route in self.routes() if id(route) not in self.validated)
 
-    def upstreams_to_judge(self) -> Iterator[tuple[SourcePlace, str, Any]]:
+    def upstreams_to_validate(self) -> Iterator[tuple[SourcePlace, str, Any]]:
         """Return the upstreams not validated yet."""
-        return (each for each in self.whole("upstreams") if id(each[2]) not in self.judged)
+        return (each for each in self.whole("upstreams") if id(each[2]) not in self.validated)
 
     def note(self, each: object, notes: Iterable[Problem]) -> None:
         """A rule about each route, or upstream, by itself has told this of one."""
@@ -233,7 +233,7 @@ def targets_in_files(
         file = _name_of(source, upstream.resolve.interval)
         if file is not BROKEN and _is_unknown(file, files):
             merged.maps["upstreams"][name] = place, replace(upstream, targets=())
-            why = files.unresolved.get(file, f"{told_file(file)}: not resolved yet")
+            why = files.unresolved.get(file, f"{shown_file(file)}: not resolved yet")
             notes.append(place.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
         elif file is not BROKEN:
             suffix = "" if isinstance(source, TargetsFile) else ".json"
@@ -291,9 +291,9 @@ def add_consumers(
         elif not found:
             place.report(f"{show(pattern)}: no such file", "expected files with consumers")
         for file in found:
-            told = file.encode(errors="backslashreplace").decode()
-            if told != file:
-                place.report(f"{show(pattern)}: {told}: a name that is not UTF-8", "expected another name")
+            escaped = file.encode(errors="backslashreplace").decode()
+            if escaped != file:
+                place.report(f"{show(pattern)}: {escaped}: a name that is not UTF-8", "expected another name")
             elif file not in met:
                 met.add(file)
                 reading = Reading(Document(file, partial(files.read, file), quotes=False), filter_types, files)

@@ -74,7 +74,7 @@ class EgressKept:
         if around != self._made.around:
             self._last = self._last or self._made
             self._made = _Made(around)
-        return self._made.judged
+        return self._made.validated
 
     def turn(self, merged: Merged | None) -> None:
         """A reading is over, in which nothing was wrong; None: it has failed."""
@@ -89,7 +89,7 @@ class EgressKept:
             held = chain(made.upstreams.values(), made.routes.values())
             kept = (each for settings, _, each in held if not settings.filters)
             here = {id(each) for _, each in chain(merged.maps["upstreams"].values(), merged.routes())}
-            made.judged = {id(each): each for each in kept if id(each) in here and id(each) not in merged.noted}
+            made.validated = {id(each): each for each in kept if id(each) in here and id(each) not in merged.noted}
 
 
 class _Made:
@@ -99,7 +99,7 @@ class _Made:
         self.around = around
         self.upstreams: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
         self.routes: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
-        self.judged: dict[int, object] = {}
+        self.validated: dict[int, object] = {}
         """Valid objects by identity: they live as long as this."""
 
 
@@ -110,7 +110,7 @@ def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | 
         return []
     kept = EgressKept() if kept is None else kept
     values = [merged.single, merged.egress, *merged.maps.values()]
-    merged.judged = kept.begin((filter_types, [{name: said for name, (_, said) in each.items()} for each in values]))
+    merged.validated = kept.begin((filter_types, [{name: said for name, (_, said) in each.items()} for each in values]))
     return _Expansion(merged, filter_types, place, kept).make()
 
 
@@ -273,12 +273,12 @@ class _Expansion:
         ways = dict.fromkeys(listeners.values())
         words = " and ".join(f"`{way}`" for way in ways)
         verb = "does" if len(ways) == 1 else "do"
-        told: set[tuple[str, str]] = set()
+        noted_services: set[tuple[str, str]] = set()
         for each in called:
             service = each.app, each.service
-            if service in told or not ways or any(each.is_reached_by(way) for way in ways):
+            if service in noted_services or not ways or any(each.is_reached_by(way) for way in ways):
                 continue
-            told.add(service)
+            noted_services.add(service)
             has = "several `entries`" if each.entry else "no `entries`"
             self.notes.append(each.of.problem(f"it has {has}: {words} {verb} not reach it"))
 
@@ -533,7 +533,7 @@ def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, SourcePlac
     """Return the positions of the settings that the route is generated from."""
     at = each.place
     made: dict[Path, SourcePlace] = {("filters", name): at for name in _MADE}
-    said: dict[Path, SourcePlace] = {("filters", name): at.below(name) for name in _SAID}
+    said: dict[Path, SourcePlace] = {("filters", name): at.below(name) for name in _PER_SERVICE}
     own: dict[Path, SourcePlace] = {("filters", name): at.below("filters", name) for name in each.settings.filters}
     guarded: dict[Path, SourcePlace] = {("filters", name): guard.place for name in guard.filters} if guard else {}
     return {**made, **said, **own, **guarded, ("use",): at.below("use")}
@@ -572,7 +572,7 @@ def _as_the_api(csrf: Csrf, settings: EgressEntry) -> Csrf:
     return replace(csrf, tls=tls if origin.host == settings.url.host else replace(tls, server_name=None))
 
 
-_SAID: Final = ("credentials", "request_parameters")
+_PER_SERVICE: Final = ("credentials", "request_parameters")
 """Filters that stand in a service under the same name."""
 _MADE: Final = ("egress_calls", "response_urls", "target_errors")
 """Filters that come of a service as a whole."""

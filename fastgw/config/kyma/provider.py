@@ -151,11 +151,11 @@ def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) 
         return []
     readable = []
     for name in sorted(found):
-        told = name.encode(errors="backslashreplace").decode()
-        if told == name:
+        escaped = name.encode(errors="backslashreplace").decode()
+        if escaped == name:
             readable.append(name)
         else:
-            notes.append(Problem(told, 0, 0, "", "a name that is not UTF-8"))
+            notes.append(Problem(escaped, 0, 0, "", "a name that is not UTF-8"))
     if not readable:
         notes.append(
             place.problem(f"{show(settings.directory)} has no file with one of the endings {', '.join(ENDINGS)}")

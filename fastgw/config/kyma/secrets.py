@@ -261,7 +261,7 @@ class Compass:
     """A Secret of the form that Kyma's gateway had in its Compass mode: one JSON text with everything."""
 
     def __init__(self, secrets: KymaSecrets, name: str, said: Mapping[str, Any], kind: str) -> None:
-        self._secrets, self._name, self._said = secrets, name, said
+        self._secrets, self._name, self._members = secrets, name, said
         self.type = _OF_COMPASS.get(kind.lower(), kind)
         """Type as `credentials.type` of an Application would have it; "": none is given."""
 
@@ -303,7 +303,7 @@ class Compass:
         return headers, query
 
     def _part(self, *keys: str) -> Mapping[str, Any]:
-        held: Any = self._said
+        held: Any = self._members
         for key in keys:
             held = held.get(key)
             if held is None:

@@ -35,7 +35,7 @@ _SKIP_VERIFY: Final = ("spec", "skipVerify")
 UNNAMED: Final = "unnamed"
 """An entry without a name, where a service has several."""
 _OTHER: Final = "expected another name"
-MOST_TOLD: Final = 8
+APIS_LISTED: Final = 8
 """APIs that are called alike and named to who calls them."""
 
 
@@ -93,7 +93,7 @@ class _Api(NamedTuple):
     """Whether that has no other API."""
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         entry = f"the entry {show(self.title)}" if self.title else "an entry without a name"
         return f"{entry} of the service {show(self.service)}"
 
@@ -113,10 +113,10 @@ class KymaServices(Struct):
 class _Refused(Exception):
     """A part of a document is invalid."""
 
-    def __init__(self, path: Path, wrong: str, expected: str = "", told: str = "") -> None:
+    def __init__(self, path: Path, wrong: str, expected: str = "", detail: str = "") -> None:
         """`told`: what was expected, in place of `expected`, for who calls what it is a part of."""
         self.path, self.wrong, self.expected = path, wrong, expected
-        self.told = told or expected
+        self.detail = detail or expected
         super().__init__(wrong)
 
 
@@ -247,19 +247,19 @@ class _Reading:
         by_name: dict[str, list[_Api]] = {}
         for each in apis:
             by_name.setdefault(normalized(each.title) or UNNAMED, []).append(each)
-        entries = {called: self._told_apart(alike) for called, alike in by_name.items()}
+        entries = {called: self._distinguished(alike) for called, alike in by_name.items()}
         held = MappingProxyType({called: entry.settings for called, entry in entries.items()})
         of_one = apis[0].host if all(each.path == apis[0].path for each in apis) else ""
         settings = EgressService(entries=held, host=of_one or None)
         return KymaService(self._app.name, name, self._app, apis[0].path, settings, entries)
 
-    def _told_apart(self, alike: list["_Api"]) -> KymaEntry:
+    def _distinguished(self, alike: list["_Api"]) -> KymaEntry:
         """One API; or in place of several that are called alike, who says so."""
         first = alike[0]
         if len(alike) == 1:
             return KymaEntry(replace(first.entry.settings, **_hosted(first)), first.entry.path)
-        more = f" and {len(alike) - MOST_TOLD} more" if len(alike) > MOST_TOLD else ""
-        wrong = f"Several APIs have this name: {', '.join(each.told for each in alike[:MOST_TOLD])}{more}."
+        more = f" and {len(alike) - APIS_LISTED} more" if len(alike) > APIS_LISTED else ""
+        wrong = f"Several APIs have this name: {', '.join(each.description for each in alike[:APIS_LISTED])}{more}."
         also = f"called as {path_text(first.entry.path)} is: calls of both are answered 400"
         self._notes += [self._app.problem(each.entry.path, also, _OTHER) for each in alike[1:]]
         return KymaEntry(EgressEntry(url=first.entry.settings.url, ambiguous=wrong), first.entry.path)
@@ -284,7 +284,7 @@ class _Reading:
         except _Refused as refused:
             # As in Kyma the service is there. Values are not told: one may stand there by mistake.
             self._note(refused)
-            why = f"{path_text(refused.path)} of the Application {self._app.name} cannot be used: {refused.told}"
+            why = f"{path_text(refused.path)} of the Application {self._app.name} cannot be used: {refused.detail}"
             return KymaEntry(self._settings(url, unavailable=why), path)
         if csrf is not None and csrf.token_url.origin.tls and (self._skip_verify or shown.type == "certificate"):
             csrf = replace(csrf, tls=self._tls(csrf.token_url.origin, shown))
@@ -350,8 +350,8 @@ class _Reading:
             return EgressCredentials(type="none")
         kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
         if kind not in TYPES:
-            told = f"it is unknown; expected one of {', '.join(TYPES)}"
-            raise _Refused((*path, "type"), "it is unknown", suggest(kind, TYPES), told)
+            detail = f"it is unknown; expected one of {', '.join(TYPES)}"
+            raise _Refused((*path, "type"), "it is unknown", suggest(kind, TYPES), detail)
         if kind == "NoAuth":
             return EgressCredentials(type="none")
         name = _text(said, path, "secretName")

@@ -28,7 +28,7 @@ from fastgw.config.validation.lint import lint
 from fastgw.config.validation.rules import RULES
 from fastgw.config.validation.tls import tls_notes
 
-MOST_TOLD: Final = 1000
+PROBLEMS_LISTED: Final = 1000
 """How many problems, and how many notes, are told one by one."""
 
 
@@ -178,13 +178,13 @@ def _checked(found: FoundFile, filter_types: Mapping[str, type], files: Files, r
     begin_hints()
     merged: Merged | None = None
     try:
-        loaded, merged = _judged(found, filter_types, files, remembered, {})
+        loaded, merged = _validated(found, filter_types, files, remembered, {})
         return loaded
     finally:
         remembered.turn(merged)
 
 
-def _judged(
+def _validated(
     found: FoundFile, filter_types: Mapping[str, type], files: Files, remembered: Remembered, refused: Refused
 ) -> tuple[Loaded, Merged]:
     """`refused`: services of Kyma that cannot be taken."""
@@ -214,13 +214,13 @@ def _judged(
     problems += _odd_paths({*names, *files.held})
     if problems:
         excerpts = {problem: text for document in documents for problem, text in document.excerpts.items()}
-        raise ConfigError(told_of(problems, order), excerpts)
+        raise ConfigError(sorted_problems(problems, order), excerpts)
     if of_kyma.refused:
-        return _judged(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
+        return _validated(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
     notes += idle_settings(merged) + lint(merged)
     loaded = Loaded(
         config=_with_defaults(merged.config(), filter_types),
-        notes=tuple(told_of(notes, order)),
+        notes=tuple(sorted_problems(notes, order)),
         files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),
         captured=MappingProxyType(dict(files.held)),
@@ -283,11 +283,11 @@ def from_flags(
     )
 
 
-def told_of(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
-    """Return the problems sorted by file, as they are included, then by line; each once; at most `MOST_TOLD`, and the
-    number of the others.
+def sorted_problems(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
+    """Return the problems sorted by file, as they are included, then by line; each once; at most
+    `PROBLEMS_LISTED`, and the number of the others.
     """
-    told = sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))
-    if len(told) > MOST_TOLD:
-        told[MOST_TOLD:] = [Problem(next(iter(order)), 0, 0, "", f"and {len(told) - MOST_TOLD} more")]
-    return told
+    listed = sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))
+    if len(listed) > PROBLEMS_LISTED:
+        listed[PROBLEMS_LISTED:] = [Problem(next(iter(order)), 0, 0, "", f"and {len(listed) - PROBLEMS_LISTED} more")]
+    return listed

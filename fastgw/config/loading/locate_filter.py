@@ -14,7 +14,7 @@ from fastgw.config.decoding.merge import Merged, SourcePlace, merge
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.egress.expand import expand
 from fastgw.config.kyma.provider import add_kyma
-from fastgw.config.loading.load import Loaded, Remembered, told_of
+from fastgw.config.loading.load import Loaded, Remembered, sorted_problems
 from fastgw.config.sources.documents import Document, FoundFile
 from fastgw.config.sources.extension_packages import extended
 from fastgw.config.sources.files import Memory
@@ -25,7 +25,7 @@ class Where(NamedTuple):
 
     part: str
     """Part of the configuration: `filters`, `listeners`, `upstreams`, `filter_sets` or `routes`."""
-    holder: str
+    owner: str
     """The listener, upstream, filter set or route; "" = the gateway."""
     use: str
     """The name of the instance; "" = what an upstream hashes on, or the paths of a route."""
@@ -61,21 +61,21 @@ def locate(
     for where, wrong in wrongs:
         if where in places:
             # Where `egress` has made the route, the place names application and service.
-            own = where.part == "routes" and not where.holder.startswith(f"{EGRESS}/")
-            owner = f" (route {show(where.holder)})" if own else ""
+            own = where.part == "routes" and not where.owner.startswith(f"{EGRESS}/")
+            owner = f" (route {show(where.owner)})" if own else ""
             problems.append(places[where].problem(f"{wrong}{owner}"))
-    return told_of(problems, {document.name: number for number, document in enumerate(found.documents)})
+    return sorted_problems(problems, {document.name: number for number, document in enumerate(found.documents)})
 
 
 def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, SourcePlace]]:
     """`wanted`: the part and the holder of what is looked for."""
     for use, (place, _) in merged.maps["filters"].items():
         yield Where("filters", "", use), place
-    holders: list[tuple[str, str, SourcePlace, Any]] = []
+    owners: list[tuple[str, str, SourcePlace, Any]] = []
     for part in ("listeners", "upstreams"):
-        holders += [(part, name, place, each) for place, name, each in merged.whole(part)]
-    holders += [("routes", route.name, place, route) for place, route in merged.routes()]
-    for part, name, place, each in holders:
+        owners += [(part, name, place, each) for place, name, each in merged.whole(part)]
+    owners += [("routes", route.name, place, route) for place, route in merged.routes()]
+    for part, name, place, each in owners:
         if (part, name) in wanted and each.filters is not BROKEN:
             at = place.below("filters")
             yield from ((Where(part, name, use), at.below(use)) for use in each.filters)

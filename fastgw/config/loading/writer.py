@@ -17,8 +17,8 @@ from fastgw.config.decoding.decoder import (
     File,
     Hidden,
     InnerInstance,
+    InNotation,
     Instance,
-    Noted,
     Null,
     Number,
     Sequence,
@@ -50,14 +50,14 @@ def fitting(shape: Decoder, value: Any) -> Decoder:
     """The shape that a value has, where there are several: a notation's last, as its values may be of any type."""
     if not isinstance(shape, Either):
         return shape
-    last_noted = sorted(shape.shapes, key=lambda each: isinstance(each, Noted))
+    last_noted = sorted(shape.shapes, key=lambda each: isinstance(each, InNotation))
     return next(fitting(each, value) for each in last_noted if _FITS[type(each)](each, value))
 
 
 def masked(shape: Table, key: str) -> bool:
     """Whether a text under this key is not shown: the value of a field such as `Authorization`."""
     each = shape.each.shapes if isinstance(shape.each, Either) else (shape.each,)
-    return any(isinstance(shape, Text | Noted) for shape in each) and SECRET_NAMES.search(key) is not None
+    return any(isinstance(shape, Text | InNotation) for shape in each) and SECRET_NAMES.search(key) is not None
 
 
 def _settings(value: Struct) -> dict[str, Any]:
@@ -94,7 +94,7 @@ _WRITE: Final[Mapping[type[Decoder], Callable[[Any, Any], Any]]] = {
     Null: _as_it_is,
     ChoiceDecoder: _as_it_is,
     File: _as_it_is,
-    Noted: lambda shape, value: shape.notation.write(value),
+    InNotation: lambda shape, value: shape.notation.write(value),
     Hidden: lambda shape, value: MASK,
     Sequence: lambda shape, value: [written(shape.each, each) for each in value],
     Table: _table,
@@ -110,7 +110,7 @@ _FITS: Final[Mapping[type[Decoder], Callable[[Any, Any], bool]]] = {
     Null: lambda shape, value: value is None,
     ChoiceDecoder: lambda shape, value: any(value == each and type(value) is type(each) for each in shape.values),
     File: lambda shape, value: isinstance(value, str),
-    Noted: lambda shape, value: value is not None and not isinstance(value, Mapping),
+    InNotation: lambda shape, value: value is not None and not isinstance(value, Mapping),
     Hidden: lambda shape, value: isinstance(value, Secret),
     Sequence: lambda shape, value: isinstance(value, tuple),
     Table: lambda shape, value: isinstance(value, Mapping),

@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.base import redacted_problems
-from fastgw.config.base.problems import Path, Problem, path_text, show, told_file
+from fastgw.config.base.problems import Path, Problem, path_text, show, shown_file
 from fastgw.config.formats import json, toml, yaml
 from fastgw.config.formats.excerpt import excerpt
 from fastgw.config.formats.positions import Mark, PositionMap, SyntaxProblem, marker
@@ -145,7 +145,7 @@ class Document:
 
     def place(self, path: Path) -> str:
         """`file:line` of a key, for a problem that lies elsewhere."""
-        return f"{told_file(self.name)}:{self._trace.root.find(path).key[0]}"
+        return f"{shown_file(self.name)}:{self._trace.root.find(path).key[0]}"
 
     def plain_text(self, value: Any) -> str:
         """A text in it, also where a variable holds that; "" = it is none, as whoever reads the document tells."""
@@ -194,8 +194,8 @@ class Document:
             self.value = value
         else:
             expected = "a list of targets" if self.upstream else "an object"
-            said = "the file is empty" if value is None and not self._text.strip() else show(value)
-            self.problems.append(self.problem((), said, f"expected {expected}"))
+            wrong = "the file is empty" if value is None and not self._text.strip() else show(value)
+            self.problems.append(self.problem((), wrong, f"expected {expected}"))
 
 
 def _is_within(value: Any, most: int) -> bool:
@@ -259,10 +259,10 @@ def read_all(
             elif not named:
                 all_found.problems.append(document.problem(place, f"{show(pattern)}: no such file"))
             for each in named:
-                told = each.encode(errors="backslashreplace").decode()
-                if told != each:
+                escaped = each.encode(errors="backslashreplace").decode()
+                if escaped != each:
                     all_found.problems.append(
-                        document.problem(place, f"{show(pattern)}: {told}: a name that is not UTF-8")
+                        document.problem(place, f"{show(pattern)}: {escaped}: a name that is not UTF-8")
                     )
                     continue
                 real = os.path.realpath(each)

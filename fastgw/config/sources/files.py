@@ -10,11 +10,11 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Final
 
-from fastgw.config.base.problems import told_file
+from fastgw.config.base.problems import shown_file
 from fastgw.config.formats.positions import OUT_OF, MissingPackage, OutOfResources, SyntaxProblem
 from fastgw.config.sources.dns_targets import AT_START_S, UNKNOWN, is_lookup, looked_up
 from fastgw.config.sources.include_globs import Search
-from fastgw.config.sources.virtual_files import is_derived, is_watched, said
+from fastgw.config.sources.virtual_files import content_of, is_derived, is_watched
 
 LARGEST: Final = 64 * 1024 * 1024
 """How many bytes are read of a configuration's own files together, and as many again of those that it names."""
@@ -104,7 +104,7 @@ class Disk:
                 if is_lookup(name):
                     if self._known is None or isinstance(flaw, MissingPackage):
                         raise
-                    self.unresolved[name] = f"{told_file(name)}: {flaw.wrong}"
+                    self.unresolved[name] = f"{shown_file(name)}: {flaw.wrong}"
                     self._held[name] = self._known.get(name, UNKNOWN)
                     return self._held[name]
                 more = " with the files before it" if self._held else ""
@@ -115,7 +115,7 @@ class Disk:
 
     def _found(self, name: str) -> bytes:
         if is_watched(name):
-            return said(name)
+            return content_of(name)
         return self._looked_up(name) if is_lookup(name) else read_file(name, self._left)
 
     def _looked_up(self, name: str) -> bytes:
@@ -222,8 +222,8 @@ def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) 
             disk.read(file)
         except SyntaxProblem as flaw:
             if spared is None or not (file in spared or file not in held):
-                raise SyntaxProblem(f"{told_file(file)} {flaw.wrong}") from flaw
-            spared[file] = f"{told_file(file)}: {flaw.wrong}"
+                raise SyntaxProblem(f"{shown_file(file)} {flaw.wrong}") from flaw
+            spared[file] = f"{shown_file(file)}: {flaw.wrong}"
             if file in held:
                 kept[file] = held[file]
             else:

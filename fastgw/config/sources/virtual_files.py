@@ -15,7 +15,7 @@ NOTHING: Final = b"[]"
 """Content of a watch without an answer yet."""
 
 _lock: Final = Lock()
-_said: Final[dict[str, tuple[int, bytes]]] = {}
+_contents: Final[dict[str, tuple[int, bytes]]] = {}
 
 
 def derived_name(namespace: str, secret: str, *keys: str) -> str:
@@ -50,27 +50,27 @@ def awaits(captured: Mapping[str, bytes]) -> bool:
     return any(is_watched(name) and content == NOTHING for name, content in captured.items())
 
 
-def say(name: str, content: bytes) -> None:
+def set_content(name: str, content: bytes) -> None:
     """Set the content of a virtual file; whoever reads the file from here on, in this process, reads this. From any
     thread.
     """
     with _lock:
-        turn, before = _said.get(name, (0, b""))
+        turn, before = _contents.get(name, (0, b""))
         if content != before:
-            _said[name] = turn + 1, content
+            _contents[name] = turn + 1, content
 
 
 def remember(name: str, content: bytes) -> None:
     """Set the content in force, for as long as the watch of this process has said nothing."""
     with _lock:
-        _said.setdefault(name, (0, content))
+        _contents.setdefault(name, (0, content))
 
 
-def said(name: str) -> bytes:
+def content_of(name: str) -> bytes:
     """Return the last content from the watch, else what is in force, else nothing. It never waits."""
-    return _said.get(name, (0, NOTHING))[1]
+    return _contents.get(name, (0, NOTHING))[1]
 
 
 def turn_of(name: str) -> int:
     """Another number as soon as something else was said."""
-    return _said.get(name, (0, NOTHING))[0]
+    return _contents.get(name, (0, NOTHING))[0]

@@ -50,7 +50,7 @@ class FilterRules:
             notes += self._compare(
                 level, [gateway, *(listeners[each] for each in listeners if each in reached_by[name])]
             )
-        for place, route in self.merged.routes_to_judge():
+        for place, route in self.merged.routes_to_validate():
             farther = [gateway, *(listeners[name] for name in self._listeners_of(route) if name in listeners)]
             farther += [upstreams[name] for name in route.destinations if name in upstreams]
             found: list[Problem] = []
@@ -63,12 +63,12 @@ class FilterRules:
 
     def _shadows(self) -> Iterator[Problem]:
         """The uses that do not act."""
-        holders = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
-        held: list[tuple[SourcePlace, Any]] = [(place, holder) for place, _, holder in holders]
+        owners = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
+        held: list[tuple[SourcePlace, Any]] = [(place, owner) for place, _, owner in owners]
         levels: list[Mapping[str, tuple[SourcePlace, Any]]] = [self.merged.maps["filters"]]
-        for place, holder in (*held, *self.merged.routes()):
-            if any(isinstance(use, FilterUse) and use.shadow for use in holder.filters.values()):
-                levels.append(_uses(place.below("filters"), holder.filters))
+        for place, owner in (*held, *self.merged.routes()):
+            if any(isinstance(use, FilterUse) and use.shadow for use in owner.filters.values()):
+                levels.append(_uses(place.below("filters"), owner.filters))
         levels += [_uses(place, filters) for place, _, filters in self.merged.whole("filter_sets")]
         for place, use in (each for level in levels for each in level.values()):
             if isinstance(use, FilterUse) and use.shadow:
@@ -77,9 +77,9 @@ class FilterRules:
     def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
         """The listeners or upstreams that have filters."""
         return {
-            name: Level(f"{noun} {show(name)}", kind, _uses(place.below("filters"), holder.filters))
-            for place, name, holder in self.merged.whole(part)
-            if holder.filters
+            name: Level(f"{noun} {show(name)}", kind, _uses(place.below("filters"), owner.filters))
+            for place, name, owner in self.merged.whole(part)
+            if owner.filters
         }
 
     def _own_levels(self, place: SourcePlace, route: Route) -> Iterator[Level]:

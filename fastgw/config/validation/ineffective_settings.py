@@ -16,12 +16,12 @@ _FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
 def idle_settings(merged: Merged) -> list[Problem]:
     """Return the notes on a configuration without problems."""
     notes: list[Problem] = []
-    for place, _, upstream in merged.upstreams_to_judge():
+    for place, _, upstream in merged.upstreams_to_validate():
         found = [*_of_upstream(place, upstream)]
         merged.note(upstream, found)
         notes += found
     upstreams = {name: upstream for _, name, upstream in merged.whole("upstreams")}
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         found = [*_of_route(place, route, upstreams)]
         merged.note(route, found)
         notes += found

@@ -93,7 +93,7 @@ def _sinks(merged: Merged) -> Iterator[Problem]:
 
 def _of_routes(merged: Merged) -> Iterator[Problem]:
     catching_all = [route for _, route in merged.routes() if _catches_all(route)]
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         if route.name.startswith(f"{EGRESS}/"):
             continue
         found = [*_of_route(place, route, catching_all)]
@@ -193,11 +193,11 @@ def _credentials_that_nobody_reads(merged: Merged) -> Iterator[Problem]:
     used = {*_filter_types(merged)}
     for key, types in KINDS.items():
         if used.isdisjoint(types):
-            holders = [place for place, consumer in merged.consumers() if getattr(consumer, key) not in ((), BROKEN)]
-            if holders:
-                others = f" (and {len(holders) - 1} more)" if holders[1:] else ""
+            owners = [place for place, consumer in merged.consumers() if getattr(consumer, key) not in ((), BROKEN)]
+            if owners:
+                others = f" (and {len(owners) - 1} more)" if owners[1:] else ""
                 filters = " or ".join(f"`{each}`" for each in types)
-                yield holders[0].below(key).problem(f"no filter uses it: there is no {filters}{others}")
+                yield owners[0].below(key).problem(f"no filter uses it: there is no {filters}{others}")
 
 
 def _upstreams_that_nobody_uses(merged: Merged) -> Iterator[Problem]:

@@ -138,7 +138,7 @@ def routes_have_their_own_names(merged: Merged) -> None:
 
 
 def routes_have_one_end(merged: Merged) -> None:
-    for place, _ in merged.routes_to_judge():
+    for place, _ in merged.routes_to_validate():
         given = [end for end in ENDS if place.raw.get(end) is not None]
         if len(given) > 1:
             place.report(f"{' and '.join(given)} are mutually exclusive", "expected one of them")
@@ -152,7 +152,7 @@ def routes_have_one_end(merged: Merged) -> None:
 
 def names_are_known(merged: Merged) -> None:
     """Check that everything that a route refers to exists: listeners, an upstream, filter sets."""
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         for key, kind, known in (
             ("listeners", "listener", merged.maps["listeners"]),
             ("use", "filter set", merged.maps["filter_sets"]),
@@ -186,7 +186,7 @@ def names_are_known(merged: Merged) -> None:
 
 def route_patterns(merged: Merged) -> None:
     """Hosts, paths and what is made of them."""
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         for index, host in _whole(route.hosts):
             _parsed(patterns.parse_host, host, place.below("hosts", index))
         parsed = [_parsed(patterns.parse_path, path, place.below("paths", i)) for i, path in _whole(route.paths)]
@@ -265,11 +265,11 @@ def _all_uses(merged: Merged) -> Sequence[tuple[SourcePlace, Any, frozenset[str]
     """Every use of a filter that is to be judged, and the parameters of the paths that it may see."""
     anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
     uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
-    for place, _, each in (*merged.whole("listeners"), *merged.upstreams_to_judge()):
+    for place, _, each in (*merged.whole("listeners"), *merged.upstreams_to_validate()):
         uses += _uses(place.below("filters"), each.filters, anywhere)
     for place, _, filters in merged.whole("filter_sets"):
         uses += _uses(place, filters, anywhere)
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         uses += _uses(place.below("filters"), route.filters, _parameters(route.paths))
     return uses
 
@@ -291,7 +291,7 @@ def _parameters(paths: Any) -> frozenset[str]:
 
 def raw_paths_are_not_rewritten(merged: Merged) -> None:
     """Check that no raw path is rewritten: a rewrite is made of the normal form."""
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         if route.path.forward == "raw" and route.rewrite is not None:
             place.below("rewrite").report(
                 "the client's path is forwarded unchanged", "mutually exclusive with path.forward: raw"
@@ -299,7 +299,7 @@ def raw_paths_are_not_rewritten(merged: Merged) -> None:
 
 
 def upgrades_that_are_tunnels(merged: Merged) -> None:
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         for index, protocol in _whole(route.upgrade):
             if protocol.lower() == "h2c":
                 wrong = "h2c would bypass the gateway"
@@ -307,7 +307,7 @@ def upgrades_that_are_tunnels(merged: Merged) -> None:
 
 
 def methods_that_are_served(merged: Merged) -> None:
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         for index, method in _whole(route.methods):
             if method in ("CONNECT", "TRACE"):
                 wrong = f"{method} is always rejected"
@@ -354,7 +354,7 @@ def sticky_keys_that_sign(merged: Merged) -> None:
             at.report(f"{len(said)} characters", f"expected at least {SHORTEST_KEY}", at_key=False)
 
 
-def consumers_are_told_apart(merged: Merged) -> None:
+def consumers_are_distinguishable(merged: Merged) -> None:
     """Check that credentials of consumers are unique. Keys are compared, and never shown."""
     taken: dict[tuple[CredentialKind, bytes], tuple[SourcePlace, Path]] = {}
     for place, consumer in merged.consumers():
@@ -372,7 +372,7 @@ def consumers_are_told_apart(merged: Merged) -> None:
 
 def deadline_headers_are_free(merged: Merged) -> None:
     """Check that no deadline header has the name of another header that the gateway writes."""
-    for place, route in merged.routes_to_judge():
+    for place, route in merged.routes_to_validate():
         name = route.deadline_header
         if isinstance(name, str) and name.lower().encode() in READ_IN_REQUESTS:
             wrong = f"{show(name)} is a header that the gateway sets for another purpose"
@@ -417,7 +417,7 @@ RULES: Final[tuple[Rule, ...]] = (
     state_that_works,
     kubernetes_that_can_be_asked,
     sticky_keys_that_sign,
-    consumers_are_told_apart,
+    consumers_are_distinguishable,
     routes_have_their_own_names,
     routes_have_one_end,
     names_are_known,

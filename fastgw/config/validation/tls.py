@@ -39,7 +39,7 @@ def _speaks_tls(place: SourcePlace, upstream: Upstream) -> bool:
 
 def tls_that_works(merged: Merged) -> None:
     """A client certificate has both halves; the files hold what they should; some target is `https`."""
-    for place, _, upstream in merged.upstreams_to_judge():
+    for place, _, upstream in merged.upstreams_to_validate():
         if upstream.tls == UpstreamTls():
             continue
         tls, at = upstream.tls, place.below("tls")
@@ -135,8 +135,8 @@ def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
             if name == "crl"
             else "clients with its certificates are rejected"
         )
-        told = f"{what} has expired, {refused}: {date}" if until < now else f"{what} expires soon: {date}"
-        yield at.below("client_auth", name).problem(told)
+        wrong = f"{what} has expired, {refused}: {date}" if until < now else f"{what} expires soon: {date}"
+        yield at.below("client_auth", name).problem(wrong)
 
 
 def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:

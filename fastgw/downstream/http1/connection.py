@@ -386,7 +386,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def _serve(self, head: Http1RequestHead) -> None:
         """Begin an exchange. The bytes after its head, its body or the next request, are in `_ahead`."""
         listener = self.listener
-        if self._trusts is not listener.trusts and not self._judge_peer():
+        if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
             return
         peer = self.peer
@@ -447,7 +447,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if not self.paused and reader is not None and reader.assured:
             self._buffer = self.server.worker_loop.buffer_for(piece, piece, reader.assured, stream.body_goes_to)
 
-    def _judge_peer(self) -> bool:
+    def _check_peer(self) -> bool:
         """Evaluate the peer again, because the trusted proxies of the configuration have changed.
 
         False: its client certificate is no longer valid.
@@ -599,7 +599,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         else:
             self._next()
 
-    def turn(self, exchange: Exchange) -> None:
+    def leave_fast_path(self, exchange: Exchange) -> None:
         self.is_fast = False
         self.stream.exchange = exchange
 
@@ -607,7 +607,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """Return the exchange in flight; one is made if it is on the fast path."""
         if self.is_fast:
             assert self.fast_path is not None
-            self.fast_path.turn()
+            self.fast_path.leave_fast_path()
         return self.exchange
 
     # what the stream asks

@@ -181,7 +181,7 @@ class Http1Stream:
 
     # the client's side of the exchange (`ClientSide`)
 
-    def inform(self, head: ResponseHead | None) -> None:
+    def send_interim(self, head: ResponseHead | None) -> None:
         assert self.exchange is not None
         if self.exchange.head.version < 11:
             return  # HTTP/1.0 knows no interim responses

@@ -273,13 +273,13 @@ class Http2Stream(Timed):
             server.finish(exchange)
         connection.flush_soon()
 
-    def turn(self, exchange: Exchange) -> None:
+    def leave_fast_path(self, exchange: Exchange) -> None:
         self.is_fast = False
         self.exchange = exchange
 
     # the client's side of the exchange (`ClientSide`)
 
-    def inform(self, head: ResponseHead | None) -> None:
+    def send_interim(self, head: ResponseHead | None) -> None:
         connection = self._connection
         if head is None or head.status == 100:
             self._asked_to_continue = True
@@ -418,7 +418,7 @@ class Http2Stream(Timed):
         """The exchange that is in flight; one is made of a fast path."""
         if self.is_fast:
             assert self.fast_path is not None
-            self.fast_path.turn()
+            self.fast_path.leave_fast_path()
         return self.exchange
 
     def break_off(self, fault: Fault) -> bool:

@@ -195,7 +195,7 @@ class TlsConnection(TlsTransport):
             return
         peer = Peer(self.peer.ip, self.peer.port, self.peer.server_port, self.peer.trusted)
         plain = Http1ClientConnection(self._server, self.listener, peer)
-        self._server.shook_hands(self)
+        self._server.handshake_done(self)
         self._admitted, self.stage = False, CLOSED
         self._drop_limit()
         self._below.set_protocol(plain)
@@ -214,7 +214,7 @@ class TlsConnection(TlsTransport):
         self._send(last)
         self._drop_limit()
         server = self._server
-        server.shook_hands(self)
+        server.handshake_done(self)
         server.shaken[HandshakeOutcome.RESUMED if self._tls.session_reused else HandshakeOutcome.FULL] += 1
         self.peer.certificate = certificate
         self._admitted = False  # from here on its places are those of what stands above
@@ -245,11 +245,11 @@ class TlsConnection(TlsTransport):
         if self.stage < OPEN:
             self._shut()
             server = self._server
-            server.shook_hands(self)
+            server.handshake_done(self)
             if self._admitted:
                 self._admitted = False
                 server.release(self.peer, self._address_limit)
-            server.not_shaken(self.listener, self.peer, outcome, why)
+            server.handshake_failed(self.listener, self.peer, outcome, why)
             if outcome is HandshakeOutcome.TIMEOUT or outcome is HandshakeOutcome.SHED:
                 self._below.abort()
             else:
@@ -289,5 +289,6 @@ def _outcome_of(error: ssl.SSLError) -> tuple[HandshakeOutcome, str]:
     outcome = _BY_REASON.get(reason)
     if outcome is None:
         outcome = HandshakeOutcome.CLIENT_REFUSED if "ALERT" in reason else HandshakeOutcome.PROTOCOL_ERROR
-    told = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else reason.lower().replace("_", " ")
-    return outcome, told
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return outcome, error.verify_message
+    return outcome, reason.lower().replace("_", " ")

@@ -152,10 +152,10 @@ HTTP1_ALONE: Final = ("http/1.1",)
 
 def server_identity(name: str, tls: ServerTls, held: Mapping[str, bytes], alpn: tuple[str, ...] = HTTP1_ALONE) -> bytes:
     """`name`: the listener's; `held`: the contents of the files. Raises `OSError`."""
-    told = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls, alpn)))
+    digest = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls, alpn)))
     for file in sorted(files_of(tls)):
-        told.update(sha256(_read(file, held)).digest())
-    return told.digest()
+        digest.update(sha256(_read(file, held)).digest())
+    return digest.digest()
 
 
 def server_contexts(
@@ -199,9 +199,9 @@ def server_contexts(
         yield
         entries.append(entry(held))
     auth = tls.client_auth
-    judging = {} if auth is None else {file: _read(file, held) for file in (auth.ca, auth.crl) if file is not None}
+    verifiers = {} if auth is None else {file: _read(file, held) for file in (auth.ca, auth.crl) if file is not None}
     return ServerContexts(
-        tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held), partial(entry, judging), alpn
+        tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held), partial(entry, verifiers), alpn
     )
 
 
@@ -258,11 +258,11 @@ def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
     """Return the purpose of a session ticket. It stands for a client certificate that was verified, so it ends with
     what verified
     it: another authority, or another revocation, is another purpose."""
-    told = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls.session_tickets, tls.client_auth)))
+    digest = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls.session_tickets, tls.client_auth)))
     if tls.client_auth is not None:
         for file in (tls.client_auth.ca, tls.client_auth.crl):
-            told.update(sha256(b"" if file is None else _read(file, held)).digest())
-    return told.digest()
+            digest.update(sha256(b"" if file is None else _read(file, held)).digest())
+    return digest.digest()
 
 
 def _ends(tls: ServerTls, held: Mapping[str, bytes]) -> Iterator[float]:

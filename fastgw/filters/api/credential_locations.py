@@ -5,7 +5,7 @@ from typing import Final, final
 from urllib.parse import unquote_to_bytes
 
 from fastgw.exchange import Exchange
-from fastgw.exchange.exchange import AS_ASKED
+from fastgw.exchange.exchange import UNCHANGED_QUERY
 
 
 @final
@@ -65,7 +65,7 @@ class CredentialLocations:
     def hide(self, exchange: Exchange) -> None:
         """Let the upstream not see what stands there."""
         exchange.request_dropped |= self._dropped
-        query = exchange.query if exchange.query_sent is AS_ASKED else exchange.query_sent
+        query = exchange.query if exchange.query_sent is UNCHANGED_QUERY else exchange.query_sent
         if self._parameters and query:  # less what others have hidden
             kept = [part for part in query.split(b"&") if decoded(part.partition(b"=")[0]) not in self._parameters]
             rest = b"&".join(kept)

@@ -64,7 +64,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
         tls = read_tls(self.tls, node.read)
         value, complaint, allowance = node.feeds[self.key].value, "", Allowance(monotonic())
         while True:
-            wait, told = AWAY_S, False
+            wait, has_succeeded = AWAY_S, False
             try:
                 fetched = await node.fetcher.fetch(
                     self.url, tls=tls, timeout=FETCH_S, most=MOST, fields=[(b"Accept", b"application/json")]
@@ -81,10 +81,10 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                 if fetched.body != value:
                     self._tell(read_set(fetched.body))
                 node.attempted()
-                complaint, value, told = "", fetched.body, True
+                complaint, value, has_succeeded = "", fetched.body, True
                 wait = good_for(fetched.fields.get(b"cache-control"))
             # To one who has asked meanwhile the answer may be older than his question, unless it is news to him.
-            if await node.asked(0) and told and node.is_outdated(value):
+            if await node.asked(0) and has_succeeded and node.is_outdated(value):
                 rest = allowance.take(monotonic())
                 if not rest:
                     continue
@@ -176,7 +176,7 @@ class Keyring:
             self._fed.forget(self._take_keys)
             self._fed = None
 
-    async def judge(self, by: Callable[[KeySet], T]) -> T:
+    async def verify_with(self, by: Callable[[KeySet], T]) -> T:
         """Return the result of `by` for the keys; while it raises `UnknownKey`, for those that the provider gives then.
 
         Raises what it raises. Two answers are waited for at most, `TIMEOUT_S` in all.
@@ -191,9 +191,9 @@ class Keyring:
             unknown = error
         with suppress(TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
-                told = await self._renew(feed, keys)
+                was_fed = await self._renew(feed, keys)
                 newer = self.keys
-                if told and not rests and (late or newer is not keys):
+                if was_fed and not rests and (late or newer is not keys):
                     # Somebody else has asked for that: it may be older than what we would know.
                     try:
                         return by(newer)
@@ -211,10 +211,10 @@ class Keyring:
         if self.keys is not seen:
             return True  # they have come just now
         feed.ask(mark_of(feed.value))
-        told = await feed.changed(TIMEOUT_S)
+        was_fed = await feed.changed(TIMEOUT_S)
         if self.keys is seen:
             self._rest_until = monotonic() + REST_S
-        return told
+        return was_fed
 
     def _take_keys(self, value: bytes) -> None:
         if value:

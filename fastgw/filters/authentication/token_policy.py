@@ -183,7 +183,7 @@ class TokenPolicy:
             exchange.request_added += verdict.lines
         return None
 
-    def judge(self, exchange: Exchange, credential: bytes, token: bytes, then: Callable[[Exchange], None]) -> Outcome:
+    def verify(self, exchange: Exchange, credential: bytes, token: bytes, then: Callable[[Exchange], None]) -> Outcome:
         """Judge a token of which nothing is remembered. `credential`: what the verdict is remembered by.
 
         `then` is called when it passes.
@@ -196,18 +196,18 @@ class TokenPolicy:
             verdict = self._verdict(signed, token, self.keyring.keys)
         except UnknownKey as refusal:
             if self.keyring.feed:
-                return self._judge_later(exchange, credential, token, signed, then)
+                return self._verify_later(exchange, credential, token, signed, then)
             return self._refuse(exchange, str(refusal))
         except TokenRefused as refusal:
             return self._refuse(exchange, str(refusal))
         return self._conclude(exchange, credential, verdict, then)
 
-    async def _judge_later(
+    async def _verify_later(
         self, exchange: Exchange, credential: bytes, token: bytes, signed: Signed, then: Callable[[Exchange], None]
     ) -> Reply | None:
         """Verify a token with an unknown key: there may be new ones."""
         try:
-            verdict = await self.keyring.judge(lambda keys: self._verdict(signed, token, keys))
+            verdict = await self.keyring.verify_with(lambda keys: self._verdict(signed, token, keys))
         except TokenRefused as refusal:
             if not self.keyring.keys:
                 why = "the keys of the provider have not been fetched yet"

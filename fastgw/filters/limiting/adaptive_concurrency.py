@@ -110,7 +110,7 @@ class AdaptiveLimit:
                 self._samples.append(seconds)
             lasted = now - self._began_at
             if lasted >= WINDOW_S and self._finished >= (SAMPLES if lasted < LONG_S else SAMPLES_LEAST):
-                self._judge(now)
+                self._adjust(now)
 
     def left(self, now: float, taken_at: float, waited: float) -> None:
         """One is over, for its client has left without an answer after so long."""
@@ -119,7 +119,7 @@ class AdaptiveLimit:
         else:
             self.give_back()
 
-    def _judge(self, now: float) -> None:
+    def _adjust(self, now: float) -> None:
         """The window is over: set the limit."""
         failed = self._failed / self._finished
         median = _median(self._samples)

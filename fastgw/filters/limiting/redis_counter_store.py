@@ -58,10 +58,10 @@ class RedisCounterStore:
         return self._alone(key, cost) if answer is None else self._decision_of(answer, key, cost)
 
     async def _decision_of(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> LimitDecision:
-        told = await answer
-        if told is None:
+        reply = await answer
+        if reply is None:
             return self._alone(key, cost)
-        wait, left, renewed, at, turn = told
+        wait, left, renewed, at, turn = reply
         mark = _Mark(at, left, renewed / 1e6)
         return LimitDecision(wait / 1e6, mark, turn / 1e6 if self._turns and not wait else 0.0)
 

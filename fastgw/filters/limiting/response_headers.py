@@ -39,7 +39,7 @@ class LimitHeaders:
         form = b"RateLimit-Policy: %b\r\nRateLimit: %b;r=%%d;t=%%d\r\n"
         self._form = form % (policy.replace(b"%", b"%%"), quoted.replace(b"%", b"%%"))
 
-    def tell(self, answer: Response, left: Left) -> None:
+    def set_headers(self, answer: Response, left: Left) -> None:
         """Set the headers, in place of those of the upstream."""
         answer.dropped = answer.dropped | self._names if answer.dropped else self._names
         permits, seconds = left
@@ -47,7 +47,7 @@ class LimitHeaders:
 
 
 # PERF: 0.6 us for one limit (CPython 3.11, micro/limits).
-def tell_tightest(exchange: Exchange) -> None:
+def set_tightest_headers(exchange: Exchange) -> None:
     """The response step of a limit that is told of. Of several the one counts that has the fewest permits left."""
     answer = exchange.response
     assert answer is not None
@@ -57,13 +57,13 @@ def tell_tightest(exchange: Exchange) -> None:
     tightest: LimitHeaders | None = None
     least: Left = (0, 0.0)
     while record is not None:
-        telling, counter_store, key, _, mark, record = record
-        if telling is not None:
+        limit_headers, counter_store, key, _, mark, record = record
+        if limit_headers is not None:
             left = counter_store.left(key, mark)
             if tightest is None or left[0] < least[0]:
-                tightest, least = telling, left
+                tightest, least = limit_headers, left
     if tightest is not None:
-        tightest.tell(answer, least)
+        tightest.set_headers(answer, least)
 
 
 def refusal(fault: Fault, wait: float) -> Reply:

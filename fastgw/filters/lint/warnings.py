@@ -24,10 +24,10 @@ def warnings_of(config: Config) -> Iterator[tuple[Where, str]]:
     uses = [*_warned(config)]
     surroundings = Surroundings(config, (use for _, use in uses))
     for where, use in uses:
-        route = where.holder if where.part == "routes" else None
+        route = where.owner if where.part == "routes" else None
         context = WarningContext(
             instance=where.use,
-            level=_LEVELS[where.part] + where.holder if route is None else "route",
+            level=_LEVELS[where.part] + where.owner if route is None else "route",
             route=route,
             generated=route is not None and route.startswith(_GENERATED),
             _surroundings=surroundings,
@@ -38,15 +38,15 @@ def warnings_of(config: Config) -> Iterator[tuple[Where, str]]:
 
 def _warned(config: Config) -> Iterator[tuple[Where, FilterUse]]:
     """Yield the uses of filters that may have warnings."""
-    holders: list[tuple[str, str, Filters]] = [("filters", "", config.filters)]
-    holders += [("listeners", name, each.filters) for name, each in config.listeners.items()]
-    holders += [("upstreams", name, each.filters) for name, each in config.upstreams.items()]
-    holders += [("filter_sets", name, filters) for name, filters in config.filter_sets.items()]
-    holders += [("routes", route.name, route.filters) for route in config.routes]
-    for part, holder, filters in holders:
+    owners: list[tuple[str, str, Filters]] = [("filters", "", config.filters)]
+    owners += [("listeners", name, each.filters) for name, each in config.listeners.items()]
+    owners += [("upstreams", name, each.filters) for name, each in config.upstreams.items()]
+    owners += [("filter_sets", name, filters) for name, filters in config.filter_sets.items()]
+    owners += [("routes", route.name, route.filters) for route in config.routes]
+    for part, owner, filters in owners:
         for name, use in filters.items():
             if use is not None and _may_warn(use.settings.__class__):
-                yield Where(part, holder, name), use
+                yield Where(part, owner, name), use
 
 
 @cache

@@ -86,8 +86,10 @@ def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, ty
     if not points and not _is_installed(package):
         names = {point.dist.name for point in metadata.entry_points(group=GROUP) if point.dist is not None}
         near = nearest(package, names)
-        told = f"did you mean {show(near)}?" if near else "expected the name of an installed package, as pip shows it"
-        raise UnknownType(f"package {show(package)} is not installed", told)
+        expected = (
+            f"did you mean {show(near)}?" if near else "expected the name of an installed package, as pip shows it"
+        )
+        raise UnknownType(f"package {show(package)} is not installed", expected)
     offered: dict[str, type[Filter]] = {}
     for point in points:
         if (same := known.get(point.name) or offered.get(point.name)) is not None:
@@ -117,9 +119,9 @@ def _holds(package: str, module: str) -> bool:
 
 def _top_level(distribution: metadata.Distribution) -> set[str]:
     """The names that a distribution is imported by."""
-    told = (distribution.read_text("top_level.txt") or "").split()
+    names = (distribution.read_text("top_level.txt") or "").split()
     files = distribution.files or ()
-    return {*told, *(file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py")}
+    return {*names, *(file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py")}
 
 
 def _is_installed(package: str) -> bool:
@@ -152,8 +154,8 @@ def _imported(module: str, class_name: str, name: str) -> type[Filter]:
             found = getattr(found, part)
     except AttributeError as error:
         near = nearest(class_name, [each for each in vars(importlib.import_module(module)) if each[0] != "_"])
-        told = f"did you mean {show(f'{module}:{near}')}?" if near else ""
-        raise UnknownType(f"{show(module)} has no class {show(class_name)}", told) from error
+        expected = f"did you mean {show(f'{module}:{near}')}?" if near else ""
+        raise UnknownType(f"{show(module)} has no class {show(class_name)}", expected) from error
     _check(found, where, name)
     filter_type: type[Filter] = found
     return filter_type

@@ -135,31 +135,34 @@ def _structures(shape: Decoder) -> Iterator[tuple[str, type[Struct]]]:
         yield from ((f"{own}{suffix}", inner) for suffix, inner in _structures(shape.each))
 
 
-def table(told: Iterable[Manual]) -> str:
+def table(all_manuals: Iterable[Manual]) -> str:
     """One filter a line."""
-    rows = [("FILTER", "PHASE", "WHAT IT DOES"), *((each.name, each.phase.lower(), each.summary) for each in told)]
+    rows = [
+        ("FILTER", "PHASE", "WHAT IT DOES"),
+        *((each.name, each.phase.lower(), each.summary) for each in all_manuals),
+    ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{name:<{widths[0]}}  {phase:<{widths[1]}}  {text}" for name, phase, text in rows)
 
 
-def as_text(told: Manual) -> str:
+def as_text(manual: Manual) -> str:
     """One filter, for people."""
-    when = "before a route is found, for every request" if told.early else "once a route is found"
-    parts = [f"{told.name} (phase {told.phase.lower()}: {when})", fill_all(told.text), "Settings:"]
-    for each in told.settings:
+    when = "before a route is found, for every request" if manual.early else "once a route is found"
+    parts = [f"{manual.name} (phase {manual.phase.lower()}: {when})", fill_all(manual.text), "Settings:"]
+    for each in manual.settings:
         parts.append(f"  {each.name}: {_kind(each)}\n{indent(fill_all(each.text, WIDTH - 6), ' ' * 6)}")
-    if not told.settings:
+    if not manual.settings:
         parts.append("  none of its own")
     parts.append("Every filter:")
     parts += [f"  {name}: {kind}\n{indent(fill_all(text, WIDTH - 6), ' ' * 6)}" for name, kind, text in OF_ALL]
-    if told.example:
-        parts.append(f"Example:\n\n{indent(told.example.rstrip(), '  ')}")
+    if manual.example:
+        parts.append(f"Example:\n\n{indent(manual.example.rstrip(), '  ')}")
     return "\n\n".join(parts)
 
 
 def as_markdown(filter_types: Mapping[str, type[Filter]]) -> str:
     """Return the text of docs/reference/filters.md."""
-    told = manuals(filter_types)
+    all_manuals = manuals(filter_types)
     lines = [
         "# Filters",
         "",
@@ -175,7 +178,7 @@ def as_markdown(filter_types: Mapping[str, type[Filter]]) -> str:
         "",
         "| Filter | Phase | What it does |",
         "|---|---|---|",
-        *(f"| [{each.name}](#{each.name}) | {each.phase.lower()} | {_cell(each.summary)} |" for each in told),
+        *(f"| [{each.name}](#{each.name}) | {each.phase.lower()} | {_cell(each.summary)} |" for each in all_manuals),
         "",
         "Every filter has these keys as well:",
         "",
@@ -184,7 +187,7 @@ def as_markdown(filter_types: Mapping[str, type[Filter]]) -> str:
         "To write one of your own, see [Write a filter](../guides/write-a-filter.md).",
     ]
     described: dict[type[Struct], str] = {}
-    for each in told:
+    for each in all_manuals:
         lines += ["", f"## {each.name}", "", each.text, "", f"Phase: {each.phase.lower()}."]
         if each.example:
             lines += ["", "```yaml", each.example.rstrip(), "```"]

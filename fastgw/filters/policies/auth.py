@@ -109,9 +109,9 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
 
     def build(self, env: Env) -> Hooks:
         places = self.credential_places()
-        judged = {folded(name) for name in places.fields | CREDENTIALS}
+        verified = {folded(name) for name in places.fields | CREDENTIALS}
         written = dict.fromkeys(name.lower().encode() for name in self.written_fields())
-        late = CredentialLocations(tuple(name for name in written if folded(name) in judged))
+        late = CredentialLocations(tuple(name for name in written if folded(name) in verified))
         ways = [
             _Way(name, use.settings.build(env.inner(name, use.settings)), _places_beside(use, places, late))
             for name, use in _named(self.any_of)
@@ -265,9 +265,9 @@ class _AnyOf:
     def accept(self, way: _Way) -> None:
         self._latest = way
 
-    def judge(self, exchange: Exchange, refusals: list[tuple[_Way, Reply, str]]) -> Reply | None:
+    def decide(self, exchange: Exchange, refusals: list[tuple[_Way, Reply, str]]) -> Reply | None:
         """Return the outcome for a client that no way has accepted."""
-        exchange.why = "; ".join(f"{way.name}: {_told(why) or reply.status}" for way, reply, why in refusals)
+        exchange.why = "; ".join(f"{way.name}: {_detail(why) or reply.status}" for way, reply, why in refusals)
         replies = [reply for _, reply, _ in refusals if self._anonymous is None or not reply.invites]
         for kind in (_is_failure, _is_denial):
             for reply in replies:
@@ -373,7 +373,7 @@ class _Attempts:
             self._way = self._next()
             if self._way is not None:
                 outcome = self._way.request(self._exchange)
-        return self._any_of.judge(self._exchange, self._refusals)
+        return self._any_of.decide(self._exchange, self._refusals)
 
     async def wait(self, outcome: Awaitable[Reply | None]) -> Reply | None:
         later = self.go_on(checked(await outcome))
@@ -410,7 +410,7 @@ class _Waiting:
             self._outcome.close()
 
 
-def _told(why: str) -> str:
+def _detail(why: str) -> str:
     """A sentence for clients as a part of another; anything else as it is."""
     is_sentence = why.endswith(".") and why[:1].isupper() and not why[1:2].isupper()
     return f"{why[0].lower()}{why[1:-1]}" if is_sentence else why

@@ -190,7 +190,7 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         return Hooks(request=request, explain=_who)
 
 
-MOST_TOLD: Final = 10
+VALUES_LISTED: Final = 10
 """Groups and the like that one line tells of."""
 
 
@@ -259,17 +259,17 @@ def _test(
     # A token lacks what it has not of `all`; of `any` the first would do.
     scope = " ".join([*getattr(rule, "all", ()), *rule.any[:1]]) if is_scope else ""
 
-    def told(held: frozenset[Any]) -> str:
+    def held_values(held: frozenset[Any]) -> str:
         return f"{_listed(sorted(map(str, held))) if held else 'there are none'}; " if is_shown else ""
 
     def test(exchange: Exchange) -> Lack | None:
         held = of(exchange)
         if not needed <= held:
-            return Lack(f"{what}: {told(held)}all of {_listed(rule.all)} are required", scope)
+            return Lack(f"{what}: {held_values(held)}all of {_listed(rule.all)} are required", scope)
         if one_of and one_of.isdisjoint(held):
-            return Lack(f"{what}: {told(held)}one of {_listed(rule.any)} is required", scope)
+            return Lack(f"{what}: {held_values(held)}one of {_listed(rule.any)} is required", scope)
         if not barred.isdisjoint(held):
-            return Lack(f"{what}: {told(held)}none of {_listed(rule.none)} is allowed")
+            return Lack(f"{what}: {held_values(held)}none of {_listed(rule.none)} is allowed")
         return None
 
     return test
@@ -277,8 +277,8 @@ def _test(
 
 def _listed(values: Sequence[Any]) -> str:
     """The first of them, for people."""
-    shown = [value.hex(":").upper() if isinstance(value, bytes) else str(value) for value in values[:MOST_TOLD]]
-    return ", ".join([*shown, "…"] if len(values) > MOST_TOLD else shown)
+    shown = [value.hex(":").upper() if isinstance(value, bytes) else str(value) for value in values[:VALUES_LISTED]]
+    return ", ".join([*shown, "…"] if len(values) > VALUES_LISTED else shown)
 
 
 def _comparable(value: Any) -> Any:

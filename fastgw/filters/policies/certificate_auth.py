@@ -35,7 +35,7 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
         return CONSUMERS
 
     def build(self, env: Env) -> Hooks:
-        holders = env.shared(("certificate_auth",), lambda: Holders(env.roster))
+        holders = env.shared(("certificate_auth",), lambda: CertificateOwners(env.roster))
         challenge = ((b"WWW-Authenticate", b'ClientCertificate realm="%b"' % self.realm.encode()),)
 
         def request(exchange: Exchange) -> Outcome:
@@ -56,7 +56,7 @@ class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE)
 
 
 @final
-class Holders:
+class CertificateOwners:
     """Cache from certificates to consumers. All filters of a worker share one."""
 
     __slots__ = ("_found", "_index", "_roster")

@@ -233,12 +233,12 @@ class Divided:
         self._counts: KeyCounts | None = None
         self._in_use: Cells = ()
         self._limits: Cells = ()
-        self._told = 0
+        self._counted_limit = 0
         self.limit = AdaptiveLimit(self._bounds.now, adaptive.tolerance)
 
     def __del__(self) -> None:
         if self._counts is not None:
-            self._counts.hold(self._limits, -self._told)
+            self._counts.hold(self._limits, -self._counted_limit)
 
     def start(self, services: Services) -> None:
         self._bounds.workers = services.workers
@@ -254,9 +254,9 @@ class Divided:
             return
         self._counts.hold(self._in_use, requests)
         limit = int(self.limit.limit)
-        if limit != self._told:
-            self._counts.hold(self._limits, limit - self._told)
-            self._told = limit
+        if limit != self._counted_limit:
+            self._counts.hold(self._limits, limit - self._counted_limit)
+            self._counted_limit = limit
 
 
 @final

@@ -197,14 +197,14 @@ class _ForwardAuthUse:
         memory = self._memory
         key = None if memory is None else memory.key_of(exchange)
         if memory is None or key is None:
-            return self._judge(exchange, self._ask(self._question(exchange)))
+            return self._decide(exchange, self._ask(self._question(exchange)))
         granted = memory.granted.get(key)
         if granted is not None:
             self._let_pass(exchange, granted)
             return None
-        return self._judge(exchange, self._ask_once(memory, key, self._question(exchange)))
+        return self._decide(exchange, self._ask_once(memory, key, self._question(exchange)))
 
-    async def _judge(self, exchange: Exchange, asked: Coroutine[Any, Any, Answer]) -> Reply | None:
+    async def _decide(self, exchange: Exchange, asked: Coroutine[Any, Any, Answer]) -> Reply | None:
         answer = await asked
         if isinstance(answer, Granted):
             self._let_pass(exchange, answer)

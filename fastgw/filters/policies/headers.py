@@ -223,15 +223,15 @@ def _hidden(name: str, secret: str) -> bytes:
 
 def _lenient(value: Value, where: str) -> Value:
     """Return the value without what cannot stand in a header; that is logged once."""
-    told = False
+    warned = False
 
     def held(exchange: Exchange) -> bytes | None:
-        nonlocal told
+        nonlocal warned
         try:
             return value(exchange)
         except Unfit as unfit:
-            if not told:
-                told = True
+            if not warned:
+                warned = True
                 say(OperatorEvent.FILTER_VALUE_UNFIT, "%s is not set: %s (logged once)", where, unfit)
             return None
 

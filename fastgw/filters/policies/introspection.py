@@ -309,8 +309,8 @@ class _Policy:
         self._types = frozenset(each.lower() for each in settings.token_types)
         self._consumer_claim: ClaimPath = claim_path(settings.consumer_claim)
         self._rules = tuple((each.claim, compiled_rule(each)) for each in settings.claim_rules)
-        told = settings.claims_to_headers.items()
-        self._fields = tuple((name.encode(), claim, claim_path(claim)) for claim, name in told)
+        fields = settings.claims_to_headers.items()
+        self._fields = tuple((name.encode(), claim, claim_path(claim)) for claim, name in fields)
         self._written = frozenset(name.lower() for name, _, _ in self._fields)
         self._hidden = frozenset((b"authorization",)) if settings.hide_credentials else frozenset()
         self._missing = (challenge(settings.realm, scope=self._said_scopes),)
@@ -360,9 +360,9 @@ class _Policy:
             known = self._good.get(one_spelling)
             if known is not None:
                 return self._let_pass(exchange, known)
-        return self._judge(exchange, token)
+        return self._decide(exchange, token)
 
-    async def _judge(self, exchange: Exchange, token: bytes) -> Reply | None:
+    async def _decide(self, exchange: Exchange, token: bytes) -> Reply | None:
         if self._single_flight.has(token):
             verdict = await self._single_flight.join(token, partial(self._ask, token))
         else:
@@ -412,7 +412,7 @@ class _Policy:
     async def _ask(self, token: bytes) -> _Known | _InactiveToken:
         """Judge it, and remember the verdict: a good one under all that the field says in its usual spelling."""
         try:
-            said = await self._said(token)
+            said = await self._asked(token)
         except _ServerAway as away:
             return _InactiveToken(Fault.AUTH_UNAVAILABLE, str(away))
         left = said.until_date - time.time()
@@ -426,7 +426,7 @@ class _Policy:
             self._good.put(canonical(token), verdict, time.monotonic() + left)
         return verdict
 
-    async def _said(self, token: bytes) -> _Said:
+    async def _asked(self, token: bytes) -> _Said:
         """Return the response of the server, to this node or another. Raises `_ServerAway`."""
         level = self._level
         if level is not None and (kept := await level.get(token)) is not None:
@@ -449,17 +449,19 @@ class _Policy:
         """Raises `TokenRefused`."""
         if not claims["active"]:
             raise TokenRefused("the token is not active")
-        told = {name: value for name, value in claims.items() if name != "active"}
-        kind = told.get("token_type")
+        answered = {name: value for name, value in claims.items() if name != "active"}
+        kind = answered.get("token_type")
         if kind is not None and (not isinstance(kind, str) or kind.lower() not in self._types):
             raise TokenRefused("the token has the wrong type")
-        check_claims(told, self._expected, time.time())
-        if self._scopes - scopes_of(told):
+        check_claims(answered, self._expected, time.time())
+        if self._scopes - scopes_of(answered):
             return _InactiveToken(Fault.INSUFFICIENT_SCOPE, "the token lacks a scope", "insufficient_scope")
         for claim, rule in self._rules:
-            if not rule(told):
+            if not rule(answered):
                 return _InactiveToken(Fault.FORBIDDEN, f"the claim {claim} does not satisfy its rules")
-        return _Known(mark_of_token(token), MappingProxyType(told), lines_of(told, self._fields), certificate_of(told))
+        return _Known(
+            mark_of_token(token), MappingProxyType(answered), lines_of(answered, self._fields), certificate_of(answered)
+        )
 
     def _is_still_good(self, known: _Known) -> bool:
         """Whether it is not revoked; then its consumer is found, and it need not be asked again for a while."""

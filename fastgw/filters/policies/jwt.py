@@ -342,7 +342,7 @@ class _JwtUse:
     def request_in_authorization(self) -> RequestStep:
         """`request`, where the token can only stand in `Authorization`."""
         written, recall, roster = self._written, self._policy.recall_shown, self._policy.roster
-        admit, judge, hide = self._policy.admit, self._judge, self._all.hide if self._hides else None
+        admit, verify, hide = self._policy.admit, self._verify, self._all.hide if self._hides else None
 
         def request(exchange: Exchange) -> Outcome:
             # PERF: a token that is remembered costs 0.28 us with all of this, 0.1 more by cutting it out of the head,
@@ -351,7 +351,7 @@ class _JwtUse:
                 exchange.request_dropped |= written
             verdict = recall(exchange.head)
             if verdict is None:
-                return judge(exchange, exchange.head.values(b"authorization"), [])
+                return verify(exchange, exchange.head.values(b"authorization"), [])
             if verdict.stamp is roster.stamp and verdict.refusal is None and not verdict.certificate:
                 exchange.consumer, exchange.claims = verdict.consumer, verdict.claims
                 if verdict.lines:
@@ -369,9 +369,9 @@ class _JwtUse:
     def request(self, exchange: Exchange) -> Outcome:
         exchange.request_dropped |= self._written
         values = exchange.head.values(self._header) if self._header else []
-        return self._judge(exchange, values, self._others.values(exchange))
+        return self._verify(exchange, values, self._others.values(exchange))
 
-    def _judge(self, exchange: Exchange, values: list[bytes], others: list[bytes]) -> Outcome:
+    def _verify(self, exchange: Exchange, values: list[bytes], others: list[bytes]) -> Outcome:
         """`values`: of the field; `others`: tokens in other places."""
         tokens = [token for value in values if (token := self._token_in(value)) is not None]
         if not tokens and not others:
@@ -391,7 +391,7 @@ class _JwtUse:
                 if reply is None:
                     self._passed(exchange)
                 return reply
-        return self._policy.judge(exchange, credential, token, self._passed)
+        return self._policy.verify(exchange, credential, token, self._passed)
 
     def _passed(self, exchange: Exchange) -> None:
         if self._hides:

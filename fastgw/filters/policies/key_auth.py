@@ -122,7 +122,7 @@ class _KeyAuthUse:
 
     def in_one_field(self) -> RequestStep:
         """`request`, where there is one name in one place."""
-        name, keys, roster, judge = self.only_name, self._keys, self._roster, self._judge
+        name, keys, roster, authenticate = self.only_name, self._keys, self._roster, self._authenticate
         hide = self._places.hide if self._hides else None
         twins = self._twins
 
@@ -136,14 +136,14 @@ class _KeyAuthUse:
                     if hide is not None:
                         hide(exchange)
                     return None
-            return judge(exchange, found)
+            return authenticate(exchange, found)
 
         return request
 
     def request(self, exchange: Exchange) -> Outcome:
-        return self._judge(exchange, self._places.values(exchange))
+        return self._authenticate(exchange, self._places.values(exchange))
 
-    def _judge(self, exchange: Exchange, found: list[bytes]) -> Outcome:
+    def _authenticate(self, exchange: Exchange, found: list[bytes]) -> Outcome:
         """`found`: everything that the request says where a key should be."""
         if not found:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="the API key is missing")

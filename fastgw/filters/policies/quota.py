@@ -11,7 +11,7 @@ from fastgw.config.settings.gateway import NONE, Settings, Some
 from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services, WarningContext
 from fastgw.filters.limiting.counter_store import Left, LimitSpec, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, key_warnings, traits_of
-from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, tell_tightest
+from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, set_tightest_headers
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.calendar_periods import Calendar, calendar_of, zone_of
 from fastgw.shm.quota_table import COUNT_MAX, NOT_OURS, Full, KeyDigest, Period, QuotaTable, own_quotas
@@ -108,14 +108,14 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return calendar_of(self.period, zone_of(self.time_zone))
 
     @property
-    def period_told(self) -> str:
+    def period_label(self) -> str:
         return self.period if isinstance(self.period, str) else write_duration(self.period)
 
     def scope(self, level: str, route: str | None, instance: str) -> str:
         """Return the scope of the counts of one use, which separates them from all others. Whatever else is changed,
         they go on.
         """
-        return f"quota\n{level}\n{route if level == 'route' else None}\n{instance}\n{self.period_told}"
+        return f"quota\n{level}\n{route if level == 'route' else None}\n{instance}\n{self.period_label}"
 
     def limit_of(self, groups: frozenset[str]) -> int:
         """Return the limit of a consumer in these groups."""
@@ -151,7 +151,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         )
         return Hooks(
             request=counts.request,
-            response=None if self.headers == "none" else tell_tightest,
+            response=None if self.headers == "none" else set_tightest_headers,
             start=counts.start,
             explain=counts.explain,
             would=lambda exchange: None,
@@ -203,10 +203,10 @@ class _Table:
 class _QuotaGroup:
     """A limit with what is needed to hold requests to it. As a counter store, it tells what is left and takes back."""
 
-    __slots__ = ("_table", "limit", "name", "telling", "why")
+    __slots__ = ("_table", "limit", "limit_headers", "name", "why")
 
-    def __init__(self, table: _Table, name: str, limit: int, telling: LimitHeaders | None, why: str) -> None:
-        self._table, self.name, self.limit, self.telling, self.why = table, name, limit, telling, why
+    def __init__(self, table: _Table, name: str, limit: int, limit_headers: LimitHeaders | None, why: str) -> None:
+        self._table, self.name, self.limit, self.limit_headers, self.why = table, name, limit, limit_headers, why
 
     def spend(self, key: bytes, cost: int, /) -> Any:
         raise NotImplementedError("a quota is spent by its filter")
@@ -237,7 +237,7 @@ class _QuotaCounts:
                 name,
                 limit,
                 None if settings.headers == "none" else LimitHeaders(settings.headers, instance, self._terms(limit)),
-                f"{instance}: {limit} per {settings.period_told} by {by}",
+                f"{instance}: {limit} per {settings.period_label} by {by}",
             )
             for name, limit in limits.items()
         ]
@@ -265,11 +265,11 @@ class _QuotaCounts:
                 return exchange.refuse(Fault.LIMITS_UNAVAILABLE, why=f"{group.why}: no free counter is left")
             left = quotas.spend(*slot, period, 1, group.limit)
             if left >= 0:
-                exchange.limits = group.telling, group, key, 1, period, exchange.limits
+                exchange.limits = group.limit_headers, group, key, 1, period, exchange.limits
                 return None
             if left != NOT_OURS:
                 give_back(exchange.limits)
-                exchange.limits = group.telling, group, key, 0, None, None
+                exchange.limits = group.limit_headers, group, key, 0, None, None
                 exchange.why = group.why
                 exchange.client.count_filter(self._instance, _REFUSED)
                 return refusal(Fault.QUOTA_EXCEEDED, period.ends_date - time())
@@ -286,7 +286,7 @@ class _QuotaCounts:
     def explain(self, exchange: Exchange) -> str:
         group = self._group_of(exchange)
         of = f" of the group {group.name}" if group.name else ""
-        counts = f"counts 1 of {group.limit} per {self._settings.period_told}{of}"
+        counts = f"counts 1 of {group.limit} per {self._settings.period_label}{of}"
         if self._table.quotas is None:
             return f"if any are left: it {counts}"
         return f"{counts}; {group.left(self._key_of(exchange), None)[0]} remaining"

@@ -28,8 +28,8 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.limiting.counter_store import Algorithm, LimitDecision, LimitSpec, NodeCounterStore, give_back
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warnings, traits_of
-from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, tell_tightest
-from fastgw.filters.policies.ip import judge_of
+from fastgw.filters.limiting.response_headers import LimitHeaders, Style, refusal, set_tightest_headers
+from fastgw.filters.policies.ip import address_check
 from fastgw.http.http1.llhttp import knows_method
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm import rate_limit_table
@@ -203,7 +203,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         # A filter of 10,000 routes counts for all of them, and is made once.
         key = "rate_limit", env.level, of_route, env.instance, id(self), place
         counts = env.shared(key, lambda: _Counts(self, f"{env.level}\n{of_route}\n{env.instance}", env.instance, place))
-        response: Callable[[Exchange], None] | None = None if self.headers == "none" else tell_tightest
+        response: Callable[[Exchange], None] | None = None if self.headers == "none" else set_tightest_headers
         if self.cost.response_header is not None:
             response = counts.charging(self.cost.response_header, response)
         return Hooks(
@@ -220,10 +220,10 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 class _Group:
     """A limit with what is needed to hold requests to it."""
 
-    __slots__ = ("counter_store", "limit", "name", "spend", "telling", "terms", "why")
+    __slots__ = ("counter_store", "limit", "limit_headers", "name", "spend", "terms", "why")
 
-    def __init__(self, name: str, terms: LimitSpec, telling: LimitHeaders | None, why: str) -> None:
-        self.name, self.terms, self.telling, self.why = name, terms, telling, why
+    def __init__(self, name: str, terms: LimitSpec, limit_headers: LimitHeaders | None, why: str) -> None:
+        self.name, self.terms, self.limit_headers, self.why = name, terms, limit_headers, why
         self.counter_store: Any = _NOT_STARTED  # a `CounterStore`
         self.limit: Limit = _NOT_STARTED
         self.spend: Callable[[bytes, int, int], float] = _not_started
@@ -250,7 +250,7 @@ class _Counts:
             for group, terms in settings.all_terms()
         ]
         self._everybody = everybody
-        self._judge = judge_of(settings.exempt, ()) if settings.exempt else None
+        self._matches_addresses = address_check(settings.exempt, ()) if settings.exempt else None
         methods = {method.encode(): cost for method, cost in settings.cost.methods.items()}
         self._costs: Mapping[bytes, int] | None = MappingProxyType(methods) if methods else None
 
@@ -267,10 +267,15 @@ class _Counts:
 
     def step(self) -> Callable[[Exchange], Outcome]:
         """The request step of a limit that is counted on this node."""
-        everybody, groups, judge, costs = self._everybody, self._groups, self._judge, self._costs
+        everybody, groups, matches_addresses, costs = (
+            self._everybody,
+            self._groups,
+            self._matches_addresses,
+            self._costs,
+        )
         key_of, turns = self.key_of, self._everybody.terms.algorithm == "leaky_bucket"
         clock, group_of, instance = monotonic_ns, self._group_of, self._instance
-        is_plain = not groups and judge is None and costs is None and not turns
+        is_plain = not groups and matches_addresses is None and costs is None and not turns
 
         # PERF: 0.27 us by address, with the key and its hash; 0.4 for what may have groups, costs or exempt networks
         # (CPython 3.11, micro/limits).
@@ -279,11 +284,11 @@ class _Counts:
             wait = spend(key, 1, now)
             if wait:
                 return _refuse(exchange, instance, everybody, key, wait)
-            exchange.limits = everybody.telling, everybody.counter_store, key, 1, now, exchange.limits
+            exchange.limits = everybody.limit_headers, everybody.counter_store, key, 1, now, exchange.limits
             return None
 
         def request(exchange: Exchange) -> Outcome:
-            if judge is not None and judge(exchange.client_ip)[0]:
+            if matches_addresses is not None and matches_addresses(exchange.client_ip)[0]:
                 return None
             group = group_of(exchange) if groups else everybody
             key, cost, now = key_of(exchange), 1 if costs is None else costs.get(exchange.method, 1), clock()
@@ -294,7 +299,7 @@ class _Counts:
                     return _refuse(exchange, instance, group, key, wait)
                 if turns:
                     turn = group.counter_store.turn(cost, now)
-            exchange.limits = group.telling, group.counter_store, key, cost, now, exchange.limits
+            exchange.limits = group.limit_headers, group.counter_store, key, cost, now, exchange.limits
             return _turn(turn) if turn > SOON else None
 
         return plain if is_plain else request
@@ -311,7 +316,7 @@ class _Counts:
                 return refusal(verdict.fault, verdict.wait)
             if verdict.wait:
                 return _refuse(exchange, self._instance, group, key, verdict.wait, verdict.mark)
-            exchange.limits = group.telling, group.counter_store, key, cost, verdict.mark, exchange.limits
+            exchange.limits = group.limit_headers, group.counter_store, key, cost, verdict.mark, exchange.limits
             return _turn(verdict.turn) if verdict.turn > SOON else None
 
         async def asked(
@@ -321,12 +326,12 @@ class _Counts:
             return outcome if outcome is None or type(outcome) is Reply else await outcome
 
         def request(exchange: Exchange) -> Outcome:
-            if self._judge is not None and self._judge(exchange.client_ip)[0]:
+            if self._matches_addresses is not None and self._matches_addresses(exchange.client_ip)[0]:
                 return None
             group, key = self._group_of(exchange), self.key_of(exchange)
             cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
             if not cost:
-                exchange.limits = group.telling, group.counter_store, key, 0, 0, exchange.limits
+                exchange.limits = group.limit_headers, group.counter_store, key, 0, 0, exchange.limits
                 return None
             verdict = group.counter_store.spend(key, cost)
             settle = settled if type(verdict) is LimitDecision else asked
@@ -350,9 +355,9 @@ class _Counts:
             answer = exchange.response
             assert answer is not None
             if answer.head is not None:
-                told = answer.head.first(field)
-                if told is not None and told.isdigit() and len(told) <= _DIGITS:
-                    self._settle(exchange, int(told))
+                cost_header = answer.head.first(field)
+                if cost_header is not None and cost_header.isdigit() and len(cost_header) <= _DIGITS:
+                    self._settle(exchange, int(cost_header))
             if then is not None:
                 then(exchange)
 
@@ -379,7 +384,7 @@ class _Counts:
         return None
 
     def explain(self, exchange: Exchange) -> str:
-        if self._judge is not None and (verdict := self._judge(exchange.client_ip))[0]:
+        if self._matches_addresses is not None and (verdict := self._matches_addresses(exchange.client_ip))[0]:
             return f"exempt: {verdict[1]}"
         group = self._group_of(exchange)
         cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
@@ -397,7 +402,7 @@ def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: 
     exchange.client.count_filter(instance, _REFUSED)
     if exchange.limits is not None:
         give_back(exchange.limits)
-    exchange.limits = group.telling, group.counter_store, key, 0, mark, None
+    exchange.limits = group.limit_headers, group.counter_store, key, 0, mark, None
     exchange.why = group.why
     return refusal(Fault.RATE_LIMITED, wait)
 

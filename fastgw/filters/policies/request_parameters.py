@@ -9,7 +9,7 @@ from fastgw.config.base.value_types import FieldName
 from fastgw.config.settings.credentials import QueryText, Values, Word, check_own
 from fastgw.config.settings.gateway import NONE
 from fastgw.config.settings.secrets import Secret
-from fastgw.exchange.exchange import AS_ASKED
+from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
 from fastgw.filters.api.credential_locations import decoded
 from fastgw.http.fields import folded
@@ -80,7 +80,7 @@ class _Added:
     query.
     """
 
-    __slots__ = ("_all_lines", "_all_parameters", "_first", "_is_said", "_lines", "_parameters")
+    __slots__ = ("_all_lines", "_all_parameters", "_first", "_is_present", "_lines", "_parameters")
 
     def __init__(self, fields: Mapping[str, bytes], parameters: Mapping[str, bytes], first: bytes) -> None:
         self._first = first
@@ -88,7 +88,7 @@ class _Added:
         self._all_lines = b"".join(fields.values())
         # Finds the line of such a field, or of one whose name differs by signs.
         names = (rb"[^0-9A-Za-z:\r\n]".join(_SIGN.split(name)) for name in self._lines)
-        self._is_said = re.compile(rb"\n(?i:%b):" % b"|".join(names)).search
+        self._is_present = re.compile(rb"\n(?i:%b):" % b"|".join(names)).search
         self._parameters = {name.encode(): text for name, text in parameters.items()}
         self._all_parameters = b"&".join(parameters.values())
 
@@ -98,7 +98,7 @@ class _Added:
             exchange.request_added += self._missing_lines(exchange)
         if self._all_parameters or self._first:
             query = exchange.query_sent
-            if query is AS_ASKED:
+            if query is UNCHANGED_QUERY:
                 query = exchange.query
             if self._first:
                 query = exchange.query_sent = self._first + b"&" + query if query else self._first
@@ -111,8 +111,8 @@ class _Added:
 
     def _missing_lines(self, exchange: Exchange) -> bytes:
         head, added = exchange.head, exchange.request_added
-        told = self._is_said(b"\n" + added)
-        if not told and head.edited() is None and not head.any_line(self._is_said):
+        query_match = self._is_present(b"\n" + added)
+        if not query_match and head.edited() is None and not head.any_line(self._is_present):
             return self._all_lines
         said = {folded(name) for name, _ in exchange.headers} - set(map(folded, exchange.request_dropped))
         said |= {folded(line.partition(b":")[0]) for line in added.split(b"\r\n")}

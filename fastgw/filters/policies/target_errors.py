@@ -34,7 +34,7 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
 
     def build(self, env: Env) -> Hooks:
         meant = _statuses_in(self.statuses)
-        told, name, dropped = self.status, self.header.encode(), frozenset((self.header.lower().encode(),))
+        status, name, dropped = self.status, self.header.encode(), frozenset((self.header.lower().encode(),))
 
         def response(exchange: Exchange) -> None:
             answer = exchange.response
@@ -43,7 +43,7 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
             if head is None:
                 return
             if head.status in meant:
-                answer.status = told
+                answer.status = status
                 answer.dropped |= dropped
                 answer.added += b"%b: %d\r\n" % (name, head.status)
             elif head.first(dropped_name) is not None:

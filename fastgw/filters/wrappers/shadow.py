@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, Final, final
 
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
-from fastgw.exchange.chain import TOLD_EVERY_S, abandon, checked
+from fastgw.exchange.chain import LOG_EVERY_S, abandon, checked
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
@@ -60,13 +60,13 @@ def why_answered(reply: Reply, why: str) -> str:
 class _ShadowDecision:
     """Decision of one filter in shadow on one exchange."""
 
-    __slots__ = ("asked", "decision", "exchange", "over", "said", "task")
+    __slots__ = ("asked", "decision", "decisions", "exchange", "over", "task")
 
     def __init__(self, exchange: ShadowExchange) -> None:
         self.exchange = exchange
         self.asked = True  # False: really its turn would not have come
         self.decision = FilterEvent.PASS
-        self.said: list[str] = []
+        self.decisions: list[str] = []
         self.over = False  # it has nothing more to say
         self.task: asyncio.Future[None] | None = None
 
@@ -74,9 +74,9 @@ class _ShadowDecision:
     def waits(self) -> bool:
         return self.task is not None and not self.task.done()
 
-    def decide(self, decision: FilterEvent, said: str) -> None:
+    def decide(self, decision: FilterEvent, text: str) -> None:
         self.decision = max(self.decision, decision)
-        self.said.append(said)
+        self.decisions.append(text)
 
     def answer(self, reply: Reply | None) -> None:
         if reply is not None:
@@ -106,13 +106,13 @@ class _ShadowState:
 class _Shadow:
     """One use of a filter."""
 
-    __slots__ = ("_instance", "_own", "_tasks", "_told_at")
+    __slots__ = ("_instance", "_logged_at", "_own", "_tasks")
 
     def __init__(self, instance: str, own: Hooks) -> None:
         self._instance = instance
         self._own = own
         self._tasks: set[asyncio.Future[None]] = set()
-        self._told_at = -inf  # when the log was told that it raises
+        self._logged_at = -inf  # when the log was told that it raises
 
     def request(self, exchange: Exchange) -> None:
         case, stage = self._case(exchange), _stage(exchange)
@@ -199,15 +199,15 @@ class _Shadow:
             except BaseException as error:
                 self._raised(case, "finish", error)
         if case.task is not None and case.waits:
-            told = [*case.said, "unknown: it is still waiting"]
+            texts = [*case.decisions, "unknown: it is still waiting"]
             client = exchange.client
             case.task.add_done_callback(lambda task: self._count(client, case))
         else:
-            told = case.said
+            texts = case.decisions
             self._count(exchange.client, case)
-        if told:  # those behind it have told already
+        if texts:  # those behind it have told already
             behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
-            exchange.shadowed = f"{self._instance}: {', '.join(told)}{behind}"
+            exchange.shadowed = f"{self._instance}: {', '.join(texts)}{behind}"
 
     def _count(self, client: ClientSide, case: _ShadowDecision) -> None:
         if case.asked:
@@ -229,8 +229,8 @@ class _Shadow:
         return case
 
     def _raised(self, case: _ShadowDecision, kind: str, error: BaseException) -> None:
-        if case.exchange.begun_at >= self._told_at + TOLD_EVERY_S:
-            self._told_at = case.exchange.begun_at
+        if case.exchange.begun_at >= self._logged_at + LOG_EVERY_S:
+            self._logged_at = case.exchange.begun_at
             say(
                 OperatorEvent.FILTER_RAISED,
                 "filter %s, in shadow: its %s step raised",

@@ -65,7 +65,7 @@ class Log:
         self.secrets = SecretNames(settings.redact)
         self._counters = counters
         self._sink = Sink(settings.sink)
-        self._told = False  # that lines are dropped; once is enough, the metric says how many
+        self._is_failing = False  # that lines are dropped; once is enough, the metric says how many
         self._wake, self._press = threading.Event(), threading.Event()  # there is something to do; at once
         self._stopping = False
         self.held = held(MAX_HELD, self._wake.set, self._press.set)
@@ -79,8 +79,8 @@ class Log:
     def drop(self) -> None:
         """Count a line for which there was no room."""
         self._counters.drop_unqueued()
-        if not self._told:
-            self._told = True
+        if not self._is_failing:
+            self._is_failing = True
             say(
                 OperatorEvent.ACCESS_LOG_FAILED,
                 "access log %s cannot be written fast enough: lines are dropped and counted",

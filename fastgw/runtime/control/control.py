@@ -100,23 +100,23 @@ class Control:
         self._lookers: list[asyncio.Future[None]] = []
         self._revoking = Revoking(node_state, channel)
         self._view = NodeView(node_state, channel, self._proposer, self._revoking)
-        self._watching = Watching(self._proposer.take_said)
-        self._view.feeds = lambda: [*self._feeding.told(), *self._watching.told()]
+        self._watching = Watching(self._proposer.apply_watched_objects)
+        self._view.feeds = lambda: [*self._feeding.feed_infos(), *self._watching.feed_infos()]
         self._checks = Checks(self._worker_loop, node_state.shared, node_state.words.targets.health)
         self._view.health = self._checks
         self._quotas = QuotaKeeper(node_state.shared.quotas, node_state.run_key)
-        self._view.quota_file = lambda: self._quotas.told
+        self._view.quota_file = lambda: self._quotas.file_info
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
-        self._told = asyncio.Event()
+        self._stop_requested = asyncio.Event()
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
                 ReloadRequest: lambda order: self._begin(self._proposer.reload("signal")),
-                ReloadResult: self._proposer.conclude,
+                ReloadResult: self._proposer.on_outcome,
                 FeedRefreshRequest: lambda order: self._feeding.asked(order),
                 Revoke: self._revoking.heard,
                 Columns: lambda order: node_state.shared.widen(order.count),
-                Stop: lambda order: self._told.set(),
+                Stop: lambda order: self._stop_requested.set(),
             }
         )
 
@@ -141,11 +141,11 @@ class Control:
             else:
                 self._admin = self._begin(self._keep_serving_admin())
         self._proposer.on_change = self._follow
-        self._proposer.on_missed = self._told.set  # the next control process begins with what is in force
+        self._proposer.on_missed = self._stop_requested.set  # the next control process begins with what is in force
         loop.add_reader(self._channel, self._obey)
         self._channel.send(Ready(generation=self._node_state.sealed.generation))
-        self._begin(self._proposer.recall())
-        await self._told.wait()
+        self._begin(self._proposer.warm_cache())
+        await self._stop_requested.wait()
         loop.remove_reader(self._channel)
         self._feeding.stop()
         self._watching.stop()
@@ -183,7 +183,7 @@ class Control:
             while (message := self._channel.receive()) is not None:
                 self._orders[type(message)](message)
         except ChannelClosed:
-            self._told.set()  # the supervisor is gone
+            self._stop_requested.set()  # the supervisor is gone
 
     async def _keep_serving_admin(self) -> None:
         """Retry the admin listener: what it needs may be wanting for a while, such as descriptors."""
@@ -293,10 +293,10 @@ class Control:
             await asyncio.sleep(LOOK_EVERY)
 
 
-async def told_to_stop(channel: Channel) -> None:
+async def stop_requested(channel: Channel) -> None:
     """Return when the supervisor says so, or is gone. For processes that take no other orders."""
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
+    stopping = asyncio.Event()
 
     def obey() -> None:
         with suppress(ChannelClosed):
@@ -306,7 +306,7 @@ async def told_to_stop(channel: Channel) -> None:
             else:
                 return
         loop.remove_reader(channel)
-        told.set()
+        stopping.set()
 
     loop.add_reader(channel, obey)
-    await told.wait()
+    await stopping.wait()

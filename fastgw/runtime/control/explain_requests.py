@@ -39,7 +39,7 @@ class Explaining:
         current, config, tables = proposer.current, proposer.config, proposer.tables
         if tables is None:
             tables = await asyncio.to_thread(_compiled, config, current)
-            proposer.know(tables, current)
+            proposer.remember_tables(tables, current)
         return await asyncio.to_thread(_explained, tables, config, current.generation, request)
 
 

@@ -46,7 +46,7 @@ class FeedRunner:
         self._lazy: Mapping[str, bytes] = {}
         self._users: Mapping[str, Users] = {}
         self._running: dict[str, _Source] = {}
-        self._told: dict[str, FeedInfo] = {}  # how lazy ones fared that rest now
+        self._rested: dict[str, FeedInfo] = {}  # how lazy ones fared that rest now
         self._early: dict[str, FeedRefreshRequest] = {}
 
     def follow(
@@ -62,8 +62,8 @@ class FeedRunner:
         for key, running in list(self._running.items()):
             if not running.stays(sources.get(key) or lazy.get(key), captured):
                 self._running.pop(key).stop()
-        for key in [key for key in self._told if key not in lazy]:
-            del self._told[key]
+        for key in [key for key in self._rested if key not in lazy]:
+            del self._rested[key]
         self.feeds.keep(_Either(sources, lazy))
         for key, encoded in sources.items():
             if key not in self._running:
@@ -94,18 +94,18 @@ class FeedRunner:
     def rest(self, source: "_Source", key: str) -> None:
         """A lazy one has nothing to do until somebody asks."""
         del self._running[key]
-        self._told[key] = source.info
+        self._rested[key] = source.info
 
     def resumed(self, source: FeedSource) -> FeedInfo:
         """Return the state of a feed that resumes after a rest."""
-        return self._told.pop(source.key, FeedInfo(source.name, None, ""))
+        return self._rested.pop(source.key, FeedInfo(source.name, None, ""))
 
-    def told(self) -> Sequence[FeedInfo]:
+    def feed_infos(self) -> Sequence[FeedInfo]:
         """Return the states of the feeds. Of one that was never asked nothing is told; of too many, those with a
         problem are told one by one, and the others by their name.
         """
         running = {key: each.info for key, each in self._running.items()}
-        found = [self._with_users(key, info) for key, info in {**running, **self._told}.items()]
+        found = [self._with_users(key, info) for key, info in {**running, **self._rested}.items()]
         if len(found) <= SHOWN:
             return found
         by_name: dict[str, list[FeedInfo]] = {}

@@ -67,7 +67,9 @@ class Checks:
         if before is None:
             self._journal.look(monotonic(), quiet=True)  # what is the case already was told by control before this one
         else:
-            self._journal.told = {key: value for key, value in before.told.items() if key in self._journal.keys}
+            self._journal.logged_states = {
+                key: value for key, value in before.logged_states.items() if key in self._journal.keys
+            }
         if self._outlook is not None:
             self._outlook.stop()
         followers = [self._journal] if watched else []
@@ -94,7 +96,7 @@ class Checks:
             gone = self._running.pop(key)
             gone.task.cancel()
             if key not in places.targets or key not in wanted:
-                self._words.judge(self._shared.supervisor, gone.place, HealthVerdict.UNKNOWN, 0.0)
+                self._words.set_verdict(self._shared.supervisor, gone.place, HealthVerdict.UNKNOWN, 0.0)
                 self._words.changed(self._shared.supervisor)
         for unused in self._contexts.keys() - tls.keys():
             self._contexts.pop(unused).cancel()
@@ -108,8 +110,8 @@ class Checks:
             if own is not None and context is None:
                 continue
             check = Check(upstream, target, context, active)
-            told = "upstream {}: {}".format(*key.rsplit(" ", 1))
-            self._running[key] = _Checked(self, told, places.targets[key], check, (upstream, target, active, own))
+            label = "upstream {}: {}".format(*key.rsplit(" ", 1))
+            self._running[key] = _Checked(self, label, places.targets[key], check, (upstream, target, active, own))
             await asyncio.sleep(0)
 
     async def _context(self, identity: Identity) -> SSLContext | None:
@@ -133,7 +135,7 @@ class Checks:
         """Problems of targets that are checked and not well, by `target_name`."""
         return {key: running.why for key, running in self._running.items() if running.why}
 
-    def told(self) -> dict[str, OfUpstream]:
+    def upstream_states(self) -> dict[str, OfUpstream]:
         """Return the state of each upstream with health checks of any kind."""
         now, column, views = monotonic(), self._shared.supervisor, self._shared.views
         found = {}
@@ -160,13 +162,13 @@ class Checks:
     def worker_loop(self) -> WorkerLoop:
         return self._worker_loop
 
-    def judged(self, place: int) -> HealthVerdict:
+    def verdict_of(self, place: int) -> HealthVerdict:
         """Return the verdict of the control process before this one, if it still holds."""
-        verdict, until = self._words.judged(self._shared.supervisor, place)
+        verdict, until = self._words.verdict_of(self._shared.supervisor, place)
         return verdict if until > monotonic() else HealthVerdict.UNKNOWN
 
-    def judge(self, place: int, verdict: HealthVerdict, until: float, changed: bool) -> None:
-        self._words.judge(self._shared.supervisor, place, verdict, until)
+    def set_verdict(self, place: int, verdict: HealthVerdict, until: float, changed: bool) -> None:
+        self._words.set_verdict(self._shared.supervisor, place, verdict, until)
         if changed:
             self._words.changed(self._shared.supervisor)
 
@@ -177,15 +179,15 @@ _Spec = tuple[Upstream, Target, ActiveHealth, Identity | None]
 class _Checked:
     """One target, checked by a task of its own."""
 
-    def __init__(self, checks: Checks, told: str, place: int, check: Check, spec: _Spec) -> None:
+    def __init__(self, checks: Checks, label: str, place: int, check: Check, spec: _Spec) -> None:
         self.place = place
         self.why = ""
         self._checks = checks
-        self._told = told
+        self._label = label
         self._check = check
         self._spec = spec
         self._active = spec[2]
-        self._verdict = checks.judged(place)
+        self._verdict = checks.verdict_of(place)
         self._good = self._bad = 0
         self._began_at = monotonic()
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -212,7 +214,7 @@ class _Checked:
                     try:
                         why = await self._check(self._checks.worker_loop)
                     except CannotCheck as error:
-                        say(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._told, error)
+                        say(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._label, error)
                     else:
                         # Where there are more targets than can be asked in an interval, it takes as long as it takes.
                         round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
@@ -230,13 +232,13 @@ class _Checked:
             self._verdict = HealthVerdict.UNHEALTHY
         elif not why and (before is HealthVerdict.UNKNOWN or self._good >= active.healthy_threshold):
             self._verdict = HealthVerdict.HEALTHY
-        self._checks.judge(self.place, self._verdict, until, self._verdict is not before)
+        self._checks.set_verdict(self.place, self._verdict, until, self._verdict is not before)
         if self._verdict is before:
             return
         if self._verdict is HealthVerdict.UNHEALTHY:
-            say(OperatorEvent.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._told, why)
+            say(OperatorEvent.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._label, why)
         elif before is HealthVerdict.UNHEALTHY:
-            say(OperatorEvent.TARGET_HEALTHY, "%s is healthy again", self._told)
+            say(OperatorEvent.TARGET_HEALTHY, "%s is healthy again", self._label)
 
 
 def _tell_defects(task: asyncio.Task[None]) -> None:
@@ -262,7 +264,7 @@ class _Journal:
             if upstream.circuit_breaker is not None:
                 self._breakers[name] = places.upstreams[name]
         self._in_order: Sequence[int] = tuple(self._targets.values())
-        self.told: dict[str, str] = {}
+        self.logged_states: dict[str, str] = {}
         """The last log line about each target that is ejected and each breaker that is not closed."""
 
     @property
@@ -278,7 +280,7 @@ class _Journal:
             if verdict is HealthVerdict.EJECTED:
                 again.append(until)
             state = "ejected" if verdict is HealthVerdict.EJECTED else ""
-            if state != self.told.get(key, ""):
+            if state != self.logged_states.get(key, ""):
                 upstream, _, label = key.rpartition(" ")
                 if state:
                     lasting = f"for {until - now:.1f} s"
@@ -293,21 +295,21 @@ class _Journal:
             if phase is BreakerPhase.OPEN:
                 again.append(breaker.until)
             state = "" if phase is BreakerPhase.CLOSED else phase.value
-            if state != self.told.get(name, ""):
-                text = f"upstream {name}: {BREAKER_TOLD[phase]}"
+            if state != self.logged_states.get(name, ""):
+                text = f"upstream {name}: {BREAKER_MESSAGES[phase]}"
                 self._log_change(OperatorEvent.BREAKER_CHANGED, name, state, text, quiet)
         return min(again)
 
     def _log_change(self, event: OperatorEvent, key: str, state: str, text: str, quiet: bool) -> None:
         if state:
-            self.told[key] = state
+            self.logged_states[key] = state
         else:
-            del self.told[key]
+            del self.logged_states[key]
         if not quiet:
             say(event, "%s", text)
 
 
-BREAKER_TOLD: Final = {
+BREAKER_MESSAGES: Final = {
     BreakerPhase.OPEN: "its breaker is open: too many requests failed",
     BreakerPhase.HALF_OPEN: "its breaker is half-open: some requests are let through",
     BreakerPhase.CLOSED: "its breaker is closed again",

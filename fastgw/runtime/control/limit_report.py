@@ -43,7 +43,7 @@ def uses(config: Config) -> Iterator[Use]:
                 yield Use(shown, instance, use.settings.scope(level, route, instance), use.settings)
 
 
-def told(
+def quota_infos(
     quotas: QuotaTable, config: Config, index: Index, consumer: str | None, keys: Sequence[str]
 ) -> list[QuotaInfo]:
     """Return the usage of each quota by a consumer, or by the values of other keys."""
@@ -60,7 +60,7 @@ def told(
                 filter=use.instance,
                 level=use.level,
                 key=", ".join(map(str, settings.traits)),
-                period=settings.period_told,
+                period=settings.period_label,
                 resets_date=period.ends_date,
                 limit=limit,
                 used=used,
@@ -112,8 +112,8 @@ def limits(
                 look_ups -= len(known or ())
                 used = _used(quotas, settings, settings.scope(level, route, instance), known)
                 by, resets = ", ".join(map(str, settings.traits)), settings.calendar(time.time()).ends_date
-                told = LimitUse(instance, "quota", shown, by, settings.limit, settings.period_told, refused, resets)
-                yield told if used is None else replace(told, **used._asdict())
+                entry = LimitUse(instance, "quota", shown, by, settings.limit, settings.period_label, refused, resets)
+                yield entry if used is None else replace(entry, **used._asdict())
 
 
 class _Used(NamedTuple):

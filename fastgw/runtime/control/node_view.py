@@ -137,7 +137,7 @@ class NodeView:
         if any(one is not other for one, other in zip(now, self._certified, strict=True)):
             self._certified = now
             what = proposer.config, proposer.current.captured, {**proposer.warnings, **proposer.withheld}
-            self._of_tls = certificate_files.told(*what), certificate_files.verifiers(*what)
+            self._of_tls = certificate_files.certificate_infos(*what), certificate_files.verifiers(*what)
         return self._of_tls
 
     def live(self) -> node_interface.Live:
@@ -207,7 +207,7 @@ class NodeView:
         ]
 
     def _of_health(self) -> Mapping[str, OfUpstream]:
-        return {} if self.health is None else self.health.told()
+        return {} if self.health is None else self.health.upstream_states()
 
     def upstreams(self) -> list[node_interface.UpstreamInfo]:
         totals, fares = self._totals(), self._of_health()
@@ -259,7 +259,7 @@ class NodeView:
     def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[node_interface.QuotaInfo]:
         proposer = self._proposer
         index = proposer.current.index
-        return limit_report.told(self._node_state.shared.quotas, proposer.config, index, consumer, keys)
+        return limit_report.quota_infos(self._node_state.shared.quotas, proposer.config, index, consumer, keys)
 
     async def limits(self) -> node_interface.Limits:
         async with self._looking:
@@ -286,7 +286,7 @@ class NodeView:
         return await self._explaining.explain(request)
 
     def revocations(self) -> node_interface.Revocations:
-        return self._revoking.told()
+        return self._revoking.status()
 
     def revoke(self, records: bytes, about: RevocationEvent) -> node_interface.RevokedEverywhere:
         return self._revoking.revoke(records, about)

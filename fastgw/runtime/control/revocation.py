@@ -20,7 +20,7 @@ from fastgw.sync.revocations import LENGTH, MOST, RevocationEvent
 
 PIECE: Final = 1500 * LENGTH
 """Bytes of records in one message to the supervisor."""
-TOLD: Final = 4
+EVENTS_PER_MESSAGE: Final = 4
 """Most revocations that are reported one by one."""
 
 
@@ -58,17 +58,17 @@ class Revoking:
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
         """Revoke on request."""
         if fresh := self._add_records(records, [about]):
-            self._replicator.say(fresh, [about])
+            self._replicator.publish(fresh, [about])
         return self._reach
 
     def heard(self, order: Revoke) -> None:
         """A worker has revoked it."""
-        if fresh := self._keep(order.records, order.told):
-            self._replicator.say(fresh, order.told)
+        if fresh := self._keep(order.records, order.events):
+            self._replicator.publish(fresh, order.events)
 
-    def told(self) -> Revocations:
+    def status(self) -> Revocations:
         node_state = self._node_state
-        return Revocations(len(node_state.revoked), MOST, self._reach, list(reversed(node_state.revoked_told)))
+        return Revocations(len(node_state.revoked), MOST, self._reach, list(reversed(node_state.revocation_events)))
 
     @property
     def _reach(self) -> RevokedEverywhere:
@@ -76,18 +76,20 @@ class Revoking:
             return "node"
         return "shared" if self._replicator.is_there else "away"
 
-    def _keep(self, records: bytes, told: list[RevocationEvent]) -> bytes:
+    def _keep(self, records: bytes, events: list[RevocationEvent]) -> bytes:
         fresh = self._node_state.revoked.add(records, time.time())
         if fresh:
-            self._node_state.revoked_told.extend(told)
+            self._node_state.revocation_events.extend(events)
         return fresh
 
-    def _add_records(self, records: bytes, told: list[RevocationEvent]) -> bytes:
+    def _add_records(self, records: bytes, events: list[RevocationEvent]) -> bytes:
         """Keep it, and let all workers know; what of it is new."""
-        fresh, generation = self._keep(records, told), self._node_state.sealed.generation
+        fresh, generation = self._keep(records, events), self._node_state.sealed.generation
         for at in range(0, len(fresh), PIECE):
-            self._unsent.append(Revoke(generation=generation, records=fresh[at : at + PIECE], told=told[-TOLD:]))
-            told = []
+            self._unsent.append(
+                Revoke(generation=generation, records=fresh[at : at + PIECE], events=events[-EVENTS_PER_MESSAGE:])
+            )
+            events = []
             if len(self._unsent) == 1:
                 self._send()
         return fresh

@@ -56,10 +56,10 @@ class RevocationReplicator:
         self._wake = asyncio.Event()
         self.is_there = False
 
-    def say(self, records: bytes, told: list[RevocationEvent]) -> None:
+    def publish(self, records: bytes, events: list[RevocationEvent]) -> None:
         """Publish revocations that are new on this node."""
         if self.is_there:  # else they are found by the merge
-            self._unsent.append((records, told))
+            self._unsent.append((records, events))
             self._wake.set()
 
     async def run(self, url: str, prefix: str) -> None:
@@ -100,7 +100,7 @@ class RevocationReplicator:
     async def _latest(self, redis: "Pipe", key: bytes) -> bytes:
         """The last entry of the stream: what comes behind it is not in what is read after this."""
         entries = await _ask(redis, b"XREVRANGE", key, b"+", b"-", b"COUNT", b"1")
-        with _judging():
+        with _wrong_answers():
             return bytes(memoryview(entries[0][0])) if entries else b"0-0"
 
     async def _merge(self, redis: "Pipe", keys: Keys) -> None:
@@ -118,7 +118,7 @@ class RevocationReplicator:
         while True:
             limit = b"LIMIT", b"%d" % at, b"%d" % _READ
             found = await _ask(redis, b"ZRANGEBYSCORE", key, now, b"+inf", b"WITHSCORES", *limit)
-            with _judging():
+            with _wrong_answers():
                 scores = [*zip(found[::2], found[1::2], strict=True)]
                 piece = b"".join(_record(member, float(score)) for member, score in scores if len(member) == LENGTH - 4)
             yield piece
@@ -128,7 +128,7 @@ class RevocationReplicator:
 
     async def _follow(self, redis: "Pipe", url: str, keys: Keys, latest: bytes) -> None:
         """Say and hear what is new, until Redis fails."""
-        tasks = {asyncio.create_task(self._say(url, keys)), asyncio.create_task(self._hear(redis, keys, latest))}
+        tasks = {asyncio.create_task(self._publish(url, keys)), asyncio.create_task(self._hear(redis, keys, latest))}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -138,7 +138,7 @@ class RevocationReplicator:
         for task in done:
             task.result()
 
-    async def _say(self, url: str, keys: Keys) -> None:
+    async def _publish(self, url: str, keys: Keys) -> None:
         """Say what is new, on a connection of its own: a question that waits holds up whatever is behind it."""
         await self._wake.wait()
         async with _connected(url) as redis:
@@ -154,10 +154,10 @@ class RevocationReplicator:
         waiting = b"COUNT", b"100", b"BLOCK", b"%d" % (BLOCK_S * 1000)
         while True:
             answer = await _ask(redis, b"XREAD", *waiting, b"STREAMS", keys[1], latest)
-            with _judging():
+            with _wrong_answers():
                 news = [_entry(number, fields) for _, entries in answer or () for number, fields in entries]
-            for number, records, told in news:
-                self._take(records, told)
+            for number, records, events in news:
+                self._take(records, events)
                 latest = number
             if time.monotonic() >= merge_at:
                 await self._merge(redis, keys)
@@ -167,17 +167,17 @@ class RevocationReplicator:
         """All at once, or nothing."""
         everything, news = keys
         commands: list[Sequence[bytes]] = []
-        for records, told in items:
+        for records, events in items:
             scores: list[bytes] = []
             for record in records_in(records):
                 scores += b"%d" % int.from_bytes(record[_EXPIRES]), record[:MARK] + record[MARK + 4 :]
             if scores:
                 commands.append((b"ZADD", everything, b"GT", *scores))
-            fields = b"r", records, b"t", msgspec.msgpack.encode(told)
+            fields = b"r", records, b"t", msgspec.msgpack.encode(events)
             commands.append((b"XADD", news, b"MAXLEN", b"~", b"%d" % LOG_MOST, b"*", *fields))
         commands.append((b"ZREMRANGEBYSCORE", everything, b"-inf", b"(%d" % time.time()))
         commands.append((b"ZREMRANGEBYRANK", everything, b"0", b"%d" % (-MOST - 1)))
-        with _judging():
+        with _wrong_answers():
             async with asyncio.timeout(TIMEOUT_S):
                 await redis.ask_at_once(*commands)
 
@@ -198,7 +198,7 @@ async def _ask(redis: "Pipe", *words: bytes) -> Any:
 
 
 @contextmanager
-def _judging() -> Iterator[None]:
+def _wrong_answers() -> Iterator[None]:
     """Raise `WrongAnswer` for what the parsing of an answer raises that has another shape."""
     try:
         yield
@@ -207,10 +207,10 @@ def _judging() -> Iterator[None]:
 
 
 def _entry(number: bytes, fields: Sequence[bytes]) -> tuple[bytes, bytes, list[RevocationEvent]]:
-    """Decode an entry of the stream. Raises what `_judging` takes."""
+    """Decode an entry of the stream. Raises what `_wrong_answers` takes."""
     held = dict(zip(fields[::2], fields[1::2], strict=True))
-    number, records, told = (bytes(memoryview(each)) for each in (number, held.get(b"r", b""), held.get(b"t", b"")))
-    return number, records, _decode_events(told)
+    number, records, data = (bytes(memoryview(each)) for each in (number, held.get(b"r", b""), held.get(b"t", b"")))
+    return number, records, _decode_events(data)
 
 
 def _record(member: bytes, score: float) -> bytes:

@@ -213,7 +213,7 @@ class Revoke(Message):
     """Worker or control, then supervisor: these records (`node/revoked`) are new. `told`: of the last of them."""
 
     records: bytes
-    told: list[RevocationEvent] = []
+    events: list[RevocationEvent] = msgspec.field(default_factory=list, name="told")
 
 
 AnyMessage = (

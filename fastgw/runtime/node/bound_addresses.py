@@ -49,7 +49,7 @@ class Bound:
         return f"{', '.join(self.urls)} ({self.workers} worker{'s' if self.workers > 1 else ''})"
 
 
-def tell_ready(descriptor: int, bound: Bound) -> None:
+def write_ready(descriptor: int, bound: Bound) -> None:
     """Write the addresses as a line of JSON, and close."""
     line = {
         "listeners": {name: [str(address) for address in each] for name, each in bound.listeners.items()},

@@ -53,7 +53,7 @@ class Child:
         self.silent = False  # it has not beaten for a while; neighbours accept for it
         self.leaving = False  # another has its place, or nobody will
         self.lost = False  # it takes no more messages, so it does not know what it should
-        self.pulse = HeartbeatMonitor()
+        self.heartbeat = HeartbeatMonitor()
         self.kill_at = inf  # when it is killed, if it has not ended by then
         self.sockets: dict[int, int] = {}  # by endpoint: of how many slots it has them
 

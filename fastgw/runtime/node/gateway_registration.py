@@ -43,14 +43,14 @@ def register(node_state: NodeState) -> None:
             )
     registration = node_state.registration
     if not begins or registration is None or not node_state.name:
-        tell_entry(node_state)
+        write_entry(node_state)
         return
     try:
         with ExitStack() as starting:
             with suppress(OSError):  # without the lock two that start at once might have one name
                 starting.enter_context(one_at_a_time(os.path.dirname(registration.path)))
             _check_name(node_state.name)
-            tell_entry(node_state)
+            write_entry(node_state)
     except CannotStart:
         node_state.registration = None
         registration.end()
@@ -66,7 +66,7 @@ def _check_name(name: str) -> None:
             raise CannotStart(f"--name {name}: {what}; choose another name, or stop that one first")
 
 
-def tell_entry(node_state: NodeState) -> None:
+def write_entry(node_state: NodeState) -> None:
     """Write what is so now: the addresses, and the token where one is needed."""
     registration = node_state.registration
     if registration is None:

@@ -24,7 +24,7 @@ from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, close_en
 from fastgw.runtime.sockets.systemd_activation import Inherited
 from fastgw.shm.memory import SharedMemory
 from fastgw.shm.quota_store import Claim
-from fastgw.sync.revocations import TOLD_MOST, RevocationEvent, RevocationList
+from fastgw.sync.revocations import MOST_EVENTS, RevocationEvent, RevocationList
 
 
 @dataclass
@@ -105,7 +105,7 @@ class NodeState:
     """The last values of feeds, which are fetched once per node, by key."""
     revoked: RevocationList = field(default_factory=RevocationList)
     """Revocation list. Each child goes on from its state at the fork."""
-    revoked_told: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=TOLD_MOST))
+    revocation_events: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
     """The latest of that, for people."""
     follows_files: bool = False
     """A change of the configuration's files is taken without being asked for."""

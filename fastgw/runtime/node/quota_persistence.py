@@ -107,7 +107,7 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
         claim.take()
         for part in parts_of(quotas, quotas.in_use()):
             file.write([row for _, _, row in part], time.time())
-            said(quotas, part)
+            apply_writes(quotas, part)
     except CannotKeep as error:
         notice(OperatorEvent.QUOTAS_NOT_KEPT, f"quotas: {error}; the counts since the last write are lost")
     finally:
@@ -130,7 +130,7 @@ def parts_of(quotas: QuotaTable, blocks: Iterable[int]) -> Iterator[Part]:
         yield part
 
 
-def said(quotas: QuotaTable, part: Part) -> None:
+def apply_writes(quotas: QuotaTable, part: Part) -> None:
     """The file says it now."""
     for slot, state, _ in part:
         quotas.kept(slot, state)
@@ -157,7 +157,7 @@ class QuotaKeeper:
         self._work: asyncio.Future[None] | None = None
 
     @property
-    def told(self) -> QuotaFileInfo | None:
+    def file_info(self) -> QuotaFileInfo | None:
         """None: counts are kept nowhere."""
         return None if self._file is None else QuotaFileInfo(self._file.path, self._written_date, self._problem)
 
@@ -207,7 +207,7 @@ class QuotaKeeper:
                 self._is_tried = True
             for part in parts_of(self._quotas, blocks):
                 await self._aside(partial(file.write, [row for _, _, row in part], time.time()))
-                said(self._quotas, part)
+                apply_writes(self._quotas, part)
         except CannotKeep as error:
             if not self._problem:
                 notice(

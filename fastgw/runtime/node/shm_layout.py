@@ -135,9 +135,9 @@ class ShmLayout:
         """Let the token caches of this process count here."""
         credential_cache.count_in(column.words[self.tokens : self.tokens + credential_cache.WORDS])
 
-    def tell_of_state(self, column: Column) -> None:
+    def report_state(self, column: Column) -> None:
         """Let this process tell here whether the Redis of `state` is there."""
-        availability.tell_in(column.words[self.state_up : self.state_up + 1])
+        availability.report_in(column.words[self.state_up : self.state_up + 1])
 
     # --- what the supervisor says ---
 
@@ -265,7 +265,7 @@ class ShmLayout:
             for target in upstream.targets:
                 place = gateway.target_place(name, target)
                 lent = target.places - target.opening - len(target.idle)
-                self.targets.tell(column, place, lent, len(target.idle), len(target.waiting))
+                self.targets.write_gauges(column, place, lent, len(target.idle), len(target.waiting))
                 stored += 1
                 if stored % PUBLISHED_AT_ONCE == 0:
                     yield

@@ -108,8 +108,8 @@ def file_limit(limits: Path = LIMITS) -> int:
     except OSError:
         pass
     with suppress(OSError):
-        if told := re.search(r"^Max open files +(\d+)", limits.read_text(), re.MULTILINE):
-            return int(told[1])
+        if found := re.search(r"^Max open files +(\d+)", limits.read_text(), re.MULTILINE):
+            return int(found[1])
     return USUAL_FILES
 
 

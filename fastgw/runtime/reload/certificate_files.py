@@ -89,10 +89,10 @@ def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
 def _validity(certificate: bytes) -> tuple[float, float]:
     """Return the validity period of the first certificate of a file. Of a file without one nothing is known."""
     try:
-        told = decoded(certificate)
+        parsed = decoded(certificate)
     except ssl.SSLError:
         return -inf, inf
-    return float(ssl.cert_time_to_seconds(told["notBefore"])), expiry(told)
+    return float(ssl.cert_time_to_seconds(parsed["notBefore"])), expiry(parsed)
 
 
 def _format_date(date: float) -> str:
@@ -185,7 +185,7 @@ def _served(config: Config) -> Iterator[tuple[str, ServerTls]]:
         yield OF_ADMIN, config.admin.tls
 
 
-def told(config: Config, captured: Files, why: Why) -> list[CertificateInfo]:
+def certificate_infos(config: Config, captured: Files, why: Why) -> list[CertificateInfo]:
     """Each of each listener."""
     found = []
     for listener, tls in _served(config):

@@ -15,7 +15,7 @@ from fastgw.gateway.tables import Gateway
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 
-TOLD: Final = 20
+NOTES_LISTED: Final = 20
 """Most notes of one configuration that are logged one by one."""
 _PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
 
@@ -33,13 +33,15 @@ def key_of(note: Problem) -> str:
 
 
 def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]:
-    """Return the notes with unknown keys, `TOLD` of them at most; then one with the number of the others. What is the
-    same of many, such as services with one Secret, is one.
+    """Return the notes with unknown keys, `NOTES_LISTED` of them at most; then one with the number of the others. What
+    is the same of many, such as services with one Secret, is one.
     """
     known = frozenset(known)
     new = with_counts(note for note in notes if key_of(note) not in known)
-    if len(new) > TOLD:
-        new[TOLD:] = [Problem(new[0].file, 0, 0, "", f"and {len(new) - TOLD} more; `fastgw check` lists them")]
+    if len(new) > NOTES_LISTED:
+        new[NOTES_LISTED:] = [
+            Problem(new[0].file, 0, 0, "", f"and {len(new) - NOTES_LISTED} more; `fastgw check` lists them")
+        ]
     return new
 
 

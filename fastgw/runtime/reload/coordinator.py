@@ -19,7 +19,7 @@ from fastgw.runtime.node.node_state import NodeState, ReloadRecord, Sealed, plac
 from fastgw.runtime.node.startup import OWN, open_own
 from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.reload.rollback_history import retained_generations
-from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, tell_prepare, tell_sockets
+from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, send_prepare, send_sockets
 from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, close_endpoints
 
 RECORDS: Final = 20
@@ -75,7 +75,7 @@ class Reloading:
     def under_way(self) -> bool:
         return self._two_phase_commit is not None
 
-    def look(self, now: float) -> None:
+    def check_deadline(self, now: float) -> None:
         """End a change that takes too long."""
         if self._two_phase_commit is not None and now >= self._two_phase_commit.due_at:
             self._two_phase_commit.is_late()
@@ -152,8 +152,8 @@ class Reloading:
     def catch_up(self, child: Child) -> None:
         """Bring a child to the generation in force."""
         if child.asked != self._node_state.sealed.generation:
-            tell_sockets(child, self._node_state.endpoints)
-            tell_prepare(child, self._node_state.sealed, self._node_state.listeners)
+            send_sockets(child, self._node_state.endpoints)
+            send_prepare(child, self._node_state.sealed, self._node_state.listeners)
 
     def prepared(self, child: Child, generation: int) -> None:
         if generation == self._node_state.sealed.generation:  # it is late
@@ -215,7 +215,7 @@ class Reloading:
             number for numbers in node_state.listeners.values() for number in numbers
         }
         close_endpoints([node_state.endpoints.pop(number) for number in unused])  # workers took what was queued there
-        asked = {child for child in self._present | two_phase_commit.told if not child.leaving}
+        asked = {child for child in self._present | two_phase_commit.asked_to_prepare if not child.leaving}
         wanted = node_state.sealed.accepted.workers
         outcome = ReloadResult(
             generation=node_state.sealed.generation,
@@ -231,8 +231,10 @@ class Reloading:
             changed=changed_files(node_state.kept[-1].accepted.captured, node_state.sealed.accepted.captured),
         )
         configure(node_state.sealed.settings.log)
-        notice(OperatorEvent.RELOADED, told(outcome))
-        self._remember(True, outcome.generation, two_phase_commit.source, told(outcome), self._proposal.subject)
+        notice(OperatorEvent.RELOADED, describe_outcome(outcome))
+        self._remember(
+            True, outcome.generation, two_phase_commit.source, describe_outcome(outcome), self._proposal.subject
+        )
         self._answer(outcome)
         self._changed(self._own)
         self._drop_kept()
@@ -270,7 +272,7 @@ def _check_readable(sealed: Sealed) -> None:
         raise UnreadableSnapshot(f"the supervisor cannot import its extensions: {described(error)}") from error
 
 
-def told(outcome: ReloadResult) -> str:
+def describe_outcome(outcome: ReloadResult) -> str:
     """A change that succeeded, in a line for people."""
     text = f"reloaded: generation {outcome.generation} on {outcome.committed}/{outcome.workers} workers"
     if rest := outcome.workers - outcome.committed:

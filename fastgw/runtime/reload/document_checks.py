@@ -37,10 +37,10 @@ class TooMany(Exception):
 
 
 class DocumentChecks:
-    """`changing`: held while anything changes that a document is checked against."""
+    """`change_lock`: held while anything changes that a document is checked against."""
 
-    def __init__(self, changing: asyncio.Lock) -> None:
-        self._changing = changing
+    def __init__(self, change_lock: asyncio.Lock) -> None:
+        self._change_lock = change_lock
         self._one = asyncio.Lock()
         self._waiting = 0
 
@@ -55,7 +55,7 @@ class DocumentChecks:
         bounds = Bounds(admin.document_time, admin.document_memory)
         try:
             async with self._one:
-                async with self._changing:  # no thread is half through what the process begins with
+                async with self._change_lock:  # no thread is half through what the process begins with
                     check = BoundedCheck(lambda: msgpack.encode(_run_check(work, file)), bounds)
                 return msgpack.decode(await check.result(), type=CheckedDocument)
         except OSError as error:

@@ -29,7 +29,7 @@ from fastgw.config.loading.locate_filter import Where
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, Config
 from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup
 from fastgw.config.sources.files import brought_forward, found_by_patterns, pattern_in, read_again, why_no_folder
-from fastgw.config.sources.virtual_files import is_watched, remember, said
+from fastgw.config.sources.virtual_files import content_of, is_watched, remember
 from fastgw.consumers.index import index_of
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
@@ -55,7 +55,7 @@ from fastgw.runtime.process.transient_errors import RetryBackoff
 from fastgw.runtime.reload.bad_file_isolation import changed, instead, tried, without
 from fastgw.runtime.reload.certificate_files import Why, looked_at_again, renamed, settled
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
-from fastgw.runtime.reload.coordinator import RECORDS, listed, told
+from fastgw.runtime.reload.coordinator import RECORDS, describe_outcome, listed
 from fastgw.runtime.reload.document_checks import (
     MOST_WAITING,
     CheckedDocument,
@@ -157,7 +157,7 @@ class Proposer:
     @property
     def stale(self) -> Stale | None:
         """The state of staleness: why the files say something else than what is in force."""
-        return self._staleness.told
+        return self._staleness.state
 
     @property
     def kept_files(self) -> Sequence[KeptFile]:
@@ -183,12 +183,12 @@ class Proposer:
         """Tables of what is in force, which nothing is served by; None: they were not compiled here."""
         return self._tables
 
-    def know(self, tables: Gateway, of: ConfigSnapshot) -> None:
+    def remember_tables(self, tables: Gateway, of: ConfigSnapshot) -> None:
         """Remember the compiled tables of the configuration in force, if it still is."""
         if of is self.current:
             self._tables = tables
 
-    async def recall(self) -> None:
+    async def warm_cache(self) -> None:
         """Read what is in force, so that the first change makes only what has changed, as later ones do: worth while
         where there may be very many services. What is compared then are the very objects that are remembered."""
         if not any(name.startswith(f"{EGRESS}/") for name in self.config.upstreams):
@@ -239,7 +239,7 @@ class Proposer:
         if not dry_run:
             return CheckedDocument()
         notes = new_among(loaded.notes, self.current.known_notes)
-        return CheckedDocument(changes=self._changes(loaded) + _kept_told(loaded), notes=notes)
+        return CheckedDocument(changes=self._changes(loaded) + _kept_note(loaded), notes=notes)
 
     @property
     def _most_values(self) -> int | None:
@@ -321,11 +321,11 @@ class Proposer:
             # The last attempt is no failure any more.
             await self._offer(self._read_now(self.current.captured), "file", subject="contents")
 
-    async def take_said(self, name: str) -> bool:
+    async def apply_watched_objects(self, name: str) -> bool:
         """Take what a watch says now, and of other files nothing. False: it cannot be tried just now, or has failed in
         a worker; what is found wrong has been tried."""
         async with self._lock:
-            content, untaken = said(name), self._untaken
+            content, untaken = content_of(name), self._untaken
             if name not in self.current.captured or content in (self.current.captured[name], untaken.get(name)):
                 return True
             now = {**self.current.captured, name: content}
@@ -423,7 +423,7 @@ class Proposer:
         asked = "cannot roll back further" if generation is None else f"cannot roll back to {generation}"
         return msgspec.structs.replace(self._refused("rejected", f"{asked}: {listed}"), kept=kept)
 
-    def conclude(self, outcome: Verdict) -> None:
+    def on_outcome(self, outcome: Verdict) -> None:
         """The supervisor's answer; it may be one to the control process before this one, which has died."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(outcome)
@@ -493,7 +493,7 @@ class Proposer:
             return self._rejected(problems_of(error, file), source, subject)
         notes = new_among(loaded.notes, self.current.known_notes)
         try:
-            kept = _kept_told(loaded)
+            kept = _kept_note(loaded)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
             # Where the files are those in force, contents that are taken make what they say be served.
@@ -506,8 +506,12 @@ class Proposer:
         answer = await self._answer
         why = answer.why
         if not answer.ok:
-            why += self._told_again(subject) if answer.passing else ""
-        summary = told(answer) + kept if answer.ok else f"not reloaded, generation {answer.generation} stays: {why}"
+            why += self._retry_note(subject) if answer.passing else ""
+        summary = (
+            describe_outcome(answer) + kept
+            if answer.ok
+            else f"not reloaded, generation {answer.generation} stays: {why}"
+        )
         self._remember(answer.ok, answer.generation, source, summary if answer.ok else why, about)
         if answer.ok:
             self._tables = tried[1] if tried is not None and tried[0] is accepted else None
@@ -572,8 +576,8 @@ class Proposer:
     def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:
         """Filters that cannot use what is in files now, and what is wrong, where the files said something else before:
         that is better left in force. What comes of documents is as they say."""
-        said = changed(self.current.captured, loaded.captured)
-        rewritten = {file for file in said if file in self.current.captured}
+        changed_files = changed(self.current.captured, loaded.captured)
+        rewritten = {file for file in changed_files if file in self.current.captured}
         unusable = gateway.unusable.items() if rewritten else ()
         return {where: each.why for where, each in unusable if not rewritten.isdisjoint(each.files)}
 
@@ -652,7 +656,7 @@ class Proposer:
         record = ReloadRecord(generation, time.time(), ok, source, summary, tuple(problems[:PROBLEMS]), subject)
         self.records = [*self.records, record][-RECORDS:]
 
-    def _told_again(self, subject: Subject) -> str:
+    def _retry_note(self, subject: Subject) -> str:
         """Describe, for people, the next attempt after a transient failure."""
         if subject not in self._again:
             return ""  # who has sent the document has the answer
@@ -667,7 +671,7 @@ class Proposer:
         """
         if dry_run:
             return self._refused("failed", f"it cannot be determined: {why}")
-        why += self._told_again(subject) if again else ""
+        why += self._retry_note(subject) if again else ""
         stays = self.current.generation
         self._remember(False, stays, source, why, subject)
         self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject, passing=True))
@@ -708,7 +712,7 @@ class Proposer:
         return Outcome(ok=False, generation=stays, workers=workers, summary=summary, reason=reason)
 
 
-def _kept_told(loaded: Loaded) -> str:
+def _kept_note(loaded: Loaded) -> str:
     return "".join(f"; {why}: the previous contents stay active" for why in _reasons(loaded))
 
 

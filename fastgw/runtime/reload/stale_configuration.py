@@ -66,7 +66,7 @@ class Staleness:
     """Follows the attempts to change the configuration, and the files between them."""
 
     def __init__(self, records: Sequence[ReloadRecord]) -> None:
-        self.told: Stale | None = None
+        self.state: Stale | None = None
         """None: the files say what is served."""
         self.is_same = False
         """Whether they said the same, byte by byte, when they were looked at last."""
@@ -85,7 +85,7 @@ class Staleness:
     def accepted(self, current: Callable[[], ConfigSnapshot]) -> None:
         """Another configuration is served. Reads files, as the others do: in a thread."""
         with self._lock:
-            self.told = None
+            self.state = None
             self._is_taken(current().source)
             self._taken = self._digest_now(current())
             self._look(current())
@@ -94,7 +94,7 @@ class Staleness:
         """Record that the present source files were refused."""
         with self._lock:
             self._refused = why, self._digest_now(current())
-            self.told = Stale("refused", why, time.time() if self.told is None else self.told.since_date)
+            self.state = Stale("refused", why, time.time() if self.state is None else self.state.since_date)
             self._look(current())
 
     def look(self, current: Callable[[], ConfigSnapshot]) -> None:
@@ -120,10 +120,10 @@ class Staleness:
             found = self._find_reason(current) if current.file else None
         except OutOfResources:
             return  # what was known stays
-        if found is None or self.told is None or found[0] != self.told.reason:
-            self.told = None if found is None else Stale(found[0], found[1], time.time())
-        elif found[1] != self.told.why:
-            self.told = Stale(found[0], found[1], self.told.since_date)
+        if found is None or self.state is None or found[0] != self.state.reason:
+            self.state = None if found is None else Stale(found[0], found[1], time.time())
+        elif found[1] != self.state.why:
+            self.state = Stale(found[0], found[1], self.state.since_date)
 
     def _find_reason(self, current: ConfigSnapshot) -> tuple[StaleReason, str] | None:
         """Return the reason why it is stale, in a word and for people."""

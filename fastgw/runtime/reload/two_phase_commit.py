@@ -42,7 +42,7 @@ class TwoPhaseCommit:
         self.listeners = dict(listeners)
         self.opened = dict(opened)
         self.due_at = now + PREPARE_S
-        self.told: set[Child] = set()
+        self.asked_to_prepare: set[Child] = set()
         """Workers that were told to prepare."""
         self.committed: set[Child] = set()
         self.passing = False
@@ -74,10 +74,10 @@ class TwoPhaseCommit:
         self._gone.discard(child)
         if child not in self._prepared:
             self._preparing.add(child)
-        if child not in self.told:
-            self.told.add(child)
-            tell_sockets(child, self.opened)
-            tell_prepare(child, self.sealed, self.listeners)
+        if child not in self.asked_to_prepare:
+            self.asked_to_prepare.add(child)
+            send_sockets(child, self.opened)
+            send_prepare(child, self.sealed, self.listeners)
 
     def prepared(self, child: Child) -> None:
         self._preparing.discard(child)
@@ -109,7 +109,7 @@ class TwoPhaseCommit:
 
     def abort(self, why: str, *, passing: bool = False) -> None:
         self.passing = passing
-        for child in self.told:
+        for child in self.asked_to_prepare:
             child.asked = 0
             child.send(Abort(generation=self.sealed.generation))
         self._ended(why)
@@ -125,13 +125,13 @@ class TwoPhaseCommit:
             self._ended("")
 
 
-def tell_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]]) -> None:
+def send_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]]) -> None:
     child.asked = sealed.generation
     placed = [listeners[name] for name in sealed.settings.listeners]
     child.send(Prepare(generation=sealed.generation, listeners=placed), [sealed.descriptor])
 
 
-def tell_sockets(child: Child, endpoints: Mapping[int, ListeningEndpoint]) -> None:
+def send_sockets(child: Child, endpoints: Mapping[int, ListeningEndpoint]) -> None:
     """Hand over the sockets of these endpoints that the child has not."""
     for number, endpoint in endpoints.items():
         known = child.sockets.get(number, 0)

@@ -72,8 +72,8 @@ def inherited(environ: MutableMapping[str, str] = os.environ) -> Inherited:
 
     The sockets do not block, and an exec closes them.
     """
-    told = {name: environ.pop(name, "") for name in VARIABLES}
-    pid, count = told["LISTEN_PID"], told["LISTEN_FDS"]
+    environment = {name: environ.pop(name, "") for name in VARIABLES}
+    pid, count = environment["LISTEN_PID"], environment["LISTEN_FDS"]
     if not pid or not count:
         return Inherited(())
     if not (pid.isdecimal() and count.isdecimal()):
@@ -81,7 +81,7 @@ def inherited(environ: MutableMapping[str, str] = os.environ) -> Inherited:
     if int(pid) != os.getpid():
         why = f"it is for process {pid}, and this is {os.getpid()}: start fastgw without a shell, or by its `exec`"
         return Inherited((), [f"what systemd passes is not used: {why}"])
-    names = told["LISTEN_FDNAMES"].split(":") if told["LISTEN_FDNAMES"] else []
+    names = environment["LISTEN_FDNAMES"].split(":") if environment["LISTEN_FDNAMES"] else []
     passed, refused = [], []
     for index in range(int(count)):
         fd, name = FIRST_FD + index, names[index] if index < len(names) else "unknown"

@@ -83,7 +83,7 @@ class ChildHandover(msgspec.Struct):
             generation=child.generation,
             ready=child.ready,
             silent=child.silent,
-            silence=child.pulse.silence,
+            silence=child.heartbeat.silence,
             leaving=child.leaving,
             lost=child.lost,
             accepts_for=[index for index in range(slots) if adoption.who(index) is child],
@@ -133,7 +133,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
     """b"": likewise."""
     revoked: bytes = b""
     """The revocation list, as records."""
-    revoked_told: list[RevocationEvent] = []
+    revocation_events: list[RevocationEvent] = msgspec.field(default_factory=list, name="revoked_told")
     quota_claim: int = -1
     """The descriptor of its lock; -1: there is none."""
     admin_token: str = ""
@@ -172,7 +172,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
             tickets=node_state.tickets,
             run_key=node_state.run_key,
             revoked=node_state.revoked.joined(time.time()),
-            revoked_told=list(node_state.revoked_told),
+            revocation_events=list(node_state.revocation_events),
             quota_claim=-1 if node_state.quota_claim is None else node_state.quota_claim.fd,
             admin_token=node_state.admin_token,
             registration=None if held is None else (held.path, held.fd),

@@ -34,7 +34,7 @@ class HangDetector:
         """Monotonic seconds."""
         return self._looked_at + LOOK_EVERY
 
-    def look(self, children: Sequence[Child], now: float, *, serving: bool) -> None:
+    def check_children(self, children: Sequence[Child], now: float, *, serving: bool) -> None:
         """`serving`: else a silent worker is not waited for any longer."""
         elapsed = now - self._looked_at
         self._looked_at = now
@@ -42,15 +42,15 @@ class HangDetector:
         for child in children:
             if child.beats:
                 beat = self._beat_of(child)
-                child.pulse.feel(beat, elapsed, (latest - beat) / 1e9 if beat else 0.0)
-            self._judge_child(child, now, serving)
+                child.heartbeat.feel(beat, elapsed, (latest - beat) / 1e9 if beat else 0.0)
+            self._check_child(child, now, serving)
 
     def _latest(self, children: Sequence[Child]) -> int:
         """The last beat of those that have gone round while we did not look; 0: nobody is known to have."""
         on_time = [child for child in children if child.beats and self._lateness_of(child) < LATE_S]
         return max(map(self._beat_of, on_time), default=0)
 
-    def _judge_child(self, child: Child, now: float, serving: bool) -> None:
+    def _check_child(self, child: Child, now: float, serving: bool) -> None:
         """Act on the silence of a worker, or on the end of it."""
         if child.kill_at < inf:
             if now >= child.kill_at:
@@ -60,11 +60,11 @@ class HangDetector:
             _condemn(child, now, "takes no more messages")
         elif not child.beats:
             pass  # or nobody sees it
-        elif serving and not child.generation and child.pulse.silence < SET_UP_S:
+        elif serving and not child.generation and child.heartbeat.silence < SET_UP_S:
             pass  # it begins to beat when it is set up
-        elif child.pulse.silence >= (child.hung_s if serving else SILENT_S):
-            _condemn(child, now, f"has sent no heartbeat for {int(child.pulse.silence)} s")
-        elif serving and child.silent is not (child.pulse.silence >= SILENT_S):
+        elif child.heartbeat.silence >= (child.hung_s if serving else SILENT_S):
+            _condemn(child, now, f"has sent no heartbeat for {int(child.heartbeat.silence)} s")
+        elif serving and child.silent is not (child.heartbeat.silence >= SILENT_S):
             child.silent = not child.silent
             self._hushed(child)
 

@@ -113,7 +113,7 @@ class Lifecycle:
             for child in self._children:
                 child.send(Stop(generation=child.generation))
 
-    def tell_end(self) -> None:
+    def log_end(self) -> None:
         if self.phase is LifecyclePhase.STOPPING:
             notice(OperatorEvent.STOPPED, "at once, without draining")
         else:

@@ -18,7 +18,7 @@ class SlotAdoption:
     def who(self, slot: int) -> Child | None:
         return self._accepting.get(slot)
 
-    def told(self, slot: int, child: Child) -> None:
+    def record(self, slot: int, child: Child) -> None:
         """This child accepts there: it was told before the program was replaced."""
         self._accepting[slot] = child
 

@@ -51,9 +51,9 @@ from fastgw.runtime.ipc.channel import (
 )
 from fastgw.runtime.ipc.feed_values import read_memfd
 from fastgw.runtime.ipc.outbox import AGAIN_S
-from fastgw.runtime.node.bound_addresses import Bound, tell_ready
+from fastgw.runtime.node.bound_addresses import Bound, write_ready
 from fastgw.runtime.node.child_slots import LOOP_DEATHS, SETTLED, Child, Slot, Work, cut_off
-from fastgw.runtime.node.gateway_registration import own_addresses, tell_entry
+from fastgw.runtime.node.gateway_registration import own_addresses, write_entry
 from fastgw.runtime.node.heartbeat_monitor import SILENT_S
 from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.quota_persistence import file_of
@@ -61,7 +61,7 @@ from fastgw.runtime.node.startup import CannotStart
 from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.process.signals import Signals, outcome
 from fastgw.runtime.reload.coordinator import Reloading
-from fastgw.runtime.reload.two_phase_commit import tell_sockets
+from fastgw.runtime.reload.two_phase_commit import send_sockets
 from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint
 from fastgw.runtime.supervisor.children import Children
 from fastgw.runtime.supervisor.handover_state import HandoverState
@@ -160,7 +160,7 @@ class Supervisor:
         finally:
             self._selector.close()
             self._signals.close()
-        self._life.tell_end()
+        self._life.log_end()
 
     def _inherit(self, past: HandoverState) -> None:
         """The children of the program before this one serve on, until ours follow them one by one."""
@@ -171,11 +171,11 @@ class Supervisor:
             child = living.child()
             child.beats = node_state.words.is_of(node_state.shared, child.column, child.pid)
             if child.beats:
-                child.pulse.feel(self._beat_of(child), 0.0)
-                child.pulse.silence = living.silence
+                child.heartbeat.feel(self._beat_of(child), 0.0)
+                child.heartbeat.silence = living.silence
             self._listen_to(child)
             for index in living.accepts_for:
-                self._adoption.told(index, child)
+                self._adoption.record(index, child)
             if living.slot is not None:
                 self._children.workers[living.slot].child = child
             elif child.column is not None:
@@ -211,13 +211,13 @@ class Supervisor:
         now = time.monotonic()
         serving = self._life.phase is LifecyclePhase.SERVING
         if self._life.phase is not LifecyclePhase.STARTING and now >= self._overseer.next_look_at:
-            self._overseer.look(list(self._children), now, serving=serving)
+            self._overseer.check_children(list(self._children), now, serving=serving)
         if self._life.phase is not LifecyclePhase.STARTING and now >= self._watchdog_at:
             self._watchdog_at = now + (self._notifier.watchdog_interval or inf)
             self._notifier.watchdog()
         if serving:
-            self._reloading.look(now)
-            self._upgrade.look(now)
+            self._reloading.check_deadline(now)
+            self._upgrade.poll(now)
             if self._upgrade.has_passed:
                 self._take_over()
             if self._reload_due:
@@ -295,7 +295,7 @@ class Supervisor:
 
     def _is_ready(self, child: Child, message: Ready) -> None:
         child.generation = message.generation
-        tell_sockets(child, self._node_state.endpoints)
+        send_sockets(child, self._node_state.endpoints)
         if child.column is not None and child.generation != self._node_state.sealed.generation:
             self._reloading.catch_up(child)  # it is ready when it has committed
             return
@@ -361,10 +361,10 @@ class Supervisor:
             )
         if not fresh:
             return
-        node_state.revoked_told.extend(message.told)
+        node_state.revocation_events.extend(message.events)
         for other in (*self._children.that_work(), self._children.control.child):
             if other is not None and other is not child:
-                other.send(Revoke(generation=other.generation, records=fresh, told=message.told))
+                other.send(Revoke(generation=other.generation, records=fresh, events=message.events))
 
     # --- deaths ---
 
@@ -455,7 +455,7 @@ class Supervisor:
         self._tell_own_addresses()
         self._notifier.ready(f"listening on {bound}")
         if self._ready_fd is not None:
-            tell_ready(self._ready_fd, bound)
+            write_ready(self._ready_fd, bound)
             self._ready_fd = None
 
     def _tell_of_control(self) -> None:
@@ -585,7 +585,7 @@ class Supervisor:
             for name in [name for name in node_state.own if name in own or getattr(now, name) is None]:
                 node_state.own.pop(name).close()
             node_state.own |= own
-            tell_entry(node_state)
+            write_entry(node_state)
             self._tell_own_addresses()
             if self._children.control.child is not None:
                 self._children.control.child.dismiss()  # it listens where it was told at its birth
@@ -606,7 +606,7 @@ class Supervisor:
         self._children.resize(wanted)
         node_state.slots = len(self._children.workers)
         for child in self._children.serving():
-            tell_sockets(child, node_state.endpoints)
+            send_sockets(child, node_state.endpoints)
         self._settle()
 
     # --- upgrade ---

@@ -75,7 +75,7 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
     node_state.admin_token = handover.admin_token or node_state.admin_token
     node_state.registration = handover.registration and Registration(*handover.registration)
     node_state.revoked.add(handover.revoked, time.time())
-    node_state.revoked_told.extend(handover.revoked_told)
+    node_state.revocation_events.extend(handover.revocation_events)
     opened.callback(close_node_state, node_state)
     grow(node_state)
     warn(node_state, again=True)

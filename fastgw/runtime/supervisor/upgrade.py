@@ -24,7 +24,7 @@ PREFLIGHT_S: Final = 20.0
 PASSED: Final = 93
 """Exit status of a version that has shown that it can serve."""
 NOT_UPGRADED: Final = "not upgraded, nothing has changed"
-SAID_MAX: Final = 4096
+REPORT_MAX: Final = 4096
 """How much is read of the end of what the new version has written, bytes."""
 
 
@@ -40,7 +40,7 @@ class Upgrade:
         """The new version has shown that it can serve `generation`, and waits to be become."""
         self.generation = 0
         """The generation of the configuration that the upgrade was tried with."""
-        self._said = -1  # a memory file: what it writes to stdout and stderr
+        self._report = -1  # a memory file: what it writes to stdout and stderr
         self._verdict = ""  # why it was killed
 
     @property
@@ -63,17 +63,17 @@ class Upgrade:
 
     def _start(self, handover: HandoverState) -> None:
         with inheritable(handover.write(), [handover.shared]) as descriptor:
-            said = memory_file("fastgw-preflight")
+            report = memory_file("fastgw-preflight")
             environment = {**os.environ, PREFLIGHT: str(descriptor)}
-            outputs = [(os.POSIX_SPAWN_DUP2, said, output) for output in (1, 2)]
+            outputs = [(os.POSIX_SPAWN_DUP2, report, output) for output in (1, 2)]
             try:
                 self.preflight = os.posix_spawn(sys.executable, sys.orig_argv, environment, file_actions=outputs)
             except OSError:
-                os.close(said)
+                os.close(report)
                 raise
-        self._said = said
+        self._report = report
 
-    def look(self, now: float) -> None:
+    def poll(self, now: float) -> None:
         """End a preflight that hangs."""
         if now >= self.due_at:
             self.due_at, self._verdict = inf, f"did not serve within {PREFLIGHT_S:.0f} s"
@@ -83,7 +83,7 @@ class Upgrade:
         """The gateway is to end: a new version is not needed any more."""
         if self.preflight:
             os.kill(self.preflight, signal.SIGKILL)
-            os.close(self._said)
+            os.close(self._report)
         if self.under_way:
             notice(OperatorEvent.UPGRADE_REFUSED, "not upgraded: the gateway ends")
         self.preflight, self.due_at, self.has_passed = 0, inf, False
@@ -91,12 +91,12 @@ class Upgrade:
     def decide(self, code: int) -> None:
         """The preflight has ended."""
         self.preflight, self.due_at = 0, inf
-        said = os.pread(self._said, SAID_MAX, max(0, os.fstat(self._said).st_size - SAID_MAX))
-        os.close(self._said)
+        report = os.pread(self._report, REPORT_MAX, max(0, os.fstat(self._report).st_size - REPORT_MAX))
+        os.close(self._report)
         if code == PASSED:
             self.has_passed = True
             return
-        last = said.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
+        last = report.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
         verdict = self._verdict or f"ended: {outcome(code)}"
         notice(
             OperatorEvent.UPGRADE_REFUSED,

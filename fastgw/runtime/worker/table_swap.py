@@ -117,8 +117,8 @@ class TableSwap:
         self._settle()
         if message is self._wanted:
             self._wanted = None
-            told = str(error) if isinstance(error, CompileError | OSError) else described(error)
-            self._refused(message.generation, told, is_passing(error))
+            reason = str(error) if isinstance(error, CompileError | OSError) else described(error)
+            self._refused(message.generation, reason, is_passing(error))
 
     def _settle(self) -> None:
         """A build is over."""

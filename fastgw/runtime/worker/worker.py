@@ -122,11 +122,11 @@ class Worker:
             node_state.shared.cells,
             self._column.in_flight(),
             node_state.run_key,
-            lambda: self._changing.gateway.workers,
-            lambda name: self._changing.gateway.upstreams.get(name),
+            lambda: self._table_swap.gateway.workers,
+            lambda name: self._table_swap.gateway.upstreams.get(name),
             node_state.shared.quotas,
             self._control_has_left,
-            lambda: self._changing.generation,
+            lambda: self._table_swap.generation,
             self._feed_others,
         )
         gateway.stock.roster.follow(node_state.revoked, self._revoke)
@@ -147,7 +147,7 @@ class Worker:
         )
         self._server.complain = RareNotice()
         self._slices = Slices(loop)
-        self._changing = TableSwap(
+        self._table_swap = TableSwap(
             self._slices, gateway, node_state.sealed.generation, self._starting, self._prepared, self._refused
         )
         self._acceptor = Acceptor(loop, self._server)
@@ -156,7 +156,7 @@ class Worker:
         self._probes = Probes(
             loop,
             lambda: words.is_ready(self._shared),
-            lambda accept: Exposition(self._changing.gateway.series, self._shared, words, node_state.begun_date).text(
+            lambda accept: Exposition(self._table_swap.gateway.series, self._shared, words, node_state.begun_date).text(
                 accept
             ),
         )
@@ -176,7 +176,7 @@ class Worker:
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
                 ControlAway: self._note_control,
                 FeedUpdate: lambda order: self._feeds.take(order.key, read_memfd(*channel.take_descriptors())),
-                Revoke: lambda order: self._changing.gateway.stock.roster.hear(order.records),
+                Revoke: lambda order: self._table_swap.gateway.stock.roster.hear(order.records),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
                 Stop: lambda order: self._end(),
@@ -188,16 +188,16 @@ class Worker:
         self._loop.set_exception_handler(_log_unforeseen)
         self._observer.start()
         self._worker_loop.start()
-        self._changing.gateway.start(self._services, self._column)
+        self._table_swap.gateway.start(self._services, self._column)
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
-        self._words.tell_of_state(self._column)
-        self._words.serve(self._column, self._changing.generation)  # readiness needs the supervisor's word as well
+        self._words.report_state(self._column)
+        self._words.serve(self._column, self._table_swap.generation)  # readiness needs the supervisor's word as well
         self._heart.start()
         self._publish()
         self._feeds[drained_targets.FEED].on_change(self._drain_targets)
         self._loop.add_reader(self._channel, self._obey)
-        self._channel.send(Ready(generation=self._changing.generation))
+        self._channel.send(Ready(generation=self._table_swap.generation))
         try:
             await self._ended
         finally:
@@ -205,14 +205,14 @@ class Worker:
             self._slices.stop()
             self._probes.watch([])
             self._server.stop()
-            self._changing.gateway.stop()
+            self._table_swap.gateway.stop()
             self._services.fetcher.stop()
             self._worker_loop.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
 
     def _ask(self, key: str, seen: bytes) -> None:
         with suppress(ChannelClosed):  # a supervisor that takes nothing now is asked by the next request
-            self._channel.send(FeedRefreshRequest(generation=self._changing.generation, key=key, seen=seen))
+            self._channel.send(FeedRefreshRequest(generation=self._table_swap.generation, key=key, seen=seen))
 
     def _note_control(self, order: ControlAway) -> None:
         self._control_gone_at = min(self._control_gone_at, monotonic()) if order.away else inf
@@ -223,7 +223,7 @@ class Worker:
     def _feed_others(self, key: str, value: bytes) -> None:
         descriptor = write_memfd(value)
         try:
-            self._channel.send(FeedUpdate(generation=self._changing.generation, key=key), [descriptor])
+            self._channel.send(FeedUpdate(generation=self._table_swap.generation, key=key), [descriptor])
         except ChannelClosed:
             pass  # who needs it asks as we did
         finally:
@@ -232,7 +232,7 @@ class Worker:
     def _revoke(self, records: bytes, about: RevocationEvent) -> None:
         """Publish a revocation of this worker to the node."""
         try:
-            self._channel.send(Revoke(generation=self._changing.generation, records=records, told=[about]))
+            self._channel.send(Revoke(generation=self._table_swap.generation, records=records, events=[about]))
         except ChannelFull:
             self._loop.call_later(RETRY_S, self._revoke, records, about)
         except ChannelClosed:
@@ -240,12 +240,12 @@ class Worker:
 
     def _drain_targets(self, value: bytes) -> None:
         """Drain targets, also for requests that use previous tables and wait in a filter."""
-        for gateway in self._changing.gateways():
+        for gateway in self._table_swap.gateways():
             gateway.drain(drained_targets.read(value))
 
     def _publish(self) -> None:
         """Report the load of the targets at intervals."""
-        steps = self._words.publishing(self._column, self._changing.gateway)
+        steps = self._words.publishing(self._column, self._table_swap.gateway)
 
         def again(_: object) -> None:
             self._loop.call_later(PUBLISH_EVERY, self._publish)
@@ -272,7 +272,7 @@ class Worker:
         if self._is_short:
             self._refused(order.generation, SHORT, True)
         else:
-            self._changing.prepare(order, *self._channel.take_descriptors())
+            self._table_swap.prepare(order, *self._channel.take_descriptors())
 
     def _prepared(self, generation: int) -> None:
         self._channel.send(Prepared(generation=generation))
@@ -282,7 +282,7 @@ class Worker:
 
     def _commit(self, order: Commit) -> None:
         """Swap the tables in one turn of the event loop, between two requests."""
-        committed = self._changing.commit(order.generation)
+        committed = self._table_swap.commit(order.generation)
         if committed is None:
             self._refused(order.generation, "it is not prepared")
             return
@@ -301,7 +301,7 @@ class Worker:
         self._channel.send(GenerationCommitted(generation=order.generation))
 
     def _abort(self) -> None:
-        self._changing.abort()
+        self._table_swap.abort()
         self._standing.close_unused()
 
     # --- the end ---

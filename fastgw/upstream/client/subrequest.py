@@ -27,7 +27,7 @@ from fastgw.exchange import (
     problem,
     run_request,
 )
-from fastgw.exchange.chain import TOLD_EVERY_S
+from fastgw.exchange.chain import LOG_EVERY_S
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.exchange.shadow_exchange import Nobody, ShadowExchange
@@ -234,15 +234,15 @@ class Subrequest(ClientSide):
             listen(what)
         except Exception:  # the edge of a filter: whose connection it is would not know what to do about it
             exchange = self.exchange
-            told_at = NO_FILTERS.told_at = NO_FILTERS.told_at or {}
-            if exchange.begun_at >= told_at.get(exchange.upstream, -inf) + TOLD_EVERY_S:
-                told_at[exchange.upstream] = exchange.begun_at
+            logged_at = NO_FILTERS.logged_at = NO_FILTERS.logged_at or {}
+            if exchange.begun_at >= logged_at.get(exchange.upstream, -inf) + LOG_EVERY_S:
+                logged_at[exchange.upstream] = exchange.begun_at
                 say(OperatorEvent.FILTER_RAISED, "a listener to a sub-request to %s", exchange.upstream, error=True)
             self.cancel()
 
     # what the exchange tells (`ClientSide`)
 
-    def inform(self, head: ResponseHead | None) -> None: ...
+    def send_interim(self, head: ResponseHead | None) -> None: ...
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         listener = self._listener
@@ -375,7 +375,7 @@ def send_subrequest(
     if isinstance(body, Relay):
         sent.borrow_body(body)
         if parent.head.expects_continue and not body.bytes and not body.ended:
-            real.client.inform(None)
+            real.client.send_interim(None)
     sent.send(exchange, _forward_like(parent, upstream, seconds), seconds, siblings)
     if feeder is not None:
         sent.feed_body(feeder)

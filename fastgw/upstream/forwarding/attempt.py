@@ -155,7 +155,7 @@ class Attempt(Timed):
             expects_continue = False
             if not forwarding.continued:
                 forwarding.continued = True
-                exchange.client.inform(None)
+                exchange.client.send_interim(None)
         stream.begin_special(
             self,
             request,

@@ -40,7 +40,7 @@ class Fallback:
     `told`: what it does and when, for people.
     """
 
-    __slots__ = ("_faults", "_forward", "_reply", "_shares", "told")
+    __slots__ = ("_faults", "_forward", "_reply", "_shares", "description")
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Fallback:
         self._faults = frozenset[Fault]().union(*(FAULTS[condition] for condition in conditions))
         self._reply, self._forward, self._shares = reply, forward, shares
         deed = f"upstream {forward.upstream.name}" if forward is not None else f"answers {reply.status if reply else 0}"
-        self.told = f"{deed}, on {', '.join(conditions)}"
+        self.description = f"{deed}, on {', '.join(conditions)}"
 
     def __call__(self, exchange: Exchange, fault: Fault) -> bool:
         """Have an exchange that has failed answered otherwise, before its answer has begun. False: it is not for us."""

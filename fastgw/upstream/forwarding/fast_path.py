@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, begin
-from fastgw.exchange.exchange import AS_ASKED
+from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
@@ -58,7 +58,7 @@ class FastPathClient(Protocol):
         None: it is the fast path's own. `request_id`: as in `serializer.whole`.
         """
 
-    def turn(self, exchange: Exchange) -> None:
+    def leave_fast_path(self, exchange: Exchange) -> None:
         """Replace the fast path by this exchange."""
 
 
@@ -185,7 +185,7 @@ class FastPath:
             stream.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
-            self.turn().exchange.fail(Fault.INTERNAL)
+            self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
     def go_on(self, exchange: Exchange, route: Route) -> None:
         """`begin`, for an ordinary request that filters have let pass, or whose answer they are to meet."""
@@ -225,15 +225,15 @@ class FastPath:
                 drop = forward.joined(drop, exchange.request_dropped)
             if exchange.request_added:
                 added += exchange.request_added
-            as_sent = forward.keeps_path and head.path_as_sent and query is AS_ASKED
+            as_sent = forward.keeps_path and head.path_as_sent and query is UNCHANGED_QUERY
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload)
             stream.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
-            self.turn().exchange.fail(Fault.INTERNAL)
+            self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
-    def turn(self) -> "Attempt":
+    def leave_fast_path(self) -> "Attempt":
         """Make the exchange and its forwarding, whose attempt goes on from here. This fast path is over."""
         assert self._stream is not None
         attempt = self._turned(self._stream.target).current
@@ -251,7 +251,7 @@ class FastPath:
             exchange.state, exchange.sent = FORWARDING, True
             assert forwarding.current is not None
             stream.hand_over(forwarding.current)
-        self._client.turn(exchange)
+        self._client.leave_fast_path(exchange)
         self._exchange = None
         self.forget()
         return forwarding
@@ -288,7 +288,7 @@ class FastPath:
         length, exchange = head.payload_length, self._exchange
         plan: FastPathPlan = self.route.fast_path
         if payload is not None or not length or (plan.looks_at is not None and plan.looks_at(head)):
-            self.turn().on_head(head, payload, ended)
+            self.leave_fast_path().on_head(head, payload, ended)
             return
         now = monotonic()
         stream, upstream = self._stream, plan.forward.upstream
@@ -317,18 +317,18 @@ class FastPath:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
         else:
             if not exchange.pass_response_steps(response):
-                self._client.turn(exchange)
+                self._client.leave_fast_path(exchange)
                 exchange.answer_instead()
                 return
             if response.status != status:
                 assert head.payload is not None
-                self._client.turn(exchange)
+                self._client.leave_fast_path(exchange)
                 self._client.stream.answer(response, head.payload, True)
                 return
         self._client.answer_fast(head, exchange, response.dropped, response.added, exchange.id_shown)
 
     def on_interim(self, head: ResponseHead) -> None:
-        self.turn().on_interim(head)
+        self.leave_fast_path().on_interim(head)
 
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
-        self.turn().on_failure(fault, silent, why)
+        self.leave_fast_path().on_failure(fault, silent, why)

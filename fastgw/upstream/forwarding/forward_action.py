@@ -8,7 +8,7 @@ from math import inf
 from typing import Final, final
 
 from fastgw.exchange import Exchange
-from fastgw.exchange.exchange import AS_ASKED
+from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.field_names import DIGESTS, EXPECT
@@ -106,10 +106,12 @@ class Forward:
             exchange.request_body.keep(self.upstream.rules.body_bytes, self.upstream.worker_loop.held_body_budget)
         return forwarding
 
-    def sent_target(self, asked: BalancingRequest, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
+    def sent_target(
+        self, asked: BalancingRequest, target: Target, query: bytes | None = UNCHANGED_QUERY
+    ) -> bytes | None:
         """The request target that is sent; None: the one that the client sent."""
         head = asked.head
-        if query is AS_ASKED:
+        if query is UNCHANGED_QUERY:
             if head.path_as_sent and not head.scheme:
                 if self.keeps_path:
                     return None

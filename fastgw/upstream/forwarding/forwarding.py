@@ -174,7 +174,7 @@ class Forwarding(Timed):
 
     def informed(self, attempt: Attempt, head: ResponseHead) -> None:
         if attempt is self.current:
-            self.exchange.client.inform(head)
+            self.exchange.client.send_interim(head)
 
     def lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
         """Handle an attempt that came to nothing, or whose response broke off. `condition`: by which another one may
@@ -186,7 +186,7 @@ class Forwarding(Timed):
         if wait == inf:
             self.fail(fault, why)
         else:
-            self._follow(wait, fresh=condition == RESET, target=self._resort)
+            self._schedule_retry(wait, fresh=condition == RESET, target=self._resort)
 
     def answered(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
         """The head of its response, with the first of the body; `ended`: all of it. `now`: monotonic seconds."""
@@ -267,7 +267,7 @@ class Forwarding(Timed):
                 return False
         attempt.refuse(head.status)
         self._drop(attempt)
-        self._follow(wait, fresh=False, target=target)
+        self._schedule_retry(wait, fresh=False, target=target)
         return True
 
     def _pass_on(self, held: HeldResponse) -> None:
@@ -297,7 +297,7 @@ class Forwarding(Timed):
             self._retrying = self.upstream.retry_budget.try_take(self.upstream.active)
         return self._retrying
 
-    def _follow(self, wait: float, fresh: bool, target: Target | None = None) -> None:
+    def _schedule_retry(self, wait: float, fresh: bool, target: Target | None = None) -> None:
         """Begin another attempt after so many seconds. `target`: as in `attempt`."""
         exchange = self.exchange
         self._retried += 1

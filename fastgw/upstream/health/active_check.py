@@ -66,7 +66,7 @@ class Check:
                     return ""
                 asked.late = Fault.UPSTREAM_TIMEOUT
                 connection.begin_special(asked, self._request, self._method, whole=True)
-                return self._judged(await asked.answer)
+                return self._verdict(await asked.answer)
         except ConnectFailed as failed:
             if failed.fault.side is Side.GATEWAY:
                 raise CannotCheck(failed.reason) from failed
@@ -76,7 +76,7 @@ class Check:
         finally:
             connection.close()
 
-    def _judged(self, answer: "_Answer") -> str:
+    def _verdict(self, answer: "_Answer") -> str:
         if isinstance(answer, str):
             return answer
         status, body = answer

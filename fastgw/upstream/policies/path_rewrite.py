@@ -28,7 +28,7 @@ def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
     """Return the function that makes the path for the upstream, base path of its URL not counted. None: that of the
     request, in normal form.
 
-    What it gives raises `Malformed` for what `judge_of` refuses.
+    What it gives raises `Malformed` for what `path_check` refuses.
     """
     if route.rewrite is not None:
         template: Template = parse_rewrite(route.rewrite)
@@ -76,7 +76,7 @@ def folder_of(route: config.Route) -> bytes:
     return parse_strip_prefix(route.strip_prefix) + b"/"
 
 
-def judge_of(
+def path_check(
     route: config.Route, upstream: config.Upstream | None, path_of: Callable[[BalancingRequest], bytes] | None
 ) -> Callable[[Exchange], Reply | None] | None:
     """Return the step that refuses paths that match a route but are not passed on; None: it passes all.
@@ -89,10 +89,10 @@ def judge_of(
     whole = route.rewrite is not None or upstream is None or not any(each.url.base_path for each in upstream.targets)
     if raw is None and slash_allowed and (whole or (route.paths and "/*" not in route.paths)):
         return None
-    return _Judge(raw, slash_allowed, whole).reply
+    return _PathCheck(raw, slash_allowed, whole).reply
 
 
-class _Judge:
+class _PathCheck:
     """Answers paths that are not passed on."""
 
     __slots__ = ("_raw", "_slash_allowed", "_whole")

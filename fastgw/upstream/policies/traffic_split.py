@@ -44,7 +44,7 @@ class Splitter:
                 return place
         return bisect_right(self._ends, random() if self._drawn else self._fraction(asked))
 
-    def told(self, asked: BalancingRequest) -> str:
+    def describe_split(self, asked: BalancingRequest) -> str:
         """Describe which upstream takes the request, and why, for people."""
         for index, (meets, place) in enumerate(self._canaries):
             if meets(asked):

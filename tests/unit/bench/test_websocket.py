@@ -10,7 +10,7 @@ from websockets.frames import Frame, Opcode
 
 from bench.load import frames
 from bench.load.circle import MESSAGES, OPENING_BYTES, Circle, Follower, conversation, openings
-from bench.load.websocket import ExchangeCounters, Talker
+from bench.load.websocket import EchoCounts, Talker
 from bench.origin.echo import Echo
 
 SIZES = [0, 1, 125, 126, 127, 65_535, 65_536]
@@ -154,8 +154,8 @@ def test_the_echo_server_refuses_a_request_that_is_no_opening_handshake():
     assert wire.closed
 
 
-async def talker_opened(counters: ExchangeCounters) -> tuple[Talker, Wire]:
-    talker, wire = Talker(SPOKEN, HEARD, 250, 2, "/svc0/socket", counters), Wire()
+async def talker_opened(counts: EchoCounts) -> tuple[Talker, Wire]:
+    talker, wire = Talker(SPOKEN, HEARD, 250, 2, "/svc0/socket", counts), Wire()
     talker.connection_made(wire)
     key = wire.written.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
     talker.data_received(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: %b\r\n\r\n" % frames.accept_of(key))
@@ -165,9 +165,9 @@ async def talker_opened(counters: ExchangeCounters) -> tuple[Talker, Wire]:
 
 
 def test_a_client_says_as_much_as_it_hears_and_then_waits_for_the_rest():
-    async def converse() -> ExchangeCounters:
-        counters = ExchangeCounters()
-        talker, wire = await talker_opened(counters)
+    async def converse() -> EchoCounts:
+        counts = EchoCounts()
+        talker, wire = await talker_opened(counts)
         talker.talk()
         assert wire.written == SPOKEN.frames(250, 2)
         talker.data_received(HEARD.frames(250, 1))
@@ -179,10 +179,10 @@ def test_a_client_says_as_much_as_it_hears_and_then_waits_for_the_rest():
         talker.data_received(HEARD.frames(1, 1))
         await talker.silent
         talker.connection_lost(None)
-        return counters
+        return counts
 
-    counters = asyncio.run(converse())
-    assert (counters.messages, len(counters.latencies), counters.faults) == (3, 3, {})
+    counts = asyncio.run(converse())
+    assert (counts.messages, len(counts.latencies), counts.faults) == (3, 3, {})
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,9 @@ def test_a_client_says_as_much_as_it_hears_and_then_waits_for_the_rest():
     ],
 )
 def test_a_client_tells_what_went_wrong(heard, fault):
-    async def converse() -> ExchangeCounters:
-        counters = ExchangeCounters()
-        talker, wire = await talker_opened(counters)
+    async def converse() -> EchoCounts:
+        counts = EchoCounts()
+        talker, wire = await talker_opened(counts)
         talker.talk()
         if heard is None:
             talker.connection_lost(None)
@@ -205,8 +205,8 @@ def test_a_client_tells_what_went_wrong(heard, fault):
             assert wire.aborted
             talker.connection_lost(None)
         await talker.silent
-        return counters
+        return counts
 
-    counters = asyncio.run(converse())
-    assert counters.faults == {fault: 1}
-    assert counters.messages == 0
+    counts = asyncio.run(converse())
+    assert counts.faults == {fault: 1}
+    assert counts.messages == 0

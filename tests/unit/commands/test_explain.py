@@ -182,7 +182,7 @@ TOKEN = "Authorization: Bearer eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIiwiZXhwIjo0MTAy
 DEPENDS = "depends on the consumer that jwt authenticates"
 
 
-def told_of(*probes: type[Filter], filters: dict[str, Any], **settings: object) -> Explanation:
+def reported(*probes: type[Filter], filters: dict[str, Any], **settings: object) -> Explanation:
     types = {**TYPES, **{each.type_name: each for each in probes}}
     document = {**SERVICE, "filters": filters, **settings}
     return explain(compile_tables(load_document(document, types), 1), "GET", "http://a.test/", [TOKEN])
@@ -199,7 +199,7 @@ def told_of(*probes: type[Filter], filters: dict[str, Any], **settings: object) 
     ],
 )
 def test_what_depends_on_who_it_is_is_not_decided(condition: dict[str, Any]) -> None:
-    explanation = told_of(filters={**ASKING, "authorize": condition})
+    explanation = reported(filters={**ASKING, "authorize": condition})
     assert [step.decision for step in explanation.filters][1:] == [DEPENDS]
     assert explanation.filters[1].depends_on == "jwt"
     assert (explanation.status, explanation.fault, explanation.provided) == (0, "", ("jwt", "authorize"))
@@ -209,14 +209,14 @@ def test_what_depends_on_who_it_is_is_not_decided(condition: dict[str, Any]) -> 
 
 def test_values_that_are_not_known_are_shown_by_their_names() -> None:
     values = {"X-Who": "{consumer.name}", "X-In": "{consumer.groups}", "X-City": "{claims.address.city}", "X-B": "b"}
-    explanation = told_of(filters={**ASKING, "headers": {"request": {"set": values}}})
+    explanation = reported(filters={**ASKING, "headers": {"request": {"set": values}}})
     assert {f"{name}: {value}" for name, value in values.items()} <= set(explanation.sends)
     assert explanation.filters[1].decision.endswith(f"X-B: b ({DEPENDS})")
 
 
 def test_what_is_known_all_the_same_is_decided() -> None:
     """A filter that does not look at the client; and one that looks where another filter has said who it is."""
-    plain = told_of(filters={**ASKING, "headers": {"request": {"set": {"X-B": "b"}}}})
+    plain = reported(filters={**ASKING, "headers": {"request": {"set": {"X-B": "b"}}}})
     assert plain.filters[1] == Step("headers", "would send X-B: b", "gateway")
     types = {**ASKING, "key_auth": {}, "authorize": {"groups": {"any": ["ops"]}}}
     document = {**SERVICE, "filters": types, "consumers": [{"name": "alice", "key_auth": [{"key": "k" * 32}]}]}
@@ -234,7 +234,7 @@ def test_a_filter_of_ones_own_may_raise_or_answer_by_who_it_is() -> None:
         assert exchange.consumer is not None
         int(exchange.consumer.name)
 
-    explanation = told_of(
+    explanation = reported(
         probe("needs", Phase.VALIDATE, request=needs),
         probe("unpacks", Phase.VALIDATE, request=unpacks),
         filters={**ASKING, "needs": {}, "unpacks": {}},
@@ -245,15 +245,15 @@ def test_a_filter_of_ones_own_may_raise_or_answer_by_who_it_is() -> None:
 
 def test_a_filter_in_shadow_depends_on_who_it_is_too() -> None:
     use = {"shadow": True, "groups": {"any": ["ops"]}}
-    explanation = told_of(filters={**ASKING, "authorize": use, "headers": {"request": {"set": {"X-B": "b"}}}})
+    explanation = reported(filters={**ASKING, "authorize": use, "headers": {"request": {"set": {"X-B": "b"}}}})
     assert [step.decision for step in explanation.filters][1:] == [f"in shadow: {DEPENDS}", "would send X-B: b"]
     assert explanation.provided == ("jwt",)
-    quiet = told_of(filters={"jwt": {**ASKING["jwt"], "shadow": True}, "authorize": {}})
+    quiet = reported(filters={"jwt": {**ASKING["jwt"], "shadow": True}, "authorize": {}})
     assert quiet.status == 401  # what is in shadow says who nobody is
 
 
 def test_an_answer_of_the_gateway_itself_holds_provided_that_it_passes() -> None:
-    explanation = told_of(
+    explanation = reported(
         filters={**ASKING, "authorize": {}, "headers": {"response": {"set": {"X-Who": "{consumer.name}"}}}},
         routes=[{"name": "all", "respond": {"body": "x"}}],
     )

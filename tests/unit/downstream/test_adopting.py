@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastgw.downstream.http1.connection import LAST_REQUEST_S, ClientPhase
-from fastgw.downstream.server import TOLD_AT_ONCE
+from fastgw.downstream.server import NOTIFIED_AT_ONCE
 from fastgw.exchange import Exchange, Reply
 from fastgw.filters.api import Phase as FilterPhase
 from fastgw.gateway.compiler import building, compile
@@ -327,7 +327,7 @@ def test_a_tunnel_of_a_listener_that_goes_lives_until_it_ends() -> None:
 
 def test_many_connections_are_told_in_several_turns() -> None:
     plane = two()
-    clients = [plane.client() for _ in range(2 * TOLD_AT_ONCE + 1)]
+    clients = [plane.client() for _ in range(2 * NOTIFIED_AT_ONCE + 1)]
 
     def told() -> int:
         soon = plane.worker_loop.wheel.now + LAST_REQUEST_S
@@ -335,7 +335,7 @@ def test_many_connections_are_told_in_several_turns() -> None:
 
     plane.adopts({**listening("other"), **own("two")})
     for turn in (1, 2):
-        assert told() == turn * TOLD_AT_ONCE
+        assert told() == turn * NOTIFIED_AT_ONCE
         plane.soon.pop(0)()
     assert told() == len(clients)
     plane.passes(LAST_REQUEST_S + 0.2)

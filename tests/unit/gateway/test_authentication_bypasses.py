@@ -29,7 +29,7 @@ def noted(*routes: dict[str, Any], **settings: Any) -> dict[str, str]:
         **settings,
     }
     config: Config = load_document(document, TYPES)
-    return {where.holder: wrong for where, wrong in bypasses(config)}
+    return {where.owner: wrong for where, wrong in bypasses(config)}
 
 
 def narrow(path: str, **settings: Any) -> dict[str, Any]:

@@ -237,7 +237,7 @@ def test_what_the_child_finds_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patched:
         patched.setattr(openssl, "_SET_KEYS", openssl._GET_KEYS)
         assert not openssl.verify()
-        assert openssl.tickets_told().endswith("inherited by fork")
+        assert openssl.describe_tickets().endswith("inherited by fork")
     with monkeypatch.context() as patched:
         patched.setattr(openssl, "_agrees", lambda library: 1 // 0)
         assert not openssl.verify()

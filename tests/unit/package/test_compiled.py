@@ -20,7 +20,7 @@ def name_of(source: Path) -> str:
 
 def test_every_twin_is_in_use_unless_none_is_wanted():
     """So no test is passed by plain Python in the name of a twin that was not built: `make setup`."""
-    assert compiled.told().partition(" (")[0] == ("plain Python" if compiled.PURE else "compiled")
+    assert compiled.describe().partition(" (")[0] == ("plain Python" if compiled.PURE else "compiled")
     assert {name_of(source): name_of(source) in sys.modules for source in SOURCES} == {
         name_of(source): not compiled.PURE for source in SOURCES
     }
@@ -47,7 +47,7 @@ WITHOUT = "installed without a compiler"
 def test_it_is_told_what_is_in_use_and_why(monkeypatch, in_use, pure, told):
     monkeypatch.setattr(compiled, "in_use", in_use)
     monkeypatch.setattr(compiled, "PURE", pure)
-    assert compiled.told() == told
+    assert compiled.describe() == told
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_who_runs_in_plain_python_without_having_asked_for_it_is_warned(monkeypa
     monkeypatch.setattr(compiled, "PURE", pure)
     warning = compiled.warning()
     assert (warning is not None) is warns
-    assert warning is None or compiled.told() in warning
+    assert warning is None or compiled.describe() in warning
 
 
 @pytest.fixture

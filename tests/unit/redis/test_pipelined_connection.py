@@ -100,8 +100,8 @@ def test_all_who_ask_are_told_when_the_connection_is_lost(redis: RedisServer) ->
         while not await other.ask(b"CLIENT", b"KILL", b"ID", number):
             await asyncio.sleep(0)
         assert await lost == "the connection was closed"
-        told = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(each) for each in told] == [ConnectionResetError] * 3
+        options = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(each) for each in options] == [ConnectionResetError] * 3
         with pytest.raises(ConnectionResetError):
             await pipe.ask(b"PING")
         other.close()

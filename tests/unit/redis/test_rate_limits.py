@@ -538,7 +538,7 @@ def test_a_word_tells_whether_all_that_are_asked_are_there(redis: RedisServer) -
     """Two of them are held while a reload moves to another."""
     word = memoryview(array("Q", [availability.AWAY]))
     before = availability._word
-    availability.tell_in(word)
+    availability.report_in(word)
 
     async def play() -> None:
         async def until(state: int) -> None:
@@ -560,4 +560,4 @@ def test_a_word_tells_whether_all_that_are_asked_are_there(redis: RedisServer) -
     try:
         asyncio.run(play())
     finally:
-        availability.tell_in(before)
+        availability.report_in(before)

@@ -384,9 +384,9 @@ def test_no_clock_is_read() -> None:
 
 def test_it_is_told_which_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit_table, "_twin", None)
-    assert rate_limit_table.told() == "fcntl locks (no compiled modules)"
+    assert rate_limit_table.describe() == "fcntl locks (no compiled modules)"
     monkeypatch.setattr(rate_limit_table, "_twin", object())
-    assert rate_limit_table.told() == "compare-and-swap"
+    assert rate_limit_table.describe() == "compare-and-swap"
 
 
 @in_each_way

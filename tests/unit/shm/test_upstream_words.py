@@ -17,7 +17,7 @@ def test_the_gravest_verdict_that_still_holds_is_the_nodes() -> None:
     shared, words = node()
     worker, control, health = shared.columns[0], shared.supervisor, words.health
     assert words.verdict(shared, 3, now=1000.0) is HealthVerdict.UNKNOWN
-    health.judge(control, 3, HealthVerdict.HEALTHY, until=1010.0)
+    health.set_verdict(control, 3, HealthVerdict.HEALTHY, until=1010.0)
     health.eject(worker, 3, Ejection(1005.0, 1))
     assert words.verdict(shared, 3, now=1004.9) is HealthVerdict.EJECTED
     assert words.verdict(shared, 3, now=1005.0) is HealthVerdict.HEALTHY
@@ -28,7 +28,7 @@ def test_the_gravest_verdict_that_still_holds_is_the_nodes() -> None:
 def test_targets_that_lie_far_apart_are_looked_at_one_by_one() -> None:
     shared, words = node()
     far = [2, 40_000, 3]
-    words.health.judge(shared.supervisor, 40_000, HealthVerdict.UNHEALTHY, until=1010.0)
+    words.health.set_verdict(shared.supervisor, 40_000, HealthVerdict.UNHEALTHY, until=1010.0)
     words.health.eject(shared.columns[1], 3, Ejection(1005.0, 1))
     found = [verdict for verdict, _ in words.health.look(shared.columns[0], far, 1000.0)]
     assert found == [HealthVerdict.UNKNOWN, HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED]
@@ -39,7 +39,7 @@ def test_how_busy_an_upstream_is_is_summed_over_targets_and_workers() -> None:
     places = first(SlotNames(upstreams={"users": ["a:1", "b:1"], "files": ["c:1"], "idle": []}))
     for column in shared.columns:
         for number, name in enumerate(places.targets):
-            words.tell(column, places.targets[name], number, 10, 100)
+            words.write_gauges(column, places.targets[name], number, 10, 100)
     assert words.busy(shared, places) == {"users": [2, 40, 400], "files": [4, 20, 200]}
 
 

@@ -42,45 +42,45 @@ class ControlFetch(FeedSource, frozen=True, kw_only=True):
         getter = self.getter(node.read)
         around = ControlContext(node.fetcher, node.feeds, lambda: node.generation)
         kept = read(node.feeds[self.key].value)
-        said = (
+        record = (
             kept if kept is not None and kept.material == getter.material else FetchedRecord(material=getter.material)
         )
         allowed = allowance()
-        if said.fault:
-            node.attempted(said.why)
+        if record.fault:
+            node.attempted(record.why)
         getter.start(around)
         try:
             while await node.asked(IDLE_S):
                 last = node.feeds[self.key].value
-                is_ours = (told := read(last)) is not None and told.material == said.material
+                is_ours = (last_record := read(last)) is not None and last_record.material == record.material
                 now_date = time.time()
-                if (is_ours and not node.is_outdated(last)) or now_date < said.failed_until_date:
+                if (is_ours and not node.is_outdated(last)) or now_date < record.failed_until_date:
                     pass  # it has crossed what we have said, or comes too early
                 else:
-                    await keep_pace(said, allowed)
-                    said = await self._fetched(node, getter, around, said)
+                    await keep_pace(record, allowed)
+                    record = await self._fetched(node, getter, around, record)
                     await node.asked(0)  # whoever asked until now gets this answer
-                said = msgspec.structs.replace(said, generation=node.generation)
-                node.publish(said.packed())
+                record = msgspec.structs.replace(record, generation=node.generation)
+                node.publish(record.packed())
         finally:
             getter.stop()
 
     async def _fetched(
-        self, node: NodeSide, getter: Getter, around: ControlContext, said: FetchedRecord
+        self, node: NodeSide, getter: Getter, around: ControlContext, record: FetchedRecord
     ) -> FetchedRecord:
         try:
-            got = await getter.get(around, said)
+            got = await getter.get(around, record)
         except Unavailable as problem:
-            if problem.why != said.why:
-                say(OperatorEvent.FEED_FAILED, "%s: %s", _told(node, getter), problem.why)
+            if problem.why != record.why:
+                say(OperatorEvent.FEED_FAILED, "%s: %s", _label(node, getter), problem.why)
             node.attempted(problem.why)
-            return failed(said, problem, getter.negative_ttl)
-        if said.why and said.failures:
-            say(OperatorEvent.FEED_BACK, "%s: fetched again", _told(node, getter))
+            return failed(record, problem, getter.negative_ttl)
+        if record.why and record.failures:
+            say(OperatorEvent.FEED_BACK, "%s: fetched again", _label(node, getter))
         node.attempted()
-        return succeeded(said, got)
+        return succeeded(record, got)
 
 
-def _told(node: NodeSide, getter: Getter) -> str:
+def _label(node: NodeSide, getter: Getter) -> str:
     """Many share a URL: which of them it is."""
     return f"{getter.name} for {node.used_by}" if node.used_by else getter.name

@@ -26,7 +26,7 @@ from fastgw.filters.policies.credentials.messages import (
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
 from fastgw.filters.policies.credentials.token_endpoint import MOST, ReadFile, SecretReader, asked, key_of
-from fastgw.filters.policies.credentials.worker_cache import SLACK_S, Holder
+from fastgw.filters.policies.credentials.worker_cache import SLACK_S, WorkerCache
 from fastgw.http.fields import Fields
 from fastgw.upstream.client.http_client import Fetched
 
@@ -54,7 +54,7 @@ class CsrfToken(NamedTuple):
         return "<CsrfToken>"
 
 
-CsrfHolder = Holder[CsrfToken]
+CsrfHolder = WorkerCache[CsrfToken]
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,7 +85,7 @@ class CsrfSource(ControlFetch, frozen=True, kw_only=True):
         return CsrfEndpoint(self.key, self.settings, self.shown, read_file)
 
 
-def csrf_holder(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
+def csrf_cache(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
     """Return the holder that all filters with the same settings, credentials and secrets share. Its source is
     `CsrfSource.of`.
 

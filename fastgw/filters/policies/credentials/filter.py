@@ -33,11 +33,11 @@ from fastgw.filters.api import (
     WarningContext,
 )
 from fastgw.filters.outbound.tls_settings import check_tls
-from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_holder
+from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_cache
 from fastgw.filters.policies.credentials.messages import Unavailable
-from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource, token_holder
+from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource, token_cache
 from fastgw.filters.policies.credentials.secret_files import SecretFiles, look_anew
-from fastgw.filters.policies.credentials.worker_cache import Holder
+from fastgw.filters.policies.credentials.worker_cache import WorkerCache
 from fastgw.filters.policies.request_parameters import field_lines, values_of
 from fastgw.http.fields import folded, without
 from fastgw.http.http1.serializer_reference import REQUEST_ID
@@ -147,8 +147,8 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     def build(self, env: Env) -> Hooks:
         ways = _Ways(
             _lines(self, env),
-            None if self.oauth2 is None else token_holder(env, self.oauth2),
-            None if self.csrf is None else csrf_holder(env, self.csrf, self._shown),
+            None if self.oauth2 is None else token_cache(env, self.oauth2),
+            None if self.csrf is None else csrf_cache(env, self.csrf, self._shown),
         )
         written = {name.lower().encode() for name in self.headers}
         if self.basic or self.bearer or self.oauth2 or self.hide_authorization:
@@ -243,21 +243,21 @@ class _Ways(NamedTuple):
         return line, csrf
 
 
-def _renew(holder: Holder[T], carried: bytes) -> None:
-    held = holder.current(monotonic())
+def _renew(cache: WorkerCache[T], carried: bytes) -> None:
+    held = cache.current(monotonic())
     if held is not None and held.line in carried:
-        holder.renew(held)
+        cache.renew(held)
 
 
-async def _newer(holder: Holder[T], carried: bytes) -> tuple[T, Unavailable | None]:
+async def _newer(cache: WorkerCache[T], carried: bytes) -> tuple[T, Unavailable | None]:
     """Return a newer value than what was carried; or the present one, and why there is no newer one. Raises
     `Unavailable`.
     """
-    held = holder.current(monotonic())
+    held = cache.current(monotonic())
     if held is not None and held.line not in carried:
         return held, None
     try:
-        return await holder.obtain(held), None
+        return await cache.obtain(held), None
     except Unavailable as problem:
         if held is None:
             raise
@@ -308,16 +308,16 @@ class _CredentialsUse:
 
     def start(self, services: Services) -> None:
         self._newest.use, self._services = self, services
-        for holder in (self._ways.tokens, self._ways.csrf):
-            if holder is not None:
-                holder.start(services)
+        for cache in (self._ways.tokens, self._ways.csrf):
+            if cache is not None:
+                cache.start(services)
 
     def stop(self) -> None:
         if self._newest.use is self:
             self._newest.use = None
-        for holder in (self._ways.tokens, self._ways.csrf):
-            if holder is not None:
-                holder.stop()
+        for cache in (self._ways.tokens, self._ways.csrf):
+            if cache is not None:
+                cache.stop()
         if self._again.looks and self._services is not None:
             self._services.feeds.drop(SecretFiles().key)
 

@@ -107,9 +107,9 @@ def read(value: bytes) -> FetchedRecord | None:
         return None
 
 
-def succeeded(said: FetchedRecord, got: FetchResult) -> FetchedRecord:
+def succeeded(record: FetchedRecord, got: FetchResult) -> FetchedRecord:
     return FetchedRecord(
-        material=said.material,
+        material=record.material,
         value=got.value,
         good_until_date=got.good_until_date,
         renew_from_date=got.renew_from_date,
@@ -118,15 +118,15 @@ def succeeded(said: FetchedRecord, got: FetchResult) -> FetchedRecord:
     )
 
 
-def failed(said: FetchedRecord, problem: Unavailable, first_s: float) -> FetchedRecord:
+def failed(record: FetchedRecord, problem: Unavailable, first_s: float) -> FetchedRecord:
     """`first_s`: for how long the first failure is remembered; each further one is for twice as long."""
-    rest_s = min(first_s * 2 ** min(said.failures, 16), max(LONGEST_S, first_s))
+    rest_s = min(first_s * 2 ** min(record.failures, 16), max(LONGEST_S, first_s))
     return msgspec.structs.replace(
-        said,
+        record,
         fault=problem.fault.name,
         why=problem.why,
         failed_until_date=time.time() + rest_s,
-        failures=said.failures + 1,
+        failures=record.failures + 1,
     )
 
 

@@ -8,7 +8,7 @@ from fastgw.filters.api import Env
 from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
 from fastgw.filters.policies.credentials.messages import Getter
 from fastgw.filters.policies.credentials.token_endpoint import TokenEndpoint, key_of
-from fastgw.filters.policies.credentials.worker_cache import Holder
+from fastgw.filters.policies.credentials.worker_cache import WorkerCache
 
 
 class Token(NamedTuple):
@@ -21,7 +21,7 @@ class Token(NamedTuple):
         return "<Token>"
 
 
-TokenHolder = Holder[Token]
+TokenHolder = WorkerCache[Token]
 
 
 class TokenSource(ControlFetch, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class TokenSource(ControlFetch, frozen=True, kw_only=True):
         return TokenEndpoint(self.key, self.settings, read_file)
 
 
-def token_holder(env: Env, settings: OAuth2) -> TokenHolder:
+def token_cache(env: Env, settings: OAuth2) -> TokenHolder:
     """Return the holder that all filters with the same settings and secrets share. Its source is `TokenSource.of`.
 
     Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret.

@@ -21,10 +21,10 @@ def allowance() -> Allowance:
     return Allowance(time.monotonic(), 1, AGAIN_S)
 
 
-async def keep_pace(said: FetchedRecord, allowance: Allowance) -> None:
+async def keep_pace(record: FetchedRecord, allowance: Allowance) -> None:
     """Wait until what was said may be fetched anew."""
     now_date = time.time()
-    if not said.is_good(now_date) or now_date >= said.renew_from_date:  # then it is renewed anyhow
+    if not record.is_good(now_date) or now_date >= record.renew_from_date:  # then it is renewed anyhow
         return
     while rest := allowance.take(time.monotonic()):
         await asyncio.sleep(rest)

@@ -38,7 +38,7 @@ SPREAD_S: Final = 0.2
 
 
 @final
-class Holder(Generic[T]):
+class WorkerCache(Generic[T]):
     """Holder of one source's value in one worker. Shared by all filters with the same settings and secrets.
 
     What is held was fetched with the very material of the settings it was made with; or with a newer one, where a
@@ -56,7 +56,7 @@ class Holder(Generic[T]):
         "_held",
         "_look_at",
         "_parse",
-        "_said",
+        "_record",
         "_silent",
         "_single_flight",
         "_used",
@@ -70,7 +70,7 @@ class Holder(Generic[T]):
         self._getter = getter
         self._parse = parse
         self._held: T | None = None
-        self._said = FetchedRecord(material=getter.material)
+        self._record = FetchedRecord(material=getter.material)
         self._good_until = 0.0
         self._look_at = 0.0
         self._feed: Feed | None = None
@@ -83,7 +83,7 @@ class Holder(Generic[T]):
         self._used = False  # by a request: its configuration is in force, or was
 
     def __repr__(self) -> str:
-        return f"<Holder of {self._getter.name}: {self._said!r}>"
+        return f"<Holder of {self._getter.name}: {self._record!r}>"
 
     def start(self, around: FetchContext) -> None:
         """Start the holder in a worker, for each filter that shares it."""
@@ -94,8 +94,8 @@ class Holder(Generic[T]):
             self._feed.on_change(self._take)
             self._getter.start(around)
             self._take(self._feed.value)
-        elif self._said.material != self._getter.material:  # another configuration begins with ours after all
-            self._said, self._used = FetchedRecord(material=self._getter.material), False
+        elif self._record.material != self._getter.material:  # another configuration begins with ours after all
+            self._record, self._used = FetchedRecord(material=self._getter.material), False
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
 
     def stop(self) -> None:
@@ -126,7 +126,7 @@ class Holder(Generic[T]):
     @property
     def fetched_earlier(self) -> bool:
         """Whether what is held was there so long before that others may have had it replaced: see `refused.AGAIN_S`."""
-        return time.time() - self._said.fetched_date >= AGAIN_S
+        return time.time() - self._record.fetched_date >= AGAIN_S
 
     async def obtain(self, seen: T | None = None) -> T:
         """Wait for it, for a bounded time. Raises `Unavailable`.
@@ -141,7 +141,7 @@ class Holder(Generic[T]):
             return held
         if (problem := self._problem()) is not None:
             raise problem
-        got = await self._single_flight.join(self.key, partial(self._fly, self._said))
+        got = await self._single_flight.join(self.key, partial(self._fly, self._record))
         if isinstance(got, Unavailable):
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
@@ -150,39 +150,39 @@ class Holder(Generic[T]):
 
     def renew(self, seen: T) -> None:
         """Ask for something newer than this, which the API refuses, or which expires soon; wait for nothing."""
-        known = self._said.failed_until_date > time.time()
+        known = self._record.failed_until_date > time.time()
         if self._held == seen and not known and (self._background is None or self._background.done()):
-            joined = self._single_flight.join(self.key, partial(self._fly, self._said))
+            joined = self._single_flight.join(self.key, partial(self._fly, self._record))
             self._background = asyncio.get_running_loop().create_task(joined)
 
     def _problem(self) -> Unavailable | None:
         """Return the reason why no attempt is made now."""
-        if self._said.failed_until_date > time.time():
-            return self._said.problem()
+        if self._record.failed_until_date > time.time():
+            return self._record.problem()
         if self._silent is not None and monotonic() < self._silent[0]:
             return self._silent[1]
         return None
 
     def _take(self, value: bytes) -> None:
-        said = read(value)
-        if said is None or said == self._said:
+        record = read(value)
+        if record is None or record == self._record:
             return
-        if said.material != self._getter.material and not self._is_over(said):
+        if record.material != self._getter.material and not self._is_over(record):
             return
         now_date, now = time.time(), monotonic()
-        if not said.is_good(now_date):
+        if not record.is_good(now_date):
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
         else:
-            if self._held is None or said.value != self._said.value:
-                self._held = self._parse(said.value)
-            self._good_until = now + said.good_until_date - now_date
-            look_date = max(said.renew_from_date, said.failed_until_date)
+            if self._held is None or record.value != self._record.value:
+                self._held = self._parse(record.value)
+            self._good_until = now + record.good_until_date - now_date
+            look_date = max(record.renew_from_date, record.failed_until_date)
             self._look_at = min(self._good_until, now + look_date - now_date)
-        self._said = said
+        self._record = record
 
-    def _is_over(self, said: FetchedRecord) -> bool:
+    def _is_over(self, record: FetchedRecord) -> bool:
         """Whether what was said with other material is of a configuration behind ours, and not of one before it."""
-        return self._used and self._around is not None and said.generation >= self._around.generation()
+        return self._used and self._around is not None and record.generation >= self._around.generation()
 
     async def _fly(self, before: FetchedRecord) -> T | Unavailable:
         """Ask control until it answers; ask ourselves while it is away.
@@ -214,20 +214,20 @@ class Holder(Generic[T]):
 
     def _answer(self, before: FetchedRecord) -> T | Unavailable | None:
         """Return the result heard since then; None: none yet."""
-        if self._said is before:
+        if self._record is before:
             return None
-        if self._held is not None and self._said.value != before.value:
+        if self._held is not None and self._record.value != before.value:
             return self._held
-        return self._said.problem() or self._held  # some servers give the same token until it expires
+        return self._record.problem() or self._held  # some servers give the same token until it expires
 
     async def _fetch(self, feed: Feed, around: FetchContext) -> None:
-        said = self._said
-        own = said if said.material == self._getter.material else FetchedRecord(material=self._getter.material)
+        record = self._record
+        own = record if record.material == self._getter.material else FetchedRecord(material=self._getter.material)
         await keep_pace(own, self._allowance)
-        if self._said is not said:
+        if self._record is not record:
             return  # another worker was faster
         try:
-            own = succeeded(own, await self._getter.get(around, said))
+            own = succeeded(own, await self._getter.get(around, record))
         except Unavailable as problem:
             own = failed(own, problem, self._getter.negative_ttl)
         value = msgspec.structs.replace(own, generation=around.generation()).packed()

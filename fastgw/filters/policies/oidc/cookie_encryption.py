@@ -63,6 +63,6 @@ class Seal:
 def _derive(secret: str, purpose: bytes, policy: bytes) -> tuple[bytes, bytes]:
     if len(secret) < SHORTEST_SECRET:
         raise ValueError(f"a session secret of {len(secret)} characters; expected at least {SHORTEST_SECRET}")
-    told = b"fastgw oidc 1\0" + purpose + b"\0" + sha256(policy).digest()
-    made = HKDF(SHA256(), _ID + 32, salt=None, info=told).derive(secret.encode())
+    derived = b"fastgw oidc 1\0" + purpose + b"\0" + sha256(policy).digest()
+    made = HKDF(SHA256(), _ID + 32, salt=None, info=derived).derive(secret.encode())
     return made[:_ID], made[_ID:]

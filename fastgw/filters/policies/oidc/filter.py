@@ -254,7 +254,7 @@ class _Bearer:
             return self._policy.absent(exchange)
         verdict = self._policy.recall(token)
         if verdict is None:
-            return self._policy.judge(exchange, token, token, self._passed)
+            return self._policy.verify(exchange, token, token, self._passed)
         reply = self._policy.admit(exchange, verdict)
         if reply is None:
             self._passed(exchange)

@@ -43,7 +43,7 @@ async def read_form(exchange: Exchange) -> dict[str, str]:
         raise NotRead("the body is not a form")
     whole = _Whole()
     if exchange.head.expects_continue and not body.bytes:
-        exchange.client.inform(None)
+        exchange.client.send_interim(None)
     whole.feed(body.attach(whole))
     try:
         if not body.ended:

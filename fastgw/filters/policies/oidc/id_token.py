@@ -35,7 +35,7 @@ class IdTokens:
         self._expected = Expected(issuer, frozenset({client_id}), _REQUIRED, leeway)
         self._expected_of_logout = self._expected._replace(required=_OF_LOGOUT)
 
-    async def judge(self, tokens: Tokens, nonce: str) -> Claims:
+    async def verify(self, tokens: Tokens, nonce: str) -> Claims:
         """The claims of the token of a login. Raises `TokenRefused`, and `Away` where it cannot be judged."""
         claims = await self._claims(tokens)
         said = claims.get("nonce")
@@ -43,18 +43,18 @@ class IdTokens:
             raise TokenRefused("the ID token's `nonce` does not match the login")
         return claims
 
-    async def judge_renewed(self, tokens: Tokens, before: Claims) -> Claims:
+    async def verify_refreshed(self, tokens: Tokens, before: Claims) -> Claims:
         """The claims of the token of a refresh: it is the same somebody's. Raises as `judge` does."""
         claims = await self._claims(tokens)
         if claims["sub"] != before["sub"]:
             raise TokenRefused("the ID token has another subject")
         return claims
 
-    async def judge_logout(self, token: str) -> Claims:
+    async def verify_logout(self, token: str) -> Claims:
         """The claims of a logout token; whether it was seen before is another question. Raises as `judge` does."""
-        return await self._with_keys(lambda keys: self._judge_logout(token, keys))
+        return await self._with_keys(lambda keys: self._verify_logout(token, keys))
 
-    def _judge_logout(self, token: str, keys: KeySet) -> Claims:
+    def _verify_logout(self, token: str, keys: KeySet) -> Claims:
         signed = read_token(token.encode("utf-8", "surrogatepass"), self._rules_of_logout)
         verify(signed, keys)
         claims = signed.claims()
@@ -71,18 +71,18 @@ class IdTokens:
         return claims
 
     async def _claims(self, tokens: Tokens) -> Claims:
-        return await self._with_keys(lambda keys: self._judge(tokens, keys))
+        return await self._with_keys(lambda keys: self._verify(tokens, keys))
 
-    async def _with_keys(self, judge: Callable[[KeySet], Claims]) -> Claims:
+    async def _with_keys(self, verify: Callable[[KeySet], Claims]) -> Claims:
         """Judge by the keys that are known, and if need be by newer ones."""
         try:
-            return await self._keyring.judge(judge)
+            return await self._keyring.verify_with(verify)
         except UnknownKey:
             if not self._keyring.keys:
                 raise Away("the keys of the provider have not been fetched yet") from None
             raise
 
-    def _judge(self, tokens: Tokens, keys: KeySet) -> Claims:
+    def _verify(self, tokens: Tokens, keys: KeySet) -> Claims:
         signed = read_token(tokens.id_token.encode(), self._rules)
         verify(signed, keys)
         claims = signed.claims()

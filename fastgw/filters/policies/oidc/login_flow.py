@@ -35,7 +35,7 @@ from fastgw.forwarded_headers import client_scheme
 from fastgw.jose import ClaimPath, Claims, TokenRefused, find_claim
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.sync.credential_cache import TokenCache
-from fastgw.sync.revocations import mark_of, record_of, told
+from fastgw.sync.revocations import event_of, mark_of, record_of
 from fastgw.upstream.targets.tls import ClientTls
 
 MOST_ATTEMPTS: Final = 4
@@ -353,7 +353,7 @@ class Flow:
             token = session.refresh_token
             tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls, once=token)
             if tokens.id_token:
-                await self._trust.id_tokens.judge_renewed(tokens, session.claims)
+                await self._trust.id_tokens.verify_refreshed(tokens, session.claims)
         except (Denied, TokenRefused) as refusal:
             say(OperatorEvent.SESSION_ENDED, "oidc: session ended: %s", refusal)
             return None
@@ -449,7 +449,7 @@ class Flow:
         }
         try:
             tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
-            claims = await self._trust.id_tokens.judge(tokens, attempt.nonce)
+            claims = await self._trust.id_tokens.verify(tokens, attempt.nonce)
         except Away as away:
             return self._unavailable(exchange, str(away))  # with the attempt kept: the page may be loaded again
         except (Denied, TokenRefused) as refusal:
@@ -523,7 +523,7 @@ class Flow:
     def _end(self, known: KnownLogin) -> None:
         known.ended = "logged out"
         expires = known.session.begun_date + self._login.session.lifetime
-        about = told("session", expires, issuer=self._trust.issuer, subject=known.claims["sub"])
+        about = event_of("session", expires, issuer=self._trust.issuer, subject=known.claims["sub"])
         self._trust.roster.revoke(record_of(self._mark(known), expires), about)
 
     async def _hear_of_logout(self, exchange: Exchange) -> Reply:
@@ -533,7 +533,7 @@ class Flow:
         issuer, client_id, roster = self._trust.issuer, self._login.client_id, self._trust.roster
         try:
             token = (await read_form(exchange)).get("logout_token", "")
-            claims = await self._trust.id_tokens.judge_logout(token)
+            claims = await self._trust.id_tokens.verify_logout(token)
             now, seen = time.time(), mark_of("logout", issuer, client_id, claims["jti"])
             if roster.revoked.covers([(seen, 0.0)], now):
                 raise TokenRefused("the token was used before")
@@ -547,7 +547,7 @@ class Flow:
         else:
             records = record_of(mark_of("logins", issuer, client_id, subject), ends, before_date=now)
         records += record_of(seen, claims["exp"] + _REPLAYED_S)
-        roster.revoke(records, told("session", ends, issuer=issuer, subject=subject))
+        roster.revoke(records, event_of("session", ends, issuer=issuer, subject=subject))
         return Reply(200, fields=(_NO_STORE,))
 
     # --- what a request says of where it is ---

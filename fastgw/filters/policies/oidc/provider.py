@@ -97,8 +97,8 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
                     away = str(problem)
                 tell(away)
                 node.attempted(away)
-                told = {"metadata": metadata, "away": away, "date": time.time(), "desk": coordinator.place}
-                node.publish(orjson.dumps(told, default=msgspec.to_builtins))
+                record = {"metadata": metadata, "away": away, "date": time.time(), "desk": coordinator.place}
+                node.publish(orjson.dumps(record, default=msgspec.to_builtins))
                 await asyncio.sleep(REST_S)
                 await node.asked(AGAIN_S if away else EVERY_S)
 
@@ -283,8 +283,8 @@ class Provider:
             raise Away(f"{refusal}, with status {answer.status}") from refusal
         if answer.status != 200:
             error = said.get("error")
-            told = f"its token endpoint answered {answer.status} {_word(error)}"
-            raise Denied(told) if error == "invalid_grant" else Away(told)
+            text = f"its token endpoint answered {answer.status} {_word(error)}"
+            raise Denied(text) if error == "invalid_grant" else Away(text)
         return _tokens(said)
 
     async def _post(

@@ -19,9 +19,9 @@ def came_from(exchange: Exchange, origin: str) -> bool:
     values = exchange.head.values
     if sites := values(b"sec-fetch-site"):
         return len(sites) == 1 and sites[0] in _OWN_SITES
-    told = values(b"origin") or values(b"referer")
+    origins = values(b"origin") or values(b"referer")
     own = _origin_of(origin.encode())
-    return len(told) == 1 and own is not None and _origin_of(told[0]) == own
+    return len(origins) == 1 and own is not None and _origin_of(origins[0]) == own
 
 
 def _origin_of(url: bytes) -> tuple[str, str, int] | None:

@@ -69,11 +69,11 @@ class _Status(msgspec.Struct):
 def refusal(content: bytes, status: int = 0) -> RequestRefused:
     """Return the refusal that a `Status` describes; `status`: that of HTTP, which counts unless it is 0."""
     try:
-        said = msgspec.json.decode(content, type=_Status)
+        answer = msgspec.json.decode(content, type=_Status)
     except msgspec.DecodeError:
-        said = _Status()
-    status = status or said.code
-    return RequestRefused(status, f"the API server says {status}: {said.message[:_WHY_MOST] or 'and not why'}")
+        answer = _Status()
+    status = status or answer.code
+    return RequestRefused(status, f"the API server says {status}: {answer.message[:_WHY_MOST] or 'and not why'}")
 
 
 async def import_library() -> None:
@@ -163,8 +163,8 @@ def _as_cannot_ask() -> Iterator[None]:
     except TimeoutError as error:
         raise CannotAsk("the API server timed out") from error
     except (ClientError, OSError) as error:
-        said = " ".join(f"{error}".split())[:_WHY_MOST]
-        raise CannotAsk(f"the API server is unreachable: {said or type(error).__name__}") from error
+        text = " ".join(f"{error}".split())[:_WHY_MOST]
+        raise CannotAsk(f"the API server is unreachable: {text or type(error).__name__}") from error
 
 
 async def _lines(content: "StreamReader") -> AsyncIterator[bytes]:

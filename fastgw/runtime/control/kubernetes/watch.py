@@ -20,7 +20,7 @@ import msgspec
 from fastgw.admin.node_interface import FeedInfo
 from fastgw.config.kyma.provider import PROVIDER
 from fastgw.config.settings.egress import Providers
-from fastgw.config.sources.virtual_files import say, watched_name
+from fastgw.config.sources.virtual_files import set_content, watched_name
 from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import described, notice
 from fastgw.runtime.control.kubernetes.api_client import (
@@ -52,7 +52,7 @@ PAUSE_S: Final = 0.1
 """Seconds before what has ended is begun again, about; twice as long after each further time that it ended soon."""
 LONGEST_PAUSE_S: Final = 5.0
 SOON_S: Final = 1.0
-UNTOLD: Final = 5
+UNLOGGED_TRIES: Final = 5
 """Number of times in a row that a watch may end soon before that is reported."""
 _GONE: Final = 410
 _NOT_FOUND: Final = 404
@@ -109,20 +109,20 @@ class WatchReport:
 
     def __init__(self, feed: str) -> None:
         self.info = FeedInfo(feed, None, "")
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def well(self) -> None:
         """Record a success."""
-        if self._told:
+        if self._logged:
             notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: reachable again")
-            self._told.clear()
+            self._logged.clear()
         self.info = FeedInfo(self.info.feed, time.time(), "")
 
     def failed(self, kind: str, why: str) -> None:
         """Record a failure. `kind`: of trouble; the same is told once until it is over."""
-        if kind not in self._told:
+        if kind not in self._logged:
             notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; the last known objects stay in use")
-            self._told.add(kind)
+            self._logged.add(kind)
         self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
 
 
@@ -138,7 +138,7 @@ class Following:
         self._pauses = Pauses()
         self._well_at = inf  # since when, without trouble; inf: it is not
         self.has_listed = asyncio.Event()
-        self.telling = WatchReport(feed)
+        self.report = WatchReport(feed)
 
     async def run(self) -> None:
         """Never ends."""
@@ -153,8 +153,8 @@ class Following:
                 was_well, self._well_at = self._well_at, inf
                 pause = self._pauses.ended(soon=time.monotonic() - was_well < SOON_S)
                 # Connections end, tokens are replaced, servers restart: that is trouble only if it goes on.
-                if was_well == inf or self._pauses.tries > UNTOLD or isinstance(error, Nonsense):
-                    self.telling.failed(*_trouble(error, self._kind))
+                if was_well == inf or self._pauses.tries > UNLOGGED_TRIES or isinstance(error, Nonsense):
+                    self.report.failed(*_trouble(error, self._kind))
                     if not isinstance(error, RequestRefused):
                         self._since = ""
                 await asyncio.sleep(pause)
@@ -214,7 +214,7 @@ class Following:
 
     def _well(self) -> None:
         self._well_at = min(self._well_at, time.monotonic())
-        self.telling.well()
+        self.report.well()
 
     def _take(self, line: bytes) -> None:
         event = msgspec.json.decode(line, type=_Event)
@@ -229,20 +229,20 @@ class Following:
 
 
 class KubernetesWatch:
-    """Follows a cluster. `say`: takes what is known now; `take`: brings that into force, unless it cannot just now."""
+    """Follows a cluster. `publish`: takes what is known now; `take`: brings that into force, unless it cannot now."""
 
     def __init__(
         self,
         feed: str,
         access: ClusterAccess,
         namespace: str,
-        say: Callable[[bytes], None],
+        publish: Callable[[bytes], None],
         take: Callable[[], Awaitable[bool]],
     ) -> None:
         """`feed`: how it is called where it is told of."""
         self._access = access
         self._namespace = namespace
-        self._say = say
+        self._publish = publish
         self._take = take
         self._changed = asyncio.Event()
         self._objects = Objects(self._changed.set)
@@ -250,9 +250,9 @@ class KubernetesWatch:
         self._fetching = WatchReport(f"{feed}/{SECRETS} (get)")
         self._passing = WatchReport(feed)
 
-    def told(self) -> Sequence[FeedInfo]:
+    def feed_infos(self) -> Sequence[FeedInfo]:
         """Return the states of the watches."""
-        tellings = [each.telling for each in self._following.values()]
+        tellings = [each.report for each in self._following.values()]
         others = [each for each in (self._fetching, self._passing) if each.info.problem]
         return [each.info for each in (*tellings, *others)]
 
@@ -265,14 +265,14 @@ class KubernetesWatch:
             await secrets.run()
 
         works = (
-            (applications.run, applications.telling),
-            (follow_secrets, secrets.telling),
+            (applications.run, applications.report),
+            (follow_secrets, secrets.report),
             (self._fetch, self._fetching),
             (self._pass_on, self._passing),
         )
         async with asyncio.TaskGroup() as group:
-            for work, telling in works:
-                group.create_task(_again_and_again(work, telling))
+            for work, report in works:
+                group.create_task(_again_and_again(work, report))
 
     async def _fetch(self) -> None:
         """Ask for Secrets that are named for the first time: they may be older than the watch."""
@@ -330,7 +330,7 @@ class KubernetesWatch:
                     self._passing.failed("size", f"{len(content)} bytes of objects, more than {MOST}")
                 else:
                     self._passing.well()
-                    self._say(content)
+                    self._publish(content)
                     await self._until_taken()
             took_s = time.monotonic() - begun_at
             await asyncio.sleep(max(EVERY_S - took_s, took_s))
@@ -349,12 +349,12 @@ class KubernetesWatch:
             await asyncio.sleep(pauses.ended(soon=True))
 
 
-async def _again_and_again(work: Callable[[], Awaitable[None]], telling: WatchReport) -> None:
+async def _again_and_again(work: Callable[[], Awaitable[None]], report: WatchReport) -> None:
     while True:
         try:
             await work()
         except Exception as error:  # the edge of a large library: what it raises is told, and it is begun anew
-            telling.failed(type(error).__name__, described(error))
+            report.failed(type(error).__name__, described(error))
         await asyncio.sleep(LONGEST_PAUSE_S)
 
 
@@ -382,12 +382,14 @@ class Watching:
         self._wanted = wanted
         name = watched_name(PROVIDER)
         access = ClusterAccess(kyma.kubernetes, kubeconfig)
-        self._watch = KubernetesWatch(name, access, kyma.namespace, partial(say, name), partial(self._take, name))
+        self._watch = KubernetesWatch(
+            name, access, kyma.namespace, partial(set_content, name), partial(self._take, name)
+        )
         self._running = asyncio.get_running_loop().create_task(self._watch.run())
 
-    def told(self) -> Sequence[FeedInfo]:
+    def feed_infos(self) -> Sequence[FeedInfo]:
         """Return the states of the watch, if there is one."""
-        return () if self._watch is None else self._watch.told()
+        return () if self._watch is None else self._watch.feed_infos()
 
     def stop(self) -> None:
         if self._running is not None:

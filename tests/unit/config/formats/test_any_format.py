@@ -45,11 +45,11 @@ def spots(trace, path=()):
 def test_any_file_is_answered(tmp_path_factory, changes):
     document = copy.deepcopy(GOOD)
     for path, value in changes:
-        holder = document
+        owner = document
         try:
             for step in path[:-1]:
-                holder = holder[step]
-            holder[path[-1]] = value
+                owner = owner[step]
+            owner[path[-1]] = value
         except (KeyError, IndexError, TypeError):
             continue  # an earlier change took away what was to be changed
     file = tmp_path_factory.mktemp("any") / "a.json"

@@ -111,7 +111,7 @@ def test_bytes_that_are_no_text_are_told_with_their_place() -> None:
 def watched() -> Iterator[str]:
     name = virtual_files.watched_name("a-test")
     yield name
-    virtual_files._said.pop(name, None)
+    virtual_files._contents.pop(name, None)
 
 
 def test_what_a_watch_says_is_read_like_a_file(watched: str) -> None:
@@ -124,10 +124,10 @@ def test_what_a_watch_says_is_read_like_a_file(watched: str) -> None:
     watch.watch([watched])
     watch.changed()
     assert not watch.changed()
-    virtual_files.say(watched, b'["said"]')
+    virtual_files.set_content(watched, b'["said"]')
     assert watch.changed()
     assert not watch.changed()
-    virtual_files.say(watched, b'["said"]')
+    virtual_files.set_content(watched, b'["said"]')
     virtual_files.remember(watched, b'["in force"]')
     assert not watch.changed()
     assert disk.read(watched) == b'["in force"]', "each file is read once"

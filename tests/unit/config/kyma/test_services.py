@@ -567,7 +567,7 @@ def load_all(folder: Path, main: str = MAIN) -> Loaded:
     return load(str(folder / "main.yaml"), TYPES)
 
 
-def told_of(loaded: Loaded, folder: Path) -> list[str]:
+def reported(loaded: Loaded, folder: Path) -> list[str]:
     return [str(replace(each, column=0)).replace(f"{folder}/", "") for each in loaded.notes]
 
 
@@ -693,7 +693,7 @@ def test_credentials_that_go_over_a_network_in_clear_text_are_noted_where_the_do
             secret("secret", clientId="me", clientSecret=PLANTED),
         ],
     )
-    found = [note.partition(": it is http: ")[0].rpartition(".")[2] for note in told_of(load_all(tmp_path), tmp_path)]
+    found = [note.partition(": it is http: ")[0].rpartition(".")[2] for note in reported(load_all(tmp_path), tmp_path)]
     assert found == ["authenticationUrl", "tokenEndpointURL"]
 
 
@@ -777,7 +777,7 @@ def test_derived_files_are_those_of_the_documents_that_are_read(tmp_path: Path) 
 
 def test_notes_tell_file_and_line(tmp_path: Path) -> None:
     write(tmp_path, shop="apiVersion: v1\nkind: [\n", other=[application(service("orders", api("http://localhost")))])
-    told = told_of(load_all(tmp_path), tmp_path)
+    told = reported(load_all(tmp_path), tmp_path)
     assert told == [
         "apps/other.yaml:15: Application/shop: spec.services[0].entries[0].targetUrl: localhost is this machine, which"
         " is not allowed in an Application; expected another host, or `allow_local: true` with the provider",
@@ -788,7 +788,7 @@ def test_notes_tell_file_and_line(tmp_path: Path) -> None:
 
 def test_a_certificate_that_is_not_verified_is_noted_once_for_an_application(tmp_path: Path) -> None:
     write(tmp_path, shop=[application(service("orders", api()), service("stock", api()), skipVerify=True)])
-    told = told_of(load_all(tmp_path), tmp_path)
+    told = reported(load_all(tmp_path), tmp_path)
     assert len(told) == 1
     assert told[0].startswith("apps/shop.yaml:")
     assert "spec.skipVerify: the API's certificate is not verified" in told[0]
@@ -799,7 +799,7 @@ def test_a_service_that_the_file_has_counts_before_one_of_a_document(tmp_path: P
     egress = "egress: {apps: {shop: {orders: {url: 'https://file.example'}}}}\n"
     loaded = load_all(tmp_path, MAIN + egress)
     assert str(loaded.config.upstreams["egress/shop/orders"].targets[0].url) == "https://file.example"
-    (note,) = told_of(loaded, tmp_path)
+    (note,) = reported(loaded, tmp_path)
     assert note.startswith(
         'apps/shop.yaml:13: Application/shop: spec.services[0].entries[0]: "orders" of "shop" is at '
     )
@@ -816,21 +816,21 @@ def test_what_only_the_rules_find_wrong_refuses_that_service_alone(tmp_path: Pat
     types = {name: kind for name, kind in TYPES.items() if name != "credentials"}
     loaded = load(str(tmp_path / "main.yaml"), types)
     assert [*loaded.config.upstreams] == ["egress/shop/stock"]
-    assert ["credentials: unknown filter type" in each for each in told_of(loaded, tmp_path)] == [True]
+    assert ["credentials: unknown filter type" in each for each in reported(loaded, tmp_path)] == [True]
 
 
 def test_a_directory_that_is_not_there_is_wrong_and_an_empty_one_is_noted(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such directory"):
         load_all(tmp_path)
     (tmp_path / "apps").mkdir()
-    (note,) = told_of(load_all(tmp_path), tmp_path)
+    (note,) = reported(load_all(tmp_path), tmp_path)
     assert "has no file with one of the endings .yaml, .yml, .json" in note
 
 
 def test_a_file_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
     write(tmp_path, shop=SHOP)
     (tmp_path / "apps" / "gone.yaml").symlink_to("nowhere")
-    (note,) = told_of(loaded := load_all(tmp_path), tmp_path)
+    (note,) = reported(loaded := load_all(tmp_path), tmp_path)
     assert note == "apps/gone.yaml: cannot be read: No such file or directory"
     assert "egress/shop/orders" in loaded.config.upstreams
     assert load_sources(loaded.sources, loaded.captured, TYPES).config == loaded.config

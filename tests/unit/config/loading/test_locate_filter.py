@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fastgw import config
 from fastgw.cli import app
-from fastgw.config.loading.load import MOST_TOLD
+from fastgw.config.loading.load import PROBLEMS_LISTED
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway.compiler import compile as compile_tables
@@ -112,14 +112,15 @@ class Choosy(Filter, name="choosy", phase=Phase.TRANSFORM):
 
 def test_more_than_anybody_reads_are_counted(tmp_path: Path) -> None:
     routes = [
-        f"  - {{name: r{i}, paths: [/{i}], respond: {{}}, filters: {{choosy: {{}}}}}}" for i in range(MOST_TOLD + 3)
+        f"  - {{name: r{i}, paths: [/{i}], respond: {{}}, filters: {{choosy: {{}}}}}}"
+        for i in range(PROBLEMS_LISTED + 3)
     ]
     file = tmp_path / "gw.yaml"
     file.write_text('version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\nroutes:\n' + "\n".join(routes))
     told = problems_of(file, {**TYPES, "choosy": Choosy})
     assert told[0] == 'gw.yaml:5:52: routes[1].filters.choosy: not on r1 (route "r1")'
     assert told[-1] == "gw.yaml: and 2 more"
-    assert len(told) == MOST_TOLD + 1
+    assert len(told) == PROBLEMS_LISTED + 1
 
 
 def test_what_came_from_no_file_is_told_without_a_place() -> None:

@@ -13,7 +13,7 @@ from msgspec.structs import astuple
 
 from fastgw.config import ConfigError, Loaded, Problem, Remembered, load
 from fastgw.config.settings.gateway import Route
-from fastgw.config.sources.virtual_files import say, watched_name
+from fastgw.config.sources.virtual_files import set_content, watched_name
 from fastgw.filters import TYPES
 from tests.support.certificates import Certificates
 from tests.support.kyma import Json, api, application, credentials, secret, service
@@ -60,7 +60,7 @@ class Gateway:
         (self.folder / "main.json").write_text(json.dumps(self.main))
         if self.watched:
             lines = ",\n".join(json.dumps(each) for each in self.objects.values())
-            say(watched_name("kyma"), f"[\n{lines}\n]\n".encode() if lines else b"[]\n")
+            set_content(watched_name("kyma"), f"[\n{lines}\n]\n".encode() if lines else b"[]\n")
             return
         for file in (self.folder / "apps").iterdir():
             if file.stem not in self.objects:
@@ -84,7 +84,7 @@ KUBECONFIG = json.dumps(
 @pytest.fixture(params=[False, True], ids=["directory", "watched"])
 def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Gateway]:
     yield Gateway(tmp_path, watched=request.param)
-    say(watched_name("kyma"), b"[]")
+    set_content(watched_name("kyma"), b"[]")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.downstream.http1.rejected_head import unreadable
 from tests.support.memory import Plane
-from tests.support.secrecy import told_of
+from tests.support.secrecy import reported
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_no_log_shows_a_password_of_a_target(line: str) -> None:
     client = plane.client()
     client.sends(f"{line} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     assert client.received.startswith(b"HTTP/1.1 4")
-    told = told_of(plane.records, plane.gateway)
+    told = reported(plane.records, plane.gateway)
     assert "***@a" in told
     assert "planted" not in told
     assert b"planted" not in client.received

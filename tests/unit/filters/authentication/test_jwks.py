@@ -303,7 +303,7 @@ async def judged_by(keyring: Keyring, kid: str) -> str:
         return kid
 
     try:
-        return await keyring.judge(by)
+        return await keyring.verify_with(by)
     except UnknownKey:
         return ""
 

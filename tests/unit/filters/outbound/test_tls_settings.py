@@ -13,7 +13,7 @@ from fastgw.gateway.tables import CompileError
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
-from tests.support.secrecy import explained, told_of
+from tests.support.secrecy import explained, reported
 
 SECRET = "planted-client-secret"
 FORWARD_AUTH = {"url": "https://auth.test/verify?tenant=a"}
@@ -121,7 +121,7 @@ def test_a_refusal_shows_no_token() -> None:
         client.sends(f"GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n".encode())
         assert client.received.startswith(b"HTTP/1.1 401 ")
         assert b"planted" not in client.received
-    assert "planted" not in told_of(plane.records, plane.gateway)
+    assert "planted" not in reported(plane.records, plane.gateway)
     told = explained(plane.gateway, "http://a.test/", "Authorization: Bearer planted token")
     assert "planted" not in told
     plane.assert_quiet()

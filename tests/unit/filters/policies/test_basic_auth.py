@@ -21,7 +21,7 @@ from fastgw.filters.policies.basic_auth import UnreadablePasswords, read_credent
 from fastgw.gateway.tables import CompileError
 from tests.support.memory import Plane, Wire
 from tests.support.on_loop import on_loop
-from tests.support.secrecy import explained, told_of
+from tests.support.secrecy import explained, reported
 from tests.unit.consumers.test_index import PASSWORD, of
 
 CONSUMERS = [
@@ -171,7 +171,7 @@ def test_no_password_is_told_to_anybody(caplog: pytest.LogCaptureFixture) -> Non
         told += asked(plane, basic(name, PASSWORD)).received.decode()
         told += explained(plane.gateway, "http://a/", basic(name, PASSWORD))
     plane.connects()
-    told += told_of(plane.records, plane.gateway) + caplog.text + repr(plane.config)
+    told += reported(plane.records, plane.gateway) + caplog.text + repr(plane.config)
     assert "credentials_invalid" in told
     assert not [secret for secret in secrets if secret in told]
 

@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.consumers.index import Roster, index_of
 from fastgw.filters.api import Phase
-from fastgw.filters.policies.certificate_auth import Holders
+from fastgw.filters.policies.certificate_auth import CertificateOwners
 from fastgw.net.client_certificate import ClientCertificate
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
@@ -93,7 +93,7 @@ def test_anybody_else_is_refused(shown: ClientCertificate | None, fault: bytes) 
 
 def test_what_was_found_is_forgotten_when_consumers_change() -> None:
     roster = Roster(index_of(load_document({**SERVICE, "consumers": CONSUMERS}).consumers, {}))
-    holders = Holders(roster)
+    holders = CertificateOwners(roster)
     shown = certificate(fingerprint=PRINT)
     for _ in range(2):
         assert getattr(holders.of(shown), "name", None) == "pinned"

@@ -170,9 +170,9 @@ def test_a_value_that_nobody_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     assert f"\r\nX-Backend: {SECRET}\r\n".encode() in upstream.received
     assert f"\r\nX-More: {SECRET}-in-a-file\r\n".encode() in upstream.received
     assert b"of the client" not in upstream.received
-    told = explain(plane.gateway, "GET", "http://a.test/")
-    assert "X-Backend: ***" in told.sends
-    assert SECRET not in f"{told} {effective(plane.config)}"
+    warned = explain(plane.gateway, "GET", "http://a.test/")
+    assert "X-Backend: ***" in warned.sends
+    assert SECRET not in f"{warned} {effective(plane.config)}"
     (tmp_path / "key").write_text(f"{SECRET}\nX-Role: admin\n")
     with pytest.raises(CompileError, match="the secret for X-More is not a single line"):
         Plane({"filters": {"headers": {"request": edits}}})

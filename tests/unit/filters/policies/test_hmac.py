@@ -17,7 +17,7 @@ from fastgw.config import ConfigError
 from fastgw.consumers.credentials import ALGORITHMS
 from fastgw.consumers.index import index_of
 from tests.support.memory import Plane, Wire
-from tests.support.secrecy import explained, told_of
+from tests.support.secrecy import explained, reported
 from tests.unit.consumers.test_index import of
 
 SECRET = "a-secret-of-alice-0123456789"
@@ -410,7 +410,7 @@ def test_no_secret_is_told_to_anybody(caplog: pytest.LogCaptureFixture) -> None:
     plane.connects()
     for case in not_ours().values():
         asked(plane, case[0])
-    told = told_of(plane.records, plane.gateway) + caplog.text + repr(plane.config) + repr(plane.gateway.index)
+    told = reported(plane.records, plane.gateway) + caplog.text + repr(plane.config) + repr(plane.gateway.index)
     told += explained(plane.gateway, "http://a.test/a?x=1", *lines)
     signature = lines[1].partition("=:")[2].rstrip(":")
     assert "alice" in told

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fastgw.filters.policies.ip import REMEMBERED, judge_of
+from fastgw.filters.policies.ip import REMEMBERED, address_check
 from tests.support.memory import SERVICE, Plane
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n"
 
 
 def verdict(ip: str, allow: list[str], deny: list[str], unix: bool | None = None) -> bool:
-    return judge_of(map(ip_network, allow), map(ip_network, deny), unix)(ip)[0]
+    return address_check(map(ip_network, allow), map(ip_network, deny), unix)(ip)[0]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_it_is_as_if_all_networks_were_looked_at(
     address = IPv4Address((number << 28 | number) ^ low)
     allowed, denied = (max((each.prefixlen for each in of if address in each), default=-1) for of in (allow, deny))
     expected = allowed > denied if allowed + denied > -2 else not allow
-    assert judge_of(allow, deny)(str(address))[0] is expected
+    assert address_check(allow, deny)(str(address))[0] is expected
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_unix_socket_is_in_no_network(allow: list[str], unix: bool | None, pas
 
 def test_thousands_of_networks_are_told_apart_and_not_all_addresses_are_remembered() -> None:
     networks = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(5000)]
-    judge = judge_of([], map(ip_network, networks))
+    judge = address_check([], map(ip_network, networks))
     assert [judge(f"10.{number >> 8}.{number & 255}.9")[0] for number in range(4990, 5010)] == [False] * 10 + [
         True
     ] * 10

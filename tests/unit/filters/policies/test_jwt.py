@@ -18,7 +18,7 @@ from fastgw.filters.authentication.token_policy import certificate_of, field_val
 from fastgw.jose import TokenRefused
 from fastgw.net.client_certificate import ClientCertificate
 from tests.support.memory import Plane, Wire, probe
-from tests.support.secrecy import explained, told_of
+from tests.support.secrecy import explained, reported
 from tests.support.tokens import Signer, b64, key_set, signer
 from tests.unit.consumers.test_index import of
 from tests.unit.filters.policies.test_certificate_auth import certificate
@@ -577,7 +577,7 @@ def test_no_token_and_no_secret_is_shown_anywhere(tmp_path: Path) -> None:
             told = explained(plane.gateway, f"http://a{target}", *lines)
             assert token not in told
             assert token.rpartition(".")[2] not in told
-    told = told_of(plane.records, plane.gateway) + repr(plane.config) + repr(plane.gateway.routes)
+    told = reported(plane.records, plane.gateway) + repr(plane.config) + repr(plane.gateway.routes)
     assert SECRET not in told
     assert good not in told
     assert bad not in told

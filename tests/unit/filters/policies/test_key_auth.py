@@ -15,7 +15,7 @@ from fastgw.filters.api import Consumer
 from fastgw.filters.policies import key_auth
 from fastgw.filters.policies.key_auth import Keys
 from tests.support.memory import Plane, Wire
-from tests.support.secrecy import explained, told_of
+from tests.support.secrecy import explained, reported
 from tests.unit.consumers.test_index import ALICE, KEY, of
 
 KEY_OF_BOB = "key-of-bob-4711"
@@ -248,7 +248,7 @@ def test_no_key_is_told_to_anybody(lines: list[str], caplog: pytest.LogCaptureFi
     for waiting in [*plane.pool.waiting]:
         plane.connects()
         assert KEY not in repr(waiting)
-    told = told_of(plane.records, plane.gateway) + caplog.text
+    told = reported(plane.records, plane.gateway) + caplog.text
     told += explained(plane.gateway, f"http://a/?plain={KEY}") + explained(plane.gateway, "http://a/", *lines)
     told += explained(plane.gateway, "http://a/", f"plain: {KEY}") + repr(plane.config)
     assert KEY not in told

@@ -11,7 +11,7 @@ TRUSTED = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["10.0.0.0/8"]}
 BY_HTTPS = b"X-Forwarded-Proto: https\r\n"
 
 
-def told(settings: dict[str, object], request: bytes = BY_HTTPS, response: bytes = b"") -> dict[str, list[str]]:
+def warned(settings: dict[str, object], request: bytes = BY_HTTPS, response: bytes = b"") -> dict[str, list[str]]:
     """The fields that the client gets, by lower-case name."""
     plane = Plane({"listeners": TRUSTED, "filters": {"security_headers": settings}})
     client = plane.client("10.0.0.1")
@@ -30,7 +30,7 @@ def fields(answer: bytes) -> dict[str, list[str]]:
 
 
 def test_the_basic_preset_breaks_no_site() -> None:
-    got = told({})
+    got = warned({})
     assert got["strict-transport-security"] == ["max-age=31536000"]
     assert got["x-content-type-options"] == ["nosniff"]
     assert got["x-frame-options"] == ["SAMEORIGIN"]
@@ -40,7 +40,7 @@ def test_the_basic_preset_breaks_no_site() -> None:
 
 @pytest.mark.parametrize("preset", ["strict", "api"])
 def test_other_presets_load_and_frame_nothing_foreign(preset: str) -> None:
-    got = told({"preset": preset})
+    got = warned({"preset": preset})
     assert "frame-ancestors 'none'" in got["content-security-policy"][0]
     assert got["x-frame-options"] == ["DENY"]
     assert ("cross-origin-opener-policy" in got) is (preset == "strict")
@@ -61,8 +61,8 @@ def test_other_presets_load_and_frame_nothing_foreign(preset: str) -> None:
 )
 def test_hsts_is_for_https_alone(request_fields: bytes, secure: bool) -> None:
     """RFC 6797 section 7.2: a host must not send it over plain HTTP."""
-    assert ("strict-transport-security" in told({}, request_fields)) is secure
-    keeping = told({"existing": "keep"}, request_fields, b"X-Frame-Options: DENY\r\n")
+    assert ("strict-transport-security" in warned({}, request_fields)) is secure
+    keeping = warned({"existing": "keep"}, request_fields, b"X-Frame-Options: DENY\r\n")
     assert ("strict-transport-security" in keeping) is secure
 
 
@@ -74,7 +74,7 @@ def test_an_outsider_does_not_tell_how_it_came() -> None:
 
 
 def test_each_field_can_be_another_or_none() -> None:
-    got = told(
+    got = warned(
         {"x_frame_options": None, "referrer_policy": "no-referrer, strict-origin", "permissions_policy": "usb=()"}
     )
     assert "x-frame-options" not in got
@@ -86,14 +86,14 @@ OWN = b"x-frame-options: DENY\r\nContent-Security-Policy: default-src *\r\n"
 
 
 def test_what_the_service_says_is_replaced() -> None:
-    got = told({}, response=OWN)
+    got = warned({}, response=OWN)
     assert got["x-frame-options"] == ["SAMEORIGIN"]
     assert got["content-security-policy"] == ["default-src *"]  # of which this preset says nothing
-    assert told({"x_frame_options": None}, response=OWN)["x-frame-options"] == ["DENY"]
+    assert warned({"x_frame_options": None}, response=OWN)["x-frame-options"] == ["DENY"]
 
 
 def test_what_the_service_says_may_be_kept() -> None:
-    got = told({"preset": "strict", "existing": "keep"}, response=OWN)
+    got = warned({"preset": "strict", "existing": "keep"}, response=OWN)
     assert got["x-frame-options"] == ["DENY"]
     assert got["content-security-policy"] == ["default-src *"]
     assert got["x-content-type-options"] == ["nosniff"]

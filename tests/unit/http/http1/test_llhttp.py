@@ -178,7 +178,7 @@ each_way = pytest.mark.parametrize("judged", ["request", "request with its body"
 
 def judge_with_body(raw: bytes, body: bytes) -> Http1RequestHead:
     """As `take_request` has a request that came with its body judged."""
-    return parser_reference._judged(parser_reference.read_request(raw, 100), raw + body)
+    return parser_reference._parsed_again(parser_reference.read_request(raw, 100), raw + body)
 
 
 def judge(side: str, fields: bytes) -> None:

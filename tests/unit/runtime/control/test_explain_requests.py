@@ -136,7 +136,7 @@ class InForce:
         )
         self.config = self.current.config()
 
-    def know(self, tables: Gateway, of: object) -> None:
+    def remember_tables(self, tables: Gateway, of: object) -> None:
         if of is self.current:
             self.tables = tables
 

@@ -248,7 +248,7 @@ class Node:
 
     def verdict(self, name: str) -> HealthVerdict:
         place = self.places.targets[f"users {name}:80"]
-        return self.checks.judged(place)
+        return self.checks.verdict_of(place)
 
     @property
     def changes(self) -> int:
@@ -293,7 +293,10 @@ async def test_thresholds_and_what_is_told(node: Node, told: Told, caplog: pytes
     asked = told.asked["a"]
     await until(lambda: node.verdict("a") is HealthVerdict.HEALTHY)
     assert told.asked["a"] >= asked + 3
-    assert node.checks.told()["users"].targets == {**dict.fromkeys(HealthVerdict, 0), HealthVerdict.HEALTHY: 2}
+    assert node.checks.upstream_states()["users"].targets == {
+        **dict.fromkeys(HealthVerdict, 0),
+        HealthVerdict.HEALTHY: 2,
+    }
     assert [each.message for each in caplog.records] == [
         "upstream users: a:80 is unhealthy: status 500",
         "upstream users: a:80 is healthy again",
@@ -312,7 +315,7 @@ async def test_a_target_is_checked_on_over_reloads_and_one_that_goes_is_forgotte
     assert node.checks._running["users b:80"] is before["users b:80"]
     changes = node.changes
     node.follow(users("a", "c"), generation=3)
-    await until(lambda: node.words.judged(node.shared.supervisor, place) == (HealthVerdict.UNKNOWN, 0.0))
+    await until(lambda: node.words.verdict_of(node.shared.supervisor, place) == (HealthVerdict.UNKNOWN, 0.0))
     assert node.changes > changes
     asked = told.asked["b"]
     await until(lambda: told.asked["c"] > 20)

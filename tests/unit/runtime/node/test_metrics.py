@@ -226,7 +226,7 @@ def test_a_pool_is_told_by_its_upstream(node: Node) -> None:
     """Summed over targets and workers."""
     target = node.gateway.upstreams["users"].targets[0]
     for column in node.shared.columns:
-        node.words.targets.tell(column, node.gateway.target_place("users", target), 2, 1, 3)
+        node.words.targets.write_gauges(column, node.gateway.target_place("users", target), 2, 1, 3)
     numbers = {each.name: each.value for each in node.samples() if each.name.startswith("fastgw_pool")}
     assert numbers["fastgw_pool_in_use_connections"] == 4
     assert numbers["fastgw_pool_idle_connections"] == 2

@@ -11,7 +11,14 @@ from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import ClientAuth, Config, Listener, ServerCertificate, ServerTls
 from fastgw.net.client_certificate import expiry
 from fastgw.net.pem import amiss, amiss_authority, decoded
-from fastgw.runtime.reload.certificate_files import files_to_spare, looked_at_again, renamed, settled, told, verifiers
+from fastgw.runtime.reload.certificate_files import (
+    certificate_infos,
+    files_to_spare,
+    looked_at_again,
+    renamed,
+    settled,
+    verifiers,
+)
 from tests.support.certificates import Certificates
 
 OTHER = "/elsewhere/token"
@@ -104,7 +111,7 @@ def test_what_was_broken_before_is_not_told_again(files: Files) -> None:
 
 
 def test_each_is_told_with_its_names_and_its_end(files: Files) -> None:
-    a, b = told(files.config, files.before, {files.b[0]: "what is wrong"})
+    a, b = certificate_infos(files.config, files.before, {files.b[0]: "what is wrong"})
     assert (a.listener, a.certificate, a.names, a.problem) == ("public", files.a[0], ["a.test"], "")
     assert b.problem == "what is wrong"
     assert a.expires_date > 1.7e9

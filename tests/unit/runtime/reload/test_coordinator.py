@@ -12,7 +12,7 @@ from fastgw.config.settings.gateway import DEFAULT_STATUS
 from fastgw.runtime.ipc.channel import Abort, Commit, Prepare, Propose, Rejected, ReloadResult, Sockets
 from fastgw.runtime.node import node_state, startup
 from fastgw.runtime.node.child_slots import Child
-from fastgw.runtime.reload.coordinator import RECORDS, Reloading, changed_files, told
+from fastgw.runtime.reload.coordinator import RECORDS, Reloading, changed_files, describe_outcome
 from fastgw.runtime.reload.rollback_history import KEPT
 from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint, open_endpoint
 from fastgw.runtime.supervisor import hang_detection
@@ -79,7 +79,7 @@ def test_all_prepare_then_it_is_in_force_then_all_commit(node):
         assert node.told(child) == [Prepare, Commit]
         node.commits(child)
     (outcome,) = node.outcomes
-    assert told(outcome) == "reloaded: generation 2 on 2/2 workers"
+    assert describe_outcome(outcome) == "reloaded: generation 2 on 2/2 workers"
     assert not node.reloading.under_way
 
 
@@ -134,9 +134,9 @@ def test_a_listener_that_comes_back_has_sockets_that_the_workers_are_told_of(nod
 def test_a_change_that_takes_too_long_is_given_up(node):
     one, _ = node.children
     node.propose()
-    node.reloading.look(node.reloading.due_at - 0.1)
+    node.reloading.check_deadline(node.reloading.due_at - 0.1)
     assert node.reloading.under_way
-    node.reloading.look(node.reloading.due_at)
+    node.reloading.check_deadline(node.reloading.due_at)
     assert [each.why for each in node.outcomes] == ["not all workers were prepared in time"]
     assert node.told(one) == [Prepare, Abort]
 
@@ -269,7 +269,7 @@ def test_as_much_is_kept_as_is_promised(node):
 
 
 def tells(node: Node) -> str:
-    return told(node.outcomes[-1])
+    return describe_outcome(node.outcomes[-1])
 
 
 def test_the_line_of_a_reload_names_files_with_other_contents():
@@ -284,7 +284,7 @@ def test_the_line_of_a_reload_names_files_with_other_contents():
     many = {f"/{number}": b"1" for number in range(5)}
     assert changed_files(many, dict.fromkeys(many, b"2")) == "/0, /1, /2 and 2 more"
     outcome = ReloadResult(generation=2, ok=True, why="", workers=2, committed=2, changed="/a")
-    assert told(outcome) == "reloaded: generation 2 on 2/2 workers, changed: /a"
+    assert describe_outcome(outcome) == "reloaded: generation 2 on 2/2 workers, changed: /a"
 
 
 def test_who_is_being_born_or_has_left_was_not_asked(node):
@@ -354,7 +354,9 @@ def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_agai
         monkeypatch.setattr(startup, "PORTS_TRIED", 1)
         node.change(3, more=more)
         assert "no status listener" not in capfd.readouterr().err
-    assert [told(each) for each in node.outcomes] == [f"reloaded: generation {each} on 2/2 workers" for each in (2, 3)]
+    assert [describe_outcome(each) for each in node.outcomes] == [
+        f"reloaded: generation {each} on 2/2 workers" for each in (2, 3)
+    ]
     (nothing, moved) = node.changes
     assert (list(nothing), list(moved)) == ([], ["status"])
     assert moved["status"].address.port not in (0, ports[default.port])

@@ -86,7 +86,7 @@ class Control:
         return found(descriptor)
 
     def answer(self, generation: int, why: str = "") -> None:
-        self.proposer.conclude(
+        self.proposer.on_outcome(
             Verdict(
                 generation=generation,
                 ok=not why,
@@ -131,7 +131,7 @@ async def test_what_is_in_force_is_known_before_the_first_change(of_services: Co
     """A control process that is born knows nothing of what was read before it."""
     control = of_services
     before = control.proposer.config
-    await control.proposer.recall()
+    await control.proposer.warm_cache()
     known = control.proposer.config
     assert known == before
     control.file.write_text(control.file.read_text().replace("body: v1", "body: v2"))
@@ -787,7 +787,7 @@ class Following(Control):
 
 @pytest.fixture
 def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
-    monkeypatch.setattr(virtual_files, "_said", {})
+    monkeypatch.setattr(virtual_files, "_contents", {})
     following = Following(tmp_path)
     yield following
     following.close()
@@ -797,24 +797,26 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follo
 async def test_what_a_watch_says_is_taken_and_of_other_files_nothing(following):
     """Half a list of consumers may well make sense: who watches the files waits until they stand still."""
     following.consumer_file.write_text("consumers: [{name: bob}]\n")
-    virtual_files.say(WATCHED, b"[]\n")
-    taking = asyncio.create_task(following.proposer.take_said(WATCHED))
+    virtual_files.set_content(WATCHED, b"[]\n")
+    taking = asyncio.create_task(following.proposer.apply_watched_objects(WATCHED))
     generation, captured = await following.captured()
     assert captured[WATCHED] == b"[]\n"
     assert b"alice" in captured[str(following.consumer_file)]
     following.answer(generation)
     assert await taking
-    assert await following.proposer.take_said(WATCHED), "it is in force"
+    assert await following.proposer.apply_watched_objects(WATCHED), "it is in force"
     assert following.proposer.current.captured[WATCHED] == b"[]\n"
 
 
 @on_loop
 async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(following):
-    virtual_files.say(WATCHED, b"[]\n")
+    virtual_files.set_content(WATCHED, b"[]\n")
     following.node_state.words.set_ready(following.node_state.shared, False)
-    assert not await following.proposer.take_said(WATCHED), "before the start is over, or once the end has begun"
+    assert not await following.proposer.apply_watched_objects(WATCHED), (
+        "before the start is over, or once the end has begun"
+    )
     following.node_state.words.set_ready(following.node_state.shared, True)
-    taking = asyncio.create_task(following.proposer.take_said(WATCHED))
+    taking = asyncio.create_task(following.proposer.apply_watched_objects(WATCHED))
     generation, _ = await following.captured()
     following.answer(generation, why="a worker has refused")
     assert not await taking
@@ -822,4 +824,4 @@ async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(foll
 
 @on_loop
 async def test_what_a_watch_says_concerns_nobody_who_does_not_name_it(control):
-    assert await control.proposer.take_said(WATCHED)
+    assert await control.proposer.apply_watched_objects(WATCHED)

@@ -47,7 +47,7 @@ class Watch(Crew):
         while self._now < until:
             self._now += LOOK_EVERY
             self._beat += int(LOOK_EVERY * 1e9)
-            self._overseer.look(self.children, self._now, serving=serving)
+            self._overseer.check_children(self.children, self._now, serving=serving)
 
     def stop(self, child: Child) -> None:
         """It has beaten a moment ago, and does not any more."""
@@ -58,7 +58,7 @@ class Watch(Crew):
         """So much time goes by, and nobody looks before it is over."""
         self._now += seconds
         self._beat += int(seconds * 1e9)
-        self._overseer.look(self.children, self._now, serving=serving)
+        self._overseer.check_children(self.children, self._now, serving=serving)
 
 
 @pytest.fixture

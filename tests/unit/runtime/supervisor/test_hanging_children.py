@@ -34,7 +34,7 @@ class Watched:
         until = self._now + seconds
         while self._now < until:
             self._now += LOOK_MAX
-            self._overseer.look([self.child], self._now, serving=True)
+            self._overseer.check_children([self.child], self._now, serving=True)
 
     def close(self) -> None:
         for end in self._ends:
@@ -82,8 +82,8 @@ def test_who_beats_where_nobody_sees_it_is_left_alone(watched: Watched) -> None:
 
 
 def test_silence_before_an_upgrade_counts_after_it(watched: Watched) -> None:
-    watched.child.pulse.feel(watched.beat, 0.0)
-    watched.child.silent, watched.child.pulse.silence = True, HUNG_S - LOOK_MAX
+    watched.child.heartbeat.feel(watched.beat, 0.0)
+    watched.child.silent, watched.child.heartbeat.silence = True, HUNG_S - LOOK_MAX
     watched.look_for(LOOK_MAX)
     assert watched.told == []
     assert watched.child.kill_at < inf

@@ -101,7 +101,7 @@ def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     node.life.has_drained(Drained(generation=1, drained=1, cut=1))
     node.dies(1)
     assert node.told(node.control) == [Stop]
-    node.life.tell_end()
+    node.life.log_end()
     told = ["asked by SIGTERM", "drained 3 requests in 3.0 s, 1 cut"]
     assert messages(capfd.readouterr().err) == told
 
@@ -158,7 +158,7 @@ def test_an_end_at_once_waits_a_moment_and_not_longer_for_who_asks_again(node, c
     clock.now += 1
     node.life.stop()
     assert node.life.due_at == due_at
-    node.life.tell_end()
+    node.life.log_end()
     assert messages(capfd.readouterr().err) == ["at once, without draining"]
 
 

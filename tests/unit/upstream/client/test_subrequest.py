@@ -255,7 +255,7 @@ def test_it_ends_with_its_parent_and_nothing_more_is_told(end: str) -> None:
 def test_a_listener_that_raises_is_told_no_more(
     which: str, pieces: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NO_FILTERS, "told_at", None)  # else it is told once in a while
+    monkeypatch.setattr(NO_FILTERS, "logged_at", None)  # else it is told once in a while
     asking = Asking()
     heard = asking.heard[0]
 

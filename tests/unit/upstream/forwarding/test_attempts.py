@@ -103,7 +103,7 @@ def play(service: Service, method: bytes, step: str, which: int) -> None:
             )
 
 
-def told_of(kind: str) -> dict[str, Any]:
+def reported(kind: str) -> dict[str, Any]:
     if kind.endswith("hedged"):
         return {"hedge": {"after": "50ms", "max": 2}}
     return {}
@@ -134,7 +134,7 @@ def test_each_attempt_ends_once(
     method: bytes, kind: str, targets: int, warm: bool, steps: list[tuple[str, int]]
 ) -> None:
     limits = {"load_balancing": {"panic_threshold": "0%"}}
-    renewing, upstream = Renewing(), {"retries": RETRIES, **limits, **told_of(kind)}
+    renewing, upstream = Renewing(), {"retries": RETRIES, **limits, **reported(kind)}
     if kind.startswith("renewing"):
         service = renewing.serving(upstream, targets)
     else:

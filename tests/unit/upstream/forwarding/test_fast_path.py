@@ -677,8 +677,8 @@ def test_what_filters_have_found_out_and_changed_goes_with_the_request(meets: bo
         assert (b"User-Agent" in sent) is (path == b"/")
         play.upstream.sends(OK)
         record = play.plane.records[-1]
-        told_of = (record.consumer, record.request_id, record.client)
-        assert told_of == (("alice", b"named", "192.0.2.9") if path == b"/told" else ("", b"", "127.0.0.1"))
+        reported = (record.consumer, record.request_id, record.client)
+        assert reported == (("alice", b"named", "192.0.2.9") if path == b"/told" else ("", b"", "127.0.0.1"))
     play.plane.assert_quiet()
 
 

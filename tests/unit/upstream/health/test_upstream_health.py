@@ -372,10 +372,10 @@ def test_what_control_finds_ill_gets_nothing_and_no_verdict_holds_for_ever() -> 
     """Three workers see it within two turns of the wheel; when control is away it is unknown again, and usable."""
     node = Node(passive=PASSIVE)
     control = node.shared.supervisor
-    node.words.judge(control, 21, HealthVerdict.UNHEALTHY, node.now + 3.0)
+    node.words.set_verdict(control, 21, HealthVerdict.UNHEALTHY, node.now + 3.0)
     node.words.changed(control)
     assert node.out() == "b"
-    node.words.judge(control, 21, HealthVerdict.UNHEALTHY, node.now + 4.0)  # renewed: nobody is told
+    node.words.set_verdict(control, 21, HealthVerdict.UNHEALTHY, node.now + 4.0)  # renewed: nobody is told
     node.passes(3.5)
     assert node.out() == "b"
     assert node.workers[0].health.wait() < 1.0  # it may be well with its next check

@@ -100,7 +100,7 @@ def test_canaries_go_where_they_belong() -> None:
         )
         == 0
     )
-    assert split.told(asking("192.0.2.1", b"x-canary: always")) == "new, because it matches split.canaries[0]"
+    assert split.describe_split(asking("192.0.2.1", b"x-canary: always")) == "new, because it matches split.canaries[0]"
 
 
 OWN = {"type": "headers", "request": {"set": {"X-A": "1"}}}

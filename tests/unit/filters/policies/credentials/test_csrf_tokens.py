@@ -57,13 +57,13 @@ def csrf(api: Issuer, **more: Any) -> Csrf:
 @on_loop
 async def test_one_is_had_for_the_node_with_the_apis_own_credentials(api: Api) -> None:
     async with node_of(workers=4) as node:
-        holders = node.csrf_tokens(csrf(api), BASIC)
-        got = await asyncio.gather(*(each.obtain() for each in holders for _ in range(50)))
+        caches = node.csrf_tokens(csrf(api), BASIC)
+        got = await asyncio.gather(*(each.obtain() for each in caches for _ in range(50)))
         assert set(got) == {CsrfToken(b"csrf-1", ((b"sid", b"s1"), (b"lang", b"en")))}
         assert got[0].line == b"X-CSRF-Token: csrf-1\r\n"
-        newer = await holders[1].obtain(got[0])  # the API has refused it
+        newer = await caches[1].obtain(got[0])  # the API has refused it
         assert newer.token == b"csrf-2"
-        assert (await holders[2].obtain(got[0])).token == b"csrf-2"
+        assert (await caches[2].obtain(got[0])).token == b"csrf-2"
     assert api.asked == 2
     question = api.questions[0]
     assert (question.method, question.path) == ("GET", "/token")
@@ -81,9 +81,9 @@ async def test_one_that_is_handed_out_again_is_an_answer(api: Api) -> None:
     """It is asked for once, and is not what those want that have been refused with it."""
     api.answer = lambda question: (200, {"X-CSRF-Token": "always"}, b"")
     async with node_of(workers=2) as node:
-        holder, other = node.csrf_tokens(csrf(api), BASIC)
-        got = await holder.obtain()
-        problem = await problem_of(holder, got)
+        cache, other = node.csrf_tokens(csrf(api), BASIC)
+        got = await cache.obtain()
+        problem = await problem_of(cache, got)
         assert (problem.fault, problem.why) == (
             Fault.TOKEN_REFUSED,
             "there is no newer credential than the rejected one",
@@ -98,18 +98,18 @@ async def test_the_credentials_may_be_a_token_of_the_node(api: Api, issuer: Issu
     shown = Shown(oauth2=oauth2(issuer.url))
     async with node_of(workers=2) as node:
         tokens = node.tokens(oauth2(issuer.url))
-        holders = node.csrf_tokens(csrf(api), shown)
-        got = await asyncio.gather(*(each.obtain() for each in holders))
+        caches = node.csrf_tokens(csrf(api), shown)
+        got = await asyncio.gather(*(each.obtain() for each in caches))
         assert {each.token for each in got} == {b"csrf-1"}
         assert api.questions[0].fields["Authorization"] == "Bearer token-1"
         await asyncio.gather(*(each.obtain() for each in tokens))
         assert issuer.asked == 1  # it is the same that requests are sent with
 
         api.tokens = {"token-2"}
-        assert (await holders[0].obtain(got[0])).token == b"csrf-3"  # behind one that was answered 401
+        assert (await caches[0].obtain(got[0])).token == b"csrf-3"  # behind one that was answered 401
         assert issuer.asked == 2
         api.tokens = set()
-        problem = await problem_of(holders[0], await holders[0].obtain())
+        problem = await problem_of(caches[0], await caches[0].obtain())
         assert (problem.fault, problem.why) == (Fault.TOKEN_REFUSED, "it answers 401")
         assert issuer.asked == 3  # once more, and no oftener
 

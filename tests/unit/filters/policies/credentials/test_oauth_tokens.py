@@ -17,7 +17,7 @@ from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
 from fastgw.filters.policies.credentials import control_fetcher
 from fastgw.filters.policies.credentials import rejected_throttle as refused_by
-from fastgw.filters.policies.credentials import worker_cache as holder
+from fastgw.filters.policies.credentials import worker_cache as cache
 from fastgw.filters.policies.credentials.messages import LONGEST_S, FetchedRecord, Unavailable, failed, read, renewal
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenSource
 from fastgw.filters.policies.credentials.token_endpoint import LONGEST_S as LONGEST_USE_S
@@ -74,10 +74,10 @@ def refused(number: int) -> Token:
 @on_loop
 async def test_one_fetch_serves_all_requests_of_all_workers(issuer: Issuer) -> None:
     async with node_of(workers=4) as node:
-        holders = node.tokens(oauth2(issuer.url))
-        got = await asyncio.gather(*(each.obtain() for each in holders for _ in range(100)))
+        caches = node.tokens(oauth2(issuer.url))
+        got = await asyncio.gather(*(each.obtain() for each in caches for _ in range(100)))
         assert {word(each) for each in got} == {"token-1"}
-        assert held_now(holders) == ["token-1"] * 4
+        assert held_now(caches) == ["token-1"] * 4
         assert issuer.asked == 1
 
 
@@ -85,14 +85,14 @@ async def test_one_fetch_serves_all_requests_of_all_workers(issuer: Issuer) -> N
 async def test_a_token_is_renewed_while_the_one_before_still_serves(issuer: Issuer) -> None:
     issuer.expires_in = 2
     async with node_of() as node:
-        holders = node.tokens(oauth2(issuer.url, expiry_margin=0.0))
-        await asyncio.gather(*(each.obtain() for each in holders))
+        caches = node.tokens(oauth2(issuer.url, expiry_margin=0.0))
+        await asyncio.gather(*(each.obtain() for each in caches))
         seen = set()
         while seen != {"token-1", "token-2"}:
-            seen.update(held_now(holders))  # there is one at any time: nobody waits
+            seen.update(held_now(caches))  # there is one at any time: nobody waits
             await asyncio.sleep(0.005)
         assert seen == {"token-1", "token-2"}
-        await until(lambda: held_now(holders) == ["token-2"] * 4)
+        await until(lambda: held_now(caches) == ["token-2"] * 4)
         assert issuer.asked == 2
 
 
@@ -135,12 +135,12 @@ async def test_who_hears_of_the_new_token_when_about_to_ask_causes_no_other(issu
 @on_loop
 async def test_what_many_workers_refuse_is_fetched_anew_once(issuer: Issuer) -> None:
     async with node_of() as node:
-        holders = node.tokens(oauth2(issuer.url))
-        await asyncio.gather(*(each.obtain() for each in holders))
-        got = await asyncio.gather(*(each.obtain(refused(1)) for each in holders for _ in range(50)))
+        caches = node.tokens(oauth2(issuer.url))
+        await asyncio.gather(*(each.obtain() for each in caches))
+        got = await asyncio.gather(*(each.obtain(refused(1)) for each in caches for _ in range(50)))
         assert {word(each) for each in got} == {"token-2"}
         assert issuer.asked == 2
-        assert word(await holders[0].obtain(refused(1))) == "token-2"  # that one was replaced already
+        assert word(await caches[0].obtain(refused(1))) == "token-2"  # that one was replaced already
         assert issuer.asked == 2
 
 
@@ -206,22 +206,22 @@ async def test_a_worker_fetches_for_itself_and_the_others_while_control_is_away(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits = chain([0.0], repeat(5.0))  # one begins before the others
-    monkeypatch.setattr(holder, "_own_time", lambda: next(waits))
+    monkeypatch.setattr(cache, "_own_time", lambda: next(waits))
     async with node_of() as node:
-        holders = node.tokens(oauth2(issuer.url))
+        caches = node.tokens(oauth2(issuer.url))
         node.kill_control()
-        got = await asyncio.gather(*(each.obtain() for each in holders for _ in range(50)))
+        got = await asyncio.gather(*(each.obtain() for each in caches for _ in range(50)))
         assert {word(each) for each in got} == {"token-1"}
         assert issuer.asked == 1
         node.start_control()
-        assert word(await holders[2].obtain(refused(1))) == "token-2"
-        await until(lambda: held_now(holders) == ["token-2"] * 4)
+        assert word(await caches[2].obtain(refused(1))) == "token-2"
+        await until(lambda: held_now(caches) == ["token-2"] * 4)
         assert issuer.asked == 2
 
 
 @on_loop
 async def test_nor_does_it_while_control_is_away(issuer: Issuer, pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holder, "_own_time", lambda: 0.0)
+    monkeypatch.setattr(cache, "_own_time", lambda: 0.0)
     async with node_of(workers=1) as node:
         (only,) = node.tokens(oauth2(issuer.url))
         token = await only.obtain()
@@ -252,11 +252,11 @@ async def test_a_request_that_waits_when_control_dies_is_answered(issuer: Issuer
 async def test_another_control_process_goes_on_with_the_token_that_is_there(issuer: Issuer) -> None:
     async with node_of() as node:
         settings = oauth2(issuer.url)
-        holders = node.tokens(settings)
-        await holders[0].obtain()
+        caches = node.tokens(settings)
+        await caches[0].obtain()
         node.kill_control()
         node.start_control()
-        assert held_now(holders) == ["token-1"] * 4
+        assert held_now(caches) == ["token-1"] * 4
         node.add_worker()  # which has not heard of it
         *_, other = node.tokens(settings)
         assert held_now([other]) == [""]
@@ -528,12 +528,12 @@ async def test_nobody_waits_longer_than_the_timeout_for_an_endpoint_that_hangs(i
 async def test_an_endpoint_that_is_gone_is_unavailable_until_it_is_back(issuer: Issuer) -> None:
     issuer.fail(503)
     async with node_of(workers=2) as node:
-        holders = node.tokens(oauth2(issuer.url, negative_ttl=0.05))
-        assert (await problem_of(holders[0])).fault is Fault.TOKEN_UNAVAILABLE
+        caches = node.tokens(oauth2(issuer.url, negative_ttl=0.05))
+        assert (await problem_of(caches[0])).fault is Fault.TOKEN_UNAVAILABLE
         issuer.recover()
         while True:
             try:
-                assert word(await holders[1].obtain()) == "token-1"
+                assert word(await caches[1].obtain()) == "token-1"
                 break
             except Unavailable:
                 await asyncio.sleep(0.01)
@@ -607,14 +607,14 @@ async def test_what_redis_kept_while_it_took_no_writes_is_not_newer_than_ours(
     monkeypatch.setattr(encrypted_cache, "TIMEOUT_S", 15.0)
     monkeypatch.setattr(encrypted_cache, "AWAY_S", 0.0)
     async with node_of(workers=1) as node:
-        (holder,) = node.tokens(oauth2(issuer.url, second_level=Secret(text=redis.url)))
-        assert word(await holder.obtain()) == "token-1"
+        (cache,) = node.tokens(oauth2(issuer.url, second_level=Secret(text=redis.url)))
+        assert word(await cache.obtain()) == "token-1"
         redis.ask("REPLICAOF", "127.0.0.1", "1")
         try:
-            assert word(await holder.obtain(refused(1))) == "token-2"
+            assert word(await cache.obtain(refused(1))) == "token-2"
         finally:
             redis.ask("REPLICAOF", "NO", "ONE")
-        assert word(await holder.obtain(refused(2))) == "token-3"
+        assert word(await cache.obtain(refused(2))) == "token-3"
 
 
 @on_loop
@@ -637,11 +637,11 @@ async def test_thousands_that_nobody_asks_cost_nothing_and_tell_nothing(issuer: 
             node.serve(TokenSource.of(each))
         node.follow()
         assert len(asyncio.all_tasks()) == before
-        assert not node.control.told()
+        assert not node.control.feed_infos()
         issuer.fail(500)
-        (holder,) = node.tokens(many[4321])
-        await problem_of(holder)
-        (told,) = node.control.told()
+        (cache,) = node.tokens(many[4321])
+        await problem_of(cache)
+        (told,) = node.control.feed_infos()
         assert told.feed == f"{issuer.url}/4321"
         assert told.problem == "it answers 500"
         assert len(asyncio.all_tasks()) == before + 1
@@ -658,7 +658,7 @@ async def test_one_that_nobody_asks_any_more_rests_and_knows_what_it_knew(
         (only,) = node.tokens(oauth2(issuer.url))
         await only.obtain()
         await until(lambda: len(asyncio.all_tasks()) == before)
-        assert [each.problem for each in node.control.told()] == [""]
+        assert [each.problem for each in node.control.feed_infos()] == [""]
         assert word(await only.obtain(refused(1))) == "token-2"
         assert issuer.asked == 2
 
@@ -669,8 +669,8 @@ def test_what_fails_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
     node: Any = Node.__new__(Node)
     told = feed_runner.FeedRunner(node, node)
-    told._told = {f"{n}": FeedInfo(f"{n}", 1.0, "away" if n >= 995 else "") for n in range(1000)}
-    shown = told.told()
+    told._rested = {f"{n}": FeedInfo(f"{n}", 1.0, "away" if n >= 995 else "") for n in range(1000)}
+    shown = told.feed_infos()
     assert len(shown) == feed_runner.SHOWN
     assert [each.feed for each in shown if each.problem] == [f"{n}" for n in range(995, 1000)]
     assert json.dumps([each.feed for each in shown])
@@ -684,14 +684,14 @@ def test_of_many_with_one_url_it_is_told_which_fail() -> None:
     node: Any = Node.__new__(Node)
     told = feed_runner.FeedRunner(node, node)
     told.follow({}, {}, 1, {}, {f"{n}": (f"egress/app/{n}", 2 if n == 7 else 1) for n in range(1000)})
-    told._told = {f"{n}": FeedInfo("https://idp", 1.0 + n, "it answers 400" if n == 7 else "") for n in range(3)}
-    told._told["7"] = FeedInfo("https://idp", 8.0, "it answers 400")
-    assert [(each.used_by, each.users, each.problem) for each in told.told()] == [
+    told._rested = {f"{n}": FeedInfo("https://idp", 1.0 + n, "it answers 400" if n == 7 else "") for n in range(3)}
+    told._rested["7"] = FeedInfo("https://idp", 8.0, "it answers 400")
+    assert [(each.used_by, each.users, each.problem) for each in told.feed_infos()] == [
         *((f"egress/app/{n}", 1, "") for n in range(3)),
         ("egress/app/7", 2, "it answers 400"),
     ]
-    told._told |= {f"{n}": FeedInfo("https://idp", 1.0 + n, "") for n in range(1000) if n != 7}
-    assert told.told() == [
+    told._rested |= {f"{n}": FeedInfo("https://idp", 1.0 + n, "") for n in range(1000) if n != 7}
+    assert told.feed_infos() == [
         FeedInfo("https://idp", 8.0, "it answers 400", "egress/app/7", 2),
         FeedInfo("https://idp", 1.0, "", users=999),
     ]

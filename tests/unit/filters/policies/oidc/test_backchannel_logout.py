@@ -32,7 +32,7 @@ def logout_token(header: Mapping[str, Any] = {}, **claims: Any) -> bytes:
 
 def judged(token: bytes) -> Any:
     tokens = IdTokens(Keyring(read_set(key_set(RS))), ISSUER, "web", frozenset({"RS256"}), 10.0)
-    return asyncio.run(tokens.judge_logout(token.decode()))
+    return asyncio.run(tokens.verify_logout(token.decode()))
 
 
 class Moment:

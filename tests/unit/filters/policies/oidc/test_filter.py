@@ -28,7 +28,7 @@ from fastgw.filters.policies.oidc.settings import (
 from fastgw.jose import read_keys
 from fastgw.net.client_certificate import ClientCertificate
 from tests.support.memory import Plane, probe
-from tests.support.secrecy import explained, told_of
+from tests.support.secrecy import explained, reported
 from tests.support.tokens import b64, key_set, signer
 from tests.unit.filters.policies.test_certificate_auth import certificate
 from tests.unit.filters.policies.test_jwt import consumer_probe
@@ -254,7 +254,7 @@ def test_the_state_of_a_callback_is_masked_in_the_logs() -> None:
     client = plane.client()
     client.sends(b"GET /?state=planted-state&code=planted-code HTTP/1.1\r\nHost: a.test\r\n\r\n")
     assert client.received.startswith(b"HTTP/1.1 401 ")
-    told = told_of(plane.records, plane.gateway)
+    told = reported(plane.records, plane.gateway)
     assert "state=***" in told
     assert "planted" not in told
 
@@ -376,7 +376,7 @@ def test_nothing_secret_is_told() -> None:
     told = explained(plane.gateway, "http://a.test/", shown)
     passed(plane, shown)
     refused(plane, shown[:-4])
-    told += told_of(plane.records, plane.gateway)
+    told += reported(plane.records, plane.gateway)
     told += repr(plane.gateway.config.routes) + repr(plane.gateway)
     for secret in (SECRET, LOGIN["client_secret"], ACCESS, sealed, sealed[:60]):
         assert secret not in told

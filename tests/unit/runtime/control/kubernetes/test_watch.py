@@ -54,7 +54,7 @@ class Seen:
 
     @property
     def problems(self) -> list[str]:
-        return [each.problem for each in self.watch.told() if each.problem]
+        return [each.problem for each in self.watch.feed_infos() if each.problem]
 
     async def until(self, fact: Callable[[], bool]) -> None:
         async with asyncio.timeout(LONG):
@@ -701,11 +701,11 @@ def test_pauses_grow_while_all_ends_soon_and_are_never_the_same() -> None:
 def test_the_cluster_that_the_configuration_names_is_followed(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(virtual_files, "_said", {})
+    monkeypatch.setattr(virtual_files, "_contents", {})
     taken: list[bytes] = []
 
     async def take(name: str) -> bool:
-        taken.append(virtual_files.said(name))
+        taken.append(virtual_files.content_of(name))
         return True
 
     async def until(fact: Callable[[], bool]) -> None:
@@ -730,10 +730,10 @@ def test_the_cluster_that_the_configuration_names_is_followed(
         watching.follow(following, {str(file): captured[str(file)].replace(TOKEN.encode(), b"renewed")})
         await until(lambda: server.count("list", "secrets") == 2)
         assert server.asked[-1].token == "renewed"
-        assert len(watching.told()) == 2
+        assert len(watching.feed_infos()) == 2
         watching.follow(Providers(), captured)
         await until(lambda: server.watches == 0)
-        assert watching.told() == ()
+        assert watching.feed_infos() == ()
         await all_closed()
 
     run(work)
