@@ -32,6 +32,7 @@ from fastgw.shm.held_body_budget import HeldBodyBudget
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.targets.target import Target
 from tests.support.generations import load_document, plan_after
+from tests.support.judge import RequestJudge
 
 SERVICE = {
     "version": 1,
@@ -59,6 +60,7 @@ class Wire:
 
     def __init__(self, plane: Plane, protocol: Any) -> None:
         self.plane, self.protocol = plane, protocol
+        self._judge = RequestJudge() if isinstance(protocol, UpstreamConnection) else None
         self.room: float = inf
         self.received = b""  # what the peer has read
         self.ended = False  # the peer has seen our FIN
@@ -80,6 +82,8 @@ class Wire:
             raise RuntimeError("Cannot call write() after write_eof()")
         if self.aborted or not chunk:
             return
+        if self._judge is not None:
+            self._judge.read(chunk)
         fits = len(chunk) if self.room is inf else max(0, min(len(chunk), int(self.room) - len(self.received)))
         if self._unsent:
             fits = 0

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from fastgw import testing
 from fastgw.config.settings.gateway import Log
 from fastgw.filters.policies.request_id import RequestId
 from fastgw.operator_log import call_process, configure
 from fastgw.upstream.connections import pool as pooling
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from tests.support.judge import REFUSED, RequestJudge
 from tests.support.lending import Dialer
 
 
@@ -24,6 +27,23 @@ def no_request_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """Configurations have the filters that their test says, and no id that is another one each time; of what there is
     by default `test_request_ids.py` and `protocol/test_request_ids.py` speak."""
     monkeypatch.setattr(RequestId, "by_default", False)
+
+
+@pytest.fixture(autouse=True)
+def h11_reads_what_goes_upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the planes of `tests.support.memory`, and in those of `fastgw.testing`, which knows no h11."""
+    judges: dict[int, tuple[object, RequestJudge]] = {}
+    write = testing._Wire.write
+
+    def judged(wire: testing._Wire, chunk: bytes) -> None:
+        if isinstance(wire._protocol, UpstreamConnection) and not wire._closing:
+            judges.setdefault(id(wire), (wire, RequestJudge()))[1].read(chunk)
+        write(wire, chunk)
+
+    monkeypatch.setattr(testing._Wire, "write", judged)
+    REFUSED.clear()
+    yield
+    assert REFUSED == []
 
 
 @pytest.fixture

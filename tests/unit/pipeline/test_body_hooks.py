@@ -447,7 +447,7 @@ def test_trailers_of_a_body_that_is_held_go_to_clients_that_can_take_them() -> N
         assert b"X-Sum" not in ran.received
 
 
-def test_a_body_that_is_not_held_keeps_its_etag_where_a_stage_that_could_change_it_has_not() -> None:
+def test_a_held_body_that_a_stage_has_left_as_it_was_keeps_its_etag() -> None:
     same = filter_of(Hooks(response_body=lambda exchange, body: body, needs_body=Bounded(9)))
     for hooks, etag in (
         (same, b'"a"'),
