@@ -139,11 +139,11 @@ class Http2Stream(Timed):
             if match is not None:
                 route, params = match
                 plan = route.fast_path
-                if plan is not None and (not plan.judges_path or head.path_as_sent):
+                if plan is not None and (not plan.checks_path or head.path_as_sent):
                     if plan.at_once:
                         self._serve_fast(head, route, params)
                         return
-                    if not plan.judges_path:
+                    if not plan.checks_path:
                         fast_match = match
         chain = early if fast_match is None else fast_match[0].chain
         exchange = self.exchange = begin(head, self, listener, peer, chain)
