@@ -182,6 +182,15 @@ BAD_CHUNKS: dict[str, bytes] = {
 
 @feeding
 @both_sides
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"], ids=["without an end", "with one"])
+def test_trailers_that_are_too_long_are_answered_431(reader_of: ReaderOf, feed: Feed, end: bytes):
+    with pytest.raises(Malformed) as caught:
+        feed(reader_of(CHUNKED), b"0\r\nA: " + b"b" * LONGEST_TRAILERS + end)
+    assert caught.value.status == 431
+
+
+@feeding
+@both_sides
 @pytest.mark.parametrize("wire", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
 def test_bad_chunks_are_refused(reader_of: ReaderOf, feed: Feed, wire: bytes):
     reader = reader_of(CHUNKED)
