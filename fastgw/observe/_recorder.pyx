@@ -428,13 +428,13 @@ cdef class Recorder:
         self._finish(ended, now, date)
 
     cdef int _finish(self, object ended, double now, double date) except -1:
-        if not self._is_told(ended, now, date):
+        if not self._is_recorded(ended, now, date):
             self._reference.finish_at(ended, now, date)
         elif self._log_others is not None:
             self._log_others(ended, now, date)
         return 0
 
-    cdef bint _is_told(self, object ended, double now, double date) except -1:
+    cdef bint _is_recorded(self, object ended, double now, double date) except -1:
         """Count it and hold its lines. False: nothing was done."""
         cdef Reader exchange = self._reader_of(type(ended))
         cdef Http1RequestHead head

@@ -8,7 +8,7 @@ from typing import Protocol
 from fastgw.observe.access_log.record import Record
 
 
-class Head(Protocol):
+class FinishedHead(Protocol):
     """A request head, as far as it is logged."""
 
     @property
@@ -52,7 +52,7 @@ class FinishedExchange(Protocol):
     """An exchange that has just ended; what its attributes mean is said in `exchange`."""
 
     @property
-    def head(self) -> Head: ...
+    def head(self) -> FinishedHead: ...
     @property
     def scheme(self) -> bytes: ...
     @property

@@ -182,7 +182,7 @@ class StateLimits:
         self._timer: asyncio.TimerHandle | None = None
         self._is_flushing = self._is_trusted = False
         self._again_s = AGAIN_S
-        self._is_told_away = False  # in the log
+        self._is_outage_logged = False  # in the log
         self._steady: asyncio.TimerHandle | None = None  # until it is told that it is back
         self.away = ""
         """Reason why Redis is not asked; "": it is."""
@@ -203,7 +203,7 @@ class StateLimits:
         self._users += 1
         if self._users == 1:
             self._loop = asyncio.get_running_loop()
-            self.away, self._is_told_away, self._again_s = "", False, AGAIN_S
+            self.away, self._is_outage_logged, self._again_s = "", False, AGAIN_S
             self._connect(0.0)
 
     def release(self) -> None:
@@ -289,8 +289,8 @@ class StateLimits:
         self._connect(0.0)
 
     def _go(self, why: str) -> None:
-        if not self._is_told_away and self._users:
-            self._is_told_away = True
+        if not self._is_outage_logged and self._users:
+            self._is_outage_logged = True
             say(
                 OperatorEvent.STATE_UNREACHABLE,
                 "limits: the Redis at %s is unreachable: %s; it is not queried until it is reachable again",
@@ -328,8 +328,8 @@ class StateLimits:
     def _tell_defect(self, task: asyncio.Task[None]) -> None:
         """Connecting has failed otherwise than it may: it is tried again, ever as seldom as at last."""
         if task is self._connecting and not task.cancelled() and (error := task.exception()) is not None:
-            if not self._is_told_away:
-                self._is_told_away = True
+            if not self._is_outage_logged:
+                self._is_outage_logged = True
                 say(
                     OperatorEvent.DEFECT,
                     "limits: a defect while the Redis at %s is connected to",
@@ -358,7 +358,7 @@ class StateLimits:
                 break
             pause = self._pause()
         self._connecting = None
-        if self._is_told_away:
+        if self._is_outage_logged:
             self._steady = self._loop.call_later(STEADY_S, self._tell_back)
         self.away, self._pipe = "", pipe
         availability.seen(self, is_up=True)
@@ -366,5 +366,5 @@ class StateLimits:
 
     def _tell_back(self) -> None:
         """Not before it has been there for a while: one that comes and goes, or talks nonsense, would fill the log."""
-        self._steady, self._is_told_away = None, False
+        self._steady, self._is_outage_logged = None, False
         say(OperatorEvent.STATE_BACK, "limits: the Redis at %s is reachable again", self._place)

@@ -128,7 +128,7 @@ class Merged:
     """Whether a provider has not been told yet what there is."""
     validated: Container[int] = ()
     """The identities of routes and upstreams with which nothing was wrong right before, among the same others."""
-    noted: set[int] = field(default_factory=set)
+    with_notes: set[int] = field(default_factory=set)
     """Identities of the routes and upstreams that rules have reported on."""
 
     def whole(self, name: str) -> Iterator[tuple[SourcePlace, str, Any]]:
@@ -155,7 +155,7 @@ class Merged:
     def note(self, each: object, notes: Iterable[Problem]) -> None:
         """A rule about each route, or upstream, by itself has told this of one."""
         if any(True for _ in notes):
-            self.noted.add(id(each))
+            self.with_notes.add(id(each))
 
     def consumers(self) -> Iterator[tuple[SourcePlace, Any]]:
         """Return the consumers without errors in their settings."""

@@ -89,7 +89,7 @@ class EgressKept:
             held = chain(made.upstreams.values(), made.routes.values())
             kept = (each for settings, _, each in held if not settings.filters)
             here = {id(each) for _, each in chain(merged.maps["upstreams"].values(), merged.routes())}
-            made.validated = {id(each): each for each in kept if id(each) in here and id(each) not in merged.noted}
+            made.validated = {id(each): each for each in kept if id(each) in here and id(each) not in merged.with_notes}
 
 
 class _Made:

@@ -13,7 +13,7 @@ from typing import Final
 from fastgw.config.formats.positions import Mark
 
 
-class Where(Enum):
+class SyntaxLocation(Enum):
     """The place that a message points at, of the two that a parser may know."""
 
     FOUND = "where it went wrong"
@@ -23,21 +23,21 @@ class Where(Enum):
 @dataclass(frozen=True, slots=True)
 class Row:
     """One error of a library, and how it is told. In `wrong` and `expected`, `{line}` and `{column}` are those of
-    `Where.BEGAN`.
+    `SyntaxLocation.BEGAN`.
     """
 
     said: re.Pattern[str]
     """Found in what the library says."""
     wrong: str
     expected: str
-    where: Where = Where.FOUND
+    where: SyntaxLocation = SyntaxLocation.FOUND
 
 
-def _row(said: str, wrong: str, expected: str, where: Where = Where.FOUND) -> Row:
+def _row(said: str, wrong: str, expected: str, where: SyntaxLocation = SyntaxLocation.FOUND) -> Row:
     return Row(re.compile(said), wrong, expected, where)
 
 
-_BEGAN: Final = Where.BEGAN
+_BEGAN: Final = SyntaxLocation.BEGAN
 
 # Both what libyaml says and what PyYAML's own parser does: "context: problem [sign]".
 YAML: Final = (
@@ -164,12 +164,12 @@ JSON: Final = (
 
 def found_in(rows: Sequence[Row], said: str, found: Mark, began: Mark | None = None) -> tuple[str, str, Mark]:
     """Return what is wrong, what was expected, and where, of an error that a library tells as `said`. `found`, `began`:
-    the places of `Where`, as far as the library knows them.
+    the places of `SyntaxLocation`, as far as the library knows them.
     """
     for row in rows:
         if row.said.search(said):
             line, column = began or found
             told = row.wrong.format(line=line, column=column) if "{line}" in row.wrong else row.wrong
             expected = row.expected.format(column=column) if "{column}" in row.expected else row.expected
-            return told, f"expected {expected}", (began or found) if row.where is Where.BEGAN else found
+            return told, f"expected {expected}", (began or found) if row.where is SyntaxLocation.BEGAN else found
     return said.partition(" [")[0], "", found

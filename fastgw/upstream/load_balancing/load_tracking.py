@@ -18,7 +18,7 @@ GATEWAY_ERRORS: Final = frozenset((502, 503, 504))
 NO_WORDS: Final = memoryview(b"")
 
 
-class Clock(Protocol):
+class LoadClock(Protocol):
     def __call__(self) -> float:
         """Monotonic seconds."""
 
@@ -108,7 +108,7 @@ class Latencies:
 
     __slots__ = ("_clock", "_decay", "_loads", "_penalty", "_seen")
 
-    def __init__(self, loads: Loads, decay: float, penalty: float, clock: Clock = monotonic) -> None:
+    def __init__(self, loads: Loads, decay: float, penalty: float, clock: LoadClock = monotonic) -> None:
         self._loads = loads
         self._decay = decay
         self._penalty = penalty
