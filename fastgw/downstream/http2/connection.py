@@ -268,7 +268,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     def _go_on(self) -> None:
         """Other connections have had their turn: on with what this client has asked for."""
         events, self._events = list(self._events), deque()
-        if not self.closed:
+        if not self.closed and not self._closing:
             self._handle(events)
             self._stop_or_start()
             self.flush_soon()
@@ -384,12 +384,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             return
         session = self.session
         held = session.held_by_all
-        while not self.write_paused:
-            message = session.to_send()
-            if not message:
-                break
-            send(self.fd, message, self.transport, False)
+        self._write_all()
         self._take_events(session.events())
+        if session.error is not None:
+            self._write_all()  # it may have come of what was written
         if held:
             for stream in tuple(self._streams.values()):
                 stream.look_at_held()
@@ -401,6 +399,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 self.close()
         elif session.in_head and self.deadline == inf:
             self.watch(self.server.timeouts.request_headers)
+
+    def _write_all(self) -> None:
+        while not self.write_paused and (message := self.session.to_send()):
+            send(self.fd, message, self.transport, False)
 
     def _end(self, code: int) -> None:
         """Tell the client that it is over, and close."""

@@ -79,11 +79,13 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_session_callbacks_set_on_frame_recv_callback(nghttp2_session_callbacks*, void*)
     void nghttp2_session_callbacks_set_on_frame_send_callback(nghttp2_session_callbacks*, void*)
     void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_unpack_extension_callback(nghttp2_session_callbacks*, void*)
     void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_callbacks*, void*)
     int nghttp2_option_new(nghttp2_option**)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option*, int)
     void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
     void nghttp2_option_set_max_settings(nghttp2_option*, size_t)
+    void nghttp2_option_set_user_recv_extension_type(nghttp2_option*, uint8_t)
     void nghttp2_option_set_max_outbound_ack(nghttp2_option*, size_t)
     void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option*, uint32_t)
     int nghttp2_session_server_new2(nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*)
@@ -122,11 +124,14 @@ cdef extern from "nghttp2/nghttp2.h":
 cdef enum:
     F_DATA = 0
     F_HEADERS = 1
+    F_PRIORITY = 2
     F_RST_STREAM = 3
     F_SETTINGS = 4
     F_PING = 6
     F_GOAWAY = 7
     F_CONTINUATION = 9
+    FIRST_UNKNOWN = 10
+    LAST_UNKNOWN = 255
     FLAG_END_STREAM = 1
     FLAG_ACK = 1
     CAT_REQUEST = 0
@@ -137,7 +142,9 @@ cdef enum:
     NV_NO_INDEX = 1
     ERR_DEFERRED = -508
     ERR_TEMPORAL_CALLBACK_FAILURE = -521
+    ERR_CANCEL = -535
     ERR_CALLBACK_FAILURE = -902
+    ERR_FLOODED = -904
     SETTING_HEADER_TABLE_SIZE = 1
     SETTING_ENABLE_PUSH = 2
     SETTING_MAX_CONCURRENT_STREAMS = 3
@@ -149,6 +156,10 @@ cdef enum:
 cdef enum:
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
+    INTERNAL_ERROR = 2
+    FLOW_CONTROL_ERROR = 3
+    STREAM_CLOSED = 5
+    FRAME_SIZE_ERROR = 6
     CANCEL = 8
     ENHANCE_YOUR_CALM = 11
 
@@ -188,7 +199,12 @@ cdef enum:
     CONTROL_BURST = 1000
     CONTROL_PER_STREAM = 10
     CONTROL_PER_DATA = 3
+    CONTROL_PER_SECOND = 10
     CONTINUATIONS = 8
+    MOST_IN_FRAME = 16384
+    # Streams that are remembered after they have closed.
+    KEPT_RESETS = 256
+    KEPT_GAPS = 32
 
 cdef uint8_t _out[OUT_BYTES + FRAME]  # between two calls it is empty
 cdef uint8_t _lower[256]
@@ -295,8 +311,17 @@ cdef class Session:
     cdef double _resets
     cdef double _at
     cdef int _empty_data
-    cdef long _control
+    cdef double _control
     cdef readonly object error
+    cdef uint32_t _code  # that belongs to `error`
+    # streams of the peer
+    cdef int32_t _last_stream
+    cdef list _gaps  # (first, last) of streams that the peer has passed over, or None
+    cdef dict _reset_here  # those that were reset by us, as the peer may not know yet; the latest ones
+    cdef int32_t _oldest_known  # up to this one, resets are not known any more
+    cdef bint _refuses_new  # the last GOAWAY is on its way: what is above it is ignored
+    cdef size_t _queued_before_settings
+    cdef bint _in_settings
     cdef bint _connect_protocol
     cdef bint _ended
     cdef readonly Py_ssize_t held_by_all
@@ -309,6 +334,8 @@ cdef class Session:
         self._resets = RESET_BURST
         self._empty_data = EMPTY_DATA_BURST
         self._control = CONTROL_BURST
+        self._last_stream = -1
+        self._reset_here = {}
 
     def __init__(
         self,
@@ -370,34 +397,72 @@ cdef class Session:
         if self._ended:
             return []
         self._resets = min(RESET_BURST, self._resets + (now - self._at) * RESETS_PER_SECOND)
+        self._control = min(CONTROL_BURST, self._control + (now - self._at) * CONTROL_PER_SECOND)
         self._at = now
+        if self._in_settings:
+            self._queued_before_settings = nghttp2_session_get_outbound_queue_size(self._session)
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         try:
             taken = nghttp2_session_mem_recv(self._session, <const uint8_t*>view.buf, min(length, view.len))
         finally:
             PyBuffer_Release(&view)
         if taken < 0 and self.error is None:
-            self.error = nghttp2_strerror(<int>taken).decode("ascii")
-            self._end(PROTOCOL_ERROR)
+            self._fail(
+                nghttp2_strerror(<int>taken).decode("ascii"),
+                ENHANCE_YOUR_CALM if taken == ERR_FLOODED else PROTOCOL_ERROR,
+            )
+        if self.error is not None:
+            self._events.clear()  # nothing more is begun: the connection ends
         return self.events()
 
     def events(self):
         """Return what has happened since: also by sending, as that may end a stream."""
         cdef list events = self._events
-        if self.error is not None:
-            self._end(ENHANCE_YOUR_CALM)
+        if self.error is not None and not self._ended:
+            self._ended = True
+            nghttp2_session_terminate_session(self._session, self._code)
         if events:
             self._events = []
         return events
 
-    cdef void _end(self, uint32_t code) noexcept:
-        if not self._ended:
-            self._ended = True
-            nghttp2_session_terminate_session(self._session, code)
-
-    cdef void _flooded(self, str why) noexcept:
+    cdef void _fail(self, str why, uint32_t code) noexcept:
+        """End the connection: nothing more that the peer has sent is looked at."""
         if self.error is None:
             self.error = why
+            self._code = code
+
+    cdef void _flooded(self, str why) noexcept:
+        self._fail(why, ENHANCE_YOUR_CALM)
+
+    cdef void _begin_frame_of_stream(self, int32_t stream) noexcept:
+        """HEADERS begin a stream, or are trailers of an open one: nghttp2 ignores all others.
+
+        RFC 9113 section 5.1: ignored are those of streams that were reset here, as they may be on their way.
+        """
+        if stream > self._last_stream:
+            if stream > self._last_stream + 2:
+                if self._gaps is None:
+                    self._gaps = []
+                elif len(self._gaps) == KEPT_GAPS:
+                    del self._gaps[0]
+                self._gaps.append((self._last_stream + 2, stream - 2))
+            self._last_stream = stream
+        elif nghttp2_session_find_stream(self._session, stream) is NULL and not self._refuses_new:
+            if self._gaps is not None:
+                for first, last in self._gaps:
+                    if first <= stream <= last:
+                        self._fail("a stream was begun behind a later one", PROTOCOL_ERROR)
+                        return
+            if stream > self._oldest_known and stream not in self._reset_here:
+                self._fail("HEADERS on a closed stream", STREAM_CLOSED)
+
+    cdef void _remember_reset(self, int32_t stream) noexcept:
+        cdef int32_t oldest
+        if len(self._reset_here) == KEPT_RESETS:
+            oldest = next(iter(self._reset_here))
+            del self._reset_here[oldest]
+            self._oldest_known = max(self._oldest_known, oldest)
+        self._reset_here[stream] = None
 
     cdef void _count_reset(self) noexcept:
         self._resets -= 1
@@ -574,6 +639,8 @@ cdef class Session:
 
     cdef void _end_trailers(self, int32_t stream):
         self.in_head = False
+        if self._refusal is None and (self._has_host or self._cookies.length):
+            self._refusal = "A trailer has a header that is not allowed in trailers."
         if self._too_long:
             self._events.append((E_TOO_LONG, stream, b""))
         elif self._refusal is not None:
@@ -730,6 +797,7 @@ cdef class Session:
 
     def goaway(self, uint32_t code=0):
         """Take no new streams: what comes later was never processed."""
+        self._refuses_new = True
         nghttp2_submit_goaway(
             self._session, 0, nghttp2_session_get_last_proc_stream_id(self._session), code, NULL, 0
         )
@@ -907,20 +975,33 @@ cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trail
 
 cdef int _on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, void* user) noexcept:
     cdef Session self = <Session>user
-    if self.error is not None:
-        return 0
-    if hd.type == F_HEADERS:
+    if hd.type == F_DATA:
+        pass
+    elif hd.type == F_HEADERS:
         self._continuations = 0
         self._control = min(self._control + CONTROL_PER_STREAM, CONTROL_BURST)
+        if not self._is_client:
+            self._begin_frame_of_stream(hd.stream_id)
     elif hd.type == F_RST_STREAM:
         self._count_reset()
     elif hd.type == F_CONTINUATION:
         self._continuations += 1
-        if self._continuations > CONTINUATIONS:
+        if hd.length > MOST_IN_FRAME:  # nghttp2 1.52 does not look at the size of these
+            self._fail("a frame is too large", FRAME_SIZE_ERROR)
+        elif self._continuations > CONTINUATIONS:
             self._flooded("too many CONTINUATION frames")
-    elif hd.type != F_DATA:
+    else:
         self._count_control()
-    return 0
+        if hd.type == F_SETTINGS and not hd.flags & FLAG_ACK:
+            self._in_settings = True
+            self._queued_before_settings = nghttp2_session_get_outbound_queue_size(session)
+        elif hd.type == F_PRIORITY and not hd.stream_id:
+            self._fail("PRIORITY on stream 0", PROTOCOL_ERROR)
+    return 0 if self.error is None else ERR_CALLBACK_FAILURE
+
+
+cdef ssize_t _ignore_extension(nghttp2_session* session, void** payload, const nghttp2_frame_hd* hd, void* user) noexcept:
+    return ERR_CANCEL  # unknown frames are told of at all only where they may be unpacked
 
 
 cdef int _on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
@@ -972,7 +1053,15 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
         elif self._empty_data < EMPTY_DATA_BURST:
             self._empty_data += 1
         return 0
-    if frame.hd.type == F_GOAWAY:
+    if frame.hd.type == F_SETTINGS:
+        if not frame.hd.flags & FLAG_ACK:
+            self._in_settings = False
+            # RFC 9113 section 6.9.2: a window beyond the largest one is an error of the connection; nghttp2 resets the
+            # streams. What it answers otherwise is one ACK.
+            if nghttp2_session_get_outbound_queue_size(session) > self._queued_before_settings + 1:
+                self._fail("SETTINGS make a window too large", FLOW_CONTROL_ERROR)
+                return ERR_CALLBACK_FAILURE
+    elif frame.hd.type == F_GOAWAY:
         self._events.append((E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
     elif frame.hd.type == F_PING and frame.hd.flags & FLAG_ACK:
         self._events.append((E_PONG, 0, None))
@@ -984,7 +1073,8 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
     if frame.hd.type == F_DATA:
         self._control = min(self._control + CONTROL_PER_DATA, CONTROL_BURST)
     elif frame.hd.type == F_RST_STREAM:
-        if frame.rst_stream.error_code != NO_ERROR and frame.rst_stream.error_code != CANCEL:
+        self._remember_reset(frame.hd.stream_id)
+        if frame.rst_stream.error_code not in (NO_ERROR, INTERNAL_ERROR, CANCEL):
             self._count_reset()  # what the peer has made us do
     return 0
 
@@ -992,6 +1082,7 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
 cdef int _on_invalid_frame(nghttp2_session* session, const nghttp2_frame* frame, int code, void* user) noexcept:
     cdef Session self = <Session>user
     self.in_head = False
+    self._remember_reset(frame.hd.stream_id)  # or will be
     if frame.hd.type == F_HEADERS and self.error is None:
         self._events.append((E_MALFORMED, frame.hd.stream_id, nghttp2_strerror(code).decode("ascii")))
     return 0
@@ -1019,17 +1110,21 @@ cdef nghttp2_session_callbacks* _callbacks() except NULL:
     nghttp2_session_callbacks_set_on_frame_recv_callback(made, <void*>_on_frame)
     nghttp2_session_callbacks_set_on_frame_send_callback(made, <void*>_on_sent)
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(made, <void*>_on_invalid_frame)
+    nghttp2_session_callbacks_set_unpack_extension_callback(made, <void*>_ignore_extension)
     nghttp2_session_callbacks_set_on_stream_close_callback(made, <void*>_on_stream_close)
     return made
 
 
 cdef nghttp2_option* _make_options() except NULL:
     cdef nghttp2_option* made = NULL
+    cdef int kind
     if nghttp2_option_new(&made):
         raise MemoryError
     nghttp2_option_set_no_auto_window_update(made, 1)
     nghttp2_option_set_no_closed_streams(made, 1)
     nghttp2_option_set_max_settings(made, 32)
+    for kind in range(FIRST_UNKNOWN, LAST_UNKNOWN + 1):
+        nghttp2_option_set_user_recv_extension_type(made, kind)
     return made
 
 

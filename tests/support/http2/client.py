@@ -1,0 +1,224 @@
+"""A client of HTTP/2 that sends what a test says, and tells what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import time
+from dataclasses import dataclass, field
+
+import hpack
+
+from tests.support.client import connect
+from tests.support.http2 import frames
+from tests.support.http2.frames import BEGINNING, SETTINGS_ACK, Flag, Setting, Type
+from tests.support.peer import DEADLINE, Peer, Unexpected
+
+Fields = list[tuple[bytes, bytes]]
+
+
+@dataclass
+class Answer:
+    """What came on a stream so far."""
+
+    heads: list[Fields] = field(default_factory=list)
+    """Interim heads, the response's head, and its trailers."""
+    body: bytes = b""
+    ended: bool = False
+    reset: int | None = None
+
+    @property
+    def statuses(self) -> list[int]:
+        return [int(value) for head in self.heads for name, value in head if name == b":status"]
+
+    @property
+    def status(self) -> int:
+        """Of the final response."""
+        return self.statuses[-1]
+
+    @property
+    def head(self) -> Fields:
+        return next(head for head in self.heads if int(dict(head)[b":status"]) >= 200)
+
+    @property
+    def trailers(self) -> Fields:
+        return [] if b":status" in dict(self.heads[-1]) else self.heads[-1]
+
+    def get(self, name: bytes) -> bytes | None:
+        return dict(self.head).get(name)
+
+    @property
+    def over(self) -> bool:
+        return self.ended or self.reset is not None
+
+
+class Http2Client(Peer):
+    """A connection; `begin` sends the preface. What comes is read strictly: a frame that is not right fails the test.
+
+    Its windows are as large as may be, so that nothing waits for it, but where a test has `windows` small.
+    """
+
+    def __init__(self, address: str, deadline: float = DEADLINE) -> None:
+        super().__init__(connect(address, deadline), deadline)
+        self.answers: dict[int, Answer] = {}
+        self.settings: dict[int, int] = {}
+        self.pongs: list[bytes] = []
+        self.goaways: list[tuple[int, int, bytes]] = []
+        """Last stream, code, text."""
+        self.window_updates: dict[int, int] = {}
+        self.settings_acks = 0
+        self.refused_bytes = b""
+        """What came where no frame was: of a listener that answers in HTTP/1.1."""
+        self._decoder = hpack.Decoder(max_header_list_size=1 << 20)
+        self._block: tuple[int, int, bytes] | None = None
+
+    def begin(self, *entries: tuple[int, int]) -> Http2Client:
+        """Preface and SETTINGS. The connection's window is opened all the way."""
+        wide = () if any(key == Setting.INITIAL_WINDOW_SIZE for key, _ in entries) else ((4, frames.MAX_WINDOW),)
+        self.send(frames.PREFACE + frames.settings(*entries, *wide) + frames.window_update(frames.MAX_WINDOW - 65_535))
+        return self
+
+    def begin_plainly(self) -> Http2Client:
+        """With the windows that are there without a word, as all cases begin."""
+        self.send(BEGINNING)
+        return self
+
+    def answer(self, stream: int) -> Answer:
+        return self.answers.setdefault(stream, Answer())
+
+    # --- reading ---
+
+    @property
+    def over(self) -> bool:
+        return self.ended and not self._frame_is_there
+
+    @property
+    def _frame_is_there(self) -> bool:
+        unread = self.received[self._at : self._at + 9]
+        return len(unread) == 9 and len(self.received) - self._at >= 9 + int.from_bytes(unread[:3], "big")
+
+    def read_frame(self, until: float | None = None) -> bool:
+        """Take the next frame in. False: the connection has ended."""
+        until = time.monotonic() + self.deadline if until is None else until
+        while not self._frame_is_there:
+            if self.received[self._at :].startswith(b"HTTP/1.1 "):
+                self.read_to_end()
+                self.refused_bytes = self.received
+                return False
+            if not self._fill(until, "a frame"):
+                if self.unread and not self.was_reset:
+                    raise Unexpected(f"the stream ended within a frame: {self.unread!r}")
+                return False
+        head = self._take(9)
+        payload = self._take(int.from_bytes(head[:3], "big"))
+        self._take_frame(head[3], head[4], int.from_bytes(head[5:], "big"), payload)
+        if self._at > 1 << 20:
+            self.received, self._at = self.received[self._at :], 0
+        return True
+
+    def wait(self, fact: object, wanted: str) -> None:
+        """Read frames until `fact` (a callable) holds. Fails where the connection ends before."""
+        assert callable(fact)
+        until = time.monotonic() + self.deadline
+        while not fact():
+            if not self.read_frame(until):
+                raise Unexpected(f"the connection ended before {wanted}: {self.told}")
+
+    def wait_for(self, stream: int) -> Answer:
+        """The whole answer on a stream. Fails where it is reset."""
+        answer = self.answer(stream)
+        self.wait(lambda: answer.over, f"the end of stream {stream}")
+        if answer.reset is not None:
+            raise Unexpected(f"stream {stream} was reset: {self.told}")
+        return answer
+
+    def wait_for_end(self, stream: int) -> None:
+        """Until the stream has ended, was reset, or the connection is over."""
+        answer = self.answer(stream)
+        until = time.monotonic() + self.deadline
+        while not answer.over and self.read_frame(until):
+            pass
+
+    def read_all(self) -> None:
+        """Until the connection has ended, which must be within the deadline."""
+        until = time.monotonic() + self.deadline
+        while self.read_frame(until):
+            pass
+
+    def synchronize(self, mark: bytes = b"in order") -> None:
+        """Send a PING and read up to its answer."""
+        self.send(frames.ping(mark))
+        self.wait(lambda: mark in self.pongs, "the answer to a PING")
+
+    @property
+    def told(self) -> str:
+        """What came, in short."""
+        answers = {
+            stream: (a.statuses, len(a.body), "ended" if a.ended else "open" if a.reset is None else f"reset {a.reset}")
+            for stream, a in self.answers.items()
+        }
+        return f"answers {answers}, GOAWAY {self.goaways}, ended {self.ended}, {self.refused_bytes!r}"
+
+    def _take_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if self._block is not None and kind != Type.CONTINUATION:
+            raise Unexpected(f"frame of type {kind} within a header block")
+        if len(payload) > frames.MAX_FRAME:
+            raise Unexpected(f"a frame of {len(payload)} bytes")
+        if kind == Type.DATA:
+            answer = self._open(stream)
+            if not answer.heads:
+                raise Unexpected(f"DATA before HEADERS on stream {stream}")
+            answer.body += payload if not flags & Flag.PADDED else payload[1 : len(payload) - payload[0]]
+            answer.ended = bool(flags & Flag.END_STREAM)
+        elif kind == Type.HEADERS:
+            if flags & (Flag.PADDED | Flag.PRIORITY):
+                raise Unexpected(f"HEADERS with flags {flags}")
+            self._take_block(stream, flags, flags, payload)
+        elif kind == Type.CONTINUATION:
+            if self._block is None or self._block[0] != stream:
+                raise Unexpected(f"CONTINUATION on stream {stream}")
+            self._take_block(stream, self._block[1], flags, self._block[2] + payload)
+        elif kind == Type.RST_STREAM:
+            (self.answer(stream).reset,) = struct.unpack("!I", payload)
+        elif kind == Type.SETTINGS:
+            self._take_settings(flags, payload)
+        elif kind == Type.PING:
+            if flags & Flag.ACK:
+                self.pongs.append(payload)
+            else:
+                self._reply(frames.ping(payload, Flag.ACK))
+        elif kind == Type.GOAWAY:
+            last, code = struct.unpack("!II", payload[:8])
+            self.goaways.append((last, code, payload[8:]))
+        elif kind == Type.WINDOW_UPDATE:
+            self.window_updates[stream] = self.window_updates.get(stream, 0) + int.from_bytes(payload, "big")
+        else:
+            raise Unexpected(f"a frame of type {kind}")
+
+    def _open(self, stream: int) -> Answer:
+        answer = self.answer(stream)
+        if answer.over:
+            raise Unexpected(f"a frame behind the end of stream {stream}: {self.told}")
+        return answer
+
+    def _take_block(self, stream: int, first: int, flags: int, payload: bytes) -> None:
+        if not flags & Flag.END_HEADERS:
+            self._block = (stream, first, payload)
+            return
+        self._block = None
+        answer = self._open(stream)
+        answer.heads.append([(bytes(n), bytes(v)) for n, v in self._decoder.decode(payload, raw=True)])
+        answer.ended = bool(first & Flag.END_STREAM)
+
+    def _take_settings(self, flags: int, payload: bytes) -> None:
+        if flags & Flag.ACK:
+            self.settings_acks += 1
+            return
+        for at in range(0, len(payload), 6):
+            key, value = struct.unpack_from("!HI", payload, at)
+            self.settings[key] = value
+        self._reply(SETTINGS_ACK)
+
+    def _reply(self, sent: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self.send(sent)
