@@ -5,15 +5,17 @@
 
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS=
-RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev libnghttp2-dev
 COPY LICENSE README.md pyproject.toml setup.py /src/
 COPY fastgw /src/fastgw
 # Without pip: what is copied from here holds fastgw and what it imports. It must have come out compiled.
 RUN python -m venv --without-pip /opt/fastgw \
     && pip --python /opt/fastgw/bin/python install --no-cache-dir --disable-pip-version-check "/src${EXTRAS:+[$EXTRAS]}" \
-    && /opt/fastgw/bin/fastgw version | grep -x 'wire: *compiled'
+    && /opt/fastgw/bin/fastgw version | grep -x 'wire: *compiled' \
+    && /opt/fastgw/bin/fastgw version | grep 'http2: *libnghttp2'
 
 FROM python:3.11-slim-bookworm
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends libnghttp2-14 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/fastgw /opt/fastgw
 COPY deploy/container.yaml /etc/fastgw/gateway.yaml
 ENV PATH=/opt/fastgw/bin:$PATH

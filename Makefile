@@ -88,8 +88,11 @@ setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bi
 .venv/.compiled: setup.py $(TWIN_SOURCES) | .venv/.runtime
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	can_compile() { echo '#include <Python.h>' | $${CC:-gcc} -I"$$headers" -E - >/dev/null 2>&1; }; \
+	has_http2() { echo '#include <nghttp2/nghttp2.h>' | $${CC:-gcc} -E - >/dev/null 2>&1; }; \
 	missing="gcc libc6-dev"; [ -e "$$headers/Python.h" ] || missing+=" $${headers##*/}-dev"; \
-	if can_compile || { $(call apt_install,$$missing) && can_compile; }; then \
+	has_http2 || missing+=" libnghttp2-dev"; \
+	if { can_compile && has_http2; } || { $(call apt_install,$$missing) && can_compile; } || can_compile; then \
+	  has_http2 || echo "WARNING: HTTP/2 will be missing. To have it, on Debian: sudo apt-get install libnghttp2-dev" >&2; \
 	  echo "[3/3] compiling the hot path: $(words $(filter %.pyx,$(TWIN_SOURCES))) modules"; \
 	  FASTGW_PURE_PYTHON= $(BIN)/python setup.py -q build_ext --inplace; touch $@; \
 	else \

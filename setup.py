@@ -5,6 +5,8 @@ is built with it fits every machine.
 """
 
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -14,8 +16,25 @@ from setuptools.command.build_ext import build_ext
 TWINS = [] if os.environ.get("FASTGW_PURE_PYTHON") else sorted(Path("fastgw").rglob("_*.pyx"))
 
 
-LIBRARIES = {"fastgw/http/http2/_session.pyx": ["nghttp2"]}
-"""Libraries of the system that compiled modules stand on."""
+LIBRARIES = {"fastgw/http/http2/_session.pyx": ("nghttp2", "nghttp2/nghttp2.h")}
+"""Libraries of the system that compiled modules stand on, and a header of each. Without it the module is left out."""
+
+
+def has_header(header: str) -> bool:
+    """Whether the C compiler finds it."""
+    compiler = [*shlex.split(os.environ.get("CC", "gcc")), *shlex.split(os.environ.get("CFLAGS", "")), "-E", "-"]
+    try:
+        found = subprocess.run(compiler, input=f"#include <{header}>\n".encode(), capture_output=True, check=False)
+    except OSError:
+        return False
+    return found.returncode == 0
+
+
+for module, (library, header) in LIBRARIES.items():
+    if Path(module) in TWINS and not has_header(header):
+        print(f"warning: {module} is not compiled: there is no {header} (lib{library})")
+        TWINS.remove(Path(module))
+
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
@@ -45,7 +64,7 @@ if __name__ == "__main__":  # which the processes that Cython begins are not
                     ".".join(source.with_suffix("").parts),
                     [str(source)],
                     depends=[str(header) for header in source.parent.glob("_*.h")],
-                    libraries=LIBRARIES.get(str(source), []),
+                    libraries=[LIBRARIES[str(source)][0]] if str(source) in LIBRARIES else [],
                     extra_compile_args=[*OPTIMIZED, "-fno-strict-aliasing"],
                 )
                 for source in TWINS

@@ -599,6 +599,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
 
     import fastgw.runtime.run  # noqa: F401  # and with it each compiled module, which `compiled` tells of
     from fastgw import compiled
+    from fastgw.http.http2 import session as http2_session
     from fastgw.net import openssl
     from fastgw.shm import rate_limit_table
 
@@ -609,6 +610,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "httptools": version_of("httptools"),
         "msgspec": version_of("msgspec"),
         "wire": compiled.describe(),
+        "http2": http2_session.describe(),
         "limits": rate_limit_table.describe(),
         "tickets": openssl.describe_tickets(),
     }

@@ -13,7 +13,7 @@ from bench.micro.timing import Room, time_room
 
 MODULES = (
     "framing", "routing", "balance", "health", "chain", "filters", "tokens", "asking", "splice", "body", "observe",
-    "cells", "limits", "quotas", "exchange", "policies", "egress",
+    "cells", "limits", "quotas", "exchange", "http2", "policies", "egress",
 )  # fmt: skip
 """In the order of a request's path; the last three are all of them together."""
 

@@ -71,6 +71,9 @@ class Transport(asyncio.Transport):
         self._closing = False
         protocol.connection_made(self)
 
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
     def receive(self, message: bytes) -> None:
         self._protocol.get_buffer(-1)[: len(message)] = message
         self._protocol.buffer_updated(len(message))

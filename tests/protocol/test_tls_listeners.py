@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fastgw.http.http2.session import why_missing
 from fastgw.net.client_hello import DECODE_ERROR, NO_APPLICATION_PROTOCOL
 from tests.support.certificates import Certificates, client_tls
 from tests.support.faults import assert_fault
@@ -210,19 +211,27 @@ def test_the_upstream_and_the_log_know_that_it_was_https(place: Place) -> None:
     assert place.gateway.wait_for_record(path="/scheme")["scheme"] == "https"
 
 
-@pytest.mark.parametrize(("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1")])
-def test_http_1_1_is_what_is_spoken(place: Place, offered: list[str], chosen: str) -> None:
+@pytest.mark.parametrize("offered", [["http/1.1"], ["http/1.1", "h3"], ["h3", "http/1.1"]])
+def test_http_1_1_is_spoken_with_who_offers_that_alone(place: Place, offered: list[str]) -> None:
     tls = client_tls(place.authority)
     tls.set_alpn_protocols(offered)
     with place.client(tls) as client:
-        assert client.sock.selected_alpn_protocol() == chosen
+        assert client.sock.selected_alpn_protocol() == "http/1.1"
         assert client.ask().body == b"ok"
+
+
+@pytest.mark.parametrize("offered", [["h2", "http/1.1"], ["http/1.1", "h2"]])
+def test_http_2_is_preferred_where_it_is_there(place: Place, offered: list[str]) -> None:
+    tls = client_tls(place.authority)
+    tls.set_alpn_protocols(offered)
+    with place.client(tls) as client:
+        assert client.sock.selected_alpn_protocol() == ("h2" if why_missing() is None else "http/1.1")
 
 
 def test_who_would_speak_something_else_is_told_so(place: Place) -> None:
     """RFC 7301 section 3.2: a fatal alert, and not a connection on which each speaks another protocol."""
     tls = client_tls(place.authority)
-    tls.set_alpn_protocols(["h2", "ftp"])
+    tls.set_alpn_protocols(["h3", "ftp"])
     before = metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}')
     assert "no application protocol" in str(place.fails(tls))
     assert metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}') == before + 1
@@ -322,7 +331,7 @@ def test_a_hello_may_come_in_pieces(place: Place, size: int, in_records: bool) -
 
 def test_what_a_hello_in_pieces_offers_is_read_too(place: Place) -> None:
     """RFC 7301 section 3.2, also where a packet ends in the middle."""
-    sent = client_hello("h2")
+    sent = client_hello("h3")
     with place.gateway.connect() as client:
         for piece in (sent[:50], sent[50:]):
             client.send(piece)

@@ -23,6 +23,7 @@ from fastgw.config.sources.documents import Document, FoundFile, Source, read_al
 from fastgw.config.sources.extension_packages import Types, extended
 from fastgw.config.sources.files import Disk, Files, Memory
 from fastgw.config.validation.filter_overrides import FilterRules
+from fastgw.config.validation.http2 import http2_notes
 from fastgw.config.validation.ineffective_settings import idle_settings, overlaid_targets
 from fastgw.config.validation.lint import lint
 from fastgw.config.validation.rules import RULES
@@ -207,7 +208,7 @@ def _validated(
     if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)
-        notes += FilterRules(merged, filter_types).check() + tls_notes(merged)
+        notes += FilterRules(merged, filter_types).check() + tls_notes(merged) + http2_notes(merged)
     names = [*(document.name for document in documents), *of_kyma.files]
     order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]

@@ -29,7 +29,9 @@ from fastgw.http.http2.session import (
     HEAD,
     MALFORMED,
     REFUSED,
+    SENT,
     TOO_LONG,
+    WHOLE,
     ErrorCode,
     Event,
     Session,
@@ -46,6 +48,7 @@ LAST_REQUEST_S: Final = 1.0
 """How long after the announcement of the end further streams are taken: they may be on their way."""
 READ_WHILE_UNSENT: Final = 65536
 """Bytes that are read of a client while it does not take what is written to it; then none is."""
+REQUESTS: Final = frozenset((WHOLE, HEAD))
 SPARE_STREAMS: Final = 32
 """Closed streams that are kept to be used again."""
 
@@ -76,6 +79,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         "read_since_rest",
         "requests",
         "resting",
+        "sending",
         "server",
         "session",
         "transport",
@@ -121,6 +125,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self.read_since_rest = 0
         self.resting = False
         self._flush_is_due = False
+        self.sending: list[Http2Stream] = []
+        """The streams that have been given bytes of a response since the last flush."""
         self._socket = self.fd = -1
 
     def __repr__(self) -> str:
@@ -161,13 +167,16 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     def receive(self, received: bytes | memoryview, length: int) -> None:
         """Take bytes of the client."""
         session = self.session
-        self._take_events(session.feed(received, length, self._wheel.now))
+        events = session.feed(received, length, self._wheel.now)
+        if events:
+            self._take_events(events)
         if self.write_paused:
             self._read_while_unsent += length
             if self._read_while_unsent > READ_WHILE_UNSENT:
                 self._stop_or_start()
         self.server.worker_loop.count_body(self, length, 0)
-        self.flush_soon()
+        if not self._flush_is_due and (session.wants_write or session.error is not None or session.in_head):
+            self.flush_soon()
 
     def eof_received(self) -> bool:
         self.peer_left()
@@ -228,21 +237,21 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     def _take_events(self, events: list[Event]) -> None:
         if self._events:
             self._events.extend(events)  # in order, behind those that wait
-        elif events:
+        else:
             self._handle(events)
 
     def _handle(self, events: list[Event]) -> None:
         streams = self._streams
         left = REQUESTS_PER_TURN
         for place, (kind, number, value) in enumerate(events):
-            if kind == HEAD:
+            if kind in REQUESTS:
                 if not left:
                     self._events.extend(events[place:])
                     self._stop_or_start()
                     self.server.worker_loop.loop.call_soon(self._go_on)
                     return
                 left -= 1
-                self._begin_request(number, *value)
+                self._begin_request(number, value, kind == WHOLE)
             elif kind == CLOSED:
                 stream = streams.pop(number, None)
                 if stream is not None:
@@ -257,6 +266,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 stream = streams.get(number)
                 if stream is not None:
                     self._end_request(stream, value)
+            elif kind == SENT:
+                stream = streams.get(number)
+                if stream is not None:
+                    stream.look_at_held()
             elif kind == REFUSED:
                 self._refuse(number, Fault.BAD_REQUEST, value)
             elif kind == TOO_LONG:
@@ -300,10 +313,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     def _open(self, number: int) -> Http2Stream:
         if self._spare:
             stream = self._spare.pop()
-            stream.begin_at(number)
         else:
             stream = Http2Stream(self)
-            stream.id = number
+        stream.id = number
         if not self._streams and not self.write_paused and not self._last_calls:
             self.deadline = inf
         self._streams[number] = stream
@@ -335,11 +347,14 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if stream.exchange is not None or stream.is_fast:
             stream.break_off(Fault.CLIENT_LEFT)
         server = self.server
-        server.worker_loop.wheel.drop(stream)
+        if stream.filed_at != inf:
+            self._wheel.drop(stream)
         if stream.has_place:
             stream.has_place = False
             server.release(self.peer, stream.address_limit)
         if len(self._spare) < SPARE_STREAMS:
+            if stream.has_had_exchange:
+                stream.reset()
             self._spare.append(stream)
         if not self._streams:
             self._rest()
@@ -378,19 +393,28 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._flush_is_due = True
             self.server.worker_loop.loop.call_soon(self._flush)
 
+    def flush_alone(self) -> None:
+        """Write what is due at once where one stream alone is open: no other has anything for this turn."""
+        if len(self._streams) == 1 and not self._flush_is_due:
+            self._flush()
+        else:
+            self.flush_soon()
+
     def _flush(self) -> None:
         self._flush_is_due = False
         if self.closed or self._closing:
             return
         session = self.session
-        held = session.held_by_all
         self._write_all()
-        self._take_events(session.events())
+        events = session.events()
+        if events:
+            self._take_events(events)
         if session.error is not None:
             self._write_all()  # it may have come of what was written
-        if held:
-            for stream in tuple(self._streams.values()):
+        if session.held_by_all:
+            for stream in self.sending:
                 stream.look_at_held()
+        self.sending.clear()
         if self._last_calls == 2 and not self._streams:
             self._end(ErrorCode.NO_ERROR)
         elif session.error is not None or session.done:

@@ -55,6 +55,7 @@ class Http2Stream(Timed):
         "braked",
         "exchange",
         "fast_path",
+        "has_had_exchange",
         "has_place",
         "id",
         "is_fast",
@@ -75,16 +76,17 @@ class Http2Stream(Timed):
         self.body_goes_to = -1
         self.braked = False
         """Whether the source of the response is paused, as the client does not take it."""
-        self.begin_at(0)
-
-    def begin_at(self, number: int) -> None:
-        """Make ready for the stream of this number."""
-        self.id = number
+        self.id = 0
         self.has_place = False
         """Whether it has taken places in the node's limits, `address_limit` among them."""
         self.address_limit: AddressLimit | None = None
         self.receiving = True
         """Whether the request goes on."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the exchange before, so that the stream can have another."""
+        self.has_had_exchange = False
         self._paused = False
         self._unconsumed = 0
         self._body_bytes = inf
@@ -146,6 +148,7 @@ class Http2Stream(Timed):
                     if not plan.checks_path:
                         fast_match = match
         chain = early if fast_match is None else fast_match[0].chain
+        self.has_had_exchange = True
         exchange = self.exchange = begin(head, self, listener, peer, chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
@@ -172,6 +175,7 @@ class Http2Stream(Timed):
     def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is not served; `head` stands for it."""
         connection = self._connection
+        self.has_had_exchange = True
         exchange = self.exchange = begin(head, self, connection.listener, connection.peer, connection.listener.early)
         exchange.fail(fault, detail)
 
@@ -261,6 +265,7 @@ class Http2Stream(Timed):
         self.is_fast = False
         message = serializer.whole(head, server.date_line, b"", dropped, added, request_id)
         connection.session.respond(self.id, message, True)
+        connection.sending.append(self)
         if server.draining:
             server.drained += 1
         if exchange is None:
@@ -271,10 +276,10 @@ class Http2Stream(Timed):
         else:
             exchange.finish()
             server.finish(exchange)
-        connection.flush_soon()
+        connection.flush_alone()
 
     def leave_fast_path(self, exchange: Exchange) -> None:
-        self.is_fast = False
+        self.is_fast, self.has_had_exchange = False, True
         self.exchange = exchange
 
     # the client's side of the exchange (`ClientSide`)
@@ -308,6 +313,7 @@ class Http2Stream(Timed):
             status, dropped, added = response.status, response.dropped, response.added
             message = serializer.response(head, status, dropped, added, payload, length, date_line, b"", shown)
         connection.session.respond(self.id, message, ended)
+        connection.sending.append(self)
         connection.flush_soon()
         if ended:
             self._complete()
@@ -318,6 +324,7 @@ class Http2Stream(Timed):
         connection = self._connection
         if connection.session.send(self.id, payload) > MOST_HELD:
             self._brake()
+        connection.sending.append(self)
         connection.flush_soon()
 
     def _brake(self) -> None:

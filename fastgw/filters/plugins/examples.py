@@ -158,11 +158,12 @@ listeners:
   public: {address: ":443", tls: {certificates: [{certificate: api.pem, key: api.key}]}}
   balanced:
     address: "127.0.0.1:8080"
-    protocols: [http1]
+    protocols: [http1, http2]
     trusted_proxies: [10.0.0.0/8]
     proxy_protocol: required
     reserved_headers: [Proxy, X-Client-IP, X-SSL-*]
     ambiguous_paths: refuse
+    http2: {max_concurrent_streams: 100, stream_window: 64KiB, connection_window: 1MiB}
     filters: {request_id: {trust_client: false}}
 """,
     "listeners.NAME.tls": """\

@@ -38,7 +38,7 @@ cdef class Head:
     cdef uint8_t line_count
     cdef readonly bint chunked
     cdef readonly bint close
-    cdef bint http2  # it came by HTTP/2, and was rendered as it stands here
+    cdef readonly bint http2  # it came by HTTP/2, and was rendered as it stands here
     cdef readonly bint whole  # all of it is in `source`, and nothing else; one in chunks has its `_payload` then
     cdef readonly int minor
     cdef readonly long long length

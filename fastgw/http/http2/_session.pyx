@@ -175,6 +175,8 @@ cdef enum:
     E_PONG = 7
     E_TOO_LONG = 8
     E_MALFORMED = 9
+    E_SENT = 10
+    E_WHOLE = 11
 
 HEAD = E_HEAD
 DATA = E_DATA
@@ -186,6 +188,8 @@ INTERIM = E_INTERIM
 PONG = E_PONG
 TOO_LONG = E_TOO_LONG
 MALFORMED = E_MALFORMED
+SENT = E_SENT
+WHOLE = E_WHOLE
 
 cdef enum:
     MOST_FIELDS = 256  # of a head that goes out: on the stack
@@ -265,6 +269,7 @@ cdef class _Outgoing:
     cdef Py_ssize_t held  # bytes of all
     cdef bint ended
     cdef bint deferred
+    cdef bint noted  # tell when some of it is sent
     cdef bytes trailers  # ready lines, or empty
 
 
@@ -546,7 +551,7 @@ cdef class Session:
         if self._refusal is not None:
             self._events.append((E_REFUSED, stream, self._refusal))
             return
-        self._events.append((E_HEAD, stream, (self._request_text(ended), ended)))
+        self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
 
     cdef bytes _path_text(self):
         return self._text(self._path)
@@ -566,12 +571,10 @@ cdef class Session:
 
     cdef str _request_refusal(self):
         """Return why a request cannot be rendered, or must not be."""
-        cdef Span span
         cdef size_t place
-        for span in (self._method, self._path, self._authority, self._host):
-            for place in range(span.length):
-                if not 0x21 <= self._pseudo.bytes[span.start + place] <= 0x7E:
-                    return "The method, path or authority has a character that no URL has."
+        for place in range(self._pseudo.length):  # all of them, one behind the other
+            if not 0x21 <= self._pseudo.bytes[place] <= 0x7E:
+                return "The method, path or authority has a character that no URL has."
         if self._says(self._method, b"connect", 7):
             return None if self._protocol.length else "CONNECT is not supported."
         if not self._says(self._scheme, b"https", 5) and (self._secure or not self._says(self._scheme, b"http", 4)):
@@ -635,7 +638,7 @@ cdef class Session:
             text = b"HTTP/1.1 %d \r\n%b%b\r\n" % (
                 self._status, PyBytes_FromStringAndSize(<const char*>self._fields.bytes, self._fields.length), framing
             )
-            self._events.append((E_INTERIM if self._status < 200 else E_HEAD, stream, (text, ended)))
+            self._events.append((E_INTERIM if self._status < 200 else E_WHOLE if ended else E_HEAD, stream, text))
 
     cdef void _end_trailers(self, int32_t stream):
         self.in_head = False
@@ -751,9 +754,13 @@ cdef class Session:
             nghttp2_session_resume_data(self._session, stream)
 
     def held(self, int32_t stream):
-        """Return how many bytes of a stream's body wait to be sent."""
+        """Return how many bytes of a stream's body wait to be sent. If there are any, `SENT` tells of the next that
+        are."""
         cdef _Outgoing outgoing = self._outgoing.get(stream)
-        return 0 if outgoing is None else outgoing.held
+        if outgoing is None:
+            return 0
+        outgoing.noted = outgoing.held > 0
+        return outgoing.held
 
     def reset(self, int32_t stream, uint32_t code):
         nghttp2_submit_rst_stream(self._session, 0, stream, code)
@@ -785,6 +792,11 @@ cdef class Session:
     def done(self):
         """Whether nothing more comes or goes: the connection can be closed."""
         return not nghttp2_session_want_read(self._session) and not nghttp2_session_want_write(self._session)
+
+    @property
+    def wants_write(self):
+        """Whether `to_send` has something."""
+        return bool(nghttp2_session_want_write(self._session))
 
     @property
     def queued(self):
@@ -943,6 +955,9 @@ cdef ssize_t _read_data(
                 if not outgoing.more:
                     outgoing.more = None
     outgoing.held -= copied
+    if outgoing.noted and copied:
+        outgoing.noted = False
+        outgoing.owner._events.append((E_SENT, stream, None))
     outgoing.owner.held_by_all -= copied
     if outgoing.piece is None:
         if outgoing.ended:

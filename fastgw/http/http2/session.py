@@ -26,7 +26,7 @@ class EventKind(IntEnum):
     """Kinds of events: bytes that a peer has sent, or the end of a stream."""
 
     HEAD = 0
-    """A head: its text in HTTP/1.1, and whether the stream ends with it."""
+    """A head, in the text of HTTP/1.1; a body or trailers follow."""
     DATA = 1
     END = 2
     """The peer ends its side of the stream; the value is the lines of its trailers, or empty."""
@@ -43,9 +43,13 @@ class EventKind(IntEnum):
     """A head above the bounds; the value is its path, as far as it was read."""
     MALFORMED = 9
     """A head that the library has refused; the stream was reset. The value says why."""
+    SENT = 10
+    """Bytes of a body have been sent, of which it was asked how many are held (`Session.held`)."""
+    WHOLE = 11
+    """A head with which the peer ends its side of the stream."""
 
 
-HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED = map(int, EventKind)
+HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE = map(int, EventKind)
 
 
 class ErrorCode(IntEnum):
@@ -62,6 +66,11 @@ class ErrorCode(IntEnum):
 def library_version() -> str | None:
     """Return the version of libnghttp2; None: HTTP/2 is not offered."""
     return _library
+
+
+def describe() -> str:
+    """Describe the library for people, or why there is none."""
+    return f"libnghttp2 {_library}" if _why_missing is None else f"not offered: {_why_missing}"
 
 
 def why_missing() -> str | None:

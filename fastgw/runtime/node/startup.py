@@ -9,6 +9,7 @@ from fastgw import compiled
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
 from fastgw.config.sources.virtual_files import awaits
+from fastgw.config.validation.http2 import lacks_http2
 from fastgw.gateway.tables import Gateway
 from fastgw.observe.access_log.sink import why_not
 from fastgw.operator_events import OperatorEvent
@@ -105,7 +106,9 @@ def warn(node_state: NodeState, *, again: bool = False) -> None:
     files = raise_file_limit()
     connections = node_state.sealed.settings.limits.connections
     limit = None if again else file_limit_warning(connections, node_state.workers, files)
-    for warning in (limit, compiled.warning()):
+    listeners = node_state.sealed.settings.listeners
+    lacking = (f"listeners.{name}: {why}" for name, each in listeners.items() if (why := lacks_http2(each)) is not None)
+    for warning in (limit, compiled.warning(), *lacking):
         if warning is not None:
             notice(OperatorEvent.START_WARNING, f"fastgw: warning: {warning}")
     for line in node_state.passed.unclaimed():

@@ -1,0 +1,29 @@
+"""Notes on listeners that are to speak HTTP/2 where this installation cannot."""
+
+from fastgw.compiled import PURE
+from fastgw.config.base.problems import Problem
+from fastgw.config.decoding.decoder import BROKEN
+from fastgw.config.decoding.merge import Merged
+from fastgw.config.settings.gateway import Listener
+from fastgw.http.http2.session import why_missing
+
+_CURE = "install libnghttp2 and a fastgw that was compiled with it"
+
+
+def lacks_http2(listener: Listener) -> str | None:
+    """Return why a listener does not offer HTTP/2 though it should; None: it does, or should not."""
+    why = why_missing()
+    if why is None or (listener.protocols is None and (PURE or listener.tls is None)):
+        return None
+    if listener.protocols is not None and "http2" not in listener.protocols:
+        return None
+    return f"HTTP/2 is not offered: {why}; {_CURE}"
+
+
+def http2_notes(merged: Merged) -> list[Problem]:
+    """Return a note for each listener that lacks HTTP/2."""
+    notes = []
+    for place, _, listener in merged.whole("listeners"):
+        if BROKEN not in (listener.protocols, listener.tls) and (wrong := lacks_http2(listener)) is not None:
+            notes.append(place.problem(wrong))
+    return notes
