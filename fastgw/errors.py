@@ -133,6 +133,7 @@ class Fault(Enum):
         "The upstream service stopped sending its response.",
     )
     TUNNEL_IDLE = 504, _UP, Retry.NEVER, "connection_read_timeout", "The tunnel was idle for too long."
+    TUNNEL_EXPIRED = 504, _GATEWAY, Retry.NEVER, "connection_timeout", "The connection was open for too long."
     UPGRADE_UNEXPECTED = (
         502,
         _UP,

@@ -22,6 +22,7 @@ from fastgw.config.settings import gateway as config
 from fastgw.config.settings.secrets import SECRET_NAMES
 from fastgw.downstream import Listener
 from fastgw.downstream.http1.rejected_head import unreadable
+from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, FilterInstance, Reply, Response, Route, Trailers, problem
 from fastgw.exchange.chain import abandon, checked
@@ -40,6 +41,7 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.messages import ResponseHead
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.pem import decoded
+from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import silently
@@ -191,6 +193,8 @@ def explain(
     raw = request_bytes(method, url, fields)
     chosen = _listener(gateway, url, listener)
     explanation = Explanation(listener=chosen.name)
+    if chosen.tcp is not None:
+        return _of_connection(explanation, chosen.tcp, urlsplit(url).hostname or "", client)
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
     scheme = b"http" if chosen.tls is None else b"https"
     peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client), scheme, certificate)
@@ -353,7 +357,22 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
     port = split.port or (443 if split.scheme == "https" else 80)
     alike = [each for each in listeners if (each.tls is not None) == (split.scheme == "https")]
     others = [each for each in listeners if each not in alike]
-    return next((each for each in (*alike, *others) if each.address.port == port), (*alike, *others)[0])
+    found = next((each for each in (*alike, *others) if each.address.port == port), None)
+    of_requests = (each for each in (*alike, *others) if each.tcp is None)
+    return found or next(of_requests, (*alike, *others)[0])
+
+
+def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, client: str) -> Explanation:
+    """Explain where a connection goes that a listener of TCP takes. `name`: the server name of its ClientHello."""
+    explanation.client = client
+    upstream = routes.find(ClientHello(name))
+    if upstream is None:
+        explanation.detail = f'no route for the server name "{name}": the connection is closed (unrecognized_name)'
+        return explanation
+    explanation.route, explanation.upstream = routes.name, upstream.name
+    labels = ", ".join(target.label for target in upstream.targets) or "none"
+    explanation.detail = f"connections are passed through to the targets of the upstream: {labels}"
+    return explanation
 
 
 def _later_links(chain: Chain, early: Chain) -> tuple[FilterInstance, ...]:

@@ -40,7 +40,7 @@ ORDER = [
         "runtime/control/kubernetes",
         "runtime/process",
     },
-    {"downstream/http1", "filters"},
+    {"downstream/http1", "downstream/tcp", "filters"},
     {"downstream/http2", "filters/lint"},
     {"downstream/tls"},
     {"downstream"},

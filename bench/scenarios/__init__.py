@@ -14,6 +14,7 @@ from bench.scenarios import (
     reload,
     routes,
     slow,
+    tcp,
     tls,
     upload,
     websocket,
@@ -39,5 +40,6 @@ SCENARIOS: Mapping[str, Scenario] = {
         workers,
         slow,
         reload,
+        tcp,
     )
 }

@@ -15,5 +15,10 @@ def speaks_http2(listener: Listener) -> bool:
 
 
 def offered_by_alpn(listener: Listener) -> tuple[str, ...]:
-    """The protocols of a listener with TLS as ALPN names them (RFC 7301), the preferred one first."""
+    """The protocols of a listener with TLS as ALPN names them (RFC 7301), the preferred one first.
+
+    A listener of TCP selects none: the gateway does not speak what it takes.
+    """
+    if listener.protocol != "http":
+        return ()
     return (("h2",) if speaks_http2(listener) else ()) + (("http/1.1",) if speaks_http1(listener) else ())

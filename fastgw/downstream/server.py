@@ -1,6 +1,7 @@
 """Server of one worker: shared data of its client connections (listeners, limits, time), and their end."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
@@ -13,6 +14,8 @@ from fastgw.config.settings import gateway as config
 from fastgw.downstream.http1.connection import LAST_REQUEST_S, Http1ClientConnection
 from fastgw.downstream.http2.connection import Http2ClientConnection
 from fastgw.downstream.protocols import speaks_http1, speaks_http2
+from fastgw.downstream.tcp.connection import TcpConnection
+from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.connection import HandshakeOutcome, TlsConnection
 from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.trusted_proxies import reserved_fields
@@ -41,6 +44,7 @@ class ListenerTable(NamedTuple):
     router: Router[Route]
     tls: ServerContexts | None = None
     upstream_chains: UpstreamChains = NO_CHAINS
+    tcp: TcpRoutes | None = None
 
 
 class Listener:
@@ -63,6 +67,7 @@ class Listener:
         "router",
         "speaks_http1",
         "speaks_http2",
+        "tcp",
         "tls",
         "trusts",
         "upstream_chains",
@@ -74,6 +79,7 @@ class Listener:
         self.closing = False
         self.askers = 0
         self.tls: ServerContexts | None = None
+        self.tcp: TcpRoutes | None = None  # where its connections go; None: they bring requests
         self.take(table)
 
     def take(self, table: ListenerTable) -> None:
@@ -87,6 +93,7 @@ class Listener:
         self.upstream_chains = table.upstream_chains
         self.http2 = table.settings.http2
         self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), speaks_http2(table.settings)
+        self.tcp = table.tcp
         if table.tls is not None and self.tls is not None:
             table.tls.follow(self.tls)
         self.tls = table.tls
@@ -117,7 +124,7 @@ class DrainSummary(NamedTuple):
     """Number of exchanges and tunnels that were aborted."""
 
 
-ClientConnection = Http1ClientConnection | Http2ClientConnection
+ClientConnection = Http1ClientConnection | Http2ClientConnection | TcpConnection
 Complain = Callable[[OperatorEvent, str, str], None]
 """Reports an event that may happen thousands of times a second; each kind is limited separately."""
 
@@ -217,7 +224,9 @@ class Server:
         if some:
             self.worker_loop.loop.call_soon(self._tell_changed, connections)
 
-    def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> ClientConnection:
+    def accepted(
+        self, listener: Listener, client: tuple[str, int], server_port: int
+    ) -> Http1ClientConnection | Http2ClientConnection:
         """Return the protocol for an accepted connection. `client`: its address and port, or those of a trusted PROXY
         protocol header; `("unix:", 0)` for a unix socket. `server_port`: 0 for a unix socket."""
         peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]))
@@ -243,6 +252,13 @@ class Server:
         transport.set_protocol(connection)
         connection.take(transport, address_limit)
         connection.receive(received, len(received))
+
+    def serve_tcp(
+        self, listener: Listener, accepted: socket.socket, client: tuple[str, int], local: tuple[str, int] | None
+    ) -> None:
+        """Serve a connection just accepted on a listener of TCP whose TLS, if there is any, does not end here."""
+        accepted.setblocking(False)
+        TcpConnection(self, listener, Peer(client[0], client[1], 0, False), local).accept(accepted)
 
     def secured(self, listener: Listener, client: tuple[str, int], server_port: int) -> TlsConnection:
         """Accept a connection that begins with a TLS handshake."""

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from fastgw.eventloop.socket_poller import SocketPoller
 from fastgw.eventloop.socket_send import room
+from fastgw.eventloop.splice_pipes import SplicePipes
 from fastgw.eventloop.timer_wheel import TICK, Wheel
 from fastgw.http.http1.parser import body_buffer
 from fastgw.shm.held_body_budget import HeldBodyBudget
@@ -25,6 +27,8 @@ BODY_BYTES_PER_TURN: Final = 1048576
 """Bytes of one body that are read in a turn of the loop; then others have their turn. libuv would read 32 times,
 whatever a read takes.
 """
+RELAY_BYTES: Final = 32_768
+"""Most bytes that are read at once from a socket for another (`downstream.tcp`)."""
 FRAMING_COST: Final = 512
 """Bytes of payload that cost what one byte of framing costs: sizes and line ends of chunks, headers of TLS records.
 
@@ -212,6 +216,9 @@ class WorkerLoop:
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.tls_memory = TlsMemory()  # likewise
         self.hangups = Hangups(loop)
+        self._sockets: SocketPoller | None = None
+        self._relay_buffer: memoryview | None = None
+        self.pipes = SplicePipes()
         self.held_body_budget = HeldBodyBudget.alone() if held_body_budget is None else held_body_budget
         self.rests = Rests(loop.call_soon)
         self._next: asyncio.TimerHandle | None = None
@@ -242,6 +249,20 @@ class WorkerLoop:
         if connection.read_since_rest >= BODY_BYTES_PER_TURN:
             self.rests.begin(connection, connection.transport)
 
+    @property
+    def sockets(self) -> SocketPoller:
+        """Sockets without a transport; made for the first one."""
+        if self._sockets is None:
+            self._sockets = SocketPoller(self.loop)
+        return self._sockets
+
+    @property
+    def relay_buffer(self) -> memoryview:
+        """Buffer that bytes go through from one socket to another; made for the first one."""
+        if self._relay_buffer is None:
+            self._relay_buffer = memoryview(bytearray(RELAY_BYTES))
+        return self._relay_buffer
+
     def start(self) -> None:
         self._turn()
 
@@ -262,3 +283,6 @@ class WorkerLoop:
         if self._next is not None:
             self._next.cancel()
         self.hangups.close()
+        if self._sockets is not None:
+            self._sockets.close()
+        self.pipes.close()

@@ -35,6 +35,7 @@ from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.consumers.index import NOBODY, Index, index_of
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.protocols import offered_by_alpn
+from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trusted_proxies import trust
 from fastgw.exchange import Chain, Division, Exchange, FastPathPlan, FilterInstance, Hooks, Reply, Route
@@ -50,7 +51,7 @@ from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.policies.path_rewrite import folder_of, path_check, path_of
 from fastgw.upstream.policies.traffic_split import Splitter
 from fastgw.upstream.targets.target import build_targets
-from fastgw.upstream.targets.tls import client_tls, identity_of, material_of
+from fastgw.upstream.targets.tls import client_tls, identity_of, material_of, protocols_of
 from fastgw.upstream.upstream import Upstream
 
 log = logging.getLogger("fastgw")
@@ -129,6 +130,9 @@ class _Building:
         self._changed = {file for file, digest in base.reads.items() if self._digest(file) != digest}
         """Files that filters have read, and that say something else now."""
         self._names = tuple(plan.settings.listeners)
+        self._of_tcp = {name for name, each in plan.settings.listeners.items() if each.protocol != "http"}
+        self._lends_sockets = {upstream for each in plan.settings.listeners.values() for upstream in each.destinations}
+        """Upstreams of listeners of TCP."""
         old, new = base.config, plan.settings
         self._same_sets = {name for name, filters in new.filter_sets.items() if old.filter_sets.get(name) == filters}
         self._same_filters = tuple(
@@ -210,20 +214,26 @@ class _Building:
         same = upstream is not None and (upstream.settings is settings or upstream.settings == settings)
         try:
             identity = context = None
-            if any(target.url.tls for target in settings.targets):
-                material = material_of(settings.tls, self._plan.files)
-                identity = identity_of(settings.tls, material)
+            if any(settings.speaks_tls(target.url) for target in settings.targets):
+                material, protocols = material_of(settings.client_tls, self._plan.files), protocols_of(settings)
+                identity = identity_of(settings.client_tls, material, protocols)
                 context = made.contexts.get(identity) or base.contexts.get(identity)
                 if context is None:
-                    context = yield from client_tls(settings.tls, material)
+                    context = yield from client_tls(settings.client_tls, material, protocols)
                 made.contexts[identity] = context
         except (OSError, ssl.SSLError) as error:
             raise CompileError(f"upstreams.{name}.tls: {error.strerror or error}") from error
         key = self._sticky_key(name, settings)
-        if upstream is None or not same or upstream.identity != identity or upstream.key != key:
-            before = upstream if upstream is not None and upstream.goes_on(settings, identity) else None
+        lends_sockets = name in self._lends_sockets
+        if (
+            upstream is None
+            or not same
+            or (upstream.identity, upstream.key, upstream.lends_sockets) != (identity, key, lends_sockets)
+        ):
+            goes_on = upstream is not None and upstream.goes_on(settings, identity, lends_sockets)
+            before = upstream if goes_on else None
             targets = build_targets(settings, context, before.targets_by_url if before is not None else config.NONE)
-            upstream = Upstream(name, settings, targets, identity, key, before)
+            upstream = Upstream(name, settings, targets, identity, key, before, lends_sockets)
         made.upstreams[name] = upstream
         return upstream
 
@@ -379,7 +389,7 @@ class _Building:
             self._names, chains, self._same_filters, self._places_before, strict=True
         ):
             rule = before.rules[was] if before is not None and was >= 0 else None
-            if route.listeners and listener not in route.listeners:
+            if (route.listeners and listener not in route.listeners) or listener in self._of_tcp:
                 rule = None
             elif rule is None or not same or not same_filters:
                 if conditions is None:
@@ -542,7 +552,8 @@ class _Building:
             trusts = before.trusts
         else:
             trusts = trust(settings.trusted_proxies)
-        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls, upstream_chains)
+        tcp = TcpRoutes(name, settings, self._made.upstreams) if settings.protocol in ("tcp", "tls") else None
+        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls, upstream_chains, tcp)
         for listener in self._base.listeners:
             if (listener.name, listener.address) == (name, settings.address):
                 return listener

@@ -124,7 +124,7 @@ class Gateway:
         """Names with a place in shared memory."""
         return SlotNames(
             listeners=tuple(self.tables),
-            routes=list(self.routes_by_name),
+            routes=[*self.routes_by_name, *(table.tcp.name for table in self.tables.values() if table.tcp is not None)],
             upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
             filters=tuple(dict.fromkeys(link.use.name for link in self._links())),
             consumers=[known.name for known in islice(self.index.known(), MAX_CONSUMERS)],

@@ -1,4 +1,5 @@
-"""PROXY protocol, versions 1 and 2: whom a load balancer in front of us speaks for (HAProxy's proxy-protocol.txt).
+"""PROXY protocol, versions 1 and 2: whom a load balancer in front of us speaks for, and whom we speak for (HAProxy's
+proxy-protocol.txt).
 
 `parse` is handed what has come so far and tells the client's address, or that more must come. It is strict: the sender
 is a configured proxy, so anything unclear is a defect or an attack.
@@ -6,7 +7,7 @@ is a configured proxy, so anything unclear is a defect or an attack.
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from fastgw.http.malformed import Malformed
@@ -34,6 +35,28 @@ _V2_FAMILIES: Final[dict[int, tuple[type[IPv4Address | IPv6Address] | None, int]
     0x21: (IPv6Address, 16),
     0x31: (None, 108),
 }
+
+
+_V2_AUTHORITY, _V2_SSL = 0x02, 0x20  # types of TLVs (section 2.2)
+_V2_SSL_VERSION, _V2_SSL_CN, _V2_SSL_CIPHER = 0x21, 0x22, 0x23
+_CLIENT_SSL, _CLIENT_CERT_CONN = 0x01, 0x02
+LOCAL_V2: Final = SIGNATURE + bytes((_LOCAL, 0, 0, 0))
+"""Header of a connection that the gateway makes on its own behalf, such as a health check."""
+UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
+"""Header of such a connection in version 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TerminatedTls:
+    """TLS that was terminated here, as a header tells of it.
+
+    `common_name`: of a verified client certificate; "" = none.
+    """
+
+    version: str
+    cipher: str
+    has_certificate: bool = False
+    common_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +128,63 @@ def _parse_v2(buffer: bytes) -> Parsed | None:
         _endpoint(address_type(buffer[V2_HEADER_LENGTH + size : ports]), _port(buffer, ports + 2)),
         consumed,
     )
+
+
+def header_v1(source: Address | None, destination: Address | None) -> bytes:
+    """Return the line for a client at `source` that has connected to `destination`; None: it has no IP address."""
+    addresses = _same_family(source, destination)
+    if addresses is None or source is None or destination is None:
+        return UNKNOWN_V1
+    family = "TCP4" if addresses[0].version == 4 else "TCP6"
+    return f"PROXY {family} {addresses[0]} {addresses[1]} {source[1]} {destination[1]}\r\n".encode()
+
+
+def header_v2(
+    source: Address | None, destination: Address | None, server_name: str = "", tls: TerminatedTls | None = None
+) -> bytes:
+    """Return the header for a client at `source` that has connected to `destination`, with what is known of its TLS.
+
+    `server_name`: as the client asks for it by SNI. `tls`: None = it was not terminated here.
+    """
+    addresses = _same_family(source, destination)
+    family, block = 0x00, b""
+    if addresses is not None and source is not None and destination is not None:
+        family = 0x11 if addresses[0].version == 4 else 0x21
+        ports = source[1].to_bytes(2) + destination[1].to_bytes(2)
+        block = addresses[0].packed + addresses[1].packed + ports
+    if server_name:
+        block += _tlv(_V2_AUTHORITY, server_name.encode())
+    if tls is not None:
+        flags = _CLIENT_SSL | (_CLIENT_CERT_CONN if tls.has_certificate else 0)
+        verified = 0 if tls.has_certificate else 1  # 0: a certificate was shown, and is valid
+        told = bytes((flags,)) + verified.to_bytes(4) + _tlv(_V2_SSL_VERSION, tls.version.encode())
+        if tls.common_name:
+            told += _tlv(_V2_SSL_CN, tls.common_name.encode())
+        block += _tlv(_V2_SSL, told + _tlv(_V2_SSL_CIPHER, tls.cipher.encode()))
+    return SIGNATURE + bytes((_PROXY, family)) + len(block).to_bytes(2) + block
+
+
+def _tlv(kind: int, value: bytes) -> bytes:
+    return bytes((kind,)) + len(value).to_bytes(2) + value
+
+
+def _same_family(
+    source: Address | None, destination: Address | None
+) -> tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address] | None:
+    """Return both addresses in one family, IPv4 as IPv6 if need be; None where one is missing."""
+    if source is None or destination is None:
+        return None
+    try:
+        one, other = ip_address(source[0].partition("%")[0]), ip_address(destination[0].partition("%")[0])
+    except ValueError:  # of a unix socket
+        return None
+    if one.version != other.version:
+        one, other = _as_v6(one), _as_v6(other)
+    return one, other
+
+
+def _as_v6(address: IPv4Address | IPv6Address) -> IPv6Address:
+    return IPv6Address(f"::ffff:{address}") if isinstance(address, IPv4Address) else address
 
 
 def _port(buffer: bytes, start: int) -> int:

@@ -5,7 +5,7 @@ from functools import partial
 from math import inf
 from os import urandom
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 from weakref import ref
 
 from fastgw.config.base.value_types import Url
@@ -16,6 +16,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.connections.pool import Pool, PoolLimit
+from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
 from fastgw.upstream.health.upstream_health import Health
 from fastgw.upstream.load_balancing import Balancer, Member, NoTarget
@@ -43,7 +44,8 @@ class Upstream:
 
     `identity`: of the TLS context that its targets share; None: it has none. `key`: what cookies are signed with where
     the configuration says so. `before`: in a running worker, the upstream of this name before this one, if it spoke to
-    its targets in the same way (`goes_on`): they have their connections in common.
+    its targets in the same way (`goes_on`): they have their connections in common. `lends_sockets`: a listener of TCP
+    names it, so that its pool has bare sockets (`SocketConnection`).
     """
 
     # PERF: with more than 30 attributes, each one's dict has keys of its own: 1.6 KB (CPython 3.11, bench egress).
@@ -67,6 +69,7 @@ class Upstream:
         "identity",
         "in_use",
         "key",
+        "lends_sockets",
         "members",
         "name",
         "pool",
@@ -88,8 +91,10 @@ class Upstream:
         identity: Identity | None,
         key: bytes = b"",
         before: "Upstream | None" = None,
+        lends_sockets: bool = False,
     ) -> None:
         self.name = name
+        self.lends_sockets = lends_sockets
         self.settings = settings
         self.targets = targets
         self.identity = identity
@@ -122,17 +127,17 @@ class Upstream:
         self.hedging = None if settings.hedge is None else Hedging(settings.hedge)
         self.active = 0
         self.retry_budget = RetryBudget(settings.retries.budget)
-        self.pool: Pool[UpstreamConnection]
+        self.pool: Pool[Any]  # of `UpstreamConnection`; where `lends_sockets`, of `SocketConnection`
         self.worker_loop: WorkerLoop
 
     @property
     def targets_by_url(self) -> Mapping[Url, Target]:
         return {each.url: target for each, target in zip(self.settings.targets, self.targets, strict=True)}
 
-    def goes_on(self, settings: config.Upstream, identity: Identity | None) -> bool:
+    def goes_on(self, settings: config.Upstream, identity: Identity | None, lends_sockets: bool = False) -> bool:
         """Whether these settings speak to a target as this upstream does, so that its connections may be kept."""
         mine = self.settings
-        return self.identity == identity and all(
+        return (self.identity, self.lends_sockets) == (identity, lends_sockets) and all(
             getattr(mine, name) == getattr(settings, name)
             for name in ("resolve", "host_header", "timeouts", "pool", "tls")
         )
@@ -158,8 +163,12 @@ class Upstream:
             self.pool.follow(self.targets)
             self.pool.share(workers)
         else:
-            make = partial(UpstreamConnection, worker_loop)
-            self.pool = Pool(self.targets, self.settings, make, workers, connections, pending, worker_loop.wheel)
+            make: Callable[..., Any] = partial(UpstreamConnection, worker_loop)
+            if self.lends_sockets:
+                make = SocketConnection
+            counts = workers, connections, pending
+            lent_once = self.lends_sockets
+            self.pool = Pool(self.targets, self.settings, make, *counts, worker_loop.wheel, lent_once=lent_once)
         balancing = self.settings.load_balancing
         if loads is not None:
             self._loads = loads

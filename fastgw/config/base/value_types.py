@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from fastgw.config.base.route_patterns import parse_host
 from fastgw.http.field_names import READ_IN_REQUESTS
 from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
@@ -215,9 +216,12 @@ def parse_address(text: str) -> Address:
 
 
 class Url(Struct, frozen=True, array_like=True):
-    """URL that requests are sent to: one target, and the path that goes in front of the request's."""
+    """URL that requests are sent to: one target, and the path that goes in front of the request's.
 
-    scheme: Literal["http", "https", "unix"]
+    Of `tcp` and `udp` it is the address alone, whose port is always written.
+    """
+
+    scheme: Literal["http", "https", "unix", "tcp", "udp"]
     host: str = ""
     """A name in lower case or an address (IPv6 without brackets); "" for a unix socket."""
     port: int = 0
@@ -238,7 +242,7 @@ class Url(Struct, frozen=True, array_like=True):
         if self.socket:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.port == _PORTS.get(self.scheme) else f"{host}:{self.port}"
 
     def __str__(self) -> str:
         if self.socket:
@@ -271,6 +275,19 @@ def parse_url(text: str) -> Url:
     scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
     where, number = _host(host), _port(port, lowest=1)
     return Url(scheme, where, number, base_path=_base_path(parts.path), ends_in_slash=_ends_in_slash(parts.path))
+
+
+def parse_target_url(text: str) -> Url:
+    """URL of a target: one of `parse_url`, or `tcp://host:port` or `udp://host:port`."""
+    scheme, separator, address = text.partition("://")
+    if not separator or scheme not in ("tcp", "udp"):
+        return parse_url(text)
+    if "@" in address:
+        raise ValueError("a URL that contains a user or password")  # and not shown: it may be a secret
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or "?" in address or "#" in address:
+        raise ValueError(f'"{text}" is not {scheme}://host:port')
+    return Url("tcp" if scheme == "tcp" else "udp", _host(host), _port(port, lowest=1))
 
 
 class Endpoint(Struct, frozen=True):
@@ -315,6 +332,24 @@ def is_far_in_the_clear(url: Url) -> bool:
 def parse_destination(text: str) -> str | Url:
     """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
     return parse_url(text) if ":" in text else text
+
+
+def parse_server_name(text: str) -> str:
+    """Validate a pattern of server names (RFC 6066 section 3), held in lower case without a dot at its end."""
+    try:
+        name = parse_host(text).name.decode()
+    except ValueError as error:
+        raise ValueError(str(error).partition("; ")[0].replace("host", "server name")) from error
+    if name.startswith("["):
+        raise ValueError(f'"{text}" is an address: clients send none as server name')
+    return f"*{name}" if name.startswith(".") else name
+
+
+def parse_alpn(text: str) -> str:
+    """Validate the name of a protocol (RFC 7301 section 3.1): 1 to 255 visible ASCII characters."""
+    if not (0 < len(text) <= 255 and text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError(f"{text!r} is not the name of a protocol")
+    return text
 
 
 def parse_name(text: str) -> str:
@@ -568,7 +603,14 @@ Network = Annotated[
 ADDRESS: Final = Notation('"host:port", "[ipv6]:port", ":port" or "unix:/path"', parse_address, {"type": "string"})
 URL: Final = Notation('a URL such as "http://host:9000", or "unix:/path/of.sock"', parse_url, {"type": "string"})
 ListenAddress = Annotated[Address, ADDRESS]
-TargetUrl = Annotated[Url, URL]
+TargetUrl = Annotated[
+    Url,
+    Notation(
+        'a URL such as "http://host:9000", "tcp://host:5432" or "unix:/path/of.sock"',
+        parse_target_url,
+        {"type": "string"},
+    ),
+]
 EndpointUrl = Annotated[
     Endpoint,
     Notation(
@@ -625,6 +667,11 @@ Realm = Annotated[
 ]
 Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
 HostName = Annotated[str, Notation('a host name such as "users.internal"', parse_host_name, {"type": "string"})]
+ServerNamePattern = Annotated[
+    str,
+    Notation('a server name such as "api.example.com" or "*.example.com"', parse_server_name, {"type": "string"}),
+]
+AlpnProtocol = Annotated[str, Notation('a protocol such as "h2" or "http/1.1"', parse_alpn, {"type": "string"})]
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
 
 

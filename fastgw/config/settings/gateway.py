@@ -12,6 +12,7 @@ from msgspec import Meta
 from fastgw.config.base.settings_base import NONE, Filters, FilterUse, Inner, OrFrom, Settings, SettingsMeta, Some, view
 from fastgw.config.base.value_types import (
     Address,
+    AlpnProtocol,
     CertificateName,
     CertificateSubject,
     Delay,
@@ -29,6 +30,7 @@ from fastgw.config.base.value_types import (
     Network,
     Protocol,
     ReadableFile,
+    ServerNamePattern,
     Sha256,
     Size,
     Trait,
@@ -126,6 +128,7 @@ __all__ = [
     "TargetsSrv",
     "Threshold",
     "Timeouts",
+    "TlsRoute",
     "Upstream",
     "UpstreamTimeouts",
     "UpstreamTls",
@@ -200,12 +203,34 @@ class Http2(Settings):
     """Bytes of request bodies that are held at most for all requests of a connection together."""
 
 
+class TlsRoute(Settings):
+    """Connections that go to an upstream by their ClientHello. Of several routes the one with the exact name comes
+    first, then the longest wildcard, then routes without `sni`; of those alike the first in the file whose `alpn`
+    fits."""
+
+    sni: Some[ServerNamePattern] = ()
+    """Server names (SNI): `api.example.com`, or `*.example.com` for any number of labels before it. Left out = any
+    connection, also one that names no server."""
+    alpn: Some[AlpnProtocol] = ()
+    """Protocols of which the client offers at least one (ALPN), such as `h2` or `postgresql`. Left out = any."""
+    upstream: Name
+    """Upstream of these connections."""
+
+
 class Listener(Settings):
     """Address that clients connect to."""
 
     address: ListenAddress
     """`host:port`, `[ipv6]:port` (IPv6 only), `:port` (every address of the machine, IPv4 and IPv6) or `unix:/path`.
     Port 0 lets the system choose."""
+    protocol: Literal["http", "tcp", "tls"] = "http"
+    """`http`: requests, which `routes` at the top direct. `tcp`: connections of any protocol, to `upstream`; with `tls`
+    their TLS ends here. `tls`: TLS passthrough: connections are directed by the server name (SNI) of their ClientHello,
+    and not decrypted."""
+    upstream: Name | None = None
+    """Upstream of a listener with `protocol: tcp`."""
+    routes: tuple[TlsRoute, ...] = ()
+    """Routes of a listener with `protocol: tls`."""
     protocols: Some[Literal["http1", "http2"]] | None = None
     """Versions of HTTP that clients may use: `http1` is HTTP/1.1 and HTTP/1.0. With TLS the client chooses by ALPN;
     without TLS a client of HTTP/2 begins with it ("prior knowledge"); `Upgrade: h2c` is never answered. null = both
@@ -235,6 +260,12 @@ class Listener(Settings):
     the path is routed as it was received, and upstreams must read it in the same way. See docs/reference/routing.md."""
     filters: Filters = NONE
     """Filters for requests of this listener."""
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """Upstreams that the listener itself names."""
+        routed = tuple(route.upstream for route in self.routes)
+        return routed if self.upstream is None else (self.upstream, *routed)
 
 
 class Status(Settings):
@@ -290,7 +321,7 @@ class DrainTimeouts(Settings):
     requests: Duration = 30.0
     """Timeout for requests."""
     tunnels: Duration = 300.0
-    """Timeout for tunnels such as WebSocket connections."""
+    """Timeout for tunnels such as WebSocket connections, and for connections of TCP listeners."""
 
 
 class Timeouts(Settings):
@@ -298,7 +329,7 @@ class Timeouts(Settings):
 
     request_headers: Duration = 10.0
     """Timeout for a whole request head, from its first byte; on a new connection, from the time the connection was
-    opened. Total. Answered 408."""
+    opened. Total. Answered 408. On a listener with `protocol: tls` it is the timeout for the whole ClientHello."""
     request_body_idle: Duration = 30.0
     """Timeout for the next bytes of a request body. Answered 408."""
     response_idle: Duration = 60.0
@@ -326,8 +357,8 @@ class Limits(Settings):
     """Maximum number of client connections. Further ones are answered 503 and closed; over TLS they are closed at once.
     """
     connections_per_ip: Connections | None = None
-    """Maximum number of connections from one address; IPv6 counts by /64. Further ones are answered 429; over TLS they
-    are closed at once. null = no limit."""
+    """Maximum number of connections from one address; IPv6 counts by /64. Further ones are answered 429; over TLS, and
+    on listeners with `protocol: tcp` or `tls`, they are closed at once. null = no limit."""
 
 
 class AccessLog(Settings):

@@ -21,6 +21,7 @@ from fastgw.config.base.value_types import (
     TargetUrl,
     Token,
     Trait,
+    Url,
     trait,
 )
 from fastgw.config.settings.secrets import Secret
@@ -32,7 +33,8 @@ class Target(Settings):
     """Address of one target of an upstream."""
 
     url: TargetUrl
-    """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
+    """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`. For listeners with
+    `protocol: tcp` or `tls`: `tcp://host:port` or `unix:/path/of.sock`; with `protocol: udp`: `udp://host:port`."""
     weight: Annotated[int, Meta(ge=0, le=1000)] = 1
     """Share of the requests, relative to the other targets. 0 = none: the target is drained."""
     priority: Annotated[int, Meta(ge=0, le=100)] = 0
@@ -62,7 +64,7 @@ class TargetsDns(Settings):
     """DNS name."""
     port: Annotated[int, Meta(ge=1, le=65535)]
     """Port of all targets."""
-    scheme: Literal["http", "https"] = "http"
+    scheme: Literal["http", "https", "tcp", "udp"] = "http"
     """Scheme of the targets."""
     interval: Duration | None = None
     """Interval between lookups; null = `resolve.interval` of the upstream. A failed lookup is retried after 1 s, 2 s
@@ -76,7 +78,7 @@ class TargetsSrv(Settings):
 
     srv: HostName
     """DNS name of the records, such as `_http._tcp.users.internal`."""
-    scheme: Literal["http", "https"] = "http"
+    scheme: Literal["http", "https", "tcp", "udp"] = "http"
     """Scheme of the targets."""
     interval: Duration | None = None
     """Interval between lookups; null = `resolve.interval` of the upstream. A failed lookup is retried after 1 s, 2 s
@@ -186,10 +188,11 @@ class UpstreamTimeouts(Settings):
     """Timeout for the next byte in either direction while bodies are transferred. Answered 504 if no response has
     begun, else the connection is aborted."""
     tunnel_idle: Duration = 3600.0
-    """Timeout for the next byte in either direction of a tunnel such as a WebSocket connection."""
+    """Timeout for the next byte in either direction of a tunnel such as a WebSocket connection, of a connection of a
+    TCP listener (also if one direction has ended), and of a UDP session."""
     total: Duration | None = None
-    """Timeout for the whole exchange, all attempts and the response body included. null = no limit while bytes are
-    transferred."""
+    """Timeout for the whole exchange, all attempts and the response body included; for a TCP listener, for the whole
+    connection. null = no limit while bytes are transferred."""
 
 
 class Pool(Settings):
@@ -279,7 +282,7 @@ class Hedge(Settings):
 
 
 class UpstreamTls(Settings):
-    """TLS settings for `https` targets."""
+    """TLS settings for `https` targets, and for `tcp` targets that use TLS."""
 
     ca: ReadableFile | None = None
     """PEM file with the CA certificates to trust. null = those of the system."""
@@ -293,6 +296,8 @@ class UpstreamTls(Settings):
     """Whether the target's certificate is verified. With false, an attacker in between can read and change everything.
     """
 
+
+_DEFAULT_TLS: Final = UpstreamTls()
 
 Threshold = Annotated[int, Meta(ge=1, le=1000)]
 OF_HTTP_CHECKS: Final[Mapping[str, Any]] = {
@@ -437,11 +442,25 @@ class Upstream(Settings):
     """Health checks of the targets."""
     circuit_breaker: CircuitBreaker | None = None
     """Circuit breaker: refuses requests while the upstream fails too often. null = disabled."""
-    tls: UpstreamTls = UpstreamTls()
-    """TLS settings for `https` targets. TLS 1.2 and 1.3 are supported.
+    tls: UpstreamTls | None = None
+    """TLS settings for `https` targets. TLS 1.2 and 1.3 are supported. Connections to `tcp` targets use TLS if this is
+    set: `tls: {}` is enough.
 
     Targets must not renegotiate. A response that has neither a length nor chunked encoding must end with
     `close_notify`, else it is treated as incomplete (`upstream_incomplete`).
     """
+    proxy_protocol: Literal["v1", "v2"] | None = None
+    """PROXY protocol header with the client's address, sent first on each connection to a `tcp` target, before TLS.
+    `v2` also has the server name (SNI) and, if the gateway terminates TLS, its version and cipher and the common name
+    of a verified client certificate. null = none."""
     filters: Filters = NONE
     """Filters for requests to this upstream."""
+
+    @property
+    def client_tls(self) -> UpstreamTls:
+        """TLS settings for targets that use TLS."""
+        return _DEFAULT_TLS if self.tls is None else self.tls
+
+    def speaks_tls(self, url: Url) -> bool:
+        """Whether connections to the target at this URL use TLS."""
+        return url.tls or (url.scheme == "tcp" and self.tls is not None)

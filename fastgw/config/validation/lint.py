@@ -208,12 +208,14 @@ def _upstreams_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
         used.update(route.destinations)
         if route.fallback is not None and route.fallback.upstream is not None:
             used.add(route.fallback.upstream)
+    for _, _, listener in merged.whole("listeners"):
+        used.update(listener.destinations)
     for use in _filters(merged):
         names = getattr(use.settings, "upstream_names", None)
         used.update(name for _, name in (names() if names is not None else ()))
     for place, name, _ in merged.whole("upstreams"):
         if name not in used and not name.startswith(f"{EGRESS}/"):
-            yield place.problem("it is unused: no route, fallback or filter names it")
+            yield place.problem("it is unused: no route, fallback, filter or listener names it")
 
 
 def _filter_types(merged: Merged) -> Iterator[str]:

@@ -25,6 +25,11 @@ from fastgw.config.settings.gateway import Config, Route
 from fastgw.config.settings.secrets import SecretError, secret_in
 from fastgw.config.settings.upstreams import SHORTEST_KEY
 from fastgw.config.validation.kubeconfig import check_kubernetes
+from fastgw.config.validation.listener_protocols import (
+    check_takes_requests,
+    listeners_of_one_protocol,
+    targets_of_one_protocol,
+)
 from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
 from fastgw.consumers.credentials import NOUNS, CredentialKind, marks_of
 from fastgw.http.field_names import READ_IN_REQUESTS
@@ -259,6 +264,8 @@ def upstreams_of_filters(merged: Merged) -> None:
         for key, name in upstream_names() if upstream_names is not None else ():
             if name is not BROKEN and name not in known:
                 place.below(key).report(f"unknown upstream {show(name)}", suggest(name, known), at_key=False)
+            elif name is not BROKEN:
+                check_takes_requests(merged, place.below(key), name)
 
 
 def _all_uses(merged: Merged) -> Sequence[tuple[SourcePlace, Any, frozenset[str]]]:
@@ -428,4 +435,6 @@ RULES: Final[tuple[Rule, ...]] = (
     upgrades_that_are_tunnels,
     methods_that_are_served,
     deadline_headers_are_free,
+    targets_of_one_protocol,
+    listeners_of_one_protocol,
 )

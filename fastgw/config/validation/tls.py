@@ -30,17 +30,17 @@ EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "c
 
 
 def _speaks_tls(place: SourcePlace, upstream: Upstream) -> bool:
-    """Whether a target is https; of those that are not known yet, whether they will be."""
+    """Whether a target is spoken to by TLS; of those that are not known yet, whether they will be."""
     targets: Any = upstream.targets
     if not targets:
-        return bool(place.raw["targets"].get("scheme") != "http") and "scheme" in place.raw["targets"]
-    return any(target is BROKEN or target.url is BROKEN or target.url.tls for target in targets)
+        return place.raw["targets"].get("scheme", "http") not in ("http", "udp")
+    return any(target is BROKEN or target.url is BROKEN or upstream.speaks_tls(target.url) for target in targets)
 
 
 def tls_that_works(merged: Merged) -> None:
     """A client certificate has both halves; the files hold what they should; some target is `https`."""
     for place, _, upstream in merged.upstreams_to_validate():
-        if upstream.tls == UpstreamTls():
+        if upstream.tls in (None, BROKEN, UpstreamTls()):
             continue
         tls, at = upstream.tls, place.below("tls")
         if upstream.targets is not BROKEN and not _speaks_tls(place, upstream):

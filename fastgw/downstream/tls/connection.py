@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.downstream.http1.connection import TOKEN_START, Http1ClientConnection
 from fastgw.downstream.http2.connection import Http2ClientConnection
+from fastgw.downstream.tcp.connection import TcpConnection
+from fastgw.downstream.tcp.ends import TlsEnd
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send_at_once
 from fastgw.eventloop.timer_wheel import Timed
@@ -22,6 +24,7 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.malformed import Malformed
 from fastgw.net.client_certificate import ClientCertificate
 from fastgw.net.client_hello import DECODE_ERROR, HANDSHAKE, NO_APPLICATION_PROTOCOL, HelloBuffer, protocols_offered
+from fastgw.net.server_name import server_name_of
 from fastgw.operator_events import OperatorEvent
 from fastgw.shm.node_limits import AddressLimit
 
@@ -98,7 +101,9 @@ class TlsConnection(TlsTransport):
         "_admitted",
         "_hello",
         "_limit",
+        "_local",
         "_server",
+        "_server_name",
         "_trusts",
         "_until",
         "_vouched",
@@ -106,8 +111,13 @@ class TlsConnection(TlsTransport):
         "peer",
     )
 
-    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
+    def __init__(
+        self, server: "Server", listener: "Listener", peer: Peer, local: tuple[str, int] | None = None
+    ) -> None:
+        """`local`: what the client has connected to, if not our end of the socket."""
         super().__init__(server.worker_loop)
+        self._local = local
+        self._server_name = ""  # that the client of a TCP listener asks for
         self.listener = listener
         self.peer = peer
         self._server = server
@@ -163,10 +173,12 @@ class TlsConnection(TlsTransport):
             self._fail(HandshakeOutcome.PROTOCOL_ERROR, malformed.reason)
             return
         received, self._hello = bytes(hello.received), None
+        if self.listener.tcp is not None:
+            self._server_name = server_name_of(hello.message())
         if tls is None:  # since the first bytes came
             self._answer_plain(received)
             return
-        offered = protocols_offered(hello.message())
+        offered = None if self.listener.tcp is not None else protocols_offered(hello.message())
         if offered is not None and not self._speaks_one_of(offered):
             send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would go on without a protocol
             spoken = " or ".join(tls.alpn)
@@ -190,7 +202,7 @@ class TlsConnection(TlsTransport):
 
         Who speaks HTTP is told so; who speaks something else would not understand.
         """
-        if received[0] not in TOKEN_START:
+        if received[0] not in TOKEN_START or self.listener.tcp is not None:
             self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are not a TLS handshake")
             return
         peer = Peer(self.peer.ip, self.peer.port, self.peer.server_port, self.peer.trusted)
@@ -218,6 +230,13 @@ class TlsConnection(TlsTransport):
         server.shaken[HandshakeOutcome.RESUMED if self._tls.session_reused else HandshakeOutcome.FULL] += 1
         self.peer.certificate = certificate
         self._admitted = False  # from here on its places are those of what stands above
+        if self.listener.tcp is not None:
+            end = TlsEnd(server.worker_loop, connection := TcpConnection(server, self.listener, self.peer, self._local))
+            self._open(end)
+            end.connection_made(cast(asyncio.Transport, self))
+            connection.accept_tls(end, self._address_limit, self._tls, self._server_name, self._vouched)
+            self._read_early()
+            return
         above: Http1ClientConnection | Http2ClientConnection
         if self._tls.selected_alpn_protocol() == "h2" or not self.listener.speaks_http1:
             above = Http2ClientConnection(server, self.listener, self.peer)

@@ -165,7 +165,8 @@ def server_contexts(
     identity: bytes = b"",
     alpn: tuple[str, ...] = HTTP1_ALONE,
 ) -> Steps[ServerContexts]:
-    """The contexts of a listener of this name; each certificate is two steps.
+    """The contexts of a listener of this name, which select one of these protocols (ALPN); each certificate is two
+    steps.
 
     `held`: the contents of files; one that is not there is read. Raises `OSError`, of which `ssl.SSLError` is one, when
     a file is not what it should be.
@@ -235,7 +236,8 @@ def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair], a
     context.minimum_version = VERSIONS[tls.min_version]
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols([*alpn])
+    if alpn:
+        context.set_alpn_protocols([*alpn])
     openssl.set_groups(context)
     openssl.spare_memory(context)
     if not tls.session_tickets:

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from fastgw.observe.access_log.record import Record
+from fastgw.observe.access_log.record import TCP, UDP, Record
 
 MAX_LINE: Final = 4096
 """Most bytes of a line: it is also one atomic write to a pipe (PIPE_BUF)."""
@@ -37,7 +37,7 @@ LineFormat = Callable[[Record, Mask], bytes]
 # strftime's names of months depend on the locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _VERSIONS = {10: "1.0", 11: "1.1", 20: "2"}
-_PROTOCOLS = {10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
+_PROTOCOLS = {TCP: "TCP", UDP: "UDP", 10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
 _BETWEEN = re.compile("[-_]+")
 _NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
 # The same names, of bytes that end in `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).
@@ -181,7 +181,7 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "route": record.route or None,
         "upstream": record.upstream or None,
         "target": record.target or None,
-        "method": _text(record.method),
+        "method": _text(record.method) if record.version in _VERSIONS else None,
         "scheme": _text(record.scheme),
         "host": _text(record.host),
         "path": _text(_path(record, mask)),
@@ -248,23 +248,24 @@ def _as_it_is(query: bytes | None) -> bytes | None:
 
 def ecs_line(record: Record, mask: Mask) -> bytes:
     """Elastic Common Schema, names dotted; ours, which it does not know, under `fastgw.`. Empty fields are left out."""
+    is_http = record.version in _VERSIONS
     fields = {
         "@timestamp": _rfc3339(record.ended_date),
         "ecs.version": ECS_VERSION,
         "event.kind": "event",
-        "event.category": ["web"],
+        "event.category": ["web" if is_http else "network"],
         "event.dataset": "fastgw.access",
         "event.outcome": "success" if record.status < 400 else "failure",
         "event.duration": int(record.duration_s * 1e9),
         "client.address": record.client,
         "user.name": record.consumer,
-        "http.version": _VERSIONS[record.version],
-        "http.request.method": _text(record.method),
+        "http.version": _VERSIONS.get(record.version),
+        "http.request.method": _text(record.method) if is_http else None,
         "http.request.id": _text(record.request_id),
         "http.request.referrer": _text(mask(record.referer)),
-        "http.request.body.bytes": record.request_bytes,
-        "http.response.status_code": record.status,
-        "http.response.body.bytes": record.response_bytes,
+        "http.request.body.bytes": record.request_bytes if is_http else None,
+        "http.response.status_code": record.status if is_http else None,
+        "http.response.body.bytes": record.response_bytes if is_http else None,
         "url.scheme": _text(record.scheme),
         "url.domain": _text(record.host),
         "url.path": _text(_path(record, mask)),
@@ -280,6 +281,10 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.retries": record.retries,
         "fastgw.subrequests": record.subrequests,
         "fastgw.shadow": record.shadowed,
+        "network.transport": None if is_http else _PROTOCOLS[record.version].lower(),
+        "source.bytes": None if is_http else record.request_bytes,
+        "destination.bytes": None if is_http else record.response_bytes,
+        "fastgw.status": None if is_http else record.status,
     }
     return _fitted({name: value for name, value in fields.items() if value not in (None, "")})
 
@@ -291,6 +296,8 @@ def combined_line(record: Record, mask: Mask) -> bytes:
     request_target = path if query is None else b"%b?%b" % (path, query)
     protocol = _PROTOCOLS[record.version].encode()
     request = b"%b %b %b" % (record.method, request_target, protocol) if record.method else None
+    if record.version not in _VERSIONS:
+        request = b"%b %b %b" % (record.scheme, record.host or b"-", protocol)
     referer, user_agent = mask(record.referer), _words(record.user_agent, mask)
     client = record.client.encode(errors="backslashreplace")
     consumer = record.consumer.encode(errors="backslashreplace")

@@ -1,6 +1,12 @@
 """Record of a finished exchange: the one thing that counters and access logs are made from."""
 
+from typing import Final
+
 import msgspec
+
+TCP: Final = 1
+UDP: Final = 2
+"""Values in place of a version of HTTP: a connection of a TCP listener, a session of a UDP listener."""
 
 
 class Record(msgspec.Struct, gc=False):
@@ -14,12 +20,13 @@ class Record(msgspec.Struct, gc=False):
     method: bytes
     scheme: bytes
     host: bytes
+    """Host of the request, or the server name (SNI) of a TCP connection."""
     path: bytes
     """Path as the client sent it (`raw_path`)."""
     query: bytes | None
     """Query without the `?`. None: the request target had no `?`."""
     version: int
-    """HTTP version of the request times ten: 10, 11."""
+    """HTTP version of the request times ten: 10, 11; or `TCP` or `UDP`."""
     status: int
     """Status that the client saw; 499: it left before it saw anything final."""
     request_bytes: int

@@ -11,7 +11,11 @@ OTHER: Final = "_other"
 """Label of what has no place of its own: a route or upstream beyond `MAX_ROWS`, or of a configuration now replaced."""
 NONE: Final = "_none"
 """Label of the route of a request that no route matched."""
-METHODS: Final = (b"other", b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE")
+METHODS: Final = (
+    *(b"other", b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"),
+    *(b"tcp", b"udp"),
+)
+"""Methods by which finished requests are counted; connections of TCP and sessions of UDP have one of their own."""
 METHOD_PLACES: Final = {method: place for place, method in enumerate(METHODS)}
 BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms' buckets, inclusive; one more takes what is longer."""

@@ -25,7 +25,7 @@ from fastgw.upstream.health.circuit_breaker import BreakerPhase, phase_of
 from fastgw.upstream.health.outlier_ejection import may_eject
 from fastgw.upstream.health.upstream_health import HealthPoller
 from fastgw.upstream.targets.target import labels_of
-from fastgw.upstream.targets.tls import ClientTls, Identity, identity_of, material_of
+from fastgw.upstream.targets.tls import ClientTls, Identity, identity_of, material_of, protocols_of
 
 AT_ONCE: Final = 256
 """Checks under way at a time; further ones wait for their turn."""
@@ -84,12 +84,12 @@ class Checks:
             if active is None:
                 continue
             identity = None
-            if any(target.url.tls for target in upstream.targets):
-                material = material_of(upstream.tls, files)
-                identity = identity_of(upstream.tls, material)
-                tls[identity] = ClientTls(upstream.tls, material, identity)
+            if any(upstream.speaks_tls(target.url) for target in upstream.targets):
+                material = material_of(upstream.client_tls, files)
+                identity = identity_of(upstream.client_tls, material, protocols_of(upstream))
+                tls[identity] = ClientTls(upstream.client_tls, material, identity)
             for target, label in zip(upstream.targets, labels_of(each.url for each in upstream.targets), strict=True):
-                own = identity if target.url.tls else None
+                own = identity if upstream.speaks_tls(target.url) else None
                 wanted.setdefault(target_name(name, label), (upstream, target, active, own))
             await asyncio.sleep(0)
         for key in [key for key, running in self._running.items() if not running.stays(wanted.get(key))]:

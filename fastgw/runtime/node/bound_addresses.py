@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastgw.config.base.value_types import Address
 from fastgw.runtime.node.gateway_registration import token_file_of
@@ -23,6 +23,8 @@ class Bound:
     """The file with the token of the admin API; None: no token is needed, or it is in no file."""
     secured: frozenset[str] = frozenset()
     """The names of the listeners that speak TLS."""
+    transports: Mapping[str, str] = field(default_factory=dict)
+    """Protocols of the listeners that take no requests."""
 
     @classmethod
     def of(cls, node_state: NodeState) -> "Bound":
@@ -33,17 +35,22 @@ class Bound:
         }
         configured = node_state.sealed.settings.listeners
         secured = frozenset(name for name in listeners if configured[name].tls is not None)
+        transports = {name: configured[name].protocol for name in listeners if configured[name].protocol != "http"}
         token_file = token_file_of(node_state)
-        return cls(listeners, own.get("status"), own.get("admin"), node_state.workers, token_file, secured)
+        served = node_state.workers, token_file, secured, transports
+        return cls(listeners, own.get("status"), own.get("admin"), *served)
 
     @property
     def urls(self) -> list[str]:
-        """`http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `unix:/path`."""
+        """`http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `tcp://127.0.0.1:5432`, `unix:/path`."""
         return [
-            str(address) if address.path else f"{'https' if name in self.secured else 'http'}://{address}"
+            str(address) if address.path else f"{self._scheme(name)}://{address}"
             for name, addresses in self.listeners.items()
             for address in addresses
         ]
+
+    def _scheme(self, name: str) -> str:
+        return self.transports.get(name) or ("https" if name in self.secured else "http")
 
     def __str__(self) -> str:
         return f"{', '.join(self.urls)} ({self.workers} worker{'s' if self.workers > 1 else ''})"

@@ -143,11 +143,12 @@ def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files],
             if tls.client_auth.crl is not None:
                 yield _alone(tls.client_auth.crl, amiss_revocations)
     for upstream in config.upstreams.values():
-        certificate, key = upstream.tls.certificate, upstream.tls.key
+        client = upstream.client_tls
+        certificate, key = client.certificate, client.key
         if certificate is not None and key is not None and not is_derived(certificate):
             yield _pair(certificate, key)
-        if upstream.tls.ca is not None:
-            yield _alone(upstream.tls.ca, amiss_authority)
+        if client.ca is not None:
+            yield _alone(client.ca, amiss_authority)
 
 
 def _documents(config: Config, before: Files, now: Files) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:

@@ -177,6 +177,9 @@ class Acceptor:
 
     def serve(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
         """Hand the connection to the server. `local`: what the client connected to, if not our end of the socket."""
+        if listener.tcp is not None and listener.tls is None:
+            self._server.serve_tcp(listener, client, peer, local)
+            return
         opening = self._loop.create_task(self._open(client, listener, peer, local))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)

@@ -314,7 +314,7 @@ def _contents(path: str) -> bytes:
 
 async def made_context(tls: ClientTls) -> ssl.SSLContext:
     """The context, made in steps between which the loop goes on."""
-    steps = client_tls(tls.settings, tls.material)
+    steps = client_tls(tls.settings, tls.material, tls.identity.protocols)
     while True:
         try:
             next(steps)

@@ -15,6 +15,7 @@ from typing import Final, Protocol, cast, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.connections.tls_client import Client, TlsClientTransport
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
@@ -75,9 +76,15 @@ class Connecting(Client, Protocol):
 
 
 async def connect(
-    target: Target, protocol: Connecting, timeout: float, handshake: float | None = None
+    target: Target,
+    protocol: Connecting | SocketConnection,
+    timeout: float,
+    handshake: float | None = None,
+    preface: bytes = b"",
 ) -> TargetAddress:
     """Connect `protocol` to `target` within `timeout` seconds, name lookup included; say where.
+
+    A `SocketConnection` gets the bare socket. `preface`: bytes that go out first, before TLS.
 
     `handshake`: seconds that a TLS handshake has once connected; None: it has to be done within `timeout` as well.
 
@@ -93,6 +100,12 @@ async def connect(
                 sock, address = await _dial_unix(addresses[0]), addresses[0]
             else:
                 sock, address = await _Race(target, addresses).run()
+            if isinstance(protocol, SocketConnection):
+                protocol.take_socket(sock, address)
+                return address
+            if preface and sock.send(preface) < len(preface):  # nothing else was sent: there is room for a header
+                sock.close()
+                raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
             if target.tls is not None:
                 step = ConnectStep.HANDSHAKE
             if step is not ConnectStep.HANDSHAKE or handshake is None:
@@ -103,8 +116,25 @@ async def connect(
             await _hand_over(sock, address, target, protocol)
             return address
     except OSError as error:
-        reason = f"{step.text}: {_reason(error, timeout)}"
-        raise ConnectFailed(_fault(step, error), reason, _detail(step, error, timeout)) from error
+        raise _failed(step, error, timeout) from error
+
+
+async def secure(
+    sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting, timeout: float
+) -> None:
+    """Begin TLS on a socket that is connected to `target`, with `protocol` above it, within `timeout` seconds.
+
+    Raises `ConnectFailed`. The socket belongs to the loop from here on, whatever happens.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            await _hand_over(sock, address, target, protocol)
+    except OSError as error:
+        raise _failed(ConnectStep.HANDSHAKE, error, timeout) from error
+
+
+def _failed(step: ConnectStep, error: OSError, timeout: float) -> ConnectFailed:
+    return ConnectFailed(_fault(step, error), f"{step.text}: {_reason(error, timeout)}", _detail(step, error, timeout))
 
 
 def _fault(step: ConnectStep, error: OSError) -> Fault:

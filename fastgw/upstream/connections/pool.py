@@ -179,9 +179,12 @@ class Pool(Generic[S]):
         limit: PoolLimit | None = None,
         pending: PoolLimit | None = None,
         clock: Clock | None = None,
+        lent_once: bool = False,
     ) -> None:
         """`limit`, `pending`: the node's limits for `pool.max_connections` and `pool.max_pending`; None = this worker
         has all of it. `clock`: the worker's timer wheel, which expires idle connections; None = the monotonic clock.
+
+        `lent_once`: no connection is lent twice, and none is kept that nobody waits for.
 
         The other numbers are divided among `workers`. A worker keeps no more idle connections than its share of
         `max_connections`: otherwise the idle ones of some workers could leave none for another.
@@ -194,7 +197,7 @@ class Pool(Generic[S]):
         self._pending_timeout = pool.pending_timeout
         self._limit = LocalLimit(pool.max_connections) if limit is None else limit
         self._pending = LocalLimit(pool.max_pending) if pending is None else pending
-        self._max_uses = inf if pool.max_uses is None else pool.max_uses
+        self._max_uses = 0 if lent_once else inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
         self._connections: dict[Pooled[S], TargetAddress] = {}  # lent and idle

@@ -15,12 +15,17 @@ from fastgw.errors import Fault, Side
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Trailers
 from fastgw.http.messages import ResponseHead
+from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.targets.target import build_targets
 
 MOST: Final = 65536
 """Bytes of the body that are looked through."""
+
+
+_OWN_HEADERS: Final = {None: b"", "v1": UNKNOWN_V1, "v2": LOCAL_V2}
+"""PROXY header of a connection that is made on nobody's behalf, by the upstream's `proxy_protocol`."""
 
 
 class CannotCheck(Exception):
@@ -42,6 +47,7 @@ class Check:
         self._active = active
         at = target if active.port is None else replace(target, url=replace(target.url, port=active.port))
         (self._target,) = build_targets(replace(upstream, targets=(at,)), tls)
+        self._preface = _OWN_HEADERS[upstream.proxy_protocol] if active.port is None else b""
         method = self._method = active.method.encode()
         literal = active.host if active.host not in (None, "target", "preserve") else None
         host = literal.encode() if literal else self._target.host_header or target.url.authority.encode()
@@ -61,7 +67,7 @@ class Check:
         connection = UpstreamConnection(worker_loop, asked, self._target)
         try:
             async with asyncio.timeout(self._active.timeout):
-                await connect(self._target, connection, self._active.timeout)
+                await connect(self._target, connection, self._active.timeout, preface=self._preface)
                 if self._active.type == "tcp":
                     return ""
                 asked.late = Fault.UPSTREAM_TIMEOUT

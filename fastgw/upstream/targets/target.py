@@ -58,8 +58,8 @@ class Target:
         timeouts: settings.UpstreamTimeouts = _TIMEOUTS,
         label: str = "",
     ) -> None:
-        """`tls`: required for an https URL, ignored for others. `host_header`, `server_name`: as configured. `label`:
-        of `labels_of`, where there are others."""
+        """`tls`: required for an https URL; of a tcp URL whether TLS is spoken, ignored for others. `host_header`,
+        `server_name`: as configured. `label`: of `labels_of`, where there are others."""
         self.timeouts = timeouts
         self.place = 0  # in the node's shared memory
         self.counted = 0  # where its row of counts begins there
@@ -70,7 +70,7 @@ class Target:
         self.base_path = url.base_path.encode()
         self.minor = 1  # of the HTTP/1 version it answered with last
         self.host_header = _host_header(url, host_header)
-        self.tls = TargetTls(tls) if url.tls and tls is not None else None
+        self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
         # An IP address is verified against the certificate's addresses, and not sent (RFC 6066 section 3).
         self.server_name = server_name or url.host.rstrip(".")
         address = _literal(url)
@@ -119,7 +119,7 @@ class Target:
 def build_targets(
     upstream: settings.Upstream, tls: ssl.SSLContext | None = None, there: Mapping[Url, Target] = settings.NONE
 ) -> tuple[Target, ...]:
-    """The targets of a configured upstream, in file order. `tls`: required if one of them is an https URL.
+    """The targets of a configured upstream, in file order. `tls`: required if one of them is spoken to by TLS.
 
     `there`: those that are there already, and are taken as they are, unless they are called otherwise now.
     """
@@ -131,7 +131,7 @@ def build_targets(
                 target.url,
                 upstream.host_header,
                 tls,
-                upstream.tls.server_name,
+                upstream.client_tls.server_name,
                 upstream.resolve.interval,
                 upstream.timeouts,
                 label,

@@ -22,6 +22,8 @@ from fastgw.routing.table import Steps
 _CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
+HTTP: Final = ("http/1.1",)
+"""Protocols that are offered to targets of HTTP (ALPN)."""
 RESUMED_S: Final = 3600.0
 """Seconds for which a session is resumed after the target's certificate was verified."""
 MOST_REFUSED: Final = 3
@@ -47,6 +49,8 @@ class Identity(NamedTuple):
     ca: bytes | None
     certificate: bytes | None
     key: bytes | None
+    protocols: tuple[str, ...] = HTTP
+    """Protocols that are offered (ALPN)."""
 
 
 def material_of(tls: settings.UpstreamTls, files: Mapping[str, bytes]) -> Material:
@@ -64,8 +68,14 @@ def _material(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> Materi
     return Material(*(None if name is None else read(name) for name in names))
 
 
-def identity_of(tls: settings.UpstreamTls, material: Material) -> Identity:
-    return Identity(tls.verify, *(None if content is None else sha256(content).digest() for content in material))
+def identity_of(tls: settings.UpstreamTls, material: Material, protocols: tuple[str, ...] = HTTP) -> Identity:
+    ca, certificate, key = (None if content is None else sha256(content).digest() for content in material)
+    return Identity(tls.verify, ca, certificate, key, protocols)
+
+
+def protocols_of(upstream: settings.Upstream) -> tuple[str, ...]:
+    """Return the protocols that its targets are offered (ALPN): of those of another protocol than HTTP none."""
+    return () if any(target.url.scheme == "tcp" for target in upstream.targets) else HTTP
 
 
 class ClientTls(NamedTuple):
@@ -82,8 +92,10 @@ def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientT
     return ClientTls(tls, material, identity_of(tls, material))
 
 
-def client_tls(tls: settings.UpstreamTls, material: Material) -> Steps[ssl.SSLContext]:
-    """TLS 1.2 or later, verified unless switched off, HTTP/1.1 alone. Raises `ssl.SSLError`, `OSError`.
+def client_tls(
+    tls: settings.UpstreamTls, material: Material, protocols: tuple[str, ...] = HTTP
+) -> Steps[ssl.SSLContext]:
+    """TLS 1.2 or later, verified unless switched off; these protocols are offered. Raises `ssl.SSLError`, `OSError`.
 
     One's own files are one step, the system's certificates one each: 140 take 20 ms.
     """
@@ -91,7 +103,8 @@ def client_tls(tls: settings.UpstreamTls, material: Material) -> Steps[ssl.SSLCo
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.options |= ssl.OP_NO_RENEGOTIATION  # nobody asks for it but to judge anew whom it has judged
     openssl.spare_memory(made)
-    made.set_alpn_protocols(["http/1.1"])
+    if protocols:
+        made.set_alpn_protocols(protocols)
     yield
     if not tls.verify:
         made.check_hostname = False

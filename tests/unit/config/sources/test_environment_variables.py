@@ -181,7 +181,7 @@ class TestTargets:
         (told,) = problems(tmp_path, f"{HEAD}upstreams: {{u: {{targets: ['http://a:1', b]}}}}\nroutes: []\n")
         assert told == (
             'a.yaml:3:41: upstreams.u.targets[1]: "b" is not an http, https or unix URL; '
-            'expected a URL such as "http://host:9000", or "unix:/path/of.sock"'
+            'expected a URL such as "http://host:9000", "tcp://host:5432" or "unix:/path/of.sock"'
         )
 
     def test_in_a_file_of_targets_too(self, tmp_path):

@@ -17,7 +17,7 @@ version: 1
 listeners: {main: {address: '127.0.0.1:0'}}
 upstreams: {u: {targets: ['http://127.0.0.1:9']}}
 """
-UNUSED = "a.yaml:3:13: upstreams.u: it is unused: no route, fallback or filter names it"
+UNUSED = "a.yaml:3:13: upstreams.u: it is unused: no route, fallback, filter or listener names it"
 """The note on the upstream of HEAD, where a test needs no route to it."""
 
 
@@ -140,7 +140,7 @@ def test_an_upstream_that_nothing_uses_is_told(tmp_path, text, unused):
     (tmp_path / "a.yaml").write_text(f"{head}{text}\n")
     told = [each for each in config.load(str(tmp_path / "a.yaml"), TYPES).notes if "unused" in each.wrong]
     assert sorted(each.path for each in told) == [f"upstreams.{name}" for name in unused]
-    assert all(str(each).endswith("it is unused: no route, fallback or filter names it") for each in told)
+    assert all(str(each).endswith("it is unused: no route, fallback, filter or listener names it") for each in told)
 
 
 def test_upstreams_of_egress_are_used_by_its_routes(tmp_path):

@@ -1,0 +1,94 @@
+"""The service behind TCP proxies: what the first byte of a connection asks for, it does until the end.
+
+`E`: send everything back. `D` and a length of 8 bytes: send so many bytes of the pattern, and end. `U`: take all that
+comes, and answer its end with the count and the checksum. It runs as `python -m bench.origin.tcp PORT`.
+"""
+
+import asyncio
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+from bench.origin.streams import PATTERN
+from bench.ports import free_port, wait_until_open
+from bench.processes import pinned
+
+BLOCK = 1 << 18
+LENGTH_BYTES = 8
+
+
+class Service(asyncio.BufferedProtocol):
+    """One connection."""
+
+    _room = memoryview(bytearray(BLOCK))
+
+    def __init__(self) -> None:
+        self._kind = b""
+        self._asked = b""
+        self._count = self._sum = 0
+        self._left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
+        self._transport.set_write_buffer_limits(high=0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        chunk = self._room[:nbytes]
+        if not self._kind:
+            self._kind, chunk = bytes(chunk[:1]), chunk[1:]
+        if self._kind == b"E":
+            self._transport.write(bytes(chunk))
+        elif self._kind == b"U":
+            self._count += len(chunk)
+            self._sum = zlib.crc32(chunk, self._sum)
+        elif not self._left:
+            self._asked += chunk
+            if len(self._asked) == LENGTH_BYTES:
+                self._left = int.from_bytes(self._asked)
+                self.resume_writing()
+
+    def resume_writing(self) -> None:
+        pattern = memoryview(PATTERN)
+        while self._left and not self._transport.get_write_buffer_size():
+            start = self._count % len(pattern)
+            block = pattern[start : start + min(BLOCK, self._left)]
+            self._count += len(block)
+            self._left -= len(block)
+            self._transport.write(block)
+        if self._kind == b"D" and not self._left:
+            self._transport.close()
+
+    def pause_writing(self) -> None: ...
+
+    def eof_received(self) -> None:
+        if self._kind == b"U":
+            self._transport.write(self._count.to_bytes(LENGTH_BYTES) + self._sum.to_bytes(LENGTH_BYTES))
+
+
+@contextmanager
+def serving(folder: Path, core: int) -> Iterator[int]:
+    """Run the origin on `core` and give its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "bench.origin.tcp", str(port)]
+    root = Path(__file__).parents[2]
+    with pinned(command, [core], folder / "origin.out", environment={"PYTHONPATH": str(root)}) as origin:
+        wait_until_open(port, origin)
+        yield port
+
+
+async def _serve(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Service, "127.0.0.1", port, backlog=4096)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(int(sys.argv[1])))

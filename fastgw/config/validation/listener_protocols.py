@@ -1,0 +1,185 @@
+"""Rules for listeners and upstreams of other protocols than HTTP: what belongs together, and what has no effect there.
+
+A listener, the upstreams that it names and their targets speak one protocol. Unix sockets are streams of bytes, so they
+are targets of HTTP as well as of TCP.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from msgspec import Struct, structs
+
+from fastgw.config.base.problems import show, suggest
+from fastgw.config.decoding.decoder import BROKEN
+from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.settings.gateway import Listener
+from fastgw.config.settings.upstreams import Upstream
+
+_HTTP_SCHEMES: Final = ("http", "https")
+_TRANSPORT: Final = {"tcp": "tcp", "tls": "tcp", "udp": "udp"}
+"""Scheme of the targets that listeners of a protocol need."""
+
+
+def _defaults(settings: type[Struct], *names: str) -> Mapping[str, Any]:
+    return {field.name: field.default for field in structs.fields(settings) if field.name in names}
+
+
+_OF_HTTP: Final = _defaults(Listener, "protocols", "http2", "reserved_headers", "ambiguous_paths", "filters")
+"""Settings of a listener that have a meaning for requests only, and their defaults."""
+_OF_HTTP_UPSTREAMS: Final = _defaults(Upstream, "host_header", "hedge", "filters")
+_HASHED_BY: Final = ("header", "cookie", "consumer")
+_NOWHERE: Final = "expected no such setting"
+
+Schemes = Mapping[str, str]
+"""Scheme of the targets of each upstream: `http`, `tcp`, `udp`, or "" for one that fits HTTP and TCP."""
+
+
+def targets_of_one_protocol(merged: Merged) -> None:
+    """Check that the targets of an upstream are of one protocol, and that its settings have a meaning for that."""
+    for place, _, upstream in merged.whole("upstreams"):
+        schemes = _schemes(place, upstream)
+        if len(schemes) > 1:
+            wrong = f"targets of different protocols: {', '.join(sorted(schemes))}"
+            place.below("targets").report(wrong, "expected targets of one protocol in an upstream")
+        elif schemes & {"tcp", "udp"}:
+            _check_transport(place, upstream, schemes.pop())
+        elif upstream.proxy_protocol not in (None, BROKEN) and "http" in schemes:
+            wrong = "connections to HTTP targets serve many clients, so no header can tell whose they are"
+            place.below("proxy_protocol").report(wrong, "expected tcp targets, or no `proxy_protocol`")
+
+
+def _schemes(place: SourcePlace, upstream: Any) -> set[str]:
+    """Return the protocols of its targets; of those that are not known yet, the one that they will have."""
+    targets = upstream.targets
+    if targets is BROKEN:
+        return set()
+    if not targets:
+        source = place.raw.get("targets")
+        scheme = source.get("scheme", "http") if isinstance(source, dict) else ""
+        return {"http" if scheme in _HTTP_SCHEMES else scheme} if scheme else set()
+    urls = [target.url for target in targets if target is not BROKEN and target.url is not BROKEN]
+    return {"http" if url.scheme in _HTTP_SCHEMES else url.scheme for url in urls if url.scheme != "unix"}
+
+
+def _check_transport(place: SourcePlace, upstream: Any, scheme: str) -> None:
+    for name, default in _OF_HTTP_UPSTREAMS.items():
+        if getattr(upstream, name) not in (default, BROKEN):
+            place.below(name).report(f"has no effect with {scheme} targets", _NOWHERE)
+    balancing, active = upstream.load_balancing, upstream.health_checks
+    if balancing is not BROKEN and balancing.sticky is not None:
+        at = place.below("load_balancing", "sticky")
+        at.report(f"has no effect with {scheme} targets: there are no cookies", "expected `algorithm: ip_hash`")
+    hash_on = None if balancing is BROKEN else balancing.hash_on
+    if hash_on not in (None, BROKEN) and hash_on.kind in _HASHED_BY:
+        at = place.below("load_balancing", "hash_on")
+        at.report(f"connections have no {hash_on.kind}", "expected `ip`", at_key=False)
+    check = None if active is BROKEN else active.active
+    if check not in (None, BROKEN) and check.type != "tcp":
+        at = place.below("health_checks", "active")
+        at.report(f"{scheme} targets do not speak HTTP", "expected `type: tcp`")
+    elif check not in (None, BROKEN) and scheme == "udp" and check.port is None:
+        at = place.below("health_checks", "active")
+        at.report("udp targets cannot be checked by a connection", "expected the `port` of a TCP service beside it")
+    if scheme == "udp":
+        for name in ("tls", "proxy_protocol"):
+            if getattr(upstream, name) not in (None, BROKEN):
+                place.below(name).report("has no effect with udp targets", _NOWHERE)
+
+
+def listeners_of_one_protocol(merged: Merged) -> None:
+    """Check that listeners have what their protocol needs, and nothing besides."""
+    schemes = {name: next(iter(_schemes(place, upstream)), "") for place, name, upstream in merged.whole("upstreams")}
+    known = merged.maps["upstreams"]
+    others: dict[str, str] = {}
+    for place, name, listener in merged.whole("listeners"):
+        if listener.protocol is BROKEN:
+            continue
+        if listener.protocol == "http":
+            for key in ("upstream", "routes"):
+                if getattr(listener, key) not in (None, (), BROKEN):
+                    meant = "tls" if key == "routes" else "tcp"
+                    wrong = "has no effect with `protocol: http`, whose requests go by the routes at the top"
+                    place.below(key).report(wrong, f"expected `protocol: {meant}`, or no `{key}`")
+            continue
+        others[name] = listener.protocol
+        for at, upstream in _upstreams(place, listener):
+            if upstream is BROKEN or known.get(upstream, (None, None))[1] is BROKEN:
+                continue
+            if upstream not in known:
+                at.report(f"unknown upstream {show(upstream)}", suggest(upstream, known), at_key=False)
+            elif schemes[upstream] not in ("", _TRANSPORT[listener.protocol]) or (
+                listener.protocol == "udp" and not schemes[upstream]
+            ):
+                wanted = _TRANSPORT[listener.protocol]
+                wrong = f"the targets of {show(upstream)} are not {wanted}:// URLs"
+                at.report(wrong, f"expected an upstream with {wanted} targets", at_key=False)
+    _check_routes(merged, schemes, others)
+
+
+def _upstreams(place: SourcePlace, listener: Any) -> Iterator[tuple[SourcePlace, Any]]:
+    """Check the listener's own settings, and yield the upstreams that it names."""
+    protocol = listener.protocol
+    for key, default in _OF_HTTP.items():
+        if getattr(listener, key) not in (default, BROKEN):
+            place.below(key).report(f"has no effect with `protocol: {protocol}`", _NOWHERE)
+    if listener.trusted_proxies not in ((), BROKEN) and listener.proxy_protocol == "off":
+        at = place.below("trusted_proxies")
+        at.report(f"has no effect with `protocol: {protocol}` alone", "expected `proxy_protocol: required` as well")
+    if protocol == "udp":
+        if listener.proxy_protocol == "required":
+            place.below("proxy_protocol").report("has no effect with `protocol: udp`", _NOWHERE)
+        if listener.address is not BROKEN and listener.address.path:
+            place.below("address").report("a unix socket takes no datagrams here", 'expected "host:port"', at_key=False)
+    if protocol != "tcp" and listener.tls is not None:
+        wrong = "`protocol: tls` passes TLS through as it is" if protocol == "tls" else "there is no TLS over UDP"
+        place.below("tls").report(wrong, "expected `protocol: tcp` to terminate TLS")
+    if protocol == "tls":
+        if listener.upstream is not None:
+            place.below("upstream").report(
+                "has no effect with `protocol: tls`", "expected `routes`; one without `sni` takes all other connections"
+            )
+        if not listener.routes:
+            place.report("`protocol: tls` needs routes", "expected `routes: [{sni: [...], upstream: NAME}]`")
+        for index, route in enumerate(() if listener.routes is BROKEN else listener.routes):
+            if route is not BROKEN:
+                yield place.below("routes", index, "upstream"), route.upstream
+        return
+    if listener.routes:
+        place.below("routes").report(
+            f"has no effect with `protocol: {protocol}`", "expected `protocol: tls`, or `upstream`"
+        )
+    if listener.upstream is None:
+        place.report(f"`protocol: {protocol}` needs an upstream", "expected `upstream: NAME`")
+    else:
+        yield place.below("upstream"), listener.upstream
+
+
+def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str]) -> None:
+    """Routes of requests stand on listeners of HTTP, and their upstreams have targets of HTTP."""
+    for place, route in merged.routes_to_validate():
+        for index, name in enumerate(() if route.listeners is BROKEN else route.listeners):
+            if name in others:
+                at = place.below("listeners", index)
+                at.report(
+                    f"listener {show(name)} has `protocol: {others[name]}`: no requests come in there", at_key=False
+                )
+        named = [(place.below("upstream"), each) for each in route.destinations]
+        if isinstance(route.upstream, Mapping):
+            named = [(place.below("upstream", each), each) for each in route.destinations]
+        if route.fallback not in (None, BROKEN):
+            named.append((place.below("fallback", "upstream"), route.fallback.upstream))
+        for at, upstream in named:
+            if isinstance(upstream, str) and schemes.get(upstream, "") in ("tcp", "udp"):
+                _report_no_requests(at, upstream, schemes[upstream])
+
+
+def check_takes_requests(merged: Merged, at: SourcePlace, name: str) -> None:
+    """Report an upstream that is named where requests are sent to it, and whose targets take none."""
+    place, upstream = merged.maps["upstreams"][name]
+    for scheme in () if upstream is BROKEN else _schemes(place, upstream) & {"tcp", "udp"}:
+        _report_no_requests(at, name, scheme)
+
+
+def _report_no_requests(at: SourcePlace, name: str, scheme: str) -> None:
+    wrong = f"the targets of {show(name)} are {scheme}:// URLs, which take no requests"
+    at.report(wrong, "expected an upstream with http or https targets", at_key=False)

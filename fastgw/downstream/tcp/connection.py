@@ -1,0 +1,570 @@
+"""A client's connection to a listener of TCP, with its connection to a target, for as long as either lives.
+
+It finds the upstream, which for TLS passthrough takes a ClientHello, connects to a target of it by the same parts as
+requests do (balancer, pool, retries, health), and then only counts what its two ends give each other (`ends`).
+
+Rule 1: nothing is sent to a target before the ClientHello was read and has a route. Rule 2: whatever ends it ends both
+ends and gives back all places, in `_finish`, which also logs it. Rule 3: half-closed it lives on; a reset of one end
+resets the other.
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+from enum import IntEnum
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
+
+from fastgw.downstream.tcp.ends import DROP, End, PlainEnd, TlsEnd
+from fastgw.errors import Fault, Retry
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.forwarded_headers import Peer
+from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2
+from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello
+from fastgw.observe.access_log.record import TCP
+from fastgw.operator_events import OperatorEvent, say
+from fastgw.upstream.connections.connect import ConnectFailed, secure
+from fastgw.upstream.connections.socket_connection import SocketConnection
+from fastgw.upstream.forwarding.retry_decision import decide_retry
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.upstream import Upstream
+
+if TYPE_CHECKING:
+    from fastgw.downstream.server import Listener, Server
+    from fastgw.shm.node_limits import AddressLimit
+
+CONNECTED: Final = 200
+"""Status, in log and metrics, of a connection that was connected to a target, whatever came later."""
+FAREWELL_S: Final = 1.0
+"""Seconds for a client to take an alert and close."""
+_NO_HELLO: Final = ClientHello()
+
+
+class TcpPhase(IntEnum):
+    GREETING = 1  # the ClientHello is coming in
+    CONNECTING = 2  # to a target, TLS with it included; what the client sends waits in its socket
+    OPEN = 3
+    FAREWELL = 4  # it is refused, with an alert
+    CLOSED = 5
+
+
+GREETING, CONNECTING, OPEN, FAREWELL, CLOSED = TcpPhase
+
+
+class TcpHead(NamedTuple):
+    """Head of a connection, as far as exchanges are logged by one."""
+
+    host: bytes = b""
+    """Server name that the client asks for (SNI)."""
+    method: bytes = b"tcp"
+    version: int = TCP
+    raw_path: bytes = b""
+    path: bytes = b""
+    query: None = None
+
+    def first(self, name: bytes) -> None:
+        return None
+
+    def values(self, name: bytes) -> list[bytes]:
+        return []
+
+
+class Outcome(NamedTuple):
+    status: int
+
+
+_NO_NAME: Final = TcpHead()
+_CONNECTED: Final = Outcome(CONNECTED)
+
+
+@final
+class TcpConnection(Timed):
+    """Both ends of a connection. An exchange for observers, and a request for balancers."""
+
+    __slots__ = (
+        "_address_limit",
+        "_attempt",
+        "_client",
+        "_greeting",
+        "_idle",
+        "_lent",
+        "_local",
+        "_phase",
+        "_record",
+        "_resort",
+        "_retried",
+        "_retrying",
+        "_securing",
+        "_server",
+        "_target",
+        "_target_end",
+        "_timer",
+        "_tls",
+        "_total_at",
+        "_tried",
+        "_upstream",
+        "_vouched",
+        "begun_at",
+        "client_ip",
+        "fault",
+        "head",
+        "listener",
+        "peer",
+        "request_bytes",
+        "response",
+        "response_bytes",
+        "retries",
+        "route",
+        "scheme",
+        "target",
+        "upstream",
+        "upstream_s",
+        "why",
+    )
+
+    # what observers and balancers find with requests only
+    consumer = request_body = None
+    request_id, shadowed, subrequests = b"", "", None
+    path = raw_path = b""
+    params: Any = {}
+    is_fast = False
+
+    def __init__(self, server: "Server", listener: "Listener", peer: Peer, local: Address | None) -> None:
+        """`local`: what the client has connected to, if not our end of the socket."""
+        self.deadline = self.filed_at = inf
+        assert listener.tcp is not None
+        self._server = server
+        self.listener = listener
+        self.peer = peer
+        self._local = local
+        self.route = listener.tcp
+        self.client_ip = peer.ip
+        self.head = _NO_NAME
+        self.scheme = b"tcp"
+        self.begun_at = monotonic()
+        self.fault: Fault | None = None
+        self.why = ""
+        self.response: Outcome | None = None
+        self.request_bytes = self.response_bytes = self.retries = 0
+        self.upstream = self.target = ""
+        self.upstream_s = -1.0
+        self._phase = CONNECTING
+        self._idle = self._total_at = inf
+        self._address_limit: AddressLimit | None = None
+        self._client: End | None = None
+        self._target_end: End | None = None
+        self._greeting: HelloReader | None = None
+        self._tls: TerminatedTls | None = None
+        self._vouched: bytes | None = None
+        self._upstream: Upstream | None = None
+        self._target: Target | None = None
+        self._attempt = 0
+        self._lent: SocketConnection | None = None
+        self._record: AttemptRecord | None = None
+        self._tried: tuple[Target, ...] = ()
+        self._resort: Target | None = None
+        self._retried = 0
+        self._retrying = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._securing: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<TcpConnection {self.peer.ip} {self._phase.name} {self._client!r} {self._target_end!r}>"
+
+    # how it begins
+
+    def accept(self, client: socket.socket) -> None:
+        """Serve a client that was just accepted."""
+        server = self._server
+        refused = server.admit(self.peer)
+        if refused is not None:
+            client.close()
+            self._phase, self.fault = CLOSED, refused
+            self._tell()
+            return
+        self._enter(PlainEnd(server.worker_loop, client, self), server.address_limit)
+        if self.route.needs_hello:
+            self.scheme = b"tls"
+            self._phase = GREETING
+            self._greeting = HelloReader()
+            self._client_end.peer = self
+            self._watch(server.timeouts.request_headers)
+            self._client_end.resume()
+        else:
+            self._choose(_NO_HELLO)
+
+    def accept_tls(
+        self, end: TlsEnd, limit: "AddressLimit | None", tls: ssl.SSLObject, server_name: str, vouched: bytes
+    ) -> None:
+        """Serve a client whose TLS ends here: its handshake is done, and it has its places in the node's limits.
+
+        `limit`: one of these places. `vouched`: by what its certificate was judged.
+        """
+        cipher, certificate = tls.cipher(), self.peer.certificate
+        self._tls = TerminatedTls(
+            tls.version() or "",
+            cipher[0] if cipher is not None else "",
+            certificate is not None,
+            "" if certificate is None else certificate.common_name,
+        )
+        self.scheme, self._vouched = b"tls", vouched
+        self._enter(end, limit)
+        if server_name:
+            self.head = TcpHead(server_name.encode())
+        self._choose(_NO_HELLO)
+
+    def _enter(self, client: End, limit: "AddressLimit | None") -> None:
+        self._client = client
+        self._address_limit = limit
+        self._server.connections.add(self)
+
+    @property
+    def _client_end(self) -> End:
+        assert self._client is not None
+        return self._client
+
+    # the ClientHello
+
+    def send(self, chunk: memoryview) -> bool:
+        """Take what the client sends before it is known where that goes (`ends.ByteSink`)."""
+        greeting = self._greeting
+        assert greeting is not None
+        try:
+            hello = greeting.feed(chunk)
+        except InvalidHello as error:
+            self._refuse(Fault.BAD_REQUEST, str(error), error.alert)
+            return True
+        if hello is None:
+            return True
+        if hello.server_name:
+            self.head = TcpHead(hello.server_name.encode())
+        self._client_end.pause()
+        self._phase = CONNECTING
+        self._choose(hello)
+        return True
+
+    def _refuse(self, fault: Fault, why: str, alert: Alert | None) -> None:
+        """Close with an alert, which the client can read: all that it sends meanwhile is dropped."""
+        client = self._client_end
+        self.fault, self.why = fault, why
+        if alert is None:
+            self._finish()
+            return
+        self._phase = FAREWELL
+        self._watch(FAREWELL_S)
+        client.peer = DROP
+        client.send(memoryview(alert.record))
+        if self._phase is FAREWELL:
+            client.end_sending()
+        if self._phase is FAREWELL:
+            client.resume()
+
+    def _choose(self, hello: ClientHello) -> None:
+        upstream = self.route.find(hello)
+        if upstream is None:
+            name = hello.server_name
+            self._refuse(Fault.ROUTE_NOT_FOUND, "" if name else "no server name (SNI)", Alert.UNRECOGNIZED_NAME)
+            return
+        self._upstream = upstream
+        self.upstream = upstream.name
+        upstream.active += 1
+        self._total_at = self._server.worker_loop.wheel.now + upstream.total_timeout
+        self._idle = upstream.settings.timeouts.tunnel_idle
+        self._watch(inf)
+        self._connect(AttemptKind.FIRST)
+
+    # the connection to a target
+
+    def _connect(self, kind: AttemptKind) -> None:
+        self._timer = None
+        upstream = self._upstream
+        assert upstream is not None
+        target, self._resort = self._resort or upstream.balancer.pick(cast(Any, self), self._tried), None
+        if target is None:
+            self._end(upstream.unavailable())
+            return
+        self._target, self.target = target, target.label
+        self._attempt += 1
+        if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST:
+            self._record = self._new_record(kind).begin()
+        lent = upstream.pool.lend(target, self, fresh=True)
+        if isinstance(lent, Fault):
+            self.failed(lent)
+
+    def _new_record(self, kind: AttemptKind) -> AttemptRecord:
+        assert self._upstream is not None
+        assert self._target is not None
+        return AttemptRecord(cast(Any, self), self._upstream, self._target, kind, self._attempt, monotonic())
+
+    def lent(self, connection: SocketConnection) -> None:
+        """The pool has a connection for us: it is open."""
+        upstream, target = self._upstream, self._target
+        assert upstream is not None
+        assert target is not None
+        self._lent = connection
+        connected = connection.detach()
+        if self._record is not None:
+            self._record.connect(False, monotonic())
+        if upstream.settings.proxy_protocol is not None:
+            try:
+                connected.sendall(self._proxy_header(upstream.settings.proxy_protocol))  # an empty socket has room
+            except OSError as error:
+                connected.close()
+                self.failed(Fault.CONNECT_REFUSED, str(error))
+                return
+        if target.tls is None:
+            self._open(PlainEnd(self._server.worker_loop, connected, self))
+            return
+        timeouts = upstream.settings.timeouts
+        timeout = timeouts.connect if timeouts.tls is None else timeouts.tls
+        assert connection.address is not None
+        end = TlsEnd(self._server.worker_loop, self)
+        securing = secure(connected, connection.address, target, end, timeout)
+        self._securing = self._server.worker_loop.loop.create_task(securing)
+        self._securing.add_done_callback(partial(self._secured, target, end))
+
+    def _secured(self, target: Target, end: TlsEnd, task: "asyncio.Task[None]") -> None:
+        """TLS with the target is there, or has failed."""
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or self._phase is not CONNECTING:
+            end.reset()
+            return
+        self._securing = None
+        if error is None and not end.is_lost:
+            self._open(end)
+            return
+        end.abandon()
+        if isinstance(error, ConnectFailed):
+            say(OperatorEvent.TARGET_FAILED, "target %s: %s: %s", target.label, error.fault.label, error.reason)
+            self.failed(error.fault, error.detail)
+        elif error is None:
+            self.failed(Fault.TLS_FAILED, "closed as soon as it was open")
+        else:
+            report = {"message": f"TLS with {target.label}", "exception": error}
+            self._server.worker_loop.loop.call_exception_handler(report)
+            self.failed(Fault.INTERNAL)
+
+    def failed(self, fault: Fault, why: str = "") -> None:
+        """No connection could be had to this target."""
+        if self._phase is not CONNECTING:
+            return
+        upstream, target, record = self._upstream, self._target, self._record
+        assert upstream is not None
+        assert target is not None
+        self._give_back()
+        self._record = None
+        (self._new_record(AttemptKind.FIRST) if record is None else record).give_up(fault, why, monotonic())
+        self._tried += (target,)
+        condition = CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER
+        decision = decide_retry(upstream, condition, self._retried, self._tried, self._total_at, 0.0)
+        if decision.wait == inf or not (decision.is_free or self._take_place(upstream)):
+            self._end(fault, why)
+            return
+        self._retried += 1
+        self._resort = decision.last_resort
+        if decision.wait:
+            self._timer = self._server.worker_loop.loop.call_later(decision.wait, self._connect, AttemptKind.RETRY)
+        else:
+            self._connect(AttemptKind.RETRY)
+
+    def _take_place(self, upstream: Upstream) -> bool:
+        """Have a place in the retry budget, which is kept until the end."""
+        if not self._retrying:
+            self._retrying = upstream.retry_budget.try_take(upstream.active)
+        return self._retrying
+
+    def _proxy_header(self, version: str) -> bytes:
+        peer = self.peer
+        source = (peer.ip, peer.port)
+        local = self._local or self._client_end.local
+        if version == "v1":
+            return header_v1(source, local)
+        return header_v2(source, local, self.head.host.decode(), self._tls)
+
+    def _open(self, target: End) -> None:
+        """Both ends are there: from now on they have each other."""
+        now = monotonic()
+        client = self._client_end
+        self._target_end = target
+        self._phase = OPEN
+        self.response, self.upstream_s = _CONNECTED, now - self.begun_at
+        if self._record is not None:
+            self._record.answer(CONNECTED, now)
+        client.peer, target.peer = target, client
+        self._watch(self._idle)
+        greeting, self._greeting = self._greeting, None
+        held = greeting is not None and not target.send(memoryview(greeting.received))
+        if self._phase is OPEN:
+            target.resume()
+        if self._phase is OPEN and not held:
+            client.resume()
+
+    # what the ends tell
+
+    def touched(self) -> None:
+        if self._phase is OPEN:
+            deadline = self._server.worker_loop.wheel.now + self._idle
+            self.deadline = deadline if deadline < self._total_at else self._total_at
+
+    def ended(self, end: End) -> None:
+        client, target = self._client, self._target_end
+        if self._phase is not OPEN or client is None or target is None:
+            if self._phase is not CONNECTING:
+                self._left("the connection was closed before the ClientHello was complete")
+            return
+        (target if end is client else client).end_sending()
+        self._finish_if_done()
+
+    def drained(self, end: End) -> None:
+        client, target = self._client, self._target_end
+        if self._phase is OPEN and client is not None and target is not None:
+            (target if end is client else client).resume()
+            self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        client, target = self._client, self._target_end
+        if self._phase is OPEN and client is not None and target is not None and client.is_done() and target.is_done():
+            self._finish()
+
+    def lost(self, end: End, error: Exception | None) -> None:
+        if self._phase is not OPEN:
+            if end is self._client:
+                self._left("")
+            return
+        by_client = end is self._client
+        self.fault = Fault.CLIENT_LEFT if by_client else Fault.CONNECTION_LOST
+        self.why = _reason(error)
+        self._finish(is_reset=True)
+
+    def _left(self, why: str) -> None:
+        """The client has gone before there was anything for it."""
+        if self._phase is not FAREWELL:
+            self.fault, self.why = Fault.CLIENT_LEFT, why
+        self._finish()
+
+    # time
+
+    def _watch(self, seconds: float) -> None:
+        wheel = self._server.worker_loop.wheel
+        self.deadline = deadline = min(wheel.now + seconds, self._total_at)
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+
+    def expire(self, now: float) -> None:
+        if self._phase is GREETING:
+            self.fault, self.why = Fault.REQUEST_TIMEOUT, "the ClientHello did not arrive in time"
+        elif self._phase is not FAREWELL:
+            self.fault = Fault.TUNNEL_EXPIRED if now >= self._total_at else Fault.TUNNEL_IDLE
+        self._finish()
+
+    # endings
+
+    def _end(self, fault: Fault, why: str = "") -> None:
+        """No target can be had."""
+        self.fault, self.why = fault, why
+        self._finish(is_reset=True)
+
+    def _give_back(self) -> None:
+        """Give back what was lent for an attempt, or wait for it no longer."""
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.release()
+        elif self._upstream is not None and self._phase is CONNECTING:
+            self._upstream.pool.withdraw(cast(Any, self))
+
+    def _finish(self, is_reset: bool = False) -> None:
+        """End all of it. `is_reset`: so that those who are there see a reset."""
+        if self._phase is CLOSED:
+            return
+        server, client, target = self._server, self._client, self._target_end
+        was_connecting = self._phase is CONNECTING
+        if was_connecting:
+            if self._securing is not None:
+                self._securing.cancel()
+                self._securing = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        self._phase = CLOSED
+        server.worker_loop.wheel.drop(self)
+        for end in (client, target):
+            if end is not None:
+                if is_reset:
+                    end.reset()
+                else:
+                    end.close()
+        self.request_bytes = 0 if client is None else client.received
+        self.response_bytes = 0 if target is None else target.received
+        upstream = self._upstream
+        if upstream is not None:
+            lent, self._lent = self._lent, None
+            if lent is not None:
+                lent.release()
+            elif was_connecting:
+                upstream.pool.withdraw(cast(Any, self))
+            upstream.active -= 1
+            if self._retrying:
+                upstream.retry_budget.give_back()
+            record, self._record = self._record, None
+            if record is not None and target is not None:
+                record.end(monotonic())
+            elif record is not None:
+                record.give_up(None, "", monotonic())
+        if self in server.connections:
+            server.release(self.peer, self._address_limit)
+            server.closed(self)
+        if server.draining:
+            server.drained += 1
+        self._tell()
+        self._client = self._target_end = None  # which lead back here
+
+    def _tell(self) -> None:
+        """Count and log it, once."""
+        if self.response is None:
+            self.response = Outcome(CONNECTED if self.fault is None else self.fault.status)
+        self._server.finish(cast(Any, self))
+
+    # what the server asks
+
+    @property
+    def is_tunnel(self) -> bool:
+        return self._phase is OPEN
+
+    def leave(self) -> None:
+        """The listener is removed: as a tunnel it goes on."""
+
+    def drain(self) -> None:
+        """Go on for as long as tunnels may (`timeouts.drain.tunnels`)."""
+
+    def end_outdated(self) -> None:
+        """End a connection at once whose certificate was judged by what does not count any more."""
+        vouches = self.listener.vouches
+        if self._vouched is not None and vouches is not None and vouches != self._vouched:
+            self.fault = Fault.CONNECTION_OUTDATED
+            self._finish(is_reset=True)
+
+    def cut(self) -> bool:
+        """End at once. True: a connection was cut off."""
+        if self._phase is CLOSED:
+            return False
+        self.fault = self.fault or Fault.GATEWAY_STOPPED
+        self._finish(is_reset=True)
+        return True
+
+
+def _reason(error: Exception | None) -> str:
+    """Return the reason for a connection's end, in a few words for the log."""
+    if isinstance(error, ConnectionResetError) or error is None:
+        return "reset"
+    if isinstance(error, BrokenPipeError):
+        return "closed while it was sent to"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS: {error.reason.lower().replace('_', ' ')}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return str(error)

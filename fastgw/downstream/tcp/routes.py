@@ -1,0 +1,64 @@
+"""Routes of a listener of TCP: one upstream for all of its connections, or by server name and ALPN of a ClientHello."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, final
+
+from fastgw.config.settings import gateway as config
+from fastgw.net.server_name import ClientHello
+from fastgw.upstream.upstream import Upstream
+
+_ANY: str = ""
+
+
+class TcpRoute(NamedTuple):
+    """Destination of connections. `protocols`: of which the client has to offer one; empty: any."""
+
+    upstream: Upstream
+    protocols: frozenset[bytes] = frozenset()
+
+
+@final
+class TcpRoutes:
+    """The routes of one listener. Immutable."""
+
+    __slots__ = ("_exact", "_wildcards", "name", "needs_hello")
+
+    def __init__(self, listener: str, settings: config.Listener, upstreams: Mapping[str, Upstream]) -> None:
+        self.name = label_of(listener)
+        """Name of the route in logs and metrics."""
+        self.needs_hello = settings.protocol == "tls"
+        """Whether a ClientHello decides where a connection goes."""
+        self._exact: dict[str, list[TcpRoute]] = {}
+        self._wildcards: dict[str, list[TcpRoute]] = {}  # by what follows the `*.`; `_ANY`: any name, or none
+        if settings.upstream is not None:
+            self._wildcards[_ANY] = [TcpRoute(upstreams[settings.upstream])]
+        for each in settings.routes:
+            route = TcpRoute(upstreams[each.upstream], frozenset(protocol.encode() for protocol in each.alpn))
+            for name in each.sni or (_ANY,):
+                wildcard = not name or name.startswith("*.")
+                names = self._wildcards if wildcard else self._exact
+                names.setdefault(name.removeprefix("*."), []).append(route)
+
+    def find(self, hello: ClientHello) -> Upstream | None:
+        """The upstream of a connection that begins with this; None: there is no route for it.
+
+        The exact name comes first, then the longest wildcard, then any name; of those alike the first that fits.
+        """
+        name = hello.server_name
+        found = _first(self._exact.get(name, ()), hello) if name else None
+        while found is None and name:
+            name = name.partition(".")[2]
+            found = _first(self._wildcards.get(name, ()), hello)
+        return found or _first(self._wildcards.get(_ANY, ()), hello)
+
+
+def label_of(listener: str) -> str:
+    """Return the name of the route that connections of a listener are counted under."""
+    return f"listener/{listener}"
+
+
+def _first(routes: Sequence[TcpRoute], hello: ClientHello) -> Upstream | None:
+    for route in routes:
+        if not route.protocols or not route.protocols.isdisjoint(hello.protocols):
+            return route.upstream
+    return None

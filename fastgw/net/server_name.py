@@ -1,0 +1,209 @@
+"""Server name and protocols of a ClientHello, for who passes TLS on without decrypting it (RFC 8446 sections 4.1.2 and
+5.1, RFC 6066 section 3, RFC 7301 section 3.1).
+
+`HelloReader` is strict, for what it reads decides where a connection goes, and the target must not read something else:
+every length has to fit exactly, nothing may stand twice, and nothing may stand between the records of the message. It
+holds at most `LONGEST_MESSAGE` bytes in at most `MOST_RECORDS` records.
+"""
+
+import re
+from enum import IntEnum
+from typing import Final, NamedTuple, final
+
+from fastgw.net.client_hello import HANDSHAKE, LONGEST_RECORD
+
+LONGEST_MESSAGE: Final = 65_536
+"""Bytes of a ClientHello with its header. Clients send 300 to 2,000, and some 10,000 with keys of ML-KEM."""
+MOST_RECORDS: Final = 256
+"""Records that it may be cut into. OpenSSL cuts it into the fewest; some clients cut it into a few more on purpose."""
+
+_RECORD_HEADER, _MESSAGE_HEADER, _RANDOM = 5, 4, 32
+_CLIENT_HELLO: Final = 1
+_SERVER_NAME, _ALPN = 0, 16
+_HOST_NAME: Final = 0
+_NAME: Final = re.compile(rb"[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?")
+_LONGEST_NAME: Final = 255
+
+
+class Alert(IntEnum):
+    """Reason why a connection is closed, as the client is told (RFC 8446 section 6)."""
+
+    UNEXPECTED_MESSAGE = 10
+    RECORD_OVERFLOW = 22
+    ILLEGAL_PARAMETER = 47
+    DECODE_ERROR = 50
+    INTERNAL_ERROR = 80
+    UNRECOGNIZED_NAME = 112
+
+    @property
+    def record(self) -> bytes:
+        """A fatal alert in a record of its own, as it may answer a ClientHello: nothing is encrypted yet."""
+        return b"\x15\x03\x03\x00\x02\x02%c" % self
+
+
+class InvalidHello(Exception):
+    """The bytes are no ClientHello. `alert`: the answer; None: they are no TLS, so the peer would not understand."""
+
+    def __init__(self, why: str, alert: Alert | None = Alert.DECODE_ERROR) -> None:
+        super().__init__(why)
+        self.alert = alert
+
+
+class ClientHello(NamedTuple):
+    server_name: str = ""
+    """Server name in lower case, without a dot at its end; "" = the client names none."""
+    protocols: tuple[bytes, ...] = ()
+    """Protocols that the client offers (ALPN), in its order."""
+
+
+@final
+class HelloReader:
+    """Collects the first bytes of a client until they hold its ClientHello. `received`: all of them, as they came."""
+
+    __slots__ = ("_message", "_record_at", "_records", "received")
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self._record_at = 0  # where the first record begins that is not whole
+        self._records = 0
+        self._message = bytearray()
+
+    def feed(self, chunk: bytes | memoryview) -> ClientHello | None:
+        """Take the next bytes. None: more have to come. Raises `InvalidHello`."""
+        received, message = self.received, self._message
+        received += chunk
+        while len(received) > self._record_at:
+            start = self._record_at + _RECORD_HEADER
+            size = _record_size(bytes(received[self._record_at : start]), first=not self._records)
+            if size is None or len(received) < start + size:
+                return None
+            self._records += 1
+            message += received[start : start + size]
+            self._record_at = start + size
+            if len(message) >= _MESSAGE_HEADER:
+                length = _MESSAGE_HEADER + _message_length(bytes(message[:_MESSAGE_HEADER]))
+                if len(message) > length:
+                    raise InvalidHello("bytes follow the ClientHello in its record", Alert.UNEXPECTED_MESSAGE)
+                if len(message) == length:
+                    return _parse(bytes(message[_MESSAGE_HEADER:]))
+            if self._records == MOST_RECORDS:
+                raise InvalidHello(f"the ClientHello is cut into more than {MOST_RECORDS} records")
+        return None
+
+
+def server_name_of(message: bytes) -> str:
+    """Return the server name in a ClientHello with its header; "" = none, or what it is will be judged by OpenSSL."""
+    try:
+        return _parse(message[_MESSAGE_HEADER:]).server_name
+    except InvalidHello:
+        return ""
+
+
+def _record_size(header: bytes, *, first: bool) -> int | None:
+    """Return the length of a record's content; None: its header is not whole. What is there of it is judged at once."""
+    if header[0] != HANDSHAKE or header[1:2] not in (b"", b"\x03"):
+        if first:
+            raise InvalidHello("the first bytes are not a TLS handshake", alert=None)
+        raise InvalidHello("another record stands within the ClientHello", Alert.UNEXPECTED_MESSAGE)
+    if len(header) < _RECORD_HEADER:
+        return None
+    size = int.from_bytes(header[3:])
+    if size > LONGEST_RECORD:
+        raise InvalidHello(f"a record is longer than {LONGEST_RECORD} bytes", Alert.RECORD_OVERFLOW)
+    if not size:
+        raise InvalidHello("a record of the ClientHello is empty", Alert.UNEXPECTED_MESSAGE)
+    return size
+
+
+def _message_length(header: bytes) -> int:
+    if header[0] != _CLIENT_HELLO:
+        raise InvalidHello("the first message is not a ClientHello", Alert.UNEXPECTED_MESSAGE)
+    length = int.from_bytes(header[1:])
+    if length > LONGEST_MESSAGE - _MESSAGE_HEADER:
+        raise InvalidHello(f"the ClientHello is longer than {LONGEST_MESSAGE} bytes")
+    return length
+
+
+def _parse(body: bytes) -> ClientHello:
+    reader = _Reader(body)
+    version = reader.number(2)
+    if version >> 8 != 3:
+        raise InvalidHello("the ClientHello is of an unknown version", Alert.ILLEGAL_PARAMETER)
+    reader.take(_RANDOM)
+    reader.vector(1, 0, 32)  # session id
+    if len(reader.vector(2, 2, 65_534)) % 2:
+        raise InvalidHello("the cipher suites are cut off")
+    reader.vector(1, 1, 255)  # compression
+    name = ""
+    protocols: tuple[bytes, ...] = ()
+    met: set[int] = set()
+    extensions = _Reader(reader.vector(2, 0, 65_535) if reader.left else b"")  # before TLS 1.3 there may be none
+    reader.end()
+    while extensions.left:
+        kind = extensions.number(2)
+        content = extensions.vector(2, 0, 65_535)
+        if kind in met:
+            raise InvalidHello(f"the extension {kind} stands twice", Alert.ILLEGAL_PARAMETER)
+        met.add(kind)
+        if kind == _SERVER_NAME:
+            name = _server_name(_Reader(content))
+        elif kind == _ALPN:
+            protocols = _protocols(_Reader(content))
+    return ClientHello(name, protocols)
+
+
+def _server_name(content: "_Reader") -> str:
+    names = _Reader(content.vector(2, 1, 65_535))
+    content.end()
+    if names.number(1) != _HOST_NAME:
+        raise InvalidHello("a server name of an unknown type", Alert.ILLEGAL_PARAMETER)
+    name = names.vector(2, 1, 65_535)
+    if names.left:
+        raise InvalidHello("several server names", Alert.ILLEGAL_PARAMETER)
+    if len(name) > _LONGEST_NAME or _NAME.fullmatch(name) is None:
+        raise InvalidHello("the server name is not a host name", Alert.ILLEGAL_PARAMETER)
+    return name.decode().lower().removesuffix(".")
+
+
+def _protocols(content: "_Reader") -> tuple[bytes, ...]:
+    names = _Reader(content.vector(2, 2, 65_535))
+    content.end()
+    found = []
+    while names.left:
+        found.append(names.vector(1, 1, 255))
+    return tuple(found)
+
+
+@final
+class _Reader:
+    """Raises `InvalidHello` where something is longer than what is there."""
+
+    __slots__ = ("_at", "_held")
+
+    def __init__(self, held: bytes) -> None:
+        self._held = held
+        self._at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._held) - self._at
+
+    def take(self, count: int) -> bytes:
+        if self.left < count:
+            raise InvalidHello("a length in the ClientHello goes beyond its end")
+        self._at += count
+        return self._held[self._at - count : self._at]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size))
+
+    def vector(self, size: int, least: int, most: int) -> bytes:
+        """Read bytes after their length, which takes so many bytes."""
+        length = self.number(size)
+        if not least <= length <= most:
+            raise InvalidHello("a length in the ClientHello is out of bounds")
+        return self.take(length)
+
+    def end(self) -> None:
+        if self.left:
+            raise InvalidHello("a length in the ClientHello leaves bytes over")

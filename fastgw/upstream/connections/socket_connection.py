@@ -1,0 +1,63 @@
+"""A connection to a target as a bare socket, for a client whose bytes it takes as they are.
+
+The pool counts, opens and bounds such connections as all others, but each is lent once: what goes over it is its
+client's alone. So nothing is read from it, and nothing sent, before it is lent: neither TLS nor a PROXY header.
+"""
+
+import socket
+from typing import Any, Protocol, final
+
+from fastgw.upstream.targets.dns import TargetAddress
+from fastgw.upstream.targets.target import Target
+
+
+class SocketLender(Protocol):
+    """Pool that a connection belongs to."""
+
+    def discard(self, connection: Any) -> None: ...
+
+
+@final
+class SocketConnection:
+    """Connection and its only stream. Its borrower takes the socket (`detach`), and then gives the place back by
+    `release` when it has closed it."""
+
+    __slots__ = ("_pool", "address", "closed", "idle_since", "socket", "streams", "target", "uses")
+
+    capacity = 1
+    lost_by = ""
+
+    def __init__(self, pool: SocketLender, target: Target) -> None:
+        self._pool = pool
+        self.target = target
+        self.socket: socket.socket | None = None
+        self.address: TargetAddress | None = None
+        self.streams = self.uses = 0
+        self.idle_since = 0.0
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return f"<SocketConnection to {self.target.label}{' closed' if self.closed else ''}>"
+
+    def take_socket(self, connected: socket.socket, address: TargetAddress) -> None:
+        """The connection is open."""
+        self.socket, self.address = connected, address
+
+    def open_stream(self) -> "SocketConnection":
+        return self
+
+    def detach(self) -> socket.socket:
+        """Return the socket, which is the borrower's to close from now on."""
+        connected, self.socket = self.socket, None
+        assert connected is not None
+        return connected
+
+    def release(self) -> None:
+        """Give the place back: the socket is closed."""
+        self._pool.discard(self)
+
+    def close(self) -> None:
+        self.closed = True
+        held, self.socket = self.socket, None
+        if held is not None:
+            held.close()

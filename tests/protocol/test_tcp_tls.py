@@ -1,0 +1,312 @@
+"""TLS of TCP listeners: passed through by server name and ALPN, ended here, begun towards targets; PROXY headers."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from fastgw.net.proxy_protocol import SIGNATURE, parse
+from tests.support.certificates import Certificates, client_tls
+from tests.support.gateway import Gateway
+from tests.support.peer import DEADLINE
+from tests.support.secured import client_hello
+from tests.support.tcp import TcpTarget, connected, is_reset, read_all, read_exactly, reset, tcp_config, tcp_target
+
+UNRECOGNIZED_NAME = b"\x15\x03\x03\x00\x02\x02\x70"
+
+
+class Place(NamedTuple):
+    authority: Certificates
+    a: TcpTarget
+    b: TcpTarget
+    pair: tuple[str, str]
+
+    def server_tls(self) -> ssl.SSLContext:
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made.load_cert_chain(*self.pair)
+        return made
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    authority = Certificates(tmp_path_factory.mktemp("certificates"))
+    with tcp_target() as a, tcp_target() as b:
+        yield Place(authority, a, b, authority.issue("a.test", "*.wild.test", "127.0.0.1"))
+
+
+@pytest.fixture(scope="module")
+def passing(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """TLS passthrough to two services."""
+    config = {
+        "workers": 1,
+        "timeouts": {"request_headers": "700ms"},
+        "listeners": {
+            "main": {
+                "address": "127.0.0.1:0",
+                "protocol": "tls",
+                "routes": [
+                    {"sni": ["a.test"], "alpn": ["special"], "upstream": "b"},
+                    {"sni": ["a.test"], "upstream": "a"},
+                    {"sni": ["*.wild.test"], "upstream": "b"},
+                ],
+            },
+            "any": {
+                "address": "127.0.0.1:0",
+                "protocol": "tls",
+                "routes": [{"sni": ["a.test"], "upstream": "a"}, {"upstream": "b"}],
+            },
+        },
+        "upstreams": {"a": {"targets": [place.a.url]}, "b": {"targets": [place.b.url], "proxy_protocol": "v2"}},
+    }
+    with Gateway(config, tmp_path_factory.mktemp("passing")) as running:
+        yield running
+
+
+def _hello(name: str | None, *protocols: str) -> bytes:
+    tls = ssl.create_default_context()
+    tls.check_hostname = False
+    if protocols:
+        tls.set_alpn_protocols(list(protocols))
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
+    return sent.read()
+
+
+def _behind_header(service: socket.socket) -> dict[int, bytes]:
+    """Read a PROXY header of version 2, and return its TLVs."""
+    head = read_exactly(service, 16)
+    assert head[:12] == SIGNATURE
+    block = read_exactly(service, int.from_bytes(head[14:]))
+    at, found = {0x11: 12, 0x21: 36}[head[13]], {}
+    while at < len(block):
+        size = int.from_bytes(block[at + 1 : at + 3])
+        found[block[at]] = block[at + 3 : at + 3 + size]
+        at += 3 + size
+    return found
+
+
+# --- passthrough ---
+
+
+def test_a_client_talks_tls_with_the_service_itself(passing: Gateway, place: Place) -> None:
+    """What the client verifies is the service's certificate; half-close passes within TLS too."""
+
+    def serve() -> None:
+        with place.a.accept(place.server_tls()) as service:
+            service.sendall(service.recv(100).upper())
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with client_tls(place.authority).wrap_socket(connected(passing.port()), server_hostname="a.test") as client:
+        client.sendall(b"hello")
+        assert client.recv(100) == b"HELLO"
+        assert client.recv(1) == b""
+    thread.join()
+    record = passing.wait_for_record(host="a.test", status=200)
+    assert (record["scheme"], record["upstream"], record["protocol"]) == ("tls", "a", "TCP")
+
+
+@pytest.mark.parametrize(
+    ("name", "protocols", "listener", "service"),
+    [
+        ("a.test", (), "main", "a"),
+        ("A.Test", (), "main", "a"),
+        ("a.test", ("h2", "special"), "main", "b"),
+        ("a.test", ("h2",), "main", "a"),
+        ("x.wild.test", (), "main", "b"),
+        ("x.y.wild.test", (), "main", "b"),
+        ("a.test", (), "any", "a"),
+        ("other.test", (), "any", "b"),
+        (None, (), "any", "b"),
+    ],
+)
+def test_name_and_protocols_decide(
+    passing: Gateway, place: Place, name: str | None, protocols: tuple[str, ...], listener: str, service: str
+) -> None:
+    sent = _hello(name, *protocols)
+    with connected(passing.port(listener)) as client:
+        client.sendall(sent)
+        with (place.a if service == "a" else place.b).accept() as got:
+            if service == "b":
+                told = _behind_header(got)
+                assert told.get(0x02, b"") == (name or "").encode()
+            assert read_exactly(got, len(sent)) == sent
+
+
+@pytest.mark.parametrize("name", ["b.test", "wild.test", "test", None])
+def test_an_unknown_name_gets_an_alert_and_no_byte_reaches_a_service(
+    passing: Gateway, place: Place, name: str | None
+) -> None:
+    with connected(passing.port()) as client:
+        client.sendall(_hello(name) + b"early")
+        assert read_all(client) == UNRECOGNIZED_NAME
+    assert place.a.has_nobody()
+    assert place.b.has_nobody()
+    record = passing.wait_for_record(host=name, fault="route_not_found")
+    assert (record["status"], record["upstream"], record["response_bytes"]) == (404, None, 0)
+
+
+def test_a_hello_in_pieces_and_several_records(passing: Gateway, place: Place) -> None:
+    """RFC 8446 section 5.1: a message may be cut into records, and TCP cuts anywhere."""
+    message = _hello("a.test")[5:]
+    cut = b"".join(b"\x16\x03\x01\x00\x40" + message[at : at + 64] for at in range(0, len(message) - 64, 64))
+    rest = message[len(cut) // 69 * 64 :]
+    cut += b"\x16\x03\x01" + len(rest).to_bytes(2) + rest
+    with connected(passing.port()) as client:
+        for at in range(len(cut)):
+            client.sendall(cut[at : at + 1])
+        with place.a.accept() as got:
+            assert read_exactly(got, len(cut)) == cut
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b""),
+        (b"\x80\x2e\x01\x03\x01", b""),
+        (b"\x16\x03\x01\x00\x00", b"\x15\x03\x03\x00\x02\x02\x0a"),
+        (b"\x16\x03\x01\x40\x01", b"\x15\x03\x03\x00\x02\x02\x16"),
+        (b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", b"\x15\x03\x03\x00\x02\x02\x0a"),
+        (b"\x16\x03\x01\x00\x04\x01\x01\x00\x00", b"\x15\x03\x03\x00\x02\x02\x32"),
+        (b"\x16\x03\x01\x00\x06\x01\x00\x00\x02\x03\x03", b"\x15\x03\x03\x00\x02\x02\x32"),
+    ],
+)
+def test_what_is_no_hello_reaches_no_service(passing: Gateway, place: Place, sent: bytes, answer: bytes) -> None:
+    with connected(passing.port("any")) as client:
+        client.sendall(sent)
+        try:
+            assert read_all(client) == answer
+        except ConnectionResetError:  # there was more than was read
+            assert not answer
+    assert place.b.has_nobody()
+
+
+def test_a_hello_that_does_not_come_in_time(passing: Gateway, place: Place) -> None:
+    with connected(passing.port("any")) as client:
+        client.sendall(client_hello()[:100])
+        assert client.recv(1) == b""
+    assert place.b.has_nobody()
+    assert passing.wait_for_record(fault="request_timeout")["status"] == 408
+
+
+# --- TLS ends here ---
+
+
+def _ending(place: Place, target: TcpTarget, **upstream: Any) -> dict[str, Any]:
+    certificate, key = place.pair
+    listener = {"tls": {"certificates": [{"certificate": certificate, "key": key}]}}
+    return tcp_config(target, listener, **upstream)
+
+
+def test_tls_ends_here_for_any_protocol(place: Place, tmp_path: Path) -> None:
+    """No protocol is selected that the gateway does not speak; half-close goes both ways; PROXY v2 tells of TLS."""
+    with Gateway(_ending(place, place.a, proxy_protocol="v2"), tmp_path) as gateway:
+        tls = client_tls(place.authority)
+        tls.set_alpn_protocols(["h2", "http/1.1"])
+        with (
+            tls.wrap_socket(connected(gateway.port()), server_hostname="a.test") as client,
+            place.a.accept() as service,
+        ):
+            assert client.selected_alpn_protocol() is None
+            told = _behind_header(service)
+            assert told[0x02] == b"a.test"
+            flags, verify = struct.unpack("!BI", told[0x20][:5])
+            assert (flags, verify) == (1, 1)
+            assert b"TLSv1.3" in told[0x20]
+            client.sendall(b"question")
+            assert read_exactly(service, 8) == b"question"
+            raw = client.unwrap  # says close_notify, and waits for the other one
+            service.sendall(b"answer")
+            assert client.recv(6) == b"answer"
+            service.close()
+            raw()
+        record = gateway.wait_for_record(host="a.test", status=200)
+        assert (record["request_bytes"], record["response_bytes"], record["fault"]) == (8, 6, None)
+
+
+def test_a_reset_passes_through_tls(place: Place, tmp_path: Path) -> None:
+    with (
+        Gateway(_ending(place, place.a), tmp_path) as gateway,
+        client_tls(place.authority).wrap_socket(connected(gateway.port()), server_hostname="a.test") as client,
+        place.a.accept() as service,
+    ):
+        client.sendall(b"x")
+        assert service.recv(1) == b"x"
+        reset(service)
+        with socket.socket(fileno=client.detach()) as bare:  # ssl would call it an end
+            bare.settimeout(DEADLINE)
+            with pytest.raises(ConnectionResetError):
+                read_all(bare)
+
+
+def test_a_reset_of_a_tls_client_arrives_as_one(place: Place, tmp_path: Path) -> None:
+    with Gateway(_ending(place, place.a), tmp_path) as gateway:
+        client = client_tls(place.authority).wrap_socket(connected(gateway.port()), server_hostname="a.test")
+        with place.a.accept() as service:
+            client.sendall(b"x")
+            assert service.recv(1) == b"x"
+            reset(client)
+            assert is_reset(service)
+
+
+# --- TLS begins here ---
+
+
+def test_tls_begins_here(place: Place, tmp_path: Path) -> None:
+    """The target is verified by its name, and is told first for whom it is."""
+    tls = {"ca": place.authority.ca, "server_name": "a.test"}
+    with Gateway(tcp_config(place.a, tls=tls, proxy_protocol="v1"), tmp_path) as gateway:
+        with connected(gateway.port()) as client:
+            client.sendall(b"question")
+            service = place.a.accept()
+            line = b""
+            while not line.endswith(b"\n"):
+                line += service.recv(1)
+            parsed = parse(line)
+            assert parsed is not None
+            assert parsed.source == client.getsockname()
+            assert parsed.destination == client.getpeername()
+            with place.server_tls().wrap_socket(service, server_side=True) as secured:
+                assert secured.selected_alpn_protocol() is None
+                assert read_exactly(secured, 8) == b"question"
+                secured.sendall(b"answer")
+                assert client.recv(6) == b"answer"
+                client.shutdown(socket.SHUT_WR)
+                assert secured.recv(1) == b""
+                secured.unwrap()
+        assert gateway.wait_for_record(request_bytes=8)["fault"] is None
+
+
+def test_a_target_that_is_not_who_it_should_be(place: Place, tmp_path: Path) -> None:
+    tls = {"ca": place.authority.ca, "server_name": "b.test"}
+    config = tcp_config(place.a, tls=tls, retries={"max": 0})
+    with Gateway(config, tmp_path) as gateway, connected(gateway.port()) as client:
+        client.sendall(b"secret")
+        with pytest.raises(ssl.SSLError):
+            place.a.accept(place.server_tls())
+        assert is_reset(client)
+        assert gateway.wait_for_record(fault="tls_failed")["status"] == 502
+
+
+def test_a_header_of_a_proxy_is_read_and_told_on(place: Place, tmp_path: Path) -> None:
+    """PROXY protocol in and out: the service learns the client's own address."""
+    listener = {"proxy_protocol": "required", "trusted_proxies": ["127.0.0.0/8"]}
+    with (
+        Gateway(tcp_config(place.a, listener, proxy_protocol="v1"), tmp_path) as gateway,
+        connected(gateway.port()) as client,
+    ):
+        client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\nhello")
+        with place.a.accept() as service:
+            wanted = b"PROXY TCP4 192.0.2.1 192.0.2.2 1111 2222\r\nhello"
+            assert read_exactly(service, len(wanted)) == wanted
+        client.close()
+        assert gateway.wait_for_record(client="192.0.2.1")["status"] == 200

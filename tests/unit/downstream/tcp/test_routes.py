@@ -1,0 +1,68 @@
+"""Routes of TCP listeners: the exact name, the longest wildcard, any; and ALPN beside each."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import Listener, TlsRoute
+from fastgw.downstream.tcp.routes import TcpRoutes
+from fastgw.net.server_name import ClientHello
+
+UPSTREAMS: Any = {name: name for name in ("exact", "special", "deep", "wide", "any", "any h2")}
+ROUTES = (
+    TlsRoute(sni=("*.test",), upstream="wide"),
+    TlsRoute(sni=("*.b.test",), upstream="deep"),
+    TlsRoute(sni=("a.test",), alpn=("special",), upstream="special"),
+    TlsRoute(sni=("a.test", "x.b.test"), upstream="exact"),
+    TlsRoute(alpn=("h2",), upstream="any h2"),
+    TlsRoute(upstream="any"),
+)
+
+
+def found(routes: tuple[TlsRoute, ...], name: str, *protocols: bytes) -> str | None:
+    listener = Listener(address=Address(host="127.0.0.1", port=1), protocol="tls", routes=routes)
+    return cast(Any, TcpRoutes("main", listener, UPSTREAMS).find(ClientHello(name, protocols)))
+
+
+@pytest.mark.parametrize(
+    ("name", "protocols", "upstream"),
+    [
+        ("a.test", (), "exact"),
+        ("a.test", (b"h2",), "exact"),
+        ("a.test", (b"h2", b"special"), "special"),
+        ("x.b.test", (), "exact"),
+        ("y.b.test", (), "deep"),
+        ("z.y.b.test", (), "deep"),
+        ("b.test", (), "wide"),
+        ("c.d.test", (), "wide"),
+        ("test", (), "any"),
+        ("test", (b"h2",), "any h2"),
+        ("atest", (), "any"),
+        ("", (), "any"),
+        ("", (b"h2",), "any h2"),
+    ],
+)
+def test_the_nearest_route_is_found(name: str, protocols: tuple[bytes, ...], upstream: str) -> None:
+    assert found(ROUTES, name, *protocols) == upstream
+
+
+def test_the_order_in_the_file_decides_among_those_alike_only() -> None:
+    assert found(ROUTES[::-1], "a.test", b"special") == "exact"
+    assert found(ROUTES[::-1], "y.b.test") == "deep"
+
+
+def test_without_a_route_for_all_there_may_be_none() -> None:
+    assert found(ROUTES[:4], "test") is None
+    assert found(ROUTES[:4], "") is None
+    assert found(ROUTES[2:3], "a.test") is None
+
+
+def test_a_listener_of_tcp_has_one_for_all() -> None:
+    listener = Listener(address=Address(host="127.0.0.1", port=1), protocol="tcp", upstream="any")
+    routes = TcpRoutes("main", listener, UPSTREAMS)
+    assert routes.find(ClientHello()) == "any"
+    assert not routes.needs_hello
+    assert routes.name == "listener/main"

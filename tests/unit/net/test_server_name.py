@@ -1,0 +1,217 @@
+"""The strict reader of ClientHellos: what it finds, and what it refuses, however it is cut."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import ssl
+
+import pytest
+
+from fastgw.net.server_name import (
+    LONGEST_MESSAGE,
+    MOST_RECORDS,
+    Alert,
+    ClientHello,
+    HelloReader,
+    InvalidHello,
+    server_name_of,
+)
+
+
+def made(name: str | None, *protocols: str, highest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+    """A ClientHello of OpenSSL's, in one record."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.check_hostname = False
+    tls.maximum_version = highest
+    if protocols:
+        tls.set_alpn_protocols(list(protocols))
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
+    return sent.read()
+
+
+def vector(size: int, content: bytes) -> bytes:
+    return len(content).to_bytes(size) + content
+
+
+def extension(kind: int, content: bytes) -> bytes:
+    return kind.to_bytes(2) + vector(2, content)
+
+
+def names(*entries: bytes, kind: int = 0) -> bytes:
+    return extension(0, vector(2, b"".join(bytes((kind,)) + vector(2, each) for each in entries)))
+
+
+def body(extensions: bytes | None, *, version: bytes = b"\x03\x03", session: bytes = b"", more: bytes = b"") -> bytes:
+    ending = b"" if extensions is None else vector(2, extensions)
+    return version + bytes(32) + vector(1, session) + vector(2, b"\x13\x01") + vector(1, b"\x00") + ending + more
+
+
+def message(content: bytes, kind: int = 1) -> bytes:
+    return bytes((kind,)) + vector(3, content)
+
+
+def record(content: bytes, kind: int = 22, version: bytes = b"\x03\x01") -> bytes:
+    return bytes((kind,)) + version + vector(2, content)
+
+
+def read(*chunks: bytes) -> ClientHello | None:
+    reader = HelloReader()
+    found = None
+    for chunk in chunks:
+        assert found is None, "it was whole before its last bytes"
+        found = reader.feed(chunk)
+    assert bytes(reader.received) == b"".join(chunks)
+    return found
+
+
+@pytest.mark.parametrize("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("name", ["a.test", "A.TEST", None])
+@pytest.mark.parametrize("protocols", [(), ("h2", "http/1.1")])
+def test_hellos_of_openssl(name: str | None, protocols: tuple[str, ...], highest: ssl.TLSVersion) -> None:
+    found = read(made(name, *protocols, highest=highest))
+    assert found == ClientHello((name or "").lower(), tuple(each.encode() for each in protocols))
+
+
+def test_byte_by_byte_and_in_any_records() -> None:
+    """RFC 8446 section 5.1: a message may be cut anywhere; it is whole with its last byte and not before."""
+    whole = made("a.test", "h2")
+    assert read(*(whole[at : at + 1] for at in range(len(whole)))) == ClientHello("a.test", (b"h2",))
+    content, dice = whole[5:], random.Random(7)
+    for _ in range(50):
+        cuts = sorted(dice.sample(range(1, len(content)), 20))
+        pieces = [content[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(content)], strict=True)]
+        assert read(b"".join(map(record, pieces))) == ClientHello("a.test", (b"h2",))
+
+
+def test_what_follows_in_records_of_its_own_is_passed_on() -> None:
+    """Early data comes right behind (RFC 8446 section 4.2.10)."""
+    reader = HelloReader()
+    sent = made("a.test") + record(b"early", kind=23)
+    assert reader.feed(sent) == ClientHello("a.test")
+    assert bytes(reader.received) == sent
+
+
+def test_the_longest_and_one_byte_more() -> None:
+    def of(size: int) -> bytes:
+        filling = size - len(message(body(names(b"a.test") + extension(21, b""))))
+        return message(body(names(b"a.test") + extension(21, bytes(filling))))
+
+    longest = of(LONGEST_MESSAGE)
+    assert len(longest) == LONGEST_MESSAGE
+    pieces = [record(longest[at : at + 16_384]) for at in range(0, len(longest), 16_384)]
+    assert read(*pieces) == ClientHello("a.test")
+    with pytest.raises(InvalidHello, match="longer than"):
+        read(record(message(bytes(4))[:1] + (LONGEST_MESSAGE - 3).to_bytes(3)))
+
+
+def test_records_without_end_are_refused() -> None:
+    content = message(body(extension(21, bytes(1000))))
+    with pytest.raises(InvalidHello, match="records"):
+        read(b"".join(record(content[at : at + 1]) for at in range(MOST_RECORDS)))
+
+
+BAD = {
+    "no TLS": (b"GET / HTTP/1.1\r\n", None),
+    "SSL 2": (b"\x80\x2e\x01\x03\x01", None),
+    "an unknown major version": (b"\x16\x02\x00\x00\x10", None),
+    "an alert": (record(b"\x02\x28", kind=21), None),
+    "an empty record": (record(b""), Alert.UNEXPECTED_MESSAGE),
+    "a long record": (b"\x16\x03\x01\x40\x01", Alert.RECORD_OVERFLOW),
+    "another message": (record(message(body(b""), kind=2)), Alert.UNEXPECTED_MESSAGE),
+    "something between its records": (
+        record(message(body(b""))[:20]) + record(b"\x01", kind=20),
+        Alert.UNEXPECTED_MESSAGE,
+    ),
+    "something behind it in its record": (record(message(body(b"")) + b"\x00"), Alert.UNEXPECTED_MESSAGE),
+    "an old version": (record(message(body(b"", version=b"\x02\x00"))), Alert.ILLEGAL_PARAMETER),
+    "a long session": (record(message(body(b"", session=bytes(33)))), Alert.DECODE_ERROR),
+    "bytes behind the extensions": (record(message(body(b"", more=b"\x00"))), Alert.DECODE_ERROR),
+    "extensions that go too far": (record(message(body(None, more=b"\x00\x05\x00\x00"))), Alert.DECODE_ERROR),
+    "an extension twice": (record(message(body(names(b"a") + names(b"b")))), Alert.ILLEGAL_PARAMETER),
+    "an unread extension twice": (record(message(body(extension(99, b"") * 2))), Alert.ILLEGAL_PARAMETER),
+    "two names": (record(message(body(names(b"a.test", b"b.test")))), Alert.ILLEGAL_PARAMETER),
+    "no names": (record(message(body(names()))), Alert.DECODE_ERROR),
+    "an empty name": (record(message(body(names(b"")))), Alert.DECODE_ERROR),
+    "a name of another type": (record(message(body(names(b"a", kind=1)))), Alert.ILLEGAL_PARAMETER),
+    "a name with a NUL": (record(message(body(names(b"a.test\x00.evil")))), Alert.ILLEGAL_PARAMETER),
+    "a name with a space": (record(message(body(names(b"a test")))), Alert.ILLEGAL_PARAMETER),
+    "a name that is not ASCII": (record(message(body(names("ä.test".encode())))), Alert.ILLEGAL_PARAMETER),
+    "empty labels": (record(message(body(names(b"a..test")))), Alert.ILLEGAL_PARAMETER),
+    "a long name": (record(message(body(names(b"a" * 256)))), Alert.ILLEGAL_PARAMETER),
+    "bytes behind the names": (
+        record(message(body(extension(0, vector(2, b"\x00" + vector(2, b"a")) + b"\x00")))),
+        Alert.DECODE_ERROR,
+    ),
+    "no protocols": (record(message(body(extension(16, vector(2, b""))))), Alert.DECODE_ERROR),
+    "an empty protocol": (record(message(body(extension(16, vector(2, b"\x00\x02h2"))))), Alert.DECODE_ERROR),
+    "a protocol that goes too far": (record(message(body(extension(16, vector(2, b"\x05h2"))))), Alert.DECODE_ERROR),
+    "odd cipher suites": (
+        record(message(b"\x03\x03" + bytes(33) + vector(2, b"\x13\x01\x00") + b"\x01\x00\x00\x00")),
+        Alert.DECODE_ERROR,
+    ),
+}
+
+
+@pytest.mark.parametrize("sent", BAD)
+def test_what_is_refused(sent: str) -> None:
+    chunk, alert = BAD[sent]
+    with pytest.raises(InvalidHello) as refused:
+        read(chunk)
+    assert refused.value.alert is alert
+
+
+@pytest.mark.parametrize("kind", [0x17, 0x15, 0x14])
+def test_it_is_refused_as_soon_as_its_first_byte_is_there(kind: int) -> None:
+    with pytest.raises(InvalidHello):
+        read(bytes((kind,)))
+
+
+def test_a_hello_without_extensions() -> None:
+    """RFC 5246 section 7.4.1.2: before TLS 1.3 there may be none."""
+    assert read(record(message(body(None)))) == ClientHello()
+
+
+def test_a_dot_at_the_end_of_a_name_is_nothing() -> None:
+    assert read(record(message(body(names(b"A.Test."))))) == ClientHello("a.test")
+
+
+def test_changed_bytes_end_in_one_of_three_ways() -> None:
+    """Whatever comes, it is a hello, more is waited for, or it is refused; and OpenSSL finds no other name."""
+    dice = random.Random(20261122)
+    sent = made("a.test", "h2", "http/1.1")
+    for _ in range(20_000):
+        changed = bytearray(sent)
+        for _ in range(dice.randint(1, 4)):
+            at = dice.randrange(len(changed))
+            if dice.random() < 0.2:
+                del changed[at : at + dice.randint(1, 8)]
+            else:
+                changed[at] = dice.randrange(256)
+        with contextlib.suppress(InvalidHello):
+            found = HelloReader().feed(bytes(changed))
+            assert found is None or found.server_name == _as_openssl_reads(bytes(changed), found.server_name)
+
+
+def _as_openssl_reads(sent: bytes, ours: str) -> str:
+    """The name that OpenSSL finds; ours where it refuses the hello before it comes to that."""
+    found: list[str] = [ours]
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def told(_: ssl.SSLObject, name: str | None, __: ssl.SSLContext) -> int:
+        found[0] = (name or "").lower().removesuffix(".")
+        return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
+
+    tls.sni_callback = told
+    incoming = ssl.MemoryBIO()
+    incoming.write(sent)
+    with contextlib.suppress(ssl.SSLError):
+        tls.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True).do_handshake()
+    return found[0]
+
+
+def test_the_name_in_a_message() -> None:
+    assert server_name_of(made("a.test")[5:]) == "a.test"
+    assert server_name_of(b"\x01\x00\x00\x01\x00") == ""
