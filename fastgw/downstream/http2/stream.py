@@ -49,6 +49,7 @@ class Http2Stream(Timed):
         "_held_at_last_look",
         "_linger_end",
         "_paused",
+        "_taken_at_last_look",
         "_unconsumed",
         "address_limit",
         "body_goes_to",
@@ -92,6 +93,7 @@ class Http2Stream(Timed):
         self._body_bytes = inf
         self._asked_to_continue = True
         self._held_at_last_look = 0
+        self._taken_at_last_look = 0
         self._linger_end = inf
         self.braked = False
 
@@ -390,9 +392,9 @@ class Http2Stream(Timed):
     def look_at_held(self) -> None:
         """Bytes of the response are held, or were: see whether the client takes them."""
         connection = self._connection
-        held = connection.session.held(self.id)
-        if held < self._held_at_last_look or (held and not self._held_at_last_look):
-            self._held_at_last_look = held
+        held, taken = connection.session.held(self.id), connection.session.taken(self.id)
+        if taken != self._taken_at_last_look or (held and not self._held_at_last_look):
+            self._held_at_last_look, self._taken_at_last_look = held, taken
             if held:
                 self.watch(connection.server.timeouts.response_idle)
             elif self.exchange is None and self.receiving:
@@ -408,8 +410,8 @@ class Http2Stream(Timed):
     def expire(self, now: float) -> None:
         connection = self._connection
         held = connection.session.held(self.id)
-        if held and (connection.write_paused or held < self._held_at_last_look):
-            self._held_at_last_look = held  # the connection has a time of its own
+        if held and (connection.write_paused or connection.session.taken(self.id) != self._taken_at_last_look):
+            self._taken_at_last_look = connection.session.taken(self.id)  # the connection has a time of its own
             self.watch(connection.server.timeouts.response_idle)
         elif held:
             self.break_off(Fault.CLIENT_STALLED)

@@ -267,6 +267,7 @@ cdef class _Outgoing:
     cdef Py_ssize_t at
     cdef list more  # pieces behind it, or None
     cdef Py_ssize_t held  # bytes of all
+    cdef Py_ssize_t taken  # bytes that have gone out
     cdef bint ended
     cdef bint deferred
     cdef bint noted  # tell when some of it is sent
@@ -762,6 +763,11 @@ cdef class Session:
         outgoing.noted = outgoing.held > 0
         return outgoing.held
 
+    def taken(self, int32_t stream):
+        """Return how many bytes of a stream's body the peer's window has let go out."""
+        cdef _Outgoing outgoing = self._outgoing.get(stream)
+        return 0 if outgoing is None else outgoing.taken
+
     def reset(self, int32_t stream, uint32_t code):
         nghttp2_submit_rst_stream(self._session, 0, stream, code)
 
@@ -955,6 +961,7 @@ cdef ssize_t _read_data(
                 if not outgoing.more:
                     outgoing.more = None
     outgoing.held -= copied
+    outgoing.taken += copied
     if outgoing.noted and copied:
         outgoing.noted = False
         outgoing.owner._events.append((E_SENT, stream, None))

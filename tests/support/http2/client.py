@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import hpack
@@ -23,9 +25,15 @@ class Answer:
 
     heads: list[Fields] = field(default_factory=list)
     """Interim heads, the response's head, and its trailers."""
-    body: bytes = b""
+    parts: list[bytes] = field(default_factory=list)
+    length: int = 0
+    """Of the body."""
     ended: bool = False
     reset: int | None = None
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.parts)
 
     @property
     def statuses(self) -> list[int]:
@@ -58,8 +66,10 @@ class Http2Client(Peer):
     Its windows are as large as may be, so that nothing waits for it, but where a test has `windows` small.
     """
 
-    def __init__(self, address: str, deadline: float = DEADLINE) -> None:
+    def __init__(self, address: str, deadline: float = DEADLINE, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(connect(address, deadline), deadline)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="a.test")
         self.answers: dict[int, Answer] = {}
         self.settings: dict[int, int] = {}
         self.pongs: list[bytes] = []
@@ -85,6 +95,27 @@ class Http2Client(Peer):
 
     def answer(self, stream: int) -> Answer:
         return self.answers.setdefault(stream, Answer())
+
+    def send_body(self, stream: int, left: int, end: bool = True) -> None:
+        """Send a body of x, as the windows allow; fails where they stay closed."""
+        self.wait(lambda: self.settings, "SETTINGS")
+        while left:
+            part = min(frames.MAX_FRAME, left, self.window(stream))
+            if part <= 0:
+                self.wait(lambda: self.window(stream) > 0, f"a window for stream {stream}")
+                continue
+            left -= part
+            self.send_data(stream, b"x" * part, end and not left)
+
+    def send_data(self, stream: int, payload: bytes, end: bool = False) -> None:
+        self.send(frames.data(payload, stream, end))
+        for each in (0, stream):
+            self.window_updates[each] = self.window_updates.get(each, 0) - len(payload)
+
+    def window(self, stream: int) -> int:
+        """Bytes that may be sent on a stream now; what `send_data` has sent counts."""
+        own = self.settings.get(Setting.INITIAL_WINDOW_SIZE, 65_535) + self.window_updates.get(stream, 0)
+        return min(own, 65_535 + self.window_updates.get(0, 0))
 
     # --- reading ---
 
@@ -116,9 +147,8 @@ class Http2Client(Peer):
             self.received, self._at = self.received[self._at :], 0
         return True
 
-    def wait(self, fact: object, wanted: str) -> None:
-        """Read frames until `fact` (a callable) holds. Fails where the connection ends before."""
-        assert callable(fact)
+    def wait(self, fact: Callable[[], object], wanted: str) -> None:
+        """Read frames until `fact` holds. Fails where the connection ends before."""
         until = time.monotonic() + self.deadline
         while not fact():
             if not self.read_frame(until):
@@ -154,7 +184,7 @@ class Http2Client(Peer):
     def told(self) -> str:
         """What came, in short."""
         answers = {
-            stream: (a.statuses, len(a.body), "ended" if a.ended else "open" if a.reset is None else f"reset {a.reset}")
+            stream: (a.statuses, a.length, "ended" if a.ended else "open" if a.reset is None else f"reset {a.reset}")
             for stream, a in self.answers.items()
         }
         return f"answers {answers}, GOAWAY {self.goaways}, ended {self.ended}, {self.refused_bytes!r}"
@@ -168,7 +198,8 @@ class Http2Client(Peer):
             answer = self._open(stream)
             if not answer.heads:
                 raise Unexpected(f"DATA before HEADERS on stream {stream}")
-            answer.body += payload if not flags & Flag.PADDED else payload[1 : len(payload) - payload[0]]
+            answer.parts.append(payload if not flags & Flag.PADDED else payload[1 : len(payload) - payload[0]])
+            answer.length += len(answer.parts[-1])
             answer.ended = bool(flags & Flag.END_STREAM)
         elif kind == Type.HEADERS:
             if flags & (Flag.PADDED | Flag.PRIORITY):

@@ -8,7 +8,6 @@ from tests.support.http2.case import SERVED, Case, unique
 from tests.support.http2.client import Http2Client
 from tests.support.http2.frames import (
     BEGINNING,
-    MAX_FRAME,
     block,
     data,
     get,
@@ -49,20 +48,7 @@ def window_opened_by_settings(client: Http2Client) -> None:
 
 def body_of_1_mib(client: Http2Client) -> None:
     client.send(post(path=b"/"))
-    left = 1 << 20
-    sent = 0
-    window = 0
-    while left:
-        client.wait(lambda: client.settings, "SETTINGS")
-        window = client.settings.get(4, 65_535) + client.window_updates.get(1, 0) - sent
-        whole = 65_535 + client.window_updates.get(0, 0) - sent
-        part = min(MAX_FRAME, left, window, whole)
-        if part <= 0:
-            client.read_frame()
-            continue
-        client.send(data(b"x" * part, end=part == left))
-        sent += part
-        left -= part
+    client.send_body(1, 1 << 20)
 
 
 def asked(method: bytes, path: bytes = b"/", *fields: tuple[bytes, bytes]) -> bytes:
