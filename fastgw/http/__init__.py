@@ -1,5 +1,4 @@
-"""HTTP as RFC 9110 has it, whatever the version: fields, authority, path normalization, grammar, malformed
-messages.
+"""HTTP as defined by RFC 9110, for all versions: fields, authority, path normalization, grammar, malformed messages.
 
-What belongs to one version of the protocol is in a folder of its own.
+Each version of the protocol has a folder of its own.
 """

@@ -1,9 +1,9 @@
 """Host and port of a request: the `Host` field and the authority of an absolute-form target (RFC 9110 section 7.2).
 
-We take less than the grammar of RFC 3986 allows. A name is made of letters, digits, `-`, `.`, `_` and `~`: its escapes
+The parser accepts less than the grammar of RFC 3986. A name consists of letters, digits, `-`, `.`, `_` and `~`: escapes
 and sub-delimiters (a comma would make a list) are not used in DNS, and servers read them differently. Labels are not
-empty, but for one dot at the end. A port is 1 to 65535 without leading zeros, and not empty behind its colon. Of IP
-literals there is IPv6 without a zone.
+empty, except for one dot at the end. A port is 1 to 65535 without leading zeros, and not empty after its colon. The
+only IP literals are IPv6 addresses without a zone.
 """
 
 import re
@@ -32,12 +32,12 @@ class Authority(NamedTuple):
     """None when none was sent."""
 
     def same_as(self, other: "Authority", scheme: bytes) -> bool:
-        """Whether both name one place; a port that was not sent is the default port of `scheme`."""
+        """Whether both name the same host and port; a missing port is the default port of `scheme`."""
         default = DEFAULT_PORTS[scheme]
         return self.host == other.host and (self.port or default) == (other.port or default)
 
 
-@lru_cache(maxsize=1024)  # bounded in bytes too: what is longer than a name and a port is refused, not kept
+@lru_cache(maxsize=1024)  # bounded in bytes too: anything longer than a name and a port is refused and not stored
 def parse_authority(value: bytes) -> Authority:
     """Read `host[:port]`. Raises `Malformed` (400)."""
     text = value.lower()

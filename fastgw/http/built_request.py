@@ -1,4 +1,4 @@
-"""A request that the gateway makes itself: the same in its terms as one that came, with no bytes that it came in."""
+"""A request that the gateway makes itself: the same interface as a received request, without received bytes."""
 
 from collections.abc import Callable, Iterable
 from typing import final
@@ -13,10 +13,10 @@ from fastgw.http.path_normalization import normalize
 
 @final
 class BuiltRequestHead:
-    """Head of a request that is made here (`messages.RequestHead`).
+    """Head of a request of the gateway's own (`messages.RequestHead`).
 
     `target`: path and query. `body_length`: bytes of its body; None: unknown until it ends. Raises `Malformed` or
-    `ValueError` for a method, authority, target or field that no request may have, or that the gateway writes itself.
+    `ValueError` for an invalid method, authority, target or field, and for fields that the gateway writes itself.
     """
 
     __slots__ = (

@@ -1,4 +1,4 @@
-"""Names of header fields that mean something to every proxy, in lower case (RFC 9110), whatever the version of HTTP."""
+"""Names of header fields that every proxy has to process, in lower case (RFC 9110), for all versions of HTTP."""
 
 from typing import Final
 
@@ -6,26 +6,26 @@ HOP_BY_HOP: Final = frozenset(
     b"connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
     b"transfer-encoding upgrade".split()
 )
-"""Fields for the next peer only (RFC 9110 section 7.6.1), and framing, which each hop makes anew."""
+"""Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop writes itself."""
 
 WRITTEN_HERE: Final = HOP_BY_HOP | {b"host"}
-"""Fields of a request that the gateway writes for the next peer, whatever the client sent there."""
+"""Fields of a request that the gateway writes itself, in place of the values that the client sent."""
 
 FORWARDING: Final = frozenset(
     b"forwarded x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "
     b"x-real-ip".split()
 )
-"""Fields in which proxies tell who asked."""
+"""Fields in which proxies send the address of the client."""
 
 READ_IN_REQUESTS: Final = (
     WRITTEN_HERE | FORWARDING | frozenset((b"trailer", b"via", b"x-request-id", b"expect", b"max-forwards"))
 )
-"""Fields of a request that the gateway reads and has rules of its own for."""
+"""Fields of a request that the gateway reads and processes by special rules."""
 
 EXPECT: Final = frozenset((b"expect",))
 
 DIGESTS: Final = frozenset((b"content-digest", b"content-md5", b"digest", b"repr-digest"))
-"""Fields that hold a digest of the body (RFC 9530 and those before it)."""
+"""Fields that hold a digest of the body (RFC 9530 and its predecessors)."""
 
 NOT_IN_TRAILERS: Final = frozenset(
     # framing and hop-by-hop
@@ -39,8 +39,8 @@ NOT_IN_TRAILERS: Final = frozenset(
     # response control
     b"age cache-control date expires location pragma retry-after vary warning".split()
 )
-"""Fields that decide how a message is read, routed or allowed, so that they must come before it (RFC 9110 section
-6.5.1). `Content-*` is refused as well, but for `Content-Digest`, which can only be known at the end (RFC 9530)."""
+"""Fields that decide how a message is parsed, routed or authorized, so they are not allowed in trailers (RFC 9110
+section 6.5.1). `Content-*` is refused as well, except `Content-Digest`, which is only known at the end (RFC 9530)."""
 
 RESERVED: Final = (
     *("Proxy", "X-Original-URL", "X-Original-Host", "X-Rewrite-URL", "X-Url-Scheme", "Front-End-Https"),
@@ -50,7 +50,7 @@ RESERVED: Final = (
     *("X-Forwarded-SSL", "X-Forwarded-Server", "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups"),
     *("X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token"),
 )
-"""Fields that upstreams believe of whoever sends them: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, by
-which scheme and host, who asks, and with which client certificate (RFC 9440 section 2.4 among it). A `*` at the end:
-and whatever follows.
+"""Fields that upstreams trust regardless of the sender: `HTTP_PROXY` of CGI (httpoxy), the original URL, scheme and
+host, the client's identity, and its certificate (including RFC 9440 section 2.4). A `*` at the end stands for any
+continuation.
 """

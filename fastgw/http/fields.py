@@ -1,4 +1,6 @@
-"""Field lines as a multimap, for those that look at fields or change them; a message that nobody looks at has none."""
+"""Field lines as a multimap, for code that reads or changes fields; it is not created for a message that nobody
+inspects.
+"""
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -19,17 +21,17 @@ class Fields:
 
     Names compare without case. A value has no white space around it.
 
-    Where lines are replaced or removed, all signs in their names are one as well: CGI and its heirs make `HTTP_X_USER`
-    of both `X-User` and `X_User` (RFC 3875 section 4.1.18), and some of them of `X.User` too, so a twin that stayed
-    could speak in the other's place. Reading tells them apart.
+    Replacing and removing also treats all punctuation in names as equal: CGI and its successors make `HTTP_X_USER` of
+    both `X-User` and `X_User` (RFC 3875 section 4.1.18), and some of them of `X.User` too, so a remaining twin (a name
+    that differs in punctuation only) could be read in place of the other. Reading distinguishes them.
     """
 
     __slots__ = ("_lines", "changed", "taken")
 
     changed: bool
-    """Whether a line was set, added or removed since the fields were made."""
+    """Whether a line was set, added or removed since the fields were created."""
     taken: frozenset[bytes]
-    """The names, `folded`, that were set or removed, whether there was such a line or not: nobody else speaks in them.
+    """The names, `folded`, that were set or removed, even if there was no such line: other sources must not add them.
     """
 
     def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -43,7 +45,7 @@ class Fields:
     def parse(cls, raw: bytes, start: int, without: Container[bytes] = ()) -> "Fields":
         """Read the field lines of a head that was judged well-formed; the first of them begins at `start`.
 
-        Those whose lower-case name is in `without` are passed over.
+        Lines whose lower-case name is in `without` are skipped.
         """
         fields = cls()
         lines = _LINE.findall(raw, start)
@@ -63,7 +65,7 @@ class Fields:
         return [value for known, value in self._lines if known.lower() == wanted]
 
     def set(self, name: bytes, value: bytes) -> None:
-        """Let one line called `name` stand, where the first of them or of its twins stood, or else at the end.
+        """Set one line called `name`, in the place of the first such line or twin, or at the end if there is none.
 
         Raises `ValueError` for a name or value that would not stay one field line.
         """
@@ -85,7 +87,7 @@ class Fields:
         self.changed = True
 
     def remove(self, name: bytes) -> None:
-        """Take out every line called `name`, and its twins; there may be none."""
+        """Remove every line called `name`, and its twins; there may be none."""
         wanted = folded(name)
         self.taken |= {wanted}
         kept = [line for line in self._lines if folded(line[0]) != wanted]
@@ -94,26 +96,26 @@ class Fields:
             self.changed = True
 
     def take_out(self, is_meant: Callable[[bytes], bool]) -> tuple[bytes, ...]:
-        """Take out every line of whose name this holds, and return their names as they were sent."""
+        """Remove every line whose name satisfies the predicate, and return the names as they were sent."""
         names = tuple(name for name, _ in self._lines if is_meant(name))
         for name in names:
             self.remove(name)
         return names
 
     def copy(self) -> "Fields":
-        """The same lines, changed as much as they are here."""
+        """Copy of the fields, with the same record of changes."""
         made = Fields()
         made.become(self)
         return made
 
     def become(self, other: "Fields") -> None:
-        """Have the lines of another, changed as much as they are there."""
+        """Take over the lines and the record of changes of another instance."""
         self._lines, self.changed, self.taken = list(other._lines), other.changed, other.taken
 
     def render(self, drop: Container[bytes] = (), alike: Container[bytes] = ()) -> bytes:
-        """Write the lines as they go over the wire.
+        """Serialize the lines.
 
-        Left out are those whose lower-case name is in `drop`, and those whose `folded` name is in `alike`.
+        Lines whose lower-case name is in `drop`, or whose `folded` name is in `alike`, are left out.
         """
         return b"".join(
             b"%b: %b\r\n" % line for line in self._lines if line[0].lower() not in drop and folded(line[0]) not in alike
@@ -129,24 +131,24 @@ class Fields:
         return len(self._lines)
 
     def __repr__(self) -> str:
-        # Values may be secrets, so only names are told.
+        # Values may be secrets, so only names are shown.
         return f"<Fields {', '.join(name.decode('ascii') for name, _ in self._lines)}>"
 
 
 def folded(name: bytes) -> bytes:
-    """The name that all twins have in common: in lower case, with hyphens for whatever is no letter or digit."""
+    """The name that all twins have in common: in lower case, with hyphens in place of other punctuation."""
     return name.translate(_FOLDED)
 
 
 def without(lines: bytes, names: Container[bytes]) -> bytes:
-    """Ready field lines, each with its CRLF, less those whose `folded` name is in `names`."""
+    """Serialized field lines, each with its CRLF, without those whose `folded` name is in `names`."""
     kept = [line for line in lines.split(b"\r\n") if folded(line.partition(b":")[0]) not in names]
     return b"\r\n".join(kept)
 
 
 def twins_of(names: Iterable[bytes]) -> re.Pattern[bytes] | None:
-    """Return the pattern that finds, in the lines of a head, a field called like one of these but for a sign; None:
-    there can be none.
+    """Return the pattern that finds, in the lines of a head, a field whose name differs from one of these in
+    punctuation only; None: such a name cannot exist.
     """
     names, options = tuple(names), []
     for name in names:

@@ -1,4 +1,4 @@
-"""The grammar of field lines (RFC 9110 section 5, RFC 9112 section 5), and what is said of a line that breaks it."""
+"""The grammar of field lines (RFC 9110 section 5, RFC 9112 section 5), and the error messages for invalid lines."""
 
 import re
 from functools import lru_cache
@@ -32,15 +32,15 @@ _FAULTS: Final = tuple(
 
 @lru_cache(maxsize=16)
 def _section(most: int) -> re.Pattern[bytes]:
-    # PERF: one pass over names and values: 1.4 us for 12 lines of 865 bytes; the character classes list what is
+    # PERF: one pass over names and values: 1.4 us for 12 lines of 865 bytes; the character classes list what is #
     # allowed, because the complement of the value's class costs 3.1 (CPython 3.11, micro/framing).
     return re.compile(rb"(?>(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n){0,%d})\r\n" % most)
 
 
 def check_fields(raw: bytes, start: int, most: int) -> None:
-    """Check that `raw` from `start` to its end is at most `most` field lines and the empty line, and nothing else.
+    """Check that `raw` from `start` to its end consists of at most `most` field lines and the empty line.
 
-    Raises `Malformed`: 431 for too many lines, else 400 with the first rule that is broken.
+    Raises `Malformed`: 431 for too many lines, else 400 with the first violated rule.
     """
     if _section(most).fullmatch(raw, start) is not None:
         return

@@ -1,7 +1,7 @@
-"""Whether a request has a header with a certain value: the one rule of all conditions on headers.
+"""Header conditions: whether a request has a header with a certain value.
 
-Rule: a condition holds if any value satisfies it, of however many lines and members of a list. Whoever reads the first
-value, the last one or all of them may act on it, so that repeating a header never leads past a route that asks for it.
+Rule: a condition is satisfied if any value in any line or list member satisfies it. An upstream may read the first
+value, the last one or all of them, so repeating a header never bypasses a route that has a condition on it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ SINGLE: Final = frozenset(
     b"if-modified-since if-range if-unmodified-since last-modified location max-forwards origin proxy-authorization "
     b"referer retry-after server set-cookie user-agent".split()
 )
-"""Headers that are no lists: a comma in them is a part of the value (RFC 9110 section 5.5)."""
+"""Headers that are not lists: a comma is a part of their value (RFC 9110 section 5.5)."""
 
 
 def has_value(name: bytes, wanted: bytes, values: Sequence[bytes]) -> bool:
@@ -29,5 +29,5 @@ def has_value(name: bytes, wanted: bytes, values: Sequence[bytes]) -> bool:
 
 
 def _members(value: bytes) -> list[bytes]:
-    """Return the members of a list, without empty ones, which do not count (RFC 9110 section 5.6.1)."""
+    """Return the members of a list; empty ones are ignored (RFC 9110 section 5.6.1)."""
     return [member for part in value.split(b",") if (member := part.strip(b" \t"))]

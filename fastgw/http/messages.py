@@ -1,7 +1,7 @@
-"""Request and response heads in the terms of RFC 9110: what filters, routing and the log know of a message.
+"""Request and response heads in the terms of RFC 9110: the interface for filters, routing and the log.
 
-A version of the protocol implements them (`http1.parser`). How a message was framed, and the bytes that it came in, are
-known to that version, and to forwarding, which passes the bytes of one connection on to another.
+A version of the protocol implements them (`http1.parser`). Only that version knows how a message was framed and its
+received bytes, and forwarding, which passes the bytes of one connection on to another.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import Final, Protocol
 from fastgw.http.fields import Fields
 
 AS_DECLARED: Final = -3
-"""Marker in place of the length of a body: it is framed as its head declares it."""
+"""Marker in place of the length of a body: it is framed as its head declares."""
 
 
 class Head(Protocol):
-    """The part that both kinds of messages have."""
+    """The common part of both kinds of messages."""
 
     @property
     def version(self) -> int:
@@ -22,18 +22,18 @@ class Head(Protocol):
 
     @property
     def body_length(self) -> int | None:
-        """Bytes of the body as declared; 0: there is none; None: only its end tells."""
+        """Bytes of the body as declared; 0: there is none; None: unknown until it ends."""
 
     @property
     def upgrade(self) -> tuple[bytes, ...]:
-        """Lower-case protocols that the sender would switch to (RFC 9110 section 7.8); never h2c."""
+        """Lower-case protocols that the sender offers to switch to (RFC 9110 section 7.8); never h2c."""
 
     def fields(self) -> Fields:
-        """All fields but those for the next peer that the sender named; to read, and to change what will be sent."""
+        """All fields except those that the sender named as hop-by-hop; to read, and to change the forwarded message."""
 
     def edited(self) -> Fields | None:
-        """Return the fields when one of them was changed. None: the message can be sent with its lines as they came,
-        by the version that it came in; heads of other versions always return them.
+        """Return the fields if one of them was changed. None: the message can be sent with its lines as received, in
+        the version in which it was received; heads of other versions always return the fields.
         """
 
     def first(self, name: bytes) -> bytes | None:
@@ -44,14 +44,14 @@ class Head(Protocol):
 
 
 class RequestHead(Head, Protocol):
-    """The head of a request that was parsed and judged."""
+    """The head of a request that was parsed and checked."""
 
     @property
     def method(self) -> bytes: ...
 
     @property
     def scheme(self) -> bytes:
-        """`http` or `https` where the request names it itself, else empty."""
+        """`http` or `https` if the request itself states it, else empty."""
 
     @property
     def authority(self) -> bytes:
@@ -66,7 +66,7 @@ class RequestHead(Head, Protocol):
 
     @property
     def request_target(self) -> bytes:
-        """Path and query as sent; the whole URL where a client sent that."""
+        """Path and query as sent; the whole URL if a client sent that."""
 
     @property
     def raw_path(self) -> bytes:
@@ -78,7 +78,7 @@ class RequestHead(Head, Protocol):
 
     @property
     def path_as_sent(self) -> bool:
-        """Whether the path came in its normal form."""
+        """Whether the path was received in its normal form."""
 
     @property
     def query(self) -> bytes | None:
@@ -86,7 +86,7 @@ class RequestHead(Head, Protocol):
 
     @property
     def sized(self) -> bool:
-        """Whether the length of the body is declared, also where that is 0 (RFC 9110 section 8.6)."""
+        """Whether the length of the body is declared, also if it is 0 (RFC 9110 section 8.6)."""
 
     @property
     def expects_continue(self) -> bool:
@@ -94,37 +94,37 @@ class RequestHead(Head, Protocol):
 
     @property
     def accepts_trailers(self) -> bool:
-        """Whether the client takes trailers of a response (`TE: trailers`, RFC 9110 section 10.1.4)."""
+        """Whether the client accepts trailers of a response (`TE: trailers`, RFC 9110 section 10.1.4)."""
 
     @property
     def ordinary(self) -> bool:
-        """Whether all of the request is here, and nothing is left to decide but the route."""
+        """Whether the request was received as a whole, and only its route is still to be decided."""
 
     @property
     def forwarded(self) -> bool:
-        """Whether it came with fields in which proxies tell who asked."""
+        """Whether it has fields in which proxies send the address of the client."""
 
     def field(self, name: bytes) -> bytes | None:
         """Alias of `first`."""
 
     def received_fields(self) -> Fields:
-        """Return the fields as `fields` had them at first, without what was changed since."""
+        """Return the fields as received, without later changes."""
 
     def received_values(self, name: bytes) -> list[bytes]:
-        """Return the values of a field as received, also where it was changed since. `name`: of `READ_IN_REQUESTS`."""
+        """Return the values of a field as received, even if it was changed since. `name`: of `READ_IN_REQUESTS`."""
 
     def received_names(self) -> set[bytes]:
-        """Return the names of all fields as received, and those that the sender declared as for the next peer only."""
+        """Return the names of all fields as received, and of those that the sender declared hop-by-hop."""
 
     def any_line(self, search: Callable[[bytes], object]) -> bool:
-        """Whether `search` finds something in the fields as they were received: lines `\\nName: value\\r`."""
+        """Whether `search` finds a match in the fields as received: lines `\\nName: value\\r`."""
 
     def drop_payload(self) -> None:
-        """Hold the head alone from here on: nobody will ask for the body again."""
+        """Release the body, which is no longer needed, and keep the head only."""
 
 
 class ResponseHead(Head, Protocol):
-    """The head of a response that was parsed and judged."""
+    """The head of a response that was parsed and checked."""
 
     @property
     def status(self) -> int: ...
@@ -139,4 +139,4 @@ class ResponseHead(Head, Protocol):
 
     @property
     def payload(self) -> bytes | None:
-        """The whole body, where it came together with the head; None: it came otherwise, or there is none."""
+        """The whole body, if it was received together with the head; None: it was not, or there is none."""

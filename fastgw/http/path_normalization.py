@@ -1,15 +1,16 @@
-"""The one normal form of a path: what routes are matched against and what targets are sent (RFC 3986 section 6.2.2).
+"""Path normalization (RFC 3986 section 6.2.2): routes match the normal form, and targets receive it.
 
-`normalize` turns the client's bytes into it or refuses them. In the normal form:
-- dot segments are resolved, also when their dots came as `%2e`; a path that climbs above the root is refused;
+`normalize` converts the client's bytes into the normal form or refuses them. In the normal form:
+- dot segments are resolved, also if their dots are sent as `%2e`; a path that climbs above the root is refused;
 - escaped unreserved characters are decoded, every other escape is kept with upper-case digits: `%2F` is never `/`;
 - printable ASCII that RFC 3986 does not allow in a path (`"<>[]^{|}` and the backtick) is escaped, so that `/a|b` and
   `/a%7Cb` are one path;
-- empty segments are kept: `//` names another resource than `/` in object stores, and since what was matched is what is
-  sent, merging them would only hide the difference from the routes.
+- empty segments are kept: `//` names another resource than `/` in object stores, and since the matched path is the one
+  that is sent, merging them would only hide the difference from the routes.
 
-Refused is what some server behind us could read as another path than the one we matched, whatever the routes are: see
-`_REFUSED`. Of what has a use, such as `%2F` in a name, `other_readings` tells what servers make of it.
+A path that some upstream server could interpret as another path than the matched one is refused, regardless of the
+routes: see `_REFUSED`. For forms that have a legitimate use, such as `%2F` in a name, `other_readings` returns the
+interpretations of servers.
 """
 
 import re
@@ -38,14 +39,14 @@ _REWRITTEN: Final = {
 _REFUSED: Final = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
-        # NUL ends a C string; CR and LF end a line in whatever decodes the path into a field or a log.
+        # NUL ends a C string; CR and LF end a line in a decoded header field or log line.
         (rb"%[01]|%7F", "The path has an escaped control character."),
         (rb"%5C", "The path has an escaped backslash."),
-        # A target that decodes once more would see a dot segment or another segment: at any depth of encoding.
+        # A target that decodes once more would find a dot segment or another segment: at any depth of encoding.
         (rb"%25(?:25)*(?:2[EFef]|5[Cc])", "The path has a double-encoded dot or slash."),
         # `.` and `/` spelled with more bytes than UTF-8 allows (RFC 3629 section 3), for decoders that do not check.
         (rb"%C[01]|%E0%[89]|%F0%8|%F8%8[0-7]|%FC%8[0-3]", "The path has overlong UTF-8."),
-        # Servlet containers cut `;...` off a segment before they resolve dots; others decode `%2F` and `%3B` first.
+        # Servlet containers remove `;...` from a segment before they resolve dots; others decode `%2F` and `%3B` first.
         (rb"(?:/|%2F)\.\.?(?:;|%3B|%2F)|%2F\.\.?(?:/|\Z)", "The path has a dot segment next to `;` or `%2F`."),
     )
 )
@@ -54,9 +55,9 @@ _REFUSED: Final = tuple(
 def normalize(raw_path: bytes) -> bytes:
     """Return the normal form of `raw_path`: the part of an origin-form target before `?` (RFC 9112 section 3.2.1).
 
-    Normalising twice changes nothing. Raises `Malformed` (400).
+    Normalizing twice changes nothing. Raises `Malformed` (400).
     """
-    # PERF: two scans in C settle a plain path: 0.39 us for 40 bytes; re.search 0.6 (CPython 3.11, micro/routing).
+    # PERF: two scans in C handle a plain path: 0.39 us for 40 bytes; re.search 0.6 (CPython 3.11, micro/routing).
     if raw_path[:1] == b"/" and b"/." not in raw_path and not raw_path.translate(None, _PLAIN):
         return raw_path
     if raw_path[:1] != b"/":
@@ -79,7 +80,7 @@ def _rewritten(raw_path: bytes) -> bytes:
 
 
 def _without_dots(path: bytes, *, strict: bool = True) -> bytes:
-    """Resolve dot segments (RFC 3986 section 5.2.4). `strict`: refuse to climb above the root, where the RFC shrugs."""
+    """Resolve dot segments (RFC 3986 section 5.2.4). `strict`: refuse to climb above the root, as the RFC does not."""
     kept: list[bytes] = []
     segments = path.split(b"/")[1:]
     for segment in segments:
@@ -91,7 +92,7 @@ def _without_dots(path: bytes, *, strict: bool = True) -> bytes:
         elif segment != b".":
             kept.append(segment)
     if segments[-1] in (b".", b".."):
-        kept.append(b"")  # what a dot segment at the end names is a directory
+        kept.append(b"")  # a dot segment at the end names a directory
     return b"/" + b"/".join(kept)
 
 
@@ -99,20 +100,23 @@ def _without_dots(path: bytes, *, strict: bool = True) -> bytes:
 
 _READ_IN_TWO_WAYS: Final = re.compile(rb"//|;|%2[Ff]|%3[Bb]")
 _LONGEST: Final = 4096
-"""Bytes of a path that is read in all ways. Longer ones are refused: each way takes as long as reading it once."""
+"""Maximum bytes of a path for which all interpretations are computed. Longer ones are refused: each one takes as long
+as normalizing once.
+"""
 
 
 def has_other_readings(raw_path: bytes) -> bool:
-    """Whether a path has anything that servers read in different ways."""
+    """Whether a path contains anything that servers interpret in different ways."""
     return _READ_IN_TWO_WAYS.search(raw_path) is not None
 
 
 def other_readings(raw_path: bytes, path: bytes) -> dict[bytes, str]:
-    """Return the paths that a server may take a path for, besides its normal form `path`, each with what it does to get
-    there.
+    """Return the other paths as which a server may interpret a path with the normal form `path`, each with the steps
+    that lead to it.
 
-    Both forms that may be sent on are read so, the normal one and the client's, with dot segments resolved last. Their
-    number is bounded, and there are none unless `has_other_readings`. Raises `Malformed` (400) for too long a path.
+    Both forms that may be forwarded are interpreted, the normal one and the client's; dot segments are resolved last.
+    The number of results is bounded, and there are none unless `has_other_readings`. Raises `Malformed` (400) if the
+    path is too long.
     """
     if len(raw_path) > _LONGEST:
         raise Malformed(
@@ -157,13 +161,13 @@ def _cut_decoded_parameters(path: bytes) -> bytes:
 
 _SLASHES: Final = ("slashes merged", _merge_slashes), ("%2F decoded", _decode_slashes)
 _CHANGES: Final[tuple[tuple[tuple[str, Callable[[bytes], bytes]], ...], ...]] = (
-    # Parsers of URLs take what is behind two slashes for a host (RFC 3986 section 4.2).
+    # URL parsers treat the part after two slashes as a host (RFC 3986 section 4.2).
     (("//host removed", _drop_authority),),
-    # Servlet containers cut path parameters off before they decode, others behind it.
+    # Servlet containers remove path parameters before they decode, others after it.
     (_SLASHES[1],),
     ((";parameters removed", _cut_parameters), (";parameters removed", _cut_decoded_parameters)),
-    # nginx merges slashes; what maps paths to files decodes `%2F`; and some do both, in either order.
+    # nginx merges slashes; servers that map paths to files decode `%2F`; and some do both, in either order.
     _SLASHES,
     _SLASHES,
 )
-"""Changes that servers make to a path, in this order; each server does one of every step, or leaves it out."""
+"""Changes that servers make to a path, in this order; each server applies one alternative of each step, or skips it."""

@@ -1,3 +1,3 @@
-"""HTTP/1.1 as RFC 9112 has it: the parser and the serializer, each in plain Python and compiled, and llhttp as
+"""HTTP/1.1 as defined by RFC 9112: the parser and the serializer, each in plain Python and compiled, and llhttp as the
 second parser.
 """

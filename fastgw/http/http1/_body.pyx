@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """Compiled `llhttp` and `body`.
 
-Bodies are judged as they stream by, so llhttp cannot be asked again: here the twin refuses for itself where llhttp does,
-in the words of the reference.
+Bodies are checked as they are received, so llhttp cannot be asked again: the compiled module refuses a body itself
+where llhttp does, with the error messages of the reference.
 """
 
 cimport cython
@@ -27,8 +27,8 @@ cdef extern from "Python.h":
 @cython.final
 @cython.no_gc
 cdef class BodyBuffer:
-    """A buffer that is itself the bytes that were read, once they are taken. To be taken by the next call, or never:
-    what has been taken must not be written to any more, whoever still has the buffer.
+    """A buffer that is itself the bytes object that was read, once it is taken. It has to be taken by the next call, or
+    never: after that, nobody may write to it any more.
 
     PERF: 32 KiB cost 0.8 us to copy; the processor's caches hold twice as much without.
     """
@@ -63,7 +63,7 @@ cdef class BodyBuffer:
 @cython.final
 @cython.no_gc
 cdef class Window:
-    """Some bytes lent to llhttp for one call, without a copy. Empty at all other times."""
+    """Bytes that are lent to llhttp for one call, without a copy. Empty at all other times."""
 
     cdef const uint8_t* at
     cdef Py_ssize_t length
@@ -72,13 +72,15 @@ cdef class Window:
         PyBuffer_FillInfo(view, self, <void*>self.at, self.length, 1, flags)
 
 
-cdef Window _window = Window()  # one for all: llhttp calls nothing that could feed it anew
+cdef Window _window = Window()  # one for all: llhttp calls nothing that could feed it again
 
 
 @cython.final
 @cython.no_gc
 cdef class Seen:
-    """Counts of what llhttp came across. Held by the parser, which holds nothing else of ours: no reference cycle."""
+    """Counters of what llhttp has found. The parser holds a reference to them and to no other object of ours: no
+    reference cycle.
+    """
 
     def on_headers_complete(self):
         self.heads += 1
@@ -88,9 +90,9 @@ cdef class Seen:
 
 
 @cython.final
-@cython.no_gc  # no cycle: the parser knows `Seen` alone
+@cython.no_gc  # no cycle: the parser refers to `Seen` only
 cdef class SecondParser:
-    """llhttp following one message from its first byte to its last, or several, one behind the other."""
+    """llhttp parser of one message from its first byte to its last, or of several consecutive messages."""
 
     def __init__(self, parser):
         self._seen = Seen()

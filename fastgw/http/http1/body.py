@@ -1,7 +1,7 @@
-"""Bodies taken apart as they come in: by length, in chunks, or until the connection ends (RFC 9112 sections 6 and 7).
+"""Body readers: by length, in chunks, or until the connection ends (RFC 9112 sections 6 and 7).
 
-Pure feeds: bytes in, payload out; nothing is held but the piece of a chunk line or of the trailers that is not yet
-complete. llhttp reads the same bytes, and a body ends only where both parsers say so.
+They do no I/O: bytes in, payload out; they hold only an incomplete chunk line or trailer section. llhttp reads the same
+bytes, and a body ends only where both parsers agree.
 """
 
 import re
@@ -14,7 +14,7 @@ from fastgw.http.http1.llhttp import SecondParser
 from fastgw.http.malformed import Malformed
 
 ENDLESS: Final = 1 << 62
-"""Bytes: of a body of which nobody knows how long it is, and in which all is payload."""
+"""Number of bytes in a body of unknown length that is all payload."""
 
 
 class BodyReader(Protocol):
@@ -23,19 +23,19 @@ class BodyReader(Protocol):
     done: bool
     """Whether the last byte of the message was fed."""
     rest: bytes
-    """Bytes that were fed behind that last byte."""
+    """Bytes that were fed after that last byte."""
 
     trailers: tuple[tuple[bytes, bytes], ...]
 
     @property
     def assured(self) -> int:
-        """Fewest bytes that are still to come, all of them payload."""
+        """Minimum number of bytes that are still to come, all of them payload."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""
+        """Read the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""
 
     def eof(self) -> None:
-        """The connection has ended. Raises `Malformed` when that cuts the body short."""
+        """Handle the end of the connection. Raises `Malformed` if the body is incomplete."""
 
 
 @final
@@ -99,9 +99,9 @@ class UntilCloseReader:
 
 
 LONGEST_EXTENSIONS: Final = 4096
-"""Bytes of chunk extensions in one body, all chunks together. They are read and left out: nobody uses them."""
+"""Maximum number of bytes of chunk extensions in one body, in all chunks together. Extensions are read and dropped."""
 LONGEST_TRAILERS: Final = 8192
-"""Bytes of the trailer section."""
+"""Maximum number of bytes of the trailer section."""
 MOST_TRAILERS: Final = 32
 
 _QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*)"'
@@ -112,7 +112,7 @@ _SIZE_LINE: Final = (
 )
 _SIZE_LINE_BEGUN: Final = rb"[0-9A-Fa-f]{1,16}+(?>(?:;[^\r\n]{0,%d}+)?)\r?" % LONGEST_EXTENSIONS
 
-# What stands before the payload of a chunk, and what that looks like while it is not complete.
+# The bytes before the payload of a chunk, and the pattern for an incomplete part of them.
 _FIRST_CHUNK: Final = re.compile(_SIZE_LINE), re.compile(_SIZE_LINE_BEGUN)
 _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:" + _SIZE_LINE_BEGUN + rb")?)?")
 _PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16}+)\r\n")
@@ -132,16 +132,16 @@ def parse_trailers(section: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def plain_payload(received: bytes, at: int) -> bytes | None:
-    """The payload of a body in chunks that goes from `at` to the end of what was received, and no further.
+    """The payload of a body in chunks that begins at `at` and ends exactly at the end of the received bytes.
 
-    None: it is not that, or has extensions or trailers. Only our own reading: llhttp has to be asked as well.
+    None: it ends elsewhere, or has extensions or trailers. This is our own parse only: llhttp has to accept it as well.
     """
     pieces: list[bytes] = []
-    if not received.endswith(b"0\r\n\r\n", at):  # most that are not whole are seen by this
+    if not received.endswith(b"0\r\n\r\n", at):  # detects most incomplete bodies
         return None
     while line := _PLAIN_SIZE_LINE.match(received, at):
         size, start = int(line[1], 16), line.end()
-        at = start + size + 2  # behind the last chunk, of 0 bytes, an empty line stands where this line end does
+        at = start + size + 2  # after the last chunk, of 0 bytes, there is an empty line in place of this line end
         if received[at - 2 : at] != b"\r\n":
             return None
         if not size:
@@ -154,7 +154,7 @@ def plain_payload(received: bytes, at: int) -> bytes | None:
 class ChunkedReader:
     """A body in chunks, with its trailers."""
 
-    assured = 0  # what comes next may be framing
+    assured = 0  # the next bytes may be framing
 
     __slots__ = (
         "_extensions",
@@ -171,7 +171,7 @@ class ChunkedReader:
 
     def __init__(self, second_parser: SecondParser) -> None:
         self._second_parser = second_parser
-        self._left = 0  # payload bytes to come of the open chunk
+        self._left = 0  # remaining payload bytes of the current chunk
         self._line, self._line_begun = _FIRST_CHUNK
         self.in_trailers = False
         self._extensions = 0
@@ -223,19 +223,21 @@ class ChunkedReader:
         if not self.done:
             raise Malformed("The connection was closed before the last chunk.")
 
-    # for the compiled module, which reads plain chunks and leaves all others to a reader of this kind
+    # for the compiled module, which reads plain chunks and leaves all others to this reader
 
     def left(self) -> int | None:
-        """The payload bytes to come of the open chunk. None: in the middle of a line, and this reader has to go on."""
+        """Remaining payload bytes of the current chunk. None: in the middle of a line, which this reader has to
+        continue.
+        """
         return None if self._held or self.in_trailers or self.done else self._left
 
     def skip_chunks(self, line_end: bool) -> None:
-        """Skip whole chunks that the compiled module has read. `line_end`: but for the last line end."""
+        """Skip complete chunks that the compiled module has read. `line_end`: the last line end is still to come."""
         self._left = 0
         self._line, self._line_begun = _NEXT_CHUNK if line_end else _FIRST_CHUNK
 
     def _open_chunk(self, line: re.Match[bytes]) -> int:
-        """Take a size line and return where to read on."""
+        """Read a size line and return the position after it."""
         self._extensions += len(line[2])
         if self._extensions > LONGEST_EXTENSIONS:
             raise Malformed("The chunk extensions are too long.")

@@ -1,8 +1,8 @@
-"""Second parser: llhttp reads every head and body byte as well, and has to find the same message in them.
+"""Second parser: llhttp also reads every head and body byte, and has to find the same message in them.
 
-It is never asked what a message means, only whether it agrees: that the bytes are well-formed, that a body follows
-the head or none does, and that the message is complete with our last byte and not before. It runs without field
-callbacks, so nothing is made of what it reads, and no leniency is ever set.
+It only confirms our result: that the bytes are well-formed, whether a body follows the head, and that the message is
+complete with our last byte and not before. It runs without field callbacks, so it creates no objects, and without any
+leniency flags.
 """
 
 from typing import Final, final
@@ -11,13 +11,15 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 
 from fastgw.http.malformed import Malformed
 
-# What llhttp says of methods that it does not know, that only RTSP has, that begin like one it knows, and of PRI.
+# Errors of llhttp for methods that it does not know, that only RTSP has, that begin like a known one, and for PRI.
 _UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expected HTTP/2 Connection Preface")
 
 
 @final
 class _Seen:
-    """Counts of what llhttp came across. Held by the parser, which holds nothing else of ours: no reference cycle."""
+    """Counters of what llhttp has found. The parser holds a reference to them and to no other object of ours: no
+    reference cycle.
+    """
 
     __slots__ = ("heads", "messages")
 
@@ -34,7 +36,7 @@ class _Seen:
 
 @final
 class SecondParser:
-    """llhttp following one message from its first byte to its last."""
+    """llhttp parser of one message from its first byte to its last."""
 
     __slots__ = ("_parser", "_seen")
 
@@ -45,8 +47,8 @@ class SecondParser:
     def head(self, raw: bytes, body_follows: bool | None) -> None:
         """Read exactly one head. Raises `Malformed`, also when llhttp disagrees on whether a body follows.
 
-        `body_follows` None: it cannot know (its response parser is not told that the request was HEAD), and reads
-        nothing after this.
+        `body_follows` None: llhttp cannot know (its response parser is not informed that the request was HEAD), and
+        reads nothing after this.
         """
         seen = self._seen
         try:
@@ -73,13 +75,13 @@ class SecondParser:
             raise disagreement()
 
     def body(self, chunk: bytes | memoryview) -> None:
-        """Read bytes behind which the message goes on. Raises `Malformed`."""
+        """Read bytes after which the message continues. Raises `Malformed`."""
         self._feed(chunk)
         if self._seen.messages:
             raise disagreement()
 
     def last(self, chunk: bytes) -> None:
-        """Read bytes, at least one, the last of which is the message's last. Raises `Malformed`."""
+        """Read at least one byte, up to the last byte of the message. Raises `Malformed`."""
         view = memoryview(chunk)
         self.body(view[:-1])
         self._feed(view[-1:])
@@ -95,10 +97,10 @@ class SecondParser:
 
 @final
 class _Marks:
-    """Callbacks by which llhttp takes one mark for each head, and one for each message, that it comes across. Held as
-    `_Seen` is.
+    """Callbacks that remove one mark for each head and for each message that llhttp finds. Referenced in the same way
+    as `_Seen`.
 
-    PERF: that they are taken by `list.pop` itself spares two calls into Python: 0.15 us (CPython 3.11, micro/framing).
+    PERF: the callbacks are `list.pop` itself, which saves two calls into Python: 0.15 us (CPython 3.11, micro/framing).
     """
 
     __slots__ = ("on_headers_complete", "on_message_complete")
@@ -109,11 +111,11 @@ class _Marks:
 
 @final
 class LongLivedParser:
-    """One llhttp for all messages that are there as a whole and leave the connection open.
+    """A shared llhttp parser for all messages that were received as a whole and leave the connection open.
 
-    Heads and ends of messages take turns, so it does not matter that they take the same marks.
+    Heads and ends of messages alternate, so they can use the same marks.
 
-    PERF: spares making a parser: 0.5 us of 1.2 (CPython 3.11, micro/framing).
+    PERF: saves creating a parser: 0.5 us of 1.2 (CPython 3.11, micro/framing).
     """
 
     __slots__ = ("_feed", "_marks", "_parser")
@@ -123,7 +125,7 @@ class LongLivedParser:
         self._begin()
 
     def _begin(self) -> None:
-        self._marks: list[None] = [None] * 4  # of which a message takes two: so one too many is seen
+        self._marks: list[None] = [None] * 4  # a message removes two, so an additional one is detected
         self._feed = self._parser(_Marks(self._marks)).feed_data
 
     def head(self, raw: bytes) -> None:
@@ -138,7 +140,7 @@ class LongLivedParser:
         except (HttpParserError, HttpParserUpgrade):
             pass
         self._begin()
-        # The message before may be to blame, if it left llhttp in another state than we think: a fresh one decides.
+        # The previous message may be the cause, if it left llhttp in an unexpected state: a new parser decides.
         SecondParser(self._parser).head(raw, body_follows=False)
 
     def whole(self, message: bytes) -> None:
@@ -159,7 +161,7 @@ class LongLivedParser:
 
 
 def knows_method(method: str) -> bool:
-    """Whether llhttp lets requests with this method pass. `method`: a token."""
+    """Whether llhttp accepts requests with this method. `method`: a token."""
     try:
         SecondParser(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method.encode(), body_follows=None)
     except Malformed:
@@ -174,5 +176,5 @@ def refusal(part: str, error: HttpParserError) -> Malformed:
 
 
 def disagreement() -> Malformed:
-    """Return the error for bytes in which llhttp finds another message than we do."""
+    """Return the error for bytes in which llhttp finds a different message than our parser."""
     return Malformed("The second parser (llhttp) disagrees on where the message ends.")

@@ -1,4 +1,4 @@
-"""Heads judged: what a request or response head means, and how the body behind it ends (RFC 9112 sections 2 to 6).
+"""Parser of request and response heads: what they mean, and how the body after them ends (RFC 9112 sections 2 to 6).
 
 A head with more than one meaning is refused, not repaired. `heads` is the reference, in front of which its compiled
 twin stands where there is one.

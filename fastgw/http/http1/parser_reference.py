@@ -1,8 +1,8 @@
-"""Reference parser of heads: what `parser` says is decided here, or by the compiled module as it would be here.
+"""Reference parser of heads: `parser` decides with it, or with the compiled module, which gives the same results.
 
 Two parsers decide: `read_request` and `read_response`, and llhttp; both must accept the head and agree on whether a
-body follows. Of the fields only those that mean something to a proxy are looked at (`known`); the rest is checked for
-its grammar and travels as it came.
+body follows. Only the fields that a proxy has to process are parsed (`known`); the grammar of the others is checked,
+and they are forwarded unchanged.
 """
 
 import re
@@ -34,9 +34,9 @@ _BARE_LF: Final = re.compile(rb"\n(?<!\r\n)")
 
 
 def body_buffer(size: int) -> memoryview:
-    """A buffer to read bodies into. What was read is to be taken out of it at once, by `taken`.
+    """A buffer to read bodies into. The bytes have to be taken out of it at once, by `taken`.
 
-    The twin's hands its bytes over where this one's are copied, and has others the next time.
+    The compiled module hands the bytes over without a copy and allocates new ones; here they are copied.
     """
     return memoryview(bytearray(size))
 
@@ -47,10 +47,10 @@ def taken(buffer: memoryview, length: int) -> bytes:
 
 
 def find_head_end(buffer: bytes | bytearray, start: int = 0, begin: int = 0) -> int:
-    """Return the index just past the first empty line, or -1 when it has not come yet.
+    """Return the index just past the first empty line, or -1 if it was not received yet.
 
-    `begin`: where the head begins in `buffer`; `start`: up to where that was searched before. Raises `Malformed` when
-    a bare LF shows that no head can come of it, rather than wait for more.
+    `begin`: where the head begins in `buffer`; `start`: up to where that was searched before. Raises `Malformed` at
+    once if a bare LF shows that the head is invalid.
     """
     end = buffer.find(b"\r\n\r\n", max(begin, start - 3))
     if end >= 0:
@@ -80,15 +80,15 @@ class _Head:
     )
 
     DROPPED: ClassVar[frozenset[bytes]]
-    """Lower-case names of fields that are for the next peer only or framed anew, and never forwarded."""
+    """Lower-case names of fields that are hop-by-hop or re-serialized, and never forwarded."""
     KNOWN: ClassVar[frozenset[bytes]]
-    """Lower-case names of all fields that `known` would have, were they sent; those in `DROPPED` among them."""
+    """Lower-case names of all fields that `known` looks for, including those in `DROPPED`."""
 
     raw: bytes
     http2: bool
-    """Whether it came by HTTP/2, and was rendered as it stands here."""
+    """Whether it was received by HTTP/2 and rendered as HTTP/1.1."""
     minor: int
-    """The digit behind `HTTP/1.`: 0 or 1."""
+    """The digit after `HTTP/1.`: 0 or 1."""
     fields_start: int
     """Offset of the first field line in `raw`."""
     length: int
@@ -99,9 +99,9 @@ class _Head:
     upgrade: tuple[bytes, ...]
     """Lower-case protocols that the sender would switch to; never h2c, and none beside a body."""
     connection_named: tuple[bytes, ...]
-    """Lower-case names of fields that `Connection` makes hop-by-hop; not those that are so always."""
+    """Lower-case names of fields that `Connection` makes hop-by-hop; without those that always are."""
     payload: bytes | None
-    """The whole body, empty where there is none, if it came with the head and was judged with it. None: see `body`."""
+    """The whole body (empty if there is none), if it was received and checked with the head. None: see `body`."""
 
     _FINDER: ClassVar[Finder]
     _fields: Fields | None
@@ -110,7 +110,7 @@ class _Head:
 
     @property
     def whole(self) -> bool:
-        """Whether `payload` is there."""
+        """Whether `payload` is not None."""
         return self.payload is not None
 
     @property
@@ -139,16 +139,17 @@ class _Head:
         self._known = known
 
     def fields(self) -> Fields:
-        """All fields but those that `Connection` names, parsed once. What is changed in them is what will be sent.
+        """All fields except those that `Connection` names, parsed once. Changes to them are sent.
 
-        The named ones are gone before anybody adds to them: a sender can name its own fields away, never ours.
+        The named ones are removed before anything is added: a sender can remove its own fields by `Connection`, never
+        ours.
         """
         if self._fields is None:
             self._fields = Fields.parse(self.raw, self.fields_start, self.connection_named)
         return self._fields
 
     def edited(self) -> Fields | None:
-        """The fields when one of them was changed, else None: the head can be sent as it came."""
+        """The fields if one of them was changed, else None: the head can be sent as received."""
         return self._fields if self._fields is not None and self._fields.changed else None
 
     def first(self, name: bytes) -> bytes | None:
@@ -179,7 +180,7 @@ class _Head:
 
 _EXTRAORDINARY: Final = frozenset(b"expect max-forwards te transfer-encoding upgrade".split())
 _ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
-"""Methods of requests that a gateway answers itself, or may: that may be a preflight for another route."""
+"""Methods of requests that the gateway answers itself, or may answer: a preflight for another route."""
 
 
 @final
@@ -216,7 +217,7 @@ class Http1RequestHead(_Head):
     """Host in lower case, without port and last dot; an IPv6 address in its brackets."""
     host_as_sent: bytes
     raw_path: bytes
-    """The path as sent; `/` where an absolute-form target has none; `*` for asterisk-form; empty for CONNECT."""
+    """The path as sent; `/` if an absolute-form target has none; `*` for asterisk-form; empty for CONNECT."""
     path: bytes
     """Normal form of the path."""
     query: bytes | None
@@ -226,29 +227,29 @@ class Http1RequestHead(_Head):
     sized: bool
     """Whether there is a Content-Length."""
     ordinary: bool
-    """Whether all of it is here (`payload`), and nothing is left to decide but the route.
+    """Whether the request was received as a whole (`payload`), and only its route is still to be decided.
 
-    In origin-form, HTTP/1.1, with a path that all servers read alike (`paths.has_other_readings`); nothing that asks a
-    proxy for something (`_EXTRAORDINARY`, `_ANSWERED_HERE`), but to close the connection (`close`), nor fields named
-    away by `Connection`.
+    It is in origin-form and HTTP/1.1, and all servers interpret its path alike (`paths.has_other_readings`). It
+    requires nothing of a proxy (`_EXTRAORDINARY`, `_ANSWERED_HERE`) except to close the connection (`close`), and
+    `Connection` removes no fields.
     """
 
     @property
     def path_as_sent(self) -> bool:
-        """Whether the path came in its normal form."""
+        """Whether the path was received in its normal form."""
         return self.raw_path == self.path
 
     @property
     def forwarded(self) -> bool:
-        """Whether it came with fields in which proxies tell who asked."""
+        """Whether it has fields in which proxies send the address of the client."""
         return not FORWARDING.isdisjoint(self.known)
 
     def received_fields(self) -> Fields:
-        """Return the fields as `fields` had them at first, without what was changed since."""
+        """Return the fields as received, without later changes."""
         return Fields.parse(self.raw, self.fields_start, self.connection_named)
 
     def received_values(self, name: bytes) -> list[bytes]:
-        """Return the values of a field as received, also where it was changed since. `name`: one of `KNOWN`."""
+        """Return the values of a field as received, even if it was changed since. `name`: one of `KNOWN`."""
         return [value for _, _, value in self.known.get(name, ())]
 
     def received_names(self) -> set[bytes]:
@@ -256,7 +257,7 @@ class Http1RequestHead(_Head):
         return {*self.connection_named, *(name for name, _ in Fields.parse(self.raw, self.fields_start))}
 
     def any_line(self, search: Callable[[bytes], object]) -> bool:
-        """Whether `search` finds something in the fields as they were received: lines `\\nName: value\\r`."""
+        """Whether `search` finds a match in the fields as received: lines `\\nName: value\\r`."""
         return search(self.raw) is not None
 
     def body(self) -> BodyReader:
@@ -267,7 +268,7 @@ class Http1RequestHead(_Head):
         return LengthReader(self.length, self._second_parser)
 
     def drop_payload(self) -> None:
-        """Hold the head alone from here on: nobody will ask for the body again."""
+        """Release the body, which is no longer needed, and keep the head only."""
         self.payload = None
         self.ordinary = False
 
@@ -277,9 +278,9 @@ class Http1RequestHead(_Head):
 
 @final
 class Http1ResponseHead(_Head):
-    """A response head that both parsers accepted.
+    """A response head that both parsers accepted. `length` and `chunked` are as declared, also if no body follows
 
-    `length` and `chunked` are as declared, also where no body follows (HEAD, 304) and they tell what GET would bring.
+    (HEAD, 304) and they describe the response to a GET.
     """
 
     __slots__ = ("has_body", "reason", "status", "until_close")
@@ -302,7 +303,7 @@ class Http1ResponseHead(_Head):
 
     @property
     def payload_length(self) -> int:
-        """Bytes of `payload`; 0 also where it is None."""
+        """Bytes of `payload`; 0 also if it is None."""
         return len(self.payload or b"")
 
     def body(self) -> BodyReader:
@@ -335,12 +336,12 @@ _LONG_LIVED: Final = LongLivedParser(HttpRequestParser)
 
 
 def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
-    """Judge exactly one request head, from its first byte to its empty line. Raises `Malformed`."""
+    """Parse and check exactly one request head, from its first byte to its empty line. Raises `Malformed`."""
     return _parsed_again(read_request(raw, max_fields), raw)
 
 
 def _parsed_again(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
-    """The second parse, of the head and of its body, if that is what came behind it."""
+    """The second parse, of the head and of its body, if the bytes after the head are exactly its body."""
     if not head.length and not head.chunked:
         head.payload = b""
         _second_request_parser(head).head(head.raw)
@@ -358,8 +359,8 @@ def _parsed_again(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
 
 
 def _second_request_parser(head: Http1RequestHead) -> LongLivedParser:
-    """Return the second parser of a message that is there as a whole. Behind one that closes the connection llhttp is
-    of no use.
+    """Return the second parser for a message that was received as a whole. After a message that closes the connection
+    llhttp cannot be used again.
     """
     return LongLivedParser(HttpRequestParser) if head.close else _LONG_LIVED
 
@@ -427,7 +428,7 @@ def _one_host(known: Known, minor: int) -> Authority | None:
 
 
 def _read_other_target(head: Http1RequestHead, target: bytes, host: Authority | None) -> None:
-    """Read a target that is not in origin-form (RFC 9112 sections 3.2.2 to 3.2.4)."""
+    """Parse a target that is not in origin-form (RFC 9112 sections 3.2.2 to 3.2.4)."""
     head.scheme = b""
     head.query = None
     if head.method == b"CONNECT":
@@ -450,7 +451,7 @@ def _read_other_target(head: Http1RequestHead, target: bytes, host: Authority | 
         raw_path, mark, query = path_and_query.partition(b"?")
         head.query = query if mark else None
         if not path_and_query and head.method == b"OPTIONS":
-            head.raw_path = head.path = b"*"  # what it has to become (RFC 9112 section 3.2.4)
+            head.raw_path = head.path = b"*"  # the form in which it has to be forwarded (RFC 9112 section 3.2.4)
         else:
             head.raw_path = raw_path or b"/"
             head.path = normalize(head.raw_path)
@@ -479,17 +480,18 @@ def _request_framing(head: Http1RequestHead) -> tuple[int, bool]:
 
 
 def _expects_continue(head: Http1RequestHead) -> bool:
-    """RFC 9110 section 10.1.1: the one expectation there is; HTTP/1.0 cannot have it met."""
+    """Parse `Expect` (RFC 9110 section 10.1.1): 100-continue is the only expectation; it is ignored with HTTP/1.0."""
     if elements(joined(head.known, b"expect")) != [b"100-continue"]:
         raise Malformed("The only supported Expect value is 100-continue.", 417)
     return head.minor == 1
 
 
 def _as_llhttp_takes_it(head: Http1RequestHead | Http1ResponseHead) -> bytes:
-    """The head as llhttp has to see it to follow the body: without two things that it reads otherwise than the RFCs.
+    """The head as llhttp has to receive it to parse the body: without two things that it interprets differently from
+    the RFCs.
 
-    It takes an offer to upgrade for the end of HTTP, although the body of the request comes first; and it refuses the
-    legal white space behind `chunked`. Both were settled by `read_request` and `read_response`.
+    It treats an offer to upgrade as the end of HTTP, although the body of the request comes first; and it refuses the
+    legal white space after `chunked`. `read_request` and `read_response` have handled both.
     """
     raw = head.raw
     if not head.chunked and b"upgrade" not in head.known:
@@ -506,10 +508,10 @@ def _as_llhttp_takes_it(head: Http1RequestHead | Http1ResponseHead) -> bytes:
 
 
 def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: int) -> Http1RequestHead | bytes:
-    """Read the next request of a connection out of a buffer, if what was read into it is a head of up to `max_bytes`,
-    or that with its body (`whole`), and no more.
+    """Parse the next request of a connection in a buffer, if the buffer holds exactly a head of up to `max_bytes`, or a
+    head with its body (`whole`).
 
-    Else, and for one that would be refused, the bytes: they have to be looked at step by step.
+    Otherwise, and for a request that would be refused, return the bytes: they have to be processed step by step.
     """
     received = buffer[:length].tobytes()
     end = received.find(b"\r\n\r\n") + 4
@@ -531,12 +533,14 @@ _LONG_LIVED_FOR_RESPONSES: Final = LongLivedParser(HttpResponseParser)
 
 
 def parse_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
-    """Judge exactly one response head, final or interim. Raises `Malformed`: nothing that follows can be read then."""
+    """Parse and check exactly one response head, final or interim. Raises `Malformed`: the following bytes cannot be
+    parsed then.
+    """
     return parse_answer(raw, len(raw), request_method, max_fields)
 
 
 def parse_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> Http1ResponseHead:
-    """Judge the response head before `end`, and with it the body behind, if it ends where `received` does.
+    """Parse and check the response head before `end`, and the body after it if it ends where `received` ends.
 
     Raises `Malformed`. See `Http1ResponseHead.payload`.
     """
@@ -547,7 +551,7 @@ def parse_answer(received: bytes, end: int, request_method: bytes, max_fields: i
 
 
 def _whole_payload(head: Http1ResponseHead, received: bytes) -> bytes | None:
-    """The body, if `received` ends where it does."""
+    """The body, if it ends where `received` ends."""
     end = len(head.raw)
     if not head.has_body:
         return b"" if len(received) == end else None
@@ -557,7 +561,7 @@ def _whole_payload(head: Http1ResponseHead, received: bytes) -> bytes | None:
 
 
 def _parse_response_again(head: Http1ResponseHead, received: bytes, request_method: bytes) -> None:
-    """The second parse, of the head and of `payload`, if that is there."""
+    """The second parse, of the head and of `payload`, if that is not None."""
     message = _as_llhttp_takes_it(head)
     if request_method == b"HEAD":
         SecondParser(HttpResponseParser).head(message, body_follows=None)
@@ -571,8 +575,8 @@ def _parse_response_again(head: Http1ResponseHead, received: bytes, request_meth
 
 
 def _second_response_parser(head: Http1ResponseHead) -> LongLivedParser:
-    """Return the second parser of a message that is there as a whole. Behind one that closes the connection or switches
-    llhttp is of no use.
+    """Return the second parser for a message that was received as a whole. After a message that closes the connection
+    or switches protocols llhttp cannot be used again.
     """
     return LongLivedParser(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
 
@@ -612,14 +616,14 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1Re
 
 
 def _settle_response_body(head: Http1ResponseHead, request_method: bytes) -> None:
-    """RFC 9112 section 6.3. 205 is no exception there: whatever body it has is passed as it is framed."""
+    """RFC 9112 section 6.3. 205 is no exception: its body is forwarded as it is framed."""
     declared = head.chunked or head.length > 0
     head.has_body = head.until_close = False
     if head.status < 200:
         if declared:
-            raise Malformed("An interim (1xx) response has a body.")  # or is it the final response that follows?
+            raise Malformed("An interim (1xx) response has a body.")  # or is it followed by the final response?
     elif head.status == 204:
-        head.close = head.close or declared  # what follows belongs to nobody
+        head.close = head.close or declared  # the following bytes belong to no request
     elif request_method != b"HEAD" and head.status != 304:
         head.until_close = not head.chunked and b"content-length" not in head.known
         head.has_body = declared or head.until_close
@@ -629,9 +633,9 @@ def _settle_response_body(head: Http1ResponseHead, request_method: bytes) -> Non
 def take_answer(
     buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100
 ) -> Http1ResponseHead | bytes:
-    """Read the answer to a request out of a buffer, if what was read into it is a final response and no more (`whole`).
+    """Parse the response to a request in a buffer, if the buffer holds exactly one final response (`whole`).
 
-    Else, and for one that is no good, the bytes. So also when the buffer was filled: there may be more.
+    Otherwise, and for an invalid one, return the bytes; also if the buffer was filled, because there may be more.
     """
     received = buffer[:length].tobytes()
     end = received.find(b"\r\n\r\n") + 4

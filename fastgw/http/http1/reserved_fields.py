@@ -1,7 +1,8 @@
-"""Fields that only some peers may send: found in a head, and taken out of it before anybody reads them.
+"""Reserved fields: only trusted peers may send them. They are found in a head and removed before anything reads them.
 
-Such a field says who a client is, or what it asked for, and upstreams believe it because a proxy is thought to have
-written it: `True-Client-IP`, `X-Original-URL`, `SSL-Client-Verify`. `Proxy` becomes `HTTP_PROXY` in CGI and its heirs.
+Such a field states the identity of a client or its original request, and upstreams trust it because they assume that a
+proxy has written it: `True-Client-IP`, `X-Original-URL`, `SSL-Client-Verify`. `Proxy` becomes `HTTP_PROXY` in CGI and
+its successors.
 """
 
 import re
@@ -15,14 +16,14 @@ from fastgw.http.http1.known_fields import SIGNS, spelled
 from fastgw.http.http1.parser_reference import Http1RequestHead
 
 ANYTHING: Final = b"*"
-"""Marker at the end of a name: and whatever follows."""
+"""Marker at the end of a name: any continuation matches."""
 
 
 @final
 class _ReservedFields:
-    """Field names, in whatever case and with any sign for a hyphen; one that ends in `*` is the beginning of names.
+    """Field names, in any case and with any punctuation in place of a hyphen; a name that ends in `*` is a prefix.
 
-    Never among them are those in `Http1RequestHead.KNOWN`: they have rules of their own.
+    Names in `Http1RequestHead.KNOWN` are not allowed here: they have rules of their own.
     """
 
     __slots__ = ("_begin", "_find", "_names")
@@ -37,12 +38,12 @@ class _ReservedFields:
         return f"<ReservedFields {len(self._names) + len(self._begin)} names>"
 
     def has(self, name: bytes) -> bool:
-        """Whether it is one of them."""
+        """Whether `name` is one of them."""
         wanted = folded(name)
         return (wanted in self._names or wanted.startswith(self._begin)) and name.lower() not in Http1RequestHead.KNOWN
 
     def take_out_of(self, head: Http1RequestHead) -> tuple[bytes, ...]:
-        """The names, as they were sent, of the lines that are in `head` no more, nor in anything made of it."""
+        """Remove the lines from `head` and return their names as they were sent."""
         find = self._find
         if find is None or find.search(head.raw, head.fields_start - 1) is None:
             return ()
@@ -50,7 +51,7 @@ class _ReservedFields:
 
 
 def _lines_of(patterns: Iterable[bytes]) -> re.Pattern[bytes] | None:
-    """Return the pattern for the beginning of a line that may have one of these names; None: there are none."""
+    """Return the pattern for the beginning of a line that may have one of these names; None: there are no names."""
     patterns = frozenset(patterns)
     begin = {folded(name[:-1]).decode("ascii") for name in patterns if name.endswith(ANYTHING)}
     names = {folded(name).decode("ascii") for name in patterns if not name.endswith(ANYTHING)}

@@ -1,4 +1,4 @@
-"""Serializer of HTTP/1: heads and chunks framed anew from what was judged."""
+"""Serializer of HTTP/1: heads and chunks are re-serialized from parsed messages."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
@@ -48,10 +48,10 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def chunk(payload: bytes) -> bytes:
-    """One chunk. Of an empty payload nothing is made: that would be the last chunk."""
+    """One chunk; empty for an empty payload, because an empty chunk would be the last one."""
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
 def last_chunk(trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """The last chunk with the trailers behind it."""
+    """The last chunk, followed by the trailers."""
     return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % line for line in trailers)

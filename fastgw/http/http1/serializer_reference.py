@@ -1,4 +1,4 @@
-"""Judged heads made into what goes out: the lines for the next peer only are cut out of them, and ours are put in.
+"""Serializer of parsed heads: hop-by-hop lines are removed, and the gateway's own lines are added.
 
 The reference, in front of which its compiled twin stands where there is one (`render`).
 """
@@ -29,9 +29,9 @@ _STATUS_LINES: Final = {
 
 _LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
 VIA: Final = MappingProxyType({10: b"Via: 1.0 fastgw\r\n", 11: b"Via: 1.1 fastgw\r\n", 20: b"Via: 2 fastgw\r\n"})
-"""The line for a message that came in this version (RFC 9110 section 7.6.3)."""
+"""The `Via` line for a message received in this version (RFC 9110 section 7.6.3)."""
 NO_VIA: Final = b"via:off"
-"""Marker among the names that are left out: no `Via` of ours is put in. It is no name: those of others stay."""
+"""Marker among the dropped names: no `Via` of the gateway is added. It is not a name: received `Via` lines stay."""
 CHUNKED_LINE: Final = b"Transfer-Encoding: chunked\r\n"
 REQUEST_ID: Final = b"x-request-id"
 REQUEST_IDS: Final = frozenset((REQUEST_ID,))
@@ -50,11 +50,11 @@ def request(
     request_id: bytes = b"",
     length: int = AS_DECLARED,
 ) -> bytes:
-    """The head for the upstream, and the first of the body behind it, framed.
+    """The head for the upstream, followed by the first bytes of the body, framed.
 
-    It has the end-to-end lines of `head` less those in `also`, `added` (ready lines), its framing, and `Via` unless
-    `NO_VIA` is in `also`. `target` and `host` None: as the client sent them. `request_id`: where there is one, it is
-    what the head says in `X-Request-Id`, and nothing else. `length`: of the body, or `UNFRAMED`, `IN_CHUNKS`,
+    It has the end-to-end lines of `head` without those in `also`, `added` (serialized lines), its framing, and `Via`
+    unless `NO_VIA` is in `also`. `target` and `host` None: as the client sent them. `request_id`: if there is one, it
+    is the only value of `X-Request-Id` in the head. `length`: of the body, or `UNFRAMED`, `IN_CHUNKS`,
     `AS_DECLARED`.
     """
     if request_id:
@@ -77,7 +77,7 @@ def request(
 
 
 def _framing(length: int) -> bytes:
-    """The line that frames a body of `length`, or of what stands in its place."""
+    """The line that frames a body of `length`, which may be a marker."""
     if length >= 0:
         return b"Content-Length: %d\r\n" % length
     return CHUNKED_LINE if length == IN_CHUNKS else b""
@@ -94,11 +94,11 @@ def response(
     last: bytes = b"",
     request_id: bytes = b"",
 ) -> bytes:
-    """The head for the client, as `request` has it, and the first of the body behind it.
+    """The head for the client, as in `request`, followed by the first bytes of the body.
 
-    `status`: where it is not the one that came, it has its usual reason. `length`: of the body, or `UNFRAMED`, or
-    `IN_CHUNKS`. `date_line`: makes the line for a response without a date. `last`: ready lines that stand behind all
-    others. `request_id`: likewise as in `request`.
+    `status`: if it differs from the received one, the usual reason phrase is sent with it. `length`: of the body, or
+    `UNFRAMED`, or `IN_CHUNKS`. `date_line`: makes the line for a response without a date. `last`: serialized lines that
+    come after all others. `request_id`: as in `request`.
     """
     if request_id:
         added += id_line(request_id)
@@ -120,19 +120,21 @@ def whole(
     added: bytes = b"",
     request_id: bytes = b"",
 ) -> bytes:
-    """An answer that came as a whole (`Http1ResponseHead.whole`), for the client; as `response` of all of it."""
+    """A response that was received as a whole (`Http1ResponseHead.whole`), for the client; equal to `response` of all
+    of it.
+    """
     payload = head.payload
     assert payload is not None
     return response(head, head.status, also, added, payload, len(payload), date_line, last, request_id)
 
 
 def id_line(request_id: bytes) -> bytes:
-    """The line that says the id of a request."""
+    """The line with the id of a request."""
     return b"X-Request-Id: %b\r\n" % request_id
 
 
 def status_line(status: int, reason: bytes | None = None) -> bytes:
-    """The first line of a response. None: the usual reason phrase of `status`, or none where it has no name."""
+    """The first line of a response. None: the usual reason phrase of `status`, or none if it has no name."""
     if reason is None:
         line = _STATUS_LINES.get(status)
         if line is not None:
@@ -146,44 +148,44 @@ class _Dropped(NamedTuple):
 
     names: frozenset[bytes]
     alike: frozenset[bytes]
-    """Names that are left out together with names alike, as `folded`."""
+    """Names that are left out together with their twins, as `folded`."""
     by_place: bool
-    """Whether all can be cut out by their place in `known`."""
+    """Whether all can be removed by their position in `known`."""
 
 
 @lru_cache(maxsize=64)
 def _dropped(kind: type[Any], also: frozenset[bytes]) -> _Dropped:
     by_place = also <= kind.KNOWN
-    # Filters put marks of their own among them. A twin of a response's `X-Request-Id` does no harm: it stays each way.
+    # Filters add markers of their own. A twin of a response's `X-Request-Id` does no harm: it stays in both cases.
     named = also if b"host" in kind.DROPPED else also - REQUEST_IDS
     alike = frozenset(folded(name) for name in named if IS_TOKEN(name))
     return _Dropped(kind.DROPPED | also, alike, by_place)
 
 
 def end_to_end(head: Head, also: frozenset[bytes] = frozenset()) -> bytes:
-    """The field lines that go on to the next peer, without the empty line.
+    """The field lines that are forwarded to the next peer, without the empty line.
 
-    Left out are hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names
-    in `also` with their twins (`Fields`). Lines that stay keep their bytes, unless a filter has changed the fields.
+    Hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names in `also` with
+    their twins (`Fields`) are left out. The other lines keep their bytes, unless a filter has changed the fields.
     """
     kind = Http1ResponseHead if hasattr(head, "status") else Http1RequestHead
     return b"".join(_kept(head, kind, also))
 
 
 def _kept(message: Head, kind: type[Http1RequestHead | Http1ResponseHead], also: frozenset[bytes]) -> Sequence[bytes]:
-    """Return the pieces of `end_to_end`. `kind`: whose fields for the next peer are left out."""
+    """Return the pieces of `end_to_end`. `kind`: the kind of message whose hop-by-hop fields are left out."""
     drop, alike, by_place = _dropped(kind, also)  # type: ignore[arg-type]  # a class is hashable
     if message.edited() is not None:
         return [message.fields().render(drop, alike)]
-    head = cast("Http1RequestHead | Http1ResponseHead", message)  # no other is sent as it came
+    head = cast("Http1RequestHead | Http1ResponseHead", message)  # others are not sent as received
     if head.connection_named:
         return [head.fields().render(drop, alike)]
     raw, at = head.raw, head.fields_start
     if by_place:
-        # No twins here: a request that has one of a field in `KNOWN` was refused, and those of a response that are not
-        # dropped anyway have no hyphen, but for `X-Request-Id`, where one does no harm.
+        # No twins here: a request with a twin of a field in `KNOWN` was refused, and names of a response that are not
+        # dropped anyway have no hyphen, except `X-Request-Id`, where a twin does no harm.
         cuts = [line for name, lines in head.known.items() if name in drop for line in lines]
-        cuts.sort()  # in line order: a name that comes again may stand behind others
+        cuts.sort()  # in line order: a repeated name may come after others
     else:
         lines = _LINE.finditer(raw, at)
         cuts = [(*line.span(), b"") for line in lines if line[1].lower() in drop or folded(line[1]) in alike]
