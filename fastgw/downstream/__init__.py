@@ -1,4 +1,4 @@
-"""The client's side: connections that requests come by, and what those of one worker share."""
+"""The client side: client connections, and the data that all connections of one worker share."""
 
 from fastgw.downstream.http1.connection import Http1ClientConnection
 from fastgw.downstream.server import DrainSummary, Listener, ListenerTable, Server

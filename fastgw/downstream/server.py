@@ -168,7 +168,7 @@ class Server:
         """Connections on which TLS is being agreed on; they are kept by themselves."""
         self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
         self.complain: Complain = lambda event, text, kind: say(event, text)
-        """Tells of a handshake that failed; there may be thousands a second."""
+        """Reports a failed handshake; there may be thousands a second."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
         self.draining = False
@@ -197,7 +197,7 @@ class Server:
         self.connection_limit = connection_limit
         self.address_limit = address_limit
         self.finish = self._observer.finish
-        """Tells of an exchange that is over."""
+        """Reports an exchange that has ended."""
         self.count_filter = self._observer.count_filter
         self.count_subrequest = self._observer.count_subrequest
         before, self._listeners = self._listeners, gateway.listeners
@@ -243,7 +243,7 @@ class Server:
         address_limit: AddressLimit | None,
         received: bytes,
     ) -> None:
-        """Go on with HTTP/2 on an admitted connection, whose client began with it; `received` is what has come.
+        """Continue with HTTP/2 on an admitted connection whose client sent its preface; `received`: the bytes so far.
 
         `fd`: as of the connection before.
         """

@@ -1,4 +1,4 @@
-"""Trusted proxies: the peers whose word about the client is taken."""
+"""Trusted proxies: the peers whose statements about the client are accepted."""
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -10,12 +10,12 @@ from fastgw.http.http1.reserved_fields import ReservedFields
 
 @lru_cache(maxsize=256)
 def reserved_fields(names: tuple[str, ...]) -> ReservedFields:
-    """The fields of these names, as in `config.Listener.reserved_headers`."""
+    """The header fields of these names, as in `config.Listener.reserved_headers`."""
     return ReservedFields(name.lower().encode() for name in names)
 
 
 def trust(networks: Iterable[Network]) -> Callable[[str], bool]:
-    """Whether an address is in one of the networks. Remembers the last addresses it was asked about."""
+    """Whether an address is in one of the networks. Caches the results for the last addresses."""
     held = tuple(networks)
     if not held:
         return lambda ip: False

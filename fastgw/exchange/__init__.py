@@ -1,8 +1,8 @@
-"""One request and its response: the states they pass through, and nothing of how their bytes travel.
+"""The exchange: one request and its response, with their states; how their bytes are transported is not known here.
 
 Rule: no I/O and no event loop in this folder. An exchange stands between two sides: the client's (`ClientSide`,
-`downstream`) and the service's (`ServiceSide`, `upstream.forwarding`). Both are protocols: what speaks them may be
-HTTP/1 or another version. Filters see the exchange only.
+`downstream`) and the service's (`ServiceSide`, `upstream.forwarding`). Both are interfaces: HTTP/1 implements them, or
+another version. Filters use the exchange only.
 """
 
 from fastgw.exchange.body_relay import MAX_KEPT, Relay, Trailers

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The compiled twin of `exchange.begin`: most of what an exchange has at first is the same for all, and is copied.
+"""Compiled `exchange.begin`: most initial attributes of an exchange are the same for all, and are copied.
 
-What that is, is told by the first exchange, which the class makes itself. An attribute of `__slots__` is a pointer in
+They are taken from the first exchange, which the class itself creates. An attribute of `__slots__` is a pointer in
 the instance, NULL as long as it is not set; where it lies is a fact of the class.
 """
 
@@ -26,7 +26,7 @@ cdef enum:
     MOST_SLOTS = 64
 
 cdef enum:
-    # Attributes that each exchange has a value of its own of, as they stand in `_OWN`.
+    # Attributes with a different value in each exchange, in the order of `_OWN`.
     HEAD
     METHOD
     PATH
@@ -52,13 +52,13 @@ cdef bytes _NO_BYTES = b""
 
 
 cdef Py_ssize_t _place(type owner, str name) except -1:
-    """Return where this attribute of the instances lies; 0: it is not one of the class's own `__slots__`."""
+    """Return the offset of this attribute in the instances; 0: it is not one of the class's own `__slots__`."""
     descriptor = owner.__dict__.get(name)
     return slot_place(descriptor) if type(descriptor) is MemberDescriptorType else 0
 
 
 cdef inline void _put(object owner, Py_ssize_t place, object value) noexcept:
-    """Into a slot that has never been set."""
+    """Store into a slot that has never been set."""
     Py_INCREF(value)
     (<PyObject**>(<char*><PyObject*>owner + place))[0] = <PyObject*>value
 
@@ -70,11 +70,11 @@ cdef inline object _read(object owner, Py_ssize_t place, str name):
 
 @cython.final
 cdef class Maker:
-    """Makes exchanges of this very class, as it does itself when it is called."""
+    """Creates exchanges of exactly this class, as calling the class does."""
 
     cdef type _class
     cdef tuple _names  # of the attributes that are none of `_OWN`
-    cdef tuple _alike  # what they are at first; None: no exchange was made yet
+    cdef tuple _alike  # their initial values; None: no exchange was created yet
     cdef Py_ssize_t _alike_count
     cdef PyObject* _alike_held[MOST_SLOTS]  # by `_alike`
     cdef Py_ssize_t _alike_at[MOST_SLOTS]
@@ -134,7 +134,7 @@ cdef class Maker:
                 dropped = REQUEST_IDS
             ids = None
         clock_gettime(CLOCK_MONOTONIC, &now)
-        begun_at = <double>(<int64_t>now.tv_sec * 1000000000 + now.tv_nsec) / 1e9  # as `time.monotonic` makes it
+        begun_at = <double>(<int64_t>now.tv_sec * 1000000000 + now.tv_nsec) / 1e9  # as `time.monotonic` returns it
         made = PyType_GenericAlloc(self._class, 0)
         for number in range(self._alike_count):
             _put(made, self._alike_at[number], <object>self._alike_held[number])

@@ -1,8 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False
-"""The compiled twin of `request_ids`, for the usual header: it does not go through Python for what nearly every request
-is given.
+"""Compiled `request_ids`, for the usual header: nearly every request gets an id, so this avoids the interpreter.
 
-Random bytes are taken from the kernel for many ids at once; a forked process throws away what its parent has left.
+Random bytes are read from the kernel for many ids at once; a forked process discards those that its parent has left.
 """
 
 cimport cython
@@ -23,7 +22,7 @@ cdef enum:
 
 cdef uint8_t _random[AT_ONCE]
 cdef Py_ssize_t _left = 0
-cdef uint16_t _digits[256]  # of each byte, as they lie in memory
+cdef uint16_t _digits[256]  # of each byte, in memory order
 cdef uint32_t _X_REQUEST_ID = bits_of((b"x-request-id",))
 
 
@@ -60,7 +59,7 @@ cdef bytes _made():
 
 
 def made():
-    """Make an id, as `request_ids.made` does."""
+    """Create an id, as `request_ids.made` does."""
     return _made()
 
 
@@ -72,7 +71,7 @@ cdef uint64_t _HIGHEST = 0x8080808080808080
 
 
 cdef inline uint64_t _odd(uint64_t word) noexcept nogil:
-    """Not 0: one of its bytes is not from `!` to `~`."""
+    """Nonzero if one of its bytes is not in `!` to `~`."""
     return ((word - 0x21 * _EACH) & ~word | word | (word + _EACH)) & _HIGHEST
 
 
@@ -113,7 +112,7 @@ cdef bytes line_for(Http1RequestHead head, bytes name):
 
 
 cdef bint is_replaced(Http1RequestHead head, bytes line) noexcept:
-    """Whether the head says another id than `line_for` it."""
+    """Whether the head has a different id from the one in `line_for`."""
     return head.names & _X_REQUEST_ID and PyBytes_GET_SIZE(line)
 
 
@@ -123,7 +122,7 @@ cdef bint is_as_read(Http1RequestHead head) noexcept:
 
 @cython.final
 cdef class RequestIds:
-    """Compiled `RequestIds` for heads that `_parser` has read, and that nobody has changed; others are left to the reference."""
+    """Compiled `RequestIds` for unchanged heads that `_parser` has read; others are left to the reference."""
 
     is_usual = True
 

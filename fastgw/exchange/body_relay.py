@@ -1,4 +1,4 @@
-"""A body on its way from one side to the other, with the brake that goes the other way."""
+"""Body relay: forwards a body from one side to the other, and backpressure in the opposite direction."""
 
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast, final
@@ -19,7 +19,9 @@ class BodySource(Protocol):
 
 
 class RequestStages(Protocol):
-    """The stages of a request's body (`body_stages.BodyStages`), and what becomes of an exchange that one refuses."""
+    """Interface of the stages of a request's body (`body_stages.BodyStages`), which also end an exchange that a stage
+    refuses.
+    """
 
     @property
     def holds(self) -> bool: ...
@@ -42,18 +44,18 @@ class RequestStages(Protocol):
 
 
 MAX_KEPT: Final = 65536
-"""Bytes of a request body kept so that it can be sent again, unless somebody says otherwise."""
+"""Default number of bytes of a request body that are kept so that it can be sent again."""
 
 
 SMALL: Final = 1024
-"""Pieces below this many bytes are kept together: each by itself would take some fifty bytes more."""
+"""Pieces smaller than this are joined when kept: each separate object costs some fifty bytes more."""
 BLOCK: Final = 65536
-"""The most bytes in one kept piece, as appending to a piece moves it."""
+"""Maximum number of bytes in one kept piece, because appending to a piece copies it."""
 
 
 @final
 class _Kept(list[bytes]):
-    """Pieces of a body, which take up room as long as anybody holds them."""
+    """Kept pieces of a body, which count towards the memory limit as long as they are referenced."""
 
     __slots__ = ("_bytes", "_room")
 
@@ -66,7 +68,7 @@ class _Kept(list[bytes]):
         self._room.give_back(self._bytes)
 
     def add(self, payload: bytes, total: int) -> bool:
-        """`total`: with this piece. False: there is no room for it."""
+        """Keep a piece. `total`: bytes including it. False: there is no room for it."""
         wanted = max(total - MAX_KEPT, 0) - self._bytes
         if wanted > 0:
             if not self._room.take(wanted):
@@ -96,12 +98,12 @@ _NO_SOURCE: Final = _NoSource()
 
 
 class Relay:
-    """The body of a request on its way. Payload goes in by `feed` and comes out at the sink; the brake goes the other
+    """Relay of a request's body. Payload is passed to `feed` and comes out at the sink; backpressure goes the other
     way.
 
-    While there is no sink (no connection yet), the source is paused after each piece: what is held is at most one read.
+    While there is no sink (no connection yet), the source is paused after each piece, so at most one read is held.
     `most_kept`: how many bytes are kept; one more, and the request is never sent again. `length`: bytes that come out;
-    None: only the end tells.
+    None: unknown until the end.
     """
 
     __slots__ = ("_stages", "_when_whole", "bytes", "ended", "kept", "length", "most_kept", "paused", "sent_bytes",
@@ -111,10 +113,10 @@ class Relay:
         self.source = source
         self.length = length
         self.sink: BodySink | None = None
-        self.kept: list[bytes] | None = []  # all that came out, until it is more than `most_kept`
+        self.kept: list[bytes] | None = []  # all output, until it exceeds `most_kept`
         self.most_kept = MAX_KEPT
-        self.bytes = 0  # of payload; counted by the source, before anybody sees them
-        self.sent_bytes = 0  # that came out of the stages, where there are any
+        self.bytes = 0  # of payload; counted by the source, before anything processes them
+        self.sent_bytes = 0  # output of the stages, if there are any
         self.ended = False
         self.paused = False
         self.trailers: Trailers = ()
@@ -123,7 +125,7 @@ class Relay:
 
     @classmethod
     def whole(cls, payload: bytes, length: int | None) -> "Relay":
-        """Make a relay for a body that is there as a whole. `length`: None where its end was told by its framing."""
+        """Create a relay for a body that was received as a whole. `length`: None if its framing told its end."""
         relay = cls(_NO_SOURCE, length)
         relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
         return relay
@@ -133,15 +135,15 @@ class Relay:
         return f"<Relay {flow} bytes={self.bytes} kept={None if self.kept is None else sum(map(len, self.kept))}>"
 
     def keep(self, most: int, room: HeldBodyBudget) -> None:
-        """Keep so many bytes at most; what is beyond `MAX_KEPT` takes up room there."""
+        """Keep at most this many bytes; bytes beyond `MAX_KEPT` are counted in the memory limit."""
         self.most_kept = most
         if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:
             self.kept = _Kept(self.kept, room)
 
     def begin_stages(self, stages: RequestStages, when_whole: "Callable[[], None]") -> bool:
-        """Have all of the body pass these stages, what has come of it first. False: the exchange is over.
+        """Pass the whole body through these stages, beginning with the received part. False: the exchange has ended.
 
-        Where they hold it, `when_whole` is called once it has come out, unless that is so already: see `waits`.
+        If they hold it, `when_whole` is called once it has come out, unless it has already: see `waits`.
         """
         assert self.kept is not None
         held = b"".join(self.kept)
@@ -163,27 +165,27 @@ class Relay:
 
     @property
     def waits(self) -> bool:
-        """Whether nothing comes out before the body is complete, and it is not."""
+        """Whether nothing comes out before the body is complete, and it is not complete yet."""
         return self._when_whole is not None
 
     @property
     def changed(self) -> bool:
-        """Whether others than the client's bytes come out, or may."""
+        """Whether the output differs from the client's bytes, or may differ."""
         stages = self._stages
         return stages is not None and (stages.changed if self.ended else stages.changes)
 
     @property
     def passed(self) -> bool:
-        """Whether all of the body has come, and no filter has stopped any of it."""
+        """Whether the whole body was received, and no filter has held back any of it."""
         return self.ended and (self._stages is None or self._stages.complete)
 
     def cancel_stages(self) -> None:
-        """The exchange is over: nobody takes what the stages hold."""
+        """Cancel the stages, because the exchange has ended and their data is no longer needed."""
         if self._stages is not None:
             self._stages.cancel()
 
     def forget_stages(self) -> None:
-        """Hold no stages any more: they lead back to the exchange, and only the collector would find the circle."""
+        """Release the stages: they refer back to the exchange, and only the garbage collector would find the cycle."""
         self._stages = self._when_whole = None
 
     def _keep_staged(self, passed: bytes) -> None:
@@ -192,7 +194,7 @@ class Relay:
         self.sent_bytes += len(passed)
 
     def _end_stages(self, stages: RequestStages) -> bool:
-        """Take what the stages have held back. False: the exchange is over."""
+        """Take the data that the stages have held back. False: the exchange has ended."""
         rest = stages.end()
         if rest is None:
             return False
@@ -223,7 +225,7 @@ class Relay:
             elif type(kept) is list:
                 kept.append(payload)
             elif not cast(_Kept, kept).add(payload, size):
-                if sink is None:  # it is at most one read more, and who comes next needs it
+                if sink is None:  # at most one more read, and the next sink needs it
                     kept.append(payload)
                 else:
                     self.kept = None
@@ -233,17 +235,17 @@ class Relay:
             self.pause()
 
     def last(self, payload: bytes) -> None:
-        """Take the last piece, as `feed` takes others: there is nothing left to brake."""
+        """Take the last piece, like `feed`, but without backpressure."""
         self.ended = True
         self.feed(payload)
 
     def end(self, trailers: Trailers = ()) -> None:
         stages = self._stages
-        self.ended, self.trailers = True, trailers  # first: all was read, whatever the stages make of it
+        self.ended, self.trailers = True, trailers  # first: everything was read, regardless of the stages
         if stages is not None and not self._end_stages(stages):
             return
         if trailers and self.sink is None:
-            self.length = None  # they can only stand behind the last chunk
+            self.length = None  # they can only follow the last chunk
         when_whole, self._when_whole = self._when_whole, None
         if when_whole is not None:
             when_whole()
@@ -261,7 +263,7 @@ class Relay:
         return held
 
     def detach(self) -> None:
-        """The sink is gone. If another may come (`kept` is not None), what arrives meanwhile is held."""
+        """Detach the sink. If another one may follow (`kept` is not None), data that arrives meanwhile is held."""
         self.sink = None
         if not self.ended:
             self.pause()

@@ -1,9 +1,9 @@
-"""Stages that a body passes on its way: filters that look at it, change it as it comes, or need it as a whole.
+"""Body stages: filters that read a body, change it as it arrives, or need it as a whole.
 
-Which hooks a route has is compiled into its chain; a stage is made for each exchange that a hook has to do with.
-Rule 1: a stage holds no more than it says: one that needs a whole body has a bound, above which the exchange fails.
-Rule 2: what goes out is framed after the stages have said whether they keep the length. Rule 3: what a stage could not
-check or change is not let through.
+The hooks of a route are compiled into its chain; a stage is created for each exchange that a hook applies to.
+Rule 1: a stage holds no more than it declares: one that needs a whole body has a bound, above which the exchange fails.
+Rule 2: the output is framed after the stages have declared whether they keep the length. Rule 3: data that a stage
+could not check or change is not forwarded.
 """
 
 from __future__ import annotations
@@ -36,35 +36,38 @@ class Bounded:
 
 
 class BodyStage:
-    """The part of one filter in one body: bytes go in, and others come out. It must bound what it holds back.
+    """Stage of one filter for one body: it receives bytes and returns others. It has to limit the data that it holds
+    back.
 
-    `keeps_length`: as many bytes come out as went in, and none before they did; the body is cut off where that proves
-    untrue. `changed`: whether others came out than went in; False only where that is certain. An empty body is not
-    shown to a stage: neither `feed` nor `end` is called for it.
+    `keeps_length`: the output has as many bytes as the input, and is never ahead of it; the body is aborted if a stage
+    violates this. `changed`: whether the output differs from the input; False only if that is certain. Stages do not
+    get empty bodies: neither `feed` nor `end` is called for them.
     """
 
     keeps_length: bool = False
     changed: bool = True
 
     def feed(self, payload: bytes) -> bytes:
-        """Take the next piece, which is never empty, and return what passes; b"": nothing yet."""
+        """Take the next piece, which is never empty, and return the output; b"": nothing yet."""
         raise NotImplementedError
 
     def end(self) -> bytes:
-        """The body is complete: return what was held back."""
+        """Handle the end of the body: return the data that was held back."""
         return b""
 
     def cancel(self) -> None:
-        """The body will not be completed, or is empty: nobody takes what was held back. Not called after `end`."""
+        """Handle a body that will not be completed, or is empty: data that was held back is discarded. Not called after
+        `end`.
+        """
 
 
 @final
 class StageFactory:
-    """A body hook that makes a stage for each exchange whose body the filter changes as it comes.
+    """A body hook that creates a stage for each exchange whose body the filter changes as it arrives.
 
-    `make`: called once the head is known (of a request: when its request steps have passed); None: the body passes as
-    it is. `ranges`: whether clients may ask for ranges of what a response stage may change; else the upstream is never
-    asked for one, as its offsets would mean another body.
+    `make`: called once the head is known (for a request: after its request steps); None: the body is not changed.
+    `ranges`: whether clients may request ranges of a body that a response stage may change; otherwise ranges are never
+    requested from the upstream, because its offsets refer to the unchanged body.
     """
 
     __slots__ = ("make", "ranges")
@@ -74,11 +77,11 @@ class StageFactory:
 
 
 class BodyTooLong(Exception):
-    """A body is longer than a filter that needs all of it allows."""
+    """Raised for a body longer than allowed by a filter that needs all of it."""
 
 
 class BodyRefused(Exception):
-    """A filter has refused a request for its body."""
+    """Raised when a filter has refused a request because of its body."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__()
@@ -87,8 +90,8 @@ class BodyRefused(Exception):
 
 @final
 class BodyHook:
-    """A body hook of a chain. `step`: the filter's own, by which it is named. `bound`: bytes of the body that it needs
-    as a whole; None: it takes pieces. `changes`: whether it may change what passes.
+    """A body hook of a chain. `step`: the function of the filter, which identifies it. `bound`: maximum bytes of a body
+    that it needs as a whole; None: it takes pieces. `changes`: whether it may change the body.
     """
 
     __slots__ = ("bound", "changes", "step")
@@ -100,11 +103,11 @@ class BodyHook:
 
     @property
     def spoils_ranges(self) -> bool:
-        """Whether a range of a response would be one of another body."""
+        """Whether a range of a response would be a range of a different body."""
         return self.changes and not (isinstance(self.step, StageFactory) and self.step.ranges)
 
     def stage_for(self, exchange: Exchange) -> BodyStage | None:
-        """Return the stage of an exchange; None: its body passes as it is."""
+        """Return the stage of an exchange; None: its body is not changed."""
         step = self.step
         if not isinstance(step, StageFactory):
             return _Pieces(exchange, step, self.changes) if self.bound is None else _Whole(exchange, step, self.bound)
@@ -115,7 +118,7 @@ class BodyHook:
 
 
 class _Pieces(BodyStage):
-    """Shows each piece to a function."""
+    """Stage that passes each piece to a function."""
 
     def __init__(self, exchange: Exchange, step: BodyFunction, changes: bool) -> None:
         self._exchange, self._step = exchange, step
@@ -152,7 +155,7 @@ class _Held(BodyStage):
 
 
 class _Whole(_Held):
-    """Shows a function the whole body."""
+    """Stage that passes the whole body to a function."""
 
     def __init__(self, exchange: Exchange, step: BodyFunction, most: int) -> None:
         super().__init__(most)
@@ -166,7 +169,7 @@ class _Whole(_Held):
 
 
 class _Collected(_Held):
-    """Gives a stage the whole body in one piece."""
+    """Stage that passes the whole body in one piece to another stage."""
 
     def __init__(self, stage: BodyStage, most: int) -> None:
         super().__init__(most)
@@ -195,11 +198,11 @@ def _checked(outcome: bytes | Reply | None) -> bytes | None:
 
 @final
 class BodyStages:
-    """The stages of one body, one behind the other.
+    """The stages of one body, in sequence.
 
-    `failing`: the hook whose stage has raised, while that is handled. `holds`: nothing comes out before the end.
-    `changes`: whether what comes out may differ from what went in. `complete`: all has come out. `raised`: is told of
-    the step of a hook whose stage raises when it is cancelled, while that is handled.
+    `failing`: the hook whose stage has raised, while the exception is handled. `holds`: nothing comes out before the
+    end. `changes`: whether the output may differ from the input. `complete`: everything has come out. `raised`: called
+    with the step of a hook whose stage raises when it is cancelled, while the exception is handled.
     """
 
     __slots__ = ("_ended", "_fed", "_held", "_raised", "_stages", "changes", "complete", "failing", "holds",
@@ -211,15 +214,15 @@ class BodyStages:
         self._stages = tuple(stages)
         self._raised = raised
         self._fed = self.complete = False
-        self._ended = 0  # so many of them were ended or cancelled
-        self._held = [0] * len(self._stages)  # bytes that each has not given back, where it keeps the length
+        self._ended = 0  # how many of them were ended or cancelled
+        self._held = [0] * len(self._stages)  # bytes that each has not returned yet, if it keeps the length
         self.holds = any(isinstance(stage, _Held) for _, stage in self._stages)
         self.keeps_length = all(stage.keeps_length for _, stage in self._stages)
         self.changes = any(hook.changes for hook, _ in self._stages)
         self.failing: BodyHook | None = None
 
     def feed(self, payload: bytes) -> bytes:
-        """Return what comes out of the last stage. Raises whatever a stage raises."""
+        """Return the output of the last stage. Raises any exception of a stage."""
         self._fed = True
         for place, (hook, stage) in enumerate(self._stages):
             if not payload:
@@ -230,7 +233,7 @@ class BodyStages:
         return payload
 
     def end(self) -> bytes:
-        """Return what comes out last; of an empty body nothing does. Raises whatever a stage raises."""
+        """Return the final output; nothing for an empty body. Raises any exception of a stage."""
         out = b""
         if not self._fed:
             self.cancel()
@@ -257,20 +260,20 @@ class BodyStages:
         return out
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether there are stages."""
         return bool(self._stages)
 
     @property
     def changed(self) -> bool:
-        """Whether what has come out differs from what went in."""
+        """Whether the output differs from the input so far."""
         return any(stage.changed for _, stage in self._stages)
 
     def cancel(self) -> None:
-        """The body will not be completed."""
+        """Cancel the stages, because the body will not be completed."""
         while self._ended < len(self._stages):
             hook, stage = self._stages[self._ended]
             self._ended += 1
             try:
                 stage.cancel()
-            except BaseException:  # the edge of a filter: it is logged, the others are still told
+            except BaseException:  # the edge of a filter: it is logged, the others are still cancelled
                 self._raised(hook.step)

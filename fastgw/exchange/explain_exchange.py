@@ -1,7 +1,7 @@
-"""An exchange of which it is not known who the client is, because who would know is not asked: for `explain` alone.
+"""Exchange for `explain`: the client is unknown, because the service that would identify it is not asked.
 
-Rule: whoever looks is shown what stands for it in templates, and that it has looked is noted. What it decides then is
-not decided.
+Rule: a filter that reads the client gets a placeholder, as in templates, and the access is recorded. A decision that it
+makes then counts as undecided.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from fastgw.exchange.shadow_exchange import ShadowExchange
 
 
 class _Claim(str):
-    """A placeholder for a claim, and for those within it."""
+    """Placeholder for a claim and its nested claims."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ Mapping.register(_Claim)
 
 
 class _Claims(dict[str, Any]):
-    """A placeholder for the claims of a token."""
+    """Placeholder for the claims of a token."""
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name]
@@ -59,7 +59,7 @@ def _watched(name: str) -> Any:
 
     def put(self: Any, value: Any) -> None:
         slot.__set__(self, value)
-        if value and value is not standing_in:  # somebody knows after all
+        if value and value is not standing_in:  # a filter knows it after all
             self.unknown -= {name}
 
     return property(get, put)
@@ -73,8 +73,8 @@ class _Watched:
 
 
 class OpenExchange(_Watched, Exchange):
-    """`unknown`: which of `consumer` and `claims` are not known. `looked`: whether somebody has looked at one of them.
-    `asked`: the filters that would have told them."""
+    """`unknown`: which of `consumer` and `claims` are unknown. `looked`: whether one of them was read. `asked`: the
+    filters that would have provided them."""
 
     __slots__ = ("asked", "looked", "unknown")
 
@@ -85,17 +85,17 @@ class OpenExchange(_Watched, Exchange):
         super().__init__(*given)
 
     def _reply_in_pieces(self, response: Response, body: ReplyBody, is_fault: bool) -> None:
-        body.close()  # the head tells all that is asked
+        body.close()  # the head alone is sufficient
         self.respond(response, b"", True, is_fault=is_fault)
 
     def leave_open(self, asked: str) -> None:
-        """Only this filter knows from here on who the client is."""
+        """Note that from here on only this filter knows the client."""
         self.asked += (asked,)
         self.unknown = frozenset(STANDING_IN)
 
 
 class OpenShadow(_Watched, ShadowExchange):
-    """An exchange for `explain`, as a filter in shadow sees it."""
+    """Exchange for `explain`, for a filter in shadow mode."""
 
     __slots__ = ("asked", "looked", "unknown")
 

@@ -1,4 +1,4 @@
-"""Responses as the filters see them: those of our own, the answer to a fault, and the upstream's."""
+"""Responses for filters: the gateway's own replies, the response to a fault, and the response of the upstream."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol, final
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
 NO_CONTENT: Final = frozenset((204, 304))
-"""Statuses of responses that have no body, whatever was asked for (RFC 9110 section 6.4.1)."""
+"""Statuses of responses that never have a body (RFC 9110 section 6.4.1)."""
 
 UNKNOWN: Final = -1
 
@@ -25,17 +25,17 @@ ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 
 
 class ReplyBody:
-    """Body of a reply that is sent as it comes: `filters.api.Pieces`, `filters.api.FileRange`. It is sent once."""
+    """Body of a reply that is streamed: `filters.api.Pieces`, `filters.api.FileRange`. It is sent once."""
 
     length: int | None
-    """Bytes that it has; None: only the end tells."""
+    """Number of bytes; None: unknown until the end."""
 
     def service(self, exchange: "Exchange") -> "BodySender":
         """Return the service side of the exchange, which sends it."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of what it holds, as nobody sends it."""
+        """Release its resources, because it is not sent."""
         raise NotImplementedError
 
 
@@ -43,7 +43,7 @@ class BodySender(Protocol):
     """The service side of an exchange that is answered with a `ReplyBody`."""
 
     def begin(self) -> None:
-        """The head is out: send the body by `exchange.response_sink`, from the loop's next turn on."""
+        """Send the body by `exchange.response_sink`, after the head, from the next turn of the loop on."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -54,12 +54,12 @@ class BodySender(Protocol):
 
 @final
 class Reply:
-    """An answer that the gateway makes itself. `body`: bytes, or a `ReplyBody` that is sent as it comes.
+    """A response that the gateway makes itself. `body`: bytes, or a `ReplyBody` that is streamed.
 
-    `fault`: the row it stands for; None for a wanted one (a redirect). `invites`: it asks a client that has shown
-    nothing to say who it is, which may go on as somebody anonymous instead.
+    `fault`: the fault that it reports; None if there is none (a redirect). `invites`: it is a challenge for a client
+    without credentials, which may continue as an anonymous consumer instead.
 
-    Raises `ValueError` or `TypeError` for what could not be sent: then it is the step making it that has failed.
+    Raises `ValueError` or `TypeError` for a reply that could not be sent, in the step that makes it.
     """
 
     __slots__ = ("body", "fault", "fields", "invites", "status")
@@ -89,15 +89,15 @@ class Reply:
 
 
 def title_of(fault: Fault) -> str:
-    """Return the title in words; names of protocols keep their capitals."""
+    """Return the title in words; protocol names stay in capitals."""
     first, *words = fault.label.split("_")
     return " ".join([first.upper() if first in ("dns", "tls") else first.capitalize(), *words])
 
 
 def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
-    """The answer to a fault: RFC 9457 `application/problem+json`, and why in `Proxy-Status` (RFC 9209).
+    """The response to a fault: RFC 9457 `application/problem+json`, with the reason in `Proxy-Status` (RFC 9209).
 
-    `detail` goes to the client in place of the fault's own: never put an address or a field's value in it.
+    `detail` is sent to the client in place of the fault's own: never put an address or a header value in it.
     """
     body = orjson.dumps(
         {
@@ -118,44 +118,42 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
 
 
 @final
-class Response(Struct, eq=False, gc=False):  # nothing that it holds knows of it
-    """The final response as the response steps see it: the upstream's (`head` is set), or one of our own.
+class Response(Struct, eq=False, gc=False):  # nothing that it refers to refers back to it
+    """The final response for the response steps: the upstream's (`head` is set), or one of the gateway.
 
-    A step may set another `status`: that goes out, and is logged and counted. The body stays as it is, so it has to be
-    a status with which one may come: from 200 to 599, and not 204 or 304 where there is one.
+    A step may set another `status`, which is sent, logged and counted. The body does not change, so the status has to
+    allow one: from 200 to 599, and not 204 or 304 if there is a body.
 
-    PERF: one is made for each answer that filters meet, in 0.09 us; as a class with an `__init__` in 0.22 (CPython
-    3.11, msgspec 0.22).
+    PERF: one is created for each response that filters process, in 0.09 us; as a class with an `__init__` in 0.22
+    (CPython 3.11, msgspec 0.22).
     """
 
     status: int
     head: ResponseHead | None
     added: bytes = b""
-    """Ready lines that go out behind the fields."""
+    """Serialized lines that are sent after the fields."""
     dropped: frozenset[bytes] = NO_NAMES
-    """Lower-case names of fields that do not go out."""
+    """Lower-case names of fields that are not sent."""
     body_length: int = AS_DECLARED
-    """Bytes of the body that goes out; `UNKNOWN`: its end tells; `AS_DECLARED`: as the head says."""
+    """Bytes of the body that is sent; `UNKNOWN`: known at its end; `AS_DECLARED`: as the head declares."""
     _fields: Fields | None = None
 
     @property
     def headers(self) -> Fields:
-        """The header fields of the response, to read and to change. Parsed when first asked for."""
+        """The header fields of the response, to read and to change. Parsed on first use."""
         fields = self._fields
         if fields is None:
             fields = self._fields = Fields() if self.head is None else self.head.fields()
         return fields
 
     def may_become(self, before: int, method: bytes) -> bool:
-        """Whether it can go out with the status that was set where it had another one `before`. `method`: the
-        request's.
-        """
+        """Whether it can be sent with the new status in place of `before`. `method`: the request's."""
         status, head = self.status, self.head
         if type(status) is not int or not 200 <= status <= 599 or before == 101:
             return False
         if status not in NO_CONTENT:
             return True
-        # A body of our own that is there as a whole is left out.
+        # A complete body of the gateway is left out.
         return self.body_length == AS_DECLARED or method == b"HEAD" if head is None else not head.has_body
 
 
@@ -164,7 +162,7 @@ def own_response(reply: Reply) -> Response:
 
 
 def body_at_once(reply: Reply) -> bytes:
-    """Return the body of a reply of which nothing can be sent later: nothing of one that would come in pieces."""
+    """Return the body of a reply that has to be sent at once: empty for a streamed one."""
     if isinstance(reply.body, bytes):
         return reply.body
     reply.body.close()

@@ -1,7 +1,7 @@
-"""The id that every request has: made here, or taken from the client; for the log, the upstream and the response.
+"""Request id: generated here, or taken from the client; for the log, the upstream and the response.
 
-It is given before anything else happens to a request, and not by a step of a filter: nearly every request has one, and
-most take the fast path, where no step runs.
+It is assigned before anything else happens to a request, and not by a step of a filter: nearly every request has one,
+and most take the fast path, where no step runs.
 """
 
 import os
@@ -28,7 +28,7 @@ def made() -> bytes:
 
 @final
 class RequestIds:
-    """The making of request ids, by the settings of the filter `request_id`."""
+    """Assigns request ids according to the settings of the filter `request_id`."""
 
     __slots__ = ("_dropped", "_lower", "_prefix", "_trusts", "_twins", "is_usual")
 
@@ -37,7 +37,7 @@ class RequestIds:
         self._trusts = trusts
         self._prefix = header + b": "
         self._dropped = frozenset((self._lower,))
-        self._twins = self._lower not in READ_IN_REQUESTS  # of others one that is spelt like it goes on
+        self._twins = self._lower not in READ_IN_REQUESTS  # other names: a field with a similar spelling is forwarded
         self.is_usual = self._lower == REQUEST_ID
 
     def of(self, head: RequestHead) -> bytes:
@@ -49,36 +49,36 @@ class RequestIds:
         return made() if _compiled is None else _compiled.made()
 
     def identify(self, exchange: "Exchange") -> None:
-        """Give an exchange its id, and have the upstream told of it."""
+        """Assign the id of an exchange, and add it to the request for the upstream."""
         self.resume(exchange, self.of(exchange.head))
 
     def resume(self, exchange: "Exchange", request_id: bytes) -> None:
-        """Give an exchange the id that its request has got already."""
+        """Assign to an exchange the id that its request already has."""
         exchange.request_id = request_id
         if self.is_usual:
             exchange.id_shown = request_id
         sent = exchange.head.values(self._lower)
         if sent == [request_id] and not self._twins:
-            return  # it goes on as it came
+            return  # it is forwarded as received
         if sent or self._twins:
             exchange.request_dropped |= self._dropped
         exchange.request_added += self.line(request_id)
 
     def line(self, request_id: bytes) -> bytes:
-        """Return the header line that tells an id to others.
+        """Return the header line with an id.
 
-        However a configuration spells the usual name, it is written as the twin does.
+        The usual name is always written as the compiled module writes it, regardless of its case in the configuration.
         """
         return id_line(request_id) if self.is_usual else self._prefix + request_id + b"\r\n"
 
     def take_back(self, exchange: "Exchange") -> None:
-        """Undo what `identify` has done: the route that was found has it otherwise."""
+        """Undo `identify`, because the selected route has other settings."""
         exchange.request_added = exchange.request_added.removeprefix(self.line(exchange.request_id))
         exchange.request_dropped -= self._dropped
         exchange.request_id = exchange.id_shown = b""
 
     def show(self, exchange: "Exchange") -> None:
-        """Add an id to the response, in a header that is not the usual one."""
+        """Add an id to the response, in a header other than the usual one."""
         assert exchange.response is not None
         exchange.response.dropped |= self._dropped
         exchange.add_response_fields(self.line(exchange.request_id))
@@ -86,18 +86,18 @@ class RequestIds:
 
 @lru_cache(maxsize=64)
 def request_ids(header: bytes, trusts: bool) -> RequestIds:
-    """The same object for the same settings: so routes with equal settings are seen to be alike."""
+    """Return the same object for equal settings, so that routes with equal settings are recognized as equal."""
     ids = RequestIds(header, trusts)
     return _compiled.RequestIds(ids, trusts) if _compiled is not None and ids.is_usual else ids
 
 
 def is_id_line(exchange: "Exchange") -> bool:
-    """Whether the usual line with the id is all that was added to the request."""
+    """Whether the usual line with the id is the only addition to the request."""
     return exchange.request_added == id_line(exchange.id_shown)
 
 
 def identify_anew(exchange: "Exchange", before: RequestIds | None, now: RequestIds | None) -> None:
-    """The route of an exchange has settings of its own for its id."""
+    """Apply a route's own settings for the id of an exchange."""
     if before is not None:
         before.take_back(exchange)
     if now is not None:

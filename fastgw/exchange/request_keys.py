@@ -1,4 +1,4 @@
-"""Keys read from requests: whom to count, where to stick to, what to hash."""
+"""Request keys: values of requests for rate limits, sticky sessions and consistent hashing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
@@ -9,7 +9,7 @@ from fastgw.http.messages import RequestHead
 
 
 class Traits(Protocol):
-    """An exchange, or a request on its fast path. On that, nothing is known but what the request says itself."""
+    """An exchange, or a request on the fast path, for which only the request itself is known."""
 
     @property
     def head(self) -> RequestHead: ...
@@ -20,11 +20,11 @@ class Traits(Protocol):
 
 
 Reader = Callable[[Any], bytes]
-"""Return the value of a key in a request; b"" where it has none, or more than one."""
+"""Return the value of a key in a request; b"" if it has none, or more than one."""
 
 
 def reader(trait: Trait) -> Reader:
-    """Return a reader for a key that the request says itself, or that its consumer is."""
+    """Return a reader for a key that is a part of the request, or its consumer."""
     if trait.kind == "header":
         return _field(trait.name.encode())
     if trait.kind == "cookie":
@@ -39,7 +39,7 @@ def cookies_named(head: RequestHead, name: bytes) -> list[bytes]:
 
 
 def cookie(head: RequestHead, name: bytes) -> bytes:
-    """The value of a cookie; b"" where there is none, or where several of this name say different things."""
+    """The value of a cookie; b"" if there is none, or if several of this name have different values."""
     found = b""
     for value in cookies_named(head, name):
         if found and value != found:

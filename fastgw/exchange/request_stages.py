@@ -1,4 +1,4 @@
-"""Stages of a request's body: what the filters of an exchange do to it on its way, and what they refuse of it."""
+"""Stages of a request's body: the filters of an exchange change it or refuse it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +14,10 @@ _RANGE: Final = frozenset((b"range", b"if-range"))
 
 
 def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) -> bool:
-    """Have the filters do their part in the request's body, from what has come of it on. False: do not go on now.
+    """Start the body stages of the filters, beginning with the received part of the body. False: do not continue now.
 
-    Before a route is known, or while something is waited for, the relay keeps it. `go_on`: called with the exchange
-    where a filter needs the whole body, once that has come.
+    Before a route is known, or while a step waits, the relay keeps the body. `go_on`: called with the exchange once the
+    whole body was received, if a filter needs it.
     """
     chain, body = exchange.chain, exchange.request_body
     drop_ranges(exchange)
@@ -30,21 +30,21 @@ def begin_request_stages(exchange: Exchange, go_on: Callable[[Exchange], None]) 
     if not made:
         return True
     if made.holds and exchange.head.expects_continue:
-        exchange.drop_everywhere(EXPECT)  # we ask for the body ourselves
+        exchange.drop_everywhere(EXPECT)  # the gateway itself requests the body
         if not body.bytes:
             exchange.client.send_interim(None)
     return body.begin_stages(_RequestStages(exchange, made), partial(go_on, exchange)) and not body.waits
 
 
 def drop_ranges(exchange: Exchange) -> None:
-    """Ask the upstream for no range of a response that a filter may change: see `BodyHook.spoils_ranges`."""
+    """Request no range of a response that a filter may change from the upstream: see `BodyHook.spoils_ranges`."""
     if exchange.chain.drops_ranges:
         exchange.drop_everywhere(_RANGE)
 
 
 @final
 class _RequestStages:
-    """The stages of a request's body: what one of them does not let pass ends the exchange."""
+    """The stages of a request's body: a body that one of them refuses ends the exchange."""
 
     __slots__ = ("_exchange", "_over", "_stages", "holds", "keeps_length")
 
@@ -81,7 +81,7 @@ class _RequestStages:
             return None
         try:
             return step(*given)
-        except BaseException as error:  # the edge of a filter: what it could not check is not let through
+        except BaseException as error:  # the edge of a filter: data that it could not check is not forwarded
             self.cancel()
             if isinstance(error, BodyRefused):
                 self._exchange.refuse_late(error.reply)

@@ -1,8 +1,8 @@
-"""The body of a response on its way to the client, where filters have to do with it.
+"""Response relay: forwards the body of a response to the client if filters have body hooks.
 
-Where none has, there is none of this: what comes goes to the client's side at once. Rule 1: the head goes out when it
-is known how long the body is, or that nobody knows: at once, or, where a filter needs all of the body, with the whole.
-Rule 2: a body that may have changed is told as another one: no digest, no strong ETag, no ranges.
+Without such filters it is not used: data goes directly to the client's side. Rule 1: the head is sent when the length
+of the body is known, or known to be unknown: at once, or, if a filter needs the whole body, with it.
+Rule 2: a body that may have changed is sent without digest, strong ETag and ranges.
 """
 
 from collections.abc import Callable
@@ -25,18 +25,18 @@ _OF_THE_BODY = DIGESTS | {b"accept-ranges"}
 
 @final
 class ResponseRelay(BodySink):
-    """Passes the body of one response through its stages, and the trailers through the hooks of filters."""
+    """Relay that passes the body of one response through its stages, and the trailers through the hooks of filters."""
 
     __slots__ = ("_began", "_exchange", "_over", "_stages")
 
     def __init__(self, exchange: "Exchange", stages: BodyStages) -> None:
         self._exchange = exchange
         self._stages = stages
-        self._began = False  # the head has gone out
+        self._began = False  # the head was sent
         self._over = False
 
     def begin(self, response: Response, payload: bytes, ended: bool) -> None:
-        """Take the head and the first of the body. `ended`: all of it."""
+        """Take the head and the first part of the body. `ended`: all of it."""
         exchange, stages = self._exchange, self._stages
         if not (payload or not ended) or not _has_body(exchange, response):
             if stages.changes and (exchange.method == b"HEAD" or response.status == 304):
@@ -63,7 +63,7 @@ class ResponseRelay(BodySink):
             exchange.response_bytes = len(passed)
 
     def _take_all(self, response: Response, payload: bytes) -> None:
-        """The whole body is here."""
+        """Handle the complete body."""
         passed = self._pass(payload)
         rest = None if passed is None else self._pass_end()
         if passed is not None and rest is not None:
@@ -93,13 +93,13 @@ class ResponseRelay(BodySink):
         exchange.state = ANSWER_BEGUN[exchange.state]
         exchange.client.answer(exchange.response, payload, ended)
 
-    # what the service side tells
+    # calls of the service side
 
     def feed(self, payload: bytes) -> None:
         exchange = self._exchange
         if not payload or self._over:
             return
-        exchange.response_bytes -= len(payload)  # first: it is told as it is where a stage cuts it off
+        exchange.response_bytes -= len(payload)  # first: if a stage aborts the body, it is reported as such
         passed = self._pass(payload)
         if passed:
             exchange.response_bytes += len(passed)
@@ -123,7 +123,7 @@ class ResponseRelay(BodySink):
             exchange.client.end(trailers)
 
     def cancel(self) -> None:
-        """The response is not wanted any more."""
+        """Cancel the response, which is no longer needed."""
         if not self._over:
             self._over = True
             self._stages.cancel()
@@ -137,10 +137,10 @@ class ResponseRelay(BodySink):
         return self._run(self._stages.end)
 
     def _run(self, step: Callable[..., bytes], *given: bytes) -> bytes | None:
-        """None: a stage has raised, and the exchange is answered otherwise or cut off."""
+        """None: a stage has raised, and the exchange gets another response or is aborted."""
         try:
             return step(*given)
-        except BaseException as error:  # the edge of a filter: what it could not check is not let out
+        except BaseException as error:  # the edge of a filter: data that it could not check is not sent
             self.cancel()
             failed_stage(error, self._stages, self._exchange, "response body", Fault.RESPONSE_TOO_LARGE)
             return None
@@ -164,14 +164,14 @@ def _has_body(exchange: "Exchange", response: Response) -> bool:
 
 
 def _takes_trailers(exchange: "Exchange", response: Response) -> bool:
-    """Whether the client asks for trailers, or the response comes in chunks anyway."""
+    """Whether the client accepts trailers, or the response is chunked anyway."""
     head = exchange.head
     in_chunks = response.head is not None and response.head.body_length is None
     return head.version >= 11 and (head.accepts_trailers or in_chunks)
 
 
 def _tell_of_change(response: Response) -> None:
-    """Drop what is said of the body that came, and make its ETag weak (RFC 9110 section 8.8.1)."""
+    """Drop the header fields that describe the received body, and make its ETag weak (RFC 9110 section 8.8.1)."""
     response.dropped |= _OF_THE_BODY
     etag = response.headers.get(b"etag")
     if etag is not None and not etag.startswith(b"W/"):
@@ -180,7 +180,7 @@ def _tell_of_change(response: Response) -> None:
 
 
 def _checked(trailers: object) -> Trailers:
-    """Raises `ValueError` or `TypeError` for what cannot stand behind a body."""
+    """Raises `ValueError` or `TypeError` for invalid trailers."""
     fields = tuple(Fields(trailers))  # type: ignore[arg-type]  # which raises
     for name, _ in fields:
         if name.lower() in NOT_IN_TRAILERS:

@@ -1,7 +1,7 @@
-"""A copy of an exchange for a filter in shadow: it reads what there is, and what it changes reaches nobody.
+"""Copy of an exchange for a filter in shadow mode: it reads the current state, and its changes have no effect.
 
-Several filters in shadow on one exchange are a `ShadowRun`: each has a copy of its own, and sees who the client would
-be by those before it.
+Several shadow filters on one exchange are a `ShadowRun`: each has a copy of its own, with the client identity that the
+filters before it would have set.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _OWN: Final = frozenset(
 )
 _ALIKE: Final = tuple(name for name in Exchange.__slots__ if name not in _OWN)
 _AS_IT_GOES: Final = ("fault", "request_bytes", "response_bytes", "retries", "route", "state", "target", "upstream")
-"""The attributes that are settled after a request step has run, and not by filters."""
+"""Attributes that are set after a request step has run, and not by filters."""
 
 
 Who: TypeAlias = tuple[Consumer | None, Mapping[str, Any]]
-"""The attributes that say who a client is, and what its token says."""
+"""Attributes with the identity of a client and the claims of its token."""
 
 
 class ShadowExchange(Exchange):
-    """A copy of the exchange `real`, and what a filter makes of it.
+    """A copy of the exchange `real`, with the changes of a filter.
 
-    `follow` brings what has become of the real one since.
+    `follow` takes over later changes of the real one.
     """
 
     __slots__ = ("_before", "known", "real")
@@ -63,7 +63,7 @@ class ShadowExchange(Exchange):
         self.request_body = None if real.request_body is None else _Body()  # type: ignore[assignment]
         self.response = None
         self.shadowed, self.shadows, self.why = "", None, ""
-        self.limits = None  # what was really spent is not given back by what is only tried
+        self.limits = None  # a shadow run does not refund units that were really spent
         self._before = self._request()
         self.follow()
 
@@ -76,13 +76,13 @@ class ShadowExchange(Exchange):
             body.bytes, body.ended = real.request_body.bytes, real.request_body.ended
 
     def respond_as(self, response: Response) -> None:
-        """Have a copy of this response."""
+        """Take a copy of this response."""
         head: Any = None if response.head is None else _Head(response.head)
         fields = None if head is not None else Fields(response.headers)
         self.response = Response(response.status, head, response.added, response.dropped, _fields=fields)
 
     def request_changes(self) -> list[str]:
-        """The names of request fields that go to the upstream otherwise, since it was asked last."""
+        """The names of request headers that would differ for the upstream, since the last call."""
         before, self._before = self._before, self._request()
         return _changes(before, self._before)
 
@@ -99,9 +99,9 @@ class ShadowExchange(Exchange):
 
 @final
 class ShadowRun:
-    """The shadow run of one exchange: what the request steps of filters in shadow make of it, one after the other.
+    """The shadow run of one exchange: the request steps of its shadow filters, in sequence.
 
-    `over`: one of them would have answered, or it is not known whether it would: those behind it are not asked.
+    `over`: one of them would have answered, or might have: the following ones are not run.
     """
 
     __slots__ = ("_known", "_who", "over")
@@ -112,7 +112,9 @@ class ShadowRun:
         self._known: Who = (None, {})
 
     def enter(self, copy: ShadowExchange) -> None:
-        """Show the next one who the client is by those before it, unless filters that act have said so since."""
+        """Give the next filter the client identity that the previous ones have set, unless active filters have set it
+        since.
+        """
         if self._who is not None and copy.known[0] is self._known[0] and copy.known[1] is self._known[1]:
             copy.consumer, copy.claims = self._who
 
@@ -140,7 +142,7 @@ def _changes(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]
 
 
 class _Head:
-    """A head, and fields that are not its own."""
+    """A head with a copy of its fields."""
 
     def __init__(self, head: Any) -> None:
         self._head = head
@@ -170,7 +172,7 @@ class _Head:
 
 
 class _Body:
-    """A stand-in for a request body: what is known without having it."""
+    """Stand-in for a request body that is not available."""
 
     def __init__(self) -> None:
         self.bytes, self.ended, self.paused = 0, False, False

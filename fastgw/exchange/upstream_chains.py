@@ -1,4 +1,4 @@
-"""Filter chains of upstreams: what requests of the gateway's own carry for an upstream, such as its credentials."""
+"""Filter chains of upstreams: they add data for an upstream to requests of the gateway itself, such as credentials."""
 
 from collections.abc import Iterator
 from typing import Final, final
@@ -10,9 +10,9 @@ NO_FILTERS: Final = Chain(())
 
 @final
 class UpstreamChains:
-    """Chains of the filters that bring something for one upstream alone (`Filter.for_its_upstream`), on a listener.
+    """Chains of the filters that add something for one upstream only (`Filter.for_its_upstream`), on a listener.
 
-    `shared`: of all upstreams that are not in `own`, by their name.
+    `shared`: for all upstreams that are not in `own`, by name.
     """
 
     __slots__ = ("own", "shared")

@@ -1,6 +1,7 @@
-"""A head that stands for a request which could not be read: its refusal is answered and logged like any other.
+"""Rejected head: stands for a request that could not be parsed, so that its rejection is answered and logged like any
+other.
 
-What can be made out of it is for the log alone. Nothing is decided by it: it has been refused already.
+Its content is for the log only. No decision depends on it: the request was refused already.
 """
 
 import re
@@ -9,14 +10,14 @@ from typing import Final
 from fastgw.http.http1.parser import Http1RequestHead
 
 MOST: Final = 8192
-"""Bytes of the request that are looked at."""
+"""Maximum bytes of the request that are inspected."""
 _LINE: Final = re.compile(rb"([!-~]{1,32}) ([^ \r\n]*)")
-# Up to the last `@`: where the authority ends is not sure here, and a password may hold anything.
+# Up to the last `@`: the end of the authority is not certain here, and a password may contain anything.
 _USERINFO: Final = re.compile(rb"\A((?:[^/@]*:)?//|(?!/))[^ ]*@")
 
 
 def unreadable(received: bytes) -> Http1RequestHead:
-    """The stand-in for what was received, which may be nothing."""
+    """Return the stand-in for the received bytes, which may be empty."""
     head = Http1RequestHead()
     head.raw = received[:MOST] + b"\r\n"
     line = _LINE.match(head.raw)

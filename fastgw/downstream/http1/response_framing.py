@@ -1,4 +1,6 @@
-"""The bytes of an answer's head, and how this client is told where the body ends (RFC 9112 section 6)."""
+"""Response framing: the bytes of a response head, and how the end of the body is signalled to this client (RFC 9112
+section 6).
+"""
 
 from collections.abc import Callable
 from enum import IntEnum
@@ -11,7 +13,7 @@ from fastgw.http.messages import AS_DECLARED, ResponseHead
 
 
 class Ending(IntEnum):
-    """The ways in which the end of a body is known."""
+    """The ways of signalling the end of a body."""
 
     LENGTH = 1  # or there is no body
     CHUNKED = 2
@@ -22,9 +24,9 @@ LENGTH, CHUNKED, CLOSE = Ending
 
 
 def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bool) -> tuple[Ending, int]:
-    """Return how the body will end, and its length as the head says it (see `serializer.response`).
+    """Return how the end of the body is signalled, and its length for the head (see `serializer.response`).
 
-    `payload`: its first bytes; `ended`: all of them.
+    `payload`: its first bytes; `ended`: they are all.
     """
     head = response.head
     length = response.body_length
@@ -53,7 +55,7 @@ def _length_without_body(exchange: Exchange, head: ResponseHead, status: int) ->
     if head.status == 204:
         return serializer.UNFRAMED
     if head.body_length is not None and head.first(b"content-length") is not None:
-        return head.body_length  # to HEAD, or with a 304: what GET would bring
+        return head.body_length  # for HEAD, or with a 304: as for GET
     return serializer.UNFRAMED if exchange.method == b"HEAD" or head.status == 304 else 0
 
 
@@ -65,7 +67,7 @@ def own_answer(
     last: bytes,
     request_id: bytes,
 ) -> bytes:
-    """Serialize a response that the gateway makes itself, as `serializer.response` does others."""
+    """Serialize a response of the gateway itself; `serializer.response` serializes the others."""
     lines, dropped = response.added, response.dropped
     if request_id:
         lines += serializer.id_line(request_id)

@@ -1,4 +1,4 @@
-"""The states of an HTTP/1 connection of a client, and what leads from one to the next: by an `Event` only.
+"""The states of a client's HTTP/1 connection and the events that change them. A state changes by an `Event` only.
 
 docs/images/http1-connection.svg is drawn from these tables (`make docs`).
 """
@@ -11,12 +11,12 @@ from fastgw.exchange.states import Event
 
 class ClientPhase(IntEnum):
     IDLE = 1  # between two requests
-    HEAD = 2  # part of a request head is here
+    HEAD = 2  # part of a request head was received
     ACTIVE = 3  # an exchange is in flight
     FLUSHING = 4  # its response waits in the transport for a slow client
     TUNNEL = 5
-    LINGERING = 6  # answered for the last time; what comes in is dropped
-    CLOSING = 7  # the transport sends what it has and closes
+    LINGERING = 6  # the last response was sent; received data is dropped
+    CLOSING = 7  # the transport sends its buffered data and closes
     CLOSED = 8
 
 
@@ -30,7 +30,7 @@ REQUEST: Final = Event(
     "REQUEST",
     {
         IDLE: ACTIVE,
-        HEAD: ACTIVE,  # also for what cannot be read as a request, or has not come in time: it is answered as one
+        HEAD: ACTIVE,  # also for input that is not a valid request, or was too late: it is answered like one
     },
     EVENTS,
 )
@@ -41,7 +41,7 @@ LAST_RESPONSE: Final = Event("LAST_RESPONSE", {ACTIVE: LINGERING}, EVENTS)
 CLOSE: Final = Event(
     "CLOSE",
     {
-        IDLE: CLOSING,  # nobody asks any more
+        IDLE: CLOSING,  # no more requests
         ACTIVE: CLOSING,
         FLUSHING: CLOSING,  # the client has gone
         TUNNEL: CLOSING,  # both sides have ended it

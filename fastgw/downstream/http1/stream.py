@@ -1,7 +1,7 @@
-"""The client's side of one exchange on an HTTP/1 connection: its body comes in by it, and its response goes out.
+"""The client side of one exchange on an HTTP/1 connection: it receives the request's body and sends the response.
 
-What the bytes mean is settled here; when they are read, and how written, is the connection's. Rule 1: a stream has one
-exchange at a time, and none between two requests; HTTP/1 has one stream on a connection, so it is used again. Rule 2:
+The stream interprets the bytes; the connection decides when to read and how to write. Rule 1: a stream has one exchange
+at a time, and none between two requests; HTTP/1 has one stream per connection, so it is reused. Rule 2:
 bytes are held by a body's relay or by the transport, never by both, and never here.
 """
 
@@ -56,10 +56,10 @@ class Http1Stream:
         self.exchange: Exchange | None = None
         self.waiting: Waited | None = None
         self.reader: BodyReader | None = None
-        """The reader of the request body that comes in now; None: there is none."""
+        """The reader of the request body that is being received; None: there is none."""
         self.body_goes_to = -1
         self.tunnel_timeout = inf
-        """Seconds in which the client of a tunnel has to take some of what it is sent."""
+        """Seconds in which the client of a tunnel has to read some of the data that it is sent."""
         self._body_bytes = inf  # at most so many
         self._asked_to_continue = True
         self._ending = LENGTH
@@ -68,7 +68,7 @@ class Http1Stream:
     def __repr__(self) -> str:
         return f"<Http1Stream {self.exchange!r}>"
 
-    # what the pipeline and filters ask
+    # methods for the pipeline and filters
 
     @property
     def fd(self) -> int:
@@ -95,15 +95,15 @@ class Http1Stream:
     # the request's body
 
     def expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bytes | None:
-        """Make ready for a body, if there is one, and read what is there of it. None: the exchange is over.
+        """Prepare for a body, if there is one, and read its received part. None: the exchange has ended.
 
-        Returns what was read of it last.
+        Returns the last part that was read.
         """
         connection = self._connection
         limit = connection.server.body_bytes
         payload = head.payload
         if head.length > limit:
-            exchange.request_body = Relay(connection, head.body_length)  # of which nothing was taken
+            exchange.request_body = Relay(connection, head.body_length)  # of which nothing was read
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
             return None
         if payload is not None:
@@ -115,7 +115,7 @@ class Http1Stream:
         self.reader = reader = head.body()
         self._body_bytes = limit
         self.body_goes_to = -1
-        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
+        self._asked_to_continue = not head.expects_continue  # otherwise the client waits for the gateway
         piece = connection.begin_body(self, reader)
         if self.exchange is not exchange:
             return None
@@ -123,7 +123,9 @@ class Http1Stream:
         return piece
 
     def read_body_ahead(self, reader: BodyReader) -> bytes:
-        """Read of the body what was sent ahead, or as much as a turn may cost. Returns what was read last."""
+        """Read the part of the body that was received in advance, up to the limit of one turn. Returns the
+        last part.
+        """
         piece = b""
         connection = self._connection
         while self.reader is reader and not connection.resting:
@@ -159,21 +161,21 @@ class Http1Stream:
                 body.last(payload)
             body.end(reader.trailers)
         else:
-            self._asked_to_continue = True  # or it sends unasked
+            self._asked_to_continue = True  # or it sends without being asked
             self.watch_body()
             if payload:
                 body.feed(payload)
             if self.reader is not reader:
-                return  # the exchange is over: what comes now is read as usual
+                return  # the exchange has ended: further data is read as usual
             connection.read_into(worker_loop.buffer_for(chunk, payload, reader.assured, self.body_goes_to))
 
     def watch_body(self) -> None:
-        """Give the client its time for the next piece of the body, where it is the client who is waited for."""
+        """Start the client's timeout for the next piece of the body, if the gateway waits for the client."""
         connection = self._connection
         if connection.write_paused:
-            return  # what counts is that the client takes its answer
+            return  # only the time in which the client reads its response counts
         answered = self.exchange is not None and self.exchange.response is not None
-        # Once an answer comes, the upstream's timeout counts: what is still sent has nobody waiting for it.
+        # Once a response arrives, the upstream's timeout counts: nothing waits for the rest of the request.
         if self.reader is not None and not connection.paused and self._asked_to_continue and not answered:
             connection.watch(connection.server.timeouts.request_body_idle)
         else:
@@ -218,7 +220,7 @@ class Http1Stream:
             status, dropped, added = response.status, response.dropped, response.added
             shown = exchange.id_shown
             message = serializer.response(head, status, dropped, added, payload, length, date_line, last, shown)
-        waits = connection.write_paused  # since before there was somebody to brake, perhaps
+        waits = connection.write_paused  # perhaps since before there was a source to pause
         send(connection.fd, message, connection.transport, waits)
         if ended:
             self._complete(exchange)
@@ -250,7 +252,7 @@ class Http1Stream:
         connection = self._connection
         connection.record()
         if self._ending is CLOSE:
-            # A plain close would look like the end of the body.
+            # A plain close would be mistaken for the end of the body.
             sock = connection.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             connection.abort()
@@ -258,13 +260,13 @@ class Http1Stream:
             connection.close()
 
     def _complete(self, exchange: Exchange) -> None:
-        """The response is out of our hands."""
+        """Handle a response that was handed over completely."""
         self._connection.record()
         body = exchange.request_body
         self._connection.answered(unread=body is not None and not body.ended)
 
     def over(self) -> None:
-        """The exchange is recorded: nothing of it is held any more."""
+        """Release the exchange, which was recorded."""
         self.exchange = self.reader = None
         if self.waiting is not None:
             cancel_waiting(self)
@@ -282,7 +284,7 @@ class Http1Stream:
         self._connection.tunnel_begun()
 
     def read_raw(self, chunk: bytes) -> None:
-        """Bytes of the client, through the tunnel."""
+        """Forward bytes of the client through the tunnel."""
         exchange = self.exchange
         assert exchange is not None
         exchange.request_bytes += len(chunk)
@@ -290,7 +292,7 @@ class Http1Stream:
             exchange.service.feed_raw(chunk)
 
     def end_raw(self) -> None:
-        """The client will send no more through the tunnel."""
+        """Handle the end of the client's data in the tunnel."""
         exchange = self.exchange
         assert exchange is not None
         if exchange.service is not None:
@@ -306,7 +308,9 @@ class Http1Stream:
             self._connection.resume()
 
     def end_of_tunnel(self, end: int = 0) -> None:
-        """One has ended; 0: none more. With both the tunnel is over; in a drain with either."""
+        """Handle the end of one direction; 0: of no further one. The tunnel ends with both; during a drain with
+        either.
+        """
         self._tunnel_ends = ends = self._tunnel_ends | end
         exchange = self.exchange
         if exchange is not None and (ends == _BOTH or (ends and self._connection.server.draining)):

@@ -1,7 +1,7 @@
-"""TLS of a client's connection: its handshake, what is counted of it, and who speaks no TLS at all.
+"""TLS of a client's connection: its handshake, the counters of its outcome, and clients that do not speak TLS.
 
-Rule: a connection is told of only when its handshake is done; until then nobody but the server knows it. What comes
-behind the handshake is `eventloop.tls_transport`.
+Rule: the protocol above learns of a connection only when its handshake is complete; until then only the server knows
+it. After the handshake `eventloop.tls_transport` takes over.
 """
 
 import asyncio
@@ -35,22 +35,22 @@ _HTTP1: Final = frozenset((b"http/1.1", b"http/1.0"))
 
 
 class HandshakeOutcome(IntEnum):
-    """The outcome of a handshake: its value is the place in shared memory where it is counted."""
+    """The outcome of a handshake: its value is the position of its counter in shared memory."""
 
     FULL = 0
     RESUMED = 1
     TIMEOUT = 2
-    """The handshake was not done in time."""
+    """The handshake was not completed in time."""
     CLIENT_LEFT = 3
     """The connection ended first."""
     CLIENT_REFUSED = 4
-    """The client said that it does not want our certificate, or something else of ours."""
+    """The client has refused the gateway's certificate, or another parameter."""
     NO_AGREEMENT = 5
     """Client and server have no version, cipher or group in common."""
     CERTIFICATE_MISSING = 6
-    """The client has shown no certificate, and has to."""
+    """The client has not sent a certificate, which is required."""
     CERTIFICATE_REFUSED = 7
-    """The client's certificate is not valid, revoked, or of another authority."""
+    """The client's certificate is invalid, revoked, or issued by another authority."""
     PROTOCOL_ERROR = 8
     """The client has sent no TLS, or broken records."""
     SHED = 9
@@ -69,15 +69,15 @@ _BY_REASON: Final = {
     "VERSION_TOO_LOW": HandshakeOutcome.NO_AGREEMENT,
     "UNEXPECTED_EOF_WHILE_READING": HandshakeOutcome.CLIENT_LEFT,
 }
-"""Return the outcome of a handshake that failed, by what OpenSSL says.
+"""Return the outcome of a failed handshake from the OpenSSL error.
 
-An alert of the client's is `CLIENT_REFUSED`; the rest broken.
+An alert of the client is `CLIENT_REFUSED`; other errors are broken TLS.
 """
 
 
 @final
 class _Limit(Timed):
-    """The time of a handshake."""
+    """The deadline of a handshake."""
 
     __slots__ = ("_handshake",)
 
@@ -93,7 +93,7 @@ class _Limit(Timed):
 class TlsConnection(TlsTransport):
     """A client connection over TLS.
 
-    It takes its place in the node's limits before the handshake, which is what costs.
+    It is counted in the node's limits before the handshake, because the handshake is expensive.
     """
 
     __slots__ = (
@@ -126,7 +126,7 @@ class TlsConnection(TlsTransport):
         self._admitted = False
         self._address_limit: AddressLimit | None = None
         self._trusts, self._vouched = listener.trusts, b""
-        self._until = inf  # see `ServerContexts`, by which the handshake began
+        self._until = inf  # see `ServerContexts`, with which the handshake began
 
     def __repr__(self) -> str:
         return f"<TlsConnection {self.peer.ip} {self.stage.name} {self._above!r}>"
@@ -136,7 +136,7 @@ class TlsConnection(TlsTransport):
         server = self._server
         server.handshakes.add(self)
         if server.admit(self.peer) is not None:
-            self._fail(HandshakeOutcome.SHED)  # an answer would cost a handshake
+            self._fail(HandshakeOutcome.SHED)  # a response would require a handshake
             return
         self._admitted, self._address_limit = True, server.address_limit
         tls = self.listener.tls
@@ -162,7 +162,9 @@ class TlsConnection(TlsTransport):
         self._read_hello(received)
 
     def _read_hello(self, chunk: bytes) -> None:
-        """Begin the handshake once the whole ClientHello is here: until then it costs little more than its bytes."""
+        """Begin the handshake once the whole ClientHello was received: until then it costs little more than
+        its bytes.
+        """
         hello, tls = self._hello, self.listener.tls
         assert hello is not None
         try:
@@ -180,7 +182,7 @@ class TlsConnection(TlsTransport):
             return
         offered = None if self.listener.tcp is not None else protocols_offered(hello.message())
         if offered is not None and not self._speaks_one_of(offered):
-            send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would go on without a protocol
+            send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would continue without a protocol
             spoken = " or ".join(tls.alpn)
             self._fail(HandshakeOutcome.NO_AGREEMENT, f"the client does not offer {spoken} by ALPN")
             return
@@ -200,7 +202,7 @@ class TlsConnection(TlsTransport):
     def _answer_plain(self, received: bytes) -> None:
         """Refuse a client that does not speak TLS.
 
-        Who speaks HTTP is told so; who speaks something else would not understand.
+        A client that speaks HTTP gets an HTTP response; others would not understand one.
         """
         if received[0] not in TOKEN_START or self.listener.tcp is not None:
             self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are not a TLS handshake")
@@ -216,7 +218,7 @@ class TlsConnection(TlsTransport):
 
     def _shaken(self, last: bytes) -> None:
         certificate = self._certificate()
-        # OpenSSL verifies nothing of a session that is resumed. The new ticket that it has made is not sent.
+        # OpenSSL verifies nothing when a session is resumed. The new ticket that it has created is not sent.
         if certificate is not None and self._tls.session_reused:
             now = time()
             if certificate.expires_date < now or self._until <= now:
@@ -229,7 +231,7 @@ class TlsConnection(TlsTransport):
         server.handshake_done(self)
         server.shaken[HandshakeOutcome.RESUMED if self._tls.session_reused else HandshakeOutcome.FULL] += 1
         self.peer.certificate = certificate
-        self._admitted = False  # from here on its places are those of what stands above
+        self._admitted = False  # from here on the protocol above owns its places in the limits
         if self.listener.tcp is not None:
             end = TlsEnd(server.worker_loop, connection := TcpConnection(server, self.listener, self.peer, self._local))
             self._open(end)
@@ -260,7 +262,7 @@ class TlsConnection(TlsTransport):
             self._fail(HandshakeOutcome.CLIENT_LEFT)
 
     def _fail(self, outcome: HandshakeOutcome, why: str = "") -> None:
-        """End a connection whose handshake failed: nobody has known of it but the server."""
+        """End a connection whose handshake failed: only the server knew of it."""
         if self.stage < OPEN:
             self._shut()
             server = self._server
@@ -272,10 +274,10 @@ class TlsConnection(TlsTransport):
             if outcome is HandshakeOutcome.TIMEOUT or outcome is HandshakeOutcome.SHED:
                 self._below.abort()
             else:
-                self._below.close()  # an alert may be on its way
+                self._below.close()  # an alert may be in transit
 
     def give_up(self, outcome: HandshakeOutcome = HandshakeOutcome.SHED) -> None:
-        """End a handshake that is under way."""
+        """End a handshake that is in progress."""
         self._fail(outcome)
 
     def _shut(self) -> None:
@@ -287,10 +289,12 @@ class TlsConnection(TlsTransport):
         if limit is not None:
             self.worker_loop.wheel.drop(limit)
 
-    # what follows it
+    # the bytes after it
 
     def _cut_off(self) -> None:
-        """Clients end so all the time: requests tell how long they are, so nothing can be cut off unseen."""
+        """Clients often end a connection like this: requests declare their length, so a truncation is always
+        noticed.
+        """
         above = self._above
         assert above is not None
         self._peer_ended = True

@@ -1,8 +1,8 @@
-"""TLS contexts for clients, made from the bytes of files, whatever the files hold by now.
+"""TLS contexts for clients, created from the contents of files as they were read, regardless of later changes.
 
-The contexts of a listener are made anew when anything of them changes, and are put in place of those before them
-between two handshakes; connections go on with theirs. A ticket that was given by one is good for the other, since both
-have the keys of the day: see `net.session_tickets`.
+The contexts of a listener are created again when any of their inputs changes, and replace the previous ones between two
+handshakes; connections keep theirs. A ticket issued by one context is valid in the other, because both have the keys of
+the day: see `net.session_tickets`.
 """
 
 import ssl
@@ -26,15 +26,16 @@ from fastgw.routing.table import Steps, at_once
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""The cipher suites of TLS 1.2 that have forward secrecy and authenticated encryption. The
-suites of TLS 1.3 are all like that."""
+"""The cipher suites of TLS 1.2 that have forward secrecy and authenticated encryption. All suites of TLS 1.3
+have both.
+"""
 
 Pair = tuple[bytes, bytes]
-"""A certificate, its chain behind it, and its key."""
+"""A certificate followed by its chain, and its key."""
 
 
 def files_of(tls: ServerTls) -> frozenset[str]:
-    """The files that it is made of."""
+    """The files that it is read from."""
     files = {file for each in tls.certificates for file in (each.certificate, each.key)}
     if tls.client_auth is not None:
         files |= {file for file in (tls.client_auth.ca, tls.client_auth.crl) if file is not None}
@@ -44,8 +45,8 @@ def files_of(tls: ServerTls) -> frozenset[str]:
 class ServerContexts:
     """The contexts of one listener.
 
-    `entries` are those that handshakes begin with, one for each of the ticket keys that are good, today's first; both
-    show the first certificate, and hand a client that asks for another's name to that one's context.
+    `entries`: contexts that handshakes begin with, one for each valid ticket key, today's first. All of them present
+    the first certificate, and switch to the context of another certificate if the client requests its name (SNI).
     """
 
     def __init__(
@@ -59,17 +60,16 @@ class ServerContexts:
         anew: Callable[[], ssl.SSLContext],
         alpn: tuple[str, ...],
     ) -> None:
-        """`pairs`: the first certificate and its key, and those that are shown in its place. `ends`: when that which
-        verifies clients does so no more, piece by piece; epoch seconds. `anew`: makes another first context, which
-        knows no session."""
+        """`pairs`: the first certificate and its key, and its alternatives. `ends`: when each piece that verifies
+        clients expires; epoch seconds. `anew`: creates another first context, without sessions."""
         self.settings = settings
         self.alpn = alpn
-        """Protocols that a client may choose by ALPN, the preferred one first."""
+        """Protocols that a client may select by ALPN, the preferred one first."""
         self.identity = identity
         """Equal for contexts that are interchangeable."""
         self._purpose = purpose
         self.vouches = b"" if settings.client_auth is None else purpose
-        """A digest of how client certificates are verified: another value where that is done otherwise."""
+        """A digest of the settings by which client certificates are verified."""
         self._entries = entries
         self._pairs = pairs
         self._seeds: TicketKeySeeds | None = None
@@ -77,9 +77,9 @@ class ServerContexts:
         self._name_before = b""
         self._ends = sorted(ends)
         self._anew = anew
-        self._over = 0  # how many of them are past
+        self._over = 0  # how many of them have passed
         self.until = inf
-        """When tickets for client certificates that are good now are so no more: the next of these; epoch seconds."""
+        """When currently valid tickets for client certificates become invalid: the next such time; epoch seconds."""
         self._look(time())
 
     def _look(self, now: float) -> None:
@@ -88,18 +88,19 @@ class ServerContexts:
 
     @property
     def first(self) -> ssl.SSLContext:
-        """The context of a handshake, and what was selected with it."""
+        """The context of a handshake, and the selection that led to it."""
         return self._entries[0]
 
     def use_keys(self, seeds: TicketKeySeeds) -> None:
-        """Give out tickets under the keys of these seeds from now on, with each day's keys on the day."""
+        """Issue tickets with the keys of these seeds from now on, each day with the keys of the day."""
         if self.settings.session_tickets and openssl.is_reached():
             self._seeds = seeds
             self._set_keys(seeds)
 
     def follow(self, before: "ServerContexts") -> None:
-        """Take the place of these. Where no keys can be set, tickets are good only in the context that gave them: then
-        it lives on, and shows the new certificate, which was tried in ours; not if one of another kind stayed too."""
+        """Replace the contexts `before`. If no keys can be set, tickets are valid only in the context that issued them:
+        then it is kept and presents the new certificate, which was tested in ours; unless a certificate of another key
+        type would remain in it."""
         if openssl.is_reached() or before is self or before._purpose != self._purpose or before.until != self.until:
             return
         if before.alpn != self.alpn:
@@ -114,24 +115,24 @@ class ServerContexts:
         self._entries = before._entries
 
     def entry(self, hello: bytes) -> ssl.SSLContext:
-        """Return the context to begin a handshake with.
+        """Return the context for a new handshake.
 
-        `hello`: its first bytes, in which a ticket names the keys it is of.
+        `hello`: its first bytes, in which a ticket names its keys.
         """
         if self._seeds is not None:
             now = time()
             self._seeds.advance(now)
             another_day = self._seeds.day != self._day
             if another_day:
-                self._entries.reverse()  # today's have become those of the day before
+                self._entries.reverse()  # today's keys have become yesterday's
             if another_day or now >= self.until:
                 self._look(now)
                 self._set_keys(self._seeds)
             if self._name_before in hello:
                 return self._entries[-1]
         elif self.until <= time() and not openssl.is_reached():
-            # No ticket is good any more, and none can be made that is. Nor is a session of TLS 1.2 that OpenSSL keeps
-            # itself where it gives none: only a context of its own knows of none.
+            # No ticket is valid any more, and no valid one can be issued. Nor are TLS 1.2 sessions that OpenSSL stores
+            # itself if it issues no tickets: only a new context has no sessions.
             made = self._anew()
             made.options |= ssl.OP_NO_TICKET
             made.num_tickets = 0
@@ -140,7 +141,7 @@ class ServerContexts:
 
     def _set_keys(self, seeds: TicketKeySeeds) -> None:
         self._day = seeds.day
-        # What verified a client by what is past must be verified again: OpenSSL does not, when a session is resumed.
+        # Clients verified by an expired piece must be verified again: OpenSSL does not do so when a session is resumed.
         keys = seeds.keys(self._purpose + b"\0%d" % self._over if self._over else self._purpose)
         self._name_before = keys[1][:NAME_BYTES]
         for context, each in zip(self._entries, keys, strict=True):
@@ -168,8 +169,8 @@ def server_contexts(
     """The contexts of a listener of this name, which select one of these protocols (ALPN); each certificate is two
     steps.
 
-    `held`: the contents of files; one that is not there is read. Raises `OSError`, of which `ssl.SSLError` is one, when
-    a file is not what it should be.
+    `held`: the contents of files; missing ones are read. Raises `OSError` (`ssl.SSLError` is a subclass) if a file is
+    invalid.
     """
     exact: dict[str, ssl.SSLContext | None] = {}
     wild: dict[str, ssl.SSLContext | None] = {}
@@ -181,7 +182,7 @@ def server_contexts(
     first = [pairs[place] for place in grouping.groups[0].places]
     for group in grouping.groups:
         yield
-        context = None  # that of the first is where handshakes begin
+        context = None  # handshakes begin with that of the first
         if group is not grouping.groups[0]:
             context = _context(tls, held, [pairs[place] for place in group.places], alpn)
         for host in group.names:
@@ -207,16 +208,16 @@ def server_contexts(
 
 
 def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:
-    """`server_contexts` at once, for who needs nothing but a context. Raises `OSError`."""
+    """`server_contexts` at once, for callers that only need a context. Raises `OSError`."""
     return at_once(server_contexts("", tls, held)).first
 
 
 def _chooser(
     exact: Mapping[str, ssl.SSLContext | None], wild: Mapping[str, ssl.SSLContext | None]
 ) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
-    """Make the callback that selects a certificate.
+    """Create the callback that selects a certificate.
 
-    It must not hold the contexts that it is set in: that is a circle.
+    It must not refer to the contexts that it is set in: that would be a reference cycle.
     """
 
     def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
@@ -257,9 +258,8 @@ def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair], a
 
 
 def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
-    """Return the purpose of a session ticket. It stands for a client certificate that was verified, so it ends with
-    what verified
-    it: another authority, or another revocation, is another purpose."""
+    """Return the purpose of a session ticket. A ticket stands for a verified client certificate, so it becomes invalid
+    with the settings that verified it: another authority or revocation list is another purpose."""
     digest = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls.session_tickets, tls.client_auth)))
     if tls.client_auth is not None:
         for file in (tls.client_auth.ca, tls.client_auth.crl):
@@ -268,7 +268,7 @@ def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
 
 
 def _ends(tls: ServerTls, held: Mapping[str, bytes]) -> Iterator[float]:
-    """When what verifies clients ends, piece by piece. Either kind may stand in either file."""
+    """When each piece that verifies clients expires. Either kind may be in either file."""
     if tls.client_auth is not None:
         for file in (tls.client_auth.ca, tls.client_auth.crl):
             if file is not None:
