@@ -78,7 +78,7 @@ def own_answer(
         lines += serializer.CHUNKED_LINE
     if b"date" not in response.headers:
         lines += date_line()
-    block = response.headers.render(dropped | HOP_BY_HOP)
+    block = response.headers.render(dropped | HOP_BY_HOP, serializer.names_alike(dropped) if dropped else ())
     return b"%b%b%b%b\r\n%b" % (serializer.status_line(response.status), block, lines, last, payload)
 
 

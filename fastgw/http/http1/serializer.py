@@ -13,6 +13,7 @@ from fastgw.http.http1.serializer_reference import (
     UNFRAMED,
     VIA,
     id_line,
+    names_alike,
     status_line,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "end_to_end",
     "id_line",
     "last_chunk",
+    "names_alike",
     "request",
     "response",
     "status_line",

@@ -156,10 +156,15 @@ class _Dropped(NamedTuple):
 @lru_cache(maxsize=64)
 def _dropped(kind: type[Any], also: frozenset[bytes]) -> _Dropped:
     by_place = also <= kind.KNOWN
-    # Filters add markers of their own. A twin of a response's `X-Request-Id` does no harm: it stays in both cases.
+    # A twin of a response's `X-Request-Id` does no harm: it stays in both cases.
     named = also if b"host" in kind.DROPPED else also - REQUEST_IDS
-    alike = frozenset(folded(name) for name in named if IS_TOKEN(name))
-    return _Dropped(kind.DROPPED | also, alike, by_place)
+    return _Dropped(kind.DROPPED | also, names_alike(named), by_place)
+
+
+@lru_cache(maxsize=64)
+def names_alike(names: frozenset[bytes]) -> frozenset[bytes]:
+    """Return the `folded` names of header lines to leave out, without the markers that filters add."""
+    return frozenset(folded(name) for name in names if IS_TOKEN(name))
 
 
 def end_to_end(head: Head, also: frozenset[bytes] = frozenset()) -> bytes:

@@ -428,7 +428,7 @@ class Supervisor:
                 if slot.deaths >= LOOP_DEATHS:
                     notice(
                         OperatorEvent.CRASH_LOOP,
-                        f"CRASH LOOP: {slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start",
+                        f"{slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start",
                     )
                 self._node_state.words.died(self._node_state.shared)
             case LifecyclePhase.DRAINING if not well:

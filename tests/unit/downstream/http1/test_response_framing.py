@@ -35,7 +35,7 @@ def test_the_date_of_an_answer_is_its_own_where_it_has_one() -> None:
     assert answer(Reply(204, b"", [(b"Date", b"x")]), serializer.UNFRAMED)[1:] == [b"Date: x", b"Connection: close"]
 
 
-@pytest.mark.parametrize("name", [b"X-Request-Id", b"x-request-id"])
+@pytest.mark.parametrize("name", [b"X-Request-Id", b"x-request-id", b"X_Request_Id", b"x.request-id"])
 def test_the_id_that_is_shown_is_the_only_one(name: bytes) -> None:
     lines = answer(Reply(200, b"a", [(name, b"forged"), (b"X-A", b"b")]), 1, b"id")
     assert [line for line in lines if b"equest" in line] == [b"X-Request-Id: id"]
