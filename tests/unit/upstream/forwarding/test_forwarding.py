@@ -5,6 +5,9 @@ import socket
 
 import pytest
 
+from fastgw.errors import Fault
+from fastgw.eventloop.worker_loop import READ_BYTES
+from tests.support.attempts import Service, saying
 from tests.support.memory import Plane, Wire
 
 HOST = b"Host: a.test\r\n"
@@ -277,3 +280,111 @@ def test_nothing_is_sent_again_after_a_byte_of_a_response(begun: bytes) -> None:
     assert plane.pool.waiting == []
     assert plane.records[0].retries == 0
     plane.assert_quiet()
+
+
+# --- what is shown, logged and limited ---
+
+
+def test_what_is_under_way_is_shown_as_text() -> None:
+    service = Service({"hedge": {"after": "50ms"}})
+    service.asks()
+    exchange = service.client.protocol.exchange
+    assert "CHOOSING route=all service=<Forwarding by <Attempt at <Target 127.0.0.1:9: " in repr(exchange)
+    service.connects()
+    assert "FORWARDING route=all " in repr(exchange)
+    assert " on <UpstreamConnection 127.0.0.1:9 AWAITING uses=1>>>>" in repr(exchange)
+    service.passes(0.1)
+    service.connects()
+    assert "FORWARDING route=all " in repr(exchange)
+    assert repr(exchange).endswith(" and 1 beside it>>")
+    service.wires[0].sends(OK)
+    service.assert_over(200, retries=1)
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 6\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_who_expects_no_100_is_sent_none_for_an_old_target(body: bytes) -> None:
+    plane = Plane()
+    target = plane.gateway.upstreams["u"].targets[0]
+    target.minor = 0 if b"Length" in body else 1
+    client = plane.client()
+    client.sends(post(body))
+    plane.connects().sends(OK)
+    assert client.received.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_without_a_body_there_is_nothing_to_expect(minor: int) -> None:
+    """RFC 9110 section 10.1.1: no 100 where the client sends nothing behind its head; the target has its usual time."""
+    plane = Plane(settings(response_headers="1s"))
+    plane.gateway.upstreams["u"].targets[0].minor = minor
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\n\r\n")
+    plane.connects().sends(OK)
+    assert client.received.startswith(b"HTTP/1.1 200 ")
+    plane.assert_quiet()
+
+
+def test_a_tunnel_outlives_the_time_for_the_response_head() -> None:
+    plane = Plane(settings({"timeout": "1s"}, total="2s", tunnel_idle="60s"))
+    client, upstream = tunnel(plane)
+    plane.passes(10)
+    upstream.sends(b"late")
+    client.sends(b"later")
+    assert client.received.endswith(b"late")
+    assert upstream.received.endswith(b"later")
+
+
+def test_a_long_response_is_read_in_larger_pieces_if_the_client_has_room() -> None:
+    """As much as the client's socket takes at once: what it does not take would be ours to hold."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n"
+    sizes = []
+    for has_room in (False, True):
+        plane = Plane()
+        client = plane.client()
+        client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        upstream = plane.connects()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            client.protocol.fd = ours.fileno() if has_room else -1
+            upstream.sends(head)
+            upstream.sends(b"x" * 30_000)
+            sizes.append(len(upstream.protocol.get_buffer(-1)))
+            client.resets()
+    usual, large = sizes
+    assert usual == READ_BYTES
+    assert large > READ_BYTES
+
+
+STICKY = {"load_balancing": {"sticky": {"cookie": "at", "key": "k" * 32}}}
+
+
+def test_a_response_that_was_held_for_a_retry_is_passed_on_with_all_that_is_its_own() -> None:
+    """The cookie by which the client stays with the target that answered, its status and the size of its body."""
+    service = Service({"retries": {"max": 1, "conditions": ["503"]}, **STICKY})
+    service.asks()
+    service.connects().sends(saying(503, b"sorry"))
+    service.passes(1)
+    service.plane.cannot_connect(Fault.POOL_TIMEOUT)
+    head, _, body = service.client.received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert head.lower().count(b"set-cookie: at=") == 1
+    assert body == b"sorry"
+    (record,) = service.plane.records
+    assert (record.target, record.response_bytes) == ("127.0.0.1:9", 5)
+    service.assert_over(503, retries=1)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_client_that_leaves_after_one_of_two_attempts_has_failed_ends_the_other(failing: int) -> None:
+    service = Service({"hedge": {"after": "50ms"}})
+    service.asks()
+    service.connects()
+    service.passes(0.1)
+    service.connects()
+    service.wires[failing].ends()
+    assert not service.wires[1 - failing].aborted
+    service.client.ends()
+    assert service.wires[1 - failing].aborted
+    assert service.plane.records[0].fault == "client_left"
+    service.plane.assert_quiet()
+    service.watch.assert_even()
