@@ -169,7 +169,7 @@ def test_a_name_that_a_living_gateway_has_is_no_name_for_another(tmp_path: Path,
         assert "Traceback" not in told.stderr
         assert len([*runtime.iterdir()]) == 2  # its entry and its token: nothing is left of the other
         one.signal(signal.SIGUSR2)
-        one.stderr.wait_for(lambda line: b"workers are new" in line, COMMAND_DEADLINE)
+        one.stderr.wait_for(lambda line: b"only worker is new" in line, COMMAND_DEADLINE)
         assert f'"pid":{one.pid},' in command("status", "--name", "blue", "--format", "json").stdout
         one.kill()
         one.process.returncode = 0

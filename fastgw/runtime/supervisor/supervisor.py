@@ -231,7 +231,7 @@ class Supervisor:
                 workers = self._node_state.workers
                 notice(
                     OperatorEvent.UPGRADED,
-                    f"all {workers} workers are new" if workers > 1 else "upgraded: the worker is new",
+                    f"all {workers} workers are new" if workers > 1 else "the only worker is new",
                 )
         if not self._life.goes_on:
             self._upgrade.give_up()
