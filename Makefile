@@ -20,14 +20,15 @@ TWICE := tests/protocol tests/unit/http tests/unit/observe tests/unit/pipeline t
 # Programs that the tests and the benchmark run, each as command=package.
 TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq \
   systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \
-  redis-server=redis-server
+  redis-server=redis-server redis-cli=redis-tools psql=postgresql-client pg_ctlcluster=postgresql mosquitto=mosquitto \
+  mosquitto_pub=mosquitto-clients dig=bind9-dnsutils dnsmasq=dnsmasq-base
 # What looks for weak TLS.
 SSLYZE := .venv/sslyze/bin/sslyze
 # The OpenID provider that tests log in at, and where npm puts it.
 PROVIDER := tests/support/provider
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy
 # What nginx + lua takes beyond them: Debian packages without a program.
-BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson
+BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson libnginx-mod-stream
 
 # Install packages where that is ours to do.
 define apt_install

@@ -41,7 +41,7 @@ ORDER = [
         "runtime/process",
     },
     {"downstream/http1", "downstream/tcp", "filters"},
-    {"downstream/http2", "filters/lint"},
+    {"downstream/http2", "downstream/udp", "filters/lint"},
     {"downstream/tls"},
     {"downstream"},
     {"gateway"},

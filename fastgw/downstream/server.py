@@ -19,6 +19,7 @@ from fastgw.downstream.tcp.routes import TcpRoutes
 from fastgw.downstream.tls.connection import HandshakeOutcome, TlsConnection
 from fastgw.downstream.tls.contexts import ServerContexts
 from fastgw.downstream.trusted_proxies import reserved_fields
+from fastgw.downstream.udp.sessions import UdpSession, UdpSessions
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Wheel
 from fastgw.eventloop.worker_loop import WorkerLoop
@@ -30,6 +31,7 @@ from fastgw.observe import Observer
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
+from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
 
 NOTIFIED_AT_ONCE: Final = 256
 """Maximum number of connections per turn of the event loop that are notified of a removed or changed listener."""
@@ -60,6 +62,7 @@ class Listener:
         "closing",
         "early",
         "http2",
+        "is_udp",
         "name",
         "proxy_protocol_required",
         "refuses_ambiguous_paths",
@@ -94,6 +97,7 @@ class Listener:
         self.http2 = table.settings.http2
         self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), speaks_http2(table.settings)
         self.tcp = table.tcp
+        self.is_udp = table.settings.protocol == "udp"
         if table.tls is not None and self.tls is not None:
             table.tls.follow(self.tls)
         self.tls = table.tls
@@ -124,7 +128,7 @@ class DrainSummary(NamedTuple):
     """Number of exchanges and tunnels that were aborted."""
 
 
-ClientConnection = Http1ClientConnection | Http2ClientConnection | TcpConnection
+ClientConnection = Http1ClientConnection | Http2ClientConnection | TcpConnection | UdpSession
 Complain = Callable[[OperatorEvent, str, str], None]
 """Reports an event that may happen thousands of times a second; each kind is limited separately."""
 
@@ -158,12 +162,16 @@ class Server:
         address_limit: AddressLimit | None,
         shaken: memoryview | list[int] | None = None,
         seeds: TicketKeySeeds | None = None,
+        session_limit: PoolLimit | None = None,
     ) -> None:
         """`shaken`: counters of TLS handshakes, one for each `HandshakeOutcome`. `seeds`: seeds of the keys of session
-        tickets; None: the keys are valid in this process only."""
+        tickets; None: the keys are valid in this process only. `session_limit`: the node's limit of UDP sessions; None:
+        this worker has all of it."""
         self.worker_loop = worker_loop
         self.date_line = DateLine(worker_loop.wheel).now
         self.connections: set[ClientConnection] = set()
+        self.udp = UdpSessions(self)
+        self.session_limit = session_limit or LocalLimit(gateway.limits.udp_sessions)
         self.handshakes: set[TlsConnection] = set()
         """Connections on which TLS is being agreed on; they are kept by themselves."""
         self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
@@ -178,7 +186,13 @@ class Server:
         self.drained = 0  # exchanges that came to their end during the drain
         self.adopt(gateway, connection_limit, address_limit)
 
-    def adopt(self, gateway: Compiled, connection_limit: NodeLimit, address_limit: AddressLimit | None) -> None:
+    def adopt(
+        self,
+        gateway: Compiled,
+        connection_limit: NodeLimit,
+        address_limit: AddressLimit | None,
+        session_limit: PoolLimit | None = None,
+    ) -> None:
         """Serve by this configuration from the next request on. Exchanges in flight end with the previous one.
 
         Connections of removed listeners close after their exchange, idle ones after `connection.LAST_REQUEST_S`;
@@ -196,6 +210,7 @@ class Server:
         )
         self.connection_limit = connection_limit
         self.address_limit = address_limit
+        self.session_limit = session_limit or self.session_limit
         self.finish = self._observer.finish
         """Reports an exchange that has ended."""
         self.count_filter = self._observer.count_filter

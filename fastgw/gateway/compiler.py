@@ -552,7 +552,7 @@ class _Building:
             trusts = before.trusts
         else:
             trusts = trust(settings.trusted_proxies)
-        tcp = TcpRoutes(name, settings, self._made.upstreams) if settings.protocol in ("tcp", "tls") else None
+        tcp = TcpRoutes(name, settings, self._made.upstreams) if settings.protocol != "http" else None
         table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls, upstream_chains, tcp)
         for listener in self._base.listeners:
             if (listener.name, listener.address) == (name, settings.address):

@@ -223,12 +223,13 @@ class Listener(Settings):
     address: ListenAddress
     """`host:port`, `[ipv6]:port` (IPv6 only), `:port` (every address of the machine, IPv4 and IPv6) or `unix:/path`.
     Port 0 lets the system choose."""
-    protocol: Literal["http", "tcp", "tls"] = "http"
+    protocol: Literal["http", "tcp", "tls", "udp"] = "http"
     """`http`: requests, which `routes` at the top direct. `tcp`: connections of any protocol, to `upstream`; with `tls`
     their TLS ends here. `tls`: TLS passthrough: connections are directed by the server name (SNI) of their ClientHello,
-    and not decrypted."""
+    and not decrypted. `udp`: datagrams, to `upstream`; a client's address and port is a session, which stays with its
+    target for as long as datagrams come (`timeouts.tunnel_idle` of the upstream)."""
     upstream: Name | None = None
-    """Upstream of a listener with `protocol: tcp`."""
+    """Upstream of a listener with `protocol: tcp` or `udp`."""
     routes: tuple[TlsRoute, ...] = ()
     """Routes of a listener with `protocol: tls`."""
     protocols: Some[Literal["http1", "http2"]] | None = None
@@ -359,6 +360,8 @@ class Limits(Settings):
     connections_per_ip: Connections | None = None
     """Maximum number of connections from one address; IPv6 counts by /64. Further ones are answered 429; over TLS, and
     on listeners with `protocol: tcp` or `tls`, they are closed at once. null = no limit."""
+    udp_sessions: Connections = 65_536
+    """Maximum number of sessions of UDP listeners. Datagrams of further clients are dropped."""
 
 
 class AccessLog(Settings):

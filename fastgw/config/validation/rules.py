@@ -60,14 +60,17 @@ def needs_version_and_listeners(merged: Merged) -> None:
 
 def one_listener_per_address(merged: Merged) -> None:
     """Port 0 is a new port each time. What would be bound twice is, as the kernel sees it, one address."""
-    taken: dict[tuple[int, str], list[tuple[Address, SourcePlace]]] = {}
-    addresses = [(place.below("address"), listener.address) for place, _, listener in merged.whole("listeners")]
+    taken: dict[tuple[bool, int, str], list[tuple[Address, SourcePlace]]] = {}
+    addresses = [
+        (place.below("address"), listener.address, listener.protocol == "udp")
+        for place, _, listener in merged.whole("listeners")
+    ]
     for key in ("status", "admin"):
-        addresses += ((place.below("address"), settings.address) for place, settings in merged.once(key))
-    for place, address in addresses:
+        addresses += ((place.below("address"), settings.address, False) for place, settings in merged.once(key))
+    for place, address, is_udp in addresses:
         if address is BROKEN or (not address.path and not address.port):
             continue
-        held = taken.setdefault((address.port, os.path.realpath(address.path) if address.path else ""), [])
+        held = taken.setdefault((is_udp, address.port, os.path.realpath(address.path) if address.path else ""), [])
         other = next(((each, at) for each, at in held if _overlap(each, address)), None)
         if other is None:
             held.append((address, place))

@@ -56,7 +56,7 @@ class TcpPhase(IntEnum):
 GREETING, CONNECTING, OPEN, FAREWELL, CLOSED = TcpPhase
 
 
-class TcpHead(NamedTuple):
+class ConnectionHead(NamedTuple):
     """Head of a connection, as far as exchanges are logged by one."""
 
     host: bytes = b""
@@ -78,7 +78,7 @@ class Outcome(NamedTuple):
     status: int
 
 
-_NO_NAME: Final = TcpHead()
+_NO_NAME: Final = ConnectionHead()
 _CONNECTED: Final = Outcome(CONNECTED)
 
 
@@ -215,7 +215,7 @@ class TcpConnection(Timed):
         self.scheme, self._vouched = b"tls", vouched
         self._enter(end, limit)
         if server_name:
-            self.head = TcpHead(server_name.encode())
+            self.head = ConnectionHead(server_name.encode())
         self._choose(_NO_HELLO)
 
     def _enter(self, client: End, limit: "AddressLimit | None") -> None:
@@ -242,7 +242,7 @@ class TcpConnection(Timed):
         if hello is None:
             return True
         if hello.server_name:
-            self.head = TcpHead(hello.server_name.encode())
+            self.head = ConnectionHead(hello.server_name.encode())
         self._client_end.pause()
         self._phase = CONNECTING
         self._choose(hello)

@@ -4,6 +4,7 @@ force.
 
 import os
 import secrets
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -129,9 +130,13 @@ class NodeState:
         """The generations before the one in force, the last one last."""
         return [*self.former, *(RollbackPoint.of(sealed.accepted) for sealed in self.kept)]
 
-    def open(self, address: Address, slots: int, *, private: bool = False) -> Iterable[ListeningEndpoint]:
-        """An address with sockets for so many slots, or those of the service manager. `private`: a unix socket is for
-        its owner alone. Raises `CannotListen`."""
+    def open(
+        self, address: Address, slots: int, *, private: bool = False, for_datagrams: bool = False
+    ) -> Iterable[ListeningEndpoint]:
+        """An address with sockets for so many slots, or those of the service manager, which passes none for datagrams.
+        `private`: a unix socket is for its owner alone. Raises `CannotListen`."""
+        if for_datagrams:
+            return open_endpoints(address, slots, kind=socket.SOCK_DGRAM)
         taken = self.passed.take(address)
         if not taken:
             return open_endpoints(address, slots, private=private)
@@ -166,7 +171,8 @@ def place_listeners(
             numbers = held.get(_key(name, listener))
             if numbers is None:
                 numbers = []
-                for endpoint in node_state.open(listener.address, node_state.slots):
+                is_udp = listener.protocol == "udp"
+                for endpoint in node_state.open(listener.address, node_state.slots, for_datagrams=is_udp):
                     undo.callback(endpoint.close)
                     opened[node_state.endpoint_number] = endpoint
                     numbers.append(node_state.endpoint_number)
@@ -176,7 +182,7 @@ def place_listeners(
     return placed, opened
 
 
-def _key(name: str, listener: Listener) -> tuple[str, Address]:
+def _key(name: str, listener: Listener) -> tuple[str, Address, bool]:
     """Return the key by which two listeners are one: the address, but for ports that the system chooses."""
     address = listener.address
-    return ("" if address.port or address.path else name, address)
+    return ("" if address.port or address.path else name, address, listener.protocol == "udp")

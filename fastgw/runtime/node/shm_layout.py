@@ -103,6 +103,8 @@ class ShmLayout:
         """When the process began, in nanoseconds of the monotonic clock."""
         self.connections = layout.gauge("connections")
         """Client connections."""
+        self.udp_sessions = layout.gauge("udp_sessions")
+        """Sessions of UDP listeners."""
         self.kept_bytes = layout.gauge("kept_bytes")
         """Bytes of request bodies that are kept to be sent again, beyond what each may have anyhow."""
         self._shaken = layout.counter("tls_handshakes", len(HandshakeOutcome))
@@ -244,6 +246,9 @@ class ShmLayout:
 
     def connection_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
         return column.limit(self.connections, limits.connections, self.accepted)
+
+    def session_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
+        return column.limit(self.udp_sessions, limits.udp_sessions)
 
     def address_limit(self, column: Column, limits: config.Limits) -> AddressLimit | None:
         """None: addresses are not limited."""

@@ -51,14 +51,16 @@ class ListeningEndpoint:
         """Open sockets for further slots. Raises `CannotListen`."""
         while not self.shared and len(self.sockets) < slots:
             try:
-                self.sockets.append(_listen(self.sockets[0].family, (self.address.host, self.address.port)))
+                first = self.sockets[0]
+                kind = socket.SocketKind(first.type)
+                self.sockets.append(_listen(first.family, (self.address.host, self.address.port), kind=kind))
             except OSError as error:
                 raise CannotListen(f"cannot listen on {self.address}: {error.strerror}") from error
 
     def close(self) -> None:
         """Close it for every process: whoever still has it open accepts nothing more."""
         for listening in self.sockets:
-            if not self.foreign:
+            if not self.foreign and listening.type == socket.SOCK_STREAM:
                 with suppress(OSError):
                     listening.shutdown(socket.SHUT_RDWR)
             listening.close()
@@ -73,14 +75,16 @@ def close_endpoints(endpoints: Iterable[ListeningEndpoint]) -> None:
         endpoint.close()
 
 
-def open_endpoints(address: Address, slots: int, *, private: bool = False) -> tuple[ListeningEndpoint, ...]:
+def open_endpoints(
+    address: Address, slots: int, *, private: bool = False, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> tuple[ListeningEndpoint, ...]:
     """Bind and listen, with a socket for each of `slots` workers. A host name is bound at all its addresses.
     `private`: nobody but its owner may connect to a unix socket.
 
     Raises `CannotListen`.
     """
     try:
-        return (_open_unix(address, private),) if address.path else _open_tcp(address, slots)
+        return (_open_unix(address, private),) if address.path else _open_tcp(address, slots, kind)
     except OSError as error:
         raise _cannot(error, address) from error
 
@@ -159,17 +163,17 @@ def _why(error: OSError, address: Address) -> str:
     return str(error.strerror)
 
 
-def _open_tcp(address: Address, slots: int) -> tuple[ListeningEndpoint, ...]:
+def _open_tcp(address: Address, slots: int, kind: socket.SocketKind) -> tuple[ListeningEndpoint, ...]:
     endpoints = []
     port = address.port
     with ExitStack() as undo:
         for family, host in _resolve(address):
             if port:
                 # Once without SO_REUSEPORT: else a second fastgw would share the port, and nobody notice.
-                _bind(family, (host, port), shared=False).close()
+                _bind(family, (host, port), shared=False, kind=kind).close()
             sockets = []
             for _ in range(slots):
-                listening = undo.enter_context(_listen(family, (host, port)))
+                listening = undo.enter_context(_listen(family, (host, port), kind=kind))
                 sockets.append(listening)
                 port = listening.getsockname()[1]  # where the system chose, the others get the same
             endpoints.append(ListeningEndpoint(Address(host=host, port=port), sockets))
@@ -193,12 +197,17 @@ def _is_ours(family: socket.AddressFamily, host: str) -> bool:
 
 
 def _bind(
-    family: socket.AddressFamily | int, name: tuple[str, int] | str, shared: bool, *, both: bool = False
+    family: socket.AddressFamily | int,
+    name: tuple[str, int] | str,
+    shared: bool,
+    *,
+    both: bool = False,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> socket.socket:
     """`both`: an address of IPv6 stands for those of IPv4 as well."""
     with ExitStack() as undo:
-        bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
-        if family != socket.AF_UNIX:
+        bound = undo.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK))
+        if family != socket.AF_UNIX and kind == socket.SOCK_STREAM:  # with datagrams it would share the port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
         if family == socket.AF_INET6:
@@ -210,11 +219,18 @@ def _bind(
     return bound
 
 
-def _listen(family: socket.AddressFamily | int, name: tuple[str, int], *, both: bool = False) -> socket.socket:
+def _listen(
+    family: socket.AddressFamily | int,
+    name: tuple[str, int],
+    *,
+    both: bool = False,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
+) -> socket.socket:
     """One of the sockets that share an address."""
     with ExitStack() as undo:
-        listening = undo.enter_context(_bind(family, name, shared=True, both=both))
-        listening.listen(BACKLOG)
+        listening = undo.enter_context(_bind(family, name, shared=True, both=both, kind=kind))
+        if kind == socket.SOCK_STREAM:
+            listening.listen(BACKLOG)
         undo.pop_all()
     return listening
 

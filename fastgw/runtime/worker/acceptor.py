@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from fastgw.downstream import Listener, Server
+from fastgw.downstream.udp.listening import tell_destinations
 from fastgw.http.malformed import Malformed
 from fastgw.net.proxy_protocol import Parsed, parse
 from fastgw.operator_events import OperatorEvent
@@ -71,6 +72,8 @@ class Acceptor:
     def open(self, listening: socket.socket, listener: Listener) -> None:
         """Accept from this socket from now on; if it is open already, for this listener."""
         known = listening in self._listeners
+        if not known and listener.is_udp:
+            tell_destinations(listening)
         self._listeners[listening] = listener
         if not known and self._pause is None:
             self._loop.add_reader(listening, self._accept, listening)
@@ -94,7 +97,7 @@ class Acceptor:
         for listening in list(self._listeners):
             self.take(listening)
             self.close(listening)
-            if listening in shut:
+            if listening in shut and listening.type == socket.SOCK_STREAM:  # datagrams: answers go out by it
                 with suppress(OSError):  # a neighbour that accepts there too was first
                     listening.shutdown(socket.SHUT_RDWR)
         for timer in (self._pause, self._look):
@@ -110,6 +113,9 @@ class Acceptor:
 
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
         listener = self._listeners[listening]
+        if listener.is_udp:
+            self._server.udp.receive(listener, listening, most)
+            return None
         for _ in range(most):
             held = self._held()
             if held > self._most_held:

@@ -144,6 +144,7 @@ class Worker:
             words.address_limit(self._column, gateway.limits),
             words.shaken(self._column),
             node_state.tickets,
+            words.session_limit(self._column, gateway.limits),
         )
         self._server.complain = RareNotice()
         self._slices = Slices(loop)
@@ -294,7 +295,8 @@ class Worker:
         self._standing.take_queued(placed)
         self._observer.adopt(gateway.config.access_logs, gateway.series)
         gateway.stock.roster.take(gateway.index)
-        self._server.adopt(gateway, words.connection_limit(column, limits), words.address_limit(column, limits))
+        node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
+        self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
         if self._drain is None:  # else nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)

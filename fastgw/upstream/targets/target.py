@@ -92,6 +92,11 @@ class Target:
             f"{len(self.waiting)} waiting>"
         )
 
+    @property
+    def literal(self) -> TargetAddress | None:
+        """The address, where no name has to be looked up."""
+        return self._literal[0] if self._literal else None
+
     async def addresses(self) -> list[TargetAddress]:
         """Return the addresses to connect to, in the order in which to try. Raises `ResolveFailed`."""
         return self._literal if self._name is None else await self._name.addresses()

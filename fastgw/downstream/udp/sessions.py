@@ -1,0 +1,305 @@
+"""Sessions of UDP: a client's address and port, its target, and a socket that is connected to that.
+
+A datagram of a client without a session begins one, for as long as datagrams come either way (`timeouts.tunnel_idle`).
+What answers is the socket of the session, so that nobody but the target can answer.
+"""
+
+import asyncio
+import socket
+from errno import ECONNREFUSED
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from fastgw.downstream.tcp.connection import CONNECTED, ConnectionHead, Outcome
+from fastgw.downstream.udp.listening import LONGEST, Datagram, receive
+from fastgw.errors import Fault
+from fastgw.eventloop.socket_poller import READABLE
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.net.server_name import ClientHello
+from fastgw.observe.access_log.record import UDP
+from fastgw.operator_events import OperatorEvent
+from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
+from fastgw.upstream.targets.dns import TargetAddress
+from fastgw.upstream.targets.target import Target
+
+if TYPE_CHECKING:
+    from fastgw.downstream.server import Listener, Server
+
+PER_WAKEUP: Final = 64
+"""Datagrams that are read in a row; then others have their turn."""
+LAST_ANSWER_S: Final = 2.0
+"""Seconds for the answer to the last datagram when its listener is closing. Many protocols have no answers."""
+MOST_WAITING: Final = 16
+"""Datagrams of a session that wait for the target's name to be looked up; further ones are dropped."""
+_NO_HELLO: Final = ClientHello()
+_HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
+_CONNECTED: Final = Outcome(CONNECTED)
+
+Key = tuple[str, tuple[Any, ...]]
+"""Name of the listener, and the client's address."""
+
+
+@final
+class UdpSessions:
+    """All sessions of one worker. The limit is the node's."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self.sessions: dict[Key, UdpSession] = {}
+
+    def receive(self, listener: "Listener", listening: socket.socket, most: int = PER_WAKEUP) -> None:
+        """Take what has come on a listening socket, and pass it on."""
+        for _ in range(most):
+            try:
+                datagram = receive(listening)
+            except OSError:  # none is left; or an error of one that was sent, which the next one may tell too
+                return
+            key = listener.name, datagram.client
+            session = self.sessions.get(key)
+            if session is None and (session := self._begin(key, listener, listening, datagram)) is None:
+                continue
+            session.send(datagram.payload)
+
+    def _begin(
+        self, key: Key, listener: "Listener", listening: socket.socket, datagram: Datagram
+    ) -> "UdpSession | None":
+        server = self._server
+        if not server.session_limit.try_take():
+            text = f"listener {listener.name}: datagram of {datagram.client[0]} dropped: limits.udp_sessions is reached"
+            server.complain(OperatorEvent.CONNECTION_REFUSED, text, "udp_sessions")
+            return None
+        session = self.sessions[key] = UdpSession(server, self, key, listener, listening, datagram)
+        server.connections.add(session)
+        session.begin()
+        return session if session.is_open else None
+
+
+@final
+class UdpSession(Timed):
+    """One session. An exchange for observers, and a request for balancers."""
+
+    __slots__ = (
+        *("_answer_from", "_client", "_key", "_limit", "_listening", "_record", "_resolving", "_sessions", "_server"),
+        *("_socket", "_target", "_tunnel_idle", "_unanswered", "_upstream", "_waiting"),
+        *("begun_at", "client_ip", "fault", "is_open", "listener", "request_bytes", "response", "response_bytes"),
+        *("retries", "route", "target", "upstream", "upstream_s", "why"),
+    )
+
+    # what observers and balancers find with requests only
+    consumer = request_body = None
+    request_id, shadowed, subrequests = b"", "", None
+    path = raw_path = b""
+    params: Any = {}
+    is_fast = False
+    head = _HEAD
+    scheme = b"udp"
+
+    def __init__(
+        self,
+        server: "Server",
+        sessions: UdpSessions,
+        key: Key,
+        listener: "Listener",
+        listening: socket.socket,
+        first: Datagram,
+    ) -> None:
+        self.deadline = self.filed_at = inf
+        assert listener.tcp is not None
+        self._server, self._sessions, self._key = server, sessions, key
+        self._limit = server.session_limit
+        self.listener = listener
+        self.route = listener.tcp
+        self._listening = listening
+        self._client, self._answer_from = first.client, first.answer_from
+        self.client_ip = str(first.client[0]).removeprefix("::ffff:")
+        self.begun_at = monotonic()
+        self.is_open = True
+        self.fault: Fault | None = None
+        self.why = ""
+        self.response: Outcome | None = None
+        self.request_bytes = self.response_bytes = self.retries = 0
+        self.target = ""
+        self.upstream_s = -1.0
+        self._unanswered = False
+        self._socket: socket.socket | None = None
+        self._waiting: list[bytes] = []
+        self._resolving: asyncio.Task[list[TargetAddress]] | None = None
+        self._record: AttemptRecord | None = None
+        self._target: Target | None = None
+        upstream = self.route.find(_NO_HELLO)
+        assert upstream is not None
+        self._upstream, self.upstream = upstream, upstream.name
+        self._tunnel_idle = upstream.settings.timeouts.tunnel_idle
+        upstream.active += 1
+
+    def __repr__(self) -> str:
+        return f"<UdpSession {self.client_ip} to {self.target}>"
+
+    def begin(self) -> None:
+        """Pick a target, and look its name up if it has one."""
+        upstream = self._upstream
+        target = upstream.balancer.pick(cast(Any, self))
+        if target is None:
+            self._finish(upstream.unavailable())
+            return
+        self._target, self.target = target, target.label
+        if upstream.attempt_listener is not None:
+            self._record = self._new_record().begin()
+        self._touched()
+        if target.literal is not None:
+            self._connect(target.literal)
+            return
+        self._resolving = self._server.worker_loop.loop.create_task(target.addresses())
+        self._resolving.add_done_callback(self._resolved)
+
+    def _new_record(self) -> AttemptRecord:
+        assert self._target is not None
+        return AttemptRecord(cast(Any, self), self._upstream, self._target, AttemptKind.FIRST, 1, monotonic())
+
+    def _resolved(self, task: "asyncio.Task[list[TargetAddress]]") -> None:
+        if task.cancelled() or not self.is_open:
+            return
+        self._resolving = None
+        error = task.exception()
+        if error is not None:
+            self._failed(Fault.DNS_FAILED, str(error))
+            return
+        self._connect(task.result()[0])
+
+    def _connect(self, address: TargetAddress) -> None:
+        try:
+            connected = socket.socket(address.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self._socket = connected
+            connected.connect(address.sockaddr)
+        except OSError as error:
+            self._failed(Fault.UPSTREAM_UNREACHABLE, error.strerror or str(error))
+            return
+        self._server.worker_loop.sockets.watch(connected.fileno(), self)
+        if self._record is not None:
+            self._record.connect(False, monotonic())
+        waiting, self._waiting = self._waiting, []
+        for payload in waiting:
+            self.send(payload)
+
+    def send(self, payload: bytes) -> None:
+        """Pass a datagram of the client on. As any other on its way it may be lost."""
+        self.request_bytes += len(payload)
+        self._unanswered = True
+        self._touched()
+        if self._socket is None:
+            if len(self._waiting) < MOST_WAITING:
+                self._waiting.append(payload)
+            return
+        try:
+            self._socket.send(payload)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._broken(error)
+
+    def ready(self, events: int) -> None:
+        """Pass on what the target has sent (`SocketListener`)."""
+        if not events & READABLE and events:
+            return
+        connected, listening = self._socket, self._listening
+        for _ in range(PER_WAKEUP):
+            if connected is None or not self.is_open:
+                return
+            try:
+                payload = connected.recv(LONGEST)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._broken(error)
+                return
+            self._answered(len(payload))
+            try:
+                listening.sendmsg([payload], self._answer_from, 0, self._client)
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._finish(Fault.CLIENT_LEFT)
+                return
+            if self._server.draining or self.listener.closing:
+                self._finish()
+        self._server.worker_loop.sockets.call_again(self)
+
+    def _answered(self, size: int) -> None:
+        self.response_bytes += size
+        self._unanswered = False
+        self._touched()
+        if self.response is None:
+            now = monotonic()
+            self.response, self.upstream_s = _CONNECTED, now - self.begun_at
+            if self._record is not None:
+                self._record.answer(CONNECTED, now)
+
+    def _broken(self, error: OSError) -> None:
+        """The kernel tells that the target has refused a datagram, or cannot be reached (ICMP)."""
+        fault = Fault.CONNECT_REFUSED if error.errno == ECONNREFUSED else Fault.UPSTREAM_UNREACHABLE
+        self._failed(fault, error.strerror or str(error))
+
+    def _failed(self, fault: Fault, why: str) -> None:
+        record, self._record = self._record, None
+        (self._new_record() if record is None else record).give_up(fault, why, monotonic())
+        self._finish(fault, why)
+
+    def _touched(self) -> None:
+        wheel = self._server.worker_loop.wheel
+        self.deadline = deadline = wheel.now + self._tunnel_idle
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+
+    def expire(self, now: float) -> None:
+        """End a silent session; one that was answered has ended well."""
+        self._finish(Fault.UPSTREAM_TIMEOUT if self.response is None else None)
+
+    def _finish(self, fault: Fault | None = None, why: str = "") -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        server = self._server
+        server.worker_loop.wheel.drop(self)
+        self.fault, self.why = fault, why
+        if self._resolving is not None:
+            self._resolving.cancel()
+        if self._socket is not None:
+            server.worker_loop.sockets.forget(self._socket.fileno())
+            self._socket.close()
+        record, self._record = self._record, None
+        if record is not None and self.response is not None:
+            record.end(monotonic())
+        elif record is not None:
+            record.give_up(None, "", monotonic())
+        self._upstream.active -= 1
+        self._limit.give_back()
+        self._sessions.sessions.pop(self._key, None)
+        server.closed(self)
+        if self.response is None:
+            self.response = Outcome(CONNECTED if fault is None else fault.status)
+        if server.draining:
+            server.drained += 1
+        server.finish(cast(Any, self))
+
+    # what the server asks
+
+    is_tunnel = False
+
+    def leave(self) -> None:
+        """End with the listener, which takes no more datagrams, once the last one is answered, if that is soon."""
+        if not self._unanswered:
+            self._finish()
+            return
+        self._tunnel_idle = min(self._tunnel_idle, LAST_ANSWER_S)
+        self._touched()
+
+    drain = leave
+
+    def end_outdated(self) -> None: ...
+
+    def cut(self) -> bool:
+        """End at once. True: an answer was still to come."""
+        was_open = self.is_open
+        self._finish(Fault.GATEWAY_STOPPED)
+        return was_open

@@ -1,0 +1,224 @@
+"""Listeners of UDP: a session per client address and port, its target, bounds and times; and real DNS."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.gateway import Gateway, wait_until
+from tests.support.peer import DEADLINE
+
+
+class UdpTarget:
+    """A service that answers by hand."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(DEADLINE)
+        self.port: int = self.socket.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"udp://127.0.0.1:{self.port}"
+
+    def echo(self) -> tuple[bytes, Any]:
+        """Answer one datagram by itself."""
+        payload, peer = self.socket.recvfrom(65_535)
+        self.socket.sendto(payload, peer)
+        return payload, peer
+
+
+@pytest.fixture
+def target() -> Iterator[UdpTarget]:
+    made = UdpTarget()
+    yield made
+    made.socket.close()
+
+
+def config(*urls: str, address: str = "127.0.0.1:0", workers: int = 1, **upstream: Any) -> dict[str, Any]:
+    return {
+        "workers": workers,
+        "listeners": {"main": {"address": address, "protocol": "udp", "upstream": "service"}},
+        "upstreams": {"service": {"targets": [*urls], **upstream}},
+    }
+
+
+@contextmanager
+def client_of(gateway: Gateway, host: str = "127.0.0.1") -> Iterator[socket.socket]:
+    """A socket that takes answers from this address of the gateway alone."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.connect((host, gateway.port()))
+        made.settimeout(DEADLINE)
+        yield made
+
+
+def test_datagrams_go_and_come_as_they_are(target: UdpTarget, tmp_path: Path) -> None:
+    with Gateway(config(target.url), tmp_path) as gateway, client_of(gateway) as client:
+        for payload in (b"", b"x", b"y" * 1472, b"z" * 60_000):
+            client.send(payload)
+            assert target.echo()[0] == payload
+            assert client.recv(65_535) == payload
+
+
+def test_a_session_is_an_address_and_port_and_keeps_its_target(tmp_path: Path) -> None:
+    targets = UdpTarget(), UdpTarget()
+    with Gateway(config(*(each.url for each in targets)), tmp_path) as gateway:
+        for _ in range(4):
+            with client_of(gateway) as client:
+                client.send(b"first")
+                served = next(each for each in targets if _has_one(each))
+                peers = {served.echo()[1]}
+                assert client.recv(9) == b"first"
+                for _ in range(3):
+                    client.send(b"more")
+                    peers.add(served.echo()[1])
+                    assert client.recv(9) == b"more"
+                assert len(peers) == 1  # one socket for the session
+    for each in targets:
+        each.socket.close()
+
+
+def _has_one(target: UdpTarget) -> bool:
+    target.socket.settimeout(0.3)
+    try:
+        return bool(target.socket.recvfrom(1, socket.MSG_PEEK))
+    except TimeoutError:
+        return False
+    finally:
+        target.socket.settimeout(DEADLINE)
+
+
+def test_nobody_else_can_answer(target: UdpTarget, tmp_path: Path) -> None:
+    with Gateway(config(target.url), tmp_path) as gateway, client_of(gateway) as client:
+        client.send(b"question")
+        _, session = target.socket.recvfrom(100)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"forged", session)
+        target.socket.sendto(b"answer", session)
+        assert client.recv(100) == b"answer"
+
+
+def test_answers_come_from_the_address_that_was_asked(target: UdpTarget, tmp_path: Path) -> None:
+    """A listener on every address: a client takes no answer from another one (RFC 1123 section 6.1.2.1)."""
+    with Gateway(config(target.url, address="0.0.0.0:0"), tmp_path) as gateway:
+        for host in ("127.0.0.1", "127.0.0.77"):
+            with client_of(gateway, host) as client:
+                client.send(b"x")
+                target.echo()
+                assert client.recv(9) == b"x"
+
+
+def test_a_silent_session_ends_and_is_logged_once(target: UdpTarget, tmp_path: Path) -> None:
+    with (
+        Gateway(config(target.url, timeouts={"tunnel_idle": "200ms"}), tmp_path) as gateway,
+        client_of(gateway) as client,
+    ):
+        client.send(b"12345")
+        target.echo()
+        assert client.recv(9) == b"12345"
+        record = gateway.wait_for_record(protocol="UDP")
+        assert (record["scheme"], record["status"], record["fault"]) == ("udp", 200, None)
+        assert (record["request_bytes"], record["response_bytes"]) == (5, 5)
+        assert record["target"] == f"127.0.0.1:{target.port}"
+        client.send(b"x")
+        target.socket.recvfrom(9)
+        assert gateway.wait_for_record(fault="upstream_timeout")["status"] == 504
+
+
+def test_a_target_that_is_not_there_is_logged(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with Gateway(config(f"udp://127.0.0.1:{port}"), tmp_path) as gateway, client_of(gateway) as client:
+        client.send(b"x")
+        assert gateway.wait_for_record(fault="connect_refused")["status"] == 502
+
+
+def test_sessions_have_a_bound_over_all_workers(target: UdpTarget, tmp_path: Path) -> None:
+    with Gateway({**config(target.url, workers=2), "limits": {"udp_sessions": 3}}, tmp_path) as gateway:
+        clients = []
+        for number in range(12):
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            client.connect(("127.0.0.1", gateway.port()))
+            client.send(b"%d" % number)
+            clients.append(client)
+        gateway.stderr.wait_for(lambda line: b"limits.udp_sessions is reached" in line)
+        peers = set()
+        while _has_one(target):
+            peers.add(target.socket.recvfrom(100)[1])
+        assert len(peers) == 3
+        for client in clients:
+            client.close()
+
+
+def test_reload_keeps_sessions_and_a_stop_waits_for_the_answer(target: UdpTarget, tmp_path: Path) -> None:
+    other = UdpTarget()
+    file = tmp_path / "gateway.yaml"
+    text = (
+        "version: 1\nworkers: 1\nstatus: null\nadmin: null\n"
+        "listeners: {main: {address: '127.0.0.1:0', protocol: udp, upstream: service}}\n"
+        "upstreams: {service: {targets: ['URL']}}\n"
+    )
+    file.write_text(text.replace("URL", target.url))
+    gateway = Gateway(file, tmp_path)
+    with client_of(gateway) as client, client_of(gateway) as later:
+        client.send(b"1")
+        target.echo()
+        assert client.recv(9) == b"1"
+        file.write_text(text.replace("URL", other.url))
+        gateway.signal(signal.SIGHUP)
+        gateway.stderr.wait_for(lambda line: b" reloaded: " in line, raw=True)
+        later.send(b"new")
+        assert other.echo()[0] == b"new"
+        assert later.recv(9) == b"new"
+        client.send(b"2")
+        _, session = target.socket.recvfrom(9)
+        gateway.signal(signal.SIGTERM)
+        gateway.stderr.wait_for(lambda line: b" draining: " in line, raw=True)
+        target.socket.sendto(b"late", session)
+        assert client.recv(9) == b"late"
+        assert gateway.wait() == 0
+    other.socket.close()
+
+
+def test_dns_by_its_own_client(tmp_path: Path) -> None:
+    """dig over UDP and TCP on one port number, to a real DNS server."""
+    server, dig = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin"), shutil.which("dig")
+    assert server, "dnsmasq is not installed: make test installs it"
+    assert dig, "dig is not installed: make test installs it"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root"]
+    options += [f"--port={port}", "--listen-address=127.0.0.1", "--bind-interfaces", "--pid-file="]
+    records = ["--address=/a.test/192.0.2.7", "--txt-record=long.test," + ",".join(["t" * 200] * 12)]
+    process = subprocess.Popen([server, *options, *records], stderr=subprocess.DEVNULL)
+    gateway_port = port + 1 if port < 65_000 else port - 1
+    made = config(f"udp://127.0.0.1:{port}", address=f"127.0.0.1:{gateway_port}", workers=2)
+    made["listeners"]["tcp"] = {"address": f"127.0.0.1:{gateway_port}", "protocol": "tcp", "upstream": "stream"}
+    made["upstreams"]["stream"] = {"targets": [f"tcp://127.0.0.1:{port}"]}
+    try:
+        with Gateway(made, tmp_path):
+            ask = [dig, "@127.0.0.1", "-p", str(gateway_port), "+short", "+tries=1", "+time=5"]
+            wait_until(lambda: _told([*ask, "a.test"]) == "192.0.2.7\n", "DNS through the gateway")
+            for _ in range(20):
+                assert _told([*ask, "a.test"]) == "192.0.2.7\n"
+            # What does not fit a datagram is asked for again over TCP, as dig does by itself.
+            assert _told([*ask, "+bufsize=512", "long.test", "txt"]).count("t" * 200) == 12
+            assert _told([*ask, "+tcp", "a.test"]) == "192.0.2.7\n"
+    finally:
+        process.terminate()
+        process.wait(DEADLINE)
+
+
+def _told(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout

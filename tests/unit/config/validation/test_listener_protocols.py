@@ -1,0 +1,122 @@
+"""Listeners and upstreams of other protocols than HTTP: what `check` refuses, and the words for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.config import ConfigError, load_text
+from fastgw.filters import TYPES
+
+BASE = {
+    "http": "{targets: ['http://a:1']}",
+    "tcp": "{targets: ['tcp://a:1']}",
+    "udp": "{targets: ['udp://a:1']}",
+    "unix": "{targets: ['unix:/a.sock']}",
+}
+
+
+def told(listener: str = "{}", upstream: str = "", more: str = "") -> list[str]:
+    upstreams = ", ".join(f"{name}: {each}" for name, each in (BASE | ({"made": upstream} if upstream else {})).items())
+    text = (
+        f"version: 1\nstatus: null\nadmin: null\nlisteners: {{main: {listener}}}\n"
+        f"upstreams: {{{upstreams}}}\n{more or 'routes: []'}\n"
+    )
+    try:
+        load_text(text.encode(), "a.yaml", TYPES)
+    except ConfigError as error:
+        return [each.partition(": ")[2] for each in str(error).splitlines()]
+    return []
+
+
+def of(protocol: str, more: str) -> str:
+    return f"{{address: '127.0.0.1:1', protocol: {protocol}, {more}}}"
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [
+        of("tcp", "upstream: tcp"),
+        of("tcp", "upstream: unix"),
+        of("tls", "routes: [{upstream: tcp}, {sni: ['*.a.test'], alpn: [h2], upstream: unix}]"),
+        of("udp", "upstream: udp"),
+        of("tcp", "upstream: tcp, proxy_protocol: required, trusted_proxies: [10.0.0.0/8]"),
+    ],
+)
+def test_what_is_right(listener: str) -> None:
+    assert told(listener) == []
+
+
+@pytest.mark.parametrize(
+    ("listener", "wrong"),
+    [
+        (of("http", "upstream: tcp"), "upstream: has no effect with `protocol: http`"),
+        (of("http", "routes: [{upstream: tcp}]"), "routes: has no effect with `protocol: http`"),
+        (of("tcp", "tls: null"), "`protocol: tcp` needs an upstream; expected `upstream: NAME`"),
+        (of("tcp", "upstream: http"), 'the targets of "http" are not tcp:// URLs'),
+        (of("tcp", "upstream: udp"), 'the targets of "udp" are not tcp:// URLs'),
+        (of("tcp", "upstream: nobody"), 'unknown upstream "nobody"'),
+        (of("tcp", "upstream: tcp, routes: [{upstream: tcp}]"), "routes: has no effect with `protocol: tcp`"),
+        (of("tcp", "upstream: tcp, filters: {cors: {}}"), "filters: has no effect with `protocol: tcp`"),
+        (of("tcp", "upstream: tcp, protocols: [http1]"), "protocols: has no effect with `protocol: tcp`"),
+        (of("tcp", "upstream: tcp, ambiguous_paths: allow"), "ambiguous_paths: has no effect with `protocol: tcp`"),
+        (of("tcp", "upstream: tcp, trusted_proxies: [10.0.0.0/8]"), "expected `proxy_protocol: required` as well"),
+        (of("tls", "upstream: tcp"), "expected `routes`; one without `sni` takes all other connections"),
+        (of("tls", "tls: null"), "`protocol: tls` needs routes"),
+        (of("tls", "routes: [{upstream: http}]"), 'the targets of "http" are not tcp:// URLs'),
+        (of("tls", "routes: [{sni: ['a b'], upstream: tcp}]"), "is not a server name"),
+        (of("tls", "routes: [{sni: ['[::1]'], upstream: tcp}]"), "is an address: clients send none as server name"),
+        (of("udp", "upstream: tcp"), 'the targets of "tcp" are not udp:// URLs'),
+        (of("udp", "upstream: unix"), 'the targets of "unix" are not udp:// URLs'),
+        ("{address: 'unix:/a', protocol: udp, upstream: udp}", "a unix socket takes no datagrams here"),
+    ],
+)
+def test_listeners_that_are_wrong(listener: str, wrong: str) -> None:
+    assert any(wrong in each for each in told(listener)), told(listener)
+
+
+@pytest.mark.parametrize(
+    ("upstream", "wrong"),
+    [
+        ("{targets: ['tcp://a:1', 'http://a:1']}", "targets of different protocols: http, tcp"),
+        ("{targets: ['tcp://a']}", '"tcp://a" is not tcp://host:port'),
+        ("{targets: ['tcp://a:1/path']}", "is not tcp://host:port"),
+        ("{targets: ['tcp://me:secret@a:1']}", "a URL that contains a user or password"),
+        ("{targets: ['tcp://a:1'], host_header: preserve}", "host_header: has no effect with tcp targets"),
+        ("{targets: ['tcp://a:1'], hedge: {}}", "hedge: has no effect with tcp targets"),
+        ("{targets: ['tcp://a:1'], filters: {cors: {}}}", "filters: has no effect with tcp targets"),
+        ("{targets: ['tcp://a:1'], load_balancing: {sticky: {cookie: a}}}", "expected `algorithm: ip_hash`"),
+        (
+            "{targets: ['tcp://a:1'], load_balancing: {algorithm: consistent_hash, hash_on: 'header:a'}}",
+            "connections have no header",
+        ),
+        ("{targets: ['tcp://a:1'], health_checks: {active: {}}}", "tcp targets do not speak HTTP"),
+        ("{targets: ['udp://a:1'], health_checks: {active: {type: tcp}}}", "udp targets cannot be checked"),
+        ("{targets: ['udp://a:1'], tls: {}}", "tls: has no effect with udp targets"),
+        ("{targets: ['udp://a:1'], proxy_protocol: v1}", "proxy_protocol: has no effect with udp targets"),
+        ("{targets: ['http://a:1'], proxy_protocol: v1}", "expected tcp targets, or no `proxy_protocol`"),
+    ],
+)
+def test_upstreams_that_are_wrong(upstream: str, wrong: str) -> None:
+    found = told(of("tcp", "upstream: tcp"), upstream)
+    assert any(wrong in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("route", "wrong"),
+    [
+        ("{name: a, upstream: tcp}", 'the targets of "tcp" are tcp:// URLs, which take no requests'),
+        ("{name: a, upstream: {http: 1, tcp: 1}}", 'the targets of "tcp" are tcp:// URLs'),
+        ("{name: a, upstream: http, fallback: {upstream: udp}}", 'the targets of "udp" are udp:// URLs'),
+        ("{name: a, upstream: http, filters: {mirror: {upstream: tcp}}}", 'the targets of "tcp" are tcp:// URLs'),
+        ("{name: a, upstream: http, listeners: [main]}", 'listener "main" has `protocol: tcp`'),
+    ],
+)
+def test_routes_that_are_wrong(route: str, wrong: str) -> None:
+    found = told(of("tcp", "upstream: tcp"), more=f"routes: [{route}]")
+    assert any(wrong in each for each in found), found
+
+
+def test_tcp_and_udp_may_share_a_port() -> None:
+    both = "{address: '127.0.0.1:53', protocol: udp, upstream: udp}"
+    assert told(f"{both}, other: {{address: '127.0.0.1:53', protocol: tcp, upstream: tcp}}") == []
+    assert told(f"{both}, other: {both}") != []
