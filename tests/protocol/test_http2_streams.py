@@ -224,6 +224,15 @@ def test_a_body_goes_as_its_window_does(lane: Lane, client: Http2Client) -> None
     client.wait(lambda: answer.ended, "the end")
 
 
+def test_a_quick_reader_has_all_of_it(lane: Lane, client: Http2Client) -> None:
+    """All that is there is sent at once, time and again: the upstream is asked for more each time."""
+    body = bytes(range(256)) * 4096 * 32
+    lane.origin.answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    lane.origin.serve()
+    client.begin().send(request(lane))
+    assert client.wait_for(1).body == body
+
+
 def test_one_reader_at_its_leisure_has_all_of_it(lane: Lane, client: Http2Client) -> None:
     """20 MiB over a window of 64 KiB, opened as the bytes come."""
     body = bytes(range(256)) * 4096 * 20

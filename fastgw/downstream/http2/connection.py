@@ -411,10 +411,12 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._take_events(events)
         if session.error is not None:
             self._write_all()  # it may have come of what was written
-        if session.held_by_all:
+        if self.sending:
+            some_is_held = session.held_by_all > 0
             for stream in self.sending:
-                stream.look_at_held()
-        self.sending.clear()
+                if some_is_held or stream.braked:
+                    stream.look_at_held()
+            self.sending.clear()
         if self._last_calls == 2 and not self._streams:
             self._end(ErrorCode.NO_ERROR)
         elif session.error is not None or session.done:
