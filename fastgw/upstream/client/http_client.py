@@ -1,13 +1,14 @@
-"""The gateway's own requests: keys, tokens, questions to an authority. Everything has a bound and a time limit.
+"""HTTP client of the gateway itself: for key sets, tokens and authorization services. Everything is limited in size and
+time.
 
-They take the same way as the clients' requests: pooled connections, verified TLS, the same two judges over what comes
-back. Rule 1: whoever leaves early closes; a fetch that fails, is late or is cancelled leaves no connection in use.
-Rule 2: a redirect is an answer like any other, and is not followed.
+It uses the same parts as clients' requests: pooled connections, verified TLS, the same two parsers for responses. Rule
+1: a fetch that fails, times out or is cancelled leaves no connection in use.
+Rule 2: a redirect is a response like any other, and is not followed.
 
-These are no sub-requests (`subrequest.py`), which ask an upstream of the configuration for one exchange. A key set or a
-token endpoint is a URL in the settings of a filter, with TLS settings of its own; it is asked for the whole node, most
-often in the control process, which has no upstreams, no listeners and no exchange, and also for a configuration that is
-not in force yet.
+Sub-requests (`subrequest.py`) are different: they go to an upstream of the configuration on behalf of one exchange. A
+key set or a token endpoint is a URL in the settings of a filter, with TLS settings of its own; it is fetched for the
+whole node, usually in the control process, which has no upstreams, listeners or exchanges, and also for a configuration
+that is not active yet.
 """
 
 import asyncio
@@ -37,33 +38,31 @@ from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import ClientTls, Identity, client_tls, read_tls
 
 MOST: Final = 1024 * 1024
-"""Bytes of a response body, unless who asks says otherwise."""
+"""Default maximum of bytes of a response body."""
 TIMEOUT: Final = 5.0
-"""Seconds for the whole, likewise."""
+"""Default timeout for the whole fetch, in seconds."""
 FORGOTTEN_S: Final = 600.0
-"""An origin that nobody has asked for so long is forgotten, with the connections to it."""
+"""Seconds after which an unused origin is removed, with its connections."""
 
 _TLS: Final = settings.UpstreamTls()
 _POOL: Final = settings.Pool(max_connections=256, max_idle=32, idle_timeout=30.0, max_pending=1_000_000)
-# Every fetch has a time limit of its own; these are there for a connect that nobody waits for any more.
+# Every fetch has a time limit of its own; these apply to a connect that is no longer waited for.
 _TIMEOUTS: Final = settings.UpstreamTimeouts(connect=10.0, response_headers=3600.0, idle=3600.0)
 _OURS: Final = frozenset((b"host", b"content-length", *Http1ResponseHead.DROPPED))
 _WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
 class Fetched(NamedTuple):
-    """An answer, whatever its status."""
+    """A response with any status."""
 
     status: int
     fields: Fields
-    """Header fields that are not for the connection alone."""
+    """End-to-end header fields."""
     body: bytes
 
 
 class FetchFailed(Exception):
-    """The request has got no response. `reason` is for the log: it names the origin, and nothing of path, query or
-    fields.
-    """
+    """The request got no response. `reason` is for the log: it names the origin, never path, query or headers."""
 
     def __init__(self, fault: Fault, reason: str) -> None:
         super().__init__(reason)
@@ -73,7 +72,9 @@ class FetchFailed(Exception):
 
 @final
 class Fetcher:
-    """Asks for the gateway itself, in a worker or in control; `worker_loop` must be turning. `stop` ends all of it."""
+    """HTTP client of a worker or of the control process; `worker_loop` must be running. `stop` ends all of its
+    requests.
+    """
 
     __slots__ = ("_contexts", "_origins", "_read", "_stopped", "_worker_loop")
 
@@ -99,12 +100,13 @@ class Fetcher:
         most: int = MOST,
         repeatable: bool | None = None,
     ) -> Fetched:
-        """Ask, and give the whole answer. Raises `FetchFailed`.
+        """Send a request and return the whole response. Raises `FetchFailed`.
 
-        `timeout`: seconds for everything from the name lookup to the last byte. `most`: bytes of the answer's body; a
-        longer one fails. `tls`: the files of settings are read once; those who follow changes read them (`read_tls`).
-        `repeatable`: whether the request may be sent again when a connection that was used before breaks without an
-        answer; None: its method tells. Raises `ValueError` for fields that no request may have, or that are ours.
+        `timeout`: seconds for everything from the name lookup to the last byte. `most`: maximum bytes of the response
+        body; a longer one fails. `tls`: the files of settings are read once; callers that follow changes read them
+        (`read_tls`).
+        `repeatable`: whether the request may be sent again if a reused connection breaks without a response; None: its
+        method decides. Raises `ValueError` for invalid header fields, and for those that the client writes itself.
         """
         endpoint = _endpoint(url)
         request = _request(endpoint, method, fields, body)
@@ -125,7 +127,9 @@ class Fetcher:
         raise FetchFailed(fault, f"{endpoint.origin}: {fault.label}{f': {why}' if why else ''}")
 
     def stop(self) -> None:
-        """Close what is idle, and fail what waits. What is under way ends with its own time limit, or is cancelled."""
+        """Close idle connections, and fail waiting requests. Requests in flight end with their own time limit, or are
+        cancelled.
+        """
         self._stopped = True
         for making in self._contexts.values():
             making.cancel()
@@ -142,7 +146,7 @@ class Fetcher:
         origin = self._origins.get(key)
         if origin is None:
             context = None if identity is None else await self._context(tls, identity)
-            origin = self._origins.get(key)  # another may have made it meanwhile
+            origin = self._origins.get(key)  # another request may have created it meanwhile
             if origin is None:
                 self._forget_old()
                 target = Target(url, tls=context, server_name=tls.settings.server_name, timeouts=_TIMEOUTS)
@@ -162,7 +166,7 @@ class Fetcher:
         return await asyncio.shield(making)
 
     def _forget_old(self) -> None:
-        """Drop the origins that are asked no more, as their settings have changed."""
+        """Drop the origins that are no longer used because their settings have changed."""
         before = monotonic() - FORGOTTEN_S
         for key, origin in list(self._origins.items()):
             if origin.asked_at < before and not origin.asking:
@@ -175,12 +179,12 @@ class Fetcher:
 
 _NOWHERE: Final = settings.Target(url=Url(scheme="http", host="localhost", port=80))
 Failure = tuple[Fault, str]
-"""Fault of a failed request, and the reason, for the log."""
+"""Fault of a failed request, with the reason for the log."""
 
 
 @final
 class _Origin:
-    """Origin of the gateway's own requests, and the connections there. `asking`: how many are under way."""
+    """Origin of the gateway's own requests, and the connections to it. `asking`: number of requests in flight."""
 
     __slots__ = ("asked_at", "asking", "identity", "pool", "target")
 
@@ -197,7 +201,7 @@ class _Origin:
 
 @final
 class _ClientRequest:
-    """One request on its way: borrower of a stream. It is told everything, and keeps what it has to answer."""
+    """One request in flight: borrower of a stream, and listener to its response."""
 
     __slots__ = (
         "_body",
@@ -221,11 +225,11 @@ class _ClientRequest:
         self._stream: UpstreamStream | None = None
         self._head: ResponseHead | None = None
         self._body = bytearray()
-        self.late = Fault.CONNECT_TIMEOUT  # what it was when the time was up
+        self.late = Fault.CONNECT_TIMEOUT  # its state when the time was up
         self._done: asyncio.Future[Fetched | Failure]
 
     async def answer(self, origin: _Origin) -> Fetched | Failure:
-        # No exception is put into the future: its traceback would lead back here, a circle.
+        # No exception is put into the future: its traceback would refer back to this object, a reference cycle.
         self._done = asyncio.get_running_loop().create_future()
         self._origin = origin
         origin.asking += 1
@@ -255,7 +259,7 @@ class _ClientRequest:
         if not self._done.done():
             self._done.set_result(answer)
 
-    # what the pool tells
+    # calls of the pool
 
     def lent(self, stream: UpstreamStream) -> None:
         self._stream = stream
@@ -265,7 +269,7 @@ class _ClientRequest:
     def failed(self, fault: Fault, why: str = "") -> None:
         self._finish((fault, ""))
 
-    # what the stream tells (`ResponseListener`)
+    # calls of the stream (`ResponseListener`)
 
     def on_interim(self, head: ResponseHead) -> None: ...
 
@@ -301,7 +305,7 @@ class _ClientRequest:
             self._finish((fault, why))
 
     def _too_long(self) -> None:
-        """More is not even read: the connection goes."""
+        """Fail on a body that is too long: the rest is not read, and the connection is closed."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.cancel()
@@ -313,7 +317,7 @@ def _contents(path: str) -> bytes:
 
 
 async def made_context(tls: ClientTls) -> ssl.SSLContext:
-    """The context, made in steps between which the loop goes on."""
+    """Create the context, in steps between which the loop continues."""
     steps = client_tls(tls.settings, tls.material, tls.identity.protocols)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A request sent once more, to somebody who is not waited for: what comes back is looked at and dropped."""
+"""Mirrored request: a copy of a request whose response is measured and dropped; nothing waits for it."""
 
 from collections.abc import Callable
 from math import inf
@@ -14,13 +14,13 @@ from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
 
 MOST_BYTES: Final = 64 * 1024 * 1024
-"""Most bytes of a response body that are taken of a copy."""
+"""Maximum bytes of a response body that are read for a copy."""
 MOST_S: Final = 60.0
-"""Seconds from its beginning in which a copy may go on answering; one that says nothing ends by its timeouts."""
+"""Maximum seconds in which the response to a copy may be received; a silent one ends by its timeouts."""
 
 
 class Answered(NamedTuple):
-    """Result of a copy. `status`: 0 for nothing, or not all of it."""
+    """Result of a copy. `status`: 0 for no response, or an incomplete one."""
 
     status: int
     length: int
@@ -28,9 +28,10 @@ class Answered(NamedTuple):
 
 
 def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callable[[Answered], None]) -> None:
-    """Send the request of an exchange, as filters have left it, to `upstream`, as its route would. `done`: once.
+    """Send the request of an exchange, with the changes of filters, to `upstream`, as its route would. `done`: called
+    once.
 
-    What is for the upstream of its route alone stays behind. The exchange may end before: a copy outlives it.
+    Additions for the route's own upstream are left out. The exchange may end first: the copy continues.
     """
     action = exchange.route.action if exchange.route is not None else None
     path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
@@ -53,7 +54,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
 
 @final
 class _DiscardingListener:
-    """Listener to the response to a copy, of which it counts the bytes."""
+    """Listener to the response to a copy; it counts the bytes."""
 
     __slots__ = ("_done", "_length", "_status", "sent")
 

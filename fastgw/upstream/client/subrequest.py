@@ -1,10 +1,10 @@
-"""Sub-requests: what a filter asks of an upstream of the configuration on behalf of the exchange that it looks at.
+"""Sub-requests: requests of a filter to an upstream of the configuration on behalf of the exchange that it processes.
 
-A sub-request is an exchange of its own whose client is the filter: the upstream's balancing, health, retries, breakers
-and limits all hold, and its attempts are told of as any. Rule 1: of filters it meets those alone that bring something
-for its upstream (`UpstreamChains`), credentials above all, so that it asks nobody further. Rule 2: it is over when its
-parent is, or when its time or that of its parent's route is up, whatever comes first. Rule 3: one that was begun is
-told once how it ended, unless it is cancelled. Rule 4: an exchange has `MOST_PER_EXCHANGE` of them at most.
+A sub-request is an exchange of its own whose client is the filter: the upstream's load balancing, health, retries,
+breakers and limits all apply, and its attempts are reported like any others. Rule 1: only filters that add something
+for its upstream run (`UpstreamChains`), mainly credentials, so it causes no further sub-requests. Rule 2: it ends with
+its parent, or when its timeout or that of its parent's route expires, whichever comes first. Rule 3: the end of a
+sub-request is reported once, unless it is cancelled. Rule 4: an exchange has `MOST_PER_EXCHANGE` of them at most.
 """
 
 import asyncio
@@ -45,9 +45,9 @@ from fastgw.upstream.upstream import Upstream
 
 MOST_PER_EXCHANGE: Final = 32
 MOST: Final = 1024 * 1024
-"""Bytes of a response body that is taken as a whole, unless who asks says otherwise."""
+"""Default maximum of bytes of a response body that is returned as a whole."""
 TIMEOUT: Final = 5.0
-"""Seconds for the whole, unless who asks says otherwise."""
+"""Default timeout for the whole sub-request, in seconds."""
 CANCELLED: Final = "cancelled"
 NOBODY: Final = Nobody()
 _OVER: Final = "the exchange is over"
@@ -55,38 +55,38 @@ T = TypeVar("T")
 
 
 class Subresponse(NamedTuple):
-    """A whole response, whatever its status."""
+    """A whole response with any status."""
 
     status: int
     fields: Fields
-    """Header fields that are not for the connection alone."""
+    """End-to-end header fields."""
     body: bytes
     trailers: Trailers = ()
 
 
 class SubrequestFailed(NamedTuple):
-    """Failure of a sub-request: no response, or not all of one. `why`: for the log; may be empty."""
+    """Failure of a sub-request: no response, or an incomplete one. `why`: for the log; may be empty."""
 
     fault: Fault
     why: str
 
 
 class SubresponseListener(Protocol):
-    """Listener to the response to one sub-request, as it comes. Where it raises the sub-request is cancelled."""
+    """Listener to the response to one sub-request, as it arrives. If it raises, the sub-request is cancelled."""
 
     def on_response(self, head: ResponseHead) -> None: ...
     def on_data(self, payload: bytes) -> None: ...
 
     def on_end(self, trailers: Trailers) -> None:
-        """All of it has come."""
+        """Handle the end of the response."""
 
     def on_failure(self, failure: SubrequestFailed) -> None:
-        """No response comes, or it broke off."""
+        """Handle a failure: there is no response, or it is incomplete."""
 
 
 @final
 class Subrequest(ClientSide):
-    """Client's side of an exchange that the gateway makes itself. `asker`: the client's side of its parent."""
+    """Client side of an exchange that the gateway makes itself. `asker`: the client side of its parent."""
 
     fd = body_goes_to = -1
 
@@ -101,7 +101,7 @@ class Subrequest(ClientSide):
         self._borrowed: Relay | None = None  # the body of the parent's request
         self._status = 0
         self._paused = False
-        self.on_abandoned: Callable[[], None] | None = None  # its parent is over, and so it is cancelled
+        self.on_abandoned: Callable[[], None] | None = None  # its parent has ended, so it is cancelled
         self._action: Forward
         self.exchange: Exchange
 
@@ -109,7 +109,7 @@ class Subrequest(ClientSide):
         return f"<Subrequest of {self.exchange!r}>"
 
     def send(self, exchange: Exchange, action: Forward, timeout: float, siblings: "Subrequests | None" = None) -> None:
-        """Begin, by a way to an upstream. `timeout`: seconds for the whole; inf: the upstream's alone count."""
+        """Begin, with a forward action. `timeout`: seconds for the whole; inf: only the upstream's timeouts apply."""
         self.exchange = exchange
         self._action = action
         self._siblings = siblings
@@ -121,13 +121,13 @@ class Subrequest(ClientSide):
         self._go_on(run_request(chain.request_steps, exchange) if chain.request_steps else None)
 
     def feed_body(self, feeder: BodyFeeder) -> None:
-        """Send a body that comes in pieces."""
+        """Send a body that is produced in pieces."""
         if self._listener is not None:
             self._body = feeder
             feeder.begin(self.exchange, self._loop)
 
     def borrow_body(self, body: Relay) -> None:
-        """Send the body of the parent's request, which nobody else gets meanwhile."""
+        """Send the body of the parent's request, which has no other receiver meanwhile."""
         self._borrowed = body
 
     @property
@@ -139,7 +139,7 @@ class Subrequest(ClientSide):
         return self._action.upstream.worker_loop.loop
 
     def pause(self) -> None:
-        """Take no more of the response for now."""
+        """Pause the response."""
         self._paused = True
         if self.exchange.service is not None:
             self.exchange.service.pause()
@@ -150,7 +150,7 @@ class Subrequest(ClientSide):
             self.exchange.service.resume()
 
     def cancel(self) -> None:
-        """Give it up: nothing more is told. Does nothing when it is over."""
+        """Cancel it: the listener is not called any more. Does nothing after its end."""
         if self._end(CANCELLED) is not None:
             self.exchange.cancel(Fault.CLIENT_LEFT)
             self._finish()
@@ -193,7 +193,7 @@ class Subrequest(ClientSide):
             exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} timed out")
 
     def _end(self, outcome: str) -> SubresponseListener | None:
-        """Give back what it holds. Returns who is to be told; None: it was over before. `outcome`: for the log."""
+        """Release its resources. Returns the listener to call; None: it had ended before. `outcome`: for the log."""
         listener, self._listener = self._listener, None
         if listener is None:
             return None
@@ -227,12 +227,12 @@ class Subrequest(ClientSide):
         exchange = self.exchange
         if exchange.state is not ENDED:
             exchange.finish()
-        exchange.client = exchange.response_sink = NOBODY  # it leads back here: a circle
+        exchange.client = exchange.response_sink = NOBODY  # it refers back to this object: a reference cycle
 
     def _tell(self, listen: Callable[[T], None], what: T) -> None:
         try:
             listen(what)
-        except Exception:  # the edge of a filter: whose connection it is would not know what to do about it
+        except Exception:  # the edge of a filter: the owner of the connection could not handle its error
             exchange = self.exchange
             logged_at = NO_FILTERS.logged_at = NO_FILTERS.logged_at or {}
             if exchange.begun_at >= logged_at.get(exchange.upstream, -inf) + LOG_EVERY_S:
@@ -240,7 +240,7 @@ class Subrequest(ClientSide):
                 say(OperatorEvent.FILTER_RAISED, "a listener to a sub-request to %s", exchange.upstream, error=True)
             self.cancel()
 
-    # what the exchange tells (`ClientSide`)
+    # calls of the exchange (`ClientSide`)
 
     def send_interim(self, head: ResponseHead | None) -> None: ...
 
@@ -248,7 +248,7 @@ class Subrequest(ClientSide):
         listener = self._listener
         if listener is None:
             return
-        if response.head is None:  # of our own: what it says is said by the fault
+        if response.head is None:  # a reply of the gateway: the fault contains its information
             self._fail(self.exchange.fault or Fault.INTERNAL)
             return
         self._status = response.head.status
@@ -291,7 +291,7 @@ class Subrequest(ClientSide):
 
 @final
 class Subrequests:
-    """Sub-requests of one exchange. As text: those that are over, in the order of their ends, for the access log."""
+    """Sub-requests of one exchange. As text: those that have ended, in order of their ends, for the access log."""
 
     __slots__ = ("_ended", "active", "count")
 
@@ -326,18 +326,19 @@ def send_subrequest(
     body_length: int | None = None,
     timeout: float = TIMEOUT,
 ) -> Subrequest | SubrequestFailed:
-    """Ask an upstream (`Services.upstreams`); the listener is told what comes, perhaps before this returns.
+    """Send a request to an upstream (`Services.upstreams`); the listener is called with the response, perhaps before
+    this returns.
 
-    What a request to this upstream carries of the gateway's own it carries as well: the credentials that the filters of
-    the upstream bring, or those of gateway and listener, and a 401 or 403 lets them renew what they bring.
+    It carries the same data of the gateway as any request to this upstream: the credentials that the filters of the
+    upstream, gateway and listener add, which are renewed after a 401 or 403.
 
-    `target`: path and query. `body`: all of it; or its pieces, by an async iterator that is asked for no more than the
-    upstream takes and closed in the end, where `body_length` says how many bytes they are, if that is known; or the
-    request's own, `exchange.request_body`, as it comes from the client: then the exchange has to be answered by who
-    asks, for no upstream gets it after this. `timeout`: seconds for everything; it is over before, where the route's
-    `timeout` or the upstream's `total` is. A failure that is returned is told to nobody. Raises `ValueError` for what
-    no request may have, for the body of another exchange, or for a parent that is a sub-request itself, and
-    `Malformed`, which is one, for a target or method that cannot be sent.
+    `target`: path and query. `body`: the whole body; or an async iterator of its pieces, which is read only as fast as
+    the upstream accepts them and is closed at the end (`body_length`: their total number of bytes, if known); or the
+    body of the request itself, `exchange.request_body`, as it arrives from the client: then the caller has to answer
+    the exchange, because no upstream gets the body afterwards. `timeout`: seconds for everything; the route's `timeout`
+    or the upstream's `total` may end it earlier. A failure that is returned is not reported to the listener. Raises
+    `ValueError` for invalid headers, for the body of another exchange, or for a parent that is a sub-request itself,
+    and `Malformed`, a subclass, for a target or method that cannot be sent.
     """
     if isinstance(parent.client, Subrequest):
         raise ValueError("a sub-request asks nobody further")
@@ -396,7 +397,7 @@ def _relay_of(
 
 
 def _time_left(parent: Exchange) -> float:
-    """Seconds that are left of the time that its route gives an exchange; inf: it gives any."""
+    """Seconds left of the route's timeout for an exchange; inf: it has none."""
     route = parent.route
     if route is None:
         return inf
@@ -405,7 +406,7 @@ def _time_left(parent: Exchange) -> float:
 
 
 def _forward_like(parent: Exchange, upstream: Upstream, timeout: float) -> Forward:
-    """Return the way to an upstream, by what the parent's route says of its requests."""
+    """Return the forward action to an upstream, with the settings of the parent's route."""
     action = None if parent.route is None else parent.route.action
     if not isinstance(action, Forward):
         return Forward(upstream, None, None, (), timeout)
@@ -425,7 +426,9 @@ async def subrequest(
     timeout: float = TIMEOUT,
     most: int = MOST,
 ) -> Subresponse | SubrequestFailed:
-    """Ask as `send_subrequest` does, and return the whole response. `most`: bytes of its body; a longer one fails."""
+    """Send a request as `send_subrequest` does, and return the whole response. `most`: maximum bytes of its body; a
+    longer one fails.
+    """
     whole = _WholeResponse(most)
     sent = send_subrequest(
         parent,
@@ -450,7 +453,7 @@ async def subrequest(
 
 @final
 class _WholeResponse:
-    """Listener that keeps the response until it is whole."""
+    """Listener that collects the response until it is complete."""
 
     __slots__ = ("_body", "_head", "_most", "result", "sent")
 
@@ -488,5 +491,5 @@ class _WholeResponse:
         self._settle(failure)
 
     def abandon(self) -> None:
-        """The exchange that it was sent for is over."""
+        """Handle the end of the parent exchange."""
         self._settle(SubrequestFailed(Fault.CLIENT_LEFT, _OVER))

@@ -1,4 +1,4 @@
-"""Request bodies of sub-requests that come in pieces: no more of one is made than the upstream takes."""
+"""Streamed request bodies of sub-requests: pieces are produced only as fast as the upstream accepts them."""
 
 import asyncio
 from collections.abc import AsyncIterable
@@ -11,7 +11,7 @@ from fastgw.operator_events import OperatorEvent, say
 
 @final
 class BodyFeeder:
-    """Source of a request's body: feeds what an async iterator gives into the relay, from a task of its own."""
+    """Source of a request's body: feeds the pieces of an async iterator into the relay, in a task of its own."""
 
     __slots__ = ("_exchange", "_pieces", "_resumed", "_task", "relay")
 
@@ -27,17 +27,17 @@ class BodyFeeder:
         self._exchange = exchange
         self._task = loop.create_task(self._run(loop))
 
-    def pause(self) -> None: ...  # the relay says so itself
+    def pause(self) -> None: ...  # the relay reports it
 
     def resume(self) -> None:
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
 
     def cancel(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Cancel the body, which nobody takes any more. The iterator is closed."""
+        """Cancel the body, which is no longer needed. The iterator is closed."""
         self._exchange = None
         if self._task is not None and not self._task.done():
-            loop.call_soon(self._task.cancel)  # not before it has begun; it may be what calls us
+            loop.call_soon(self._task.cancel)  # not before it has begun; it may be the caller
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -1,6 +1,6 @@
-"""Opening a connection to a target: its addresses raced (RFC 8305), then TLS, all within one time limit.
+"""Opening a connection to a target: Happy Eyeballs over its addresses (RFC 8305), then TLS, within one time limit.
 
-Rule: whoever leaves early closes. A connect that fails, is late or is cancelled leaves no socket behind.
+Rule: a connect that fails, times out or is cancelled leaves no open socket.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 ATTEMPT_DELAY: Final = 0.25
-"""Seconds until the next address is tried beside one that has not answered (RFC 8305 section 5)."""
+"""Seconds until the next address is tried in parallel to one that has not answered (RFC 8305 section 5)."""
 DETAIL_MAX: Final = 200
-"""Most characters of the detail."""
+"""Maximum number of characters of the detail."""
 UNIX_RETRY: Final = 0.01
-"""Seconds until a unix socket whose queue is full is tried again: the system tells nobody when there is room."""
+"""Seconds until a unix socket whose queue is full is tried again: the system does not report when there is room."""
 
 
 class ConnectStep(Enum):
-    """How far a connect has come: what it is when the time is up there, and what when it fails for another reason."""
+    """Progress of a connect: the fault if it times out in this step, and the fault if it fails for another reason."""
 
     RESOLVE = "name lookup", Fault.DNS_FAILED, Fault.DNS_FAILED
     CONNECT = "connect", Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE
@@ -41,7 +41,7 @@ class ConnectStep(Enum):
 
 _CONNECT_FAULTS: Final = {
     errno.ECONNREFUSED: Fault.CONNECT_REFUSED,
-    # The service was there and hung up before we had looked: it is ending.
+    # The service accepted and closed before we had looked: it is shutting down.
     errno.ECONNRESET: Fault.CONNECT_REFUSED,
     errno.ECONNABORTED: Fault.CONNECT_REFUSED,
     errno.ENOTCONN: Fault.CONNECT_REFUSED,
@@ -51,15 +51,15 @@ _CONNECT_FAULTS: Final = {
     errno.ENFILE: Fault.CONNECTIONS_EXHAUSTED,
     errno.ENOBUFS: Fault.CONNECTIONS_EXHAUSTED,
     errno.ENOMEM: Fault.CONNECTIONS_EXHAUSTED,
-    errno.EADDRNOTAVAIL: Fault.CONNECTIONS_EXHAUSTED,  # no local port is left; but see `_no_address_of_ours`
+    errno.EADDRNOTAVAIL: Fault.CONNECTIONS_EXHAUSTED,  # no local port is available; but see `_no_address_of_ours`
 }
 """Faults of a failed connect by errno; for any other see `ConnectStep`."""
 
 
 class ConnectFailed(Exception):
-    """No connection could be made. `reason` is for the log: it may name addresses and certificates.
+    """The connect failed. `reason` is for the log: it may name addresses and certificates.
 
-    `detail`: the same in a few words for the access log: an errno's name, or the reason that TLS or DNS gave.
+    `detail`: a short form for the access log: an errno's name, or the reason from TLS or DNS.
     """
 
     def __init__(self, fault: Fault, reason: str, detail: str = "") -> None:
@@ -82,14 +82,14 @@ async def connect(
     handshake: float | None = None,
     preface: bytes = b"",
 ) -> TargetAddress:
-    """Connect `protocol` to `target` within `timeout` seconds, name lookup included; say where.
+    """Connect `protocol` to `target` within `timeout` seconds, including the name lookup, and return the address.
 
     A `SocketConnection` gets the bare socket. `preface`: bytes that go out first, before TLS.
 
-    `handshake`: seconds that a TLS handshake has once connected; None: it has to be done within `timeout` as well.
+    `handshake`: seconds for the TLS handshake after the connect; None: it has to complete within `timeout` as well.
 
-    Raises `ConnectFailed`. A client certificate that the target refuses shows here with TLS 1.2 only: in TLS 1.3 the
-    client is done first (RFC 8446 section 4.4.3), and learns of it when it reads.
+    Raises `ConnectFailed`. A client certificate refused by the target is detected here with TLS 1.2 only: in TLS 1.3
+    the client completes first (RFC 8446 section 4.4.3), and learns of the refusal when it reads.
     """
     step = ConnectStep.RESOLVE
     try:
@@ -164,7 +164,7 @@ def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
 
 
 async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting) -> None:
-    """Make a transport of a connected socket, which from here on belongs to the loop, whatever happens."""
+    """Create the transport of a connected socket, which the loop owns from here on in every case."""
     loop = asyncio.get_running_loop()
     plain = cast(asyncio.BaseProtocol, protocol)
     if target.scheme == "unix":
@@ -184,13 +184,13 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
             try:
                 raise error
             finally:
-                del error, done  # its traceback leads here: a circle
+                del error, done  # its traceback refers back to this frame: a reference cycle
         if tls.lost_by:  # since the handshake
             raise ConnectionError(tls.lost_by)
 
 
 async def _dial_unix(address: TargetAddress) -> socket.socket:
-    """A socket connected to a path. Raises `OSError`."""
+    """Return a socket connected to a path. Raises `OSError`."""
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -205,20 +205,20 @@ async def _dial_unix(address: TargetAddress) -> socket.socket:
 
 
 def _no_address_of_ours(address: TargetAddress) -> bool:
-    """Whether this host has none to reach `address` from, as `[::1]` where IPv6 is off: no lack of ports then.
+    """Whether this host has no local address for `address`, such as `[::1]` without IPv6: then ports are not exhausted.
 
-    The system says EADDRNOTAVAIL to both. UDP has ports of its own, and connecting it sends nothing.
+    The system reports EADDRNOTAVAIL in both cases. UDP has ports of its own, and connecting it sends nothing.
     """
     try:
         with socket.socket(address.family, socket.SOCK_DGRAM) as probe:
             return probe.connect_ex(address.sockaddr) == errno.EADDRNOTAVAIL
-    except OSError:  # no descriptor is left either
+    except OSError:  # no descriptor is available either
         return False
 
 
 @final
 class _Race:
-    """Attempts at several addresses of a target, of which the first to succeed wins; the others are closed.
+    """Attempts at several addresses of a target: the first to succeed is used; the others are closed.
 
     A further one begins as soon as one fails, or `ATTEMPT_DELAY` after the one before it (RFC 8305 section 5).
     """
@@ -236,7 +236,7 @@ class _Race:
         self._decided: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> tuple[socket.socket, TargetAddress]:
-        """The connected socket and where it leads. When all have failed, raises the last one's `OSError`."""
+        """Return the connected socket and its address. If all have failed, raises the last `OSError`."""
         try:
             self._begin()
             await self._decided
@@ -248,7 +248,7 @@ class _Race:
             self._end()
 
     def _begin(self) -> None:
-        """Begin the next attempt. Those that fail at once are passed over."""
+        """Begin the next attempt. Attempts that fail at once are skipped."""
         if self._next is not None:
             self._next.cancel()
             self._next = None
@@ -284,7 +284,7 @@ class _Race:
             self._begin()
 
     def _settle(self, sock: socket.socket, code: int) -> bool:
-        """Book how an attempt ended. False: it has failed."""
+        """Record the end of an attempt. False: it has failed."""
         address = self._running.pop(sock)
         if code == 0:
             self._winner = sock, address
@@ -301,12 +301,12 @@ class _Race:
         self._target.avoid(address)
 
     def _end(self) -> None:
-        self._error = None  # whose traceback leads here: only the collector would find the circle
+        self._error = None  # its traceback refers back here: only the garbage collector would find the cycle
         if self._next is not None:
             self._next.cancel()
         for sock, address in self._running.items():
             self._loop.remove_writer(sock)
             sock.close()
-            self._target.avoid(address)  # another was faster although it began later, or nobody answered
-        if self._winner is not None:  # cancelled between its success and our waking up
+            self._target.avoid(address)  # another was faster although it began later, or none succeeded
+        if self._winner is not None:  # cancelled between its success and our wake-up
             self._winner[0].close()

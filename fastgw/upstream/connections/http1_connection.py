@@ -1,9 +1,9 @@
 """A connection to a target: sends one request at a time and reads its response.
 
-It knows framing and time, and nothing of routes or retries: what happens on it is told to the listener of whoever has
-borrowed it. HTTP/1 has one stream on a connection, so that the connection is its own stream (`UpstreamStream`). It is
-lent again only if the response ended exactly where its framing said, with no byte more, the request was sent whole, and
-neither side asked to close (`release`).
+It handles framing and timeouts, and knows nothing of routes or retries: it reports events to the listener of its
+borrower. HTTP/1 has one stream per connection, so the connection is its own stream (`UpstreamStream`). It is reused
+only if the response ended exactly where its framing declared, with no further byte, the request was sent completely,
+and neither side asked to close (`release`).
 """
 
 import array
@@ -39,14 +39,14 @@ from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import Target
 
 MAX_HEAD: Final = 65536
-"""The longest response head, in bytes; a longer one is `UPSTREAM_MALFORMED`."""
+"""Maximum size of a response head, in bytes; a longer one is `UPSTREAM_MALFORMED`."""
 _BEGINNING: Final = b"HTTP/1."
 MAX_INFORMATIONAL: Final = 16
-"""Interim responses to one request; an upstream that sends more is not going to answer."""
+"""Maximum number of interim responses to one request; an upstream that sends more is faulty."""
 
 
 class Lender(Protocol):
-    """Pool that a connection belongs to."""
+    """Interface of the pool for its connections."""
 
     def give_back(self, connection: "UpstreamConnection") -> None: ...
     def discard(self, connection: "UpstreamConnection") -> None: ...
@@ -54,9 +54,9 @@ class Lender(Protocol):
 
 
 class UpstreamPhase(IntEnum):
-    IDLE = 1  # in the pool, or about to be used
-    AWAITING = 2  # a request is on its way; no final response head yet
-    RECEIVING = 3  # the response's body comes in
+    IDLE = 1  # in the pool, or lent but not used yet
+    AWAITING = 2  # a request is being sent or was sent; no final response head yet
+    RECEIVING = 3  # the response's body is being received
     TUNNEL = 4
     CLOSED = 5
 
@@ -116,7 +116,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._wheel = worker_loop.wheel
         self.pool = pool
         self.target = target
-        self._listener: Any = None  # a `HeadListener`; once the head was told a `BodyListener`. None: nobody listens
+        self._listener: Any = None  # a `HeadListener`; after the head a `BodyListener`; None: no listener
         self._source: RequestSource | None = None  # of a body that is still being sent
         self.phase = IDLE
         self.closed = False
@@ -134,8 +134,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = worker_loop.read_buffer
         self.read_since_rest = 0
-        self.resting = False  # until others have had their turn (`Rests`)
-        self._body_goes_to = -1  # the `fd` of who takes the response's body
+        self.resting = False  # until other connections have had their turn (`Rests`)
+        self._body_goes_to = -1  # the `fd` of the receiver of the response's body
         self._begun = b""  # of a response head
         self._searched = 0
         self.fd = -1  # of a plain socket, to send on without the transport; only while nothing waits there
@@ -143,14 +143,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._informed = 0
         self._method = b""
         self._chunked = False  # how the rest of the request's body is framed
-        self._sending = False  # the request is not whole yet
+        self._sending = False  # the request is not complete yet
         self._offered: Sequence[bytes] = ()  # protocols to switch to
         self._tunnel: TunnelListener | None = None
         # Whether one of `_informed`, `_offered`, `_sending`, `_source`, `_targets_turn`, `_tls_is_new`, `_unasked_body`
         # was set.
         self._special = False
         self._tls: TlsClientTransport | None = None
-        self._tls_is_new = False  # the session is still to be remembered
+        self._tls_is_new = False  # the session is still to be stored
         self._rescue_fd = -1
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def open_stream(self) -> "UpstreamConnection":
         return self
 
-    # what the borrower asks (`UpstreamStream`)
+    # calls of the borrower (`UpstreamStream`)
 
     @property
     def reused(self) -> bool:
@@ -205,7 +205,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def send_body(self, payload: bytes) -> None:
         if self._rescue_fd < 0 and self.phase is AWAITING:
             self._keep_readable()
-        if self._targets_turn:  # it was to ask for the body, which now comes unasked
+        if self._targets_turn:  # it was expected to ask for the body, which is now sent without that
             self._targets_turn = False
             self._watch_head()
         self._write(serializer.chunk(payload) if self._chunked else payload)
@@ -220,12 +220,13 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._write(serializer.last_chunk(trailers))
 
     def _write(self, framed: bytes) -> None:
-        # After a failed write the loss of the connection is told in the loop's next turn; until then writing raises.
+        # After a failed write the loss of the connection is reported in the loop's next turn; until then writing
+        # raises.
         if not self.transport.is_closing():
             send(self.fd, framed, self.transport, self.write_paused)
 
     def hand_over(self, listener: BodyListener) -> None:
-        if self._listener is not None:  # else all was told
+        if self._listener is not None:  # otherwise everything was reported
             self._listener = listener
 
     def take_body_from(self, client: SocketEnd) -> None:
@@ -257,7 +258,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.pool.discard(self)
 
     def _watch_head(self) -> None:
-        """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
+        """Set the timeout of the target while it has to answer or to accept more data; a slow client does not count."""
         if self.phase is AWAITING:
             if (self._targets_turn or self.write_paused) and not self.paused:
                 self._watch(self._head_timeout)
@@ -271,7 +272,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             wheel.file(self, deadline)
 
     def pause(self) -> None:
-        """Read no more for now: who takes the response is slower. Time stands still meanwhile."""
+        """Pause reading, because the receiver of the response is slower. Timeouts pause meanwhile."""
         if not self.paused and self.phase is not CLOSED:
             self.paused = True
             self.deadline = inf
@@ -292,14 +293,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.transport.resume_reading()
 
     def close(self) -> None:
-        """Close at once, whatever is under way. Nobody is told."""
+        """Close at once, even with a request in flight. No listener is called."""
         self._listener = self._source = self._tunnel = None
         if self.phase is not CLOSED:
             done = self.phase is IDLE and not self.write_paused
             self._over()
             self._drop_rescue()
             if self._tls is not None and done:
-                self._tls.close()  # which says so within TLS
+                self._tls.close()  # it sends `close_notify`
             elif self.transport is not None:
                 self.transport.abort()
 
@@ -310,7 +311,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
-            self._unsent = left  # slow, but it takes what we send
+            self._unsent = left  # slow, but it accepts our data
             timeout = self._head_timeout if self.phase is AWAITING else self.idle_timeout
             self._watch(timeout)
         elif self.phase is AWAITING:
@@ -320,15 +321,17 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         elif self.phase is TUNNEL:
             self._fail(Fault.TUNNEL_IDLE)
 
-    # what the loop tells
+    # calls of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
+        self.transport = transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's transport has the methods but not the class
         if isinstance(transport, TlsClientTransport):
             self._tls = transport
             self._special = self._tls_is_new = True
         else:
-            transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+            transport.set_write_buffer_limits(high=0)  # writing pauses as soon as the kernel accepts no more
             self.fd = transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -356,7 +359,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             assert self._tunnel is not None
             self._tunnel.on_tunnel_data(chunk)
             self.worker_loop.count_body(self, nbytes, 0)
-        elif phase is IDLE:  # bytes that no request asked for belong to nobody
+        elif phase is IDLE:  # bytes without a request belong to no response
             self._leave_pool()
 
     def eof_received(self) -> bool:
@@ -371,10 +374,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True  # an answer may still be rescued; nothing can be sent
+        self.closed = True  # a response may still be read; nothing can be sent
         if self.phase is IDLE:
             self._leave_pool()
-        elif not isinstance(exc, (SSLError, TlsBroken)):  # else nothing counts that comes behind
+        elif not isinstance(exc, (SSLError, TlsBroken)):  # otherwise bytes after it are ignored
             self._rescue()
         if self.phase is TUNNEL:
             self._fail(Fault.CONNECTION_LOST, self._why() or "the tunnel was reset")
@@ -428,7 +431,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         listener = self._listener
         self.target.minor = head.minor
         self.reusable = not (head.close or self._unasked_body)
-        # PERF: without a call where nothing is to be tidied up: 0.3 % of a GET (CPython 3.11, bench.check exchange).
+        # PERF: without a call if there is nothing to clean up: 0.3 % of a GET (CPython 3.11, bench.check exchange).
         if self._special or self._full or self._tls is not None or self.paused:
             self._finish()
         else:
@@ -436,7 +439,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         listener.on_head(head, None, True)
 
     def _wait_for_more(self, received: bytes) -> None:
-        """The head is not complete, or it is too long."""
+        """Handle a head that is incomplete or too long."""
         if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
             self._fail(Fault.UPSTREAM_MALFORMED, "The response is not HTTP/1.")
         elif len(received) > MAX_HEAD:
@@ -445,7 +448,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._begun, self._searched = received, len(received)
 
     def _inform(self, head: Http1ResponseHead) -> bool:
-        """Pass an interim response on. False: the exchange is over."""
+        """Forward an interim response. False: the exchange has ended."""
         self._special = True
         self._informed += 1
         if self._informed > MAX_INFORMATIONAL:
@@ -457,15 +460,15 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._targets_turn = not self._sending
             self._watch_head()
         self._listener.on_interim(head)
-        return self._listener is not None  # else it was cancelled meanwhile
+        return self._listener is not None  # otherwise it was cancelled meanwhile
 
     def _begin_body(self, head: Http1ResponseHead, received: bytes, end: int) -> None:
         listener = self._listener
         self.target.minor = head.minor
-        # A target that answers without having asked for the body may take it for the next request.
+        # A target that answers without having asked for the body may interpret it as the next request.
         self.reusable = not (head.close or self._unasked_body)
         if not head.has_body:
-            self.reusable = False  # bytes after a response belong to nobody
+            self.reusable = False  # bytes after a response belong to no response
             self._finish()
             listener.on_head(head, b"", True)
             return
@@ -492,7 +495,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._end_body()
 
     def _begin_counting(self, chunk: bytes, payload: bytes, assured: int) -> None:
-        """`chunk`: what came of the body with the head, and more follows."""
+        """`chunk`: the part of the body received with the head; more follows."""
         worker_loop = self.worker_loop
         if not chunk:
             if not assured:
@@ -528,11 +531,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         listener.on_end(reader.trailers)
 
     def _finish(self) -> None:
-        """The response is over. The listener is told next, and releases the stream."""
+        """End the response. The listener is called next, and releases the stream."""
         self.phase = IDLE
         self._listener = None
         self.deadline = inf
-        # Bytes after a response belong to nobody.
+        # Bytes after a response belong to no response.
         if (self._full or self._tls is not None) and self._more_is_there():
             self.reusable = False
         if self.reader is not None:
@@ -552,13 +555,15 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 self._tls_is_new = False
                 if self._tls is not None and not self._tls.is_closing():
                     self._tls.remember()
-        if self.paused:  # for a client that was slower; the next one may not be
+        if self.paused:  # for a slower client; the next one may be faster
             self.paused = False
             self.transport.resume_reading()
 
     def _more_is_there(self) -> bool:
-        """Whether the target has sent more than was read. After a read that was not full there is nothing."""
-        if self._tls is not None:  # what is not read of it may as well be a ticket
+        """Whether the target has sent more than was read. After a read that did not fill the buffer there is
+        nothing.
+        """
+        if self._tls is not None:  # the unread bytes may also be a session ticket
             return self._tls.has_unread()
         pending = array.array("i", [0])
         with suppress(OSError):
@@ -577,7 +582,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         tunnel.on_switch(head, early)
 
     def _peer_ended(self) -> None:
-        """A clean end of input: that may be how the response ends (RFC 9112 section 6.3, rule 8)."""
+        """Handle a clean end of input, which may be the end of the response (RFC 9112 section 6.3, rule 8)."""
         if self.phase is RECEIVING:
             assert self.reader is not None
             try:
@@ -600,7 +605,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     @property
     def lost_by(self) -> str:
-        """Reason in TLS why the connection has ended; "" = none."""
+        """TLS error that has ended the connection; "" = none."""
         return "" if self._tls is None else self._tls.lost_by
 
     def _why(self) -> str:
@@ -611,19 +616,19 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.close()
         pool.forget(self)
 
-    # A transport that is lost drops what it has not handed over yet, and that may be the end of an answer. An upstream
-    # that answers early and closes makes our next write fail: a second descriptor of the same socket keeps the bytes
-    # within reach. With TLS there may also be what has come and is not deciphered.
+    # A lost transport drops data that it has not handed over yet, which may be the end of a response. An upstream that
+    # answers early and closes makes our next write fail: a second descriptor of the same socket keeps the bytes
+    # readable. With TLS there may also be received data that is not decrypted yet.
 
     def _keep_readable(self) -> None:
-        with suppress(OSError):  # out of descriptors: then an early answer may be lost, the request is not
+        with suppress(OSError):  # out of descriptors: an early response may be lost then, but not the request
             self._rescue_fd = os.dup(self.transport.get_extra_info("socket").fileno())
 
     def _rescue(self) -> None:
         while self.phase is AWAITING or self.phase is RECEIVING or self.phase is TUNNEL:
             try:
                 count = self._read_kept()
-            except OSError:  # nothing is left, or nothing was kept
+            except OSError:  # no data is left, or none was kept
                 return
             if count == 0:
                 self.eof_received()
@@ -649,5 +654,5 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
 
 def _errno_of(error: Exception | None) -> str:
-    """The name of the errno that ended a connection; "" where none did."""
+    """The name of the errno that ended a connection; "" if there is none."""
     return errorcode.get(error.errno or 0, "") if isinstance(error, OSError) else ""

@@ -1,8 +1,8 @@
-"""TLS of a connection to a target: the handshake as client. What follows it is `eventloop.tls_transport`.
+"""TLS of a connection to a target: the client handshake. After it `eventloop.tls_transport` takes over.
 
-What stands above is told of the connection when its handshake is done. From then on an end is an end only where the
-target says so within TLS (`close_notify`, RFC 8446 section 6.1): anybody on the way can end a TCP connection, and what
-came before would look complete.
+The protocol above learns of the connection when its handshake is complete. From then on only `close_notify` (RFC 8446
+section 6.1) counts as a proper end: anyone on the network path can end a TCP connection, and the data before would look
+complete.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.targets.tls import Resuming
 
 _PLAIN: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG"))
-"""Errors of OpenSSL for an answer that is no TLS."""
+"""Errors of OpenSSL for a response that is not TLS."""
 
 
 class TlsBroken(ConnectionError):
-    """A connection that its peer has ended in a way that TLS does not know. The text is for the log."""
+    """The peer has ended the connection without a proper end of TLS. The text is for the log."""
 
 
 class Client(Above, Protocol):
@@ -29,7 +29,7 @@ class Client(Above, Protocol):
 
 @final
 class TlsClientTransport(TlsTransport):
-    """Begins the handshake as soon as it is connected."""
+    """Protocol that begins the handshake as soon as it is connected."""
 
     __slots__ = ("_client", "_done", "_is_v1_2", "_name", "lost_by", "resuming")
 
@@ -41,9 +41,10 @@ class TlsClientTransport(TlsTransport):
         client: Client,
         done: "asyncio.Future[OSError | None]",
     ) -> None:
-        """`name`: what the target is asked for by (SNI) and what its certificate has to be for.
+        """`name`: the server name that is sent (SNI) and that the certificate has to be valid for.
 
-        `done`: how the handshake has ended. No exception is put into it: its traceback would lead back here, a circle.
+        `done`: the result of the handshake. No exception is put into it: its traceback would refer back here, a
+        reference cycle.
         """
         super().__init__(worker_loop)
         self.resuming = resuming
@@ -52,13 +53,13 @@ class TlsClientTransport(TlsTransport):
         self._done: asyncio.Future[OSError | None] | None = done
         self._is_v1_2 = False
         self.lost_by = ""
-        """Reason why it has ended, where that was done within TLS or by a breach of it. For the log."""
+        """Reason of the end, if it was an alert or a violation of TLS. For the log."""
 
     def __repr__(self) -> str:
         return f"<TlsClientTransport {self._name} {self.stage.name}>"
 
     def remember(self) -> None:
-        """An answer has come: further connections may resume this one's session."""
+        """Store the session after a response: further connections may resume it."""
         self.resuming.remember(self._tls)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -81,7 +82,7 @@ class TlsClientTransport(TlsTransport):
 
     def _not_shaken(self, error: OSError | None) -> None:
         self._shut()
-        self._below.close()  # an alert may be on its way
+        self._below.close()  # an alert may be in transit
         if error is None or isinstance(error, ConnectionError):
             error = ConnectionResetError("the target has closed the connection")
         elif isinstance(error, ssl.SSLError) and error.reason in _PLAIN:
@@ -109,7 +110,7 @@ class TlsClientTransport(TlsTransport):
         if self._own_answers and self._is_v1_2:  # which answers nothing else by itself
             self.lost_by = "the target asked for another handshake (renegotiation), which is refused"
         elif isinstance(error, ssl.SSLError) and error.reason:
-            # In TLS 1.3 a target judges our certificate only behind the handshake (RFC 8446 section 4.4.3).
+            # In TLS 1.3 a target verifies our certificate only after the handshake (RFC 8446 section 4.4.3).
             self.lost_by = error.reason.lower().replace("_", " ")
         elif isinstance(error, TlsBroken):
             self.lost_by = str(error)
@@ -121,9 +122,9 @@ class TlsClientTransport(TlsTransport):
         self._lose(TlsBroken(why))
 
     def read_lost(self, sealed: bytes, buffer: memoryview) -> int:
-        """Decipher into `buffer` what is left of a connection that was lost; 0 = the target had ended it.
+        """Decrypt remaining data of a lost connection into `buffer`; 0 = the target had ended it properly.
 
-        `sealed`: more of it. Raises `ssl.SSLWantReadError` when there is nothing left without more.
+        `sealed`: more encrypted data. Raises `ssl.SSLWantReadError` if more of it is needed.
         """
         incoming = self.memory.incoming
         incoming.write(self._kept + sealed)

@@ -1,1 +1,1 @@
-"""A request on its way to an upstream: the fast path, attempts and retries, fallback, credential renewal."""
+"""Forwarding of requests to an upstream: the fast path, attempts and retries, fallback, credential renewal."""

@@ -1,8 +1,8 @@
-"""One try at a target: it borrows a connection, sends the request on it, and takes what comes back.
+"""Attempt at a target: it borrows a connection, sends the request on it, and receives the response.
 
-What follows from how it went is decided by its `Forwarding`, which is told of it once: by `answered` when the head of
-a response is there, or by `lost` when none will come. Whoever listens to the upstream's attempts is told by its record
-(`AttemptRecord`): it has one only where somebody does, or where there is something to count.
+Its `Forwarding` decides what follows; the attempt reports its result to it once: by `answered` when the head of a
+response was received, or by `lost` when there will be none. Listeners to the upstream's attempts get its record
+(`AttemptRecord`): it has one only if there are listeners, or if there is something to count.
 """
 
 from math import inf
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 JUST_USED_S: Final = 1.0
-"""Seconds since its last use in which an idle connection may carry a request that cannot be sent again; else such a
-request takes a fresh one.
+"""Maximum seconds since its last use for an idle connection to carry a request that cannot be sent again; otherwise
+such a request gets a fresh connection.
 """
 
 
@@ -46,14 +46,14 @@ class Attempt(Timed):
         self.exchange = forwarding.exchange
         self.target = target
         self.stream: UpstreamStream | None = None
-        self._begun_at = 0.0  # where hedges are made
+        self._begun_at = 0.0  # if hedging is configured
         self._record: AttemptRecord | None = None
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.target!r} on {self.stream!r}>"
 
     def begin(self, fresh: bool, kind: AttemptKind) -> None:
-        """The target was picked: ask for a stream. `fresh`: on a connection that has carried no request."""
+        """Request a stream to the selected target. `fresh`: on a connection that has not carried a request."""
         upstream = self._upstream
         if upstream.hedging is not None:
             self._begun_at = monotonic()
@@ -82,9 +82,9 @@ class Attempt(Timed):
         exchange.target = target.label
         body = exchange.request_body
         if not target.minor and (exchange.body_length if body is None else body.length) is None:
-            self._forwarding.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
+            self._forwarding.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 does not support chunks (RFC 9112 section 6.1)
             return
-        # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
+        # A request that cannot be sent again could be lost on a connection that the target is just closing.
         idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
         lent = self._upstream.pool.lend(target, self, fresh, idle_at_most)
         if isinstance(lent, Fault):
@@ -93,21 +93,21 @@ class Attempt(Timed):
             self.lent(lent)
 
     def _limit_time(self) -> None:
-        """The request is whole, so from here on it is the target's time that passes. Only where another may follow."""
+        """Start `per_try_timeout` after the complete request. Only if another attempt may follow."""
         if self._forwarding.is_replayable():
             wheel = self._upstream.worker_loop.wheel
             wheel.watch(self, wheel.now + self._upstream.rules.per_try)
 
     def seconds_left(self) -> float:
-        """How long the head of its response is waited for, from now on."""
+        """Seconds in which the response head has to arrive, from now on."""
         upstream, now = self._upstream, self._upstream.worker_loop.wheel.now
         return min(upstream.settings.timeouts.response_headers, min(self.deadline, self._forwarding.head_due_at) - now)
 
     def seconds(self) -> float:
-        """Seconds since it began, where hedges are made."""
+        """Seconds since it began, if hedging is configured."""
         return monotonic() - self._begun_at
 
-    # what the pool tells
+    # calls of the pool
 
     def lent(self, stream: UpstreamStream) -> None:
         self.stream = stream
@@ -116,7 +116,7 @@ class Attempt(Timed):
             self._record.connect(stream.reused, monotonic())
         try:
             exchange.sent = True
-            if exchange.state is not FORWARDING:  # another attempt may be on its way as well
+            if exchange.state is not FORWARDING:  # another attempt may be in flight as well
                 exchange.state = CONNECTION_LENT[exchange.state]
             left = self.seconds_left() if forward.deadline_name else None
             body = exchange.request_body
@@ -125,12 +125,12 @@ class Attempt(Timed):
                 stream.begin(self, request, exchange.method)
             else:
                 self._send_special(stream, request)
-        except Exception:  # the edge of this exchange: who waits for a connection has no other way to hear of a defect
+        except Exception:  # the edge of this exchange: a waiting attempt has no other way to report a defect
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def _take(self, body: Relay) -> bytes:
-        """Take the present part of the body, framed. What comes is fed, and what was there is kept if it may be sent
+        """Take the received part of the body, framed. Later parts are fed, and earlier ones are kept if it may be sent
         again.
         """
         exchange = self.exchange
@@ -145,7 +145,7 @@ class Attempt(Timed):
         return serializer.chunk(held) + last
 
     def _send_special(self, stream: UpstreamStream, request: bytes) -> None:
-        """Send a request whose body is still to come, or that asks for more than its resource."""
+        """Send a request whose body is incomplete, or that has an expectation or offers an upgrade."""
         exchange, forwarding = self.exchange, self._forwarding
         body = exchange.request_body
         expects_continue = body is not None and exchange.head.expects_continue
@@ -169,7 +169,7 @@ class Attempt(Timed):
         )
 
     def failed(self, fault: Fault, why: str = "") -> None:
-        """No connection could be had."""
+        """Handle the failure to get a connection."""
         forwarding = self._forwarding
         self._give_up(fault, why)
         forwarding.lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER, why)
@@ -178,7 +178,7 @@ class Attempt(Timed):
         body = self.exchange.request_body
         return body is None or body.ended
 
-    # what the stream tells (`ResponseListener`)
+    # calls of the stream (`ResponseListener`)
 
     def on_interim(self, head: ResponseHead) -> None:
         self._forwarding.informed(self, head)
@@ -192,7 +192,7 @@ class Attempt(Timed):
         exchange = self.exchange
         try:
             self._forwarding.answered(self, head, payload, ended, now)
-        except Exception:  # the edge of this exchange: the connection has done its part, and tells nobody any more
+        except Exception:  # the edge of this exchange: the connection calls no listener any more
             say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
@@ -216,11 +216,11 @@ class Attempt(Timed):
                 condition = RESET
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
-        # A target may close what is idle: that is no sign of ill health.
+        # A target may close idle connections: that is not a failure.
         self._give_up(None if condition == RESET else fault, why)
         forwarding.lost(self, fault, condition, why)
 
-    # what a tunnel tells (`TunnelListener`)
+    # calls of a tunnel (`TunnelListener`)
 
     def on_switch(self, head: ResponseHead, early: bytes) -> None:
         stream, upstream = self.stream, self._upstream
@@ -243,11 +243,13 @@ class Attempt(Timed):
         self.exchange.client.end(())
 
     def _half_closed(self) -> None:
-        """One side has ended the tunnel. Most often it has gone altogether, so the other has less time to follow."""
+        """Handle the end of one direction of the tunnel. Usually that side has closed, so the other has less time to
+        follow.
+        """
         if self.stream is not None:
             self.stream.limit_silence(self._upstream.settings.timeouts.idle)
 
-    # what the client's side asks
+    # calls of the client's side
 
     def feed(self, payload: bytes) -> None:
         if self.stream is not None:
@@ -271,19 +273,19 @@ class Attempt(Timed):
     # endings
 
     def expire(self, now: float) -> None:
-        """`per_try_timeout` is over."""
+        """Handle the end of `per_try_timeout`."""
         fault, forwarding = self.late_by(), self._forwarding
         self.give_up(fault)
         forwarding.lost(self, fault, PER_TRY_TIMEOUT)
 
     def late_by(self) -> Fault:
-        """Fault of this attempt when time is up."""
+        """Fault of this attempt after a timeout."""
         if self.stream is not None:
             return Fault.UPSTREAM_TIMEOUT
         return Fault.POOL_TIMEOUT if self._upstream.pool.is_queued(self) else Fault.CONNECT_TIMEOUT
 
     def give_up(self, fault: Fault | None = None) -> None:
-        """Give up: no one waits for the attempt any more. `fault`: as it has failed."""
+        """Cancel the attempt, which is no longer needed. `fault`: the reason, if it has failed."""
         stream, self.stream = self.stream, None
         pool = self._upstream.pool
         self._give_up(fault)
@@ -293,7 +295,7 @@ class Attempt(Timed):
             pool.withdraw(self)
 
     def release(self) -> None:
-        """End the attempt: the response is in."""
+        """End the attempt after the complete response."""
         stream, self.stream = self.stream, None
         assert stream is not None
         if self._record is not None:
@@ -302,7 +304,7 @@ class Attempt(Timed):
         stream.release()
 
     def refuse(self, status: int) -> None:
-        """Drop the response, whose head has this status, for another attempt."""
+        """Drop the response with this status in favour of another attempt."""
         stream, self.stream = self.stream, None
         assert stream is not None
         record = self._record = self._record or self._new_record(AttemptKind.FIRST, self.exchange.begun_at)
@@ -311,7 +313,7 @@ class Attempt(Timed):
         stream.release()
 
     def _give_up(self, fault: Fault | None, why: str = "") -> None:
-        """End the attempt without a response, or with a part of one, and tell who listens."""
+        """End the attempt without a response, or with an incomplete one, and call the listeners."""
         record, now = self._record, 0.0
         if record is None:
             if fault is not None:
@@ -328,14 +330,14 @@ class Attempt(Timed):
     def _end(self) -> None:
         if self.filed_at != inf:
             self._upstream.worker_loop.wheel.drop(self)
-        # The body's relay may have us until its end.
+        # The body's relay may refer to this attempt until its end.
         del self.exchange, self._forwarding, self._upstream
         self._record = None
 
 
 @final
 class _TunnelSource:
-    """Client of a tunnel, as the source of what the target is sent."""
+    """Client of a tunnel, as the source of the data for the target."""
 
     __slots__ = ("pause", "resume")
 

@@ -1,8 +1,8 @@
-"""A 401 or 403 held back, while a filter renews what the gateway shows the upstream (`Hooks.renew`).
+"""Credential renewal: a 401 or 403 is held back while a filter renews the gateway's credentials (`Hooks.renew`).
 
-Rule 1: nothing of the answer has gone to the client, so that the request may still be sent once more. Rule 2: what
-comes of the answer meanwhile is kept; from `MOST_HELD` bytes on it is not read. Rule 3: it is decided once, by the
-filter, or when its time is up; or nobody waits any more (`cancel`).
+Rule 1: no part of the response was sent to the client, so the request may still be sent once more. Rule 2: the body
+that arrives meanwhile is kept; from `MOST_HELD` bytes on it is not read. Rule 3: the decision is made once, by the
+filter or its timeout, unless it is cancelled (`cancel`).
 """
 
 import asyncio
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 MOST_HELD: Final = 65536
-"""Bytes of an answer's body that are read before it is decided whether the client gets it."""
+"""Bytes of a response body that are read before it is decided whether the client gets it."""
 
 
 class HeldResponse(NamedTuple):
-    """A whole response that is not passed on yet. `seconds`: after which its head was there."""
+    """A complete response that is not forwarded yet. `seconds`: time until its head was received."""
 
     target: Target
     head: ResponseHead
@@ -40,8 +40,8 @@ class HeldResponse(NamedTuple):
 
 @final
 class CredentialRenewal:
-    """Credential renewal: listens to the rest of a response in place of the attempt that was answered, until it is
-    decided who gets it.
+    """Credential renewal: listens to the rest of a response in place of its attempt, until it is decided whether the
+    client gets it.
     """
 
     __slots__ = (
@@ -70,18 +70,18 @@ class CredentialRenewal:
         self._answered_at = answered_at  # monotonic seconds
         self._pieces = [payload]
         self._trailers: Trailers = ()
-        self.fault: Fault | None = None  # by which the answer broke off
+        self.fault: Fault | None = None  # the fault by which the response was cut off
         self.why = ""
-        self.sent = 0  # bytes of the request's body that this target has got
+        self.sent = 0  # bytes of the request's body that were sent to this target
 
     def __repr__(self) -> str:
         return f"<CredentialRenewal after {self._head.status} by {self.attempt!r}>"
 
     def begin(self, ended: bool, step: RenewStep, outcome: Awaitable[bool]) -> None:
-        """Hold the answer, and wait. `ended`: the answer has come as a whole."""
+        """Hold the response, and wait. `ended`: the response is complete."""
         forwarding, exchange = self._forwarding, self._forwarding.exchange
         body = exchange.request_body
-        if body is not None:  # the target has judged what it has got: it gets no more for now
+        if body is not None:  # the target has already answered: it gets no more of the body for now
             assert body.kept is not None
             self.sent = sum(map(len, body.kept))
         if ended:
@@ -104,16 +104,16 @@ class CredentialRenewal:
             renewed = await outcome
             if renewed is not True and renewed is not False:
                 raise TypeError(f"a renew step of a filter waited for a {type(renewed).__name__}; expected a bool")
-        except BaseException as error:  # the edge of a filter: out of a task, nobody would be told
+        except BaseException as error:  # the edge of a filter: an exception of a task would not be reported
             if self._task is None and not isinstance(error, Exception):
-                return  # it was cancelled, for nobody waits for it any more
+                return  # it was cancelled, because it is no longer needed
             exchange.why = count_raised(self._step, "renew", exchange)
             renewed = False
         if self._task is not None:
             self._decided(renewed)
 
     def late(self) -> None:
-        """Give up: there is no more time for the renewal."""
+        """Abort the renewal after its timeout."""
         exchange = self._forwarding.exchange
         name = exchange.chain.name_of(self._step)
         exchange.client.count_filter(name, FilterEvent.LATE)
@@ -129,28 +129,28 @@ class CredentialRenewal:
                 forwarding.send_again(self)
             else:
                 forwarding.pass_on(self)
-        except Exception:  # the edge of this exchange: nobody else would hear of a defect
+        except Exception:  # the edge of this exchange: a defect would not be reported otherwise
             say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def held(self) -> HeldResponse:
-        """Return the response as far as it has come."""
+        """Return the received part of the response."""
         seconds = self._answered_at - self._forwarding.exchange.begun_at
         return HeldResponse(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
 
     def cancel(self) -> None:
-        """Cancel the renewal: no one waits for it any more."""
+        """Cancel the renewal, which is no longer needed."""
         task, self._task = self._task, None
         self._limit.cancel()
         if task is not None:
             self._forwarding.upstream.worker_loop.loop.call_soon(task.cancel)  # not before it has begun to wait
 
     def _give_back(self) -> None:
-        """The answer is in: its connection may serve others meanwhile."""
+        """Handle the complete response: its connection may be reused meanwhile."""
         self._forwarding.current = None
         self.attempt.release()
 
-    # what the stream tells (`BodyListener`)
+    # calls of the stream (`BodyListener`)
 
     def on_data(self, payload: bytes) -> None:
         self._pieces.append(payload)
@@ -169,6 +169,6 @@ class CredentialRenewal:
         self.attempt.give_up(fault)
 
     def go_on(self, stream: "UpstreamStream") -> None:
-        """The client gets the answer as it comes: back to the attempt."""
+        """Hand the response back to the attempt, which forwards it to the client as it arrives."""
         stream.hand_over(self.attempt)
         stream.resume()

@@ -1,11 +1,11 @@
-"""Fallback of an upstream that has failed before its response began: a reply, or another upstream.
+"""Fallback for an upstream that has failed before its response began: a reply, or another upstream.
 
-Rule 1: another upstream gets nothing that the first may have acted on, unless the method allows it to be done twice.
-Rule 2: it gets no credentials that the gateway has brought for the first, unless they are meant for both.
+Rule 1: another upstream does not get a request that the first may have acted on, unless its method is idempotent. Rule
+2: it gets no credentials that the gateway has added for the first, unless they are meant for both.
 
-Another upstream is no sub-request of the exchange (`client/subrequest.py`), but its next forwarding: so its response
-goes to the client as any does, with interim responses, tunnels, the route's filters and the client's own backpressure.
-A sub-request has a listener in place of the client, through which all of that would have to be copied.
+The request to another upstream is not a sub-request of the exchange (`client/subrequest.py`), but its next forwarding:
+its response goes to the client like any other, with interim responses, tunnels, the route's filters and the client's
+backpressure. A sub-request has a listener in place of the client, which would have to copy all of that.
 """
 
 from collections.abc import Mapping
@@ -34,10 +34,10 @@ FAULTS: Final[Mapping[FallbackCondition, frozenset[Fault]]] = {
 
 @final
 class Fallback:
-    """Fallback of a route. One of `reply` and `forward`. `shares`: that upstream, too, gets what is for the first
-    alone.
+    """Fallback of a route: either `reply` or `forward`. `shares`: the fallback upstream also gets additions meant for
+    the first only.
 
-    `told`: what it does and when, for people.
+    `told`: description of its action and condition, for people.
     """
 
     __slots__ = ("_faults", "_forward", "_reply", "_shares", "description")
@@ -55,11 +55,11 @@ class Fallback:
         self.description = f"{deed}, on {', '.join(conditions)}"
 
     def __call__(self, exchange: Exchange, fault: Fault) -> bool:
-        """Have an exchange that has failed answered otherwise, before its answer has begun. False: it is not for us."""
+        """Answer a failed exchange whose response has not begun. False: the fallback does not apply."""
         if fault not in self._faults:
             return False
         if self._reply is not None:
-            exchange.fault = fault  # what is told of it; the client sees the reply
+            exchange.fault = fault  # for log and metrics; the client gets the reply
             exchange.refuse_late(self._reply)
             return True
         forward = self._forward
@@ -79,6 +79,6 @@ class Fallback:
 
 
 def _may_be_sent(exchange: Exchange) -> bool:
-    """Whether all of it is there, and nobody can have acted on it, or it may be done twice."""
+    """Whether the request is complete, and no upstream can have acted on it or it is idempotent."""
     body = exchange.request_body
     return (body is None or body.kept is not None) and (not exchange.sent or exchange.method in IDEMPOTENT)

@@ -1,10 +1,10 @@
-"""The fast path: an ordinary request that nothing happens to, over a connection that is at hand.
+"""The fast path: an ordinary request without special events, over an idle connection.
 
-Most requests are such. For them a `FastPath` does what an `Exchange` and its `Forwarding` do when nothing happens on
-the way: nothing waits, a body goes with its head and is not relayed, nothing is tried again. Where filters have to do
-with the request or its answer, they do so by an `Exchange`, which is answered in the end. As soon as more is needed (no
-connection is at hand, the answer comes in pieces, the connection breaks, the client leaves), `turn` makes the two as
-they would stand by now, and they go on.
+Most requests are like this. For them a `FastPath` replaces an `Exchange` and its `Forwarding`: nothing waits, a body is
+sent with its head and not relayed, nothing is retried. If filters process the request or its response, they use an
+`Exchange`, which is answered at the end. As soon as more is needed (no connection is idle, the response arrives in
+pieces, the connection breaks, the client disconnects), `turn` creates the two in the state that they would have by now,
+and they continue.
 """
 
 from collections.abc import Mapping
@@ -39,11 +39,11 @@ NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 
 
 class FastPathClient(Protocol):
-    """Client connection as the fast path needs it."""
+    """Interface of a client connection for the fast path."""
 
     @property
     def stream(self) -> ClientSide:
-        """The client's side of an exchange, where one is needed after all."""
+        """The client side of an exchange, if one is needed after all."""
 
     def answer_fast(
         self,
@@ -53,9 +53,9 @@ class FastPathClient(Protocol):
         added: bytes,
         request_id: bytes,
     ) -> None:
-        """Send an answer that came as a whole, with what filters say of its fields, and end what it is of with it.
+        """Send a response that was received as a whole, with the header changes of filters, and end its exchange.
 
-        None: it is the fast path's own. `request_id`: as in `serializer.whole`.
+        None: there is only the fast path. `request_id`: as in `serializer.whole`.
         """
 
     def leave_fast_path(self, exchange: Exchange) -> None:
@@ -64,9 +64,9 @@ class FastPathClient(Protocol):
 
 @final
 class FastPath:
-    """The fast path from one client connection, for one request at a time: borrower of a stream.
+    """Fast path of one client connection, for one request at a time: borrower of a stream.
 
-    When it is over it is told of like an exchange (`observe.Ended`), unless there is one.
+    Its end is reported like that of an exchange (`observe.Ended`), unless there is one.
     """
 
     is_fast: Final = True
@@ -113,14 +113,14 @@ class FastPath:
     def __init__(self, client: FastPathClient, listener: Any, peer: Peer) -> None:
         self._client = client
         self._stream: UpstreamStream | None = None
-        self._attempt: AttemptRecord | None = None  # where somebody listens
+        self._attempt: AttemptRecord | None = None  # if there are listeners
         self.listener = listener
         self.peer = peer
         self.client_ip = peer.ip
         self.scheme = peer.scheme
         self.response: Http1ResponseHead | None = None
-        self._exchange: Exchange | None = None  # which is on this way, where filters have to do with it
-        # What is told of every request that has none:
+        self._exchange: Exchange | None = None  # the exchange on the fast path, if filters process it
+        # Record of every request without an exchange:
         self.request_body = self.consumer = self.fault = self.subrequests = None
         self.retries = 0
         self.request_id, self.why, self.shadowed = b"", "", ""
@@ -151,7 +151,7 @@ class FastPath:
         id_of = plan.id_of
         self.request_id = request_id = b"" if id_of is None else id_of(head)
         forward: Forward = plan.forward
-        # PERF: these lines once more below: a call here costs 60 ns (CPython 3.11, micro/exchange).
+        # PERF: these lines are repeated below: a call here costs 60 ns (CPython 3.11, micro/exchange).
         upstream = forward.upstream
         self.upstream = upstream.name
         upstream.active += 1
@@ -188,7 +188,7 @@ class FastPath:
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
     def go_on(self, exchange: Exchange, route: Route) -> None:
-        """`begin`, for an ordinary request that filters have let pass, or whose answer they are to meet."""
+        """`begin` for an ordinary request that filters have passed, or whose response they will process."""
         self._exchange = exchange
         self.route = route
         exchange.is_fast = True
@@ -204,7 +204,7 @@ class FastPath:
         if upstream.attempt_listener is not None:
             record = AttemptRecord(exchange, upstream, target, AttemptKind.FIRST, 1, monotonic())
             self._attempt = record.begin()
-        head: Any = exchange.head  # of HTTP/1, as no other connection goes this way
+        head: Any = exchange.head  # of HTTP/1: other connections do not use the fast path
         method = head.method
         payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None
@@ -234,14 +234,14 @@ class FastPath:
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
     def leave_fast_path(self) -> "Attempt":
-        """Make the exchange and its forwarding, whose attempt goes on from here. This fast path is over."""
+        """Create the exchange and its forwarding, whose attempt continues from here. This fast path has ended."""
         assert self._stream is not None
         attempt = self._turned(self._stream.target).current
         assert attempt is not None
         return attempt
 
     def _turned(self, target: Target | None) -> "Forwarding":
-        """`target`: None where none could be picked."""
+        """`target`: None if none could be selected."""
         stream, self._stream = self._stream, None
         exchange = self._exchange_so_far()
         forward: Forward = self.route.fast_path.forward
@@ -275,14 +275,12 @@ class FastPath:
         return exchange
 
     def forget(self) -> None:
-        """Forget a finished exchange: hold no more of its bytes, nor a route that may be replaced before the next
-        one.
-        """
+        """Release a finished exchange: hold neither its bytes nor a route that may be replaced before the next one."""
         self.response = None
         self.head = NO_HEAD
         self.route = NO_ROUTE
 
-    # what the stream tells (`HeadListener`)
+    # calls of the stream (`HeadListener`)
 
     def on_head(self, head: Any, payload: bytes | None, ended: bool) -> None:
         length, exchange = head.payload_length, self._exchange

@@ -1,4 +1,4 @@
-"""Forward action of a route: the rewritten request, its timeouts, whether responses are looked at.
+"""Forward action of a route: the rewritten request, its timeouts, whether responses are inspected.
 
 `Forward` is compiled once; each exchange has a `Forwarding`, which makes `Attempt`s.
 """
@@ -26,12 +26,12 @@ _NO_VIA: Final = frozenset((serializer.NO_VIA,))
 
 @final
 class Forward:
-    """A route's action: forward to `upstream`. `path_of` gives the path to send; None: that of the request.
+    """A route's action: forward to `upstream`. `path_of` returns the path to send; None: the request's path is sent.
 
-    `folder`: what paths begin with if all that `path_of` does is to cut that off, but for its last slash; b"": it does
-    something else, and it is done for every path.
-    `timeout`: seconds until the response head. `deadline_name`: of the field that says how many milliseconds an attempt
-    has; None: there is none. `via`: whether requests and answers get a `Via` of ours.
+    `folder`: the prefix of paths if `path_of` only removes it, except for its last slash; b"": `path_of` does something
+    else, and runs for every path.
+    `timeout`: seconds until the response head. `deadline_name`: header with the number of milliseconds that an attempt
+    has; None: there is none. `via`: whether requests and responses get a `Via` of the gateway.
     """
 
     __slots__ = (
@@ -67,14 +67,14 @@ class Forward:
         self.timeout = min(timeout or inf, upstream.total_timeout)
         self.deadline_name = deadline_name
         self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
-        self.marks = NO_NAMES if via else _NO_VIA  # among what is left out of requests and answers
+        self.marks = NO_NAMES if via else _NO_VIA  # among the names that are left out of requests and responses
         self._folder, self._cut = folder, len(folder) - 1
         self._joined = NO_NAMES, NO_NAMES, NO_NAMES
         self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
 
     @property
     def allows_fast_path(self) -> bool:
-        """Whether nothing has to be timed or looked at, so that requests need no `Forwarding`."""
+        """Whether there are no timeouts or inspections, so that requests need no `Forwarding`."""
         rules = self.upstream.rules
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         return not (timed or rules.statuses or self.upstream.hedging)
@@ -91,9 +91,9 @@ class Forward:
     def resumed(
         self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, record: AttemptRecord | None
     ) -> Forwarding:
-        """Return the forwarding of an exchange that was on the fast path; counted among the upstream's already.
+        """Return the forwarding of an exchange that was on the fast path; the upstream has counted it already.
 
-        `record`: of its attempt at `target`, where somebody listens.
+        `record`: of its attempt at `target`, if there are listeners.
         """
         forwarding = self._forwarding(exchange)
         if target is not None:
@@ -109,14 +109,14 @@ class Forward:
     def sent_target(
         self, asked: BalancingRequest, target: Target, query: bytes | None = UNCHANGED_QUERY
     ) -> bytes | None:
-        """The request target that is sent; None: the one that the client sent."""
+        """The request target that is sent; None: the client's."""
         head = asked.head
         if query is UNCHANGED_QUERY:
             if head.path_as_sent and not head.scheme:
                 if self.keeps_path:
                     return None
                 if self._folder:
-                    # PERF: of the client's bytes 0.45 us, of path and query 0.9 (CPython 3.11, micro/egress).
+                    # PERF: from the client's bytes 0.45 us, from path and query 0.9 (CPython 3.11, micro/egress).
                     sent = head.request_target
                     if sent.startswith(self._folder):
                         return target.base_path + sent[self._cut :]
@@ -128,9 +128,11 @@ class Forward:
         return where if query is None else where + b"?" + query
 
     def request(self, exchange: Exchange, target: Target, left: float | None = None, payload: bytes = b"") -> bytes:
-        """Return the request for the target: the head framed anew, hop-by-hop fields gone, the forwarding family ours.
+        """Return the request for the target: the head is re-serialized, without hop-by-hop fields, and with the
+        gateway's own forwarding headers.
 
-        `left`: seconds that the attempt has; None: as many as any has. `payload`: what goes with the head, framed.
+        `left`: seconds that the attempt has; None: the usual number. `payload`: framed bytes that are sent with the
+        head.
         """
         head = exchange.head
         drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
@@ -145,7 +147,7 @@ class Forward:
         if not exchange.ordinary:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
-                drop |= EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
+                drop |= EXPECT  # HTTP/1.0 has no 100: the gateway has answered it itself
         sent_target = self.sent_target(exchange, target, exchange.query_sent)
         length, body = AS_DECLARED, exchange.request_body
         if body is not None:
@@ -156,8 +158,7 @@ class Forward:
         return serializer.request(head, sent_target, target.host_header, drop, added, payload, length=length)
 
     def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
-        """Both and `marks` together: the very same as last time, if they are, which need not be made and is known to
-        `render`."""
+        """Return the union with `marks`; the same object as last time if they are equal, which `render` recognizes."""
         if not drop and not self.marks:
             return dropped
         one, other, joined = self._joined
@@ -167,19 +168,19 @@ class Forward:
         return joined
 
     def _most_time(self) -> float:
-        """Seconds that an attempt has at most until the head of its response."""
+        """Maximum seconds that an attempt has until its response head."""
         upstream = self.upstream
         return min(self.timeout, upstream.rules.per_try, upstream.settings.timeouts.response_headers)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
-        """Return the lines for the next peer alone."""
+        """Return the hop-by-hop lines for the next peer."""
         upgrade = self.asked_upgrade(exchange)
         if upgrade:
             return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
         return b"Connection: TE\r\nTE: trailers\r\n" if exchange.head.accepts_trailers else b""
 
     def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
-        """The protocols that the client offers and the route allows. A body and an upgrade do not go together."""
+        """The protocols that the client offers and the route allows. A body and an upgrade are mutually exclusive."""
         offered = exchange.head.upgrade
         if not offered or exchange.request_body is not None:
             return ()

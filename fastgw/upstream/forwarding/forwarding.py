@@ -1,11 +1,11 @@
-"""One exchange's way through its upstream: which attempts are made, one after another or beside each other.
+"""Forwarding of one exchange: which attempts are made, in sequence or in parallel.
 
-Rule 1: as long as another attempt is under way, one that came to nothing is only dropped. Rule 2: the first head of a
-response that is not refused wins: the other attempts are given up, and nothing is tried again, but for a 401 or 403
-after which a filter has renewed what the gateway shows (`renewal`). Rule 3: whatever ends the exchange ends its
-attempts, what it waits for and its place in the retry budget (`_end`). Rule 4: a response that is refused is only
-dropped for another attempt. Where none can be had after all, it is what the client gets: a whole one is held until
-then, and for one that is still coming the next target is picked first.
+Rule 1: while another attempt is in flight, a failed one is only dropped. Rule 2: the first response head that is not
+refused wins: the other attempts are cancelled, and nothing is retried, except after a 401 or 403 when a filter has
+renewed the gateway's credentials (`renewal`). Rule 3: the end of the exchange ends its attempts, its waits and its
+place in the retry budget (`_end`). Rule 4: a refused response is dropped only in favour of another attempt. If there
+can be none after all, the client gets it: a complete response is held until then, and for an incomplete one the next
+target is selected first.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from fastgw.upstream.forwarding.forward_action import Forward
 
 NOBODY: Final = frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT))
-"""No target was asked, nor will be."""
+"""No attempt was made, and none will be."""
 
 
 @final
 class Forwarding(Timed):
-    """`current`: the attempt under way; None while the next one is waited for. Hedges are those beside it."""
+    """`current`: the attempt in flight; None while the next one is scheduled. Hedges are the parallel ones."""
 
     __slots__ = (
         "_hedged",
@@ -64,16 +64,16 @@ class Forwarding(Timed):
         self.upstream = forward.upstream
         self.exchange = exchange
         self.head_due_at = self._total_at = inf  # by the wheel's clock
-        self.continued = False  # we have told the client to go on, in place of a target that cannot
+        self.continued = False  # the gateway has sent the 100 Continue, because the target cannot
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
         self._held: HeldResponse | None = None
         self._tried: tuple[Target, ...] = ()
-        self._resort: Target | None = None  # one that is ejected, as no other could be reached
+        self._resort: Target | None = None  # an ejected target, because no other was reachable
         self._retried = self._hedged = 0
         self.begun = 0  # attempts
         self._retrying = False  # it has a place in the retry budget
-        # What is waited for: the time of the next attempt or the next hedge, or whether a filter renews.
+        # The current wait: for the time of the next attempt or hedge, or for a renewal.
         self._timer: asyncio.TimerHandle | CredentialRenewal | None = None
         self._over = False
 
@@ -82,25 +82,25 @@ class Forwarding(Timed):
         return f"<Forwarding by {self.current!r}{beside}>"
 
     def limit_time(self) -> None:
-        """Begin the time that the route gives until the response head, and the upstream for the whole."""
+        """Start the route's timeout until the response head, and the upstream's timeout for the whole."""
         wheel = self.upstream.worker_loop.wheel
         self._total_at = wheel.now + self.upstream.total_timeout
         self.head_due_at = wheel.now + self.forward.timeout
         wheel.watch(self, self.head_due_at)
 
     def go_on(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
-        """An attempt at `target` has begun already."""
+        """Continue an attempt at `target` that has begun already."""
         self.begun = 1
         self.current = Attempt(self, target)
         self.current.go_on(stream, record)
 
     def ask(self) -> None:
-        """Ask for a connection, for an attempt that has begun already."""
+        """Request a connection for an attempt that has begun already."""
         assert self.current is not None
         self.current.ask(fresh=False)
 
     def is_replayable(self) -> bool:
-        """Whether the request may be sent again, as far as it is up to the request."""
+        """Whether the request itself allows that it is sent again."""
         exchange = self.exchange
         if exchange.method not in IDEMPOTENT and not self.upstream.rules.any_method:
             return False
@@ -114,9 +114,9 @@ class Forwarding(Timed):
     # attempts
 
     def attempt(self, fresh: bool, target: Target | None = None, again: bool = True) -> None:
-        """Begin an attempt. `fresh`: on a connection that has carried no request. `again`: it follows another one.
+        """Begin an attempt. `fresh`: on a connection that has not carried a request. `again`: it follows another one.
 
-        `target`: as it was picked some time ago; None: it was not. Where it is in use no more another one is picked.
+        `target`: selected earlier; None: not yet. If it is no longer in use another one is selected.
         """
         upstream = self.upstream
         if target is None or (target not in upstream.in_use and target is not self._resort):
@@ -140,7 +140,7 @@ class Forwarding(Timed):
             self._timer = upstream.worker_loop.loop.call_later(after, self._hedge)
 
     def _hedge(self) -> None:
-        """The attempts under way take long: begin one beside them, at another target."""
+        """Begin a hedge at another target, because the attempts in flight are slow."""
         self._timer = None
         upstream, exchange = self.upstream, self.exchange
         assert self.current is not None
@@ -158,7 +158,7 @@ class Forwarding(Timed):
         hedge.begin(fresh=False, kind=AttemptKind.HEDGE)
 
     def _drop(self, attempt: Attempt) -> bool:
-        """An attempt is over. Whether another one is under way."""
+        """Remove a finished attempt. Returns whether another one is in flight."""
         self._tried += (attempt.target,)
         if attempt is not self.current:
             self._hedges = tuple(each for each in self._hedges if each is not attempt)
@@ -170,15 +170,15 @@ class Forwarding(Timed):
             self._stop_timer()
         return self.current is not None
 
-    # what an attempt tells
+    # calls of an attempt
 
     def informed(self, attempt: Attempt, head: ResponseHead) -> None:
         if attempt is self.current:
             self.exchange.client.send_interim(head)
 
     def lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
-        """Handle an attempt that came to nothing, or whose response broke off. `condition`: by which another one may
-        follow.
+        """Handle an attempt that has failed, or whose response was cut off. `condition`: the retry condition that it
+        meets.
         """
         if self._drop(attempt):
             return
@@ -189,7 +189,9 @@ class Forwarding(Timed):
             self._schedule_retry(wait, fresh=condition == RESET, target=self._resort)
 
     def answered(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
-        """The head of its response, with the first of the body; `ended`: all of it. `now`: monotonic seconds."""
+        """Handle the head of its response, with the first part of the body; `ended`: all of it. `now`: monotonic
+        seconds.
+        """
         exchange, upstream = self.exchange, self.upstream
         if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
             return
@@ -214,13 +216,13 @@ class Forwarding(Timed):
         exchange.respond(response, payload, ended)
 
     def _take_response(self, target: Target, seconds: float) -> None:
-        """Note for the log whose response the client gets, and after how many seconds its head was there."""
+        """Record for the log which target's response the client gets, and the seconds until its head."""
         self.exchange.target, self.exchange.upstream_s = target.label, seconds
 
     def _win(self, attempt: Attempt) -> None:
-        """The others are not waited for; how long they have taken is known, and that it was too long."""
+        """Cancel the other attempts; their time so far is recorded as a lower bound."""
         self._stop_timer()
-        self.exchange.target = attempt.target.label  # that of a hedge may have been asked since
+        self.exchange.target = attempt.target.label  # a hedge may have been sent to another target since
         if self._hedges:
             assert self.current is not None
             for each in (self.current, *self._hedges):
@@ -240,7 +242,7 @@ class Forwarding(Timed):
         exchange.switch(response, early, timeout)
 
     def _cookie(self, target: Target) -> bytes:
-        """The line by which the client stays with its target, if there is to be one."""
+        """The `Set-Cookie` line of the sticky session, if one is needed."""
         cookies, exchange = self.upstream.cookies, self.exchange
         assert cookies is not None
         return cookies.line_for(exchange.head, exchange.peer, target)
@@ -248,7 +250,7 @@ class Forwarding(Timed):
     # further attempts
 
     def _refuse(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
-        """Drop a response because another attempt is under way, or follows. False: it is what the client gets."""
+        """Drop a response because another attempt is in flight, or follows. False: the client gets it."""
         if not self.is_replayable() or self.exchange.renewed:
             return False
         if self._hedges:
@@ -271,7 +273,7 @@ class Forwarding(Timed):
         return True
 
     def _pass_on(self, held: HeldResponse) -> None:
-        """Pass the last response on: no other target can be asked."""
+        """Forward the last response, because no further attempt is possible."""
         exchange = self.exchange
         response = Response(held.head.status, held.head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
@@ -286,19 +288,21 @@ class Forwarding(Timed):
             exchange.response_sink.end(held.trailers)
 
     def _decide_retry(self, condition: str, asked: float = 0.0) -> float:
-        """Seconds until another attempt begins, for which a place in the budget is taken; inf: none may follow."""
+        """Seconds until another attempt begins, for which a place in the retry budget is taken; inf: none may
+        follow.
+        """
         decision = decide_retry(self.upstream, condition, self._retried, self._tried, self.head_due_at, asked)
         self._resort = decision.last_resort
         return decision.wait if decision.is_free or self._take_place() else inf
 
     def _take_place(self) -> bool:
-        """Have a place in the retry budget, which is kept until the end."""
+        """Take a place in the retry budget, which is kept until the end."""
         if not self._retrying:
             self._retrying = self.upstream.retry_budget.try_take(self.upstream.active)
         return self._retrying
 
     def _schedule_retry(self, wait: float, fresh: bool, target: Target | None = None) -> None:
-        """Begin another attempt after so many seconds. `target`: as in `attempt`."""
+        """Begin another attempt after this many seconds. `target`: as in `attempt`."""
         exchange = self.exchange
         self._retried += 1
         if exchange.request_body is not None:
@@ -318,10 +322,10 @@ class Forwarding(Timed):
             self._timer.cancel()
             self._timer = None
 
-    # once more, with what a filter has renewed
+    # once more, with renewed credentials
 
     def _renew(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
-        """Hold a response back, for a filter may renew what was shown. False: the client gets it."""
+        """Hold a response back, because a filter may renew the credentials. False: the client gets it."""
         exchange, hedging = self.exchange, self.upstream.hedging
         if head.status not in RENEWED_ON or exchange.renewed:
             return False
@@ -341,7 +345,7 @@ class Forwarding(Timed):
         return True
 
     def send_again(self, renewal: CredentialRenewal) -> None:
-        """A filter has renewed what is shown: the client gets whatever comes now."""
+        """Send the request again with renewed credentials: the client gets the second response."""
         exchange, current, target = self.exchange, self.current, None
         if current is None:
             self._held = renewal.held() if renewal.fault is None else None
@@ -354,11 +358,11 @@ class Forwarding(Timed):
             current.give_up()
         self._timer = None
         exchange.state = ATTEMPT_FAILED[exchange.state]
-        # The target may close a connection after a refusal: what cannot be repeated would be lost on it.
+        # The target may close a connection after a refusal: a request that cannot be repeated would be lost on it.
         self.attempt(not self.is_replayable(), target)
 
     def pass_on(self, renewal: CredentialRenewal) -> None:
-        """Pass the held response on, as there was no renewal."""
+        """Forward the held response, because there was no renewal."""
         exchange, attempt, held = self.exchange, renewal.attempt, renewal.held()
         stream, body = attempt.stream, exchange.request_body
         self._timer = None
@@ -381,7 +385,7 @@ class Forwarding(Timed):
         exchange.respond(response, held.payload, False)
 
     def _send_on(self, body: Relay, attempt: Attempt, sent: int) -> None:
-        """Send the rest of a body where `sent` bytes of it have gone."""
+        """Send the rest of a body of which `sent` bytes were sent."""
         held = body.attach(attempt)
         self.exchange.keep_no_body()
         if attempt.stream is not None:
@@ -391,7 +395,7 @@ class Forwarding(Timed):
         if body.ended:
             attempt.end(body.trailers)
 
-    # what the client's side asks
+    # calls of the client's side
 
     def feed_raw(self, chunk: bytes) -> None:
         if self.current is not None:
@@ -415,7 +419,7 @@ class Forwarding(Timed):
     # endings
 
     def expire(self, now: float) -> None:
-        """The time for the whole is up: the route's `timeout` or the upstream's `total`."""
+        """Handle the end of the route's `timeout` or the upstream's `total`."""
         if isinstance(self._timer, CredentialRenewal):
             self._timer.late()
             return
@@ -433,7 +437,7 @@ class Forwarding(Timed):
         exchange.fail(fault)  # which cancels us
 
     def done(self, attempt: Attempt) -> None:
-        """The response is in."""
+        """Handle the complete response."""
         exchange = self.exchange
         exchange.keep_no_body()
         self.current = None
@@ -442,7 +446,7 @@ class Forwarding(Timed):
         exchange.service = None
 
     def fail(self, fault: Fault, why: str = "", wait: float = 0.0) -> None:
-        """`wait`: seconds after which it is worth while to ask again, where that is known."""
+        """`wait`: seconds until a retry is useful, if known."""
         if self._held is not None and fault in NOBODY:
             self._pass_on(self._held)
             return
@@ -467,5 +471,5 @@ class Forwarding(Timed):
         upstream.active -= 1
         if self._retrying:
             upstream.retry_budget.give_back()
-        # It leads back here: only the collector would find the circle.
+        # It refers back here: only the garbage collector would find the cycle.
         del self.exchange, self.forward, self.upstream

@@ -1,8 +1,8 @@
-"""Decision whether a request is retried after an attempt that came to nothing, where to and when.
+"""Decision whether, when and at which target a request is retried after a failed attempt.
 
-It joins what `retries` of the upstream say (`policies/retry.py`), the targets that were not tried yet, and the time
-that is left. Whether the request itself may be sent again is for the caller to know (`Forwarding.is_replayable`), and
-so is the place in the retry budget (`policies/retry_budget.py`), which it keeps until the end.
+It combines the upstream's `retries` (`policies/retry.py`), the targets that were not tried yet, and the time that is
+left. The caller knows whether the request itself may be sent again (`Forwarding.is_replayable`), and takes the place in
+the retry budget (`policies/retry_budget.py`), which it keeps until the end.
 """
 
 from math import inf
@@ -18,9 +18,9 @@ class RetryDecision(NamedTuple):
 
     wait: float
     is_free: bool = False
-    """Whether no place in the retry budget has to be taken for it."""
+    """Whether it needs no place in the retry budget."""
     last_resort: Target | None = None
-    """An ejected target, for no other could be reached."""
+    """An ejected target, because no other was reachable."""
 
 
 _REFUSED: Final = RetryDecision(inf, is_free=True)
@@ -29,11 +29,11 @@ _REFUSED: Final = RetryDecision(inf, is_free=True)
 def decide_retry(
     upstream: Upstream, condition: str, retried: int, tried: tuple[Target, ...], due_at: float, asked: float
 ) -> RetryDecision:
-    """Decide about another attempt, after `retried` of them. `due_at`: when the response has to be there, by the
-    wheel's clock. `asked`: seconds that the target has asked to wait for.
+    """Decide about another attempt, after `retried` of them. `due_at`: deadline of the response, by the wheel's clock.
+    `asked`: seconds from the target's `Retry-After`.
 
-    Where nobody was reached, another target is the first to have any work of the request: that takes no place in the
-    budget, or most requests would be lost while one of two targets is down.
+    If no target was reached yet, the retry is the first load that the request causes: it takes no place in the budget,
+    because otherwise most requests would be lost while one of two targets is down.
     """
     rules = upstream.rules
     if not rules.allow(condition, retried):
