@@ -443,25 +443,24 @@ async def subrequest(
     )
     if isinstance(sent, SubrequestFailed):
         return sent
-    whole.sent, sent.on_abandoned = sent, whole.abandon
+    sent.on_abandoned = whole.abandon
     try:
         return await whole.result
     finally:
         sent.cancel()
-        whole.sent = sent.on_abandoned = None  # a circle
+        sent.on_abandoned = None  # a circle
 
 
 @final
 class _WholeResponse:
     """Listener that collects the response until it is complete."""
 
-    __slots__ = ("_body", "_head", "_most", "result", "sent")
+    __slots__ = ("_body", "_head", "_most", "result")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._head: ResponseHead | None = None
         self._body = bytearray()
-        self.sent: Subrequest | None = None
         loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Subresponse | SubrequestFailed] = loop.create_future()
 
@@ -473,13 +472,9 @@ class _WholeResponse:
         self._head = head
 
     def on_data(self, payload: bytes) -> None:
-        if self.result.done():
-            return
         self._body += payload
-        if len(self._body) > self._most:
+        if len(self._body) > self._most:  # who awaits it cancels in the loop's next turn
             self._settle(SubrequestFailed(Fault.RESPONSE_TOO_LARGE, f"the response has more than {self._most} bytes"))
-            if self.sent is not None:
-                self.sent.cancel()
 
     def on_end(self, trailers: Trailers) -> None:
         head = self._head

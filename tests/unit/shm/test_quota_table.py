@@ -165,6 +165,35 @@ def test_a_slot_whose_period_is_long_over_is_given_to_another_key(monkeypatch):
     assert table.spend(*evicted, TOMORROW, 1, 5) == NOT_OURS
 
 
+def test_a_slot_that_nobody_has_spent_in_yet_is_given_to_nobody_else():
+    """Who was given it is about to."""
+    table = own_quotas(quota_table.PROBED)
+    for number in range(quota_table.PROBED):
+        assert slot_of(table, b"%d" % number)[1] != SHARED
+    assert slot_of(table, b"one more")[1] == SHARED
+    for number in range(quota_table.PROBED):
+        assert table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 5) == 4
+
+
+def test_what_is_given_back_is_of_its_key_alone(table):
+    """Also where half of the digest is the same: the slot may have been given to that key meanwhile."""
+    own = KeyDigest(7, 9)
+    slot, _ = table.place(own, SHARED)
+    assert table.spend(slot, own, TODAY, 3, 5) == 2
+    for other in (KeyDigest(8, 9), KeyDigest(7, 8)):
+        table.refund(slot, other, TODAY, 3)
+        assert table.count(slot, other, TODAY) == 0
+        assert table.spend(slot, other, TODAY, 1, 5) == NOT_OURS
+    assert table.count(slot, own, TODAY) == 3
+
+
+def test_each_table_has_a_secret_of_its_own():
+    """Else a client could choose keys that all fall into the same few slots."""
+    keys = [b"key %d" % number for number in range(50)]
+    first, second = ([slot_of(table, key)[0] for key in keys] for table in (own_quotas(1024), own_quotas(1024)))
+    assert first != second
+
+
 def rows(table: QuotaTable) -> dict[KeyDigest, tuple[int, int, StoredCount]]:
     return {each[2].id: each for block in table.marked() for each in table.unkept(block)}
 

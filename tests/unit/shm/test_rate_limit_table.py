@@ -218,6 +218,20 @@ def test_a_full_table_forgets_no_live_cell(small: Cells, algorithm: str) -> None
     assert small.overflowed == before
 
 
+def test_wherever_a_key_lies_in_the_table_the_parts_of_its_window_are_its_own(way: type[Cells]) -> None:
+    """They lie beside the cells, and meet neither those, nor each other, nor what the table says of itself."""
+    keys = [b"key %d" % number for number in range(500)]
+    with made(way) as alone, made(way) as table:
+        one, many = alone.sliding_window(10, 8.0), table.sliding_window(10, 8.0)
+        for second in range(14):
+            now = START + second * SECOND
+            one.spend(b"a", 1, now)
+            for key in keys:
+                many.spend(key, 1, now)
+            assert {many.left(key, now) for key in keys} == {one.left(b"a", now)}
+        assert table.overflowed == table.refused == 0
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_key_that_shares_a_cell_gets_one_of_its_own_only_when_nothing_counts_any_more(
     small: Cells, algorithm: str

@@ -423,3 +423,50 @@ def test_who_awaits_one_whose_exchange_ends_is_told(shadow: bool) -> None:
 
     run(Begins(), GET, shadow=shadow)
     assert {each.fault for each in found} == {Fault.CLIENT_LEFT}
+
+
+# --- what is seen and done of one, to the letter ---
+
+
+def test_it_may_be_paused_before_it_has_a_connection() -> None:
+    asking = Asking()
+    sent = asking.sent[0]
+    assert isinstance(sent, Subrequest)
+    sent.pause()
+    wire = asking.connects()
+    wire.sends(OK[:-2])
+    wire.sends(OK[-2:])
+    assert asking.told == [(200, b"1")]
+    assert not wire.reading
+    sent.resume()
+    asking.plane.settle()
+    assert asking.told == [(200, b"1"), b"ok", ()]
+    asking.answers()
+
+
+def test_it_is_shown_as_text_and_its_exchange_ends_with_it() -> None:
+    asking = Asking()
+    sent = asking.sent[0]
+    assert repr(sent).startswith("<Subrequest of <Exchange b'GET' b'/ask' CHOOSING route=- service=<Forwarding by ")
+    asking.connects().sends(OK)
+    assert repr(sent) == "<Subrequest of <Exchange b'GET' b'/ask' ENDED route=- service=None>>"
+    assert asking.parent.subrequests.active == set(), "what is over is not held"
+    asking.answers()
+
+
+def test_who_awaits_it_gets_the_header_that_is_not_for_the_connection_alone() -> None:
+    got: list[Any] = []
+
+    async def ask(exchange: Exchange) -> None:
+        got.append(await subrequest.subrequest(exchange, plane.gateway.upstreams["u"], target=b"/ask"))
+
+    plane = Plane(probes=[probe("asks", Phase.AUTHORIZE, request=ask)])
+    client = plane.client()
+    client.sends(GET)
+    plane.settle()
+    plane.connects().sends(OK.replace(b"X-A", b"Keep-Alive: timeout=5\r\nX-A"))
+    plane.settle()
+    (response,) = got
+    assert (response.status, list(response.fields), response.body) == (200, [(b"X-A", b"1")], b"ok")
+    client.resets()
+    plane.settle()

@@ -248,7 +248,15 @@ def test_the_clients_body_goes_on_as_it_comes(head: bytes, pieces: list[bytes], 
     wire.sends(OK)
     assert asking.heard.told == [(200, b"1"), b"ok", ()]
     asking.answers()
+    assert asking.client.received.startswith(b"HTTP/1.1 200 "), "nobody has asked for a 100"
     assert asking.plane.records[0].request_bytes == 4
+
+
+def test_who_sends_the_body_without_waiting_for_a_100_is_sent_none() -> None:
+    asking = Answering(POST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\nab", body=own)
+    asking.connects().sends(OK)
+    asking.answers()
+    assert asking.client.received.startswith(b"HTTP/1.1 200 ")
 
 
 def test_who_waits_for_a_100_is_asked_for_the_body() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -38,11 +38,15 @@ class Asking:
         listener: Mapping[str, Any] = MappingProxyType({}),
         route: Mapping[str, Any] = MappingProxyType({}),
         probes: tuple[type[Filter], ...] = (),
+        request: bytes = GET,
+        body: Any = b"",
         **asked: Any,
     ) -> None:
+        """`body`: as it is asked with, or what makes it of the exchange."""
         self.heard = Heard()
 
         def ask(exchange: Exchange) -> None:
+            asked["body"] = body(exchange) if callable(body) else body
             self.sent = send_subrequest(exchange, self.upstream, self.heard, **{"target": b"/ask", **asked})
 
         target = {"targets": [{"url": "http://127.0.0.2:9"}]}
@@ -58,7 +62,7 @@ class Asking:
         self.plane = Plane(self.document, probes=(probe("asks", Phase.AUTHORIZE, request=ask), *probes))
         self.watch = self.upstream.attempt_listener = Watch()
         self.client = self.plane.client()
-        self.client.sends(GET)
+        self.client.sends(request)
 
     @property
     def upstream(self) -> Any:
@@ -296,3 +300,130 @@ def test_after_a_reload_it_is_what_the_new_configuration_says() -> None:
         asking.plane.connects()
     open_wires = _wires(asking)
     assert sum(LINE_OF_BOB in each.received for each in open_wires) == 1
+
+
+SEEN: list[Any] = []
+
+
+class Sees(Filter, name="sees", phase=Phase.TRANSFORM):
+    """Keeps what the filters of an upstream are told of a sub-request."""
+
+    for_its_upstream = True
+
+    def build(self, env: Env) -> Hooks:
+        def request(exchange: Exchange) -> Reply | None:
+            SEEN.append(exchange.body_length)
+            return Reply(404) if exchange.path == b"/no" else None
+
+        def finish(exchange: Exchange) -> None:
+            if isinstance(exchange.client, Subrequest):
+                SEEN.append("finished")
+
+        return Hooks(request=request, finish=finish)
+
+
+async def pieces(exchange: Exchange) -> AsyncIterator[bytes]:
+    yield b"abc"
+
+
+def own(exchange: Exchange) -> Any:
+    return exchange.request_body
+
+
+@pytest.mark.parametrize(
+    ("asked", "length"),
+    [
+        ({}, 0),
+        ({"body": b"abc"}, 3),
+        ({"body": pieces, "body_length": 3}, 3),
+        ({"body": pieces}, None),
+    ],
+)
+@pytest.mark.parametrize("end", ["answered", "failed", "cancelled"])
+def test_filters_of_its_upstream_see_its_length_and_that_it_is_over(asked: Any, length: int | None, end: str) -> None:
+    SEEN.clear()
+    asking = Asking(probes=(Sees,), method=b"POST", **asked)
+    assert length in SEEN
+    asking.plane.settle()
+    wire = asking.plane.connects()
+    assert wire.received.startswith(b"POST /ask")
+    assert "finished" not in SEEN
+    if end == "answered":
+        wire.sends(OK)
+    elif end == "failed":
+        wire.resets()
+    else:
+        assert isinstance(asking.sent, Subrequest)
+        asking.sent.cancel()
+        asking.plane.settle()
+    assert SEEN.count("finished") == 1
+    asking.is_over()
+
+
+def test_the_log_names_the_upstream_though_a_filter_answers_in_its_place() -> None:
+    asking = Asking(probes=(Sees,), target=b"/no")
+    assert [each.fault for each in asking.heard.told] == [Fault.INTERNAL]
+    asking.is_over()
+    (record,) = asking.plane.records
+    assert record.subrequests.rsplit(" ", 1)[0] == "v - internal"
+
+
+def test_a_filter_that_has_let_it_pass_is_not_blamed_for_what_comes_later(waiting: Asking) -> None:
+    decide(waiting, b"k1")
+    waiting.plane.pool.waiting.reverse()
+    waiting.asked()
+    waiting.plane.passes(2.2)
+    assert waiting.heard.told == [(Fault.UPSTREAM_TIMEOUT, "the sub-request was not done within 2 s")]
+    assert waiting.plane.observer.filters == []
+    waiting.is_over()
+
+
+def test_a_task_that_somebody_cancels_before_it_has_begun_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """As a filter may, of all tasks that it finds."""
+    asking = Asking(probes=(Waits, probe("cancels", Phase.AUTHORIZE, 1, request=cancel_all)), timeout=2.0)
+    asking.plane.settle()
+    assert [each.fault for each in asking.heard.told] == [Fault.INTERNAL]
+    assert "the operation that a filter awaited failed" in caplog.text
+    asking.is_over()
+
+
+class Waits(Filter, name="waits", phase=Phase.CREDENTIALS):
+    """Waits for ever with sub-requests."""
+
+    for_its_upstream = True
+
+    def build(self, env: Env) -> Hooks:
+        def request(exchange: Exchange) -> Awaitable[Reply | None] | None:
+            if not isinstance(exchange.client, Subrequest):
+                return None
+            future: asyncio.Future[Reply | None] = exchange.client._loop.create_future()
+            return future
+
+        return Hooks(request=request)
+
+
+def cancel_all(exchange: Exchange) -> None:
+    for task in asyncio.all_tasks(exchange.client.loop):  # type: ignore[attr-defined]
+        task.cancel()
+
+
+class Reads(Filter, name="reads", phase=Phase.TRANSFORM):
+    """Reads the bodies that its upstream is sent."""
+
+    for_its_upstream = True
+
+    def build(self, env: Env) -> Hooks:
+        return Hooks(request_body=lambda exchange, payload: None)
+
+
+def test_the_clients_body_does_not_pass_filters_twice() -> None:
+    asking = Asking(request=b"POST /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\n", probes=(Reads,), body=own)
+    assert asking.sent == (
+        Fault.INTERNAL,
+        "filters of upstream v read bodies, which the request's own does not pass twice",
+    )
+    asking.client.sends(b"abc")
+    wire = asking.plane.connects()
+    assert wire.received.endswith(b"\r\n\r\nabc"), "the upstream of the route has it all"
+    wire.sends(OK)
+    asking.plane.assert_quiet()
