@@ -1,1 +1,1 @@
-"""Compiles a configuration into the tables that workers serve by, and checks that need the compiled routes."""
+"""Compiler from a configuration to the tables of the workers, and checks that need the compiled routes."""

@@ -1,8 +1,9 @@
-"""Routes that a service's own way of reading paths leads past, and with them their authentication.
+"""Authentication bypasses: routes that an upstream's own interpretation of paths bypasses, with their authentication.
 
-Servers that ignore case (IIS, Express) or trailing slashes (Express) take `/ADMIN` or `/admin/` for `/admin`. Here
-those are other paths: a wider route's, if there is one. Where that leads to the same upstream without authentication,
-the narrower route protects nothing. Only who runs the service can tell, so it is noted, and not refused.
+Servers that ignore case (IIS, Express) or trailing slashes (Express) treat `/ADMIN` or `/admin/` as `/admin`. In the
+gateway these are other paths, and may match a wider route. If that route leads to the same upstream without
+authentication, the narrower route protects nothing. Only the operator of the service knows, so this is a warning and
+not an error.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +26,7 @@ _SLASHES: Final = "trailing slashes (Express)"
 
 
 class _ProbedRequest(NamedTuple):
-    """A request that fits a route's conditions."""
+    """A request that matches a route's conditions."""
 
     host: bytes
     path: bytes
@@ -60,32 +61,32 @@ class _Reached:
                 self._by_place.setdefault(place, []).append(route)
 
     def _places(self, route: Route) -> set[str]:
-        """Return the destinations of a route: upstreams, and URLs that others may have too."""
+        """Return the destinations of a route: upstreams, and URLs, which other routes may share."""
         places = {str(name) for name in route.destinations}
         upstreams = (self._config.upstreams.get(place) for place in tuple(places))
         return places.union(str(target.url) for upstream in upstreams if upstream for target in upstream.targets)
 
     def _guards(self, route: Route) -> list[FilterUse]:
-        """The filters that say who may pass."""
+        """Filters for authentication and authorization."""
         if id(route) not in self._known:
             uses = running(self._config, self._listener, route)
             self._known[id(route)] = [use for use in uses if use.settings.phase in _GUARDS and not use.shadow]
         return self._known[id(route)]
 
     def _missing(self, narrow: Route, wide: Route) -> list[str]:
-        """The names of what guards a route, and not the other one."""
+        """The names of filters that protect a route, and not the other one."""
         there = [use.settings for use in self._guards(wide)]
         return [use.name for use in self._guards(narrow) if use.settings not in there]
 
     def past(self) -> Iterator[tuple[Route, str]]:
-        """The routes that are led past, and what is worth knowing of each."""
+        """Yield the bypassed routes, with a warning for each."""
         narrow: dict[int, Route] = {}
         for shared in self._by_place.values():
             guards = [self._guards(route) for route in shared] if len(shared) > 1 else []
             if any(each != guards[0] for each in guards):
                 narrow.update((id(route), route) for route, each in zip(shared, guards, strict=True) if each)
         if narrow:
-            # The whole table: what leads past one route may be a third one's.
+            # The whole table: the bypassing request may match a third route.
             router = Router([(at_once(conditions_of(route)), route) for route in self._routes])
             for route in narrow.values():
                 if wrong := self._past(route, router):
@@ -96,7 +97,7 @@ class _Reached:
         for pattern in conditions.paths:
             for asked in _requests(conditions, pattern, self._methods):
                 if (match := router.find(asked)) is None or match[0] is not route:
-                    continue  # this one is another route's anyway
+                    continue  # this request matches another route anyway
                 others = [(way, path, router.find(asked._replace(path=path))) for way, path in _spelled(pattern, asked)]
                 led = [(way, path, match[0]) for way, path, match in others if match and self._leads(match[0], route)]
                 if led:
@@ -104,7 +105,7 @@ class _Reached:
         return ""
 
     def _leads(self, wide: Route, narrow: Route) -> bool:
-        """Whether one leads to where the other one does, without what guards that."""
+        """Whether one route leads to the same destination as the other, without its protection."""
         together = not self._places(wide).isdisjoint(self._places(narrow))
         return wide is not narrow and together and bool(self._missing(narrow, wide))
 
@@ -127,9 +128,7 @@ class _Reached:
 
 
 def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[bytes]) -> Iterator[_ProbedRequest]:
-    """Yield a matching request for each of its hosts and methods. Parameters stand for themselves: no route has a
-    brace.
-    """
+    """Yield a matching request for each of its hosts and methods. Parameters are literal: no route has a brace."""
     if pattern.kind is PathKind.REGEX:
         return
     written = (b"{%b}" % each.name.encode() if isinstance(each, Parameter) else each for each in pattern.segments)
@@ -143,7 +142,7 @@ def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[by
 
 
 def _spelled(pattern: PathPattern, asked: _ProbedRequest) -> Iterator[tuple[str, bytes]]:
-    """Yield the forms that some servers take for the same path, and the parts that they ignore."""
+    """Yield the forms that some servers treat as the same path, and the parts that they ignore."""
     path = asked.path
     if len(either_slash(pattern)) > 1:
         yield _SLASHES, path[:-1] if path.endswith(b"/") else path + b"/"

@@ -1,12 +1,11 @@
-"""Compiler from a checked configuration to the tables that the data plane runs on.
+"""Compiler from a checked configuration to the tables of the data plane.
 
-Everything a request would otherwise have to work out is worked out here: filter chains in running order, route tables,
-paths to send, TLS. Assumes a valid `Config`; what only files can tell (a certificate that is no certificate) raises
-`CompileError`.
+It computes everything that requests can reuse: filter chains in running order, route tables, paths to send, TLS. It
+assumes a valid `Config`; errors in the contents of files (an invalid certificate) raise `CompileError`.
 
-The first tables are made before the workers are forked. Later ones are built by each worker beside those in use, in
-steps between which it serves; they take over whatever is the same. Rule: nothing here refers back to what holds it, so
-that tables are freed piece by piece, without the collector.
+The first tables are built before the workers are forked. Later ones are built by each worker in addition to those in
+use, in steps between which it serves requests; they take over unchanged parts. Rule: nothing here refers back to its
+owner, so that tables are freed piece by piece, without the garbage collector.
 """
 
 import logging
@@ -56,30 +55,30 @@ from fastgw.upstream.upstream import Upstream
 
 log = logging.getLogger("fastgw")
 
-_PIECE: Final = 32  # unchanged routes that one step looks at
+_PIECE: Final = 32  # unchanged routes that one step compares
 
 Level = tuple[str, config.Filters]
-"""Filters, and the name of where they are configured."""
+"""Filters, and the name of the level at which they are configured."""
 
 
 class Plan(NamedTuple):
-    """Plan for tables: everything that they are made from. Routes may be costly to have, and are asked for only when
+    """Plan for tables: everything that they are built from. Routes may be expensive to decode, and are read only when
     they are needed.
     """
 
     settings: config.Config
-    """The rest of the configuration: its routes and upstreams are not looked at."""
+    """The rest of the configuration: its routes and upstreams are not used."""
     upstreams: Mapping[str, config.Upstream]
     route_names: Sequence[str]
     route: Callable[[int], config.Route]
     same: Sequence[int] = ()
-    """The place of an equal route among those of the tables in use, or -1. () when there are none."""
+    """The position of an equal route in the tables in use, or -1. () if there are none."""
     files: Mapping[str, bytes] = config.NONE
-    """Contents of files by path; one that is not here is read."""
+    """Contents of files by path; missing ones are read."""
     consumers: Index = NOBODY
-    """Index of the consumers, which are not looked at in the settings."""
+    """Index of the consumers, which is used in place of the settings."""
     same_upstreams: Container[str] = ()
-    """The names of those that are equal to the ones in use, which are taken from there."""
+    """The names of those that are equal to the ones in use, which are reused."""
 
     @classmethod
     def of(
@@ -111,16 +110,16 @@ def compile(
 
 
 def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
-    """The tables of a plan. Whatever is the same in `base` is taken from there; `base` is not changed.
+    """Build the tables of a plan. Equal parts of `base` are reused; `base` is not changed.
 
-    Raises `CompileError`. A set of regular expressions that changed is one step, so is a TLS context of one's own
-    files, and what a filter builds.
+    Raises `CompileError`. A changed set of regular expressions is one step, as is a TLS context of configured files,
+    and the build of a filter.
     """
     return _Building(plan, workers, base or Gateway(plan.settings, workers, FilterResources())).steps()
 
 
 class _Building:
-    """The making of one gateway beside another, which is empty for the first."""
+    """Builder of one gateway from a previous one, which is empty for the first."""
 
     def __init__(self, plan: Plan, workers: int, base: Gateway) -> None:
         self._plan = plan
@@ -128,7 +127,7 @@ class _Building:
         self._made = Gateway(plan.settings, workers, base.stock)
         self._digests: dict[str, bytes] = {}
         self._changed = {file for file, digest in base.reads.items() if self._digest(file) != digest}
-        """Files that filters have read, and that say something else now."""
+        """Files that filters have read and that have changed."""
         self._names = tuple(plan.settings.listeners)
         self._of_tcp = {name for name, each in plan.settings.listeners.items() if each.protocol != "http"}
         self._lends_sockets = {upstream for each in plan.settings.listeners.values() for upstream in each.destinations}
@@ -142,23 +141,23 @@ class _Building:
             and all(self._changed.isdisjoint(link.reads) for link in base.tables[name].early.links)
             for name in self._names
         )
-        """Flags of the listeners: whether the filters of its own and of the gateway are as before."""
+        """Flags of the listeners: whether their own filters and those of the gateway are unchanged."""
         self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
         before = {name: place for place, name in enumerate(base.tables)}
         self._places_before = tuple(before.get(name, -1) for name in self._names)
         self._upstream_links: dict[tuple[str, str, str], FilterInstance] = {}
         """Filters in the chains of upstreams: by level, name, and the listener if it is the listener's own."""
         self._anywhere: dict[tuple[config.FilterUse, str, bool], FilterInstance] = {}
-        """Filters that may stand anywhere: by their use, its level, and whether it is early."""
+        """Filters by their use, its level, and whether it is early; they are independent of the position."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
-        """Forward actions of routes, by all that they differ in."""
+        """Forward actions of routes, by all their differences."""
         self._fast_paths: dict[FastPathPlan, FastPathPlan] = {}
         """Fast path plans of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
-        """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
+        """Filters that cannot be built: the level, and the error. Each is tried once."""
 
     def _digest(self, file: str) -> bytes | None:
-        """Return the digest of a file's present content; None: it is unknown, or the file is not named any more."""
+        """Return the digest of a file's present content; None: it is unknown, or the file is no longer used."""
         digest = self._digests.get(file)
         if file == STATE and digest is None:
             digest = self._digests[file] = digest_of_state(self._plan.settings.state)
@@ -168,7 +167,7 @@ class _Building:
 
     def steps(self) -> Steps[Gateway]:
         plan, made, base = self._plan, self._made, self._base
-        # An equal index stays, and with it what was found in it and is remembered.
+        # An equal index stays, with its cached results.
         made.index = base.index if base.index.digest == plan.consumers.digest else plan.consumers
         if not base.tables:  # the first tables are those in use
             made.stock.roster.index = made.index
@@ -238,9 +237,7 @@ class _Building:
         return upstream
 
     def _sticky_key(self, name: str, settings: config.Upstream) -> bytes:
-        """Return the key of the sticky cookies by which clients stay with their target; b"": the configuration has no
-        key.
-        """
+        """Return the signing key of sticky-session cookies; b"": the configuration has no key."""
         sticky, files = settings.load_balancing.sticky, self._plan.files
         if sticky is None or sticky.key is None:
             return b""
@@ -252,7 +249,7 @@ class _Building:
         return key.encode()
 
     def _destinations(self, route: config.Route) -> Steps[tuple[Upstream, ...]]:
-        """The upstreams that a route names; for a URL, one of its own that all routes with this URL share."""
+        """The upstreams of a route; for a URL, an upstream that all routes with this URL share."""
         found = []
         for name in route.destinations:
             upstream = self._made.upstreams.get(str(name))
@@ -292,7 +289,7 @@ class _Building:
         route: str | None,
         before: Sequence[FilterInstance],
     ) -> tuple[FilterInstance, ...]:
-        """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
+        """Return the built filters in running order. One that was there `before` keeps its state."""
         there = {(link.level, link.use.name): link for link in before}
         links = []
         in_turn = early_turn if route is None else turn
@@ -308,7 +305,7 @@ class _Building:
     def _link(
         self, level: str, use: config.FilterUse, listener: str, route: str | None, *, alone: bool = False
     ) -> FilterInstance:
-        """A filter, which may have been built for another route."""
+        """Return a filter, which may have been built for another route."""
         if not use.settings.stands_anywhere or use.shadow:
             return self._built_link(level, use, listener, route, alone)
         known = self._anywhere.get((use, level, route is None))
@@ -319,8 +316,8 @@ class _Building:
     def _built_link(
         self, level: str, use: config.FilterUse, listener: str, route: str | None, alone: bool
     ) -> FilterInstance:
-        """A filter built. One that cannot be does nothing here: nothing will come of these tables, unless the route
-        fails `alone`."""
+        """Build a filter. One that cannot be built has no hooks: these tables will not be used, unless the route fails
+        `alone`."""
         where = _where(level, use, listener, route)
         text = f"listener {listener}" if level == "listener" else level
         env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, text, self._plan.settings.state)
@@ -337,7 +334,7 @@ class _Building:
         return FilterInstance(use, acting, always, level, env.reads, env.keeps, own=hooks, early=is_early)
 
     def _unused_sets(self) -> Steps[None]:
-        """Filters in sets that no route uses are built too, to tell whether they could be."""
+        """Build filters in sets that no route uses too, to report their errors."""
         used = {name for compiled in self._made.routes for name in compiled.sets}
         for name, filters in self._plan.settings.filter_sets.items():
             if name not in used:
@@ -347,7 +344,7 @@ class _Building:
                         yield
 
     def _check_built(self) -> None:
-        """Raises `CompileError` when there are filters that cannot be built, of all of them."""
+        """Raises `CompileError` with all filters that cannot be built, if there are any."""
         if self._unbuilt:
             lines = [f"{level}: filter {where.use}: {wrong}" for where, (level, wrong) in self._unbuilt.items()]
             if len(lines) > PROBLEMS_LISTED:
@@ -357,20 +354,20 @@ class _Building:
     # routes
 
     def _unchanged(self, place: int) -> CompiledRoute | None:
-        """A route of the base, when nothing about it or around it has changed."""
+        """Return the route of the base, if neither it nor its environment has changed."""
         if not self._all_same or not self._is_same(place):
             return None
         compiled = self._base.routes[self._plan.same[place]]
         return compiled if self._same_around(compiled) else None
 
     def _is_same(self, place: int) -> bool:
-        """Whether the route's own settings are those of one of the base."""
+        """Whether the route's own settings are equal to those of one in the base."""
         return bool(self._plan.same) and self._plan.same[place] >= 0
 
     def _same_around(self, compiled: CompiledRoute) -> bool:
         made = self._made
         for upstream in compiled.upstreams:
-            if upstream.name not in made.upstreams:  # that of a URL
+            if upstream.name not in made.upstreams:  # the upstream of a URL
                 made.upstreams[upstream.name] = upstream
                 if upstream.identity is not None:
                     made.contexts[upstream.identity] = self._base.contexts[upstream.identity]
@@ -416,13 +413,13 @@ class _Building:
         early_chain: Chain,
         links_before: Sequence[FilterInstance],
     ) -> Route:
-        """The route on a listener; where it has several upstreams, divided into one for each of them."""
+        """Compile the route on a listener; if it has several upstreams, with one part for each of them."""
         if not isinstance(route.upstream, Mapping):
             upstream = upstreams[0] if upstreams else None
             return self._on_listener(listener, route, upstream, actions[0], early_chain, links_before)
         parts: list[Route] = []
         for upstream, action in zip(upstreams, actions, strict=True):
-            # What stands on the route itself is one filter, whichever upstream a request goes to.
+            # A filter of the route itself is a single instance for all of its upstreams.
             before = (*links_before, *(link for part in parts for link in part.chain.links))
             parts.append(self._on_listener(listener, route, upstream, action, early_chain, before))
         names = tuple(route.upstream)
@@ -462,7 +459,7 @@ class _Building:
         path_sent = action.path_of if isinstance(action, Forward) else None
         check_path = path_check(route, None if upstream is None else upstream.settings, path_sent)
         plan: FastPathPlan | None = None
-        # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
+        # A path in normal form can only be refused for its slashes, and is checked if there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
         if isinstance(action, Forward) and action.allows_fast_path and slash_allowed and not chain.treats_responses:
             meets_answers = chain.meets_answers
@@ -491,7 +488,8 @@ class _Building:
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
         differs = upstream, path_of(route), *how, folder_of(route), route.via == "on"
-        # One for all routes that do the same, so that it stays in the processor's caches: see `exchange.chain.Route`.
+        # One for all routes with equal behaviour, so that it stays in the processor's caches: see
+        # `exchange.chain.Route`.
         forward = self._forwards.get(differs)
         if forward is None:
             forward = self._forwards[differs] = Forward(*differs)
@@ -508,7 +506,7 @@ class _Building:
     # requests of the gateway's own
 
     def _upstream_chains(self, listener: str) -> Steps[UpstreamChains]:
-        """Return the chains of what the gateway itself asks upstreams for a request of this listener."""
+        """Return the chains for requests of the gateway itself to upstreams, for this listener."""
         levels, table = self._levels(listener), self._base.tables.get(listener)
         before = NO_CHAINS if table is None else table.upstream_chains
         shared = self._upstream_chain(levels, listener, before.shared)
@@ -525,7 +523,7 @@ class _Building:
         return UpstreamChains(shared, own)
 
     def _upstream_chain(self, levels: Iterable[Level], listener: str, before: Chain) -> Chain:
-        """Return the chain of an upstream; the one `before`, if it is the same."""
+        """Return the chain of an upstream; the one `before`, if it is equal."""
         held = [each for each in _accumulated(levels) if _shows_upstream(each[1])]
         there = {(link.level, link.use.name): link for link in before.links}
         links = []
@@ -575,10 +573,10 @@ class _Building:
 
 
 def rest_of(configuration: config.Config) -> config.Config:
-    """Return the configuration without routes and what they were made of, upstreams and consumers; with access logs
-    that mask what filters take for a secret.
+    """Return the configuration without routes and their sources, upstreams and consumers; with access logs that mask
+    the secrets that filters read.
     """
-    distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have the same ones
+    distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have equal ones
     names = {name for use in distinct.values() for name in secret_names(use.settings)}
     logs = configuration.access_logs
     if names:
@@ -587,7 +585,7 @@ def rest_of(configuration: config.Config) -> config.Config:
 
 
 def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: ServerContexts | None) -> bool:
-    """Whether peers are judged as before. If not, `trusts` is another object, by which connections notice."""
+    """Whether peers are evaluated as before. If not, `trusts` is another object, by which connections notice."""
     vouched, vouches = (None if contexts is None else contexts.vouches for contexts in (before.tls, tls))
     return before.settings.trusted_proxies == settings.trusted_proxies and vouched == vouches
 
@@ -598,7 +596,7 @@ def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
         hooks = use.settings.build(env)
     except (ValueError, OSError, SecretError) as error:
         return Hooks(), str(getattr(error, "strerror", None) or error) or type(error).__name__
-    except Exception as error:  # the edge of a filter, which may be anybody's
+    except Exception as error:  # the edge of a filter, which may be third-party code
         return Hooks(), f"a bug: {type(error).__name__}: {error}"
     if type(hooks) is not Hooks:
         return Hooks(), f"a bug: its build returned {hooks!r}; expected Hooks"
@@ -617,12 +615,12 @@ def _where(level: str, use: config.FilterUse, listener: str, route: str | None) 
 
 
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:
-    """Every use of a filter, wherever it is written."""
+    """Yield every use of a filter, at all levels."""
     return (use for _, filters in levels(configuration) for use in filters.values() if use is not None)
 
 
 def levels(configuration: config.Config) -> Iterator[Level]:
-    """Wherever filters are written. A route's are those of the service, where it is `egress` that has made it."""
+    """Yield all levels with filters. For a route generated by `egress` they are those of the service."""
     yield "gateway", configuration.filters
     yield from ((f"filter set {name}", filters) for name, filters in configuration.filter_sets.items())
     yield from ((f"listener {name}", each.filters) for name, each in configuration.listeners.items())
@@ -631,24 +629,26 @@ def levels(configuration: config.Config) -> Iterator[Level]:
 
 
 def _is_for(upstream: Upstream, link: FilterInstance) -> bool:
-    """Whether a filter is meant for this upstream too: it stands where all are meant, or the same one stands there."""
+    """Whether a filter also applies to this upstream: it is at a level for all upstreams, or the upstream has an equal
+    one.
+    """
     return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
 
 
 def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
-    """Return the chain without those of the route's own filters whose request steps a preflight does not meet."""
+    """Return the chain without those filters of the route whose request steps do not run for a preflight."""
     if all(link.always for link in own):
         return chain
     return Chain(link for link in chain.links if link.always or link not in own)
 
 
 def _shows_upstream(use: config.FilterUse) -> bool:
-    """Whether a filter brings something for one upstream alone, and does so now."""
+    """Whether a filter adds something for one upstream only, and is active."""
     return use.settings.for_its_upstream and not use.shadow
 
 
 def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:
-    """Return the filters in use where these levels meet, the outermost first, and the level each comes from."""
+    """Return the filters in use for this combination of levels, the outermost first, and the level of each."""
     held: dict[str, tuple[str, config.FilterUse | None]] = {}
     for level, filters in levels:
         held.update((name, (level, use)) for name, use in filters.items())

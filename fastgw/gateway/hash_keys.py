@@ -1,4 +1,4 @@
-"""Configuration warnings about upstreams that hash on the consumer where no filter says who that is."""
+"""Configuration warnings about upstreams that hash on the consumer without a filter that identifies it."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Nearest route to a request that none matches, and the differences: for `explain`."""
+"""Nearest route for a request that matches none, and the differences: for `explain`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
@@ -11,13 +11,13 @@ from fastgw.exchange import Exchange
 from fastgw.routing.table import Conditions, Router
 
 MOST_ROUTES: Final = 10_000
-"""Routes that are looked at."""
+"""Maximum number of routes that are compared."""
 _FARTHEST: Final = 0.9
-"""A route that is farther away was not meant."""
+"""Maximum distance: a route beyond it was not meant."""
 _WEIGHTS: Final = (2.0, 0.6, 0.3)
 """Weights of the path, of the host, and of each other difference."""
 _ROOT_LIKENESS: Final = 0.6
-"""Likeness of `/`, which people take for all paths, and of a regular expression, which is like nothing."""
+"""Similarity of `/`, which people use for all paths, and of a regular expression, which is not compared."""
 
 
 class Near:
@@ -35,7 +35,7 @@ class Near:
 
 
 def nearest(routes: Sequence[Route], exchange: Exchange, listener: str) -> str:
-    """The nearest route, and what differs: `users: path /users/ has a slash more than /users`. "": none is near."""
+    """The nearest route, and the differences: `users: path /users/ has a slash more than /users`. "": none is near."""
     found = [Near(route, exchange, listener) for route in routes[:MOST_ROUTES]]
     near = min(found, key=lambda each: each.distance, default=None)
     return "" if near is None or near.distance > _FARTHEST else f"{near.name}: {'; '.join(near.differences)}"
@@ -56,7 +56,7 @@ def _differences(route: Route, exchange: Exchange, listener: str) -> Iterator[st
 
 
 def _of_conditions(kind: str, conditions: Mapping[str, str], exchange: Exchange) -> Iterator[str]:
-    """Yield the conditions that the request does not meet; its own value is not shown: it may be a secret."""
+    """Yield the conditions that the request does not meet; its own value is not shown, because it may be a secret."""
     for name, value in conditions.items():
         pair = ((name.encode(), value.encode()),)
         asked = Conditions(headers=pair) if kind == "header" else Conditions(query=pair)
@@ -83,17 +83,17 @@ def _of_path(paths: Sequence[str], path: str) -> str:
 
 
 def _likeness(pattern: str, path: str) -> float:
-    """How much a path is like one that the pattern takes, from 0 to 1."""
+    """Similarity of a path to the paths that match the pattern, from 0 to 1."""
     if path != pattern and (pattern == "/" or pattern.startswith("~")):
         return _ROOT_LIKENESS
-    if pattern.endswith("/*"):  # what follows is anything
+    if pattern.endswith("/*"):  # any continuation matches
         length = len(pattern.split("/")) - 1
         pattern, path = pattern[:-2], "/".join(path.split("/")[:length])
     return _ratio(_filled(pattern or "/", path).lower(), path.lower())
 
 
 def _filled(pattern: str, path: str) -> str:
-    """A path that the pattern takes, as like to this one as can be: it has the same in place of parameters and `*`."""
+    """The most similar path that matches the pattern: with the same segments in place of parameters and `*`."""
     if pattern.startswith("~"):
         return pattern
     given = path.split("/")[1:]

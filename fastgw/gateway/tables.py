@@ -1,7 +1,7 @@
-"""The compiled configuration, as a process serves by it: its tables, and what of them lives in a worker.
+"""The compiled configuration of a process: its tables, and their parts that run in a worker.
 
-Immutable, but for what a worker starts. Rule: nothing here refers back to what holds it, so that tables are freed piece
-by piece, without the collector.
+Immutable, except for the parts that a worker starts. Rule: nothing here refers back to its owner, so that tables are
+freed piece by piece, without the garbage collector.
 """
 
 import ssl
@@ -52,10 +52,10 @@ _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENE
 
 
 class CompileError(Exception):
-    """The configuration cannot be compiled; the text says where and why, in a line for people; of several filters, in a
-    line each.
+    """The configuration cannot be compiled; the text says where and why, in a line for people; for several filters, in
+    a line each.
 
-    `unbuilt`: what is wrong with each filter that cannot be built, by where it stands.
+    `unbuilt`: the error of each filter that cannot be built, by its position.
     """
 
     def __init__(self, detail: str, unbuilt: Mapping[Where, str] = config.NONE) -> None:
@@ -63,14 +63,14 @@ class CompileError(Exception):
         super().__init__(detail)
 
     def problems(self, loaded: Loaded, filter_types: Mapping[str, type]) -> Sequence[Problem]:
-        """The same at their places in the files that `loaded` was read from."""
+        """Return the errors with their positions in the files that `loaded` was read from."""
         file = loaded.files[0] if loaded.files else ""
         located = locate(loaded, filter_types, self.unbuilt.items())
         return located or [Problem(file, 0, 0, "", line) for line in str(self).split("\n")]
 
 
 class CompiledRoute(NamedTuple):
-    """A route on all listeners, and what it stands on besides its own settings."""
+    """A route on all listeners, and everything that it depends on besides its own settings."""
 
     upstreams: tuple[Upstream, ...]
     sets: tuple[str, ...]
@@ -78,7 +78,7 @@ class CompiledRoute(NamedTuple):
     reads: tuple[str, ...]
     """The files that its filters have read."""
     live: tuple[FilterInstance, ...]
-    """Filters of the route that hold something in a worker's loop."""
+    """Filters of the route that hold resources in a worker's loop."""
     rules: tuple[Rule[Route] | None, ...]
     """Rules of the route on each listener, in their order."""
 
@@ -97,8 +97,7 @@ class Gateway:
         """TLS contexts of targets."""
         self.tables: dict[str, ListenerTable] = {}
         self.listeners: tuple[Listener, ...] = ()
-        """Listeners of the tables before, where name and address are the same. `Server.adopt` gives them these
-        tables.
+        """Listeners of the previous tables with equal name and address. `Server.adopt` gives them these tables.
         """
         self.routes: list[CompiledRoute] = []
         self.routes_by_name: dict[str, CompiledRoute] = {}
@@ -109,7 +108,7 @@ class Gateway:
         self.reads: dict[str, bytes] = {}
         """The files that filters have read, and the digest of each."""
         self.live: set[FilterInstance] = set()
-        """The filters that hold something in a worker's loop."""
+        """The filters that hold resources in a worker's loop."""
         self.layout = Layout()
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
         self._counted = counted_in(self.layout)
@@ -121,7 +120,7 @@ class Gateway:
 
     @cached_property
     def names(self) -> SlotNames:
-        """Names with a place in shared memory."""
+        """Names with a slot in shared memory."""
         return SlotNames(
             listeners=tuple(self.tables),
             routes=[*self.routes_by_name, *(table.tcp.name for table in self.tables.values() if table.tcp is not None)],
@@ -133,8 +132,8 @@ class Gateway:
 
     @property
     def unusable(self) -> Mapping[Where, Misconfigured]:
-        """Misconfigured filters: replacements of filters whose secrets cannot be used; of a service once, whatever its
-        listeners.
+        """Misconfigured filters: replacements of filters whose secrets are invalid; once for each service, regardless
+        of its listeners.
         """
         found: dict[Where, Misconfigured] = {}
         seen: set[tuple[str, str]] = set()
@@ -160,7 +159,7 @@ class Gateway:
 
     @cached_property
     def places(self) -> SlotTable:
-        """Slots of the names; to be replaced, before `starting`, in a generation that comes after another."""
+        """Slots of the names; replaced before `starting` in a later generation."""
         return first(self.names)
 
     @property
@@ -172,17 +171,17 @@ class Gateway:
 
     @property
     def in_use(self) -> bool:
-        """Whether requests may still ask these tables, now that others are adopted.
+        """Whether requests may still use these tables, now that others are adopted.
 
-        They wait in a filter that comes before routing, or for their turn at a listener that has gone.
+        Such requests wait in a filter that runs before routing, or for their turn on a removed listener.
         """
         if any(listener.closing and listener.askers for listener in self.listeners):
             return True
         return any(table.router.waiting for table in self.tables.values())
 
     def starting(self, services: Services, column: Column) -> Steps[None]:
-        """Start a generation in a worker: open the upstreams that are not open yet, and start filters that are not
-        started.
+        """Start a generation in a worker: open the upstreams that are not open yet, and start the filters that are not
+        started yet.
         """
         worker_loop, series, words = services.worker_loop, self.series, self._words
         yield
@@ -192,7 +191,7 @@ class Gateway:
             else:
                 most, place = upstream.settings.pool, self.places.upstreams[name]
                 counted = self._counted + series.upstream_words(name)
-                # A retired upstream of this name, and connections that it has lent, count in the same words.
+                # A retired upstream of this name and its lent connections use the same counters.
                 connections = column.limit(words.connections + place, most.max_connections, counted + UPSTREAM_CONNECTS)
                 pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
                 for target in upstream.targets:
@@ -219,14 +218,14 @@ class Gateway:
         places, errors = self.places, self._last_errors
 
         def note(target: Target, fault: Fault, why: str) -> None:
-            # What breaks off after its head is counted as an answer when it has ended: that is none since.
+            # A response that is cut off after its head is counted when it has ended: not as a success since then.
             answers = answers_at(column.views, target.counted) + (fault in BROKEN_OFF)
             errors.note_target(column, places, target_name(upstream, target.label), fault.label, why, answers)
 
         return note
 
     def drain(self, names: Collection[str]) -> None:
-        """Drain these targets (`target_name`): they get nothing new, all others do."""
+        """Drain these targets (`target_name`): they get no new requests, all others do."""
         wanted = by_upstream(names)
         for name in wanted.keys() | self._drained:
             if name in self.upstreams:
@@ -234,9 +233,7 @@ class Gateway:
         self._drained = wanted.keys()
 
     def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
-        """Follow the node's verdicts on the health of an upstream, where that is configured. `counted`: its row of
-        counts.
-        """
+        """Follow the node's decisions on the health of an upstream, if configured. `counted`: its row of counters."""
         settings = upstream.settings
         if settings.health_checks.active is None and settings.circuit_breaker is None and not may_eject(settings):
             return
@@ -252,13 +249,14 @@ class Gateway:
         upstream.look_after(Health(upstream, words, column, place, places, count))
 
     def start(self, services: Services, column: Column) -> None:
-        """`starting`, at once."""
+        """Run `starting` at once."""
         at_once(self.starting(services, column))
 
     def retiring(self, new: "Gateway") -> Steps[None]:
-        """`new` serves: the upstreams that it has not keep no connections, its filters stop those of before.
+        """Retire these tables, because `new` is in use: upstreams that it does not have close their connections, and
+        replaced filters stop.
 
-        What upstreams have lent, and what filters have under way, is finished.
+        Lent connections and work in progress of filters are completed.
         """
         self._stop_looking()
         for name, upstream in self.upstreams.items():
@@ -271,7 +269,7 @@ class Gateway:
             yield
 
     def retire(self, new: "Gateway") -> None:
-        """`retiring`, at once."""
+        """Run `retiring` at once."""
         at_once(self.retiring(new))
 
     def _stop_looking(self) -> None:
@@ -288,7 +286,7 @@ class Gateway:
 
 
 def drained_now(services: Services) -> Collection[str]:
-    """The targets that somebody has asked to drain."""
+    """The targets that an operator has drained."""
     return drained_targets.read(services.feeds[drained_targets.FEED].value)
 
 
@@ -313,7 +311,7 @@ def _stop(link: FilterInstance) -> None:
 
 
 def dismantling(old: Gateway, new: Gateway) -> Steps[None]:
-    """Free tables that `new` has replaced, but for what it has taken over. Not while `old.in_use`."""
+    """Free tables that `new` has replaced, except for the parts that it has taken over. Not while `old.in_use`."""
     for name, table in old.tables.items():
         kept = new.tables.get(name)
         own = table.upstream_chains.own

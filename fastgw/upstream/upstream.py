@@ -1,4 +1,4 @@
-"""A named group of targets: what the configuration says of it, and what one worker has of it."""
+"""Upstream: a named group of targets, with its configuration and its state in one worker."""
 
 from collections.abc import Callable, Container, Mapping, Sequence, Set
 from functools import partial
@@ -35,16 +35,16 @@ from fastgw.upstream.targets.tls import Identity
 
 _NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
 _UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
-"""Counts that nobody reads."""
+"""Counters that are not read."""
 _UNCOUNTING: Final = AttemptCounters(_UNCOUNTED, 0, None)
 
 
 class Upstream:
-    """Compiled; `start` gives it its pool, in each worker. `active`: exchanges under way here.
+    """Compiled upstream; `start` creates its pool in each worker. `active`: exchanges in flight in this worker.
 
-    `identity`: of the TLS context that its targets share; None: it has none. `key`: what cookies are signed with where
-    the configuration says so. `before`: in a running worker, the upstream of this name before this one, if it spoke to
-    its targets in the same way (`goes_on`): they have their connections in common. `lends_sockets`: a listener of TCP
+    `identity`: of the TLS context that its targets share; None: it has none. `key`: configured signing key of cookies.
+    `before`: in a running worker, the previous upstream of this name, if it reached its targets in the same way
+    (`goes_on`): both share their connections. `lends_sockets`: a listener of TCP
     names it, so that its pool has bare sockets (`SocketConnection`).
     """
 
@@ -103,15 +103,15 @@ class Upstream:
             Member(target, each.weight, each.priority) for target, each in zip(targets, settings.targets, strict=True)
         )
         self.started = False
-        self.shunned: Set[Target] = _NONE  # targets that are not to be picked: see `settle`
-        self.drained: Set[Target] = _NONE  # those that get nothing because somebody wants it so
+        self.shunned: Set[Target] = _NONE  # unhealthy targets: see `settle`
+        self.drained: Set[Target] = _NONE  # targets drained by an operator
         self.balancer: Balancer
-        self.in_use: Sequence[Target] = ()  # what it picks from
+        self.in_use: Sequence[Target] = ()  # the members that it selects from
         self.attempt_listener: AttemptListener | None = None
         self.failure_listener: AttemptListener = _UNCOUNTING
         self.health: Health | None = None
         self._listener_without_health: AttemptListener | None = None
-        self.cookies: Cookies | None = None  # by which clients stay with their target
+        self.cookies: Cookies | None = None  # sticky sessions
         if settings.load_balancing.sticky is not None and key:
             self.cookies = Cookies(settings.load_balancing.sticky, name, key)
         self._before = before if before is not None and before.started else None
@@ -135,7 +135,9 @@ class Upstream:
         return {each.url: target for each, target in zip(self.settings.targets, self.targets, strict=True)}
 
     def goes_on(self, settings: config.Upstream, identity: Identity | None, lends_sockets: bool = False) -> bool:
-        """Whether these settings speak to a target as this upstream does, so that its connections may be kept."""
+        """Whether targets are reached with these settings in the same way as before, so that connections may
+        be kept.
+        """
         mine = self.settings
         return (self.identity, self.lends_sockets) == (identity, lends_sockets) and all(
             getattr(mine, name) == getattr(settings, name)
@@ -151,9 +153,9 @@ class Upstream:
         loads: Loads | None = None,
         key: bytes = b"",
     ) -> None:
-        """Start in a worker, one of so many: open for exchanges. `connections`, `pending`: the node's allowances.
+        """Start in one of `workers` processes: open for exchanges. `connections`, `pending`: the node's limits.
 
-        `loads`: what is under way on the node; every target has its place. `key`: of this run of the gateway.
+        `loads`: attempts in flight on the node; every target has a slot. `key`: of this run of the gateway.
         """
         self.started = True
         self.worker_loop = worker_loop
@@ -178,10 +180,10 @@ class Upstream:
         if before is not None and self._rising is not None and before._rising is not None:
             self._rising.keep(before._rising)
         if self.attempt_listener is not None or self.cookies is not None or self._rising is not None:
-            self.settle()  # else nothing is known now that was not before
+            self.settle()  # otherwise there is no new information
 
     def _watch(self, balancing: config.LoadBalancing, before: "Upstream | None") -> None:
-        """Be told how attempts go, if targets are picked by that."""
+        """Listen to attempts, if targets are selected by their results."""
         if balancing.algorithm == "latency":
             self._latencies = Latencies(self._loads, balancing.decay, self.settings.timeouts.connect)
             if before is not None and before._latencies is not None:
@@ -193,8 +195,8 @@ class Upstream:
             self.attempt_listener = self._loads
 
     def look_after(self, health: Health) -> None:
-        """Follow the health of the upstream: from now on, by what the node decides, targets are shunned, and a breaker
-        lets nothing pass.
+        """Follow the health of the upstream: from now on the node's decisions exclude targets, and an open breaker
+        blocks requests.
         """
         self.health = health
         self._listener_without_health = self.attempt_listener
@@ -206,12 +208,12 @@ class Upstream:
         self.settle()
 
     def retire(self, heir: "Upstream | None") -> None:
-        """Retire an upstream that is configured no more: keep no connections but those that its heir of the same name
-        keeps.
+        """Retire an upstream that was removed from the configuration or replaced: keep only the connections that its
+        successor of the same name keeps.
         """
-        if self.health is not None:  # what is still under way must not count: others may get the places
+        if self.health is not None:  # attempts still in flight must not count: others may get the slots
             self.health.stop()
-            if self.pool.on_connected == self.health.connected:  # its heir may have the same pool
+            if self.pool.on_connected == self.health.connected:  # its successor may have the same pool
                 self.pool.on_connected = None
             self.attempt_listener, self.health = self._listener_without_health, None
             self.settle()  # without its breaker
@@ -221,23 +223,24 @@ class Upstream:
             self.pool.retire()
 
     def last_resort(self, tried: Container[Target]) -> Target | None:
-        """An ejected target that a request was not sent to yet, when those in use could not be reached: it may be back.
+        """Return an ejected target that the request was not sent to yet, if the eligible ones were unreachable: it may
+        be back.
 
-        Where targets are restarted one after the other, all requests would be lost from the moment at which the second
-        one goes until the first one's time is up.
+        Otherwise, when targets are restarted one after the other, all requests would be lost from the stop of the
+        second one until the ejection of the first one ends.
         """
         ejected = self.shunned - self.drained
         return next((each.target for each in self.members if each.target in ejected and each.target not in tried), None)
 
     def drain(self, labels: Set[str]) -> None:
-        """The targets of these labels get no requests from now on, the others do."""
+        """Drain the targets with these labels from now on, and no others."""
         drained = {target for target in self.targets if target.label in labels}
         if drained != self.drained:
             self.drained = drained
             self.settle()
 
     def settle(self) -> None:
-        """Make anew what picks targets, after something has changed about them."""
+        """Create the balancer again, after a change of the targets."""
         balancing = self.settings.load_balancing
         members: Sequence[Member] = in_use(
             self.members, self.shunned, self.drained, balancing.spill_below, balancing.panic_threshold
@@ -253,7 +256,7 @@ class Upstream:
                 self.worker_loop.wheel.watch(self._alarm, growing_at)
         self.in_use = [member.target for member in members]
         balancer: Balancer = NoTarget()
-        if members:  # among one there is nothing to choose
+        if members:  # a single target needs no selection
             balancer = (
                 _ALGORITHMS[balancing.algorithm](self, members) if members[1:] else SingleTarget(members[0].target)
             )
@@ -268,24 +271,24 @@ class Upstream:
         return self._hashed
 
     def unavailable(self) -> Fault:
-        """Return the reason why no target could be picked."""
+        """Return the reason why no target could be selected."""
         breaker = None if self.health is None else self.health.breaker
         return Fault.NO_HEALTHY_TARGET if breaker is None or not breaker.wait() else Fault.CIRCUIT_OPEN
 
     def wait(self) -> float:
-        """Return the seconds after which it is worth while to ask again, when no target could be picked."""
+        """Return the seconds until a retry is useful, if no target could be selected."""
         health = self.health
         return 1.0 if health is None else (health.breaker and health.breaker.wait()) or health.wait()
 
     def count_in(self, spare: PoolLimit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
-        """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`, and
-        those of its targets where they say. `note`: remembers a target's last error."""
+        """`spare`: the node's limit of `SPARE_RETRIES`. `counts`: this worker's counters, in which its row begins at
+        `first`, and those of its targets at their own positions. `note`: stores a target's last error."""
         self.retry_budget.count_in(spare, counts, first + UPSTREAM_RETRIES_DENIED)
         self.failure_listener = AttemptCounters(counts, first, note)
 
 
 class _Alarm(Timed):
-    """Settles an upstream, if it is still there, when weights are due to grow."""
+    """Timer that settles an upstream, if it still exists, when weights have to grow."""
 
     __slots__ = ("_upstream",)
 
@@ -312,7 +315,7 @@ def _by_load(upstream: Upstream, members: Sequence[Member]) -> Balancer:
 
 
 def _by_latency(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    if upstream._latencies is None:  # nothing has been seen yet
+    if upstream._latencies is None:  # there are no values yet
         return Random(members)
     return LatencyBalancing(members, upstream._latencies)
 

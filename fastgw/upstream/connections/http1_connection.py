@@ -324,9 +324,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     # calls of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(
-            asyncio.Transport, transport
-        )  # uvloop's transport has the methods but not the class
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
         if isinstance(transport, TlsClientTransport):
             self._tls = transport
             self._special = self._tls_is_new = True

@@ -183,7 +183,7 @@ class FastPath:
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload, request_id)
             stream.begin(self, request, method)
-        except Exception:  # the edge of this exchange: a defect is its answer
+        except Exception:  # the edge of this exchange: a defect is answered with a fault
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
@@ -229,7 +229,7 @@ class FastPath:
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload)
             stream.begin(self, request, method)
-        except Exception:  # the edge of this exchange: a defect is its answer
+        except Exception:  # the edge of this exchange: a defect is answered with a fault
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 

@@ -1,1 +1,1 @@
-"""Health of targets: active checks, outlier ejection, circuit breakers, and who listens to attempts."""
+"""Health of targets: active checks, outlier ejection, circuit breakers, and their listeners to attempts."""

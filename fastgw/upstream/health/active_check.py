@@ -1,7 +1,7 @@
-"""One active health check of one target: connect, ask, look at the answer, hang up.
+"""One active health check of one target: connect, send the request, check the response, close.
 
-A new connection each time: what is asked is whether the target takes connections too, and thousands of targets would
-hold as many descriptors of the control process open.
+It opens a new connection each time: the check includes whether the target accepts connections, and for thousands of
+targets the control process would otherwise keep as many descriptors open.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from fastgw.upstream.connections.http1_connection import UpstreamConnection
 from fastgw.upstream.targets.target import build_targets
 
 MOST: Final = 65536
-"""Bytes of the body that are looked through."""
+"""Maximum bytes of the body that are searched."""
 
 
 _OWN_HEADERS: Final = {None: b"", "v1": UNKNOWN_V1, "v2": LOCAL_V2}
@@ -29,7 +29,7 @@ _OWN_HEADERS: Final = {None: b"", "v1": UNKNOWN_V1, "v2": LOCAL_V2}
 
 
 class CannotCheck(Exception):
-    """This process is at a limit of its own: that says nothing of the target."""
+    """This process has reached a limit of its own; the target may be healthy."""
 
 
 @final
@@ -43,7 +43,7 @@ class Check:
         tls: SSLContext | None,
         active: settings.ActiveHealth,
     ) -> None:
-        """`tls`: the context of the upstream's targets, where this one is spoken to by TLS."""
+        """`tls`: the context of the upstream's targets, if this one is reached over TLS."""
         self._active = active
         at = target if active.port is None else replace(target, url=replace(target.url, port=active.port))
         (self._target,) = build_targets(replace(upstream, targets=(at,)), tls)
@@ -62,7 +62,7 @@ class Check:
         self._target.stop()
 
     async def __call__(self, worker_loop: WorkerLoop) -> str:
-        """Return the problem of the target, in a word or two without its address; "" = none. Raises `CannotCheck`."""
+        """Return the problem of the target, in a few words without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None)
         connection = UpstreamConnection(worker_loop, asked, self._target)
         try:
@@ -94,7 +94,7 @@ class Check:
 
 
 _Answer = tuple[int, bytes] | str
-"""Status and the beginning of the body, or what went wrong."""
+"""Status and the beginning of the body, or the failure."""
 
 
 @final
@@ -107,14 +107,14 @@ class _CheckRequest:
         self._wants_body = wants_body
         self._status = 0
         self._body = b""
-        self.late = Fault.CONNECT_TIMEOUT  # what it is when the time is up
+        self.late = Fault.CONNECT_TIMEOUT  # the fault if the time is up
         self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
 
     def _finish(self, answer: _Answer) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
-    # what the stream tells (`ResponseListener`)
+    # calls of the stream (`ResponseListener`)
 
     def on_interim(self, head: ResponseHead) -> None: ...
 
@@ -137,12 +137,12 @@ class _CheckRequest:
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         self._finish(f"{fault.label}: {why}" if why else fault.label)
 
-    # what it tells its pool (`Lender`)
+    # calls to its pool (`Lender`)
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """Handle the loss of the connection while it was nobody's: nothing was asked yet, or all is answered."""
+        """Handle the loss of the connection while it was not lent: before the request, or after the response."""
         self._finish(Fault.CONNECTION_LOST.label)
 
-    def discard(self, connection: UpstreamConnection) -> None: ...  # it has no place that would be free now
+    def discard(self, connection: UpstreamConnection) -> None: ...  # it has no place in a limit to release
 
     give_back = discard

@@ -1,4 +1,4 @@
-"""Counters of what goes wrong with attempts at an upstream: a listener that is told of nothing else."""
+"""Counters of failed attempts at an upstream: a listener to failures only."""
 
 from collections.abc import Callable
 from typing import final
@@ -9,15 +9,15 @@ from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 Note = Callable[[Target, Fault, str], None]
-"""Remembers that a target has failed, how, and why."""
+"""Stores the last failure of a target, its kind and reason."""
 
 
 @final
 class AttemptCounters:
-    """Counts hedges, the failures that are a target's own, and answers of 500 and above that were dropped.
+    """Counts hedges, failures caused by the target, and dropped responses of 500 and above.
 
-    `counts`: this worker's, in which the upstream's row begins at `first`, and those of its targets where they say.
-    `note`: remembers a target's last error; None: targets have no rows there.
+    `counts`: this worker's counters, in which the upstream's row begins at `first`, and those of its targets at their
+    own positions. `note`: stores a target's last error; None: targets have no rows there.
     """
 
     __slots__ = ("_counts", "_first", "_note")

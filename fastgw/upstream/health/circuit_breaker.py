@@ -1,9 +1,10 @@
-"""A circuit breaker: one for the node, although no worker asks another.
+"""Circuit breaker: one for the node, although workers do not communicate with each other.
 
-Rule 1: every transition begins a round, told in shared memory by whoever makes it and repeated by the others; the
-highest round is the state of the node (`shm.health_words`). That it is half-open needs no telling: its time is over.
-Rule 2: probes are counted by round, over all workers: announce, look, take back (as `shm.node_limits.NodeLimit`).
-Rule 3: what began before a round tells nothing of it. Attempts that were under way when it opened fail late.
+Rule 1: every transition begins a round, which the deciding worker writes to shared memory and the others repeat; the
+highest round is the state of the node (`shm.health_words`). The half-open state is not written: it follows from the
+time. Rule 2: probes are counted by round, over all workers: announce, check, withdraw (as in
+`shm.node_limits.NodeLimit`). Rule 3: attempts that began before a round do not count in it. Those in flight when the
+breaker opened fail late.
 """
 
 from collections.abc import Callable, Container
@@ -32,7 +33,9 @@ def phase_of(state: BreakerState, now: float) -> BreakerPhase:
 
 @final
 class Breaker:
-    """Circuit breaker of one upstream, in one worker. `on_change`: called when other requests pass than before."""
+    """Circuit breaker of one upstream, in one worker. `on_change`: called when the set of permitted requests
+    changes.
+    """
 
     __slots__ = (
         "_begun",
@@ -60,7 +63,9 @@ class Breaker:
         on_change: Callable[[], None],
         on_open: Callable[[], None] = lambda: None,
     ) -> None:
-        """`place`: of the upstream. `on_open`: this worker has opened it, to be counted once."""
+        """`place`: slot of the upstream. `on_open`: called by the worker that has opened it, so that this is counted
+        once.
+        """
         self._settings = settings
         self._words = words
         self._column = column
@@ -69,9 +74,9 @@ class Breaker:
         self._on_change = on_change
         self._on_open = on_open
         self._state = NEVER_OPEN
-        self._begun = 0, 0  # the round, and how many of its probes had begun at the last look; since when
+        self._begun = 0, 0  # the round, the number of its probes at the last check, and the time of that number
         self._begun_at = 0.0
-        self._trying_since = 0.0  # when it became half-open first; attempts from then on are probes
+        self._trying_since = 0.0  # when it first became half-open; attempts from then on are probes
         self._window = Window(settings.window)
         self.phase = BreakerPhase.CLOSED
 
@@ -81,13 +86,13 @@ class Breaker:
     # --- what passes ---
 
     def guard(self, balancer: Balancer) -> Balancer:
-        """Return the balancer to use in place of `balancer` as long as the phase is what it is now."""
+        """Return the balancer that replaces `balancer` in the current phase."""
         if self.phase is BreakerPhase.CLOSED:
             return balancer
         return NoTarget() if self.phase is BreakerPhase.OPEN else HalfOpenGate(self, balancer)
 
     def take_probe(self) -> bool:
-        """Whether one more request may pass on the node while it is half-open."""
+        """Whether one more request of the node may pass while it is half-open."""
         words, round, place = self._words, self._state.round, self._place
         own = words.counted(self._column.words, words.probes, place, round)
         words.count(self._column, words.probes, place, round, own + 1)
@@ -97,7 +102,7 @@ class Breaker:
         return False
 
     def wait(self) -> float:
-        """Seconds until it may be worth while to ask again; 0: it is closed."""
+        """Seconds until a retry may be useful; 0: it is closed."""
         if self.phase is BreakerPhase.CLOSED:
             return 0.0
         return max(self._state.until - self._clock(), 1.0 if self.phase is BreakerPhase.HALF_OPEN else 0.001)
@@ -105,7 +110,7 @@ class Breaker:
     # --- what came of it ---
 
     def erred(self, now: float, begun_at: float) -> None:
-        """An attempt that began then has failed."""
+        """Handle the failure of an attempt that began at this time."""
         if self.phase is BreakerPhase.HALF_OPEN:
             if begun_at >= self._trying_since:
                 self._open(now)
@@ -115,7 +120,7 @@ class Breaker:
                 self._open(now)
 
     def succeeded(self, begun_at: float) -> None:
-        """An attempt that began then was answered well; told while it is half-open."""
+        """Handle the success of an attempt that began at this time; called while it is half-open."""
         if self.phase is not BreakerPhase.HALF_OPEN or begun_at < self._trying_since:
             return
         words, round, place = self._words, self._state.round, self._place
@@ -131,7 +136,9 @@ class Breaker:
     # --- transitions ---
 
     def look(self, now: float) -> float:
-        """Take over what the node has decided, and what time does. Returns when to look again (monotonic seconds)."""
+        """Follow the decisions of the node, and transitions by time. Returns when to check again (monotonic
+        seconds).
+        """
         words = self._words
         state = words.breaker(self._column.views, self._place)
         if state != self._state or (self.phase is BreakerPhase.OPEN and now >= state.until):
@@ -144,7 +151,7 @@ class Breaker:
         return self._state.until if self.phase is BreakerPhase.OPEN else now + self._settings.open / SLOTS
 
     def _look_for_probes(self, now: float) -> None:
-        """Let further probes pass where nobody hears of the earlier ones again (clients left, a worker was killed)."""
+        """Let further probes pass if the earlier ones have no result (clients disconnected, a worker was killed)."""
         words, round = self._words, self._state.round
         begun = words.counted_by_all(self._column, words.probes, self._place, round)
         if (round, begun) != self._begun:
@@ -161,14 +168,14 @@ class Breaker:
         self._begin(BreakerState(self._state.round + 1, now + self._settings.open, True))
 
     def _begin(self, state: BreakerState) -> None:
-        """A transition that this worker makes."""
+        """Make a transition in this worker."""
         words, column = self._words, self._column
         words.set_breaker(column, self._place, state)
         words.changed(column)
         self._take(words.breaker(column.views, self._place), self._clock())  # another may have made one meanwhile
 
     def _take(self, state: BreakerState, now: float) -> None:
-        self._words.set_breaker(self._column, self._place, state)  # for the case that who has decided it dies
+        self._words.set_breaker(self._column, self._place, state)  # in case the deciding worker dies
         before, self._state = self.phase, state
         self.phase = phase_of(state, now)
         if self.phase is BreakerPhase.HALF_OPEN and before is not BreakerPhase.HALF_OPEN:
@@ -181,7 +188,7 @@ class Breaker:
 
 @final
 class HalfOpenGate:
-    """Lets as many requests pass as a half-open breaker allows."""
+    """Balancer that lets as many requests pass as a half-open breaker allows."""
 
     __slots__ = ("_balancer", "_breaker")
 
@@ -191,6 +198,6 @@ class HalfOpenGate:
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if asked.is_fast:
-            return None  # the full path picks: a request that is refused on the fast one would be picked for twice
+            return None  # the full path selects: a request refused on the fast path would be counted twice
         target = self._balancer.pick(asked, tried)
         return target if target is not None and self._breaker.take_probe() else None

@@ -1,8 +1,8 @@
-"""How many of the node's attempts of the last seconds have failed: read from counts that only grow.
+"""Error window: how many of the node's attempts in the last seconds have failed, computed from monotonic counters.
 
-Rule: the node's counts are in shared memory, what they were a while ago is not. Each worker looks once in a while, and
-when an attempt of its own has failed, and keeps what has been added from one look to the next. So a success costs one
-store, and a process that is killed takes nothing along but what it had counted itself.
+Rule: the node's counters are in shared memory, but not their earlier values. Each worker reads them periodically, and
+when an attempt of its own has failed, and stores the increments. So a success costs one store, and a killed process
+loses only its own counts.
 """
 
 from collections import deque
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Final, final
 
 SLOTS: Final = 10
-"""Parts that a window moves on by."""
+"""Number of parts by which a window advances."""
 BLIND: Final = SLOTS // 2
-"""Parts without a look after which nobody knows any more when something was added: the window begins anew."""
+"""Number of parts without a reading after which the time of increments is unknown: the window starts again."""
 
 
 @final
@@ -23,15 +23,17 @@ class Window:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._slots: deque[list[int]] = deque()  # which part of time, attempts, errors; at most SLOTS and one
-        self._before: list[tuple[int, int]] = []  # by column: attempts and errors at the last look
+        self._slots: deque[list[int]] = deque()  # index of the part, attempts, errors; at most SLOTS and one
+        self._before: list[tuple[int, int]] = []  # by column: attempts and errors at the last reading
         self._looked = -BLIND - 1
 
     def __repr__(self) -> str:
         return f"<Window of {self._seconds:g} s: {[slot[1:] for slot in self._slots]}>"
 
     def look(self, now: float, counts: Sequence[tuple[int, int]], erred: bool = True) -> tuple[int, int]:
-        """Attempts and errors within the window. `counts`: both, by column. `erred`: just now, and counted."""
+        """Return attempts and errors within the window. `counts`: both, by column. `erred`: an error was counted just
+        now.
+        """
         part = int(now * SLOTS / self._seconds)
         if part - self._looked > BLIND:
             attempts = errors = int(erred)
@@ -50,14 +52,14 @@ class Window:
         return sum(slot[1] for slot in slots), sum(slot[2] for slot in slots)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Reset the window."""
         self._looked = -BLIND - 1
 
     def _added(self, counts: Sequence[tuple[int, int]]) -> tuple[int, int]:
         attempts = errors = 0
         for column, (now_attempts, now_errors) in enumerate(counts):
             before_attempts, before_errors = self._before[column] if column < len(self._before) else (0, 0)
-            if now_attempts < before_attempts:  # another process has the column now: it has begun at 0
+            if now_attempts < before_attempts:  # the column belongs to another process now, which has begun at 0
                 before_attempts = before_errors = 0
             attempts += now_attempts - before_attempts
             errors += max(now_errors - before_errors, 0)

@@ -1,17 +1,17 @@
-"""Ejecting targets that do worse than their neighbours: passive health, counted for the node.
+"""Outlier ejection: ejects targets that fail more often than the others (passive health checks), counted for the node.
 
-How many failures a target has had in a row is known exactly although workers only write their own columns. All of them
-count successes (attempts less failures); a streak is told with the number of the node's successes at that time. Streaks
-of the same number add up; a success of any worker, which makes it another number, ends them all. Two failures in the
-same instant may each miss the other: then it takes one more.
+The number of consecutive failures of a target is exact although workers only write their own columns. All of them count
+successes (attempts minus failures); a streak is stored with the node's number of successes at that time. Streaks with
+the same number add up; a success in any worker changes the number and ends all streaks. Two simultaneous failures may
+each miss the other: then one more is needed.
 
-What keeps one client, whose requests make any target fail, from ejecting them all:
-1. Unless `failures` is set, failed connects alone count. Where it is, answers below 500 do not count, and a success in
-   between, of any client, ends a streak.
-2. Requests go to all targets in turn, so such a client does to the neighbours what it does to this one. A target whose
-   neighbours are half as far is alike, not an outlier, and stays. Failed connects are nobody's request: they count
-   always.
-3. `max_ejected` is held by the node: an ejection is announced, and taken back where that makes too many.
+Safeguards against a client whose requests make every target fail, so that it cannot eject all of them:
+1. Unless `failures` is set, only failed connects count. If it is set, responses below 500 do not count, and a success
+   of any client ends a streak.
+2. Requests go to all targets in turn, so such a client affects the other targets in the same way. A target whose
+   neighbours have half as many failures is not an outlier, and stays. Failed connects do not depend on a request: they
+   always count.
+3. `max_ejected` applies to the node: an ejection is announced, and withdrawn if there are too many.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +24,9 @@ from fastgw.upstream.health.error_window import Window
 from fastgw.upstream.targets.target import Target
 
 NEIGHBOURS: Final = 8
-"""How many are looked at, the next ones in the order of the file."""
+"""Number of neighbours that are compared: the next ones in the order of the file."""
 FULL_S: Final = 0.05
-"""How long nothing is tried after too many were ejected already."""
+"""Seconds without further ejections after the maximum was reached."""
 _COUNT_BITS: Final = 16
 _AT_BITS: Final = 24
 _MOST: Final = (1 << _COUNT_BITS) - 1
@@ -34,21 +34,21 @@ _MASK: Final = (1 << _AT_BITS) - 1
 
 
 def most_ejected(targets: int, share: float) -> int:
-    """How many of so many targets may be ejected at a time."""
+    """Return how many of this number of targets may be ejected at a time."""
     if targets < 2 or not share:
         return 0
     return min(max(int(targets * share + 1e-9), 1), targets)
 
 
 def may_eject(settings: Upstream) -> bool:
-    """Whether its targets are ever ejected. The only one of an upstream is not."""
+    """Whether its targets are ever ejected. The only target of an upstream is not."""
     passive = settings.health_checks.passive
     return passive is not None and most_ejected(len(settings.targets), passive.max_ejected) > 0
 
 
 @final
 class Outliers:
-    """The targets of one upstream, in one worker. `on_eject`: this worker has ejected one."""
+    """Outlier ejection of one upstream, in one worker. `on_eject`: called when this worker has ejected a target."""
 
     __slots__ = (
         "_at",
@@ -91,23 +91,23 @@ class Outliers:
 
     @property
     def needs_answers(self) -> bool:
-        """Whether it has to be told of more than connects."""
+        """Whether it needs more results than those of connects."""
         return self._needed is not None or self._settings.error_rate is not None
 
     def counts(self, sent: bool) -> bool:
-        """Whether a failure lengthens a streak. `sent`: the target had the request."""
+        """Whether a failure extends a streak. `sent`: the request was sent to the target."""
         return not sent or self._needed is not None
 
     def erred(self, target: Target, now: float, begun_at: float, *, failed: bool, sent: bool) -> None:
-        """An attempt that began then came to nothing. It is counted already.
+        """Handle a failed attempt that began at this time. It is counted already.
 
-        `failed`: it lengthens a streak; `sent`: the target had the request.
+        `failed`: it extends a streak; `sent`: the request was sent to the target.
         """
         place = self._places[target]
         words, column, settings = self._words, self._column, self._settings
         last = words.ejection(column.views, place)
         if begun_at < last.until:
-            return  # it was under way when the target was ejected, and tells nothing new
+            return  # it was in flight when the target was ejected, so it is no new information
         back = last.level > 0 and now - last.until < settings.window
         due = False
         if failed:
@@ -128,7 +128,7 @@ class Outliers:
         return sum(view[attempts] - view[failures] for view in self._column.views) & _MASK
 
     def _lengthen(self, place: int, now: float, back: bool) -> int:
-        """One failure more in a row: how many there are now, on the node."""
+        """Count one more consecutive failure; return their number on the node."""
         words, at = self._column.words, self._words.streak + place
         successes, instant = self._successes(place), int(now * 100) & _MASK
         own = words[at]
@@ -145,9 +145,9 @@ class Outliers:
         return sum(word & _MOST for word in held if self._counts(word, successes, instant, back))
 
     def _counts(self, word: int, successes: int, instant: int, back: bool) -> bool:
-        """Whether a worker's streak goes on: no success came since it began, and that is not too long ago.
+        """Whether a worker's streak continues: there was no success since it began, and it is recent enough.
 
-        `back`: it came back from an ejection lately, and what it was ejected for still counts.
+        `back`: the target has recently returned from an ejection, and its earlier failures still count.
         """
         if not word & _MOST or word >> _AT_BITS + _COUNT_BITS != successes:
             return False
@@ -155,7 +155,7 @@ class Outliers:
         return back or (instant - begun) & _MASK <= self._settings.window * 100
 
     def _neighbours_fail(self, place: int, now: float) -> bool:
-        """Whether those that are not ejected fare the same; where there are none, nobody can say so."""
+        """Whether the targets that are not ejected fail as often; False if there are none."""
         instant, looked = int(now * 100) & _MASK, False
         for other in self._neighbours(place):
             if self._words.ejection(self._column.views, other).until > now:
@@ -168,7 +168,7 @@ class Outliers:
     # --- shares ---
 
     def _rate_is_high(self, place: int, now: float, rate: float) -> bool:
-        """Whether too many of the target's attempts err, and not as many of its neighbours'."""
+        """Whether the error rate of the target is too high, and that of its neighbours is lower."""
         attempts, errors = self._rate(place, now, erred=True)
         others = [self._rate(other, now, erred=False) for other in self._neighbours(place)]
         if attempts < self._settings.min_requests or errors < rate * attempts:

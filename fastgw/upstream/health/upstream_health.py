@@ -1,7 +1,7 @@
-"""Health of an upstream, in a worker: counts the results of attempts, and follows the node's decisions.
+"""Health of an upstream in a worker: counts the results of attempts, and follows the node's decisions.
 
-A response costs a store or two; the rest is done when one fails (`outlier_ejection`, `circuit_breaker`), and with the
-turns of the wheel when somebody has changed something (`HealthPoller`).
+A response costs one or two stores; the rest happens when one fails (`outlier_ejection`, `circuit_breaker`), and in
+ticks of the timer wheel when a process has changed something (`HealthPoller`).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -22,11 +22,11 @@ from fastgw.upstream.targets.target import Target
 
 SHUNNED: Final = frozenset((HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED))
 ERRORS: Final = 500
-"""Statuses from here on are errors."""
+"""Statuses from this one on are errors."""
 
 
 class AttemptStage(IntEnum):
-    """How far an attempt had come when it failed."""
+    """Progress of an attempt when it failed."""
 
     NOTHING = 0
     REQUEST = 1
@@ -45,11 +45,11 @@ OWN_FAULTS: Final[Mapping[Fault, AttemptStage]] = {
     Fault.UPSTREAM_INCOMPLETE: AttemptStage.HEAD,
     Fault.UPSTREAM_STALLED: AttemptStage.HEAD,
 }
-"""Faults that are the target's own. The others are the client's, or of a pool that is full."""
+"""Faults caused by the target. The others are caused by the client, or by a full pool."""
 
 
 class Group(Protocol):
-    """Upstream (`upstream.Upstream`), as much of it as this needs."""
+    """Interface of an upstream (`upstream.Upstream`) for its health."""
 
     settings: Settings
     shunned: Set[Target]
@@ -58,15 +58,15 @@ class Group(Protocol):
 
 
 class HealthObserver(Protocol):
-    """Observer of what others have changed."""
+    """Observer of changes by other processes."""
 
     def look(self, now: float) -> float:
-        """Returns when to look again although nothing was changed (monotonic seconds)."""
+        """Returns when to check again even without a change (monotonic seconds)."""
 
 
 @final
 class Health:
-    """Health of one upstream, in one worker: an `AttemptListener`. `settle` of the upstream is called with every
+    """Health of one upstream, in one worker: an `AttemptListener`. It calls `settle` of the upstream after every
     change.
     """
 
@@ -98,7 +98,9 @@ class Health:
         count: "Callable[[HealthEvent], None]" = lambda event: None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`place`: of the upstream; `places`: of its targets. `count`: told what this worker has decided."""
+        """`place`: slot of the upstream; `places`: of its targets. `count`: called with the decisions of this
+        worker.
+        """
         settings = group.settings
         self._group = group
         self._words = words
@@ -138,7 +140,7 @@ class Health:
         return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
 
     def stop(self) -> None:
-        """Stop when the upstream is configured no more: objects that lead back here are let go."""
+        """Stop when the upstream was removed from the configuration: objects that refer back here are released."""
         self._outliers = self.breaker = None
         self._tries = False
 
@@ -149,14 +151,15 @@ class Health:
 
     @property
     def watches(self) -> bool:
-        """Whether it has to be told of every attempt; else `connected` and failures are enough, and no request pays.
+        """Whether it needs the result of every attempt; otherwise `connected` and failures are enough, without a cost
+        per request.
 
-        What control finds out needs none.
+        Active health checks of the control process need none.
         """
         return self._watches_answers
 
     def wait(self) -> float:
-        """Seconds until the first ejected target comes back; next to none where nobody knows when one will."""
+        """Seconds until the first ejected target returns; nearly 0 if the time is unknown."""
         return max(self._returns_at - self._clock(), 0.001) if self._returns_at != inf else 0.001
 
     # --- what is told of attempts (`AttemptListener`) ---
@@ -194,13 +197,13 @@ class Health:
     # --- what is told of connects instead, where it does not watch attempts ---
 
     def connected(self, target: Target) -> None:
-        """A connection was opened: that ends a streak."""
+        """End the streak of a target after a successful connect."""
         place = self._attempts_at.get(target)
         if place is not None and self._outliers is not None:
             self._mine[place] += 1
 
     def _not_connected(self, target: Target) -> None:
-        """None could be opened for a request."""
+        """Handle a failed connect for a request."""
         if self._outliers is not None:
             self._mine[self._attempts_at[target]] += 1
             self._erred(target, 0.0, sent=False)
@@ -221,7 +224,7 @@ class Health:
     # --- what the node decides ---
 
     def look(self, now: float) -> float:
-        """Follow it. Returns when time alone changes something (monotonic seconds)."""
+        """Follow the node's decisions. Returns when the next change by time is due (monotonic seconds)."""
         at = self._follow_targets(now)
         return at if self.breaker is None else min(at, self.breaker.look(now))
 
@@ -236,7 +239,7 @@ class Health:
                 changes_at = min(changes_at, until)
                 if verdict is HealthVerdict.EJECTED:
                     returns_at = min(returns_at, until)
-                    words.repeat_ejection(column, place)  # for the case that who has ejected it dies
+                    words.repeat_ejection(column, place)  # in case the process that has ejected it dies
         self._returns_at = returns_at
         if shunned != group.shunned:
             group.shunned = frozenset(shunned)
@@ -245,16 +248,16 @@ class Health:
 
 
 class HealthEvent(IntEnum):
-    """Event that a worker has decided for the node."""
+    """Decision that a worker has made for the node."""
 
     EJECTED = 0
     OPENED = 1
 
 
 class HealthPoller(Timed):
-    """Looks, with each turn of the wheel, whether anything was changed on the node; then all who follow it look.
+    """Checks in each tick of the timer wheel whether anything has changed on the node, and then calls all observers.
 
-    Nothing of it is paid per request.
+    It costs nothing per request.
     """
 
     __slots__ = ("_changes", "_due_at", "_followers", "_seen", "_stopped", "_views", "_wheel")
@@ -264,13 +267,13 @@ class HealthPoller(Timed):
         self._wheel = wheel
         self._changes = words.changes
         self._views = column.views
-        self._followers = [(-inf, follower) for follower in followers]  # and when each is to look at the latest
+        self._followers = [(-inf, follower) for follower in followers]  # and the latest time at which each has to check
         self._seen = -1
         self._due_at = inf
         self._stopped = False
 
     def start(self) -> None:
-        """Look at once, and from then on."""
+        """Check at once, and from then on."""
         if self._followers:
             self.expire(self._wheel.now)
 
@@ -281,7 +284,7 @@ class HealthPoller(Timed):
     def expire(self, now: float) -> None:
         if self._stopped:
             return
-        self._wheel.watch(self, now)  # with the next turn
+        self._wheel.watch(self, now)  # in the next tick
         changes, word = 0, self._changes
         for view in self._views:
             changes += view[word]

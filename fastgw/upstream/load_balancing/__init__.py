@@ -1,7 +1,7 @@
-"""Load balancing: picks the target of an upstream that takes the next attempt.
+"""Load balancing: selects the target of an upstream for the next attempt.
 
-Rule: a balancer only knows targets that may be picked. Whatever changes about them (one fails, one is drained, one
-comes back, weights grow) makes another balancer (`Upstream.settle`), so that a request pays nothing for it.
+Rule: a balancer only has eligible targets. Every change (a target fails, is drained or returns, weights grow) creates a
+new balancer (`Upstream.settle`), so it costs nothing per request.
 """
 
 from collections.abc import Container, Mapping
@@ -13,7 +13,7 @@ from fastgw.upstream.targets.target import Target
 
 
 class BalancingRequest(Protocol):
-    """Request as balancers see it: an exchange, or a request on the fast path."""
+    """Interface of a request for balancers: an exchange, or a request on the fast path."""
 
     @property
     def head(self) -> RequestHead: ...
@@ -29,27 +29,27 @@ class BalancingRequest(Protocol):
     def consumer(self) -> Consumer | None: ...
     @property
     def is_fast(self) -> bool:
-        """Whether nobody can look at the answer. For such a one `None` means: ask again with an exchange."""
+        """Whether its response cannot be inspected. For such a request `None` means: call again with an exchange."""
 
 
 class Member(NamedTuple):
-    """A target among those of its upstream."""
+    """A target as a member of its upstream."""
 
     target: Target
     weight: float
-    """Share of the requests, relative to the others; 0: none."""
+    """Share of the requests, relative to the other targets; 0: none."""
     priority: int = 0
-    """The group that it is of. The lowest comes first."""
+    """Priority group. The lowest is used first."""
 
 
 class Balancer(Protocol):
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
-        """The target of the next attempt, one that is not in `tried` as long as there is one; None: there is none."""
+        """Select the target of the next attempt, if possible one that is not in `tried`; None: there is none."""
 
 
 @final
 class NoTarget:
-    """No target may be picked."""
+    """Balancer without eligible targets."""
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         return None

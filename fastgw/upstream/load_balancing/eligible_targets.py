@@ -8,20 +8,20 @@ from fastgw.upstream.load_balancing import Member
 from fastgw.upstream.targets.target import Target
 
 LEAST: Final = 0.1
-"""The share of its weight with which a target begins its slow start."""
+"""Fraction of its weight with which a target begins its slow start."""
 STEPS: Final = 10
-"""Steps in which it gets the rest."""
+"""Number of steps in which its weight rises to the full value."""
 
 
 def in_use(
     members: Iterable[Member], shunned: Container[Target], drained: Container[Target], spill_below: float, panic: float
 ) -> list[Member]:
-    """Return the members that requests go to. `shunned`: for their health; `drained`: because somebody wants it so.
+    """Return the members that get requests. `shunned`: unhealthy targets; `drained`: targets drained by an operator.
 
-    Groups are taken in the order of their priority until one has `spill_below` of its weight in targets that may be
-    picked. Where none of those taken has `panic` of its weight in such targets, health is not looked at: when most are
-    said to be ill, the rest could not take what is meant for all, or else it is the saying that is wrong. Drained
-    targets count for nothing.
+    Groups are added in the order of their priority until one has `spill_below` of its weight in eligible targets. If
+    none of the added groups has `panic` of its weight in such targets, health is ignored (panic mode): when most
+    targets are reported unhealthy, the rest could not take the whole load, or the reports are wrong. Drained targets
+    are not counted.
     """
     there = sorted(
         (member for member in members if member.weight > 0 and member.target not in drained),
@@ -43,7 +43,7 @@ def in_use(
 
 
 class SlowStart:
-    """Since when each target may be picked that could not before: of those that are not yet at their full weight."""
+    """Slow start: the times since which targets below their full weight are eligible."""
 
     def __init__(self, slow_start: float) -> None:
         self._slow_start = slow_start
@@ -51,11 +51,11 @@ class SlowStart:
         self._since: dict[Target, float] = {}
 
     def keep(self, before: "SlowStart") -> None:
-        """Go on from what was the case in the configuration before: what is new in this one rises."""
+        """Continue from the state in the previous configuration: targets new in this one begin a slow start."""
         self._usable, self._since = before._usable, dict(before._since)
 
     def see(self, usable: Set[Target], now: float) -> None:
-        """Note the usable targets (monotonic seconds). The first ones are all at their full weight."""
+        """Record the eligible targets (monotonic seconds). The first ones all have their full weight."""
         before, self._usable = self._usable, usable
         if before is not None:
             self._since |= dict.fromkeys(usable - before, now)
@@ -70,7 +70,7 @@ class SlowStart:
         return [self._weigh(member, now) for member in members] if self._since else members
 
     def next(self, now: float) -> float | None:
-        """When weights are others; None: they are whole."""
+        """When the weights change next; None: all are at their full value."""
         return now + self._slow_start / STEPS if self._since else None
 
     def _weigh(self, member: Member, now: float) -> Member:

@@ -1,9 +1,9 @@
-"""consistent_hash and ip_hash: equal requests go to the same target, and stay there when others come and go.
+"""consistent_hash and ip_hash: equal requests go to the same target, also when other targets are added or removed.
 
-What a request is hashed by falls into one of `SLOTS` slots, and each slot goes to the target that scores highest there
+The hash key of a request selects one of `SLOTS` slots, and each slot belongs to the target with the highest score there
 (weighted rendezvous hashing: Thaler and Ravishankar; Schindelhauer and Schomaker for weights). The score of a target in
-a slot depends on these two alone: without the target its slots go to those that come next there, each to another, and
-no other slot moves. Nothing in it depends on the process: all workers and all nodes agree.
+a slot depends on these two only: if the target is removed, its slots go to the next-ranked targets, spread over all of
+them, and no other slot moves. Nothing depends on the process: all workers and all nodes agree.
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence, Set
@@ -23,21 +23,20 @@ from fastgw.upstream.load_balancing.load_tracking import Loads
 from fastgw.upstream.targets.target import Target
 
 SLOTS: Final = 1 << 16
-"""A target's part of them differs from its weight by some 1 % where there are ten. Those that are asked for are
-remembered: 5 MiB at most, for an upstream in a worker."""
+"""Number of slots: with ten targets, a target's share of them differs from its weight by some 1 %. Used slots are
+cached: 5 MiB at most for an upstream in a worker."""
 FEW: Final = 10
-"""Number of attempts at a target that are never too many: where little is in flight, shares of it say nothing."""
+"""Number of attempts at a target that is always allowed: with few requests in flight, shares are not meaningful."""
 MOST_ORDERS: Final = 1024
-"""Slots of which the whole order of targets is remembered."""
+"""Number of slots for which the whole order of targets is cached."""
 MOST_FORMER: Final = 4
 MOST_CHANGED: Final = 32
-"""Number of balancers before one that are asked what they knew, as long as fewer targets than that have changed
-since.
+"""Number of previous balancers whose caches are used, as long as fewer targets have changed since.
 """
 _MASK: Final = (1 << 64) - 1
 
 Key = Callable[[BalancingRequest], bytes]
-"""Function from a request to the bytes it is hashed by; b"": it has nothing of the kind."""
+"""Function from a request to its hash key; b"": it has none."""
 
 
 def key_of(trait: Trait | None) -> Key:
@@ -46,7 +45,7 @@ def key_of(trait: Trait | None) -> Key:
 
 
 def address(asked: BalancingRequest) -> bytes:
-    """The client: its IPv4 address, or the /64 of its IPv6 address, of which a client has as many as it likes."""
+    """Client key: its IPv4 address, or the /64 of its IPv6 address, because a client can use any address in it."""
     ip = asked.client_ip
     return _network(ip) if ":" in ip else ip.encode()
 
@@ -59,15 +58,15 @@ def _network(ip: str) -> bytes:
 
 @final
 class ConsistentHash:
-    """Balancer by a consistent hash. `otherwise`: picks for requests that have nothing to hash.
+    """Balancer by a consistent hash. `otherwise`: balancer for requests without a hash key.
 
-    `load_factor`: a target that has more than so many times its share of what is under way on the node gets no more
-    for now: its requests go to those that come next in their slot (Mirrokni, Thorup and Zadimoghaddam, "Consistent
-    hashing with bounded loads"). None: it gets all that is due to it.
+    `load_factor`: a target with more than this multiple of its share of the node's requests in flight gets no more for
+    now: its requests go to the next targets in their slot (Mirrokni, Thorup and Zadimoghaddam, "Consistent
+    hashing with bounded loads"). None: there is no limit.
 
-    `before`: the one in whose place it comes. Scoring all of 2,000 targets takes 1.4 ms, which must not be due for each
-    slot anew whenever one of them comes or goes. The best of those that are as they were is still the best of them: it
-    is compared with those that are not.
+    `before`: the previous balancer. Scoring all of 2,000 targets takes 1.4 ms, which must not be repeated for each slot
+    whenever one of them is added or removed. The best of the unchanged targets is still the best of them: it is
+    compared with the changed ones.
     """
 
     __slots__ = (
@@ -93,8 +92,8 @@ class ConsistentHash:
         self._shares = {member.target: member.weight / whole for member in members}
         self._weights = {member.target: member.weight for member in members}
         self._seeds = {member.target: (_seed(member.target), member) for member in members}
-        self._owners: dict[int, Target] = {}  # filled as slots are asked for
-        # What those before knew, the last one first, and which targets have changed since.
+        self._owners: dict[int, Target] = {}  # filled on demand
+        # Caches of the previous balancers, the last one first, and the targets that have changed since.
         self._former: list[tuple[dict[int, Target], Set[Target]]] = []
         if before is not None:
             changed = {target for target, _ in self._weights.items() ^ before._weights.items()}
@@ -136,7 +135,9 @@ class ConsistentHash:
         return max(FEW, ceil(self._factor * total * self._shares[target]))
 
     def _spilled(self, slot: int, target: Target, total: int, tried: Container[Target]) -> Target:
-        """The first in the order of a slot that has room; all together have more of it than there is under way."""
+        """Return the first target in the order of a slot that has room; together they have more room than requests in
+        flight.
+        """
         loads = self._loads
         for other in self._order(slot):
             if other not in tried and loads.of(other) < self._bound(other, total):
@@ -144,7 +145,7 @@ class ConsistentHash:
         return target
 
     def _order(self, slot: int) -> list[Target]:
-        """Return the targets that a slot goes to, one after another."""
+        """Yield the targets of a slot in order."""
         order = self._orders.get(slot)
         if order is None:
             if len(self._orders) >= MOST_ORDERS:
@@ -159,13 +160,15 @@ def _scores(among: Iterable[tuple[int, Member]], slot: int) -> list[tuple[float,
 
 
 def _seed(target: Target) -> int:
-    """Return the seed of a target, by its address: the same on every node, whatever stands beside it."""
+    """Return the seed of a target, from its address: the same on every node, independent of the other targets."""
     where = target.label.encode() + b" " + target.base_path
     return int.from_bytes(blake2b(where, digest_size=8).digest())
 
 
 def _uniform(seed: int, slot: int) -> float:
-    """Above 0 and up to 1: the finalizer of splitmix64 (Steele, Lea and Flood), over the seed and the slot's step."""
+    """Return a number above 0 and up to 1: the finalizer of splitmix64 (Steele, Lea and Flood), over the seed and the
+    slot's step.
+    """
     mixed = (seed + slot * 0x9E3779B97F4A7C15) & _MASK
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK

@@ -1,5 +1,5 @@
-"""Load tracking: attempts in flight to the targets of an upstream, on the whole node, and their response times, seen
-here.
+"""Load tracking: attempts in flight to the targets of an upstream, on the whole node, and response times, in this
+worker.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 GATEWAY_ERRORS: Final = frozenset((502, 503, 504))
-"""Statuses by which a target says that it could not do its work."""
+"""Statuses by which a target reports that it failed."""
 
 
 NO_WORDS: Final = memoryview(b"")
@@ -25,11 +25,11 @@ class LoadClock(Protocol):
 
 @final
 class Loads:
-    """How many attempts at each target are under way on the node: an `AttemptListener` that counts them.
+    """Attempts in flight at each target on the node: an `AttemptListener` that counts them.
 
-    Each worker counts in its own column of the shared memory; what the node has is the sum of all columns. A worker
-    that dies takes its counts with it. A tunnel that outlives its target in the configuration may be counted for
-    another target that has got its place, as long as the tunnel lasts.
+    Each worker counts in its own column of the shared memory; the node's value is the sum of all columns. The counts of
+    a worker that dies are removed with it. A tunnel that outlives its target in the configuration may be counted for
+    another target that has got its slot, until the tunnel ends.
     """
 
     __slots__ = ("_words", "first", "total", "views")
@@ -41,9 +41,9 @@ class Loads:
         first: int = 0,
         total: int = 0,
     ) -> None:
-        """`words`: what this worker writes; `views`: of all columns, none where nothing is counted.
+        """`words`: the column of this worker; `views`: all columns, empty if nothing is counted.
 
-        A target's count stands at `first` and its `Target.place`, that of all targets of the upstream at `total`.
+        A target's count is at `first` plus its `Target.place`, that of all targets of the upstream at `total`.
         """
         self._words = words
         self.views = views
@@ -67,7 +67,7 @@ class Loads:
             load += view[word]
         return load
 
-    # what attempts tell
+    # calls of attempts
 
     def attempt_begun(self, attempt: AttemptRecord) -> None:
         words = self._words
@@ -98,12 +98,12 @@ class _SeenLatency:
 
 @final
 class Latencies:
-    """How long each target takes until the head of its answer: an average that jumps up and comes down slowly.
+    """Latency of each target until its response head: an average that rises at once and decreases slowly.
 
-    (The "peak EWMA" of Finagle.) What is slower than the average replaces it at once, what is faster counts the more
-    the longer ago the last answer was, and a target that is asked nothing is slowly forgiven. An attempt that failed
-    counts as one of `penalty` seconds at least, or who fails fast would look fast. Seen by this worker alone; what is
-    under way at a target, with which its latency is multiplied, is the node's (`loads`).
+    (The "peak EWMA" of Finagle.) A value above the average replaces it at once; a lower one has the more weight the
+    longer ago the last response was; and the average of an idle target decays. A failed attempt counts as at least
+    `penalty` seconds, because otherwise a target that fails fast would look fast. Measured in this worker only; the
+    attempts in flight, with which the latency is multiplied, are those of the node (`loads`).
     """
 
     __slots__ = ("_clock", "_decay", "_loads", "_penalty", "_seen")
@@ -116,11 +116,11 @@ class Latencies:
         self._seen: dict[Target, _SeenLatency] = {}
 
     def keep(self, before: "Latencies", targets: Sequence[Target]) -> None:
-        """Go on with what is known of these targets."""
+        """Take over the known latencies of these targets."""
         self._seen = {target: before._seen[target] for target in targets if target in before._seen}
 
     def of(self, target: Target) -> float:
-        """Seconds; 0.0: it has never answered here."""
+        """Seconds; 0.0: it has never answered in this worker."""
         seen = self._seen.get(target)
         return 0.0 if seen is None else seen.cost * exp((seen.at - self._clock()) / self._decay)
 
@@ -134,7 +134,7 @@ class Latencies:
             return inf if waiting else 0.0
         return seen.cost * exp((seen.at - self._clock()) / self._decay) * (waiting + 1)
 
-    # what attempts tell
+    # calls of attempts
 
     def attempt_begun(self, attempt: AttemptRecord) -> None:
         self._loads.attempt_begun(attempt)

@@ -1,7 +1,7 @@
-"""random, least_connections and latency: one target is drawn by weight, or two, of which the better one is picked.
+"""random, least_connections and latency: one target is selected at random by weight, or the better one of two.
 
-Of two that were drawn, the better one: that is nearly as good as the best of all, costs the same however many there
-are, and does not send all workers to the same target at once (Mitzenmacher, "The power of two choices").
+The better one of two random targets is nearly as good as the best of all, costs the same for any number of targets, and
+does not send all workers to the same target at once (Mitzenmacher, "The power of two choices").
 """
 
 from bisect import bisect
@@ -17,7 +17,7 @@ from fastgw.upstream.targets.target import Target
 
 @final
 class Random:
-    """One is drawn by weight."""
+    """Balancer that selects one target at random by weight."""
 
     __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets")
 
@@ -35,7 +35,7 @@ class Random:
 
 
 class _RandomChoice:
-    """Targets, of which two different ones are drawn by weight. There are two at least."""
+    """At least two targets, of which two different ones are selected at random by weight."""
 
     __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets", "_weights")
 
@@ -48,24 +48,24 @@ class _RandomChoice:
         self._last = len(members) - 1
 
     def _two(self) -> tuple[int, int]:
-        """Draw two members, and return their places."""
+        """Select two members at random, and return their positions."""
         bounds, last = self._bounds, self._last
         one = bisect(bounds, random() * self._sum, 0, last)
         weight = self._weights[one]
-        # The second is drawn from what is left when the first is cut out.
+        # The second is selected from the rest after the first is removed.
         at = random() * (self._sum - weight)
         if at >= bounds[one] - weight:
             at += weight
         other = bisect(bounds, at, 0, last)
-        if other == one:  # of sums that were rounded
+        if other == one:  # because of rounded sums
             other = one - 1 if one else 1
         return one, other
 
 
 @final
 class LeastConnections(_RandomChoice):
-    """Power of two choices by load: of two, the one with fewer attempts under way on the node, by weight; as many: the
-    one that was drawn first.
+    """Power of two choices by load: of two, the one with fewer attempts in flight on the node, by weight; if equal, the
+    first one.
     """
 
     __slots__ = ("_loads", "_views", "_words")
@@ -91,9 +91,7 @@ class LeastConnections(_RandomChoice):
 
 @final
 class LatencyBalancing(_RandomChoice):
-    """Power of two choices by latency: of two, the one where a further request is likely to be answered sooner, by
-    weight.
-    """
+    """Power of two choices by latency: of two, the one that is likely to answer a further request sooner, by weight."""
 
     __slots__ = ("_cost",)
 

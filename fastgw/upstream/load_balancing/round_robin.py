@@ -9,14 +9,14 @@ from fastgw.upstream.load_balancing import BalancingRequest, Member
 from fastgw.upstream.targets.target import Target
 
 FINEST: Final = 100
-"""The turns that the heaviest target has in a round where weights are not whole numbers."""
+"""Number of turns of the heaviest target in a round if weights are not integers."""
 
 
 @final
 class RoundRobin:
-    """Weighted round robin, the turns of a heavy target spread out between those of the others.
+    """Weighted round robin; the turns of a heavy target are spread between those of the others.
 
-    Over as many picks as the weights add up to, each target is picked exactly as often as its weight. Each worker
+    In as many selections as the sum of the weights, each target is selected exactly as often as its weight. Each worker
     counts for itself, so this holds for every worker and hence for the node.
     """
 
@@ -26,7 +26,7 @@ class RoundRobin:
         self._targets = tuple(member.target for member in members)
         turns = _turns(members)
         self._turns = cycle(turns)
-        # Who is tried again has turns of their own: of two targets the one that fails would be first each time.
+        # Retries have turns of their own: otherwise, of two targets the failing one would be first each time.
         self._again = cycle(turns)
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
@@ -41,7 +41,7 @@ class RoundRobin:
 
 @final
 class SingleTarget:
-    """The only one that there is."""
+    """Balancer of a single target."""
 
     __slots__ = ("_target",)
 
@@ -53,7 +53,7 @@ class SingleTarget:
 
 
 def _turns(members: Sequence[Member]) -> list[Target]:
-    """A whole round: each target spreads its turns evenly over it, beginning a little later than the one before."""
+    """Return a whole round: the turns of each target are spread evenly over it, with a small offset between targets."""
     weights = _whole([member.weight for member in members])
     turns = []
     for index, weight in enumerate(weights):
@@ -63,7 +63,7 @@ def _turns(members: Sequence[Member]) -> list[Target]:
 
 
 def _whole(weights: Sequence[float]) -> list[int]:
-    """The same weights in the smallest whole numbers; about the same where some are fractions."""
+    """Return the same weights as the smallest integers; approximately if some are fractions."""
     if not all(weight == int(weight) for weight in weights):
         scale = FINEST / max(weights)
         weights = [max(1, round(weight * scale)) for weight in weights]

@@ -1,8 +1,8 @@
-"""Clients that stay with their target: a signed cookie names it, and does not tell which one it is.
+"""Sticky sessions: a signed cookie identifies the target of a client without disclosing its address.
 
-The value is 40 characters of base64url: nine bytes that name the target within its upstream (a keyed digest, so that it
-tells nothing of its address), five for when it ends (epoch seconds; 0: it does not), and sixteen of an HMAC-SHA256 over
-the upstream and both. Whoever has no key can neither make one nor have one say something else.
+The value is 40 characters of base64url: nine bytes that identify the target within its upstream (a keyed digest, which
+does not disclose its address), five for its expiry (epoch seconds; 0: none), and sixteen of an HMAC-SHA256 over the
+upstream and both. Without the key a cookie can be neither created nor changed.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -21,13 +21,13 @@ from fastgw.upstream.targets.target import Target
 LENGTH: Final = 40
 """Characters of a cookie's value."""
 MOST_KNOWN: Final = 4096
-"""Values that were read, and are remembered: some 1 MiB."""
+"""Number of verified values that are cached: some 1 MiB."""
 _NAME: Final = 9
 _SIGNED: Final = _NAME + 5
 
 
 class Cookies:
-    """The cookies of one upstream. `key`: what they are signed with."""
+    """The cookies of one upstream. `key`: signing key."""
 
     def __init__(
         self, settings: config.Sticky, upstream: str, key: bytes, now_date: Callable[[], float] = time
@@ -37,7 +37,8 @@ class Cookies:
         self._secure = settings.secure
         self._key = digest(key, b"fastgw sticky\0" + upstream.encode(), "sha256")
         self._now_date = now_date
-        # PERF: what was read is remembered: 0.8 us for a request that stays, else 4.3 (CPython 3.11, micro/balance).
+        # PERF: verified values are cached: 0.8 us for a request with a cookie, otherwise 4.3 (CPython 3.11,
+        # micro/balance).
         self._known: dict[bytes, tuple[bytes, int]] = {}
         attributes = f"; Path={settings.path}; HttpOnly; SameSite={settings.same_site.capitalize()}"
         if settings.ttl is not None:
@@ -49,7 +50,7 @@ class Cookies:
         return digest(self._key, b"target\0" + target.label.encode() + b" " + target.base_path, "sha256")[:_NAME]
 
     def named(self, head: RequestHead) -> bytes:
-        """The name in the cookie of a request; b"": it has none, or none of ours, or one that has ended."""
+        """The name in the cookie of a request; b"": it has none, an invalid one, or an expired one."""
         value = cookie(head, self._name)
         known = self._known.get(value)
         if known is None:
@@ -63,7 +64,7 @@ class Cookies:
         return name if not ends or ends > self._now_date() else b""
 
     def _read(self, value: bytes) -> tuple[bytes, int] | None:
-        """The name in a value, and when that ends; None: we have not written it."""
+        """The name in a value, and its expiry; None: the signature is invalid."""
         if len(value) != LENGTH:
             return None
         try:
@@ -76,13 +77,13 @@ class Cookies:
         return signed[:_NAME], int.from_bytes(signed[_NAME:])
 
     def line_for(self, head: RequestHead, peer: Peer, target: Target) -> bytes:
-        """The `Set-Cookie` line that names the target of a request; b"": its cookie does already."""
+        """The `Set-Cookie` line for the target of a request; b"": its cookie already names it."""
         if self.named(head) == self.name_of(target):
             return b""
         return self.line(target, client_scheme(head, peer) == b"https")
 
     def line(self, target: Target, https: bool) -> bytes:
-        """`https`: how the client came."""
+        """`https`: whether the client uses HTTPS."""
         ends = 0 if self._ttl is None else int(self._now_date() + self._ttl)
         signed = self.name_of(target) + ends.to_bytes(_SIGNED - _NAME)
         value = urlsafe_b64encode(signed + self._mac(signed))
@@ -95,16 +96,16 @@ class Cookies:
 
 @final
 class StickySessions:
-    """Balancer that picks the target that the cookie names, while that may be picked. All others go as `otherwise`
-    says.
+    """Balancer that selects the target named in the cookie, while it is eligible. `otherwise` selects for all other
+    requests.
 
-    Where a cookie has to be set the request leaves the fast path, on which nobody looks at the answer.
+    If a cookie has to be set the request leaves the fast path, which does not change responses.
     """
 
     __slots__ = ("_cookies", "_otherwise", "_targets")
 
     def __init__(self, otherwise: Balancer, cookies: Cookies, targets: Iterable[Target]) -> None:
-        """`targets`: those that clients may stay with."""
+        """`targets`: those that sticky sessions may use."""
         self._otherwise = otherwise
         self._cookies = cookies
         self._targets = {cookies.name_of(target): target for target in targets}
@@ -119,5 +120,5 @@ class StickySessions:
         return self._otherwise.pick(asked, tried)
 
     def named(self, head: RequestHead) -> Target | None:
-        """The target that the cookie of a request names, if a client may stay with it."""
+        """The target named in the cookie of a request, if sticky sessions may use it."""
         return self._targets.get(self._cookies.named(head))

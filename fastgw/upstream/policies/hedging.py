@@ -1,4 +1,6 @@
-"""When a second target is asked beside one that is slow: after a time that is set, or one that is learnt."""
+"""Hedging: when a second request is sent to another target in parallel to a slow one: after a configured or learned
+time.
+"""
 
 from bisect import bisect_left
 from math import inf
@@ -7,23 +9,23 @@ from typing import Final, final
 from fastgw.config.settings import gateway as config
 
 BOUNDS_S: Final = tuple(0.001 * 2 ** (step / 4) for step in range(65))
-"""Upper bounds of the buckets, 1 ms to 65 s: what is read off them is at most a fifth too long."""
+"""Upper bounds of the buckets, 1 ms to 65 s: a value read from them is at most a fifth too long."""
 ENOUGH: Final = 100
-"""Answers that it takes to speak of the slowest 5 %."""
+"""Minimum number of responses for an estimate of the slowest 5 %."""
 KEPT: Final = 2000
-"""When so many are counted, all counts are halved: what was counts ever less."""
+"""At this number all counts are halved, so older values lose weight."""
 EVERY: Final = 20
-"""Answers between two looks."""
+"""Number of responses between two evaluations."""
 SHARE: Final = 0.05
 SOONEST_S: Final = 0.005
-"""No sooner than that: what takes so little is not worth a second request."""
+"""Minimum delay of a hedge: below it a second request is not useful."""
 
 
 @final
 class HeadTimes:
-    """How long an upstream takes until the head of an answer, seen by this worker. `slow`: 95 % are faster (seconds).
+    """Latency of an upstream until the response head, measured in this worker. `slow`: the 95th percentile (seconds).
 
-    `slow` is `inf` until enough was seen.
+    `slow` is `inf` until there are enough values.
     """
 
     __slots__ = ("_counts", "_seen", "slow")
@@ -34,7 +36,7 @@ class HeadTimes:
         self.slow = inf
 
     def add(self, seconds: float) -> None:
-        """An attempt took so long, or was given up after that time."""
+        """Record the duration of an attempt, or the time after which it was cancelled."""
         self._counts[bisect_left(BOUNDS_S, seconds)] += 1
         self._seen += 1
         if self._seen % EVERY == 0:
@@ -67,5 +69,5 @@ class Hedging:
         self.times = HeadTimes()
 
     def after(self) -> float:
-        """Seconds without an answer after which another target is asked; inf: never, as nothing is known yet."""
+        """Seconds without a response after which a hedge is sent; inf: never, because the latency is not known yet."""
         return self.times.slow if self._after is None else self._after

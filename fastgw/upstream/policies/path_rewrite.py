@@ -1,8 +1,7 @@
-"""Path rewriting: the path that an upstream is sent, as a route has it.
+"""Path rewriting: the path that a route sends to its upstream.
 
-Rule: a path is matched in its normal form (`http.path_normalization`). Where the client's own bytes are sent, they are
-refused unless they say the same to every server: they begin with what is cut off, and what is behind that stays behind
-it.
+Rule: a path is matched in its normal form (`http.path_normalization`). If the client's own bytes are sent, they are
+refused unless every server interprets them alike: they begin with the removed prefix, and the rest stays below it.
 """
 
 import re
@@ -21,14 +20,14 @@ from fastgw.upstream.load_balancing import BalancingRequest
 _DOT: Final = frozenset((b".", b"%2e"))
 _DOTS: Final = frozenset((b"..", b".%2e", b"%2e.", b"%2e%2e"))
 _HOLLOW: Final = re.compile(rb"(?:%2f)*(?:(?:;|%3b).*)?", re.DOTALL)
-"""Segments, in lower case, that are empty for servers that decode `%2F`, or cut `;…` off, before they resolve dots."""
+"""Segments, in lower case, that are empty for servers that decode `%2F`, or remove `;…`, before they resolve dots."""
 
 
 def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
-    """Return the function that makes the path for the upstream, base path of its URL not counted. None: that of the
-    request, in normal form.
+    """Return the function that computes the path for the upstream, without the base path of its URL. None: the
+    request's path, in normal form.
 
-    What it gives raises `Malformed` for what `path_check` refuses.
+    It raises `Malformed` for paths that `path_check` refuses.
     """
     if route.rewrite is not None:
         template: Template = parse_rewrite(route.rewrite)
@@ -42,7 +41,7 @@ def path_of(route: config.Route) -> Callable[[BalancingRequest], bytes] | None:
 
 
 class _Cut:
-    """Cuts a prefix off. It does not end in a slash. `root`: what is left of a path that is the prefix."""
+    """Removes a prefix, which does not end in a slash. `root`: result for a path that equals the prefix."""
 
     __slots__ = ("_folder", "_prefix", "_root")
 
@@ -56,7 +55,7 @@ class _Cut:
         return self._root if path == prefix else path
 
     def raw(self, asked: BalancingRequest) -> bytes:
-        """Return the path made of the client's own bytes. Raises `Malformed`."""
+        """Return the path computed from the client's own bytes. Raises `Malformed`."""
         path, raw_path, prefix = asked.path, _raw(asked), self._prefix
         if raw_path == path or not (path.startswith(self._folder) or path == prefix):
             return self.normal(asked) if raw_path == path else raw_path
@@ -68,9 +67,7 @@ class _Cut:
 
 
 def folder_of(route: config.Route) -> bytes:
-    """Return the prefix of paths to which nothing is done but to cut it off, but for its last slash; b"": there is
-    none.
-    """
+    """Return the prefix of a rewrite that only removes it, except for its last slash; b"": it is another rewrite."""
     if route.rewrite is not None or route.strip_prefix is None:
         return b""
     return parse_strip_prefix(route.strip_prefix) + b"/"
@@ -79,13 +76,13 @@ def folder_of(route: config.Route) -> bytes:
 def path_check(
     route: config.Route, upstream: config.Upstream | None, path_of: Callable[[BalancingRequest], bytes] | None
 ) -> Callable[[Exchange], Reply | None] | None:
-    """Return the step that refuses paths that match a route but are not passed on; None: it passes all.
+    """Return the step that refuses paths that match a route but are not forwarded; None: all are forwarded.
 
-    `path_of`: which path the route's upstream is sent.
+    `path_of`: returns the path that is sent to the route's upstream.
     """
     raw = path_of if route.path.forward == "raw" else None
     slash_allowed = route.path.encoded_slash == "keep"
-    # `*` is a server as a whole (RFC 9110 section 9.3.7), which is not for those who may call below a path of it.
+    # `*` means the server as a whole (RFC 9110 section 9.3.7), which is not covered by access to one of its paths.
     whole = route.rewrite is not None or upstream is None or not any(each.url.base_path for each in upstream.targets)
     if raw is None and slash_allowed and (whole or (route.paths and "/*" not in route.paths)):
         return None
@@ -93,7 +90,7 @@ def path_check(
 
 
 class _PathCheck:
-    """Answers paths that are not passed on."""
+    """Step that answers paths that are not forwarded."""
 
     __slots__ = ("_raw", "_slash_allowed", "_whole")
 
@@ -114,7 +111,7 @@ class _PathCheck:
 
 
 def _raw(asked: BalancingRequest) -> bytes:
-    """The client's own bytes. Raises `Malformed` where `..` takes back a segment that is none for some servers."""
+    """The client's own bytes. Raises `Malformed` if `..` removes a segment that is empty for some servers."""
     raw_path = asked.raw_path
     if raw_path == asked.path:
         return raw_path
@@ -129,7 +126,7 @@ def _raw(asked: BalancingRequest) -> bytes:
 
 
 def _end_of(path: bytes, segments: int) -> int:
-    """Return the end of so many segments."""
+    """Return the end position of this number of segments."""
     end = 0
     for _ in range(segments):
         end = path.find(b"/", end + 1)

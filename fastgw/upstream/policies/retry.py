@@ -1,8 +1,8 @@
-"""When another attempt may follow, and how long it waits: what `retries` of an upstream come to.
+"""Retry policy: when another attempt may follow, and after which delay, according to `retries` of an upstream.
 
-Why an attempt came to nothing is told by the name of a condition. Which of them leave the upstream no time to have
-acted, and which need a request that may be sent again, is said by the fault's row in `errors.py` and the contract's
-"Retry and reuse"; for a status it is always the latter.
+A condition names the reason why an attempt failed. The fault's row in `errors.py` defines for which conditions the
+upstream cannot have acted, and which require a request that may be sent again (see the contract's "Retry and reuse"); a
+status always requires it.
 """
 
 from collections.abc import Container, Sequence
@@ -31,7 +31,7 @@ PER_TRY_TIMEOUT: Final = "per_try_timeout"
 
 @final
 class RetryRules:
-    """`retries`, as attempts ask for them. `statuses`: those after which another attempt may follow."""
+    """`retries` for attempts. `statuses`: those after which another attempt may follow."""
 
     __slots__ = (
         "_conditions",
@@ -55,15 +55,15 @@ class RetryRules:
         self._longest_wait = settings.backoff.max
 
     def allow(self, condition: str, retried: int) -> bool:
-        """Whether one more attempt may follow, after so many that did. Whether it is *safe* is the caller's to know."""
+        """Whether one more attempt may follow after this number of retries. The caller checks whether it is *safe*."""
         return retried < self.max and condition in self._conditions
 
     def wait(self, condition: str, retried: int, others: bool, asked: float = 0.0) -> float:
         """Seconds until the next attempt; inf: none follows. `others`: it goes to a target that was not tried yet.
 
-        `asked`: what the target has asked for. Drawn from 0 to a bound that doubles each time ("full jitter"), so that
-        those who failed together do not come back together. No target is hurried by an attempt at another one after
-        a failed connect or a silent one; that a used connection was just closed says nothing about its target.
+        `asked`: from `Retry-After` of the target. The delay is random from 0 to a bound that doubles each time ("full
+        jitter"), so that simultaneous failures are not retried simultaneously. After a failed connect or a timeout, a
+        retry at another target does not wait; a reused connection that was just closed says nothing about its target.
         """
         if condition == RESET or (others and condition in (CONNECT_FAILURE, PER_TRY_TIMEOUT)):
             return 0.0
@@ -75,12 +75,12 @@ class RetryRules:
 
 @lru_cache(256)
 def rules_of(settings: config.Retries) -> RetryRules:
-    """Thousands of upstreams have the same ones."""
+    """Return the policy, shared by upstreams with equal settings: there may be thousands."""
     return RetryRules(settings)
 
 
 def asked_wait(head: ResponseHead) -> float:
-    """Seconds that `Retry-After` asks for (RFC 9110 section 10.2.3); 0: there is none, or none that can be read."""
+    """Seconds in `Retry-After` (RFC 9110 section 10.2.3); 0: there is none, or it is invalid."""
     value = head.first(b"retry-after")
     if value is None:
         return 0.0
@@ -89,7 +89,7 @@ def asked_wait(head: ResponseHead) -> float:
     try:
         date = parsedate_to_datetime(value.decode("latin-1"))
         return max(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time(), 0.0)
-    except (ValueError, TypeError, IndexError, OverflowError):  # of years and zones that no calendar has, too
+    except (ValueError, TypeError, IndexError, OverflowError):  # also for invalid years and zones
         return 0.0
 
 

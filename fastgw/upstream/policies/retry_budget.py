@@ -1,7 +1,8 @@
-"""Retry budget of an upstream (`retries.budget`): which share of its requests in flight may be retries or hedges.
+"""Retry budget of an upstream (`retries.budget`): the share of its requests in flight that may be retries or hedges.
 
-Without it a struggling upstream would be asked twice for everything. Each worker keeps to the share of what is in
-flight with it, so that the node keeps to it as well. `SPARE_RETRIES` are allowed besides, to the whole node.
+Without it an overloaded upstream would get every request twice. Each worker limits retries to the share of its own
+requests in flight, so the limit holds for the node as well. In addition, `SPARE_RETRIES` are allowed for the whole
+node.
 """
 
 from typing import Final, final
@@ -9,10 +10,12 @@ from typing import Final, final
 from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
 
 SPARE_RETRIES: Final = 3
-"""Retries in flight that the node may have besides the budget: that is a share, and a share of little is nothing."""
+"""Retries in flight that the node may have in addition to the budget, because a share of few requests is less
+than one.
+"""
 
 _UNCOUNTED: Final = memoryview(bytearray(8)).cast("Q")
-"""A count that nobody reads."""
+"""A counter that is not read."""
 
 
 @final
@@ -23,8 +26,8 @@ class RetryBudget:
 
     def __init__(self, share: float) -> None:
         self._share = share
-        self._spare: PoolLimit | None = None  # nobody counts for the node: made when it is needed
-        self._spared = 0  # of those in use, how many have one of `_spare`
+        self._spare: PoolLimit | None = None  # without a counter of the node: created on demand
+        self._spared = 0  # how many of those in use have one of `_spare`
         self._counts = _UNCOUNTED
         self._denied_at = 0
         self.in_use = 0
@@ -33,13 +36,13 @@ class RetryBudget:
         return f"<RetryBudget of {self._share:.0%}, {self.in_use} in use>"
 
     def count_in(self, spare: PoolLimit, counts: memoryview, denied_at: int) -> None:
-        """Share with the node. `spare`: its limit of `SPARE_RETRIES`. `denied_at`: in `counts`, the word that counts
-        retries which were denied.
+        """Share with the node. `spare`: its limit of `SPARE_RETRIES`. `denied_at`: position in `counts` of the counter
+        of denied retries.
         """
         self._spare, self._counts, self._denied_at = spare, counts, denied_at
 
     def try_take(self, active: int) -> bool:
-        """Take a place for a request that is retried, to be given back at its end. `active`: requests in flight."""
+        """Take a place for a request that is retried, which is released at its end. `active`: requests in flight."""
         if self.in_use - self._spared + 1 > self._share * active:
             self._spare = self._spare or LocalLimit(SPARE_RETRIES)
             if not self._spare.try_take():

@@ -1,8 +1,8 @@
-"""Traffic split: picks the upstream of several that takes a request, by their shares, and for the same client the same
-one again.
+"""Traffic split: selects one of several upstreams for a request by their shares, always the same one for the same
+client.
 
-Who goes where depends on the route's name, the client and the shares alone, so all workers and nodes agree, and a
-restart changes nothing. When the share of the last upstream grows, those who were there stay.
+The selection depends only on the route's name, the client and the shares, so all workers and nodes agree, and a restart
+changes nothing. When the share of the last upstream grows, its clients stay with it.
 """
 
 from bisect import bisect_right
@@ -28,7 +28,7 @@ class Splitter:
     __slots__ = ("_by", "_canaries", "_drawn", "_ends", "_read", "_salt", "_shares", "_upstreams")
 
     def __init__(self, route: str, upstreams: Sequence[str], shares: Sequence[int], settings: Split) -> None:
-        """`shares`: of these upstreams; some of them may be 0, but not all."""
+        """`shares`: shares of these upstreams; some may be 0, but not all."""
         self._upstreams, self._shares, self._by = upstreams, shares, settings.by
         total = sum(shares)
         self._ends = [end / total for end in accumulate(shares)]
@@ -38,7 +38,7 @@ class Splitter:
         self._read = reader(settings.by) if settings.by.kind in ("header", "cookie") else None
 
     def __call__(self, asked: BalancingRequest) -> int:
-        """The place of the upstream among those that were given."""
+        """Return the position of the selected upstream."""
         for meets, place in self._canaries:
             if meets(asked):
                 return place

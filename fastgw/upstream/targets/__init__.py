@@ -1,1 +1,1 @@
-"""The targets of an upstream: their names in DNS, their addresses, their TLS, and who listens to attempts at them."""
+"""The targets of an upstream: DNS, addresses, TLS, and listeners to attempts at them."""

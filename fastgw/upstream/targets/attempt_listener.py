@@ -1,8 +1,9 @@
-"""Attempts at targets, as those see them who want to know how they go: one record each, by which all of them are told.
+"""Attempt listeners: interfaces for everything that follows attempts at targets; each attempt has one record, which all
+get.
 
-Health, load tracking, breakers, counters and the exchange's own record of its retries are told here and nowhere else,
-by the fast path as by the full one. Rule: an attempt is begun once, and then is ended or given up once. Between the two
-it may be connected, and then the head of its response may come.
+Health, load tracking, breakers, counters and the exchange's own record of its retries use these calls only, from the
+fast path and the full path. Rule: an attempt begins once, and then ends or is abandoned once. In between it may be
+connected, and then the head of its response may be received.
 """
 
 from enum import IntEnum
@@ -27,54 +28,54 @@ class AttemptKind(IntEnum):
 class AttemptListener(Protocol):
     """Listener to the attempts at the targets of an upstream, in a worker.
 
-    What is called here runs for each request: it must not raise, nor wait. The record is whole as far as it has come.
+    The methods run for each request: they must not raise or wait. The record is complete up to the current step.
     """
 
     def attempt_begun(self, attempt: "AttemptRecord") -> None:
-        """A target was picked."""
+        """Handle the selection of a target."""
 
     def attempt_connected(self, attempt: "AttemptRecord") -> None:
-        """A stream was lent; the request is sent next."""
+        """Handle a lent stream; the request is sent next."""
 
     def attempt_answered(self, attempt: "AttemptRecord") -> None:
-        """The head of a final response came, or the one that changes protocols."""
+        """Handle the head of a final response, or of a 101."""
 
     def attempt_ended(self, attempt: "AttemptRecord") -> None:
-        """All of the response came, or the tunnel was closed."""
+        """Handle the end of the response, or of the tunnel."""
 
     def attempt_given_up(self, attempt: "AttemptRecord", fault: Fault | None, why: str) -> None:
-        """The attempt came to nothing, or its response broke off.
+        """Handle a failed attempt, or a response that was cut off.
 
-        `fault`: not only the target's own, see `Fault.side`. None: nobody waits for it any more (the client left,
-        another attempt was faster, the response was `refused`), or a connection that was idle had just been closed,
-        which says nothing of the target. `why`: for logs; may be empty.
+        `fault`: may also be caused by others than the target, see `Fault.side`. None: the attempt is no longer needed
+        (the client disconnected, another attempt was faster, the response was `refused`), or an idle connection had
+        just been closed, which is no failure of the target. `why`: for logs; may be empty.
         """
 
 
 class AttemptedExchange(FinishedExchange, Protocol):
-    """Exchange that keeps for the log at which target it was last, and how often more than one attempt was made."""
+    """Exchange that records its last target and its number of retries for the log."""
 
     target: str
     retries: int
 
 
 class ListenedUpstream(Protocol):
-    """Upstream, as far as its attempts are told of."""
+    """Interface of an upstream for its attempts."""
 
     @property
     def name(self) -> str: ...
     @property
     def attempt_listener(self) -> AttemptListener | None:
-        """Listener to every attempt; None: there is none, and no request pays for one."""
+        """Listener to every attempt; None: there is none, and no cost per request."""
 
     @property
     def failure_listener(self) -> AttemptListener:
-        """Listener to what is rare: retries and hedges that begin, and attempts that failed or were refused."""
+        """Listener to rare events: the begin of retries and hedges, and failed or refused attempts."""
 
 
 @final
 class AttemptRecord:
-    """One attempt. Times are monotonic seconds, 0.0 where it has not come so far."""
+    """Record of one attempt. Times are monotonic seconds; 0.0 for steps that it has not reached."""
 
     __slots__ = (
         "_upstream",
@@ -161,7 +162,7 @@ class AttemptRecord:
 
 @final
 class ListenerPair:
-    """Tells two, in this order. Of three, one is such a pair."""
+    """Listener that calls two others, in this order. For three, one of them is such a pair."""
 
     __slots__ = ("_first", "_second")
 
@@ -193,5 +194,5 @@ class ListenerPair:
 
 
 def with_listener(listener: AttemptListener | None, other: AttemptListener) -> AttemptListener:
-    """Return a listener that tells `other` as well."""
+    """Return a listener that calls `other` as well."""
     return other if listener is None else ListenerPair(listener, other)

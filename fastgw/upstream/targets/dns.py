@@ -1,8 +1,8 @@
-"""DNS: from a host's name to its addresses, looked up beside the loop and kept current while the name is in use.
+"""DNS: resolves a host name to its addresses, without blocking the loop, and refreshes them while the name is in use.
 
-Rule 1: one lookup per name at a time; all who need it wait for the same one.
-Rule 2: an outcome stands until the next one, a failure too: nobody waits for a lookup but who has no address yet.
-Rule 3: the system's resolver may hang for as long as it likes: its thread is left to it, and nobody joins it.
+Rule 1: one lookup per name at a time; all callers wait for the same one.
+Rule 2: a result is valid until the next one, also a failure: only callers without an address wait for a lookup.
+Rule 3: the system's resolver may hang for any time: its thread is left running, and is never joined.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple, final
 
 RETRY: Final = 1.0
-"""Seconds until a failed lookup is repeated, when the interval is not shorter still."""
+"""Seconds until a failed lookup is repeated, unless the interval is shorter."""
 LIMIT: Final = 5.0
-"""Seconds after which a lookup without an answer has failed. Its thread goes on, and the next lookup waits for it."""
+"""Timeout of a lookup in seconds. Its thread continues, and the next lookup waits for it."""
 AT_ONCE: Final = 16
 """How many lookups run at the same time; those that have failed by `LIMIT` no longer count."""
 
@@ -38,11 +38,11 @@ class ResolveFailed(OSError):
 
 
 _unanswered: Final[dict[tuple[str, int], Future[list[TargetAddress]]]] = {}
-"""Lookups that threads are doing now: one each, so a name that hangs never takes a second."""
+"""Lookups that are running in threads: one per name, so a hanging name never occupies a second thread."""
 
 
 async def look_up(host: str, port: int) -> list[TargetAddress]:
-    """Ask the system's resolver in a thread. Raises `OSError`, when `LIMIT` has passed too, and `UnicodeError`."""
+    """Call the system's resolver in a thread. Raises `OSError`, also after `LIMIT`, and `UnicodeError`."""
     async with _places:
         answer = _unanswered.get((host, port)) or _ask(host, port)
         try:
@@ -51,20 +51,22 @@ async def look_up(host: str, port: int) -> list[TargetAddress]:
         except TimeoutError as error:
             raise TimeoutError(f"timed out after {LIMIT:g} s") from error
         finally:
-            del answer  # an error that it holds leads here: only the collector would find the circle
+            del answer  # its exception refers back here: only the garbage collector would find the cycle
 
 
 def _ask(host: str, port: int) -> Future[list[TargetAddress]]:
-    """Begin to ask. A thread of our own: the loop's pool has two for this, and the process would wait for them."""
+    """Start a lookup, in a separate thread: the loop's pool has only two, and the process would wait for them
+    at exit.
+    """
     answer: Future[list[TargetAddress]] = Future()
-    answer.set_running_or_notify_cancel()  # so that no lookup that ends can cancel it for the next one
+    answer.set_running_or_notify_cancel()  # so that the end of one lookup cannot cancel it for the next one
 
     def ask() -> None:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             del _unanswered[host, port]
-            answer.set_exception(error.with_traceback(None))  # which leads here, and so to the answer
+            answer.set_exception(error.with_traceback(None))  # it refers back here, and so to the result
         else:
             del _unanswered[host, port]
             answer.set_result([TargetAddress(family, sockaddr) for family, _, _, _, sockaddr in found])
@@ -72,7 +74,7 @@ def _ask(host: str, port: int) -> Future[list[TargetAddress]]:
     _unanswered[host, port] = answer
     try:
         threading.Thread(target=ask, name=f"lookup of {host}", daemon=True).start()
-    except RuntimeError as error:  # the system gives no more threads
+    except RuntimeError as error:  # the system allows no more threads
         del _unanswered[host, port]
         raise OSError(str(error)) from error
     return answer
@@ -82,9 +84,9 @@ def _ask(host: str, port: int) -> Future[list[TargetAddress]]:
 class Name:
     """A host's name and port, and its addresses.
 
-    While it is in use it is looked up again every `interval` seconds, in the background. A name that nobody asked for
-    during an interval is left alone, and looked up at its next use, which takes the addresses there are. When a lookup
-    fails, the last good addresses stay; it is repeated after `RETRY` seconds.
+    While the name is in use it is looked up again every `interval` seconds, in the background. A name that was not used
+    during an interval is looked up at its next use, which takes the present addresses. If a lookup fails, the last
+    valid addresses stay; it is repeated after `RETRY` seconds.
     """
 
     __slots__ = (
@@ -107,10 +109,10 @@ class Name:
         self.port = port
         self._interval = interval
         self.on_change: Callable[[], None] | None = None
-        """Called after addresses have gone."""
+        """Called after addresses were removed."""
         self._found: tuple[TargetAddress, ...] = ()
         self._reason = "not resolved yet"
-        self._current = False  # whether the outcome of the last lookup still stands
+        self._current = False  # whether the result of the last lookup is still valid
         self._used = False  # since the last lookup
         self._avoided: Set[TargetAddress] = _NONE
         self._turn = 0
@@ -124,13 +126,14 @@ class Name:
     async def addresses(self) -> list[TargetAddress]:
         """All addresses, in the order in which they are to be tried; the first one changes from call to call.
 
-        Families alternate (RFC 8305 section 4); those that did not answer lately come last. Raises `ResolveFailed`.
+        Families alternate (RFC 8305 section 4); addresses that recently did not answer come last. Raises
+        `ResolveFailed`.
         """
         self._used = True
         if not self._current:
             lookup = self._begin()
             if not self._found:
-                await asyncio.shield(lookup)  # who leaves does not end the lookup for the others
+                await asyncio.shield(lookup)  # a cancelled caller does not end the lookup for the others
         if not self._found:
             raise ResolveFailed(self._reason)
         start = self._turn % len(self._found)
@@ -141,15 +144,15 @@ class Name:
         return _alternate(good) + _alternate(poor)
 
     def has(self, address: TargetAddress) -> bool:
-        """Whether it is one of those last found."""
+        """Whether it is in the result of the last lookup."""
         return address in self._found
 
     def avoid(self, address: TargetAddress) -> None:
-        """This address did not answer, or others were faster: it comes last until the next lookup."""
+        """Move an address to the end until the next lookup, because it did not answer or others were faster."""
         self._avoided |= {address}
 
     def stop(self) -> None:
-        """End a lookup and the repetition. A later use begins anew."""
+        """End a lookup and the repetition. A later use starts again."""
         self._current = False
         if self._timer is not None:
             self._timer.cancel()
@@ -169,7 +172,7 @@ class Name:
         try:
             self._found = tuple(dict.fromkeys(await look_up(self.host, self.port)))
             self._avoided = _NONE
-        except (OSError, UnicodeError) as error:  # UnicodeError: no name of DNS, such as a label of 64 characters
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid DNS name, such as a label of 64 characters
             self._reason = f"{self.host}: {error}"
             pause = min(RETRY, pause)
         self._current = True

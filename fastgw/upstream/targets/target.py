@@ -1,7 +1,7 @@
-"""One target of an upstream: where it is, how it is spoken to, and what this worker holds open to it.
+"""One target of an upstream: its address, its protocol settings, and the connections of this worker to it.
 
-Rule 1: what is configured is settled here, before the workers are forked; a request only reads it.
-Rule 2: the counts and queues are `pool`'s: nothing else changes them.
+Rule 1: the configuration is evaluated here, before the workers are forked; a request only reads it.
+Rule 2: only `pool` changes the counts and queues.
 """
 
 import socket
@@ -59,31 +59,31 @@ class Target:
         label: str = "",
     ) -> None:
         """`tls`: required for an https URL; of a tcp URL whether TLS is spoken, ignored for others. `host_header`,
-        `server_name`: as configured. `label`: of `labels_of`, where there are others."""
+        `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets."""
         self.timeouts = timeouts
         self.place = 0  # in the node's shared memory
-        self.counted = 0  # where its row of counts begins there
+        self.counted = 0  # position of its row of counters there
         self.scheme = url.scheme
         self.host = url.host
         self.port = url.port
         self.label = label or label_of(url)
         self.base_path = url.base_path.encode()
-        self.minor = 1  # of the HTTP/1 version it answered with last
+        self.minor = 1  # of the HTTP/1 version of its last response
         self.host_header = _host_header(url, host_header)
         self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
-        # An IP address is verified against the certificate's addresses, and not sent (RFC 6066 section 3).
+        # An IP address is verified against the certificate's addresses, and not sent as SNI (RFC 6066 section 3).
         self.server_name = server_name or url.host.rstrip(".")
         address = _literal(url)
         self._literal = [] if address is None else [address]
         self._name = Name(url.host, url.port, resolve_interval) if address is None else None
 
-        self.idle: dict[Any, None] = {}  # connections in the order of their idle times: taken from the end
+        self.idle: dict[Any, None] = {}  # idle connections, the most recently used last: taken from the end
         self.shared: dict[Any, None] = {}  # connections that carry some streams and have room for more
-        self.capacity = 1  # streams that its last connection could carry
+        self.capacity = 1  # number of streams that its last connection could carry
         self.places = 0  # connections: opening, lent and idle
         self.opening = 0
-        self.waiting: OrderedDict[Any, None] = OrderedDict()  # who waits for a connection, the longest first
-        self.willing: OrderedDict[Any, None] = OrderedDict()  # those of them who take a used one
+        self.waiting: OrderedDict[Any, None] = OrderedDict()  # waiting borrowers, the longest-waiting first
+        self.willing: OrderedDict[Any, None] = OrderedDict()  # those of them that accept a used one
         self.logged_at = float("-inf")
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class Target:
         return self._literal[0] if self._literal else None
 
     async def addresses(self) -> list[TargetAddress]:
-        """Return the addresses to connect to, in the order in which to try. Raises `ResolveFailed`."""
+        """Return the addresses to connect to, in order of preference. Raises `ResolveFailed`."""
         return self._literal if self._name is None else await self._name.addresses()
 
     def has(self, address: TargetAddress) -> bool:
@@ -106,17 +106,17 @@ class Target:
         return self._name is None or self._name.has(address)
 
     def watch(self, on_change: Callable[[], None] | None) -> None:
-        """Call `on_change` whenever an address has gone. None: call nobody any more."""
+        """Call `on_change` whenever an address was removed. None: no more calls."""
         if self._name is not None:
             self._name.on_change = on_change
 
     def avoid(self, address: TargetAddress) -> None:
-        """This address did not answer, or others were faster: it is tried last until the name is looked up again."""
+        """Try this address last until the next lookup, because it did not answer or others were faster."""
         if self._name is not None:
             self._name.avoid(address)
 
     def stop(self) -> None:
-        """Look up no more."""
+        """Stop lookups."""
         if self._name is not None:
             self._name.stop()
 
@@ -146,7 +146,7 @@ def build_targets(
 
 
 def labels_of(urls: Iterable[Url]) -> list[str]:
-    """Return the labels of an upstream's targets: their addresses, and their paths too where two share one."""
+    """Return the labels of an upstream's targets: their addresses, with their paths if two have the same address."""
     urls = list(urls)
     labels = [label_of(url) for url in urls]
     if len(set(labels)) == len(labels):
@@ -170,7 +170,7 @@ def _host_header(url: Url, setting: str) -> bytes | None:
 
 
 def _literal(url: Url) -> TargetAddress | None:
-    """The address that needs no looking up: a unix socket or an IP literal."""
+    """The address that needs no lookup: a unix socket or an IP literal."""
     if url.socket:
         return TargetAddress(socket.AF_UNIX, url.socket)
     try:

@@ -1,8 +1,8 @@
-"""TLS to `https` targets: TLS contexts, made from the bytes of files, whatever stands in the files by now.
+"""TLS to `https` targets: contexts created from the contents of files as they were read, regardless of later changes.
 
-A connection resumes the session of an earlier one to its target (RFC 8446 section 2.2, RFC 5077), where that allows it.
+A connection resumes the session of an earlier one to its target (RFC 8446 section 2.2, RFC 5077), if the target allows
 
-A key is held in memory alone, a moment long, for OpenSSL takes it by the name of a file only.
+it. A key is in a memory file only, for a moment, because OpenSSL reads it by the name of a file.
 """
 
 import re
@@ -27,15 +27,15 @@ HTTP: Final = ("http/1.1",)
 RESUMED_S: Final = 3600.0
 """Seconds for which a session is resumed after the target's certificate was verified."""
 MOST_REFUSED: Final = 3
-"""How often in a row a target may refuse to resume, until it is not asked to."""
+"""Number of consecutive refusals by a target after which resumption is suspended."""
 LEFT_ALONE_S: Final = 60.0
-"""Seconds for which it is not, nor one that gives no session."""
+"""Seconds of that suspension; also for a target that issues no session."""
 MOST_ADDRESSES: Final = 64
-"""Addresses of one target whose sessions are kept."""
+"""Maximum number of addresses of one target whose sessions are kept."""
 
 
 class Material(NamedTuple):
-    """The contents of the files that are named. ca None: the system's, or none when nothing is verified."""
+    """The contents of the configured files. ca None: the system's, or none if verification is off."""
 
     ca: bytes | None
     certificate: bytes | None
@@ -43,7 +43,7 @@ class Material(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Tells TLS contexts apart: those of one identity are interchangeable. Files as digests."""
+    """Identity of TLS contexts: contexts with the same identity are interchangeable. Files as digests."""
 
     verify: bool
     ca: bytes | None
@@ -54,7 +54,7 @@ class Identity(NamedTuple):
 
 
 def material_of(tls: settings.UpstreamTls, files: Mapping[str, bytes]) -> Material:
-    """`files`: what was read when the configuration was accepted; the others are read now. Raises `OSError`."""
+    """`files`: contents that were read when the configuration was accepted; others are read now. Raises `OSError`."""
 
     def read(path: str) -> bytes:
         held = files.get(path)
@@ -87,7 +87,7 @@ class ClientTls(NamedTuple):
 
 
 def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientTls:
-    """`read`: gives the contents of a file. Raises what that raises."""
+    """`read`: returns the contents of a file. Raises its exceptions."""
     material = _material(tls, read)
     return ClientTls(tls, material, identity_of(tls, material))
 
@@ -97,7 +97,7 @@ def client_tls(
 ) -> Steps[ssl.SSLContext]:
     """TLS 1.2 or later, verified unless switched off; these protocols are offered. Raises `ssl.SSLError`, `OSError`.
 
-    One's own files are one step, the system's certificates one each: 140 take 20 ms.
+    Configured files are one step, the system's certificates one each: 140 take 20 ms.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -124,9 +124,9 @@ def client_tls(
 
 @final
 class TargetTls:
-    """The TLS of one target: the context that it shares with others, and the sessions that are its own.
+    """The TLS of one target: the context, which it shares with others, and its own sessions.
 
-    A name may lead to several hosts that know nothing of each other's sessions, so each address has its own.
+    A name may resolve to several hosts that do not share sessions, so each address has its own.
     """
 
     __slots__ = ("_at", "context")
@@ -147,16 +147,16 @@ class TargetTls:
 
 @final
 class Resuming:
-    """Makes a handshake's object, as a context does, which resumes the session of an earlier one if there is one.
+    """Creates the TLS object of a connection, as a context does, and resumes an earlier session if there is one.
 
-    A session serves as many connections as the target takes it for; a target that takes each only once resumes every
-    second time. No certificate is looked at in a handshake that resumes, so none is resumed later
+    A session is used for as many connections as the target accepts; a target that accepts each only once resumes every
+    second time. A resumed handshake does not verify the certificate, so none is resumed later
     than `RESUMED_S` after one that was verified.
 
-    PERF: of a connection with one request it saves us a third with TLS 1.2 and next to nothing with 1.3, and the target
-    half and a tenth with P-256, two thirds and a third with RSA 2048 (see the guide to tuning). To copy a session, as
-    Python does to have one and to use it, takes 200 us each: a target that gives none, or takes none back, is left
-    alone for a while (CPython 3.11, OpenSSL 3.0, uvloop, nginx).
+    PERF: for a connection with one request it saves the gateway a third with TLS 1.2 and next to nothing with 1.3, and
+    the target half and a tenth with P-256, two thirds and a third with RSA 2048 (see the guide to tuning). Python
+    copies a session to store it and to use it, which takes 200 us each: resumption is suspended for a target that
+    issues none, or refuses them (CPython 3.11, OpenSSL 3.0, uvloop, nginx).
     """
 
     __slots__ = ("_context", "_not_before", "_refused", "_session", "_until")
@@ -179,8 +179,8 @@ class Resuming:
         return made
 
     def remember(self, connection: ssl.SSLObject) -> None:
-        """Keep the session of a connection that has brought an answer: by then, TLS 1.3 has brought its tickets too."""
-        if connection.session_reused:  # the one that we have is good, and verified at a time that we know
+        """Keep the session of a connection after a response: by then, TLS 1.3 has received its tickets too."""
+        if connection.session_reused:  # the stored one is valid, and was verified at a known time
             self._refused = 0
             return
         now = monotonic()
@@ -199,9 +199,9 @@ def _trust_system(made: ssl.SSLContext) -> Steps[None]:
     """Load the system's certificates as `load_default_certs` does, in steps."""
     paths = ssl.get_default_verify_paths()
     if paths.capath is not None:
-        made.load_verify_locations(capath=paths.capath)  # looked into when a certificate is to be verified
+        made.load_verify_locations(capath=paths.capath)  # read when a certificate is verified
     if paths.cafile is not None:
         for certificate in _CERTIFICATE.findall(Path(paths.cafile).read_text("ascii", "ignore")):
-            with suppress(ssl.SSLError):  # one that is no good is left out
+            with suppress(ssl.SSLError):  # an invalid one is left out
                 made.load_verify_locations(cadata=certificate)
             yield
