@@ -141,6 +141,13 @@ class Fault(Enum):
         "http_upgrade_failed",
         "The upstream service switched protocols without being asked.",
     )
+    UPGRADE_FAILED = (
+        502,
+        _UP,
+        Retry.NEVER,
+        "http_upgrade_failed",
+        "The upstream service did not complete the change of protocol.",
+    )
     TOKEN_UNAVAILABLE = (
         502,
         _UP,

@@ -47,6 +47,8 @@ class ListenerTable(NamedTuple):
     tls: ServerContexts | None = None
     upstream_chains: UpstreamChains = NO_CHAINS
     tcp: TcpRoutes | None = None
+    takes_tunnels: bool = True
+    """Whether a route of it may change to another protocol."""
 
 
 class Listener:
@@ -70,6 +72,7 @@ class Listener:
         "router",
         "speaks_http1",
         "speaks_http2",
+        "takes_tunnels",
         "tcp",
         "tls",
         "trusts",
@@ -94,7 +97,7 @@ class Listener:
         self.early = table.early
         self.router = table.router
         self.upstream_chains = table.upstream_chains
-        self.http2 = table.settings.http2
+        self.http2, self.takes_tunnels = table.settings.http2, table.takes_tunnels
         self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), speaks_http2(table.settings)
         self.tcp = table.tcp
         self.is_udp = table.settings.protocol == "udp"

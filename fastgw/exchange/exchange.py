@@ -36,6 +36,7 @@ from fastgw.exchange.states import (
 )
 from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead, ResponseHead
+from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
 
@@ -384,6 +385,11 @@ class Exchange:
 
     def switch(self, response: Response, early: bytes, timeout: float) -> None:
         """Handle a 101: run the response steps, then start the tunnel. See `ClientSide.tunnel`."""
+        if self.head.connect_protocol == WEBSOCKET and response.head is not None:
+            why = fault_in_response(self.head, response.head)  # to a key of the gateway's own
+            if why:
+                self.fail(Fault.UPGRADE_FAILED, why=why)
+                return
         if self.pass_response_steps(response):
             self.client.tunnel(early, timeout)
         else:
@@ -478,6 +484,14 @@ class Exchange:
         reply = self._pass_reply_steps(problem(Fault.INTERNAL))
         self.response = own_response(reply)
         self.client.answer(self.response, body_at_once(reply), True)
+
+    def replace_answer(self, reply: Reply) -> Response:
+        """Return the response for a fault in place of one that the client's side cannot send; it has not begun."""
+        self.break_off()
+        self._drop_relay()
+        self.fault = self.fault or reply.fault
+        self.response = own_response(reply)
+        return self.response
 
     def _pass_reply_steps(self, reply: Reply) -> Reply:
         for step in self.chain.reply_steps:

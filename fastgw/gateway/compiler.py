@@ -551,7 +551,10 @@ class _Building:
         else:
             trusts = trust(settings.trusted_proxies)
         tcp = TcpRoutes(name, settings, self._made.upstreams) if settings.protocol != "http" else None
-        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls, upstream_chains, tcp)
+        tunnels = any(_upgrades(rule) for rule in rules)
+        table = self._made.tables[name] = ListenerTable(
+            settings, trusts, chain, router, tls, upstream_chains, tcp, tunnels
+        )
         for listener in self._base.listeners:
             if (listener.name, listener.address) == (name, settings.address):
                 return listener
@@ -626,6 +629,12 @@ def levels(configuration: config.Config) -> Iterator[Level]:
     yield from ((f"listener {name}", each.filters) for name, each in configuration.listeners.items())
     yield from ((f"upstream {name}", each.filters) for name, each in configuration.upstreams.items() if each.filters)
     yield from ((f"route {service_of(each) or each.name}", each.filters) for each in configuration.routes)
+
+
+def _upgrades(rule: Rule[Route]) -> bool:
+    """Whether connections may change to another protocol on a route."""
+    action = rule[0].route.action
+    return isinstance(action, Forward) and bool(action.upgrade)
 
 
 def _is_for(upstream: Upstream, link: FilterInstance) -> bool:

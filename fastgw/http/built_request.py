@@ -37,6 +37,7 @@ class BuiltRequestHead:
     version = 11
     scheme = b""
     upgrade = ()
+    connect_protocol = b""
     expects_continue = accepts_trailers = ordinary = forwarded = False
 
     def __init__(

@@ -89,6 +89,10 @@ class RequestHead(Head, Protocol):
         """Whether the length of the body is declared, also if it is 0 (RFC 9110 section 8.6)."""
 
     @property
+    def connect_protocol(self) -> bytes:
+        """Protocol that an extended CONNECT of HTTP/2 asks for (RFC 8441), also among `upgrade`; empty: it is none."""
+
+    @property
     def expects_continue(self) -> bool:
         """Whether the client waits for a 100 before it sends the body (RFC 9110 section 10.1.1)."""
 

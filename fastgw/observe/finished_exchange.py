@@ -21,6 +21,10 @@ class FinishedHead(Protocol):
     def raw_path(self) -> bytes: ...
     @property
     def query(self) -> bytes | None: ...
+    @property
+    def upgrade(self) -> tuple[bytes, ...]: ...
+    @property
+    def connect_protocol(self) -> bytes: ...
     def first(self, name: bytes) -> bytes | None: ...
 
 
@@ -108,7 +112,7 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         date,
         ended.client_ip,
         ended.listener.name,
-        head.method,
+        b"CONNECT" if head.connect_protocol else head.method,
         ended.scheme,
         head.host,
         head.raw_path,
@@ -131,4 +135,5 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         subrequests="" if ended.subrequests is None else str(ended.subrequests),
         user_agent=head.first(b"user-agent"),
         referer=head.first(b"referer"),
+        connect_protocol=head.connect_protocol,
     )

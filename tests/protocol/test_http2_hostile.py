@@ -44,7 +44,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterato
             "both": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]},
         },
         "limits": {"header_bytes": "8KiB", "connections": CONNECTIONS},
-        "routes": [{"name": "all", "upstream": origin.url}],
+        "routes": [{"name": "all", "upstream": origin.url, "upgrade": []}],
     }
     with Gateway(config, tmp_path_factory.mktemp("hostile")) as gateway:
         yield gateway

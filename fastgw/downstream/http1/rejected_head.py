@@ -30,6 +30,7 @@ def unreadable(received: bytes) -> Http1RequestHead:
     head.minor = 1
     head.length = 0
     head.chunked = head.expects_continue = head.accepts_trailers = head.ordinary = head.http2 = False
+    head.connect_protocol = b""
     head.close = True
     head.upgrade = head.connection_named = ()
     head.known = {}

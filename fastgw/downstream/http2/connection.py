@@ -24,6 +24,7 @@ from fastgw.http.http1.body import parse_trailers
 from fastgw.http.http1.parser import parse_request
 from fastgw.http.http2.session import (
     CLOSED,
+    CONNECT,
     DATA,
     END,
     HEAD,
@@ -37,6 +38,7 @@ from fastgw.http.http2.session import (
     Session,
 )
 from fastgw.http.malformed import Malformed
+from fastgw.http.websocket.handshake import upgrade_for
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
@@ -48,7 +50,7 @@ LAST_REQUEST_S: Final = 1.0
 """How long after the announcement of the end further streams are taken: they may be on their way."""
 READ_WHILE_UNSENT: Final = 65536
 """Bytes that are read of a client while it does not take what is written to it; then none is."""
-REQUESTS: Final = frozenset((WHOLE, HEAD))
+REQUESTS: Final = frozenset((WHOLE, HEAD, CONNECT))
 SPARE_STREAMS: Final = 32
 """Closed streams that are kept to be used again."""
 
@@ -86,8 +88,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         "write_paused",
     )
 
-    is_tunnel: Final = False
-
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
         Timed.__init__(self)
         self.server = server
@@ -104,6 +104,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             bounds.connection_window,
             server.header_bytes,
             server.header_count,
+            listener.takes_tunnels,
         )
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._buffer = server.worker_loop.read_buffer
@@ -131,6 +132,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def __repr__(self) -> str:
         return f"<Http2ClientConnection {self.peer.ip} requests={self.requests} streams={len(self._streams)}>"
+
+    @property
+    def is_tunnel(self) -> bool:
+        """Whether one of its streams is a tunnel."""
+        return any(stream.is_tunnel for stream in self._streams.values())
 
     # what the loop tells
 
@@ -251,7 +257,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                     self.server.worker_loop.loop.call_soon(self._go_on)
                     return
                 left -= 1
-                self._begin_request(number, value, kind == WHOLE)
+                if kind == CONNECT:
+                    protocol, text, ended = value
+                    self._begin_request(number, upgrade_for(text, protocol), ended, protocol)
+                else:
+                    self._begin_request(number, value, kind == WHOLE)
             elif kind == CLOSED:
                 stream = streams.pop(number, None)
                 if stream is not None:
@@ -286,7 +296,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._stop_or_start()
             self.flush_soon()
 
-    def _begin_request(self, number: int, text: bytes, ended: bool) -> None:
+    def _begin_request(self, number: int, text: bytes, ended: bool, protocol: bytes = b"") -> None:
+        """Begin what a head asks for. `protocol`: that of an extended CONNECT."""
         server, listener = self.server, self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse(number, Fault.CONNECTION_OUTDATED, None, text)
@@ -298,6 +309,8 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._refuse(number, fault_of(malformed), malformed.reason, text)
             return
         head.came_by_http2()
+        if protocol:
+            head.came_by_connect(protocol)
         stream = self._open(number)
         stream.receiving = not ended
         if len(self._streams) > 1:
@@ -500,10 +513,21 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self.flush_soon()
 
     def drain(self) -> None:
+        """Call `leave`, and end tunnels that one side has ended."""
         self.leave()
+        for stream in tuple(self._streams.values()):
+            if stream.is_tunnel:
+                stream.end_of_tunnel()
 
     def end_outdated(self) -> None:
-        """Do nothing: no tunnels go over HTTP/2, and the requests that come are refused."""
+        """End tunnels at once if the verification of the client certificate is outdated; the requests that come are
+        refused."""
+        if self._is_outdated():
+            for stream in tuple(self._streams.values()):
+                if stream.is_tunnel:
+                    stream.break_off(Fault.CONNECTION_OUTDATED)
+                    self.session.reset(stream.id, ErrorCode.CANCEL)
+            self.flush_soon()
 
     def cut(self) -> int:
         """End at once, with a 503 where no answer has begun. Returns how many exchanges were cut off."""

@@ -3,7 +3,8 @@
 Rule 1: what the client sends of a body is given back to its window when whoever takes the body has room for more; so at
 most a window is held of each stream. Rule 2: of a response at most `MOST_HELD` bytes, and one read more, wait for the
 client's window: then its source is paused. Rule 3: a stream that the client does not take is reset after
-`timeouts.response_idle`; the others go on.
+`timeouts.response_idle`; the others go on. Rule 4: an extended CONNECT (RFC 8441) is answered 200 once the upstream has
+switched, never by another 2xx; a tunnel's ends are END_STREAM, each way by itself, and a reset is a reset.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ from collections.abc import Mapping
 from math import inf
 from typing import TYPE_CHECKING, Final, final
 
-from fastgw.downstream.http1.response_framing import CHUNKED, framing_of, own_answer
+from fastgw.downstream.http1.response_framing import CHUNKED, framing_of, own_answer, switching_head
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, begin, problem
-from fastgw.exchange.reply import NO_CONTENT
+from fastgw.exchange.reply import NO_CONTENT, body_at_once
 from fastgw.forwarded_headers import client_address
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
@@ -36,6 +37,9 @@ LINGER_IDLE_S: Final = 5.0
 LINGER_TOTAL_S: Final = 30.0
 """Once a request is answered before it has ended, what the client still sends is read and dropped this long."""
 _CONTINUE: Final = b"HTTP/1.1 100 \r\n\r\n"
+_CLIENT, _TARGET = 1, 2  # the ends of a tunnel
+_BOTH: Final = _CLIENT | _TARGET
+_OF_UPGRADE: Final = frozenset((b"sec-websocket-accept",))  # means nothing over HTTP/2 (RFC 8441 section 5)
 
 
 @final
@@ -43,6 +47,7 @@ class Http2Stream(Timed):
     """The client's side of one exchange at a time. A stream that has closed is used again for a later one."""
 
     __slots__ = (
+        "_ahead",
         "_asked_to_continue",
         "_body_bytes",
         "_connection",
@@ -50,6 +55,8 @@ class Http2Stream(Timed):
         "_linger_end",
         "_paused",
         "_taken_at_last_look",
+        "_tunnel_ends",
+        "_tunnel_timeout",
         "_unconsumed",
         "address_limit",
         "body_goes_to",
@@ -60,6 +67,7 @@ class Http2Stream(Timed):
         "has_place",
         "id",
         "is_fast",
+        "is_tunnel",
         "receiving",
         "waiting",
     )
@@ -96,6 +104,11 @@ class Http2Stream(Timed):
         self._taken_at_last_look = 0
         self._linger_end = inf
         self.braked = False
+        self.is_tunnel = False
+        """Whether the upstream has switched: what comes and goes is no body, but bytes of a tunnel."""
+        self._ahead: list[bytes] | None = None  # of an extended CONNECT: pieces that came before its answer
+        self._tunnel_ends = 0
+        self._tunnel_timeout = inf
 
     def __repr__(self) -> str:
         return f"<Http2Stream {self.id} {self.fast_path if self.is_fast else self.exchange!r}>"
@@ -154,7 +167,10 @@ class Http2Stream(Timed):
         exchange = self.exchange = begin(head, self, listener, peer, chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
-        if self.receiving and not self._expect_body(exchange, head):
+        if head.connect_protocol:
+            self._ahead = []
+            self._asked_to_continue = False  # the client waits for us
+        elif self.receiving and not self._expect_body(exchange, head):
             return
         if fast_match is not None:
             route, exchange.params = fast_match
@@ -194,8 +210,15 @@ class Http2Stream(Timed):
         return True
 
     def read_body(self, payload: bytes) -> None:
-        """A piece of the request's body has come."""
+        """A piece of the request's body, or of a tunnel, has come."""
         connection, exchange = self._connection, self.exchange
+        if self._ahead is not None and exchange is not None:
+            self._unconsumed += len(payload)
+            if self.is_tunnel:
+                self._read_raw(payload)
+            else:
+                self._ahead.append(payload)  # a window at most
+            return
         if exchange is None or exchange.request_body is None:
             connection.session.consume(self.id, len(payload))  # of a request that is answered already
             connection.flush_soon()
@@ -218,7 +241,9 @@ class Http2Stream(Timed):
         """The request has ended."""
         self.receiving = False
         exchange = self.exchange
-        if exchange is not None:
+        if self.is_tunnel:
+            self._end_raw()
+        elif exchange is not None:
             self.watch_body()
             if exchange.request_body is not None:
                 exchange.request_body.end(trailers)
@@ -235,7 +260,9 @@ class Http2Stream(Timed):
             return  # what counts is that the client takes its answer
         exchange = self.exchange
         answered = exchange is not None and exchange.response is not None
-        if self.receiving and exchange is not None and not self._paused and self._asked_to_continue and not answered:
+        if self._ahead is not None:
+            self.deadline = inf
+        elif self.receiving and exchange is not None and not self._paused and self._asked_to_continue and not answered:
             self.watch(self._connection.server.timeouts.request_body_idle)
         else:
             self.deadline = inf
@@ -301,6 +328,11 @@ class Http2Stream(Timed):
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         exchange, connection = self.exchange, self._connection
         assert exchange is not None
+        if self._ahead is not None:
+            self._ahead = None
+            if 200 <= response.status < 300:  # which would say that there is a tunnel
+                reply = problem(Fault.UPGRADE_FAILED)
+                response, payload, ended = exchange.replace_answer(reply), body_at_once(reply), True
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
         if ending is CHUNKED:
@@ -337,6 +369,12 @@ class Http2Stream(Timed):
             exchange.service.pause()
 
     def end(self, trailers: Trailers) -> None:
+        if self.is_tunnel:
+            if self._tunnel_ends & _TARGET == 0:
+                self._connection.session.end(self.id, b"")
+                self._connection.flush_soon()
+                self.end_of_tunnel(_TARGET)
+            return
         lines = b"".join(b"%b: %b\r\n" % line for line in trailers)
         self._connection.session.end(self.id, lines)
         self._connection.flush_soon()
@@ -344,7 +382,11 @@ class Http2Stream(Timed):
 
     def abort(self, fault: Fault) -> None:
         """The response cannot be finished, and the client can tell by the reset."""
-        self._connection.session.reset(self.id, ErrorCode.INTERNAL_ERROR)
+        if self._tunnel_ends & _TARGET:
+            self._complete()  # that no more is read says enough
+            return
+        code = ErrorCode.CANCEL if self.is_tunnel else ErrorCode.INTERNAL_ERROR  # RFC 8441 section 5
+        self._connection.session.reset(self.id, code)
         self._connection.flush_soon()
         self._record()
 
@@ -366,7 +408,8 @@ class Http2Stream(Timed):
         exchange = self.exchange
         assert exchange is not None
         self.exchange = None
-        self.braked = False
+        self.braked = self.is_tunnel = False
+        self._ahead = None
         if self.waiting is not None:
             cancel_waiting(self)
         exchange.finish()
@@ -375,11 +418,66 @@ class Http2Stream(Timed):
             server.drained += 1
         server.finish(exchange)
 
-    def tunnel(self, early: bytes, timeout: float) -> None:
-        raise NotImplementedError  # no request of HTTP/2 asks for another protocol
+    # tunnels
 
-    def pause_tunnel(self) -> None: ...
-    def resume_tunnel(self) -> None: ...
+    def tunnel(self, early: bytes, timeout: float) -> None:
+        exchange, connection = self.exchange, self._connection
+        assert exchange is not None
+        assert exchange.response is not None
+        ahead, self._ahead = self._ahead, []
+        self.is_tunnel, self._tunnel_timeout = True, timeout
+        response = exchange.response
+        response.dropped |= _OF_UPGRADE
+        response.status = 200
+        head = switching_head(exchange)
+        connection.session.respond(self.id, head[:9] + b"200" + head[12:] + early, False)
+        connection.sending.append(self)
+        connection.flush_soon()
+        if len(early) > MOST_HELD:
+            self._brake()
+        for piece in ahead or ():
+            self._read_raw(piece)
+        if not self.receiving and self.is_tunnel:
+            self._end_raw()
+
+    def _read_raw(self, piece: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.request_bytes += len(piece)
+            if exchange.service is not None:
+                exchange.service.feed_raw(piece)
+        if not self._paused:
+            self._consume()
+
+    def _end_raw(self) -> None:
+        """The client will send no more through the tunnel."""
+        exchange = self.exchange
+        if exchange is not None and exchange.service is not None:
+            exchange.service.end_raw()
+        self.end_of_tunnel(_CLIENT)
+
+    def pause_tunnel(self) -> None:
+        if self.is_tunnel:
+            self.pause()
+
+    def resume_tunnel(self) -> None:
+        if self.is_tunnel:
+            self.resume()
+
+    def end_of_tunnel(self, end: int = 0) -> None:
+        """One has ended; 0: none more. With both the tunnel is over; in a drain with either."""
+        self._tunnel_ends = ends = self._tunnel_ends | end
+        exchange = self.exchange
+        if exchange is None or not (ends == _BOTH or (ends and self._connection.server.draining)):
+            return
+        if exchange.service is not None:
+            exchange.service.cancel()
+            exchange.service = None
+        if ends & _TARGET == 0:
+            self._tunnel_ends = _BOTH
+            self._connection.session.end(self.id, b"")
+            self._connection.flush_soon()
+        self._complete()
 
     # time, and endings
 
@@ -392,11 +490,12 @@ class Http2Stream(Timed):
     def look_at_held(self) -> None:
         """Bytes of the response are held, or were: see whether the client takes them."""
         connection = self._connection
+        timeout = self._tunnel_timeout if self.is_tunnel else connection.server.timeouts.response_idle
         held, taken = connection.session.held(self.id), connection.session.taken(self.id)
         if taken != self._taken_at_last_look or (held and not self._held_at_last_look):
             self._held_at_last_look, self._taken_at_last_look = held, taken
             if held:
-                self.watch(connection.server.timeouts.response_idle)
+                self.watch(timeout)
             elif self.exchange is None and self.receiving:
                 self.watch(LINGER_IDLE_S)
             else:

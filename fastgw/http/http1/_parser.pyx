@@ -381,6 +381,7 @@ cdef inline void _show(Head head, int number, object value) noexcept:
 cdef class Head:
     # what only unordinary heads have
     upgrade = ()
+    connect_protocol = b""
     connection_named = ()
 
     def __dealloc__(self):

@@ -69,6 +69,7 @@ class _Head:
         "_second_parser",
         "chunked",
         "close",
+        "connect_protocol",
         "connection_named",
         "fields_start",
         "http2",
@@ -87,6 +88,8 @@ class _Head:
     raw: bytes
     http2: bool
     """Whether it was received by HTTP/2 and rendered as HTTP/1.1."""
+    connect_protocol: bytes
+    """`:protocol` of an extended CONNECT (RFC 8441), which asks for a tunnel; empty: it is none."""
     minor: int
     """The digit after `HTTP/1.`: 0 or 1."""
     fields_start: int
@@ -121,6 +124,10 @@ class _Head:
     def came_by_http2(self) -> None:
         """Note that the text was rendered from HTTP/2."""
         self.http2 = True
+
+    def came_by_connect(self, protocol: bytes) -> None:
+        """Note that the text was rendered from an extended CONNECT for this protocol."""
+        self.connect_protocol = protocol
 
     @property
     def body_length(self) -> int | None:
@@ -374,6 +381,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
         raise Malformed("The request line is malformed.")
     head = Http1RequestHead()
     head.http2 = False
+    head.connect_protocol = b""
     head.raw = raw
     head._fields = head._second_parser = head.payload = None
     head.method, target, minor = line.groups()
@@ -588,6 +596,7 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1Re
         raise Malformed("The status line is malformed.")
     head = Http1ResponseHead()
     head.http2 = False
+    head.connect_protocol = b""
     head.raw = raw
     head._fields = head._second_parser = head.payload = None
     minor, status_text, reason = line.groups()

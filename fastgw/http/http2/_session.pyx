@@ -177,6 +177,7 @@ cdef enum:
     E_MALFORMED = 9
     E_SENT = 10
     E_WHOLE = 11
+    E_CONNECT = 12
 
 HEAD = E_HEAD
 DATA = E_DATA
@@ -190,6 +191,7 @@ TOO_LONG = E_TOO_LONG
 MALFORMED = E_MALFORMED
 SENT = E_SENT
 WHOLE = E_WHOLE
+CONNECT = E_CONNECT
 
 cdef enum:
     MOST_FIELDS = 256  # of a head that goes out: on the stack
@@ -552,7 +554,10 @@ cdef class Session:
         if self._refusal is not None:
             self._events.append((E_REFUSED, stream, self._refusal))
             return
-        self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
+        if self._protocol.length:
+            self._events.append((E_CONNECT, stream, (self._text(self._protocol), self._request_text(ended), ended)))
+        else:
+            self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
 
     cdef bytes _path_text(self):
         return self._text(self._path)
@@ -576,8 +581,11 @@ cdef class Session:
         for place in range(self._pseudo.length):  # all of them, one behind the other
             if not 0x21 <= self._pseudo.bytes[place] <= 0x7E:
                 return "The method, path or authority has a character that no URL has."
-        if self._says(self._method, b"connect", 7):
-            return None if self._protocol.length else "CONNECT is not supported."
+        if self._protocol.length:  # extended CONNECT (RFC 8441): nghttp2 has checked that it is one
+            if self._has_length:
+                return "A tunnel has no Content-Length."
+        elif self._says(self._method, b"connect", 7):
+            return "CONNECT is not supported."
         if not self._says(self._scheme, b"https", 5) and (self._secure or not self._says(self._scheme, b"http", 4)):
             return "The scheme is not that of the connection."
         if not self._path.length:
@@ -598,7 +606,7 @@ cdef class Session:
         cdef size_t total
         cdef bytes made
         cdef uint8_t* out
-        if not self._has_length:
+        if not self._has_length and not self._protocol.length:
             if not ended:
                 framing, framing_length = b"transfer-encoding: chunked\r\n", 28
             elif self._method.length > 2 and self._pseudo.bytes[self._method.start] == c"P":

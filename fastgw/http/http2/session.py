@@ -47,9 +47,12 @@ class EventKind(IntEnum):
     """Bytes of a body have been sent, of which it was asked how many are held (`Session.held`)."""
     WHOLE = 11
     """A head with which the peer ends its side of the stream."""
+    CONNECT = 12
+    """The head of an extended CONNECT (RFC 8441): its protocol, its text, without framing, and whether the stream ends
+    with it."""
 
 
-HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE = map(int, EventKind)
+HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE, CONNECT = map(int, EventKind)
 
 
 class ErrorCode(IntEnum):

@@ -186,7 +186,7 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "host": _text(record.host),
         "path": _text(_path(record, mask)),
         "query": _text(mask(record.query)),
-        "protocol": _PROTOCOLS[record.version],
+        "protocol": _PROTOCOLS[record.version] if not record.connect_protocol else _text(record.connect_protocol),
         "status": record.status,
         "fault": record.fault or None,
         "fault_detail": record.fault_detail or None,

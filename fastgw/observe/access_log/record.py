@@ -55,3 +55,5 @@ class Record(msgspec.Struct, gc=False):
     """Sub-requests, in the order of their ends: of each its upstream, target, status or fault, and seconds."""
     user_agent: bytes | None = None
     referer: bytes | None = None
+    connect_protocol: bytes = b""
+    """Protocol of the tunnel that an extended CONNECT of HTTP/2 has asked for."""

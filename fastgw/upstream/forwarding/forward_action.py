@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, final
 
+from fastgw.errors import Fault
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_NAMES
@@ -81,6 +82,9 @@ class Forward:
 
     def __call__(self, exchange: Exchange) -> None:
         upstream = self.upstream
+        if not exchange.ordinary and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
+            exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
+            return
         forwarding = self._forwarding(exchange)
         exchange.upstream = upstream.name
         upstream.active += 1
