@@ -109,6 +109,7 @@ class Fault(Enum):
     DNS_FAILED = 502, _UP, Retry.SAFE, "dns_error", "The upstream service's name could not be resolved."
     TLS_FAILED = 502, _UP, Retry.SAFE, "tls_protocol_error", "The TLS handshake with the upstream service failed."
     CONNECTION_LOST = 502, _UP, Retry.IF_REUSED, "connection_terminated", "The upstream service closed the connection."
+    STREAM_REFUSED = 503, _UP, Retry.SAFE, "connection_terminated", "The upstream service takes no further requests."
     UPSTREAM_MALFORMED = 502, _UP, Retry.NEVER, "http_protocol_error", "The upstream service sent an invalid response."
     RESPONSE_TOO_LARGE = 502, _UP, Retry.NEVER, "http_response_body_size", "The response of the service is too large."
     UPSTREAM_INCOMPLETE = (

@@ -44,6 +44,7 @@ from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
 from fastgw.filters.wrappers.misconfigured import Misconfigured
 from fastgw.filters.wrappers.shadow import in_shadow
 from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
+from fastgw.http.http2.session import why_missing
 from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -222,6 +223,10 @@ class _Building:
                 made.contexts[identity] = context
         except (OSError, ssl.SSLError) as error:
             raise CompileError(f"upstreams.{name}.tls: {error.strerror or error}") from error
+        if settings.protocol in ("http2", "grpc") and (why := why_missing()) is not None:
+            raise CompileError(
+                f"upstreams.{name}.protocol: `{settings.protocol}` needs HTTP/2, which is missing: {why}"
+            )
         key = self._sticky_key(name, settings)
         lends_sockets = name in self._lends_sockets
         if (

@@ -1,7 +1,6 @@
 """Upstream: a named group of targets, with its configuration and its state in one worker."""
 
 from collections.abc import Callable, Container, Mapping, Sequence, Set
-from functools import partial
 from math import inf
 from os import urandom
 from types import MappingProxyType
@@ -14,7 +13,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.observe.metrics.series_layout import UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
-from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.pool import Pool, PoolLimit
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.health.attempt_counters import AttemptCounters, Note
@@ -141,7 +140,7 @@ class Upstream:
         mine = self.settings
         return (self.identity, self.lends_sockets) == (identity, lends_sockets) and all(
             getattr(mine, name) == getattr(settings, name)
-            for name in ("resolve", "host_header", "timeouts", "pool", "tls")
+            for name in ("protocol", "resolve", "host_header", "timeouts", "pool", "tls")
         )
 
     def start(
@@ -165,7 +164,7 @@ class Upstream:
             self.pool.follow(self.targets)
             self.pool.share(workers)
         else:
-            make: Callable[..., Any] = partial(UpstreamConnection, worker_loop)
+            make: Callable[..., Any] = connection_maker(worker_loop, self.settings)
             if self.lends_sockets:
                 make = SocketConnection
             counts = workers, connections, pending

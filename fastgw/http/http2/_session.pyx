@@ -80,6 +80,7 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_session_callbacks_set_on_frame_send_callback(nghttp2_session_callbacks*, void*)
     void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(nghttp2_session_callbacks*, void*)
     void nghttp2_session_callbacks_set_unpack_extension_callback(nghttp2_session_callbacks*, void*)
+    void nghttp2_session_callbacks_set_on_frame_not_send_callback(nghttp2_session_callbacks*, void*)
     void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_callbacks*, void*)
     int nghttp2_option_new(nghttp2_option**)
     void nghttp2_option_set_no_auto_window_update(nghttp2_option*, int)
@@ -97,6 +98,7 @@ cdef extern from "nghttp2/nghttp2.h":
     int nghttp2_session_want_write(nghttp2_session*)
     int nghttp2_session_consume(nghttp2_session*, int32_t, size_t)
     int nghttp2_session_consume_connection(nghttp2_session*, size_t)
+    int nghttp2_session_consume_stream(nghttp2_session*, int32_t, size_t)
     int nghttp2_session_resume_data(nghttp2_session*, int32_t)
     int nghttp2_session_set_local_window_size(nghttp2_session*, uint8_t, int32_t, int32_t)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session*)
@@ -160,6 +162,7 @@ cdef enum:
     FLOW_CONTROL_ERROR = 3
     STREAM_CLOSED = 5
     FRAME_SIZE_ERROR = 6
+    REFUSED_STREAM = 7
     CANCEL = 8
     ENHANCE_YOUR_CALM = 11
 
@@ -178,6 +181,7 @@ cdef enum:
     E_SENT = 10
     E_WHOLE = 11
     E_CONNECT = 12
+    E_SETTINGS = 13
 
 HEAD = E_HEAD
 DATA = E_DATA
@@ -192,6 +196,7 @@ MALFORMED = E_MALFORMED
 SENT = E_SENT
 WHOLE = E_WHOLE
 CONNECT = E_CONNECT
+SETTINGS = E_SETTINGS
 
 cdef enum:
     MOST_FIELDS = 256  # of a head that goes out: on the stack
@@ -474,7 +479,7 @@ cdef class Session:
 
     cdef void _count_reset(self) noexcept:
         self._resets -= 1
-        if self._resets < 0:
+        if self._resets < 0 and not self._is_client:  # a server may refuse what it is asked for as often as it likes
             self._flooded("too many streams were reset")
 
     cdef void _count_control(self) noexcept:
@@ -787,6 +792,10 @@ cdef class Session:
         """Give back bytes to the connection's window alone, as their stream has ended."""
         nghttp2_session_consume_connection(self._session, length)
 
+    def consume_stream(self, int32_t stream, size_t length):
+        """Give back bytes to a stream's window alone: the connection's has them back already."""
+        nghttp2_session_consume_stream(self._session, stream, length)
+
     def to_send(self):
         """Return what is to go out next, 64 KiB at most; empty: nothing, for now."""
         cdef const uint8_t* piece
@@ -876,6 +885,7 @@ cdef int _take_apart(
     cdef uint8_t* name
     cdef size_t namelen, place
     cdef int count = 0
+    cdef bint has_host
     line_end = <const uint8_t*>memchr(base, c"\r", size)
     if line_end is NULL:
         raise ValueError("no head")
@@ -907,6 +917,7 @@ cdef int _take_apart(
         raise MemoryError
     name = block.bytes
     stop = line_end
+    has_host = False
     end_at[0] = line_end + 2 - base
     while at < stop:
         line_end = <const uint8_t*>memchr(at, c"\r", stop - at)
@@ -924,6 +935,7 @@ cdef int _take_apart(
         if _is_of_http1(name, namelen):
             continue
         if is_request and namelen == 4 and not memcmp(name, b"host", 4):
+            has_host = colon > value
             _set_field(&fields[3], b":authority", 10, value, colon - value)
             continue
         if count == MOST_FIELDS:
@@ -935,6 +947,10 @@ cdef int _take_apart(
             fields[count].flags = NV_NO_INDEX
         count += 1
         name += namelen
+    if is_request and not has_host:  # of a client of HTTP/1.0: an empty authority is none (RFC 9113 section 8.3.1)
+        count -= 1
+        for place in range(3, <size_t>count):
+            fields[place] = fields[place + 1]
     return count
 
 
@@ -1091,8 +1107,11 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
             if nghttp2_session_get_outbound_queue_size(session) > self._queued_before_settings + 1:
                 self._fail("SETTINGS make a window too large", FLOW_CONTROL_ERROR)
                 return ERR_CALLBACK_FAILURE
+            if self._is_client:
+                self._events.append((E_SETTINGS, 0, None))
     elif frame.hd.type == F_GOAWAY:
-        self._events.append((E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
+        # First, as streams that have ended by it are begun anew, which must not be here.
+        self._events.insert(0, (E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
     elif frame.hd.type == F_PING and frame.hd.flags & FLAG_ACK:
         self._events.append((E_PONG, 0, None))
     return 0
@@ -1128,6 +1147,18 @@ cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t cod
     return 0
 
 
+cdef int _on_not_sent(nghttp2_session* session, const nghttp2_frame* frame, int code, void* user) noexcept:
+    cdef Session self = <Session>user
+    cdef _Outgoing outgoing
+    if frame.hd.type == F_HEADERS and frame.headers.cat == CAT_REQUEST:  # the server takes no more streams
+        outgoing = self._outgoing.pop(frame.hd.stream_id, None)
+        if outgoing is not None:
+            self.held_by_all -= outgoing.held
+            outgoing.owner = None
+        self._events.append((E_CLOSED, frame.hd.stream_id, REFUSED_STREAM))
+    return 0
+
+
 cdef nghttp2_session_callbacks* _callbacks() except NULL:
     cdef nghttp2_session_callbacks* made = NULL
     if nghttp2_session_callbacks_new(&made):
@@ -1142,6 +1173,7 @@ cdef nghttp2_session_callbacks* _callbacks() except NULL:
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(made, <void*>_on_invalid_frame)
     nghttp2_session_callbacks_set_unpack_extension_callback(made, <void*>_ignore_extension)
     nghttp2_session_callbacks_set_on_stream_close_callback(made, <void*>_on_stream_close)
+    nghttp2_session_callbacks_set_on_frame_not_send_callback(made, <void*>_on_not_sent)
     return made
 
 

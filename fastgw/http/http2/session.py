@@ -50,9 +50,13 @@ class EventKind(IntEnum):
     CONNECT = 12
     """The head of an extended CONNECT (RFC 8441): its protocol, its text, without framing, and whether the stream ends
     with it."""
+    SETTINGS = 13
+    """A server has said what it allows."""
 
 
-HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE, CONNECT = map(int, EventKind)
+HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE, CONNECT, SETTINGS = map(
+    int, EventKind
+)
 
 
 class ErrorCode(IntEnum):

@@ -15,6 +15,8 @@ from typing import Final, Protocol, cast, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
+from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.connections.tls_client import Client, TlsClientTransport
 from fastgw.upstream.targets.dns import TargetAddress
@@ -34,6 +36,7 @@ class ConnectStep(Enum):
     RESOLVE = "name lookup", Fault.DNS_FAILED, Fault.DNS_FAILED
     CONNECT = "connect", Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE
     HANDSHAKE = "TLS handshake", Fault.CONNECT_TIMEOUT, Fault.TLS_FAILED
+    SETTINGS = "HTTP/2", Fault.CONNECT_TIMEOUT, Fault.CONNECT_REFUSED
 
     def __init__(self, text: str, late: Fault, failed: Fault) -> None:
         self.text, self.late, self.failed = text, late, failed
@@ -110,10 +113,14 @@ async def connect(
                 step = ConnectStep.HANDSHAKE
             if step is not ConnectStep.HANDSHAKE or handshake is None:
                 await _hand_over(sock, address, target, protocol)
+                step = ConnectStep.SETTINGS
+                await _settle(protocol)
                 return address
         timeout = handshake
         async with asyncio.timeout(timeout):
             await _hand_over(sock, address, target, protocol)
+            step = ConnectStep.SETTINGS
+            await _settle(protocol)
             return address
     except OSError as error:
         raise _failed(step, error, timeout) from error
@@ -187,6 +194,17 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
                 del error, done  # its traceback refers back to this frame: a reference cycle
         if tls.lost_by:  # since the handshake
             raise ConnectionError(tls.lost_by)
+
+
+async def _settle(protocol: Connecting) -> None:
+    """Wait until a target that speaks HTTP/2 has said what it allows. Raises `ConnectionError`."""
+    connection = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
+    if isinstance(connection, Http2UpstreamConnection):
+        try:
+            await connection.settle()
+        except BaseException:
+            connection.close()
+            raise
 
 
 async def _dial_unix(address: TargetAddress) -> socket.socket:

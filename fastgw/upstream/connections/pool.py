@@ -27,6 +27,7 @@ from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect
+from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
@@ -241,7 +242,7 @@ class Pool(Generic[S]):
                 idle_for = now - connection.idle_since
                 if connection.closed or idle_for >= self._idle_timeout:
                     self._drop(connection)
-                elif idle_for > idle_at_most:
+                elif idle_for > idle_at_most and connection.capacity == 1:  # others say what they did not look at
                     idle[connection] = None  # good for others; and those below it have been idle for longer
                     self.idle_count += 1
                     break
@@ -326,7 +327,8 @@ class Pool(Generic[S]):
             return
         target = connection.target
         if streams:
-            target.shared[connection] = None
+            if streams < connection.capacity:  # the target may allow fewer by now
+                target.shared[connection] = None
             return
         if target.shared:
             target.shared.pop(connection, None)
@@ -508,6 +510,8 @@ class Pool(Generic[S]):
         self._openings.remove(task)
         target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if isinstance(connection, NegotiatingConnection):
+            connection = connection.chosen
         if error is None and self.on_connected is not None:
             self.on_connected(target)
         if error is None and not connection.closed:

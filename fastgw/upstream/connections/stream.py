@@ -93,6 +93,10 @@ class UpstreamStream(Protocol):
     """Whether the target accepts no more for now."""
 
     @property
+    def frames_bodies(self) -> bool:
+        """Whether a body goes with its head as HTTP/1 frames it, in chunks where it has no length; else as it is."""
+
+    @property
     def reused(self) -> bool:
         """Whether its connection has carried a request before."""
 

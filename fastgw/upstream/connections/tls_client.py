@@ -11,6 +11,7 @@ from typing import Final, Protocol, cast, final
 
 from fastgw.eventloop.tls_transport import Above, TlsTransport
 from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.tls import Resuming
 
 _PLAIN: Final = frozenset(("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG"))
@@ -38,7 +39,7 @@ class TlsClientTransport(TlsTransport):
         worker_loop: WorkerLoop,
         resuming: Resuming,
         name: str,
-        client: Client,
+        client: "Client | NegotiatingConnection",
         done: "asyncio.Future[OSError | None]",
     ) -> None:
         """`name`: the server name that is sent (SNI) and that the certificate has to be valid for.
@@ -49,7 +50,7 @@ class TlsClientTransport(TlsTransport):
         super().__init__(worker_loop)
         self.resuming = resuming
         self._name = name
-        self._client: Client | None = client
+        self._client: Client | NegotiatingConnection | None = client
         self._done: asyncio.Future[OSError | None] | None = done
         self._is_v1_2 = False
         self.lost_by = ""
@@ -74,6 +75,14 @@ class TlsClientTransport(TlsTransport):
         self._send(last)
         client, self._client = self._client, None
         assert client is not None
+        if isinstance(client, NegotiatingConnection):
+            try:
+                client = cast(Client, client.choose(self._tls.selected_alpn_protocol()))
+            except ConnectionError as error:
+                self._shut()
+                self._below.close()
+                self._tell(error)
+                return
         self._is_v1_2 = self._tls.version() == "TLSv1.2"
         self._open(client)
         client.connection_made(cast(asyncio.BaseTransport, self))

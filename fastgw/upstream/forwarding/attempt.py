@@ -19,7 +19,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, say
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, RESET
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
 from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
@@ -121,7 +121,7 @@ class Attempt(Timed):
             left = self.seconds_left() if forward.deadline_name else None
             body = exchange.request_body
             request = forward.request(exchange, self.target, left, b"" if body is None else self._take(body))
-            if exchange.ordinary:
+            if exchange.ordinary and (body is None or not body.trailers or stream.frames_bodies):
                 stream.begin(self, request, exchange.method)
             else:
                 self._send_special(stream, request)
@@ -137,9 +137,9 @@ class Attempt(Timed):
         assert self.stream is not None
         self.stream.take_body_from(exchange.client)
         held = body.attach(self)
-        if not self._forwarding.keeps_body():
+        if self.stream.frames_bodies and not self._forwarding.keeps_body():  # else the target may refuse it unseen
             body.kept = None
-        if body.length is not None:
+        if body.length is not None or not self.stream.frames_bodies:
             return held
         last = serializer.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
         return serializer.chunk(held) + last
@@ -156,17 +156,20 @@ class Attempt(Timed):
             if not forwarding.continued:
                 forwarding.continued = True
                 exchange.client.send_interim(None)
+        trailers = () if body is None or not body.ended or stream.frames_bodies else body.trailers
         stream.begin_special(
             self,
             request,
             exchange.method,
-            whole=self._request_is_whole(),
+            whole=self._request_is_whole() and not trailers,
             chunked=body is not None and body.length is None,
             source=body,
             expects_continue=expects_continue,
             upgrade=forwarding.forward.asked_upgrade(exchange),
             tunnel=self,
         )
+        if trailers and self.stream is stream:
+            stream.end_body(sent_trailers(exchange, trailers))
 
     def failed(self, fault: Fault, why: str = "") -> None:
         """Handle the failure to get a connection."""
@@ -211,13 +214,15 @@ class Attempt(Timed):
         assert stream is not None
         self.stream = None
         condition = NEVER
-        if forwarding.is_replayable():
+        if fault is Fault.STREAM_REFUSED and self.exchange.may_be_sent_again:
+            condition = REFUSED
+        elif forwarding.is_replayable():
             if fault.retry is Retry.IF_REUSED and silent and stream.reused:
                 condition = RESET
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
-        # A target may close idle connections: that is not a failure.
-        self._give_up(None if condition == RESET else fault, why)
+        # A target may close idle connections, and refuse what it has not looked at: that is not a failure.
+        self._give_up(None if condition in (RESET, REFUSED) else fault, why)
         forwarding.lost(self, fault, condition, why)
 
     # calls of a tunnel (`TunnelListener`)

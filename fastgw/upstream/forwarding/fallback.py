@@ -22,7 +22,7 @@ FAULTS: Final[Mapping[FallbackCondition, frozenset[Fault]]] = {
     "unavailable": frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT)),
     "unreachable": frozenset(
         (
-            *(Fault.CONNECT_REFUSED, Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE),
+            *(Fault.CONNECT_REFUSED, Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE, Fault.STREAM_REFUSED),
             *(Fault.DNS_FAILED, Fault.TLS_FAILED),
         )
     ),

@@ -186,7 +186,9 @@ class Forwarding(Timed):
         if wait == inf:
             self.fail(fault, why)
         else:
-            self._schedule_retry(wait, fresh=condition == RESET, target=self._resort)
+            # A connection of HTTP/2 takes many along with it: those share the next one.
+            fresh = condition == RESET and attempt.target.capacity == 1
+            self._schedule_retry(wait, fresh=fresh, target=self._resort)
 
     def answered(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
         """Handle the head of its response, with the first part of the body; `ended`: all of it. `now`: monotonic

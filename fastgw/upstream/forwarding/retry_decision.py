@@ -8,7 +8,7 @@ the retry budget (`policies/retry_budget.py`), which it keeps until the end.
 from math import inf
 from typing import Final, NamedTuple
 
-from fastgw.upstream.policies.retry import CONNECT_FAILURE, any_untried
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, REFUSED, any_untried
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
@@ -33,7 +33,8 @@ def decide_retry(
     `asked`: seconds from the target's `Retry-After`.
 
     If no target was reached yet, the retry is the first load that the request causes: it takes no place in the budget,
-    because otherwise most requests would be lost while one of two targets is down.
+    because otherwise most requests would be lost while one of two targets is down. Requests
+    that the target refused unseen need none either: all that are in flight are refused when it restarts.
     """
     rules = upstream.rules
     if not rules.allow(condition, retried):
@@ -45,4 +46,5 @@ def decide_retry(
     wait = rules.wait(condition, retried, others, asked)
     if upstream.worker_loop.wheel.now + wait >= due_at:
         wait = inf
-    return RetryDecision(wait, wait == inf or (others and condition == CONNECT_FAILURE), last_resort)
+    is_free = condition == REFUSED or (others and condition == CONNECT_FAILURE)
+    return RetryDecision(wait, wait == inf or is_free, last_resort)

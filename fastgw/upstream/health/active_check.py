@@ -6,7 +6,7 @@ targets the control process would otherwise keep as many descriptors open.
 
 import asyncio
 from ssl import SSLContext
-from typing import Final, final
+from typing import Any, Final, final
 
 from msgspec.structs import replace
 
@@ -17,7 +17,8 @@ from fastgw.exchange import Trailers
 from fastgw.http.messages import ResponseHead
 from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
-from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.connection_maker import connection_maker
+from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.target import build_targets
 
 MOST: Final = 65536
@@ -45,6 +46,7 @@ class Check:
     ) -> None:
         """`tls`: the context of the upstream's targets, if this one is reached over TLS."""
         self._active = active
+        self._upstream = upstream
         at = target if active.port is None else replace(target, url=replace(target.url, port=active.port))
         (self._target,) = build_targets(replace(upstream, targets=(at,)), tls)
         self._preface = _OWN_HEADERS[upstream.proxy_protocol] if active.port is None else b""
@@ -64,14 +66,16 @@ class Check:
     async def __call__(self, worker_loop: WorkerLoop) -> str:
         """Return the problem of the target, in a few words without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None)
-        connection = UpstreamConnection(worker_loop, asked, self._target)
+        connection = connection_maker(worker_loop, self._upstream)(asked, self._target)
         try:
             async with asyncio.timeout(self._active.timeout):
                 await connect(self._target, connection, self._active.timeout, preface=self._preface)
                 if self._active.type == "tcp":
                     return ""
                 asked.late = Fault.UPSTREAM_TIMEOUT
-                connection.begin_special(asked, self._request, self._method, whole=True)
+                if isinstance(connection, NegotiatingConnection):
+                    connection = connection.chosen
+                connection.open_stream().begin_special(asked, self._request, self._method, whole=True)
                 return self._verdict(await asked.answer)
         except ConnectFailed as failed:
             if failed.fault.side is Side.GATEWAY:
@@ -139,10 +143,10 @@ class _CheckRequest:
 
     # calls to its pool (`Lender`)
 
-    def forget(self, connection: UpstreamConnection) -> None:
+    def forget(self, connection: Any) -> None:
         """Handle the loss of the connection while it was not lent: before the request, or after the response."""
         self._finish(Fault.CONNECTION_LOST.label)
 
-    def discard(self, connection: UpstreamConnection) -> None: ...  # it has no place in a limit to release
+    def discard(self, connection: Any) -> None: ...  # it has no place in a limit to release
 
     give_back = discard

@@ -27,6 +27,8 @@ NEVER: Final = ""
 CONNECT_FAILURE: Final = "connect_failure"
 RESET: Final = "reset_before_response"
 PER_TRY_TIMEOUT: Final = "per_try_timeout"
+REFUSED: Final = "stream_refused"
+"""The target has said over HTTP/2 that it did not look at the request: goes with `RESET`."""
 
 
 @final
@@ -46,7 +48,9 @@ class RetryRules:
 
     def __init__(self, settings: config.Retries) -> None:
         self.max = settings.max
-        self._conditions = frozenset(settings.conditions)
+        self._conditions: frozenset[str] = frozenset(settings.conditions)
+        if RESET in self._conditions:
+            self._conditions |= {REFUSED}
         self.statuses = frozenset(int(each) for each in settings.conditions if each.isdecimal()) if self.max else ()
         self.any_method = settings.non_idempotent
         self.per_try = settings.per_try_timeout or inf  # seconds
@@ -65,7 +69,11 @@ class RetryRules:
         jitter"), so that simultaneous failures are not retried simultaneously. After a failed connect or a timeout, a
         retry at another target does not wait; a reused connection that was just closed says nothing about its target.
         """
-        if condition == RESET or (others and condition in (CONNECT_FAILURE, PER_TRY_TIMEOUT)):
+        if (
+            condition == RESET
+            or (condition == REFUSED and not retried)
+            or (others and condition in (CONNECT_FAILURE, PER_TRY_TIMEOUT))
+        ):
             return 0.0
         if asked > self._longest_wait:
             return inf

@@ -16,6 +16,8 @@ from fastgw.config.settings import gateway as settings
 from fastgw.upstream.targets.dns import Name, TargetAddress
 from fastgw.upstream.targets.tls import TargetTls
 
+MOST_STREAMS: Final = 100
+"""Requests that one connection of HTTP/2 carries at once, where the target allows as many."""
 _TIMEOUTS: Final = settings.UpstreamTimeouts()
 
 
@@ -57,9 +59,11 @@ class Target:
         resolve_interval: float = 30.0,
         timeouts: settings.UpstreamTimeouts = _TIMEOUTS,
         label: str = "",
+        streams: int = 1,
     ) -> None:
         """`tls`: required for an https URL; of a tcp URL whether TLS is spoken, ignored for others. `host_header`,
-        `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets."""
+        `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets. `streams`: number
+        that a connection is expected to carry at once."""
         self.timeouts = timeouts
         self.place = 0  # in the node's shared memory
         self.counted = 0  # position of its row of counters there
@@ -79,7 +83,7 @@ class Target:
 
         self.idle: dict[Any, None] = {}  # idle connections, the most recently used last: taken from the end
         self.shared: dict[Any, None] = {}  # connections that carry some streams and have room for more
-        self.capacity = 1  # number of streams that its last connection could carry
+        self.capacity = streams  # number of streams that its last connection could carry
         self.places = 0  # connections: opening, lent and idle
         self.opening = 0
         self.waiting: OrderedDict[Any, None] = OrderedDict()  # waiting borrowers, the longest-waiting first
@@ -140,9 +144,15 @@ def build_targets(
                 upstream.resolve.interval,
                 upstream.timeouts,
                 label,
+                MOST_STREAMS if may_speak_http2(upstream, target.url) else 1,
             )
         made.append(known)
     return tuple(made)
+
+
+def may_speak_http2(upstream: settings.Upstream, url: Url) -> bool:
+    """Whether connections to this target may turn out to be of HTTP/2."""
+    return upstream.protocol in ("http2", "grpc") or (upstream.protocol == "auto" and url.tls)
 
 
 def labels_of(urls: Iterable[Url]) -> list[str]:

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Final, NamedTuple, final
 
 from fastgw.config.settings import gateway as settings
+from fastgw.http.http2.session import why_missing
 from fastgw.net import openssl
 from fastgw.net.pem import as_file
 from fastgw.routing.table import Steps
@@ -74,8 +75,14 @@ def identity_of(tls: settings.UpstreamTls, material: Material, protocols: tuple[
 
 
 def protocols_of(upstream: settings.Upstream) -> tuple[str, ...]:
-    """Return the protocols that its targets are offered (ALPN): of those of another protocol than HTTP none."""
-    return () if any(target.url.scheme == "tcp" for target in upstream.targets) else HTTP
+    """Return the protocols that its targets are offered (ALPN), the preferred one first: of those of another protocol
+    than HTTP none.
+    """
+    if any(target.url.scheme == "tcp" for target in upstream.targets):
+        return ()
+    if upstream.protocol == "http1" or (upstream.protocol == "auto" and why_missing() is not None):
+        return HTTP
+    return ("h2", *HTTP) if upstream.protocol == "auto" else ("h2",)
 
 
 class ClientTls(NamedTuple):

@@ -1,0 +1,355 @@
+"""A connection to a target that speaks HTTP/2 (RFC 9113): it lends as many streams as the target allows.
+
+Rule 1: it is written to once in a turn of the loop, whatever its streams have sent in it. Rule 2: what the target sends
+is given back to the connection's window at once, and to a stream's when its listener has taken it: a stream that is
+held back holds back nobody else, and no more than its window. Rule 3: what the target says that it never looked at
+(GOAWAY, REFUSED_STREAM) is told as `Fault.STREAM_REFUSED`, after which any request may be sent again.
+"""
+
+import asyncio
+from math import inf
+from typing import Any, Final, Protocol, cast, final
+
+from fastgw.errors import Fault
+from fastgw.eventloop.socket_send import send
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.http.http2.session import (
+    CLOSED,
+    DATA,
+    END,
+    GOAWAY,
+    HEAD,
+    INTERIM,
+    MALFORMED,
+    REFUSED,
+    SETTINGS,
+    TOO_LONG,
+    WHOLE,
+    ErrorCode,
+    Event,
+    Session,
+)
+from fastgw.upstream.connections.http2_stream import MAX_FIELDS, Http2UpstreamStream
+from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
+from fastgw.upstream.targets.target import MOST_STREAMS, Target
+
+MAX_HEAD_BYTES: Final = 65536
+"""The longest response head, decoded, as RFC 9113 section 6.5.2 counts."""
+STREAM_WINDOW: Final = 65536
+"""Bytes of a response that are held at most, until the client has room for more."""
+CONNECTION_WINDOW: Final = 1024**2
+MOST_USES: Final = 2**29
+"""Streams after which a connection is replaced: their numbers end at 2**31 (RFC 9113 section 5.1.1)."""
+SILENCE_S: Final = 10.0
+"""Seconds without a byte, while something is in flight, after which the target is asked whether it is there (PING)."""
+PONG_S: Final = 5.0
+"""Seconds in which it has to answer that with anything at all."""
+FURTHER_PINGS_S: Final = 330.0
+"""Seconds between further questions in the same silence: gRPC servers take more than one in 5 minutes for abuse."""
+NOT_HTTP2: Final = "the target does not speak HTTP/2"
+
+
+class Lender(Protocol):
+    """Pool that a connection belongs to."""
+
+    def give_back(self, connection: Any) -> None: ...
+    def discard(self, connection: Any) -> None: ...
+    def forget(self, connection: Any) -> None: ...
+
+
+@final
+class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
+    __slots__ = (
+        "_asked_at",
+        "_buffer",
+        "_flush_is_due",
+        "_gone",
+        "_heard_at",
+        "_holding",
+        "_settled",
+        "_streams",
+        "_tls",
+        "_tls_is_new",
+        "_wheel",
+        "capacity",
+        "closed",
+        "fd",
+        "idle_since",
+        "pool",
+        "read_since_rest",
+        "resting",
+        "session",
+        "streams",
+        "target",
+        "transport",
+        "uses",
+        "worker_loop",
+        "write_paused",
+    )
+
+    def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
+        Timed.__init__(self)
+        self.worker_loop = worker_loop
+        self._wheel = wheel = worker_loop.wheel
+        self.pool = pool
+        self.target = target
+        secure = target.tls is not None
+        self.session = Session(
+            True, secure, wheel.now, 0, STREAM_WINDOW, CONNECTION_WINDOW, MAX_HEAD_BYTES, MAX_FIELDS - 1
+        )
+        self.capacity = MOST_STREAMS
+        self.streams = self.uses = 0
+        self.idle_since = wheel.now
+        self.closed = False
+        """Whether no more streams are to be had of it."""
+        self._gone = False
+        self._streams: dict[int, Http2UpstreamStream] = {}
+        self._holding: set[Http2UpstreamStream] = set()  # whose body waits for the target's windows
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self.fd = -1
+        self._tls: TlsClientTransport | None = None
+        self._tls_is_new = False  # the session is still to be remembered
+        self._buffer = worker_loop.read_buffer
+        self.read_since_rest = 0
+        self.resting = False
+        self.write_paused = False
+        self._flush_is_due = False
+        self._heard_at = wheel.now
+        self._asked_at = -inf  # by a PING
+        self._settled: asyncio.Future[str] | None = worker_loop.loop.create_future()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._streams)} of {self.capacity} streams"
+        return f"<Http2UpstreamConnection {self.target.label} {state} uses={self.uses}>"
+
+    # what the pool asks
+
+    async def settle(self) -> None:
+        """Wait until the target has said what it allows. Raises `ConnectionError`."""
+        assert self._settled is not None
+        wrong = await self._settled
+        if wrong:
+            raise ConnectionError(wrong)
+
+    def open_stream(self) -> Http2UpstreamStream:
+        return Http2UpstreamStream(self, self.target, self.uses > 1)
+
+    @property
+    def lost_by(self) -> str:
+        """Reason in TLS why the connection has ended; "" = none."""
+        return "" if self._tls is None else self._tls.lost_by
+
+    def close(self) -> None:
+        """Close, and tell the target. Whoever still has a stream is not told."""
+        self.closed = True
+        if self._gone:
+            return
+        self._gone = True
+        for stream in tuple(self._streams.values()):
+            stream.forget()
+        self._streams.clear()
+        self._holding.clear()
+        self._wheel.drop(self)
+        if self.transport is None or self.transport.is_closing():
+            return
+        self.session.terminate(ErrorCode.NO_ERROR)
+        while message := self.session.to_send():
+            send(self.fd, message, self.transport, self.write_paused)
+        if self.write_paused:
+            self.transport.abort()  # it has not taken what was there before
+        else:
+            self.transport.close()
+
+    # what a stream asks
+
+    def begin(self, stream: Http2UpstreamStream, request: bytes, ended: bool) -> int:
+        """Send the beginning of a request. Returns the number of its stream; -1: none can be begun here any more."""
+        number = -1 if self.closed else self.session.request(request, ended)
+        if number < 0:
+            self._leave()
+            return -1
+        if not self._streams:
+            self._heard_at = self._wheel.now
+            self._watch(SILENCE_S)
+        self._streams[number] = stream
+        self.flush_soon()
+        if self.uses >= MOST_USES:
+            self._leave()
+        return number
+
+    def holds(self, stream: Http2UpstreamStream) -> None:
+        """Bytes of a request's body wait: the stream is told when there are fewer."""
+        self._holding.add(stream)
+
+    def end_stream(self, stream: Http2UpstreamStream, number: int, reset: bool) -> None:
+        """Nobody waits for a stream any more. `reset`: it goes on, so the target is told."""
+        self._holding.discard(stream)
+        if self._streams.pop(number, None) is not None and reset and not self._gone:
+            self.session.reset(number, ErrorCode.CANCEL)
+            self.flush_soon()
+        self.pool.give_back(self)
+
+    def flush_soon(self) -> None:
+        """Write what is due at the end of this turn."""
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self.worker_loop.loop.call_soon(self._flush)
+
+    # what the loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
+        if isinstance(transport, TlsClientTransport):
+            self._tls, self._tls_is_new = transport, True
+        else:
+            transport.set_write_buffer_limits(high=0)
+            self.fd = transport.get_extra_info("socket").fileno()
+        self._flush()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._gone:
+            return
+        self._heard_at = now = self._wheel.now
+        self._asked_at = -inf
+        self._handle(self.session.feed(self._buffer, nbytes, now))
+        self.worker_loop.count_body(self, nbytes, 0)
+        self.flush_soon()
+
+    def eof_received(self) -> bool:
+        self._lose(Fault.CONNECTION_LOST, "")
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        why = f"TLS: {self.lost_by}" if self.lost_by and isinstance(exc, (OSError, TlsBroken)) else ""
+        self._lose(Fault.CONNECTION_LOST, why)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._flush()
+
+    def end_rest(self) -> None:
+        if not self._gone and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def expire(self, now: float) -> None:
+        """See whether the target is still there, as long as something is in flight."""
+        if not self._streams:
+            return
+        silent = now - self._heard_at
+        if self._asked_at == -inf and silent < SILENCE_S:
+            self._watch(SILENCE_S - silent)
+        elif self._asked_at == -inf or now - self._asked_at >= FURTHER_PINGS_S:
+            self._asked_at = now
+            self.session.ping()
+            self.flush_soon()
+            self._watch(PONG_S)
+        elif self._heard_at < self._asked_at <= now - PONG_S:
+            self._lose(Fault.CONNECTION_LOST, "no answer to a PING")
+            self.transport.abort()
+        else:
+            self._watch(SILENCE_S)
+
+    def _watch(self, seconds: float) -> None:
+        self._wheel.watch(self, self._wheel.now + seconds)
+
+    # what the target sends
+
+    def _handle(self, events: list[Event]) -> None:
+        streams = self._streams
+        begun: list[Http2UpstreamStream] = []  # whose head may come with all of the response
+        for kind, number, value in events:
+            stream = None if kind == GOAWAY else streams.get(number)  # whose number is that of the last one taken
+            if stream is None:
+                if kind == DATA:
+                    self.session.consume_connection(len(value))
+                elif kind == SETTINGS:
+                    self._settle("")
+                elif kind == GOAWAY:
+                    self._leave()
+                continue
+            if kind == DATA:
+                self.session.consume_connection(len(value))
+                stream.take_data(value)
+            elif kind in (HEAD, WHOLE):
+                stream.take_head(value, kind == WHOLE)
+                begun.append(stream)
+            elif kind == END:
+                stream.take_end(value)
+            elif kind == CLOSED:
+                stream.take_close(value)
+            elif kind == INTERIM:
+                stream.take_interim(value)
+            elif kind in (REFUSED, MALFORMED):
+                stream.break_off(Fault.UPSTREAM_MALFORMED, value)
+            elif kind == TOO_LONG:
+                stream.break_off(Fault.UPSTREAM_MALFORMED, f"The response head is longer than {MAX_HEAD_BYTES} bytes.")
+        for stream in begun:
+            stream.take_rest()
+
+    def _settle(self, wrong: str) -> None:
+        """The target has said what it allows; `wrong`: why it has not."""
+        self.capacity = max(min(self.session.peer_max_streams, MOST_STREAMS), 1)
+        if self._tls_is_new and not wrong:
+            self._tls_is_new = False
+            if self._tls is not None and not self._tls.is_closing():
+                self._tls.remember()
+        settled = self._settled
+        if settled is not None and not settled.done():
+            settled.set_result(wrong)
+
+    def _leave(self) -> None:
+        """Take no more streams; those in flight go on."""
+        if not self.closed:
+            self.closed = True
+            self._settle(NOT_HTTP2)
+            self.pool.forget(self)
+
+    def _lose(self, fault: Fault, why: str) -> None:
+        """The connection has broken, and with it all streams."""
+        if self._gone:
+            return
+        self.closed = True
+        self._settle("closed as soon as it was open" if self.session.error is None else NOT_HTTP2)
+        for stream in tuple(self._streams.values()):
+            stream.lose(fault, why)
+        if not self._gone:  # else the last of them has ended that
+            self.pool.forget(self)
+
+    # what goes out
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        session, transport = self.session, self.transport
+        if self._gone or transport is None:
+            return
+        while not self.write_paused and not transport.is_closing():
+            message = session.to_send()
+            if not message:
+                break
+            send(self.fd, message, transport, False)
+        events = session.events()
+        if events:
+            self._handle(events)
+        if self._holding:
+            for stream in tuple(self._holding):
+                held = stream.look_at_held()
+                if not held:
+                    self._holding.discard(stream)
+        if session.error is not None:
+            self._lose(Fault.UPSTREAM_MALFORMED, f"HTTP/2: {session.error}")
+            self._end()
+        elif session.done:
+            self._lose(Fault.CONNECTION_LOST, "")
+            self._end()
+
+    def _end(self) -> None:
+        """Close where nobody else does: a connection that the pool does not have yet, or not any more."""
+        if not self._gone:
+            self.close()

@@ -1,0 +1,399 @@
+"""A stream of an HTTP/2 connection to a target: one request and its response (`stream.UpstreamStream`).
+
+What comes is told in the terms of HTTP/1: a head is parsed from the text that the session renders, by the same parser.
+A response that has come as a whole by the end of a read is told as a whole, as that is what the fast path takes.
+"""
+
+from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, final
+
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.exchange import Trailers
+from fastgw.http.http1.body import parse_trailers
+from fastgw.http.http1.parser import Http1ResponseHead, parse_answer
+from fastgw.http.http2.session import ErrorCode
+from fastgw.http.malformed import Malformed
+from fastgw.upstream.connections.http1_connection import (
+    AWAITING,
+    IDLE,
+    MAX_INFORMATIONAL,
+    RECEIVING,
+)
+from fastgw.upstream.connections.http1_connection import CLOSED as OVER
+from fastgw.upstream.connections.stream import BodyListener, HeadListener, RequestSource, SocketEnd, TunnelListener
+from fastgw.upstream.targets.target import Target
+
+if TYPE_CHECKING:
+    from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
+
+MOST_HELD: Final = 65536
+"""Bytes of a request that wait for the target's window, above which its source is paused until half are sent."""
+MAX_FIELDS: Final = 101
+"""Header lines of a response, and one that says how its text is framed."""
+_UNSIZED: Final = b"transfer-encoding: chunked\r\n\r\n"
+"""End of the text of a head whose body has no declared length. No target can send it: HTTP/2 has no such header."""
+
+
+@final
+class Http2UpstreamStream(Timed):
+    """One request and its response: a stream is not used again."""
+
+    __slots__ = (
+        "_connection",
+        "_early",
+        "_ended",
+        "_head_text",
+        "_head_timeout",
+        "_held_at_last_look",
+        "_informed",
+        "_kept",
+        "_listener",
+        "_method",
+        "_number",
+        "_sending",
+        "_source",
+        "_targets_turn",
+        "_wheel",
+        "idle_timeout",
+        "paused",
+        "phase",
+        "reused",
+        "target",
+        "write_paused",
+    )
+
+    frames_bodies: Final = False
+
+    def __init__(self, connection: "Http2UpstreamConnection", target: Target, reused: bool) -> None:
+        self.deadline = self.filed_at = inf
+        self._connection = connection
+        self._wheel = connection.worker_loop.wheel
+        self.target = target
+        self.reused = reused
+        self.phase = IDLE
+        self.paused = self.write_paused = False
+        self.idle_timeout = target.timeouts.idle
+        self._head_timeout = target.timeouts.response_headers
+        self._listener: Any = None  # a `HeadListener`; once the head was told a `BodyListener`. None: nobody listens
+        self._source: RequestSource | None = None
+        self._number = 0
+        self._method = b""
+        self._sending = False  # the request is not whole yet
+        self._targets_turn = True
+        self._informed = 0
+        self._held_at_last_look = 0
+        self._head_text: bytes | None = None  # of a response whose body may come in the same read
+        self._early: list[bytes] = []  # that body
+        self._kept: list[bytes] | None = None  # came while it was paused
+        self._ended: Trailers | None = None  # the response has, though the listener was not told yet
+
+    def __repr__(self) -> str:
+        return f"<Http2UpstreamStream {self._number} {self.target.label} {self.phase.name}>"
+
+    # what the borrower asks (`UpstreamStream`)
+
+    def begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+        self._begin(listener, request, method)
+
+    def begin_special(
+        self,
+        listener: HeadListener,
+        request: bytes,
+        method: bytes,
+        *,
+        whole: bool,
+        chunked: bool = False,
+        source: RequestSource | None = None,
+        expects_continue: bool = False,
+        upgrade: Sequence[bytes] = (),
+        tunnel: TunnelListener | None = None,
+    ) -> None:
+        """Begin as `UpstreamStream` says. No protocol is offered: HTTP/2 has no `Upgrade`, so it is left out."""
+        self._sending, self._source = not whole, source
+        self._targets_turn = whole or expects_continue
+        self._begin(listener, request, method)
+
+    def _begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+        connection = self._connection
+        self._listener, self._method = listener, method
+        self.phase = AWAITING
+        self._number = connection.begin(self, request, not self._sending)
+        if self._number < 0:
+            connection.worker_loop.loop.call_soon(self.lose, Fault.STREAM_REFUSED, "")
+            return
+        self._see_held(connection.session.held(self._number))
+        self._watch_head()
+
+    def attach_source(self, source: RequestSource | None) -> None:
+        self._source = source
+        if self.write_paused and source is not None:
+            source.pause()
+
+    def send_body(self, payload: bytes) -> None:
+        if self._number <= 0 or not self._sending:
+            return
+        if self._targets_turn:  # it was to ask for the body, which now comes unasked
+            self._targets_turn = False
+            self._watch_head()
+        connection = self._connection
+        self._see_held(connection.session.send(self._number, payload))
+        connection.flush_soon()
+
+    def end_body(self, trailers: Trailers) -> None:
+        if self._number <= 0 or not self._sending:
+            return
+        self._sending = False
+        self._targets_turn = True
+        self._watch_head()
+        self._connection.session.end(self._number, b"".join(b"%b: %b\r\n" % line for line in trailers))
+        self._connection.flush_soon()
+
+    def _see_held(self, held: int) -> None:
+        """Note how many bytes of the request wait to be sent, and brake its source."""
+        if held:
+            self._connection.holds(self)
+        if held > MOST_HELD and not self.write_paused:
+            self.write_paused = True
+            self._held_at_last_look = held
+            self._watch_head()
+            if self._source is not None:
+                self._source.pause()
+
+    def look_at_held(self) -> int:
+        """Let more come of the request where the target has taken enough; return how many bytes wait."""
+        held = self._connection.session.held(self._number)
+        if self.write_paused:
+            if held < self._held_at_last_look:
+                self._held_at_last_look = held
+                self._watch_head()
+            if held <= MOST_HELD // 2:
+                self.write_paused = False
+                self._watch_head()
+                if self._source is not None:
+                    self._source.resume()
+        return held
+
+    def hand_over(self, listener: BodyListener) -> None:
+        if self._listener is not None:
+            self._listener = listener
+
+    def take_body_from(self, client: SocketEnd) -> None: ...
+    def give_body_to(self, client: SocketEnd) -> None: ...
+    def send_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def limit_silence(self, seconds: float) -> None:
+        self.idle_timeout = seconds
+        self._watch(seconds)
+
+    def pause(self) -> None:
+        if not self.paused and self.phase in (AWAITING, RECEIVING):
+            self.paused = True
+            self.deadline = inf
+
+    def resume(self) -> None:
+        if not self.paused:
+            return
+        self.paused = False
+        if self.phase is AWAITING:
+            self._watch_head()
+        elif self.phase is RECEIVING:
+            self._watch(self.idle_timeout)
+            self._deliver_kept()
+
+    def cancel(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        if self.phase is not OVER:
+            open_still = self._ended is None or self._sending
+            self._end(reset=open_still)
+
+    def forget(self) -> None:
+        """The connection is closed, and nobody is told."""
+        self.phase = OVER
+        self._listener = self._source = None
+        self._wheel.drop(self)
+
+    def _end(self, reset: bool) -> None:
+        self.forget()
+        self._kept = None
+        self._connection.end_stream(self, self._number, reset)
+
+    # time
+
+    def _watch_head(self) -> None:
+        """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
+        if self.phase is AWAITING:
+            if (self._targets_turn or self.write_paused) and not self.paused:
+                self._watch(self._head_timeout)
+            else:
+                self.deadline = inf
+
+    def _watch(self, seconds: float) -> None:
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + seconds
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+
+    def expire(self, now: float) -> None:
+        if self.phase is AWAITING:
+            self.break_off(Fault.UPSTREAM_TIMEOUT, "")
+        elif self.phase is RECEIVING:
+            self.break_off(Fault.UPSTREAM_STALLED, "")
+
+    # what the connection tells
+
+    def take_interim(self, text: bytes) -> None:
+        """An interim response came."""
+        self._informed += 1
+        try:
+            head = self._parsed(text, text)
+        except Malformed as malformed:
+            self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
+            return
+        if self._informed > MAX_INFORMATIONAL:
+            self.break_off(Fault.UPSTREAM_MALFORMED, f"There are more than {MAX_INFORMATIONAL} interim responses.")
+            return
+        if head.status == 100:
+            self._targets_turn = not self._sending
+            self._watch_head()
+        self._listener.on_interim(head)
+
+    def take_head(self, text: bytes, ended: bool) -> None:
+        """The final head came; what comes of the body in the same read is kept until `take_rest`."""
+        self._head_text = text
+        if ended:
+            self._ended = ()
+
+    def take_data(self, payload: bytes) -> None:
+        """A piece of the response's body came."""
+        if self._head_text is not None:
+            self._early.append(payload)
+        elif self.paused or self._kept is not None:
+            if self._kept is None:
+                self._kept = []
+            self._kept.append(payload)
+        elif self.phase is RECEIVING:
+            self.deadline = self._wheel.now + self.idle_timeout
+            self._listener.on_data(payload)
+            self._consume(len(payload))
+
+    def take_end(self, lines: bytes) -> None:
+        """The response has ended; `lines`: its trailers."""
+        trailers: Trailers = ()
+        if lines:
+            try:
+                trailers = parse_trailers(b"\r\n" + lines + b"\r\n")
+            except Malformed as malformed:
+                self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
+                return
+        self._ended = trailers
+        if self._head_text is None and not self.paused and self._kept is None:
+            self._tell_end()
+
+    def take_rest(self) -> None:
+        """Tell the head with what has come of the body, as all was read."""
+        text, self._head_text = self._head_text, None
+        if text is None or self.phase is not AWAITING:
+            return
+        payload = b"".join(self._early) if self._early else b""
+        self._early = []
+        ended = self._ended is not None and not self._ended
+        received = text
+        if ended and text.endswith(_UNSIZED):
+            length = b"content-length: %d\r\n\r\n" % len(payload) if payload else b"\r\n"
+            text = text[: -len(_UNSIZED)] + length
+        if ended:
+            received = text + payload
+        try:
+            head = self._parsed(text, received)
+        except Malformed as malformed:
+            self.break_off(Fault.UPSTREAM_MALFORMED, malformed.reason)
+            return
+        listener = self._listener
+        if not head.has_body:
+            if payload:
+                self.break_off(Fault.UPSTREAM_MALFORMED, "There is a body where none may be.")
+                return
+            ended = True  # what may follow says nothing
+        if ended:
+            self.phase = IDLE
+            self._listener = None
+            self.deadline = inf
+            listener.on_head(head, None if head.whole else payload, True)
+            return
+        self.phase = RECEIVING
+        self._watch(self.idle_timeout)
+        listener.on_head(head, payload, False)
+        self._consume(len(payload))
+        if self._ended is not None and not self.paused and self._kept is None:
+            self._tell_end()
+
+    def take_close(self, code: int) -> None:
+        """The stream is over. Where the response has not ended it has broken."""
+        if self._ended is not None:
+            self._sending = False  # no more is taken
+            return
+        if code == ErrorCode.REFUSED_STREAM:
+            self.lose(Fault.STREAM_REFUSED, "")
+        else:
+            why = f"reset: {ErrorCode(code).name}" if code in ErrorCode.__members__.values() else f"reset: {code}"
+            fault = Fault.UPSTREAM_INCOMPLETE if self.phase is RECEIVING else Fault.CONNECTION_LOST
+            self._fail(fault, why, silent=False)
+
+    def lose(self, fault: Fault, why: str) -> None:
+        """The connection is lost, or the target has refused the request unseen."""
+        if self.phase is OVER or self._listener is None:
+            return
+        if fault is Fault.CONNECTION_LOST and self.phase is RECEIVING:
+            fault = Fault.UPSTREAM_INCOMPLETE
+        self._fail(fault, why)
+
+    def break_off(self, fault: Fault, why: str) -> None:
+        """End the stream for a fault of the target's."""
+        if self.phase is not OVER and self._listener is not None:
+            self._fail(fault, why, silent=None if fault is Fault.UPSTREAM_TIMEOUT else False, reset=True)
+
+    def _fail(self, fault: Fault, why: str, silent: bool | None = None, reset: bool = False) -> None:
+        listener = self._listener
+        if silent is None:
+            silent = self.phase is AWAITING and not self._informed
+        self._end(reset)
+        if listener is not None:
+            listener.on_failure(fault, silent, why)
+
+    # telling the listener
+
+    def _parsed(self, text: bytes, received: bytes) -> Http1ResponseHead:
+        head = parse_answer(received, len(text), self._method, MAX_FIELDS)
+        head.came_by_http2()
+        return head
+
+    def _deliver_kept(self) -> None:
+        """Tell what came while it was paused, as far as it is wanted."""
+        kept = self._kept
+        while kept:
+            if self.paused or self.phase is not RECEIVING:
+                return
+            payload = kept.pop(0)
+            self._listener.on_data(payload)
+            self._consume(len(payload))
+        self._kept = None
+        if self._ended is not None and not self.paused and self.phase is RECEIVING:
+            self._tell_end()
+
+    def _consume(self, length: int) -> None:
+        """Give the window back of what was taken."""
+        if length and self.phase is RECEIVING and self._ended is None:
+            self._connection.session.consume_stream(self._number, length)
+            self._connection.flush_soon()
+
+    def _tell_end(self) -> None:
+        trailers, listener = self._ended, self._listener
+        self.phase = IDLE
+        self._listener = None
+        self.deadline = inf
+        listener.on_end(trailers)

@@ -1,0 +1,591 @@
+"""HTTP/2 to upstreams: streams, flow control, what is retried, how connections end. The origin is made of frames."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw.compiled import PURE
+from tests.support.certificates import Certificates, server_tls
+from tests.support.client import Client
+from tests.support.faults import assert_fault
+from tests.support.gateway import Gateway
+from tests.support.http2_peer import (
+    CANCEL,
+    DATA,
+    GOAWAY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    INTERNAL_ERROR,
+    MAX_CONCURRENT_STREAMS,
+    OK,
+    PING,
+    REFUSED_STREAM,
+    RST_STREAM,
+    Http2Client,
+    Http2Origin,
+    answer,
+)
+from tests.support.origin import Origin
+
+pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
+HELD = 65_536
+
+
+class World:
+    """A gateway, and what it turns to."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack, origin: Any, upstream: dict[str, Any]) -> None:
+        self.origin = origin
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
+            "upstreams": {"u": {"targets": [{"url": origin.url}], "protocol": "http2", **upstream}},
+            "routes": [{"name": "all", "upstream": "u"}],
+        }
+        self._stack = stack
+        self.gateway = stack.enter_context(Gateway(config, directory))
+
+    def client(self) -> Client:
+        return self._stack.enter_context(self.gateway.connect())
+
+    def client2(self) -> Http2Client:
+        return self._stack.enter_context(Http2Client(self.gateway.address()))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+
+        def made(origin: Any = None, **upstream: Any) -> World:
+            return World(tmp_path, stack, stack.enter_context(origin or Http2Origin()), upstream)
+
+        yield made
+
+
+@pytest.fixture
+def world(make: Any) -> World:
+    return make()  # type: ignore[no-any-return]
+
+
+GET = b"GET %b HTTP/1.1\r\nHost: a.test\r\n\r\n"
+
+
+def post(path: bytes, body: bytes) -> bytes:
+    return b"POST %b HTTP/1.1\r\nHost: a.test\r\nContent-Length: %d\r\n\r\n%b" % (path, len(body), body)
+
+
+def test_a_request_is_sent_in_the_fields_of_http2_and_its_answer_comes_back(world: World) -> None:
+    """RFC 9113 section 8.3.1: names in lower case, no fields of the connection."""
+    client = world.client()
+    client.send(
+        b"POST /a?b=c HTTP/1.1\r\nHost: A.test\r\nConnection: X-Own\r\nX-Own: 1\r\nKeep-Alive: 5\r\nX-Case: Vv\r\n"
+        b"Content-Length: 3\r\n\r\nabc"
+    )
+    peer = world.origin.accept()
+    request = answer(peer, [*OK, (b"x-answer", b"Yes")])
+    assert request.fields[:4] == [
+        (b":method", b"POST"),
+        (b":scheme", b"http"),
+        (b":path", b"/a?b=c"),
+        (b":authority", world.origin.address.encode()),
+    ]
+    assert (request.body, request.get(b"x-case"), request.get(b"content-length")) == (b"abc", b"Vv", b"3")
+    names = {name for name, _ in request.fields}
+    assert not names & {b"connection", b"keep-alive", b"x-own", b"host", b"transfer-encoding"}
+    response = client.read_response(b"POST")
+    assert (response.status, response.body, response.get(b"X-Answer")) == (200, b"ok", b"Yes")
+    assert response.get(b"Via") == b"2 fastgw"
+
+
+def test_http2_on_both_sides(world: World) -> None:
+    client = world.client2()
+    stream = client.ask([(b"te", b"trailers"), (b"cookie", b"a=1"), (b"cookie", b"b=2")], path=b"/x")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    assert (request.get(b"te"), request.get(b"cookie")) == (b"trailers", b"a=1; b=2")
+    peer.headers(request.stream, [(b":status", b"200")])
+    peer.data(request.stream, b"one")
+    assert client.read_head(stream).status == 200
+    peer.data(request.stream, b"two")
+    peer.headers(request.stream, [(b"x-trailer", b"t")], end=True)
+    message = client.read_message(stream)
+    assert (message.body, message.trailers) == (b"onetwo", [(b"x-trailer", b"t")])
+
+
+def test_trailers_of_a_request_are_sent(world: World) -> None:
+    client = world.client()
+    client.send(
+        b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 6\r\n\r\n"
+    )
+    request = answer(world.origin.accept())
+    assert (request.body, request.trailers) == (b"abc", [(b"x-sum", b"6")])
+    assert request.get(b"content-length") is None
+    assert client.read_response(b"POST").body == b"ok"
+
+
+def test_interim_responses_are_passed_on(world: World) -> None:
+    client = world.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    peer = world.origin.accept()
+    request = peer.read_head()
+    assert request.get(b"expect") == b"100-continue"
+    peer.headers(request.stream, [(b":status", b"103"), (b"link", b"</a>")])
+    hint = client.read_response_head()
+    assert (hint.status, hint.get(b"Link")) == (103, b"</a>")
+    peer.headers(request.stream, [(b":status", b"100")])
+    assert client.read_response_head().status == 100
+    client.send(b"hi")
+    assert answer(peer).body == b"hi"
+    assert client.read_response(b"POST").status == 200
+
+
+def test_many_requests_share_one_connection(world: World) -> None:
+    clients = [world.client() for _ in range(20)]
+    clients[0].send(GET % b"/0")
+    peer = world.origin.accept()
+    peer.read_head()
+    for number, client in enumerate(clients[1:], 1):
+        client.send(GET % b"/%d" % number)
+    got = [peer.read_message() for _ in clients]
+    assert sorted(request.stream for request in got) == list(range(1, 40, 2))
+    for request in reversed(got):  # in any order
+        path = request.get(b":path")
+        assert path is not None
+        peer.headers(request.stream, [(b":status", b"200")])
+        peer.data(request.stream, path, end=True)
+    for number, client in enumerate(clients):
+        assert client.read_response().body == b"/%d" % number
+    assert world.origin.none_waits()
+
+
+def test_no_more_streams_than_the_target_allows(world: World) -> None:
+    """RFC 9113 section 5.1.2: a further request opens another connection."""
+    clients = [world.client() for _ in range(3)]
+    clients[0].send(GET % b"/0")
+    first = world.origin.accept({MAX_CONCURRENT_STREAMS: 2})
+    first.read_message()
+    clients[1].send(GET % b"/1")
+    second_request = first.read_message()
+    clients[2].send(GET % b"/2")
+    second = world.origin.accept({MAX_CONCURRENT_STREAMS: 2})
+    assert answer(second).get(b":path") == b"/2"
+    assert clients[2].read_response().status == 200
+    first.headers(second_request.stream, [(b":status", b"204")], end=True)
+    assert clients[1].read_response().status == 204
+
+
+def test_what_the_target_does_not_take_of_a_body_holds_the_client_back(make: Any) -> None:
+    """Flow control is the brake: of a body that waits for a window at most 64 KiB, and a read, are held."""
+    world = make()
+    client = world.client()
+    client.send(b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000000000\r\n\r\n")
+    peer = world.origin.accept({INITIAL_WINDOW_SIZE: 0})
+    peer.takes = False
+    request = peer.read_head()
+    client.send_until_held_back()
+    assert not request.body
+    peer.window(request.stream, 100_000)
+    while len(request.body) < 65_535:  # what the connection's window allows
+        peer.read_frame()
+    assert len(request.body) == 65_535
+    client.reset()
+    assert peer.read_until_frame(RST_STREAM).stream == request.stream
+
+
+def test_what_the_client_does_not_take_is_not_asked_for_and_stops_nobody_else(world: World) -> None:
+    slow, quick = world.client2(), world.client()
+    slow.takes = False
+    stream = slow.ask()
+    peer = world.origin.accept()
+    request = peer.read_message()
+    peer.headers(request.stream, [(b":status", b"200")])
+    slow.read_head(stream)
+    sent, piece = 0, b"x" * 16_384
+    for _ in range(3):  # what is given back may come a turn later
+        while peer.room(request.stream) >= len(piece):
+            peer.data(request.stream, piece)
+            sent += len(piece)
+            peer.wait_until_read()
+        peer.wait_until_read()
+    assert sent <= 65_535 + 2 * HELD + 2 * len(piece)  # the client's window, what is held, and the stream's own window
+    quick.send(GET % b"/q")
+    answer(peer)
+    assert quick.read_response().body == b"ok"
+    slow.takes = True
+    slow.window(0, 2**20)
+    slow.window(stream, 2**20)
+    while sent < 500_000:
+        while peer.room(request.stream) < len(piece):
+            peer.read_frame()
+        peer.data(request.stream, piece)
+        sent += len(piece)
+    peer.data(request.stream, b"", end=True)
+    assert slow.read_message(stream).body == b"x" * sent
+
+
+def test_a_client_that_leaves_resets_its_stream_alone(world: World) -> None:
+    one, other = world.client2(), world.client2()
+    one.ask(path=b"/one")
+    peer = world.origin.accept()
+    first = peer.read_message()
+    waiting = other.ask(path=b"/other")
+    second = peer.read_message()
+    one.rst(1, CANCEL)
+    assert peer.read_until_frame(RST_STREAM).stream == first.stream
+    peer.headers(second.stream, OK)
+    peer.data(second.stream, b"ok", end=True)
+    assert other.read_message(waiting).body == b"ok"
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_refused_stream_is_tried_again(world: World, method: bytes) -> None:
+    """RFC 9113 section 8.7: it was not processed, whatever its method."""
+    client = world.client()
+    client.send(GET % b"/" if method == b"GET" else post(b"/", b"body"))
+    peer = world.origin.accept()
+    first = peer.read_message()
+    peer.rst(first.stream, REFUSED_STREAM)
+    again = answer(peer)
+    assert again.body == first.body
+    assert client.read_response(method).status == 200
+    assert world.gateway.wait_for_record(method=method.decode())["retries"] == 1
+
+
+def test_a_stream_that_is_refused_again_and_again_is_answered_503(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    for _ in range(2):
+        peer.rst(peer.read_message().stream, REFUSED_STREAM)
+    assert_fault(client.read_response(), "stream_refused")
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_goaway_ends_what_is_above_and_lets_end_what_is_below(world: World, method: bytes) -> None:
+    """RFC 9113 section 6.8."""
+    below, above = world.client(), world.client()
+    below.send(GET % b"/below")
+    peer = world.origin.accept()
+    kept = peer.read_message()
+    above.send(GET % b"/above" if method == b"GET" else post(b"/above", b"body"))
+    peer.read_message()
+    peer.goaway(kept.stream)
+    fresh = world.origin.accept()
+    assert answer(fresh).get(b":path") == b"/above"
+    assert above.read_response(method).status == 200
+    peer.headers(kept.stream, OK)
+    peer.data(kept.stream, b"ok", end=True)
+    assert below.read_response().body == b"ok"
+    peer.read_until_frame(GOAWAY)  # with the last stream the connection ends
+    peer.read_to_end()
+
+
+def test_a_reset_by_the_target_is_not_tried_again(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    peer.rst(peer.read_message().stream, INTERNAL_ERROR)
+    assert_fault(client.read_response(), "connection_lost")
+    assert world.gateway.wait_for_record(fault="connection_lost")["fault_detail"] == "reset: INTERNAL_ERROR"
+
+
+def test_a_reset_in_the_middle_of_a_response_breaks_it(world: World) -> None:
+    client, other = world.client(), world.client2()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    peer.headers(request.stream, [(b":status", b"200"), (b"content-length", b"10")])
+    peer.data(request.stream, b"half")
+    assert client.read_response_head().status == 200
+    peer.rst(request.stream, INTERNAL_ERROR)
+    assert client.read_to_end() == b"half"
+    stream = other.ask()
+    answer(peer)
+    assert other.read_message(stream).status == 200  # the connection goes on
+
+
+def test_a_connection_that_breaks_takes_idempotent_requests_to_another(world: World) -> None:
+    clients = [world.client() for _ in range(3)]
+    clients[0].send(GET % b"/first")
+    peer = world.origin.accept()
+    answer(peer)
+    clients[0].read_response()
+    for client in clients[:2]:
+        client.send(GET % b"/")
+    clients[2].send(post(b"/", b"x"))
+    for _ in clients:
+        peer.read_message()
+    peer.reset()
+    fresh = world.origin.accept()
+    for _ in range(2):
+        answer(fresh)
+    for client in clients[:2]:
+        assert client.read_response().status == 200
+    assert_fault(clients[2].read_response(b"POST"), "connection_lost")
+    assert world.origin.none_waits()
+
+
+def test_a_target_of_http1_is_told_from_one_of_http2(make: Any) -> None:
+    """It is found out before anything is sent, so that a request with any method may go elsewhere."""
+    world = make()
+    client = world.client()
+    client.send(post(b"/", b"x"))
+    peer = world.origin.accept_plain()
+    peer.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    again = world.origin.accept_plain()
+    again.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    assert_fault(client.read_response(b"POST"), "connect_refused")
+    assert "HTTP/2" in world.gateway.stderr.wait_for(lambda line: b"target" in line).decode()
+
+
+def test_an_early_answer_ends_the_upload(world: World) -> None:
+    client = world.client2()
+    client.headers(1, [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a.test")])
+    client.data(1, b"some")
+    peer = world.origin.accept()
+    request = peer.read_head()
+    peer.headers(request.stream, [(b":status", b"403")], end=True)
+    assert client.read_message(1).status == 403
+    assert peer.read_until_frame(RST_STREAM, request.stream).code == CANCEL
+
+
+def test_timeouts_are_those_of_the_upstream_and_end_the_stream(make: Any) -> None:
+    world = make(timeouts={"response_headers": "200ms", "idle": "200ms"}, retries={"max": 0})
+    client = world.client()
+    client.send(GET % b"/head")
+    peer = world.origin.accept()
+    late = peer.read_message()
+    assert_fault(client.read_response(), "upstream_timeout")
+    assert peer.read_until_frame(RST_STREAM).stream == late.stream
+    client.send(GET % b"/body")
+    request = peer.read_message()
+    peer.headers(request.stream, [(b":status", b"200")])
+    peer.data(request.stream, b"x")
+    client.read_response_head()
+    assert peer.read_until_frame(RST_STREAM).stream == request.stream
+    assert world.gateway.wait_for_record(path="/body")["fault"] == "upstream_stalled"
+
+
+def test_pings_of_the_target_are_answered(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    answer(peer)
+    client.read_response()
+    peer.frame(PING, 0, 0, b"12345678")
+    assert peer.read_until_frame(PING).payload == b"12345678"
+
+
+def test_over_tls_by_alpn(make: Any, tmp_path: Path) -> None:
+    authority = Certificates(tmp_path)
+    tls = server_tls(authority.issue("inside.test"))
+    tls.set_alpn_protocols(["h2"])
+    world = make(Http2Origin(tls), tls={"ca": authority.ca, "server_name": "inside.test"})
+    client = world.client()
+    client.send(GET % b"/")
+    request = answer(world.origin.accept())
+    assert request.get(b":scheme") == b"https"
+    assert client.read_response().body == b"ok"
+
+
+@pytest.mark.parametrize(("protocol", "offered"), [("auto", ["h2"]), ("auto", ["http/1.1"]), ("auto", ["x"])])
+def test_alpn_chooses_where_it_may(make: Any, tmp_path: Path, protocol: str, offered: list[str]) -> None:
+    authority = Certificates(tmp_path)
+    tls = server_tls(authority.issue("inside.test"))
+    tls.set_alpn_protocols(offered)
+    origin = Http2Origin(tls) if "h2" in offered else Origin(tls=tls).serve()
+    world = make(origin, protocol=protocol, tls={"ca": authority.ca, "server_name": "inside.test"})
+    client = world.client()
+    client.send(GET % b"/")
+    if isinstance(origin, Http2Origin):
+        answer(origin.accept())
+    assert client.read_response().body == b"ok"
+
+
+def test_a_target_that_must_speak_http2_and_does_not_is_a_failed_handshake(make: Any, tmp_path: Path) -> None:
+    authority = Certificates(tmp_path)
+    tls = server_tls(authority.issue("inside.test"))
+    tls.set_alpn_protocols(["http/1.1"])
+    world = make(Origin(tls=tls).serve(), tls={"ca": authority.ca, "server_name": "inside.test"})
+    client = world.client()
+    client.send(GET % b"/")
+    assert_fault(client.read_response(), "tls_failed")
+
+
+HOSTILE: dict[str, list[tuple[bytes, bytes]]] = {
+    "cr": [(b"x-a", b"a\rb")],
+    "lf": [(b"x-a", b"a\nb")],
+    "crlf": [(b"x-a", b"a\r\nx-b: c")],
+    "nul": [(b"x-a", b"a\0b")],
+    "crlf in a name": [(b"x-a\r\nx-b", b"c")],
+    "colon in a name": [(b"x-a: b\r\nx-c", b"d")],
+    "colon alone": [(b"x-a:b", b"c")],
+    "space in a name": [(b"x a", b"c")],
+    "upper case": [(b"X-A", b"c")],
+    "no name": [(b"", b"c")],
+    "value with a space in front": [(b"x-a", b" c")],
+    "transfer-encoding": [(b"transfer-encoding", b"chunked")],
+    "connection": [(b"connection", b"close")],
+    "upgrade": [(b"upgrade", b"h2c")],
+    "keep-alive": [(b"keep-alive", b"5")],
+    "proxy-connection": [(b"proxy-connection", b"close")],
+    "two statuses": [(b":status", b"200")],
+    "pseudo-header of a request": [(b":path", b"/")],
+    "unknown pseudo-header": [(b":x", b"/")],
+    "two lengths": [(b"content-length", b"2"), (b"content-length", b"3")],
+    "length that is no number": [(b"content-length", b"2x")],
+    "negative length": [(b"content-length", b"-2")],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_hostile_response_reaches_no_client(world: World, name: str, version: int) -> None:
+    """Of either version: what HTTP/1.1 would read as more than it is has no way out."""
+    client: Any = world.client() if version == 1 else world.client2()
+    client.send(GET % b"/") if version == 1 else client.ask()
+    peer = world.origin.accept()
+    request = peer.read_message()
+    peer.headers(request.stream, [(b":status", b"200"), *HOSTILE[name]])
+    peer.data(request.stream, b"ok", end=True)
+    if version == 1:
+        assert_fault(client.read_response(), "upstream_malformed", "connection_lost", "upstream_incomplete")
+    else:
+        assert client.read_message(1).status == 502
+    assert world.gateway.wait_for_record(path="/")["status"] == 502
+
+
+@pytest.mark.parametrize("length", [b"1", b"3"])
+def test_a_length_that_is_a_lie_breaks_the_response(world: World, length: bytes) -> None:
+    """RFC 9113 section 8.1.1: it is known when the body has ended, and must not look whole."""
+    one, two = world.client(), world.client2()
+    one.send(GET % b"/1")
+    peer = world.origin.accept()
+    stream = two.ask(path=b"/2")
+    for _ in range(2):
+        request = peer.read_message()
+        peer.headers(request.stream, [(b":status", b"200"), (b"content-length", length)])
+        peer.data(request.stream, b"ok", end=True)
+    got = two.read_message(stream)
+    assert got.status == 502 or got.reset == INTERNAL_ERROR
+    for path in ("/1", "/2"):
+        record = world.gateway.wait_for_record(path=path)
+        assert record["fault"] in ("upstream_malformed", "upstream_incomplete", "connection_lost")
+
+
+@pytest.mark.parametrize("status", [b"20", b"2000", b"abc", b"099", b"101", b"", b"200 OK"])
+def test_a_status_that_is_none_reaches_no_client(world: World, status: bytes) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    peer.headers(peer.read_message().stream, [(b":status", status)], end=True)
+    assert client.read_response().status == 502
+
+
+def test_a_body_where_none_may_be_is_no_response_to_the_next_request(world: World) -> None:
+    client = world.client()
+    client.send(b"HEAD / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    peer.headers(request.stream, [(b":status", b"200")])
+    peer.data(request.stream, b"HTTP/1.1 200 OK\r\n\r\n", end=True)
+    response = client.read_response(b"HEAD")
+    assert response.status in (200, 502)
+    client.assert_nothing_unread()
+
+
+def test_a_head_that_is_too_long_is_refused(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    peer.headers(request.stream, [(b":status", b"200"), *((b"x-%d" % n, b"y" * 50) for n in range(150))], end=True)
+    assert_fault(client.read_response(), "upstream_malformed")
+
+
+def test_a_push_ends_the_connection(world: World) -> None:
+    """RFC 9113 section 8.4: it was refused in our SETTINGS."""
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    assert peer.settings[2] == 0
+    peer.frame(5, 4, request.stream, b"\0\0\0\x02" + b"\x82\x84\x86\x41\x01a")
+    assert client.read_response().status == 502
+    peer.read_until_frame(GOAWAY)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [b"\0\0\0\0\0\0\0\0\x01", b"\0\0\4\x08\0\0\0\0\0\0\0\0\0", b"\0\0\1\6\0\0\0\0\0\0"],
+    ids=["data before headers", "window update of nothing", "ping of a wrong size"],
+)
+def test_what_breaks_the_protocol_ends_the_connection_and_the_next_request_has_another(
+    world: World, frames: bytes
+) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    peer.read_message()
+    peer.send(frames)
+    assert client.read_response().status == 502
+    client.send(GET % b"/again")
+    answer(world.origin.accept())
+    assert client.read_response().status == 200
+
+
+def test_an_idle_connection_is_said_goodbye_to(make: Any) -> None:
+    world = make(pool={"idle_timeout": "200ms"})
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    answer(peer)
+    client.read_response()
+    assert peer.read_until_frame(GOAWAY).code == 0
+    peer.read_to_end()
+
+
+def test_a_drain_lets_streams_end(world: World) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    peer.headers(request.stream, [(b":status", b"200")])
+    client.read_response_head()
+    world.gateway.signal(15)
+    peer.data(request.stream, b"late", end=True)
+    assert re.search(rb"late", client.read_to_end())
+    world.gateway.wait()
+
+
+def test_an_active_check_asks_by_http2(make: Any) -> None:
+    world = make(health_checks={"active": {"path": "/healthy", "interval": "100ms"}})
+    peer = world.origin.accept()
+    request = answer(peer)
+    assert (request.get(b":path"), request.get(b"connection")) == (b"/healthy", None)
+    peer.read_to_end()
+
+
+@pytest.mark.parametrize(("kind", "count"), [(DATA, 2), (HEADERS, 2)])
+def test_frames_of_a_stream_that_is_over_are_dropped(world: World, kind: int, count: int) -> None:
+    client = world.client()
+    client.send(GET % b"/")
+    peer = world.origin.accept()
+    request = peer.read_message()
+    client.close()
+    peer.read_until_frame(RST_STREAM)
+    for _ in range(count):
+        if kind == DATA:
+            peer.data(request.stream, b"x" * 100)
+        else:
+            peer.headers(request.stream, [(b":status", b"200")])
+    other = world.client()
+    other.send(GET % b"/")
+    answer(peer)
+    assert other.read_response().status == 200
