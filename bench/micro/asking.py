@@ -30,7 +30,10 @@ def rooms() -> Iterator[Room]:
     secret = Secret(text="a secret of the benchmark")
     for name, settings in (
         ("introspection", Introspection(url=SERVICE, client_id="gateway", client_secret=secret, scopes=("read",))),
-        ("forward_auth", ForwardAuth(url=SERVICE, cache=Remembering(by=("Authorization",)), copy_headers=("X-User",))),
+        (
+            "forward_auth",
+            ForwardAuth(url=SERVICE, cache=Remembering(key_headers=("Authorization",)), copy_headers=("X-User",)),
+        ),
     ):
         requests = [with_field(0, TOKEN)]
         yield Room(f"{name}: what is remembered", remembered(settings, requests[0]), requests)

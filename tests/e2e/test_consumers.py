@@ -43,7 +43,7 @@ class Known(Reloadable):
         # Each request on a connection of its own, so that all workers are asked.
         self._client = httpx.Client(limits=httpx.Limits(max_keepalive_connections=0), timeout=30)
         ways = {
-            "key": {"key_auth": {"key_names": ["k"], "places": ["header", "query"], "hide_credentials": True}},
+            "key": {"key_auth": {"key_names": ["k"], "key_in": ["header", "query"], "hide_credentials": True}},
             "basic": {"basic_auth": {}},
             "users": {"basic_auth": {"htpasswd": "users"}},
             "hmac": {"hmac": {}},

@@ -43,16 +43,17 @@ class World:
                 "plain": self._kind("/plain?of=service", copy_headers=["X-User", "x-groups"]),
                 "renewing": self._kind("/renewing", client_headers=["Set-Cookie", "X-Session"]),
                 "renewing_now_and_then": self._kind(
-                    "/renewing", client_headers=["Set-Cookie"], cache={"by": ["Cookie"], "ttl": "1h"}
+                    "/renewing", client_headers=["Set-Cookie"], cache={"key_headers": ["Cookie"], "ttl": "1h"}
                 ),
                 "chosen": self._kind("/chosen", request_headers=["Authorization", "x-shown"]),
                 "hasty": self._kind("/hasty", timeout="100ms"),
                 "small": self._kind("/small", max_body_bytes=10),
                 "cached": self._kind(
-                    "/cached", copy_headers=["X-User"], cache={"by": ["Authorization", "Cookie"], "ttl": "1h"}
+                    "/cached", copy_headers=["X-User"], cache={"key_headers": ["Authorization", "Cookie"], "ttl": "1h"}
                 ),
                 "by_field": self._kind(
-                    "/by", cache={"by": ["Authorization"], "per_uri": False, "per_address": False, "entries": 2}
+                    "/by",
+                    cache={"key_headers": ["Authorization"], "per_uri": False, "per_address": False, "entries": 2},
                 ),
                 "named": self._kind("/named", consumer_header="X-Name"),
                 "either": Kind(
@@ -104,7 +105,7 @@ class World:
                 "hiding": Kind(
                     route={
                         "filters": {
-                            "key_auth": {"key_names": ["key"], "places": ["query"], "hide_credentials": True},
+                            "key_auth": {"key_names": ["key"], "key_in": ["query"], "hide_credentials": True},
                             "forward_auth": {"url": f"{self.service.url}/hiding"},
                         }
                     }

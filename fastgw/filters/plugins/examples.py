@@ -67,7 +67,7 @@ filters:
 """,
     "forward_auth": """\
 filters:
-  forward_auth: {url: "http://127.0.0.1:9100/verify", copy_headers: [X-User], cache: {by: [Authorization]}}
+  forward_auth: {url: "http://127.0.0.1:9100/verify", copy_headers: [X-User], cache: {key_headers: [Authorization]}}
 """,
     "oidc": """\
 filters:

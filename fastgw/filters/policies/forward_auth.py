@@ -43,9 +43,9 @@ class Remembering(Settings):
     """Cache of decisions: a request that the service has allowed is allowed again without asking, for a short time.
     Refusals are not cached."""
 
-    by: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=16)]
-    """Request headers that the decision depends on, such as `Authorization`. Requests that have none of them are not
-    cached.
+    key_headers: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=16), Renamed("by")]
+    """Headers of the cache key: request headers that the decision depends on, such as `Authorization`. Requests that
+    have none of them are not cached.
 
     The decision of the service must not depend on anything that is neither here nor in `per_uri` and `per_address`.
     """
@@ -142,7 +142,7 @@ class _Memory:
     """Cache that all uses of the same settings share, and their pending questions."""
 
     def __init__(self, settings: Remembering) -> None:
-        self.by = _names(settings.by)
+        self.key_headers = _names(settings.key_headers)
         self.per_uri, self.per_address = settings.per_uri, settings.per_address
         self.ttl = settings.ttl
         self.granted: TokenCache[Granted] = TokenCache(settings.entries)
@@ -150,7 +150,7 @@ class _Memory:
 
     def key_of(self, exchange: Exchange) -> bytes | None:
         """Return the key of a request, made of what the service judges by, unambiguously; None: it has none of it."""
-        values = [exchange.head.values(name) for name in self.by]
+        values = [exchange.head.values(name) for name in self.key_headers]
         if not any(values):
             return None
         parts = [part for each in values for part in (b"%d" % len(each), *each)]

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal, final
 
 from msgspec import Meta
 
+from fastgw.config.base.settings_base import Renamed
 from fastgw.config.base.value_types import FieldName, Realm
 from fastgw.config.settings.gateway import Some
 from fastgw.consumers.credentials import LONGEST_KEY
@@ -27,22 +28,22 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     """Authenticate the consumer with an API key: one of the keys in its `key_auth`.
 
     A request without a key, or with an unknown one, is answered 401. So is a request with two keys, even equal ones,
-    because the upstream could use the other one. Every name is looked up in every place.
+    because the upstream could use the other one. Every name is looked up everywhere in `key_in`.
     """
 
     key_names: Annotated[Some[FieldName], Meta(max_length=16)] = ("X-Api-Key",)
     """Names of the header, query parameter or cookie with the key. Names are case-sensitive in the query and in
     cookies, not in headers.
     """
-    places: Some[Place] = ("header",)
-    """Places where the key is looked up. URLs are visible to many: they are kept in browser histories and logs."""
+    key_in: Annotated[Some[Place], Renamed("places")] = ("header",)
+    """Where the key is looked up. URLs are visible to many: they are kept in browser histories and logs."""
     hide_credentials: bool = False
     """Whether to strip the key before forwarding."""
     realm: Realm = "fastgw"
     """Realm in `WWW-Authenticate: ApiKey`. This scheme is fastgw's own, as none is registered for keys."""
 
     def __post_init__(self) -> None:
-        for name in self.key_names if "header" in self.places else ():
+        for name in self.key_names if "header" in self.key_in else ():
             if name.lower().encode() in _UNUSABLE:
                 raise ValueError(f"`{name}` is a connection header; expected another header for the key")
 
@@ -52,9 +53,9 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     def credential_places(self) -> CredentialLocations:
         names = tuple(dict.fromkeys(name.encode() for name in self.key_names))
         return CredentialLocations(
-            tuple(dict.fromkeys(name.lower() for name in names)) if "header" in self.places else (),
-            frozenset(names) if "query" in self.places else frozenset(),
-            frozenset(names) if "cookie" in self.places else frozenset(),
+            tuple(dict.fromkeys(name.lower() for name in names)) if "header" in self.key_in else (),
+            frozenset(names) if "query" in self.key_in else frozenset(),
+            frozenset(names) if "cookie" in self.key_in else frozenset(),
         )
 
     def warnings(self, context: WarningContext) -> Iterable[str]:

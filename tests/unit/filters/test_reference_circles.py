@@ -87,7 +87,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"algorithms": ["ES256"], "jwks_file": "FILES/keys.json", "audiences": ["a"]},
     ],
     "key_auth": [
-        {"key_names": ["apikey"], "places": ["header", "query", "cookie"], "hide_credentials": True, "realm": "r"}
+        {"key_names": ["apikey"], "key_in": ["header", "query", "cookie"], "hide_credentials": True, "realm": "r"}
     ],
     "basic_auth": [{"htpasswd": "FILES/users", "hide_credentials": True, "realm": "r", "cache_ttl": "1m"}, {}],
     "hmac": [
@@ -134,7 +134,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "client_headers": ["Set-Cookie"],
             "refusal_headers": ["WWW-Authenticate"],
             "consumer_header": "X-User",
-            "cache": {"by": ["Authorization"]},
+            "cache": {"key_headers": ["Authorization"]},
             "max_body_bytes": "1KiB",
         }
     ],

@@ -165,8 +165,14 @@ def test_one_that_must_be_given_may_be_given_by_either_name(
 
 
 RENAMED = {
+    "{type: key_auth, places: [query]}": ("places", "key_in", ("query",)),
     "{type: basic_auth, remember: 1m}": ("remember", "cache_ttl", 60.0),
     '{type: forward_auth, url: "http://auth.test/", max_body: 1KiB}': ("max_body", "max_body_bytes", 1024),
+    '{type: forward_auth, url: "http://auth.test/", cache: {by: [X-User]}}': (
+        "cache.by",
+        "cache.key_headers",
+        ("X-User",),
+    ),
     '{type: credentials, oauth2: {token_url: "https://idp.test/t", client_id: a, client_secret: s, margin: 9s}}': (
         "oauth2.margin",
         "oauth2.expiry_margin",

@@ -9,7 +9,7 @@ import pytest
 from tests.support.memory import Plane
 
 KEY = "key-of-alice-4711"
-KEY_AUTH = {"key_names": ["key"], "places": ["header", "query", "cookie"]}
+KEY_AUTH = {"key_names": ["key"], "key_in": ["header", "query", "cookie"]}
 TOLD = {"X-Query": "{query}", "X-Url": "{path}?{query}", "X-All": "[{query}]"}
 
 

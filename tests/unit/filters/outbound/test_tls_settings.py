@@ -47,9 +47,9 @@ def wrong_with(**filters: Any) -> str:
             {"refusal_headers": ["Transfer-Encoding"]},
             ("`Transfer-Encoding` is a connection header, which is set by the gateway"),
         ),
-        ({"cache": {"by": []}}, "cache.by: an empty list"),
-        ({"cache": {}}, "cache.by: missing"),
-        ({"cache": {"by": ["Cookie"], "ttl": "2h"}}, "cache.ttl: "),
+        ({"cache": {"key_headers": []}}, "cache.key_headers: an empty list"),
+        ({"cache": {}}, "cache.key_headers: missing"),
+        ({"cache": {"key_headers": ["Cookie"], "ttl": "2h"}}, "cache.ttl: "),
         ({"timeout": 0}, "forward_auth.timeout: "),
     ],
 )

@@ -293,7 +293,7 @@ def forwarding(filters: dict[str, object], **more: object) -> Plane:
 
 
 JWT = {"algorithms": ["HS256"], "secret": "0123456789abcdef0123456789abcdef", "claims_to_headers": {"sub": "X-User"}}
-KEY = {"key_auth": {"places": ["query"], "key_names": ["key"]}}
+KEY = {"key_auth": {"key_in": ["query"], "key_names": ["key"]}}
 
 
 @pytest.mark.parametrize(

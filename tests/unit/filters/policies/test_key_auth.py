@@ -27,7 +27,7 @@ CONSUMERS = [
     },
     {"name": "bob", "key_auth": [{"key": KEY_OF_BOB}]},
 ]
-EVERYWHERE = {"key_names": ["apikey", "X-Api-Key"], "places": ["header", "query", "cookie"]}
+EVERYWHERE = {"key_names": ["apikey", "X-Api-Key"], "key_in": ["header", "query", "cookie"]}
 
 
 def plane_of(settings: Mapping[str, Any] | None = None, consumers: Any = CONSUMERS) -> Plane:
@@ -181,7 +181,7 @@ def test_hiding_goes_with_one_field_too() -> None:
 
 
 def test_a_rewritten_path_keeps_what_is_left_of_the_query() -> None:
-    settings = {"key_names": ["k"], "places": ["query"], "hide_credentials": True}
+    settings = {"key_names": ["k"], "key_in": ["query"], "hide_credentials": True}
     route = {"name": "all", "paths": ["/a/*"], "upstream": "u", "strip_prefix": "/a", "filters": {"key_auth": settings}}
     plane = Plane({"routes": [route], "consumers": CONSUMERS})
     assert passed(plane, f"/a/b?k={KEY}&x=1").startswith("GET /b?x=1 HTTP/1.1\r\n")
@@ -272,8 +272,8 @@ def test_names_that_belong_to_the_connection_are_no_names_for_keys() -> None:
 @pytest.mark.parametrize("first", ["k1", "k2"])
 def test_each_of_two_filters_hides_its_own_parameter(first: str) -> None:
     ways = {
-        "k1": {"type": "key_auth", "places": ["query"], "key_names": ["k1"], "hide_credentials": True},
-        "k2": {"type": "key_auth", "places": ["query"], "key_names": ["k2"], "hide_credentials": True},
+        "k1": {"type": "key_auth", "key_in": ["query"], "key_names": ["k1"], "hide_credentials": True},
+        "k2": {"type": "key_auth", "key_in": ["query"], "key_names": ["k2"], "hide_credentials": True},
     }
     ordered = {name: ways[name] for name in (first, *(each for each in ways if each != first))}
     plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": ordered}], "consumers": CONSUMERS})

@@ -94,7 +94,7 @@ def received(plane: Plane, request: bytes) -> bytes:
 
 def test_what_was_taken_out_the_client_has_not_sent() -> None:
     """A key for the gateway goes, and the one that the API wants comes in its place."""
-    key_auth = {"key_names": ["X-Api-Key", "apikey"], "places": ["header", "query"], "hide_credentials": True}
+    key_auth = {"key_names": ["X-Api-Key", "apikey"], "key_in": ["header", "query"], "hide_credentials": True}
     parameters = {"headers": {"X-Api-Key": SECRET}, "query": {"apikey": SECRET}}
     both = {"key_auth": key_auth, "request_parameters": parameters}
     by_field = received(plane_of(**both), request("/a?b=1", "X-Api-Key: key-of-alice"))

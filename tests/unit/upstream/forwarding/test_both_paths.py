@@ -269,7 +269,7 @@ def test_a_body_that_is_too_long_to_be_kept_is_not_sent_again(most: int, probes:
 QUERIES = {
     "added": {"request_parameters": {"query": {"tenant": "acme"}}},
     "in front": {"request_parameters": {"query_first": "v=1"}},
-    "hidden": {"key_auth": {"places": ["query"], "key_names": ["key"], "hide_credentials": True}},
+    "hidden": {"key_auth": {"key_in": ["query"], "key_names": ["key"], "hide_credentials": True}},
 }
 
 
