@@ -26,7 +26,12 @@ import uvicorn
 from tests.support.gateway import FASTGW, START_DEADLINE, Lines, wait_until
 
 # Where the package's name is not the program's.
-PACKAGES = {"h2load": "nghttp2-client", "systemd-socket-activate": "systemd", "systemd-analyze": "systemd"}
+PACKAGES = {
+    "h2load": "nghttp2-client",
+    "nghttp": "nghttp2-client",
+    "systemd-socket-activate": "systemd",
+    "systemd-analyze": "systemd",
+}
 RUN_DEADLINE = 30.0  # seconds for a client program; one that gets no answer would wait for ever
 
 ASGI = Callable[[Any, Any, Any], Any]
