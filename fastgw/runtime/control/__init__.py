@@ -1,3 +1,1 @@
-"""The control process: admin API, health checks, feeds, revocations, Kubernetes watches, and what it knows of the
-node.
-"""
+"""The control process: admin API, health checks, feeds, revocations, Kubernetes watches, and its view of the node."""

@@ -1,4 +1,4 @@
-"""The admin API on a listening socket: uvicorn's protocol over h11, with bounds for every wait.
+"""Admin listener: serves the admin API with uvicorn's protocol over h11, and limits every wait.
 
 `uvicorn.Server` is not used: it takes signals, wakes up ten times a second and cannot end by being cancelled.
 """
@@ -23,16 +23,16 @@ from fastgw.eventloop.socket_server import serve_on
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
 
 CONNECTIONS_MAX: Final = 64
-"""Beyond them, who has waited longest without a request makes room."""
+"""Maximum number of connections; above it the connection that has been idle longest is closed."""
 HEAD_MAX: Final = 16 * 1024
 REQUEST_TIMEOUT: Final = 15.0
-"""Seconds from the opening of a connection, or from an answer, to the end of a request head. In them the answer has to
-be taken, too."""
+"""Seconds from the opening of a connection, or from a response, to the end of a request head. The client has to read
+the response in this time, too."""
 EXCHANGE_TIMEOUT: Final = 180.0
-"""Seconds from there until the answer is known: more than a change of the configuration may last."""
+"""Seconds from there until the response: more than the maximum duration of a configuration change."""
 HANDSHAKE_TIMEOUT: Final = 5.0
 END_TIMEOUT: Final = 2.0
-"""Seconds in which what is under way may be answered when serving ends."""
+"""Seconds in which requests in flight may be answered when serving ends."""
 
 
 async def serve(
@@ -41,8 +41,8 @@ async def serve(
     tls: ssl.SSLContext | None = None,
     served: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until cancelled; then answer what is under way. `listening` stays open, for whoever serves next. `served`
-    is called once it is served. Raises `OSError` where it cannot be."""
+    """Serve until cancelled; then answer requests in flight. `listening` stays open for the next server. `served` is
+    called once serving has begun. Raises `OSError` if it cannot begin."""
     loop = asyncio.get_running_loop()
     config = Config(
         app,
@@ -51,10 +51,10 @@ async def serve(
         lifespan="off",
         ws="none",
         log_config=None,
-        log_level="critical",  # a defect is logged by the app, in one line
+        log_level="critical",  # the app logs a defect, in one line
         access_log=False,
         proxy_headers=False,
-        workers=1,  # else it is looked for in the environment
+        workers=1,  # otherwise it is read from the environment
         h11_max_incomplete_event_size=HEAD_MAX,
         timeout_keep_alive=round(REQUEST_TIMEOUT),
     )
@@ -65,7 +65,7 @@ async def serve(
         server = await serve_on(
             ours,
             partial(Connection, config, clients),
-            backlog=BACKLOG,  # else it becomes 100
+            backlog=BACKLOG,  # otherwise it would be 100
             ssl=tls,
             ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
         )
@@ -84,16 +84,16 @@ class Clients(ServerState):
     def __init__(self) -> None:
         super().__init__()
         self.waiting: dict[Connection, None] = {}
-        """Connections without a request in flight, the one that has waited longest first."""
+        """Connections without a request in flight, the one that has been idle longest first."""
         self.gone = asyncio.Event()
 
     def make_room(self) -> None:
         while len(self.connections) > CONNECTIONS_MAX:
-            connection = next(iter(self.waiting))  # at least the one that has just come
+            connection = next(iter(self.waiting))  # at least the one that was just accepted
             connection.drop()
 
     async def end(self) -> None:
-        """Let what is under way be answered, for `END_TIMEOUT`."""
+        """Wait up to `END_TIMEOUT` until the requests in flight are answered."""
         for connection in [*self.connections]:
             connection.shutdown()
         # Not by `asyncio.timeout`: before 3.11.3 it tells no `TimeoutError` in a task that was cancelled, as this was.
@@ -111,7 +111,7 @@ class Clients(ServerState):
 
 
 class Connection(H11Protocol):
-    """uvicorn's, with a time limit for each wait and without its answers in plain text."""
+    """uvicorn's protocol, with a time limit for each wait and without its plain-text responses."""
 
     def __init__(self, config: Config, clients: Clients) -> None:
         super().__init__(config, clients, {})
@@ -146,7 +146,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state is h11.IDLE:  # else the answer has begun
+        if self.conn.our_state is h11.IDLE:  # otherwise the response has begun
             self.transport.write(_bad_request())
         self.transport.close()
 

@@ -1,7 +1,6 @@
-"""The control process: what is asked about the gateway is answered here, off the data path, and new configurations are
-read and checked here.
+"""The control process: it serves the admin API, and reads and checks new configurations, outside the data path.
 
-Workers never wait for it; when it dies it is replaced, and begins with what is in force.
+Workers never wait for it; if it dies it is replaced, and begins with the active configuration.
 """
 
 import asyncio
@@ -54,15 +53,15 @@ from fastgw.runtime.reload.proposer import Proposer
 from fastgw.upstream.client.http_client import Fetcher
 
 STILL_AFTER: Final = 10
-"""Looks after which files that go on changing are taken as they are."""
+"""Number of checks after which files that keep changing are taken as they are."""
 NICENESS: Final = 5
-"""How far workers go before it when all want the processor."""
+"""Scheduling priority (nice) of workers over it when the processor is busy."""
 
 
 def run_control(node_state: NodeState, channel: Channel) -> None:
-    """The life of the control process, after the fork: serve until told to stop."""
-    faulthandler.register(signal.SIGUSR2, STDERR)  # the supervisor asks where we hang
-    with suppress(PermissionError):  # a service manager's unit may forbid it
+    """Run the control process, after the fork, until it has to stop."""
+    faulthandler.register(signal.SIGUSR2, STDERR)  # the supervisor requests the stack of a hanging process
+    with suppress(PermissionError):  # a systemd unit may forbid it
         os.nice(NICENESS)
 
     async def live() -> None:
@@ -72,9 +71,9 @@ def run_control(node_state: NodeState, channel: Channel) -> None:
 
 
 def import_admin() -> None:
-    """Import what the admin listener needs, before the fork: a control process that is born later begins as the first
-    one did, whatever has become of the installed packages."""
-    # The last one is imported where uvicorn begins to serve.
+    """Import the modules of the admin listener before the fork: a later control process then starts like the first one,
+    regardless of changes to the installed packages."""
+    # uvicorn would import the last one when it begins to serve.
     for module in (
         "fastgw.admin.authorization",
         "fastgw.admin.api",
@@ -121,14 +120,14 @@ class Control:
         )
 
     async def serve(self) -> None:
-        """Serve until told to stop; then answer what was asked."""
+        """Serve until it has to stop; then answer the requests in flight."""
         loop = asyncio.get_running_loop()
         ControlHeartbeat(loop, self._node_state.words, self._node_state.shared).beat()
         self._worker_loop.start()
         self._feed(self._proposer.current)
         self._quotas.follow(self._proposer.current.settings, begins=True)
         self._begin(self._quotas.run())
-        self._view.past.tick()  # what is counted from now on is recent
+        self._view.past.tick()  # counts from now on are recent
         self._begin(self._view.past.run())
         self._begin(self._watch_files())
         if self._node_state.follows_files:
@@ -141,7 +140,7 @@ class Control:
             else:
                 self._admin = self._begin(self._keep_serving_admin())
         self._proposer.on_change = self._follow
-        self._proposer.on_missed = self._stop_requested.set  # the next control process begins with what is in force
+        self._proposer.on_missed = self._stop_requested.set  # the next control process begins with the active one
         loop.add_reader(self._channel, self._obey)
         self._channel.send(Ready(generation=self._node_state.sealed.generation))
         self._begin(self._proposer.warm_cache())
@@ -186,7 +185,7 @@ class Control:
             self._stop_requested.set()  # the supervisor is gone
 
     async def _keep_serving_admin(self) -> None:
-        """Retry the admin listener: what it needs may be wanting for a while, such as descriptors."""
+        """Retry the admin listener: a resource may be unavailable for a while, such as descriptors."""
         backoff = RetryBackoff()
         while True:
             try:
@@ -209,7 +208,7 @@ class Control:
 
     async def _serve_admin(self, served: Callable[[], None]) -> None:
         from fastgw.admin.api import create_app
-        from fastgw.admin.authorization import Access  # and with it Starlette and uvicorn, which nobody else needs
+        from fastgw.admin.authorization import Access  # and with it Starlette and uvicorn, which nothing else needs
         from fastgw.runtime.control.admin_listener import serve
 
         settings, endpoint = self._admin_settings, self._node_state.own["admin"]
@@ -219,24 +218,24 @@ class Control:
 
     @property
     def _admin_settings(self) -> Admin:
-        """Return the settings of the admin API as of the fork: where they change, another control process follows."""
+        """Return the settings of the admin API as of the fork: if they change, the control process is replaced."""
         settings = self._node_state.sealed.settings.admin
         assert settings is not None
         return settings
 
     def _follow(self, before: ConfigSnapshot, now: ConfigSnapshot) -> None:
-        """Fetch what the filters want now, and serve the admin listener anew where its certificates are others."""
+        """Run the feeds of the current filters, and restart the admin listener if its certificates have changed."""
         self._feed(now)
         configure(now.settings.log)
         self._quotas.follow(now.settings)
         if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
             return
         if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):
-            self._admin.cancel()  # what is under way there is answered
+            self._admin.cancel()  # its requests in flight are answered
             self._admin = self._begin(self._keep_serving_admin())
 
     async def _watch_files(self) -> None:
-        """Take new contents of the files that the configuration names: certificates are renewed without a reload."""
+        """Load new contents of the files that the configuration names: certificates are renewed without a reload."""
         watch = FileWatch()
         while True:
             captured = self._proposer.current.captured
@@ -259,27 +258,26 @@ class Control:
                         looker.set_result(None)
 
     async def _look_at_files(self) -> None:
-        """Have the files looked at now; return when what was found is in force, or refused."""
+        """Check the files now; return when the changes are active or rejected."""
         looker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lookers.append(looker)
         self._look_now.set()
         await looker
 
     def _look(self, watch: FileWatch) -> bool:
-        """Whether files that the configuration names have changed. Its own are looked at as well: `status` tells of
-        them."""
+        """Whether files that the configuration names have changed. Its own files are checked as well, for `status`."""
         self._proposer.look_at_files()
         return watch.changed()
 
     async def _until_still(self, watch: FileWatch) -> None:
-        """Wait while files change: half a list of consumers may well make sense. Half a certificate does not."""
+        """Wait while files change: half a list of consumers may be valid. Half a certificate is not."""
         for _ in range(STILL_AFTER):
             await asyncio.sleep(LOOK_EVERY)
             if not await asyncio.to_thread(watch.changed):
                 return
 
     async def _follow_sources(self) -> None:
-        """Take the configuration's own files when they have changed and stand still."""
+        """Load the configuration's own files when they have changed and are stable."""
         watch = SourceWatch()
         while True:
             current = self._proposer.current
@@ -294,7 +292,7 @@ class Control:
 
 
 async def stop_requested(channel: Channel) -> None:
-    """Return when the supervisor says so, or is gone. For processes that take no other orders."""
+    """Return when the supervisor requests the stop, or has ended. For processes without other messages."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 

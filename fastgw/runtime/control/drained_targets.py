@@ -1,4 +1,4 @@
-"""Control's part in draining targets: it keeps which they are, and has all workers know."""
+"""Drained targets: the control process keeps the list and sends it to all workers."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from fastgw.sync.drained_targets import FEED, read, written
 
 
 class DrainedTargets:
-    """`value`: what is known of them at our birth."""
+    """`value`: the list at the start of this process."""
 
     def __init__(self, channel: Channel, value: bytes, generation: int) -> None:
         self._channel = channel
@@ -30,7 +30,7 @@ class DrainedTargets:
             self._send_to_workers()
 
     def keep(self, there: Container[str], generation: int) -> None:
-        """Another generation has these targets alone. One that goes and comes back is not drained any more."""
+        """Keep only targets of the new generation. A target that is removed and added again is no longer drained."""
         self._generation = generation
         left = {name for name in self.names if name in there}
         if left != self.names:
@@ -50,6 +50,6 @@ class DrainedTargets:
         except ChannelFull:
             asyncio.get_running_loop().call_later(RETRY_S, self._send)
         except ChannelClosed:
-            pass  # the supervisor is gone, and we go too
+            pass  # the supervisor has ended, so this process ends too
         finally:
             os.close(descriptor)

@@ -1,6 +1,4 @@
-"""Explains a request that nobody sends: in a thread, by tables of the configuration in force that no worker serves
-with.
-"""
+"""Explains hypothetical requests: in a thread, with separate tables of the active configuration."""
 
 import asyncio
 from typing import Final
@@ -14,11 +12,11 @@ from fastgw.runtime.node.config_snapshot import ConfigSnapshot
 from fastgw.runtime.reload.proposer import Proposer
 
 WITHIN_S: Final = 30.0
-"""Timeout of an answer, and of those that were asked for before."""
+"""Timeout of an explanation, including the wait for earlier ones."""
 
 
 class Explaining:
-    """One request at a time: whoever comes meanwhile waits."""
+    """Explains one request at a time; others wait."""
 
     def __init__(self, proposer: Proposer) -> None:
         self._proposer = proposer
@@ -29,7 +27,7 @@ class Explaining:
         async with asyncio.timeout(WITHIN_S):
             while self._running is not None and not self._running.done():
                 await asyncio.wait((self._running,))
-            # The thread cannot be ended: nobody else comes before it has.
+            # The thread cannot be stopped: the next request waits for its end.
             self._running = asyncio.ensure_future(self._explain(request))
             self._running.add_done_callback(_heard)
             return await asyncio.shield(self._running)
@@ -44,7 +42,7 @@ class Explaining:
 
 
 def _heard(explained: asyncio.Future[Explained]) -> None:
-    """Whoever asked may have left."""
+    """The client may have disconnected."""
     if not explained.cancelled():
         explained.exception()
 
@@ -57,7 +55,7 @@ def _compiled(config: Config, accepted: ConfigSnapshot) -> Gateway:
 
 
 def _explained(tables: Gateway, config: Config, generation: int, request: RequestToExplain) -> Explained:
-    if tables.stock.roster.index is not tables.index:  # it may be of the generation before
+    if tables.stock.roster.index is not tables.index:  # it may be of the previous generation
         tables.stock.roster.take(tables.index)
     certificate = None
     if request.certificate is not None:

@@ -1,4 +1,4 @@
-"""Control's part in what is fetched once per node: it runs the sources, and what they say goes to all workers."""
+"""Feed runner: runs the sources of data that is fetched once per node, and sends their values to all workers."""
 
 import asyncio
 import os
@@ -19,21 +19,22 @@ from fastgw.sync.feeds import MOST_BYTES, Feeds, mark_of
 from fastgw.upstream.client.http_client import Fetcher
 
 AGAIN_S: Final = 5.0
-"""How long a source rests after it has raised something, or ended."""
+"""Seconds until a source that has raised an exception, or ended, is restarted."""
 SHOWN: Final = 100
-"""Sources that are told of; of more those with a problem one by one, and the others by their name alone."""
+"""Maximum number of sources that are reported one by one; above it only those with a problem are, and the others by
+name.
+"""
 MOST_SEEN: Final = 100
-"""Different values that are known to be taken for out of date; with more, whatever there is may be."""
+"""Maximum number of outdated values that are recorded; above it any value may be outdated."""
 MOST_EARLY: Final = 100_000
-"""Sources that are asked before it is known that they are there."""
+"""Maximum number of requests for sources that are not known yet."""
 ANY: Final = b""
 
 
 class FeedRunner:
-    """Runs the sources of the configuration in force, each in a task of its own; a lazy one while somebody asks it.
+    """Runs the sources of the active configuration, each in a task of its own; a lazy one only while it is requested.
 
-    One that nobody asks costs nothing here but its place in the configuration. `values`: what sources have said last,
-    in the process before this one.
+    One that is not requested costs nothing here. `values`: the last values of the sources, from the previous process.
     """
 
     def __init__(self, channel: Channel, fetcher: Fetcher, values: Mapping[str, bytes] = MappingProxyType({})) -> None:
@@ -46,7 +47,7 @@ class FeedRunner:
         self._lazy: Mapping[str, bytes] = {}
         self._users: Mapping[str, Users] = {}
         self._running: dict[str, _Source] = {}
-        self._rested: dict[str, FeedInfo] = {}  # how lazy ones fared that rest now
+        self._rested: dict[str, FeedInfo] = {}  # the last states of lazy sources that are idle now
         self._early: dict[str, FeedRefreshRequest] = {}
 
     def follow(
@@ -57,7 +58,7 @@ class FeedRunner:
         lazy: Mapping[str, bytes] = MappingProxyType({}),
         users: Mapping[str, Users] = MappingProxyType({}),
     ) -> None:
-        """Run these from now on. One that is the same, and reads the same, goes on."""
+        """Run these from now on. Unchanged sources with unchanged files continue."""
         self.captured, self.generation, self._lazy, self._users = captured, generation, lazy, users
         for key, running in list(self._running.items()):
             if not running.stays(sources.get(key) or lazy.get(key), captured):
@@ -73,9 +74,9 @@ class FeedRunner:
             self.asked(order)
 
     def asked(self, order: FeedRefreshRequest) -> None:
-        """A worker takes what the source said for out of date.
+        """Handle a worker's report that the value of a source is outdated.
 
-        One that serves a configuration already that we have not heard of yet means what is in there.
+        A worker that already has a newer configuration refers to the sources of that one.
         """
         if order.generation > self.generation:
             if len(self._early) < MOST_EARLY:
@@ -88,21 +89,21 @@ class FeedRunner:
             running.ask(order.seen)
 
     def _ask(self, key: str, seen: bytes) -> None:
-        """A source asks another."""
+        """Request one source from another."""
         self.asked(FeedRefreshRequest(generation=self.generation, key=key, seen=seen))
 
     def rest(self, source: "_Source", key: str) -> None:
-        """A lazy one has nothing to do until somebody asks."""
+        """Stop a lazy source until it is requested again."""
         del self._running[key]
         self._rested[key] = source.info
 
     def resumed(self, source: FeedSource) -> FeedInfo:
-        """Return the state of a feed that resumes after a rest."""
+        """Return the state of a feed that resumes after a pause."""
         return self._rested.pop(source.key, FeedInfo(source.name, None, ""))
 
     def feed_infos(self) -> Sequence[FeedInfo]:
-        """Return the states of the feeds. Of one that was never asked nothing is told; of too many, those with a
-        problem are told one by one, and the others by their name.
+        """Return the states of the feeds, without those never requested. If there are too many, those with a problem
+        are reported one by one, and the others by name.
         """
         running = {key: each.info for key, each in self._running.items()}
         found = [self._with_users(key, info) for key, info in {**running, **self._rested}.items()]
@@ -149,7 +150,7 @@ class _Either(Container[str]):
 
 
 class _Source:
-    """One source that runs: its `NodeSide`."""
+    """One running source: its `NodeSide`."""
 
     def __init__(self, feeding: FeedRunner, encoded: bytes) -> None:
         self.fetcher = feeding.fetcher
@@ -175,7 +176,7 @@ class _Source:
         self._unsent = None
 
     def ask(self, seen: bytes) -> None:
-        """Ask for a newer value than the one with this mark, which somebody takes for out of date."""
+        """Request a newer value than the one with this mark, which was reported as outdated."""
         self._outdated.add(seen if len(self._outdated) < MOST_SEEN else ANY)
         self._wake.set()
 
@@ -183,7 +184,7 @@ class _Source:
         while True:
             try:
                 await self._source.run(self)
-            except Exception as error:  # the edge of a source: its error is told, and it begins anew
+            except Exception as error:  # the edge of a source: its error is reported, and it is restarted
                 why = f"{error}" if isinstance(error, OSError) else described(error)
                 self._note(why)
                 used_by = f" for {self.used_by}" if self.used_by else ""
@@ -196,7 +197,7 @@ class _Source:
                     return
             await asyncio.sleep(AGAIN_S)
 
-    # what it has of the node (`NodeSide`)
+    # interface of the node (`NodeSide`)
 
     @property
     def generation(self) -> int:
@@ -225,7 +226,7 @@ class _Source:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
         except TimeoutError:
-            if not self._wake.is_set():  # an ask may come in the very turn in which the time is up
+            if not self._wake.is_set():  # a request may arrive in the same turn in which the time is up
                 return False
         self._wake.clear()
         return True
@@ -247,7 +248,7 @@ class _Source:
     def _send(self) -> None:
         value = self._unsent
         if value is None:
-            return  # another has its place meanwhile
+            return  # it was replaced meanwhile
         descriptor = write_memfd(value)
         try:
             self._feeding.channel.send(FeedUpdate(generation=self.generation, key=self._source.key), [descriptor])
@@ -255,6 +256,6 @@ class _Source:
         except ChannelFull:
             asyncio.get_running_loop().call_later(RETRY_S, self._send)
         except ChannelClosed:
-            self._unsent = None  # the supervisor is gone, and we go too
+            self._unsent = None  # the supervisor has ended, so this process ends too
         finally:
             os.close(descriptor)

@@ -1,7 +1,7 @@
-"""Control's part in the health of targets: it checks them, once for the node, and tells of what has changed.
+"""Health checker: the control process checks targets, once for the node, and reports changes.
 
-Verdicts are words in shared memory (`shm.health_words`). They hold for three intervals: when control is away nothing is
-known of a target any more, and it may be used.
+Results are words in shared memory (`shm.health_words`). They are valid for three intervals: while control is
+unavailable, the state of a target becomes unknown, and it may be used.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from fastgw.upstream.targets.target import labels_of
 from fastgw.upstream.targets.tls import ClientTls, Identity, identity_of, material_of, protocols_of
 
 AT_ONCE: Final = 256
-"""Checks under way at a time; further ones wait for their turn."""
+"""Maximum number of concurrent checks; further ones wait."""
 FIRST_S: Final = 1.0
-"""Seconds within which a new target is checked first, if its interval is not shorter: all at once would be a crowd."""
+"""Seconds over which the first checks of new targets are spread, unless the interval is shorter."""
 JITTER: Final = 0.1
 HOLDS: Final = 3
-"""Intervals for which a verdict holds."""
+"""Number of intervals for which a result is valid."""
 
 
 class Checks:
-    """Checks the targets of the configuration in force, and follows what workers decide about them."""
+    """Checks the targets of the active configuration, and follows the decisions of workers about them."""
 
     def __init__(self, worker_loop: WorkerLoop, shared: SharedMemory, words: HealthWords) -> None:
         self._worker_loop = worker_loop
@@ -55,7 +55,7 @@ class Checks:
     # --- what is in force ---
 
     def follow(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
-        """Look after these from now on. A target that is checked as before goes on with what is known of it."""
+        """Check these from now on. A target whose check has not changed keeps its state."""
         self._upstreams, self._places = upstreams, places
         if self._following is not None:
             self._following.cancel()
@@ -65,7 +65,7 @@ class Checks:
         before = self._journal
         self._journal = _Journal(watched, places, self._shared, self._words)
         if before is None:
-            self._journal.look(monotonic(), quiet=True)  # what is the case already was told by control before this one
+            self._journal.look(monotonic(), quiet=True)  # the previous control process has reported the state
         else:
             self._journal.logged_states = {
                 key: value for key, value in before.logged_states.items() if key in self._journal.keys
@@ -117,7 +117,7 @@ class Checks:
     async def _context(self, identity: Identity) -> SSLContext | None:
         try:
             return await asyncio.shield(self._contexts[identity])
-        except (OSError, SSLError) as error:  # it was made once when the configuration was accepted
+        except (OSError, SSLError) as error:  # it was created once when the configuration was accepted
             say(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
             return None
 
@@ -132,7 +132,7 @@ class Checks:
     # --- what is told ---
 
     def problems(self) -> Mapping[str, str]:
-        """Problems of targets that are checked and not well, by `target_name`."""
+        """Problems of unhealthy targets, by `target_name`."""
         return {key: running.why for key, running in self._running.items() if running.why}
 
     def upstream_states(self) -> dict[str, OfUpstream]:
@@ -163,7 +163,7 @@ class Checks:
         return self._worker_loop
 
     def verdict_of(self, place: int) -> HealthVerdict:
-        """Return the verdict of the control process before this one, if it still holds."""
+        """Return the result of the previous control process, if it is still valid."""
         verdict, until = self._words.verdict_of(self._shared.supervisor, place)
         return verdict if until > monotonic() else HealthVerdict.UNKNOWN
 
@@ -216,7 +216,7 @@ class _Checked:
                     except CannotCheck as error:
                         say(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._label, error)
                     else:
-                        # Where there are more targets than can be asked in an interval, it takes as long as it takes.
+                        # With more targets than can be checked in an interval, a round takes longer.
                         round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
                         self._take(why, monotonic() + HOLDS * round_s + active.timeout)
                 pause = active.interval * random.uniform(1 - JITTER, 1 + JITTER)
@@ -247,7 +247,7 @@ def _tell_defects(task: asyncio.Task[None]) -> None:
 
 
 class _Journal:
-    """Tells of ejections and of breakers, once for the node, whichever worker has decided."""
+    """Reports ejections and breakers, once for the node, regardless of the deciding worker."""
 
     def __init__(
         self, upstreams: Mapping[str, Upstream], places: SlotTable, shared: SharedMemory, words: HealthWords

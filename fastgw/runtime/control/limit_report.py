@@ -20,12 +20,12 @@ from fastgw.shm.quota_table import QuotaTable
 from fastgw.shm.rate_limit_table import Cells
 
 LOOKED_UP: Final = 10_000
-"""Keys of quotas, of all together, that are looked at to find the one that is used most: some 0.1 s."""
+"""Maximum number of quota keys in total that are searched for the most used one: some 0.1 s."""
 _NO_GROUPS: Final[frozenset[str]] = frozenset()
 
 
 class Use(NamedTuple):
-    """A quota where it stands."""
+    """A quota at its level."""
 
     level: str
     """Name of the level for people."""
@@ -71,7 +71,7 @@ def quota_infos(
 
 
 def reset(quotas: QuotaTable, config: Config, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
-    """Have nothing used there. In how many places anything was; None: there is no such quota."""
+    """Reset its usage. Returns the number of counters that were in use; None: there is no such quota."""
     ids = [
         use.settings.id_of(use.scope, consumer, keys)
         for use in uses(config)
@@ -82,7 +82,7 @@ def reset(quotas: QuotaTable, config: Config, instance: str, consumer: str | Non
 
 
 def tables(cells: Cells, quotas: QuotaTable) -> tuple[TableUse, TableUse]:
-    """The memory that limits by key count in. Takes some 0.1 s where it is full."""
+    """The memory of limits by key. Takes some 0.1 s if it is full."""
     own, shared = cells.occupied(time.monotonic_ns())
     of_limits = TableUse("rate_limit", own, cells.count, shared, cells.overflowed, cells.refused)
     own, shared = quotas.occupied(time.time())
@@ -92,7 +92,7 @@ def tables(cells: Cells, quotas: QuotaTable) -> tuple[TableUse, TableUse]:
 def limits(
     config: Config, index: Index, quotas: QuotaTable, counts: KeyCounts, counted: Mapping[str, Sequence[int]]
 ) -> Iterator[LimitUse]:
-    """All limits of a configuration. `counted`: of filters, by instance. Takes some 0.1 s where there are many."""
+    """All limits of a configuration. `counted`: of filters, by instance. Takes some 0.1 s if there are many."""
     look_ups = LOOKED_UP
     for level, route, filters in _levels(config):
         shown = level if route is None else f"route {route}"
@@ -117,7 +117,7 @@ def limits(
 
 
 class _Used(NamedTuple):
-    """How many keys have used a quota, and what of the one that is nearest to its limit."""
+    """Return the number of keys that have used a quota, and the usage of the one nearest to its limit."""
 
     keys: int = 0
     most_used: int = 0
@@ -126,7 +126,7 @@ class _Used(NamedTuple):
 
 
 def _known(settings: Quota, config: Config, index: Index, most: int) -> Mapping[str, int] | None:
-    """All keys that a quota may count by, and the limit of each. None: nobody knows them, or they are above `most`."""
+    """Return all keys that a quota may count by, and the limit of each. None: they are unknown, or more than `most`."""
     kinds = [trait.kind for trait in settings.traits]
     if kinds == ["consumer"] and index.count <= most:
         return {known.name: settings.limit_of(frozenset(known.groups)) for known in index.known()}
@@ -153,7 +153,7 @@ def _used(quotas: QuotaTable, settings: Quota, scope: str, known: Mapping[str, i
 def concurrency(counts: KeyCounts, config: Config) -> dict[str, tuple[int, int]]:
     """Return, by instance, the sum of the limits of its uses, and the number of requests in flight.
 
-    Uses that count by a key are not among them: nobody knows the keys.
+    Uses that count by a key are not included: the keys are unknown.
     """
     found: dict[str, tuple[int, int]] = {}
     for level, route, filters in _levels(config):

@@ -1,6 +1,6 @@
-"""View of the node for the admin API: read from shared memory, from /proc and from the configuration in force.
+"""View of the node for the admin API: read from shared memory, from /proc and from the active configuration.
 
-No worker is asked or disturbed.
+Workers are not involved.
 """
 
 import asyncio
@@ -53,12 +53,12 @@ HEALTH: Final[Mapping[HealthVerdict, node_interface.Health]] = {
 }
 UNCOUNTED: Final = (0,) * TARGET_WORDS
 UNSEEN: Final = Process(cpu_s=0.0, resident_bytes=0, open_fds=0)
-"""Placeholder where the system says nothing about other processes."""
+"""Placeholder if the system gives no information about other processes."""
 LIMITS_EVERY_S: Final = 2.0
-"""How old what is told of the use of limits may be: it is looked at in a thread, and not again for each that asks."""
+"""Maximum age of the usage of limits in seconds: it is read in a thread, and not for each request."""
 CLIENT_LEFT: Final = 499
 ERRORS: Final = 500
-"""Statuses from here on are errors of ours or of an upstream."""
+"""Statuses from this one on are errors of the gateway or of an upstream."""
 
 
 class NodeView:
@@ -131,7 +131,7 @@ class NodeView:
         )
 
     def status_of_tls(self) -> OfTls:
-        """Return the certificates of all listeners, and what verifies clients. It is taken apart once."""
+        """Return the certificates of all listeners, and those that verify clients. They are parsed once."""
         proposer = self._proposer
         now = (proposer.current, (proposer.withheld, proposer.warnings))
         if any(one is not other for one, other in zip(now, self._certified, strict=True)):
@@ -351,7 +351,7 @@ class NodeView:
     def _target(
         self, upstream: str, target: Target, label: str, seen: "Seen", wrong: Mapping[str, str] = NONE
     ) -> node_interface.TargetInfo:
-        """`wrong`: what checks have found wrong, by the target's name."""
+        """`wrong`: problems found by health checks, by the target's name."""
         words, shared = self._node_state.words.targets, self._node_state.shared
         name = target_name(upstream, label)
         place = self._proposer.current.places.targets.get(name)
@@ -390,7 +390,7 @@ class NodeView:
 
 
 class Seen(NamedTuple):
-    """Everything known of all targets at a moment."""
+    """Snapshot of the state of all targets."""
 
     totals: Totals
     recent: Recent
@@ -414,7 +414,7 @@ class Parts:
 
     @cached_property
     def upstreams(self) -> Mapping[str, Upstream]:
-        """Return the upstreams by name; those of routes that name a URL are called by it."""
+        """Return the upstreams by name; the name of an upstream for a URL is the URL."""
         urls = {str(each): each for route in self.config.routes for each in route.destinations if isinstance(each, Url)}
         return {**self.config.upstreams, **{name: Upstream(targets=(Target(url=url),)) for name, url in urls.items()}}
 
@@ -423,7 +423,7 @@ def quantile(row: Sequence[int], share: float) -> float | None:
     """Return the upper bound of this share of the requests in a histogram's row: within a bucket, as if they were
     spread evenly.
 
-    None: there are none. What lies above all bounds counts as the highest.
+    None: there are none. Values above all bounds count as the highest.
     """
     counts = row[: len(BOUNDS_S) + 1]
     wanted = share * sum(counts)
@@ -438,7 +438,7 @@ def quantile(row: Sequence[int], share: float) -> float | None:
 
 
 def _attempts(row: Sequence[int]) -> int:
-    """At a target: answers, and what failed without one."""
+    """Counts of a target: responses, and failures without one."""
     return answered(row) + sum(row[word] for word in TARGET_FAULT_WORDS.values())
 
 

@@ -1,5 +1,5 @@
-"""Control's part in revocation: what the admin API and other nodes revoke goes from here to the supervisor, which keeps
-it and tells all workers; and what workers revoke goes from here to the other nodes.
+"""Revocation in the control process: revocations of the admin API and of other nodes are sent to the supervisor, which
+stores them and informs all workers; revocations of workers are sent to the other nodes.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from fastgw.sync.revocations import LENGTH, MOST, RevocationEvent
 PIECE: Final = 1500 * LENGTH
 """Bytes of records in one message to the supervisor."""
 EVENTS_PER_MESSAGE: Final = 4
-"""Most revocations that are reported one by one."""
+"""Maximum number of revocations that are reported one by one."""
 
 
 class Revoking:
@@ -36,7 +36,7 @@ class Revoking:
         self._sharing: asyncio.Task[None] | None = None
 
     def follow(self, accepted: ConfigSnapshot) -> None:
-        """Share what is revoked where this configuration says."""
+        """Share revocations as configured."""
         state = accepted.settings.state
         try:
             place = None if state is None else (_value(state.url, accepted), state.prefix)
@@ -62,7 +62,7 @@ class Revoking:
         return self._reach
 
     def heard(self, order: Revoke) -> None:
-        """A worker has revoked it."""
+        """Handle a revocation of a worker."""
         if fresh := self._keep(order.records, order.events):
             self._replicator.publish(fresh, order.events)
 
@@ -83,7 +83,7 @@ class Revoking:
         return fresh
 
     def _add_records(self, records: bytes, events: list[RevocationEvent]) -> bytes:
-        """Keep it, and let all workers know; what of it is new."""
+        """Store the records and inform all workers. Returns the new ones."""
         fresh, generation = self._keep(records, events), self._node_state.sealed.generation
         for at in range(0, len(fresh), PIECE):
             self._unsent.append(
@@ -102,7 +102,7 @@ class Revoking:
                 asyncio.get_running_loop().call_later(RETRY_S, self._send)
                 return
             except ChannelClosed:
-                self._unsent.clear()  # the supervisor is gone, and we go too
+                self._unsent.clear()  # the supervisor has ended, so this process ends too
                 return
             self._unsent.popleft()
 

@@ -1,8 +1,8 @@
-"""Revocations of all nodes: what one node's control process says in Redis, and hears of the others there.
+"""Revocation replication: control processes publish revocations in Redis, and read those of the other nodes there.
 
-A sorted set, by when records end, holds them all; a stream says what is new in it. Rule 1: lists are only merged, so
-whoever was away, node or Redis, catches up by reading all and adding what is lacking. Rule 2: nobody waits for Redis:
-while it is away each node goes by its own list.
+A sorted set, ordered by the expiry of records, holds all of them; a stream announces new ones. Rule 1: lists are only
+merged, so a node or a Redis that was unreachable catches up by reading everything and adding missing records. Rule 2:
+nothing waits for Redis: while it is unreachable each node uses its own list.
 """
 
 import asyncio
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from fastgw.redis.pipelined_connection import Pipe
 
 AGAIN_S: Final = 0.5
-"""How soon it is tried again when it was away."""
+"""Seconds until a reconnect."""
 BLOCK_S: Final = 1.0
-"""How long a question for what is new waits there."""
+"""Seconds for which a read of new entries blocks."""
 TIMEOUT_S: Final = 3.0
 """Seconds for an answer; longer than `BLOCK_S`."""
 MERGE_S: Final = 60.0
-"""How often both lists are compared in full: a failover may have lost what was said."""
+"""Interval of full comparisons of both lists: a failover may have lost entries."""
 LOG_MOST: Final = 10_000
-"""Entries of the stream, about."""
+"""Approximate length of the stream."""
 PIECE: Final = 1000
-"""Records that are written at a time."""
+"""Records per write."""
 _READ: Final = 5000
 _EXPIRES: Final = slice(MARK, MARK + 4)
 
@@ -43,11 +43,11 @@ Keys = tuple[bytes, bytes]
 
 
 class WrongAnswer(Exception):
-    """Redis, or what is there instead, has answered something that is no answer to the question."""
+    """Redis, or another service at its address, has sent an unexpected response."""
 
 
 class RevocationReplicator:
-    """This node among the others. `take`: gets what others have revoked, and keeps what is new."""
+    """Replication of this node. `take`: receives revocations of other nodes, and stores new ones."""
 
     def __init__(self, revoked: RevocationList, take: Callable[[bytes, list[RevocationEvent]], object]) -> None:
         self._revoked = revoked
@@ -58,7 +58,7 @@ class RevocationReplicator:
 
     def publish(self, records: bytes, events: list[RevocationEvent]) -> None:
         """Publish revocations that are new on this node."""
-        if self.is_there:  # else they are found by the merge
+        if self.is_there:  # otherwise the merge finds them
             self._unsent.append((records, events))
             self._wake.set()
 
@@ -98,14 +98,14 @@ class RevocationReplicator:
             self.is_there = False
 
     async def _latest(self, redis: "Pipe", key: bytes) -> bytes:
-        """The last entry of the stream: what comes behind it is not in what is read after this."""
+        """The last entry of the stream: later entries may be missing in the data that is read next."""
         entries = await _ask(redis, b"XREVRANGE", key, b"+", b"-", b"COUNT", b"1")
         with _wrong_answers():
             return bytes(memoryview(entries[0][0])) if entries else b"0-0"
 
     async def _merge(self, redis: "Pipe", keys: Keys) -> None:
         self._unsent.clear()
-        self.is_there = True  # what is said from here on may be too late for the comparison
+        self.is_there = True  # later entries may be missing in the comparison
         theirs = [piece async for piece in self._all(redis, keys[0])]
         for piece in theirs:
             self._take(piece, [])
@@ -127,7 +127,7 @@ class RevocationReplicator:
             at += _READ
 
     async def _follow(self, redis: "Pipe", url: str, keys: Keys, latest: bytes) -> None:
-        """Say and hear what is new, until Redis fails."""
+        """Publish and read new revocations, until Redis fails."""
         tasks = {asyncio.create_task(self._publish(url, keys)), asyncio.create_task(self._hear(redis, keys, latest))}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -139,7 +139,7 @@ class RevocationReplicator:
             task.result()
 
     async def _publish(self, url: str, keys: Keys) -> None:
-        """Say what is new, on a connection of its own: a question that waits holds up whatever is behind it."""
+        """Publish new revocations, on a connection of its own: a blocking read would delay later commands."""
         await self._wake.wait()
         async with _connected(url) as redis:
             while True:
@@ -164,7 +164,7 @@ class RevocationReplicator:
                 merge_at = time.monotonic() + MERGE_S
 
     async def _write(self, redis: "Pipe", keys: Keys, items: list[Item]) -> None:
-        """All at once, or nothing."""
+        """Write everything in one transaction."""
         everything, news = keys
         commands: list[Sequence[bytes]] = []
         for records, events in items:
@@ -192,14 +192,14 @@ async def _connected(url: str) -> AsyncIterator["Pipe"]:
 
 
 async def _ask(redis: "Pipe", *words: bytes) -> Any:
-    """Return the answer to a command. Raises errors of the connection, also where it takes too long."""
+    """Return the response to a command. Raises errors of the connection, also after a timeout."""
     async with asyncio.timeout(TIMEOUT_S):
         return await redis.ask(*words)
 
 
 @contextmanager
 def _wrong_answers() -> Iterator[None]:
-    """Raise `WrongAnswer` for what the parsing of an answer raises that has another shape."""
+    """Raise `WrongAnswer` for errors in parsing an unexpected response."""
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -207,7 +207,7 @@ def _wrong_answers() -> Iterator[None]:
 
 
 def _entry(number: bytes, fields: Sequence[bytes]) -> tuple[bytes, bytes, list[RevocationEvent]]:
-    """Decode an entry of the stream. Raises what `_wrong_answers` takes."""
+    """Decode an entry of the stream. Raises the errors that `_wrong_answers` converts."""
     held = dict(zip(fields[::2], fields[1::2], strict=True))
     number, records, data = (bytes(memoryview(each)) for each in (number, held.get(b"r", b""), held.get(b"t", b"")))
     return number, records, _decode_events(data)

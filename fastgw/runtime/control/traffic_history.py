@@ -1,7 +1,7 @@
-"""Traffic history of the node: a point each ten seconds of the last hour, and the counts of a minute ago.
+"""Traffic history of the node: one point per ten seconds of the last hour, and the counts of a minute ago.
 
-Bounded: `POINTS` points of a few numbers, and `MARKS` copies of the rows that have counted anything. Control begins
-anew with nothing; counts themselves live in shared memory.
+Bounded: `POINTS` points of a few numbers, and `MARKS` copies of the rows with counts. It is empty after a restart of
+control; the counts themselves are in shared memory.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class _Mark(NamedTuple):
 
 
 class TrafficHistory:
-    """`totals`, `live`: what is the case now. `clock`: monotonic seconds."""
+    """`totals`, `live`: the current values. `clock`: monotonic seconds."""
 
     def __init__(
         self, totals: Callable[[], Totals], live: Callable[[], Live], clock: Callable[[], float] = time.monotonic
@@ -54,7 +54,7 @@ class TrafficHistory:
         self.points: deque[HistoryPoint] = deque(maxlen=POINTS)
 
     async def run(self) -> None:
-        """Remember, until cancelled. The first `tick` is the caller's: before anybody is told that the node serves."""
+        """Record until cancelled. The caller does the first `tick`, before the node is reported as serving."""
         while True:
             await asyncio.sleep(EVERY_S)
             self.tick()
@@ -80,7 +80,7 @@ class TrafficHistory:
         )
 
     def fares(self, target: str, totals: Totals, *, failed_last: bool) -> Fares:
-        """Return the state of a target without health checks, by its responses. `failed_last`: nothing was answered
+        """Return the state of a target without health checks, by its responses. `failed_last`: there was no response
         since an attempt failed.
         """
         if failed_last:
@@ -96,7 +96,7 @@ class TrafficHistory:
 
 
 def answered(row: Sequence[int]) -> int:
-    """How many answers a histogram's row has."""
+    """Return the number of responses in a histogram's row."""
     return sum(row[:_BUCKETS])
 
 
@@ -113,7 +113,7 @@ def _copied(rows: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
 
 
 def _less(row: Sequence[int], before: Sequence[int] | None) -> Sequence[int]:
-    """A row that has less than before is another one by now."""
+    """Return the difference; a row with lower counts than before is a new one."""
     if before is None:
         return row
     less = [now - then for now, then in zip(row, before, strict=True)]

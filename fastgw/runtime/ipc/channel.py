@@ -1,8 +1,8 @@
 """Messages between the supervisor and its children: one `SOCK_SEQPACKET` pair per child, one packet per message.
 
-Each message names the generation of the configuration that it is about. Descriptors (sockets, sealed memory) travel
-with the message that speaks of them. Nobody waits: a packet that cannot be sent at once means that the other side has
-stopped reading, and its death, or the want of its heartbeat, tells the rest.
+Each message names the generation of the configuration that it is about. Descriptors (sockets, sealed memory) are sent
+with the message that refers to them. Sending never waits: if a packet cannot be sent at once, the other side has
+stopped reading, and its death or missing heartbeat is detected separately.
 """
 
 import errno
@@ -18,12 +18,13 @@ from fastgw.sync.revocations import RevocationEvent
 
 MESSAGE_MAX: Final = 64 * 1024
 DESCRIPTORS_MAX: Final = 128
-"""Most descriptors in one message; the kernel takes 253."""
+"""Maximum number of descriptors in one message; the kernel allows 253."""
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 LATER: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
-"""Errors of `sendmsg` while messages, or descriptors on their way, are too many (unix(7))."""
+"""Errors of `sendmsg` while there are too many messages or descriptors in transit (unix(7))."""
 PROTOCOL: Final = 4
-"""Version of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same.
+"""Version of these messages. A new version of fastgw takes over the workers of an old one only if the versions are
+equal.
 """
 FIRST_GENERATION: Final = 1
 
@@ -33,8 +34,8 @@ Origin = Literal["start", "signal", "api", "file", "rollback"]
 
 
 Subject = Literal["file", "document", "contents"]
-"""Subject of a reload: what the configuration's own files say; another document in their place; or other contents of
-referenced files, such as certificates, secrets and targets.
+"""Subject of a reload: the configuration's own files; another document in their place; or new contents of referenced
+files, such as certificates, secrets and targets.
 """
 
 
@@ -43,11 +44,13 @@ class Message(msgspec.Struct, kw_only=True, tag=True):
 
 
 class Ready(Message):
-    """Child: everything is set up for this generation. A worker accepts nothing until it is told to."""
+    """Child: initialization for this generation is complete. A worker does not accept connections until requested."""
 
 
 class Adopt(Message):
-    """Supervisor: accept from this slot's sockets from now on: your own, or those of one without an able worker."""
+    """Supervisor: accept from this slot's sockets from now on: the worker's own slot, or one without a serving
+    worker.
+    """
 
     slot: int
 
@@ -59,13 +62,13 @@ class Release(Message):
 
 
 class Columns(Message):
-    """Supervisor: so many columns of the shared memory count, as another worker is about to be born."""
+    """Supervisor: number of active columns of the shared memory, before another worker is forked."""
 
     count: int
 
 
 class Sockets(Message):
-    """Supervisor: sockets of an endpoint, as descriptors: one per slot from `first` on, or the one that all share."""
+    """Supervisor: sockets of an endpoint, as descriptors: one per slot from `first` on, or a shared one."""
 
     endpoint: int
     address: str
@@ -75,7 +78,8 @@ class Sockets(Message):
 
 
 class Prepare(Message):
-    """Supervisor: build the tables of this generation beside those in use. Its sealed document comes as descriptor.
+    """Supervisor: build the tables of this generation in addition to those in use. Its sealed document is sent as a
+    descriptor.
 
     `listeners`: the endpoints of each listener, in the order of the configuration.
     """
@@ -88,7 +92,7 @@ class Prepared(Message):
 
 
 class ReloadRefused(Message):
-    """Worker: they cannot be built, and nothing has changed."""
+    """Worker: the tables cannot be built, and nothing has changed."""
 
     why: str
     passing: bool = False
@@ -100,32 +104,34 @@ class Commit(Message):
 
 
 class Abort(Message):
-    """Supervisor: somebody refused; forget what you have prepared."""
+    """Supervisor: a worker has refused; discard the prepared tables."""
 
 
 class GenerationCommitted(Message):
-    """Worker: this generation is what the next request meets."""
+    """Worker: this generation serves the next request."""
 
 
 class Propose(Message):
-    """Control: a document that was checked in full, as descriptor. Bring it to all workers."""
+    """Control: a fully checked document, as a descriptor, for all workers."""
 
     source: Origin
     subject: Subject = "file"
 
 
 class Rejected(Message):
-    """Control: what was asked for is wrong, and was not proposed. `generation`: the one that stays."""
+    """Control: the requested configuration is invalid, and was not proposed. `generation`: the one that stays
+    active.
+    """
 
     source: Origin
     why: str
     subject: Subject = "file"
     passing: bool = False
-    """Whether the reason passes by itself: no error is known, the check could not be made."""
+    """Whether the reason is transient: no error is known, but the check could not be made."""
 
 
 class ReloadResult(Message):
-    """Supervisor: what became of a proposal. `generation`: the one that is served now."""
+    """Supervisor: result of a proposal. `generation`: the active one."""
 
     ok: bool
     why: str
@@ -140,17 +146,18 @@ class ReloadResult(Message):
     resized: tuple[int, int] | None = None
     """The number of workers before and after."""
     changed: str = ""
-    """The files with other contents, for people; none is named whose name is new."""
+    """The files with new contents, for people; without added files."""
 
 
 class ReloadRequest(Message):
-    """Supervisor: somebody has asked by signal to read the file again."""
+    """Supervisor: a signal has requested a reload."""
 
 
 class Drain(Message):
-    """Supervisor: take nothing new, finish what is under way in so many seconds, say `Drained` and exit.
+    """Supervisor: drain: accept nothing new, finish requests in flight within this number of seconds, send `Drained`
+    and exit.
 
-    `handed_over`: others go on accepting from the same sockets.
+    `handed_over`: other workers continue to accept from the same sockets.
     """
 
     requests_s: float
@@ -159,14 +166,14 @@ class Drain(Message):
 
 
 class Drained(Message):
-    """Worker: so many requests and tunnels came to their end, so many had to be cut."""
+    """Worker: number of requests and tunnels that ended properly, and of those that were aborted."""
 
     drained: int
     cut: int
 
 
 class DrainAll(Message):
-    """Control: somebody has asked for the end of the gateway, as by SIGTERM."""
+    """Control: a client of the admin API has requested the shutdown of the gateway, as by SIGTERM."""
 
 
 class Stop(Message):
@@ -174,35 +181,35 @@ class Stop(Message):
 
 
 class Reopen(Message):
-    """Supervisor: open the log files anew."""
+    """Supervisor: reopen the log files."""
 
 
 class Watch(Message):
-    """Supervisor: control is away: answer the probes on the status socket, which comes as descriptor.
+    """Supervisor: control is unavailable: answer the probes on the status socket, which is sent as a descriptor.
 
-    Without a descriptor: control is back.
+    Without a descriptor: control is available again.
     """
 
 
 class ControlAway(Message):
-    """Supervisor: nobody answers who asks a source; or, not `away`, somebody does again."""
+    """Supervisor: requests for sources are not answered; or, not `away`, they are again."""
 
     away: bool
 
 
 class FeedUpdate(Message):
-    """New value of a feed, which is fetched once per node; its bytes come as descriptor.
+    """New value of a feed, which is fetched once per node; its bytes are sent as a descriptor.
 
-    Control or, while that is away, a worker that has fetched it itself; then supervisor.
+    Sent by control or, while that is unavailable, by a worker that has fetched it itself; then by the supervisor.
     """
 
     key: str
 
 
 class FeedRefreshRequest(Message):
-    """Worker, then supervisor: what this source has said seems to be out of date.
+    """Worker, then supervisor: the value of this source seems to be outdated.
 
-    `generation`: the one that the worker serves. `seen`: the mark of what it has said; b"": whatever that was.
+    `generation`: the one that the worker serves. `seen`: the mark of the value; b"": any value.
     """
 
     key: str
@@ -210,7 +217,9 @@ class FeedRefreshRequest(Message):
 
 
 class Revoke(Message):
-    """Worker or control, then supervisor: these records (`node/revoked`) are new. `told`: of the last of them."""
+    """Worker or control, then supervisor: these records (`node/revoked`) are new. `told`: description of the
+    last one.
+    """
 
     records: bytes
     events: list[RevocationEvent] = msgspec.field(default_factory=list, name="told")
@@ -249,11 +258,11 @@ _encoder: Final = msgspec.msgpack.Encoder()
 
 
 class ChannelClosed(Exception):
-    """The other side is gone, or takes no more messages."""
+    """The other side has ended, or accepts no more messages."""
 
 
 class ChannelFull(ChannelClosed):
-    """The other side has not taken yet what was sent before."""
+    """The other side has not read the previous messages yet."""
 
 
 class Channel:
@@ -264,7 +273,7 @@ class Channel:
         self._end = end
         self._descriptors: list[int] = []  # of the message received last
         self.has_lost_descriptors = False
-        """Some of the message received last could not be opened here: no more files may be open."""
+        """Some descriptors of the last received message could not be opened here: too many open files."""
 
     @classmethod
     def pair(cls) -> tuple["Channel", "Channel"]:
@@ -273,7 +282,7 @@ class Channel:
 
     @classmethod
     def of(cls, descriptor: int) -> "Channel":
-        """An end that was made before the program was replaced."""
+        """Restore an end that was created before the program was replaced."""
         return cls(socket.socket(fileno=descriptor))
 
     def fileno(self) -> int:
@@ -284,7 +293,7 @@ class Channel:
         close_descriptors(self.take_descriptors())
 
     def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
-        """Raises `ChannelClosed`; `ChannelFull` when it could be sent later."""
+        """Raises `ChannelClosed`; `ChannelFull` if it may be sent later."""
         try:
             socket.send_fds(self._end, [_encoder.encode(message)], descriptors)
         except OSError as error:
@@ -293,7 +302,7 @@ class Channel:
     def receive(self) -> AnyMessage | None:
         """The next message, or None when there is none yet. Raises `ChannelClosed`.
 
-        Descriptors of the message before that nobody took are closed.
+        Descriptors of the previous message that were not taken are closed.
         """
         close_descriptors(self.take_descriptors())
         try:

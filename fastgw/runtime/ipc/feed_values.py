@@ -1,4 +1,4 @@
-"""Values of feeds on their way between processes: each in a memory file, whose descriptor is sent."""
+"""Transfer of feed values between processes: each is in a memory file, whose descriptor is sent."""
 
 import os
 from typing import Final
@@ -7,11 +7,11 @@ from fastgw.kernel import memory_file
 from fastgw.sync.feeds import MOST_BYTES
 
 RETRY_S: Final = 0.05
-"""How soon a value is sent once more that the supervisor could not take."""
+"""Seconds until a value that the supervisor could not accept is sent again."""
 
 
 def write_memfd(value: bytes) -> int:
-    """A memory file that holds the value; its descriptor. Raises `OSError`."""
+    """Write the value to a memory file and return its descriptor. Raises `OSError`."""
     descriptor = memory_file("fastgw-feed")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(value)
@@ -19,7 +19,7 @@ def write_memfd(value: bytes) -> int:
 
 
 def read_memfd(descriptor: int) -> bytes:
-    """The value; the descriptor is closed."""
+    """Return the value and close the descriptor."""
     try:
         return os.pread(descriptor, MOST_BYTES, 0)
     finally:

@@ -1,4 +1,4 @@
-"""Messages to a child that wait: its end of the channel is full, or too many descriptors are on their way."""
+"""Outbox: queued messages to a child whose channel is full, or while too many descriptors are in transit."""
 
 import os
 from collections import deque
@@ -8,9 +8,9 @@ from typing import Final
 from fastgw.runtime.ipc.channel import AnyMessage, Channel, ChannelClosed, ChannelFull, close_descriptors
 
 MOST: Final = 65_536
-"""Messages that wait. A child that takes none for so long does not know what it should."""
+"""Maximum number of queued messages. A child that reads none for so long has an outdated state."""
 AGAIN_S: Final = 0.01
-"""How soon to try again."""
+"""Seconds until the next attempt."""
 
 
 class Outbox:
@@ -24,7 +24,7 @@ class Outbox:
         return bool(self._waiting)
 
     def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
-        """Now or later. What was said last, and is not heard yet, is not said twice. Raises `ChannelClosed`."""
+        """Send now or later. A message equal to the last queued one is not repeated. Raises `ChannelClosed`."""
         if not self._waiting:
             try:
                 self._channel.send(message, descriptors)
@@ -42,7 +42,7 @@ class Outbox:
             raise ChannelClosed from error
 
     def flush(self) -> None:
-        """Send what can be sent. Raises `ChannelClosed`."""
+        """Send as many messages as possible. Raises `ChannelClosed`."""
         while self._waiting:
             message, descriptors = self._waiting[0]
             try:

@@ -65,6 +65,6 @@ def write_ready(descriptor: int, bound: Bound) -> None:
         "token_file": bound.token_file,
         "pid": os.getpid(),
     }
-    with suppress(BrokenPipeError):  # nobody waits for it any more
+    with suppress(BrokenPipeError):  # its reader has ended
         os.write(descriptor, json.dumps(line).encode() + b"\n")
     os.close(descriptor)

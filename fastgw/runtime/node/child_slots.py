@@ -1,4 +1,4 @@
-"""Places for child processes, the children in them, and when a place is filled again after its child died."""
+"""Slots for child processes, the children in them, and the restart delay after the death of a child."""
 
 import os
 import signal
@@ -14,25 +14,25 @@ from fastgw.runtime.ipc.outbox import Outbox
 from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_EVERY, HeartbeatMonitor
 
 SETTLED: Final = 10.0
-"""Seconds a child must live for its death to count as the first again."""
+"""Minimum lifetime of a child in seconds after which its death counts as the first one again."""
 DISMISSED_S: Final = 3.0
-"""Seconds to go in, for a child whose place is to be filled anew: it answers what was asked."""
+"""Seconds in which a child that is replaced answers its requests in flight and ends."""
 LOOP_DEATHS: Final = 5
-"""Deaths in a row, none of them settled, that are called a crash loop."""
+"""Number of consecutive early deaths that count as a crash loop."""
 
 Work = Callable[[Channel], None]
 """The main function of a child process, given its end of the channel."""
 
 
 def restart_delay(deaths: int) -> float:
-    """Seconds to wait after so many deaths in a row: none, then 0.1, doubling up to 5."""
+    """Seconds to wait after this number of consecutive deaths: none, then 0.1, doubling up to 5."""
     return min(5.0, 0.1 * 2 ** (deaths - 2)) if deaths > 1 else 0.0
 
 
 class Child:
-    """A process of ours. `column`: the words of shared memory that it alone writes; None for one that is no worker.
+    """A child process. `column`: the words of shared memory that only it writes; None for one that is not a worker.
 
-    `outdated`: another is to take its place: it runs the program before this one, or cannot follow the others.
+    `outdated`: it has to be replaced, because it runs the previous program, or cannot follow the configuration.
     """
 
     def __init__(
@@ -45,17 +45,17 @@ class Child:
         self.column = column
         self.began_at = began_at  # monotonic seconds
         self.outdated = outdated
-        self.beats = column is not None  # in our memory; a worker of a program with other memory beats there
+        self.beats = column is not None  # in our memory; a worker of another program has its own
         self.hung_s = HUNG_S  # seconds without a beat after which it is killed
-        self.generation = 0  # of the configuration that it serves; 0: it is not set up yet
-        self.asked = 0  # the generation that it was told last to prepare
+        self.generation = 0  # of the configuration that it serves; 0: it is not initialized yet
+        self.asked = 0  # the last generation that it had to prepare
         self.ready = False
-        self.silent = False  # it has not beaten for a while; neighbours accept for it
-        self.leaving = False  # another has its place, or nobody will
-        self.lost = False  # it takes no more messages, so it does not know what it should
+        self.silent = False  # without a recent heartbeat; neighbours accept for it
+        self.leaving = False  # its slot was given to another, or removed
+        self.lost = False  # it reads no more messages, so its state is outdated
         self.heartbeat = HeartbeatMonitor()
-        self.kill_at = inf  # when it is killed, if it has not ended by then
-        self.sockets: dict[int, int] = {}  # by endpoint: of how many slots it has them
+        self.kill_at = inf  # when it is killed if it has not ended before
+        self.sockets: dict[int, int] = {}  # by endpoint: for how many slots it has sockets
 
     def __repr__(self) -> str:
         state = "ending" if self.kill_at < inf else "silent" if self.silent else "ready" if self.ready else "not ready"
@@ -71,20 +71,20 @@ class Child:
         return self.ready and not (self.silent or self.leaving or self.lost)
 
     def dismiss(self) -> None:
-        """Tell it to go: its place is to be filled anew."""
+        """Request its end, because it is replaced."""
         self.leaving = True
         self.kill_at = time.monotonic() + DISMISSED_S
         self.send(Stop(generation=self.generation))
 
     def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
-        """Tell the child, now or with a later `flush`. Its death is told by the kernel, not here."""
+        """Send a message to the child, now or by a later `flush`. Its death is reported by the kernel, not here."""
         try:
             self.outbox.send(message, descriptors)
         except ChannelClosed:
             self.lost = True
 
     def flush(self) -> None:
-        """Tell it what it could not be told before."""
+        """Send queued messages."""
         try:
             self.outbox.flush()
         except ChannelClosed:
@@ -97,24 +97,26 @@ class Child:
 
 
 def cut_off(child: Child, why: str) -> None:
-    """Kill it at once, as it is: it must not go on for a moment more. The kernel closes its connections."""
+    """Kill it at once: it must not continue. The kernel closes its connections."""
     notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: killing it")
-    child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it waits for a disk by then
+    child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it is blocked by a disk then
     os.kill(child.pid, signal.SIGKILL)
 
 
 class Slot:
-    """Holds a child, or waits to hold the next. `index`: of the worker slot; None for a process that is no worker."""
+    """Slot with a child, or waiting for the next one. `index`: of the worker slot; None for a process that is not a
+    worker.
+    """
 
     def __init__(self, name: str, index: int | None, work: Work | None = None) -> None:
         self.name = name
         self.index = index
         self.work = work
-        """The main function of a child that is no worker."""
+        """The main function of a child that is not a worker."""
         self.child: Child | None = None
         self.successor: Child | None = None
-        """The child that takes the place once it is ready."""
-        self.retired = False  # nobody is born here any more; neighbours accept
+        """The child that replaces the present one once it is ready."""
+        self.retired = False  # no more children here; neighbours accept
         self.deaths = 0  # in a row
         self.due_at = 0.0  # when to fork, if there is no child
 
@@ -136,10 +138,10 @@ class Slot:
 
     @property
     def answers(self) -> bool:
-        """Whether it is ready and goes round."""
+        """Whether it is ready and its loop is running."""
         return self.child is not None and self.child.ready and not self.child.silent
 
     def failed(self, lived: float, now: float) -> None:
-        """A child died after so many seconds, or could not be forked. Sets when the next one is due."""
+        """Handle the death of a child after this number of seconds, or a failed fork. Schedules the next one."""
         self.deaths = 1 if lived >= SETTLED else self.deaths + 1
         self.due_at = now + restart_delay(self.deaths)

@@ -1,5 +1,4 @@
-"""Hearts: a worker's beats in shared memory, and notes how late it is, which is how late everything else is; control's
-only beats."""
+"""Heartbeats: a worker writes them to shared memory with the lag of its loop; control only writes heartbeats."""
 
 import asyncio
 import time
@@ -10,7 +9,7 @@ from fastgw.runtime.node.shm_layout import ShmLayout
 from fastgw.shm.memory import Column, SharedMemory
 
 CONTROL_BEATS_S: Final = 0.25
-"""Seconds between two beats of control."""
+"""Seconds between two heartbeats of control."""
 
 
 class WorkerHeartbeat:
@@ -34,7 +33,7 @@ class WorkerHeartbeat:
 
 
 class ControlHeartbeat:
-    """Control's: it only says that its loop goes round."""
+    """Heartbeat of control: it only reports that its loop is running."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, words: ShmLayout, shared: SharedMemory) -> None:
         self._loop = loop

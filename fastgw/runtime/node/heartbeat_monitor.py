@@ -1,36 +1,42 @@
-"""Whether the loop of a worker, or of control, still goes round, told by the beats it leaves in shared memory.
+"""Heartbeat monitor: detects whether the loop of a worker, or of control, is running, by its heartbeats in shared
+memory.
 
-A beat is not compared with the clock but with itself, one look later, and each look counts for a second at most: after
-a pause of the whole machine, or of the supervisor alone, every beat looks old and nobody has hung. What went on
-meanwhile is told by the neighbours: one that was never late has gone round all the while, so who has fallen behind it
-is silent as soon as the supervisor looks again. That is enough to accept for it, but not to end it: it may have been
-stopped together with the supervisor, and go on in a moment.
+A heartbeat is not compared with the clock but with its previous value, one check later, and each check counts for a
+second at most: after a pause of the whole machine, or of the supervisor, every heartbeat looks old although nothing
+hangs. The neighbours show what happened meanwhile: one that was never late has been running all the time, so a process
+behind it is silent as soon as the supervisor checks again. That is enough to accept for it, but not to kill it: it may
+have been stopped together with the supervisor, and may continue at once.
 """
 
 from typing import Final
 
 LOOK_EVERY: Final = 0.5
-"""Seconds between two looks at the beats."""
+"""Seconds between two checks of the heartbeats."""
 LOOK_MAX: Final = 2 * LOOK_EVERY
-"""Upper bound, in seconds, of the silence that one look adds; if more time went by, the supervisor was not running
-either.
+"""Maximum silence, in seconds, that one check adds; if more time has passed, the supervisor was not running either.
 """
 LATE_S: Final = LOOK_MAX
-"""A neighbour whose loop was later than that, in seconds, may have been paused as well and tells nothing of others."""
+"""A neighbour whose loop lag exceeded this number of seconds may have been paused as well, and is not used for
+comparison.
+"""
 SILENT_S: Final = 2.0
-"""Seconds without a beat after which neighbours accept for a worker, and a drain or stop waits for it no longer."""
+"""Seconds without a heartbeat after which neighbours accept for a worker, and a drain or stop no longer waits
+for it.
+"""
 HUNG_S: Final = 10.0
-"""Seconds without a beat after which a worker is replaced."""
+"""Seconds without a heartbeat after which a worker is replaced."""
 CONTROL_HUNG_S: Final = 4.0
-"""Seconds without a beat after which control is replaced: it serves nobody, and health, tokens and secrets wait."""
+"""Seconds without a heartbeat after which control is replaced: it serves no requests, but health checks, tokens and
+secrets depend on it.
+"""
 SET_UP_S: Final = 60.0
-"""Seconds to its first beat that a newborn worker may take: it builds the tables."""
+"""Maximum seconds until the first heartbeat of a new worker: it builds the tables."""
 STACK_S: Final = 0.2
 """Seconds that a hung worker has to write its stack."""
 
 
 class HeartbeatMonitor:
-    """The beats of one child, from its fork on. `silence`: seconds since the last one, as far as they were watched."""
+    """The heartbeats of one child, from its fork on. `silence`: observed seconds since the last one."""
 
     def __init__(self) -> None:
         self.silence = 0.0
@@ -40,8 +46,8 @@ class HeartbeatMonitor:
         return f"<HeartbeatMonitor silent for {self.silence:.1f} s>"
 
     def feel(self, beat: int, elapsed: float, behind: float = 0.0) -> None:
-        """Look at the beat, so many seconds after the last look. `behind`: seconds by which neighbours are ahead, if
-        that is known to be its own silence."""
+        """Check the heartbeat, this number of seconds after the last check. `behind`: seconds by which neighbours are
+        ahead, if that is known to be its own silence."""
         watched = max(min(elapsed, LOOK_MAX), min(behind, SILENT_S))
         self.silence = self.silence + watched if beat == self._beat else 0.0
         self._beat = beat

@@ -1,16 +1,16 @@
-"""Telling systemd how the gateway fares (sd_notify(3)): a datagram per message, sent by the supervisor alone.
+"""systemd notifications (sd_notify(3)): one datagram per message, sent by the supervisor only.
 
 The supervisor makes one `Notifier` when it begins, also after an exec in place: pid and environment are the same then.
 It calls
 
-- `ready` once all workers accept, once a reload is over however it ended, and once an upgrade is;
+- `ready` once all workers accept, after each reload regardless of its result, and after an upgrade;
 - `reloading` before each reload, and before the exec of an upgrade: systemd waits for the `ready` that follows;
-- `stopping` when a drain or a stop begins, with the longest that it may take;
-- `status` when what `systemctl status` should show changes in between;
+- `stopping` when a drain or a stop begins, with its maximum duration;
+- `status` when the text of `systemctl status` changes in between;
 - `watchdog` in its loop at least every `watchdog_interval`, if there is one: systemd restarts a supervisor that hangs.
 
-What workers and control call goes nowhere: they hold a copy of their parent's, and the messages are their parent's. A
-program that a child becomes must not find the way either: it is started without what `VARIABLES` names.
+Calls in workers and control have no effect: they have a copy of the parent's object, and only the parent sends
+messages. Programs started by a child must not send any either: they are started without `VARIABLES`.
 """
 
 import os
@@ -25,48 +25,51 @@ VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
 
 class Notifier:
-    """Speaks for the process that made it. Never waits and never raises: what systemd cannot take now is lost.
+    """Sends notifications for the process that created it. Never waits and never raises: messages that systemd cannot
+    accept now are lost.
 
-    `address`: of a datagram socket, a path or, after `@`, an abstract name; "" = nobody listens.
+    `address`: of a datagram socket, a path or, after `@`, an abstract name; "" = no receiver.
     """
 
     def __init__(self, address: str, watchdog_interval: float | None = None) -> None:
         self.watchdog_interval = watchdog_interval
-        """Seconds; half of what systemd waits for. None: it does not wait."""
+        """Seconds; half of systemd's watchdog timeout. None: there is no watchdog."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._pid = os.getpid()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         address = environ.get("NOTIFY_SOCKET", "")
-        if not address.startswith(("/", "@")):  # nobody listens, or in another machine (vsock)
+        if not address.startswith(("/", "@")):  # no receiver, or one in another machine (vsock)
             return cls("")
         return cls(address, _watchdog_interval(environ))
 
     def ready(self, status: str) -> None:
-        """The gateway serves. `status`: a line for people, as everywhere here."""
+        """Report that the gateway serves. `status`: a line for people, as in all methods."""
         self._send("READY=1", _status(status))
 
     def reloading(self) -> None:
-        """Report that a reload has begun: the gateway serves on, and `ready` reports the end."""
+        """Report that a reload has begun: the gateway continues to serve, and `ready` reports the end."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, within: float = 0.0) -> None:
-        """The end has begun. `within`: seconds it may take, even where `TimeoutStopSec` of the unit is shorter."""
+        """Report that the shutdown has begun. `within`: its maximum duration in seconds, even if `TimeoutStopSec` of
+        the unit is shorter.
+        """
         self._send("STOPPING=1", *([f"EXTEND_TIMEOUT_USEC={within * 1e6:.0f}"] if within else []))
 
     def status(self, text: str) -> None:
         self._send(_status(text))
 
     def watchdog(self) -> None:
-        """The supervisor goes round."""
+        """Report that the loop of the supervisor is running."""
         self._send("WATCHDOG=1")
 
     def _send(self, *assignments: str) -> None:
         if not self._address or os.getpid() != self._pid:
             return
         message = "\n".join(assignments).encode(errors="backslashreplace")
-        # Opened anew: systemd may have been started anew since, and nothing has to be carried over an exec.
+        # Opened each time: systemd may have been restarted, and nothing has to be kept over an exec.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
             sender.sendto(message, self._address)
 

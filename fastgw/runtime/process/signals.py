@@ -1,4 +1,4 @@
-"""Signals as bytes in a pipe: none can come between looking and waiting."""
+"""Signals as bytes in a pipe: none can be missed between a check and a wait."""
 
 import signal
 import socket
@@ -10,7 +10,7 @@ PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class Signals:
-    """Catches some signals. `fileno` is readable while some have come that nobody has taken."""
+    """Catches some signals. `fileno` is readable while there are signals to read."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
         self._numbers = numbers
@@ -22,7 +22,9 @@ class Signals:
         return self._out.fileno()
 
     def catch(self) -> None:
-        """Catch signals from now on. Those that were blocked meanwhile, as by an upgrade, come now."""
+        """Catch signals from now on. Signals that were blocked meanwhile, for example by an upgrade, are
+        delivered now.
+        """
         signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
             signal.signal(number, lambda number, frame: None)
@@ -30,22 +32,22 @@ class Signals:
 
     @property
     def some_wait(self) -> bool:
-        """Whether some have come that nobody has taken. A program that is replaced now takes them with it; those that
-        come while they are held back reach the next one."""
+        """Whether there are signals to read. If the program is replaced now they are lost; signals that arrive while
+        they are blocked reach the next program."""
         try:
             return bool(self._out.recv(1, socket.MSG_PEEK))
         except BlockingIOError:
             return False
 
     def take(self) -> bytes:
-        """The numbers of those that have come, in their order."""
+        """Return the numbers of the received signals in order."""
         with suppress(BlockingIOError):
             return self._out.recv(4096)
         return b""
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Hold signals back until the end of the block, here and in a child that is forked in it."""
+        """Block signals until the end of the block, here and in a child that is forked in it."""
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
         try:
             yield
@@ -53,7 +55,7 @@ class Signals:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
     def close(self) -> None:
-        """Catch no more: who comes now comes too late, and must not change how the process ends."""
+        """Ignore further signals: they must not change how the process ends."""
         signal.set_wakeup_fd(-1)
         for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
@@ -61,7 +63,7 @@ class Signals:
         self._in.close()
 
     def forget(self) -> None:
-        """Restore the default handling in a child, which was forked while signals were held back: they are for its
+        """Restore the default handling in a child, which was forked while signals were blocked: they are for its
         parent.
         """
         self.close()
@@ -70,16 +72,16 @@ class Signals:
 
 
 def when_alone(number: int) -> None:
-    """Have this signal sent to us when our parent dies, where the system lets us."""
+    """Request this signal for the death of the parent, if the system allows it."""
     try:
         import ctypes
-    except (ImportError, MemoryError):  # some confinements forbid what it does as it is imported
+    except (ImportError, MemoryError):  # some sandboxes forbid its actions on import
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def name_of(number: int) -> str:
-    """Return the name of a signal; most of the real-time ones have none."""
+    """Return the name of a signal; most real-time signals have none."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reasons that pass by themselves: the same attempt may succeed a little later, although nothing was changed."""
+"""Transient errors: the same attempt may succeed a little later without any change."""
 
 import errno
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from math import inf
 from typing import Final
 
 ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
-"""No descriptors, no memory, too much at once."""
+"""No descriptors, no memory, overload."""
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 60.0
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether an error, or one that has led to it, is for want of something that comes back."""
+    """Whether an error, or its cause, is a temporary lack of resources."""
     return any(
         isinstance(each, MemoryError)
         or (isinstance(each, OSError) and each.errno in ERRNOS)
@@ -22,7 +22,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that has led to it, is for want of memory."""
+    """Whether an error, or its cause, is a lack of memory."""
     return any(
         isinstance(each, MemoryError) or (isinstance(each, OSError) and each.errno == errno.ENOMEM)
         for each in _causes(error)
@@ -41,25 +41,23 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class RetryBackoff:
-    """When to try again what has failed for a passing reason: after 1 s, 2 s, 4 s and so on, a minute at most."""
+    """Backoff after transient failures: retry after 1 s, 2 s, 4 s and so on, a minute at most."""
 
     def __init__(self) -> None:
         self.due_at = inf
-        """Monotonic seconds; infinite: there is nothing to try again."""
+        """Monotonic seconds; infinite: nothing has to be retried."""
         self._failures = 0
 
     def __repr__(self) -> str:
         return f"<Backoff: {self._failures} failures>"
 
     def failed(self, now: float) -> float:
-        """Record a failure, and return the seconds to wait before the next attempt. Returns after how many seconds it
-        is to be tried again.
-        """
+        """Record a failure, and return the seconds to wait before the next attempt."""
         wait = min(FIRST_S * 2.0**self._failures, LONGEST_S)
         self._failures += wait < LONGEST_S
         self.due_at = now + wait
         return wait
 
     def forget(self) -> None:
-        """Forget the failures: the attempt has succeeded, has failed for good, or nobody wants it any more."""
+        """Reset after a success, a permanent failure, or when the attempt is no longer needed."""
         self.due_at, self._failures = inf, 0

@@ -1,1 +1,1 @@
-"""Listening sockets: made here, inherited from systemd, or held by somebody else."""
+"""Listening sockets: opened here, inherited from systemd, or owned by another process."""

@@ -1,7 +1,7 @@
-"""The listening sockets: the supervisor opens them all and keeps them, over the lives of workers and over upgrades.
+"""Listening sockets: the supervisor opens all of them and keeps them, independent of workers and upgrades.
 
-A TCP listener has one `SO_REUSEPORT` socket per worker slot, so each worker has a queue of its own. A unix socket
-cannot be doubled, nor can a socket that a service manager has opened: that one is shared by all.
+A TCP listener has one `SO_REUSEPORT` socket per worker slot, so each worker has a queue of its own. A unix socket, or a
+socket opened by a service manager, cannot be duplicated: all workers share it.
 """
 
 import errno
@@ -24,7 +24,7 @@ PRIVATE_UMASK: Final = 0o177  # the owner alone
 
 
 class CannotListen(Exception):
-    """The text says on what, and why."""
+    """A listening socket cannot be opened; the text names the address and the reason."""
 
 
 class AddressInUse(CannotListen):
@@ -36,13 +36,13 @@ class ListeningEndpoint:
     """One bound address of a listener, and its sockets: one per worker slot, or one that all slots share."""
 
     address: Address
-    """Address with the port that was chosen, when the configuration left that to the system."""
+    """Address with the actual port, if the configuration left it to the system."""
     sockets: list[socket.socket]
     shared: bool = False
     inode: int = 0
-    """Inode of a unix socket's file, if it is ours to remove."""
+    """Inode of a unix socket's file, if the gateway has to remove it."""
     foreign: bool = False
-    """A service manager has opened it, and goes on listening when we are gone."""
+    """Whether a service manager has opened it, and keeps it open after the end of the gateway."""
 
     def of_slot(self, slot: int) -> socket.socket:
         return self.sockets[0 if self.shared else slot]
@@ -58,7 +58,7 @@ class ListeningEndpoint:
                 raise CannotListen(f"cannot listen on {self.address}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close it for every process: whoever still has it open accepts nothing more."""
+        """Shut it down for all processes, so that none of them accepts any more connections."""
         for listening in self.sockets:
             if not self.foreign and listening.type == socket.SOCK_STREAM:
                 with suppress(OSError):
@@ -66,7 +66,7 @@ class ListeningEndpoint:
             listening.close()
         if self.inode:
             with suppress(FileNotFoundError):
-                if os.stat(self.address.path).st_ino == self.inode:  # else somebody has taken the path over
+                if os.stat(self.address.path).st_ino == self.inode:  # otherwise another process has replaced the file
                     os.unlink(self.address.path)
 
 
@@ -79,7 +79,7 @@ def open_endpoints(
     address: Address, slots: int, *, private: bool = False, kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> tuple[ListeningEndpoint, ...]:
     """Bind and listen, with a socket for each of `slots` workers. A host name is bound at all its addresses.
-    `private`: nobody but its owner may connect to a unix socket.
+    `private`: only its owner may connect to a unix socket.
 
     Raises `CannotListen`.
     """
@@ -90,8 +90,8 @@ def open_endpoints(
 
 
 def why_not_listen(address: Address) -> str:
-    """Return the reason why this process could not listen there, as far as it can be seen without trying; "": none.
-    Whether the address is in use is not looked at: most often the gateway that runs has it.
+    """Return the reason why this process could not listen there, if it can be determined without trying; "": none. It
+    does not check whether the address is in use, because the running gateway usually uses it.
     """
     if address.path:
         folder = os.path.dirname(address.path)
@@ -169,20 +169,20 @@ def _open_tcp(address: Address, slots: int, kind: socket.SocketKind) -> tuple[Li
     with ExitStack() as undo:
         for family, host in _resolve(address):
             if port:
-                # Once without SO_REUSEPORT: else a second fastgw would share the port, and nobody notice.
+                # Once without SO_REUSEPORT: otherwise a second fastgw would share the port unnoticed.
                 _bind(family, (host, port), shared=False, kind=kind).close()
             sockets = []
             for _ in range(slots):
                 listening = undo.enter_context(_listen(family, (host, port), kind=kind))
                 sockets.append(listening)
-                port = listening.getsockname()[1]  # where the system chose, the others get the same
+                port = listening.getsockname()[1]  # if the system has chosen the port, the others get the same
             endpoints.append(ListeningEndpoint(Address(host=host, port=port), sockets))
         undo.pop_all()
     return tuple(endpoints)
 
 
 def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
-    """The addresses of a host, those left out that this machine cannot have (`::1` where there is no IPv6)."""
+    """The addresses of a host, without those that this machine cannot have (`::1` without IPv6)."""
     found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     hosts: list[tuple[socket.AddressFamily, str]] = list(dict.fromkeys((each[0], str(each[4][0])) for each in found))
     return [(family, host) for family, host in hosts if _is_ours(family, host)] or hosts
@@ -247,10 +247,10 @@ def _open_unix(address: Address, private: bool) -> ListeningEndpoint:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket file of a gateway that was killed. Nobody listens there: a connect is refused."""
+    """Remove the socket file of a gateway that was killed, if a connect to it is refused."""
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # binding says that the address is in use
+            return  # bind reports that the address is in use
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             if probe.connect_ex(path) == errno.ECONNREFUSED:
                 os.unlink(path)

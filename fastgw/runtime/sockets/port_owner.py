@@ -1,4 +1,4 @@
-"""Owner of a port that we cannot have: found in /proc, as far as we may look."""
+"""Owner of a port that is in use: found in /proc, if permissions allow it."""
 
 import ipaddress
 import os
@@ -17,9 +17,9 @@ _LISTEN: Final = "0A"  # TCP_LISTEN (proc(5))
 
 
 def holder_of(address: Address) -> str | None:
-    """`another fastgw, pid 12` or `nginx, pid 12`; None when it cannot be found out.
+    """`another fastgw, pid 12` or `nginx, pid 12`; None if it cannot be determined.
 
-    Of the processes that have the socket open, the one that the others descend from is named.
+    If several processes have the socket open, their common ancestor is named.
     """
     inodes = set(_unix_inodes(address.path) if address.path else _tcp_inodes(address))
     if not inodes:
@@ -75,7 +75,7 @@ def _pids() -> Iterator[int]:
 
 def _socket_inodes(pid: int) -> set[str]:
     inodes = set()
-    with suppress(OSError):  # another user's process, or gone
+    with suppress(OSError):  # a process of another user, or one that has ended
         for file in (PROC / str(pid) / "fd").iterdir():
             with suppress(OSError):
                 link = os.readlink(file)

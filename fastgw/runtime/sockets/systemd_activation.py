@@ -1,11 +1,11 @@
-"""Sockets that systemd has opened for the gateway (sd_listen_fds(3)): found once, then taken by address.
+"""systemd socket activation (sd_listen_fds(3)): sockets are found once, then taken by address.
 
-They stay systemd's. Never shut one down, or clients are refused until the socket unit is started anew; never remove the
-file of a unix socket. What is queued when the gateway stops waits for the next one.
+systemd owns them. Never shut one down, because clients would be refused until the socket unit is restarted; never
+remove the file of a unix socket. Connections that are queued when the gateway stops wait for the next one.
 
 The supervisor calls `inherited` when it begins and then asks `take` before it binds an address itself. Workers share a
-socket that was taken, unless `ReusePort=` gave several for the address. An upgrade carries these sockets over its exec
-like the supervisor's own, with what is `left`: the environment names them no more.
+socket that was taken, unless `ReusePort=` gave several for the address. An upgrade keeps these sockets over its exec
+like the supervisor's own, and those that are `left`: the environment no longer names them.
 """
 
 import os
@@ -39,7 +39,7 @@ class Inherited:
         return f"<Inherited {', '.join(f'{each.name}={bound_to(each.socket)}' for each in self.left) or 'nothing'}>"
 
     def take(self, address: Address) -> tuple[socket.socket, ...]:
-        """The sockets bound to this address; () = there are none. Whoever takes them closes them.
+        """Return the sockets bound to this address; () = there are none. The caller closes them.
 
         A host name means all its addresses. A socket for `[::]` that listens for IPv4 too, which is what a bare port
         in a socket unit makes, stands for `0.0.0.0` where no other does, and for `:port`.
@@ -52,7 +52,7 @@ class Inherited:
         return tuple(each.socket for each in taken)
 
     def unclaimed(self) -> tuple[str, ...]:
-        """A line for each socket that was not taken: whoever connects there gets no answer.
+        """Return a line for each socket that was not taken: connections to it are not answered.
 
         They stay open: a listener of a later generation may take them.
         """
@@ -61,14 +61,14 @@ class Inherited:
         return (*self._refused, *(f"systemd listens on {each}, and {advice}" for each in waiting))
 
     def close(self) -> None:
-        """Close what is left."""
+        """Close the remaining sockets."""
         for each in self.left:
             each.socket.close()
         self.left = ()
 
 
 def inherited(environ: MutableMapping[str, str] = os.environ) -> Inherited:
-    """Find what systemd has passed, once: the variables are removed, so that no child takes it for its own.
+    """Find the sockets that systemd has passed, once: the variables are removed, so that children do not use them.
 
     The sockets do not block, and an exec closes them.
     """
@@ -108,7 +108,7 @@ def _bindings(address: Address) -> frozenset[Address]:
     try:
         found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
-        return frozenset()  # binding it says so
+        return frozenset()  # bind reports it
     return frozenset(Address(host=str(name[0]), port=address.port) for *_, name in found)
 
 
@@ -120,7 +120,7 @@ def _is_dual(listening: socket.socket, port: int) -> bool:
 
 
 def _listening(fd: int) -> socket.socket:
-    """Raises `OSError` when it is no socket, and `ValueError` when it is no socket to accept streams from."""
+    """Raises `OSError` if it is not a socket, and `ValueError` if it is not a listening stream socket."""
     os.set_inheritable(fd, False)
     with ExitStack() as undo:
         passed = undo.enter_context(socket.socket(fileno=fd))

@@ -1,4 +1,4 @@
-"""The supervisor's children: the slots they have, those that are leaving, and how one is born."""
+"""The supervisor's children: their slots, the children that are leaving, and forking."""
 
 import os
 import signal
@@ -18,13 +18,13 @@ from fastgw.runtime.process.signals import Signals, when_alone
 from fastgw.runtime.worker.worker import WorkerBootstrap, run_worker
 
 CRASHED: Final = 70
-"""Exit status of a child after an error that nobody caught (EX_SOFTWARE of sysexits.h)."""
+"""Exit status of a child after an uncaught exception (EX_SOFTWARE of sysexits.h)."""
 
 
 class Children:
-    """Everybody that the supervisor has forked, or will. `companions`: by name, processes that are no workers.
+    """All processes that the supervisor forks. `companions`: by name, processes other than workers. `forget`: called in
 
-    `forget`: called in a child, to close what is the supervisor's own.
+    a child to close the supervisor's own resources.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Children:
         if node_state.sealed.accepted.sources or node_state.own:
             self.companions.append(self.control)
         self.leaving: list[Child] = []
-        """Workers that serve what they have, and then go."""
+        """Workers that drain and then end."""
 
     @property
     def slots(self) -> list[Slot]:
         return self.workers + self.companions
 
     def __iter__(self) -> Iterator[Child]:
-        """All that live."""
+        """All living children."""
         for slot in self.slots:
             yield from slot.children
         yield from self.leaving
@@ -60,7 +60,7 @@ class Children:
         return (slot.child for slot in self.workers if slot.child is not None and slot.child.able)
 
     def present(self) -> list[Child]:
-        """The workers that serve, or would if they answered."""
+        """The workers that serve, including silent ones."""
         children = (slot.child for slot in self.workers)
         return [child for child in children if child is not None and child.ready and not child.leaving]
 
@@ -69,18 +69,18 @@ class Children:
         return next((slot for slot in self.slots if child in slot.children), None)
 
     def resize(self, workers: int) -> None:
-        """Set the number of slots with a worker. A slot that was there keeps its sockets."""
+        """Set the number of slots with a worker. Existing slots keep their sockets."""
         for slot in self.workers:
             assert slot.index is not None
             slot.retired = slot.index >= workers
         self.workers += [Slot(f"worker {index + 1}", index) for index in range(len(self.workers), workers)]
 
     def fork(self, slot: Slot) -> Child:
-        """A child for this slot. Raises `OSError`."""
+        """Fork a child for this slot. Raises `OSError`."""
         column = self._column() if slot.work is None else None
         ours, theirs = Channel.pair()
         try:
-            # A signal that reached the child before it is itself would be written into the supervisor's pipe.
+            # A signal to the child before its own initialization would be written to the supervisor's pipe.
             with self._signals.held_back():
                 pid = os.fork()
                 if pid == 0:
@@ -98,7 +98,7 @@ class Children:
         return child
 
     def _column(self) -> int:
-        """A column that is nobody's. All that sum over columns see it before a worker counts there."""
+        """Return a free column. All processes that sum over columns know it before a worker counts there."""
         taken = {child.column for child in self}
         column = next(column for column in range(len(taken) + 1) if column not in taken)
         node_state = self._node_state
@@ -109,16 +109,16 @@ class Children:
         return column
 
     def _become(self, slot: Slot, column: int | None, channel: Channel) -> NoReturn:
-        """We are the child: forget what is the supervisor's, work, and exit without coming back."""
+        """Run in the child: close the supervisor's resources, run the main function, and exit without returning."""
         code = CRASHED
         try:
             self._signals.forget()
             for other in self:
-                other.channel.close()  # else its child would not see that the supervisor is gone
+                other.channel.close()  # otherwise its child would not notice the end of the supervisor
             self._forget()
             call_ourselves(f"fastgw {slot.name}")
             call_process(slot.name)
-            when_alone(signal.SIGCONT)  # our channel closes then, which ends us; but not while we are stopped
+            when_alone(signal.SIGCONT)  # the channel closes then, which ends this process; but not while it is stopped
             if slot.work is not None:
                 slot.work(channel)
             else:

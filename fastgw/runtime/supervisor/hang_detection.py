@@ -1,4 +1,6 @@
-"""Workers and a control process that hang: counted out while they do not beat, and replaced when that lasts."""
+"""Hang detection: workers and the control process are taken out of service while their heartbeat is missing, and
+replaced if that persists.
+"""
 
 import os
 import signal
@@ -13,9 +15,10 @@ from fastgw.runtime.node.heartbeat_monitor import LATE_S, LOOK_EVERY, LOOK_MAX, 
 
 
 class HangDetector:
-    """Looks at the beats, and ends whose time is up. `hushed` is told of who has gone silent, or beats again.
+    """Checks the heartbeats, and kills hanging processes. `hushed` is called when one becomes silent, or recovers.
 
-    `beat_of`: nanoseconds of the monotonic clock; 0: none yet. `lateness_of`: the worst of a child in the last seconds.
+    `beat_of`: nanoseconds of the monotonic clock; 0: none yet. `lateness_of`: the maximum lag of a child in the last
+    seconds.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class HangDetector:
         return self._looked_at + LOOK_EVERY
 
     def check_children(self, children: Sequence[Child], now: float, *, serving: bool) -> None:
-        """`serving`: else a silent worker is not waited for any longer."""
+        """`serving`: if False, a silent worker is no longer waited for."""
         elapsed = now - self._looked_at
         self._looked_at = now
         latest = self._latest(children) if serving and elapsed > LOOK_MAX else 0
@@ -46,22 +49,22 @@ class HangDetector:
             self._check_child(child, now, serving)
 
     def _latest(self, children: Sequence[Child]) -> int:
-        """The last beat of those that have gone round while we did not look; 0: nobody is known to have."""
+        """The last heartbeat of processes that were running while the supervisor did not check; 0: none is known."""
         on_time = [child for child in children if child.beats and self._lateness_of(child) < LATE_S]
         return max(map(self._beat_of, on_time), default=0)
 
     def _check_child(self, child: Child, now: float, serving: bool) -> None:
-        """Act on the silence of a worker, or on the end of it."""
+        """Act on the silence or recovery of a worker."""
         if child.kill_at < inf:
             if now >= child.kill_at:
                 os.kill(child.pid, signal.SIGKILL)
-                child.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
+                child.kill_at = now + LOOK_EVERY  # blocked by a disk: signals have no effect
         elif child.lost:
             _condemn(child, now, "takes no more messages")
         elif not child.beats:
-            pass  # or nobody sees it
+            pass  # otherwise it is not visible
         elif serving and not child.generation and child.heartbeat.silence < SET_UP_S:
-            pass  # it begins to beat when it is set up
+            pass  # its heartbeat begins after its initialization
         elif child.heartbeat.silence >= (child.hung_s if serving else SILENT_S):
             _condemn(child, now, f"has sent no heartbeat for {int(child.heartbeat.silence)} s")
         elif serving and child.silent is not (child.heartbeat.silence >= SILENT_S):
@@ -70,7 +73,7 @@ class HangDetector:
 
 
 def _condemn(child: Child, now: float, why: str) -> None:
-    """Schedule the kill of a child. Until then it may log its stack; if it was stopped, only once it goes on."""
+    """Schedule the kill of a child. Until then it may log its stack; if it was stopped, only once it continues."""
     notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: killing it; its stack:")
     child.kill_at = now + STACK_S
     os.kill(child.pid, signal.SIGUSR2)

@@ -1,7 +1,7 @@
-"""The phases of a gateway's life, and what ends it.
+"""Lifecycle of the gateway: its phases and its shutdown.
 
-SIGTERM: not ready any more; after `timeouts.drain.delay` a drain; then the end, when everybody has finished or the time
-is up. SIGINT, or a second SIGTERM: the end at once.
+SIGTERM: readiness is off; after `timeouts.drain.delay` a drain; then the end, when all workers have finished or the
+time is up. SIGINT, or a second SIGTERM: immediate end.
 """
 
 import os
@@ -19,9 +19,9 @@ from fastgw.runtime.node.systemd_notify import Notifier
 from fastgw.runtime.supervisor.children import Children
 
 STOP_GRACE: Final = 2.0
-"""Seconds a child may take to stop when it is told to stop now, and beyond the limits of a drain."""
+"""Seconds that a child may take for an immediate stop, and beyond the limits of a drain."""
 REPEATED: Final = 0.5
-"""Seconds after a SIGTERM before another means impatience: some senders signal the process and then its whole group."""
+"""Seconds after a SIGTERM in which another one is ignored: some senders signal the process and then its whole group."""
 
 
 class LifecyclePhase(Enum):
@@ -32,7 +32,7 @@ class LifecyclePhase(Enum):
 
 
 class Lifecycle:
-    """The lifecycle of the gateway. `phase` changes here alone."""
+    """The lifecycle of the gateway. `phase` changes here only."""
 
     def __init__(self, node_state: NodeState, children: Children, notifier: Notifier) -> None:
         self.phase = LifecyclePhase.STARTING
@@ -56,7 +56,7 @@ class Lifecycle:
         return self.phase is LifecyclePhase.SERVING and self._drain_at == inf
 
     def look(self, now: float) -> None:
-        """Do what is due by time."""
+        """Perform the actions that are due."""
         if now >= self._drain_at:
             self._drain()
         elif now >= self._kill_at:
@@ -66,14 +66,14 @@ class Lifecycle:
                 os.kill(child.pid, signal.SIGKILL)
 
     def serve(self) -> None:
-        """Everybody is ready."""
+        """Record that all children are ready."""
         self.phase = LifecyclePhase.SERVING
         node_state = self._node_state
         node_state.words.commit(node_state.shared, node_state.sealed.generation)
         node_state.words.set_ready(node_state.shared, True)
 
     def terminate(self, asked_by: str) -> None:
-        """Drain, then stop: what is in flight is finished."""
+        """Drain, then stop: requests in flight are finished."""
         now = time.monotonic()
         if self.phase is LifecyclePhase.STARTING:
             self.stop()
@@ -84,7 +84,7 @@ class Lifecycle:
             self.stop()
 
     def leave(self, asked_by: str) -> None:
-        """Say that we are not ready, and serve on until those who send clients here have noticed; then drain."""
+        """Turn readiness off, and continue to serve until load balancers have noticed; then drain."""
         if not self.goes_on:
             return
         drain = self._node_state.sealed.settings.timeouts.drain
@@ -102,12 +102,12 @@ class Lifecycle:
             child.send(Stop(generation=child.generation))
 
     def has_drained(self, message: Drained) -> None:
-        """A worker has finished."""
+        """Handle the end of a worker's drain."""
         self._drained += message.drained
         self._cut += message.cut
 
     def has_died(self) -> None:
-        """A child has, in the course of the end. Companions are there for the workers, so they go last."""
+        """Handle the end of a child during the shutdown. Companions serve the workers, so they end last."""
         if not self._children.that_work():
             self._kill_at = time.monotonic() + STOP_GRACE
             for child in self._children:
@@ -132,6 +132,6 @@ class Lifecycle:
         now = time.monotonic()
         self._end_began_at = self._end_began_at or now
         self._drain_at = inf
-        self._kill_at = min(self._kill_at, now + within)  # who asks again does not wait longer
+        self._kill_at = min(self._kill_at, now + within)  # a repeated request does not extend the wait
         self.phase = phase
         self._node_state.words.set_ready(self._node_state.shared, False)

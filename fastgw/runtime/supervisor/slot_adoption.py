@@ -1,6 +1,6 @@
-"""Assignment of slots to workers: a slot's own worker accepts for it if that is able, else a neighbour.
+"""Assignment of slots to workers: a slot's own worker accepts for it if it can, otherwise a neighbour.
 
-What is queued at a slot's sockets never waits on a process that is dead, hangs, is not ready or has left.
+Connections queued at a slot's sockets never wait for a process that is dead, hangs, is not ready or has ended.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from fastgw.runtime.node.child_slots import Child, Slot
 
 
 class SlotAdoption:
-    """Keeps who was told to accept where."""
+    """Records which worker accepts for which slot."""
 
     def __init__(self) -> None:
         self._accepting: dict[int, Child] = {}
@@ -19,7 +19,7 @@ class SlotAdoption:
         return self._accepting.get(slot)
 
     def record(self, slot: int, child: Child) -> None:
-        """This child accepts there: it was told before the program was replaced."""
+        """Record that this child accepts there since before the program was replaced."""
         self._accepting[slot] = child
 
     def forget(self, child: Child) -> None:
@@ -27,14 +27,14 @@ class SlotAdoption:
         self._accepting = {slot: each for slot, each in self._accepting.items() if each is not child}
 
     def settle(self, slots: Sequence[Slot]) -> None:
-        """Let each slot be accepted for. A neighbour stays with what it has adopted for as long as it is able."""
+        """Assign each slot to a worker. A neighbour keeps an adopted slot as long as it can accept."""
         able = [slot.child for slot in slots if slot.child is not None and slot.child.able]
         for index, slot in enumerate(slots):
             now = self._accepting.get(index)
             if slot.child in able:
                 wanted = slot.child
             elif now in able or not able:
-                continue  # nobody could do it better
+                continue  # there is no better worker
             else:
                 wanted = able[index % len(able)]
             if wanted is None or wanted is now:

@@ -1,4 +1,4 @@
-"""The new program's part of an upgrade: show that it can serve, and then go on with what the old one has left."""
+"""The new program's part of an upgrade: prove that it can serve, and then take over the state of the old one."""
 
 import asyncio
 import time
@@ -22,9 +22,9 @@ from fastgw.shm.memory import OtherLayout, SharedMemory
 
 
 def preflight(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gateway) -> None:
-    """Be a worker until it is ready, without sockets: raises whatever keeps it from that.
+    """Start a worker without sockets until it is ready; raises the error that prevents it.
 
-    It counts in memory of its own: in that of the gateway every column may be given to a worker at any time.
+    It uses its own shared memory, because every column of the gateway's may be assigned to a worker at any time.
     """
     words = ShmLayout(gateway)  # completes the layout
     attached(handover, gateway, accepted.workers)  # it can be read
@@ -83,7 +83,7 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
 
 
 def grow(node_state: NodeState) -> None:
-    """Have sockets for all workers: `auto` may mean more of them than it did."""
+    """Open sockets for all workers: `auto` may give more of them than before."""
     try:
         for endpoint in node_state.endpoints.values():
             endpoint.grow(node_state.workers)
@@ -94,7 +94,7 @@ def grow(node_state: NodeState) -> None:
 
 
 def attached(handover: HandoverState, gateway: Gateway, workers: int) -> SharedMemory:
-    """The shared memory that is there; or new memory, where this version lays it out otherwise."""
+    """Return the existing shared memory; or new memory, if this version has another layout."""
     try:
         return SharedMemory.attach(handover.shared, gateway.layout)
     except OtherLayout:

@@ -1,7 +1,7 @@
-"""The old program's part of an upgrade: try the installed version in a child, and become it if it could serve.
+"""The old program's part of an upgrade: test the installed version in a child, and exec it if it can serve.
 
-Until the exec nothing has changed: whatever is wrong with the new version is told by the child, and the old one goes
-on. The exec keeps the pid, so process 1 of a container and a service manager see the same gateway.
+Until the exec nothing changes: the child reports errors of the new version, and the old one continues. The exec keeps
+the pid, so the gateway stays process 1 of a container, and the same service for a service manager.
 """
 
 import os
@@ -20,27 +20,27 @@ from fastgw.runtime.process.signals import outcome
 from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, HandoverState
 
 PREFLIGHT_S: Final = 20.0
-"""How long the new version may take to show that it can serve."""
+"""Maximum seconds in which the new version has to prove that it can serve."""
 PASSED: Final = 93
-"""Exit status of a version that has shown that it can serve."""
+"""Exit status of a version that has proved that it can serve."""
 NOT_UPGRADED: Final = "not upgraded, nothing has changed"
 REPORT_MAX: Final = 4096
-"""How much is read of the end of what the new version has written, bytes."""
+"""Maximum bytes that are read from the end of the new version's output."""
 
 
 class Upgrade:
-    """One try at a time."""
+    """Runs one preflight at a time."""
 
     def __init__(self) -> None:
         self.preflight = 0
-        """The pid of the new version that is being tried; 0: none."""
+        """The pid of the new version under test; 0: none."""
         self.due_at = inf
         """When to `look`, monotonic seconds."""
         self.has_passed = False
-        """The new version has shown that it can serve `generation`, and waits to be become."""
+        """The new version has proved that it can serve `generation`; the exec is pending."""
         self.generation = 0
-        """The generation of the configuration that the upgrade was tried with."""
-        self._report = -1  # a memory file: what it writes to stdout and stderr
+        """The generation of the configuration with which the upgrade was tested."""
+        self._report = -1  # a memory file for its stdout and stderr
         self._verdict = ""  # why it was killed
 
     @property
@@ -48,7 +48,7 @@ class Upgrade:
         return bool(self.preflight) or self.has_passed
 
     def begin(self, handover: HandoverState) -> None:
-        """Start the preflight. What becomes of it is told when it ends."""
+        """Start the preflight. Its result is reported when it ends."""
         why = "the configuration has changed meanwhile: " if self.has_passed else ""
         self.has_passed, self.generation, self._verdict = False, handover.generation, ""
         try:
@@ -80,7 +80,7 @@ class Upgrade:
             os.kill(self.preflight, signal.SIGKILL)
 
     def give_up(self) -> None:
-        """The gateway is to end: a new version is not needed any more."""
+        """Cancel the upgrade, because the gateway shuts down."""
         if self.preflight:
             os.kill(self.preflight, signal.SIGKILL)
             os.close(self._report)
@@ -89,7 +89,7 @@ class Upgrade:
         self.preflight, self.due_at, self.has_passed = 0, inf, False
 
     def decide(self, code: int) -> None:
-        """The preflight has ended."""
+        """Handle the end of the preflight."""
         self.preflight, self.due_at = 0, inf
         report = os.pread(self._report, REPORT_MAX, max(0, os.fstat(self._report).st_size - REPORT_MAX))
         os.close(self._report)
@@ -119,7 +119,7 @@ class Upgrade:
 
 @contextmanager
 def inheritable(descriptor: int, others: Iterable[int]) -> Iterator[int]:
-    """Let a program that is started in the block have these. The first is closed at its end."""
+    """Make these descriptors inheritable for a program started in the block. The first is closed at its end."""
     kept = [descriptor, *others]
     try:
         for each in kept:

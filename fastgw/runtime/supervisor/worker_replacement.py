@@ -1,8 +1,8 @@
-"""One worker takes the place of another, or goes: after an upgrade, when the number of workers changes, and when one
-cannot follow the others.
+"""Worker replacement: a worker is replaced or removed after an upgrade, when the number of workers changes, and when it
+cannot follow the configuration.
 
-One at a time. The new worker accepts before the old one is told to stop accepting, and the old one then serves to the
-end what it has. A slot that loses its worker for good keeps its sockets, and neighbours accept there.
+One at a time. The new worker accepts before the old one stops accepting, and the old one then drains. A slot without a
+worker keeps its sockets, and neighbours accept there.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from fastgw.runtime.supervisor.children import Children
 
 
 class Succession:
-    """`fork`: begin a child for this slot. `settle`: who may accept has changed."""
+    """`fork`: starts a child for this slot. `settle`: called when the workers that may accept have changed."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Succession:
 
     @property
     def goes_well(self) -> bool:
-        """Whether workers are being replaced, and so far none of those that follow has failed."""
+        """Whether workers are being replaced, and no successor has failed so far."""
         slots = self._children.workers
         return any(slot.child and slot.child.outdated and not slot.deaths for slot in slots)
 
@@ -53,7 +53,7 @@ class Succession:
         return inf if slot is None else slot.due_at
 
     def go_on(self, now: float) -> None:
-        """Begin the next change, when none is under way."""
+        """Begin the next change, if none is in progress."""
         slot = None if self._is_busy else self._next()
         if slot is not None and slot.retired:
             self._send_away(slot)
@@ -61,7 +61,7 @@ class Succession:
             slot.successor = self._fork(slot)
 
     def is_ready(self, slot: Slot) -> None:
-        """The successor serves what is in force: it takes the place."""
+        """Replace the worker by its successor, which serves the active configuration."""
         before, slot.child, slot.successor = slot.child, slot.successor, None
         self._settle()
         if before is not None:
@@ -72,14 +72,14 @@ class Succession:
         return self.has_successor or any(slot.is_vacant for slot in self._children.workers)
 
     def _next(self) -> Slot | None:
-        """A slot whose worker is to go."""
+        """A slot whose worker has to end."""
         slots = self._children.workers
         return next((slot for slot in slots if slot.child and (slot.retired or slot.child.outdated)), None)
 
     def _send_away(self, slot: Slot) -> None:
         child, slot.child = slot.child, None
         assert child is not None
-        self._settle()  # a neighbour accepts there before it is told to stop
+        self._settle()  # a neighbour accepts there before it stops accepting
         self._part_with(child)
 
     def _part_with(self, child: Child) -> None:

@@ -1,6 +1,4 @@
-"""Accepting sockets of a worker: the endpoints it was told of, the slots it stands for, and the listener behind each
-socket.
-"""
+"""Accepting sockets of a worker: its endpoints, the slots that it accepts for, and the listener of each socket."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,7 @@ from fastgw.runtime.worker.acceptor import Acceptor
 
 
 class AcceptingSockets:
-    """`endpoints`: by number, as the supervisor has them; `placed`: the numbers of each listener's."""
+    """`endpoints`: by number, as in the supervisor; `placed`: the endpoint numbers of each listener."""
 
     def __init__(
         self,
@@ -34,12 +32,12 @@ class AcceptingSockets:
         self._arrange()
 
     def leave(self, slot: int) -> None:
-        """Another worker does."""
+        """Stop accepting for this slot: another worker does."""
         self._slots.discard(slot)
         self._arrange()
 
     def add(self, message: Sockets, descriptors: Sequence[int]) -> None:
-        """Sockets of an endpoint that is new, or of slots that are."""
+        """Add sockets of a new endpoint, or of new slots."""
         endpoint = self._endpoints.setdefault(
             message.endpoint,
             ListeningEndpoint(parse_address(message.address), [], message.shared, foreign=message.foreign),
@@ -47,7 +45,7 @@ class AcceptingSockets:
         endpoint.sockets[message.first :] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
     def take_queued(self, placed: Mapping[str, list[int]]) -> None:
-        """Accept what is queued for listeners that are not among these: their sockets are about to be closed."""
+        """Accept the queued connections of listeners that are not among these: their sockets will be closed."""
         for number in self._unused(placed):
             for listening in self._endpoints[number].sockets:
                 self._acceptor.take(listening)
@@ -56,19 +54,19 @@ class AcceptingSockets:
         return self._endpoints.keys() - {number for numbers in placed.values() for number in numbers}
 
     def serve(self, listeners: Sequence[Listener], placed: Mapping[str, list[int]]) -> None:
-        """Accept for these listeners, and no more for others."""
+        """Accept for these listeners, and no longer for others."""
         self._listeners, self._placed = listeners, placed
         self._arrange()
         self.close_unused()
 
     def close_unused(self) -> None:
-        """Close the sockets that no listener has."""
+        """Close the sockets without a listener."""
         for number in self._unused(self._placed):
             for listening in self._endpoints.pop(number).sockets:
                 listening.close()
 
     def closable(self) -> set[socket.socket]:
-        """The sockets that end with the gateway."""
+        """Return the sockets that are closed with the gateway."""
         return {each for endpoint in self._endpoints.values() if not endpoint.foreign for each in endpoint.sockets}
 
     def _arrange(self) -> None:

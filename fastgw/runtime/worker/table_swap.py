@@ -1,8 +1,8 @@
-"""A worker's part of a reload: build the new tables beside those in use, swap between two requests, free the old ones.
+"""Table swap of a worker during a reload: build the new tables, swap them between two requests, free the old ones.
 
-All of it in slices, so that no request waits for it. While tables are built the collector is off, for it would walk
-them again and again; then they are frozen, as those before them were before the fork. They have no cycles: the old ones
-go as soon as nobody refers to them.
+All of it is done in slices, so that no request waits for it. While tables are built the garbage collector is off,
+because it would traverse them again and again; then they are frozen, as the first ones were before the fork. They have
+no reference cycles: old tables are freed as soon as nothing refers to them.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from fastgw.runtime.process.transient_errors import is_passing
 from fastgw.runtime.worker.sliced_work import Slices
 
 IN_USE_S: Final = 0.2
-"""How long to wait before looking whether old tables are still asked, each time."""
+"""Seconds between two checks whether old tables are still in use."""
 
 
 class RetiredTables(NamedTuple):
-    """Tables that others have replaced."""
+    """Tables that were replaced."""
 
     gateway: Gateway
     due_at: float
-    """When to look whether they are still asked, by the loop's clock."""
+    """When to check whether they are still in use, by the loop's clock."""
 
 
 class TableSwap:
-    """`gateway`: the tables in use, of `generation`. `starting`: what new tables need besides being built."""
+    """`gateway`: the tables in use, of `generation`. `starting`: further steps to start new tables."""
 
     def __init__(
         self,
@@ -54,19 +54,19 @@ class TableSwap:
         self._refused = refused
         self._wanted: Prepare | None = None
         self._built: Gateway | None = None
-        self._under_way = 0  # builds, with those that are not wanted any more
+        self._under_way = 0  # builds, including those that are no longer needed
         self._old: deque[RetiredTables] = deque()  # the oldest first
         self._clearing: asyncio.TimerHandle | None = None
 
     def gateways(self) -> Iterator[Gateway]:
-        """The tables in use, those before them that may still be, and those that may come."""
+        """The tables in use, previous ones that may still be in use, and prepared ones."""
         yield self.gateway
         yield from (old.gateway for old in self._old)
         if self._built is not None:
             yield self._built
 
     def prepare(self, message: Prepare, descriptor: int) -> None:
-        """Begin to build. A generation that was prepared before is forgotten."""
+        """Begin to build. A previously prepared generation is discarded."""
         self.abort()
         self._wanted = message
         self._under_way += 1
@@ -74,20 +74,22 @@ class TableSwap:
         self._slices.run(self._building(descriptor), partial(self._finish, message), partial(self._fail, message))
 
     def abort(self) -> None:
-        """Forget what was built, or is: that is finished first, for to drop it half built would be one long step."""
+        """Discard prepared tables. A running build is finished first, because dropping it half built would be one long
+        step.
+        """
         self._wanted = None
         if self._built is not None:
             built, self._built = self._built, None
             self._discard(built)
 
     def commit(self, generation: int) -> tuple[Gateway, Prepare] | None:
-        """Make the tables of this generation those in use. None: they were not prepared."""
+        """Put the tables of this generation in use. None: they were not prepared."""
         message, gateway = self._wanted, self._built
         if message is None or gateway is None or message.generation != generation:
             return None
         self._wanted = self._built = None
         before, self.gateway, self.generation = self.gateway, gateway, generation
-        # Requests may still look for their route there: of a connection just accepted, or that wait in a filter.
+        # Requests may still use them for routing: of a connection just accepted, or waiting in a filter.
         self._old.append(RetiredTables(before, asyncio.get_running_loop().time() + IN_USE_S))
         if self._clearing is None:
             self._clear_later()
@@ -121,7 +123,7 @@ class TableSwap:
             self._refused(message.generation, reason, is_passing(error))
 
     def _settle(self) -> None:
-        """A build is over."""
+        """Handle the end of a build."""
         self._under_way -= 1
         if not self._under_way:
             gc.freeze()
@@ -130,7 +132,7 @@ class TableSwap:
     # --- freeing ---
 
     def _discard(self, built: Gateway) -> None:
-        """Free tables that were never in use, but for what those in use have lent them."""
+        """Free tables that were never in use, except for the parts that they share with those in use."""
         self._slices.run(self._discarding(built, self.gateway), lambda _: None, _raise)
 
     def _discarding(self, built: Gateway, lender: Gateway) -> Steps[None]:
@@ -150,7 +152,9 @@ class TableSwap:
             self._clear_later()
 
     def _clear_due(self) -> Steps[None]:
-        """Free what only old tables hold: one after another, for what one has in common with the next stays its own."""
+        """Free the parts that only old tables refer to, one table after another, because each shares parts with the
+        next.
+        """
         now = asyncio.get_running_loop().time()
         for old in [each for each in self._old if each.due_at <= now]:
             yield from old.gateway.retiring(self.gateway)

@@ -1,8 +1,8 @@
-"""Client of the Kubernetes API server: uses the client library, and puts its errors in plain words.
+"""Client of the Kubernetes API server: uses the client library, and translates its errors to plain messages.
 
-Rule 1: the library is imported only here, and only when a configuration needs it; it is large. Rule 2: what is secret
-in a kubeconfig goes from memory to memory, and never to a temporary file. Rule 3: a client that has met an error is
-dropped, and the next one reads tokens and certificates anew: they rotate.
+Rule 1: the library is imported only here, and only when a configuration needs it; it is large. Rule 2: secrets of a
+kubeconfig stay in memory, and are never written to a temporary file. Rule 3: after an error a client is dropped, and
+the next one reads tokens and certificates again, because they rotate.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ ANSWER_S: Final = 30.0
 """Timeout of a whole response; of the beginning of a watch."""
 CONNECT_S: Final = 5.0
 SILENCE_S: Final = 15.0
-"""How long after its agreed end a watch may say nothing before its connection is taken for dead."""
+"""Seconds after its agreed end without data after which the connection of a watch is considered dead."""
 MOST_BYTES: Final = 32 * 1024 * 1024
-"""Most bytes of one response."""
+"""Maximum bytes of one response."""
 MOST_LINE: Final = 4 * 1024 * 1024
-"""Bytes of one event. The API server takes no object above 3 MiB."""
+"""Maximum bytes of one event. The API server accepts no object above 3 MiB."""
 _TOKEN: Final = "BearerToken"
 """The library's name for the credential in `Authorization`."""
 _WHY_MOST: Final = 500
@@ -48,7 +48,7 @@ class CannotAsk(Exception):
 
 
 class RequestRefused(CannotAsk):
-    """The API server has said no."""
+    """The API server has refused the request."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -56,7 +56,7 @@ class RequestRefused(CannotAsk):
 
 
 class TooLong(CannotAsk):
-    """The answer is longer than `MOST_BYTES`."""
+    """The response is longer than `MOST_BYTES`."""
 
 
 class _Status(msgspec.Struct):
@@ -82,7 +82,7 @@ async def import_library() -> None:
     def take() -> None:
         import kubernetes_asyncio
 
-        # What goes wrong is told here, once.
+        # Errors are reported here, once.
         logging.getLogger(kubernetes_asyncio.__name__).setLevel(logging.CRITICAL)
 
     try:
@@ -92,7 +92,7 @@ async def import_library() -> None:
 
 
 class ClusterClient:
-    """Asks for objects of one kind. `import_library` comes first."""
+    """Requests objects of one kind. Call `import_library` first."""
 
     def __init__(self, api: Any, kind: str, namespace: str) -> None:
         """`api`: the library's. `kind`: `applications` or `secrets`; `namespace`: of the secrets."""
@@ -132,7 +132,7 @@ class ClusterClient:
 
     @asynccontextmanager
     async def watch(self, since: str, seconds: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The events from a version on, one by one. They end after so many seconds. Raises `CannotAsk`."""
+        """Yield the events from a version on. They end after the given number of seconds. Raises `CannotAsk`."""
         query = {"watch": True, "allow_watch_bookmarks": True, "resource_version": since, "timeout_seconds": seconds}
         timeout = _client_timeout(seconds + SILENCE_S)
         with _as_cannot_ask():
@@ -182,13 +182,15 @@ class ClusterAccess:
     """Address of the API server, and the gateway's credentials for it."""
 
     def __init__(self, settings: Kubernetes, kubeconfig: bytes = b"", account: str = ACCOUNT) -> None:
-        """`kubeconfig`: the contents of that file, if there is one; `account`: else the folder to look into."""
+        """`kubeconfig`: the contents of that file, if there is one; `account`: otherwise the folder of the service
+        account.
+        """
         self._settings = settings
         self._kubeconfig = kubeconfig
         self._account = account
 
     async def client(self, kind: str, namespace: str) -> ClusterClient:
-        """A client, which its user closes. Raises `CannotAsk`."""
+        """Return a client, which the caller closes. Raises `CannotAsk`."""
         await import_library()
         from kubernetes_asyncio.client import ApiClient, Configuration
 
@@ -235,7 +237,7 @@ class ClusterAccess:
 
 
 def _in_one_line(configuration: Any) -> None:
-    """A token that is read from a file is what stands in its only line: the library takes the end of the line too."""
+    """Strip the line end of a token that is read from a file: the library does not."""
     from kubernetes_asyncio.config import ConfigException
 
     read_again = configuration.refresh_api_key_hook
@@ -262,13 +264,13 @@ def _no_account(error: Exception) -> CannotAsk:
 def _error_text(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or 'a file'}: {error.strerror or error}"
-    return "it is not a valid kubeconfig"  # what is wrong may show what stands there
+    return "it is not a valid kubeconfig"  # the error may contain file contents
 
 
 def _without_data(kubeconfig: Any, kept: ExitStack) -> None:
-    """Put certificates and keys that stand in it into memory files: the library would write them to a disk.
+    """Put inline certificates and keys into memory files: the library would write them to disk. They exist as long as
 
-    They are there as long as `kept` is open. Raises `ValueError`, `TypeError` or `KeyError`.
+    `kept` is open. Raises `ValueError`, `TypeError` or `KeyError`.
     """
     for part, held in (("clusters", "cluster"), ("users", "user")):
         for each in kubeconfig.get(part) or ():

@@ -1,7 +1,7 @@
-"""Known objects of a Kubernetes cluster: Applications, and of the Secrets those that an Application names.
+"""Known objects of a Kubernetes cluster: Applications, and the Secrets that they name.
 
-The others are dropped as soon as their name is read, and one that is named no more goes at once. Rule: equal objects
-make equal bytes, whatever the API server adds to them, so that what is no change changes nothing.
+Other Secrets are dropped as soon as their name is read, and a Secret that is no longer named is removed at once. Rule:
+equal objects give equal bytes, regardless of the API server's additions, so irrelevant updates change nothing.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Name = str
 
 
 class Application(msgspec.Struct):
-    """Kept parts of an Application. Whether it makes sense is judged where it is read as a configuration."""
+    """Stored parts of an Application. It is validated when it is read as a configuration."""
 
     api_version: Any = msgspec.field(name="apiVersion", default="applicationconnector.kyma-project.io/v1alpha1")
     kind: Any = "Application"
@@ -31,9 +31,9 @@ class Application(msgspec.Struct):
 
 
 class ClusterSecret(msgspec.Struct):
-    """The parts of a Secret that are kept."""
+    """Stored parts of a Secret."""
 
-    api_version: Any = msgspec.field(name="apiVersion", default="v1")  # in a list it stands nowhere
+    api_version: Any = msgspec.field(name="apiVersion", default="v1")  # lists do not contain it
     kind: Any = "Secret"
     metadata: dict[str, Any] = {}
     data: Any = None
@@ -43,7 +43,7 @@ SHAPES: Final[Mapping[str, type[Application | ClusterSecret]]] = {APPLICATIONS: 
 
 
 def secrets_named(spec: Any) -> Iterator[Name]:
-    """The Secrets that an Application names, wherever it does."""
+    """Return the Secrets that an Application names, in any position."""
     left = [spec]
     while left:
         each = left.pop()
@@ -55,7 +55,7 @@ def secrets_named(spec: Any) -> Iterator[Name]:
 
 
 class Objects:
-    """`changed`: called when what is known has become something else."""
+    """`changed`: called after a change of the known objects."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -65,9 +65,9 @@ class Objects:
         self._listed: set[str] = set()
         self._missing: set[Name] = set()
         self.is_complete = asyncio.Event()
-        """Set while it is known of all Secrets that are named what they say, or that there is none."""
+        """Set while the contents or the absence of all named Secrets are known."""
         self.is_lacking = asyncio.Event()
-        """Set while it is not."""
+        """Set while they are not."""
         self._tell_missing()
 
     def __repr__(self) -> str:
@@ -76,37 +76,37 @@ class Objects:
 
     @property
     def is_known(self) -> bool:
-        """Whether all of it was told. Half of it may mean something else."""
+        """Whether the initial lists are complete. Incomplete ones could have a different meaning."""
         return len(self._listed) == len(KINDS)
 
     @property
     def missing(self) -> Collection[Name]:
-        """Secrets that are named, and of which nothing is known yet."""
+        """Named Secrets that are not known yet."""
         return tuple(self._missing)
 
     @property
     def named(self) -> Collection[Name]:
-        """The Secrets that are."""
+        """Named Secrets."""
         return frozenset(self._uses)
 
     def wants(self, kind: str, name: Name) -> bool:
-        """Whether such an object is kept."""
+        """Whether such an object is stored."""
         return kind == APPLICATIONS or name in self._uses
 
     def replace(self, kind: str, raws: Mapping[Name, bytes], named: Collection[Name]) -> None:
-        """Replace all objects of a kind by these; of Secrets only those of `named`, which were looked for. Others that
-        were named meanwhile may have been fetched by themselves.
+        """Replace all objects of a kind by these; for Secrets only those in `named`, which were requested. Others that
+        were named meanwhile may have been fetched separately.
         """
         lines = self._lines[kind]
         before, was_known = {**lines}, self.is_known
         for name, raw in raws.items():
             if self.wants(kind, name):
                 self._put(kind, name, raw)
-        for name in before.keys() - raws.keys():  # last: what they named may be named by others now
+        for name in before.keys() - raws.keys():  # last: others may name their Secrets now
             if kind == APPLICATIONS or name in named:
                 self._drop(kind, name)
         self._listed.add(kind)
-        if kind == SECRETS:  # what was looked for and is not there is not missing, but known not to be there
+        if kind == SECRETS:  # a requested Secret that does not exist is known to be absent
             self._missing -= set(named)
             self._tell_missing()
         if before != lines or not was_known:
@@ -126,8 +126,8 @@ class Objects:
             self._changed()
 
     def content(self) -> bytes:
-        """All of it as a JSON array, an object in each line. Never `kyma_files.NOTHING`: it is known now that there is
-        nothing."""
+        """Return all objects as a JSON array, one per line. Never `kyma_files.NOTHING`: an empty cluster is known to be
+        empty."""
         lines = [self._lines[kind][name] for kind in KINDS for name in sorted(self._lines[kind])]
         return b"[\n" + b",\n".join(lines) + b"\n]\n" if lines else b"[]\n"
 

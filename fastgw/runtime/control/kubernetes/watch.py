@@ -1,10 +1,10 @@
-"""Control's part in what a Kubernetes cluster says: it lists, then watches, and passes on what has changed.
+"""Kubernetes watch of the control process: it lists objects, then watches them, and publishes changes.
 
-What is known is one file of the configuration (`kubernetes_objects`), and reaches the workers as a changed file does.
-Rule 1: a list that has failed says nothing; what was known before goes on. Rule 2: whatever ends is begun again, later
-with each time that it ends soon, and goes on from the version that was reached. Everything is listed anew only where
-the API server has forgotten that version, or was away for longer: its data may have been put back to an older state,
-and a watch from a version that is yet to come says nothing.
+The known objects are one file of the configuration (`kubernetes_objects`), and reach the workers like a changed file.
+Rule 1: a failed list changes nothing; the known objects stay. Rule 2: a list or watch that ends is restarted from the
+version that was reached, with an increasing delay if it ends early. Everything is listed again only if the API server
+no longer has that version, or was unreachable for longer: its data may have been restored to an older state, and a
+watch from a future version reports nothing.
 """
 
 import asyncio
@@ -35,21 +35,21 @@ from fastgw.runtime.control.kubernetes.api_client import (
 from fastgw.runtime.control.kubernetes.object_store import APPLICATIONS, KINDS, SECRETS, Objects
 
 MOST: Final = 24 * 1024 * 1024
-"""Bytes of all that is passed on."""
+"""Maximum total bytes of published objects."""
 PAGE: Final = 200
-"""Objects that are asked for at a time."""
+"""Objects per page."""
 WATCH_S: Final = (45, 75)
-"""How long one watch lasts. The next one goes on where it ended, and shows that the API server is still there."""
+"""Duration of one watch. The next one continues where it ended, and shows that the API server is still reachable."""
 GATHER_S: Final = 0.05
-"""How long changes are gathered after the first of them."""
+"""Seconds for which changes are collected after the first one."""
 FETCH_S: Final = 0.5
-"""How long a change waits for a Secret that it is the first to name."""
+"""Maximum seconds for which a change waits for a newly named Secret."""
 FETCHES: Final = 8
-"""Secrets that are fetched at a time."""
+"""Number of Secrets that are fetched concurrently."""
 EVERY_S: Final = 0.2
-"""How often changes are passed on at most; less often where that takes long."""
+"""Minimum interval between publications; longer if they take long."""
 PAUSE_S: Final = 0.1
-"""Seconds before what has ended is begun again, about; twice as long after each further time that it ended soon."""
+"""Approximate seconds before a restart; doubled after each further early end."""
 LONGEST_PAUSE_S: Final = 5.0
 SOON_S: Final = 1.0
 UNLOGGED_TRIES: Final = 5
@@ -87,25 +87,25 @@ class _Event(msgspec.Struct):
 
 
 class Pauses:
-    """How long to wait before the next try: longer each time, and never at the same moment as others."""
+    """Backoff: an increasing, randomized delay before the next attempt."""
 
     def __init__(self) -> None:
         self.tries = 0
-        """Attempts in a row that have ended soon."""
+        """Number of consecutive attempts that have ended early."""
 
     def ended(self, soon: bool) -> float:
-        """How long to wait now."""
+        """Return the current delay."""
         self.tries = self.tries + 1 if soon else 0
         pause: float = min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** min(max(self.tries - 1, 0), 16))
         return pause * random.uniform(0.5, 1)
 
 
 class Nonsense(CannotAsk):
-    """The answer is not what an API server says."""
+    """The response is not one of an API server."""
 
 
 class WatchReport:
-    """State of one kind of request: for the log, each problem once, and for the admin API."""
+    """State of one kind of request, for the admin API and the log, which reports each problem once."""
 
     def __init__(self, feed: str) -> None:
         self.info = FeedInfo(feed, None, "")
@@ -119,7 +119,7 @@ class WatchReport:
         self.info = FeedInfo(self.info.feed, time.time(), "")
 
     def failed(self, kind: str, why: str) -> None:
-        """Record a failure. `kind`: of trouble; the same is told once until it is over."""
+        """Record a failure. `kind`: of problem; the same one is logged once until it is resolved."""
         if kind not in self._logged:
             notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; the last known objects stay in use")
             self._logged.add(kind)
@@ -136,7 +136,7 @@ class Following:
         self._objects = objects
         self._since = ""
         self._pauses = Pauses()
-        self._well_at = inf  # since when, without trouble; inf: it is not
+        self._well_at = inf  # since when it works; inf: it does not
         self.has_listed = asyncio.Event()
         self.report = WatchReport(feed)
 
@@ -152,7 +152,7 @@ class Following:
             except CannotAsk as error:
                 was_well, self._well_at = self._well_at, inf
                 pause = self._pauses.ended(soon=time.monotonic() - was_well < SOON_S)
-                # Connections end, tokens are replaced, servers restart: that is trouble only if it goes on.
+                # Connections end, tokens are replaced, servers restart: that is a problem only if it persists.
                 if was_well == inf or self._pauses.tries > UNLOGGED_TRIES or isinstance(error, Nonsense):
                     self.report.failed(*_trouble(error, self._kind))
                     if not isinstance(error, RequestRefused):
@@ -229,7 +229,9 @@ class Following:
 
 
 class KubernetesWatch:
-    """Follows a cluster. `publish`: takes what is known now; `take`: brings that into force, unless it cannot now."""
+    """Follows a cluster. `publish`: receives the known objects; `take`: activates them, unless that is
+    impossible now.
+    """
 
     def __init__(
         self,
@@ -239,7 +241,7 @@ class KubernetesWatch:
         publish: Callable[[bytes], None],
         take: Callable[[], Awaitable[bool]],
     ) -> None:
-        """`feed`: how it is called where it is told of."""
+        """`feed`: its name in reports."""
         self._access = access
         self._namespace = namespace
         self._publish = publish
@@ -261,7 +263,7 @@ class KubernetesWatch:
         applications, secrets = (self._following[kind] for kind in KINDS)
 
         async def follow_secrets() -> None:
-            await applications.has_listed.wait()  # which are wanted is known then
+            await applications.has_listed.wait()  # the named ones are known then
             await secrets.run()
 
         works = (
@@ -275,9 +277,9 @@ class KubernetesWatch:
                 group.create_task(_again_and_again(work, report))
 
     async def _fetch(self) -> None:
-        """Ask for Secrets that are named for the first time: they may be older than the watch."""
+        """Fetch Secrets that are named for the first time: they may be older than the watch."""
         pauses = Pauses()
-        await self._following[SECRETS].has_listed.wait()  # which brings all that are named until then
+        await self._following[SECRETS].has_listed.wait()  # it includes all that are named until then
         while True:
             await self._objects.is_lacking.wait()
             failed = True
@@ -302,7 +304,7 @@ class KubernetesWatch:
                 except RequestRefused as error:
                     if error.status != _NOT_FOUND:
                         raise
-            if name not in self._objects.missing:  # the watch has told of it meanwhile
+            if name not in self._objects.missing:  # the watch has reported it meanwhile
                 return
             if raw:
                 self._objects.put(SECRETS, name, raw)
@@ -340,10 +342,10 @@ class KubernetesWatch:
             async with asyncio.timeout(FETCH_S):
                 await self._objects.is_complete.wait()
         except TimeoutError:
-            pass  # what they are for answers that they are missing
+            pass  # their users report that they are missing
 
     async def _until_taken(self) -> None:
-        """Wait until the state is taken, at the start and while something else changes."""
+        """Wait until the state is activated, at the start and during other changes."""
         pauses = Pauses()
         while not await self._take() and not self._changed.is_set():
             await asyncio.sleep(pauses.ended(soon=True))
@@ -353,14 +355,14 @@ async def _again_and_again(work: Callable[[], Awaitable[None]], report: WatchRep
     while True:
         try:
             await work()
-        except Exception as error:  # the edge of a large library: what it raises is told, and it is begun anew
+        except Exception as error:  # the edge of a large library: its exceptions are logged, and the watch is restarted
             report.failed(type(error).__name__, described(error))
         await asyncio.sleep(LONGEST_PAUSE_S)
 
 
 class Watching:
-    """Follows the cluster that the configuration in force names. `take`: brings what a file says now into force, unless
-    that cannot be done just now."""
+    """Follows the cluster of the active configuration. `take`: activates the new contents of a file, unless that is
+    impossible now."""
 
     def __init__(self, take: Callable[[str], Awaitable[bool]]) -> None:
         self._take = take
@@ -369,7 +371,7 @@ class Watching:
         self._running: asyncio.Task[None] | None = None
 
     def follow(self, providers: Providers, captured: Mapping[str, bytes]) -> None:
-        """Switch to this provider; the watch goes on if the provider is the same, and reached in the same way."""
+        """Switch to this provider; the watch continues if the provider and its credentials are unchanged."""
         kyma = providers.kyma
         if kyma is None or kyma.kubernetes is None:
             self.stop()
