@@ -2,8 +2,6 @@
 
 A socket is registered once, for reading and writing, with edges (EPOLLET): afterwards no call to the kernel is needed
 to wait for either. The loop watches the set as one descriptor.
-
-PERF: a socket costs 1.5 us to watch, a transport of the loop 25 us to make (CPython 3.11, uvloop 0.22; `bench tcp`).
 """
 
 import asyncio

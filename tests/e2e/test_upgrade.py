@@ -9,6 +9,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -30,6 +31,7 @@ from tests.support.gateway import Lines, name_of, wait_until
 from tests.support.installed import Change, Installed
 from tests.support.origin import OK, Origin
 from tests.support.peer import Unexpected
+from tests.support.tcp import connected, read_exactly, tcp_target
 
 CALLERS = 4  # of each kind
 LONG = 30.0  # seconds; an upgrade takes about one, but the machine may be busy
@@ -644,3 +646,38 @@ def test_a_worker_that_hangs_is_not_relied_on_after_an_upgrade(tmp_path: Path) -
         assert "sends heartbeats again" not in gateway.stderr.text()
         os.kill(frozen, signal.SIGCONT)
         wait_until(lambda: len(gateway.worker_pids) == 2, "the old workers to go", LONG)
+
+
+def test_connections_of_tcp_and_udp_live_on_over_an_upgrade(tmp_path: Path) -> None:
+    """Open connections stay with the old worker, new ones come to the new one; datagrams are lost by nobody."""
+    with tcp_target() as target, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        datagrams.settimeout(LONG)
+        listeners = {
+            "main": ANYWHERE,
+            "tcp": {**ANYWHERE, "protocol": "tcp", "upstream": "service"},
+            "udp": {**ANYWHERE, "protocol": "udp", "upstream": "datagrams"},
+        }
+        upstreams = {
+            "service": {"targets": [target.url]},
+            "datagrams": {"targets": [f"udp://127.0.0.1:{datagrams.getsockname()[1]}"]},
+        }
+        with upgradable(tmp_path, listeners=listeners, upstreams=upstreams, workers=1) as gateway:
+            with connected(gateway.port("tcp")) as client, target.accept() as service:
+                client.sendall(b"1")
+                assert service.recv(1) == b"1"
+                gateway.upgrade(workers=1)
+                with connected(gateway.port("tcp")) as later, target.accept() as served:
+                    served.sendall(b"new")
+                    assert read_exactly(later, 3) == b"new"
+                client.sendall(b"2")
+                assert service.recv(1) == b"2"
+                service.sendall(b"3")
+                assert client.recv(1) == b"3"
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+                asking.settimeout(LONG)
+                asking.connect(("127.0.0.1", gateway.port("udp")))
+                asking.send(b"question")
+                payload, session = datagrams.recvfrom(100)
+                datagrams.sendto(payload.upper(), session)
+                assert asking.recv(100) == b"QUESTION"

@@ -16,7 +16,7 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.tcp import TcpTarget, connected, is_reset, read_all, read_exactly, reset, tcp_config, tcp_target
 
 PURE = pytest.mark.parametrize("environment", [{}, {"FASTGW_PURE_PYTHON": "1"}], ids=["compiled", "pure"])
-SHORT = {"connect": "300ms", "tunnel_idle": "300ms"}
+SHORT = {"tunnel_idle": "300ms"}
 
 
 @pytest.fixture(scope="module")

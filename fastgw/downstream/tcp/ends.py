@@ -95,6 +95,7 @@ class PlainEnd:
         "_end_due",
         "_fd",
         "_held",
+        "_is_bulk",
         "_is_closed",
         "_is_ending",
         "_is_over",
@@ -124,6 +125,7 @@ class PlainEnd:
         self._pipe: SplicePipe | None = None  # which holds what is to be sent
         self._paused = True
         self._is_readable = True  # as far as it is known: the first read tells
+        self._is_bulk = False  # so much comes that it is not copied
         self._is_ending = False  # an end or an error comes behind what can be read
         self._end_due = False
         self._is_over = False  # our direction has ended
@@ -161,7 +163,10 @@ class PlainEnd:
 
     def _read(self) -> None:
         buffer, owner, recv_into = self._buffer, self._owner, self._recv_into
-        while self._is_readable and not self._paused:
+        while self._is_readable and not self._paused and not self.resting:
+            if self._is_bulk and type(self.peer) is PlainEnd:
+                self._splice(self.peer)
+                continue
             try:
                 count = recv_into(buffer)
             except BlockingIOError:
@@ -182,49 +187,50 @@ class PlainEnd:
             owner.touched()
             if not self.peer.send(buffer[:count]):
                 self.pause()
-            if self._is_readable and not self._paused and count == RELAY_BYTES and type(self.peer) is PlainEnd:
-                self._splice(self.peer)
-            elif self._is_rest_due(count):
-                return
+            self._is_bulk = count == RELAY_BYTES
+            self._rest_if_due(count)
 
     def _splice(self, peer: "PlainEnd") -> None:
         """Move what is there to the other socket without copying it: there is much of it."""
         pipes, fd, to, owner = self._worker_loop.pipes, self._fd, peer._fd, self._owner
-        pipe = pipes.take()
+        pipe, moved = pipes.take(), 0
         if pipe is None:
+            self._is_bulk = False
             return
         try:
             while True:
                 count = pipe.fill(fd)
                 if not count:
-                    break  # as the next read finds
+                    self._is_bulk = False  # the next read tells of the end
+                    return
+                moved += count
                 self.received += count
                 owner.touched()
                 if not pipe.drain(to):
                     peer._pipe, pipe = pipe, None
                     self.pause()
                     return
-                if self._is_rest_due(count):
+                self._rest_if_due(count)
+                if self.resting:
                     return
         except BlockingIOError:
+            self._is_bulk = moved >= RELAY_BYTES // 2
             if not self._is_ending:
                 self._is_readable = False
         except OSError:
-            pass  # as the next read or write finds
+            self._is_bulk = False  # the next read or write tells of it
         finally:
             if pipe is not None:
                 pipes.give_back(pipe)
 
-    def _is_rest_due(self, count: int) -> bool:
+    def _rest_if_due(self, count: int) -> None:
         """Count bytes that were read, and rest after many of them while there are more."""
         if not self._is_readable or self._is_closed:
             self.read_since_rest = 0
-            return False
+            return
         self.read_since_rest += count
-        if self.read_since_rest < BODY_BYTES_PER_TURN:
-            return False
-        self._worker_loop.rests.begin(self, cast(asyncio.Transport, self))
-        return True
+        if self.read_since_rest >= BODY_BYTES_PER_TURN:
+            self._worker_loop.rests.begin(self, cast(asyncio.Transport, self))
 
     # as `Rests` knows it
 
