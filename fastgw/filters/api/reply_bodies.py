@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
+from fastgw.exchange.body_iterator import close_iterator
 from fastgw.exchange.reply import ReplyBody
 from fastgw.operator_events import OperatorEvent, say
 
@@ -196,9 +197,7 @@ class _PieceSender(_Sender):
                     self._feed(piece)
                 await self._room()
         finally:
-            close = getattr(pieces, "aclose", None)
-            if close is not None:
-                await close()
+            close_iterator(pieces, asyncio.get_running_loop())
         if self._length is not None and sent < self._length:
             return f"the body of a reply has {sent} bytes, and should have {self._length}"
         return ""

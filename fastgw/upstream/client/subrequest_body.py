@@ -6,6 +6,7 @@ from typing import final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay
+from fastgw.exchange.body_iterator import close_iterator
 from fastgw.operator_events import OperatorEvent, say
 
 
@@ -71,9 +72,7 @@ class BodyFeeder:
                     self._resumed = loop.create_future()
                     await self._resumed
         finally:
-            close = getattr(pieces, "aclose", None)
-            if close is not None:
-                await close()
+            close_iterator(pieces, loop)
         if length is not None and relay.bytes < length:
             return f"the body of the sub-request has {relay.bytes} bytes, and should have {length}"
         if self._exchange is not None:

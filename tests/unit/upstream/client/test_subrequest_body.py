@@ -14,7 +14,7 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay
-from fastgw.filters.api import Phase, Reply
+from fastgw.filters.api import Phase, Pieces, Reply
 from fastgw.upstream.client.subrequest import MOST_PER_EXCHANGE, Subrequest, SubrequestFailed, send_subrequest
 from tests.support.attempts import Watch
 from tests.support.memory import Plane, Wire, probe
@@ -479,3 +479,85 @@ def test_a_listener_may_do_anything_in_each_callback(which: str, what: str) -> N
         assert again.told == [(200, b"1"), b"ok", ()]
     asking.answers()
     assert all(isinstance(each, Subrequest) and each.over for each in asking.sent)
+
+
+# --- iterators that do not let themselves be closed ---
+
+
+class Unclosable:
+    """Has pieces, and an `aclose` that comes to nothing."""
+
+    def __init__(self, how: str, *pieces: bytes) -> None:
+        self.how, self.left, self.closings = how, list(pieces), 0
+
+    def __aiter__(self) -> Unclosable:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.left:
+            raise StopAsyncIteration
+        return self.left.pop(0)
+
+    async def aclose(self) -> None:
+        self.closings += 1
+        if self.how == "raises":
+            raise RuntimeError("of a filter")
+        await asyncio.get_running_loop().create_future()
+
+
+TOLD = {
+    "raises": "closing an iterator of body pieces raised",
+    "never returns": "an iterator of body pieces was not closed within 10 s",
+}
+
+
+@pytest.mark.parametrize("how", TOLD)
+@pytest.mark.parametrize("end", ["whole", "too long", "cancelled"])
+def test_a_sub_request_does_not_wait_for_its_body_to_be_closed(
+    how: str, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pieces = Unclosable(how, b"ab", b"cd")
+    asking = Answering(body=pieces, body_length=3 if end == "too long" else 4)
+    wire = asking.connects()
+    if end == "whole":
+        assert wire.received.endswith(b"\r\n\r\nabcd")
+        wire.sends(OK)
+        assert asking.heard.told == [(200, b"1"), b"ok", ()]
+    elif end == "too long":
+        assert [each.fault for each in asking.heard.told] == [Fault.INTERNAL]
+    else:
+        asking.sent.cancel()
+    asking.plane.passes(11)
+    assert pieces.closings == 1
+    assert caplog.text.count(TOLD[how]) == 1
+    asking.answers()
+
+
+@pytest.mark.parametrize("how", TOLD)
+@pytest.mark.parametrize("length", [4, 3, 5, None])
+def test_a_reply_does_not_wait_for_its_pieces_to_be_closed(
+    how: str, length: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client gets its end at once, and its connection serves again where the body was what it should be."""
+    made: list[Unclosable] = []
+
+    async def serve(exchange: Exchange) -> Reply:
+        made.append(Unclosable(how, b"ab", b"cd"))
+        return Reply(200, Pieces(made[-1], length))
+
+    plane = Plane(probes=[probe("serves", Phase.AUTHORIZE, request=serve)])
+    client = plane.client()
+    client.sends(GET)
+    plane.settle()
+    if length in (4, None):
+        assert client.received.endswith(b"\r\n\r\nabcd" if length else b"\r\n2\r\ncd\r\n0\r\n\r\n")
+        client.sends(GET)
+        plane.settle()
+        assert client.received.count(b"HTTP/1.1 200 OK\r\n") == 2
+    else:
+        assert client.aborted or client.ended
+    assert len(plane.records) == len(made)
+    plane.passes(11)
+    assert [each.closings for each in made] == [1] * len(made)
+    assert caplog.text.count(TOLD[how]) == len(made)
+    plane.assert_quiet()

@@ -1,0 +1,40 @@
+"""Closing of the async iterators by which filters create bodies."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from fastgw.operator_events import OperatorEvent, say
+
+CLOSING_S: Final = 10.0
+"""Seconds in which `aclose` of an iterator has to return, before it is cancelled."""
+_closing: Final[set["asyncio.Task[None]"]] = set()
+
+
+def close_iterator(pieces: object, loop: asyncio.AbstractEventLoop) -> None:
+    """Close an iterator that is no longer used, in a separate task: the message it was for does not wait for it.
+
+    Does nothing if the iterator has no `aclose`, or is a generator that has ended.
+    """
+    close: Callable[[], Awaitable[Any]] | None = getattr(pieces, "aclose", None)
+    if close is None or getattr(pieces, "ag_frame", pieces) is None:
+        return
+    task = loop.create_task(_close(close))
+    _closing.add(task)  # the loop itself holds tasks weakly
+    limit = loop.call_later(CLOSING_S, task.cancel)
+
+    def done(task: "asyncio.Task[None]") -> None:
+        _closing.discard(task)
+        limit.cancel()
+
+    task.add_done_callback(done)
+
+
+async def _close(close: Callable[[], Awaitable[Any]]) -> None:
+    try:
+        await close()
+    except asyncio.CancelledError:
+        text = "an iterator of body pieces was not closed within %g s"
+        say(OperatorEvent.FILTER_RAISED, text, CLOSING_S)
+    except BaseException as error:  # the edge of a filter: out of a task, nobody would be told
+        say(OperatorEvent.FILTER_RAISED, "closing an iterator of body pieces raised", error=error)
