@@ -81,6 +81,7 @@ EDGES = {
     "exchange/chain.py": 5,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 4,  # likewise
     "exchange/request_stages.py": 1,  # likewise
+    "eventloop/body_iterator.py": 1,  # what closing the pieces of a filter's body raises
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 2,  # likewise
     "upstream/client/subrequest_body.py": 1,  # what makes the body of a sub-request may raise

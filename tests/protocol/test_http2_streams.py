@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -299,6 +300,19 @@ def test_an_upload_waits_for_its_upstream(lane: Lane, client: Http2Client) -> No
     assert client.wait_for(3).body == b"ok"
     client.send(data(b"", 1))
     assert len(upstream.read_body(head.head, until_close=False).body) == sent
+    upstream.send(OK)
+    assert client.wait_for(1).status == 200
+
+
+def test_an_upload_of_many_windows_arrives_whole(lane: Lane, client: Http2Client) -> None:
+    """What the upstream has taken is given back to both windows, of stream and connection, as it goes."""
+    client.begin().send(request(lane, method=b"POST", end=False))
+    upstream = lane.accept()
+    head = upstream.read_request_head()
+    with ThreadPoolExecutor(1) as threads:
+        request_read = threads.submit(upstream.read_body, head.head, until_close=False)
+        client.send_body(1, 3 * MIB)
+        assert request_read.result(20).body == b"x" * (3 * MIB)
     upstream.send(OK)
     assert client.wait_for(1).status == 200
 

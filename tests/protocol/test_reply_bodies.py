@@ -24,8 +24,12 @@ FILTER = '''
 
 import asyncio
 import os
+import threading
 
 from fastgw.filters.api import Env, Exchange, FileRange, Filter, Hooks, Phase, Pieces, Reply
+
+
+FREE = threading.Event()
 
 
 class Serves(Filter, name="serves", phase=Phase.TRANSFORM):
@@ -88,6 +92,13 @@ class Serves(Filter, name="serves", phase=Phase.TRANSFORM):
                     return Reply(200, Pieces(counted(10**9)))
                 case b"file":
                     return file(exchange)
+                case b"busy":
+                    FREE.clear()
+                    loop = asyncio.get_running_loop()
+                    for _ in range(64):
+                        loop.run_in_executor(None, FREE.wait)
+                case b"free":
+                    FREE.set()
                 case b"doubled":
                     return Reply(200, Pieces(counted(3)), [(b"ETag", b'"a"')])
             return None
@@ -113,6 +124,7 @@ class Place:
         self.tls = client_tls(authority)
         serves = {"file": str(self.file), "notes": str(self.notes)}
         settings = {
+            "workers": 1,
             "extensions": ["serves"],
             "listeners": {
                 "main": {"address": "127.0.0.1:0"},
@@ -275,3 +287,12 @@ def test_a_file_that_becomes_shorter_is_cut_off(place: Place) -> None:
     finally:
         place.file.write_bytes(content)
         connection.close()
+
+
+@pytest.mark.parametrize("listener", ["main", "tls"])
+def test_a_file_comes_though_all_threads_of_filters_are_busy(place: Place, listener: str) -> None:
+    place.get("/busy")
+    try:
+        assert place.get("/file/", listener)[2] == place.file.read_bytes()
+    finally:
+        place.get("/free")

@@ -8,15 +8,18 @@ it.
 import asyncio
 import os
 from collections.abc import AsyncIterable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from stat import S_ISREG
 from typing import Any, Final, TypeAlias, final
 
 from fastgw.errors import Fault
+from fastgw.eventloop.body_iterator import close_iterator
 from fastgw.exchange import Exchange
-from fastgw.exchange.body_iterator import close_iterator
 from fastgw.exchange.reply import ReplyBody
 from fastgw.operator_events import OperatorEvent, say
 
+_threads: Final = ThreadPoolExecutor(8, "files")
+"""Threads that wait for the disk. Jobs of filters (`asyncio.to_thread`) use others, so files do not wait for those."""
 FilePath: TypeAlias = str | bytes | os.PathLike[str]
 PIECE: Final = 65536
 """Bytes of a file that are read at once."""
@@ -68,11 +71,12 @@ class FileRange(ReplyBody):
     async def open(cls, path: FilePath, offset: int = 0, length: int | None = None) -> "FileRange":
         """Open a file in a thread. `length` None: to the end of the file. Raises `OSError`, and `ValueError` if it is
         not a regular file or does not have this range."""
-        opening = asyncio.get_running_loop().run_in_executor(None, _opened, path)
+        opening = _threads.submit(_opened, path)
         try:
-            fd, size = await asyncio.shield(opening)
+            fd, size = await asyncio.shield(asyncio.wrap_future(opening))
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_again)
+            if not opening.cancel():  # a thread is about it
+                opening.add_done_callback(_close_again)
             raise
         made = cls(fd, offset, 0)  # has it closed whatever comes
         made.length = max(size - offset, 0) if length is None else length
@@ -92,9 +96,9 @@ class FileRange(ReplyBody):
             os.close(fd)
 
 
-def _close_again(opening: "asyncio.Future[tuple[int, int]]") -> None:
+def _close_again(opening: "Future[tuple[int, int]]") -> None:
     """Close a file that was opened after its caller was cancelled."""
-    if not opening.cancelled() and opening.exception() is None:
+    if opening.exception() is None:
         os.close(opening.result()[0])
 
 
@@ -209,12 +213,12 @@ class _FileSender(_Sender):
         super().__init__(exchange)
         self._fd, self._at, self._left = fd, offset, length
         self._socket = -1
-        self._working: asyncio.Future[Any] | None = None  # in a thread, which uses the descriptors
+        self._working: Future[Any] | None = None  # in a thread, which uses the descriptors
 
     async def _beside(self, step: Callable[..., Any], *given: Any) -> Any:
         """Run a step that may wait for the disk in a thread. It continues if the task is cancelled."""
-        self._working = asyncio.get_running_loop().run_in_executor(None, step, *given)
-        return await asyncio.shield(self._working)
+        self._working = working = _threads.submit(step, *given)
+        return await asyncio.shield(asyncio.wrap_future(working))
 
     async def _send(self) -> str:
         await self._room()
@@ -264,14 +268,13 @@ class _FileSender(_Sender):
         return piece
 
     def _let_go(self) -> None:
-        if self._working is None or self._working.done():
+        working = self._working
+        if working is None or working.done() or working.cancel():  # or it waits for a thread no more
             self._close()
         else:  # a descriptor that is closed under a thread might be another connection's when it is used
-            self._working.add_done_callback(self._close)
+            working.add_done_callback(self._close)
 
-    def _close(self, done: "asyncio.Future[Any] | None" = None) -> None:
-        if done is not None and not done.cancelled():
-            done.exception()  # nobody else asks for it
+    def _close(self, done: "Future[Any] | None" = None) -> None:
         for fd in (self._fd, self._socket):
             if fd >= 0:
                 os.close(fd)

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterable
 from typing import final
 
 from fastgw.errors import Fault
+from fastgw.eventloop.body_iterator import close_iterator
 from fastgw.exchange import Exchange, Relay
-from fastgw.exchange.body_iterator import close_iterator
 from fastgw.operator_events import OperatorEvent, say
 
 

@@ -669,3 +669,15 @@ def test_another_upstream_that_takes_its_place_is_not_asked_twice(shown: Shown) 
     (record,) = plane.records
     assert (record.status, record.upstream, record.retries) == (401, "other", 1)
     plane.assert_quiet()
+
+
+def test_what_comes_of_the_body_meanwhile_goes_on_behind_what_was_sent(shown: Shown) -> None:
+    """As HTTP/2 brings it: what is in the client's window comes though nobody takes it."""
+    service, wire = refused(shown, UPLOAD + b"abc", BEGUN)
+    body = service.client.protocol.exchange.request_body
+    body.bytes += 2
+    body.feed(b"de")
+    assert wire.received.endswith(b"\r\n\r\nabc")
+    shown.decides(False)
+    assert wire.received.endswith(b"\r\n\r\nabcde")
+    assert service.client.received.startswith(b"HTTP/1.1 401 ")
