@@ -1,5 +1,5 @@
 """Services of a process's event loop: timer wheel, read buffers, direct socket sends, TLS transport, single-
 flight.
 
-Nothing here knows HTTP.
+This package is independent of HTTP.
 """

@@ -1,4 +1,4 @@
-"""One question at a time for each key, however many wait for its answer (single-flight)."""
+"""Single-flight: one call at a time for each key, whose result all waiting callers share."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar, final
 T = TypeVar("T")
 
 MOST: Final = 100_000
-"""Keys under way at once; what comes on top asks for itself."""
+"""Maximum number of keys in flight; further callers make calls of their own."""
 
 
 class _Flight(Generic[T]):
@@ -20,7 +20,9 @@ class _Flight(Generic[T]):
 
 @final
 class SingleFlight(Generic[T]):
-    """The questions under way. One belongs to nobody: who leaves does not end it for the others; the last one does."""
+    """The calls in flight. A call has no owner: a caller that leaves does not end it for the others; the last
+    one does.
+    """
 
     __slots__ = ("_under_way",)
 
@@ -34,13 +36,13 @@ class SingleFlight(Generic[T]):
         return len(self._under_way)
 
     def has(self, key: Hashable) -> bool:
-        """Whether there is a question under way."""
+        """Whether there is a call in flight."""
         return key in self._under_way
 
     async def join(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The answer to `key`: to a question that is under way, or else to `ask`, which must not raise.
+        """Return the result for `key`: of the call in flight, or else of `ask`, which must not raise.
 
-        What it has asked for is under way until its answer is there; who remembers answers does so within `ask`.
+        The call is in flight until its result is there; results are cached within `ask`.
         """
         flight = self._under_way.get(key)
         if flight is None:
@@ -54,7 +56,7 @@ class SingleFlight(Generic[T]):
             flight.waiting -= 1
             if not flight.waiting and not flight.task.done():
                 flight.task.cancel()
-                if self._under_way.get(key) is flight:  # whoever comes now asks anew
+                if self._under_way.get(key) is flight:  # later callers start a new call
                     del self._under_way[key]
 
     async def _fly(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -1,4 +1,4 @@
-"""asyncio's servers on sockets that outlive them."""
+"""asyncio servers on sockets that outlive them."""
 
 import asyncio
 import socket
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _KEPT: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-"""Arguments that keep the path of a unix socket: from 3.13 on the end of a server would remove it, but whoever opened
-it removes it, and another process may serve there already.
+"""Arguments that keep the path of a unix socket: from 3.13 on closing a server would remove it, but its owner removes
+it, and another process may serve there already.
 """
 
 
 async def serve_on(
     listening: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], **more: Any
 ) -> asyncio.Server:
-    """Serve a listening socket, of TCP or unix. The server closes it at its end, and leaves its path.
+    """Serve a TCP or unix listening socket. The server closes it at its end, and keeps its path.
 
     `more`: as `loop.create_server` takes it.
     """

@@ -1,8 +1,8 @@
-"""A coarse timer wheel: thousands of deadlines, one look at the clock per tick.
+"""A coarse timer wheel: thousands of deadlines, one check of the clock per tick.
 
-A connection moves its deadline with every byte, so moving must cost nothing: `deadline` is a plain attribute, stored
-and forgotten. The wheel looks at it when the slot it was filed under comes round, and files it again if it has moved.
-What is over is dropped: its deadline may be a minute away, and thousands that a second has had would wait for theirs.
+A connection moves its deadline with every byte, so moving must cost nothing: `deadline` is a plain attribute that is
+only stored. The wheel checks it when its slot is due, and files it again if it has moved.
+Finished objects are dropped explicitly: their deadline may be a minute away, and thousands per second would accumulate.
 No event loop here: the worker calls `advance` every `tick` seconds.
 """
 
@@ -21,10 +21,10 @@ class Timed:
 
     def __init__(self) -> None:
         self.deadline = inf
-        self.filed_at = inf  # the earliest instant the wheel will look at us; inf = not filed
+        self.filed_at = inf  # the earliest instant at which the wheel checks this object; inf = not filed
 
     def expire(self, now: float) -> None:
-        """The deadline has passed. It has been set to `inf`; set it again to be called again."""
+        """Handle the deadline. It has been set to `inf`; set it again to be called again."""
         raise NotImplementedError
 
 
@@ -39,13 +39,13 @@ class Wheel:
         self._slots: dict[int, set[Timed]] = {}
 
     def watch(self, timed: Timed, deadline: float) -> None:
-        """Set a deadline. Later than the one before: one store. Earlier: filed anew."""
+        """Set a deadline. If it is later than the previous one: one store. If earlier: it is filed again."""
         timed.deadline = deadline
         if deadline < timed.filed_at:
             self.file(timed, deadline)
 
     def file(self, timed: Timed, at: float) -> None:
-        """Look at it at this instant: part of `watch`, which those that set a deadline per request do themselves."""
+        """File it for this instant: part of `watch`, which code that sets a deadline per request does itself."""
         if timed.filed_at != inf:
             self._unfile(timed)
         timed.filed_at = at
@@ -59,7 +59,7 @@ class Wheel:
             slot.add(timed)
 
     def drop(self, timed: Timed) -> None:
-        """Remove an entry: it has no deadline, and is not held any more."""
+        """Remove an entry: it has no deadline, and is no longer referenced."""
         timed.deadline = inf
         if timed.filed_at != inf:
             self._unfile(timed)
@@ -67,11 +67,11 @@ class Wheel:
 
     def _unfile(self, timed: Timed) -> None:
         slot = self._slots.get(int(timed.filed_at / TICK) + 1)
-        if slot is not None:  # else it is in the next one, as what was due when it was filed
+        if slot is not None:  # otherwise it is in the next one, like entries that were due when they were filed
             slot.discard(timed)
 
     def advance(self, now: float) -> None:
-        """Expire what is due at `now` (monotonic seconds). Costs the slots that came round, never all timers."""
+        """Expire entries that are due at `now` (monotonic seconds). It visits the due slots only, never all timers."""
         self.now = now
         slots = self._slots
         last = int(now / TICK)
@@ -81,13 +81,13 @@ class Wheel:
             try:
                 self._look_at(due, now)
             finally:
-                if left := set(due):  # an expiry raised: the others are looked at by the next `advance`
+                if left := set(due):  # an expiry raised: the next `advance` checks the others
                     slots.setdefault(tick + 1, set()).update(left)
 
     def _look_at(self, due: Iterable[Timed], now: float) -> None:
         for timed in due:
             if timed.filed_at > now:
-                continue  # filed again for later, or dropped, by one that was looked at before it
+                continue  # filed again for later, or dropped, by an earlier one
             timed.filed_at = inf
             if timed.deadline <= now:
                 timed.deadline = inf

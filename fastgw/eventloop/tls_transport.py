@@ -1,17 +1,18 @@
-"""TLS over a plain transport, for either side of a connection: bytes go in and out, and nothing is known of HTTP.
+"""TLS over a plain transport, for either side of a connection; independent of HTTP.
 
-A `TlsTransport` is the protocol of a plain transport, and the transport of what stands above it, which has to be an
-`asyncio.BufferedProtocol`. A subclass has the handshake: `downstream.tls.connection` as server, `upstream.tls_client`
-as client. Everything else is here, the same for both: either direction may end by itself (`write_eof`, `eof_received`;
-RFC 8446 section 6.1), reading and writing are held back as over plain TCP, and what comes is told from what was cut.
+A `TlsTransport` is the protocol of a plain transport, and the transport of the protocol above it, which has to be an
+`asyncio.BufferedProtocol`. Subclasses do the handshake: `downstream.tls.connection` as server, `upstream.tls_client` as
+client. Everything else is the same for both: either direction may end separately (`write_eof`, `eof_received`; RFC 8446
+section 6.1), reading and writing have backpressure as over plain TCP, and a proper end is distinguished from a
+truncation.
 
-uvloop's own TLS is not used. It cannot end one direction and go on in the other, which tunnels and early answers need;
-it holds a buffer of 256 KiB for each connection and as much for what is not read yet; and who speaks no TLS at all
-cannot be answered any more. Here OpenSSL works on memory, and its bytes go out in the turn in which they come about.
+uvloop's own TLS is not used. It cannot end one direction and continue in the other, which tunnels and early responses
+need; it holds a buffer of 256 KiB for each connection and as much for unread data; and a client that does not speak TLS
+cannot get a response. Here OpenSSL works on memory BIOs, and its output is sent in the same turn.
 
-Rule 1: what stands above is told of nothing before the handshake is done. Rule 2: what OpenSSL has to say is sent
-before anything else happens. Rule 3: OpenSSL's memory is the worker's, one for all connections, so it is empty whenever
-anybody else is called: what is not deciphered yet is taken out of it (`_kept`).
+Rule 1: the protocol above is not called before the handshake is complete. Rule 2: output of OpenSSL is sent before
+anything else happens. Rule 3: one memory BIO of the worker serves all connections, so it is empty whenever other code
+is called: data that is not decrypted yet is taken out of it (`_kept`).
 """
 
 import asyncio
@@ -26,9 +27,9 @@ from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN, FRAMING_COST, Work
 from fastgw.net.client_hello import LONGEST_RECORD
 
 MOST_SEALED: Final = 4 * LONGEST_RECORD
-"""Bytes that are enciphered before they are sent: OpenSSL's memory never becomes smaller again."""
+"""Maximum bytes that are encrypted before they are sent: OpenSSL's memory never shrinks."""
 OWN_ANSWERS: Final = 1024
-"""Bytes that TLS may answer by itself on a connection, some 40 key updates, besides a 64th of the data that comes.
+"""Bytes that TLS itself may send on a connection, some 40 key updates, plus a 64th of the received data.
 
 PERF: 1,200 key updates in one read held up all other clients of a worker for 100 ms and more (OpenSSL 3.0).
 """
@@ -52,7 +53,7 @@ class Stage(IntEnum):
     SILENT = 1  # the handshake has not begun
     SHAKING = 2
     OPEN = 3
-    CLOSING = 4  # what is written is sent, then it closes
+    CLOSING = 4  # written data is sent, then it closes
     CLOSED = 5
 
 
@@ -60,7 +61,7 @@ SILENT, SHAKING, OPEN, CLOSING, CLOSED = Stage
 
 
 class TlsTransport(asyncio.BufferedProtocol):
-    """One connection. What stands above uses the methods of an `asyncio.Transport`, `write` to `get_extra_info`."""
+    """One connection. The protocol above uses the methods of an `asyncio.Transport`, `write` to `get_extra_info`."""
 
     __slots__ = (
         "_above",
@@ -96,47 +97,47 @@ class TlsTransport(asyncio.BufferedProtocol):
         self.memory = memory = worker_loop.tls_memory
         self._buffer = memory.buffer
         self._tls: ssl.SSLObject = None  # type: ignore[assignment]  # set by `_begin_handshake`
-        self._kept = b""  # has come, and is not deciphered: reading was paused
-        self._unread = False  # there is that, or something that OpenSSL holds, or the end
+        self._kept = b""  # received, and not decrypted: reading was paused
+        self._unread = False  # there is such data, or data in OpenSSL, or the end
         self._paused = False
-        self.resting = False  # until others have had their turn (`Rests`)
+        self.resting = False  # until other connections have had their turn (`Rests`)
         self.read_since_rest = 0
-        self._framing = -LONGEST_RECORD  # bytes not counted yet that were no data, or are: OpenSSL may hold so many
+        self._framing = -LONGEST_RECORD  # uncounted bytes of overhead or data: OpenSSL may hold as many
         self._got = 0  # bytes of data
-        self._own_answers = 0  # bytes of what TLS has answered of its own accord
+        self._own_answers = 0  # bytes that TLS itself has sent
         self._below_paused = False
         self._peer_ended = False
         self._ended = False
-        self._end_due = False  # as soon as what has come is read
+        self._end_due = False  # as soon as the received data is read
 
-    # what a subclass has to have
+    # methods of subclasses
 
     def _received_early(self, received: memoryview) -> None:
-        """Bytes that have come before the handshake is done."""
+        """Handle bytes before the end of the handshake."""
         raise NotImplementedError
 
     def _shaken(self, last: bytes) -> None:
-        """The handshake is done. `last`: what is to be sent of it (`_send`)."""
+        """Handle the completed handshake. `last`: its last bytes to be sent (`_send`)."""
         raise NotImplementedError
 
     def _not_shaken(self, error: OSError | None) -> None:
-        """Handle the end before the handshake: it has failed, or the connection was lost before (None: it ended)."""
+        """Handle a failed handshake, or a connection that was lost before its end (None: it was closed)."""
         raise NotImplementedError
 
     def _cut_off(self) -> None:
-        """The connection has ended, which its peer has not said within TLS."""
+        """Handle an end of the connection without `close_notify`."""
         raise NotImplementedError
 
     def _flooded(self, why: str) -> None:
-        """The connection is to be ended for that (`_lose`)."""
+        """Handle an error that ends the connection (`_lose`)."""
         raise NotImplementedError
 
-    # what the loop tells
+    # calls of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._below = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         self._fd = transport.get_extra_info("socket").fileno()
-        transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+        transport.set_write_buffer_limits(high=0)  # writing pauses as soon as the kernel accepts no more
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -145,7 +146,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         if self.stage is OPEN:
             got = self._got
             self._decipher_counted(self._buffer[:nbytes])
-            # What brings no data (key updates, alerts) costs much more to read than data does.
+            # Records without data (key updates, alerts) cost much more to read than data.
             memory = self.memory
             self._buffer = memory.buffer if 2 * (self._got - got) >= nbytes else memory.small_buffer
         elif self.stage < OPEN:
@@ -155,7 +156,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         if self._above is None:
             self._not_shaken(None)
             return False
-        if not self._peer_ended:  # else it has said so before, within TLS
+        if not self._peer_ended:  # otherwise it has sent `close_notify` before
             self._cut_off()
         return self.stage is OPEN
 
@@ -180,7 +181,7 @@ class TlsTransport(asyncio.BufferedProtocol):
     # the handshake
 
     def _begin_handshake(self, tls: ssl.SSLObject, received: bytes = b"") -> None:
-        """`tls`: made on the worker loop's memory. `received`: what has come by now."""
+        """`tls`: created on the worker loop's memory. `received`: the bytes so far."""
         self.stage = SHAKING
         self._tls = tls
         self._shake(received)
@@ -201,13 +202,13 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._shaken(self.memory.outgoing.read())
 
     def _open(self, above: Above) -> None:
-        """Hand the connection to the protocol above. The subclass tells it so, and goes on with `_read_early`."""
+        """Hand the connection to the protocol above. The subclass calls it, and continues with `_read_early`."""
         self.stage = OPEN
         self._above = above
         self._read, self._write = cast(_Read, self._tls.read), self._tls.write
 
     def _read_early(self) -> None:
-        """Hand on what has come with the end of the handshake."""
+        """Pass on the data that was received with the end of the handshake."""
         if self._kept:
             self._unread = True
             if not self._paused:
@@ -216,7 +217,9 @@ class TlsTransport(asyncio.BufferedProtocol):
     # bytes
 
     def _decipher_counted(self, sealed: bytes | memoryview) -> None:
-        """Decipher, and rest after many records: a small one costs as much as a large one. Data count above."""
+        """Decrypt, and rest after many records: a small one costs as much as a large one. The protocol above counts
+        data.
+        """
         got = self._got
         self._decipher(sealed)
         self._framing += len(sealed) - len(self._kept) - (self._got - got)
@@ -227,7 +230,7 @@ class TlsTransport(asyncio.BufferedProtocol):
                 self.worker_loop.rests.begin(self, self._below)
 
     def _decipher(self, sealed: bytes | memoryview) -> None:
-        """Hand on what has come, for as long as it is wanted."""
+        """Pass on received data until reading is paused."""
         incoming, outgoing, above = self.memory.incoming, self.memory.outgoing, self._above
         assert above is not None
         while True:
@@ -244,7 +247,7 @@ class TlsTransport(asyncio.BufferedProtocol):
                         break
             except ssl.SSLWantReadError:
                 pass
-            except ssl.SSLZeroReturnError:  # as an end that comes behind ours is told
+            except ssl.SSLZeroReturnError:  # like an end that follows ours
                 ended = True
             except ssl.SSLError as broken:
                 error = broken
@@ -273,7 +276,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._say_end()
 
     def _answer_records(self) -> bool:
-        """Send what TLS itself has to answer. False: that was too much for the data that came, and all is over."""
+        """Send the output of TLS itself. False: it was too much for the received data, and the connection was ended."""
         self._own_answers += self.memory.outgoing.pending
         if self._own_answers > OWN_ANSWERS + self._got // 64:
             self.memory.outgoing.read()
@@ -283,7 +286,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         return True
 
     def _end_of_peer(self, above: Above) -> None:
-        """The peer has said within TLS that nothing follows."""
+        """Handle `close_notify` of the peer."""
         if not self._peer_ended:
             self._peer_ended = True
             if not above.eof_received() and self.stage is OPEN:
@@ -297,12 +300,12 @@ class TlsTransport(asyncio.BufferedProtocol):
             send(self._fd, sealed, self._below, self._below_paused)
 
     def _break(self, error: ssl.SSLError) -> None:
-        """Close after bytes that are no TLS, or were changed on their way, or an alert; or a cut."""
+        """Close after bytes that are not TLS, or were manipulated, an alert, or a truncation."""
         self._flush()
         self._lose(error)
 
     def _lose(self, error: Exception | None) -> None:
-        """End the connection, and tell what stands above."""
+        """End the connection, and call the protocol above."""
         above, self._above = self._above, None
         self.abort()
         if above is not None:
@@ -311,7 +314,7 @@ class TlsTransport(asyncio.BufferedProtocol):
     def _shut(self) -> None:
         self.stage = CLOSED
 
-    # the transport of what stands above
+    # the transport of the protocol above
 
     @property
     def tls(self) -> ssl.SSLObject:
@@ -319,7 +322,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         return self._tls
 
     def has_unread(self) -> bool:
-        """Whether more has come than was handed on by now: data or their end."""
+        """Whether there is received data, or an end, that was not passed on yet."""
         return self._unread
 
     def write(self, message: bytes) -> None:
@@ -341,16 +344,16 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._flush()
 
     def write_eof(self) -> None:
-        """End our direction: no more bytes follow. What the peer still sends is read all the same."""
+        """End our direction: no more bytes follow. Data of the peer is still read."""
         if self._tls.pending():
-            self._end_due = True  # OpenSSL would stumble over what it has deciphered and is not read
+            self._end_due = True  # OpenSSL would fail because of decrypted data that is not read yet
         else:
             self._say_end()
 
     def _say_end(self) -> None:
         self._end_due = False
         if self.stage is OPEN and not self._ended:
-            with suppress(ssl.SSLError):  # it would wait for the peer's
+            with suppress(ssl.SSLError):  # it would wait for that of the peer
                 self._tls.unwrap()
             self._flush()
             self._ended = True
@@ -385,7 +388,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._below.resume_reading()
 
     def end_rest(self) -> None:
-        if self.stage is OPEN and not self._paused and not self._unread:  # else what is kept is read first
+        if self.stage is OPEN and not self._paused and not self._unread:  # otherwise the kept data is read first
             self._below.resume_reading()
 
     def _read_on(self) -> None:

@@ -1,3 +1,1 @@
-"""Protocols before and below HTTP: PROXY protocol, TLS client hello, certificates, session tickets, OpenSSL's own
-functions.
-"""
+"""Protocols below HTTP: PROXY protocol, TLS client hello, certificates, session tickets, OpenSSL functions."""

@@ -1,7 +1,7 @@
-"""The certificate that a peer has shown, and TLS has verified: whom it names, and how upstreams are told.
+"""Verified certificate of a client: its identity, and its form in headers for upstreams.
 
-What stands in it was signed by an authority, not written for us: nothing of it may end a header field, or a quoted
-string in one.
+Its contents come from a certificate authority, not from the gateway: they must not be able to end a header field, or a
+quoted string in one.
 """
 
 import re
@@ -22,10 +22,10 @@ SHORT_NAMES: Final[Mapping[str, str]] = {
     "streetAddress": "STREET",
     "userId": "UID",
 }
-"""OpenSSL's long names of what a subject is made of, as RFC 4514 writes them; others stay as they are."""
+"""RFC 4514 short forms of OpenSSL's long attribute names; others stay unchanged."""
 
 LONGEST: Final = 4096
-"""Bytes of an element; a certificate may have hundreds of names."""
+"""Maximum bytes of an element; a certificate may have hundreds of names."""
 
 _SEPARATES: Final = re.compile(r"[+,;<>]")
 _UNSAFE: Final = re.compile(rb'[^\x20-\x7e]|["\\]')
@@ -33,20 +33,20 @@ _NOT_PLAIN: Final = re.compile(rb'[^\x21-\x7e]|["\\]')
 _NEEDS_QUOTES: Final = re.compile("[,;=]")
 
 Decoded = Mapping[str, Any]
-"""A certificate as `ssl.SSLObject.getpeercert` tells of it."""
+"""A certificate in the form of `ssl.SSLObject.getpeercert`."""
 
 
 class ClientCertificate(NamedTuple):
-    """Certificate of a client, verified against the listener's authority, and not revoked where there is a revocation
+    """Certificate of a client, verified against the listener's authority, and not revoked if there is a revocation
     list.
     """
 
     subject: str
-    """Subject as RFC 4514 writes it, the most specific part first: `CN=alice,OU=people,O=Example`."""
+    """Subject in the form of RFC 4514, the most specific part first: `CN=alice,OU=people,O=Example`."""
     common_name: str
-    """Common name of the subject; "" where it has none."""
+    """Common name of the subject; "" if it has none."""
     dns_names: tuple[str, ...]
-    """Alternative names, here and below, as they stand in the certificate."""
+    """Alternative names, here and below, unchanged from the certificate."""
     uris: tuple[str, ...]
     emails: tuple[str, ...]
     ip_addresses: tuple[str, ...]
@@ -103,7 +103,9 @@ def expiry(decoded: Decoded) -> float:
 
 
 def distinguished(name: Iterable[Iterable[tuple[str, str]]]) -> str:
-    """A subject or issuer as RFC 4514 writes it, in ASCII: other bytes, quotes and backslashes stand as `\\xx`."""
+    """A subject or issuer in the form of RFC 4514, in ASCII: other bytes, quotes and backslashes are written as
+    `\\xx`.
+    """
     parts = ["+".join(f"{SHORT_NAMES.get(kind, kind)}={_escaped(value)}" for kind, value in part) for part in name]
     return ",".join(reversed(parts))
 
@@ -119,6 +121,6 @@ def _escaped(value: str) -> str:
 
 
 def _value(name: str) -> str:
-    """An alternative name within the field: what is not visible ASCII stands as `%xx`."""
+    """An alternative name within the header: everything but visible ASCII is written as `%xx`."""
     plain = _NOT_PLAIN.sub(lambda match: b"%%%02X" % match[0][0], name.encode(errors="surrogatepass")).decode("ascii")
     return f'"{plain}"' if _NEEDS_QUOTES.search(plain) else plain

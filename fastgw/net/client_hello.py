@@ -1,11 +1,11 @@
-"""The ClientHello, as far as it is looked into before OpenSSL has it (RFC 8446 sections 4.1.2 and 5.1)."""
+"""ClientHello: its inspection before OpenSSL gets it (RFC 8446 sections 4.1.2 and 5.1)."""
 
 from typing import Final, final
 
 from fastgw.http.malformed import Malformed
 
 NO_APPLICATION_PROTOCOL: Final = b"\x15\x03\x03\x00\x02\x02\x78"
-"""A fatal alert (RFC 7301 section 3.2), in a record as it may answer the first message: nothing is encrypted yet."""
+"""A fatal alert (RFC 7301 section 3.2), in an unencrypted record, as an answer to the first message."""
 DECODE_ERROR: Final = b"\x15\x03\x03\x00\x02\x02\x32"
 """TLS alert for a message whose length is incorrect (RFC 8446 section 6.2)."""
 LONGEST_RECORD: Final = 16_384
@@ -21,7 +21,7 @@ _ALPN: Final = 16
 
 @final
 class HelloBuffer:
-    """Collects a ClientHello until it is whole, and holds nothing but its bytes.
+    """Collects a ClientHello until it is complete, and holds only its bytes.
 
     PERF: OpenSSL holds 46 KiB for a connection that has begun with half of one (OpenSSL 3.0, CPython 3.11;
     tests/e2e/test_handshake_memory.py).
@@ -31,13 +31,13 @@ class HelloBuffer:
 
     def __init__(self) -> None:
         self.received = bytearray()
-        self._record_at = 0  # where the first record begins that is not whole
+        self._record_at = 0  # where the first incomplete record begins
         self._header = b""  # of the message
-        self._in_message = 0  # bytes of it, in the records before
+        self._in_message = 0  # bytes of it in the previous records
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes, and say whether `received` is ready for OpenSSL: it holds the whole message, or
-        something that OpenSSL refuses. Raises `Malformed` for a message longer than `LONGEST_HELLO`."""
+        """Take the next bytes, and return whether `received` is ready for OpenSSL: it holds the whole message, or bytes
+        that OpenSSL refuses. Raises `Malformed` for a message longer than `LONGEST_HELLO`."""
         received = self.received
         received += chunk
         while len(received) - self._record_at >= _RECORD_HEADER:
@@ -72,9 +72,9 @@ class HelloBuffer:
 
 
 def protocols_offered(message: bytes) -> list[bytes] | None:
-    """Return the protocols that a client offers inside TLS (ALPN, RFC 7301), by its ClientHello.
+    """Return the protocols that a client offers by ALPN (RFC 7301) in its ClientHello.
 
-    None: it does not say, or that is no ClientHello; then OpenSSL decides alone.
+    None: it has no ALPN, or is not a ClientHello; then OpenSSL decides.
     """
     rest = _Reader(message[_MESSAGE_HEADER + _VERSION_AND_RANDOM :])
     try:
@@ -97,7 +97,7 @@ def protocols_offered(message: bytes) -> list[bytes] | None:
 
 
 class _Reader:
-    """Raises `ValueError` where something is longer than what is there."""
+    """Raises `ValueError` if a length exceeds the available bytes."""
 
     def __init__(self, held: bytes) -> None:
         self.left = held
@@ -110,7 +110,7 @@ class _Reader:
         return number
 
     def vector(self, size: int) -> bytes:
-        """Read bytes after their length, which takes so many bytes."""
+        """Read bytes that follow their length, which has this number of bytes."""
         length = self.number(size)
         if len(self.left) < length:
             raise ValueError

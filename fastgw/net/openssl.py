@@ -1,7 +1,7 @@
 """OpenSSL functions for which Python has no call: keys of session tickets, groups, memory.
 
-The calls are made past Python, by `ctypes`, once `verify` has seen in a child process that they do what they should.
-Where they do not, contexts are as Python makes them.
+The calls use `ctypes`, after `verify` has confirmed in a child process that they work. Otherwise contexts stay as
+Python creates them.
 """
 
 import os
@@ -11,25 +11,25 @@ from contextlib import suppress
 from typing import Any, Final
 
 KEY_BYTES: Final = 80
-"""Bytes of the keys of session tickets: their name, and what to sign and encrypt with."""
+"""Bytes of the keys of session tickets: their name, and the keys for signing and encryption."""
 GROUPS: Final = "X25519:P-256:P-384"
-"""Groups for the exchange of keys: those that Mozilla recommends."""
+"""Groups for the key exchange: those that Mozilla recommends."""
 HYBRID: Final = "X25519MLKEM768:"
-"""Groups before them, from OpenSSL 3.5 on: what is recorded today cannot be read by tomorrow's quantum computers."""
+"""Preferred groups from OpenSSL 3.5 on: traffic recorded today cannot be decrypted by future quantum computers."""
 
 MISSING: Final = (ImportError, OSError, AttributeError, MemoryError)
-"""Errors where there is no `ctypes`, or OpenSSL is not in a library of its own."""
+"""Errors if there is no `ctypes`, or OpenSSL is not in a library of its own."""
 
 _MODE, _CACHE_MODE, _GET_KEYS, _SET_KEYS, _SET_GROUPS = 33, 44, 58, 59, 92  # SSL_CTRL_…
 _RELEASE_BUFFERS: Final = 0x10
 
 
 class _Library:
-    """The OpenSSL that the `ssl` module is bound to. Raises one of `MISSING` where it cannot be had."""
+    """The OpenSSL that the `ssl` module is linked to. Raises one of `MISSING` if it is not available."""
 
     def __init__(self) -> None:
-        import _ssl  # whose dependencies are searched too, so it is the very library
-        import ctypes  # which asks for memory that a service manager may forbid
+        import _ssl  # its dependencies are searched too, so it is the same library
+        import ctypes  # it requests memory that a service manager may forbid
 
         self._ctypes = ctypes
         library = ctypes.CDLL(_ssl.__file__)
@@ -40,7 +40,7 @@ class _Library:
     def control(
         self, context: ssl.SSLContext, command: int, number: int, given: bytes | bytearray | None = None
     ) -> int:
-        """`given`: read by OpenSSL, or written to where it is a `bytearray`."""
+        """`given`: read by OpenSSL, or written to if it is a `bytearray`."""
         # An `SSLContext` begins with what every object begins with; the next word leads to OpenSSL's own.
         address = self._ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
         pointer: Any = given
@@ -53,9 +53,9 @@ _library: _Library | None = None
 
 
 def verify() -> bool:
-    """Try in a child process whether a context can be reached, and remember it, also for children to come.
+    """Test in a child process whether a context can be accessed, and keep the result, also for later children.
 
-    Only where no other thread runs.
+    Only while no other thread runs.
     """
     global _library
     _library = None
@@ -78,7 +78,7 @@ def _survives(library: _Library) -> bool:
 
 
 def _agrees(library: _Library) -> bool:
-    """Whether keys that are set are read back, and only in the context where they were set."""
+    """Whether keys that are set can be read back, and only in the context where they were set."""
     contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
     before = [_keys_of(library, each) for each in contexts]
     wanted = os.urandom(KEY_BYTES)
@@ -95,25 +95,25 @@ def _keys_of(library: _Library, context: ssl.SSLContext) -> bytes:
 
 
 def is_reached() -> bool:
-    """Whether `verify` has found that it can be called."""
+    """Whether `verify` has succeeded."""
     return _library is not None
 
 
 def set_ticket_keys(context: ssl.SSLContext, keys: bytes) -> None:
-    """Give a context its keys; where that cannot be done it goes on with its own."""
+    """Set the keys of a context; if that is not possible it keeps its own."""
     if _library is not None:
         _library.control(context, _SET_KEYS, KEY_BYTES, keys)
 
 
 def set_groups(context: ssl.SSLContext) -> None:
-    """Agree on keys in these `GROUPS` alone."""
+    """Allow only `GROUPS` in the key exchange."""
     if _library is not None:
         groups = (HYBRID if ssl.OPENSSL_VERSION_INFO >= (3, 5) else "") + GROUPS
         _library.control(context, _SET_GROUPS, 0, groups.encode())
 
 
 def spare_memory(context: ssl.SSLContext) -> None:
-    """Hold neither buffers of idle connections (34 KiB each) nor sessions, which clients hold themselves."""
+    """Keep neither buffers of idle connections (34 KiB each) nor sessions, which clients store themselves."""
     if _library is not None:
         _library.control(context, _MODE, _RELEASE_BUFFERS)
         _library.control(context, _CACHE_MODE, 0)

@@ -1,4 +1,4 @@
-"""PEM files for OpenSSL, which takes a key from a named file only; and what is wrong with one."""
+"""PEM files for OpenSSL, which reads keys from named files only; and checks of their contents."""
 
 import re
 import ssl
@@ -25,12 +25,12 @@ class Amiss(NamedTuple):
     wrong: str
     expected: str
     mismatch: bool = False
-    """Whether the two do not belong together, as when only one of them has been renewed yet."""
+    """Whether the two do not match, for example because only one of them has been renewed yet."""
 
 
 @contextmanager
 def as_file(contents: bytes) -> Iterator[str]:
-    """A name under which these bytes are read within the `with`; they are in memory, and never on a disk."""
+    """Return a file name for these bytes within the `with`; they are in memory, and never on disk."""
     with open(memory_file("pem"), "wb") as file:
         file.write(contents)
         file.flush()
@@ -38,28 +38,28 @@ def as_file(contents: bytes) -> Iterator[str]:
 
 
 def load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Have a context show a certificate, its chain behind it. Raises `ssl.SSLError`; then the context may be broken."""
+    """Load a certificate with its chain into a context. Raises `ssl.SSLError`; then the context may be unusable."""
     with as_file(certificate) as certificate_file, as_file(key) as key_file:
         # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
         context.load_cert_chain(certificate_file, key_file, password="")
 
 
 def decoded(certificate: bytes) -> dict[str, Any]:
-    """The first certificate of a file, as `ssl.SSLObject.getpeercert` tells of a peer's. Raises `ssl.SSLError`."""
+    """The first certificate of a file, in the form of `ssl.SSLObject.getpeercert`. Raises `ssl.SSLError`."""
     with as_file(certificate) as file:
-        # The standard library has no other decoder for a certificate that no peer has shown.
+        # The standard library has no other decoder for a certificate that is not from a peer.
         parsed: dict[str, Any] = ssl._ssl._test_decode_cert(file)  # type: ignore[attr-defined]
         return parsed
 
 
 def dns_names(certificate: dict[str, Any]) -> list[str]:
-    """The host names that a decoded certificate is for, in lower case; `*.` in front stands for one label."""
+    """The host names of a decoded certificate, in lower case; a leading `*.` stands for one label."""
     return [name.lower() for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
 
 
 def key_kind(certificate: bytes) -> str:
-    """Return the kind of key that the first certificate of a file is for. A context shows one certificate of each kind,
-    by what the client can verify. "": it cannot be told.
+    """Return the key type of the first certificate of a file. A context has one certificate of each type, selected by
+    what the client can verify. "": unknown.
     """
     try:
         return type(x509.load_pem_x509_certificate(certificate).public_key()).__name__
@@ -68,7 +68,7 @@ def key_kind(certificate: bytes) -> str:
 
 
 class Together(NamedTuple):
-    """Certificates that are shown from one context: for the same names, each with a key of another kind."""
+    """Certificates of one context: for the same names, each with another key type."""
 
     names: list[str]
     kinds: set[str]
@@ -76,7 +76,7 @@ class Together(NamedTuple):
 
 
 class Grouping:
-    """Grouping of a listener's certificates by what is shown together."""
+    """Groups a listener's certificates by context."""
 
     def __init__(self) -> None:
         self.groups: list[Together] = []
@@ -101,7 +101,7 @@ class Grouping:
 
 
 def amiss(certificate: bytes, key: bytes) -> Amiss | None:
-    """Return the problem of a pair; None: it can be shown to clients."""
+    """Return the problem of a pair; None: it is usable."""
     try:
         decoded(certificate)
     except ssl.SSLError:
@@ -136,7 +136,7 @@ def amiss_authority(authority: bytes) -> str:
 
 
 def has_authority(authority: bytes) -> bool:
-    """Whether one of these certificates may vouch for others."""
+    """Whether one of these certificates may sign others."""
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         with as_file(authority) as file:
@@ -174,18 +174,18 @@ def authority_dates(authority: bytes) -> list[float]:
 
 
 def revocations_end(revocations: bytes) -> float | None:
-    """When the first of these lists is out of date, epoch seconds; None: none ever is."""
+    """When the first of these lists expires, epoch seconds; None: none does."""
     return min(revocation_dates(revocations), default=None)
 
 
 def revocation_dates(revocations: bytes) -> list[float]:
-    """When each of these lists is out of date (`nextUpdate`), epoch seconds; some never are."""
+    """When each of these lists expires (`nextUpdate`), epoch seconds; some never do."""
     ends = []
     for block in _LIST.findall(revocations):
         try:
             until = x509.load_pem_x509_crl(block).next_update_utc
         except ValueError:
-            continue  # OpenSSL judges what is a list
+            continue  # OpenSSL decides whether it is a list
         if until is not None:
             ends.append(until.timestamp())
     return ends

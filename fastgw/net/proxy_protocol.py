@@ -1,8 +1,8 @@
 """PROXY protocol, versions 1 and 2: whom a load balancer in front of us speaks for, and whom we speak for (HAProxy's
 proxy-protocol.txt).
 
-`parse` is handed what has come so far and tells the client's address, or that more must come. It is strict: the sender
-is a configured proxy, so anything unclear is a defect or an attack.
+`parse` gets the received bytes and returns the client's address, or that more bytes are needed. It is strict: the
+sender is a configured proxy, so anything unclear is a defect or an attack.
 """
 
 import re
@@ -27,8 +27,8 @@ _V1_LINE: Final = re.compile(
 _V1_FAMILIES: Final[dict[bytes, type[IPv4Address | IPv6Address]]] = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}
 
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 in the high half, command in the low
-# Family and transport -> the type of both addresses and their size, or None where there is no IP address to tell.
-# Datagrams are missing: we listen on streams.
+# Family and transport -> the type of both addresses and their size, or None if there is no IP address. # Datagrams are
+# missing: listeners are stream sockets.
 _V2_FAMILIES: Final[dict[int, tuple[type[IPv4Address | IPv6Address] | None, int]]] = {
     0x00: (None, 0),
     0x11: (IPv4Address, 4),
@@ -61,14 +61,15 @@ class TerminatedTls:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One PROXY header. The addresses are None where the sender speaks for itself (LOCAL), or knows no IP address
-    (UNKNOWN, UNSPEC, unix sockets): the connection's own then hold. IPv4 written as IPv6 is told as IPv4.
+    """One PROXY header. The addresses are None if the connection is the sender's own (LOCAL), or has no IP address
+    (UNKNOWN, UNSPEC, unix sockets): then those of the connection apply. An IPv4-mapped IPv6 address is returned as
+    IPv4.
     """
 
     source: Address | None
     destination: Address | None
     consumed: int
-    """Bytes of the header: the client's own begin right behind."""
+    """Length of the header: the client's bytes begin directly after it."""
 
 
 def parse(buffer: bytes) -> Parsed | None:
@@ -113,7 +114,7 @@ def _parse_v2(buffer: bytes) -> Parsed | None:
     consumed = V2_HEADER_LENGTH + block_length
     if len(buffer) < consumed:
         return None
-    if command == _LOCAL:  # a health check of the sender's; what the block says is to be ignored (section 2.2)
+    if command == _LOCAL:  # a health check of the sender; the address block has to be ignored (section 2.2)
         return Parsed(None, None, consumed)
     if family not in _V2_FAMILIES:
         raise Malformed("The PROXY protocol header has an unknown address family or transport.")
@@ -192,7 +193,9 @@ def _port(buffer: bytes, start: int) -> int:
 
 
 def _endpoint(address: IPv4Address | IPv6Address, port: int) -> Address:
-    """Raises `ValueError` for a port above 65535. IPv4 in IPv6 is unwrapped, or address rules could be walked round."""
+    """Raises `ValueError` for a port above 65535. IPv4-mapped addresses are converted, because they could bypass
+    address rules otherwise.
+    """
     if port > 0xFFFF:
         raise ValueError(f"port {port}")
     return str(getattr(address, "ipv4_mapped", None) or address), port

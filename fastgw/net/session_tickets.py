@@ -1,10 +1,10 @@
-"""Keys of TLS session tickets: the same in every worker, also in one that is born later, and new ones each day.
+"""Keys of TLS session tickets: the same in every worker, including later ones, and new ones each day.
 
-A ticket lets a client that comes again do without most of a handshake, whichever worker it meets. All keys of a day
-come from one seed, and the next day's seed from it, so processes that once knew the same seed agree without a word.
-There is no way back: what was encrypted under keys of two days ago nobody can read any more.
+A ticket lets a returning client skip most of a handshake, on any worker. All keys of a day are derived from one seed,
+and the next day's seed from it, so processes with the same initial seed agree without communication. The derivation is
+one-way: data encrypted with keys of two days ago cannot be decrypted any more.
 
-Where keys cannot be set (`net.openssl`), each context has keys of its own, which processes share by being forked.
+If keys cannot be set (`net.openssl`), each context has keys of its own, which forked processes share.
 """
 
 import os
@@ -16,14 +16,14 @@ from fastgw.net.openssl import KEY_BYTES
 
 DAY_S: Final = 24 * 3600
 NAME_BYTES: Final = 16
-"""Bytes of the keys that stand in front of a ticket as their name."""
+"""Bytes of the key name at the beginning of a ticket."""
 
 _SEED_BYTES: Final = 32
 
 
 @dataclass
 class TicketKeySeeds:
-    """Seeds of the last two days in use. Goes forward only, so a clock that is put back changes nothing."""
+    """Seeds of the last two days in use. They only move forward, so a clock that is set back changes nothing."""
 
     day: int
     today: bytes = field(repr=False)
@@ -35,7 +35,7 @@ class TicketKeySeeds:
         return cls(int(now) // DAY_S, os.urandom(_SEED_BYTES), os.urandom(_SEED_BYTES))
 
     def advance(self, now: float) -> bool:
-        """Come to the day of `now`, and forget those before yesterday. True: it is another day."""
+        """Advance to the day of `now`, and delete seeds before yesterday. True: it is another day."""
         day = int(now) // DAY_S
         moved = day > self.day
         while day > self.day:
@@ -44,7 +44,7 @@ class TicketKeySeeds:
         return moved
 
     def keys(self, purpose: bytes) -> tuple[bytes, bytes]:
-        """Today's, and those of the day before. Who has other rules for its clients has another purpose."""
+        """Keys of today and of the day before. Different client verification rules need a different purpose."""
         return _expanded(self.today, purpose), _expanded(self.before, purpose)
 
 

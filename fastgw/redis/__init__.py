@@ -1,4 +1,4 @@
-"""Everything that talks to Redis: URLs, rate limits over nodes, the encrypted cache behind credential caches.
+"""Redis clients: URLs, rate limits over nodes, the encrypted cache behind credential caches.
 
-What nodes share (`state`) goes by one pipelined connection, caches by aiocache.
+Shared state (`state`) uses one pipelined connection, caches use aiocache.
 """

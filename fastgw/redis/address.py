@@ -37,7 +37,7 @@ def parse_redis(url: str) -> RedisAddress:
 
 
 def check_redis(url: str) -> None:
-    """Raises `ValueError`, without the URL, where it cannot be used here."""
+    """Raises `ValueError`, without the URL, if it is not supported."""
     parse_redis(url)
     for package in ("redis", "aiocache"):
         if find_spec(package) is None:

@@ -1,6 +1,6 @@
-"""Whether the Redis of `state` is there, as this process sees it: told in a word of shared memory.
+"""Availability of the Redis of `state` for this process, published in a word of shared memory.
 
-It stands apart from what asks Redis, which needs the extra `fastgw[redis]`.
+It is separate from the Redis client, which needs the extra `fastgw[redis]`.
 """
 
 from array import array
@@ -14,7 +14,7 @@ _word = memoryview(array("Q", [UNASKED]))
 
 
 def report_in(word: memoryview) -> None:
-    """Tell it in this word from now on: a process has one."""
+    """Publish it in this word from now on: a process has one."""
     global _word
     _word = word
     _write_state()
@@ -28,7 +28,7 @@ def seen(by: object, is_up: bool) -> None:
 
 
 def unasked(by: object) -> None:
-    """Forget a client that uses Redis no more."""
+    """Remove a client that no longer uses Redis."""
     if _seen.pop(by, None) is not None:
         _write_state()
 

@@ -1,4 +1,4 @@
-"""A Redis behind aiocache. This module needs the extra `fastgw[redis]`; nothing imports it but what is configured."""
+"""A Redis behind aiocache. This module needs the extra `fastgw[redis]`; it is imported only if configured."""
 
 from contextlib import suppress
 from typing import Any, Final
@@ -10,11 +10,11 @@ from redis.exceptions import RedisError
 
 ERRORS: Final = (OSError, RedisError)
 MOST_CONNECTIONS: Final = 32
-"""Most connections of one worker."""
+"""Maximum number of connections of one worker."""
 
 
 def opened(host: str, port: int, database: int, tls: bool, username: str, password: str, timeout: float) -> RedisCache:
-    """Connects when it is first asked. It holds bytes as they are, and has no time limit of its own for an answer."""
+    """Connects on first use. It stores bytes unchanged, and has no timeout of its own."""
     more: dict[str, Any] = {"username": username} if username else {}
     return RedisCache(
         endpoint=host,

@@ -1,10 +1,10 @@
-"""Encrypted cache of all nodes, in Redis behind aiocache: whoever reads Redis learns nothing from it.
+"""Encrypted cache of all nodes, in Redis behind aiocache: read access to Redis discloses nothing.
 
 Rule 1: names are keyed digests and values are encrypted; the keys come from a secret that Redis never sees. A value is
-bound to its name, so it cannot stand in for another, and says itself until when it is good. Rule 2: it is a help, never
-a need: when Redis is away or slow it is as if nothing were remembered there. Nobody waits longer than `TIMEOUT_S`; it
-is left alone for `AWAY_S` then, and tried again. Rule 3: what is of one Redis shares its connections, and tells once
-what is wrong: there may be thousands.
+bound to its name, so it cannot replace another, and contains its expiry. Rule 2: it is optional: if Redis is
+unreachable or slow, the cache behaves as if it were empty. Nothing waits longer than `TIMEOUT_S`; after that Redis is
+not used for `AWAY_S`, and then tried again. Rule 3: all caches of one Redis share its connections, and log a problem
+once: there may be thousands.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ _UNTIL: Final = struct.Struct("<d")
 
 
 class _Away(Exception):
-    """Redis has given no answer."""
+    """Redis has not answered."""
 
 
 @final
 class _Redis:
-    """One Redis, as this process knows it: many share its connections, and what is told of it."""
+    """One Redis in this process: its users share connections and log messages."""
 
     __slots__ = ("_address", "_answered_at", "_cache", "_library", "_logged", "_users")
 
@@ -69,7 +69,7 @@ class _Redis:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await getattr(self._cache, command)(*words, **more)
         except TimeoutError as error:
-            if self._answered_at < begun_at:  # else it answers, and this one was late
+            if self._answered_at < begun_at:  # otherwise it answers, and only this response was late
                 self._log_problem(in_words(error))
             raise _Away from error
         except self._library.ERRORS as error:
@@ -93,14 +93,14 @@ _known: Final[dict[RedisAddress, _Redis]] = {}
 
 @final
 class EncryptedRedisCache:
-    """Cache for credentials, shared by all nodes. To be closed by whoever uses it."""
+    """Cache for credentials, shared by all nodes. Its user has to close it."""
 
     __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_seal")
 
     def __init__(self, address: RedisAddress, secret: bytes, purpose: bytes) -> None:
-        """`secret`: known to all nodes, and not to Redis. `purpose`: what is remembered for another is out of reach.
+        """`secret`: known to all nodes, and not to Redis. `purpose`: entries of other purposes are not accessible.
 
-        Raises `ValueError` when a package is missing.
+        Raises `ValueError` if a package is missing.
         """
         try:
             from fastgw.redis import cache_client
@@ -111,20 +111,20 @@ class EncryptedRedisCache:
         self._name_key = _derived(secret, b"name", purpose)
         self._seal = AESGCM(_derived(secret, b"value", purpose))
         self._redis: _Redis | None = None
-        self._away_until = 0.0  # of each by itself: one may be late where many ask at once
+        self._away_until = 0.0  # for each separately: one of many concurrent requests may be late
 
     def __repr__(self) -> str:
         return f"<EncryptedRedisCache {self._address!r}{' away' if time.monotonic() < self._away_until else ''}>"
 
     def open(self) -> None:
-        """One more uses it, in this process's loop."""
+        """Add a user, in this process's loop."""
         if self._address not in _known:
             _known[self._address] = _Redis(self._address, self._library)
         self._redis = _known[self._address]
         self._redis.open()
 
     def close(self) -> None:
-        """One uses it no more. Behind the last one of all that are of the same Redis, the connections are closed."""
+        """Remove a user. After the last user of the same Redis, the connections are closed."""
         if self._redis is not None:
             self._redis.close()
 
@@ -149,7 +149,7 @@ class EncryptedRedisCache:
         return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None
 
     async def put(self, credential: bytes, value: bytes, until_date: float) -> None:
-        """Remember it until then (epoch seconds)."""
+        """Store it until then (epoch seconds)."""
         left = until_date - time.time()
         if left >= 0.001:
             name, nonce = self._name(credential), os.urandom(_NONCE)
@@ -173,6 +173,6 @@ _closing: Final[set[asyncio.Task[None]]] = set()
 
 
 def _derived(secret: bytes, use: bytes, purpose: bytes) -> bytes:
-    """A key of its own for each use (RFC 5869 with one block of output)."""
+    """Derive a separate key for each use (RFC 5869 with one block of output)."""
     extracted = digest(b"fastgw second level", secret, sha256)
     return digest(extracted, use + b"\0" + purpose + b"\x01", sha256)

@@ -1,4 +1,4 @@
-"""Error messages of Redis, in words for people. What it said itself is not shown: it may repeat what it was told."""
+"""Error messages of Redis for people. Its own text is not shown, because it may contain parts of the command."""
 
 import socket
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "BUSY": "it is busy with a script",
     }
 )
-"""Meanings of Redis errors, by the word that they begin with."""
+"""Meanings of Redis errors, by their first word."""
 _RAISED: Final[Mapping[str, str]] = MappingProxyType(
     {
         "AuthenticationError": "WRONGPASS",
@@ -30,12 +30,12 @@ _RAISED: Final[Mapping[str, str]] = MappingProxyType(
         "OutOfMemoryError": "OOM",
     }
 )
-"""Classes of redis-py, which leaves that word out."""
+"""Classes of redis-py, which removes that word."""
 _NO_PASSWORD_THERE: Final = ("AUTH", "without any password")
 
 
 def in_words(error: object) -> str:
-    """`error`: what a client raised, or an error that was answered."""
+    """`error`: an exception of a client, or an error response."""
     text, name = str(error), type(error).__name__
     code = _RAISED.get(name, text.partition(" ")[0])
     if text.startswith("Authentication required"):

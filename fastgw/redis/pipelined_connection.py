@@ -1,8 +1,7 @@
-"""Pipelined connection to Redis: commands are written without waiting for the answers to those before, which are taken
-in order, as they come.
+"""Pipelined connection to Redis: commands are written without waiting for earlier responses, which arrive in order.
 
-Everything of `state` speaks by it; caches do by aiocache (`cache_client`). redis-py's own client lends a connection to
-each command, or to each batch of them, until it is answered: many connections, and a task for each. Needs the extra
+All of `state` uses it; caches use aiocache (`cache_client`). redis-py's own client lends a connection to each command,
+or batch of commands, until it is answered: many connections, and a task for each. Needs the extra
 `fastgw[redis]`.
 """
 
@@ -28,13 +27,13 @@ def packed(*words: bytes) -> bytes:
 
 @final
 class Pipe(asyncio.Protocol):
-    """Pipelined connection: commands that are unanswered when it ends stay so. It ends where more is answered than was
-    asked.
+    """Pipelined connection: commands without a response when it ends are not answered. It ends on a response without a
+    command.
     """
 
     def __init__(self) -> None:
         self.lost: Callable[[str], None] | None = None
-        """Called when it has ended, but by `close`, with what for."""
+        """Called with the reason when it has ended, except by `close`."""
         self.is_closed = False
         self._asking: set[asyncio.Future[Any]] = set()
         self._reader = hiredis.Reader()
@@ -48,19 +47,21 @@ class Pipe(asyncio.Protocol):
         self._transport = transport
 
     def send(self, commands: Iterable[bytes], answered: Iterable[Answered]) -> None:
-        """Send commands in one write. An answer that is an error is a `hiredis.HiredisError`, given and not raised."""
+        """Send commands in one write. An error response is a `hiredis.HiredisError`, which is returned and not
+        raised.
+        """
         self._unanswered.extend(answered)
         self._transport.write(b"".join(commands))
 
     async def ask(self, *words: bytes) -> Any:
-        """Return the answer to one command. Raises `ERRORS`."""
+        """Return the response to one command. Raises `ERRORS`."""
         (answer,) = await self._answers([words])
         return answer
 
     async def ask_at_once(self, *commands: Sequence[bytes]) -> Sequence[Any]:
-        """Return the answers to commands that Redis executes as a transaction: all of them, or none.
+        """Return the responses to commands that Redis executes as a transaction: all of them, or none.
 
-        Raises `ERRORS`, also where one of them fails.
+        Raises `ERRORS`, also if one of them fails.
         """
         *_, answers = await self._answers([[b"MULTI"], *commands, [b"EXEC"]])
         failed = next((each for each in answers or () if isinstance(each, Exception)), None)
@@ -69,7 +70,7 @@ class Pipe(asyncio.Protocol):
         return answers or ()
 
     async def _answers(self, commands: Sequence[Sequence[bytes]]) -> Sequence[Any]:
-        """Send commands in one write, and return their answers once all have come. Raises `ERRORS`."""
+        """Send commands in one write, and return their responses once all have arrived. Raises `ERRORS`."""
         if self.is_closed:
             raise ConnectionResetError
         answers: list[Any] = []
@@ -97,7 +98,7 @@ class Pipe(asyncio.Protocol):
             reader.feed(data)
             while unanswered and (answer := reader.gets()) is not False:
                 unanswered.popleft()(answer)
-            if not unanswered and not self.is_closed and reader.has_data():  # it would pass for the next answer
+            if not unanswered and not self.is_closed and reader.has_data():  # it would be taken for the next response
                 self._end("it sent an unexpected response")
         except hiredis.HiredisError as error:
             self._end(type(error).__name__)
@@ -106,7 +107,7 @@ class Pipe(asyncio.Protocol):
         self._end("the connection was closed" if error is None else type(error).__name__)
 
     def close(self) -> None:
-        """Close at once, whatever is in flight."""
+        """Close at once, also with commands in flight."""
         self.lost, self.is_closed = None, True
         self._unanswered.clear()
         if self._transport is not None:
@@ -123,7 +124,7 @@ class Pipe(asyncio.Protocol):
 
 
 async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: Sequence[bytes]) -> Pipe:
-    """Connected and known there. `lost`: see `Pipe.lost`. `first`: commands that have to succeed. Raises `ERRORS`."""
+    """Connect and authenticate. `lost`: see `Pipe.lost`. `first`: commands that have to succeed. Raises `ERRORS`."""
     loop = asyncio.get_running_loop()
     options = parse_url(url)
     pipe, failed = Pipe(), True

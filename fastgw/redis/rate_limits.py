@@ -1,14 +1,15 @@
-"""Limits by key, exact for all nodes: counted in the Redis of `state`, by one script that is sent the limit with each
-question. It means what `rate_limit_table` means: the same buckets, windows and parts of windows, by the clock of Redis.
+"""Rate limits by key, exact for all nodes: counted in the Redis of `state`, by one script that gets the limit with each
+call. Its semantics are those of `rate_limit_table`: the same buckets, windows and parts of windows, by the clock of
+Redis.
 
-A key is a string there, under a hash, and ends when it is as good as new:
+A key is a string there, under a hash, and expires when it is fully replenished:
 - bucket: an instant, and the ns by which the bucket was short of full then;
 - window: the last part in which anything was spent, its count and those of the parts before it.
 
-Questions of one turn of the loop go out in one write. Rule 1: nobody waits longer than `timeout`. Rule 2: once an
-answer was late, or the connection was lost and could not be made anew, Redis is `away`: nobody asks or waits until it
-has answered again, for which it is tried in the background. What was asked before may have been spent there all the
-same; nobody is admitted for it twice.
+Calls of one turn of the loop are sent in one write. Rule 1: nothing waits longer than `timeout`. Rule 2: after a late
+response, or a lost connection that could not be reopened, Redis is `away`: it is not used until it has answered again,
+which is tried in the background. Earlier calls may still have been counted there; no request is admitted twice for
+them.
 """
 
 import asyncio
@@ -112,14 +113,14 @@ return {wait, math.max(limit - spent, 0), ends, math.max(now, part * step), 0}
 )
 DIGEST: Final = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest().encode()
 TIMEOUT_S: Final = 1.0
-"""Timeout of a connect for which nobody waits any more."""
+"""Timeout of a connect in the background."""
 AGAIN_S: Final = 0.1
 AGAIN_MOST_S: Final = 2.0
-"""How soon it is tried again when it was away: at first, and at last. Up to half as long again, by chance."""
+"""Delay before a reconnect: first and maximum, plus up to half at random."""
 STEADY_S: Final = 1.0
-"""How long it has to be there before it is told to be back."""
+"""Seconds for which it has to be reachable before that is logged."""
 MOST_UNANSWERED: Final = 10_000
-"""While so many questions are not answered, no more are asked."""
+"""Maximum number of calls without a response."""
 
 Answer = list[int]
 """Answer of the script: us to wait (0: it is spent), permits left, us until all are back, the mark, us until one's
@@ -131,7 +132,7 @@ Awaited = asyncio.Future[list[int] | None]
 
 
 class Asking(NamedTuple):
-    """Constant part of each question about one limit."""
+    """Constant part of each call for one limit."""
 
     prefix: bytes
     identity: bytes
@@ -146,7 +147,7 @@ class Asking(NamedTuple):
 
 
 def asking(prefix: str, algorithm: str, window: float, depth: int, step_ns: int, name: bytes) -> Asking:
-    """`depth`, `step_ns`: of a bucket what may be spent at once, and ns between two permits. `name`: of the limit."""
+    """`depth`, `step_ns`: of a bucket: the burst, and ns between two permits. `name`: of the limit."""
     microseconds = round(window * 1e6)
     of_window = {"fixed_window": 0, "sliding_window": 7}
     parts = of_window.get(algorithm, -1)
@@ -169,7 +170,7 @@ class _Question:
 
 @final
 class StateLimits:
-    """The limits of `state`, as one worker asks for them. Lives while a filter holds it."""
+    """The limits of `state`, in one worker. It exists as long as a filter uses it."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url, self._place, self._timeout = url, place_in(url), timeout
@@ -183,9 +184,9 @@ class StateLimits:
         self._is_flushing = self._is_trusted = False
         self._again_s = AGAIN_S
         self._is_outage_logged = False  # in the log
-        self._steady: asyncio.TimerHandle | None = None  # until it is told that it is back
+        self._steady: asyncio.TimerHandle | None = None  # until the recovery is logged
         self.away = ""
-        """Reason why Redis is not asked; "": it is."""
+        """Reason why Redis is not used; "": it is used."""
 
     def __repr__(self) -> str:
         state = "away" if self.away else "connecting" if self._pipe is None else "connected"
@@ -220,7 +221,7 @@ class StateLimits:
         return not self.away and self._users > 0 and len(self._sent) + len(self._unsent) < MOST_UNANSWERED
 
     def ask(self, words: tuple[bytes, ...]) -> Awaited | None:
-        """None, at once or later: Redis is away."""
+        """None, at once or later: Redis is unreachable."""
         if not self._may_ask:
             return None
         answer: Awaited = self._loop.create_future()
@@ -228,7 +229,7 @@ class StateLimits:
         return answer
 
     def tell(self, words: tuple[bytes, ...]) -> bool:
-        """Ask for what nobody waits for. False: Redis is away."""
+        """Send a call without waiting for its result. False: Redis is unreachable."""
         if not self._may_ask:
             return False
         self._put(_Question(words, self._loop.time() + self._timeout, None))
@@ -259,7 +260,7 @@ class StateLimits:
             self._is_trusted = True
             self._again_s = AGAIN_S
             question.settle(answer)
-        elif str(answer).startswith("NOSCRIPT") and self._pipe is not None:  # somebody has flushed its scripts
+        elif str(answer).startswith("NOSCRIPT") and self._pipe is not None:  # its scripts were flushed
             self._sent.append(question)
             self._pipe.send([packed(b"EVAL", SCRIPT.encode(), *question.words)], [self._answered])
         else:
@@ -268,19 +269,19 @@ class StateLimits:
             self._lost(in_words(answer) if isinstance(answer, Exception) else "it sent an unexpected response")
 
     def _look(self) -> None:
-        """Whether anybody has waited for too long."""
+        """Whether a call has waited for too long."""
         self._timer = None
         first = self._sent or self._unsent
         if not first:
             return
-        late_at = min(question.late_at for question in first)  # one that is asked again stands behind later ones
+        late_at = min(question.late_at for question in first)  # a repeated call comes after later ones
         if late_at <= self._loop.time():
             self._go(f"no answer within {self._timeout:g} s")
         else:
             self._timer = self._loop.call_at(late_at, self._look)
 
     def _lost(self, why: str) -> None:
-        """A connection that has worked is made anew at once, and those who come now wait for it, as long as ever."""
+        """Reopen a connection that has worked at once; new calls wait for it, within the usual timeout."""
         if not self._is_trusted or not self._users:
             self._go(why)
             return
@@ -326,7 +327,7 @@ class StateLimits:
             self._connecting.add_done_callback(self._tell_defect)
 
     def _tell_defect(self, task: asyncio.Task[None]) -> None:
-        """Connecting has failed otherwise than it may: it is tried again, ever as seldom as at last."""
+        """Handle an unexpected failure of a connect: it is retried with the maximum delay."""
         if task is self._connecting and not task.cancelled() and (error := task.exception()) is not None:
             if not self._is_outage_logged:
                 self._is_outage_logged = True
@@ -341,7 +342,7 @@ class StateLimits:
             self._go(type(error).__name__)
 
     def _pause(self) -> float:
-        """Seconds until it is tried again: longer each time, until it has answered a question."""
+        """Seconds until the next attempt: increasing, until it has answered a call."""
         pause, self._again_s = self._again_s, min(self._again_s * 2, AGAIN_MOST_S)
         return pause
 
@@ -365,6 +366,6 @@ class StateLimits:
         self._flush()
 
     def _tell_back(self) -> None:
-        """Not before it has been there for a while: one that comes and goes, or talks nonsense, would fill the log."""
+        """Log the recovery only after a while: an unstable Redis, or one with invalid responses, would fill the log."""
         self._steady, self._is_outage_logged = None, False
         say(OperatorEvent.STATE_BACK, "limits: the Redis at %s is reachable again", self._place)

@@ -5,9 +5,7 @@ from urllib.parse import urlsplit
 
 
 def place_in(url: str) -> str:
-    """Return the address in a URL, for people: nothing of a password. Raises `ValueError`, which shows nothing of the
-    URL either.
-    """
+    """Return the address in a URL, for people, without password. Raises `ValueError`, without parts of the URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 6379
@@ -22,7 +20,7 @@ def place_in(url: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """Raises `ValueError` where it cannot be used here."""
+    """Raises `ValueError` if it is not supported."""
     place_in(url)
     if find_spec("redis") is None or find_spec("hiredis") is None:
         raise ValueError("the package redis is missing; install fastgw[redis]")

@@ -1,3 +1,1 @@
-"""Shared memory of a node: one writer per word, slots by name, rate limit tables, quotas, words of health and
-upstreams.
-"""
+"""Shared memory of a node: one writer per word, slots by name, rate limit tables, quotas, health of upstreams."""

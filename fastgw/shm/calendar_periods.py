@@ -1,4 +1,4 @@
-"""Periods of the calendar: which one it is, when it began and when it ends, where people are."""
+"""Calendar periods: the current period with its start and end, in a time zone."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, tzinfo
@@ -14,7 +14,7 @@ Unit = Literal["day", "month"]
 
 
 def zone_of(name: str) -> tzinfo:
-    """Raises `ValueError` for what is no time zone, or not known here."""
+    """Raises `ValueError` for an invalid or unknown time zone."""
     if name == "UTC":
         return UTC
     try:
@@ -24,10 +24,8 @@ def zone_of(name: str) -> tzinfo:
 
 
 def calendar_of(unit: Unit | float, zone: tzinfo) -> Calendar:
-    """Return a calendar of days and months by the clocks of the zone: a day in which they are changed has 23 or 25
-    hours.
-
-    `unit`: a number is a span of seconds, counted from 1970 in UTC whatever the zone.
+    """Return a calendar of days and months in the time zone: a day with a clock change has 23 or 25 hours. `unit`: a
+    number is a span of seconds, counted from 1970 in UTC, independent of the zone.
     """
     if not isinstance(unit, str):
         return _spans(int(unit))
@@ -64,5 +62,7 @@ def _first(month: int, zone: tzinfo) -> float:
 
 
 def _midnight(day: date, zone: tzinfo) -> float:
-    """When a day begins there. Where clocks skip midnight that is when they do; of two midnights it is the first."""
+    """When a day begins there. If clocks skip midnight, it is the time of the change; of two midnights it is
+    the first.
+    """
     return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC).timestamp()

@@ -1,7 +1,8 @@
-"""Words of shared memory that many processes write: one takes another's place only if it is what it was read as.
+"""Compare-and-swap on words of shared memory that many processes write: a word is replaced only if it still has the
+value that was read.
 
-Compiled, that is one instruction. Without a compiler the words are locked by `fcntl.lockf`, which the kernel undoes
-when a process dies; of one process only one thread may write then. Both kinds must not work on the same words.
+Compiled, it is one instruction. Without a compiler the words are locked by `fcntl.lockf`, which the kernel releases
+when a process dies; only one thread per process may write then. The two must not be mixed on the same words.
 
 PERF: a swap takes 70 ns compiled, 1,650 by fcntl (CPython 3.11, micro/quotas).
 """
@@ -18,7 +19,7 @@ COMPILED: Final = _twin is not None
 
 class Swap(Protocol):
     def __call__(self, at: int, seen: int, wanted: int, /) -> bool:
-        """Whether the word at this place was `seen`; then it is `wanted` now."""
+        """Replace the word at this position by `wanted` if it is `seen`; return whether it was."""
 
 
 def twin_of(memory: memoryview) -> Any | None:

@@ -1,11 +1,11 @@
-"""The words of health: what is thought of targets, what has come of attempts at them, and breakers.
+"""Health words: health check results of targets, results of attempts at them, and circuit breakers.
 
-Rule 1: control judges by its checks, in the supervisor's column; workers eject and break by what they see, each in its
-own. The gravest judgement counts, so nobody waits for anybody, and none is lost with the process that made it: whoever
-sees a worker's decision repeats it in its own column.
-Rule 2: who changes anything counts it in `changes`. Workers look at these words alone, with each turn of the wheel.
-Rule 3: a place that another name had before is wiped by each process in its own column before it serves the new name
-(`enter`): nobody writes there for the old one by then, as places rest (`places`).
+Rule 1: control writes the results of its checks to the supervisor's column; workers eject and break by their own
+observations, each in its own column. The most severe value counts, so no process waits for another, and none is lost
+with its process: a worker that sees another's decision repeats it in its own column.
+Rule 2: every change is counted in `changes`. Workers check only these words, in each tick of the timer wheel.
+Rule 3: each process clears a slot of a previous name in its own column before it serves the new name (`enter`): there
+are no writes for the old name by then, because freed slots are not reused at once (`places`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,14 +27,16 @@ _COUNT_BITS: Final = 64 - _ROUND_BITS
 class HealthVerdict(IntEnum):
     """On a target."""
 
-    UNKNOWN = 0  # and usable: nobody has looked, or not lately
+    UNKNOWN = 0  # and usable: not checked, or not recently
     HEALTHY = 1
     UNHEALTHY = 2
     EJECTED = 3
 
 
 class Ejection(NamedTuple):
-    """A target gets no requests. `until`: monotonic seconds; 0 = it never was ejected. `level`: the how-manieth."""
+    """Ejection: a target gets no requests. `until`: monotonic seconds; 0 = it never was ejected. `level`: number of
+    consecutive ejections.
+    """
 
     until: float
     level: int
@@ -55,7 +57,7 @@ NEVER_OPEN: Final = BreakerState(0, 0.0, False)
 
 
 class HealthWords:
-    """Layout of the health words in a column; a place is that of a target or upstream in `SlotTable`."""
+    """Layout of the health words in a column; a slot is that of a target or upstream in `SlotTable`."""
 
     def __init__(self, layout: Layout) -> None:
         self.changes = layout.counter("health_changes")
@@ -65,7 +67,7 @@ class HealthWords:
         self.attempts = layout.gauge("target_attempts", 2 * MAX_TARGETS)
         """Finished attempts, by target."""
         self.errors = layout.gauge("target_errors", 2 * MAX_TARGETS)
-        """Attempts that failed in any way, or were answered 500 and above, by target."""
+        """Failed attempts, and those answered with 500 and above, by target."""
         self.failures = layout.gauge("target_failures", 2 * MAX_TARGETS)
         """Attempts that show a target in trouble, by target: see `upstream.health.outlier_ejection`."""
         self.streak = layout.gauge("target_streak", 2 * MAX_TARGETS)
@@ -77,27 +79,29 @@ class HealthWords:
         self.probes = layout.gauge("breaker_probes", 2 * MAX_UPSTREAMS)
         """Probes begun in a half-open round."""
         self.proven = layout.gauge("breaker_proven", 2 * MAX_UPSTREAMS)
-        """Probes of it that went well."""
+        """Successful probes of it."""
         self._of_target = (*(self._verdict, self._ejection, self.attempts, self.errors, self.failures, self.streak),)
         self._of_upstream = (*(self.upstream_attempts, self.upstream_errors, self._breaker, self.probes, self.proven),)
 
     # --- places ---
 
     def enter(self, column: Column, target: int, name: str) -> None:
-        """This process is going to write on the place of a target, which may have been another's."""
+        """Prepare this process's words in the slot of a target, which may have belonged to another."""
         _enter(column.words, self._names, self._of_target, target, name)
 
     def enter_upstream(self, column: Column, upstream: int, name: str) -> None:
         _enter(column.words, self._upstream_names, self._of_upstream, upstream, name)
 
     def changed(self, column: Column) -> None:
-        """Let the workers look."""
+        """Notify the workers."""
         column.words[self.changes] += 1
 
     # --- what control judges ---
 
     def set_verdict(self, column: Column, target: int, verdict: HealthVerdict, until: float) -> None:
-        """Write this process's verdict on a target, and until when it holds (monotonic seconds). One store for both."""
+        """Write this process's result for a target, and until when it is valid (monotonic seconds). One store
+        for both.
+        """
         column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
 
     def verdict_of(self, column: Column, target: int) -> tuple[HealthVerdict, float]:
@@ -115,14 +119,14 @@ class HealthWords:
         return Ejection((word >> _LEVEL_BITS) / 1000, word & MOST_LEVEL)
 
     def repeat_ejection(self, column: Column, target: int) -> None:
-        """Have the node's ejection in one's own column too."""
+        """Repeat the node's ejection in the own column."""
         at = self._ejection + target
         column.words[at] = max(view[at] for view in column.views)
 
     # --- the node's opinion ---
 
     def look(self, column: Column, targets: Sequence[int], now: float) -> list[tuple[HealthVerdict, float]]:
-        """Return, for each of these targets, the node's verdict, and until when it holds (monotonic seconds; 0: no
+        """Return, for each of these targets, the node's result, and until when it is valid (monotonic seconds; 0: no
         end).
         """
         if not targets:

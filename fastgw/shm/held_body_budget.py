@@ -1,18 +1,18 @@
-"""Memory budget of request bodies that are held to be sent again: of all of them together, over all workers."""
+"""Memory budget of request bodies that are kept for retries: for all of them together, over all workers."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
 MOST_BYTES: Final = 64 * 1024**2
-"""Most bytes for the node."""
+"""Maximum bytes for the node."""
 
 
 @final
 class HeldBodyBudget:
-    """Budget, in bytes, of all request bodies together that are kept beyond what each may have anyhow.
+    """Budget, in bytes, for all kept request bodies together, beyond the free allowance of each.
 
-    Exact for the node as `NodeLimit` is: what is taken is added to this process's own word first, then all are summed,
-    and it is taken back where the sum is too high. Of a worker that dies the word is cleared.
+    Exact for the node, like `NodeLimit`: the bytes are added to this process's own word first, then all words are
+    summed, and the bytes are removed if the sum is too high. The word of a worker that dies is cleared.
     """
 
     __slots__ = ("_fence", "_views", "_word", "_words", "limit")
@@ -29,7 +29,7 @@ class HeldBodyBudget:
 
     @classmethod
     def alone(cls, limit: int = MOST_BYTES) -> "HeldBodyBudget":
-        """Return the budget of a process that shares none."""
+        """Return the budget of a single process."""
         words = memoryview(bytearray(8)).cast("Q")
         return cls(0, words, [words], lambda: None, limit)
 
@@ -43,7 +43,7 @@ class HeldBodyBudget:
         return sum(view[word] for view in self._views)
 
     def take(self, count: int) -> bool:
-        """Take so many bytes, to be given back by who takes them. False: there are not so many."""
+        """Take bytes, which the caller has to return. False: not enough are left."""
         self._words[self._word] += count
         self._fence()
         if self.taken <= self.limit:

@@ -1,8 +1,8 @@
-"""The last error of each target and of each route, in shared memory: when it was, and why. For operators alone.
+"""The last error of each target and of each route, with time and reason, in shared memory. For operators only.
 
-Rule 1: a process writes in its own column; the newest of all columns counts. Rule 2: an entry is of the name that it
-was written for: a place that has another name now has no error. Rule 3: the date is taken away before an entry is
-changed and comes last, so a reader never takes half of one for whole.
+Rule 1: a process writes to its own column; the newest entry of all columns counts. Rule 2: an entry belongs to the name
+that it was written for: a slot with another name has no error. Rule 3: the date is cleared before an entry is changed
+and written last, so a reader never uses an incomplete one.
 """
 
 import time
