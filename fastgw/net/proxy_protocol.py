@@ -1,4 +1,4 @@
-"""PROXY protocol, versions 1 and 2: whom a load balancer in front of us speaks for, and whom we speak for (HAProxy's
+"""PROXY protocol, versions 1 and 2: the client address, received from a load balancer or sent to a target (HAProxy's
 proxy-protocol.txt).
 
 `parse` gets the received bytes and returns the client's address, or that more bytes are needed. It is strict: the

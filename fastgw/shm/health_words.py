@@ -34,8 +34,8 @@ class HealthVerdict(IntEnum):
 
 
 class Ejection(NamedTuple):
-    """Ejection: a target gets no requests. `until`: monotonic seconds; 0 = it never was ejected. `level`: number of
-    consecutive ejections.
+    """Ejection: a target gets no requests. `until`: monotonic seconds; 0 = it never was ejected. `level`: multiplier of
+    its duration.
     """
 
     until: float

@@ -1,4 +1,6 @@
-"""The supervisor's part of a reload: take what control proposes, bring it to all workers, tell what became of it."""
+"""Reload coordinator of the supervisor: receives proposals of control, distributes them to all workers, reports the
+result.
+"""
 
 import os
 import time
@@ -23,13 +25,13 @@ from fastgw.runtime.reload.two_phase_commit import TwoPhaseCommit, send_prepare,
 from fastgw.runtime.sockets.listening_sockets import CannotListen, ListeningEndpoint, close_endpoints
 
 RECORDS: Final = 20
-"""Attempts that are remembered."""
+"""Maximum number of recorded attempts."""
 NAMED: Final = 3
-"""Files that are told by name of those that have changed."""
+"""Maximum number of changed files that are listed by name."""
 
 
 class Untimely(Exception):
-    """The request cannot be done just now; the text says why. `passing`: a little later it can."""
+    """The request is not possible now; the text says why. `passing`: it may be possible a little later."""
 
     def __init__(self, why: str, *, passing: bool = True) -> None:
         self.passing = passing
@@ -37,14 +39,14 @@ class Untimely(Exception):
 
 
 class UnreadableSnapshot(Exception):
-    """The supervisor cannot make of it what control has made; the text says why."""
+    """The supervisor cannot decode the snapshot of control; the text says why."""
 
 
 class Reloading:
-    """One change at a time. Nothing here waits.
+    """Coordinates one change at a time. Nothing here waits.
 
-    `workers`: those that serve, silent ones too. `answer`: tells control. `changed`: another generation is in force,
-    and control listens at these addresses from now on, as far as they are new.
+    `workers`: those that serve, including silent ones. `answer`: sends to control. `changed`: called when another
+    generation is active, with the new addresses of control.
     """
 
     def __init__(
@@ -83,10 +85,10 @@ class Reloading:
     # --- from control ---
 
     def propose(self, message: Propose, descriptor: int) -> None:
-        """Begin a change. The descriptor is ours from now on."""
+        """Begin a change. It takes over the descriptor."""
         try:
             sealed = Sealed(at_once(unsealing(descriptor, tables=False)), descriptor)
-        except (OSError, MemoryError) as error:  # to map it takes a descriptor
+        except (OSError, MemoryError) as error:  # mapping it needs a descriptor
             os.close(descriptor)
             self._give_up(message, f"the supervisor cannot read it: {described(error)}", is_passing(error))
             return
@@ -113,11 +115,11 @@ class Reloading:
         self._two_phase_commit.begin(child for child in self._present if child.able)
 
     def lost(self, message: Propose) -> None:
-        """The document has not come: no more files may be open here."""
+        """Handle a document that was not received: too many open files."""
         self._give_up(message, "the supervisor may have no more files open (ulimit -n)", passing=True)
 
     def rejected(self, message: Rejected) -> None:
-        """Control has found it wrong by itself."""
+        """Handle an invalid configuration that control has rejected itself."""
         stays = self._node_state.sealed.generation
         why = message.why if message.passing else "see the errors above"
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
@@ -133,7 +135,7 @@ class Reloading:
             raise Untimely(f"it is based on generation {sealed.generation - 1}, but generation {generation} is active")
 
     def _open_own(self, settings: Config, opened: dict[str, ListeningEndpoint]) -> None:
-        """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
+        """Open the new addresses of control. Raises `CannotListen`."""
         before = self._node_state.sealed.settings
         for name in OWN:
             now, then = getattr(settings, name), getattr(before, name)
@@ -145,12 +147,12 @@ class Reloading:
     # --- from workers ---
 
     def is_ready(self, child: Child) -> None:
-        """A worker has come to serve what is in force, or to beat again."""
+        """Handle a worker that is ready, or has recovered."""
         if self._two_phase_commit is not None and not self._two_phase_commit.is_committing:
             self._two_phase_commit.join(child)
 
     def catch_up(self, child: Child) -> None:
-        """Bring a child to the generation in force."""
+        """Update a child to the active generation."""
         if child.asked != self._node_state.sealed.generation:
             send_sockets(child, self._node_state.endpoints)
             send_prepare(child, self._node_state.sealed, self._node_state.listeners)
@@ -176,18 +178,18 @@ class Reloading:
             self._two_phase_commit.was_committed(child)
 
     def gone(self, child: Child) -> None:
-        """Drop a dead or silent child from the commit under way."""
+        """Drop a dead or silent child from the current commit."""
         if self._two_phase_commit is not None:
             self._two_phase_commit.gone(child)
 
     # --- the change ---
 
     def _commit(self) -> None:
-        """All workers are prepared: from here on this is what is in force, whoever dies."""
+        """Activate the generation when all workers are prepared; later deaths of workers do not change that."""
         assert self._two_phase_commit is not None
         node_state, two_phase_commit = self._node_state, self._two_phase_commit
         for child in self._workers():
-            if child.silent:  # before anybody is told: it must not answer by the old configuration when it wakes
+            if child.silent:  # before any message: it must not answer by the old configuration when it continues
                 cut_off(child, "hangs, and would keep serving the old configuration")
         node_state.words.carry(
             node_state.shared, node_state.sealed.accepted.places, two_phase_commit.sealed.accepted.places
@@ -195,7 +197,7 @@ class Reloading:
         node_state.words.commit(node_state.shared, two_phase_commit.sealed.generation)
         node_state.kept.append(node_state.sealed)
         node_state.sealed = two_phase_commit.sealed
-        if not awaits(node_state.sealed.accepted.captured):  # one that serves stays ready whatever it is to watch more
+        if not awaits(node_state.sealed.accepted.captured):  # a serving gateway stays ready, even with new watches
             node_state.words.set_awaits(node_state.shared, False)
         node_state.listeners = two_phase_commit.listeners
         node_state.endpoints |= two_phase_commit.opened
@@ -240,7 +242,7 @@ class Reloading:
         self._drop_kept()
 
     def _drop_kept(self) -> None:
-        """Drop the retained configurations that nobody goes back to."""
+        """Drop the kept configurations that are no longer needed for a rollback."""
         node_state = self._node_state
         *documents, _ = node_state.documents
         kept = retained_generations(documents, node_state.kept[-1].accepted, node_state.sealed.accepted)
@@ -250,7 +252,7 @@ class Reloading:
             os.close(each.descriptor)
 
     def _give_up(self, proposal: Propose, why: str, passing: bool) -> None:
-        """Give a proposal up; no state has changed anywhere."""
+        """Abort a proposal; no state has changed."""
         stays = self._node_state.sealed.generation
         notice(OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, proposal.source, why, proposal.subject)
@@ -265,15 +267,17 @@ class Reloading:
 
 
 def _check_readable(sealed: Sealed) -> None:
-    """Raises `UnreadableSnapshot`: its filters are of a package that control could import, and we cannot."""
+    """Raises `UnreadableSnapshot` if its filters are in a package that control could import, and the supervisor
+    cannot.
+    """
     try:
         assert sealed.settings
-    except Exception as error:  # the edge of somebody's code, and the last process that may fall over it
+    except Exception as error:  # the edge of third-party code, which must not end the supervisor
         raise UnreadableSnapshot(f"the supervisor cannot import its extensions: {described(error)}") from error
 
 
 def describe_outcome(outcome: ReloadResult) -> str:
-    """A change that succeeded, in a line for people."""
+    """Describe a successful change, in a line for people."""
     text = f"reloaded: generation {outcome.generation} on {outcome.committed}/{outcome.workers} workers"
     if rest := outcome.workers - outcome.committed:
         text += f", {rest} {'does' if rest == 1 else 'do'} not answer"

@@ -1,7 +1,7 @@
-"""Files that the gateway watches: whether any has changed since it was last looked at.
+"""File watch: detects whether files of the gateway have changed since the last check.
 
-Looked at, not subscribed to: it works on every file system, and when a folder is swapped below a link, which is how
-mounted secrets are renewed.
+It polls and does not subscribe: that works on every file system, and when a folder is swapped below a link, which is
+how mounted secrets are renewed.
 """
 
 import os
@@ -17,28 +17,28 @@ from fastgw.config.sources.virtual_files import is_derived, is_watched
 from fastgw.config.sources.virtual_files import turn_of as turn_of_watched
 
 LOOK_EVERY: Final = 0.5
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 Trait = tuple[int, int, int, int] | tuple[str, ...]
-"""Trait of a file, which changes with its contents; of a pattern: the files that it finds."""
+"""Fingerprint of a file, which changes with its contents; for a pattern: the files that it matches."""
 Traits = Mapping[str, Trait | None]
 UNSEEN: Final[Trait] = (0, 0, 0, 0)
 
 
 class FileWatch:
-    """Knows the files as they were at the last look, and what patterns found. What was not looked at yet is taken to
-    have changed: nobody knows what it was when it was read."""
+    """State of the files and pattern matches at the last check. A file that was not checked yet counts as changed,
+    because its state when it was read is unknown."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Trait | None] = {}
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Watch these from now on. One that is watched already keeps what was seen of it."""
+        """Watch these from now on. Files that are watched already keep their state."""
         self._seen = {path: self._seen.get(path, UNSEEN) for path in paths if not is_derived(path)}
         keep_failures(self._seen)
 
     def changed(self) -> bool:
-        """Whether any is other than it was at the last look."""
+        """Whether any has changed since the last check."""
         search = Search()
         before = self._seen
         self._seen = {name: _trait_of_pattern(search, name) if pattern_in(name) else trait_of(name) for name in before}
@@ -46,7 +46,7 @@ class FileWatch:
 
 
 class SourceWatch:
-    """Knows the files of a configuration, and which there are, as they were when that was last taken."""
+    """State of the files of a configuration when it was last loaded."""
 
     def __init__(self) -> None:
         self._taken: Traits | None = None  # None: nobody knows

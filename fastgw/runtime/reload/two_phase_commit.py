@@ -1,8 +1,8 @@
-"""A change of generation, in two phases over all workers: all prepare, then all commit; one refusal aborts all.
+"""Two-phase commit of a generation over all workers: all prepare, then all commit; one refusal aborts it.
 
-Until the last worker is prepared nothing has changed anywhere. From the commit on the new generation is the one that
-later processes begin with, so a worker that dies in between comes back with it. A worker that is late (not ready yet,
-or silent) is not waited for: it is brought up to date before it accepts again.
+Until the last worker is prepared nothing has changed. From the commit on later processes begin with the new generation,
+so the replacement of a worker that dies in between has it. A late worker (not ready yet, or silent) is not waited for:
+it is updated before it accepts again.
 """
 
 import time
@@ -16,15 +16,15 @@ from fastgw.runtime.node.node_state import Sealed
 from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint
 
 PREPARE_S: Final = 60.0
-"""How long workers may take to prepare."""
+"""Timeout of the prepare phase in seconds."""
 COMMIT_S: Final = 10.0
-"""How long they may take to commit, which is a turn of their loops."""
+"""Timeout of the commit phase in seconds; a commit takes one turn of the loop."""
 
 
 class TwoPhaseCommit:
     """One change, from the proposal to the last commit.
 
-    `commit` is called when all are prepared, and `ended` at the end: with why it failed, or "".
+    `commit` is called when all are prepared, and `ended` at the end, with the reason of a failure or "".
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class TwoPhaseCommit:
         self.opened = dict(opened)
         self.due_at = now + PREPARE_S
         self.asked_to_prepare: set[Child] = set()
-        """Workers that were told to prepare."""
+        """Workers that have to prepare."""
         self.committed: set[Child] = set()
         self.passing = False
-        """Whether it failed for a reason that passes by itself."""
+        """Whether it failed for a transient reason."""
         self.replaced = 0
-        """Workers that did not commit in time, and whose places others take."""
+        """Workers that did not commit in time, and are replaced."""
         self._commit = commit
         self._ended = ended
         self._preparing: set[Child] = set()
@@ -70,7 +70,7 @@ class TwoPhaseCommit:
         self._go_on()
 
     def join(self, child: Child) -> None:
-        """A worker that serves the generation before; perhaps it was gone for a while."""
+        """Add a worker that serves the previous generation; it may have been silent for a while."""
         self._gone.discard(child)
         if child not in self._prepared:
             self._preparing.add(child)
@@ -89,7 +89,7 @@ class TwoPhaseCommit:
         self.gone(child)
 
     def gone(self, child: Child) -> None:
-        """Count out a child that is dead or silent, or done. It is told what follows all the same."""
+        """Remove a child that is dead, silent or done from the count. It still gets the following messages."""
         self._gone.add(child)
         self._preparing.discard(child)
         if self._committing is not None:
@@ -97,7 +97,7 @@ class TwoPhaseCommit:
         self._go_on()
 
     def is_late(self) -> None:
-        """Handle the deadline. Before the commit nothing changes; after it, who is late is replaced."""
+        """Handle the deadline. Before the commit nothing changes; after it, late workers are replaced."""
         if self._committing is None:
             self.abort("not all workers were prepared in time", passing=True)
             return
@@ -132,7 +132,7 @@ def send_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]
 
 
 def send_sockets(child: Child, endpoints: Mapping[int, ListeningEndpoint]) -> None:
-    """Hand over the sockets of these endpoints that the child has not."""
+    """Send the sockets of these endpoints that the child does not have."""
     for number, endpoint in endpoints.items():
         known = child.sockets.get(number, 0)
         child.sockets[number] = len(endpoint.sockets)
