@@ -452,3 +452,20 @@ def test_a_listener_of_http1_alone_refuses_the_preface(lane: Lane) -> None:
         client.send_gently(frames.BEGINNING)
         assert client.read_response().status == 505
         client.assert_ended()
+
+
+def test_each_stream_is_one_record_of_the_access_log(lane: Lane, client: Http2Client) -> None:
+    """Whether it was answered, refused by the gateway, or broken off."""
+    client.begin()
+    client.send(request(lane, 1, b"/logged-1") + request(lane, 3, b"/logged-3"))
+    for _ in range(2):
+        upstream = lane.accept()
+        head = upstream.read_request_head()
+        if head.request_target == b"/logged-1":
+            upstream.send(OK)
+        else:
+            upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+            upstream.close()
+    for path, fault in ((b"/logged-1", None), (b"/logged-3", "upstream_incomplete")):
+        record = lane.gateway.wait_for_record(host=lane.host.decode(), path=path.decode())
+        assert (record["protocol"], record["status"], record["fault"]) == ("HTTP/2", 200, fault)

@@ -84,3 +84,25 @@ def test_a_status_that_a_filter_sets_in_place_of_one_without_a_body(
     ran = run(filter_of(Hooks(response=sets)), get(method=method), response=answered)
     assert ran.status == status
     assert ran.fields.get(b"Content-Length") == (b"7" if method == b"HEAD" else length)
+
+
+def test_an_empty_response_has_its_length_though_a_filter_takes_that_away() -> None:
+    def removes(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.headers.remove(b"Content-Length")
+
+    ran = run(filter_of(Hooks(response=removes)), get(), response=b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert ran.fields.get_all(b"Content-Length") == [b"0"]
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+)
+def test_a_body_that_is_changed_as_it_passes_has_one_etag_and_a_weak_one(framing: bytes) -> None:
+    ran = run(
+        filter_of(Hooks(response_body=lambda exchange, payload: payload.upper(), changes_body=True)),
+        get(),
+        response=b'HTTP/1.1 200 OK\r\nETag: "a"\r\n' + framing,
+    )
+    assert ran.received.endswith((b"ABC", b"ABC\r\n0\r\n\r\n"))
+    assert ran.fields.get_all(b"ETag") == [b'W/"a"']
