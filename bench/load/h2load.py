@@ -102,7 +102,7 @@ def at_rate(
     log = environment.folder / "h2load.log"
     log.unlink(missing_ok=True)
     command = ["h2load", "--h1", "--threads=1", f"--clients={connections}", f"--requests={connections * each}"]
-    command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={_uris(environment.folder, asked)}"]
+    command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={uris(environment.folder, asked)}"]
     # Opened evenly over one period, so that they are due evenly, too. Milliseconds are h2load's finest.
     command += [f"--rate={math.ceil(connections / (PERIOD * 1000))}", "--rate-period=1ms"]
     command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
@@ -160,7 +160,7 @@ def faults(printed: str, rows: Sequence[Row], expected: int, body: int) -> dict[
     }
 
 
-def _uris(folder: Path, asked: int) -> Path:
+def uris(folder: Path, asked: int) -> Path:
     """A file of targets, made once per run."""
     file = folder / f"uris{asked}"
     if not file.exists():

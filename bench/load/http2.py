@@ -1,0 +1,50 @@
+"""Closed loop over HTTP/2: h2load, a number of connections with a number of requests in flight on each."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.load.h2load import FIELDS, row_of, uris
+from bench.load.load import Environment, NoAnswers
+from bench.peers.peer import Running, without_revision
+from bench.samples import Told, percentiles
+
+TIMEOUT = 30.0  # seconds beyond the run
+
+
+@dataclass(frozen=True)
+class Http2:
+    """Targets and queries vary, the headers are the same for all requests, as h2load has it.
+
+    `only`: the contestant that alone has this load; empty: all have.
+    """
+
+    name: str
+    connections: int
+    streams: int
+    arguments: Sequence[str] = ()
+    only: str = ""
+
+    @property
+    def cut_off(self) -> int:
+        return 2 * self.connections * self.streams  # by the end of this run and of the one before
+
+    def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
+        if self.only and without_revision(name) != self.only:
+            return None
+        log = environment.folder / "h2load.log"
+        log.unlink(missing_ok=True)
+        command = ["h2load", "--threads=1", f"--clients={self.connections}", f"--max-concurrent-streams={self.streams}"]
+        command += [f"--duration={seconds}", f"--log-file={log}", f"--input-file={uris(environment.folder, 100)}"]
+        command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
+        printed = subprocess.run(
+            [*command, *self.arguments], stdout=subprocess.PIPE, text=True, check=True, timeout=seconds + TIMEOUT
+        ).stdout
+        rows = [row_of(line) for line in log.read_text().splitlines()]
+        if not rows:
+            raise NoAnswers(f"{name} answered nothing: {printed}")
+        took = [float(row.duration_us) for row in rows]
+        wrong = {"wrong status": sum(row.status != 200 for row in rows)}
+        return Told(
+            requests=len(rows), seconds=seconds, figures={**percentiles(took), "max_us": max(took)}, faults=wrong
+        )
