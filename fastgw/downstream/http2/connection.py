@@ -21,7 +21,7 @@ from fastgw.exchange import Trailers
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.body import parse_trailers
-from fastgw.http.http1.parser import parse_request
+from fastgw.http.http1.parser import read_http2_request
 from fastgw.http.http2.session import (
     CLOSED,
     CONNECT,
@@ -51,6 +51,8 @@ LAST_REQUEST_S: Final = 1.0
 READ_WHILE_UNSENT: Final = 65536
 """Bytes that are read of a client while it does not take what is written to it; then none is."""
 REQUESTS: Final = frozenset((WHOLE, HEAD, CONNECT))
+SENT_AT_ONCE: Final = 65536
+"""Bytes of `Session.to_send`, unless there are less."""
 SPARE_STREAMS: Final = 32
 """Closed streams that are kept to be used again."""
 
@@ -175,13 +177,16 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         session = self.session
         events = session.feed(received, length, self._wheel.now)
         if events:
-            self._take_events(events)
+            if self._events:
+                self._events.extend(events)  # in order, behind those that wait
+            else:
+                self._handle(events)
         if self.write_paused:
             self._read_while_unsent += length
             if self._read_while_unsent > READ_WHILE_UNSENT:
                 self._stop_or_start()
         self.server.worker_loop.count_body(self, length, 0)
-        if not self._flush_is_due and (session.wants_write or session.error is not None or session.in_head):
+        if not self._flush_is_due and session.wants_attention:
             self.flush_soon()
 
     def eof_received(self) -> bool:
@@ -304,11 +309,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.leave()
             return
         try:
-            head = parse_request(text, server.header_count)
+            head = read_http2_request(text, server.header_count)
         except Malformed as malformed:
             self._refuse(number, fault_of(malformed), malformed.reason, text)
             return
-        head.came_by_http2()
         if protocol:
             head.came_by_connect(protocol)
         stream = self._open(number)
@@ -432,16 +436,20 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.sending.clear()
         if self._last_calls == 2 and not self._streams:
             self._end(ErrorCode.NO_ERROR)
-        elif session.error is not None or session.done:
-            if not self.write_paused:
-                self._break_off_all(Fault.CLIENT_LEFT)
-                self.close()
-        elif session.in_head and self.deadline == inf:
-            self.watch(self.server.timeouts.request_headers)
+        elif session.wants_attention:
+            if session.error is not None or session.done:
+                if not self.write_paused:
+                    self._break_off_all(Fault.CLIENT_LEFT)
+                    self.close()
+            elif session.in_head and self.deadline == inf:
+                self.watch(self.server.timeouts.request_headers)
 
     def _write_all(self) -> None:
-        while not self.write_paused and (message := self.session.to_send()):
+        session = self.session
+        while not self.write_paused and (message := session.to_send()):
             send(self.fd, message, self.transport, False)
+            if len(message) < SENT_AT_ONCE:  # then that was all
+                break
 
     def _end(self, code: int) -> None:
         """Tell the client that it is over, and close."""

@@ -767,6 +767,15 @@ def read_request(bytes raw not None, int max_fields):
     return heads.read_request(raw, max_fields) if head is None else head
 
 
+def read_http2_request(bytes raw not None, int max_fields):
+    """Compiled `parser_reference.read_http2_request`."""
+    cdef Http1RequestHead head = _request_head(raw, max_fields, True)
+    if head is None:
+        return heads.read_http2_request(raw, max_fields)
+    head.http2 = True
+    return head
+
+
 def parse_request(bytes raw not None, int max_fields=100):
     """Compiled `parser_reference.parse_request`."""
     cdef Http1RequestHead head = _request_head(raw, max_fields, True)

@@ -18,6 +18,7 @@ __all__ = [
     "parse_answer",
     "parse_request",
     "parse_response",
+    "read_http2_request",
     "take_answer",
     "take_request",
     "taken",
@@ -30,6 +31,7 @@ else:
 
 find_head_end = _implementation.find_head_end
 parse_request = _implementation.parse_request
+read_http2_request = _implementation.read_http2_request
 parse_response = _implementation.parse_response
 parse_answer = _implementation.parse_answer
 body_buffer = _implementation.body_buffer

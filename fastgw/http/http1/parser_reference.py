@@ -347,6 +347,20 @@ def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
     return _parsed_again(read_request(raw, max_fields), raw)
 
 
+def read_http2_request(raw: bytes, max_fields: int) -> Http1RequestHead:
+    """Read a request head that came by HTTP/2 and was rendered; the second parser of it is nghttp2. Raises `Malformed`.
+
+    The body, if there is one, comes by HTTP/2 too.
+    """
+    head = read_request(raw, max_fields)
+    head.came_by_http2()
+    if not head.length and not head.chunked:
+        head.payload = b""
+    else:
+        head.ordinary = False
+    return head
+
+
 def _parsed_again(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
     """The second parse, of the head and of its body, if the bytes after the head are exactly its body."""
     if not head.length and not head.chunked:

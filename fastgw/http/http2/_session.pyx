@@ -595,6 +595,8 @@ cdef class Session:
             return "The scheme is not that of the connection."
         if not self._path.length:
             return "There is no path."
+        if self._says(self._method, b"pri", 3):
+            return "The method PRI is reserved."  # RFC 9113 section 11.6: it begins connections
         if self._has_host and self._authority.length and (
             self._host.length != self._authority.length
             or memcmp(
@@ -817,9 +819,14 @@ cdef class Session:
         return not nghttp2_session_want_read(self._session) and not nghttp2_session_want_write(self._session)
 
     @property
-    def wants_write(self):
-        """Whether `to_send` has something."""
-        return bool(nghttp2_session_want_write(self._session))
+    def wants_attention(self):
+        """Whether `to_send` has something, a head is incomplete, or the connection has to end."""
+        return (
+            self.in_head
+            or self.error is not None
+            or bool(nghttp2_session_want_write(self._session))
+            or not nghttp2_session_want_read(self._session)
+        )
 
     @property
     def queued(self):
