@@ -1,19 +1,19 @@
-"""The route table: which route a request belongs to.
+"""The route table: finds the route of a request.
 
 Match order (the contract): exact host > longest wildcard > any; then exact path > parameters (text before a parameter,
 at the first segment where they differ) > longest prefix > regular expressions in file order > any path; then a path as
 it was written > one with another trailing slash; then most header and query conditions; then file order. This orders
-*all* routes that match: a route for any host answers what the routes of the request's own host do not. A route whose
-method does not fit is passed over like any other.
+*all* matching routes: a route for any host answers requests that match no route of their own host. A route whose method
+does not match is skipped like any other.
 
-Rule 1: user patterns run on RE2 only. Rule 2: no step looks at all routes: a lookup costs what the request's path has
-segments, plus the routes that share its host and path and differ only in method, header and query conditions, plus
-one pass of RE2 over the path where a host has regular expressions.
+Rule 1: user patterns run on RE2 only. Rule 2: no step visits all routes: the cost of a lookup grows with the segments
+of the request's path, plus the routes that share its host and path and differ only in method, header and query
+conditions, plus one pass of RE2 over the path if a host has regular expressions.
 
-The compiled twin, `_table`, finds the route where host, path and method decide. It asks here about the rest.
+The compiled module, `_table`, finds the route if host, path and method decide. It calls this module for the rest.
 
-A table is never changed, but replaced: the next one is built beside it from the rules, in steps between which requests
-are served, and takes over the hosts whose rules are the same. Then the one before it is taken apart in steps.
+A table is immutable: a reload builds the next one from the rules, in steps between which requests are served, and it
+takes over the hosts whose rules are unchanged. Then the previous one is freed in steps.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
-"""Work in steps of well below 1 ms, and what comes of it. It may be left at any step."""
+"""Work in steps of well below 1 ms, with its result. It may be abandoned at any step."""
 
 Match: TypeAlias = tuple[R, Mapping[str, bytes]]
 """A route and the parameters of its path: normal-form bytes of the segments, escapes kept."""
@@ -48,7 +48,7 @@ _ANY_HOST: Final = b""
 _ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
 _NOTHING_BELOW: Final[dict[bytes, Any]] = {}  # shared by all leaves of trees: an empty dict of its own takes 64 bytes
 _REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's set; what RE2 takes by default
-_PIECE: Final = 32  # entries, hosts or places that one step looks at
+_PIECE: Final = 32  # entries, hosts or nodes that one step visits
 
 
 class Routable(Protocol):
@@ -69,32 +69,32 @@ class Routable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Conditions of a route. Empty = any; of hosts, paths and methods one must fit, of the others all."""
+    """Conditions of a route. Empty = any; one of the hosts, paths and methods has to match, and all of the others."""
 
     hosts: tuple[HostPattern, ...] = ()
     paths: tuple[PathPattern, ...] = ()
     methods: tuple[bytes, ...] = ()
-    """GET answers HEAD too."""
+    """GET includes HEAD."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
     """Name (any case) and exact value: see `http.header_conditions`."""
     query: tuple[tuple[bytes, bytes], ...] = ()
-    """Name and value as the application reads them: escapes decoded, `+` a space; any occurrence may fit."""
+    """Name and value as applications decode them: escapes decoded, `+` as a space; any occurrence may match."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[R]):
-    """A route that matches, for `explain`."""
+    """A matching route, for `explain`."""
 
     route: R
     params: Mapping[str, bytes]
     host: HostPattern | None
     path: PathPattern | None
     weakness: str
-    """Reason why the first candidate goes before it: `shorter prefix`. Empty for the first itself."""
+    """Reason why the first candidate precedes it: `shorter prefix`. Empty for the first itself."""
 
 
 def at_once(steps: Steps[T]) -> T:
-    """Go through all steps, for what comes of them."""
+    """Run all steps and return the result."""
     try:
         while True:
             next(steps)
@@ -104,9 +104,9 @@ def at_once(steps: Steps[T]) -> T:
 
 
 class _Router(Generic[R]):
-    """An immutable route table, made of conditions and routes in file order.
+    """An immutable route table, built from conditions and routes in file order.
 
-    `waiting`: how many requests have come to this table and are not ready to ask it yet.
+    `waiting`: number of requests that will use this table but are not ready yet.
     """
 
     waiting = 0
@@ -116,9 +116,10 @@ class _Router(Generic[R]):
 
     @classmethod
     def building(cls, rules: list[Rule[R]], base: Router[R] | None) -> Steps[Router[R]]:
-        """The table of these rules, in file order. What is the same in `base` is taken from there; all: `base` itself.
+        """Build the table of these rules, in file order. Equal parts of `base` are reused; if everything is equal, it
+        is `base` itself.
 
-        Rules are the same when they are the same objects, hosts when all of their rules are, in the same order.
+        Rules are equal if they are the same objects, hosts if all of their rules are, in the same order.
         """
         if base is not None and base._rules == rules:
             return base
@@ -143,7 +144,7 @@ class _Router(Generic[R]):
             yield
         self._longest_wildcard = max(by_length, default=0)
         self._by_wildcard: dict[bytes, tuple[_HostTable[R], ...]] = {_ANY_HOST: ()}
-        for length in sorted(by_length):  # what a longer one matches, the shorter ones at its end match too
+        for length in sorted(by_length):  # names that match a longer one also match its shorter suffixes
             for name in by_length[length]:
                 same = base and base._by_wildcard.get(name)
                 table = yield from _host_table(wildcards.pop(name), same[0] if same else None)
@@ -157,14 +158,16 @@ class _Router(Generic[R]):
             self._by_host[name] = (table, *self._wildcard_tables(name))
             yield
         self._sole = self._by_wildcard[_ANY_HOST] if not self._by_host and len(self._by_wildcard) == 1 else ()
-        """The tables for every request, where no route names a host."""
+        """The tables for every request, if no route names a host."""
         self.compiled: Any = None
-        """The compiled tables, which find what they can by themselves; None: there are none."""
+        """The compiled tables, which find routes by themselves if they can; None: there are none."""
         if _routes is not None:
             self.compiled = yield from self._compile(_routes.Tables(_NO_PARAMETERS))
 
     def _compile(self, tables: Any) -> Steps[Any]:
-        """Fill the compiled tables: first the hosts, the less specific ones first, as each knows the next number."""
+        """Fill the compiled tables: first the hosts, the less specific ones first, because each refers to the next
+        number.
+        """
         numbers: dict[_HostTable[R], int] = {}
         for wildcard, by_name in ((True, self._by_wildcard), (False, self._by_host)):
             for name, (table, *beyond) in ((name, held) for name, held in by_name.items() if held):
@@ -174,7 +177,7 @@ class _Router(Generic[R]):
                 yield
         while numbers:
             table, number = numbers.popitem()
-            for place, entry in enumerate(reversed(table.ordered)):  # each goes before those that are there
+            for place, entry in enumerate(reversed(table.ordered)):  # each is inserted before the present ones
                 while tables.widen():
                     yield
                 tables.add(number, entry)
@@ -185,7 +188,7 @@ class _Router(Generic[R]):
         return tables
 
     def dismantling(self, kept: Router[R]) -> Steps[None]:
-        """Free this table, but for what `kept` has as well. Whoever asks it now finds nothing."""
+        """Free this table, except for parts shared with `kept`. Lookups find nothing from now on."""
         if kept is self:
             return
         held = (self._by_wildcard, kept._by_wildcard), (self._by_host, kept._by_host)
@@ -203,11 +206,11 @@ class _Router(Generic[R]):
             yield
 
     def await_request(self) -> None:
-        """A request is going to ask this table, even if there is another one by then."""
+        """Count a request that will use this table, even if it is replaced by then."""
         self.waiting += 1
 
     def left(self, _: object) -> None:
-        """Count down a request that has asked, or has come to nothing. A callback of what the request waited for."""
+        """Count down a request that has used the table, or was cancelled. Callback of the request's wait."""
         self.waiting -= 1
 
     def find_in_turn(self, request: Routable) -> Match[R] | None:
@@ -219,17 +222,17 @@ class _Router(Generic[R]):
         return None
 
     find = find_in_turn
-    """The route that `request` belongs to. None: `allowed_methods` tells 405 from 404."""
+    """Return the route of `request`. None: `allowed_methods` decides between 405 and 404."""
 
     def allowed_methods(self, request: Routable) -> tuple[bytes, ...]:
-        """Return the methods allowed for a request that `find` gave None: those of the routes that match in all else,
-        for 405; () = 404.
+        """Return the methods allowed for a request without a route: those of the routes that match otherwise, for 405;
+        () = 404.
         """
         fitting = (entry.methods for entry in self._entries(request) if entry.fields_and_query_fit(request))
         return tuple(dict.fromkeys(chain.from_iterable(fitting)))
 
     def candidates(self, request: Routable) -> list[Candidate[R]]:
-        """Every route that matches, once, in match order: the first is what `find` finds."""
+        """Return every matching route once, in match order: the first is the result of `find`."""
         best: dict[int, RouteEntry[R]] = {}
         for entry in self._entries(request):
             if entry.accepts(request):
@@ -253,7 +256,7 @@ class _Router(Generic[R]):
         return self._wildcard_tables(host)
 
     def _wildcard_tables(self, host: bytes) -> tuple[_HostTable[R], ...]:
-        """The tables of the wildcards that `host` fits, longest first, and that of any host."""
+        """Return the tables of the wildcards that match `host`, longest first, and that of any host."""
         # Begun no further left than a wildcard can: a host of 30,000 dots must not cost 30,000 look-ups.
         dot = host.find(b".", max(1, len(host) - self._longest_wildcard))
         while dot > 0:
@@ -273,7 +276,7 @@ else:
 
 
 class RouteEntry(Generic[R]):
-    """One route under one of its hosts and one of its paths, with the conditions that are left to check."""
+    """One route under one of its hosts and one of its paths, with the remaining conditions."""
 
     __slots__ = (
         "fields",
@@ -318,7 +321,7 @@ class RouteEntry(Generic[R]):
 
     @property
     def is_written(self) -> bool:
-        """Whether its path is as somebody wrote it, trailing slash included."""
+        """Whether its path is as configured, including the trailing slash."""
         return self.path is None or self.path.written
 
     def accepts(self, request: Routable) -> bool:
@@ -362,7 +365,7 @@ def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
 
 
 class _Node(Generic[R]):
-    """A place in the tree of path segments, in which prefixes and patterns with parameters grow."""
+    """Node in the tree of path segments, for prefixes and patterns with parameters."""
 
     __slots__ = ("below", "ends", "parameter", "prefixes", "rest", "turns")
 
@@ -370,18 +373,18 @@ class _Node(Generic[R]):
         self.below: dict[bytes, _Node[R]] = _NOTHING_BELOW
         self.parameter: _Node[R] | None = None
         self.rest: _Node[R] | None = None
-        """Next node for a `:path` parameter, which takes the path to its end."""
+        """Next node for a `:path` parameter, which matches the path to its end."""
         self.ends: list[RouteEntry[R]] | None = None
-        """The patterns that end here: prefixes where text alone leads, patterns with parameters elsewhere."""
+        """The patterns that end here: prefixes in nodes reached by text only, patterns with parameters elsewhere."""
         self.prefixes: tuple[list[RouteEntry[R]], ...] = ()
-        """Entries that text alone leads to: `ends` of this place and of those above, longest prefix first."""
+        """Entries reached by text only: `ends` of this node and of those above, longest prefix first."""
         self.turns: tuple[tuple[int, _Node[R]], ...] = ()
         """Nodes that text alone leads to: what goes on with parameters from here and from above, and from which
         segment.
         """
 
     def grow(self, segments: Iterable[bytes | Parameter]) -> list[RouteEntry[R]]:
-        """Find or make the place of a pattern and return its list of entries."""
+        """Find or create the node of a pattern and return its list of entries."""
         node = self
         for segment in segments:
             if isinstance(segment, bytes):
@@ -400,7 +403,7 @@ class _Node(Generic[R]):
         return node.ends
 
     def seal(self, place: int, above: _Node[R]) -> None:
-        """Note `prefixes` and `turns`, once the tree is grown and `above` is sealed. `place`: how deep it is."""
+        """Compute `prefixes` and `turns`, once the tree is complete and `above` is sealed. `place`: the depth."""
         self.prefixes = (self.ends, *above.prefixes) if self.ends else above.prefixes
         self.turns = above.turns
         if self.parameter or self.rest:
@@ -409,7 +412,7 @@ class _Node(Generic[R]):
             self.turns = ((place, turn), *above.turns)
 
     def sealing(self) -> Steps[None]:
-        """Seal this place, which is the root, and all that text alone leads to."""
+        """Seal this node, which is the root, and all nodes reached by text only."""
         self.seal(0, self)
         unsealed = [(self, iter(self.below.values()))]
         sealed = 0
@@ -427,7 +430,7 @@ class _Node(Generic[R]):
                 yield
 
     def dismantling(self) -> Steps[None]:
-        """Free the tree below, a place at a time."""
+        """Free the tree below, one node at a time."""
         left = [self]
         while left:
             node = left[-1]
@@ -441,7 +444,7 @@ class _Node(Generic[R]):
                 yield
 
     def deepest(self, segments: list[bytes]) -> _Node[R]:
-        """The last place that the text of `segments` leads to."""
+        """Return the last node that the text of `segments` leads to."""
         node = self
         for segment in segments:
             below = node.below.get(segment)
@@ -458,17 +461,17 @@ class _HostTable(Generic[R]):
         self.rows = rows
         """Rows in file order."""
         self.ordered = rows
-        """Rows in an order in which those that share a path are in match order."""
+        """Rows in an order in which rows with the same path are in match order."""
         self._exact: dict[bytes, list[RouteEntry[R]]] = {}
         self._tree: _Node[R] = _Node()
         self._cuts = 0
-        """How often to cut a path, so that all segments which the tree looks at are told apart. 0: it has none."""
+        """Number of splits of a path that separates all segments that the tree compares. 0: it has none."""
         self._regexes: list[RouteEntry[R]] = []
         self._regex_set: Any = None
         self._any_path: list[RouteEntry[R]] = []
 
     def growing(self, base: _HostTable[R] | None) -> Steps[None]:
-        """Find each row its place. `base`: what this host had before."""
+        """Insert each row. `base`: the previous rows of this host."""
         by_rank: dict[tuple[bool, int], list[RouteEntry[R]]] = {}
         for place, entry in enumerate(self.rows, 1):
             by_rank.setdefault((entry.is_written, entry.condition_count), []).append(entry)
@@ -519,7 +522,7 @@ class _HostTable(Generic[R]):
         return self._tree.grow((b"", *path.segments) if path.segments else ())
 
     def entries(self, path: bytes) -> Iterator[Sequence[RouteEntry[R]]]:
-        """The entries whose path matches, in match order."""
+        """Yield the entries whose path matches, in match order."""
         yield self._exact.get(path, ())
         segments = path.split(b"/", self._cuts)
         node = self._tree.deepest(segments)
@@ -531,8 +534,8 @@ class _HostTable(Generic[R]):
 
     def find(self, request: Routable) -> Match[R] | None:
         """The first of `entries` that accepts `request`."""
-        # PERF: no step for what the table has not, and no generator: 0.5 us for a prefix, over `entries` 0.9 (CPython
-        # 3.11, micro/routing).
+        # PERF: no step for kinds that the table does not have, and no generator: 0.5 us for a prefix, over `entries`
+        # 0.9 (CPython 3.11, micro/routing).
         path = request.path
         if self._exact and (exact := self._exact.get(path)) and (entry := _first(exact, request)):
             return entry.ready
@@ -568,7 +571,9 @@ def _host_table(rows: list[RouteEntry[R]], base: _HostTable[R] | None) -> Steps[
 
 
 def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[RouteEntry[R]]]:
-    """The entries of the patterns that lead to `node` and fit `segments` from `place` on, most specific first."""
+    """Yield the entries of the patterns that lead to `node` and match `segments` from `place` on, most
+    specific first.
+    """
     found: list[list[RouteEntry[R]]] = []
     end = len(segments)
     untried: list[tuple[int, _Node[R]]] = []
@@ -603,19 +608,21 @@ def _first(entries: Iterable[RouteEntry[R]], request: Routable) -> RouteEntry[R]
     return None
 
 
-@lru_cache(maxsize=64)  # most routes have the methods of others, and share the tuple
+@lru_cache(maxsize=64)  # most routes have the same methods as others, and share the tuple
 def _answered(methods: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(chain.from_iterable(_ANSWERED.get(method, (method,)) for method in methods)))
 
 
 @lru_cache(maxsize=64)
 def _shared(places: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
-    """Equal places of parameters as one tuple: 10,000 routes with an `{id}` in one place stay close together."""
+    """Equal positions of parameters as one tuple: 10,000 routes with an `{id}` in the same position stay close
+    together.
+    """
     return places
 
 
 def _query_pattern(name: bytes, value: bytes) -> Any:
-    """A search for `name=value` as any of the pairs of a query, however it is escaped."""
+    """A search for `name=value` among the pairs of a query, with any escaping."""
     pair = _spellings(name) + (b"=" + _spellings(value) if value else b"=?")
     return re2.compile(b"(?:^|&)" + pair + b"(?:&|$)", re2_options())
 
@@ -627,8 +634,9 @@ def _spellings(text: bytes) -> bytes:
 def _compile_set(regexes: Sequence[bytes]) -> Steps[Any]:
     """One automaton that finds all of `regexes` that match, in one pass over a path.
 
-    RE2 says nothing when the automaton has no room, it just matches nothing; so the set has one more pattern that
-    matches everything, and gets more room until that one is seen. The compilation is one step: 1.3 ms for 500.
+    RE2 does not report an automaton without enough memory, which just matches nothing; so the set has an additional
+    pattern that matches everything, and gets more memory until that one matches. The compilation is one step: 1.3 ms
+    for 500.
     """
     options = re2_options()
     options.max_mem = _REGEX_MEMORY
@@ -650,7 +658,7 @@ def _compile_set(regexes: Sequence[bytes]) -> Steps[Any]:
 
 
 def _shortest_ipv6(host: bytes) -> bytes:
-    """The spelling that patterns have: `[0:0::1]` is `[::1]`. What is no IPv6 address stays as it is."""
+    """The spelling that patterns have: `[0:0::1]` is `[::1]`. Anything but an IPv6 address stays unchanged."""
     try:
         return b"[%b]" % str(IPv6Address(host[1:-1].decode("ascii"))).encode()
     except ValueError:
@@ -658,7 +666,7 @@ def _shortest_ipv6(host: bytes) -> bytes:
 
 
 def _weakness(entry: RouteEntry[Any], first: RouteEntry[Any]) -> str:
-    """The first step of the match order at which `first` is ahead of `entry`."""
+    """Return the first criterion of the match order by which `first` precedes `entry`."""
     if entry is first:
         return ""
     if _host_name(entry.host) != _host_name(first.host):
