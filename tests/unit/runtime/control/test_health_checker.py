@@ -184,7 +184,7 @@ async def test_https_by_the_upstreams_own_tls(secure: tuple[Origin, str, str], k
 
 @on_loop
 async def test_a_limit_of_our_own_says_nothing_of_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def connect(*_: Any) -> None:
+    async def connect(*_: Any, **__: Any) -> None:
         raise ConnectFailed(Fault.CONNECTIONS_EXHAUSTED, "too many open files")
 
     monkeypatch.setattr(checks, "connect", connect)
