@@ -7,6 +7,7 @@ worker. All of it is immutable: mappings are read-only views.
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
+import msgspec
 from msgspec import Meta
 
 from fastgw.config.base.settings_base import NONE, Filters, FilterUse, Inner, OrFrom, Settings, SettingsMeta, Some, view
@@ -481,6 +482,20 @@ class Split(Settings):
     """Requests that are not distributed; the first match counts."""
 
 
+class GrpcMatch(Settings):
+    """Calls of gRPC, in place of `paths` and `methods`."""
+
+    service: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
+    """Full name of the service, such as `helloworld.Greeter`."""
+    methods: Some[Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]] = ()
+    """Names of methods. Left out = all of the service."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that are called."""
+        return tuple(f"/{self.service}/{method}" for method in self.methods) or (f"/{self.service}/*",)
+
+
 class Route(Settings):
     """Conditions, and the action for requests that meet all of them: one of `upstream`, `respond` and `redirect`."""
 
@@ -501,6 +516,8 @@ class Route(Settings):
     case; regular expressions match as written."""
     methods: Some[Method] = ()
     """HTTP methods. GET includes HEAD. Left out = any method."""
+    grpc: GrpcMatch | None = None
+    """Service and methods of gRPC, in place of `paths` and `methods`. null = any request."""
     headers: Mapping[FieldName, str] = NONE
     """Headers and their required values. If a header is repeated, any of its lines counts, and so does any member of a
     comma-separated list: `X-Version: 1, 2` has both values."""
@@ -547,6 +564,14 @@ class Route(Settings):
     precedence over all."""
     filters: Filters = NONE
     """Filters for this route only."""
+
+    def __post_init__(self) -> None:
+        if self.grpc is None:
+            return
+        for name, meant in (("paths", self.grpc.paths), ("methods", ("POST",))):
+            if getattr(self, name) not in ((), meant):
+                raise ValueError(f"`{name}` and `grpc` exclude each other")
+            msgspec.structs.force_setattr(self, name, meant)
 
     @property
     def destinations(self) -> tuple[str | Url, ...]:

@@ -236,14 +236,31 @@ class Retries(Settings):
     max: Annotated[int, Meta(ge=0, le=10)] = 1
     """Maximum number of retries after the first attempt. 0 = none."""
     conditions: tuple[
-        Literal["connect_failure", "reset_before_response", "per_try_timeout", "429", "500", "502", "503", "504"], ...
+        Literal[
+            "connect_failure",
+            "reset_before_response",
+            "per_try_timeout",
+            "429",
+            "500",
+            "502",
+            "503",
+            "504",
+            "cancelled",
+            "deadline_exceeded",
+            "internal",
+            "resource_exhausted",
+            "unavailable",
+        ],
+        ...,
     ] = ("connect_failure", "reset_before_response")
     """`connect_failure`: no connection could be opened; `reset_before_response`: a reused connection was closed before
     any response, or the target refused the request unseen, as HTTP/2 lets it say (`GOAWAY`, `REFUSED_STREAM`; then POST
     is retried too). In these two cases the upstream has not processed the request. In the others it may have, and would
     process it twice, so they apply only to idempotent requests (GET, HEAD, OPTIONS, PUT, DELETE): `per_try_timeout`: no
     response head within that time, or within `timeouts.response_headers`; `"429"`, `"500"`, `"502"`, `"503"`, `"504"`:
-    the target answered with this status. The last response is forwarded as it is, also if no other target is available
+    the target answered with this status; `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`,
+    `unavailable`: a call of gRPC ended with this status before any message (calls are POST: see `non_idempotent`). The
+    last response is forwarded as it is, also if no other target is available
     after it (all are ejected, or the circuit breaker has opened)."""
     budget: Percent = 0.2
     """Retry budget: maximum number of retries in flight, as a share of the requests in flight to this upstream; each
@@ -319,9 +336,11 @@ class ActiveHealth(Settings):
     after that the target's health is unknown, and it may be used.
     """
 
-    type: Literal["http", "tcp"] = "http"
-    """`http`: by a request, over TLS if the target is `https`; `tcp`: by opening a connection, with its TLS handshake.
-    Each check opens a new connection."""
+    type: Literal["http", "tcp", "grpc"] = "http"
+    """`http`: by a request, over TLS if the target is `https`; `tcp`: by opening a connection, with its TLS handshake;
+    `grpc`: by a call of `grpc.health.v1.Health/Check`, which must answer SERVING. Each check opens a new connection."""
+    service: str = ""
+    """Name of the service that is asked for with `type: grpc`. "" = the server as a whole."""
     path: CheckPath = "/"
     """Path of the request, query included. The path of the target's URL is not prepended."""
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
@@ -347,10 +366,12 @@ class ActiveHealth(Settings):
     """Text that the first 64 KiB of the response body must contain. null = any body."""
 
     def __post_init__(self) -> None:
-        if self.type == "tcp":
+        if self.type != "http":
             for name, default in OF_HTTP_CHECKS.items():
-                if getattr(self, name) != default:
-                    raise ValueError(f"`{name}` has no effect with `type: tcp`")
+                if getattr(self, name) != default and not (self.type == "grpc" and name in ("host", "headers")):
+                    raise ValueError(f"`{name}` has no effect with `type: {self.type}`")
+        if self.service and self.type != "grpc":
+            raise ValueError(f"`service` has no effect with `type: {self.type}`")
 
 
 class PassiveHealth(Settings):
@@ -461,6 +482,11 @@ class Upstream(Settings):
     of a verified client certificate. null = none."""
     filters: Filters = NONE
     """Filters for requests to this upstream."""
+
+    def __post_init__(self) -> None:
+        active = self.health_checks.active
+        if active is not None and active.type == "grpc" and self.protocol == "http1":
+            raise ValueError("`health_checks.active.type: grpc` needs HTTP/2: set `protocol: grpc`")
 
     @property
     def client_tls(self) -> UpstreamTls:

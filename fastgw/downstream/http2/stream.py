@@ -13,6 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.downstream.http1.response_framing import CHUNKED, framing_of, own_answer, switching_head
+from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, begin, problem
@@ -335,14 +336,18 @@ class Http2Stream(Timed):
                 response, payload, ended = exchange.replace_answer(reply), body_at_once(reply), True
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
-        if ending is CHUNKED:
-            length = serializer.UNFRAMED
+        if ending is CHUNKED or (not length and head is not None and head.version == 20 and head.body_length is None):
+            length = serializer.UNFRAMED  # a response without a body need not say so, as one of gRPC does not
         date_line, shown = connection.server.date_line, exchange.id_shown
         if head is None:
-            if exchange.method == b"HEAD" or response.status in NO_CONTENT:
+            as_grpc = response.status >= 400 and answers_grpc(exchange, response, ended)
+            if as_grpc or exchange.method == b"HEAD" or response.status in NO_CONTENT:
                 payload = b""
             exchange.response_bytes = len(payload)
-            message = own_answer(response, payload, length, date_line, b"", shown)
+            if as_grpc:
+                message = trailers_only(exchange, response, date_line, shown)
+            else:
+                message = own_answer(response, payload, length, date_line, b"", shown)
         else:
             status, dropped, added = response.status, response.dropped, response.added
             message = serializer.response(head, status, dropped, added, payload, length, date_line, b"", shown)
@@ -381,9 +386,16 @@ class Http2Stream(Timed):
         self._complete()
 
     def abort(self, fault: Fault) -> None:
-        """The response cannot be finished, and the client can tell by the reset."""
+        """End a response that cannot be finished: the client can tell by the reset, or by the status of gRPC."""
         if self._tunnel_ends & _TARGET:
             self._complete()  # that no more is read says enough
+            return
+        exchange = self.exchange
+        status = None if exchange is None or self.is_tunnel else late_status(exchange, fault)
+        if status is not None:
+            self._connection.session.end(self.id, status)
+            self._connection.flush_soon()
+            self._complete()
             return
         code = ErrorCode.CANCEL if self.is_tunnel else ErrorCode.INTERNAL_ERROR  # RFC 8441 section 5
         self._connection.session.reset(self.id, code)

@@ -8,7 +8,7 @@ held back holds back nobody else, and no more than its window. Rule 3: what the 
 
 import asyncio
 from math import inf
-from typing import Any, Final, Protocol, cast, final
+from typing import Any, Final, cast, final
 
 from fastgw.errors import Fault
 from fastgw.eventloop.socket_send import send
@@ -50,14 +50,6 @@ FURTHER_PINGS_S: Final = 330.0
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
 
 
-class Lender(Protocol):
-    """Pool that a connection belongs to."""
-
-    def give_back(self, connection: Any) -> None: ...
-    def discard(self, connection: Any) -> None: ...
-    def forget(self, connection: Any) -> None: ...
-
-
 @final
 class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
@@ -88,7 +80,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "write_paused",
     )
 
-    def __init__(self, worker_loop: WorkerLoop, pool: Lender, target: Target) -> None:
+    def __init__(self, worker_loop: WorkerLoop, pool: Any, target: Target) -> None:
         Timed.__init__(self)
         self.worker_loop = worker_loop
         self._wheel = wheel = worker_loop.wheel
@@ -183,7 +175,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._holding.add(stream)
 
     def end_stream(self, stream: Http2UpstreamStream, number: int, reset: bool) -> None:
-        """Nobody waits for a stream any more. `reset`: it goes on, so the target is told."""
+        """End the use of a stream. `reset`: it goes on, so the target is told."""
         self._holding.discard(stream)
         if self._streams.pop(number, None) is not None and reset and not self._gone:
             self.session.reset(number, ErrorCode.CANCEL)

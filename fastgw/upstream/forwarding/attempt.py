@@ -14,6 +14,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import ClientSide, Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
+from fastgw.http.grpc import STATUS, outcome_of
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, say
@@ -37,7 +38,7 @@ such a request gets a fresh connection.
 class Attempt(Timed):
     """Borrower of a stream to `target`, and the sink of the request body. Its deadline: `per_try_timeout`."""
 
-    __slots__ = ("_begun_at", "_forwarding", "_record", "_upstream", "exchange", "stream", "target")
+    __slots__ = ("_answered_at", "_begun_at", "_forwarding", "_record", "_upstream", "exchange", "stream", "target")
 
     def __init__(self, forwarding: "Forwarding", target: Target) -> None:
         self.deadline = self.filed_at = inf
@@ -47,6 +48,7 @@ class Attempt(Timed):
         self.target = target
         self.stream: UpstreamStream | None = None
         self._begun_at = 0.0  # if hedging is configured
+        self._answered_at = 0.0  # when the head of a call's response came, whose outcome is not known yet
         self._record: AttemptRecord | None = None
 
     def __repr__(self) -> str:
@@ -120,7 +122,10 @@ class Attempt(Timed):
                 exchange.state = CONNECTION_LENT[exchange.state]
             left = self.seconds_left() if forward.deadline_name else None
             body = exchange.request_body
-            request = forward.request(exchange, self.target, left, b"" if body is None else self._take(body))
+            forwarding = self._forwarding
+            call_left = forwarding.call_due_at - self._upstream.worker_loop.wheel.now
+            taken = b"" if body is None else self._take(body)
+            request = forward.request(exchange, self.target, left, taken, call_left)
             if exchange.ordinary and (body is None or not body.trailers or stream.frames_bodies):
                 stream.begin(self, request, exchange.method)
             else:
@@ -191,7 +196,12 @@ class Attempt(Timed):
             payload = head.payload or b""
         now = monotonic()
         if self._record is not None:
-            self._record.answer(head.status, now)
+            if not self._forwarding.forward.grpc:
+                self._record.answer(head.status, now)
+            elif ended:
+                self._record.answer(outcome_of(head.status, head.first(STATUS)), now)
+            else:
+                self._answered_at = now  # how it went is told at the end
         exchange = self.exchange
         try:
             self._forwarding.answered(self, head, payload, ended, now)
@@ -206,11 +216,21 @@ class Attempt(Timed):
 
     def on_end(self, trailers: Trailers) -> None:
         sink = self.exchange.response_sink
+        if self._answered_at:
+            self._tell_outcome(next((value for name, value in trailers if name.lower() == STATUS), None))
         self._forwarding.done(self)
         sink.end(trailers)
 
+    def _tell_outcome(self, grpc_status: bytes | None) -> None:
+        """Tell who listens how a call of gRPC went, whose response head came before."""
+        if self._record is not None:
+            self._record.answer(outcome_of(200, grpc_status), self._answered_at)
+        self._answered_at = 0.0
+
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, forwarding = self.stream, self._forwarding
+        if self._answered_at:
+            self._tell_outcome(None)
         assert stream is not None
         self.stream = None
         condition = NEVER

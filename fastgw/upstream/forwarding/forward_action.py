@@ -13,6 +13,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.field_names import DIGESTS, EXPECT
+from fastgw.http.grpc import TIMEOUT, timeout_line, timeout_of
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import AS_DECLARED
 from fastgw.upstream.connections.stream import UpstreamStream
@@ -22,6 +23,7 @@ from fastgw.upstream.targets.attempt_listener import AttemptRecord
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
+_GRPC_TIMEOUT: Final = frozenset((TIMEOUT,))
 _NO_VIA: Final = frozenset((serializer.NO_VIA,))
 
 
@@ -42,6 +44,7 @@ class Forward:
         "_joined",
         "deadline_name",
         "forwarded",
+        "grpc",
         "keeps_path",
         "marks",
         "path_of",
@@ -62,6 +65,7 @@ class Forward:
         via: bool = True,
     ) -> None:
         self.upstream = upstream
+        self.grpc = upstream.settings.protocol == "grpc"
         self.path_of = path_of
         self.forwarded: Policy | None = forwarded
         self.upgrade = upgrade
@@ -78,7 +82,7 @@ class Forward:
         """Whether there are no timeouts or inspections, so that requests need no `Forwarding`."""
         rules = self.upstream.rules
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
-        return not (timed or rules.statuses or self.upstream.hedging)
+        return not (timed or rules.statuses or self.upstream.hedging or self.grpc)
 
     def __call__(self, exchange: Exchange) -> None:
         upstream = self.upstream
@@ -88,7 +92,14 @@ class Forward:
         forwarding = self._forwarding(exchange)
         exchange.upstream = upstream.name
         upstream.active += 1
-        if self.timeout is not inf:
+        if self.grpc:
+            due_in = timeout_of(exchange.head)
+            if due_in is None:
+                forwarding.fail(Fault.BAD_REQUEST, "The grpc-timeout header is malformed.")
+                return
+            if due_in != inf or self.timeout is not inf:
+                forwarding.limit_time(due_in)
+        elif self.timeout is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)
 
@@ -131,12 +142,19 @@ class Forward:
         where = (target.base_path + path) or b"/"
         return where if query is None else where + b"?" + query
 
-    def request(self, exchange: Exchange, target: Target, left: float | None = None, payload: bytes = b"") -> bytes:
+    def request(
+        self,
+        exchange: Exchange,
+        target: Target,
+        left: float | None = None,
+        payload: bytes = b"",
+        call_left: float = inf,
+    ) -> bytes:
         """Return the request for the target: the head is re-serialized, without hop-by-hop fields, and with the
         gateway's own forwarding headers.
 
         `left`: seconds that the attempt has; None: the usual number. `payload`: framed bytes that are sent with the
-        head.
+        head. `call_left`: seconds that a call of gRPC has in all.
         """
         head = exchange.head
         drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
@@ -148,6 +166,9 @@ class Forward:
             drop |= self._deadline_dropped
             left = self._most_time() if left is None else left
             added += b"%b: %d\r\n" % (self.deadline_name, max(left * 1000, 1))
+        if call_left != inf:
+            drop |= _GRPC_TIMEOUT
+            added += timeout_line(call_left)
         if not exchange.ordinary:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:

@@ -18,6 +18,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
+from fastgw.http.grpc import STATUS
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt
@@ -50,6 +51,7 @@ class Forwarding(Timed):
         "_total_at",
         "_tried",
         "begun",
+        "call_due_at",
         "continued",
         "current",
         "exchange",
@@ -63,7 +65,7 @@ class Forwarding(Timed):
         self.forward = forward
         self.upstream = forward.upstream
         self.exchange = exchange
-        self.head_due_at = self._total_at = inf  # by the wheel's clock
+        self.head_due_at = self.call_due_at = self._total_at = inf  # by the wheel's clock
         self.continued = False  # the gateway has sent the 100 Continue, because the target cannot
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
@@ -81,11 +83,15 @@ class Forwarding(Timed):
         beside = f" and {len(self._hedges)} beside it" if self._hedges else ""
         return f"<Forwarding by {self.current!r}{beside}>"
 
-    def limit_time(self) -> None:
-        """Start the route's timeout until the response head, and the upstream's timeout for the whole."""
+    def limit_time(self, whole: float = inf) -> None:
+        """Start the route's timeout until the response head, and the upstream's timeout for the whole.
+
+        `whole`: seconds that the caller gives for the whole.
+        """
         wheel = self.upstream.worker_loop.wheel
-        self._total_at = wheel.now + self.upstream.total_timeout
-        self.head_due_at = wheel.now + self.forward.timeout
+        self.call_due_at = wheel.now + whole
+        self._total_at = wheel.now + min(self.upstream.total_timeout, whole)
+        self.head_due_at = wheel.now + min(self.forward.timeout, whole)
         wheel.watch(self, self.head_due_at)
 
     def go_on(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
@@ -197,8 +203,14 @@ class Forwarding(Timed):
         exchange, upstream = self.exchange, self.upstream
         if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
             return
-        if head.status in upstream.rules.statuses and self._refuse(attempt, head, payload, ended, now):
+        if head.status in upstream.rules.statuses and self._refuse(
+            attempt, head, payload, ended, now, str(head.status)
+        ):
             return
+        if ended and upstream.rules.grpc_statuses:
+            condition = upstream.rules.grpc_statuses.get(head.first(STATUS) or b"")
+            if condition is not None and self._refuse(attempt, head, payload, ended, now, condition):
+                return
         self._take_response(attempt.target, now - exchange.begun_at)
         exchange.response_bytes = len(payload)
         if upstream.hedging is not None:
@@ -251,7 +263,9 @@ class Forwarding(Timed):
 
     # further attempts
 
-    def _refuse(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
+    def _refuse(
+        self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float, condition: str
+    ) -> bool:
         """Drop a response because another attempt is in flight, or follows. False: the client gets it."""
         if not self.is_replayable() or self.exchange.renewed:
             return False
@@ -259,7 +273,7 @@ class Forwarding(Timed):
             attempt.refuse(head.status)
             self._drop(attempt)
             return True
-        wait = self._decide_retry(str(head.status), asked_wait(head))
+        wait = self._decide_retry(condition, asked_wait(head))
         if wait == inf:
             return False
         exchange, target = self.exchange, None

@@ -19,6 +19,7 @@ from fastgw.net.proxy_protocol import LOCAL_V2, UNKNOWN_V1
 from fastgw.upstream.connections.connect import ConnectFailed, connect
 from fastgw.upstream.connections.connection_maker import connection_maker
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
+from fastgw.upstream.health.grpc_health import health_call, health_verdict
 from fastgw.upstream.targets.target import build_targets
 
 MOST: Final = 65536
@@ -58,6 +59,10 @@ class Check:
             lines += b"User-Agent: fastgw-health\r\n"
         line = method, active.path.encode(), host
         self._request = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bConnection: close\r\n\r\n" % (*line, lines)
+        self._is_call = active.type == "grpc"
+        if self._is_call:
+            self._method = b"POST"
+            self._request = health_call(host, lines, active.service)
         self._sought = None if active.expected_body is None else active.expected_body.encode()
 
     def stop(self) -> None:
@@ -65,7 +70,7 @@ class Check:
 
     async def __call__(self, worker_loop: WorkerLoop) -> str:
         """Return the problem of the target, in a few words without its address; "" = none. Raises `CannotCheck`."""
-        asked = _CheckRequest(self._sought is not None)
+        asked = _CheckRequest(self._sought is not None or self._is_call)
         connection = connection_maker(worker_loop, self._upstream)(asked, self._target)
         try:
             async with asyncio.timeout(self._active.timeout):
@@ -90,6 +95,8 @@ class Check:
         if isinstance(answer, str):
             return answer
         status, body = answer
+        if self._is_call:
+            return health_verdict(status, body)
         if not any(status in statuses for statuses in self._active.expected_statuses):
             return f"status {status}"
         if self._sought is not None and self._sought not in body:

@@ -15,6 +15,7 @@ from time import time
 from typing import Final, final
 
 from fastgw.config.settings import gateway as config
+from fastgw.http.grpc import GrpcStatus
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
 
@@ -33,7 +34,9 @@ REFUSED: Final = "stream_refused"
 
 @final
 class RetryRules:
-    """`retries` for attempts. `statuses`: those after which another attempt may follow."""
+    """`retries` for attempts. `statuses`: those after which another attempt may follow; `grpc_statuses`: the conditions
+    of those of gRPC.
+    """
 
     __slots__ = (
         "_conditions",
@@ -41,6 +44,7 @@ class RetryRules:
         "_longest_wait",
         "any_method",
         "body_bytes",
+        "grpc_statuses",
         "max",
         "per_try",
         "statuses",
@@ -52,6 +56,11 @@ class RetryRules:
         if RESET in self._conditions:
             self._conditions |= {REFUSED}
         self.statuses = frozenset(int(each) for each in settings.conditions if each.isdecimal()) if self.max else ()
+        self.grpc_statuses = {
+            b"%d" % GrpcStatus[each.upper()]: each
+            for each in settings.conditions
+            if each.upper() in GrpcStatus.__members__
+        }
         self.any_method = settings.non_idempotent
         self.per_try = settings.per_try_timeout or inf  # seconds
         self.body_bytes = settings.body_bytes

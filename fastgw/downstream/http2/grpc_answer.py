@@ -1,0 +1,49 @@
+"""Answers of the gateway's own to calls of gRPC: as trailers alone, with status 200 and the reason in `grpc-status`."""
+
+from collections.abc import Callable
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Response
+from fastgw.http.field_names import HOP_BY_HOP
+from fastgw.http.grpc import OF_HTTP, GrpcStatus, is_grpc, status_lines
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.serializer_reference import PHRASES
+
+_LATE = frozenset((Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.FILTER_TIMEOUT))
+_ENTITY = frozenset((b"content-type", b"content-length", b"content-encoding", b"content-language"))
+
+
+def answers_grpc(exchange: Exchange, response: Response, ended: bool) -> bool:
+    """Whether a response of the gateway's own is to be told in the terms of gRPC."""
+    return ended and response.status >= 400 and is_grpc(exchange.head)
+
+
+def status_of(fault: Fault | None, status: int) -> GrpcStatus:
+    """Return the status of gRPC for a fault, or for the HTTP status of a filter's reply."""
+    if fault in _LATE:
+        return GrpcStatus.DEADLINE_EXCEEDED
+    return OF_HTTP.get(status, GrpcStatus.UNKNOWN)
+
+
+def trailers_only(exchange: Exchange, response: Response, date_line: Callable[[], bytes], request_id: bytes) -> bytes:
+    """Serialize a response as headers that are trailers as well ("Trailers-Only"); its body is left out."""
+    fault, dropped, lines = exchange.fault, response.dropped, response.added
+    if request_id:
+        lines += serializer.id_line(request_id)
+        dropped |= serializer.REQUEST_IDS
+    if b"date" not in response.headers:
+        lines += date_line()
+    message = PHRASES.get(response.status, "") if fault is None else fault.detail
+    block = response.headers.render(dropped | HOP_BY_HOP | _ENTITY)
+    lines += b"content-type: application/grpc\r\n" + status_lines(status_of(fault, response.status), message)
+    return b"%b%b%b\r\n" % (serializer.status_line(200), block, lines)
+
+
+def late_status(exchange: Exchange, fault: Fault) -> bytes | None:
+    """Return the trailers that end a call whose response has begun; None: only a reset can tell that it broke off."""
+    response = exchange.response
+    if response is None or response.head is None or not is_grpc(exchange.head):
+        return None
+    if response.head.first(b"content-length") is not None:
+        return None
+    return status_lines(status_of(fault, fault.status), fault.detail)

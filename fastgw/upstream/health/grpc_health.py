@@ -1,0 +1,45 @@
+"""The health protocol of gRPC (grpc.health.v1): the one call, written and read by hand, as its messages have one field.
+
+`HealthCheckRequest {string service = 1}`, `HealthCheckResponse {ServingStatus status = 1}`.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+_PREFIX: Final = 5
+"""Bytes in front of a message: whether it is compressed, and its length."""
+
+
+class ServingStatus(IntEnum):
+    """Answer of a service about itself."""
+
+    UNKNOWN = 0
+    SERVING = 1
+    NOT_SERVING = 2
+    SERVICE_UNKNOWN = 3
+
+
+def health_call(host: bytes, lines: bytes, service: str) -> bytes:
+    """Return the call for a service, in the text of HTTP/1.1. `lines`: further headers."""
+    name = service.encode()
+    length, rest = b"", len(name)
+    while rest > 127:
+        length, rest = length + bytes((rest % 128 + 128,)), rest // 128
+    message = b"\x0a" + length + bytes((rest,)) + name if name else b""
+    head = (
+        b"POST /grpc.health.v1.Health/Check HTTP/1.1\r\nHost: %b\r\nContent-Type: application/grpc\r\nTE: trailers\r\n"
+    )
+    return head % host + lines + b"\r\n\0" + len(message).to_bytes(4, "big") + message
+
+
+def health_verdict(status: int, body: bytes) -> str:
+    """Return what is wrong with the answer; "" = nothing. An answer without a message says by its status why."""
+    if status != 200:
+        return f"status {status}"
+    if len(body) < _PREFIX:
+        return "no answer of grpc.health.v1"
+    message = body[_PREFIX : _PREFIX + int.from_bytes(body[1:_PREFIX], "big")]
+    value = message[1] if len(message) == 2 and message[0] == 8 else 0
+    if value == ServingStatus.SERVING:
+        return ""
+    return ServingStatus(value).name if value in ServingStatus.__members__.values() else "unexpected answer"

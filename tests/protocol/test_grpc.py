@@ -1,0 +1,368 @@
+"""gRPC through the gateway, with grpcio as client and server: calls of each kind, deadlines, statuses, cancellation."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from fastgw.compiled import PURE
+from tests.support.gateway import Gateway
+from tests.support.http2_peer import Http2Client, Http2Origin, answer
+
+pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
+DEADLINE = 20.0
+LARGE = 32 * 1024**2
+OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+CODES = grpc.StatusCode
+
+
+class Greeter(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A service whose messages are bytes as they are."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self.seen: list[dict[str, Any]] = []
+        self.failures = 0
+
+    def service(self, details: Any) -> Any:
+        kind = {
+            "Unary": grpc.unary_unary_rpc_method_handler,
+            "Fail": grpc.unary_unary_rpc_method_handler,
+            "FailOnce": grpc.unary_unary_rpc_method_handler,
+            "Wait": grpc.unary_unary_rpc_method_handler,
+            "ServerStream": grpc.unary_stream_rpc_method_handler,
+            "Endless": grpc.unary_stream_rpc_method_handler,
+            "ClientStream": grpc.stream_unary_rpc_method_handler,
+            "Bidi": grpc.stream_stream_rpc_method_handler,
+        }
+        service, _, method = details.method.rpartition("/")
+        if service != "/test.Greeter" or method not in kind:
+            return None
+        return kind[method](getattr(self, f"_{method}"))
+
+    def _note(self, context: Any) -> dict[str, Any]:
+        noted = dict(context.invocation_metadata())
+        noted["left"] = context.time_remaining()
+        self.seen.append(noted)
+        return noted
+
+    def _Unary(self, request: bytes, context: Any) -> bytes:
+        noted = self._note(context)
+        context.send_initial_metadata((("x-initial", "i"),))
+        context.set_trailing_metadata((("x-trailing-bin", noted.get("x-some-bin", b"\0\xff")),))
+        return request
+
+    def _Fail(self, request: bytes, context: Any) -> bytes:
+        context.abort(CODES[request.decode() or "ABORTED"], "why: 100 % ä")
+        raise AssertionError
+
+    def _FailOnce(self, request: bytes, context: Any) -> bytes:
+        self.failures += 1
+        if self.failures == 1:
+            context.abort(CODES.UNAVAILABLE, "once")
+        return b"again"
+
+    def _Wait(self, request: bytes, context: Any) -> bytes:
+        self._note(context)
+        context.add_callback(self.cancelled.set)
+        self.cancelled.wait(DEADLINE)
+        return b""
+
+    def _ServerStream(self, request: bytes, context: Any) -> Iterator[bytes]:
+        for number in range(int(request)):
+            yield b"%d" % number
+
+    def _Endless(self, request: bytes, context: Any) -> Iterator[bytes]:
+        context.add_callback(self.cancelled.set)
+        while not self.cancelled.is_set():
+            yield b"x" * 10_000
+
+    def _ClientStream(self, requests: Iterator[bytes], context: Any) -> bytes:
+        return b"%d" % sum(len(each) for each in requests)
+
+    def _Bidi(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        for each in requests:
+            yield b"<" + each + b">"
+
+
+class World:
+    """A server of gRPC, a gateway before it, and a channel to that."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack, **more: Any) -> None:
+        self.greeter = Greeter()
+        self.server = grpc.server(futures.ThreadPoolExecutor(20), options=OPTIONS)
+        self.server.add_generic_rpc_handlers((self.greeter,))
+        self.health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
+        reflection.enable_server_reflection(["test.Greeter", reflection.SERVICE_NAME], self.server)
+        port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+        stack.callback(lambda: self.server.stop(0).wait())
+        upstream = {"targets": [{"url": f"http://127.0.0.1:{port}"}], "protocol": "grpc", **more.pop("upstream", {})}
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}},
+            "upstreams": {"u": upstream},
+            "routes": [
+                {"name": "greeter", "grpc": {"service": "test.Greeter"}, "upstream": "u", **more.pop("route", {})},
+                {"name": "health", "grpc": {"service": "grpc.health.v1.Health", "methods": ["Check"]}, "upstream": "u"},
+                {
+                    "name": "reflection",
+                    "grpc": {"service": "grpc.reflection.v1alpha.ServerReflection"},
+                    "upstream": "u",
+                },
+            ],
+            "limits": {"body_bytes": "64MiB"},
+            **more,
+        }
+        self.gateway = stack.enter_context(Gateway(config, directory))
+        self.channel = stack.enter_context(grpc.insecure_channel(self.gateway.address(), options=OPTIONS))
+
+    def unary(self, method: str = "Unary", service: str = "test.Greeter") -> Any:
+        return self.channel.unary_unary(f"/{service}/{method}")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        yield lambda **more: World(tmp_path, stack, **more)
+
+
+@pytest.fixture
+def world(make: Any) -> World:
+    return make()  # type: ignore[no-any-return]
+
+
+def test_a_unary_call_with_metadata_both_ways(world: World) -> None:
+    binary = bytes(range(256))
+    reply, call = world.unary().with_call(
+        b"hello", metadata=(("x-some-bin", binary), ("x-text", "t")), timeout=DEADLINE
+    )
+    assert reply == b"hello"
+    assert dict(call.initial_metadata())["x-initial"] == "i"
+    assert dict(call.trailing_metadata())["x-trailing-bin"] == binary
+    assert world.greeter.seen[0]["x-text"] == "t"
+    record = world.gateway.wait_for_record(path="/test.Greeter/Unary")
+    assert (record["status"], record["protocol"], record["fault"]) == (200, "HTTP/2.0", None) or record["fault"] is None
+
+
+@pytest.mark.parametrize("code", ["ABORTED", "UNAVAILABLE", "NOT_FOUND", "INTERNAL"])
+def test_the_status_of_the_server_arrives_as_it_is(world: World, code: str) -> None:
+    with pytest.raises(grpc.RpcError) as failed:
+        world.unary("Fail")(code.encode(), timeout=DEADLINE)
+    assert (failed.value.code(), failed.value.details()) == (CODES[code], "why: 100 % ä")
+
+
+def test_streams_of_either_side_and_of_both(world: World) -> None:
+    stream = world.channel.unary_stream("/test.Greeter/ServerStream")
+    assert list(stream(b"100", timeout=DEADLINE)) == [b"%d" % n for n in range(100)]
+    upload = world.channel.stream_unary("/test.Greeter/ClientStream")
+    assert upload(iter([b"x" * 1000] * 100), timeout=DEADLINE) == b"100000"
+    sent = threading.Semaphore(1)
+
+    def one_by_one() -> Iterator[bytes]:
+        for number in range(20):
+            sent.acquire()  # each is sent when the one before was answered
+            yield b"%d" % number
+
+    both = world.channel.stream_stream("/test.Greeter/Bidi")
+    got = []
+    for each in both(one_by_one(), timeout=DEADLINE):
+        got.append(each)
+        sent.release()
+    assert got == [b"<%d>" % n for n in range(20)]
+
+
+def test_large_messages_are_streamed(world: World) -> None:
+    message = b"x" * LARGE
+    assert world.unary()(message, timeout=4 * DEADLINE) == message
+
+
+def test_many_calls_at_once_share_connections(world: World) -> None:
+    calls = [world.unary().future(b"%d" % n, timeout=DEADLINE) for n in range(300)]
+    assert [call.result() for call in calls] == [b"%d" % n for n in range(300)]
+
+
+def test_the_deadline_is_passed_on_lessened(world: World) -> None:
+    world.unary()(b"", timeout=DEADLINE)
+    assert DEADLINE - 5 < world.greeter.seen[0]["left"] < DEADLINE
+    world.unary()(b"")
+    assert world.greeter.seen[1]["left"] is None
+
+
+def test_the_deadline_is_the_routes(make: Any) -> None:
+    """A client that does not watch its own deadline is told, and the server as well."""
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"200m")]
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            peer = origin.accept()
+            request = peer.read_message()
+            left = request.get(b"grpc-timeout") or b""
+            assert left.endswith(b"m")
+            assert 0 < int(left[:-1]) <= 200
+            response = client.read_message(stream)
+            assert (response.status, response.get(b"grpc-status"), response.body) == (200, b"4", b"")
+            assert peer.read_message(request.stream).reset == 8 if request.stream in peer.messages else True
+
+
+def test_a_deadline_in_the_middle_of_a_response_ends_it_with_a_status(make: Any) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc+proto"), (b"te", b"trailers"), (b"grpc-timeout", b"300m")]
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            peer = origin.accept()
+            request = peer.read_message()
+            peer.headers(request.stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
+            peer.data(request.stream, b"\0\0\0\0\1x")
+            response = client.read_message(stream)
+            assert (response.status, response.body) == (200, b"\0\0\0\0\1x")
+            assert dict(response.trailers)[b"grpc-status"] == b"4"
+
+
+@pytest.mark.parametrize("value", [b"1", b"x", b"-1S", b"123456789S", b"1 S"])
+def test_a_deadline_that_cannot_be_read_is_refused(make: Any, value: bytes) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc"), (b"grpc-timeout", value)]
+            response = client.exchange(fields, b"", method=b"POST", path=b"/test.Greeter/Unary")
+            assert (response.status, response.get(b"grpc-status")) == (200, b"13")
+
+
+def test_a_cancelled_call_is_cancelled_at_the_server(world: World) -> None:
+    call = world.unary("Wait").future(b"", timeout=DEADLINE)
+    while not world.greeter.seen:
+        assert not call.done()
+    call.cancel()
+    assert world.greeter.cancelled.wait(DEADLINE)
+
+
+def test_a_cancelled_stream_is_cancelled_at_the_server(world: World) -> None:
+    responses = world.channel.unary_stream("/test.Greeter/Endless")(b"", timeout=DEADLINE)
+    next(responses)
+    responses.cancel()
+    assert world.greeter.cancelled.wait(DEADLINE)
+
+
+def test_no_route_is_unimplemented(world: World) -> None:
+    with pytest.raises(grpc.RpcError) as failed:
+        world.unary(service="other.Service")(b"", timeout=DEADLINE)
+    assert failed.value.code() is CODES.UNIMPLEMENTED
+
+
+def test_a_server_that_is_away_is_unavailable(world: World) -> None:
+    world.server.stop(0).wait()
+    with pytest.raises(grpc.RpcError) as failed:
+        world.unary()(b"", timeout=DEADLINE)
+    assert failed.value.code() is CODES.UNAVAILABLE
+    assert failed.value.details() == "The upstream service is unreachable."
+
+
+@pytest.mark.parametrize(
+    ("filters", "code"),
+    [
+        ({"basic_auth": {}}, CODES.UNAUTHENTICATED),
+        ({"ip": {"deny": ["127.0.0.0/8"]}}, CODES.PERMISSION_DENIED),
+        ({"rate_limit": {"limit": 1, "window": "1h"}}, CODES.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_refusals_of_filters_are_statuses(make: Any, filters: dict[str, Any], code: Any) -> None:
+    world = make(route={"filters": filters})
+    with contextlib.suppress(grpc.RpcError):
+        world.unary()(b"", timeout=DEADLINE)
+    with pytest.raises(grpc.RpcError) as failed:
+        world.unary()(b"", timeout=DEADLINE)
+    assert failed.value.code() is code
+
+
+def test_a_status_may_be_retried(make: Any) -> None:
+    world = make(upstream={"retries": {"conditions": ["unavailable"], "non_idempotent": True}})
+    assert world.unary("FailOnce")(b"", timeout=DEADLINE) == b"again"
+    assert world.gateway.wait_for_record(path="/test.Greeter/FailOnce")["retries"] == 1
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "NOT_FOUND"])
+def test_outliers_are_told_by_their_status(make: Any, code: str) -> None:
+    """The circuit of the whole opens by statuses for which the server is to blame, and by no others."""
+    world = make(upstream={"circuit_breaker": {"min_requests": 5, "window": "1m"}, "retries": {"max": 0}})
+    errors = [world.unary("Fail").future(code.encode(), timeout=DEADLINE).exception() for _ in range(10)]
+    opened = any("circuit" in str(error.details()) for error in errors)
+    assert opened is (code == "UNAVAILABLE")
+
+
+def test_health_is_asked_by_its_protocol(make: Any) -> None:
+    world = make(
+        upstream={
+            "health_checks": {"active": {"type": "grpc", "service": "test.Greeter", "interval": "50ms"}},
+            "load_balancing": {"panic_threshold": "0%"},
+        }
+    )
+    world.health.set("test.Greeter", health_pb2.HealthCheckResponse.NOT_SERVING)
+    until = threading.Event()
+    for _ in range(200):
+        error = world.unary().future(b"", timeout=DEADLINE).exception()
+        if error is not None:
+            break
+        until.wait(0.05)
+    else:
+        pytest.fail("it is still asked")
+    assert error.code() is CODES.UNAVAILABLE
+    world.health.set("test.Greeter", health_pb2.HealthCheckResponse.SERVING)
+    for _ in range(200):
+        with contextlib.suppress(grpc.RpcError):
+            assert world.unary()(b"back", timeout=DEADLINE) == b"back"
+            return
+        until.wait(0.05)
+    pytest.fail("it is not asked again")
+
+
+def test_health_and_reflection_pass(world: World) -> None:
+    world.health.set("", health_pb2.HealthCheckResponse.SERVING)
+    stub = health_pb2_grpc.HealthStub(world.channel)
+    assert stub.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE).status == 1
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    (told,) = reflection_pb2_grpc.ServerReflectionStub(world.channel).ServerReflectionInfo(
+        iter([asked]), timeout=DEADLINE
+    )
+    assert "test.Greeter" in [each.name for each in told.list_services_response.service]
+
+
+def test_a_route_for_one_method_has_no_other(make: Any) -> None:
+    world = make(route={"grpc": {"service": "test.Greeter", "methods": ["Unary"]}})
+    assert world.unary()(b"x", timeout=DEADLINE) == b"x"
+    with pytest.raises(grpc.RpcError) as failed:
+        world.unary("Fail")(b"", timeout=DEADLINE)
+    assert failed.value.code() is CODES.UNIMPLEMENTED
+
+
+def test_a_request_that_is_no_call_is_answered_as_ever(make: Any) -> None:
+    world = make()
+    with Http2Client(world.gateway.address()) as client:
+        response = client.exchange(method=b"GET", path=b"/nowhere")
+        assert (response.status, response.get(b"content-type")) == (404, b"application/problem+json")
+
+
+def test_a_response_of_trailers_alone_is_not_changed(make: Any) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+            stream = client.ask(fields, b"\0\0\0\0\0", method=b"POST", path=b"/test.Greeter/Unary")
+            peer = origin.accept()
+            only = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-status", b"9")]
+            request = answer(peer, only, b"")
+            assert request.get(b"te") == b"trailers"
+            response = client.read_message(stream)
+            assert (response.get(b"grpc-status"), response.get(b"content-length")) == (b"9", None)
