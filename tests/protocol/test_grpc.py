@@ -196,7 +196,7 @@ def test_the_deadline_is_passed_on_lessened(world: World) -> None:
     world.unary()(b"", timeout=DEADLINE)
     assert DEADLINE - 5 < world.greeter.seen[0]["left"] < DEADLINE
     world.unary()(b"")
-    assert world.greeter.seen[1]["left"] is None
+    assert world.greeter.seen[1]["left"] is None or world.greeter.seen[1]["left"] > 1e9  # as grpcio says it
 
 
 def test_the_deadline_is_the_routes(make: Any) -> None:
