@@ -583,7 +583,7 @@ class Structure(Decoder):
                 below = (*path, known.key)
                 if below not in reading.misspelt:
                     reading.report(below, "missing", f"expected {known.shape.expected}", at_key=True)
-        if not hasattr(self.type, "__post_init__"):
+        if not hasattr(self.type, "__post_init__") or hasattr(self.type, "completes_itself"):
             return self.type(**held)
         if len(reading.problems) > before:  # it judges whole settings only
             return BROKEN

@@ -565,13 +565,12 @@ class Route(Settings):
     filters: Filters = NONE
     """Filters for this route only."""
 
+    completes_itself = True
+
     def __post_init__(self) -> None:
-        if self.grpc is None:
-            return
-        for name, meant in (("paths", self.grpc.paths), ("methods", ("POST",))):
-            if getattr(self, name) not in ((), meant):
-                raise ValueError(f"`{name}` and `grpc` exclude each other")
-            msgspec.structs.force_setattr(self, name, meant)
+        if isinstance(self.grpc, GrpcMatch):
+            msgspec.structs.force_setattr(self, "paths", self.grpc.paths)
+            msgspec.structs.force_setattr(self, "methods", ("POST",))
 
     @property
     def destinations(self) -> tuple[str | Url, ...]:

@@ -483,11 +483,6 @@ class Upstream(Settings):
     filters: Filters = NONE
     """Filters for requests to this upstream."""
 
-    def __post_init__(self) -> None:
-        active = self.health_checks.active
-        if active is not None and active.type == "grpc" and self.protocol == "http1":
-            raise ValueError("`health_checks.active.type: grpc` needs HTTP/2: set `protocol: grpc`")
-
     @property
     def client_tls(self) -> UpstreamTls:
         """TLS settings for targets that use TLS."""

@@ -145,6 +145,19 @@ def routes_have_their_own_names(merged: Merged) -> None:
             taken[route.name] = place
 
 
+def calls_of_grpc(merged: Merged) -> None:
+    for place, _ in merged.routes_to_validate():
+        for name in ("paths", "methods") if place.raw.get("grpc") is not None else ():
+            if name in place.raw:
+                place.below(name).report(f"`{name}` and `grpc` are mutually exclusive", "expected one of them")
+    for place, _, upstream in merged.whole("upstreams"):
+        active = None if upstream.health_checks is BROKEN else upstream.health_checks.active
+        if active in (None, BROKEN):
+            continue
+        if active.type == "grpc" and upstream.protocol == "http1":
+            place.report("health checks of type grpc need HTTP/2", "expected `protocol: grpc`")
+
+
 def routes_have_one_end(merged: Merged) -> None:
     for place, _ in merged.routes_to_validate():
         given = [end for end in ENDS if place.raw.get(end) is not None]
@@ -429,6 +442,7 @@ RULES: Final[tuple[Rule, ...]] = (
     sticky_keys_that_sign,
     consumers_are_distinguishable,
     routes_have_their_own_names,
+    calls_of_grpc,
     routes_have_one_end,
     names_are_known,
     route_patterns,
