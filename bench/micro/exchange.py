@@ -148,7 +148,7 @@ class Plane:
         getter = sources[key].getter(lambda path: Path(path).read_bytes())
         until = time.time() + TOKEN_S
         said = FetchedRecord(material=getter.material, value=TOKEN_LINE, good_until_date=until, renew_from_date=until)
-        self._loop.call_soon(self._feeds.take, key, said.packed())
+        self._loop.call_soon(self._feeds.deliver, key, said.packed())
 
     def turn(self, calls: Callable[[], None]) -> None:
         """Make `calls` inside the event loop, and let it do at once what they put off to its next turn."""

@@ -66,7 +66,7 @@ def rooms() -> Iterator[Room]:
 def of_consumers() -> Iterator[Room]:
     """Filters that know consumers, among very many: what is remembered, and what has to be looked for."""
     stock = FilterResources()
-    stock.roster.take(index_of([consumer(number) for number in range(CONSUMERS)], {}))
+    stock.roster.use_index(index_of([consumer(number) for number in range(CONSUMERS)], {}))
     key, login = ((line, [with_field(each, line) for each in range(len(REQUESTS))]) for line in (KEY, LOGIN))
     for name, settings, (_, sent) in (
         ("key_auth", KeyAuth(), key),

@@ -52,10 +52,12 @@ def rooms() -> Iterator[Room]:
     outlook = HealthPoller(Wheel(0.0), words, column, [_health(few, words, column)])
     outlook.expire(monotonic())
     yield Room("a turn of the wheel", outlook.expire, [monotonic()])
-    yield Room("a change among 10 targets", _health(few, words, column).look, [monotonic()])
+    yield Room("a change among 10 targets", _health(few, words, column).refresh_verdicts, [monotonic()])
     one_by_one = range(MANY)
-    yield Room(f"a change among {MANY} targets", _health(many, words, column).look, [monotonic()])
-    yield Room("  word by word", lambda now: [words.look(column, [place], now) for place in one_by_one], [monotonic()])
+    yield Room(f"a change among {MANY} targets", _health(many, words, column).refresh_verdicts, [monotonic()])
+    yield Room(
+        "  word by word", lambda now: [words.read_verdicts(column, [place], now) for place in one_by_one], [monotonic()]
+    )
 
 
 def _health(group: Group, words: HealthWords, column: Column) -> Health:

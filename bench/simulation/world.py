@@ -201,7 +201,7 @@ class Request:
             if left:
                 self._limit.left(now, self._begun_at, now - self._begun_at)
             else:
-                self._limit.answered(now, self._begun_at, now - self._begun_at, failed)
+                self._limit.record_response(now, self._begun_at, now - self._begun_at, failed)
 
 
 def play(scene: Scene, policy: Policy, seed: int) -> Course:

@@ -229,7 +229,7 @@ class Registration:
         fcntl.flock(self._directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     @classmethod
-    def begin(cls, environment: Mapping[str, str] = os.environ) -> "Registration":
+    def create_entry(cls, environment: Mapping[str, str] = os.environ) -> "Registration":
         """An entry that is empty, and so none yet. Raises `Unregistered`."""
         directory = usable_directory(environment)
         running(environment)  # removes what dead ones have left

@@ -223,12 +223,12 @@ class Roster:
         self.stamp = object()
         self._tell: Callable[[bytes, RevocationEvent], None] = _nobody_else
 
-    def take(self, index: Index) -> None:
+    def use_index(self, index: Index) -> None:
         """Replace the consumers."""
         self.index = index
         self.stamp = object()
 
-    def follow(self, revoked: RevocationList, tell: Callable[[bytes, RevocationEvent], None]) -> None:
+    def share_revocations(self, revoked: RevocationList, tell: Callable[[bytes, RevocationEvent], None]) -> None:
         """Go by this list. `tell`: reaches the other workers with what is revoked here."""
         self.revoked, self._tell, self.stamp = revoked, tell, object()
 

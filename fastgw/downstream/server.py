@@ -86,9 +86,9 @@ class Listener:
         self.askers = 0
         self.tls: ServerContexts | None = None
         self.tcp: TcpRoutes | None = None  # where its connections go; None: they bring requests
-        self.take(table)
+        self.use_table(table)
 
-    def take(self, table: ListenerTable) -> None:
+    def use_table(self, table: ListenerTable) -> None:
         """Use this table from the next request on."""
         self.proxy_protocol_required = table.settings.proxy_protocol == "required"
         self.refuses_ambiguous_paths = table.settings.ambiguous_paths == "refuse"
@@ -102,7 +102,7 @@ class Listener:
         self.tcp = table.tcp
         self.is_udp = table.settings.protocol == "udp"
         if table.tls is not None and self.tls is not None:
-            table.tls.follow(self.tls)
+            table.tls.take_over_from(self.tls)
         self.tls = table.tls
 
     @property
@@ -222,7 +222,7 @@ class Server:
         verification_changed = False
         for listener in self._listeners:
             vouched = listener.vouches
-            listener.take(gateway.tables[listener.name])
+            listener.use_table(gateway.tables[listener.name])
             verification_changed = verification_changed or listener.vouches != vouched
             if listener.tls is not None and self._seeds is not None:
                 listener.tls.use_keys(self._seeds)
@@ -268,7 +268,7 @@ class Server:
         connection = Http2ClientConnection(self, listener, peer)
         connection.fd = fd
         transport.set_protocol(connection)
-        connection.take(transport, address_limit)
+        connection.attach_transport(transport, address_limit)
         connection.receive(received, len(received))
 
     def serve_tcp(

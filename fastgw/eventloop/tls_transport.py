@@ -227,7 +227,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             self.read_since_rest += FRAMING_COST * self._framing
             self._framing = 0
             if self.read_since_rest >= BODY_BYTES_PER_TURN and self.stage is OPEN:
-                self.worker_loop.rests.begin(self, self._below)
+                self.worker_loop.rests.start_rest(self, self._below)
 
     def _decipher(self, sealed: bytes | memoryview) -> None:
         """Pass on received data until reading is paused."""

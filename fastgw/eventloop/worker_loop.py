@@ -153,7 +153,7 @@ class Rests:
         self._line: deque[Resting] = deque()
         self._turn_is_due = False
 
-    def begin(self, connection: Resting, transport: asyncio.Transport) -> None:
+    def start_rest(self, connection: Resting, transport: asyncio.Transport) -> None:
         """Stop reading from `transport` until it is the connection's turn again: then it is told (`end_rest`)."""
         if connection.resting or transport.is_closing():
             return
@@ -247,7 +247,7 @@ class WorkerLoop:
         """
         connection.read_since_rest += payload + FRAMING_COST * framing
         if connection.read_since_rest >= BODY_BYTES_PER_TURN:
-            self.rests.begin(connection, connection.transport)
+            self.rests.start_rest(connection, connection.transport)
 
     @property
     def sockets(self) -> SocketPoller:

@@ -18,7 +18,7 @@ from fastgw.exchange.chain import (
     Route,
     run_request,
 )
-from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide, begin
+from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide, new_exchange
 from fastgw.exchange.reply import Reply, Response, problem
 from fastgw.exchange.states import EVENTS, Event, ExchangeState, IllegalTransition
 
@@ -44,7 +44,7 @@ __all__ = [
     "Route",
     "ServiceSide",
     "Trailers",
-    "begin",
+    "new_exchange",
     "problem",
     "run_request",
 ]

@@ -1,4 +1,4 @@
-"""The compiled twin of `exchange.begin`."""
+"""The compiled twin of `exchange.new_exchange`."""
 
 from typing import Any
 

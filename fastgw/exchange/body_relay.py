@@ -71,7 +71,7 @@ class _Kept(list[bytes]):
         """Keep a piece. `total`: bytes including it. False: there is no room for it."""
         wanted = max(total - MAX_KEPT, 0) - self._bytes
         if wanted > 0:
-            if not self._room.take(wanted):
+            if not self._room.try_take(wanted):
                 return False
             self._bytes += wanted
         block: bytes | bytearray = self[-1] if self else b""
@@ -134,7 +134,7 @@ class Relay:
         flow = "ended" if self.ended else "paused" if self.paused else "open"
         return f"<Relay {flow} bytes={self.bytes} kept={None if self.kept is None else sum(map(len, self.kept))}>"
 
-    def keep(self, most: int, room: HeldBodyBudget) -> None:
+    def keep_for_replay(self, most: int, room: HeldBodyBudget) -> None:
         """Keep at most this many bytes; bytes beyond `MAX_KEPT` are counted in the memory limit."""
         self.most_kept = most
         if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:

@@ -42,7 +42,7 @@ class ReplyBody:
 class BodySender(Protocol):
     """The service side of an exchange that is answered with a `ReplyBody`."""
 
-    def begin(self) -> None:
+    def start_sending(self) -> None:
         """Send the body by `exchange.response_sink`, after the head, from the next turn of the loop on."""
 
     def pause(self) -> None: ...

@@ -35,7 +35,7 @@ class ResponseRelay(BodySink):
         self._began = False  # the head was sent
         self._over = False
 
-    def begin(self, response: Response, payload: bytes, ended: bool) -> None:
+    def start_response(self, response: Response, payload: bytes, ended: bool) -> None:
         """Take the head and the first part of the body. `ended`: all of it."""
         exchange, stages = self._exchange, self._stages
         if not (payload or not ended) or not _has_body(exchange, response):

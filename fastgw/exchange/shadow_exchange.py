@@ -46,7 +46,7 @@ Who: TypeAlias = tuple[Consumer | None, Mapping[str, Any]]
 class ShadowExchange(Exchange):
     """A copy of the exchange `real`, with the changes of a filter.
 
-    `follow` takes over later changes of the real one.
+    `copy_progress` takes over later changes of the real one.
     """
 
     __slots__ = ("_before", "known", "real")
@@ -65,9 +65,9 @@ class ShadowExchange(Exchange):
         self.shadowed, self.shadows, self.why = "", None, ""
         self.limits = None  # a shadow run does not refund units that were really spent
         self._before = self._request()
-        self.follow()
+        self.copy_progress()
 
-    def follow(self) -> None:
+    def copy_progress(self) -> None:
         real = self.real
         for name in _AS_IT_GOES:
             setattr(self, name, getattr(real, name))

@@ -30,7 +30,7 @@ class TicketKeySeeds:
     before: bytes = field(repr=False)
 
     @classmethod
-    def begin(cls, now: float) -> "TicketKeySeeds":
+    def generate(cls, now: float) -> "TicketKeySeeds":
         """`now`: epoch seconds, here and below."""
         return cls(int(now) // DAY_S, os.urandom(_SEED_BYTES), os.urandom(_SEED_BYTES))
 

@@ -58,7 +58,7 @@ class _Redis:
             _closing.add(task := asyncio.get_running_loop().create_task(self._library.close(self._cache)))
             task.add_done_callback(_closing.discard)
 
-    async def ask(self, command: str, *words: Any, **more: Any) -> Any:
+    async def execute(self, command: str, *words: Any, **more: Any) -> Any:
         """Raises `_Away`."""
         if not self._users:
             raise _Away
@@ -163,7 +163,7 @@ class EncryptedRedisCache:
         if self._redis is None or time.monotonic() < self._away_until:
             return None
         try:
-            return await self._redis.ask(command, *words, **more)
+            return await self._redis.execute(command, *words, **more)
         except _Away:
             self._away_until = time.monotonic() + AWAY_S
             return None

@@ -53,7 +53,7 @@ class Pipe(asyncio.Protocol):
         self._unanswered.extend(answered)
         self._transport.write(b"".join(commands))
 
-    async def ask(self, *words: bytes) -> Any:
+    async def execute(self, *words: bytes) -> Any:
         """Return the response to one command. Raises `ERRORS`."""
         (answer,) = await self._answers([words])
         return answer
@@ -137,11 +137,11 @@ async def opened(url: str, timeout: float, lost: Callable[[str], None], *first: 
                 await loop.create_connection(lambda: pipe, options["host"], options.get("port", PORT), ssl=context)
             if options.get("password"):
                 known = [options["username"].encode()] if options.get("username") else []
-                await pipe.ask(b"AUTH", *known, options["password"].encode())
+                await pipe.execute(b"AUTH", *known, options["password"].encode())
             if options.get("db"):
-                await pipe.ask(b"SELECT", b"%d" % options["db"])
+                await pipe.execute(b"SELECT", b"%d" % options["db"])
             for command in first:
-                await pipe.ask(*command)
+                await pipe.execute(*command)
         if pipe.is_closed:
             raise ConnectionResetError
         pipe.lost, failed = lost, False

@@ -220,7 +220,7 @@ class StateLimits:
     def _may_ask(self) -> bool:
         return not self.away and self._users > 0 and len(self._sent) + len(self._unsent) < MOST_UNANSWERED
 
-    def ask(self, words: tuple[bytes, ...]) -> Awaited | None:
+    def send_command(self, words: tuple[bytes, ...]) -> Awaited | None:
         """None, at once or later: Redis is unreachable."""
         if not self._may_ask:
             return None
@@ -228,7 +228,7 @@ class StateLimits:
         self._put(_Question(words, self._loop.time() + self._timeout, answer))
         return answer
 
-    def tell(self, words: tuple[bytes, ...]) -> bool:
+    def send_without_reply(self, words: tuple[bytes, ...]) -> bool:
         """Send a call without waiting for its result. False: Redis is unreachable."""
         if not self._may_ask:
             return False

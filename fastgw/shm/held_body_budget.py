@@ -34,19 +34,19 @@ class HeldBodyBudget:
         return cls(0, words, [words], lambda: None, limit)
 
     def __repr__(self) -> str:
-        return f"<HeldBodyBudget {self.taken} of {self.limit} bytes>"
+        return f"<HeldBodyBudget {self.in_use} of {self.limit} bytes>"
 
     @property
-    def taken(self) -> int:
+    def in_use(self) -> int:
         """Bytes taken by all processes."""
         word = self._word
         return sum(view[word] for view in self._views)
 
-    def take(self, count: int) -> bool:
+    def try_take(self, count: int) -> bool:
         """Take bytes, which the caller has to return. False: not enough are left."""
         self._words[self._word] += count
         self._fence()
-        if self.taken <= self.limit:
+        if self.in_use <= self.limit:
             return True
         self._words[self._word] -= count
         return False

@@ -46,7 +46,7 @@ class Claim:
         self.path, self.fd = path, fd
         self._run = run
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Hold it, unless another process of this gateway does. Raises `CannotKeep`."""
         if self.fd >= 0:
             return

@@ -28,7 +28,7 @@ class TargetWords:
 
     def verdict(self, shared: SharedMemory, target: int, now: float) -> HealthVerdict:
         """Return the node's verdict on a target."""
-        return self.health.look(shared.supervisor, [target], now)[0][0]
+        return self.health.read_verdicts(shared.supervisor, [target], now)[0][0]
 
     def write_gauges(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
         """Write how busy this worker keeps a target: for those who look at the node, not for decisions."""

@@ -66,7 +66,7 @@ class Feed:
             return False
         return True
 
-    def take(self, value: bytes) -> None:
+    def deliver(self, value: bytes) -> None:
         """The source has spoken. The same again, or nothing, tells those who wait that there is nothing newer.
 
         A source that has just begun anew, while what it asks is away, takes nothing from us.
@@ -96,9 +96,9 @@ class Feeds:
             feed = self._feeds[key] = Feed(key, b"", self._ask)
         return feed
 
-    def take(self, key: str, value: bytes) -> None:
+    def deliver(self, key: str, value: bytes) -> None:
         """A source has spoken."""
-        self[key].take(value)
+        self[key].deliver(value)
 
     def drop(self, key: str) -> None:
         """Forget a feed whose last listener has gone, unless it is lasting."""
@@ -106,7 +106,7 @@ class Feeds:
         if feed is not None and feed.is_unheard and not self._lasting:
             del self._feeds[key]
 
-    def keep(self, keys: Container[str]) -> None:
+    def retain_keys(self, keys: Container[str]) -> None:
         """Know nothing any more of all others to which nobody listens."""
         for key in [key for key, feed in self._feeds.items() if key not in keys and feed.is_unheard]:
             del self._feeds[key]

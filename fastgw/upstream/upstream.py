@@ -177,7 +177,7 @@ class Upstream:
         if balancing.sticky is not None and self.cookies is None:
             self.cookies = Cookies(balancing.sticky, self.name, key or urandom(32))
         if before is not None and self._rising is not None and before._rising is not None:
-            self._rising.keep(before._rising)
+            self._rising.take_over_from(before._rising)
         if self.attempt_listener is not None or self.cookies is not None or self._rising is not None:
             self.settle()  # otherwise there is no new information
 
@@ -186,7 +186,7 @@ class Upstream:
         if balancing.algorithm == "latency":
             self._latencies = Latencies(self._loads, balancing.decay, self.settings.timeouts.connect)
             if before is not None and before._latencies is not None:
-                self._latencies.keep(before._latencies, self.targets)
+                self._latencies.take_over_from(before._latencies, self.targets)
             self.attempt_listener = self._latencies
         elif balancing.algorithm == "least_connections" or (
             balancing.algorithm == "consistent_hash" and balancing.load_factor is not None

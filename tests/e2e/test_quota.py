@@ -115,7 +115,7 @@ def test_a_file_is_one_gateways_as_long_as_it_runs(tmp_path):
         contextlib.closing(Claim(str(tmp_path / "kept" / "quotas.sqlite3"), b"another")) as claim,
     ):
         assert admitted(other, 2) == 16
-        claim.take()
+        claim.acquire()
         (tmp_path / "other" / "gateway.json").write_text(json.dumps({"version": 1, **OFF, **settings(tmp_path)}))
         reloaded(other)
         line = other.stderr.wait_for(lambda line: b"quotas: " in line)

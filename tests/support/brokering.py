@@ -83,7 +83,7 @@ class Node:
     def follow(self) -> None:
         """Control takes the configuration in force."""
         assert self.control is not None
-        self.control.follow({}, dict(self.files), self.generation, dict(self.sources))
+        self.control.run_sources({}, dict(self.files), self.generation, dict(self.sources))
 
     def send(self, message: FeedUpdate, descriptors: list[int]) -> None:
         """Control's end of its channel."""
@@ -94,7 +94,7 @@ class Node:
             self.kept[key] = value
         for worker, hears in zip(self.workers, self.hears, strict=True):
             if hears:
-                asyncio.get_running_loop().call_soon(worker.feeds.take, key, value)
+                asyncio.get_running_loop().call_soon(worker.feeds.deliver, key, value)
 
     def _ask(self, key: str, seen: bytes) -> None:
         self.asks += 1
@@ -102,7 +102,7 @@ class Node:
             self.loses -= 1
         elif self.control is not None:
             order = FeedRefreshRequest(generation=self.generation, key=key, seen=seen)
-            asyncio.get_running_loop().call_soon(self.control.asked, order)
+            asyncio.get_running_loop().call_soon(self.control.refresh_requested, order)
 
     def tokens(self, settings: OAuth2) -> list[TokenHolder]:
         """What each worker holds of one source."""

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from fastgw.compiled import twin
 from fastgw.config.settings.gateway import AccessLog
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, begin
+from fastgw.exchange import Exchange, new_exchange
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
 from fastgw.observe.finished_exchange import FinishedExchange, record_of
@@ -183,7 +183,7 @@ def acting() -> CountedPlane:
 
 
 def _begins(*told: Any) -> Exchange:
-    exchange = begin(*told)  # compiled, its clock is out of reach
+    exchange = new_exchange(*told)  # compiled, its clock is out of reach
     exchange.begun_at = CountedPlane.acting.now()
     return exchange
 
@@ -194,11 +194,11 @@ def played() -> Iterator[None]:
     ours: dict[object, Any] = {
         monotonic: lambda: CountedPlane.acting.now(),
         random.random: lambda: CountedPlane.acting.dice.random(),
-        begin: _begins,
+        new_exchange: _begins,
     }
     with ExitStack() as stack:
         for module in [each for name, each in sys.modules.items() if name.startswith(PLAYED)]:
-            for name in ("monotonic", "random", "begin"):
+            for name in ("monotonic", "random", "new_exchange"):
                 meant = vars(module).get(name)
                 if callable(meant) and meant in ours and module.__name__ != "fastgw.exchange.exchange":
                     stack.enter_context(patch.object(module, name, ours[meant]))

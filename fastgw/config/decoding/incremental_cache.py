@@ -26,7 +26,7 @@ class IncrementalCache(Generic[K, V]):
         found = self._now.get(key)
         return self._before.get(key) if found is None else found
 
-    def keep(self, key: K, made: V) -> V:
+    def store(self, key: K, made: V) -> V:
         """Keep an object that was made, or was found unchanged."""
         self._now[key] = made
         return made
@@ -34,7 +34,7 @@ class IncrementalCache(Generic[K, V]):
     def values(self) -> Iterable[V]:
         return chain(self._before.values(), self._now.values())
 
-    def turn(self, succeeded: bool) -> None:
+    def end_reading(self, succeeded: bool) -> None:
         """A reading is over. What one that failed has made is not what is in force, and is forgotten."""
         if succeeded:
             self._before = self._now

@@ -68,7 +68,7 @@ class EgressKept:
     def routes(self) -> IncrementalCache[str, tuple[EgressEntry, Named, Any]]:
         return self._made.routes
 
-    def begin(self, around: object) -> Container[int]:
+    def begin_reading(self, around: object) -> Container[int]:
         """`around`: what all of it is made from, and judged by, besides the services: with another, nothing is taken
         again. Returns the identities of what nothing was wrong with."""
         if around != self._made.around:
@@ -76,14 +76,14 @@ class EgressKept:
             self._made = _Made(around)
         return self._made.validated
 
-    def turn(self, merged: Merged | None) -> None:
+    def end_reading(self, merged: Merged | None) -> None:
         """A reading is over, in which nothing was wrong; None: it has failed."""
         if merged is None and self._last is not None:
             self._made = self._last
         self._last = None
         made = self._made
-        made.upstreams.turn(merged is not None)
-        made.routes.turn(merged is not None)
+        made.upstreams.end_reading(merged is not None)
+        made.routes.end_reading(merged is not None)
         if merged is not None:
             # What a filter of a service's own names, such as the upstream of another one, may be gone the next time.
             held = chain(made.upstreams.values(), made.routes.values())
@@ -110,7 +110,9 @@ def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | 
         return []
     kept = EgressKept() if kept is None else kept
     values = [merged.single, merged.egress, *merged.maps.values()]
-    merged.validated = kept.begin((filter_types, [{name: said for name, (_, said) in each.items()} for each in values]))
+    merged.validated = kept.begin_reading(
+        (filter_types, [{name: said for name, (_, said) in each.items()} for each in values])
+    )
     return _Expansion(merged, filter_types, place, kept).make()
 
 
@@ -319,12 +321,12 @@ class _Expansion:
         key = "\n".join((each.name, *named[:1]))
         known = kept.find(key)
         if known is not None and known[1] == named and _is_same(known[0], each.settings):
-            return kept.keep(key, (each.settings, named, known[2]))[2]
+            return kept.store(key, (each.settings, named, known[2]))[2]
         problems = each.place.reading.problems
         before = len(problems)
         made = make()
         if len(problems) == before:
-            kept.keep(key, (each.settings, named, made))
+            kept.store(key, (each.settings, named, made))
         return made
 
     def _note_risks(self, each: _Called) -> None:

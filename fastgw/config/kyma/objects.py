@@ -202,13 +202,13 @@ class ObjectFiles:
 
     def _file(self, name: str, content: bytes) -> ObjectFile:
         file = self._known.find((name, content))
-        return self._known.keep((name, content), ObjectFile(name, content) if file is None else file)
+        return self._known.store((name, content), ObjectFile(name, content) if file is None else file)
 
-    def turn(self, succeeded: bool) -> None:
+    def end_reading(self, succeeded: bool) -> None:
         """A reading is over."""
         for each in self._known.values():
             each.forget_values()
-        self._known.turn(succeeded)
+        self._known.end_reading(succeeded)
 
 
 def _lines(content: bytes) -> Sequence[bytes]:

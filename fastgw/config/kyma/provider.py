@@ -66,10 +66,10 @@ class KymaKept:
         self.files = ObjectFiles()
         self.applications: IncrementalCache[Object, Read] = IncrementalCache()
 
-    def turn(self, succeeded: bool) -> None:
+    def end_reading(self, succeeded: bool) -> None:
         """A reading is over."""
-        self.files.turn(succeeded)
-        self.applications.turn(succeeded)
+        self.files.end_reading(succeeded)
+        self.applications.end_reading(succeeded)
 
 
 def add_kyma(

@@ -157,7 +157,7 @@ def services_in(
             notes: list[Problem] = []
             services = [*_Reading(app, settings, secrets, notes).services()]
             read = Read(settings, *secrets.take_used(), services, notes)
-        known.keep(app, read)
+        known.store(app, read)
         found.services += read.services
         found.notes += read.notes
         for name, content in read.derived.items():

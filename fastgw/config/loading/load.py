@@ -70,10 +70,10 @@ class Remembered:
         self.kyma = KymaKept()
         self.egress = EgressKept()
 
-    def turn(self, merged: Merged | None) -> None:
+    def end_reading(self, merged: Merged | None) -> None:
         """A reading is over, in which nothing was wrong; None: it has failed."""
-        self.kyma.turn(merged is not None)
-        self.egress.turn(merged)
+        self.kyma.end_reading(merged is not None)
+        self.egress.end_reading(merged)
 
 
 def load(
@@ -182,7 +182,7 @@ def _checked(found: FoundFile, filter_types: Mapping[str, type], files: Files, r
         loaded, merged = _validated(found, filter_types, files, remembered, {})
         return loaded
     finally:
-        remembered.turn(merged)
+        remembered.end_reading(merged)
 
 
 def _validated(

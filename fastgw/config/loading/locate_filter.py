@@ -55,7 +55,7 @@ def locate(
         add_kyma(merged, known, files, {}, remembered.kyma)
         expand(merged, known, remembered.egress)
     finally:
-        remembered.turn(None)
+        remembered.end_reading(None)
     places = dict(_places(merged, {where[:2] for where, _ in wrongs}))
     problems = []
     for where, wrong in wrongs:

@@ -37,7 +37,7 @@ from fastgw.errors import Fault, fault_of
 from fastgw.eventloop.socket_send import send
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
-from fastgw.exchange import Exchange, begin
+from fastgw.exchange import Exchange, new_exchange
 from fastgw.exchange.states import ANSWERING
 from fastgw.forwarded_headers import Peer, client_address
 from fastgw.http.http1 import serializer
@@ -187,12 +187,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.fd = transport.get_extra_info("socket").fileno()
         refused = self.server.admit(self.peer)
         if refused is None:
-            self.take(transport, self.server.address_limit)
+            self.attach_transport(transport, self.server.address_limit)
         else:
             self.transport, self._socket = transport, self.fd
             self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
 
-    def take(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
+    def attach_transport(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
         """Start a connection that is counted in the node's limits, `address_limit` among them."""
         self.transport = transport
         self._socket = transport.get_extra_info("socket").fileno()
@@ -409,13 +409,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         if peer.trusted:
                             fast_path.client_ip = client_address(head, peer, listener.trusts)
                         self.is_fast = True
-                        fast_path.begin(head, route, params)
+                        fast_path.send_request(head, route, params)
                         return
                     if not length and not plan.checks_path:  # else `choose` has to judge it
                         fast_match = match
         chain = early if fast_match is None else fast_match[0].chain
         stream = self._stream or self.stream
-        exchange = stream.exchange = begin(head, stream, listener, peer, chain)
+        exchange = stream.exchange = new_exchange(head, stream, listener, peer, chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         piece: bytes | None
@@ -627,7 +627,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self._is_outdated():  # since the request was judged
             self.server.worker_loop.loop.call_soon(self.end_outdated)
 
-    def answered(self, unread: bool) -> None:
+    def response_sent(self, unread: bool) -> None:
         """Handle a response that was handed over completely. `unread`: its request has not ended."""
         self.requests += 1
         if self.closing:
@@ -664,7 +664,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """Answer input that is not a valid request, and close."""
         head = unreadable(received)
         stream = self.stream
-        exchange = stream.exchange = begin(head, stream, self.listener, self.peer, self.listener.early)
+        exchange = stream.exchange = new_exchange(head, stream, self.listener, self.peer, self.listener.early)
         self.phase = REQUEST[self.phase]
         self.closing = True
         self._ahead, self._at = b"-" if linger else b"", 0  # something unread: so it lingers
@@ -687,7 +687,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         assert exchange is not None
         if stream.reader is not None:
             self._buffer = self.server.worker_loop.read_buffer
-        stream.over()
+        stream.exchange_ended()
         exchange.finish()
         if self.server.draining:
             self.server.drained += 1

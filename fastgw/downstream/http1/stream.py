@@ -81,7 +81,7 @@ class Http1Stream:
     def send_fast(self, exchange: Exchange, route: Route) -> None:
         connection = self._connection
         self.exchange, connection.is_fast = None, True
-        (connection.fast_path or connection.make_fast_path()).go_on(exchange, route)
+        (connection.fast_path or connection.make_fast_path()).send_exchange(exchange, route)
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)
@@ -263,9 +263,9 @@ class Http1Stream:
         """Handle a response that was handed over completely."""
         self._connection.record()
         body = exchange.request_body
-        self._connection.answered(unread=body is not None and not body.ended)
+        self._connection.response_sent(unread=body is not None and not body.ended)
 
-    def over(self) -> None:
+    def exchange_ended(self) -> None:
         """Release the exchange, which was recorded."""
         self.exchange = self.reader = None
         if self.waiting is not None:

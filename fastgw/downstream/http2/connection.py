@@ -147,11 +147,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         transport.set_write_buffer_limits(high=0)
         self.fd = transport.get_extra_info("socket").fileno()
         if self.server.admit(self.peer) is None:
-            self.take(transport, self.server.address_limit)
+            self.attach_transport(transport, self.server.address_limit)
         else:
             transport.abort()  # to shed load, not to keep it
 
-    def take(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
+    def attach_transport(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
         """A connection that has its places in the node's limits, `address_limit` among them."""
         self.transport = transport
         self._socket = transport.get_extra_info("socket").fileno()

@@ -16,7 +16,7 @@ from fastgw.downstream.http1.response_framing import CHUNKED, framing_of, own_an
 from fastgw.downstream.http2.grpc_answer import answers_grpc, late_status, trailers_only
 from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
-from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, begin, problem
+from fastgw.exchange import Exchange, Relay, Response, Route, Trailers, new_exchange, problem
 from fastgw.exchange.reply import NO_CONTENT, body_at_once
 from fastgw.forwarded_headers import client_address
 from fastgw.http.http1 import serializer
@@ -126,7 +126,7 @@ class Http2Stream(Timed):
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
         self.exchange, self.is_fast = None, True
-        (self.fast_path or self._make_fast_path()).go_on(exchange, route)
+        (self.fast_path or self._make_fast_path()).send_exchange(exchange, route)
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self._connection.server.count_filter(instance, event)
@@ -165,7 +165,7 @@ class Http2Stream(Timed):
                         fast_match = match
         chain = early if fast_match is None else fast_match[0].chain
         self.has_had_exchange = True
-        exchange = self.exchange = begin(head, self, listener, peer, chain)
+        exchange = self.exchange = new_exchange(head, self, listener, peer, chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         if head.connect_protocol:
@@ -189,13 +189,15 @@ class Http2Stream(Timed):
         if connection.peer.trusted:
             fast_path.client_ip = client_address(head, connection.peer, connection.listener.trusts)
         self.is_fast = True
-        fast_path.begin(head, route, params)
+        fast_path.send_request(head, route, params)
 
     def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
         """Answer a request that is not served; `head` stands for it."""
         connection = self._connection
         self.has_had_exchange = True
-        exchange = self.exchange = begin(head, self, connection.listener, connection.peer, connection.listener.early)
+        exchange = self.exchange = new_exchange(
+            head, self, connection.listener, connection.peer, connection.listener.early
+        )
         exchange.fail(fault, detail)
 
     def _expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bool:

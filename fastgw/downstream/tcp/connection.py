@@ -291,7 +291,7 @@ class TcpConnection(Timed):
         self._target, self.target = target, target.label
         self._attempt += 1
         if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST:
-            self._record = self._new_record(kind).begin()
+            self._record = self._new_record(kind).report_begun()
         lent = upstream.pool.lend(target, self, fresh=True)
         if isinstance(lent, Fault):
             self.failed(lent)

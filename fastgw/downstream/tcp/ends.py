@@ -230,7 +230,7 @@ class PlainEnd:
             return
         self.read_since_rest += count
         if self.read_since_rest >= BODY_BYTES_PER_TURN:
-            self._worker_loop.rests.begin(self, cast(asyncio.Transport, self))
+            self._worker_loop.rests.start_rest(self, cast(asyncio.Transport, self))
 
     # as `Rests` knows it
 

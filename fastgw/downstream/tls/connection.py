@@ -213,7 +213,7 @@ class TlsConnection(TlsTransport):
         self._admitted, self.stage = False, CLOSED
         self._drop_limit()
         self._below.set_protocol(plain)
-        plain.take(self._below, self._address_limit)
+        plain.attach_transport(self._below, self._address_limit)
         plain.refuse(Fault.TLS_REQUIRED, received)
 
     def _shaken(self, last: bytes) -> None:
@@ -245,7 +245,7 @@ class TlsConnection(TlsTransport):
         else:
             above = Http1ClientConnection(server, self.listener, self.peer)
         self._open(above)
-        above.take(cast(asyncio.Transport, self), self._address_limit)
+        above.attach_transport(cast(asyncio.Transport, self), self._address_limit)
         above.trust_as_of(self._trusts, self._vouched)
         self._read_early()
 

@@ -97,7 +97,7 @@ class ServerContexts:
             self._seeds = seeds
             self._set_keys(seeds)
 
-    def follow(self, before: "ServerContexts") -> None:
+    def take_over_from(self, before: "ServerContexts") -> None:
         """Replace the contexts `before`. If no keys can be set, tickets are valid only in the context that issued them:
         then it is kept and presents the new certificate, which was tested in ours; unless a certificate of another key
         type would remain in it."""

@@ -145,7 +145,7 @@ class UdpSession(Timed):
             return
         self._target, self.target = target, target.label
         if upstream.attempt_listener is not None:
-            self._record = self._new_record().begin()
+            self._record = self._new_record().report_begun()
         self._touched()
         if target.literal is not None:
             self._connect(target.literal)

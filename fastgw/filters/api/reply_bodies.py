@@ -120,7 +120,7 @@ class _Sender:
         self._paused = False
         self._resumed: asyncio.Future[None] | None = None
 
-    def begin(self) -> None:
+    def start_sending(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def pause(self) -> None:

@@ -85,7 +85,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                 wait = good_for(fetched.fields.get(b"cache-control"))
             # To one who has asked meanwhile the answer may be older than his question, unless it is news to him.
             if await node.asked(0) and has_succeeded and node.is_outdated(value):
-                rest = allowance.take(monotonic())
+                rest = allowance.take_token(monotonic())
                 if not rest:
                     continue
                 wait = min(wait, rest)
@@ -110,7 +110,7 @@ async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allow
     due = monotonic() + wait
     while (left := due - monotonic()) > 0 and await node.asked(left):
         if node.is_outdated(value):
-            rest = allowance.take(monotonic())
+            rest = allowance.take_token(monotonic())
             if not rest:
                 return
             due = min(due, monotonic() + rest)

@@ -83,7 +83,7 @@ class AdaptiveLimit:
     def __repr__(self) -> str:
         return f"<AdaptiveLimit {self.in_flight} of {self.limit:.1f}, baseline {self.baseline_s * 1e3:.1f} ms>"
 
-    def begin(self) -> None:
+    def use_bounds(self) -> None:
         """The bounds are known."""
         self.limit = self._full = self._bounds()[0]
 
@@ -100,7 +100,7 @@ class AdaptiveLimit:
         """One is over that has nothing to say about the upstream: it was never sent there."""
         self.in_flight -= 1
 
-    def answered(self, now: float, taken_at: float, seconds: float, failed: bool = False) -> None:
+    def record_response(self, now: float, taken_at: float, seconds: float, failed: bool = False) -> None:
         """One is over. The upstream took so long; `failed`: it said that it cannot, or said nothing in time."""
         self.in_flight -= 1
         if taken_at >= self._began_at:
@@ -115,7 +115,7 @@ class AdaptiveLimit:
     def left(self, now: float, taken_at: float, waited: float) -> None:
         """One is over, for its client has left without an answer after so long."""
         if waited > self.baseline_s:
-            self.answered(now, taken_at, waited)
+            self.record_response(now, taken_at, waited)
         else:
             self.give_back()
 

@@ -54,7 +54,7 @@ class RedisCounterStore:
         self._asking = asking(place.prefix, terms.algorithm, terms.window, self._depth, step, name)
 
     def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
-        answer = self._limits.ask(self._asking.question(b"s", key, cost))
+        answer = self._limits.send_command(self._asking.question(b"s", key, cost))
         return self._alone(key, cost) if answer is None else self._decision_of(answer, key, cost)
 
     async def _decision_of(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> LimitDecision:
@@ -75,12 +75,12 @@ class RedisCounterStore:
             self._local.refund(key, cost, mark)
             return
         mark.left = min(mark.left + cost, self._depth)
-        self._limits.tell(self._asking.question(b"r", key, cost, mark.at))
+        self._limits.send_without_reply(self._asking.question(b"r", key, cost, mark.at))
 
     def charge(self, key: bytes, cost: int, mark: Any, /) -> None:
         if type(mark) is _Mark:
             mark.left = max(mark.left - cost, 0)
-        if type(mark) is int or not self._limits.tell(self._asking.question(b"c", key, cost)):
+        if type(mark) is int or not self._limits.send_without_reply(self._asking.question(b"c", key, cost)):
             self._local.charge(key, cost)
 
     def left(self, key: bytes, mark: Any = None, /) -> Left:

@@ -21,7 +21,7 @@ class Allowance:
         self._burst, self._again_s = float(burst), again_s
         self._left, self._since = self._burst, now
 
-    def take(self, now: float) -> float:
+    def take_token(self, now: float) -> float:
         """0.0: it may be asked now, and this counts; else how many seconds to wait."""
         self._left, self._since = min(self._burst, self._left + (now - self._since) / self._again_s), now
         if self._left < 1:

@@ -250,13 +250,13 @@ class _AnyOf:
             if way.tidy is not None:
                 way.tidy(exchange)
             return None
-        return _Attempts(self, self._ways, exchange, _AuthCase(), before).go_on(outcome)
+        return _Attempts(self, self._ways, exchange, _AuthCase(), before).resume_after_outcome(outcome)
 
     def request_followed(self, exchange: Exchange) -> Outcome:
         self._remove_written(exchange)
         case = self._cases[exchange] = _AuthCase()
         attempts = _Attempts(self, self._ways, exchange, case, _before(exchange))
-        return attempts.go_on(self._first(exchange))
+        return attempts.resume_after_outcome(self._first(exchange))
 
     def _remove_written(self, exchange: Exchange) -> None:
         for name in self._written:
@@ -358,7 +358,7 @@ class _Attempts:
             self._case.tried.append(way)
         return way
 
-    def go_on(self, outcome: Outcome) -> Outcome:
+    def resume_after_outcome(self, outcome: Outcome) -> Outcome:
         """Continue after the outcome of the first way, or of the one that was waited for."""
         while (way := self._way) is not None:
             if outcome is None:
@@ -376,7 +376,7 @@ class _Attempts:
         return self._any_of.decide(self._exchange, self._refusals)
 
     async def wait(self, outcome: Awaitable[Reply | None]) -> Reply | None:
-        later = self.go_on(checked(await outcome))
+        later = self.resume_after_outcome(checked(await outcome))
         return later if later is None or type(later) is Reply else await later
 
     def _refused(self, way: _Way, reply: Reply) -> None:

@@ -208,9 +208,9 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             if exchange.upstream_s >= 0.0:
                 seconds = exchange.begun_at + exchange.upstream_s - taken_at
                 status = 0 if exchange.response is None else exchange.response.status
-                limit.answered(now, taken_at, seconds, status in _STRAINED_STATUSES)
+                limit.record_response(now, taken_at, seconds, status in _STRAINED_STATUSES)
             elif fault in _STRAINED:
-                limit.answered(now, taken_at, now - taken_at, failed=True)
+                limit.record_response(now, taken_at, now - taken_at, failed=True)
             elif fault is Fault.CLIENT_LEFT:
                 limit.left(now, taken_at, now - taken_at)
             else:
@@ -243,7 +243,7 @@ class Divided:
     def start(self, services: Services) -> None:
         self._bounds.workers = services.workers
         if self._counts is None:
-            self.limit.begin()
+            self.limit.use_bounds()
             self._counts = services.in_flight
             self._in_use, self._limits = cells_of(services.in_flight, self._name)
             self.use(0)

@@ -240,7 +240,7 @@ class _Server:
         by = by_basic_encoded if settings.client_auth == "basic" else by_body
         self._fields += by(settings.client_id, secret)(self._form)
 
-    async def ask(self, fetcher: Fetcher, token: bytes) -> bytes:
+    async def introspect(self, fetcher: Fetcher, token: bytes) -> bytes:
         """Return the server's response, a JSON object with `active`. Raises `_ServerAway`."""
         form = urlencode({"token": token.decode("ascii"), **self._form}).encode()
         try:
@@ -433,7 +433,7 @@ class _Policy:
             raw, until_date = kept
             return _Said(_read(raw), min(until_date, time.time() + self._ttl))
         assert self._fetcher is not None
-        raw = await self._server.ask(self._fetcher, token)
+        raw = await self._server.introspect(self._fetcher, token)
         claims = _read(raw)
         now = time.time()
         if claims["active"]:

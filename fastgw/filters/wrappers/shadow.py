@@ -225,7 +225,7 @@ class _Shadow:
         if case is None:
             case = cases[self] = _ShadowDecision(ShadowExchange(exchange))
         else:
-            case.exchange.follow()
+            case.exchange.copy_progress()
         return case
 
     def _raised(self, case: _ShadowDecision, kind: str, error: BaseException) -> None:

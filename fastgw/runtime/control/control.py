@@ -112,7 +112,7 @@ class Control:
             {
                 ReloadRequest: lambda order: self._begin(self._proposer.reload("signal")),
                 ReloadResult: self._proposer.on_outcome,
-                FeedRefreshRequest: lambda order: self._feeding.asked(order),
+                FeedRefreshRequest: lambda order: self._feeding.refresh_requested(order),
                 Revoke: self._revoking.heard,
                 Columns: lambda order: node_state.shared.widen(order.count),
                 Stop: lambda order: self._stop_requested.set(),
@@ -125,7 +125,7 @@ class Control:
         ControlHeartbeat(loop, self._node_state.words, self._node_state.shared).beat()
         self._worker_loop.start()
         self._feed(self._proposer.current)
-        self._quotas.follow(self._proposer.current.settings, begins=True)
+        self._quotas.use_configuration(self._proposer.current.settings, begins=True)
         self._begin(self._quotas.run())
         self._view.past.tick()  # counts from now on are recent
         self._begin(self._view.past.run())
@@ -153,18 +153,18 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._checks.stop()
-        await self._quotas.keep()
+        await self._quotas.write_changes()
         self._quotas.close()
         self._fetcher.stop()
         self._worker_loop.close()
 
     def _feed(self, accepted: ConfigSnapshot) -> None:
         feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users
-        self._feeding.follow(feeds, accepted.captured, accepted.generation, lazy, users)
-        self._checks.follow(self._proposer.config.upstreams, accepted.places, accepted.captured)
-        self._revoking.follow(accepted)
-        self._watching.follow(accepted.settings.providers, accepted.captured)
-        self._view.drained.keep(accepted.places.targets, accepted.generation)
+        self._feeding.run_sources(feeds, accepted.captured, accepted.generation, lazy, users)
+        self._checks.check_upstreams(self._proposer.config.upstreams, accepted.places, accepted.captured)
+        self._revoking.use_configuration(accepted)
+        self._watching.watch_provider(accepted.settings.providers, accepted.captured)
+        self._view.drained.retain_targets(accepted.places.targets, accepted.generation)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -227,7 +227,7 @@ class Control:
         """Run the feeds of the current filters, and restart the admin listener if its certificates have changed."""
         self._feed(now)
         configure(now.settings.log)
-        self._quotas.follow(now.settings)
+        self._quotas.use_configuration(now.settings)
         if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
             return
         if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):
@@ -284,7 +284,7 @@ class Control:
             posted = current.source in ("api", "rollback")
             try:
                 if await asyncio.to_thread(watch.settled, current.sources, posted=posted):
-                    await self._proposer.follow()
+                    await self._proposer.propose_file()
             except SyntaxProblem as flaw:
                 notice(OperatorEvent.FILES_NOT_WATCHED, f"the configuration's files are not watched: {flaw.wrong}")
                 return

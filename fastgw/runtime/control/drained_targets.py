@@ -29,7 +29,7 @@ class DrainedTargets:
             self.names.remove(name)
             self._send_to_workers()
 
-    def keep(self, there: Container[str], generation: int) -> None:
+    def retain_targets(self, there: Container[str], generation: int) -> None:
         """Keep only targets of the new generation. A target that is removed and added again is no longer drained."""
         self._generation = generation
         left = {name for name in self.names if name in there}

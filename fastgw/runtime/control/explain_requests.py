@@ -56,7 +56,7 @@ def _compiled(config: Config, accepted: ConfigSnapshot) -> Gateway:
 
 def _explained(tables: Gateway, config: Config, generation: int, request: RequestToExplain) -> Explained:
     if tables.stock.roster.index is not tables.index:  # it may be of the previous generation
-        tables.stock.roster.take(tables.index)
+        tables.stock.roster.use_index(tables.index)
     certificate = None
     if request.certificate is not None:
         certificate = certificate_of(request.certificate.encode(), "certificate")

@@ -50,7 +50,7 @@ class FeedRunner:
         self._rested: dict[str, FeedInfo] = {}  # the last states of lazy sources that are idle now
         self._early: dict[str, FeedRefreshRequest] = {}
 
-    def follow(
+    def run_sources(
         self,
         sources: Mapping[str, bytes],
         captured: Mapping[str, bytes],
@@ -65,15 +65,15 @@ class FeedRunner:
                 self._running.pop(key).stop()
         for key in [key for key in self._rested if key not in lazy]:
             del self._rested[key]
-        self.feeds.keep(_Either(sources, lazy))
+        self.feeds.retain_keys(_Either(sources, lazy))
         for key, encoded in sources.items():
             if key not in self._running:
                 self._running[key] = _Source(self, encoded)
         early, self._early = self._early, {}
         for order in early.values():
-            self.asked(order)
+            self.refresh_requested(order)
 
-    def asked(self, order: FeedRefreshRequest) -> None:
+    def refresh_requested(self, order: FeedRefreshRequest) -> None:
         """Handle a worker's report that the value of a source is outdated.
 
         A worker that already has a newer configuration refers to the sources of that one.
@@ -86,11 +86,11 @@ class FeedRunner:
         if running is None and (encoded := self._lazy.get(order.key)) is not None:
             running = self._running[order.key] = _Source(self, encoded)
         if running is not None:
-            running.ask(order.seen)
+            running.request_refresh(order.seen)
 
     def _ask(self, key: str, seen: bytes) -> None:
         """Request one source from another."""
-        self.asked(FeedRefreshRequest(generation=self.generation, key=key, seen=seen))
+        self.refresh_requested(FeedRefreshRequest(generation=self.generation, key=key, seen=seen))
 
     def rest(self, source: "_Source", key: str) -> None:
         """Stop a lazy source until it is requested again."""
@@ -175,7 +175,7 @@ class _Source:
         self._task.cancel()
         self._unsent = None
 
-    def ask(self, seen: bytes) -> None:
+    def request_refresh(self, seen: bytes) -> None:
         """Request a newer value than the one with this mark, which was reported as outdated."""
         self._outdated.add(seen if len(self._outdated) < MOST_SEEN else ANY)
         self._wake.set()
@@ -240,7 +240,7 @@ class _Source:
         if value and not self._says_how:
             self._note("")
         self._outdated.clear()
-        self.feeds.take(self._source.key, value)
+        self.feeds.deliver(self._source.key, value)
         waits, self._unsent = self._unsent is not None, value
         if not waits:
             self._send()

@@ -54,7 +54,7 @@ class Checks:
 
     # --- what is in force ---
 
-    def follow(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
+    def check_upstreams(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
         """Check these from now on. A target whose check has not changed keeps its state."""
         self._upstreams, self._places = upstreams, places
         if self._following is not None:
@@ -65,7 +65,8 @@ class Checks:
         before = self._journal
         self._journal = _Journal(watched, places, self._shared, self._words)
         if before is None:
-            self._journal.look(monotonic(), quiet=True)  # the previous control process has reported the state
+            # The previous control process has reported the state.
+            self._journal.refresh_verdicts(monotonic(), quiet=True)
         else:
             self._journal.logged_states = {
                 key: value for key, value in before.logged_states.items() if key in self._journal.keys
@@ -144,7 +145,7 @@ class Checks:
             if upstream.health_checks.active or may_eject(upstream):
                 labels = labels_of(target.url for target in upstream.targets)
                 places = [self._places.targets[target_name(name, label)] for label in labels]
-                thought = Counter(verdict for verdict, _ in self._words.look(column, places, now))
+                thought = Counter(verdict for verdict, _ in self._words.read_verdicts(column, places, now))
                 counted = {verdict: thought[verdict] for verdict in HealthVerdict}
             if upstream.circuit_breaker is not None:
                 breaker = phase_of(self._words.breaker(views, self._places.upstreams[name]), now)
@@ -271,11 +272,11 @@ class _Journal:
     def keys(self) -> Iterable[str]:
         return {*self._targets, *self._breakers}
 
-    def look(self, now: float, quiet: bool = False) -> float:
+    def refresh_verdicts(self, now: float, quiet: bool = False) -> float:
         again = [float("inf")]
         views = self._shared.views
         for key, (verdict, until) in zip(
-            self._targets, self._words.look(self._shared.supervisor, self._in_order, now), strict=True
+            self._targets, self._words.read_verdicts(self._shared.supervisor, self._in_order, now), strict=True
         ):
             if verdict is HealthVerdict.EJECTED:
                 again.append(until)

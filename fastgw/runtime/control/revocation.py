@@ -35,7 +35,7 @@ class Revoking:
         self._place: tuple[str, str] | None = None
         self._sharing: asyncio.Task[None] | None = None
 
-    def follow(self, accepted: ConfigSnapshot) -> None:
+    def use_configuration(self, accepted: ConfigSnapshot) -> None:
         """Share revocations as configured."""
         state = accepted.settings.state
         try:

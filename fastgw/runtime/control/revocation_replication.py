@@ -194,7 +194,7 @@ async def _connected(url: str) -> AsyncIterator["Pipe"]:
 async def _ask(redis: "Pipe", *words: bytes) -> Any:
     """Return the response to a command. Raises errors of the connection, also after a timeout."""
     async with asyncio.timeout(TIMEOUT_S):
-        return await redis.ask(*words)
+        return await redis.execute(*words)
 
 
 @contextmanager

@@ -400,7 +400,7 @@ class FeedsKept:
         if type(use.settings).feeds is Filter.feeds:
             return ()
         known = self.wanted.find(id(use))  # it lives as long as what is known of it
-        return self.wanted.keep(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
+        return self.wanted.store(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
 
     def packed(self, source: FeedSource) -> bytes:
         """Encode a source, and see that it can be decoded, as `_encoded` does."""
@@ -408,12 +408,12 @@ class FeedsKept:
         if known is None:
             known = source, encode_object(source)
             decode_object(known[1], FeedSource)
-        return self.encoded.keep(id(source), known)[1]
+        return self.encoded.store(id(source), known)[1]
 
-    def turn(self) -> None:
+    def end_reading(self) -> None:
         """All have been looked at."""
-        self.wanted.turn(True)
-        self.encoded.turn(True)
+        self.wanted.end_reading(True)
+        self.encoded.end_reading(True)
 
 
 def _feeds(config: Config, kept: FeedsKept) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Users]]:
@@ -428,7 +428,7 @@ def _feeds(config: Config, kept: FeedsKept) -> tuple[dict[str, bytes], dict[str,
     eager, lazy = dict[str, bytes](), dict[str, bytes]()
     for key, source in found.items():
         (lazy if source.lazy else eager)[key] = kept.packed(source)
-    kept.turn()
+    kept.end_reading()
     return eager, lazy, {key: (next(iter(held)), len(held)) for key, held in users.items()}
 
 

@@ -35,7 +35,7 @@ def register(node_state: NodeState) -> None:
     begins = node_state.registration is None
     if begins:
         try:
-            node_state.registration = Registration.begin()
+            node_state.registration = Registration.create_entry()
         except Unregistered as error:
             notice(
                 OperatorEvent.START_WARNING,

@@ -112,7 +112,7 @@ class NodeState:
     """A change of the configuration's files is taken without being asked for."""
     begun_date: float = 0.0
     """Epoch seconds. An upgrade does not begin anew."""
-    tickets: TicketKeySeeds = field(default_factory=lambda: TicketKeySeeds.begin(time.time()))
+    tickets: TicketKeySeeds = field(default_factory=lambda: TicketKeySeeds.generate(time.time()))
     """Seeds of the keys of TLS session tickets. Each child goes on from their state at the fork."""
     run_key: bytes = field(default_factory=lambda: os.urandom(32))
     """A secret of this run of the gateway. An upgrade does not make another."""
@@ -137,7 +137,7 @@ class NodeState:
         `private`: a unix socket is for its owner alone. Raises `CannotListen`."""
         if for_datagrams:
             return open_endpoints(address, slots, kind=socket.SOCK_DGRAM)
-        taken = self.passed.take(address)
+        taken = self.passed.claim_sockets(address)
         if not taken:
             return open_endpoints(address, slots, private=private)
         return [ListeningEndpoint(address, [each], shared=True, foreign=True) for each in taken]
@@ -146,7 +146,7 @@ class NodeState:
         """Open one endpoint of the control process: of a host name, at the first of its addresses. Raises
         `CannotListen`.
         """
-        if not (taken := self.passed.take(address)):
+        if not (taken := self.passed.claim_sockets(address)):
             return open_endpoint(address, private=private)
         first, *others = (ListeningEndpoint(address, [each], shared=True, foreign=True) for each in taken)
         close_endpoints(others)

@@ -56,7 +56,7 @@ def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
     claim, ends_at = Claim(path, run_of(run_key), fd), time.monotonic() + LEAVING_S
     while True:
         try:
-            claim.take()
+            claim.acquire()
         except InUse:
             if time.monotonic() >= ends_at:
                 raise
@@ -104,7 +104,7 @@ def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim 
         return
     file, claim = QuotaFile(path), claim or Claim(path, run_of(run_key))
     try:
-        claim.take()
+        claim.acquire()
         for part in parts_of(quotas, quotas.in_use()):
             file.write([row for _, _, row in part], time.time())
             apply_writes(quotas, part)
@@ -161,7 +161,7 @@ class QuotaKeeper:
         """None: counts are kept nowhere."""
         return None if self._file is None else QuotaFileInfo(self._file.path, self._written_date, self._problem)
 
-    def follow(self, settings: Config, *, begins: bool = False) -> None:
+    def use_configuration(self, settings: Config, *, begins: bool = False) -> None:
         """This configuration is in force. `begins`: it was when we were born, and what its file says is restored."""
         path = file_of(settings)
         if path == self._wanted:
@@ -184,12 +184,12 @@ class QuotaKeeper:
             rounds += 1
             if rounds % LOOK_EVERY == 0:
                 self._pending.update(self._quotas.in_use())
-            await self.keep()
+            await self.write_changes()
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(EVERY_S * 2**self._failures, RETRY_MOST_S)):
                     await self._changed.wait()
 
-    async def keep(self) -> None:
+    async def write_changes(self) -> None:
         """Write what has changed. What an earlier call has begun is finished first: one thread at a time."""
         file, claim = self._file, self._claim
         self._pending.update(self._quotas.marked())
@@ -199,7 +199,7 @@ class QuotaKeeper:
             return
         blocks = sorted(self._pending)
         try:
-            await self._aside(claim.take)
+            await self._aside(claim.acquire)
             if not self._is_read:
                 await self._restore(file)
             if not self._is_tried:

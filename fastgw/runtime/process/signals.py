@@ -39,7 +39,7 @@ class Signals:
         except BlockingIOError:
             return False
 
-    def take(self) -> bytes:
+    def read_pending(self) -> bytes:
         """Return the numbers of the received signals in order."""
         with suppress(BlockingIOError):
             return self._out.recv(4096)

@@ -70,7 +70,7 @@ class Reloading:
 
     @property
     def due_at(self) -> float:
-        """When to `look`, monotonic seconds."""
+        """When to `check_deadline`, monotonic seconds."""
         return inf if self._two_phase_commit is None else self._two_phase_commit.due_at
 
     @property
@@ -112,7 +112,7 @@ class Reloading:
             sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end
         )
         self._present = frozenset(self._workers())
-        self._two_phase_commit.begin(child for child in self._present if child.able)
+        self._two_phase_commit.start_prepare(child for child in self._present if child.able)
 
     def lost(self, message: Propose) -> None:
         """Handle a document that was not received: too many open files."""
@@ -169,7 +169,7 @@ class Reloading:
                 OperatorEvent.PROCESS_ENDED, f"{child} cannot change to generation {generation} and is replaced: {why}"
             )
             child.outdated = True
-            self.gone(child)
+            self.child_gone(child)
         elif self._two_phase_commit is not None and generation == self._two_phase_commit.sealed.generation:
             self._two_phase_commit.abort(f"{child.name}: {why}", passing=passing)
 
@@ -177,10 +177,10 @@ class Reloading:
         if self._two_phase_commit is not None and child.generation == self._two_phase_commit.sealed.generation:
             self._two_phase_commit.was_committed(child)
 
-    def gone(self, child: Child) -> None:
+    def child_gone(self, child: Child) -> None:
         """Drop a dead or silent child from the current commit."""
         if self._two_phase_commit is not None:
-            self._two_phase_commit.gone(child)
+            self._two_phase_commit.child_gone(child)
 
     # --- the change ---
 

@@ -176,7 +176,7 @@ class Proposer:
 
     def look_at_files(self) -> None:
         """Find out whether they do. Reads files: in a thread."""
-        self._staleness.look(lambda: self.current)
+        self._staleness.check_files(lambda: self.current)
 
     @property
     def tables(self) -> Gateway | None:
@@ -344,7 +344,7 @@ class Proposer:
 
         return read
 
-    async def follow(self) -> None:
+    async def propose_file(self) -> None:
         """Take what the file says, where that is other than what is in force, or the last attempt has failed."""
         async with self._lock:
             with suppress(ConfigError, OutOfResources):  # it is told when it is offered

@@ -37,7 +37,7 @@ class SourceFiles:
         self._sources: Sequence[Source] = ()
         self._patterns: Sequence[tuple[str, str]] = ()
 
-    def look(self, sources: Sequence[Source]) -> bool:
+    def read_files(self, sources: Sequence[Source]) -> bool:
         """Look at the files of these sources and at those that they include. Returns whether they say the same.
 
         Raises `OutOfResources`.
@@ -97,7 +97,7 @@ class Staleness:
             self.state = Stale("refused", why, time.time() if self.state is None else self.state.since_date)
             self._look(current())
 
-    def look(self, current: Callable[[], ConfigSnapshot]) -> None:
+    def check_files(self, current: Callable[[], ConfigSnapshot]) -> None:
         """Look at the files. Reads those that have changed."""
         with self._lock:
             self._look(current())
@@ -110,7 +110,7 @@ class Staleness:
     def _digest_now(self, current: ConfigSnapshot) -> bytes:
         """b"": it cannot be found out just now."""
         try:
-            self._files.look(current.sources)
+            self._files.read_files(current.sources)
         except OutOfResources:
             return b""
         return self._files.digest
@@ -127,7 +127,7 @@ class Staleness:
 
     def _find_reason(self, current: ConfigSnapshot) -> tuple[StaleReason, str] | None:
         """Return the reason why it is stale, in a word and for people."""
-        is_same = self.is_same = self._files.look(current.sources)
+        is_same = self.is_same = self._files.read_files(current.sources)
         digest = self._files.digest
         if self._refused is not None:
             why, then = self._refused

@@ -64,7 +64,7 @@ class TwoPhaseCommit:
     def is_committing(self) -> bool:
         return self._committing is not None
 
-    def begin(self, children: Iterable[Child]) -> None:
+    def start_prepare(self, children: Iterable[Child]) -> None:
         for child in children:
             self.join(child)
         self._go_on()
@@ -86,9 +86,9 @@ class TwoPhaseCommit:
 
     def was_committed(self, child: Child) -> None:
         self.committed.add(child)
-        self.gone(child)
+        self.child_gone(child)
 
-    def gone(self, child: Child) -> None:
+    def child_gone(self, child: Child) -> None:
         """Remove a child that is dead, silent or done from the count. It still gets the following messages."""
         self._gone.add(child)
         self._preparing.discard(child)
@@ -105,7 +105,7 @@ class TwoPhaseCommit:
         for child in tuple(self._committing):
             child.outdated = True
             self.replaced += 1
-            self.gone(child)
+            self.child_gone(child)
 
     def abort(self, why: str, *, passing: bool = False) -> None:
         self.passing = passing

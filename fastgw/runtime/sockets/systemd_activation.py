@@ -3,7 +3,7 @@
 systemd owns them. Never shut one down, because clients would be refused until the socket unit is restarted; never
 remove the file of a unix socket. Connections that are queued when the gateway stops wait for the next one.
 
-The supervisor calls `inherited` when it begins and then asks `take` before it binds an address itself. Workers share a
+The supervisor calls `inherited` at its start and `claim_sockets` before it binds an address itself. Workers share a
 socket that was taken, unless `ReusePort=` gave several for the address. An upgrade keeps these sockets over its exec
 like the supervisor's own, and those that are `left`: the environment no longer names them.
 """
@@ -38,7 +38,7 @@ class Inherited:
     def __repr__(self) -> str:
         return f"<Inherited {', '.join(f'{each.name}={bound_to(each.socket)}' for each in self.left) or 'nothing'}>"
 
-    def take(self, address: Address) -> tuple[socket.socket, ...]:
+    def claim_sockets(self, address: Address) -> tuple[socket.socket, ...]:
         """Return the sockets bound to this address; () = there are none. The caller closes them.
 
         A host name means all its addresses. A socket for `[::]` that listens for IPv4 too, which is what a bare port

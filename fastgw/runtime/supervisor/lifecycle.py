@@ -47,7 +47,7 @@ class Lifecycle:
 
     @property
     def due_at(self) -> float:
-        """When to `look`, monotonic seconds."""
+        """When to `do_what_is_due`, monotonic seconds."""
         return min(self._drain_at, self._kill_at)
 
     @property
@@ -55,7 +55,7 @@ class Lifecycle:
         """Whether the gateway serves and no shutdown was requested."""
         return self.phase is LifecyclePhase.SERVING and self._drain_at == inf
 
-    def look(self, now: float) -> None:
+    def do_what_is_due(self, now: float) -> None:
         """Perform the actions that are due."""
         if now >= self._drain_at:
             self._drain()

@@ -225,7 +225,7 @@ class Supervisor:
             for slot in self._children.slots:
                 if slot.is_vacant and slot.due_at <= now:
                     slot.child = self._fork(slot)
-            self._succession.go_on(now)
+            self._succession.start_next_change(now)
             if self._is_replacing and self._succession.is_over:
                 self._is_replacing = False
                 workers = self._node_state.workers
@@ -235,7 +235,7 @@ class Supervisor:
                 )
         if not self._life.goes_on:
             self._upgrade.give_up()
-        self._life.look(now)
+        self._life.do_what_is_due(now)
 
     def _select_timeout(self) -> float | None:
         """Seconds until something is due by time; None: nothing is."""
@@ -251,7 +251,7 @@ class Supervisor:
         return None if first == inf else max(0.0, first - time.monotonic())
 
     def _act(self) -> None:
-        for number in self._signals.take():
+        for number in self._signals.read_pending():
             if action := self._actions.get(number):
                 action()
 
@@ -409,7 +409,7 @@ class Supervisor:
             else:
                 slot.failed(now - child.began_at, now)
                 self._lost(slot, what, well=not code)
-        self._reloading.gone(child)
+        self._reloading.child_gone(child)
         self._settle()
         if self._life.phase in (LifecyclePhase.DRAINING, LifecyclePhase.STOPPING):
             self._life.has_died()
@@ -506,7 +506,7 @@ class Supervisor:
         node_state = self._node_state
         node_state.words.hush(node_state.shared, child.column, child.silent)
         if child.silent:
-            self._reloading.gone(child)
+            self._reloading.child_gone(child)
             if child.ready and child.generation != node_state.sealed.generation:
                 cut_off(child, "hangs with an old configuration")
         elif child.able:
@@ -617,7 +617,7 @@ class Supervisor:
         elif self._upgrade.under_way:
             notice(OperatorEvent.UPGRADE_REFUSED, "SIGUSR2: not possible now: an upgrade is in progress")
         else:
-            self._upgrade.begin(self._handover_state())
+            self._upgrade.start_preflight(self._handover_state())
 
     def _handover_state(self) -> HandoverState:
         return HandoverState.of(self._node_state, self._children, self._adoption, self._reload_due)
@@ -627,7 +627,7 @@ class Supervisor:
         if not self._life.goes_on or self._reloading.under_way or self._succession.has_successor:
             return
         if self._upgrade.generation != self._node_state.sealed.generation:
-            self._upgrade.begin(self._handover_state())  # it was tried with what is not in force any more
+            self._upgrade.start_preflight(self._handover_state())  # it was tried with what is not in force any more
             return
         with self._signals.held_back():
             if self._signals.some_wait:

@@ -35,7 +35,7 @@ class Upgrade:
         self.preflight = 0
         """The pid of the new version under test; 0: none."""
         self.due_at = inf
-        """When to `look`, monotonic seconds."""
+        """When to `poll`, monotonic seconds."""
         self.has_passed = False
         """The new version has proved that it can serve `generation`; the exec is pending."""
         self.generation = 0
@@ -47,7 +47,7 @@ class Upgrade:
     def under_way(self) -> bool:
         return bool(self.preflight) or self.has_passed
 
-    def begin(self, handover: HandoverState) -> None:
+    def start_preflight(self, handover: HandoverState) -> None:
         """Start the preflight. Its result is reported when it ends."""
         why = "the configuration has changed meanwhile: " if self.has_passed else ""
         self.has_passed, self.generation, self._verdict = False, handover.generation, ""

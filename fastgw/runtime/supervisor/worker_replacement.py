@@ -48,11 +48,11 @@ class Succession:
 
     @property
     def due_at(self) -> float:
-        """When to `go_on`, monotonic seconds."""
+        """When to `start_next_change`, monotonic seconds."""
         slot = None if self._is_busy else self._next()
         return inf if slot is None else slot.due_at
 
-    def go_on(self, now: float) -> None:
+    def start_next_change(self, now: float) -> None:
         """Begin the next change, if none is in progress."""
         slot = None if self._is_busy else self._next()
         if slot is not None and slot.retired:

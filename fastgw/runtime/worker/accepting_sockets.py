@@ -26,12 +26,12 @@ class AcceptingSockets:
         self._listeners = listeners
         self._slots: set[int] = set()
 
-    def take(self, slot: int) -> None:
+    def accept_for_slot(self, slot: int) -> None:
         """Accept for this slot."""
         self._slots.add(slot)
         self._arrange()
 
-    def leave(self, slot: int) -> None:
+    def leave_slot(self, slot: int) -> None:
         """Stop accepting for this slot: another worker does."""
         self._slots.discard(slot)
         self._arrange()
@@ -44,11 +44,11 @@ class AcceptingSockets:
         )
         endpoint.sockets[message.first :] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
 
-    def take_queued(self, placed: Mapping[str, list[int]]) -> None:
+    def accept_queued(self, placed: Mapping[str, list[int]]) -> None:
         """Accept the queued connections of listeners that are not among these: their sockets will be closed."""
         for number in self._unused(placed):
             for listening in self._endpoints[number].sockets:
-                self._acceptor.take(listening)
+                self._acceptor.accept_queued(listening)
 
     def _unused(self, placed: Mapping[str, list[int]]) -> set[int]:
         return self._endpoints.keys() - {number for numbers in placed.values() for number in numbers}

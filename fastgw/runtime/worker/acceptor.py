@@ -78,7 +78,7 @@ class Acceptor:
         if not known and self._pause is None:
             self._loop.add_reader(listening, self._accept, listening)
 
-    def take(self, listening: socket.socket) -> None:
+    def accept_queued(self, listening: socket.socket) -> None:
         """Accept the queued connections of a socket now."""
         if listening in self._listeners:
             self._accept(listening, most=BACKLOG)
@@ -95,7 +95,7 @@ class Acceptor:
         Returns when the server has all connections that were accepted.
         """
         for listening in list(self._listeners):
-            self.take(listening)
+            self.accept_queued(listening)
             self.close(listening)
             if listening in shut and listening.type == socket.SOCK_STREAM:  # datagrams: answers go out by it
                 with suppress(OSError):  # a neighbour that accepts there too was first

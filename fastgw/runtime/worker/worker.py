@@ -98,7 +98,7 @@ class WorkerBootstrap:
         for name, table in gateway.tables.items():
             before = node_state.gateway.tables.get(name)
             if table.tls is not None and before is not None and before.tls is not None:
-                table.tls.follow(before.tls)
+                table.tls.take_over_from(before.tls)
         return gateway
 
 
@@ -129,7 +129,7 @@ class Worker:
             lambda: self._table_swap.generation,
             self._feed_others,
         )
-        gateway.stock.roster.follow(node_state.revoked, self._revoke)
+        gateway.stock.roster.share_revocations(node_state.revoked, self._revoke)
         self._observer = Observer(
             logs=gateway.config.access_logs,
             column=words.counted(self._column),
@@ -167,8 +167,8 @@ class Worker:
         self._control_gone_at = inf  # control is away since then (monotonic seconds)
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
-                Adopt: lambda order: self._standing.take(order.slot),
-                Release: lambda order: self._standing.leave(order.slot),
+                Adopt: lambda order: self._standing.accept_for_slot(order.slot),
+                Release: lambda order: self._standing.leave_slot(order.slot),
                 Sockets: lambda order: self._standing.add(order, channel.take_descriptors()),
                 Columns: lambda order: self._shared.widen(order.count),
                 Prepare: self._prepare,
@@ -176,7 +176,7 @@ class Worker:
                 Abort: lambda order: self._abort(),
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
                 ControlAway: self._note_control,
-                FeedUpdate: lambda order: self._feeds.take(order.key, read_memfd(*channel.take_descriptors())),
+                FeedUpdate: lambda order: self._feeds.deliver(order.key, read_memfd(*channel.take_descriptors())),
                 Revoke: lambda order: self._table_swap.gateway.stock.roster.hear(order.records),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
@@ -292,9 +292,9 @@ class Worker:
         configure(gateway.config.log)
         words, column, limits = self._words, self._column, gateway.limits
         placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
-        self._standing.take_queued(placed)
+        self._standing.accept_queued(placed)
         self._observer.adopt(gateway.config.access_logs, gateway.series)
-        gateway.stock.roster.take(gateway.index)
+        gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
         if self._drain is None:  # else nothing is accepted any more

@@ -5,7 +5,7 @@ from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
 
-from fastgw.exchange import Exchange, Relay, Trailers, begin
+from fastgw.exchange import Exchange, Relay, Trailers, new_exchange
 from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.field_names import DIGESTS, EXPECT
 from fastgw.http.messages import ResponseHead
@@ -37,7 +37,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
     listener = _DiscardingListener(done)
     sent = listener.sent = Subrequest(listener, exchange.client)
-    copy = begin(exchange.head, sent, exchange.listener, exchange.peer, NO_FILTERS)
+    copy = new_exchange(exchange.head, sent, exchange.listener, exchange.peer, NO_FILTERS)
     copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
     copy.consumer, copy.claims = exchange.consumer, exchange.claims
     others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)

@@ -23,7 +23,7 @@ from fastgw.exchange import (
     Reply,
     Response,
     Trailers,
-    begin,
+    new_exchange,
     problem,
     run_request,
 )
@@ -124,7 +124,7 @@ class Subrequest(ClientSide):
         """Send a body that is produced in pieces."""
         if self._listener is not None:
             self._body = feeder
-            feeder.begin(self.exchange, self._loop)
+            feeder.start_feeding(self.exchange, self._loop)
 
     def borrow_body(self, body: Relay) -> None:
         """Send the body of the parent's request, which has no other receiver meanwhile."""
@@ -364,7 +364,7 @@ def send_subrequest(
     head = BuiltRequestHead(method, parent.authority or b"localhost", target, fields, length)
     sent = Subrequest(listener, real.client)
     chain: Chain = parent.listener.upstream_chains.chain_of(upstream.name)
-    exchange = begin(head, sent, parent.listener, parent.peer, chain)
+    exchange = new_exchange(head, sent, parent.listener, parent.peer, chain)
     exchange.client_ip, exchange.consumer, exchange.claims = parent.client_ip, parent.consumer, parent.claims
     exchange.answered_by = None
     exchange.request_body = relay

@@ -24,7 +24,7 @@ class BodyFeeder:
         self._resumed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+    def start_feeding(self, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         self._exchange = exchange
         self._task = loop.create_task(self._run(loop))
 

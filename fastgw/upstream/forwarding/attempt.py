@@ -1,7 +1,7 @@
 """Attempt at a target: it borrows a connection, sends the request on it, and receives the response.
 
-Its `Forwarding` decides what follows; the attempt reports its result to it once: by `answered` when the head of a
-response was received, or by `lost` when there will be none. Listeners to the upstream's attempts get its record
+Its `Forwarding` decides what follows; the attempt reports its result once: by `response_received` when the head of
+a response was received, or by `lost` when there will be none. Listeners to the upstream's attempts get its record
 (`AttemptRecord`): it has one only if there are listeners, or if there is something to count.
 """
 
@@ -54,22 +54,22 @@ class Attempt(Timed):
     def __repr__(self) -> str:
         return f"<Attempt at {self.target!r} on {self.stream!r}>"
 
-    def begin(self, fresh: bool, kind: AttemptKind) -> None:
+    def start_attempt(self, fresh: bool, kind: AttemptKind) -> None:
         """Request a stream to the selected target. `fresh`: on a connection that has not carried a request."""
         upstream = self._upstream
         if upstream.hedging is not None:
             self._begun_at = monotonic()
         if upstream.attempt_listener is not None or kind is not AttemptKind.FIRST:
-            self._record = self._new_record(kind, monotonic()).begin()
+            self._record = self._new_record(kind, monotonic()).report_begun()
         if upstream.rules.per_try is not inf and self._request_is_whole():
             self._limit_time()
-        self.ask(fresh)
+        self.request_stream(fresh)
 
     def _new_record(self, kind: AttemptKind, begun_at: float) -> AttemptRecord:
         forwarding = self._forwarding
         return AttemptRecord(self.exchange, forwarding.upstream, self.target, kind, forwarding.begun, begun_at)
 
-    def go_on(self, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
+    def continue_from_fast_path(self, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
         """Continue an attempt that was begun on the fast path."""
         self.stream = stream
         self._record = record
@@ -79,7 +79,7 @@ class Attempt(Timed):
         if stream is not None and body is not None:
             self._take(body)
 
-    def ask(self, fresh: bool) -> None:
+    def request_stream(self, fresh: bool) -> None:
         exchange, target = self.exchange, self.target
         exchange.target = target.label
         body = exchange.request_body
@@ -204,7 +204,7 @@ class Attempt(Timed):
                 self._answered_at = now  # how it went is told at the end
         exchange = self.exchange
         try:
-            self._forwarding.answered(self, head, payload, ended, now)
+            self._forwarding.response_received(self, head, payload, ended, now)
         except Exception:  # the edge of this exchange: the connection calls no listener any more
             say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)

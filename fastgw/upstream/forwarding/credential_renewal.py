@@ -77,7 +77,7 @@ class CredentialRenewal:
     def __repr__(self) -> str:
         return f"<CredentialRenewal after {self._head.status} by {self.attempt!r}>"
 
-    def begin(self, ended: bool, step: RenewStep, outcome: Awaitable[bool]) -> None:
+    def renew_credential(self, ended: bool, step: RenewStep, outcome: Awaitable[bool]) -> None:
         """Hold the response, and wait. `ended`: the response is complete."""
         forwarding, exchange = self._forwarding, self._forwarding.exchange
         body = exchange.request_body
@@ -133,7 +133,7 @@ class CredentialRenewal:
             say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
-    def held(self) -> HeldResponse:
+    def held_response(self) -> HeldResponse:
         """Return the received part of the response."""
         seconds = self._answered_at - self._forwarding.exchange.begun_at
         return HeldResponse(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
@@ -168,7 +168,7 @@ class CredentialRenewal:
         self._forwarding.current = None
         self.attempt.give_up(fault)
 
-    def go_on(self, stream: "UpstreamStream") -> None:
+    def forward_response(self, stream: "UpstreamStream") -> None:
         """Hand the response back to the attempt, which forwards it to the client as it arrives."""
         stream.hand_over(self.attempt)
         stream.resume()

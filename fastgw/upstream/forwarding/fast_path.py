@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, begin
+from fastgw.exchange import Chain, ClientSide, Exchange, FastPathPlan, Relay, Response, Route, new_exchange
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
@@ -140,7 +140,7 @@ class FastPath:
     def params(self) -> Mapping[str, bytes]:
         return self._params
 
-    def begin(self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
+    def send_request(self, head: Http1RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
         """Send an ordinary request to the upstream of a route that has a `plan`."""
         self.begun_at = monotonic()
         self.head = head
@@ -163,13 +163,13 @@ class FastPath:
         self.target = target.label
         if upstream.attempt_listener is not None:
             record = AttemptRecord(self, upstream, target, AttemptKind.FIRST, 1, self.begun_at)
-            self._attempt = record.begin()
+            self._attempt = record.report_begun()
         method, payload = head.method, head.payload
         assert payload is not None
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
         stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
         if stream is None:
-            self._turned(target).ask()
+            self._turned(target).request_stream()
             return
         if self._attempt is not None:
             self._attempt.connect(stream.reused, self._attempt.begun_at)
@@ -187,8 +187,8 @@ class FastPath:
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
-    def go_on(self, exchange: Exchange, route: Route) -> None:
-        """`begin` for an ordinary request that filters have passed, or whose response they will process."""
+    def send_exchange(self, exchange: Exchange, route: Route) -> None:
+        """`send_request` for an ordinary request that filters have passed, or whose response they will process."""
         self._exchange = exchange
         self.route = route
         exchange.is_fast = True
@@ -203,7 +203,7 @@ class FastPath:
         exchange.target = target.label
         if upstream.attempt_listener is not None:
             record = AttemptRecord(exchange, upstream, target, AttemptKind.FIRST, 1, monotonic())
-            self._attempt = record.begin()
+            self._attempt = record.report_begun()
         head: Any = exchange.head  # of HTTP/1: other connections do not use the fast path
         method = head.method
         payload = b"" if exchange.request_body is None else head.payload
@@ -211,7 +211,7 @@ class FastPath:
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
         stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
         if stream is None:
-            self._turned(target).ask()
+            self._turned(target).request_stream()
             return
         if self._attempt is not None:
             self._attempt.connect(stream.reused, self._attempt.begun_at)
@@ -259,7 +259,7 @@ class FastPath:
     def _exchange_so_far(self) -> Exchange:
         exchange = self._exchange
         if exchange is None:
-            exchange = begin(self.head, self._client.stream, self.listener, self.peer, NO_ROUTE.chain)
+            exchange = new_exchange(self.head, self._client.stream, self.listener, self.peer, NO_ROUTE.chain)
             exchange.chain = self.route.chain
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
             exchange.route, exchange.params = self.route, self._params

@@ -112,13 +112,15 @@ class Forward:
         """
         forwarding = self._forwarding(exchange)
         if target is not None:
-            forwarding.go_on(target, stream, record)
+            forwarding.adopt_attempt(target, stream, record)
         return forwarding
 
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = Forwarding(self, exchange)
         if exchange.request_body is not None:
-            exchange.request_body.keep(self.upstream.rules.body_bytes, self.upstream.worker_loop.held_body_budget)
+            exchange.request_body.keep_for_replay(
+                self.upstream.rules.body_bytes, self.upstream.worker_loop.held_body_budget
+            )
         return forwarding
 
     def sent_target(

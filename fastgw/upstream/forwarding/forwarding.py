@@ -94,16 +94,16 @@ class Forwarding(Timed):
         self.head_due_at = wheel.now + min(self.forward.timeout, whole)
         wheel.watch(self, self.head_due_at)
 
-    def go_on(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
+    def adopt_attempt(self, target: Target, stream: UpstreamStream | None, record: AttemptRecord | None) -> None:
         """Continue an attempt at `target` that has begun already."""
         self.begun = 1
         self.current = Attempt(self, target)
-        self.current.go_on(stream, record)
+        self.current.continue_from_fast_path(stream, record)
 
-    def ask(self) -> None:
+    def request_stream(self) -> None:
         """Request a connection for an attempt that has begun already."""
         assert self.current is not None
-        self.current.ask(fresh=False)
+        self.current.request_stream(fresh=False)
 
     def is_replayable(self) -> bool:
         """Whether the request itself allows that it is sent again."""
@@ -134,7 +134,7 @@ class Forwarding(Timed):
         self.current = attempt = Attempt(self, target)
         if upstream.hedging is not None:
             self._plan_hedge()
-        attempt.begin(fresh, AttemptKind.RETRY if again else AttemptKind.FIRST)
+        attempt.start_attempt(fresh, AttemptKind.RETRY if again else AttemptKind.FIRST)
 
     def _plan_hedge(self) -> None:
         upstream, exchange, hedging = self.upstream, self.exchange, self.upstream.hedging
@@ -161,7 +161,7 @@ class Forwarding(Timed):
         hedge = Attempt(self, target)
         self._hedges += (hedge,)
         self._plan_hedge()
-        hedge.begin(fresh=False, kind=AttemptKind.HEDGE)
+        hedge.start_attempt(fresh=False, kind=AttemptKind.HEDGE)
 
     def _drop(self, attempt: Attempt) -> bool:
         """Remove a finished attempt. Returns whether another one is in flight."""
@@ -196,7 +196,7 @@ class Forwarding(Timed):
             fresh = condition == RESET and attempt.target.capacity == 1
             self._schedule_retry(wait, fresh=fresh, target=self._resort)
 
-    def answered(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
+    def response_received(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
         """Handle the head of its response, with the first part of the body; `ended`: all of it. `now`: monotonic
         seconds.
         """
@@ -357,14 +357,14 @@ class Forwarding(Timed):
             hedging.times.add(attempt.seconds())
             self._win(attempt)
         self._timer = renewal = CredentialRenewal(self, attempt, head, payload, now)
-        renewal.begin(ended, step, outcome)
+        renewal.renew_credential(ended, step, outcome)
         return True
 
     def send_again(self, renewal: CredentialRenewal) -> None:
         """Send the request again with renewed credentials: the client gets the second response."""
         exchange, current, target = self.exchange, self.current, None
         if current is None:
-            self._held = renewal.held() if renewal.fault is None else None
+            self._held = renewal.held_response() if renewal.fault is None else None
         else:
             target = self.upstream.balancer.pick(exchange, self._tried)
             if target is None:
@@ -379,7 +379,7 @@ class Forwarding(Timed):
 
     def pass_on(self, renewal: CredentialRenewal) -> None:
         """Forward the held response, because there was no renewal."""
-        exchange, attempt, held = self.exchange, renewal.attempt, renewal.held()
+        exchange, attempt, held = self.exchange, renewal.attempt, renewal.held_response()
         stream, body = attempt.stream, exchange.request_body
         self._timer = None
         if renewal.fault is not None:
@@ -395,7 +395,7 @@ class Forwarding(Timed):
             response.added = self._cookie(held.target)
         # the route's `timeout` counts until the response head
         self.upstream.worker_loop.wheel.watch(self, self._total_at)
-        renewal.go_on(stream)
+        renewal.forward_response(stream)
         if body is not None:
             self._send_on(body, attempt, renewal.sent)
         exchange.respond(response, held.payload, False)

@@ -115,7 +115,7 @@ class Breaker:
             if begun_at >= self._trying_since:
                 self._open(now)
         elif self.phase is BreakerPhase.CLOSED:
-            attempts, errors = self._window.look(now, self._counts())
+            attempts, errors = self._window.count_attempts(now, self._counts())
             if attempts >= self._settings.min_requests and errors >= self._settings.error_rate * attempts:
                 self._open(now)
 
@@ -135,7 +135,7 @@ class Breaker:
 
     # --- transitions ---
 
-    def look(self, now: float) -> float:
+    def refresh_state(self, now: float) -> float:
         """Follow the decisions of the node, and transitions by time. Returns when to check again (monotonic
         seconds).
         """
@@ -146,7 +146,7 @@ class Breaker:
         elif self.phase is BreakerPhase.HALF_OPEN:
             self._look_for_probes(now)
         if self.phase is BreakerPhase.CLOSED:
-            self._window.look(now, self._counts(), erred=False)
+            self._window.count_attempts(now, self._counts(), erred=False)
             return now + self._settings.window / SLOTS
         return self._state.until if self.phase is BreakerPhase.OPEN else now + self._settings.open / SLOTS
 

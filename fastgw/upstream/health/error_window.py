@@ -30,7 +30,7 @@ class Window:
     def __repr__(self) -> str:
         return f"<Window of {self._seconds:g} s: {[slot[1:] for slot in self._slots]}>"
 
-    def look(self, now: float, counts: Sequence[tuple[int, int]], erred: bool = True) -> tuple[int, int]:
+    def count_attempts(self, now: float, counts: Sequence[tuple[int, int]], erred: bool = True) -> tuple[int, int]:
         """Return attempts and errors within the window. `counts`: both, by column. `erred`: an error was counted just
         now.
         """

@@ -181,7 +181,7 @@ class Outliers:
         if window is None:
             window = self._windows[place] = Window(self._settings.window)
         attempts, errors = self._words.attempts + place, self._words.errors + place
-        return window.look(now, [(view[attempts], view[errors]) for view in self._column.views], erred)
+        return window.count_attempts(now, [(view[attempts], view[errors]) for view in self._column.views], erred)
 
     def _neighbours(self, place: int) -> Iterator[int]:
         at, count = self._at[place], len(self._order)

@@ -60,7 +60,7 @@ class Group(Protocol):
 class HealthObserver(Protocol):
     """Observer of changes by other processes."""
 
-    def look(self, now: float) -> float:
+    def refresh_verdicts(self, now: float) -> float:
         """Returns when to check again even without a change (monotonic seconds)."""
 
 
@@ -223,16 +223,16 @@ class Health:
 
     # --- what the node decides ---
 
-    def look(self, now: float) -> float:
+    def refresh_verdicts(self, now: float) -> float:
         """Follow the node's decisions. Returns when the next change by time is due (monotonic seconds)."""
         at = self._follow_targets(now)
-        return at if self.breaker is None else min(at, self.breaker.look(now))
+        return at if self.breaker is None else min(at, self.breaker.refresh_state(now))
 
     def _follow_targets(self, now: float) -> float:
         words, column, group = self._words, self._column, self._group
         shunned, changes_at, returns_at = set(), inf, inf
         for (target, place), (verdict, until) in zip(
-            self._places.items(), words.look(column, self._of_targets, now), strict=True
+            self._places.items(), words.read_verdicts(column, self._of_targets, now), strict=True
         ):
             if verdict in SHUNNED:
                 shunned.add(target)
@@ -292,7 +292,7 @@ class HealthPoller(Timed):
         if changed or now >= self._due_at:
             self._seen = changes
             self._followers = [
-                (follower.look(now) if changed or now >= due_at else due_at, follower)
+                (follower.refresh_verdicts(now) if changed or now >= due_at else due_at, follower)
                 for due_at, follower in self._followers
             ]
             self._due_at = min(due_at for due_at, _ in self._followers)

@@ -50,7 +50,7 @@ class SlowStart:
         self._usable: Set[Target] | None = None
         self._since: dict[Target, float] = {}
 
-    def keep(self, before: "SlowStart") -> None:
+    def take_over_from(self, before: "SlowStart") -> None:
         """Continue from the state in the previous configuration: targets new in this one begin a slow start."""
         self._usable, self._since = before._usable, dict(before._since)
 

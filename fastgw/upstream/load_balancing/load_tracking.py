@@ -115,7 +115,7 @@ class Latencies:
         self._clock = clock
         self._seen: dict[Target, _SeenLatency] = {}
 
-    def keep(self, before: "Latencies", targets: Sequence[Target]) -> None:
+    def take_over_from(self, before: "Latencies", targets: Sequence[Target]) -> None:
         """Take over the known latencies of these targets."""
         self._seen = {target: before._seen[target] for target in targets if target in before._seen}
 

@@ -124,7 +124,7 @@ class AttemptRecord:
     def upstream(self) -> str:
         return self._upstream.name
 
-    def begin(self) -> "Self":
+    def report_begun(self) -> "Self":
         upstream = self._upstream
         if self.kind is not AttemptKind.FIRST:
             self.exchange.retries += 1

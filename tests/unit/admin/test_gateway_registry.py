@@ -55,7 +55,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def registered(here: dict[str, str]) -> Iterator[Registration]:
-    registration = Registration.begin(here)
+    registration = Registration.create_entry(here)
     yield registration
     registration.end()
 
@@ -76,7 +76,7 @@ def test_where_entries_are_looked_for():
 
 
 def test_an_entry_is_there_from_its_begin_to_its_end(here):
-    registration = Registration.begin(here)
+    registration = Registration.create_entry(here)
     try:
         assert names(here) == []  # it says nothing yet
         registration.write(entry(name="a" * 100))
@@ -92,7 +92,7 @@ def test_an_entry_is_there_from_its_begin_to_its_end(here):
 def test_nobody_else_can_read_it_whatever_the_umask(here):
     before = os.umask(0)
     try:
-        registration = Registration.begin(here)
+        registration = Registration.create_entry(here)
         registration.write_token("secret")
     finally:
         os.umask(before)
@@ -116,7 +116,7 @@ def test_what_a_killed_gateway_leaves_is_removed_whoever_has_its_pid_now(here, t
     """Its pid says nothing: the entry below is of a process that has died, and has the pid of this one."""
     code = (
         "import os, signal, sys; from fastgw.admin.gateway_registry import *;"
-        "r = Registration.begin(); r.write_token('x');"
+        "r = Registration.create_entry(); r.write_token('x');"
         f"r.write(GatewayEntry(pid={os.getpid()}, name='dead', config='', version='', began_date=0.0, admin=None));"
         "print('ready', flush=True); signal.pause()"
     )
@@ -141,7 +141,7 @@ def test_a_child_that_closes_it_leaves_it_to_the_gateway(here, registered):
 
 
 def test_an_upgrade_goes_on_with_it(here):
-    first = Registration.begin(here)
+    first = Registration.create_entry(here)
     first.write(entry(name="a much longer name"))
     second = Registration(first.path, os.dup(first.fd))
     first.close()
@@ -175,7 +175,7 @@ def test_links_and_pipes_are_not_followed(here, registered, tmp_path):
 class TestWhoMayWriteThere:
     @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o720, 0o702])
     def test_where_others_could_put_files_nothing_is_written_and_nothing_believed(self, here, mode):
-        registration = Registration.begin(here)
+        registration = Registration.create_entry(here)
         registration.write(entry())
         os.chmod(here["RUNTIME_DIRECTORY"], mode)
         assert names(here) == []

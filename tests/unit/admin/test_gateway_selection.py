@@ -37,7 +37,7 @@ class Running:
 
     def __call__(self, name: str = "gw", token: str | None = "made", **more: Any) -> None:
         self._count += 1
-        registration = Registration.begin()
+        registration = Registration.create_entry()
         self._undo.callback(registration.end)
         registration.write_token(token)
         said: dict[str, Any] = {

@@ -291,7 +291,7 @@ async def test_an_open_breaker_stays_so_under_other_settings(phase: BreakerPhase
             assert (breaker.phase, upstream.unavailable()) == (BreakerPhase.OPEN, Fault.CIRCUIT_OPEN)
             assert 299 < upstream.wait() <= 300
             if phase is BreakerPhase.HALF_OPEN:
-                breaker.look(monotonic() + 301)
+                breaker.refresh_state(monotonic() + 301)
             assert breaker.phase is phase
             before = held()
             node.adopt(node.configured("old", circuit_breaker={"min_requests": 2, "open": "301s"}))

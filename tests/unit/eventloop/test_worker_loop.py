@@ -311,7 +311,7 @@ def test_in_one_turn_a_few_read_on_in_the_order_in_which_they_began_to_rest() ->
     bodies = [Body(told) for _ in range(3 * READERS_PER_TURN)]
     for body in bodies:
         body.read_since_rest = BODY_BYTES_PER_TURN
-        rests.begin(body, body.transport)
+        rests.start_rest(body, body.transport)
     for start in range(0, len(bodies), READERS_PER_TURN):
         del told[:]
         turn(calls)
@@ -328,11 +328,11 @@ def test_who_rests_again_at_once_reads_once_in_a_turn() -> None:
         def end_rest(self) -> None:
             super().end_rest()
             self.read_since_rest += BODY_BYTES_PER_TURN
-            rests.begin(self, self.transport)
+            rests.start_rest(self, self.transport)
 
     greedy = Greedy(told)
     greedy.read_since_rest = BODY_BYTES_PER_TURN
-    rests.begin(greedy, greedy.transport)
+    rests.start_rest(greedy, greedy.transport)
     for _ in range(3):
         del told[:]
         turn(calls)
@@ -345,7 +345,7 @@ def test_who_has_cost_several_shares_waits_for_as_many_turns() -> None:
     rests = Rests(calls.append)
     body = Body(told)
     body.read_since_rest = 3 * BODY_BYTES_PER_TURN + 5
-    rests.begin(body, body.transport)
+    rests.start_rest(body, body.transport)
     for turns in range(3):
         assert (body.resting, told) == (True, [("rest", body)]), turns
         turn(calls)
@@ -360,7 +360,7 @@ def test_one_that_fails_does_not_keep_others_resting() -> None:
     broken, sound = Body(told), Body(told)
     broken.broken = True
     for body in (broken, sound):
-        rests.begin(body, body.transport)
+        rests.start_rest(body, body.transport)
     with pytest.raises(ZeroDivisionError):
         turn(calls)
     turn(calls)

@@ -120,7 +120,7 @@ class Taking:
 def kept_relay(most: int, room: HeldBodyBudget) -> Relay:
     """With a sink, so that nothing is held back."""
     relay = Relay(Source())
-    relay.keep(most, room)
+    relay.keep_for_replay(most, room)
     relay.attach(Taking())
     return relay
 
@@ -132,13 +132,13 @@ def test_what_is_kept_beyond_the_usual_takes_room_until_nobody_holds_it() -> Non
     room = HeldBodyBudget.alone(1 << 20)
     relay = kept_relay(1 << 20, room)
     fed(relay, PIECE)
-    assert room.taken == 0
+    assert room.in_use == 0
     fed(relay, *[PIECE] * 5)
-    assert room.taken == 6 * len(PIECE) - MAX_KEPT
+    assert room.in_use == 6 * len(PIECE) - MAX_KEPT
     relay.detach()
     assert relay.attach(Taking()) == PIECE * 6
     relay.kept = None
-    assert room.taken == 0
+    assert room.in_use == 0
 
 
 def test_where_there_is_no_room_a_body_is_not_kept() -> None:
@@ -149,9 +149,9 @@ def test_where_there_is_no_room_a_body_is_not_kept() -> None:
     assert other.kept is not None
     fed(other, *[PIECE] * 4)
     assert other.kept is None
-    assert room.taken == 4 * len(PIECE) - MAX_KEPT
+    assert room.in_use == 4 * len(PIECE) - MAX_KEPT
     del one
-    assert room.taken == 0
+    assert room.in_use == 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 100, 1023])
@@ -172,7 +172,7 @@ def test_no_more_than_is_said_is_kept() -> None:
     relay = kept_relay(4 * len(PIECE), room)
     fed(relay, *[PIECE] * 5)
     assert relay.kept is None
-    assert room.taken == 0
+    assert room.in_use == 0
 
 
 class Thrice:

@@ -301,7 +301,7 @@ def test_a_filter_that_raises_for_each_request_does_not_fill_the_log(
 ) -> None:
     """It is told of once a second, and counted each time; another step of it is told of as well."""
     now = [1000.0]
-    monkeypatch.setattr(connection, "begin", Exchange)  # for the twin has a clock of its own
+    monkeypatch.setattr(connection, "new_exchange", Exchange)  # for the twin has a clock of its own
     monkeypatch.setattr(exchange, "monotonic", lambda: now[0])
     kind = InShadow if shadow else Plane
     plane = kind(probes=[probe("broken", Phase.TRANSFORM, request=raising(ZeroDivisionError()))])

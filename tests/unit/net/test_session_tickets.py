@@ -87,7 +87,7 @@ def one_version(authority: Certificates, version: ssl.TLSVersion) -> ssl.SSLCont
 
 def test_seeds_agree_on_every_day_and_forget() -> None:
     """Whoever knew the same seed agrees, however often and late it is asked."""
-    one = TicketKeySeeds.begin(NOON)
+    one = TicketKeySeeds.generate(NOON)
     other = TicketKeySeeds(one.day, one.today, one.before)
     assert not one.advance(NOON + 3600)
     for day in (1, 2, 3):
@@ -103,7 +103,7 @@ def test_seeds_agree_on_every_day_and_forget() -> None:
 
 
 def test_the_keys_of_today_are_those_before_tomorrow() -> None:
-    seeds = TicketKeySeeds.begin(NOON)
+    seeds = TicketKeySeeds.generate(NOON)
     today, _ = seeds.keys(b"p")
     seeds.advance(NOON + DAY_S)
     assert seeds.keys(b"p")[1] == today
@@ -111,7 +111,7 @@ def test_the_keys_of_today_are_those_before_tomorrow() -> None:
 
 
 def test_secrets_do_not_show_in_a_repr() -> None:
-    seeds = TicketKeySeeds.begin(NOON)
+    seeds = TicketKeySeeds.generate(NOON)
     assert repr(seeds) == f"TicketKeySeeds(day={seeds.day})"
 
 
@@ -121,7 +121,7 @@ def test_tickets_are_good_in_contexts_made_apart_for_two_days(
 ) -> None:
     """As in two workers, one of which was born later and has another certificate by then."""
     assert openssl.verify()
-    seeds = TicketKeySeeds.begin(NOON)
+    seeds = TicketKeySeeds.generate(NOON)
     one, other = contexts(settings(authority, "one")), contexts(settings(authority, "other"))
     one.use_keys(TicketKeySeeds(seeds.day, seeds.today, seeds.before))
     other.use_keys(seeds)
@@ -143,13 +143,13 @@ def test_tickets_outlive_a_new_certificate(
     authority: Certificates, reached: bool, clock: list[float], version: ssl.TLSVersion
 ) -> None:
     """Also where keys cannot be set: then the context lives on with another certificate in it."""
-    seeds = TicketKeySeeds.begin(NOON)
+    seeds = TicketKeySeeds.generate(NOON)
     before = contexts(settings(authority, "before"))
     before.use_keys(seeds)
     client = one_version(authority, version)
     old = Shaken(before, client)
     after = contexts(settings(authority, "after"))
-    after.follow(before)
+    after.take_over_from(before)
     after.use_keys(seeds)
     new = Shaken(after, client)
     assert new.shown != old.shown
@@ -163,7 +163,7 @@ def test_a_ticket_ends_with_what_verified_its_client(
     """Another revocation list, or another authority: who was believed once has to show it again."""
     alice = authority.issue("alice.example")
     mallory = authority.issue("mallory.example")
-    seeds = TicketKeySeeds.begin(NOON)
+    seeds = TicketKeySeeds.generate(NOON)
     client = client_tls(authority, alice)
     tls = settings(authority, client_auth=ClientAuth(ca=authority.ca, crl=authority.revoke()))
     before = contexts(tls)
@@ -174,7 +174,7 @@ def test_a_ticket_ends_with_what_verified_its_client(
             certificates=tls.certificates, client_auth=ClientAuth(ca=authority.ca, crl=authority.revoke(mallory[0]))
         )
     )
-    stricter.follow(before)
+    stricter.take_over_from(before)
     stricter.use_keys(seeds)
     assert not Shaken(stricter, client, shown.session).resumed
 
@@ -197,7 +197,7 @@ def test_a_ticket_ends_when_what_verified_its_client_is_out_of_date(
     both.write_bytes(Path(authority.ca).read_bytes() + Path(authority.revoke(days=0.5)).read_bytes())
     ca = authority.ca if ending != "list beside the authority" else str(both)
     tls = settings(authority, client_auth=ClientAuth(ca=ca, crl=crl))
-    seeds = TicketKeySeeds.begin(now[0])
+    seeds = TicketKeySeeds.generate(now[0])
     one, other = contexts(tls), contexts(tls)
     client = one_version(authority, version)
     client.load_cert_chain(*authority.issue("alice.example", days=9))
@@ -211,7 +211,7 @@ def test_a_ticket_ends_when_what_verified_its_client_is_out_of_date(
     assert Shaken(one, client, first.session).resumed
     now[0] += 120
     later = contexts(tls)
-    later.follow(one)
+    later.take_over_from(one)
     later.use_keys(TicketKeySeeds(seeds.day, seeds.today, seeds.before))
     for each in (one, other, later):
         assert not Shaken(each, client, first.session).resumed

@@ -236,7 +236,7 @@ def test_the_status_of_an_answer() -> None:
 def fast(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """How each request has begun that took the fast path."""
     begun: list[str] = []
-    begin, go_on = FastPath.begin, FastPath.go_on
+    begin, go_on = FastPath.send_request, FastPath.send_exchange
 
     def begins(passage: FastPath, *told: Any) -> None:
         begun.append("begin")
@@ -246,8 +246,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         begun.append("go_on")
         go_on(passage, *told)
 
-    monkeypatch.setattr(FastPath, "begin", begins)
-    monkeypatch.setattr(FastPath, "go_on", goes_on)
+    monkeypatch.setattr(FastPath, "send_request", begins)
+    monkeypatch.setattr(FastPath, "send_exchange", goes_on)
     return begun
 
 
@@ -289,7 +289,7 @@ def test_what_may_take_the_fast_path_takes_it_too(
 
 def test_a_difference_between_the_paths_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the request, in the answer and in what the log says."""
-    go_on, on_head = FastPath.go_on, FastPath.on_head
+    go_on, on_head = FastPath.send_exchange, FastPath.on_head
 
     def goes_on(passage: FastPath, exchange: Exchange, route: Any) -> None:
         exchange.request_added = b"X-A: 1\r\n"
@@ -301,7 +301,7 @@ def test_a_difference_between_the_paths_is_told(monkeypatch: pytest.MonkeyPatch)
         on_head(passage, *told)
 
     with monkeypatch.context() as patched:
-        patched.setattr(FastPath, "go_on", goes_on)
+        patched.setattr(FastPath, "send_exchange", goes_on)
         with pytest.raises(AssertionError) as caught:
             run(made(request=passes), GET)
     assert str(caught.value).splitlines() == [

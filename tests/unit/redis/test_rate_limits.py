@@ -75,7 +75,7 @@ def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: LimitSpec
 
     async def play(pipe: Pipe) -> None:
         async def ask(what: bytes, cost: int, now: int, mark: int = 0) -> list[int]:
-            answer = await pipe.ask(b"EVAL", SET_CLOCK, *told.question(what, KEY, cost, mark), b"%d" % now)
+            answer = await pipe.execute(b"EVAL", SET_CLOCK, *told.question(what, KEY, cost, mark), b"%d" % now)
             assert isinstance(answer, list)
             return answer
 
@@ -122,7 +122,7 @@ def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(
 
     async def play(pipe: Pipe) -> None:
         async def spend(now: int) -> int:
-            answer = await pipe.ask(b"EVAL", SET_CLOCK, *told.question(b"s", KEY, 1), b"%d" % now)
+            answer = await pipe.execute(b"EVAL", SET_CLOCK, *told.question(b"s", KEY, 1), b"%d" % now)
             return int(answer[0])
 
         later = START + 3600 * 10**6
@@ -184,10 +184,10 @@ def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_
         limits = StateLimits(redis.url, 30.0)
         limits.hold()
         told = asking_for(terms, "turn")
-        first = await limits.ask(told.question(b"s", b"a", 1))  # type: ignore[misc]
+        first = await limits.send_command(told.question(b"s", b"a", 1))  # type: ignore[misc]
         assert first is not None
         redis.ask("SCRIPT", "FLUSH")
-        asked = [limits.ask(told.question(b"s", b"a", 1)) for _ in range(99)]
+        asked = [limits.send_command(told.question(b"s", b"a", 1)) for _ in range(99)]
         assert repr(limits).endswith("connected, 0 asked>")
         answers = await asyncio.gather(*asked)  # type: ignore[arg-type]
         limits.release()
@@ -485,10 +485,10 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection_and_answers_nobody(
             lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             async with answering(said) as url:
                 pipe = await opened(url, 5.0, lost.set_result)
-                assert await pipe.ask(b"GET", b"a") == b"1"
+                assert await pipe.execute(b"GET", b"a") == b"1"
                 assert await lost == "it sent an unexpected response"
                 with pytest.raises(ConnectionResetError):
-                    await pipe.ask(b"GET", b"b")
+                    await pipe.execute(b"GET", b"b")
 
     asyncio.run(play())
 
@@ -501,8 +501,8 @@ def test_what_nobody_waits_for_is_not_kept_without_end(monkeypatch: pytest.Monke
             limits = StateLimits(url, 30.0)
             limits.hold()
             question = asking_for(TERMS[0]).question(b"c", b"a", 1)
-            assert [limits.tell(question) for _ in range(5)] == [True, True, True, False, False]
-            assert limits.ask(question) is None
+            assert [limits.send_without_reply(question) for _ in range(5)] == [True, True, True, False, False]
+            assert limits.send_command(question) is None
             limits.release()
 
     asyncio.run(play())

@@ -60,13 +60,13 @@ def test_room_for_kept_bodies_is_the_nodes_to_the_byte():
     word = layout.gauge("kept")
     shared = SharedMemory.create(layout, columns=2)
     one, other = (column.held_body_budget(word, 100) for column in shared.columns)
-    assert one.take(60)
-    assert other.take(40)
-    assert not other.take(1)
-    assert not one.take(1)
-    assert (one.taken, other.taken) == (100, 100)
+    assert one.try_take(60)
+    assert other.try_take(40)
+    assert not other.try_take(1)
+    assert not one.try_take(1)
+    assert (one.in_use, other.in_use) == (100, 100)
     shared.clear_gauges(0)  # its worker is dead
-    assert other.take(60)
+    assert other.try_take(60)
     other.give_back(100)
     assert shared.total(word) == 0
 
@@ -82,7 +82,7 @@ def test_processes_that_race_for_room_never_have_more_than_there_is():
         for _ in range(3000):
             if held and (random.random() < 0.5 or len(held) > 5):
                 room.give_back(held.pop())
-            elif room.take(count := random.randrange(1, 400)):
+            elif room.try_take(count := random.randrange(1, 400)):
                 held.append(count)
                 others = sum(shared.columns[each].words[word] for each in range(3) if each != slot)
                 assert sum(held) <= 1000, others

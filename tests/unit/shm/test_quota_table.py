@@ -430,22 +430,22 @@ def test_a_count_that_is_as_large_as_any_is_the_one_of_its_period(tmp_path):
 def test_a_file_is_one_runs_whichever_of_its_processes_has_the_lock(tmp_path):
     path = str(tmp_path / "q")
     first, beside, other = Claim(path, b"one"), Claim(path, b"one"), Claim(path, b"two")
-    first.take()
-    beside.take()
+    first.acquire()
+    beside.acquire()
     assert beside.fd == -1
     with pytest.raises(InUse, match="q is used by another gateway"):
-        other.take()
+        other.acquire()
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(InUse):
-        Claim(str(tmp_path / "link"), b"two").take()
+        Claim(str(tmp_path / "link"), b"two").acquire()
     first.close()
-    beside.take()
+    beside.acquire()
     with pytest.raises(InUse):
-        other.take()
+        other.acquire()
     beside.close()
-    other.take()
+    other.acquire()
     with pytest.raises(InUse):
-        first.take()
+        first.acquire()
     other.close()
     with pytest.raises(CannotKeep, match="cannot be written: No such file or directory"):
-        Claim(str(tmp_path / "nowhere" / "q"), b"one").take()
+        Claim(str(tmp_path / "nowhere" / "q"), b"one").acquire()

@@ -30,7 +30,7 @@ def test_targets_that_lie_far_apart_are_looked_at_one_by_one() -> None:
     far = [2, 40_000, 3]
     words.health.set_verdict(shared.supervisor, 40_000, HealthVerdict.UNHEALTHY, until=1010.0)
     words.health.eject(shared.columns[1], 3, Ejection(1005.0, 1))
-    found = [verdict for verdict, _ in words.health.look(shared.columns[0], far, 1000.0)]
+    found = [verdict for verdict, _ in words.health.read_verdicts(shared.columns[0], far, 1000.0)]
     assert found == [HealthVerdict.UNKNOWN, HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED]
 
 

@@ -26,5 +26,5 @@ async def keep_pace(record: FetchedRecord, allowance: Allowance) -> None:
     now_date = time.time()
     if not record.is_good(now_date) or now_date >= record.renew_from_date:  # then it is renewed anyhow
         return
-    while rest := allowance.take(time.monotonic()):
+    while rest := allowance.take_token(time.monotonic()):
         await asyncio.sleep(rest)

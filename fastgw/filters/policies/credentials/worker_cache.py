@@ -231,7 +231,7 @@ class WorkerCache(Generic[T]):
         except Unavailable as problem:
             own = failed(own, problem, self._getter.negative_ttl)
         value = msgspec.structs.replace(own, generation=around.generation()).packed()
-        feed.take(value)
+        feed.deliver(value)
         around.feed_others(self.key, value)
 
 

@@ -394,7 +394,7 @@ class Flow:
         metadata = await self._provider.heard_of_late()
         if metadata is None or not metadata.authorization_endpoint:
             return self._unavailable(exchange, self._provider.away or "it has no authorization_endpoint")
-        attempt = LoginAttempt.begin(return_to, site.origin + self._login.callback)
+        attempt = LoginAttempt.new_attempt(return_to, site.origin + self._login.callback)
         parameters = {
             **self._login.parameters,
             "response_type": "code",

@@ -33,7 +33,7 @@ class LoginAttempt(msgspec.Struct, array_like=True, frozen=True):
     begun_date: float
 
     @classmethod
-    def begin(cls, return_to: bytes, redirect_uri: str) -> "LoginAttempt":
+    def new_attempt(cls, return_to: bytes, redirect_uri: str) -> "LoginAttempt":
         return cls(_random(), _random(), _random(), return_to, redirect_uri, time.time())
 
     def __repr__(self) -> str:

@@ -370,7 +370,7 @@ class Watching:
         self._watch: KubernetesWatch | None = None
         self._running: asyncio.Task[None] | None = None
 
-    def follow(self, providers: Providers, captured: Mapping[str, bytes]) -> None:
+    def watch_provider(self, providers: Providers, captured: Mapping[str, bytes]) -> None:
         """Switch to this provider; the watch continues if the provider and its credentials are unchanged."""
         kyma = providers.kyma
         if kyma is None or kyma.kubernetes is None:

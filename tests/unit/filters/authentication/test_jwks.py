@@ -83,7 +83,7 @@ class Node:
 
     def publish(self, value: bytes) -> None:
         self.outdated.clear()
-        self.feeds.take(SOURCE.key, value)
+        self.feeds.deliver(SOURCE.key, value)
         self.published.append((self.now - 1000.0, value))
 
     def read(self, path: str) -> bytes:
@@ -226,7 +226,7 @@ def test_what_the_process_before_has_heard_of_the_provider_counts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = Node(monkeypatch, [AWAY, key_set(TWO)])
-    node.feeds.take(SOURCE.key, key_set(ONE))
+    node.feeds.deliver(SOURCE.key, key_set(ONE))
     with caplog.at_level(logging.WARNING):
         node.run()
     assert [value for _, value in node.published] == [key_set(ONE), key_set(TWO)]
@@ -278,19 +278,19 @@ def test_a_keyring_has_what_its_feed_says_and_tells_those_who_remember(services:
     policy = Policy()
     keyring.on_change(policy.keys_changed)
     assert [key.kid for key in keyring.keys.keys] == ["one"]
-    services.feeds.take("k", key_set(ONE, TWO))
+    services.feeds.deliver("k", key_set(ONE, TWO))
     assert told == [2]
-    services.feeds.take("k", key_set(ONE, TWO))
+    services.feeds.deliver("k", key_set(ONE, TWO))
     assert told == [2]
     del policy
-    services.feeds.take("k", key_set(TWO))
+    services.feeds.deliver("k", key_set(TWO))
     assert told == [2]
     keyring.start(services)  # another route that shares it
     keyring.stop()
-    services.feeds.take("k", key_set(ONE))
+    services.feeds.deliver("k", key_set(ONE))
     assert [key.kid for key in keyring.keys.keys] == ["one"]
     keyring.stop()
-    services.feeds.take("k", key_set(TWO))
+    services.feeds.deliver("k", key_set(TWO))
     assert [key.kid for key in keyring.keys.keys] == ["one"]
 
 
@@ -315,7 +315,7 @@ async def with_late_ones(services: Any, count: int) -> tuple[Keyring, list[async
     await until(lambda: services.asked)
     late = [asyncio.create_task(judged_by(keyring, "two")) for _ in range(count)]
     await turns()
-    services.feeds.take("k", key_set(ONE))
+    services.feeds.deliver("k", key_set(ONE))
     assert await first == ""
     await turns()
     assert len(services.asked) == 2
@@ -327,7 +327,7 @@ async def test_all_who_wait_are_served_by_one_question(services: Any) -> None:
     keyring = started(services)
     waiting = [asyncio.create_task(judged_by(keyring, "two")) for _ in range(50)]
     await until(lambda: services.asked)
-    services.feeds.take("k", key_set(ONE, TWO))
+    services.feeds.deliver("k", key_set(ONE, TWO))
     assert set(await asyncio.gather(*waiting)) == {"two"}
     assert services.asked == [mark_of(key_set(ONE))]
 
@@ -335,7 +335,7 @@ async def test_all_who_wait_are_served_by_one_question(services: Any) -> None:
 @on_loop
 async def test_nothing_new_is_an_answer_too_but_not_to_who_came_while_it_was_on_its_way(services: Any) -> None:
     keyring, late = await with_late_ones(services, 50)
-    services.feeds.take("k", key_set(ONE, TWO))
+    services.feeds.deliver("k", key_set(ONE, TWO))
     assert set(await asyncio.gather(*late)) == {"two"}
     assert await judged_by(keyring, "three") == ""  # so soon after nothing new nobody waits again
     assert len(services.asked) == 2
@@ -347,9 +347,9 @@ async def test_keys_that_are_news_to_somebody_else_are_not_the_answer(services: 
     keyring = started(services)
     waiting = asyncio.create_task(judged_by(keyring, "three"))
     await until(lambda: services.asked)
-    services.feeds.take("k", key_set(ONE, TWO))
+    services.feeds.deliver("k", key_set(ONE, TWO))
     await until(lambda: len(services.asked) == 2)
-    services.feeds.take("k", key_set(TWO, THREE))
+    services.feeds.deliver("k", key_set(TWO, THREE))
     assert await waiting == "three"
     assert services.asked == [mark_of(key_set(ONE)), mark_of(key_set(ONE, TWO))]
 
@@ -362,7 +362,7 @@ async def test_whoever_is_let_in_by_none_waits_for_two_answers_at_most(services:
     for order in ((ONE, TWO), (TWO, ONE)):
         before = len(services.asked)
         await until(lambda before=before: len(services.asked) > before)
-        services.feeds.take("k", key_set(*order))
+        services.feeds.deliver("k", key_set(*order))
     assert await waiting == ""
     assert len(services.asked) == 2
 
@@ -389,7 +389,7 @@ async def test_a_filter_that_is_stopped_meanwhile_lets_its_last_tokens_wait_to_t
     for count in (1, 2):
         await until(lambda count=count: len(services.asked) == count)
         await turns()
-        services.feeds.take("k", key_set(ONE))
+        services.feeds.deliver("k", key_set(ONE))
     assert await asyncio.gather(*waiting) == ["", ""]
 
 
@@ -399,7 +399,7 @@ async def test_who_comes_while_a_late_question_is_under_way_has_its_answer(servi
     keyring, late = await with_late_ones(services, 1)
     last = asyncio.create_task(judged_by(keyring, "two"))
     await turns()
-    services.feeds.take("k", key_set(ONE, TWO))
+    services.feeds.deliver("k", key_set(ONE, TWO))
     assert await asyncio.gather(*late, last) == ["two", "two"]
     assert len(services.asked) == 2
 
@@ -409,7 +409,7 @@ async def test_who_hears_of_new_keys_when_about_to_ask_asks_nobody(services: Any
     keyring = started(services)
     waiting = asyncio.create_task(judged_by(keyring, "two"))
     await asyncio.sleep(0)  # it has made up its mind
-    services.feeds.take("k", key_set(ONE, TWO))
+    services.feeds.deliver("k", key_set(ONE, TWO))
     assert await waiting == "two"
     assert services.asked == []
 

@@ -25,7 +25,7 @@ class Upstream:
             if left:
                 self.limit.left(self.now, began, seconds)
             else:
-                self.limit.answered(self.now, began, seconds, failed)
+                self.limit.record_response(self.now, began, seconds, failed)
         assert self.limit.in_flight == 0
         return taken
 
@@ -55,7 +55,7 @@ def test_what_was_let_in_before_it_changed_does_not_count_twice():
     began = upstream.now
     upstream.now += 1.0
     for number in range(40):  # the first of these end a window, which sets the limit
-        upstream.limit.answered(upstream.now, began, 1.0)
+        upstream.limit.record_response(upstream.now, began, 1.0)
         if number == SAMPLES:
             at_once = upstream.limit.limit
     assert upstream.limit.limit == at_once

@@ -152,7 +152,7 @@ def test_hidden_passwords_do_not_reach_the_upstream() -> None:
 def test_a_password_that_changes_counts_at_once() -> None:
     plane = plane_of()
     passed(plane, basic("bob", "a:b:c"))
-    plane.gateway.stock.roster.take(index_of([of("bob")], {}))
+    plane.gateway.stock.roster.use_index(index_of([of("bob")], {}))
     assert asked(plane, basic("bob", "a:b:c")).received.startswith(b"HTTP/1.1 401 ")
 
 
@@ -243,7 +243,7 @@ async def test_what_was_right_is_not_checked_again(users: Path, monkeypatch: pyt
         assert await asking.answer(basic("alice", PASSWORD)) == "alice"
         monkeypatch.setattr(Htpasswd, "is_right", None)
         assert "X-Consumer: alice\r\n" in passed(asking.plane, basic("alice", PASSWORD))
-        asking.plane.gateway.stock.roster.take(index_of([of("alice", groups=("new",))], {}))
+        asking.plane.gateway.stock.roster.use_index(index_of([of("alice", groups=("new",))], {}))
         assert "X-Consumer: alice\r\n" in passed(asking.plane, basic("alice", PASSWORD))
     finally:
         asking.close()

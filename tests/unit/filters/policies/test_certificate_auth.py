@@ -97,5 +97,5 @@ def test_what_was_found_is_forgotten_when_consumers_change() -> None:
     shown = certificate(fingerprint=PRINT)
     for _ in range(2):
         assert getattr(holders.of(shown), "name", None) == "pinned"
-    roster.take(index_of(load_document({**SERVICE, "consumers": CONSUMERS[1:]}).consumers, {}))
+    roster.use_index(index_of(load_document({**SERVICE, "consumers": CONSUMERS[1:]}).consumers, {}))
     assert holders.of(shown) is None

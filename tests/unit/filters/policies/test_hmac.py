@@ -254,7 +254,7 @@ def test_another_signature_in_a_twin_of_its_field_is_refused(twin: str) -> None:
 def test_a_key_that_is_withdrawn_is_refused_at_once() -> None:
     plane = plane_of()
     passed(plane, signed())
-    plane.gateway.stock.roster.take(index_of([of("alice")], {}))
+    plane.gateway.stock.roster.use_index(index_of([of("alice")], {}))
     assert asked(plane, signed()).received.startswith(b"HTTP/1.1 401 ")
 
 

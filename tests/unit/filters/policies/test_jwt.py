@@ -312,7 +312,7 @@ def test_a_consumer_that_has_changed_is_found_anew_for_a_token_that_is_remembere
     token = RS.token()
     passed(plane, bearer(token))
     subject = ConsumerSubject(issuer="https://idp.example", subject="alice")
-    plane.gateway.stock.roster.take(index_of([of("bob", jwt=(subject,))], {}))
+    plane.gateway.stock.roster.use_index(index_of([of("bob", jwt=(subject,))], {}))
     passed(plane, bearer(token))
     assert [each[0].name for each in seen] == ["alice-of-ours", "bob"]
 

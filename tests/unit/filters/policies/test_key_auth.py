@@ -208,7 +208,7 @@ def test_a_key_that_is_withdrawn_is_refused_at_once() -> None:
     passed(plane, "/", f"X-Api-Key: {KEY}")
     passed(plane, "/", f"X-Api-Key: {KEY_OF_BOB}")
     roster = plane.gateway.stock.roster
-    roster.take(index_of([of("alice")], {}))
+    roster.use_index(index_of([of("alice")], {}))
     for key in (KEY, KEY_OF_BOB):
         asked(plane, "/", f"X-Api-Key: {key}")
     assert [record.status for record in plane.records[-2:]] == [401, 401]

@@ -18,7 +18,7 @@ class Looking(FeedSource, frozen=True, kw_only=True):
 
     async def run(self, node: NodeSide) -> None:
         side: Any = node
-        asyncio.get_running_loop().call_soon(side.ask, b"mark")
+        asyncio.get_running_loop().call_soon(side.request_refresh, b"mark")
         HEARD.append(await node.asked(0))
         await asyncio.Event().wait()
 
@@ -28,7 +28,7 @@ async def test_an_ask_in_the_turn_in_which_the_time_is_up_is_heard() -> None:
     HEARD.clear()
     nobody: Any = None
     feeding = FeedRunner(nobody, nobody)
-    feeding.follow({"k": encode_object(Looking(key="k"))}, {}, 1)
+    feeding.run_sources({"k": encode_object(Looking(key="k"))}, {}, 1)
     await until(lambda: bool(HEARD))
     feeding.stop()
     assert HEARD == [True]

@@ -244,7 +244,7 @@ class Node:
         labels = {name: [f"{each.url.host}:80" for each in upstream.targets] for name, upstream in upstreams.items()}
         names = SlotNames(upstreams=labels)
         self.places = first(names) if generation == 1 else self.places.following(names, generation, generation)
-        self.checks.follow(upstreams, self.places, {})
+        self.checks.check_upstreams(upstreams, self.places, {})
 
     def verdict(self, name: str) -> HealthVerdict:
         place = self.places.targets[f"users {name}:80"]
@@ -364,7 +364,7 @@ async def test_a_control_process_goes_on_with_what_the_one_before_it_knew(node: 
     node.checks.stop()
     told.wrong.clear()
     after = Checks(node.on, node.shared, node.words)
-    after.follow(users("a", healthy_threshold=2), node.places, {})
+    after.check_upstreams(users("a", healthy_threshold=2), node.places, {})
     asked = told.asked["a"]
     await until(lambda: told.asked["a"] == asked + 1)
     assert node.verdict("a") is HealthVerdict.UNHEALTHY

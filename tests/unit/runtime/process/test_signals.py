@@ -26,9 +26,9 @@ def test_they_are_taken_in_their_order_and_once(signals: Signals) -> None:
     for number in (USR1, TERM):
         signal.raise_signal(number)
     assert signals.some_wait
-    assert signals.take() == bytes((USR1, TERM))
+    assert signals.read_pending() == bytes((USR1, TERM))
     assert not signals.some_wait
-    assert signals.take() == b""
+    assert signals.read_pending() == b""
 
 
 def test_those_that_came_before_are_told_from_those_that_are_held_back(signals: Signals) -> None:
@@ -41,5 +41,5 @@ def test_those_that_came_before_are_told_from_those_that_are_held_back(signals: 
     with signals.held_back():
         signal.raise_signal(TERM)
         assert signals.some_wait
-        assert signals.take() == bytes((USR1,))
-    assert signals.take() == bytes((TERM,))
+        assert signals.read_pending() == bytes((USR1,))
+    assert signals.read_pending() == bytes((TERM,))

@@ -144,7 +144,7 @@ def test_a_change_that_takes_too_long_is_given_up(node):
 def test_a_late_worker_is_told_to_commit_as_soon_as_it_is_prepared(node):
     late, other = node.children
     node.propose()
-    node.reloading.gone(late)
+    node.reloading.child_gone(late)
     node.reloading.prepared(other, 2)
     node.commits(other)
     assert node.outcomes[0].ok
@@ -180,7 +180,7 @@ def test_a_worker_that_hangs_is_killed_before_anybody_serves_the_next_generation
 def test_a_late_worker_that_cannot_follow_is_to_be_replaced(node):
     late, other = node.children
     node.propose()
-    node.reloading.gone(late)
+    node.reloading.child_gone(late)
     node.reloading.prepared(other, 2)
     node.reloading.refused(late, 2, "no memory")
     assert (late.outdated, other.outdated) == (True, False)

@@ -47,7 +47,7 @@ def change() -> Iterator[Change]:
 @pytest.fixture
 def begun(change: Change) -> Change:
     """Everybody was told to prepare."""
-    change.two_phase_commit.begin(change.children)
+    change.two_phase_commit.start_prepare(change.children)
     for child in change.children:
         assert change.told(child) == [Sockets, Prepare]
     return change
@@ -98,7 +98,7 @@ def test_a_refusal_is_told_to_everybody_and_the_number_can_be_used_again(begun):
 def test_one_that_was_counted_out_is_told_of_a_refusal_too(begun):
     """When it goes on it finds an order to prepare, and then that nobody wants that any more."""
     one, _, _ = begun.children
-    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.child_gone(one)
     begun.two_phase_commit.abort("no")
     assert begun.told(one) == [Abort]
 
@@ -106,7 +106,7 @@ def test_one_that_was_counted_out_is_told_of_a_refusal_too(begun):
 def test_a_worker_that_dies_while_it_prepares_is_not_waited_for(begun):
     one, two, three = begun.children
     begun.two_phase_commit.prepared(one)
-    begun.two_phase_commit.gone(two)
+    begun.two_phase_commit.child_gone(two)
     begun.two_phase_commit.prepared(three)
     begun.two_phase_commit.was_committed(one)
     begun.two_phase_commit.was_committed(three)
@@ -116,7 +116,7 @@ def test_a_worker_that_dies_while_it_prepares_is_not_waited_for(begun):
 def test_nor_is_one_that_dies_between_prepared_and_commit(begun):
     one, two, three = begun.children
     begun.two_phase_commit.prepared(one)
-    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.child_gone(one)
     begun.two_phase_commit.prepared(two)
     begun.two_phase_commit.prepared(three)
     assert begun.log == ["commit"]
@@ -132,14 +132,14 @@ def test_nor_one_that_dies_before_it_has_committed(begun):
     for child in others:
         begun.two_phase_commit.was_committed(child)
     assert begun.log == ["commit"]
-    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.child_gone(one)
     assert (begun.log, len(begun.two_phase_commit.committed)) == (["commit", "done"], 2)
 
 
 def test_one_that_was_prepared_and_silent_is_told_to_commit_all_the_same(begun):
     one, two, three = begun.children
     begun.two_phase_commit.prepared(one)
-    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.child_gone(one)
     begun.two_phase_commit.prepared(two)
     begun.two_phase_commit.prepared(three)
     assert begun.told(one) == [Commit]
@@ -147,7 +147,7 @@ def test_one_that_was_prepared_and_silent_is_told_to_commit_all_the_same(begun):
 
 def test_one_that_beats_again_is_waited_for_again_and_told_nothing_twice(begun):
     one, two, three = begun.children
-    begun.two_phase_commit.gone(one)
+    begun.two_phase_commit.child_gone(one)
     begun.two_phase_commit.join(one)
     assert begun.told(one) == []
     begun.two_phase_commit.prepared(two)
@@ -169,5 +169,5 @@ def test_a_worker_that_is_born_meanwhile_joins(begun):
 
 
 def test_where_nobody_serves_it_is_in_force_at_once(change):
-    change.two_phase_commit.begin([])
+    change.two_phase_commit.start_prepare([])
     assert change.log == ["commit", "done"]

@@ -141,9 +141,9 @@ class TestTaking:
         other, tcp = listening(), listening(f"{bound}:0")
         address = parse_address(f"{host}:{port_of(tcp)}")
         found = find(passing(other, tcp))
-        (taken,) = found.take(address)
+        (taken,) = found.claim_sockets(address)
         assert bound_to(taken) == parse_address(f"{bound}:{address.port}")
-        assert found.take(address) == ()
+        assert found.claim_sockets(address) == ()
         assert len(found.left) == 1
 
     def test_not_by_the_address_of_another(self, passing, listening, find):
@@ -151,13 +151,13 @@ class TestTaking:
         port = port_of(tcp)
         found = find(passing(tcp))
         for address in (f"127.0.0.2:{port}", f"0.0.0.0:{port}", f"[::1]:{port}", "127.0.0.1:0", "no.host.invalid:80"):
-            assert found.take(parse_address(address)) == (), address
+            assert found.claim_sockets(parse_address(address)) == (), address
 
     def test_every_address_of_a_host_name(self, passing, listening, find):
         four = listening("127.0.0.1:0")
         six = listening(f"[::1]:{port_of(four)}")
         address = Address(host="localhost", port=port_of(four))
-        taken = find(passing(four, six)).take(address)
+        taken = find(passing(four, six)).claim_sockets(address)
         assert {bound_to(each).host for each in taken} <= {"127.0.0.1", "::1"}
         assert len(taken) == len({info[4][0] for info in socket.getaddrinfo("localhost", address.port)})
 
@@ -166,35 +166,35 @@ class TestTaking:
         one = listening(reused=True)
         address = bound_to(one)
         two = listening(str(address), reused=True)
-        assert len(find(passing(one, two)).take(address)) == 2
+        assert len(find(passing(one, two)).claim_sockets(address)) == 2
 
     def test_a_bare_port_listens_for_both(self, passing, listening, find):
         """`ListenStream=8080` is `[::]:8080` for IPv6 and IPv4."""
         both = listening("[::]:0", dual=True)
         address = Address(host="0.0.0.0", port=port_of(both))
-        (taken,) = find(passing(both)).take(address)
+        (taken,) = find(passing(both)).claim_sockets(address)
         assert bound_to(taken).host == "::"
 
     def test_ipv6_alone_is_not_ipv4(self, passing, listening, find):
         six = listening("[::]:0")
         port = port_of(six)
         found = find(passing(six))
-        assert found.take(Address(host="0.0.0.0", port=port)) == ()
-        assert len(found.take(Address(host="::", port=port))) == 1
+        assert found.claim_sockets(Address(host="0.0.0.0", port=port)) == ()
+        assert len(found.claim_sockets(Address(host="::", port=port))) == 1
 
     def test_the_socket_for_ipv4_goes_before_one_for_both(self, passing, listening, find):
         four = listening("0.0.0.0:0", reused=True)
         port = port_of(four)
         six = listening(f"[::]:{port}", reused=True)
-        (taken,) = find(passing(six, four)).take(Address(host="0.0.0.0", port=port))
+        (taken,) = find(passing(six, four)).claim_sockets(Address(host="0.0.0.0", port=port))
         assert taken.family == socket.AF_INET
 
     def test_a_path_however_it_is_written(self, passing, listening, find, tmp_path):
         (tmp_path / "run").mkdir()
         (tmp_path / "var").symlink_to(tmp_path / "run")
         found = find(passing(listening(f"unix:{tmp_path}/run/gw.sock")))
-        assert found.take(Address(path=f"{tmp_path}/run/other.sock")) == ()
-        (taken,) = found.take(Address(path=f"{tmp_path}/var/gw.sock"))
+        assert found.claim_sockets(Address(path=f"{tmp_path}/run/other.sock")) == ()
+        (taken,) = found.claim_sockets(Address(path=f"{tmp_path}/var/gw.sock"))
         assert taken.family == socket.AF_UNIX
 
 
@@ -221,7 +221,7 @@ class TestWhatIsLeft:
         found = find(passing(tcp, LISTEN_FDNAMES="public"))
         ((still, name),) = found.left
         carried = Inherited([Passed(still, name)])
-        assert carried.take(address) == (still,)
+        assert carried.claim_sockets(address) == (still,)
         assert carried.unclaimed() == ()
 
     def test_is_closed_at_the_end(self, passing, listening, find):

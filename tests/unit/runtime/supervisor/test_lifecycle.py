@@ -90,7 +90,7 @@ def test_who_serves_is_ready_and_waits_for_nothing(node):
 def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     node.life.terminate("SIGTERM")
     assert not node.is_ready
-    node.life.look(clock.now)
+    node.life.do_what_is_due(clock.now)
     assert node.life.phase is LifecyclePhase.DRAINING
     assert [node.told(child) for child in node.children] == [[Drain], [Drain], []]
     assert node.life.due_at == clock.now + 300 + STOP_GRACE
@@ -111,11 +111,11 @@ def test_for_a_while_only_readiness_is_off(delayed, clock):
     assert (delayed.is_ready, delayed.life.phase, delayed.life.goes_on) == (False, LifecyclePhase.SERVING, False)
     assert delayed.life.due_at == clock.now + 5
     clock.now += 4.9
-    delayed.life.look(clock.now)
+    delayed.life.do_what_is_due(clock.now)
     assert delayed.life.phase is LifecyclePhase.SERVING
     assert [delayed.told(child) for child in delayed.children] == [[], [], []]
     clock.now += 0.2
-    delayed.life.look(clock.now)
+    delayed.life.do_what_is_due(clock.now)
     assert delayed.life.phase is LifecyclePhase.DRAINING
 
 
@@ -132,7 +132,7 @@ def test_who_signals_process_and_group_is_not_impatient_and_who_comes_back_is(de
 
 def test_a_first_signal_after_another_wish_to_leave_is_no_impatience(node, clock):
     node.life.leave("the admin API")
-    node.life.look(clock.now)
+    node.life.do_what_is_due(clock.now)
     clock.now += 10
     node.life.terminate("SIGTERM")
     assert node.life.phase is LifecyclePhase.DRAINING
@@ -166,7 +166,7 @@ def test_without_a_worker_a_drain_is_over_at_once(node, clock):
     for slot in node.slots.workers:
         slot.child = None
     node.life.terminate("SIGTERM")
-    node.life.look(clock.now)
+    node.life.do_what_is_due(clock.now)
     assert node.told(node.control) == [Stop]
 
 
@@ -176,7 +176,7 @@ def test_who_was_sent_away_before_is_not_told_to_drain_again(node, clock):
     first.leaving = True
     node.slots.leaving.append(first)
     node.life.terminate("SIGTERM")
-    node.life.look(clock.now)
+    node.life.do_what_is_due(clock.now)
     assert node.told(first) == []
 
 

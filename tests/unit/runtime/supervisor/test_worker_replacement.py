@@ -54,8 +54,8 @@ def node() -> Iterator[Node]:
 def test_the_next_is_born_when_the_one_before_has_its_place(node):
     one, two = node.slots.workers
     first, _ = node.children
-    node.succession.go_on(now=1000.0)
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     assert node.log == ["fork worker 1"]
     assert node.told(first) == []
     node.becomes_ready(one)
@@ -64,10 +64,10 @@ def test_the_next_is_born_when_the_one_before_has_its_place(node):
     assert isinstance(order, Drain)
     assert order.handed_over
     assert (first.leaving, node.slots.leaving) == (True, [first])
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     assert node.log[-1] == "fork worker 2"
     node.becomes_ready(two)
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     assert not node.succession.goes_well
     assert node.succession.due_at == inf
     assert node.succession.is_over
@@ -85,21 +85,21 @@ def test_it_is_not_over_while_somebody_is_old_or_not_ready(node):
 def test_a_successor_that_dies_is_tried_again_later_and_nobody_leaves(node):
     one, _ = node.slots.workers
     first, _ = node.children
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     one.successor = None
     for _ in range(2):
         one.failed(0.0, now=1000.0)
     assert node.succession.due_at == one.due_at > 1000.0
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     assert node.log == ["fork worker 1"]
-    node.succession.go_on(now=one.due_at)
+    node.succession.start_next_change(now=one.due_at)
     assert node.log == ["fork worker 1", "fork worker 1"]
     assert node.told(first) == []
 
 
 def test_while_a_slot_waits_for_its_worker_nobody_else_is_replaced(node):
     node.slots.workers[1].child = None
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     assert node.log == []
     assert node.succession.goes_well
 
@@ -110,9 +110,9 @@ def test_who_has_retired_leaves_when_a_neighbour_accepts_for_it(node):
     _, two = node.slots.workers
     _, second = node.children
     two.retired = True
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     assert two.child is None
     assert node.log == ["settle"]
     assert node.told(second) == [Drain]
-    node.succession.go_on(now=1000.0)
+    node.succession.start_next_change(now=1000.0)
     assert (node.log, node.told(second)) == (["settle"], [])

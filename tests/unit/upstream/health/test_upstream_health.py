@@ -125,7 +125,7 @@ def test_a_window_counts_what_the_columns_have_added_of_late(seed: int) -> None:
     """Compared with a list of all that happened, to within a part of the window."""
     draw = random.Random(seed)
     window, now, columns = Window(10.0), 1000.0, [[0, 0] for _ in range(3)]
-    window.look(now, [(0, 0)] * 3)
+    window.count_attempts(now, [(0, 0)] * 3)
     happened: list[tuple[float, bool]] = [(now, True)]
     for _ in range(300):
         now += draw.choice((0.0, 0.01, 0.2, 1.0))
@@ -134,7 +134,7 @@ def test_a_window_counts_what_the_columns_have_added_of_late(seed: int) -> None:
         column[0] += 1
         column[1] += erred
         happened.append((now, erred))
-        found = window.look(now, [(column[0], column[1]) for column in columns])
+        found = window.count_attempts(now, [(column[0], column[1]) for column in columns])
         older, newer = (
             [erred for at, erred in happened if at > now - span] for span in (10.0 + 10.0 / SLOTS, 10.0 - 10.0 / SLOTS)
         )
@@ -145,16 +145,16 @@ def test_a_window_counts_what_the_columns_have_added_of_late(seed: int) -> None:
 def test_a_window_begins_anew_when_nobody_has_looked_for_long() -> None:
     """What was added meanwhile may be older than the window."""
     window = Window(10.0)
-    assert window.look(1000.0, [(5, 1)]) == (1, 1)
-    assert window.look(1001.0, [(9, 2)]) == (5, 2)
-    assert window.look(1008.0, [(900, 3)]) == (1, 1)
-    assert window.look(1008.5, [(901, 4)]) == (2, 2)
+    assert window.count_attempts(1000.0, [(5, 1)]) == (1, 1)
+    assert window.count_attempts(1001.0, [(9, 2)]) == (5, 2)
+    assert window.count_attempts(1008.0, [(900, 3)]) == (1, 1)
+    assert window.count_attempts(1008.5, [(901, 4)]) == (2, 2)
 
 
 def test_a_process_that_was_killed_takes_only_its_own_counts_along() -> None:
     window = Window(10.0)
-    window.look(1000.0, [(50, 10), (70, 20)])
-    assert window.look(1000.5, [(2, 1), (71, 21)]) == (1 + 3, 1 + 2)
+    window.count_attempts(1000.0, [(50, 10), (70, 20)])
+    assert window.count_attempts(1000.5, [(2, 1), (71, 21)]) == (1 + 3, 1 + 2)
 
 
 # --- outliers ---

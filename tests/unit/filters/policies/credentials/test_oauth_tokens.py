@@ -123,7 +123,7 @@ async def test_who_hears_of_the_new_token_when_about_to_ask_causes_no_other(issu
         else:
             one.renew(refused(1))
         await asyncio.sleep(0)  # it has made up its mind
-        node.workers[0].feeds.take(one.key, node.kept[one.key])
+        node.workers[0].feeds.deliver(one.key, node.kept[one.key])
         node.hears[0] = True
         if waits:
             assert word(await waiting) == "token-2"
@@ -683,7 +683,7 @@ def test_of_many_with_one_url_it_is_told_which_fail() -> None:
 
     node: Any = Node.__new__(Node)
     told = feed_runner.FeedRunner(node, node)
-    told.follow({}, {}, 1, {}, {f"{n}": (f"egress/app/{n}", 2 if n == 7 else 1) for n in range(1000)})
+    told.run_sources({}, {}, 1, {}, {f"{n}": (f"egress/app/{n}", 2 if n == 7 else 1) for n in range(1000)})
     told._rested = {f"{n}": FeedInfo("https://idp", 1.0 + n, "it answers 400" if n == 7 else "") for n in range(3)}
     told._rested["7"] = FeedInfo("https://idp", 8.0, "it answers 400")
     assert [(each.used_by, each.users, each.problem) for each in told.feed_infos()] == [

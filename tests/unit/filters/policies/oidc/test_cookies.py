@@ -68,7 +68,7 @@ def test_a_short_secret_is_refused_and_not_shown() -> None:
 def test_an_attempt_is_no_session() -> None:
     """Either is a key to its own door only."""
     both = SealedSession([SECRET], b"p")
-    attempt = LoginAttempt.begin(b"/", "https://app.test/callback")
+    attempt = LoginAttempt.new_attempt(b"/", "https://app.test/callback")
     assert both.attempt(both.seal_attempt(attempt)) == attempt
     assert both.session(both.seal_attempt(attempt)) is None
     session = LoginSession(b"a.b.c", 1.0, 2.0)

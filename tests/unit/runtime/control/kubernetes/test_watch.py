@@ -720,18 +720,18 @@ def test_the_cluster_that_the_configuration_names_is_followed(
 
     async def work() -> None:
         watching = Watching(take)
-        watching.follow(following, captured)
+        watching.watch_provider(following, captured)
         await until(lambda: bool(taken) and b"shop" in taken[-1])
-        watching.follow(following, {**captured, "another": b"file"})
+        watching.watch_provider(following, {**captured, "another": b"file"})
         server.put(naming("store"))
         await until(lambda: b"store" in taken[-1])
         assert server.count("list", "applications") == 1, "it goes on"
         server.tokens = {"renewed"}
-        watching.follow(following, {str(file): captured[str(file)].replace(TOKEN.encode(), b"renewed")})
+        watching.watch_provider(following, {str(file): captured[str(file)].replace(TOKEN.encode(), b"renewed")})
         await until(lambda: server.count("list", "secrets") == 2)
         assert server.asked[-1].token == "renewed"
         assert len(watching.feed_infos()) == 2
-        watching.follow(Providers(), captured)
+        watching.watch_provider(Providers(), captured)
         await until(lambda: server.watches == 0)
         assert watching.feed_infos() == ()
         await all_closed()
