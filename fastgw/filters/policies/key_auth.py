@@ -36,7 +36,7 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     cookies, not in headers.
     """
     key_in: Annotated[Some[Place], Renamed("places")] = ("header",)
-    """Where the key is looked up. URLs are visible to many: they are kept in browser histories and logs."""
+    """Locations of the key. URLs are visible to many: they are kept in browser histories and logs."""
     hide_credentials: bool = False
     """Whether to strip the key before forwarding."""
     realm: Realm = "fastgw"

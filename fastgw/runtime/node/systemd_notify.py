@@ -1,4 +1,4 @@
-"""systemd notifications (sd_notify(3)): one datagram per message, sent by the supervisor only.
+"""Notifications for systemd (sd_notify(3)): one datagram per message, sent by the supervisor only.
 
 The supervisor makes one `Notifier` when it begins, also after an exec in place: pid and environment are the same then.
 It calls

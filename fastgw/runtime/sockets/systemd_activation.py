@@ -1,4 +1,4 @@
-"""systemd socket activation (sd_listen_fds(3)): sockets are found once, then taken by address.
+"""Socket activation by systemd (sd_listen_fds(3)): sockets are found once, then taken by address.
 
 systemd owns them. Never shut one down, because clients would be refused until the socket unit is restarted; never
 remove the file of a unix socket. Connections that are queued when the gateway stops wait for the next one.

@@ -35,7 +35,7 @@ class Random:
 
 
 class _RandomChoice:
-    """At least two targets, of which two different ones are selected at random by weight."""
+    """Targets, two at least, of which two different ones are selected at random by weight."""
 
     __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets", "_weights")
 

@@ -13,7 +13,7 @@ BOUNDS_S: Final = tuple(0.001 * 2 ** (step / 4) for step in range(65))
 ENOUGH: Final = 100
 """Minimum number of responses for an estimate of the slowest 5 %."""
 KEPT: Final = 2000
-"""At this number all counts are halved, so older values lose weight."""
+"""Number of counted values at which all counts are halved, so older values lose weight."""
 EVERY: Final = 20
 """Number of responses between two evaluations."""
 SHARE: Final = 0.05
