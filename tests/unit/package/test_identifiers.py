@@ -133,3 +133,17 @@ def test_a_class_has_a_name_of_its_own() -> None:
     assert {
         name: files for name, files in twice.items() if sum(not each.startswith(described) for each in files) > 1
     } == {}
+
+
+def test_a_method_of_one_everyday_verb_has_its_object() -> None:
+    """A bare `look` may be anything; `refresh_verdicts`, `check_files` and `count_attempts` can be searched for."""
+    bare = {"go_on", "gone", "look"}
+    assert [
+        f"{file.relative_to(ROOT).as_posix()}:{method.lineno}: {method.name}"
+        for file in sorted(ROOT.rglob("*.py*"))
+        if file.suffix in {".py", ".pyi"}
+        for each in ast.walk(ast.parse(file.read_text()))
+        if isinstance(each, ast.ClassDef)
+        for method in each.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name in bare
+    ] == []
