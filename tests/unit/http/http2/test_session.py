@@ -1,0 +1,275 @@
+"""The session: heads in the text of HTTP/1.1 go out as fields that hpack and h2 read, and come back as they were."""
+
+from __future__ import annotations
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw.http.http2.session import CLOSED, DATA, END, HEAD, INTERIM, REFUSED, TOO_LONG, WHOLE, ErrorCode, Session
+from tests.support.http2 import frames
+from tests.support.http2.connection_cases import CONNECTION_CASES
+from tests.support.http2.flood_cases import FLOOD_CASES
+from tests.support.http2.frames import block, data, get, headers, post
+from tests.support.http2.head_cases import HEAD_CASES
+
+pytestmark = pytest.mark.twin
+if Session is not None:
+    from tests.unit.http.http2.sessions import Fields, client, lines, ours, plain, server
+
+TOKEN = st.text("ABCabcXYZxyz09!#$%&'*+-.^_`|~", min_size=1, max_size=20).map(str.encode)
+OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"host", b"te"}
+OF_HTTP1 |= {b"content-length", b"cookie"}
+NAME = TOKEN.filter(lambda name: name.lower() not in OF_HTTP1)
+VALUE = st.binary(max_size=40).map(lambda raw: bytes(c for c in raw if (c >= 32 and c != 127) or c == 9).strip(b" \t"))
+HEAD_FIELDS = st.lists(st.tuples(NAME, VALUE), max_size=20)
+REASON = st.sampled_from([b"OK", b"", b"Not Found", b"a: b"])
+
+
+class Reader:
+    """A client by h2, which has asked one request and reads what our session answers."""
+
+    def __init__(self, session: Session, method: bytes = b"GET") -> None:
+        self._session = session
+        self._connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=False))
+        self._connection.initiate_connection()
+        asked = [(b":method", method), (b":scheme", b"http"), (b":authority", b"a.test"), (b":path", b"/")]
+        self._connection.send_headers(1, asked, end_stream=True)
+        self.heads: list[Fields] = []
+        self.body = b""
+        self.ended = False
+        self.exchange()
+
+    def exchange(self) -> None:
+        """Both sides say what they have to."""
+        while True:
+            sent = self._connection.data_to_send()
+            if sent:
+                self._session.feed(sent, len(sent), 0.0)
+            came = self._session.to_send()
+            if not came and not sent:
+                return
+            for event in self._connection.receive_data(came):
+                if isinstance(
+                    event,
+                    (h2.events.ResponseReceived, h2.events.InformationalResponseReceived, h2.events.TrailersReceived),
+                ):
+                    self.heads.append(plain(event.headers))
+                elif isinstance(event, h2.events.DataReceived):
+                    self.body += event.data
+                    self._connection.acknowledge_received_data(event.flow_controlled_length, 1)
+                elif isinstance(event, h2.events.StreamEnded):
+                    self.ended = True
+
+
+def text(start: bytes, fields: Fields) -> bytes:
+    return start + b"\r\n" + b"".join(b"%b: %b\r\n" % each for each in fields) + b"\r\n"
+
+
+@given(st.integers(200, 599), REASON, HEAD_FIELDS, st.binary(max_size=3000))
+def test_a_response_is_read_as_it_was_said(status: int, reason: bytes, fields: Fields, body: bytes) -> None:
+    session = server()
+    reader = Reader(session)
+    session.respond(1, text(b"HTTP/1.1 %d %b" % (status, reason), fields) + body, True)
+    reader.exchange()
+    assert reader.heads == [[(b":status", b"%d" % status), *((name.lower(), value) for name, value in fields)]]
+    assert reader.body == body
+    assert reader.ended
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50_000), max_size=6), st.lists(st.tuples(TOKEN, VALUE), max_size=4))
+def test_a_body_in_pieces_with_trailers_is_read_as_it_was_said(pieces: list[bytes], trailers: Fields) -> None:
+    trailers = [(b"x-" + name, value) for name, value in trailers]
+    session = server()
+    reader = Reader(session)
+    session.respond(1, b"HTTP/1.1 103 Early\r\nlink: a\r\n\r\n", False)
+    session.respond(1, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", False)
+    for piece in pieces:
+        session.send(1, piece)
+        reader.exchange()
+    session.end(1, b"".join(b"%b: %b\r\n" % each for each in trailers))
+    reader.exchange()
+    assert reader.heads[:2] == [[(b":status", b"103"), (b"link", b"a")], [(b":status", b"200")]]
+    assert reader.heads[2:] == ([[(name.lower(), value) for name, value in trailers]] if trailers else [])
+    assert reader.body == b"".join(pieces)
+    assert reader.ended
+
+
+@given(
+    st.sampled_from([b"GET", b"POST", b"OPTIONS", b"X-Y"]),
+    st.text("abc/?&=%25", max_size=30).map(lambda path: b"/" + path.encode()),
+    HEAD_FIELDS,
+    st.binary(max_size=3000),
+    HEAD_FIELDS,
+)
+def test_both_of_our_sides_understand_each_other(
+    method: bytes, path: bytes, fields: Fields, body: bytes, answered: Fields
+) -> None:
+    asking, answering = client(), server()
+    asked = [(b"Host", b"a.test"), *fields]
+    stream = asking.request(text(b"%b %b HTTP/1.1" % (method, path), asked) + body, True)
+    events = _moved(asking, answering)
+    (head,) = [value for kind, _, value in events if kind in (HEAD, WHOLE)]
+    start, _, rest = head.partition(b"\r\n")
+    assert start == b"%b %b HTTP/1.1" % (method, path)
+    framing = (b"transfer-encoding", b"content-length")
+    assert [each for each in lines(rest) if each[0] not in framing] == [(n.lower(), v) for n, v in asked]
+    assert b"".join(value for kind, _, value in events if kind == DATA) == body
+    assert [kind for kind, _, _ in events][-1] in (END, WHOLE)
+    answering.respond(stream, text(b"HTTP/1.1 200 OK", answered) + body, True)
+    events = _moved(answering, asking)
+    (head,) = [value for kind, _, value in events if kind in (HEAD, WHOLE)]
+    assert [each for each in lines(head.partition(b"\r\n")[2]) if each[0] not in framing] == [
+        (name.lower(), value) for name, value in answered
+    ]
+    assert b"".join(value for kind, _, value in events if kind == DATA) == body
+
+
+def _moved(one: Session, other: Session) -> list[tuple[int, int, object]]:
+    """What a session has to say, said to the other; and back, until there is nothing more."""
+    events = []
+    while True:
+        sent, returned = one.to_send(), other.to_send()
+        if not sent and not returned:
+            return events
+        events += other.feed(sent, len(sent), 0.0) if sent else []
+        if returned:
+            one.feed(returned, len(returned), 0.0)
+
+
+# --- single facts ---
+
+
+def fed(*sent: bytes, at: float = 0.0, **bounds: int) -> tuple[Session, list[tuple[int, int, object]]]:
+    session = server(**bounds)
+    events = list(session.feed(frames.BEGINNING, len(frames.BEGINNING), 0.0))
+    for each in sent:
+        events += session.feed(each, len(each), at)
+    return session, events
+
+
+def test_a_body_without_a_length_is_in_chunks_upstream():
+    _, events = fed(post())
+    assert events == [(HEAD, 1, b"POST / HTTP/1.1\r\nhost: a.test\r\ntransfer-encoding: chunked\r\n\r\n")]
+
+
+def test_a_post_without_a_body_says_so():
+    """RFC 9110 section 8.6."""
+    _, events = fed(post(end=True))
+    assert events[0][2] == b"POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 0\r\n\r\n"
+
+
+def test_cookies_become_one_line_behind_the_others():
+    """RFC 9113 section 8.2.3."""
+    _, events = fed(get((b"cookie", b"a=1"), (b"x", b"y"), (b"cookie", b"b=2")))
+    assert events[0][2] == b"GET / HTTP/1.1\r\nhost: a.test\r\nx: y\r\ncookie: a=1; b=2\r\n\r\n"
+
+
+def test_data_is_given_back_by_who_takes_it():
+    """Nothing opens the window by itself."""
+    session, events = fed(post(), data(b"x" * 16_384, end=False), data(b"x" * 16_384, end=False))
+    while session.to_send():
+        pass
+    assert [kind for kind, _, _ in events] == [HEAD, DATA, DATA]
+    session.consume(1, 32_768)
+    assert frames.window_update(32_768, 1) in session.to_send()
+
+
+def test_pings_of_hours_are_no_flood():
+    """One in ten seconds, on a connection whose only stream is quiet."""
+    session, _ = fed(post())
+    for number in range(10_000):
+        ping = frames.ping()
+        session.feed(ping, len(ping), 10.0 * number)
+        assert frames.ping(flags=1) in session.to_send()
+    assert session.error is None
+
+
+def test_resets_of_hours_are_no_flood():
+    session, _ = fed()
+    for number in range(5_000):
+        sent = get(stream=2 * number + 1) + frames.reset(2 * number + 1)
+        session.feed(sent, len(sent), float(number))
+        session.to_send()
+    assert session.error is None
+
+
+def test_our_own_failures_are_not_held_against_the_client():
+    session, _ = fed()
+    for number in range(1, 1001, 2):
+        sent = get(stream=number)
+        session.feed(sent, len(sent), 0.0)
+        session.reset(number, ErrorCode.INTERNAL_ERROR)
+        session.to_send()
+    assert session.error is None
+
+
+def test_trailers_of_a_stream_that_was_reset_here_are_ignored():
+    """RFC 9113 section 5.1: they were on their way."""
+    session, _ = fed(post())
+    session.reset(1, ErrorCode.CANCEL)
+    session.to_send()
+    assert session.events() == [(CLOSED, 1, ErrorCode.CANCEL)]
+    late = headers(block((b"x-t", b"1"))) + get(stream=3)
+    assert [(kind, stream) for kind, stream, _ in session.feed(late, len(late), 0.0)] == [(WHOLE, 3)]
+    assert session.error is None
+
+
+def test_streams_above_the_last_one_are_ignored():
+    """RFC 9113 section 6.8: with their trailers, while those below it go on."""
+    session, _ = fed(post())
+    session.goaway()
+    session.to_send()
+    late = post(stream=3) + data(b"x", 3, end=False) + headers(block((b"x-t", b"1")), 3) + data(b"x")
+    assert [(kind, stream) for kind, stream, _ in session.feed(late, len(late), 0.0)] == [(DATA, 1), (END, 1)]
+    assert session.error is None
+
+
+def test_nothing_is_begun_behind_an_error():
+    """Of one piece of bytes, too: what comes in front of a flood is not begun either, as the connection is over."""
+    _, events = fed(get(stream=1) + frames.ping(b"") + get(stream=3), frames.ping() * 2000 + get(stream=5))
+    assert not [stream for kind, stream, _ in events if kind in (HEAD, WHOLE) and stream != 1]
+
+
+@pytest.mark.parametrize("count", [255, 256])
+def test_many_fields_of_a_response(count: int):
+    """Those of an upstream are bounded by `limits.header_count`, not by what is on a stack here."""
+    session = server()
+    reader = Reader(session)
+    session.respond(1, text(b"HTTP/1.1 200 OK", [(b"x-%d" % number, b"1") for number in range(count - 1)]), True)
+    reader.exchange()
+    assert len(reader.heads[0]) == count
+
+
+def test_a_head_above_the_bounds_is_told_of_with_its_path():
+    _, events = fed(get(*[(b"x-%d" % number, b"1") for number in range(300)], path=b"/long"))
+    assert events == [(TOO_LONG, 1, b"/long")]
+
+
+CASES = [case for case in (*CONNECTION_CASES, *HEAD_CASES, *FLOOD_CASES) if isinstance(case.sent, bytes)]
+
+
+@pytest.mark.parametrize("step", [0, 3, 7], ids=["whole", "in threes", "in sevens"])
+def test_hostile_bytes_are_judged_alike_however_they_are_cut(step: int) -> None:
+    """All cases, without sockets: with sanitizers as well, where that is how the module is built."""
+    for case in CASES:
+        sent = case.preface + case.sent
+        if step and len(sent) > 3000:
+            continue
+        cut = [sent[at : at + step] for at in range(0, len(sent), step)] if step else [sent]
+        opinion = ours(cut)
+        assert all(stream % 2 for stream in opinion.heads), case.name
+        if case.is_served:
+            assert case.stream in opinion.heads, case.name
+            assert not opinion.broken, case.name
+
+
+def test_codes_are_told_of_streams_that_close():
+    session, _ = fed(get())
+    session.reset(1, ErrorCode.CANCEL)
+    session.to_send()
+    assert session.events() == [(CLOSED, 1, ErrorCode.CANCEL)]
+    assert INTERIM != REFUSED
