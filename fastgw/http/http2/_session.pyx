@@ -249,7 +249,8 @@ cdef inline bint _append(Block* block, const uint8_t* text, size_t length) noexc
             return False
         block.bytes = grown
         block.room = room
-    memcpy(block.bytes + block.length, text, length)
+    if length:  # or both may be NULL
+        memcpy(block.bytes + block.length, text, length)
     block.length += length
     return True
 
@@ -863,7 +864,8 @@ cdef class Session:
 
 
 cdef inline uint8_t* _put(uint8_t* out, const void* text, size_t length) noexcept nogil:
-    memcpy(out, text, length)
+    if length:  # or `text` may be NULL
+        memcpy(out, text, length)
     return out + length
 
 
