@@ -137,7 +137,7 @@ def _distinct() -> Record:
             values[field.name] = field.type(place)
         else:
             values[field.name] = b"bytes-%d" % place
-    return Record(**values | {"version": 11})
+    return Record(**values | {"version": 11, "connect_protocol": b"", "tunnel": None})
 
 
 def _comparable(value: Any) -> str:

@@ -36,6 +36,7 @@ ORDER = [
     {
         "filters/policies/credentials",
         "filters/policies/oidc",
+        "filters/policies/websocket",
         "pipeline",
         "runtime/control/kubernetes",
         "runtime/process",
@@ -76,10 +77,11 @@ EDGES = {
     "gateway/tables.py": 2,  # what its start and stop raise
     "filters/api/warning_context.py": 2,  # what a filter's warnings raise, and the text of that
     "filters/plugins/loader.py": 2,  # what a package raises when it is imported, or its settings are read
+    "filters/policies/websocket/guard.py": 1,  # who cannot be authenticated again does not go on
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told
     "exchange/chain.py": 5,  # a filter's step that raises is a fault, never a pass
-    "exchange/exchange.py": 4,  # likewise
+    "exchange/exchange.py": 5,  # likewise
     "exchange/request_stages.py": 1,  # likewise
     "eventloop/body_iterator.py": 1,  # what closing the pieces of a filter's body raises
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise

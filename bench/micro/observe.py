@@ -58,6 +58,7 @@ class Exchange:
     why: str = ""
     shadowed: str = ""
     subrequests: object = None
+    tunnel = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from fastgw.exchange.body_stages import (
 from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
+from fastgw.exchange.tunnel import TunnelStep
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import OperatorEvent, say
 
@@ -117,7 +118,9 @@ class Hooks:
     None: the upstream answers the preflight, and only filters without authentication and authorization run.
     asks: name of the service that a waiting request step asks, for people. would: replaces the request step when its
     decision is only reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a
-    request step, before all filters; the last one of a chain is used.
+    request step, before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel |
+    Reply`, when the upstream has switched to another protocol: looks at what goes through the tunnel
+    (`exchange.tunnel`), or answers with a Reply instead of the 101. The innermost Tunnel of a chain is used.
     """
 
     __slots__ = (
@@ -138,6 +141,7 @@ class Hooks:
         "start",
         "stop",
         "trailers",
+        "tunnel",
         "would",
     )
 
@@ -162,6 +166,7 @@ class Hooks:
         asks: str = "",
         would: RequestStep | None = None,
         request_ids: RequestIds | None = None,
+        tunnel: TunnelStep | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -178,6 +183,7 @@ class Hooks:
         self.asks = asks
         self.would = would
         self.request_ids = request_ids
+        self.tunnel = tunnel
 
 
 @final
@@ -233,6 +239,7 @@ class Chain:
         "trailer_steps",
         "treats_bodies",
         "treats_responses",
+        "tunnel_steps",
     )
 
     def __init__(self, links: Iterable[FilterInstance]) -> None:
@@ -257,6 +264,7 @@ class Chain:
         # Responses come back through the same filters the other way round.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
         self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
+        self.tunnel_steps = tuple(h.tunnel for h in reversed(hooks) if h.tunnel is not None)
         self.renew_steps = tuple(h.renew for h in reversed(hooks) if h.renew is not None)
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)

@@ -34,6 +34,7 @@ from fastgw.exchange.states import (
     Event,
     ExchangeState,
 )
+from fastgw.exchange.tunnel import Tunnel
 from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
@@ -160,6 +161,7 @@ class Exchange:
         "state",
         "subrequests",
         "target",
+        "tunnel",
         "upstream",
         "upstream_s",
         "why",
@@ -207,6 +209,7 @@ class Exchange:
         self.upstream_s = -1.0
         self.retries = 0
         self.renewed = False  # filters were asked to renew what they show the upstream
+        self.tunnel: Tunnel | None = None  # that a filter looks into
         self.subrequests: Any = None  # that filters have sent for it: cancelled with its end
         self.renewed_earlier = False  # what they gave then had been renewed before, which did not count
         if chain.request_ids is not None:
@@ -390,10 +393,25 @@ class Exchange:
             if why:
                 self.fail(Fault.UPGRADE_FAILED, why=why)
                 return
-        if self.pass_response_steps(response):
+        tunnel: Tunnel | None = None
+        for step in self.chain.tunnel_steps:
+            try:
+                made = step(self, response)
+            except BaseException:  # the edge of a filter: what it could not check is not let through
+                self.fail(Fault.INTERNAL, why=count_raised(step, "tunnel", self))
+                return
+            if isinstance(made, Reply):
+                self.refuse_late(made)
+                return
+            tunnel = tunnel or made
+        if not self.pass_response_steps(response):
+            self.answer_instead()
+        elif tunnel is None:
             self.client.tunnel(early, timeout)
         else:
-            self.answer_instead()
+            self.tunnel = tunnel
+            self.client.tunnel(tunnel.begin(self, early), timeout)
+            tunnel.begun()
 
     def fail(self, fault: Fault, detail: str | None = None, why: str = "", wait: float = 0.0) -> None:
         """Answer with a fault, or abort the response if it has begun.

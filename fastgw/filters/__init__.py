@@ -29,6 +29,7 @@ from fastgw.filters.policies.response_urls import ResponseUrls
 from fastgw.filters.policies.security_headers import SecurityHeaders
 from fastgw.filters.policies.size import Size
 from fastgw.filters.policies.target_errors import TargetErrors
+from fastgw.filters.policies.websocket import Websocket
 
 TYPES: Final = FilterTypes(
     (
@@ -50,6 +51,7 @@ TYPES: Final = FilterTypes(
         RateLimit,
         Quota,
         Concurrency,
+        Websocket,
         Size,
         EgressCalls,
         UnknownService,

@@ -52,6 +52,10 @@ class Failure(Protocol):
     def label(self) -> str: ...
 
 
+class Summarized(Protocol):
+    def summary(self) -> dict[str, object]: ...
+
+
 class FinishedExchange(Protocol):
     """An exchange that has just ended; what its attributes mean is said in `exchange`."""
 
@@ -93,6 +97,10 @@ class FinishedExchange(Protocol):
     def request_id(self) -> bytes: ...
     @property
     def shadowed(self) -> str: ...
+    @property
+    def tunnel(self) -> Summarized | None:
+        """Tunnel that a filter has looked into; read only where the head has asked for an upgrade."""
+
     @property
     def subrequests(self) -> object:
         """Sub-requests, as text; None: there were none."""
@@ -136,4 +144,5 @@ def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
         user_agent=head.first(b"user-agent"),
         referer=head.first(b"referer"),
         connect_protocol=head.connect_protocol,
+        tunnel=None if not head.upgrade or ended.tunnel is None else ended.tunnel.summary(),
     )

@@ -766,6 +766,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.leave()
         if self.phase is TUNNEL:
             self.stream.end_of_tunnel()
+            exchange = self.stream.exchange
+            if exchange is not None and exchange.tunnel is not None:
+                exchange.tunnel.drain()
 
     def cut(self) -> bool:
         """Abort at once, with a 503 if no response has begun. True: an exchange or tunnel was aborted."""

@@ -526,6 +526,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         for stream in tuple(self._streams.values()):
             if stream.is_tunnel:
                 stream.end_of_tunnel()
+                exchange = stream.exchange
+                if exchange is not None and exchange.tunnel is not None:
+                    exchange.tunnel.drain()
 
     def end_outdated(self) -> None:
         """End tunnels at once if the verification of the client certificate is outdated; the requests that come are

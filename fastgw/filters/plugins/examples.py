@@ -97,6 +97,10 @@ filters:
   key_auth: {}
   quota: {limit: 1000, period: month, time_zone: Europe/Berlin, groups: {gold: {limit: 1000000}}}
 """,
+    "websocket": """\
+filters:
+  websocket: {message_bytes: 64KiB, rate: 100/s, idle: 1m, ping: 20s, origins: ["https://app.example"]}
+""",
     "concurrency": """\
 upstreams:
   reports:

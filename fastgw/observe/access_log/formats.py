@@ -169,6 +169,8 @@ def json_line(record: Record, mask: Mask) -> bytes:
         fields["subrequests"] = record.subrequests
     if record.shadowed:
         fields["shadow"] = record.shadowed
+    if record.tunnel:
+        fields["websocket"] = record.tunnel
     return _fitted(fields)
 
 
@@ -281,6 +283,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.retries": record.retries,
         "fastgw.subrequests": record.subrequests,
         "fastgw.shadow": record.shadowed,
+        "fastgw.websocket": record.tunnel,
         "network.transport": None if is_http else _PROTOCOLS[record.version].lower(),
         "source.bytes": None if is_http else record.request_bytes,
         "destination.bytes": None if is_http else record.response_bytes,

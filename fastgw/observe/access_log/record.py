@@ -57,3 +57,5 @@ class Record(msgspec.Struct, gc=False):
     referer: bytes | None = None
     connect_protocol: bytes = b""
     """Protocol of the tunnel that an extended CONNECT of HTTP/2 has asked for."""
+    tunnel: dict[str, object] | None = None
+    """Messages and the end of a WebSocket, where the route looks into it."""

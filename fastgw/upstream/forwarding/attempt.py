@@ -261,11 +261,11 @@ class Attempt(Timed):
     def on_tunnel_data(self, chunk: bytes) -> None:
         exchange = self.exchange
         exchange.response_bytes += len(chunk)
-        exchange.client.feed(chunk)
+        exchange.response_sink.feed(chunk)
 
     def on_tunnel_end(self) -> None:
         self._half_closed()
-        self.exchange.client.end(())
+        self.exchange.response_sink.end(())
 
     def _half_closed(self) -> None:
         """Handle the end of one direction of the tunnel. Usually that side has closed, so the other has less time to

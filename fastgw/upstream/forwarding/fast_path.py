@@ -70,6 +70,7 @@ class FastPath:
     """
 
     is_fast: Final = True
+    tunnel: Final = None
 
     __slots__ = (
         "_attempt",

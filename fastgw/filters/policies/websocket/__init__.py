@@ -1,0 +1,5 @@
+"""The `websocket` filter: limits, close codes and checks for WebSocket connections."""
+
+from fastgw.filters.policies.websocket.filter import Websocket
+
+__all__ = ["Websocket"]

@@ -1,0 +1,418 @@
+"""The guard of one WebSocket: it reads the frames of both directions, keeps to the limits, and closes as RFC 6455 says.
+
+Rule 1: a close frame of the gateway goes out between two frames: it waits for the end of one that is being passed on.
+Rule 2: whatever was said, both connections are closed `close_timeout` later.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from math import inf
+from os import urandom
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.worker_loop import WorkerLoop
+from fastgw.exchange import Exchange, Trailers
+from fastgw.http.websocket.frames import (
+    GOING_AWAY,
+    PING,
+    POLICY,
+    TOO_BIG,
+    UPSTREAM_LOST,
+    Deflate,
+    FrameReader,
+    close_frame,
+    control_frame,
+)
+from fastgw.observe.metrics.families import FilterEvent
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import ServiceSide
+
+_FAULTS: Final = {POLICY: Fault.RATE_LIMITED, TOO_BIG: Fault.BODY_TOO_LARGE}
+
+
+class Limits(NamedTuple):
+    """Limits of the connections of one filter; `inf` and None: there is none. Times in seconds."""
+
+    message_bytes: int | None
+    rate: float
+    """Messages and pings of the client per second; up to one second's worth at once."""
+    idle: float
+    total: float
+    ping: float
+    reauthenticate: float
+    close_timeout: float
+
+
+Reauthenticate = Callable[[Exchange], Awaitable[str]]
+"""Authenticates the client again: returns why it may not go on; empty: it may."""
+
+
+@final
+class WebsocketGuard(Timed):
+    """Guard between the two sides of an exchange as its `service`; `_FromUpstream` is its `response_sink`."""
+
+    __slots__ = (
+        "_authenticate",
+        "_client_ended",
+        "_closing",
+        "_from_client",
+        "_from_upstream",
+        "_heard_at",
+        "_inner",
+        "_instance",
+        "_limits",
+        "_over",
+        "_owes_client",
+        "_owes_upstream",
+        "_paused",
+        "_ping_at",
+        "_ping_bytes",
+        "_reason",
+        "_reauthenticate_at",
+        "_reauthentication",
+        "_spent_at",
+        "_tokens",
+        "_total_at",
+        "_upstream_ended",
+        "_wheel",
+        "_worker_loop",
+        "close_at",
+        "close_code",
+        "closed_by",
+        "exchange",
+    )
+
+    def __init__(
+        self,
+        instance: str,
+        limits: Limits,
+        worker_loop: WorkerLoop,
+        authenticate: Reauthenticate,
+        deflate: tuple[Deflate | None, Deflate | None],
+    ) -> None:
+        """`instance`: name of the filter; `deflate`: of what the client sends, and of what the upstream sends."""
+        super().__init__()
+        self._instance = instance
+        self._limits, self._worker_loop, self._authenticate = limits, worker_loop, authenticate
+        self._wheel = wheel = worker_loop.wheel
+        self._from_client = FrameReader(True, limits.message_bytes, deflate[0])
+        self._from_upstream = FrameReader(False, limits.message_bytes, deflate[1])
+        self.exchange: Exchange | None = None
+        self._inner: ServiceSide | None = None
+        self._tokens, self._spent_at = max(limits.rate, 1.0), wheel.now
+        self._heard_at = wheel.now
+        self._total_at = wheel.now + limits.total
+        self._ping_at = wheel.now + limits.ping
+        self._ping_bytes: bytes | None = None
+        self._reauthenticate_at = wheel.now + limits.reauthenticate
+        self._reauthentication: asyncio.Task[None] | None = None
+        self.close_at = inf
+        self.close_code: int | None = None
+        self.closed_by: str | None = None
+        self._reason = ""
+        self._closing = self._over = False  # the gateway closes; nothing more happens
+        self._owes_client = self._owes_upstream = False  # a close frame that waits for the end of another frame
+        self._client_ended = self._upstream_ended = self._paused = False
+
+    def __repr__(self) -> str:
+        return f"<WebsocketGuard closed by {self.closed_by} with {self.close_code}>"
+
+    # the hook
+
+    def begin(self, exchange: Exchange, early: bytes) -> bytes:
+        self.exchange = exchange
+        self._inner, exchange.service = exchange.service, self
+        exchange.response_sink = _FromUpstream(self)
+        return self._from_upstream.feed(early) if early else b""
+
+    def begun(self) -> None:
+        if self._over or self.exchange is None:
+            return
+        self._after_upstream()
+        self._plan()
+
+    def drain(self) -> None:
+        self._close(GOING_AWAY, "the gateway is shutting down", None)
+
+    def summary(self) -> dict[str, object]:
+        client, upstream = self._from_client, self._from_upstream
+        return {
+            "client_messages": client.messages,
+            "upstream_messages": upstream.messages,
+            "close_code": self.close_code,
+            "closed_by": self.closed_by,
+        }
+
+    def finished(self) -> None:
+        """The exchange is over: nothing of it is held any more."""
+        self._over = True
+        self._wheel.drop(self)
+        if self._reauthentication is not None:
+            self._reauthentication.cancel()
+        exchange, self.exchange, self._inner = self.exchange, None, None
+        if exchange is not None:
+            exchange.response_sink = exchange.client  # which leads back here: only the collector would find the circle
+
+    # what the client's side tells (`ServiceSide`)
+
+    def pause(self) -> None:
+        self._paused = True
+        if self._inner is not None:
+            self._inner.pause()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._inner is not None:
+            self._inner.resume()
+
+    def feed_raw(self, chunk: bytes) -> None:
+        reader, inner = self._from_client, self._inner
+        if self._over or inner is None:
+            return
+        if self._closing:
+            if self._owes_upstream:
+                inner.feed_raw(reader.rest(chunk))
+                self._settle_upstream()
+            elif reader.violation is None:
+                reader.allowance = None
+                reader.feed(chunk)  # for its close frame
+            self._settle()
+            return
+        frames = reader.frames
+        if self._limits.rate != inf:
+            self._refill(reader)
+        passed = reader.feed(chunk)
+        if reader.allowance is not None:
+            self._tokens -= int(self._tokens) - max(reader.allowance, 0)
+        if reader.frames != frames:
+            self._heard_at = self._wheel.now
+        if passed:
+            inner.feed_raw(passed)
+        if reader.own_pong is None:
+            self._ping_bytes = None
+        if reader.violation is not None:
+            code, reason = reader.violation
+            self._close(code, reason, _FAULTS.get(code, Fault.BAD_REQUEST))
+        elif reader.close is not None:
+            self._peer_closed("client", reader.close)
+
+    def _refill(self, reader: FrameReader) -> None:
+        now = self._wheel.now
+        most = max(self._limits.rate, 1.0)
+        self._tokens = min(most, self._tokens + (now - self._spent_at) * self._limits.rate)
+        self._spent_at = now
+        reader.allowance = int(self._tokens)
+
+    def end_raw(self) -> None:
+        self._client_ended = True
+        if self._closing:
+            self._settle()
+        elif self._inner is not None:
+            self._inner.end_raw()
+
+    def cancel(self) -> None:
+        """The exchange is being broken off: by the client's side, which has said why, or by the upstream."""
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.cancel()
+        self._over = True
+
+    # what the upstream sends (`BodySink`)
+
+    def feed(self, payload: bytes) -> None:
+        exchange, reader = self.exchange, self._from_upstream
+        if self._over or exchange is None:
+            return
+        if self._closing:
+            if self._owes_client:
+                exchange.client.feed(reader.rest(payload))
+                self._settle_client()
+            elif reader.violation is None:
+                reader.feed(payload)
+            self._settle()
+            return
+        frames = reader.frames
+        passed = reader.feed(payload)
+        if reader.frames != frames:
+            self._heard_at = self._wheel.now
+        if passed:
+            exchange.client.feed(passed)
+        self._after_upstream()
+
+    def _after_upstream(self) -> None:
+        reader = self._from_upstream
+        if reader.violation is not None:
+            code, reason = reader.violation
+            self._close(code, reason, Fault.RESPONSE_TOO_LARGE if code == TOO_BIG else Fault.UPSTREAM_MALFORMED)
+        elif reader.close is not None:
+            self._peer_closed("upstream", reader.close)
+
+    def upstream_ended(self) -> None:
+        """The upstream sends no more: cleanly behind a close frame, else it is lost."""
+        exchange = self.exchange
+        self._upstream_ended = True
+        if self._over or exchange is None:
+            return
+        if self._closing:
+            self._settle()
+            return
+        self._tell_client_of_loss()
+        exchange.client.end(())
+
+    def upstream_lost(self) -> None:
+        """The connection to the upstream is broken; the client's is closed next."""
+        if not self._over and not self._closing:
+            self._tell_client_of_loss()
+        self._over = True
+
+    def _tell_client_of_loss(self) -> None:
+        reader, exchange = self._from_upstream, self.exchange
+        if reader.close is not None or reader.violation is not None or exchange is None:
+            return
+        if self.closed_by is None:
+            self.closed_by, self.close_code = "upstream", UPSTREAM_LOST
+        if reader.at_boundary:
+            exchange.client.feed(close_frame(UPSTREAM_LOST, "the upstream closed the connection", masked=False))
+
+    # closing
+
+    def _peer_closed(self, who: str, code: int) -> None:
+        """A side has sent its close frame, which has been passed on: the other one has its time to answer."""
+        if self.closed_by is None:
+            self.closed_by, self.close_code = who, code
+        if self.close_at == inf:
+            self.close_at = self._wheel.now + self._limits.close_timeout
+            self._plan()
+
+    def _close(self, code: int, reason: str, fault: Fault | None) -> None:
+        """Close both sides, with this code."""
+        exchange = self.exchange
+        if self._closing or self._over or exchange is None:
+            return
+        self._closing, self._reason = True, reason
+        if code in _FAULTS:
+            exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
+        if self.closed_by is None:
+            self.closed_by, self.close_code = "gateway", code
+        exchange.fault = exchange.fault or fault
+        exchange.why = exchange.why or (reason if fault is not None else "")
+        self.close_at = min(self.close_at, self._wheel.now + self._limits.close_timeout)
+        # A side whose peer has closed has got its close frame by that.
+        self._owes_client = self._from_upstream.close is None
+        self._owes_upstream = self._from_client.close is None
+        if self._paused:
+            self.resume()  # what comes is dropped, and its end is waited for
+        self._settle_client()
+        self._settle_upstream()
+        self._plan()
+        self._settle()
+
+    def _settle_client(self) -> None:
+        exchange, reader = self.exchange, self._from_upstream
+        if self._owes_client and reader.at_boundary and exchange is not None:
+            self._owes_client = False
+            assert self.close_code is not None
+            code = self.close_code if self.closed_by == "gateway" else GOING_AWAY
+            exchange.client.feed(close_frame(code, self._reason, masked=False))
+
+    def _settle_upstream(self) -> None:
+        if self._owes_upstream and self._from_client.at_boundary and self._inner is not None:
+            self._owes_upstream = False
+            assert self.close_code is not None
+            code = self.close_code if self.closed_by == "gateway" else GOING_AWAY
+            self._inner.feed_raw(close_frame(code, self._reason, masked=True))
+
+    def _settle(self) -> None:
+        """End the connections of sides that have said all that they had to."""
+        client, upstream, exchange = self._from_client, self._from_upstream, self.exchange
+        if self._over or exchange is None:
+            return
+        # Who has broken the protocol is not understood any more: it sees the end, and has its time to close.
+        if not self._owes_client and (client.close is not None or client.violation is not None or self._client_ended):
+            exchange.client.end(())
+        client_done = self._client_ended or client.close is not None
+        upstream_done = self._upstream_ended or upstream.close is not None or upstream.violation is not None
+        if client_done and upstream_done and not self._owes_client:
+            self._end()
+
+    def _end(self) -> None:
+        """Close both connections, once what was written has been sent."""
+        exchange, inner = self.exchange, self._inner
+        if self._over or exchange is None:
+            return
+        self._over, self._inner = True, None
+        exchange.service = None
+        if inner is not None:
+            inner.cancel()
+        exchange.client.end(())
+        if self.exchange is not None:  # else its end was that of the exchange
+            exchange.client.abort(exchange.fault or Fault.CLIENT_LEFT)  # which closes
+
+    # time
+
+    def _plan(self) -> None:
+        if not self._over:
+            limits = self._limits
+            due = (self._heard_at + limits.idle, self._total_at, self._ping_at, self._reauthenticate_at)
+            self._wheel.watch(self, self.close_at if self._closing else min(self.close_at, *due))
+
+    def expire(self, now: float) -> None:
+        if self._over:
+            return
+        limits = self._limits
+        if now >= self.close_at:
+            self._end()
+            return
+        if self._closing:
+            pass
+        elif now >= self._total_at:
+            self._close(GOING_AWAY, "the connection has reached its maximum duration", Fault.TUNNEL_IDLE)
+        elif now >= self._heard_at + limits.idle:
+            self._close(GOING_AWAY, "the connection was idle", Fault.TUNNEL_IDLE)
+        elif now >= self._ping_at:
+            self._ping(now)
+        elif now >= self._reauthenticate_at:
+            self._reauthenticate_at = inf
+            self._reauthentication = self._worker_loop.loop.create_task(self._check_client_again())
+        self._plan()
+
+    def _ping(self, now: float) -> None:
+        self._ping_at = now + self._limits.ping
+        exchange = self.exchange
+        if self._ping_bytes is not None:
+            self._close(GOING_AWAY, "a ping was not answered", Fault.CLIENT_STALLED)
+        elif exchange is not None and self._from_upstream.at_boundary and not self._paused:
+            self._ping_bytes = self._from_client.own_pong = urandom(8)
+            exchange.client.feed(control_frame(PING, self._ping_bytes, masked=False))
+
+    async def _check_client_again(self) -> None:
+        exchange = self.exchange
+        if exchange is None:
+            return
+        try:
+            why = await self._authenticate(exchange)
+        except Exception:  # the edge of the filters: who cannot be checked does not go on
+            why = "the client could not be authenticated again"
+        self._reauthentication = None
+        if why:
+            self._close(POLICY, why, Fault.CREDENTIALS_INVALID)
+        else:
+            self._reauthenticate_at = self._wheel.now + self._limits.reauthenticate
+            self._plan()
+
+
+@final
+class _FromUpstream:
+    """Sink of what the upstream sends (`BodySink`)."""
+
+    __slots__ = ("_guard", "cancel", "feed")
+
+    def __init__(self, guard: WebsocketGuard) -> None:
+        self._guard = guard
+        self.feed, self.cancel = guard.feed, guard.upstream_lost
+
+    def end(self, trailers: Trailers) -> None:
+        self._guard.upstream_ended()

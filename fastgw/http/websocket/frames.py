@@ -1,0 +1,331 @@
+"""Frames of RFC 6455: a strict reader of one direction, which passes on what it has checked, and the writer.
+
+Rule 1: payload is passed on as it comes and is not copied; headers and control frames are held until they are whole.
+Rule 2: nothing of a frame that must not pass is passed on, but for payload that went before its fault was seen.
+"""
+
+import zlib
+from codecs import getincrementaldecoder
+from os import urandom
+from typing import Final, NamedTuple, final
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_CODE, INVALID_TEXT = 1000, 1001, 1002, 1005, 1007
+POLICY, TOO_BIG, UPSTREAM_LOST = 1008, 1009, 1011
+_DATA: Final = frozenset((CONTINUATION, TEXT, BINARY))
+_CONTROL: Final = frozenset((CLOSE, PING, PONG))
+_CODES: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
+"""Below 3000, those that a peer may send (RFC 6455 section 7.4, and the registry of IANA)."""
+_PIECE: Final = 65536
+_TAIL: Final = b"\x00\x00\xff\xff"
+_decoder: Final = getincrementaldecoder("utf-8")
+
+
+class Violation(NamedTuple):
+    """Violation for which a connection is closed: the close code, and the reason, which both sides get."""
+
+    code: int
+    reason: str
+
+
+class Deflate(NamedTuple):
+    """Parameters that were agreed on for one direction of permessage-deflate (RFC 7692)."""
+
+    window_bits: int = 15
+    keeps_context: bool = True
+
+
+class _Refused(Exception):
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.violation = Violation(code, reason)
+
+
+@final
+class FrameReader:
+    """Reader of the frames of one direction. `masked`: as a client sends them.
+
+    `message_bytes`: of the payload of one message over its frames, inflated where it is compressed; None: any number.
+    """
+
+    __slots__ = (
+        "_checked",
+        "_compressed",
+        "_deflate",
+        "_held",
+        "_inflater",
+        "_key",
+        "_key_at",
+        "_left",
+        "_limit",
+        "_masked",
+        "_message",
+        "_opcode",
+        "_size",
+        "_text",
+        "allowance",
+        "close",
+        "frames",
+        "messages",
+        "own_pong",
+        "pings",
+        "violation",
+    )
+
+    def __init__(self, masked: bool, message_bytes: int | None = None, deflate: Deflate | None = None) -> None:
+        self._masked, self._limit, self._deflate = masked, message_bytes, deflate
+        self._held = b""  # the beginning of a header or of a control frame
+        self._left = 0  # bytes of the present data frame that are still to come
+        self._key = b""
+        self._key_at = 0
+        self._opcode = 0  # of the message that has begun; 0: none has
+        self._message = False  # its last frame is the present one
+        self._size = 0  # of the message so far
+        self._compressed = False
+        self._checked = False  # whether its payload is looked at
+        self._text = _decoder()
+        self._inflater = None if deflate is None else zlib.decompressobj(-deflate.window_bits)
+        self.messages = 0
+        """Messages that have begun."""
+        self.pings = 0
+        self.frames = 0
+        """Frames that are whole, but for answers to pings of the gateway."""
+        self.allowance: int | None = None
+        """Messages and pings that may still begin. None: any number."""
+        self.own_pong: bytes | None = None
+        """Payload of a ping of the gateway, whose answer is not passed on. None: it is answered."""
+        self.close: int | None = None
+        """The code of the close frame that has come, `NO_CODE` where it has none. What is behind it is dropped."""
+        self.violation: Violation | None = None
+        """Violation after which nothing more is read."""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether what was passed on ends with a whole frame."""
+        return not self._left
+
+    def rest(self, chunk: bytes) -> bytes:
+        """Return what of a chunk belongs to the frame that has begun, unchecked: nothing behind it is wanted."""
+        part = chunk[: self._left]
+        self._left -= len(part)
+        return part
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take what came; return what of it may be passed on. `close` or `violation` may be set by it."""
+        if self.violation is not None or self.close is not None:
+            return b""
+        if self._held:
+            chunk, self._held = self._held + chunk, b""
+        at, start, size = 0, 0, len(chunk)
+        cut: list[bytes] = []  # what stands before frames that are not passed on
+        begin = -1  # of the frame at `at`, where it begins in this chunk
+        try:
+            while at < size and self.close is None:
+                if self._left:
+                    end = min(at + self._left, size)
+                    if self._checked:
+                        self._check(chunk[at:end], self._message and end - at == self._left)
+                    self._left -= end - at
+                    at = end
+                    if not self._left:
+                        self._end_frame()
+                    continue
+                begin = at
+                payload_at = self._header_end(chunk, at, size)
+                if not payload_at:
+                    break
+                opcode = chunk[at] & 15
+                if opcode in _DATA:
+                    at = payload_at
+                    if not self._left:
+                        if self._checked:
+                            self._check(b"", self._message)
+                        self._end_frame()
+                    continue
+                end = payload_at + (chunk[at + 1] & 127)
+                if end > size:
+                    break
+                if self._take_control(opcode, self._unmasked(chunk, payload_at, end)):
+                    at = end
+                else:
+                    cut.append(chunk[start:at])
+                    at = start = end
+            else:
+                return chunk[start:at] if not cut else b"".join((*cut, chunk[start:at]))
+            self._held = chunk[at:]
+        except _Refused as refused:
+            self.violation = refused.violation
+            if begin >= 0:  # the frame began in this chunk: nothing of it passes
+                self._left, at = 0, begin
+        passed = chunk[start:at]
+        return b"".join((*cut, passed)) if cut else passed
+
+    def _header_end(self, chunk: bytes, at: int, size: int) -> int:
+        """Check the header of a frame; return where its payload begins. 0: it is not there as a whole."""
+        if size - at < 2:
+            self._check_first(chunk[at])
+            return 0
+        first, second = chunk[at], chunk[at + 1]
+        self._check_first(first)
+        if bool(second & 128) is not self._masked:
+            raise _Refused(PROTOCOL_ERROR, "frame without a mask" if self._masked else "frame with a mask")
+        length, opcode, end = second & 127, first & 15, at + 2
+        if opcode in _CONTROL:
+            if length > 125 or not first & 128:
+                raise _Refused(PROTOCOL_ERROR, "control frame too long or in fragments")
+        elif length > 125:
+            count = 2 if length == 126 else 8
+            if size < end + count:
+                return 0
+            length = int.from_bytes(chunk[end : end + count], "big")
+            end += count
+            if length >> 63:
+                raise _Refused(PROTOCOL_ERROR, "length of a frame above 63 bits")
+            if length < (126 if count == 2 else 65536):
+                raise _Refused(PROTOCOL_ERROR, "length of a frame not in its shortest form")
+        if opcode in _DATA:
+            self._check_size(first, opcode, length)
+        if self._masked:
+            if size < end + 4:
+                return 0
+            end += 4
+        if opcode in _DATA:
+            self._begin_frame(first, opcode, length, chunk[end - 4 : end] if self._masked else b"")
+        return end
+
+    def _check_first(self, first: int) -> None:
+        opcode = first & 15
+        if opcode not in _DATA and opcode not in _CONTROL:
+            raise _Refused(PROTOCOL_ERROR, "unknown opcode")
+        reserved = first & 0x70
+        if reserved and not (reserved == 0x40 and self._deflate is not None and opcode in (TEXT, BINARY)):
+            raise _Refused(PROTOCOL_ERROR, "reserved bit set")
+        if opcode == CONTINUATION and not self._opcode:
+            raise _Refused(PROTOCOL_ERROR, "continuation without a message")
+        if opcode in (TEXT, BINARY) and self._opcode:
+            raise _Refused(PROTOCOL_ERROR, "message within a message")
+
+    def _check_size(self, first: int, opcode: int, length: int) -> None:
+        if self._limit is None:
+            return
+        if self._compressed if opcode == CONTINUATION else first & 0x40:
+            most = self._limit + self._limit // 256 + 64  # of what cannot be compressed
+            if length > most:
+                raise _Refused(TOO_BIG, "message too big")
+        elif length + (self._size if opcode == CONTINUATION else 0) > self._limit:
+            raise _Refused(TOO_BIG, "message too big")
+
+    def _begin_frame(self, first: int, opcode: int, length: int, key: bytes) -> None:
+        if opcode != CONTINUATION:
+            self._spend()
+            self.messages += 1
+            self._opcode, self._size = opcode, 0
+            self._compressed = bool(first & 0x40)
+            self._checked = self._compressed or opcode == TEXT
+        self._message = bool(first & 128)
+        self._left, self._key, self._key_at = length, key, 0
+        if not self._compressed:
+            self._size += length
+
+    def _end_frame(self) -> None:
+        self.frames += 1
+        if self._message:
+            self._opcode, self._message = 0, False
+
+    def _spend(self) -> None:
+        if self.allowance is not None:
+            self.allowance -= 1
+            if self.allowance < 0:
+                raise _Refused(POLICY, "too many messages")
+
+    def _take_control(self, opcode: int, payload: bytes) -> bool:
+        """Take a control frame. False: it is not passed on."""
+        if opcode == PONG and self.own_pong is not None and payload == self.own_pong:
+            self.own_pong = None
+            return False
+        if opcode == PING:
+            self._spend()
+            self.pings += 1
+        elif opcode == CLOSE:
+            self.close = _close_code(payload)
+        self.frames += 1
+        return True
+
+    def _unmasked(self, chunk: bytes, at: int, end: int) -> bytes:
+        return unmask(chunk[at:end], chunk[at - 4 : at], 0) if self._masked else chunk[at:end]
+
+    def _check(self, part: bytes, last: bool) -> None:
+        """Check payload of text, or that is compressed. `last`: the message ends with it."""
+        if self._masked:
+            at, self._key_at = self._key_at, (self._key_at + len(part)) & 3
+            part = unmask(part, self._key, at)
+        if self._compressed:
+            self._inflate(part + _TAIL if last else part)
+        elif self._opcode == TEXT:
+            self._check_text(part)
+        if last:
+            if self._opcode == TEXT:
+                self._check_text(b"", final=True)
+            if self._compressed and self._deflate is not None and not self._deflate.keeps_context:
+                self._inflater = zlib.decompressobj(-self._deflate.window_bits)
+
+    def _check_text(self, text: bytes, final: bool = False) -> None:
+        try:
+            self._text.decode(text, final)
+        except UnicodeDecodeError:
+            raise _Refused(INVALID_TEXT, "text is not UTF-8") from None
+        if final:
+            self._text.reset()
+
+    def _inflate(self, part: bytes) -> None:
+        assert self._deflate is not None
+        while part:
+            assert self._inflater is not None
+            room = _PIECE if self._limit is None else min(_PIECE, self._limit - self._size + 1)
+            try:
+                made = self._inflater.decompress(part, room)
+            except zlib.error:
+                raise _Refused(INVALID_TEXT, "compressed message is malformed") from None
+            self._size += len(made)
+            if self._limit is not None and self._size > self._limit:
+                raise _Refused(TOO_BIG, "message too big")
+            if self._opcode == TEXT:
+                self._check_text(made)
+            part = self._inflater.unconsumed_tail
+            if self._inflater.eof:  # of a last block, behind which another one may begin
+                part = self._inflater.unused_data
+                self._inflater = zlib.decompressobj(-self._deflate.window_bits)
+                if part == _TAIL:
+                    return
+
+
+def unmask(payload: bytes, key: bytes, at: int) -> bytes:
+    """Return payload without its mask (RFC 6455 section 5.3), or with it. `at`: where in the key it begins."""
+    size = len(payload)
+    turned = (key[at:] + key[:at]) * (size // 4 + 1)
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(turned[:size], "little")).to_bytes(size, "little")
+
+
+def _close_code(payload: bytes) -> int:
+    if not payload:
+        return NO_CODE
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in _CODES or 3000 <= code < 5000):
+        raise _Refused(PROTOCOL_ERROR, "invalid close code")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise _Refused(INVALID_TEXT, "reason of a close is not UTF-8") from None
+    return code
+
+
+def control_frame(opcode: int, payload: bytes, masked: bool) -> bytes:
+    """Return a frame with at most 125 bytes of payload; `masked`: as a client sends it."""
+    if not masked:
+        return bytes((128 | opcode, len(payload))) + payload
+    key = urandom(4)
+    return bytes((128 | opcode, 128 | len(payload))) + key + unmask(payload, key, 0)
+
+
+def close_frame(code: int, reason: str, masked: bool) -> bytes:
+    return control_frame(CLOSE, code.to_bytes(2, "big") + reason.encode()[:123], masked)

@@ -1,0 +1,638 @@
+"""The `websocket` filter: frames of RFC 6455 through real sockets, over HTTP/1.1 and HTTP/2."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import socket
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastgw.http.websocket.frames import unmask
+from tests.support.client import Client
+from tests.support.http2 import frames
+from tests.support.http2.client import Http2Client
+from tests.support.lanes import Kind, Lane, Lanes, running
+from tests.support.origin import OriginConnection
+
+LIMITS = {"message_bytes": 70_000, "close_timeout": "2s"}
+
+
+def kind(**settings: Any) -> Kind:
+    return Kind(route={"filters": {"websocket": {**LIMITS, **settings}}})
+
+
+KINDS = {
+    "plain": kind(),
+    "small": kind(message_bytes=100),
+    "rate": kind(rate="5/s"),
+    "idle": kind(idle="300ms"),
+    "total": kind(total="400ms"),
+    "ping": kind(ping="200ms"),
+    "one": kind(per_consumer=1),
+    "origins": kind(origins=["https://app.example", "https://*.wild.example"]),
+    "pass": kind(extensions="pass", message_bytes=1000),
+}
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+ASKING = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: " + KEY + b"\r\nSec-WebSocket-Version: 13\r\n"
+)
+MASK = b"\x11\x22\x33\x44"
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    listeners: dict[str, Any] = {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}}
+    yield from running(Lanes(tmp_path_factory.mktemp("ws"), KINDS, count=8, settings={"listeners": listeners}))
+
+
+@pytest.fixture
+def lane(lanes: Lanes, request: pytest.FixtureRequest) -> Iterator[Lane]:
+    lane = lanes.take(getattr(request, "param", "plain"))
+    yield lane
+    lane.end()
+
+
+def of_kind(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("lane", names, indirect=True)
+
+
+def accept_for(key: bytes) -> bytes:
+    return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+
+
+def switched(key: bytes, fields: bytes = b"") -> bytes:
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "
+        + accept_for(key)
+        + b"\r\n"
+        + fields
+        + b"\r\n"
+    )
+
+
+def frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    masked: bool = True,
+    fin: bool = True,
+    rsv: int = 0,
+    length: int | None = None,
+    form: int | None = None,
+) -> bytes:
+    """`form`: bytes that the length is written in, 0, 2 or 8; `length`: what is declared."""
+    size = len(payload) if length is None else length
+    form = (0 if size < 126 else 2 if size < 65536 else 8) if form is None else form
+    short = size if not form else 126 if form == 2 else 127
+    head = bytes((opcode | 128 * fin | rsv << 4, short | 128 * masked)) + (size.to_bytes(form, "big") if form else b"")
+    return head + (MASK + unmask(payload, MASK, 0) if masked else payload)
+
+
+def close(code: int, reason: bytes = b"", masked: bool = True) -> bytes:
+    return frame(8, code.to_bytes(2, "big") + reason, masked=masked)
+
+
+class Side:
+    """One end of a WebSocket: bytes out, frames in."""
+
+    def __init__(self, masked: bool) -> None:
+        self.masked = masked
+
+    def send(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def read(self, length: int) -> bytes:
+        raise NotImplementedError
+
+    def read_frame(self) -> tuple[int, bytes]:
+        """First byte and payload. What comes to an upstream has to be masked, what comes to a client must not."""
+        first, second = self.read(2)
+        assert bool(second & 128) is not self.masked
+        length = second & 127
+        if length > 125:
+            length = int.from_bytes(self.read(2 if length == 126 else 8), "big")
+        key = b"" if self.masked else self.read(4)
+        payload = self.read(length)
+        return first, unmask(payload, key, 0) if key else payload
+
+    def read_close(self) -> int:
+        first, payload = self.read_frame()
+        assert first == 0x88, (first, payload)
+        return int.from_bytes(payload[:2], "big")
+
+    def frame(self, opcode: int, payload: bytes = b"", **how: Any) -> None:
+        self.send(frame(opcode, payload, masked=how.pop("masked", self.masked), **how))
+
+
+class PlainSide(Side):
+    def __init__(self, peer: Client | OriginConnection, masked: bool) -> None:
+        super().__init__(masked)
+        self.peer = peer
+
+    def send(self, data: bytes) -> None:
+        self.peer.send(data)
+
+    def read(self, length: int) -> bytes:
+        return self.peer.read_exactly(length) if length else b""
+
+    def assert_ended(self) -> None:
+        self.peer.assert_ended()
+
+
+class StreamSide(Side):
+    """A stream of HTTP/2."""
+
+    def __init__(self, peer: Http2Client) -> None:
+        super().__init__(masked=True)
+        self.http2 = peer
+        self.held = b""
+
+    def send(self, data: bytes) -> None:
+        for at in range(0, len(data), 16_384):
+            self.http2.send(frames.data(data[at : at + 16_384], end=False))
+
+    def read(self, length: int) -> bytes:
+        answer = self.http2.answer(1)
+        self.http2.wait(lambda: len(self.held) + answer.length >= length, f"{length} bytes")
+        self.held += answer.body
+        answer.parts, answer.length = [], 0
+        taken, self.held = self.held[:length], self.held[length:]
+        return taken
+
+    def assert_ended(self) -> None:
+        self.http2.wait_for_end(1)
+        assert self.http2.answer(1).over
+
+
+Ends = tuple[Any, PlainSide]
+
+
+def open_plain(lane: Lane, fields: bytes = b"", more: bytes = b"", answer: bytes = b"", path: bytes = b"/ws") -> Ends:
+    client = lane.client()
+    client.send(lane.get(path, ASKING + fields) + more)
+    upstream = lane.accept()
+    upstream.read_head()
+    upstream.send(switched(KEY) + answer)
+    assert client.read_response().status == 101
+    return PlainSide(client, masked=True), PlainSide(upstream, masked=False)
+
+
+def open_stream(lane: Lane) -> Ends:
+    client = Http2Client(lane.gateway.address("main"))
+    lane._peers.append(client)
+    client.begin()
+    pseudo = [*frames.pseudo(b"CONNECT", b"/ws", lane.host), (b":protocol", b"websocket")]
+    client.send(frames.headers(frames.block(*pseudo, (b"sec-websocket-version", b"13")), 1, False))
+    upstream = lane.accept()
+    request = upstream.read_head()
+    upstream.send(switched(request.get(b"sec-websocket-key") or b""))
+    client.wait(lambda: client.answer(1).heads, "an answer")
+    assert client.answer(1).status == 200
+    return StreamSide(client), PlainSide(upstream, masked=False)
+
+
+VERSIONS = ["http1", pytest.param("http2", marks=pytest.mark.twin)]
+
+
+@pytest.fixture(params=VERSIONS)
+def ends(lane: Lane, request: pytest.FixtureRequest) -> Ends:
+    return open_plain(lane) if request.param == "http1" else open_stream(lane)
+
+
+# --- what passes ---
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize("opcode", [1, 2])
+def test_messages_of_any_length_pass_both_ways(ends: Ends, size: int, opcode: int) -> None:
+    client, upstream = ends
+    client.frame(opcode, b"a" * size)
+    assert upstream.read_frame() == (0x80 | opcode, b"a" * size)
+    upstream.frame(opcode, b"b" * size)
+    assert client.read_frame() == (0x80 | opcode, b"b" * size)
+
+
+def test_fragments_pass_with_control_frames_between(ends: Ends) -> None:
+    client, upstream = ends
+    for here, there in ((client, upstream), (upstream, client)):
+        here.frame(1, "grü".encode()[:3], fin=False)
+        here.frame(9, b"ping")
+        here.frame(0, "grü".encode()[3:], fin=False)
+        here.frame(10, b"pong")
+        here.frame(0, b"", fin=True)
+        assert [there.read_frame()[0] for _ in range(5)] == [0x01, 0x89, 0x00, 0x8A, 0x80]
+
+
+def test_frames_may_come_byte_by_byte(ends: Ends) -> None:
+    client, upstream = ends
+    for byte in frame(1, "süß".encode()) + frame(9, b"x") + frame(2, b"z" * 200):
+        client.send(bytes((byte,)))
+    assert upstream.read_frame() == (0x81, "süß".encode())
+    assert upstream.read_frame() == (0x89, b"x")
+    assert upstream.read_frame() == (0x82, b"z" * 200)
+
+
+def test_many_frames_in_one_piece_are_not_changed(ends: Ends) -> None:
+    client, upstream = ends
+    sent = b"".join(frame(1 + number % 2, b"%d" % number * number) for number in range(100))
+    client.send(sent)
+    assert upstream.read(len(sent)) == sent
+
+
+def test_frames_beside_the_handshake_pass(lane: Lane) -> None:
+    client, upstream = open_plain(lane, more=frame(1, b"early"), answer=frame(1, b"hello", masked=False))
+    assert client.read_frame() == (0x81, b"hello")
+    assert upstream.read_frame() == (0x81, b"early")
+
+
+def test_a_violation_beside_the_handshake_is_met(lane: Lane) -> None:
+    client, upstream = open_plain(lane, more=frame(3, b"early"))
+    assert client.read_close() == 1002
+    assert upstream.read_close() == 1002
+
+
+@pytest.mark.parametrize("who", ["client", "upstream"])
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 3000, 4999])
+def test_close_handshakes_pass(ends: Ends, who: str, code: int) -> None:
+    here, there = ends if who == "client" else ends[::-1]
+    here.send(close(code, "grüße".encode(), here.masked))
+    assert there.read_close() == code
+    there.send(close(code, b"", there.masked))
+    assert here.read_close() == code
+    client, upstream = ends
+    upstream.peer.close()
+    client.assert_ended()
+
+
+def test_what_is_behind_a_close_is_dropped(ends: Ends) -> None:
+    client, upstream = ends
+    client.send(close(1000) + frame(1, b"late"))
+    assert upstream.read_close() == 1000
+    upstream.frame(1, b"still here")
+    assert client.read_frame() == (0x81, b"still here")
+    upstream.send(close(1000, masked=False))
+    assert client.read_close() == 1000
+    upstream.peer.close()
+    client.assert_ended()
+
+
+def test_a_close_without_an_answer_ends_by_itself(ends: Ends) -> None:
+    client, upstream = ends
+    client.send(close(1000))
+    assert upstream.read_close() == 1000
+    client.assert_ended()
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_a_side_that_does_not_read_holds_the_other_back(lane: Lane, side: str) -> None:
+    client, upstream = open_plain(lane)
+    sender, receiver = (client, upstream) if side == "client" else (upstream, client)
+    piece = frame(2, b"x" * 60_000, masked=sender.masked)
+    sender.peer.sock.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < 64 << 20:
+            sent += sender.peer.sock.send(piece[sent % len(piece) :])
+    assert sent < 64 << 20
+    sender.peer.sock.settimeout(9)
+    assert receiver.read(sent) == (piece * (sent // len(piece) + 1))[:sent]
+
+
+# --- violations ---
+
+BAD = {
+    "reserved-1": frame(1, b"x", rsv=4),
+    "reserved-2": frame(1, b"x", rsv=2),
+    "reserved-3": frame(2, b"x", rsv=1),
+    "reserved-of-a-ping": frame(9, b"x", rsv=4),
+    **{f"opcode-{opcode}": frame(opcode, b"x") for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "ping-of-126": frame(9, b"x" * 126),
+    "ping-in-fragments": frame(9, b"x", fin=False),
+    "close-in-fragments": frame(8, b"", fin=False),
+    "continuation-alone": frame(0, b"x"),
+    "message-within-a-message": frame(1, b"x", fin=False) + frame(1, b"y"),
+    "length-125-in-2": frame(2, b"x" * 125, form=2),
+    "length-125-in-8": frame(2, b"x" * 125, form=8),
+    "length-65535-in-8": frame(2, b"x" * 65_535, form=8),
+    "length-2-63": frame(2, b"", length=1 << 63, form=8),
+    "close-of-1": frame(8, b"\x03"),
+    **{f"close-code-{code}": close(code) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535)},
+}
+TEXT = {
+    "invalid": frame(1, b"\xff"),
+    "overlong": frame(1, b"\xc0\xaf"),
+    "surrogate": frame(1, b"\xed\xa0\x80"),
+    "above-unicode": frame(1, b"\xf4\x90\x80\x80"),
+    "cut-off": frame(1, b"gr\xc3"),
+    "across-fragments": frame(1, b"\xc3", fin=False) + frame(0, b"x"),
+    "cut-off-by-an-empty-fragment": frame(1, b"\xc3", fin=False) + frame(0, b""),
+    "reason": close(1000, b"\xff"),
+}
+
+
+def assert_closes(ends: Ends, code: int, *, sent_before: int = 0) -> None:
+    client, upstream = ends
+    for _ in range(sent_before):
+        upstream.read_frame()
+    assert upstream.read_close() == code
+    assert client.read_close() == code
+    upstream.peer.close()
+    client.assert_ended()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_violation_of_the_client_is_1002(ends: Ends, name: str) -> None:
+    ends[0].send(BAD[name])
+    assert_closes(ends, 1002, sent_before=int(name == "message-within-a-message"))
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_text_that_is_not_utf8_is_1007(ends: Ends, name: str) -> None:
+    ends[0].send(TEXT[name])
+    assert_closes(ends, 1007, sent_before=int("fragment" in name))
+
+
+def test_frames_without_a_mask_are_1002(ends: Ends) -> None:
+    ends[0].frame(1, b"x", masked=False)
+    assert_closes(ends, 1002)
+
+
+def test_frames_with_a_mask_from_the_upstream_are_1002(ends: Ends) -> None:
+    ends[1].frame(1, b"x", masked=True)
+    assert_closes(ends, 1002)
+
+
+def test_what_was_sent_before_a_violation_passes(ends: Ends) -> None:
+    client, _ = ends
+    client.send(frame(1, b"one") + frame(2, b"two") + frame(3, b"three") + frame(1, b"four"))
+    assert_closes(ends, 1002, sent_before=2)
+
+
+def test_a_close_of_the_gateway_waits_for_the_end_of_a_frame(ends: Ends) -> None:
+    """The client's close frame cannot stand within a frame that the upstream is still sending."""
+    client, upstream = ends
+    whole = frame(2, b"y" * 5000, masked=False)
+    upstream.send(whole[:3000])
+    assert client.read(3000) == whole[:3000]
+    client.frame(3, b"x")
+    assert upstream.read_close() == 1002
+    upstream.send(whole[3000:] + frame(1, b"dropped", masked=False))
+    assert client.read(len(whole) - 3000) == whole[3000:]
+    assert client.read_close() == 1002
+
+
+# --- limits ---
+
+
+@of_kind("small")
+@pytest.mark.parametrize("side", [0, 1])
+def test_exactly_the_limit_passes_and_one_more_is_1009(ends: Ends, side: int) -> None:
+    here, there = ends[side], ends[1 - side]
+    here.frame(2, b"x" * 100)
+    assert there.read_frame()[1] == b"x" * 100
+    here.frame(2, b"x" * 60, fin=False)
+    here.frame(0, b"x" * 40)
+    assert [len(there.read_frame()[1]) for _ in range(2)] == [60, 40]
+    here.send(frame(2, b"", length=101, masked=here.masked)[: 2 + 4 * here.masked])
+    assert_closes(ends, 1009)
+
+
+@of_kind("small")
+@pytest.mark.parametrize("length", [126, 65_536, (1 << 63) - 1])
+def test_a_declared_length_is_refused_at_once(ends: Ends, length: int) -> None:
+    form = 2 if length < 65_536 else 8
+    ends[0].send(frame(2, b"", length=length, form=form)[: 2 + form])
+    assert_closes(ends, 1009)
+
+
+@of_kind("small")
+def test_fragments_count_together(lane: Lane, ends: Ends) -> None:
+    ends[0].frame(1, b"x" * 99, fin=False)
+    ends[0].frame(0, b"", fin=False)
+    ends[0].frame(0, b"xx")
+    assert_closes(ends, 1009, sent_before=2)
+
+
+@of_kind("rate")
+def test_more_messages_than_the_rate_are_1008(ends: Ends) -> None:
+    client, _ = ends
+    client.send(frame(1, b"x") * 3 + frame(9, b"") * 2 + frame(1, b"x") * 5)
+    assert_closes(ends, 1008, sent_before=5)
+
+
+@of_kind("idle")
+def test_idle_connections_are_1001(ends: Ends) -> None:
+    assert_closes(ends, 1001)
+
+
+@of_kind("idle")
+def test_half_a_frame_is_idle(ends: Ends) -> None:
+    ends[1].send(frame(1, b"abc", masked=False)[:1])
+    assert_closes(ends, 1001)
+
+
+@of_kind("total")
+def test_the_duration_is_limited(ends: Ends) -> None:
+    ends[0].frame(1, b"x")
+    assert_closes(ends, 1001, sent_before=1)
+
+
+@of_kind("ping")
+def test_the_gateway_pings_and_takes_the_answer(ends: Ends) -> None:
+    client, upstream = ends
+    for _ in range(2):
+        first, payload = client.read_frame()
+        assert first == 0x89
+        client.frame(10, payload)
+    client.frame(10, b"unasked")
+    assert upstream.read_frame() == (0x8A, b"unasked")
+
+
+@of_kind("ping")
+def test_a_client_that_does_not_answer_is_closed(ends: Ends) -> None:
+    assert ends[0].read_frame()[0] == 0x89
+    assert_closes(ends, 1001)
+
+
+@of_kind("one")
+def test_connections_of_a_consumer_are_counted(lane: Lane) -> None:
+    client, upstream = open_plain(lane, path=b"/counted")
+    with lane.gateway.connect("main") as other:
+        other.send(lane.get(b"/ws", ASKING))
+        assert other.read_response().status == 429
+    client.peer.close()
+    upstream.peer.assert_ended()
+    upstream.peer.close()
+    lane.gateway.wait_for_record(path="/counted")
+    open_plain(lane)
+
+
+# --- the handshake ---
+
+
+@of_kind("origins")
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (b"https://app.example", 101),
+        (b"https://APP.example", 101),
+        (b"https://a.b.wild.example", 101),
+        (b"https://wild.example", 403),
+        (b"http://app.example", 403),
+        (b"https://app.example.evil.test", 403),
+        (b"https://app.example:444", 403),
+        (b"null", 403),
+        (b"", 403),
+    ],
+)
+def test_origins(lane: Lane, origin: bytes, status: int) -> None:
+    if status == 101:
+        open_plain(lane, b"Origin: " + origin + b"\r\n")
+        return
+    assert lane.client().exchange(lane.get(b"/ws", ASKING + b"Origin: " + origin + b"\r\n")).status == status
+
+
+@of_kind("origins")
+def test_no_origin_passes(lane: Lane) -> None:
+    open_plain(lane)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Version: 8"),
+        (b"Sec-WebSocket-Version: 13", b"X: y"),
+        (KEY, b"short"),
+        (KEY, KEY + b"\r\nSec-WebSocket-Key: " + KEY),
+        (b"Sec-WebSocket-Key: " + KEY, b"X: y"),
+    ],
+)
+def test_a_wrong_handshake_is_400(lane: Lane, old: bytes, new: bytes) -> None:
+    response = lane.client().exchange(lane.get(b"/ws", ASKING.replace(old, new)))
+    assert response.status == 400
+    assert b"Version" not in old or response.get(b"Sec-WebSocket-Version") == b"13"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        switched(KEY).replace(accept_for(KEY), accept_for(b"another")),
+        switched(KEY).replace(b"Sec-WebSocket-Accept", b"X-Accept"),
+        switched(KEY, b"Sec-WebSocket-Extensions: permessage-deflate\r\n"),
+    ],
+)
+def test_a_wrong_answer_is_502(lane: Lane, answer: bytes) -> None:
+    client = lane.client()
+    client.send(lane.get(b"/ws", ASKING + b"Sec-WebSocket-Extensions: permessage-deflate\r\n"))
+    upstream = lane.accept()
+    request = upstream.read_head()
+    assert b"Sec-WebSocket-Extensions" not in request
+    upstream.send(answer)
+    assert client.read_response().status == 502
+    upstream.assert_ended()
+
+
+def test_other_requests_of_the_route_pass(lane: Lane) -> None:
+    _, response = lane.forward(lane.get(b"/"))
+    assert response.status == 200
+
+
+# --- compressed ---
+
+
+def deflated(text: bytes) -> bytes:
+    made = zlib.compressobj(wbits=-15)
+    return (made.compress(text) + made.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+@pytest.fixture
+def compressed(lane: Lane) -> Ends:
+    client = lane.client()
+    offer = b"Sec-WebSocket-Extensions: x-other, permessage-deflate; client_max_window_bits\r\n"
+    client.send(lane.get(b"/ws", ASKING + offer))
+    upstream = lane.accept()
+    request = upstream.read_head()
+    assert request.get(b"Sec-WebSocket-Extensions") == b"permessage-deflate; client_max_window_bits"
+    accepted = b"permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+    upstream.send(switched(KEY, b"Sec-WebSocket-Extensions: " + accepted + b"\r\n"))
+    assert client.read_response().status == 101
+    return PlainSide(client, masked=True), PlainSide(upstream, masked=False)
+
+
+@of_kind("pass")
+def test_compressed_messages_pass_up_to_the_limit(compressed: Ends) -> None:
+    for here, there in (compressed, compressed[::-1]):
+        for _ in range(2):
+            here.frame(1, deflated(b"x" * 1000), rsv=4)
+            assert there.read_frame() == (0xC1, deflated(b"x" * 1000))
+
+
+@of_kind("pass")
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [(deflated(b"x" * 1001), 1009), (deflated(b"x" * 9_000_000), 1009), (deflated(b"\xff"), 1007), (b"\xff\xff", 1007)],
+)
+def test_compressed_messages_are_inflated_to_be_checked(compressed: Ends, payload: bytes, code: int) -> None:
+    compressed[0].frame(1, payload, rsv=4)
+    assert_closes(compressed, code)
+
+
+# --- ends ---
+
+
+def test_an_upstream_that_is_lost_is_1011(ends: Ends) -> None:
+    ends[1].peer.close()
+    assert ends[0].read_close() == 1011
+
+
+def test_an_upstream_that_resets_is_1011(ends: Ends) -> None:
+    client, upstream = ends
+    upstream.peer.reset()
+    if isinstance(client, PlainSide):
+        assert client.read_close() == 1011
+    client.assert_ended()
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_leaves_ends_the_upstream(lane: Lane, how: str) -> None:
+    client, upstream = open_plain(lane)
+    getattr(client.peer, how)()
+    upstream.peer.assert_ended()
+
+
+def test_a_half_closed_client_gets_the_rest(lane: Lane) -> None:
+    client, upstream = open_plain(lane)
+    client.peer.sock.shutdown(socket.SHUT_WR)
+    upstream.peer.assert_ended()
+    upstream.frame(1, b"last words")
+    assert client.read_frame() == (0x81, b"last words")
+
+
+def test_the_log_counts_messages_and_says_who_closed(lane: Lane) -> None:
+    client, upstream = open_plain(lane, path=b"/logged")
+    client.frame(1, b"one")
+    client.frame(1, b"two", fin=False)
+    client.frame(0, b"three")
+    for _ in range(3):
+        upstream.read_frame()
+    upstream.frame(2, b"x")
+    client.read_frame()
+    client.send(close(3001))
+    assert upstream.read_close() == 3001
+    upstream.send(close(3001, masked=False))
+    upstream.peer.close()
+    client.read_close()
+    client.peer.close()
+    record = lane.gateway.wait_for_record(path="/logged")
+    assert record["websocket"] == {
+        "client_messages": 2,
+        "upstream_messages": 1,
+        "close_code": 3001,
+        "closed_by": "client",
+    }
+    assert (record["status"], record["fault"]) == (101, None)
