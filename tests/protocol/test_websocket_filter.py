@@ -5,19 +5,22 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import signal
 import socket
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fastgw.http.websocket.frames import unmask
 from tests.support.client import Client
+from tests.support.gateway import Gateway, write_config
 from tests.support.http2 import frames
 from tests.support.http2.client import Http2Client
 from tests.support.lanes import Kind, Lane, Lanes, running
-from tests.support.origin import OriginConnection
+from tests.support.origin import Origin, OriginConnection
 
 LIMITS = {"message_bytes": 70_000, "close_timeout": "2s"}
 
@@ -636,3 +639,45 @@ def test_the_log_counts_messages_and_says_who_closed(lane: Lane) -> None:
         "closed_by": "client",
     }
     assert (record["status"], record["fault"]) == (101, None)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_drain_begins_with_1001(tmp_path: Path, version: str) -> None:
+    listeners = {"main": {"address": "127.0.0.1:0", "protocols": ["http1", "http2"]}}
+    lanes = Lanes(tmp_path, {"plain": kind()}, count=1, settings={"listeners": listeners})
+    for _ in running(lanes):
+        lane = lanes.take()
+        client, upstream = open_plain(lane) if version == "http1" else open_stream(lane)
+        lane.gateway.signal(signal.SIGTERM)
+        assert client.read_close() == 1001
+        assert upstream.read_close() == 1001
+        client.send(close(1001))
+        upstream.send(close(1001, masked=False))
+        client.assert_ended()
+        upstream.assert_ended()
+        assert lane.gateway.wait() == 0
+        lane.end()
+
+
+def test_a_key_that_is_gone_is_1008_at_the_next_authentication(tmp_path: Path) -> None:
+    with Origin() as origin:
+        filters = {"key_auth": {}, "websocket": {"reauthenticate": "300ms"}}
+        config: dict[str, Any] = {
+            "version": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "consumers": [{"name": "ann", "key_auth": [{"key": "key-of-ann"}]}],
+            "routes": [{"name": "all", "upstream": origin.url, "filters": filters}],
+        }
+        with Gateway(config, tmp_path) as gateway, gateway.connect() as client:
+            key = b"X-Api-Key: key-of-ann\r\n"
+            client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + key + ASKING + b"\r\n")
+            upstream = origin.accept()
+            upstream.read_head()
+            upstream.send(switched(KEY))
+            assert client.read_response().status == 101
+            ends = PlainSide(client, masked=True), PlainSide(upstream, masked=False)
+            ends[0].frame(1, b"x")
+            assert ends[1].read_frame() == (0x81, b"x")
+            write_config({**config, "consumers": [{"name": "bob", "key_auth": [{"key": "key-of-bob"}]}]}, tmp_path)
+            gateway.signal(signal.SIGHUP)
+            assert_closes(ends, 1008)
