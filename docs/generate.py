@@ -51,7 +51,11 @@ MEANINGS: Final[Mapping[str, str]] = {
     "request_id": "The id of the request (filter `request_id`).",
     "user_agent": "The header `User-Agent`.",
     "referer": "The header `Referer`.",
-    "subrequests": "The sub-requests of filters for this request, in the order in which they ended, separated by commas: `upstream target status seconds` of each; without a complete response, a fault or `cancelled` in place of the status. Left out if there are none.",
+    "subrequests": (
+        "The sub-requests of filters for this request, in the order in which they ended, separated by commas: "
+        "`upstream target status seconds` of each; without a complete response, a fault or `cancelled` in place of the "
+        "status. Left out if there are none."
+    ),
     "shadow": "What filters in shadow would have done. Left out if there is nothing to report.",
 }
 """What each field of a JSON line means."""

@@ -62,6 +62,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_address_limit",
         "_asks",
+        "_awaits_head",
         "_buffer",
         "_closing",
         "_events",
@@ -128,6 +129,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self.read_since_rest = 0
         self.resting = False
         self._flush_is_due = False
+        self._awaits_head = False  # its deadline is that of a head which is incomplete, beside streams that are open
         self.sending: list[Http2Stream] = []
         """The streams that have been given bytes of a response since the last flush."""
         self._socket = self.fd = -1
@@ -185,6 +187,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._read_while_unsent += length
             if self._read_while_unsent > READ_WHILE_UNSENT:
                 self._stop_or_start()
+        if self._awaits_head and not session.in_head:
+            self._awaits_head = False
+            if self._streams and not self.write_paused and not self._last_calls:
+                self.deadline = inf
         self.server.worker_loop.count_body(self, length, 0)
         if not self._flush_is_due and session.wants_attention:
             self.flush_soon()
@@ -442,6 +448,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                     self._break_off_all(Fault.CLIENT_LEFT)
                     self.close()
             elif session.in_head and self.deadline == inf:
+                self._awaits_head = True
                 self.watch(self.server.timeouts.request_headers)
 
     def _write_all(self) -> None:

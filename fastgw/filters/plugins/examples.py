@@ -169,6 +169,13 @@ listeners:
     ambiguous_paths: refuse
     http2: {max_concurrent_streams: 100, stream_window: 64KiB, connection_window: 1MiB}
     filters: {request_id: {trust_client: false}}
+  database: {address: "127.0.0.1:5432", protocol: tcp, upstream: postgres}
+  passthrough:
+    address: ":8443"
+    protocol: tls
+    routes: [{sni: [db.example.com], alpn: [postgresql], upstream: postgres}]
+upstreams:
+  postgres: {targets: ["tcp://10.0.0.5:5432"]}
 """,
     "listeners.NAME.tls": """\
 listeners:
@@ -207,6 +214,7 @@ limits:
   body_bytes: 10MiB
   connections: 50000
   connections_per_ip: 200
+  udp_sessions: 65536
 """,
     "access_logs": """\
 access_logs:
