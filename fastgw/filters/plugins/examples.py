@@ -171,7 +171,7 @@ listeners:
     filters: {request_id: {trust_client: false}}
   database: {address: "127.0.0.1:5432", protocol: tcp, upstream: postgres}
   passthrough:
-    address: ":8443"
+    address: ":6432"
     protocol: tls
     routes: [{sni: [db.example.com], alpn: [postgresql], upstream: postgres}]
 upstreams:
@@ -230,9 +230,11 @@ upstreams:
       - {url: "http://127.0.0.1:9002", priority: 1}
     resolve: {interval: 10s}
     host_header: preserve
+    protocol: http2
     hedge: {after: 100ms, max: 1}
     filters: {concurrency: {limit: 100}}
   listed: {targets: {file: targets.yaml}}
+  postgres: {targets: ["tcp://10.0.0.5:5432"], proxy_protocol: v2}
   found: {targets: {srv: _http._tcp.users.internal, scheme: https, interval: 10s}}
 """,
     "upstreams.NAME.targets{dns}": """\
@@ -306,6 +308,10 @@ upstreams:
         {type: http, path: /healthz, method: GET, host: users.internal, headers: {X-Check: "1"}, port: 9100,
          interval: 5s, timeout: 1s, healthy_threshold: 2, unhealthy_threshold: 3,
          expected_statuses: ["200-299"], expected_body: ok}
+  greeter:
+    targets: ["http://127.0.0.1:50051"]
+    protocol: grpc
+    health_checks: {active: {type: grpc, service: helloworld.Greeter}}
 """,
     "upstreams.NAME.health_checks.passive": """\
 upstreams:
@@ -506,6 +512,7 @@ routes:
      path: {forward: raw, encoded_slash: keep, root: bare}}
   - {name: moved, paths: ["/old/{rest:path}"], redirect: {status: 301, to: "/{rest}"}}
   - {name: hello, paths: ["/"], respond: {status: 200, body: "<p>hello", headers: {Content-Type: text/html}}}
+  - {name: greeter, grpc: {service: helloworld.Greeter, methods: [SayHello]}, respond: {status: 503}}
 """,
     "routes[].split": """\
 upstreams: {users: {targets: ["http://127.0.0.1:9001"]}, users_v2: {targets: ["http://127.0.0.1:9002"]}}
