@@ -12,13 +12,14 @@ COPY fastgw /src/fastgw
 RUN python -m venv --without-pip /opt/fastgw \
     && pip --python /opt/fastgw/bin/python install --no-cache-dir --disable-pip-version-check "/src${EXTRAS:+[$EXTRAS]}" \
     && /opt/fastgw/bin/fastgw version | grep -x 'wire: *compiled' \
-    && /opt/fastgw/bin/fastgw version | grep 'http2: *libnghttp2'
+    && /opt/fastgw/bin/fastgw version | grep 'http2: *libnghttp2' \
+    && /opt/fastgw/bin/python -c "import shutil, fastgw.http.http2._session; shutil.copy(next(line.split()[-1] for line in open('//proc/self/maps') if 'libnghttp2' in line), '/opt/fastgw/lib/libnghttp2.so.14')"
 
 FROM python:3.11-slim-bookworm
-RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends libnghttp2-14 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/fastgw /opt/fastgw
 COPY deploy/container.yaml /etc/fastgw/gateway.yaml
-ENV PATH=/opt/fastgw/bin:$PATH
+# libnghttp2 was copied there from the stage before.
+ENV PATH=/opt/fastgw/bin:$PATH LD_LIBRARY_PATH=/opt/fastgw/lib
 USER 10001:10001
 EXPOSE 8080
 # TERM finishes requests in flight, for `timeouts.drain` at the most: give `docker stop` as long (-t).

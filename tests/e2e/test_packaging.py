@@ -31,7 +31,11 @@ BUILD_TOOLS = re.compile(r"\b(apt-get|apk|gcc|cc|make|pip|setuptools|wheel|build
 # The programs that a system without a compiler has: those that our Dockerfile and pip call.
 EVERYWHERE = ("sh", "env", "grep")
 # Debian's package -> the programs that it brings, and those of what it depends on.
-PROGRAMS = {"gcc": ("gcc", "x86_64-linux-gnu-gcc", "aarch64-linux-gnu-gcc", "as", "ld"), "libc6-dev": ()}
+PROGRAMS = {
+    "gcc": ("gcc", "x86_64-linux-gnu-gcc", "aarch64-linux-gnu-gcc", "as", "ld"),
+    "libc6-dev": (),
+    "libnghttp2-dev": (),
+}
 PAGE = ("*.html", "*.css", "*.js")  # what the dashboard is made of
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 GET = b"GET / HTTP/1.1\r\nHost: demo.test\r\nConnection: close\r\n\r\n"

@@ -34,7 +34,7 @@ class TestFirstMinute:
     def test_make_run_is_the_demo(self) -> None:
         """`make run` sets up what is missing and starts the demo; nothing else is to be known."""
         commands = run("make", "--dry-run", "run", cwd=ROOT).splitlines()
-        assert commands[-1] == ".venv/bin/fastgw demo"
+        assert commands[-1] == ".venv/bin/fastgw demo --listen 127.0.0.1:8080"
 
     def test_the_demo_and_its_three_commands(self) -> None:
         """It says where it is and what to try; each command that it names does what it says; Ctrl-C ends it with 0."""

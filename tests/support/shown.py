@@ -3,7 +3,7 @@
 FILTER = '''
 from fastgw.config.settings.credentials import Basic, Csrf, OAuth2
 from fastgw.filters.api import Env, Fault, FeedSource, Filter, Hooks, Phase, Reply, Secret, Services
-from fastgw.filters.policies.credentials.csrf_tokens import CsrfSource, Shown, csrf_holder
+from fastgw.filters.policies.credentials.csrf_tokens import CsrfSource, Shown, csrf_cache
 from fastgw.filters.policies.credentials.messages import Unavailable
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenSource, token_holder
 
@@ -27,7 +27,7 @@ class ShownHere(Filter, name="shown", phase=Phase.CREDENTIALS):
 
     def build(self, env: Env) -> Hooks:
         if self.csrf is not None:
-            holder = csrf_holder(env, self.csrf, self._shown)
+            holder = csrf_cache(env, self.csrf, self._shown)
         else:
             holder = token_holder(env, self.oauth2)
 

@@ -66,6 +66,7 @@ class ConnectionHead(NamedTuple):
     raw_path: bytes = b""
     path: bytes = b""
     query: None = None
+    connect_protocol: bytes = b""
 
     def first(self, name: bytes) -> None:
         return None

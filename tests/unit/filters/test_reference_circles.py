@@ -197,6 +197,20 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         },
         {"limit": 5, "period": "1h", "key": "ip"},
     ],
+    "websocket": [
+        {
+            "message_bytes": "64KiB",
+            "rate": "100/s",
+            "idle": "1m",
+            "total": "1h",
+            "per_consumer": 5,
+            "ping": "20s",
+            "origins": ["https://app.test"],
+            "reauthenticate": "15m",
+            "close_timeout": "5s",
+            "extensions": "strip",
+        }
+    ],
     "concurrency": [
         {
             "limit": 5,

@@ -348,6 +348,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "state",
         "subrequests",
         "target",
+        "tunnel",
         "upstream",
         "upstream_s",
     }
