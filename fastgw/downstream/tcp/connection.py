@@ -67,6 +67,7 @@ class ConnectionHead(NamedTuple):
     path: bytes = b""
     query: None = None
     connect_protocol: bytes = b""
+    upgrade: tuple[bytes, ...] = ()
 
     def first(self, name: bytes) -> None:
         return None
