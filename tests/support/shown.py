@@ -5,7 +5,7 @@ from fastgw.config.settings.credentials import Basic, Csrf, OAuth2
 from fastgw.filters.api import Env, Fault, FeedSource, Filter, Hooks, Phase, Reply, Secret, Services
 from fastgw.filters.policies.credentials.csrf_tokens import CsrfSource, Shown, csrf_cache
 from fastgw.filters.policies.credentials.messages import Unavailable
-from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenSource, token_holder
+from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenSource, token_cache
 
 
 class ShownHere(Filter, name="shown", phase=Phase.CREDENTIALS):
@@ -29,7 +29,7 @@ class ShownHere(Filter, name="shown", phase=Phase.CREDENTIALS):
         if self.csrf is not None:
             holder = csrf_cache(env, self.csrf, self._shown)
         else:
-            holder = token_holder(env, self.oauth2)
+            holder = token_cache(env, self.oauth2)
 
         def text(held):
             if isinstance(held, Token):
