@@ -55,19 +55,20 @@ def _download(client: http.client.HTTPConnection, size: int) -> dict[str, int]:
     while count := response.readinto(block):
         crc32 = zlib.crc32(memoryview(block)[:count], crc32)
         length += count
-    wrong = (length, crc32) != (size, _sum_of(size))
+    wrong = (length, crc32) != (size, sum_of(size))
     return {"wrong status": response.status != 200, "wrong body": wrong}
 
 
 def _upload(client: http.client.HTTPConnection, size: int) -> dict[str, int]:
     fields = {"Host": HOST, "Content-Length": str(size), "Content-Type": "application/octet-stream"}
-    client.request("POST", "/svc7/v1/files", body=_blocks(size), headers=fields)
+    client.request("POST", "/svc7/v1/files", body=blocks(size), headers=fields)
     response = client.getresponse()
-    wrong = response.read() != summed_up(size, _sum_of(size)).encode()
+    wrong = response.read() != summed_up(size, sum_of(size)).encode()
     return {"wrong status": response.status != 200, "wrong body": wrong}
 
 
-def _blocks(size: int) -> Iterator[memoryview]:
+def blocks(size: int) -> Iterator[memoryview]:
+    """The stream of so many bytes, in the pieces in which it is written."""
     pattern = memoryview(PATTERN)
     for place in range(0, size, WRITE_SIZE):
         start = place % len(PATTERN)
@@ -75,8 +76,9 @@ def _blocks(size: int) -> Iterator[memoryview]:
 
 
 @cache
-def _sum_of(size: int) -> int:
+def sum_of(size: int) -> int:
+    """CRC-32 of that stream."""
     crc32 = 0
-    for block in _blocks(size):
+    for block in blocks(size):
         crc32 = zlib.crc32(block, crc32)
     return crc32

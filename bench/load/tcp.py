@@ -6,15 +6,13 @@ import socket
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import uvloop
 
 from bench.load.load import Environment, NoAnswers
-from bench.load.stream import Direction
-from bench.origin.streams import PATTERN
+from bench.load.stream import Direction, blocks, sum_of
 from bench.origin.tcp import BLOCK, LENGTH_BYTES
 from bench.peers.peer import Running
 from bench.samples import Told, percentiles
@@ -114,33 +112,18 @@ def download(client: socket.socket, size: int) -> None:
     while count := client.recv_into(room):
         crc32 = zlib.crc32(room[:count], crc32)
         length += count
-    if (length, crc32) != (size, _sum_of(size)):
+    if (length, crc32) != (size, sum_of(size)):
         raise ValueError(f"{length} bytes came, of other content than {size}")
 
 
 def upload(client: socket.socket, size: int) -> None:
     """Send a stream and its end. Raises `ValueError` unless the service has had it all."""
     client.sendall(b"U")
-    for block in _blocks(size):
+    for block in blocks(size):
         client.sendall(block)
     client.shutdown(socket.SHUT_WR)
     answer = b""
     while more := client.recv(64):
         answer += more
-    if answer != size.to_bytes(LENGTH_BYTES) + _sum_of(size).to_bytes(LENGTH_BYTES):
+    if answer != size.to_bytes(LENGTH_BYTES) + sum_of(size).to_bytes(LENGTH_BYTES):
         raise ValueError(f"the service has had something else: {answer!r}")
-
-
-def _blocks(size: int) -> Iterator[memoryview]:
-    pattern = memoryview(PATTERN)
-    for place in range(0, size, BLOCK):
-        start = place % len(PATTERN)
-        yield pattern[start : start + min(BLOCK, size - place)]
-
-
-@cache
-def _sum_of(size: int) -> int:
-    crc32 = 0
-    for block in _blocks(size):
-        crc32 = zlib.crc32(block, crc32)
-    return crc32

@@ -1,7 +1,7 @@
 """Requests over HTTP/2 through the data plane, in memory: as `exchange`, from a client of one connection.
 
-What the client sends was made before: a frame's bytes are the same but for the number of its stream, where the heads
-are all alike, or none is told by what another has said.
+What the client sends was made before: the heads are all alike, so a frame's bytes are the same but for the number of
+its stream.
 """
 
 import time
@@ -62,38 +62,28 @@ class Http2Plane(Plane):
         self.turn(see)
 
 
-def frames_of(requests: Sequence[bytes], alike: bool) -> list[bytes]:
-    """HEADERS frames of these requests. `alike`: they are one and the same, and told by the table (RFC 7541)."""
+def frames(request: bytes) -> tuple[bytes, bytes]:
+    """The first HEADERS frame of a request, and the one of all later ones, which the table tells (RFC 7541)."""
     client = Session(True, False, time.monotonic(), 1000, 65535, 65535, 65536, 200)
-    server = Session(False, False, time.monotonic(), 1000, 65535, 65535, 65536, 200)
-    frames = []
     client.to_send()
-    for request in requests:
-        if not alike:
-            client = Session(True, False, time.monotonic(), 1000, 65535, 65535, 65536, 200)
-            client.to_send()
+    sent = []
+    for _ in range(2):
         client.request(request, True)
-        frames.append(client.to_send())
-        if alike and len(frames) == 2:
-            frames = [frames[1]] * len(requests)
-            break
-    del server
-    return frames
+        sent.append(client.to_send())
+    return sent[0], sent[1]
 
 
 def rooms() -> Iterator[Room]:
     simple = b"GET /svc1/echo HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nuser-agent: h2load nghttp2/1.52.0\r\n\r\n"
     answers = ANSWERS[:1000]
-    alike = list(zip(([each] for each in frames_of([simple] * 1000, True)), ([each] for each in answers), strict=True))
+    first, later = frames(simple)
+    turns = [([later], [answer]) for answer in answers]
     with TemporaryDirectory() as folder, closing(Http2Plane(Path(folder), _configuration())) as plane:
         plane.connect(REQUESTS[0], ANSWERS[0])
         plane.speak()
-        first = Session(True, False, time.monotonic(), 1000, 65535, 65535, 65536, 200)
-        first.to_send()
-        first.request(simple, True)
-        plane.prove([([first.to_send()], answers[:1])])
-        plane.prove(alike[:10])
-        yield Room("a GET over HTTP/2", plane.exchange_turn, alike, plane.turn)
+        plane.prove([([first], answers[:1])])
+        plane.prove(turns[:10])
+        yield Room("a GET over HTTP/2", plane.exchange_turn, turns, plane.turn)
 
 
 def _configuration() -> dict[str, Any]:

@@ -10,8 +10,7 @@ def speaks_http1(listener: Listener) -> bool:
 
 def speaks_http2(listener: Listener) -> bool:
     """Whether it does: only where the library is there."""
-    wanted = listener.tls is not None if listener.protocols is None else "http2" in listener.protocols
-    return wanted and why_missing() is None
+    return listener.wants_http2 and why_missing() is None
 
 
 def offered_by_alpn(listener: Listener) -> tuple[str, ...]:

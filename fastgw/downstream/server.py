@@ -105,6 +105,21 @@ class Listener:
             table.tls.take_over_from(self.tls)
         self.tls = table.tls
 
+    def is_outdated(self, vouched: bytes | None) -> bool:
+        """Whether client certificates are verified by something else than `vouched`, by which one was at a handshake.
+
+        None: there was no TLS.
+        """
+        vouches = self.vouches
+        return vouched is not None and vouches is not None and vouches != vouched
+
+    def reassess(self, peer: Peer) -> Peer:
+        """Return the peer as it is trusted by now: the same one, or another."""
+        trusted = self.trusts(peer.ip)
+        if trusted is peer.trusted:
+            return peer
+        return Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
+
     @property
     def vouches(self) -> bytes | None:
         """See `ServerContexts`; None: the listener has no TLS."""

@@ -17,6 +17,7 @@ import hpack
 from tests.support.client import connect
 from tests.support.origin import shaken
 from tests.support.peer import DEADLINE, Peer, Unexpected
+from tests.support.tcp import nobody_waits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -267,14 +268,7 @@ class Http2Origin:
 
     def none_waits(self) -> bool:
         """Whether no further connection was opened."""
-        self._listening.setblocking(False)
-        try:
-            self._listening.accept()[0].close()
-        except BlockingIOError:
-            return True
-        finally:
-            self._listening.settimeout(DEADLINE)
-        return False
+        return nobody_waits(self._listening)
 
 
 OK: Fields = ((b":status", b"200"), (b"content-length", b"2"))

@@ -37,18 +37,23 @@ class TcpTarget:
 
     def has_nobody(self) -> bool:
         """Whether no connection waits to be taken. One that does is closed."""
-        self._listening.setblocking(False)
-        try:
-            self._listening.accept()[0].close()
-        except BlockingIOError:
-            return True
-        finally:
-            self._listening.settimeout(DEADLINE)
-        return False
+        return nobody_waits(self._listening)
 
     def close(self) -> None:
         for each in (*self._taken, self._listening):
             each.close()
+
+
+def nobody_waits(listening: socket.socket) -> bool:
+    """Whether no connection waits to be accepted. One that does is closed."""
+    listening.setblocking(False)
+    try:
+        listening.accept()[0].close()
+    except BlockingIOError:
+        return True
+    finally:
+        listening.settimeout(DEADLINE)
+    return False
 
 
 @contextlib.contextmanager

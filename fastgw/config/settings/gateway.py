@@ -264,6 +264,11 @@ class Listener(Settings):
     """Filters for requests of this listener."""
 
     @property
+    def wants_http2(self) -> bool:
+        """Whether clients may use HTTP/2, where this installation can."""
+        return self.tls is not None if self.protocols is None else "http2" in self.protocols
+
+    @property
     def destinations(self) -> tuple[str, ...]:
         """Upstreams that the listener itself names."""
         routed = tuple(route.upstream for route in self.routes)

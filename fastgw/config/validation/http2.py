@@ -13,9 +13,7 @@ _CURE = "install libnghttp2 and a fastgw that was compiled with it"
 def lacks_http2(listener: Listener) -> str | None:
     """Return why a listener does not offer HTTP/2 though it should; None: it does, or should not."""
     why = why_missing()
-    if why is None or (listener.protocols is None and (PURE or listener.tls is None)):
-        return None
-    if listener.protocols is not None and "http2" not in listener.protocols:
+    if why is None or not listener.wants_http2 or (PURE and listener.protocols is None):
         return None
     return f"HTTP/2 is not offered: {why}; {_CURE}"
 

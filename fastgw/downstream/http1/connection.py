@@ -452,20 +452,14 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
 
         False: its client certificate is no longer valid.
         """
-        peer = self.peer
-        if self._is_outdated():
+        listener = self.listener
+        if listener.is_outdated(self._vouched):
             return False
-        self._trusts = self.listener.trusts
-        trusted = self._trusts(peer.ip)
-        if trusted is not peer.trusted:  # what is under way goes on with the peer that it began with
-            self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
-            self.fast_path = None
+        self._trusts = listener.trusts
+        peer = listener.reassess(self.peer)
+        if peer is not self.peer:  # what is under way goes on with the peer that it began with
+            self.peer, self.fast_path = peer, None
         return True
-
-    def _is_outdated(self) -> bool:
-        """Whether the verification of client certificates has changed since this connection's handshake."""
-        vouches = self.listener.vouches
-        return self._vouched is not None and vouches is not None and vouches != self._vouched
 
     def make_fast_path(self) -> FastPath:
         self.fast_path = fast_path = FastPath(self, self.listener, self.peer)
@@ -624,7 +618,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return ahead
 
     def tunnel_begun(self) -> None:
-        if self._is_outdated():  # since the request was judged
+        if self.listener.is_outdated(self._vouched):  # since the request was judged
             self.server.worker_loop.loop.call_soon(self.end_outdated)
 
     def response_sent(self, unread: bool) -> None:
@@ -756,7 +750,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def end_outdated(self) -> None:
         """End a tunnel at once if the verification of its client certificate is outdated: it will send no further
         request."""
-        if self.phase is TUNNEL and self._is_outdated():
+        if self.phase is TUNNEL and self.listener.is_outdated(self._vouched):
             if self.exchange is not None:
                 self._break_off(Fault.CONNECTION_OUTDATED)
             self.abort()

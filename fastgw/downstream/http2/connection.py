@@ -179,10 +179,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         session = self.session
         events = session.feed(received, length, self._wheel.now)
         if events:
-            if self._events:
-                self._events.extend(events)  # in order, behind those that wait
-            else:
-                self._handle(events)
+            self._take_events(events)
         if self.write_paused:
             self._read_while_unsent += length
             if self._read_while_unsent > READ_WHILE_UNSENT:
@@ -393,20 +390,15 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         """Judge the peer anew, as the configuration of trusted proxies has changed. False: its certificate counts no
         more.
         """
-        peer = self.peer
-        if self._is_outdated():
+        listener = self.listener
+        if listener.is_outdated(self._vouched):
             return False
-        self._trusts = self.listener.trusts
-        trusted = self._trusts(peer.ip)
-        if trusted is not peer.trusted:  # what is in flight goes on with the peer that it began with
-            self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
+        self._trusts = listener.trusts
+        peer = listener.reassess(self.peer)
+        if peer is not self.peer:  # what is in flight goes on with the peer that it began with
+            self.peer = peer
             self._spare.clear()
         return True
-
-    def _is_outdated(self) -> bool:
-        """Whether client certificates are judged by something else than in this connection's handshake."""
-        vouches = self.listener.vouches
-        return self._vouched is not None and vouches is not None and vouches != self._vouched
 
     # what goes out
 
@@ -494,7 +486,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         server.worker_loop.wheel.drop(self)
         for stream in tuple(self._streams.values()):
             self._stream_closed(stream)
-            server.worker_loop.wheel.drop(stream)
         self._streams.clear()
         self._spare.clear()  # streams lead back here: only the collector would find the circle
         self._events.clear()
@@ -507,10 +498,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             server.closed(self)
 
     def watch(self, seconds: float) -> None:
-        wheel = self._wheel
-        self.deadline = deadline = wheel.now + seconds
-        if deadline < self.filed_at:
-            wheel.file(self, deadline)
+        self._wheel.watch(self, self._wheel.now + seconds)
 
     # drain
 
@@ -540,7 +528,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     def end_outdated(self) -> None:
         """End tunnels at once if the verification of the client certificate is outdated; the requests that come are
         refused."""
-        if self._is_outdated():
+        if self.listener.is_outdated(self._vouched):
             for stream in tuple(self._streams.values()):
                 if stream.is_tunnel:
                     stream.break_off(Fault.CONNECTION_OUTDATED)

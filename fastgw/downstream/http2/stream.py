@@ -26,7 +26,7 @@ from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.pipeline.request_pipeline import Waited, cancel_waiting, find_route, run_early_steps, run_route_steps
 from fastgw.routing.table import Match
-from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, FastPath
+from fastgw.upstream.forwarding.fast_path import FastPath
 
 if TYPE_CHECKING:
     from fastgw.downstream.http2.connection import Http2ClientConnection
@@ -304,7 +304,7 @@ class Http2Stream(Timed):
             fast_path = self.fast_path
             assert fast_path is not None
             server.finish(fast_path)
-            fast_path.response, fast_path.head, fast_path.route = None, NO_HEAD, NO_ROUTE  # as `forget`
+            fast_path.forget()
         else:
             exchange.finish()
             server.finish(exchange)
@@ -497,9 +497,7 @@ class Http2Stream(Timed):
 
     def watch(self, seconds: float) -> None:
         wheel = self._connection.server.worker_loop.wheel
-        self.deadline = deadline = wheel.now + seconds
-        if deadline < self.filed_at:
-            wheel.file(self, deadline)
+        wheel.watch(self, wheel.now + seconds)
 
     def look_at_held(self) -> None:
         """Bytes of the response are held, or were: see whether the client takes them."""

@@ -545,8 +545,7 @@ class TcpConnection(Timed):
 
     def end_outdated(self) -> None:
         """End a connection at once whose certificate was judged by what does not count any more."""
-        vouches = self.listener.vouches
-        if self._vouched is not None and vouches is not None and vouches != self._vouched:
+        if self.listener.is_outdated(self._vouched):
             self.fault = Fault.CONNECTION_OUTDATED
             self._finish(is_reset=True)
 

@@ -87,8 +87,6 @@ cdef extern from "nghttp2/nghttp2.h":
     void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
     void nghttp2_option_set_max_settings(nghttp2_option*, size_t)
     void nghttp2_option_set_user_recv_extension_type(nghttp2_option*, uint8_t)
-    void nghttp2_option_set_max_outbound_ack(nghttp2_option*, size_t)
-    void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option*, uint32_t)
     int nghttp2_session_server_new2(nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*)
     int nghttp2_session_client_new2(nghttp2_session**, nghttp2_session_callbacks*, void*, nghttp2_option*)
     void nghttp2_session_del(nghttp2_session*)
@@ -105,10 +103,7 @@ cdef extern from "nghttp2/nghttp2.h":
     uint32_t nghttp2_session_get_remote_settings(nghttp2_session*, int)
     size_t nghttp2_session_get_outbound_queue_size(nghttp2_session*)
     void* nghttp2_session_find_stream(nghttp2_session*, int32_t)
-    int nghttp2_session_check_request_allowed(nghttp2_session*)
     int nghttp2_session_terminate_session(nghttp2_session*, uint32_t)
-    int nghttp2_session_set_stream_user_data(nghttp2_session*, int32_t, void*)
-    void* nghttp2_session_get_stream_user_data(nghttp2_session*, int32_t)
     int nghttp2_submit_settings(nghttp2_session*, uint8_t, const nghttp2_settings_entry*, size_t)
     int nghttp2_submit_response(nghttp2_session*, int32_t, const nghttp2_nv*, size_t, const nghttp2_data_provider*)
     int32_t nghttp2_submit_request(
@@ -147,7 +142,6 @@ cdef enum:
     ERR_CANCEL = -535
     ERR_CALLBACK_FAILURE = -902
     ERR_FLOODED = -904
-    SETTING_HEADER_TABLE_SIZE = 1
     SETTING_ENABLE_PUSH = 2
     SETTING_MAX_CONCURRENT_STREAMS = 3
     SETTING_INITIAL_WINDOW_SIZE = 4
@@ -183,20 +177,6 @@ cdef enum:
     E_CONNECT = 12
     E_SETTINGS = 13
 
-HEAD = E_HEAD
-DATA = E_DATA
-END = E_END
-CLOSED = E_CLOSED
-REFUSED = E_REFUSED
-GOAWAY = E_GOAWAY
-INTERIM = E_INTERIM
-PONG = E_PONG
-TOO_LONG = E_TOO_LONG
-MALFORMED = E_MALFORMED
-SENT = E_SENT
-WHOLE = E_WHOLE
-CONNECT = E_CONNECT
-SETTINGS = E_SETTINGS
 
 cdef enum:
     MOST_FIELDS = 256  # of a head that goes out: on the stack
@@ -336,7 +316,6 @@ cdef class Session:
     cdef bint _refuses_new  # the last GOAWAY is on its way: what is above it is ignored
     cdef size_t _queued_before_settings
     cdef bint _in_settings
-    cdef bint _connect_protocol
     cdef bint _ended
     cdef readonly Py_ssize_t held_by_all
     """Bytes of all bodies that wait to be sent."""
@@ -371,7 +350,6 @@ cdef class Session:
         cdef int count = 0, failed
         self._is_client, self._secure, self._at = client, secure, now
         self._most_head_bytes, self._most_head_fields = header_bytes, header_count
-        self._connect_protocol = connect_protocol
         if client:
             failed = nghttp2_session_client_new2(&self._session, _client_callbacks, <void*>self, _options)
             entries[count].settings_id, entries[count].value = SETTING_ENABLE_PUSH, 0
@@ -829,11 +807,6 @@ cdef class Session:
             or not nghttp2_session_want_read(self._session)
         )
 
-    @property
-    def queued(self):
-        """Frames that wait to be sent, but for those of bodies."""
-        return nghttp2_session_get_outbound_queue_size(self._session)
-
     def announce_goaway(self):
         """Tell that no new streams will be taken soon (RFC 9113 section 6.8); those on their way still are."""
         nghttp2_submit_shutdown_notice(self._session)
@@ -856,11 +829,6 @@ cdef class Session:
     def peer_max_streams(self):
         """Streams that the peer lets be open at once."""
         return nghttp2_session_get_remote_settings(self._session, SETTING_MAX_CONCURRENT_STREAMS)
-
-    @property
-    def takes_requests(self):
-        """Whether a request may be begun."""
-        return bool(nghttp2_session_check_request_allowed(self._session))
 
 
 cdef inline uint8_t* _put(uint8_t* out, const void* text, size_t length) noexcept nogil:

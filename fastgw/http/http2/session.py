@@ -70,11 +70,6 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 11
 
 
-def library_version() -> str | None:
-    """Return the version of libnghttp2; None: HTTP/2 is not offered."""
-    return _library
-
-
 def describe() -> str:
     """Describe the library for people, or why there is none."""
     return f"libnghttp2 {_library}" if _why_missing is None else f"not offered: {_why_missing}"

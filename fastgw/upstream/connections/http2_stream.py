@@ -233,10 +233,7 @@ class Http2UpstreamStream(Timed):
                 self.deadline = inf
 
     def _watch(self, seconds: float) -> None:
-        wheel = self._wheel
-        self.deadline = deadline = wheel.now + seconds
-        if deadline < self.filed_at:
-            wheel.file(self, deadline)
+        self._wheel.watch(self, self._wheel.now + seconds)
 
     def expire(self, now: float) -> None:
         if self.phase is AWAITING:
