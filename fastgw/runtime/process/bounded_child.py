@@ -152,8 +152,8 @@ def _become(work: Callable[[], bytes], bounds: Bounds, pipe: int) -> NoReturn:
         signal.set_wakeup_fd(-1)  # control's loop would read of signals that are ours
         os.closerange(3, pipe)
         os.closerange(pipe + 1, _most_descriptors())
-        call_ourselves(NAME)
         when_alone(signal.SIGKILL)
+        call_ourselves(NAME)  # who sees the name may rely on it that the process does not outlive control
         _bind(bounds)
         result = memoryview(work())
         while result:
