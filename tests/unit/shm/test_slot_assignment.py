@@ -68,6 +68,11 @@ def test_routes_beyond_the_rows_are_counted() -> None:
     assert (len(places.upstream_rows), places.upstreams_folded, len(places.upstreams)) == (MAX_ROWS, 7, MAX_ROWS + 7)
 
 
+def test_a_target_that_is_named_twice_is_one() -> None:
+    table = first(SlotNames(upstreams={"a": ["t:1", "t:1", "t:2"]}))
+    assert (table.generation, len(table.targets), table.targets_folded) == (1, 2, 0)
+
+
 def test_an_upstreams_place_is_kept_as_long_as_something_counts_on_it() -> None:
     places = first(SlotNames(upstreams={"a": ()}))
     places = places.following(SlotNames(upstreams={"b": ()}), 2, oldest=1)

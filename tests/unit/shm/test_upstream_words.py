@@ -1,8 +1,10 @@
 """What the node thinks of its targets, and how busy it keeps them."""
 
-from fastgw.shm.health_words import Ejection, HealthVerdict
+import pytest
+
+from fastgw.shm.health_words import BreakerState, Ejection, HealthVerdict
 from fastgw.shm.memory import Layout, SharedMemory
-from fastgw.shm.slot_assignment import SlotNames, first
+from fastgw.shm.slot_assignment import MAX_TARGETS, SlotNames, first
 from fastgw.shm.upstream_words import TargetWords
 
 
@@ -32,6 +34,27 @@ def test_targets_that_lie_far_apart_are_looked_at_one_by_one() -> None:
     words.health.eject(shared.columns[1], 3, Ejection(1005.0, 1))
     found = [verdict for verdict, _ in words.health.read_verdicts(shared.columns[0], far, 1000.0)]
     assert found == [HealthVerdict.UNKNOWN, HealthVerdict.UNHEALTHY, HealthVerdict.EJECTED]
+
+
+def test_no_targets_have_no_verdicts() -> None:
+    shared, words = node()
+    assert words.health.read_verdicts(shared.columns[0], [], 1000.0) == []
+
+
+@pytest.mark.parametrize("until", [1000.0, 1000.25, 86_400.5])
+def test_a_breaker_is_read_as_it_was_set(until: float) -> None:
+    shared, words = node()
+    state = BreakerState(7, until, is_open=True)
+    words.health.set_breaker(shared.columns[0], 3, state)
+    assert words.health.breaker(shared.views, 3) == state
+
+
+def test_the_name_in_the_last_slot_overlaps_nothing() -> None:
+    shared, words = node()
+    column = shared.supervisor  # whose verdicts count
+    words.health.enter(column, 2 * MAX_TARGETS - 1, "last")
+    slots = range(2 * MAX_TARGETS)
+    assert set(words.health.read_verdicts(column, slots, 1000.0)) == {(HealthVerdict.UNKNOWN, 0.0)}
 
 
 def test_how_busy_an_upstream_is_is_summed_over_targets_and_workers() -> None:
