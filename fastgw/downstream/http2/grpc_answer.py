@@ -5,7 +5,8 @@ from collections.abc import Callable
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Response
 from fastgw.http.field_names import HOP_BY_HOP
-from fastgw.http.grpc import OF_HTTP, GrpcStatus, is_grpc, status_lines
+from fastgw.http.grpc.calls import is_grpc
+from fastgw.http.grpc.status import OF_HTTP, GrpcStatus, status_lines
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.serializer_reference import PHRASES
 

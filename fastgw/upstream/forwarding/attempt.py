@@ -14,7 +14,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import ClientSide, Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.http.field_names import EXPECT
-from fastgw.http.grpc import STATUS, outcome_of
+from fastgw.http.grpc.status import STATUS, outcome_of
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
 from fastgw.operator_events import OperatorEvent, say

@@ -13,7 +13,7 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded_headers import Policy, fields_for_upstream
 from fastgw.http.field_names import DIGESTS, EXPECT
-from fastgw.http.grpc import TIMEOUT, timeout_line, timeout_of
+from fastgw.http.grpc.calls import TIMEOUT, timeout_line, timeout_of
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import AS_DECLARED
 from fastgw.upstream.connections.stream import UpstreamStream

@@ -18,7 +18,7 @@ from fastgw.eventloop.timer_wheel import Timed
 from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, HOLDING
-from fastgw.http.grpc import STATUS
+from fastgw.http.grpc.status import STATUS
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import Attempt

@@ -4,10 +4,8 @@
 """
 
 from enum import IntEnum
-from typing import Final
 
-_PREFIX: Final = 5
-"""Bytes in front of a message: whether it is compressed, and its length."""
+from fastgw.http.grpc.frames import PREFIX, frame
 
 
 class ServingStatus(IntEnum):
@@ -29,16 +27,16 @@ def health_call(host: bytes, lines: bytes, service: str) -> bytes:
     head = (
         b"POST /grpc.health.v1.Health/Check HTTP/1.1\r\nHost: %b\r\nContent-Type: application/grpc\r\nTE: trailers\r\n"
     )
-    return head % host + lines + b"\r\n\0" + len(message).to_bytes(4, "big") + message
+    return head % host + lines + b"\r\n" + frame(message)
 
 
 def health_verdict(status: int, body: bytes) -> str:
     """Return what is wrong with the answer; "" = nothing. An answer without a message says by its status why."""
     if status != 200:
         return f"status {status}"
-    if len(body) < _PREFIX:
+    if len(body) < PREFIX:
         return "no answer of grpc.health.v1"
-    message = body[_PREFIX : _PREFIX + int.from_bytes(body[1:_PREFIX], "big")]
+    message = body[PREFIX : PREFIX + int.from_bytes(body[1:PREFIX], "big")]
     value = message[1] if len(message) == 2 and message[0] == 8 else 0
     if value == ServingStatus.SERVING:
         return ""

@@ -15,7 +15,7 @@ from time import time
 from typing import Final, final
 
 from fastgw.config.settings import gateway as config
-from fastgw.http.grpc import GrpcStatus
+from fastgw.http.grpc.status import GrpcStatus
 from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
 

@@ -1,0 +1,43 @@
+"""Heads of gRPC calls: their content type and their deadline."""
+
+import re
+from math import inf
+from types import MappingProxyType
+from typing import Final, Protocol
+
+TIMEOUT: Final = b"grpc-timeout"
+_TYPE: Final = re.compile(rb"application/grpc(?:[+;]|$)", re.IGNORECASE)
+_TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_UNITS: Final = MappingProxyType({b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9})
+_MOST: Final = 99_999_999
+"""A timeout has eight digits at most."""
+
+
+class Fielded(Protocol):
+    """Head of a message."""
+
+    def first(self, name: bytes) -> bytes | None: ...
+
+
+def is_grpc(head: Fielded) -> bool:
+    """Whether a request is a call of gRPC; not of gRPC-Web."""
+    kind = head.first(b"content-type")
+    return kind is not None and _TYPE.match(kind) is not None
+
+
+def timeout_of(head: Fielded) -> float | None:
+    """Return the seconds that the caller waits; inf: as long as it takes; None: they cannot be read."""
+    value = head.first(TIMEOUT)
+    if value is None:
+        return inf
+    found = _TIMEOUT.fullmatch(value)
+    return None if found is None else int(found[1]) * _UNITS[found[2]]
+
+
+def timeout_line(seconds: float) -> bytes:
+    """Return the line that says how many seconds are left, in eight digits at most; never none."""
+    for unit in (b"m", b"S", b"H"):
+        count = int(seconds / _UNITS[unit])
+        if count <= _MOST:
+            return b"Grpc-Timeout: %d%b\r\n" % (max(count, 1), unit)
+    return b"Grpc-Timeout: %dH\r\n" % _MOST

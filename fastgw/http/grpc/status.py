@@ -1,0 +1,139 @@
+"""Statuses of gRPC, on the wire and over HTTP.
+
+After "gRPC over HTTP2" (PROTOCOL-HTTP2.md) and "HTTP to gRPC Status Code Mapping" of the gRPC project.
+"""
+
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+STATUS: Final = b"grpc-status"
+MESSAGE: Final = b"grpc-message"
+DETAILS: Final = b"grpc-status-details-bin"
+_SAFE: Final = bytes(code for code in range(0x20, 0x7F) if code != 0x25)
+"""Characters of a message that are not encoded."""
+
+
+class GrpcStatus(IntEnum):
+    """Status codes of gRPC."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+OF_HTTP: Final = MappingProxyType(
+    {
+        400: GrpcStatus.INTERNAL,
+        401: GrpcStatus.UNAUTHENTICATED,
+        403: GrpcStatus.PERMISSION_DENIED,
+        404: GrpcStatus.UNIMPLEMENTED,
+        405: GrpcStatus.UNIMPLEMENTED,
+        408: GrpcStatus.DEADLINE_EXCEEDED,
+        413: GrpcStatus.RESOURCE_EXHAUSTED,
+        414: GrpcStatus.RESOURCE_EXHAUSTED,
+        422: GrpcStatus.INVALID_ARGUMENT,
+        429: GrpcStatus.RESOURCE_EXHAUSTED,
+        431: GrpcStatus.RESOURCE_EXHAUSTED,
+        499: GrpcStatus.CANCELLED,
+        500: GrpcStatus.INTERNAL,
+        501: GrpcStatus.UNIMPLEMENTED,
+        502: GrpcStatus.UNAVAILABLE,
+        503: GrpcStatus.UNAVAILABLE,
+        504: GrpcStatus.UNAVAILABLE,
+    }
+)
+"""Statuses of gRPC for answers of the gateway's own. Where the upstream was late, it is DEADLINE_EXCEEDED instead."""
+
+OF_UPSTREAM: Final = MappingProxyType(
+    {
+        400: GrpcStatus.INTERNAL,
+        401: GrpcStatus.UNAUTHENTICATED,
+        403: GrpcStatus.PERMISSION_DENIED,
+        404: GrpcStatus.UNIMPLEMENTED,
+        429: GrpcStatus.UNAVAILABLE,
+        502: GrpcStatus.UNAVAILABLE,
+        503: GrpcStatus.UNAVAILABLE,
+        504: GrpcStatus.UNAVAILABLE,
+    }
+)
+"""Statuses of gRPC for answers of an upstream that have none of their own; UNKNOWN for the rest."""
+
+TO_HTTP: Final = MappingProxyType(
+    {
+        GrpcStatus.OK: 200,
+        GrpcStatus.CANCELLED: 499,
+        GrpcStatus.UNKNOWN: 500,
+        GrpcStatus.INVALID_ARGUMENT: 400,
+        GrpcStatus.DEADLINE_EXCEEDED: 504,
+        GrpcStatus.NOT_FOUND: 404,
+        GrpcStatus.ALREADY_EXISTS: 409,
+        GrpcStatus.PERMISSION_DENIED: 403,
+        GrpcStatus.RESOURCE_EXHAUSTED: 429,
+        GrpcStatus.FAILED_PRECONDITION: 400,
+        GrpcStatus.ABORTED: 409,
+        GrpcStatus.OUT_OF_RANGE: 400,
+        GrpcStatus.UNIMPLEMENTED: 501,
+        GrpcStatus.INTERNAL: 500,
+        GrpcStatus.UNAVAILABLE: 503,
+        GrpcStatus.DATA_LOSS: 500,
+        GrpcStatus.UNAUTHENTICATED: 401,
+    }
+)
+"""HTTP statuses for clients that speak no gRPC, as google.rpc.Code and the Connect protocol have them."""
+
+_TO_BLAME: Final = frozenset(
+    (
+        GrpcStatus.UNKNOWN,
+        GrpcStatus.DEADLINE_EXCEEDED,
+        GrpcStatus.INTERNAL,
+        GrpcStatus.UNAVAILABLE,
+        GrpcStatus.DATA_LOSS,
+    )
+)
+"""Statuses for which the target is to blame; the others are the caller's."""
+
+
+def parse_status(value: bytes | None) -> GrpcStatus:
+    """Return the status that was sent; UNKNOWN for none, and for what is not one of gRPC's."""
+    if value is None or not value.isdigit() or len(value) > 2 or int(value) > GrpcStatus.UNAUTHENTICATED:
+        return GrpcStatus.UNKNOWN
+    return GrpcStatus(int(value))
+
+
+def outcome_of(status: int, grpc_status: bytes | None) -> int:
+    """Return the HTTP status that stands for the outcome of a call. `grpc_status`: as sent; None: there is none."""
+    if grpc_status is None or status != 200:
+        return status
+    code = parse_status(grpc_status)
+    return TO_HTTP[code] if code in _TO_BLAME else 200
+
+
+def encode_message(text: str) -> bytes:
+    """Encode the text of `grpc-message`: percent-encoded UTF-8, but for printable ASCII."""
+    return quote_from_bytes(text.encode(), _SAFE).encode()
+
+
+def decode_message(value: bytes) -> str:
+    """Decode `grpc-message`. What is not encoded well is kept as it is, as the specification asks."""
+    return unquote_to_bytes(value).decode("utf-8", "replace")
+
+
+def status_lines(code: int, message: str) -> bytes:
+    """Return the lines of a status. `message`: in plain text."""
+    return b"grpc-status: %d\r\ngrpc-message: %b\r\n" % (code, encode_message(message))
