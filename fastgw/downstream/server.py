@@ -361,15 +361,15 @@ class Server:
             connection.drain()
 
     async def _wait(self, seconds: float, tunnels: bool) -> int:
-        """Wait until all connections have closed; after `seconds` abort those that are (or are not) tunnels."""
+        """Wait until all connections have closed; after `seconds` abort what is left, `tunnels` as well or not."""
         assert self._quiet is not None
         with suppress(TimeoutError):
             async with asyncio.timeout(max(seconds, 0)):
                 while self.connections:  # further ones may come from the queue as the last one goes
                     self._quiet.clear()
                     await self._quiet.wait()
-        late = [c for c in tuple(self.connections) if tunnels or not c.is_tunnel]
-        return sum(connection.cut() for connection in late)
+        late = tuple(self.connections)
+        return sum(connection.cut() if tunnels else connection.cut_requests() for connection in late)
 
     def stop(self) -> None:
         """Abort all connections."""

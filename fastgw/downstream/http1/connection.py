@@ -618,8 +618,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return ahead
 
     def tunnel_begun(self) -> None:
-        if self.listener.is_outdated(self._vouched):  # since the request was judged
-            self.server.worker_loop.loop.call_soon(self.end_outdated)
+        """Tell the tunnel what may have happened since its request was judged."""
+        loop = self.server.worker_loop.loop
+        if self.listener.is_outdated(self._vouched):
+            loop.call_soon(self.end_outdated)
+        if self.server.draining:
+            loop.call_soon(self.drain)
 
     def response_sent(self, unread: bool) -> None:
         """Handle a response that was handed over completely. `unread`: its request has not ended."""
@@ -763,6 +767,10 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             exchange = self.stream.exchange
             if exchange is not None and exchange.tunnel is not None:
                 exchange.tunnel.drain()
+
+    def cut_requests(self) -> bool:
+        """Call `cut`, but let a tunnel go on."""
+        return self.phase is not TUNNEL and self.cut()
 
     def cut(self) -> bool:
         """Abort at once, with a 503 if no response has begun. True: an exchange or tunnel was aborted."""

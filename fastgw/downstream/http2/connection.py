@@ -525,6 +525,14 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 if exchange is not None and exchange.tunnel is not None:
                     exchange.tunnel.drain()
 
+    def tunnel_begun(self) -> None:
+        """A stream has become a tunnel: what may have happened since its request was judged is told to it as well."""
+        loop = self.server.worker_loop.loop
+        if self.listener.is_outdated(self._vouched):
+            loop.call_soon(self.end_outdated)
+        if self.server.draining:
+            loop.call_soon(self.drain)
+
     def end_outdated(self) -> None:
         """End tunnels at once if the verification of the client certificate is outdated; the requests that come are
         refused."""
@@ -537,10 +545,24 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
 
     def cut(self) -> int:
         """End at once, with a 503 where no answer has begun. Returns how many exchanges were cut off."""
+        count = self._cut_streams(tunnels=True)
+        self._end(ErrorCode.NO_ERROR)
+        self.abort()
+        return count
+
+    def cut_requests(self) -> int:
+        """End what is no tunnel, as `cut` does; tunnels go on. Returns how many exchanges were cut off."""
+        if not self.is_tunnel:
+            return self.cut()
+        count = self._cut_streams(tunnels=False)
+        self.flush_soon()
+        return count
+
+    def _cut_streams(self, tunnels: bool) -> int:
         count = 0
         for stream in tuple(self._streams.values()):
             exchange = stream.under_way()
-            if exchange is None:
+            if exchange is None or (stream.is_tunnel and not tunnels):
                 continue
             count += 1
             if exchange.state < ANSWERING:
@@ -548,6 +570,4 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             else:
                 stream.break_off(Fault.GATEWAY_STOPPED)
                 self.session.reset(stream.id, ErrorCode.INTERNAL_ERROR)
-        self._end(ErrorCode.NO_ERROR)
-        self.abort()
         return count

@@ -453,6 +453,7 @@ class Http2Stream(Timed):
             self._read_raw(piece)
         if not self.receiving and self.is_tunnel:
             self._end_raw()
+        connection.tunnel_begun()
 
     def _read_raw(self, piece: bytes) -> None:
         exchange = self.exchange
@@ -499,15 +500,18 @@ class Http2Stream(Timed):
         wheel = self._connection.server.worker_loop.wheel
         wheel.watch(self, wheel.now + seconds)
 
+    def _write_timeout(self) -> float:
+        """Seconds in which the client has to take some of what it is sent."""
+        return self._tunnel_timeout if self.is_tunnel else self._connection.server.timeouts.response_idle
+
     def look_at_held(self) -> None:
         """Bytes of the response are held, or were: see whether the client takes them."""
         connection = self._connection
-        timeout = self._tunnel_timeout if self.is_tunnel else connection.server.timeouts.response_idle
         held, taken = connection.session.held(self.id), connection.session.taken(self.id)
         if taken != self._taken_at_last_look or (held and not self._held_at_last_look):
             self._held_at_last_look, self._taken_at_last_look = held, taken
             if held:
-                self.watch(timeout)
+                self.watch(self._write_timeout())
             elif self.exchange is None and self.receiving:
                 self.watch(LINGER_IDLE_S)
             else:
@@ -523,7 +527,7 @@ class Http2Stream(Timed):
         held = connection.session.held(self.id)
         if held and (connection.write_paused or connection.session.taken(self.id) != self._taken_at_last_look):
             self._taken_at_last_look = connection.session.taken(self.id)  # the connection has a time of its own
-            self.watch(connection.server.timeouts.response_idle)
+            self.watch(self._write_timeout())
         elif held:
             self.break_off(Fault.CLIENT_STALLED)
             connection.session.reset(self.id, ErrorCode.CANCEL)

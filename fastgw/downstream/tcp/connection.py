@@ -533,10 +533,6 @@ class TcpConnection(Timed):
 
     # what the server asks
 
-    @property
-    def is_tunnel(self) -> bool:
-        return self._phase is OPEN
-
     def leave(self) -> None:
         """The listener is removed: as a tunnel it goes on."""
 
@@ -548,6 +544,10 @@ class TcpConnection(Timed):
         if self.listener.is_outdated(self._vouched):
             self.fault = Fault.CONNECTION_OUTDATED
             self._finish(is_reset=True)
+
+    def cut_requests(self) -> bool:
+        """Call `cut` while there is no connection to a target; then it is a tunnel, which goes on."""
+        return self._phase is not OPEN and self.cut()
 
     def cut(self) -> bool:
         """End at once. True: a connection was cut off."""

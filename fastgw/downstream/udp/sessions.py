@@ -284,8 +284,6 @@ class UdpSession(Timed):
 
     # what the server asks
 
-    is_tunnel = False
-
     def leave(self) -> None:
         """End with the listener, which takes no more datagrams, once the last one is answered, if that is soon."""
         if not self._unanswered:
@@ -297,6 +295,9 @@ class UdpSession(Timed):
     drain = leave
 
     def end_outdated(self) -> None: ...
+
+    def cut_requests(self) -> bool:
+        return self.cut()
 
     def cut(self) -> bool:
         """End at once. True: an answer was still to come."""
