@@ -1,6 +1,6 @@
-"""The configuration: what it may say (`settings`), how it is read and checked (`load`), and its JSON Schema.
+"""The configuration: settings (`settings`), reading and validation (`load`), and the JSON Schema.
 
-What is named here is imported when it is first asked for: who only wants an address or a secret read pays for no more.
+Names are imported on first use: a program that only needs an address or a secret parsed does not load the rest.
 """
 
 from importlib import import_module

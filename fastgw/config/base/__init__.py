@@ -1,5 +1,5 @@
-"""Types that every part of the configuration uses: durations, sizes, addresses, route patterns, and problems with
-their places.
+"""Types that every part of the configuration uses: durations, sizes, addresses, route patterns, and problems with their
+positions.
 
-It imports nothing of the other parts.
+Imports nothing of the other parts.
 """

@@ -1,4 +1,4 @@
-"""Problems of a configuration, each with its place: one line of `fastgw check` each."""
+"""Problems of a configuration, each with its position: one line of `fastgw check` each."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,35 +11,36 @@ from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
 Path = tuple[str | int, ...]
-"""The keys and indexes that lead from a file's root to a value in it."""
+"""Keys and indexes from a file's root to a value."""
 
 LOOKUPS: Final = ("dns", "srv")
-"""Kinds of target lookups, as they are called in the configuration, and in the names of the virtual files for them."""
+"""Kinds of target lookups, as named in the configuration and in the names of virtual files."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _LONGEST = 300
 _EXPECTED: Final = "expected "
 _NAMES_LISTED = 16
 MOST_HINTS: Final = 200
-"""Most hints of one reading. Each compares a name with all that there are: 100,000 unknown keys took 13 s."""
+"""Maximum number of hints per reading. Each one compares a name with all known names: 100,000 unknown keys took 13 s.
+"""
 NAMES_COMPARED: Final = 1000
 _hints_left: ContextVar[int] = ContextVar("hints_left", default=MOST_HINTS)
 
 
 class Problem(Struct, frozen=True):
-    """One thing that is wrong, or in `Loaded.notes` one thing worth knowing."""
+    """An error in a configuration, or a note in `Loaded.notes`."""
 
     file: str
     """File name as it was given; "" for the command line."""
     line: int
     """Line number from 1; 0 when the file could not be read."""
     column: int
-    """Column number from 1, in characters; 0 for values in TOML, where lines alone are known."""
+    """Column number from 1, in characters; 0 for values in TOML, where only lines are known."""
     path: str
     """Path of the setting, such as `routes[0].upstream`; "" for the file as a whole."""
     wrong: str
     expected: str = ""
-    """Correct form, which follows the word "expected". "" = there is nothing to say, or `hint` says it. It is made with
-    all that is said behind "; ", and keeps what is said after the word "expected".
+    """Correct form, which follows the word "expected". "" = none, or it is in `hint`. The constructor accepts the whole
+    advice, the text behind "; ", and keeps the part after the word "expected".
     """
     hint: str | None = None
     """Further advice, such as `did you mean "x"?`; "" = none. Never null."""
@@ -47,7 +48,7 @@ class Problem(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.hint is None:
             before, _, after = self.expected.partition(_EXPECTED)
-            if before and not before.endswith("? "):  # the word is a part of a sentence
+            if before and not before.endswith("? "):  # "expected" is part of a sentence
                 before, after = self.expected, ""
             force_setattr(self, "expected", after)
             force_setattr(self, "hint", before.rstrip())
@@ -60,8 +61,8 @@ class Problem(Struct, frozen=True):
 
 
 def with_counts(problems: Iterable[Problem]) -> list[Problem]:
-    """Return the problems with equal ones, such as those of one file that many name, as the first, with the number of
-    the others.
+    """Return the problems with equal ones merged, such as those of one file that several settings name: the first of
+    each, with the number of the others.
     """
     alike: dict[tuple[str, str, str | None], list[Problem]] = {}
     for each in problems:
@@ -75,14 +76,16 @@ def _with_count(problem: Problem, more: int) -> Problem:
 
 
 def shown_file(name: str) -> str:
-    """A file's name, for people: what DNS is asked for has one that only looks like a URL."""
+    """Return a file's name for people. The virtual file of a DNS lookup has a name of its own, which only looks like a
+    URL.
+    """
     kind, is_url, rest = name.partition("://")
     return f"{kind}: {rest.partition('?')[0]}" if is_url and kind in LOOKUPS else name
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used. `problems` holds every problem, by file and line; `excerpts` the lines of
-    syntax errors, for terminals of people who can read the files: never for logs or answers.
+    """An invalid configuration. `problems`: all problems, by file and line. `excerpts`: lines of syntax errors, for
+    terminals of users who can read the files; never for logs or responses.
     """
 
     def __init__(self, problems: Iterable[Problem], excerpts: Mapping[Problem, str] = MappingProxyType({})) -> None:
@@ -92,7 +95,7 @@ class ConfigError(Exception):
 
 
 def path_text(path: Path) -> str:
-    """`routes[0].filters.size`; a key that would be misread stands in brackets and quotes."""
+    """Return a path as text, such as `routes[0].filters.size`. Ambiguous keys are put in brackets and quotes."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -105,7 +108,7 @@ def path_text(path: Path) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a problem names it."""
+    """Return a value as a problem shows it."""
     match value:
         case None:
             return "null"
@@ -128,13 +131,13 @@ def shorten(text: str) -> str:
 
 
 def begin_hints() -> None:
-    """A configuration is read: from here on `MOST_HINTS` names are looked for."""
+    """Start a reading: reset the number of hints that are left to `MOST_HINTS`."""
     _hints_left.set(MOST_HINTS)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was most likely meant. None also where that would take long: in a reading that has had many
-    looked for, or among very many names."""
+    """Return the known name most similar to a name. None if none is similar, if this reading has no hints left, or if
+    there are too many names to compare."""
     left = _hints_left.get()
     _hints_left.set(left - 1)
     if left <= 0 or len(names := sorted(known)) > NAMES_COMPARED:

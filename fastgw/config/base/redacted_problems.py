@@ -1,8 +1,8 @@
-"""Problems of files that somebody else may have named: where they are and what was expected, and nothing of what stands
-there. Whoever can have a file read must not learn by an error what is in it, be it `/proc/self/environ`.
+"""Problems of files that a remote user may have named: they give position and expected form, never the file's contents.
 
-The main file, and what it includes, are quoted to whoever gave them on the command line; so is a document to whoever
-sent it, as long as it includes none.
+Otherwise a user who can make the gateway read a file, such as `/proc/self/environ`, would learn its contents from
+errors. The main file and its includes are quoted when they are given on the command line; a document sent to the API is
+quoted if it includes no files.
 """
 
 import re
@@ -18,7 +18,7 @@ HIDDEN: Final = "…"
 """Placeholder for an unknown key."""
 NOT_EXPECTED: Final = "not a valid value"
 UNKNOWN_KEY: Final = "unknown key"
-# What is said of a value without showing it.
+# Texts about a value that do not show it.
 _SAFE: Final = re.compile(
     rf"(?:missing|{UNKNOWN_KEY}|not UTF-8|nested too deep|the file is empty|an empty list|not a valid secret"
     r"|an? (?:object|list)|duplicate key; first defined on line [0-9]+|more than one YAML document; expected one per "
@@ -37,7 +37,9 @@ def wrong(text: str) -> str:
 
 
 def expected(text: str, of: str) -> str:
-    """`of`: what is wrong. Names that are listed are ours where they are those of keys; others may be the file's."""
+    """Return the expected form, or "" if it quotes names that may come from the file: only the names of settings may be
+    listed. `of`: the error.
+    """
     return text if '"' not in text or of == UNKNOWN_KEY else ""
 
 

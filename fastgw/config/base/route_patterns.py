@@ -1,8 +1,7 @@
-"""The syntax of hosts, paths and path templates in routes. Parsed and checked here, compiled by `routing`.
+"""Syntax of hosts, paths and path templates in routes: parsed and checked here, compiled by `routing`.
 
-Every function raises `ValueError` with a sentence for the author of the configuration: what is wrong; what was
-expected. Literal text is brought into the normal form that requests have (`http.path_normalization`), so that equal
-paths are equal bytes.
+Every function raises `ValueError` with a sentence for the configuration's author: the error, then what was expected.
+Literal text is normalized like request paths (`http.path_normalization`), so equal paths are equal bytes.
 """
 
 import re
@@ -21,7 +20,7 @@ from fastgw.http.path_normalization import normalize
 
 
 class PathKind(IntEnum):
-    """Kind of a pattern; smaller goes before greater when both match."""
+    """Kind of a path pattern. When two patterns match, the lower value takes precedence."""
 
     EXACT = 0  # /users
     PARAMETERS = 1  # /users/{id}, /apps/{app}/{rest:path}
@@ -31,7 +30,9 @@ class PathKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """Takes one segment that is not empty; with `rest` all that is left after a slash, slashes included, or nothing."""
+    """A path parameter. It matches one non-empty segment; with `rest`, everything after a slash, slashes included, or
+    nothing.
+    """
 
     name: str
     rest: bool = False
@@ -43,11 +44,11 @@ class PathPattern:
     """Pattern as written."""
     kind: PathKind
     segments: tuple[bytes | Parameter, ...] = ()
-    """Parts between the slashes, literals in normal form: `/a/` has `a` and an empty one, `/*` none."""
+    """Parts between the slashes, literals in normal form: `/a/` has `a` and "", `/*` none."""
     regex: bytes = b""
-    """RE2 syntax, searched for anywhere in the path unless it is anchored itself."""
+    """RE2 syntax; matches anywhere in the path unless anchored."""
     written: bool = True
-    """False: it is one of `either_slash`, and gives way to one that was written so."""
+    """False: added by `either_slash`; a pattern written so in a file takes precedence."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -55,7 +56,7 @@ class PathPattern:
 
     @property
     def literal(self) -> bytes:
-        """The path of an exact pattern; what a prefix stands for (`/files/*`: `/files`; `/*`: nothing)."""
+        """Path of an exact pattern, or the prefix of a prefix pattern (`/files/*`: `/files`; `/*`: "")."""
         return b"".join(b"/" + segment for segment in self.segments if isinstance(segment, bytes))
 
 
@@ -64,19 +65,23 @@ class HostPattern:
     text: str
     """Pattern as written."""
     name: bytes
-    """Lower case, without port or trailing dot. Of a wildcard what must follow one or more labels: `.example.org`."""
+    """Host in lower case, without port or trailing dot. For a wildcard, the suffix that follows one or more labels:
+    `.example.org`.
+    """
     wildcard: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Text with parameters in it: `literals[0] parameters[0] literals[1] ...`."""
+    """Text with parameters: `literals[0] parameters[0] literals[1] ...`."""
 
     literals: tuple[bytes, ...]
     parameters: tuple[str, ...]
 
     def expand(self, values: Mapping[str, bytes]) -> bytes:
-        """Fill in `values` (normal-form path bytes). Never begins with `//`, which a browser takes for a host."""
+        """Replace the parameters by `values` (normal-form path bytes). The result never begins with `//`, which
+        browsers read as a host.
+        """
         pieces = [self.literals[0]]
         for name, literal in zip(self.parameters, self.literals[1:], strict=True):
             pieces += (values[name], literal)
@@ -87,12 +92,12 @@ class Template:
 LIKE_REGEX: Final = re.compile(
     r"\.\*|\.\+|\(\?|^/?\^|\$$|\[\^|\[[a-z0-9]-[a-z0-9]\]|\\[dws.]|\([^)]*\|[^)]*\)", re.IGNORECASE
 )
-"""Found in a path that is text, a regular expression was meant most likely."""
+"""Matches a literal path that was probably meant as a regular expression."""
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 _TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_HOST_LENGTH_MAX: Final = 253  # of a name in dotted form (RFC 1035 section 2.3.4)
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # its own normal form: it has nothing but unreserved letters, and no dot
+_HOST_LENGTH_MAX: Final = 253  # in dotted form (RFC 1035 section 2.3.4)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # already in normal form: unreserved letters only, no dot
 _NOT_IN_URL: Final = re.compile(r'[^!-~]|["<>\\^`{|}]')
 _URL_START: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
 
@@ -128,8 +133,8 @@ def parse_path(text: str) -> PathPattern:
 
 
 def either_slash(pattern: PathPattern) -> tuple[PathPattern, ...]:
-    """Return the pattern with and without a slash at its end, first as it was written; alone where that makes no
-    difference.
+    """Return the pattern with and without a trailing slash, as written first. If the slash makes no difference, return
+    the pattern alone.
     """
     segments = pattern.segments
     if pattern.kind not in (PathKind.EXACT, PathKind.PARAMETERS) or segments == (b"",):
@@ -162,7 +167,9 @@ def parse_host(text: str) -> HostPattern:
 
 
 def parse_strip_prefix(text: str) -> bytes:
-    """A path to cut off by element, in normal form and without a slash at its end: `/api`."""
+    """Parse a path prefix to strip, in whole segments. The result is in normal form and has no trailing slash:
+    `/api`.
+    """
     pattern = parse_path(text.rstrip("/"))
     if pattern.kind is not PathKind.EXACT:
         raise ValueError(f"{text!r} is a pattern; expected a plain path such as /api")
@@ -170,10 +177,10 @@ def parse_strip_prefix(text: str) -> bytes:
 
 
 def parse_rewrite(text: str) -> Template:
-    """A path in which `{name}` stands for a parameter of the route's paths.
+    """Parse a path in which `{name}` stands for a parameter of the route's paths.
 
-    Each piece of literal text is in normal form by itself. So no value can complete a dot segment, and what the
-    template expands to is in normal form too.
+    Each literal part is normalized by itself, so no value can complete a dot segment, and the expanded path is in
+    normal form.
     """
     if not text.startswith("/") or text.startswith("//"):
         raise ValueError(f"{text!r} does not start with exactly one slash; expected a path such as /internal/{{id}}")
@@ -183,9 +190,7 @@ def parse_rewrite(text: str) -> Template:
 
 
 def parse_redirect(text: str) -> Template:
-    """Parse the target of a redirect: a path or an http(s) URL; `{name}` in its path, query or fragment is a
-    parameter.
-    """
+    """Parse a redirect target: a path or an http(s) URL. `{name}` in its path, query or fragment is a parameter."""
     url = _URL_START.match(text)
     if url is None and (not text.startswith("/") or text.startswith("//")):
         raise ValueError(
@@ -201,7 +206,9 @@ def parse_redirect(text: str) -> Template:
 
 
 def re2_options() -> Any:
-    """Paths in normal form are ASCII: a byte is a character. Errors are raised, not logged."""
+    """Return the RE2 options: Latin-1, because normalized paths are ASCII (one byte is one character); errors are
+    raised, not logged.
+    """
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.log_errors = False
@@ -235,8 +242,8 @@ def _segment(text: str) -> bytes | Parameter:
 
 
 def _normal(text: str) -> bytes:
-    """The normal form of text inside a segment. What is not ASCII is escaped as UTF-8."""
-    if _PLAIN.fullmatch(text):  # PERF: most are, and thousands of routes are checked
+    """Return text within a segment in normal form. Non-ASCII characters are percent-encoded as UTF-8."""
+    if _PLAIN.fullmatch(text):  # PERF: most text is plain, and thousands of routes are checked
         return text.encode()
     if "{" in text or "}" in text:
         raise ValueError(f"{text!r} has an unmatched brace; expected {{name}}, or a literal brace as %7B or %7D")

@@ -1,4 +1,6 @@
-"""Base of all settings. All of it is immutable: mappings are read-only views, or dictionaries that nobody changes."""
+"""Base of all settings. Settings are immutable: mappings are read-only views, or dictionaries that are never
+changed.
+"""
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -17,7 +19,7 @@ NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
 def view(held: dict[Any, Any]) -> Mapping[Any, Any]:
-    """A read-only mapping."""
+    """Return a read-only view of a mapping."""
     return MappingProxyType(held) if held else NONE
 
 
@@ -35,7 +37,7 @@ class Settings(Struct, metaclass=SettingsMeta, frozen=True):
 
 
 DECODED_SETTINGS: Final[ContextVar[Callable[[str, Any], Any]]] = ContextVar("DECODED_SETTINGS")
-"""Function that makes the settings of a filter, by its type, out of plain values: set while they are decoded."""
+"""Function that creates the settings of a filter, by its type, from plain values. Set while settings are decoded."""
 
 
 class FilterUse(Struct, frozen=True):
@@ -45,47 +47,49 @@ class FilterUse(Struct, frozen=True):
     """
 
     name: str
-    """The instance: the same name at a nearer level replaces it."""
+    """Instance name. The same name at an inner level replaces the filter."""
     type: str
-    """The filter type; the instance's name unless the file says otherwise."""
+    """Filter type. Default: the instance's name."""
     settings: Any
-    """The filter type's struct."""
+    """Settings, of the filter type's struct."""
     enforced: bool = False
-    """Whether nearer levels may neither replace nor remove it."""
+    """Whether inner levels must not replace or remove it."""
     shadow: bool = False
-    """Whether it decides and tells, but never acts."""
+    """Whether it evaluates and reports, but never acts."""
 
     def __post_init__(self) -> None:
-        if type(self.settings) in (dict, list):  # decoded by a type that cannot know the filter's
+        if type(self.settings) in (dict, list):  # decoded by a type that does not know the filter's settings
             msgspec.structs.force_setattr(self, "settings", DECODED_SETTINGS.get()(self.type, self.settings))
 
 
 @dataclass(frozen=True)
 class Inner:
-    """Marks a `FilterUse` that stands within another filter: written as a mapping with one key, its type.
+    """Marks a `FilterUse` inside another filter, written as a mapping with one key, its type.
 
-    Its name is its type, and it has none of the keys that every instance has.
+    Its name is its type, and it has none of the common keys of instances.
     """
 
     phase: str
-    """The only one that it may be of."""
+    """Phase that the filter must belong to."""
 
 
 Filters = Mapping[Name, FilterUse | None]
-"""Instance name to its use; None removes what a farther level added under that name."""
+"""Filter uses by instance name. None removes the filter that an outer level added under that name."""
 
 
 @dataclass(frozen=True)
 class OrFrom:
-    """Marks a list that may come from elsewhere. What is found there, which may be nothing, is put in the place of
-    this; a list that is written has an element at least."""
+    """Marks a list that may come from another source, such as a file. The elements of the source, possibly none,
+    replace the list; a list in the configuration has at least one element."""
 
     types: tuple[type[Settings], ...]
 
 
 @dataclass(frozen=True)
 class Besides:
-    """Marks a mapping by name in which one name may be a list of texts, about the whole, in place of an element."""
+    """Marks a mapping by name in which one name may hold a list of strings about the whole mapping instead of an
+    element.
+    """
 
     name: str
     type: Any
@@ -96,14 +100,14 @@ class Besides:
 
 @dataclass(frozen=True)
 class Renamed:
-    """Marks a setting that had another name: the former one is still read, and `check` says that it is deprecated."""
+    """Marks a renamed setting: the old name is still accepted, and `check` reports it as deprecated."""
 
     former: str
 
 
 @dataclass(frozen=True)
 class Shorthand:
-    """Marks a struct that may be written as the value of one of its fields, where the others keep their defaults."""
+    """Marks a struct that may be written as the value of one of its fields; the other fields keep their defaults."""
 
     key: str
     expected: str

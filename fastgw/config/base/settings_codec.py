@@ -1,8 +1,8 @@
-"""Codec of settings for other processes of the gateway, and for digests: MessagePack that is decoded by type.
+"""Codec of settings for other processes of the gateway and for digests: MessagePack, decoded by type.
 
-Rule 1: a struct is a map of those of its fields that differ from their defaults, so that what is read back shares the
-defaults with everything else. Rule 2: a filter's settings are decoded by the class that the type of its use names: one
-of fastgw by its name, one of another package by its class. No bytes name anything else to import.
+Rule 1: a struct is a map of the fields that differ from their defaults; decoded structs share the default objects. Rule
+2: a filter's settings are decoded by the class of its type: built-in types by name, those of other packages by class.
+Encoded bytes can import nothing else.
 """
 
 import ipaddress
@@ -24,14 +24,14 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 def encode(value: object) -> bytes:
-    """Return settings as bytes. Raises `TypeError` for a filter whose class no other process could find."""
+    """Return settings as bytes. Raises `TypeError` for a filter whose class other processes cannot import."""
     return _ENCODER.encode(_plain(value))
 
 
 def decode(raw: bytes, kind: type[T], filter_types: Mapping[str, type[Struct]]) -> T:
-    """Return the settings of this type that were encoded. `filter_types`: the filters of fastgw, by name.
+    """Return the decoded settings of this type. `filter_types`: built-in filters by name.
 
-    Mappings are plain dictionaries here, which nobody changes.
+    Mappings are plain dictionaries, which are never changed.
     """
     token = DECODED_SETTINGS.set(lambda name, held: _filter_settings(name, held, filter_types))
     try:
@@ -42,24 +42,24 @@ def decode(raw: bytes, kind: type[T], filter_types: Mapping[str, type[Struct]]) 
 
 
 def digest(*values: object) -> bytes:
-    """Return a digest of settings: equal for equal ones, whichever of them say what is the default."""
+    """Return a digest of settings. Equal settings have equal digests, whether or not defaults are written out."""
     return sha256(encode(values)).digest()
 
 
 def encode_object(value: Struct) -> bytes:
-    """Return a struct as bytes together with its class, which `decode_object` finds. Raises `TypeError`."""
+    """Return a struct as bytes together with its class, for `decode_object`. Raises `TypeError`."""
     return _ENCODER.encode((_name_of(type(value)), _plain(value)))
 
 
 def decode_object(raw: bytes, base: type[T]) -> T:
-    """Return the struct that was encoded, of a subclass of `base`."""
+    """Return the decoded struct, of a subclass of `base`."""
     name, held = msgspec.msgpack.decode(raw, type=tuple[str, Any])
     decoded: T = msgspec.convert(held, _class_named(name, cast(Any, base)), dec_hook=_decoded)
     return decoded
 
 
 def check_class(kind: type[Struct]) -> None:
-    """Raise `TypeError` where values of a struct could not be decoded by its annotations."""
+    """Raise `TypeError` if values of a struct cannot be decoded by its annotations."""
     _decoder(kind)
     left: list[Any] = [msgspec.inspect.type_info(kind)]
     seen: dict[int, Any] = {}
@@ -73,7 +73,7 @@ def check_class(kind: type[Struct]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return what MessagePack has: maps, arrays, texts, bytes and numbers."""
+    """Return a value in MessagePack's types: maps, arrays, strings, bytes and numbers."""
     kind = type(value)
     if kind in _PLAIN:
         return value
@@ -99,7 +99,7 @@ def _plain_struct(value: Struct) -> Any:
     for field in layout.fields:
         held = getattr(value, field.name)
         default = field.default
-        # What is a default may tell that nobody wrote it (`DEFAULT_ADMIN`): an equal struct is another.
+        # A default object can mean "not configured" (`DEFAULT_ADMIN`): an equal struct is not the same.
         if held is not default and (isinstance(held, Struct) or not _is_equal(held, default)):
             plain[field.key] = _plain(held)
     return plain
@@ -114,7 +114,7 @@ def _plain_use(use: FilterUse) -> dict[str, Any]:
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    """Whether two values are equal and of the same type: 1 is not True. A mapping may be a view or not."""
+    """Whether two values are equal and of the same type: 1 is not True. A mapping may be a view or a dictionary."""
     alike = type(one) is type(other) or (isinstance(one, Mapping) and isinstance(other, Mapping))
     return alike and bool(one == other)
 
@@ -134,7 +134,7 @@ class _Layout(NamedTuple):
 
 @cache
 def _layout_of(kind: type[Struct]) -> _Layout | None:
-    """None: a struct that msgspec encodes as an array, with all that is in it."""
+    """Return the layout of a struct type. None: msgspec encodes it as an array, with everything in it."""
     if kind.__struct_config__.array_like:
         return None
     tag = kind.__struct_config__.tag
@@ -185,7 +185,7 @@ def _name_of(kind: type) -> str:
 
 
 def _class_named(name: str, base: Any) -> Any:
-    """Return the class of this name. Raises `TypeError`."""
+    """Return the class with this name. Raises `TypeError`."""
     module, _, path = name.partition(":")
     try:
         found: Any = import_module(module)

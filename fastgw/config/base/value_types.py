@@ -1,7 +1,7 @@
-"""Types of single values, as written in a configuration and as held: durations, sizes, addresses, URLs.
+"""Types of single values, as written in a configuration and as stored: durations, sizes, addresses, URLs.
 
-A `Notation` inside `Annotated` is all that the reader and the JSON schema need to know about such a type. Its `parse`
-raises `ValueError` with what is wrong, in words that follow the value's path in a line of `fastgw check`.
+A `Notation` inside `Annotated` describes such a type for the decoder and the JSON schema. Its `parse` raises
+`ValueError`; the message follows the value's path in a line of `fastgw check`.
 """
 
 import ipaddress
@@ -22,20 +22,20 @@ from fastgw.http.path_normalization import normalize
 
 @dataclass(frozen=True)
 class Notation:
-    """Notation of a type that is more than its text."""
+    """Notation of a type that is not plain text."""
 
     expected: str
-    """Correct form, with an example; ends the line that reports a wrong value."""
+    """Correct form, with an example; the end of the line that reports an invalid value."""
     parse: Callable[[str], Any]
-    """Function from the text to the value that is held. Raises `ValueError`."""
+    """Function from text to the stored value. Raises `ValueError`."""
     schema: Mapping[str, Any] = field(hash=False)
-    """The JSON Schema of what is written."""
+    """JSON Schema of the text."""
     numbers: range = range(0)
-    """The integers that may stand for themselves."""
+    """Integers that are accepted as numbers."""
     write: Callable[[Any], str] = str
-    """Function from the value back to a text that means it."""
+    """Function from the value back to its text."""
     unit: str = ""
-    """Unit that a number without one was most likely meant in."""
+    """Unit that a number without a unit was probably meant in."""
 
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -67,7 +67,9 @@ _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
 
 
 def parse_duration(text: str) -> float:
-    """`250ms`, `10s`, `5m`, `1h` as seconds. Never zero: a wait of no time would never succeed. At most a year."""
+    """Parse `250ms`, `10s`, `5m`, `1h` as seconds: above zero, because a zero timeout never succeeds, and at most a
+    year.
+    """
     match = re.fullmatch(_DURATION, text)
     if match is None:
         raise ValueError(f'"{text}" is not a duration')
@@ -80,13 +82,13 @@ def parse_duration(text: str) -> float:
 
 
 def parse_delay(text: str) -> float:
-    """A duration that may be zero."""
+    """Parse a duration that may be zero."""
     match = re.fullmatch(_DURATION, text)
     return 0.0 if match is not None and float(match[1]) == 0 else parse_duration(text)
 
 
 def write_duration(seconds: float) -> str:
-    """Format seconds in the largest unit of which they are a whole number, else in milliseconds."""
+    """Format seconds in the largest unit that gives a whole number, else in milliseconds."""
     for unit, length in reversed(_SECONDS.items()):
         number = f"{seconds / length:.10g}"
         if seconds and number.isdigit():
@@ -95,7 +97,7 @@ def write_duration(seconds: float) -> str:
 
 
 def parse_size(text: str) -> int:
-    """`32KiB`, `10MB` as bytes."""
+    """Parse `32KiB`, `10MB` as bytes."""
     match = re.fullmatch(_SIZE, text)
     if match is None:
         raise ValueError(f'"{text}" is not a size')
@@ -105,13 +107,13 @@ def parse_size(text: str) -> int:
 
 
 def write_size(size: int) -> str:
-    """Format bytes in the largest unit of which they are a whole number."""
+    """Format bytes in the largest unit that gives a whole number."""
     unit = max((unit for unit, length in _BYTES.items() if size % length == 0), key=_BYTES.__getitem__) if size else "B"
     return f"{size // _BYTES[unit]}{unit}"
 
 
 def parse_percent(text: str) -> float:
-    """`20%` as 0.2; from 0 to 100."""
+    """Parse `20%` as 0.2; from 0% to 100%."""
     match = re.fullmatch(_PERCENT, text)
     if match is None:
         raise ValueError(f'"{text}" is not a percentage')
@@ -122,7 +124,9 @@ def parse_percent(text: str) -> float:
 
 
 class Trait(Struct, frozen=True):
-    """Trait that tells requests apart. `name`: in lower case of a field; as it is of a cookie or claim; else ""."""
+    """Request attribute that a filter or hash is keyed by. `name`: header name in lower case; name of a cookie or claim
+    as written; else "".
+    """
 
     kind: str
     name: str = ""
@@ -135,7 +139,7 @@ _NAMED_TRAITS: Final = {"header": _TOKEN, "cookie": _TOKEN, "claim": r"[^\s,]+"}
 
 
 def trait(*kinds: str) -> Notation:
-    """Return the notation of these traits; `header`, `cookie` and `claim` have a name."""
+    """Return the notation of these request attributes; `header`, `cookie` and `claim` have a name."""
     forms = [f"{kind}:NAME" if kind in _NAMED_TRAITS else kind for kind in kinds]
 
     def parse(text: str) -> Trait:
@@ -152,11 +156,11 @@ def trait(*kinds: str) -> Notation:
 if TYPE_CHECKING:
     IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 else:
-    IPNetwork = ipaddress._BaseNetwork  # msgspec decodes by one class, or none that it does not know itself
+    IPNetwork = ipaddress._BaseNetwork  # msgspec decodes a union by one class, or by none that it does not know itself
 
 
 def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """`10.0.0.0/8`, `2001:db8::/32`, or one address. Bits beside the prefix are a mistake, not a spelling."""
+    """Parse `10.0.0.0/8`, `2001:db8::/32`, or one address. Set host bits are an error."""
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:
@@ -164,10 +168,10 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is an address of the loopback interface. Raises `ValueError` for what is no address.
+    """Whether this is a loopback address. Raises `ValueError` for an invalid address.
 
-    An IPv4-mapped one (`::ffff:127.0.0.1`) is none, though CPython 3.13 says otherwise: a socket for IPv6 alone, as
-    ours are, is not reached by it.
+    IPv4-mapped IPv6 addresses (`::ffff:127.0.0.1`) are not, although CPython 3.13 says so: the gateway's sockets are
+    IPv6-only and not reachable by them.
     """
     address = ipaddress.ip_address(host)
     return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
@@ -179,14 +183,14 @@ class Address(Struct, frozen=True):
     """
 
     host: str = ""
-    """Host without brackets for IPv6; "" with a port: every address of the machine, of IPv4 and of IPv6."""
+    """Host without brackets for IPv6. "" with a port: all IPv4 and IPv6 addresses."""
     port: int = 0
     """0 lets the system choose."""
     path: str = ""
 
     @property
     def local(self) -> bool:
-        """Whether only this machine can connect to it. A name other than localhost may lead anywhere."""
+        """Whether only this machine can connect to it. False for host names other than localhost."""
         if self.path or self.host == "localhost":
             return True
         try:
@@ -196,7 +200,7 @@ class Address(Struct, frozen=True):
 
     @property
     def name(self) -> str | None:
-        """The host as `getaddrinfo` takes it: None stands for every address."""
+        """Host for `getaddrinfo`: None means all addresses."""
         return self.host or None
 
     def __str__(self) -> str:
@@ -206,7 +210,7 @@ class Address(Struct, frozen=True):
 
 
 def parse_address(text: str) -> Address:
-    """`host:port`, `[ipv6]:port`, `:port` or `unix:/path`."""
+    """Parse `host:port`, `[ipv6]:port`, `:port` or `unix:/path`."""
     if text.startswith("unix:"):
         return Address(path=_socket_path(text.removeprefix("unix:")))
     match = re.fullmatch(r"(.*):([0-9]{1,5})", text)
@@ -216,21 +220,21 @@ def parse_address(text: str) -> Address:
 
 
 class Url(Struct, frozen=True, array_like=True):
-    """URL that requests are sent to: one target, and the path that goes in front of the request's.
+    """URL that requests are sent to: one target, and the base path prepended to request paths.
 
-    Of `tcp` and `udp` it is the address alone, whose port is always written.
+    For `tcp` and `udp` it is the address alone, always with a port.
     """
 
     scheme: Literal["http", "https", "unix", "tcp", "udp"]
     host: str = ""
-    """A name in lower case or an address (IPv6 without brackets); "" for a unix socket."""
+    """Host name in lower case or address (IPv6 without brackets); "" for a unix socket."""
     port: int = 0
     socket: str = ""
-    """The path of a unix socket."""
+    """Path of a unix socket."""
     base_path: str = ""
-    """Path that goes in front of the request's; in normal form, and never ends with a slash."""
+    """Path prepended to the request's path; in normal form, without a trailing slash."""
     ends_in_slash: bool = False
-    """Whether the base path was written with a slash at its end."""
+    """Whether the base path was written with a trailing slash."""
 
     @property
     def tls(self) -> bool:
@@ -238,7 +242,7 @@ class Url(Struct, frozen=True, array_like=True):
 
     @property
     def authority(self) -> str:
-        """Value of `Host` when it names the target: the default port is left out; a unix socket is `localhost`."""
+        """Value of `Host` that names the target: without the default port; `localhost` for a unix socket."""
         if self.socket:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -255,7 +259,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 def parse_url(text: str) -> Url:
-    """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
+    """Parse `http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
     if text.startswith("unix:"):
         path, _, base = text.removeprefix("unix:").partition(":")
         return Url("unix", socket=_socket_path(path), base_path=_base_path(base), ends_in_slash=_ends_in_slash(base))
@@ -264,11 +268,11 @@ def parse_url(text: str) -> Url:
     except ValueError as error:
         raise ValueError("not a URL") from error
     if "@" in parts.netloc or (parts.scheme not in _PORTS and "@" in text):
-        raise ValueError("a URL that contains a user or password")  # and not shown: it may be a secret
+        raise ValueError("a URL that contains a user or password")  # not shown: it may be a secret
     if parts.scheme not in _PORTS:
         raise ValueError(f'"{text}" is not an http, https or unix URL')
     if "?" in text or "#" in text:
-        raise ValueError("a URL with a query or fragment")  # likewise
+        raise ValueError("a URL with a query or fragment")  # not shown: it may be a secret
     host, colon, port = parts.netloc.rpartition(":")
     if not colon or port.endswith("]"):
         host, port = parts.netloc, str(_PORTS[parts.scheme])
@@ -278,12 +282,12 @@ def parse_url(text: str) -> Url:
 
 
 def parse_target_url(text: str) -> Url:
-    """URL of a target: one of `parse_url`, or `tcp://host:port` or `udp://host:port`."""
+    """Parse the URL of a target: as `parse_url`, or `tcp://host:port` or `udp://host:port`."""
     scheme, separator, address = text.partition("://")
     if not separator or scheme not in ("tcp", "udp"):
         return parse_url(text)
     if "@" in address:
-        raise ValueError("a URL that contains a user or password")  # and not shown: it may be a secret
+        raise ValueError("a URL that contains a user or password")  # not shown: it may be a secret
     host, colon, port = address.rpartition(":")
     if not colon or "/" in address or "?" in address or "#" in address:
         raise ValueError(f'"{text}" is not {scheme}://host:port')
@@ -291,7 +295,7 @@ def parse_target_url(text: str) -> Url:
 
 
 class Endpoint(Struct, frozen=True):
-    """Endpoint that the gateway itself calls: its origin, and the request target, sent as it is written."""
+    """Endpoint that the gateway calls: its origin, and the request target, sent as written."""
 
     origin: Url
     """Origin, without a base path."""
@@ -306,21 +310,21 @@ def parse_endpoint(text: str) -> Endpoint:
     """Parse a URL as `parse_url` does; a query may follow the path: `https://idp.example/keys?tenant=a`."""
     match = re.fullmatch(r"(?i:(https?://[^/?#]*)|(unix:[^:]*):?)(.*)", text, re.DOTALL)
     if match is None:
-        return Endpoint(parse_url(text))  # which says what is wrong with it
+        return Endpoint(parse_url(text))  # it reports the error
     origin, target = parse_url(match[1] or match[2]), match[3]
-    if re.fullmatch(r"([/?][!$-~]*)?", target) is None:  # and not shown: a query may hold a secret
+    if re.fullmatch(r"([/?][!$-~]*)?", target) is None:  # not shown: a query may contain a secret
         raise ValueError("a URL with a fragment, a space or a non-ASCII character")
     return Endpoint(origin, target if target.startswith("/") else f"/{target}")
 
 
 def write_endpoint(endpoint: Endpoint) -> str:
-    """Format an endpoint for people: without the values in its query, which may be secrets."""
+    """Format an endpoint for people, without the values in its query, which may be secrets."""
     path, asked, query = endpoint.target.partition("?")
     return str(Endpoint(endpoint.origin, path + asked + re.sub(r"(?<==)[^&]+|(?<![^&])[^&=]+(?![^&])", "***", query)))
 
 
 def is_far_in_the_clear(url: Url) -> bool:
-    """Whether what is said there goes over a network as it is."""
+    """Whether requests there cross a network in plaintext."""
     if url.scheme != "http":
         return False
     try:
@@ -330,12 +334,12 @@ def is_far_in_the_clear(url: Url) -> bool:
 
 
 def parse_destination(text: str) -> str | Url:
-    """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
+    """Parse a route's `upstream`: the name of an upstream, or a URL. Only URLs contain a colon."""
     return parse_url(text) if ":" in text else text
 
 
 def parse_server_name(text: str) -> str:
-    """Validate a pattern of server names (RFC 6066 section 3), held in lower case without a dot at its end."""
+    """Validate a server name pattern (RFC 6066 section 3); stored in lower case without a trailing dot."""
     try:
         name = parse_host(text).name.decode()
     except ValueError as error:
@@ -346,7 +350,7 @@ def parse_server_name(text: str) -> str:
 
 
 def parse_alpn(text: str) -> str:
-    """Validate the name of a protocol (RFC 7301 section 3.1): 1 to 255 visible ASCII characters."""
+    """Validate an ALPN protocol name (RFC 7301 section 3.1): 1 to 255 visible ASCII characters."""
     if not (0 < len(text) <= 255 and text.isascii() and text.isprintable() and " " not in text):
         raise ValueError(f"{text!r} is not the name of a protocol")
     return text
@@ -367,21 +371,21 @@ def parse_segment(text: str) -> str:
 
 
 def parse_method(text: str) -> str:
-    """A method (RFC 9110 section 9.1), which is case-sensitive: `get` is not GET."""
+    """Validate a method (RFC 9110 section 9.1). Methods are case-sensitive: `get` is not GET."""
     if text != text.upper():
         raise ValueError(f'"{text}" is not in upper case')
     return parse_token(text)
 
 
 def parse_token(text: str) -> str:
-    """A token of RFC 9110 section 5.6.2: what names a field or a method."""
+    """Validate a token (RFC 9110 section 5.6.2), such as the name of a header or a method."""
     if re.fullmatch(_TOKEN, text) is None:
         raise ValueError(f'"{text}" is not a token (RFC 9110 section 5.6.2)')
     return text
 
 
 def parse_field_pattern(text: str) -> str:
-    """The name of a field that some peers may not send, or what such names begin with, and a `*`."""
+    """Parse the name of a reserved header, or a prefix of such names followed by `*`."""
     if re.fullmatch(_FIELD_PATTERN, text) is None:
         raise ValueError(f'"{text}" is neither a header name nor a prefix of header names followed by `*`')
     if text.lower().encode() in READ_IN_REQUESTS:
@@ -390,14 +394,14 @@ def parse_field_pattern(text: str) -> str:
 
 
 def parse_protocol(text: str) -> str:
-    """A protocol of RFC 9110 section 7.8: a name, perhaps with a version."""
+    """Parse a protocol (RFC 9110 section 7.8): a name, and optionally a version."""
     if re.fullmatch(_PROTOCOL, text) is None:
         raise ValueError(f'"{text}" is not a protocol (RFC 9110 section 7.8)')
     return text
 
 
 def parse_field_value(text: str) -> str:
-    """Validate a header's value (RFC 9110 section 5.5): no control characters, no outer blanks."""
+    """Validate a header's value (RFC 9110 section 5.5): no control characters, no leading or trailing whitespace."""
     if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) is not None:
         raise ValueError("a control character in a header value")
     if text != text.strip(" \t"):
@@ -406,14 +410,14 @@ def parse_field_value(text: str) -> str:
 
 
 def parse_identity(text: str) -> str:
-    """Validate the name of a consumer or group: it fits into a header of a request, and into a list there."""
+    """Validate the name of a consumer or group: it can be sent in a request header, and in a list there."""
     if len(text) > _LONGEST_IDENTITY:
         raise ValueError(f"a name longer than {_LONGEST_IDENTITY} characters")
     return parse_name(text)
 
 
 def parse_username(text: str) -> str:
-    """A username of RFC 7617, in Unicode's form NFC: no colon, no control characters."""
+    """Validate a username (RFC 7617), in Unicode normalization form NFC: no colon, no control characters."""
     if not text or ":" in text or _CONTROLS.search(text) is not None:
         raise ValueError(f'"{text}" is not a username')
     if len(text.encode()) > _LONGEST_IDENTITY:
@@ -422,14 +426,16 @@ def parse_username(text: str) -> str:
 
 
 def parse_sha256(text: str) -> bytes:
-    """A digest in hexadecimal digits. It is not shown: to whoever takes it for the key, it is one."""
+    """Parse a digest in hexadecimal digits. Errors do not show it: it may be a plaintext key written in the wrong
+    place.
+    """
     if re.fullmatch(r"[0-9A-Fa-f]{64}", text) is None:
         raise ValueError("not a SHA-256 digest")
     return bytes.fromhex(text)
 
 
 def parse_fingerprint(text: str) -> bytes:
-    """The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` writes it, or without its colons."""
+    """Parse the SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` prints it, or without colons."""
     digits = text.replace(":", "")
     if re.fullmatch(r"[0-9A-Fa-f]{64}", digits) is None:
         raise ValueError(f'"{text}" is not a fingerprint')
@@ -437,21 +443,21 @@ def parse_fingerprint(text: str) -> bytes:
 
 
 def parse_subject(text: str) -> str:
-    """The subject of a certificate (RFC 4514). Any other form would be that of no certificate."""
+    """Validate the subject of a certificate in the form of RFC 4514. Any other form would never match."""
     if re.match(_SUBJECT, text) is None:
         raise ValueError(f'"{text}" is not a subject in RFC 4514 form')
     return text
 
 
 def parse_san(text: str) -> str:
-    """An alternative name of a certificate, with its kind."""
+    """Parse a subject alternative name with its kind."""
     if re.match(_SAN, text) is None:
         raise ValueError(f'"{text}" is not a subject alternative name with its type')
     return text
 
 
 def parse_statuses(text: str) -> range:
-    """`200-399`, or one status."""
+    """Parse `200-399`, or one status."""
     match = re.fullmatch(_STATUSES, text)
     if match is None:
         raise ValueError(f'"{text}" is neither a status nor a range of statuses')
@@ -467,14 +473,14 @@ def write_statuses(statuses: range) -> str:
 
 
 def parse_check_path(text: str) -> str:
-    """The path of a health check, with or without a query. It is sent as it is written."""
+    """Parse the path of a health check, with or without a query; sent as written."""
     if re.fullmatch(r"/[!-~]*", text) is None or "#" in text:
         raise ValueError(f'"{text}" is not a path')
     return text
 
 
 def parse_realm(text: str) -> str:
-    """A realm of RFC 9110 section 11.5, such that it needs no escapes."""
+    """Validate a realm (RFC 9110 section 11.5) that needs no escaping."""
     if re.fullmatch(r"[ !#-\[\]-~]*", text) is None:
         raise ValueError("a quote, backslash or other character that is not allowed in a realm")
     return text
@@ -487,7 +493,7 @@ def parse_host_name(text: str) -> str:
 
 
 def parse_host_header(text: str) -> str:
-    """`target`, `preserve`, or the literal `Host` to send."""
+    """Parse `target`, `preserve`, or a literal value of `Host`."""
     if re.fullmatch(rf"({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?", text) is None:
         raise ValueError(f'"{text}" is not a host')
     return text
@@ -518,7 +524,7 @@ def _port(text: str, lowest: int) -> int:
 def _socket_path(text: str) -> str:
     if not text.startswith("/") or "\0" in text:
         raise ValueError(f'"{text}" is not the absolute path of a unix socket')
-    if len(text.encode()) > 107:  # sun_path holds 108 bytes with its closing NUL
+    if len(text.encode()) > 107:  # sun_path has 108 bytes, including the closing NUL
         raise ValueError("a unix socket path longer than 107 bytes")
     return text
 
@@ -677,12 +683,12 @@ HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send',
 
 @dataclass(frozen=True)
 class FileName:
-    """The name of a file, relative to the file it is written in; held as an absolute path."""
+    """Name of a file, relative to the file that contains it; stored as an absolute path."""
 
     readable: bool = True
-    """Whether it must be there to be read (else it is made when needed)."""
+    """Whether it must be readable (else it is created when needed)."""
     words: tuple[str, ...] = ()
-    """Names that mean something else and stay as they are."""
+    """Words with a special meaning, which are kept as they are."""
 
 
 ReadableFile = Annotated[str, FileName()]

@@ -1,8 +1,8 @@
-"""Decoders of settings: each shape reads a plain value into what the struct holds.
+"""Decoders of settings: each one reads a plain value into the struct's value.
 
-msgspec stops at the first error and names no nearest key, so the document is walked here. `read` reports everything
-that is wrong below a value and goes on; what cannot be made is `BROKEN`, which never leaves this package: a
-configuration with problems is not handed out.
+msgspec stops at the first error and suggests no nearest key, so the document is walked here. `read` reports all errors
+below a value and goes on; a value that cannot be decoded is `BROKEN`, which never leaves this package: a configuration
+with problems is not returned.
 """
 
 import os
@@ -33,7 +33,7 @@ from fastgw.config.sources.files import Files
 
 
 class Broken:
-    """Marker for a value that could not be made."""
+    """Marker for a value that could not be decoded."""
 
 
 BROKEN: Final = Broken()
@@ -41,7 +41,7 @@ BROKEN: Final = Broken()
 
 @dataclass
 class Reading:
-    """One file being read."""
+    """State of reading one file."""
 
     document: Document
     filter_types: Mapping[str, type]
@@ -49,14 +49,14 @@ class Reading:
     """Files that the document may name."""
     problems: list[Problem] = field(default_factory=list)
     misspelt: set[Path] = field(default_factory=set)
-    """Keys that were most likely meant by unknown ones, so that they are not missing as well."""
+    """Known keys that unknown ones were probably meant as, so that they are not reported as missing too."""
     of_keys: bool = False
-    """Whether keys themselves are being read, so that problems point at them."""
+    """Whether keys are being read, so that problems point at keys."""
     notes: dict[Path, Problem] = field(default_factory=dict)
-    """Notes on keys that are right, and are deprecated, by their paths: each once, however often it is read."""
+    """Notes on deprecated keys, by path: each once, however often it is read."""
 
     def trial(self) -> "Reading":
-        """Return a reading of the same file whose problems do not count, as another form may be meant."""
+        """Return a reading of the same file whose problems do not count, to try one of several forms."""
         return Reading(self.document, self.filter_types, self.files, notes=self.notes)
 
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Broken:
@@ -65,7 +65,7 @@ class Reading:
 
 
 class Decoder(ABC):
-    """One way to write a value."""
+    """Decoder of one form of a value."""
 
     expected: str
     """Correct form, which follows the word "expected"."""
@@ -75,12 +75,12 @@ class Decoder(ABC):
 
     @property
     def is_secret(self) -> bool:
-        """Whether a secret belongs there: what stands in its place may be one, and is not shown."""
+        """Whether a secret is expected here: a value in its place may be one, and is not shown."""
         return False
 
     @property
     def may_be_variable(self) -> bool:
-        """Whether it is a plain value, so that `{env: NAME}` may stand in its place."""
+        """Whether this is a plain value, so that `{env: NAME}` is allowed in its place."""
         return True
 
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
@@ -90,7 +90,7 @@ class Decoder(ABC):
         return reading.report(path, said, f"expected {self.expected}")
 
     def _lost_by_quotes(self, value: Any, path: Path, reading: Reading) -> bool:
-        """Whether it is the text of a number or boolean that would be right."""
+        """Whether this is a string whose unquoted form, a number or boolean, would be valid."""
         if not isinstance(value, str) or self.is_secret:
             return False
         if not isinstance(meant := self.plain(value), bool | int | float):
@@ -100,15 +100,15 @@ class Decoder(ABC):
         return not trial.problems
 
     def plain(self, text: str) -> Any:
-        """Return the plain value for a text, which is all that a variable can hold."""
+        """Return the plain value of a text, such as the text of an environment variable."""
         return text
 
     def read_text(self, text: str, path: Path, reading: Reading) -> Any:
-        """Read what a variable holds."""
+        """Read the value of an environment variable."""
         return self.read(self.plain(text), path, reading)
 
     def read_variable(self, value: Any, path: Path, reading: Reading) -> Any:
-        """A value that is no plain one: `{env: NAME}`, or wrong."""
+        """Read a value that is not plain: `{env: NAME}`, or an error."""
         name = variable_in(value) if self.may_be_variable else None
         if name is None:
             return self.refuse(value, path, reading)
@@ -124,7 +124,7 @@ class Decoder(ABC):
             return reading.report(below, str(error), f"expected {self.expected}")
         trial = reading.trial()
         held = self.read_text(text, path, trial)
-        if trial.problems:  # which would show what it holds
+        if trial.problems:  # the cause would show the variable's value
             wrong = f"the environment variable {name} does not have a valid value for this setting"
             return reading.report(below, wrong, f"expected {self.expected}")
         return held
@@ -148,7 +148,7 @@ class Text(Decoder):
 
 @dataclass(frozen=True)
 class Truth(Decoder):
-    """`true` or `false`."""
+    """Decoder of `true` and `false`."""
 
     expected: str = "true or false"
 
@@ -165,7 +165,7 @@ _MOST: Final = 2**64 - 1
 
 @dataclass(frozen=True)
 class Number(Decoder):
-    """A number, within bounds that belong to it."""
+    """Decoder of a number with bounds."""
 
     whole: bool
     least: float | None = None
@@ -199,7 +199,7 @@ class Number(Decoder):
 
 @dataclass(frozen=True)
 class ChoiceDecoder(Decoder):
-    """One of a few values."""
+    """Decoder of one of a fixed set of values."""
 
     values: tuple[Any, ...]
 
@@ -224,7 +224,7 @@ class ChoiceDecoder(Decoder):
 
 @dataclass(frozen=True)
 class InNotation(Decoder):
-    """Text in a notation."""
+    """Decoder of text in a notation."""
 
     notation: Notation
     bounds: Number
@@ -265,7 +265,7 @@ class InNotation(Decoder):
     def _refuse_unitless(self, value: Any, path: Path, reading: Reading) -> Broken:
         what, unit = self.expected.partition(" such as ")[0], self.notation.unit
         examples = f'"{value}{unit}"'
-        if unit == "%" and isinstance(value, float) and value < 1:  # most often a share
+        if unit == "%" and isinstance(value, float) and value < 1:  # usually a percentage
             examples = f'"{value * 100:g}%", or {examples}'
         return reading.report(path, f"{show(value)} has no unit", f"expected {what} such as {examples}")
 
@@ -279,7 +279,7 @@ class InNotation(Decoder):
 
 @dataclass(frozen=True)
 class File(Decoder):
-    """The name of a file."""
+    """Decoder of a file name."""
 
     name: FileName
 
@@ -303,14 +303,14 @@ class File(Decoder):
 
 @dataclass(frozen=True)
 class Hidden(Decoder):
-    """A secret. Whatever is wrong with it, nothing of what may be its value is told."""
+    """Decoder of a secret. Errors show nothing of the value."""
 
     text: bool = True
-    """Whether it may stand there itself."""
+    """Whether a secret in plaintext is allowed."""
     checked: Checked | None = field(default=None, compare=False)
-    """Check of the value; None: any text."""
+    """Validation of the secret; None: any text."""
     is_secret = True
-    may_be_variable = False  # it says itself where it is
+    may_be_variable = False  # the source reports its own position
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
@@ -333,7 +333,7 @@ class Hidden(Decoder):
         return self._with_value(secret, secret.value, below, reading)
 
     def _in_file(self, secret: Secret, path: Path, reading: Reading) -> Any:
-        """Captured like other files, so that a change of it is seen."""
+        """Capture the file like other files, so that changes are noticed."""
         try:
             content = reading.files.read(secret.file)
         except SyntaxProblem as flaw:
@@ -356,7 +356,7 @@ class Hidden(Decoder):
 
 @dataclass(frozen=True)
 class Sequence(Decoder):
-    """A list of one shape, held as a tuple. A broken element stays, so that the others keep their index."""
+    """Decoder of a list of one type, stored as a tuple. Invalid elements stay, so that indexes are kept."""
 
     each: Decoder
     shortest: int = 0
@@ -381,17 +381,17 @@ class Sequence(Decoder):
 
     @property
     def may_be_variable(self) -> bool:
-        """Secrets are had one by one."""
+        """Secrets are read one by one."""
         return self.each.may_be_variable and not self.is_secret
 
     def plain(self, text: str) -> Any:
-        """A list of what stands between commas."""
+        """Return the elements of a comma-separated list."""
         return [self.each.plain(each.strip()) for each in text.split(",")]
 
 
 @dataclass(frozen=True)
 class Table(Decoder):
-    """Names and values, held as a read-only mapping. A broken value stays, so that its name is known."""
+    """Decoder of a mapping, stored read-only. Invalid values stay, so that their names are known."""
 
     key: Decoder
     each: Decoder
@@ -432,7 +432,7 @@ class Table(Decoder):
 
 @dataclass(frozen=True)
 class Either(Decoder):
-    """One of several shapes."""
+    """Decoder of one of several forms."""
 
     shapes: tuple[Decoder, ...]
 
@@ -460,18 +460,18 @@ class Either(Decoder):
             return self.refuse_nothing(path, reading)
         if nullable and isinstance(self.shapes[0], Instance) and value == "off":  # TOML has no null
             return None
-        if nullable and len(self.shapes) == 2:  # then what is wrong inside can be told
+        if nullable and len(self.shapes) == 2:  # then errors inside it are reported
             return None if value is None else self.shapes[0].read(value, path, reading)
         kinds = _KINDS.get(type(value), ())
         meant = [shape for shape in self.shapes if isinstance(shape, kinds)]
         if isinstance(value, str):
             meant = [shape for shape in meant if not isinstance(shape, Hidden) or shape.text]
-        if len(meant) > 1 and isinstance(value, dict):  # each is known by its first key
+        if len(meant) > 1 and isinstance(value, dict):  # each form is known by its first key
             known = [
                 each for each in meant if isinstance(each, Structure) and next(iter(each.fields.values())).is_in(value)
             ]
             meant = [*known] if len(known) == 1 else meant
-        if len(meant) == 1 and not self._lost_by_quotes(value, path, reading):  # and here
+        if len(meant) == 1 and not self._lost_by_quotes(value, path, reading):  # and in this form
             return meant[0].read(value, path, reading)
         for shape in self.shapes:
             trial = reading.trial()
@@ -482,18 +482,18 @@ class Either(Decoder):
 
     @property
     def may_be_variable(self) -> bool:
-        """A secret says itself where it is."""
+        """Whether `{env: NAME}` is allowed in its place; not for a secret, which has its own sources."""
         others = [shape for shape in self.shapes if not isinstance(shape, Null)]
         return any(shape.may_be_variable for shape in others) and not self.is_secret
 
     def _lost_by_quotes(self, value: Any, path: Path, reading: Reading) -> bool:
-        """Whether it is so for a shape beside those few words that may stand there."""
+        """Whether the unquoted form would be valid, if one of the forms is a fixed set of words."""
         words = any(isinstance(shape, ChoiceDecoder) for shape in self.shapes)
         others = [shape for shape in self.shapes if not isinstance(shape, Null)]
         return words and any(shape._lost_by_quotes(value, path, reading) for shape in others)
 
     def _is_mapping(self, value: Any, path: Path, reading: Reading) -> bool:
-        """Whether what could mean a variable is a mapping with such a key."""
+        """Whether the value is a mapping with the key of a variable."""
         for shape in self.shapes:
             trial = reading.trial()
             if isinstance(shape, Table | Structure) and shape.read(value, path, trial) and not trial.problems:
@@ -501,7 +501,7 @@ class Either(Decoder):
         return False
 
     def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
-        """Refuse a null: leaving out the settings must not switch off what shall protect."""
+        """Reject null: leaving out the settings must not disable a protection."""
         *others, _ = self.shapes
         if isinstance(others[0], Instance):
             return others[0].refuse_nothing(path, reading)
@@ -512,7 +512,7 @@ class Either(Decoder):
 
 @dataclass(frozen=True)
 class Null(Decoder):
-    """`null`; always the last of `Either`."""
+    """Decoder of `null`; always the last of `Either`."""
 
     expected: str = "null"
 
@@ -532,16 +532,18 @@ class Field:
     shape: Decoder
     required: bool
     former: str = ""
-    """The deprecated name of the same setting. "" = it has none."""
+    """Deprecated name of the same setting; "" = none."""
 
     def is_in(self, value: Mapping[str, Any]) -> bool:
-        """Whether the setting is given, under either name."""
+        """Whether the setting is present, under either name."""
         return self.key in value or (self.former != "" and self.former in value)
 
 
 @dataclass(frozen=True)
 class Structure(Decoder):
-    """A struct, written as a mapping of its fields; with `shorthand` also as the text of that field alone."""
+    """Decoder of a struct, written as a mapping of its fields; with `shorthand` also as the value of that field
+    alone.
+    """
 
     type: type[Struct]
     expected: str = "an object"
@@ -553,12 +555,12 @@ class Structure(Decoder):
 
     @property
     def first(self) -> Field:
-        """The field by which the structure is known among others."""
+        """Field by which the struct is told from others."""
         return next(iter(self.fields.values()))
 
     @property
     def is_secret(self) -> bool:
-        """Whether one of its own fields is. Of what is deeper nobody takes it for."""
+        """Whether one of its own fields is a secret. Nested structs do not count."""
         return any(Hidden() in (field.shape, *_options(field.shape)) for field in self.fields.values())
 
     @property
@@ -566,7 +568,7 @@ class Structure(Decoder):
         return bool(self.shorthand)
 
     def read(self, value: Any, path: Path, reading: Reading, also: tuple[str, ...] = ()) -> Any:
-        """`also`: keys that belong to someone else."""
+        """Read a struct. `also`: keys that belong to others."""
         if isinstance(value, str) and self.shorthand:
             only = self.fields[self.shorthand]
             held = only.shape.read(value, path, reading)
@@ -585,7 +587,7 @@ class Structure(Decoder):
                     reading.report(below, "missing", f"expected {known.shape.expected}", at_key=True)
         if not hasattr(self.type, "__post_init__") or hasattr(self.type, "completes_itself"):
             return self.type(**held)
-        if len(reading.problems) > before:  # it judges whole settings only
+        if len(reading.problems) > before:  # it validates complete settings only
             return BROKEN
         try:
             return self.type(**held)
@@ -596,7 +598,7 @@ class Structure(Decoder):
     def read_fields(
         self, value: dict[str, Any], path: Path, reading: Reading, also: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """The fields that are there and right; required ones that are wrong are `BROKEN`."""
+        """Return the fields that are present and valid; required fields that are invalid are `BROKEN`."""
         held: dict[str, Any] = {}
         known = self.fields
         for key, inner in value.items():
@@ -614,7 +616,7 @@ class Structure(Decoder):
         return held
 
     def _read_former(self, field: Field, value: dict[str, Any], path: Path, reading: Reading) -> dict[str, Any]:
-        """Read a setting that is given by its deprecated name: by its new name if it is right, else {}."""
+        """Read a setting given by its deprecated name. Returns it by its new name if valid, else {}."""
         at = (*path, field.former)
         if field.key in value:
             reading.report(at, f"`{field.former}` and `{field.key}` are the same setting", "expected one", at_key=True)
@@ -634,17 +636,17 @@ _KINDS: Final[Mapping[type, tuple[type[Decoder], ...]]] = {
     list: (Sequence,),
     str: (Text, InNotation, File, ChoiceDecoder, Hidden),
 }
-"""Decoders that a plain value of this type can be meant for."""
+"""Decoders of plain values by Python type."""
 
 
 @dataclass(frozen=True)
 class Instance(Decoder):
-    """One use of a filter: its type's settings, and three keys that every instance has."""
+    """Decoder of a filter instance: its type's settings, and the three common keys of instances."""
 
     expected: str = "an object, null or off"
 
     KEYS = ("type", "enforced", "shadow")
-    may_be_variable = False  # it is an object
+    may_be_variable = False  # an object
 
     def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
         """Null removes a filter."""
@@ -673,11 +675,11 @@ class Instance(Decoder):
 
 @dataclass(frozen=True)
 class InnerInstance(Decoder):
-    """A filter within another one: its type, and the settings of that."""
+    """Decoder of a filter inside another one: its type, and its settings."""
 
     phase: str
     expected: str = "an object with one key, a filter type, such as {key_auth: {}}"
-    may_be_variable = False  # likewise
+    may_be_variable = False  # an object
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if isinstance(value, dict) and len(value) != 1:
@@ -730,7 +732,7 @@ def _former_name(annotation: Any) -> str:
 
 @cache
 def shape_of(annotation: Any) -> Decoder:
-    """The shape of an annotation. Raises `TypeError` for one that no file could be read into."""
+    """Return the decoder for an annotation. Raises `TypeError` for a type that no file can express."""
     notes: tuple[Any, ...] = ()
     while typing.get_origin(annotation) is Annotated:
         annotation, *more = typing.get_args(annotation)
@@ -775,19 +777,19 @@ def shape_of(annotation: Any) -> Decoder:
 
 
 def _source(type: type[Struct]) -> Structure:
-    """Return the decoder of a source, told by its key."""
+    """Return the decoder of a source, selected by its key."""
     return Structure(type, f"{{{next(iter(fields_of(type)))}: …}}")
 
 
 def _constraint(notes: tuple[Any, ...], name: str) -> Any:
-    """A constraint out of the `Meta` of an annotation; None when none gives it."""
+    """Return a constraint from the `Meta` of an annotation; None = there is none."""
     return next(
         (value for note in notes if isinstance(note, Meta) and (value := getattr(note, name)) is not None), None
     )
 
 
 def _read_unquoted(shape: Decoder, value: Any, path: Path, reading: Reading) -> Any:
-    """A number or boolean where text should be has most often lost its quotes."""
+    """Report a number or boolean in place of text, which most likely lacks quotes."""
     if isinstance(value, bool | int | float):
         return reading.report(path, f"{show(value)} without quotes", f"expected {shape.expected}")
     return shape.read_variable(value, path, reading)

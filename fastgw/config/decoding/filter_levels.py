@@ -1,6 +1,6 @@
-"""The levels at which filters stand, from the farthest to the nearest: gateway, listener, upstream, route.
+"""Levels of filters, from the outermost to the innermost: gateway, listener, upstream, route.
 
-They add up by instance name; the nearest use of a name counts, and a nearest `null` removes it.
+Filters of all levels add up by instance name; the innermost use of a name counts, and an innermost `null` removes it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,18 +11,20 @@ from fastgw.config.settings.gateway import Config, Filters, FilterUse, Route
 
 
 def early(settings: Any, on_listener: bool = True) -> bool:
-    """Whether a filter runs before routing, where it stands on the gateway or a listener; or where it stands nearer."""
+    """Whether a filter runs before routing. `on_listener`: it is a filter of the gateway or a listener; else of an
+    inner level.
+    """
     return bool(getattr(getattr(settings, "phase_of_listener" if on_listener else "phase", None), "early", False))
 
 
 def by_route(settings: Any) -> bool:
-    """Whether a route or upstream may replace an early filter: it decides nothing before the route is known."""
+    """Whether a route or upstream may replace an early filter, because it decides nothing before the route is known."""
     return bool(getattr(settings, "by_route", False))
 
 
 def with_defaults(filters: Filters, filter_types: Mapping[str, Any]) -> Filters:
-    """The filters of the gateway, with those that it has by default: unless it says something of one by its name, or
-    has one of its type by another name."""
+    """Return the gateway's filters with the default ones. A default is left out if the gateway names it, or has a
+    filter of its type under another name."""
     said = {*filters, *(use.type for use in filters.values() if use is not None)}
     uses = {
         name: FilterUse(name=name, type=name, settings=filter_type())
@@ -37,7 +39,7 @@ def is_default(filter_type: Any) -> bool:
 
 
 def accumulate(levels: Iterable[Filters]) -> Mapping[str, FilterUse]:
-    """Return the filters in use where these levels meet, the outermost level first."""
+    """Return the filters in use at these levels, the outermost level first."""
     held: dict[str, FilterUse | None] = {}
     for level in levels:
         held.update(level)
@@ -45,12 +47,12 @@ def accumulate(levels: Iterable[Filters]) -> Mapping[str, FilterUse]:
 
 
 def of_listener(config: Config, listener: str) -> tuple[Filters, ...]:
-    """The levels of a request whose route is not known (yet)."""
+    """Return the levels of a request whose route is not known (yet)."""
     return config.filters, config.listeners[listener].filters
 
 
 def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]:
-    """The levels of a request that came in by `listener` and met `route`; of several upstreams those of each."""
+    """Return the levels of a request on `listener` that matched `route`; with several upstreams, those of each."""
     upstreams = (config.upstreams[name].filters for name in route.destinations if isinstance(name, str))
     sets = (config.filter_sets[name] for name in route.use)
     return *of_listener(config, listener), *upstreams, *sets, route.filters
@@ -59,8 +61,8 @@ def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]
 def running(
     config: Config, listener: str, route: Route, before_routing: Sequence[FilterUse] | None = None
 ) -> Sequence[FilterUse]:
-    """Return the filters that run for a request that came in by `listener` and met `route`, in running order; as
-    `compile` makes it. `before_routing`: what the function of that name returned, for who asks about many routes.
+    """Return the filters of a request on `listener` that matched `route`, in running order, as `compile` does.
+    `before_routing`: result of the function of that name, for callers with many routes.
     """
     met = accumulate(of_route(config, listener, route))
     first = running_before_routing(config, listener) if before_routing is None else before_routing
@@ -79,10 +81,10 @@ def _is_early(use: FilterUse) -> bool:
 
 
 def turn(use: FilterUse) -> tuple[int, int]:
-    """Return the sort key of a filter among those that run once the route is known."""
+    """Return the sort key of a filter that runs after routing."""
     return use.settings.phase, use.settings.order
 
 
 def early_turn(use: FilterUse) -> tuple[int, int]:
-    """Return the sort key of a filter among those that run before routing."""
+    """Return the sort key of a filter that runs before routing."""
     return use.settings.phase_of_listener, use.settings.order

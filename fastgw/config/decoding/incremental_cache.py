@@ -1,4 +1,4 @@
-"""Incremental cache: objects of the last reading, used again where everything that they were made from is unchanged."""
+"""Incremental cache: reuses objects of the last reading whose inputs are unchanged."""
 
 from collections.abc import Hashable, Iterable
 from itertools import chain
@@ -9,9 +9,9 @@ V = TypeVar("V")
 
 
 class IncrementalCache(Generic[K, V]):
-    """Rule: bounded by what one reading asks for. What the last one that succeeded did not ask for is forgotten.
+    """Cache bounded by one reading: objects that the last successful reading did not use are dropped.
 
-    The key, or what is compared by who asks, has to tell all that the value was made from.
+    The key, or what the caller compares, must identify all inputs of the value.
     """
 
     def __init__(self) -> None:
@@ -22,12 +22,12 @@ class IncrementalCache(Generic[K, V]):
         return f"<IncrementalCache: {len(self._before)}, {len(self._now)} asked for>"
 
     def find(self, key: K) -> V | None:
-        """Return the object kept last under this key."""
+        """Return the object stored last under this key."""
         found = self._now.get(key)
         return self._before.get(key) if found is None else found
 
     def store(self, key: K, made: V) -> V:
-        """Keep an object that was made, or was found unchanged."""
+        """Store an object, new or reused."""
         self._now[key] = made
         return made
 
@@ -35,7 +35,7 @@ class IncrementalCache(Generic[K, V]):
         return chain(self._before.values(), self._now.values())
 
     def end_reading(self, succeeded: bool) -> None:
-        """A reading is over. What one that failed has made is not what is in force, and is forgotten."""
+        """End a reading. A failed one drops its new objects, because its configuration is not in force."""
         if succeeded:
             self._before = self._now
         self._now = {}

@@ -1,7 +1,7 @@
-"""The JSON Schema (draft 2020-12) of a configuration file, for editors.
+"""JSON Schema (draft 2020-12) of a configuration file, for editors.
 
-Descriptions are the docstrings under the fields, read from the source as msgspec keeps none. What only `check` can
-know, such as whether an upstream exists, is not in it.
+Descriptions are the docstrings under the fields, read from the source, because msgspec does not keep them. Rules that
+only `check` can evaluate, such as whether an upstream exists, are not part of it.
 """
 
 import ast
@@ -49,20 +49,20 @@ VARIABLE: Final[Schema] = {
 
 
 def schema(filter_types: Mapping[str, type]) -> Schema:
-    """The schema of a whole file, in which these filters may be used."""
+    """Return the schema of a whole file with these filters."""
     return _Drawing(filter_types).whole()
 
 
 @cache
 def field_docs(settings: type[Struct]) -> Mapping[str, str]:
-    """The docstring under each field, by the field's name; those of base classes included."""
+    """Return the docstring of each field by name, base classes included."""
     docs: dict[str, str] = {}
     for each in reversed(settings.__mro__):
         if not (isinstance(each, type) and issubclass(each, Struct)) or each.__module__.startswith("msgspec"):
             continue
         try:
             (declared,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
-        except OSError:  # a third party's filter, installed without its source
+        except OSError:  # a third-party filter, installed without its source
             continue
         assert isinstance(declared, ast.ClassDef)
         for field, below in zip(declared.body, declared.body[1:], strict=False):
@@ -72,7 +72,7 @@ def field_docs(settings: type[Struct]) -> Mapping[str, str]:
 
 
 class _Drawing:
-    """One schema being drawn; every struct and filter becomes one definition."""
+    """Schema under construction; every struct and filter becomes one definition."""
 
     def __init__(self, filter_types: Mapping[str, type]) -> None:
         self._filter_types = filter_types
@@ -89,7 +89,7 @@ class _Drawing:
         }
 
     def of(self, shape: Decoder) -> Schema:
-        """A value; where it is a plain one, a variable may hold it."""
+        """Return the schema of a value; a plain one may also come from an environment variable."""
         drawn = self.itself(shape)
         if not shape.may_be_variable:
             return drawn
@@ -108,12 +108,14 @@ class _Drawing:
         own = settings.__module__.startswith("fastgw.config.")
         name = settings.__name__ if own else f"{settings.__module__}.{settings.__qualname__}"
         if name not in self._definitions:
-            self._definitions[name] = {}  # a filter may hold filters of its own type
+            self._definitions[name] = {}  # a filter may contain filters of its own type
             self._definitions[name] = self._struct(settings)
         return _reference(name)
 
     def table(self, shape: Table) -> Schema:
-        """A mapping from names. One from names to filters knows which settings belong to which name."""
+        """Return the schema of a mapping by name. In a mapping of filters, each name selects the settings of its
+        type.
+        """
         if isinstance(shape.each, Either) and isinstance(shape.each.shapes[0], Instance):
             return self._filters(shape.key)
         drawn = {"type": "object", "additionalProperties": self.of(shape.each)}
@@ -132,7 +134,7 @@ class _Drawing:
         return {"anyOf": [self.itself(each) for each in shape.shapes]}
 
     def inner(self, shape: InnerInstance) -> Schema:
-        """Return the schema of an inner filter, which may also be of an unknown type: a `package.module:Class`."""
+        """Return the schema of an inner filter, whose type may also be unknown: `package.module:Class`."""
         taken = {name: each for name, each in self._filter_types.items() if shape.takes(each)}
         return {
             "type": "object",
@@ -196,7 +198,7 @@ class _Drawing:
         return self._field(field, f"Deprecated; use `{field.key}`.") | {"deprecated": True}
 
     def _one_name(self, field: Field) -> Schema:
-        """Return the condition that a setting is given by one of its names only."""
+        """Return the condition that a setting is given by only one of its names."""
         names: list[Schema] = [{"required": [field.key]}, {"required": [field.former]}]
         return {"oneOf": names} if field.required else {"not": {"allOf": names}}
 

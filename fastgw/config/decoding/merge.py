@@ -1,6 +1,6 @@
-"""The documents of one configuration as one: maps and lists add up, and what there is once may be set once.
+"""Merges the documents of a configuration: maps and lists add up, single settings may be set once.
 
-Each part keeps its `SourcePlace`, so that a later rule can say where it stands.
+Each part keeps its `SourcePlace`, so that later rules can report positions.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ from fastgw.config.sources.files import Files
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
 LISTS: Final = ("include", "extensions", "access_logs", "consumers", "consumer_files", "routes")
 ANYWHERE: Final = ("version",)
-"""Keys that every file may have, as there is only one valid value."""
+"""Keys allowed in every file, because only one value is valid."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,16 @@ class SourcePlace:
         return SourcePlace(self.reading, (*self.path, *steps))
 
     def report(self, wrong: str, expected: str = "", *, at_key: bool = True) -> None:
-        """Rules speak about what is said rather than how, so they point at the key unless told otherwise."""
+        """Report a problem at the key, unless `at_key` says otherwise: rules are about settings more than about
+        values.
+        """
         self.reading.report(self.path, wrong, expected, at_key=at_key)
 
     def problem(self, wrong: str) -> Problem:
         return self.reading.document.problem(self.path, wrong, at_key=True)
 
     def value_problem(self, wrong: str) -> Problem:
-        """The same at the value."""
+        """Return a problem at the value."""
         return self.reading.document.problem(self.path, wrong)
 
     @property
@@ -58,7 +60,7 @@ class SourcePlace:
 
     @property
     def misspelt(self) -> bool:
-        """Whether it was most likely meant by an unknown key."""
+        """Whether this key was probably meant by an unknown one."""
         return self.path in self.reading.misspelt
 
     def __str__(self) -> str:
@@ -67,16 +69,15 @@ class SourcePlace:
 
 @dataclass(frozen=True)
 class Derived(SourcePlace):
-    """Source position of generated configuration, such as a route generated from an egress service. Problems of the
-    whole, or of its parts, are reported at the setting it was generated from. `find_parts`: by their path in what was
-    generated, the parts with a position of their own; seldom called. `made`: what a file would say for it, as far as
-    rules read it.
+    """Source position of generated configuration, such as a route generated from an egress service. Problems are
+    reported at the setting that it was generated from. `find_parts`: parts with a position of their own, by their path
+    in the generated configuration; rarely called. `made`: its form in a file, as far as rules read it.
     """
 
     find_parts: Callable[[], Mapping[Path, SourcePlace]] = field(default=dict, compare=False)
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
     steps: Path = ()
-    """Path within what was generated."""
+    """Path within the generated configuration."""
 
     @cached_property
     def parts(self) -> Mapping[Path, SourcePlace]:
@@ -102,50 +103,50 @@ class Derived(SourcePlace):
 
 
 CONSUMERS: Final = "consumers"
-"""Key beside the services of an application: who may call as it."""
+"""Key beside the services of an application: consumers that may call as the application."""
 Services = dict[str, dict[str, tuple[SourcePlace, Any]]]
-"""Services of `egress`, by application and name; they may be `BROKEN`."""
+"""Services of `egress`, by application and name; values may be `BROKEN`."""
 
 
 @dataclass
 class Merged:
-    """A configuration in parts. Those of `maps` and `lists` may be `BROKEN`."""
+    """The merged parts of a configuration. Those of `maps` and `lists` may be `BROKEN`."""
 
     readings: list[Reading] = field(default_factory=list)
     single: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
     maps: dict[str, dict[str, tuple[SourcePlace, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
     lists: dict[str, list[tuple[SourcePlace, Any]]] = field(default_factory=dict)
-    """Only those that a file has: an empty list says something else than none."""
+    """Lists present in a file: an empty list is not the same as a missing one."""
     egress_place: SourcePlace | None = None
-    """First position of `egress`. None: nowhere."""
+    """Position of the first `egress`. None: there is none."""
     egress: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
-    """Settings of `egress` by key, besides `apps`."""
+    """Settings of `egress` by key, without `apps`."""
     services: Services = field(default_factory=dict)
-    """Services of `egress.apps`, and those that providers add."""
+    """Services of `egress.apps`, and those added by providers."""
     app_consumers: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
     """Names of the consumers that may call as an application, by application."""
     awaits_services: bool = False
-    """Whether a provider has not been told yet what there is."""
+    """Whether a provider has not delivered its services yet."""
     validated: Container[int] = ()
-    """The identities of routes and upstreams with which nothing was wrong right before, among the same others."""
+    """Identities of routes and upstreams that were valid in the last reading, among the same others."""
     with_notes: set[int] = field(default_factory=set)
     """Identities of the routes and upstreams that rules have reported on."""
 
     def whole(self, name: str) -> Iterator[tuple[SourcePlace, str, Any]]:
-        """The entries of a map that could be made."""
+        """Return the valid entries of a map."""
         return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
 
     def once(self, name: str) -> Iterator[tuple[SourcePlace, Any]]:
-        """Yield the single entry of a setting that is allowed once, or nothing where no file has it or one has null."""
+        """Yield the single entry of a setting that is allowed once; nothing if it is missing or null."""
         if name in self.single and self.single[name][1] is not None:
             yield self.single[name]
 
     def routes(self) -> Iterator[tuple[SourcePlace, Any]]:
-        """Return the routes without errors in their settings."""
+        """Return the routes whose settings are valid."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
 
     def routes_to_validate(self) -> Iterator[tuple[SourcePlace, Any]]:
-        """Return the routes not validated yet: for rules about each by itself."""
+        """Return the routes not validated yet, for rules about each route by itself."""
         return ((place, route) for place, route in self.routes() if id(route) not in self.validated)
 
     def upstreams_to_validate(self) -> Iterator[tuple[SourcePlace, str, Any]]:
@@ -153,16 +154,16 @@ class Merged:
         return (each for each in self.whole("upstreams") if id(each[2]) not in self.validated)
 
     def note(self, each: object, notes: Iterable[Problem]) -> None:
-        """A rule about each route, or upstream, by itself has told this of one."""
+        """Record that rules have reported on this route or upstream, if there are any `notes`."""
         if any(True for _ in notes):
             self.with_notes.add(id(each))
 
     def consumers(self) -> Iterator[tuple[SourcePlace, Any]]:
-        """Return the consumers without errors in their settings."""
+        """Return the consumers whose settings are valid."""
         return ((place, each) for place, each in self.lists.get("consumers", ()) if each is not BROKEN)
 
     def config(self) -> Config:
-        """The whole, once there is no problem."""
+        """Return the configuration, once there are no problems."""
         held: dict[str, Any] = {name: value for name, (_, value) in self.single.items()}
         for name, entries in self.maps.items():
             held[name] = MappingProxyType({key: value for key, (_, value) in entries.items()})
@@ -184,7 +185,7 @@ class Merged:
 
 
 def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files: Files) -> Merged:
-    """Read each document by the settings' shapes, and put them together. The first is the main one."""
+    """Decode each document and merge them. The first is the main one."""
     merged = Merged()
     for document in documents:
         reading = Reading(document, filter_types, files)
@@ -206,7 +207,7 @@ def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files
 
 
 def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, type], files: Files) -> Reading:
-    """Give the upstream that the document is about the targets that it lists, in place of its own."""
+    """Replace the targets of the document's upstream by those that it lists."""
     reading = Reading(document, filter_types, files)
     upstreams = merged.maps["upstreams"]
     targets = shape_of(Targets).read(document.value, (), reading)
@@ -222,8 +223,8 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
 def targets_in_files(
     merged: Merged, filter_types: Mapping[str, type], files: Files
 ) -> tuple[list[Reading], list[Problem]]:
-    """Put the targets that are listed in files in their places. Returns how the files were read, and of which upstreams
-    the targets cannot be looked up yet."""
+    """Insert the targets listed in files. Returns how the files were read, and the upstreams whose targets cannot be
+    looked up yet."""
     readings = []
     notes: list[Problem] = []
     for place, name, upstream in list(merged.whole("upstreams")):
@@ -251,15 +252,15 @@ def targets_in_files(
 
 
 def _is_unknown(file: str, files: Files) -> bool:
-    """Whether it stands for a look-up that has not found any targets yet."""
+    """Whether this is a lookup without any result yet."""
     try:
         return is_lookup(file) and files.read(file) == UNKNOWN
     except SyntaxProblem:
-        return False  # who reads it next tells it
+        return False  # its next reader reports it
 
 
 def _name_of(source: TargetsFile | TargetsDns | TargetsSrv, interval: float) -> Any:
-    """The file that has the targets; `BROKEN` where that cannot be told. `interval`: where the source says none."""
+    """Return the file with the targets; `BROKEN` if it is unknown. `interval`: used if the source has none."""
     if isinstance(source, TargetsFile):
         return source.file
     if BROKEN in astuple(source):
@@ -273,7 +274,7 @@ def _name_of(source: TargetsFile | TargetsDns | TargetsSrv, interval: float) -> 
 def add_consumers(
     merged: Merged, filter_types: Mapping[str, type], files: Files
 ) -> tuple[list[Reading], list[Problem]]:
-    """Add what the files of `consumer_files` say. Returns how they were read, and what is worth knowing."""
+    """Add the consumers of `consumer_files`. Returns how the files were read, and the notes."""
     readings: list[Reading] = []
     notes: list[Problem] = []
     met: set[str] = set()
@@ -311,7 +312,7 @@ def _elements(file: Any) -> Iterable[Any]:
 
 
 def _add_egress(merged: Merged, place: SourcePlace, egress: Egress | None) -> None:
-    """Applications of several files add up, and so do their services; the rest is said once."""
+    """Merge `egress`: applications and services of several files add up; other settings may be set once."""
     if egress is None:
         return
     merged.egress_place = merged.egress_place or place

@@ -1,7 +1,7 @@
-"""Applications of `egress` that have to show who they are: the filters that come before those of their services.
+"""Authentication and authorization of applications of `egress`: filters that run before those of their services.
 
-Authentication and authorization are the ordinary filters. What an application shows is for the gateway alone, so it
-goes no further, whatever the settings say.
+They are the ordinary filters. Credentials of applications are for the gateway only, so they are never forwarded,
+whatever the settings say.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,27 +18,25 @@ from fastgw.config.sources.extension_packages import UnknownType, type_called
 
 AUTHENTICATION: Final = "app_authentication"
 AUTHORIZATION: Final = "app_consumers"
-"""Instances that are made."""
+"""Names of the generated filter instances."""
 _WAYS: Final = ("certificates", "key_auth", "basic_auth", "hmac")
-"""Credentials of a consumer that are enough by themselves; a token needs settings of its own."""
+"""Credentials of a consumer that authenticate without further settings; tokens need settings of their own."""
 _TYPES: Final = {"certificates": "certificate_auth"}
 
 
 class Guard(NamedTuple):
-    """Authentication of one application: who may call as it."""
+    """Authentication of one application and authorization of its consumers."""
 
     place: SourcePlace
     filters: Mapping[str, FilterUse]
     made_of: tuple[str, ...]
-    """Equal guards have equal ones."""
+    """Inputs of the guard: equal for equal guards."""
 
 
 def guards(
     merged: Merged, egress: Egress, filter_types: Mapping[str, type], listeners: Iterable[str], notes: list[Problem]
 ) -> dict[str, Guard]:
-    """Return the guard of each application with `consumers`. Reports what is wrong, and adds what is worth knowing to
-    `notes`.
-    """
+    """Return the guard of each application with `consumers`. Reports problems, and adds notes to `notes`."""
     if not merged.app_consumers:
         return {}
     return dict(_Guards(merged, egress, filter_types, tuple(listeners), notes).made())
@@ -77,14 +75,14 @@ class _Guards:
                 at, meant = place.below(number), nearest(name, self._known)
                 if not is_given:
                     at.report(f"unknown consumer {show(name)}", suggest(name, self._known), at_key=False)
-                elif meant is not None:  # a token may name anybody
+                elif meant is not None:  # a token may name any consumer
                     self._notes.append(at.problem(f"unknown consumer {show(name)}; did you mean {show(meant)}?"))
         if is_given:
             return self._given, ()
         held = [self._known[name] for name in names if name in self._known]
         ways = tuple(_TYPES.get(way, way) for way in _WAYS if any(getattr(each, way) for each in held))
         if not ways and not self._all_known:
-            ways = ("key_auth",)  # what the files say of them is read later
+            ways = ("key_auth",)  # the consumers' files are read later
         if not ways:
             if held:
                 expected = "expected one of them, or `egress.authentication`, such as {jwt: …}"
@@ -98,11 +96,11 @@ class _Guards:
     def _hiding(self, way: str) -> dict[str, Any]:
         try:
             return {"hide_credentials": True} if _hides(type_called(way, self._filter_types)) else {}
-        except UnknownType:  # told when it is made
+        except UnknownType:  # reported when the filter is made
             return {}
 
     def _authentication(self, egress: Egress) -> dict[str, FilterUse]:
-        """Return the filters of `egress.authentication`, so that no problem of them is reported again."""
+        """Return the valid filters of `egress.authentication`; problems of the others are already reported."""
         held: dict[str, FilterUse] = {}
         for name, use in egress.authentication.items():
             broken: Any = BROKEN
@@ -116,7 +114,7 @@ class _Guards:
         return held
 
     def _authenticates(self, listener: str) -> bool:
-        """Whether the gateway or the listener asks everybody who they are."""
+        """Whether the gateway or the listener authenticates all clients."""
         settings: Any = self._merged.maps["listeners"][listener][1]
         uses = [use for _, use in self._merged.maps["filters"].values()]
         if settings is not BROKEN and settings.filters is not BROKEN:
@@ -145,7 +143,7 @@ def _hides(settings: Any) -> bool:
 
 
 def _without_credentials(settings: Any) -> Any:
-    """The same settings of a filter, with whatever it has that hides credentials, its own and of those within it."""
+    """Return the settings with `hide_credentials` on, including the filters inside them."""
     changes: dict[str, Any] = {}
     if _hides(settings):
         changes["hide_credentials"] = True

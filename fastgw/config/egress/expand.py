@@ -1,11 +1,11 @@
-"""The egress role turned into ordinary routes, upstreams and filters, before the rules look at them.
+"""Expands `egress` into ordinary routes, upstreams and filters, before the rules are checked.
 
-A service becomes an upstream `egress/<app>/<service>` (`…/<entry>` behind it where it has entries), and a route of the
-same name for each listener that applications call at (`…/<listener>` behind it where there are several). A last route
-for each listener, `egress` or `egress/<listener>`, says of all else what is not known.
+A service becomes an upstream `egress/<app>/<service>` (with `/<entry>` appended if it has entries), and a route of the
+same name for each listener that applications call (with `/<listener>` appended if there are several). The last route of
+each listener, `egress` or `egress/<listener>`, answers calls of unknown services.
 
-For providers: `add_services`, once the files are merged and before `expand`. A `SourcePlace` of theirs says where the
-service stands in a document of theirs; a `Derived` one where the document uses other words.
+Providers call `add_services` after the files are merged and before `expand`. They pass a `SourcePlace` for a service in
+a document of their own, or a `Derived` if the document has other keys.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -32,16 +32,16 @@ from fastgw.config.sources.virtual_files import is_derived
 from fastgw.net.pem import amiss
 
 NAME: Final = "egress"
-"""Begins the names of what is made."""
+"""Prefix of the names of generated objects."""
 T = TypeVar("T")
 S = TypeVar("S", UpstreamTimeouts, Retries)
 Named = tuple[str, ...]
 
 
 def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[SourcePlace, EgressService]]]) -> None:
-    """Add a provider's services, by application and name, each with where it stands.
+    """Add a provider's services with their positions, by application and name.
 
-    One that is there already is reported at the later place. Without a section `egress` its defaults count.
+    A duplicate is reported at the later position. Without a section `egress`, its defaults apply.
     """
     for app, services in apps.items():
         held = merged.services.setdefault(app, {})
@@ -69,15 +69,15 @@ class EgressKept:
         return self._made.routes
 
     def begin_reading(self, around: object) -> Container[int]:
-        """`around`: what all of it is made from, and judged by, besides the services: with another, nothing is taken
-        again. Returns the identities of what nothing was wrong with."""
+        """Start a reading. `around`: all inputs besides the services; if they have changed, nothing is reused. Returns
+        the identities of valid objects of the last reading."""
         if around != self._made.around:
             self._last = self._last or self._made
             self._made = _Made(around)
         return self._made.validated
 
     def end_reading(self, merged: Merged | None) -> None:
-        """A reading is over, in which nothing was wrong; None: it has failed."""
+        """End a successful reading; None: it has failed."""
         if merged is None and self._last is not None:
             self._made = self._last
         self._last = None
@@ -85,7 +85,8 @@ class EgressKept:
         made.upstreams.end_reading(merged is not None)
         made.routes.end_reading(merged is not None)
         if merged is not None:
-            # What a filter of a service's own names, such as the upstream of another one, may be gone the next time.
+            # Services with filters of their own are not kept as valid: what a filter names, such as another upstream,
+            # may be gone next time.
             held = chain(made.upstreams.values(), made.routes.values())
             kept = (each for settings, _, each in held if not settings.filters)
             here = {id(each) for _, each in chain(merged.maps["upstreams"].values(), merged.routes())}
@@ -93,18 +94,18 @@ class EgressKept:
 
 
 class _Made:
-    """Generated configuration of the services, as long as the settings around them are equal."""
+    """Generated configuration, valid while the settings around the services are equal."""
 
     def __init__(self, around: object) -> None:
         self.around = around
         self.upstreams: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
         self.routes: IncrementalCache[str, tuple[EgressEntry, Named, Any]] = IncrementalCache()
         self.validated: dict[int, object] = {}
-        """Valid objects by identity: they live as long as this."""
+        """Valid objects by identity; the reference keeps the identity from being reused."""
 
 
 def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | None = None) -> list[Problem]:
-    """Make the routes and upstreams of `egress`. Reports what is wrong, and returns what is worth knowing."""
+    """Generate the routes and upstreams of `egress`. Reports problems, and returns the notes."""
     place = merged.egress_place or next((at for at, said in merged.once("providers") if said != Providers()), None)
     if place is None:
         return []
@@ -117,7 +118,7 @@ def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | 
 
 
 def service_of(route: Route) -> str:
-    """The service of which this route is the part of one of several listeners; "" if it is no such part."""
+    """Return the service of a generated route for one of several listeners; "" for any other route."""
     if len(route.listeners) != 1 or not route.name.startswith(f"{NAME}/"):
         return ""
     service = route.name.removesuffix(f"/{route.listeners[0]}")
@@ -126,19 +127,19 @@ def service_of(route: Route) -> str:
 
 @dataclass
 class _Called:
-    """One API as applications call it."""
+    """An API with the names by which applications call it."""
 
     app: str
     service: str
     entry: str
-    """"" where the service is one API."""
+    """Name of the entry; "" = the service has a single API."""
     place: SourcePlace
     settings: EgressEntry
     host: str
     of: SourcePlace
     """Position of the service."""
     alone: bool = True
-    """Whether it is all there is of the service."""
+    """Whether it is the only API of the service."""
     name: str = field(init=False)
     """Name of its upstream, and prefix of the names of its routes."""
 
@@ -163,15 +164,15 @@ class _Expansion:
     kept: EgressKept
     notes: list[Problem] = field(default_factory=list)
     uses: dict[Any, FilterUse] = field(default_factory=dict)
-    """Filters that were made of texts alone: thousands of services have equal ones."""
+    """Filters made from strings alone: thousands of services have equal ones."""
     guards: Mapping[str, Guard] = field(default_factory=dict)
-    """Guards of applications that only some may call as."""
+    """Guards of applications with `consumers`."""
 
     def make(self) -> list[Problem]:
         said = {name: value for name, (_, value) in self.merged.egress.items()}
         try:
             egress = Egress(**said)
-        except ValueError as error:  # of what several files say
+        except ValueError as error:  # settings from several files
             wrong, _, expected = str(error).partition("; ")
             self.place.report(wrong, expected)
             return self.notes
@@ -192,7 +193,7 @@ class _Expansion:
         return self.notes
 
     def _listeners(self, egress: Egress) -> dict[str, Addressing]:
-        """Return the listeners that applications call, and the form of addresses there."""
+        """Return the listeners that applications call, each with its form of addressing."""
         known = self.merged.maps["listeners"]
         if egress.listeners:
             for name in egress.listeners:
@@ -213,7 +214,7 @@ class _Expansion:
         return {egress.listener: egress.addressing}
 
     def _called(self) -> Iterator[_Called]:
-        """Every API."""
+        """Yield every API."""
         for app, services in self.merged.services.items():
             for name, (place, service) in services.items():
                 if service is BROKEN:
@@ -229,8 +230,8 @@ class _Expansion:
                     yield _Called(app, name, entry, at, self._usable(settings, at), own, place, alone)
 
     def _usable(self, settings: EgressEntry, at: SourcePlace) -> EgressEntry:
-        """An API whose client certificate cannot be shown cannot be called; the others can. Those of documents are
-        judged where they are read."""
+        """Return the settings; an API whose client certificate is invalid becomes unavailable, without affecting
+        others. Those of Kyma's documents are checked where they are read."""
         shown: Any = settings.credentials
         if shown is BROKEN or shown.type != "certificate" or BROKEN in (shown.certificate, shown.key):
             return settings
@@ -248,7 +249,7 @@ class _Expansion:
     def _addressed(
         self, called: list[_Called], addressing: Addressing, egress: Egress
     ) -> Iterator[tuple[_Called, tuple[str, ...], str]]:
-        """Yield the services that can be called so, with the hosts and the path that mean them."""
+        """Yield the services that this form of addressing reaches, with their hosts and paths."""
         reached = [each for each in called if each.is_reached_by(addressing)]
         if addressing == "path_with_entry":
             yield from ((each, (), f"/{each.app}/{each.service}/{each.entry}") for each in reached)
@@ -257,7 +258,7 @@ class _Expansion:
             yield from ((each, (), f"/{each.app}/{each.service}") for each in reached)
             return
         taken: dict[str, _Called] = {}
-        # Names may have hyphens: of two that one host could mean, that of the longer application is meant.
+        # Names may contain hyphens, so a host can mean two services: the longer application name takes precedence.
         for each in sorted(reached, key=lambda each: -len(each.app)):
             host = each.host
             if host in taken:
@@ -271,7 +272,7 @@ class _Expansion:
             yield each, (host, *(f"{host}.{domain}" for domain in egress.domains)), ""
 
     def _note_unreached(self, called: list[_Called], listeners: Mapping[str, Addressing]) -> None:
-        """Each service once that nobody can call: where applications call in several ways, one of them will do."""
+        """Note each service that none of the listeners' forms of addressing reaches."""
         ways = dict.fromkeys(listeners.values())
         words = " and ".join(f"`{way}`" for way in ways)
         verb = "does" if len(ways) == 1 else "do"
@@ -284,10 +285,10 @@ class _Expansion:
             has = "several `entries`" if each.entry else "no `entries`"
             self.notes.append(each.of.problem(f"it has {has}: {words} {verb} not reach it"))
 
-    # what is made
+    # generated objects
 
     def _add_to(self, listener: str) -> None:
-        """Add the filter that turns a response before routing into a problem of the call too."""
+        """Add the filter that also converts responses before routing to problem details."""
         place, settings = self.merged.maps["listeners"][listener]
         use = self._use("egress_calls", self.place, {"user_agent": "pass"})
         if settings is not BROKEN and settings.filters is not BROKEN and use is not None:
@@ -314,9 +315,9 @@ class _Expansion:
         named: Named,
         make: Callable[[], T],
     ) -> T:
-        """Return the object generated for an API, or the one of an equal API. `named`: what else it is made of.
+        """Return the object generated for an API, or a cached one of equal inputs. `named`: its other inputs.
 
-        What something is wrong with is made again each time, so that it is told each time.
+        An object with problems is not cached, so that they are reported each time.
         """
         key = "\n".join((each.name, *named[:1]))
         known = kept.find(key)
@@ -372,9 +373,9 @@ class _Expansion:
                     del filters[name]
                 else:
                     filters[name] = use
-            if guard is not None:  # nothing that the service says takes them away
+            if guard is not None:  # settings of the service do not remove them
                 filters.update(guard.filters)
-            strips = addressing == "host" or guard is not None  # what a client certificate says is among them
+            strips = addressing == "host" or guard is not None  # identities from client certificates are among them
             return Route(
                 name=each.name + behind,
                 listeners=(listener,),
@@ -420,8 +421,8 @@ class _Expansion:
         return made
 
     def _credentials(self, each: _Called, egress: Egress) -> dict[str, Any]:
-        """The settings of the filter that shows the API who calls."""
-        credentials: Any = each.settings.credentials  # what its type needs is there
+        """Return the settings of the filter that sends the API's credentials."""
+        credentials: Any = each.settings.credentials  # the type's settings are complete
         said: dict[str, Any] = {}
         match credentials.type:
             case "basic":
@@ -471,7 +472,7 @@ class _Expansion:
             return BROKEN
 
     def _use(self, name: str, place: SourcePlace, said: Mapping[str, Any]) -> FilterUse | None:
-        """A use of a filter type with these settings. None: something is wrong with them, and reported."""
+        """Return a use of a filter type with these settings. None: they have problems, which are reported."""
         if BROKEN in said.values():
             return None
         plain = all(value is None or isinstance(value, str) for value in said.values())
@@ -542,23 +543,23 @@ def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, SourcePlac
 
 
 def _is_same(one: EgressEntry, other: EgressEntry) -> bool:
-    """Whether the same comes of both. Files that an equal one names may say something else by now."""
+    """Whether both have the same result. Files named by equal settings may have changed."""
     return one is other or (one == other and _tls_of(other) == UpstreamTls())
 
 
 @lru_cache(256)
 def _plain(of: type[S], settings: S) -> S:
-    """Return the settings in the type that an upstream has. Thousands of services have the same."""
+    """Return the settings in the type of an upstream. Thousands of services have equal ones."""
     return of(**{name: getattr(settings, name) for name in of.__struct_fields__})
 
 
 def _root_of(settings: Any) -> Literal["slash", "bare"]:
-    """`/{app}/{service}` alone calls what the URL says, with a slash at its end or without."""
+    """Return the root form: `/{app}/{service}` alone calls the path of the URL, with or without its trailing slash."""
     return "slash" if settings.url is not BROKEN and settings.url.ends_in_slash else "bare"
 
 
 def _tls_of(settings: EgressEntry) -> UpstreamTls:
-    """Return the TLS settings of an API, with the certificate that is shown to it."""
+    """Return the TLS settings of an API, with its client certificate."""
     credentials = settings.credentials
     if credentials.type != "certificate":
         return settings.tls
@@ -566,7 +567,7 @@ def _tls_of(settings: EgressEntry) -> UpstreamTls:
 
 
 def _as_the_api(csrf: Csrf, settings: EgressEntry) -> Csrf:
-    """Return the settings of CSRF tokens, with the TLS settings of the API where none are given and TLS is used."""
+    """Return the settings of CSRF tokens, with the TLS settings of the API if it has none of its own and uses TLS."""
     origin = csrf.token_url.origin
     if csrf.tls != UpstreamTls() or not origin.tls:
         return csrf
@@ -575,9 +576,9 @@ def _as_the_api(csrf: Csrf, settings: EgressEntry) -> Csrf:
 
 
 _PER_SERVICE: Final = ("credentials", "request_parameters")
-"""Filters that stand in a service under the same name."""
+"""Filters of a service with the same name as its setting."""
 _MADE: Final = ("egress_calls", "response_urls", "target_errors")
-"""Filters that come of a service as a whole."""
+"""Filters generated for a service as a whole."""
 _NO_PARAMETERS: Final = RequestParameters()
 _RAW: Final = PathForwarding(forward="raw")
 _ONE_OF_THEM: Final = "expected one of them"

@@ -1,4 +1,6 @@
-"""Excerpt of a file at a syntax error: its line, and a mark below the column. Nothing where that may hold a secret."""
+"""Excerpt of a file at a syntax error: the line, and a mark below the column. Empty where the line may hold a
+secret.
+"""
 
 import re
 from typing import Final
@@ -6,21 +8,21 @@ from typing import Final
 from fastgw.config.formats.positions import Mark
 
 LONGEST: Final = 100
-"""Most characters of the line that are shown, around the column."""
+"""Maximum number of characters shown of the line, around the column."""
 _LOOKED_AT: Final = 1000
-"""Most lines before it that are looked at."""
+"""Maximum number of preceding lines that are searched for signs of a secret."""
 _TELLING: Final = re.compile(
     r"auth|cookie|token|secret|passw|credential|session|signature|\bkeys?\b|[-_]keys?\b|\btext\b|\bhash|pem\b|://[^/\s]*@"
     r"|-----|[A-Za-z0-9+/=_-]{32}",
     re.IGNORECASE,
 )
-"""Found in a line, what stands there or below may be a secret. One too many is harmless, one too few is not."""
+"""Matches lines at or below which a secret may stand. False positives are harmless, false negatives are not."""
 _TABLE: Final = re.compile(r"\s*\[")
 
 
 def excerpt(text: str, mark: Mark) -> str:
-    """Return the line with its number, and a `^` below its column; "" where there is nothing to show, or where it or
-    what it stands in may be a secret.
+    """Return the line with its number, and a `^` below its column. "" if there is nothing to show, or if the line or an
+    enclosing one may hold a secret.
     """
     line, column = mark
     lines = text.replace("\r\n", "\n").split("\n")
@@ -34,8 +36,8 @@ def excerpt(text: str, mark: Mark) -> str:
 
 
 def _may_be_secret(lines: list[str], at: int) -> bool:
-    """Whether a secret may stand in a line: by its own words, or those of the lines before it that are indented less or
-    as much, back to the head of its table.
+    """Whether the line may hold a secret, judged by itself and by preceding lines with the same or less indentation,
+    back to the head of its table.
     """
     least = _indentation(lines[at])
     if _TELLING.search(lines[at]):

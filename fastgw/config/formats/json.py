@@ -1,4 +1,4 @@
-"""JSON (RFC 8259), with repeated keys found."""
+"""JSON (RFC 8259), with detection of duplicate keys."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _TOKEN = re.compile(rf'(?P<key>{_STRING})\s*:|(?P<close>[}}\]])|(?P<open>[{{\[])
 
 
 def read(text: str) -> tuple[Any, bool]:
-    """The document, and whether a key repeats in it (then the first one counts; `trace` tells where)."""
+    """Return the document, and whether it has a duplicate key (the first one counts; `trace` finds its position)."""
     repeats = False
 
     def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def read(text: str) -> tuple[Any, bool]:
     except json.JSONDecodeError as error:
         wrong, expected, mark = found_in(syntax_messages.JSON, error.msg, (error.lineno, error.colno))
         raise SyntaxProblem(f"not valid JSON: {wrong}", mark, expected) from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise SyntaxProblem(f"not valid JSON: {error}") from error
     if "\\u" in text:
         _refuse_lone_surrogates(document)
@@ -77,7 +77,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _refuse_lone_surrogates(document: Any) -> None:
-    """An escape can spell half a character, which no UTF-8 can hold."""
+    """Raise an error for a lone surrogate written as an escape, which UTF-8 cannot represent."""
     try:
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Positions of values in a file. Looked up only when something is wrong: reading a file alone does not need it."""
+"""Positions of values in a file. Computed only when there is a problem: reading a valid file does not need them."""
 
 import errno
 from bisect import bisect_right
@@ -10,10 +10,10 @@ from typing import Final
 from fastgw.config.base.problems import Path
 
 DEEPEST: Final = 100
-"""How many mappings and lists may stand in each other, and how many parts a dotted key may have."""
+"""Maximum nesting depth of mappings and lists, and maximum number of parts of a dotted key."""
 
 OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors of the system when it has no resources left to open a file with."""
+"""Errors of the operating system when it lacks the resources to open a file."""
 
 Mark = tuple[int, int]
 """Line and column, from 1."""
@@ -21,17 +21,17 @@ Mark = tuple[int, int]
 
 @dataclass(slots=True)
 class Position:
-    """Position of one value, of its key, and of the values in it."""
+    """Position of a value, its key and its children."""
 
     value: Mark
     key: Mark
     """Position of the key; `value` where there is no key."""
     children: "dict[str | int, Position]" = field(default_factory=dict)
     empty: bool = False
-    """Whether the value is empty in the file, which YAML takes for null."""
+    """Whether the value is empty in the file, which YAML reads as null."""
 
     def find(self, path: Path) -> "Position":
-        """The spot of a path, or of the nearest enclosing value that is in the file."""
+        """Return the position of a path, or of the nearest enclosing value in the file."""
         spot = self
         for step in path:
             if step not in spot.children:
@@ -42,7 +42,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A key that a mapping already has."""
+    """A duplicate key of a mapping."""
 
     path: Path
     mark: Mark
@@ -58,8 +58,8 @@ class PositionMap:
 
 
 class SyntaxProblem(Exception):
-    """A text that cannot be read in its format. `mark`: where, as far as it is known. `expected`: the correct form, in
-    words that quote nothing of the text; "" = there is nothing to say, or `wrong` says it.
+    """A syntax error in a document. `mark`: its position, if known. `expected`: the correct form, without quoting the
+    document; "" = none, or it is in `wrong`.
     """
 
     def __init__(self, wrong: str, mark: Mark = (0, 0), expected: str = "") -> None:
@@ -68,11 +68,13 @@ class SyntaxProblem(Exception):
 
 
 class MissingPackage(SyntaxProblem):
-    """The file cannot be read before a package is installed."""
+    """The file cannot be read because an optional package is not installed."""
 
 
 class OutOfResources(Exception):
-    """A file cannot be opened for want of descriptors or memory: nothing is known of the file. The text names it."""
+    """A file cannot be opened for lack of file descriptors or memory, so its contents are unknown. The text names the
+    file.
+    """
 
 
 def marker(text: str) -> Callable[[int], Mark]:

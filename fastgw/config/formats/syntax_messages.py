@@ -1,7 +1,7 @@
-"""Messages for syntax errors of YAML, TOML and JSON, in place of those of the libraries, and where to point.
+"""Messages for syntax errors of YAML, TOML and JSON, in place of those of the libraries, and their positions.
 
-Rule 1: a message quotes nothing of the file, which may be a secret or somebody else's. Rule 2: what opens and is not
-closed is told where it opens. Rule 3: what no row knows is told as the library says it.
+Rule 1: a message quotes nothing of the file, which may be secret. Rule 2: an unclosed bracket or quote is reported
+where it opens. Rule 3: an error without a row is reported in the library's words.
 """
 
 import re
@@ -14,7 +14,7 @@ from fastgw.config.formats.positions import Mark
 
 
 class SyntaxLocation(Enum):
-    """The place that a message points at, of the two that a parser may know."""
+    """The position that a message points at, of the two that a parser knows."""
 
     FOUND = "where it went wrong"
     BEGAN = "where what could not be parsed began"
@@ -22,12 +22,12 @@ class SyntaxLocation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One error of a library, and how it is told. In `wrong` and `expected`, `{line}` and `{column}` are those of
+    """One error of a library, and its message. In `wrong` and `expected`, `{line}` and `{column}` are those of
     `SyntaxLocation.BEGAN`.
     """
 
     said: re.Pattern[str]
-    """Found in what the library says."""
+    """Regular expression that matches the library's message."""
     wrong: str
     expected: str
     where: SyntaxLocation = SyntaxLocation.FOUND
@@ -39,7 +39,7 @@ def _row(said: str, wrong: str, expected: str, where: SyntaxLocation = SyntaxLoc
 
 _BEGAN: Final = SyntaxLocation.BEGAN
 
-# Both what libyaml says and what PyYAML's own parser does: "context: problem [sign]".
+# Messages of libyaml and of PyYAML's own parser: "context: problem [sign]".
 YAML: Final = (
     _row(
         r"(?s)flow sequence: .*\[later\]|flow sequence: .*\[end\]",
@@ -163,8 +163,8 @@ JSON: Final = (
 
 
 def found_in(rows: Sequence[Row], said: str, found: Mark, began: Mark | None = None) -> tuple[str, str, Mark]:
-    """Return what is wrong, what was expected, and where, of an error that a library tells as `said`. `found`, `began`:
-    the places of `SyntaxLocation`, as far as the library knows them.
+    """Return the error, the expected form and the position for a library's message `said`. `found`, `began`: the
+    positions of `SyntaxLocation`, if the library has them.
     """
     for row in rows:
         if row.said.search(said):

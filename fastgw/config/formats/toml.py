@@ -1,4 +1,4 @@
-"""TOML 1.0 by the standard library, and on which line everything is."""
+"""TOML 1.0 by the standard library, with the line of every value."""
 
 import re
 import tomllib
@@ -25,7 +25,7 @@ _POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$
 _DUPLICATE = re.compile(r"Cannot (?:overwrite|mutate|redefine|declare)")
 _FIRST: Final = (1, 1)
 
-# For text that may not be valid: every token ends somewhere, and nothing is tried twice.
+# For text that may be invalid: every token ends, and no alternative is tried twice.
 _ANY_PART = r'"(?>(?:[^"\\\n]|\\.?)*)"?' + r"|'[^'\n]*+'?|[A-Za-z0-9_-]++"
 _PART_OF_ANY = re.compile(_ANY_PART, re.DOTALL)
 _ANY = re.compile(
@@ -38,7 +38,7 @@ _ANY = re.compile(
 
 
 def read(text: str) -> tuple[Any, bool]:
-    """The document; never with a repeated key, which TOML itself refuses."""
+    """Return the document. TOML itself rejects duplicate keys."""
     _refuse_deep_keys(text)
     try:
         return tomllib.loads(text), False
@@ -54,12 +54,12 @@ def _flaw(text: str, said: str) -> SyntaxProblem:
         mark = (0, 0)
     elif place[1]:
         mark = int(place[1]), int(place[2])
-    else:  # the end of the document: behind the last that stands there
+    else:  # end of the document: after the last value
         line = max((number for number, each in enumerate(lines, 1) if each.strip()), default=1)
         mark = line, len(lines[line - 1].rstrip()) + 1
         said = f"{said} [end]"
     here = lines[mark[0] - 1] if mark[0] else ""
-    if _DUPLICATE.match(said):  # found out behind the statement, or behind all of the key's value
+    if _DUPLICATE.match(said):  # known after the statement, or after the key's whole value
         mark = mark[0], len(here) - len(here.lstrip()) + 1
     if here[mark[1] - 1 : mark[1]] == ":":
         said += " [colon]"
@@ -73,7 +73,7 @@ def trace(text: str) -> PositionMap:
 
 
 def _refuse_deep_keys(text: str) -> None:
-    """tomllib takes ever longer for each dot of a key: 15 s for one of 64 KB."""
+    """Reject deep dotted keys: the time of tomllib grows with each dot, to 15 s for a key of 64 KB."""
     for token in _ANY.finditer(text):
         key = token["key"]
         if key and key.count(".") >= DEEPEST and len(_PART_OF_ANY.findall(key)) > DEEPEST:
@@ -81,7 +81,7 @@ def _refuse_deep_keys(text: str) -> None:
 
 
 class _Tracer:
-    """Walks a valid text from left to right; `_at` is the offset of the next character."""
+    """Tracer that scans a valid text once, left to right; `_at` is the offset of the next character."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -99,7 +99,7 @@ class _Tracer:
         return root
 
     def _header(self, root: Position) -> Position:
-        """`[a.b]`, or `[[a.b]]`, which adds one more element to a list."""
+        """Read a header: `[a.b]`, or `[[a.b]]`, which appends an element to a list."""
         mark = self._mark()
         repeated = self._text.startswith("[[", self._at)
         self._at += 2 if repeated else 1
@@ -142,7 +142,7 @@ class _Tracer:
         return [next(iter(tomllib.loads(f"{part} = 0"))) for part in _KEY_PART.findall(match[0])]
 
     def _look(self) -> str:
-        """The next character that is neither blank nor comment; "" at the end."""
+        """Return the next character that is neither whitespace nor part of a comment; "" at the end."""
         self._at = self._match(_BLANK).end()
         return self._text[self._at : self._at + 1]
 
@@ -157,7 +157,7 @@ class _Tracer:
 
 
 def _descend(spot: Position, names: list[str], mark: Mark) -> Position:
-    """Down a dotted key; where a list of tables is on the way, into its last one."""
+    """Descend a dotted key. In an array of tables, its last element is used."""
     for name in names:
         if 0 in spot.children:
             spot = spot.children[len(spot.children) - 1]

@@ -1,7 +1,7 @@
-"""YAML by the rules of 1.2, from libyaml's events.
+"""YAML 1.2, from libyaml's events.
 
-PyYAML's own loaders follow YAML 1.1 (`on` is a boolean, `010` is 8), let a repeated key win, and take 2.2 s for 10,000
-routes where this takes 0.3. Anchors and aliases work; tags, complex keys and the merge key `<<` do not.
+PyYAML's own loaders follow YAML 1.1 (`on` is a boolean, `010` is 8), accept duplicate keys, and take 2.2 s for 10,000
+routes instead of 0.3. Anchors and aliases are supported; tags, complex keys and the merge key `<<` are not.
 """
 
 import re
@@ -32,7 +32,7 @@ from fastgw.config.formats.syntax_messages import found_in
 
 
 class PureEvents(Reader, Scanner, Parser):
-    """The events by PyYAML itself, twenty times slower: for where it was built without libyaml."""
+    """Events by PyYAML's own parser, twenty times slower: for installations without libyaml."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -47,7 +47,7 @@ except ImportError:
     Events = PureEvents
 
 MOST_BY_ALIAS: Final = 100_000
-"""How many values aliases may repeat in all, so that a small file cannot stand for a huge one."""
+"""Maximum number of values that aliases may repeat in total, so that a small file cannot expand to a huge one."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,1000}|0o[0-7]{1,1000}|0x[0-9a-fA-F]{1,1000}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,4})?")
@@ -56,9 +56,7 @@ _WORDS: Final = {"": None, "~": None, "null": None, "Null": None, "NULL": None, 
 
 @lru_cache(maxsize=4096)
 def plain(text: str) -> Any:
-    """Return the value of a scalar without quotes: the core schema of YAML 1.2, less `.inf` and `.nan`, which nothing
-    takes.
-    """
+    """Return the value of an unquoted scalar by the core schema of YAML 1.2, without `.inf` and `.nan`."""
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
@@ -69,7 +67,7 @@ def plain(text: str) -> Any:
 
 
 def read(text: str) -> tuple[Any, bool]:
-    """The document, and whether a key repeats in it (then the first one counts; `trace` tells where)."""
+    """Return the document, and whether it has a duplicate key (the first one counts; `trace` finds its position)."""
     with _flaws(text):
         reader = _Reader(Events(text).get_event)
         return reader.document(), reader.repeats
@@ -82,19 +80,19 @@ def trace(text: str) -> PositionMap:
 
 
 def read_stream(text: str) -> Iterator[tuple[Any, bool]]:
-    """Yield the value of each document of a stream, which may hold secrets: no error shows what stands there.
-    Raises `SyntaxProblem` behind the last document before it.
+    """Yield the value of each document of a stream, which may hold secrets: errors quote nothing. Raises
+    `SyntaxProblem` after the last valid document.
     """
     with _flaws(text):
         next_event = Events(text).get_event
-        next_event()  # the stream's start
+        next_event()  # start of the stream
         while not isinstance(next_event(), StreamEndEvent):
             reader = _Reader(next_event, shows=False)
             yield reader.value(), reader.repeats
 
 
 def trace_stream(text: str) -> Iterator[PositionMap]:
-    """Yield the positions of each document of a stream, as far as `read_stream` reads it."""
+    """Yield the positions of each document of a stream, up to where `read_stream` reads it."""
     with suppress(YAMLError, SyntaxProblem):
         next_event = Events(text).get_event
         next_event()
@@ -105,7 +103,7 @@ def trace_stream(text: str) -> Iterator[PositionMap]:
 
 @contextmanager
 def _flaws(text: str) -> Iterator[None]:
-    """Raise errors of the parser as `SyntaxProblem`."""
+    """Context manager that converts the parser's errors to `SyntaxProblem`."""
     try:
         yield
     except MarkedYAMLError as error:
@@ -157,7 +155,7 @@ class _Reader:
         self.repeats = False
 
     def document(self) -> Any:
-        self._next()  # the stream's start
+        self._next()  # start of the stream
         if isinstance(self._next(), StreamEndEvent):
             return None
         value = self.value()
@@ -167,7 +165,7 @@ class _Reader:
         return value
 
     def value(self) -> Any:
-        """Read the value of a document, from behind its start to behind its end."""
+        """Read the value of a document, from after its start to after its end."""
         value = self._value(self._next(), DEEPEST)
         assert isinstance(self._next(), DocumentEndEvent)
         return value
@@ -226,7 +224,7 @@ class _Tracer:
         return Position((1, 1), (1, 1)) if isinstance(self._next(), StreamEndEvent) else self.spot()
 
     def spot(self) -> Position:
-        """Return the position of a document's value, from behind its start to behind its end."""
+        """Return the position of a document's value, from after its start to after its end."""
         event = self._next()
         spot = self._spot(event, _mark(event), ())
         self._next()
@@ -235,7 +233,7 @@ class _Tracer:
     def _spot(self, event: Any, key: Mark, path: Path) -> Position:
         spot = Position(_mark(event), key)
         if isinstance(event, AliasEvent):
-            anchored = self._anchors.get(event.anchor, spot)  # in a stream, it may be what `read_stream` refuses
+            anchored = self._anchors.get(event.anchor, spot)  # a stream may contain what `read_stream` rejects
             spot.children, spot.empty = anchored.children, anchored.empty
             return spot
         if len(path) >= DEEPEST:

@@ -1,1 +1,1 @@
-"""Reads Kyma's Applications and Secrets, and makes services of the application gateway from them."""
+"""Reads Kyma's Applications and Secrets, and turns them into services of the application gateway."""

@@ -1,4 +1,4 @@
-"""Names that Kyma gives the services of its applications, and addresses that a tenant may not have the gateway call."""
+"""Kyma's names for services of applications, and the addresses that tenants must not make the gateway call."""
 
 import re
 import socket
@@ -10,34 +10,34 @@ from fastgw.config.base.value_types import Url
 _OTHERS: Final = re.compile("[^A-Za-z0-9]+")
 _LONGEST: Final = 57
 _LONGEST_APP: Final = 26
-"""Most characters of an application's name in a host: with a hyphen and a UUID it makes the 63 that a label may
-have.
+"""Maximum length of an application's name in a host: with a hyphen and a UUID it fills the 63 characters of a DNS
+label.
 """
 _LABEL: Final = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 _LOCAL: Final = frozenset(("localhost", "ip6-localhost", "ip6-loopback"))
-"""Names that /etc/hosts has for the machine, or the pod."""
+"""Names that /etc/hosts maps to the machine or the pod."""
 _EMBEDDING: Final = IPv6Network("64:ff9b::/96"), IPv6Network("::/96")
-"""Networks whose last 32 bits hold the IPv4 address that is meant (RFC 6052 section 2.1, RFC 4291 section 2.5.5.1)."""
+"""Networks whose last 32 bits embed an IPv4 address (RFC 6052 section 2.1, RFC 4291 section 2.5.5.1)."""
 
 
 def normalized(name: str) -> str:
-    """Return the name of a service in a path: letters in lower case and digits, a hyphen for each row of others between
-    them. "": nothing is left.
+    """Return the name of a service in a path: letters in lower case and digits, with a hyphen for each sequence of
+    other characters between them. "" = nothing is left.
     """
     lower = _OTHERS.sub("-", name).lower().removesuffix("-")
     return lower[:_LONGEST].removeprefix("-")
 
 
 def access_service(app: str, service_id: str) -> str:
-    """The host by which a service was called when each had one of its own. "": it cannot have one."""
+    """Return the former host name of a service, in Kyma versions with one host per service. "" = it has none."""
     host = f"{app[:_LONGEST_APP]}-{service_id}".lower()
     return host if _LABEL.fullmatch(host) else ""
 
 
 def why_not_there(url: Url) -> str:
-    """Return the reason why a tenant's document may not have the gateway call there: it would lead to the gateway's own
-    machine, or to what knows that machine's credentials. "": it may. What a name leads to is not looked up.
+    """Return the reason why a tenant's document must not name this host: it is the gateway's own machine, or a metadata
+    service with that machine's credentials. "" = it may. Host names are not resolved.
     """
     host = url.host.rstrip(".")
     if host in _LOCAL or host.endswith((".localhost", ".localdomain")):
@@ -56,7 +56,7 @@ def why_not_there(url: Url) -> str:
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
     number = int(address)
-    is_one = number > 1 and any(address in network for network in _EMBEDDING)  # `::` and `::1` mean themselves
+    is_one = number > 1 and any(address in network for network in _EMBEDDING)  # `::` and `::1` embed no IPv4 address
     return IPv4Address(number & 0xFFFFFFFF) if is_one else None
 
 
@@ -66,6 +66,6 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         pass
     try:
-        return IPv4Address(socket.inet_aton(host))  # the system takes 0x7f.1 for an address too
+        return IPv4Address(socket.inet_aton(host))  # the resolver also accepts 0x7f.1 as an address
     except (OSError, UnicodeError):
         return None

@@ -1,8 +1,8 @@
-"""Objects of Kubernetes as they stand in files: `Application`s and `Secret`s, one by one, each with its place.
+"""Kubernetes objects in files: `Application`s and `Secret`s, each with its position.
 
-A file of a directory is YAML, of one document or many, or JSON; each is an object, a `List` of them or, in JSON, a bare
-list. What a watch knows (`kyma_files.watched_name`) is such a JSON list. What is wrong with one object, or with a file,
-concerns nothing else: it becomes a note.
+A file of a directory is YAML, with one or several documents, or JSON; each document is an object, a `List` of objects
+or, in JSON, a plain array. A watch's content (`virtual_files.watched_name`) is such a JSON array. An invalid object or
+file does not affect others: it becomes a note.
 """
 
 import os
@@ -19,26 +19,28 @@ from fastgw.config.formats.positions import Mark, PositionMap, Repeat, SyntaxPro
 from fastgw.config.sources.virtual_files import is_watched
 
 ENDINGS: Final = (".yaml", ".yml", ".json")
-"""Suffixes of the files of a directory that are read."""
+"""Suffixes of files that are read."""
 
 NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _KIND: Final = re.compile(r"[A-Z][A-Za-z]{0,62}")
 
 
 class Object:
-    """One object."""
+    """A Kubernetes object."""
 
     def __init__(self, value: dict[str, Any], file: "ObjectFile", path: Path, kind: str, version: str) -> None:
-        """`path`: leads to it within the file: the number of the document, then as it stands there."""
+        """Read kind, version, name and namespace of a value. `path`: position in the file: the number of the document,
+        then keys and indexes.
+        """
         self.kind = kind
         self.version = version
         """Group and version, as in `apiVersion`."""
         said = value.get("metadata")
         metadata = said if isinstance(said, dict) else {}
         self.name = _text_of(metadata, "name")
-        """ "": it has none."""
+        """Name of the object; "" = none."""
         self.namespace = _text_of(metadata, "namespace")
-        """ "": it says none."""
+        """Namespace of the object; "" = not set."""
         self._value: dict[str, Any] | None = value
         self._file, self._path = file, path
 
@@ -56,22 +58,22 @@ class Object:
         return self._value
 
     def forget_value(self) -> None:
-        """Drop the value, to be read again on demand: values take ten times the memory of their text."""
+        """Drop the value, to be parsed again on demand: values take ten times the memory of their text."""
         self._value = None
 
     @property
     def called(self) -> str:
-        """Name of the object for people. What can be no kind and no name might be anything, and is not shown."""
+        """Return kind and name of the object for messages. Text that cannot be a kind or name is not shown."""
         kind = self.kind if _KIND.fullmatch(self.kind) else "object"
         return f"{kind}/{self.name}" if NAME.fullmatch(self.name) else kind
 
     @property
     def place(self) -> str:
-        """`file:line`, or the file alone where lines mean nothing."""
+        """Return `file:line`, or the file alone if lines have no meaning."""
         return self.place_of(())
 
     def place_of(self, path: Path) -> str:
-        """Return the position of a value in it, for people."""
+        """Return the position of a value in it, for messages."""
         line, _ = self._file.mark((*self._path, *path))
         return f"{self.file}:{line}" if line else self.file
 
@@ -83,14 +85,14 @@ class Object:
 
 
 class ObjectFile:
-    """A file, and its objects as far as they can be read."""
+    """A file and those of its objects that can be parsed."""
 
     def __init__(self, name: str, content: bytes) -> None:
         self.name = name
         self.objects: list[Object] = []
         self.problems: list[Problem] = []
         self.flaw: Problem | None = None
-        """Syntax error behind the last object."""
+        """Syntax error after the last object."""
         self._content = content
         self._is_json = is_watched(name) or os.path.splitext(name)[1].lower() == ".json"
         try:
@@ -103,7 +105,7 @@ class ObjectFile:
             self.problems.append(self.flaw)
 
     def mark(self, path: Path) -> Mark:
-        """Return the mark of a value; (0, 0) in what a watch has said."""
+        """Return the position of a value; (0, 0) in a watch's content."""
         if is_watched(self.name):
             return 0, 0
         number, *steps = path
@@ -111,7 +113,7 @@ class ObjectFile:
         return self._traces[number].root.find(tuple(steps)).key
 
     def read(self, path: Path) -> Any:
-        """The value of a path that was read before."""
+        """Parse a value again, by its path."""
         number, *steps = path
         assert isinstance(number, int)
         value, _ = next(islice(self._documents(), number, None))
@@ -134,7 +136,7 @@ class ObjectFile:
         return self._content.decode("utf-8-sig")
 
     def _documents(self) -> Iterable[tuple[Any, bool]]:
-        """Each, and whether a key repeats in it."""
+        """Yield each document, and whether it has a duplicate key."""
         return iter([json.read(self._text)]) if self._is_json else yaml.read_stream(self._text)
 
     def _take_apart(self) -> None:
@@ -143,14 +145,14 @@ class ObjectFile:
         except UnicodeDecodeError as error:
             before = self._content[: error.start].decode("utf-8", "replace")
             raise SyntaxProblem("not UTF-8", marker(before)(len(before))) from error
-        if not text.strip():  # so is a file that is being written, or was to be, on a disk that is full
+        if not text.strip():  # also a file that is being written, or could not be completed because the disk is full
             raise SyntaxProblem("the file is empty; expected an object, or no file at all")
         for number, (document, repeats) in enumerate(self._documents()):
             self._add(document, (number,), "", repeats)
 
     def _add(self, value: Any, path: Path, kind: str, repeats: bool, version: str = "") -> None:
-        """Add the object at a path. `kind`, `version`: what its list says that it is."""
-        if value is None and path[1:] == ():  # a document of comments alone
+        """Add the object at a path. `kind`, `version`: of the items of its list."""
+        if value is None and path[1:] == ():  # a document with comments only
             return
         if isinstance(value, list) and self._is_json and path == (0,):
             self._add_all(value, path, "", "", repeats)
@@ -177,7 +179,7 @@ class ObjectFile:
             self._add(each, (*path, place), kind, repeats, version if kind else "")
 
     def _repeated(self, path: Path) -> Repeat | None:
-        """A key that stands twice in the object at a path."""
+        """Return a duplicate key in the object at a path."""
         number, *steps = path
         assert isinstance(number, int)
         repeats = self._traces[number].repeats
@@ -189,13 +191,13 @@ class ObjectFile:
 
 
 class ObjectFiles:
-    """Files of objects, which are taken apart anew only where they say something else."""
+    """Cache of files of objects: parsed again only after a change."""
 
     def __init__(self) -> None:
         self._known: IncrementalCache[tuple[str, bytes], ObjectFile] = IncrementalCache()
 
     def read(self, name: str, content: bytes) -> Sequence[ObjectFile]:
-        """The file, or the lines of what a watch says, each an object."""
+        """Return the file; for the content of a watch, one for each of its lines."""
         lines = _lines(content) if is_watched(name) else ()
         files = [self._file(name, line) for line in lines]
         return files if files and not any(each.flaw for each in files) else [self._file(name, content)]
@@ -205,14 +207,16 @@ class ObjectFiles:
         return self._known.store((name, content), ObjectFile(name, content) if file is None else file)
 
     def end_reading(self, succeeded: bool) -> None:
-        """A reading is over."""
+        """End a reading."""
         for each in self._known.values():
             each.forget_values()
         self._known.end_reading(succeeded)
 
 
 def _lines(content: bytes) -> Sequence[bytes]:
-    """The objects of a list, as a watch writes it (`kubernetes_objects.Objects.content`); () where it is not so."""
+    """Return the lines of an array as a watch writes it (`kubernetes_objects.Objects.content`), one object each; () for
+    another form.
+    """
     if not (content.startswith(_BEGINS) and content.endswith(_ENDS)):
         return ()
     return content[len(_BEGINS) : -len(_ENDS)].split(_BETWEEN)

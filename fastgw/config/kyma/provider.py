@@ -1,6 +1,7 @@
-"""Services of `egress` from Kyma's documents: read with the configuration, from a directory or from what a watch says.
+"""Services of `egress` from Kyma's documents, read with the configuration from a directory or from a watch.
 
-Rule: no document makes the configuration wrong. What is wrong in one, or comes of one, is left out and noted.
+Rule: documents never make the configuration invalid. Invalid parts, and everything that depends on them, are left out
+and noted.
 """
 
 import os
@@ -24,9 +25,9 @@ from fastgw.config.sources.virtual_files import NOTHING, is_watched, watched_nam
 
 PROVIDER: Final = "kyma"
 Service = tuple[str, str]
-"""An application and the name of a service."""
+"""Application name and service name."""
 Refused = Mapping[Service, tuple[Problem, ...]]
-"""Services that others cannot be made with, and what is wrong with them."""
+"""Services that conflict with others, and their problems."""
 
 
 class OfKyma:
@@ -41,7 +42,7 @@ class OfKyma:
 
     @property
     def refused(self) -> Refused:
-        """The services with which something is wrong that only the rules have found."""
+        """Return the services with problems that only the rules found."""
         return {service: tuple(each.problems) for service, each in self._readings.items() if each.problems}
 
     def place(self, service: KymaService, filter_types: Mapping[str, type], files: Files) -> SourcePlace:
@@ -67,7 +68,7 @@ class KymaKept:
         self.applications: IncrementalCache[Object, Read] = IncrementalCache()
 
     def end_reading(self, succeeded: bool) -> None:
-        """A reading is over."""
+        """End a reading."""
         self.files.end_reading(succeeded)
         self.applications.end_reading(succeeded)
 
@@ -75,7 +76,7 @@ class KymaKept:
 def add_kyma(
     merged: Merged, filter_types: Mapping[str, type], files: Files, refused: Refused, kept: KymaKept | None = None
 ) -> OfKyma:
-    """Add the services of the documents that `providers.kyma` names, but for those that are refused."""
+    """Add the services of the documents named by `providers.kyma`, except refused ones."""
     added = OfKyma()
     kept = KymaKept() if kept is None else kept
     added.notes += [problem for problems in refused.values() for problem in problems]
@@ -116,7 +117,7 @@ def documents_in(settings: Kyma, held: Mapping[str, bytes]) -> list[str]:
 
 
 def directory_in(settings: Kyma, held: Mapping[str, bytes]) -> dict[str, bytes]:
-    """All that was read of its directory: the files, and what there was to be found."""
+    """Return everything read from its directory: the files, and the matches of its patterns."""
     patterns = patterns_of(settings)
     names = [*(pattern_name("/", pattern) for pattern in patterns), *documents_in(settings, held)]
     return {name: held[name] for name in names if name in held}
@@ -169,15 +170,15 @@ def _place(reading: Reading, entry: Path) -> SourcePlace:
 
 
 class _ObjectDocument(Document):
-    """An object of a file, for rules: what they find is told of it."""
+    """Adapter of an object to `Document`: rules report problems at the object."""
 
-    def __init__(self, each: Object) -> None:  # no bytes are taken apart: the object was
+    def __init__(self, each: Object) -> None:  # nothing is parsed: the object already was
         self.name, self.folder, self.upstream = each.file, os.sep, ""
         self.problems = []
         self._object = each
 
     @cached_property
-    def value(self) -> Any:  # it is seldom asked for
+    def value(self) -> Any:  # rarely used
         return self._object.value
 
     def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:

@@ -1,6 +1,6 @@
-"""Secrets of Kubernetes: their values by key, each as a derived file that the settings can name.
+"""Kubernetes Secrets: their values by key, each as a derived file that settings can name.
 
-Rule: what a Secret holds goes into derived files alone; reasons and notes name the Secret and its keys.
+Rule: values of Secrets appear in derived files only; reasons and notes name the Secret and its keys.
 """
 
 import binascii
@@ -32,15 +32,15 @@ _OF_COMPASS: Final[Mapping[str, str]] = {
     "": "NoAuth",
     "certificate": "CertificateGen",
 }
-"""Values of `credentials.type` for each `CREDENTIALS_TYPE`, in lower case."""
+"""Values of `credentials.type`, by `CREDENTIALS_TYPE` in lower case."""
 OF_TOKEN_REQUESTS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
-"""Fields of a request for a token that nobody adds."""
+"""Parameters of a token request that documents must not set."""
 Listed = Mapping[str, tuple[Secret, ...]]
 
 
 class UnusableSecret(Exception):
-    """The Secret cannot be used; the text may be shown to who calls a service. `problem`: the same, told of the
-    Secret.
+    """A Secret that cannot be used. The text may be shown to callers of a service. `problem`: the same as a problem of
+    the Secret.
     """
 
     def __init__(self, why: str, problem: Problem | None = None) -> None:
@@ -50,7 +50,7 @@ class UnusableSecret(Exception):
 
 T = TypeVar("T")
 Asked = Mapping[str, Object | None]
-"""Secrets, by name; None: there was none."""
+"""Secrets by name; None = it does not exist."""
 Derived = Mapping[str, bytes]
 """Contents of derived files, by name."""
 
@@ -66,7 +66,7 @@ class KymaSecrets:
         self._derived: dict[str, bytes] = {}
 
     def add(self, each: Object) -> Problem | None:
-        """Know a Secret from here on. Returns why not, unless it is simply of another namespace."""
+        """Add a Secret. Returns the reason if it cannot be added; Secrets of other namespaces are ignored."""
         if (each.namespace or self._namespace) != self._namespace:
             return None
         if not each.name:
@@ -80,28 +80,28 @@ class KymaSecrets:
         return None
 
     def take_used(self) -> tuple[Asked, Derived]:
-        """Return the Secrets that were asked for since the last call, and the derived files that come of them."""
+        """Return the Secrets used since the last call, and the files derived from them."""
         used = self._asked, self._derived
         self._asked, self._derived = {}, {}
         return used
 
     def are(self, asked: Asked) -> bool:
-        """Whether these Secrets are the ones that there are, unchanged."""
+        """Whether these Secrets are unchanged."""
         return all(self._objects.get(name) is each for name, each in asked.items())
 
     def text(self, name: str, key: str) -> Secret:
-        """A value that is a text. Raises `UnusableSecret`."""
+        """Return a value that is text. Raises `UnusableSecret`."""
         return self._text(name, key, self._value(name, key))
 
     def username(self, name: str, key: str) -> Secret:
-        """The same where it stands before a colon. Raises `UnusableSecret`."""
+        """Return a value that is text without a colon. Raises `UnusableSecret`."""
         raw = self._value(name, key)
         if b":" in raw:
             raise self._unusable(name, key, "has a colon, which is not allowed in a username (RFC 7617)")
         return self._text(name, key, raw)
 
     def pair(self, name: str, certificate: str, key: str) -> tuple[str, str]:
-        """The files of a certificate and its key, which fit. Raises `UnusableSecret`."""
+        """Return the files of a certificate and its key, which must match. Raises `UnusableSecret`."""
         return self._once((name, certificate, key), lambda: self._fitting(name, certificate, key))
 
     def _fitting(self, name: str, certificate: str, key: str) -> tuple[str, str]:
@@ -112,7 +112,7 @@ class KymaSecrets:
         return self._file(name, (certificate,), contents[0]), self._file(name, (key,), contents[1])
 
     def parameters(self, name: str) -> tuple[Listed, Listed]:
-        """The fields and the parameters of the query that a Secret holds. Raises `UnusableSecret`."""
+        """Return the headers and query parameters in a Secret. Raises `UnusableSecret`."""
         return self._once((name,), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
 
     def parameters_for_token(self, name: str) -> tuple[Listed, Listed]:
@@ -124,7 +124,9 @@ class KymaSecrets:
         return headers, query
 
     def compass(self, name: str) -> "Compass | None":
-        """Read a Secret of the older Compass form; None: another form, or missing. Raises `UnusableSecret`."""
+        """Return a Secret of the older Compass form; None: it has another form, or does not exist. Raises
+        `UnusableSecret`.
+        """
         try:
             self._object(name)
         except UnusableSecret:
@@ -142,7 +144,7 @@ class KymaSecrets:
         try:
             said, repeats = json.read(raw.decode())
         except (SyntaxProblem, ValueError, RecursionError):
-            raise self._unusable(name, key, "is not valid JSON") from None  # the cause would show what is in it
+            raise self._unusable(name, key, "is not valid JSON") from None  # the cause would show the value
         if repeats:
             raise self._unusable(name, key, "has a duplicate key")
         return said
@@ -154,7 +156,9 @@ class KymaSecrets:
         return self._listed_in(name, key, key, self._json(name, key, raw))
 
     def _listed_in(self, name: str, key: str, kind: str, said: Any, *above: str) -> Listed:
-        """`key`: of the Secret. `kind`: `HEADERS` or `QUERY`. `above`: what leads to it within the key."""
+        """Return named lists of values. `key`: of the Secret. `kind`: `HEADERS` or `QUERY`. `above`: path within the
+        key's value.
+        """
         found: dict[str, tuple[Secret, ...]] = {}
         for each, values in (said if isinstance(said, dict) else {"": None}).items():
             listed = [values] if isinstance(values, str) else values
@@ -174,7 +178,7 @@ class KymaSecrets:
             for value in values:
                 parse_field_value(value)
         except ValueError:
-            raise self._unusable(name, HEADERS, "has an invalid header name or value") from None  # nor be shown
+            raise self._unusable(name, HEADERS, "has an invalid header name or value") from None  # not shown
         try:
             check_own((field,))
         except ValueError:
@@ -183,7 +187,7 @@ class KymaSecrets:
             raise self._unusable(name, HEADERS, "has a duplicate header")
 
     def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
-        """Return the object made of the Secret that the key begins with, made once for all callers. Raises
+        """Return the object made from the Secret that is first in the key; it is made once for all callers. Raises
         `UnusableSecret`.
         """
         self._object(key[0])
@@ -209,7 +213,7 @@ class KymaSecrets:
         return found
 
     def _value(self, name: str, key: str, *, required: bool = True) -> bytes:
-        """b"": it has none, and need not."""
+        """Return the value of a key; b"" if it is missing and not required."""
         each = self._object(name)
         for part, as_bytes in (("stringData", _as_it_stands), ("data", _from_base64)):
             held = each.value.get(part)
@@ -230,7 +234,7 @@ class KymaSecrets:
             return as_bytes(held) if isinstance(held, str) else _refuse()
         except ValueError:
             expected = "a base64 string" if as_bytes is _from_base64 else "a string (quote it if it is a number)"
-            raise self._unusable(name, key, f"is not {expected}", path) from None  # the cause would show it
+            raise self._unusable(name, key, f"is not {expected}", path) from None  # the cause would show the value
 
     def _text(self, name: str, key: str, raw: bytes, *keys: str) -> Secret:
         if not raw.removesuffix(b"\n").removesuffix(b"\r"):
@@ -240,7 +244,7 @@ class KymaSecrets:
         try:
             text = raw.decode()
         except UnicodeDecodeError:
-            raise self._unusable(name, key, "is not UTF-8") from None  # the cause would show what is in it
+            raise self._unusable(name, key, "is not UTF-8") from None  # the cause would show the value
         if key not in (HEADERS, QUERY, CONFIGURATION) and not text.rstrip("\r\n").isprintable():
             raise self._unusable(name, key, "has a control character")
         return Secret(file=self._file(name, (key, *keys), raw))
@@ -258,21 +262,21 @@ class KymaSecrets:
 
 
 class Compass:
-    """A Secret of the form that Kyma's gateway had in its Compass mode: one JSON text with everything."""
+    """A Secret in the form of Kyma's Compass mode: one JSON text with all credentials and parameters."""
 
     def __init__(self, secrets: KymaSecrets, name: str, said: Mapping[str, Any], kind: str) -> None:
         self._secrets, self._name, self._members = secrets, name, said
         self.type = _OF_COMPASS.get(kind.lower(), kind)
-        """Type as `credentials.type` of an Application would have it; "": none is given."""
+        """Type, as in `credentials.type` of an Application; "" = not set."""
 
-    def __repr__(self) -> str:  # what it says are secrets
+    def __repr__(self) -> str:  # its contents are secrets
         return f"<Compass {self._name}>"
 
     def unusable(self, wrong: str) -> UnusableSecret:
         return self._secrets._unusable(self._name, CONFIGURATION, wrong)
 
     def plain(self, key: str, part: str = "credentials") -> str:
-        """A text of its credentials, or of another part. Raises `UnusableSecret`."""
+        """Return a text of its credentials, or of another part. Raises `UnusableSecret`."""
         held = self._part(part).get(key)
         if not isinstance(held, str) or not held:
             raise self.unusable(f"has no text as `{part}.{key}`")
@@ -286,11 +290,13 @@ class Compass:
 
     @property
     def csrf_url(self) -> str:
-        """Return the URL of its CSRF tokens; "": it has none. Raises `UnusableSecret`."""
+        """Return the URL of its CSRF tokens; "" = none. Raises `UnusableSecret`."""
         return self.plain("tokenUrl", "csrfConfig") if self._part("csrfConfig").get("tokenUrl") else ""
 
     def parameters(self, *above: str) -> tuple[Listed, Listed]:
-        """Headers and parameters for the API, or for the token endpoint (`credentials`). Raises `UnusableSecret`."""
+        """Return headers and query parameters for the API, or for the token endpoint (`credentials`). Raises
+        `UnusableSecret`.
+        """
         part = self._part(*above, "requestParameters")
         lead = (*above, "requestParameters")
         made = self._secrets._listed_in
@@ -318,7 +324,7 @@ def _as_it_stands(text: str) -> bytes:
 
 
 def _from_base64(text: str) -> bytes:
-    """Lines may be broken in it."""
+    """Decode base64, which may contain line breaks."""
     try:
         return b64decode("".join(text.split()), validate=True)
     except binascii.Error as error:

@@ -1,7 +1,8 @@
-"""The Services by which Kyma's applications once called each API: a host `{app}-{id}` for every service of an
-`Application`, as manifests for a cluster.
+"""Manifests of the Services by which Kyma's applications formerly called each API: a host `{app}-{id}` for every
+service of an `Application`.
 
-Each is a name alone (`ExternalName`) for the Service of the gateway, whose listener takes hosts (`addressing: host`).
+Each is an alias (`ExternalName`) of the gateway's Service, whose listener selects services by host (`addressing:
+host`).
 """
 
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ APP_LABEL: Final = "application"
 
 
 def services_of(name: str, content: bytes, namespace: str, gateway: str) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """The manifests for all Applications of a file, and what is wrong in it.
+    """Return the manifests for all Applications of a file, and the problems in it.
 
-    `namespace`: where they go. `gateway`: the DNS name of the gateway's own Service.
+    `namespace`: of the manifests. `gateway`: DNS name of the gateway's own Service.
     """
     file = ObjectFile(name, content)
     problems = list(file.problems)
@@ -42,7 +43,7 @@ def services_of(name: str, content: bytes, namespace: str, gateway: str) -> tupl
 
 
 def _ids(app: Object) -> Iterator[tuple[int, str]]:
-    """Yield the ids of the services with an API, with their places."""
+    """Yield the ids of services with an API, with their positions."""
     spec = app.value.get("spec")
     services = spec.get("services") if isinstance(spec, dict) else None
     for place, service in enumerate(services if isinstance(services, list) else ()):

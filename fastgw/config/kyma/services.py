@@ -1,9 +1,8 @@
-"""Kyma's documents as services of `egress`.
+"""Turns Kyma's documents into services of `egress`.
 
-An `Application` has services, and these have entries: APIs by a URL, with the name of a Secret for credentials and of
-one for parameters. A service is called by its display name, an entry by its name (`kyma_names.normalized`). What is
-wrong with one of them leaves it out, and is told; what is wrong with a Secret makes the calls that need it fail, with
-the reason.
+An `Application` has services, and these have entries: APIs with a URL, and the names of Secrets for credentials and for
+parameters. A service is called by its display name, an entry by its name (`names.normalized`). Invalid entries are left
+out and noted. If a Secret is invalid, calls that need it fail with the reason.
 """
 
 import re
@@ -33,14 +32,14 @@ _IS_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*").fullmatch
 
 _SKIP_VERIFY: Final = ("spec", "skipVerify")
 UNNAMED: Final = "unnamed"
-"""An entry without a name, where a service has several."""
+"""Name of an entry without a name, if a service has several."""
 _OTHER: Final = "expected another name"
 APIS_LISTED: Final = 8
-"""APIs that are called alike and named to who calls them."""
+"""Maximum number of APIs with the same name that are listed for the caller."""
 
 
 def parts_of(entry: Path) -> Mapping[Path, Path]:
-    """Return the paths in the document that the settings of an entry come from."""
+    """Return the paths in the document from which the settings of an entry come."""
     at = (*entry, "credentials")
     return {
         ("url",): (*entry, "targetUrl"),
@@ -57,7 +56,7 @@ def parts_of(entry: Path) -> Mapping[Path, Path]:
 
 
 class KymaEntry(NamedTuple):
-    """An API, and where it stands in its Application."""
+    """An API, and its position in its Application."""
 
     settings: EgressEntry
     path: Path
@@ -69,28 +68,28 @@ class KymaService(NamedTuple):
     app: str
     name: str
     of: Object
-    """Application that the service belongs to."""
+    """Application of the service."""
     path: Path
     """Path of the service in the Application."""
     settings: EgressService
     entries: Mapping[str, KymaEntry]
-    """Entries by name; none where it is one API without a name."""
+    """Entries by name; none for a single API without a name."""
 
 
 class _Api(NamedTuple):
-    """An API as it is called in its Application."""
+    """An API with its names in the Application."""
 
     service: str
     """Name of its service in the document."""
     title: str
-    """Name of the API; "" where it has none."""
+    """Name of the API; "" = none."""
     path: Path
     """Path of its service."""
     entry: KymaEntry
     host: str = ""
-    """Host of its service; "": it can have none."""
+    """Former host name of its service; "" = none."""
     alone: bool = False
-    """Whether that has no other API."""
+    """Whether it is the only API of its service."""
 
     @property
     def description(self) -> str:
@@ -103,7 +102,7 @@ def _hosted(api: _Api) -> dict[str, str]:
 
 
 class KymaServices(Struct):
-    """Services of the documents, and the problems."""
+    """Services of the documents, and problems."""
 
     services: list[KymaService]
     notes: list[Problem]
@@ -114,7 +113,7 @@ class _Refused(Exception):
     """A part of a document is invalid."""
 
     def __init__(self, path: Path, wrong: str, expected: str = "", detail: str = "") -> None:
-        """`told`: what was expected, in place of `expected`, for who calls what it is a part of."""
+        """Keep the problem. `detail`: replaces `expected` in a message about the enclosing part."""
         self.path, self.wrong, self.expected = path, wrong, expected
         self.detail = detail or expected
         super().__init__(wrong)
@@ -136,8 +135,8 @@ def services_in(
     derive: Callable[[str, bytes], None],
     known: IncrementalCache[Object, Read] | None = None,
 ) -> KymaServices:
-    """The services of all Applications. `derive`: is given the name and contents of each derived file that they
-    need. `known`: those that were read before."""
+    """Return the services of all Applications. `derive`: called with name and contents of each derived file that they
+    need. `known`: cache of Applications."""
     secrets = KymaSecrets(settings.namespace)
     known = IncrementalCache() if known is None else known
     found = KymaServices([], [])
@@ -148,7 +147,7 @@ def services_in(
         elif each.kind == "Application" and each.version.partition("/")[0] == GROUP:
             note = _add(each, applications)
         else:
-            note = None  # a folder may hold other objects too
+            note = None  # a folder may contain other objects as well
         if note is not None:
             found.notes.append(note)
     for app in applications.values():
@@ -190,7 +189,7 @@ class _Reading:
         self._notes = notes
 
     def services(self) -> Iterator[KymaService]:
-        """All of them that can be made."""
+        """Yield all services without errors."""
         try:
             spec = _mapping(self._app.value, (), "spec")
             self._skip_verify = _truth(spec, ("spec",), "skipVerify")
@@ -237,9 +236,7 @@ class _Reading:
         return name, [each._replace(host=host, alone=len(apis) == 1) for each in apis]
 
     def _service(self, name: str, apis: list["_Api"]) -> KymaService:
-        """Return the service of all APIs with this name: as in Kyma, a call means the API that is the only one to be
-        called so.
-        """
+        """Return the service of all APIs with this name. As in Kyma, a call needs a name that only one API has."""
         if len(apis) == 1 and not normalized(apis[0].title):
             (only,) = apis
             settings = EgressService(**{**_fields(only.entry.settings), **_hosted(only)})
@@ -254,7 +251,7 @@ class _Reading:
         return KymaService(self._app.name, name, self._app, apis[0].path, settings, entries)
 
     def _distinguished(self, alike: list["_Api"]) -> KymaEntry:
-        """One API; or in place of several that are called alike, who says so."""
+        """Return the API; for several with the same name, an entry that reports the ambiguity."""
         first = alike[0]
         if len(alike) == 1:
             return KymaEntry(replace(first.entry.settings, **_hosted(first)), first.entry.path)
@@ -282,7 +279,7 @@ class _Reading:
             self._notes.append(self._app.problem(needs, f"{unusable.why}: calls are answered 500"))
             return KymaEntry(self._settings(url, unavailable=unusable.why), path)
         except _Refused as refused:
-            # As in Kyma the service is there. Values are not told: one may stand there by mistake.
+            # As in Kyma, the service exists. Values are not shown: a secret may stand in the wrong place.
             self._note(refused)
             why = f"{path_text(refused.path)} of the Application {self._app.name} cannot be used: {refused.detail}"
             return KymaEntry(self._settings(url, unavailable=why), path)
@@ -300,7 +297,7 @@ class _Reading:
         )
 
     def _tls(self, url: Url, shown: EgressCredentials | None = None) -> UpstreamTls:
-        """Return the TLS settings for a URL. `shown`: credentials that have a certificate for them, perhaps."""
+        """Return the TLS settings for a URL. `shown`: credentials, possibly with a client certificate."""
         if not url.tls:
             return UpstreamTls()
         tls = self._provider.defaults.tls
@@ -345,7 +342,7 @@ class _Reading:
             raise _Refused(path, f"{why}, which is not allowed in an Application", expected)
 
     def _credentials(self, said: Mapping[str, Any], path: Path, url: Url, compass: Compass | None) -> EgressCredentials:
-        """`compass`: what its Secret says, where that is of the older form. Raises `UnusableSecret`."""
+        """Return the credentials. `compass`: its Secret, if of the older form. Raises `UnusableSecret`."""
         if not said:
             return EgressCredentials(type="none")
         kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
@@ -374,7 +371,7 @@ class _Reading:
         client_id = secrets.text(name, "clientId")
         certificate, key = secrets.pair(name, "crt", "key") if with_certificate else (None, None)
         headers, query = secrets.parameters_for_token(name)
-        if not with_certificate:  # ours takes its place, as in Kyma
+        if not with_certificate:  # replaced by the gateway's own, as in Kyma
             headers = view({field: values for field, values in headers.items() if field.lower() != "authorization"})
         return EgressCredentials(
             type="oauth2_mtls" if with_certificate else "oauth2",
@@ -391,11 +388,11 @@ class _Reading:
         )
 
     def _token_tls(self, url: Url) -> UpstreamTls:
-        """Return the TLS settings of a token endpoint: those of the APIs, but for a name or a certificate of theirs."""
+        """Return the TLS settings of a token endpoint: those of the APIs, without their server name and certificate."""
         return replace(self._tls(url), server_name=None, certificate=None, key=None)
 
     def _of_compass(self, said: Mapping[str, Any], path: Path, kind: str, compass: Compass) -> EgressCredentials:
-        """Raises `UnusableSecret`."""
+        """Return the credentials in a Compass Secret. Raises `UnusableSecret`."""
         if kind == "Basic":
             username = compass.text("username")
             if compass.plain("username").find(":") >= 0:
@@ -428,7 +425,7 @@ class _Reading:
         return Csrf(token_url=self._endpoint_of(url, (*path, "secretName"))) if url else None
 
     def _parameters(self, name: str, compass: Compass | None, query_first: str) -> RequestParameters:
-        """Raises `UnusableSecret`."""
+        """Return the request parameters. Raises `UnusableSecret`."""
         headers, query = NONE, NONE
         if name:
             headers, query = self._secrets.parameters(name)
@@ -451,12 +448,14 @@ def _mapping(said: Mapping[str, Any], path: Path, key: str) -> Mapping[str, Any]
 
 
 def _kind(held: Any) -> str:
-    """Return the kind of a value for a problem; texts in places of their own are not shown, they might be anything."""
+    """Return the type of a value for a problem; strings are not shown, because they may be secrets in the wrong
+    place.
+    """
     return "a string" if isinstance(held, str) else show(held)
 
 
 def _listed(said: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The mappings of a list, each with its path."""
+    """Yield the objects of a list, each with its path."""
     held = said.get(key)
     if held is None:
         return
@@ -469,7 +468,7 @@ def _listed(said: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[Pat
 
 
 def _text(said: Mapping[str, Any], path: Path, key: str, *, needed: bool = True) -> str:
-    """ "": it is not said, and need not be."""
+    """Return a text; "" if it is missing and not needed. Raises `_Refused`."""
     held = said.get(key)
     if held is None or held == "":
         if needed:

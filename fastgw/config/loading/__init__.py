@@ -1,1 +1,1 @@
-"""Loads a whole configuration from its sources, and writes one back as a document."""
+"""Loads a configuration from its sources, and writes one as a document."""

@@ -1,4 +1,4 @@
-"""Load a configuration from a file, or from the command line, and validate every part."""
+"""Loads a configuration from a file or from the command line, and validates it."""
 
 import gc
 import os
@@ -30,30 +30,32 @@ from fastgw.config.validation.rules import RULES
 from fastgw.config.validation.tls import tls_notes
 
 PROBLEMS_LISTED: Final = 1000
-"""How many problems, and how many notes, are told one by one."""
+"""Maximum number of problems, and of notes, that are listed."""
 
 
 class Loaded(Struct, frozen=True):
-    """A configuration, and what there is to say about it."""
+    """A configuration, with its notes and sources."""
 
     config: Config
     notes: tuple[Problem, ...]
-    """Not wrong, but perhaps not meant: filters that replace or remove others."""
+    """Notes on valid settings that may not be intended, such as filters that replace or remove others."""
     files: tuple[str, ...]
-    """Every file it was read from, the main one first."""
+    """Every file that was read, the main one first."""
     sources: tuple[Source, ...]
-    """The same files with their contents, in the order they were read; then targets that were put in their place."""
+    """The same files with their contents, in reading order; then lists of targets set by the API."""
     captured: Mapping[str, bytes]
-    """The contents of the files that it names, such as certificates, by absolute path: the bytes that were checked."""
+    """Contents of the files that the configuration names, such as certificates, by absolute path: the bytes that were
+    validated.
+    """
     withheld: Mapping[str, str] = MappingProxyType({})
-    """Reasons why a file's contents before are in force in place of the present ones, by file."""
+    """Reasons why the previous contents of a file stay in force instead of the current ones, by file."""
 
     @classmethod
     def of(cls, config: Config) -> "Loaded":
-        """Return a configuration that came from no file."""
+        """Return the result for a configuration without files."""
         return cls(config, (), (), (), MappingProxyType({}))
 
-    def __repr__(self) -> str:  # what was captured may be keys
+    def __repr__(self) -> str:  # captured files may contain keys
         return f"<Loaded: {', '.join(map(repr, self.sources))}; {len(self.captured)} captured>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
@@ -61,9 +63,9 @@ class Loaded(Struct, frozen=True):
 
 
 class Remembered:
-    """Cache of readings, for the next one: it makes only what has changed. One reading at a time.
+    """Cache for the next reading, which then processes only changes. One reading at a time.
 
-    Nothing here says what a configuration is: with another `Remembered` the same comes of the same files.
+    It never affects the result, which depends on the files alone.
     """
 
     def __init__(self) -> None:
@@ -71,7 +73,7 @@ class Remembered:
         self.egress = EgressKept()
 
     def end_reading(self, merged: Merged | None) -> None:
-        """A reading is over, in which nothing was wrong; None: it has failed."""
+        """End a successful reading; None: it has failed."""
         self.kyma.end_reading(merged is not None)
         self.egress.end_reading(merged)
 
@@ -83,12 +85,11 @@ def load(
     remembered: Remembered | None = None,
     known: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Loaded:
-    """Read a file and all it includes, and check everything.
+    """Read a file and all that it includes, and validate everything.
 
-    `filter_types`: by name, the struct of each filter's settings. `instead`: contents that are taken in place of those
-    of files that it names. `known`: what look-ups of targets have found before, for those that fail now; one that is
-    not there finds no targets. Raises `ConfigError` with every problem there is;
-    only when a file cannot be taken apart at all, what depends on its content stays unsaid.
+    `filter_types`: settings struct of each filter, by name. `instead`: contents that replace those of files. `known`:
+    previous results of lookups, for those that fail now; without one, a failed lookup gives no targets. Raises
+    `ConfigError` with all problems; only those that depend on a file with syntax errors are missing.
     """
     disk = Disk()
     with no_collections():
@@ -96,9 +97,9 @@ def load(
 
 
 def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str, type]:
-    """The filter types with those that a configuration brings along: of its extensions, and those it names by class.
+    """Return the filter types with those of the configuration: of its extensions, and those that it names by class.
 
-    Raises `ConfigError` when these cannot be found; whatever else is wrong is not told.
+    Raises `ConfigError` if they cannot be found; other problems are not reported.
     """
     disk = Disk()
     found = read_all(file, partial(disk.read, file), disk)
@@ -106,7 +107,7 @@ def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str,
     if problems := found.problems + problems:
         excerpts = {problem: text for document in found.documents for problem, text in document.excerpts.items()}
         raise ConfigError(problems, excerpts)
-    merge(found.documents, known, Disk())  # asks for each class that is named
+    merge(found.documents, known, Disk())  # requests each class that is named
     return {**known, **known.classes} if isinstance(known, Types) else known
 
 
@@ -122,9 +123,9 @@ def load_text(
     trusted: bool = True,
     most_values: int | None = None,
 ) -> Loaded:
-    """Load a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
-    names in it, its includes among them, are relative to. `trusted`: whether it may have values from the
-    environment. `most_values`: how many may be in it; None: any number.
+    """Load a main file that is not on disk. `name`: selects the format unless `suffix` does, and the folder that names
+    in it are relative to. `trusted`: whether environment variables may be used. `most_values`: maximum number of
+    values; None: no limit.
     """
     with no_collections():
         read = partial(Memory({name: text}).read, name)
@@ -138,9 +139,9 @@ def load_sources(
     filter_types: Mapping[str, type],
     remembered: Remembered | None = None,
 ) -> Loaded:
-    """The same from `Loaded.sources` and `Loaded.captured` alone: no file is looked at, whatever became of it.
+    """Load from `Loaded.sources` and `Loaded.captured` alone, without access to the disk.
 
-    The includes are the sources after the first; that a pattern names no file is not noted again.
+    The includes are the sources after the first. Patterns without a match are not noted again.
     """
     found = FoundFile()
     texts = Memory({source.name: source.text for source in sources})
@@ -163,8 +164,8 @@ def load_sources(
 
 @contextmanager
 def no_collections() -> Iterator[None]:
-    """PERF: what is read has no cycles, and is walked again and again while it grows: 100,000 consumers are loaded in
-    3.0 s instead of 5.6 (CPython 3.11, `time fastgw check`)."""
+    """PERF: disable the garbage collector; the data has no cycles and is traversed again and again while it grows:
+    100,000 consumers are loaded in 3.0 s instead of 5.6 (CPython 3.11, `time fastgw check`)."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -188,7 +189,7 @@ def _checked(found: FoundFile, filter_types: Mapping[str, type], files: Files, r
 def _validated(
     found: FoundFile, filter_types: Mapping[str, type], files: Files, remembered: Remembered, refused: Refused
 ) -> tuple[Loaded, Merged]:
-    """`refused`: services of Kyma that cannot be taken."""
+    """Return the merged, validated configuration. `refused`: Kyma services to leave out."""
     filter_types, of_extensions = extended(found.documents, filter_types)
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
     of_kyma = add_kyma(merged, filter_types, files, refused, remembered.kyma)
@@ -231,7 +232,9 @@ def _validated(
 
 
 def _odd_paths(names: Iterable[str]) -> list[Problem]:
-    """Return the problems of paths that are no text: they could neither pass between processes nor be told of."""
+    """Return the problems of file names that are not valid text: they can neither be passed between processes nor
+    shown.
+    """
     shown = {name: name.encode("utf-8", "backslashreplace").decode() for name in names}
     expected = "expected folders and files with names in UTF-8"
     return [Problem(text, 0, 0, "", "the path is not UTF-8", expected) for name, text in shown.items() if name != text]
@@ -251,7 +254,9 @@ def from_flags(
     access_log: str | None = None,
     status: str | None = None,
 ) -> Config:
-    """The configuration of `fastgw run --listen … --to …`. Raises `ConfigError` whose problems name the flags."""
+    """Return the configuration of `fastgw run --listen … --to …`. Raises `ConfigError` whose problems name the
+    options.
+    """
     problems: list[Problem] = []
 
     def parsed(flag: str, text: str, notation: Notation) -> Any:
@@ -285,8 +290,8 @@ def from_flags(
 
 
 def sorted_problems(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
-    """Return the problems sorted by file, as they are included, then by line; each once; at most
-    `PROBLEMS_LISTED`, and the number of the others.
+    """Return the problems sorted by file, in include order, then by line; without duplicates; at most
+    `PROBLEMS_LISTED`, with the number of the others.
     """
     listed = sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))
     if len(listed) > PROBLEMS_LISTED:

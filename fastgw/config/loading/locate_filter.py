@@ -1,7 +1,7 @@
-"""Finds the source position of a filter instance, for problems that only show after the whole configuration was read:
-it cannot be built, or it has no effect.
+"""Finds the source position of a filter instance, for problems found only after the configuration was read: it cannot
+be built, or it has no effect.
 
-What was read is read once more for that, from the bytes that are there: places are not kept for the good case.
+Reads the captured bytes once more, because positions are not kept for valid configurations.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ class Where(NamedTuple):
     owner: str
     """The listener, upstream, filter set or route; "" = the gateway."""
     use: str
-    """The name of the instance; "" = what an upstream hashes on, or the paths of a route."""
+    """Name of the instance; "" = the hash key of an upstream, or the paths of a route."""
 
 
 def locate(
@@ -37,9 +37,9 @@ def locate(
     wrongs: Iterable[tuple[Where, str]],
     remembered: Remembered | None = None,
 ) -> list[Problem]:
-    """Return the problems of filters, each at its position. What came from no file has none, and is left out.
+    """Return the problems of filters with their positions. Filters that came from no file are left out.
 
-    `remembered`: by whom it was read.
+    `remembered`: cache of the reading.
     """
     wrongs, remembered = [*wrongs], Remembered() if remembered is None else remembered
     texts = Memory({source.name: source.text for source in loaded.sources})
@@ -60,7 +60,7 @@ def locate(
     problems = []
     for where, wrong in wrongs:
         if where in places:
-            # Where `egress` has made the route, the place names application and service.
+            # For a route generated from `egress`, the position names application and service.
             own = where.part == "routes" and not where.owner.startswith(f"{EGRESS}/")
             owner = f" (route {show(where.owner)})" if own else ""
             problems.append(places[where].problem(f"{wrong}{owner}"))
@@ -68,7 +68,7 @@ def locate(
 
 
 def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, SourcePlace]]:
-    """`wanted`: the part and the holder of what is looked for."""
+    """Yield uses of filters with their positions. `wanted`: parts and their owners to look for."""
     for use, (place, _) in merged.maps["filters"].items():
         yield Where("filters", "", use), place
     owners: list[tuple[str, str, SourcePlace, Any]] = []

@@ -1,8 +1,8 @@
-"""The configuration as a file would say it: what `shapes` reads, back in its written form. Secrets are `***`.
+"""Writes a configuration as a document: the inverse of `decoder`. Secrets are written as `***`.
 
-Defaults are written out. What a file would not say is left out: `include`, as all of it is here, empty lists where a
-file must have one element at least, and what means nothing on a route that has no upstream. So are consumers, who may
-be very many and are data more than settings, and `egress` with its providers: its routes and upstreams are here.
+Defaults are included. Left out are: `include`, because everything is merged; lists that are empty where a file needs an
+element; settings without effect on routes that have no upstream; consumers, which are data more than settings and may
+be very many; and `egress` with its providers, whose routes and upstreams are included.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ from fastgw.config.validation.rules import OF_UPSTREAM
 
 
 def effective(config: Config) -> dict[str, Any]:
-    """All of a configuration, in built-in types."""
+    """Return a whole configuration in built-in types."""
     said = _settings(config)
     for key in ("include", "consumers", "egress", "providers"):
         del said[key]
@@ -42,12 +42,12 @@ def effective(config: Config) -> dict[str, Any]:
 
 
 def written(shape: Decoder, value: Any) -> Any:
-    """A value that has this shape, as a file says it."""
+    """Return a value in the form of a file."""
     return _WRITE[type(shape)](shape, value)
 
 
 def fitting(shape: Decoder, value: Any) -> Decoder:
-    """The shape that a value has, where there are several: a notation's last, as its values may be of any type."""
+    """Return the decoder that fits a value, of several: notations last, because their values may be of any type."""
     if not isinstance(shape, Either):
         return shape
     last_noted = sorted(shape.shapes, key=lambda each: isinstance(each, InNotation))
@@ -55,7 +55,7 @@ def fitting(shape: Decoder, value: Any) -> Decoder:
 
 
 def masked(shape: Table, key: str) -> bool:
-    """Whether a text under this key is not shown: the value of a field such as `Authorization`."""
+    """Whether the text under this key is masked: the value of a header such as `Authorization`."""
     each = shape.each.shapes if isinstance(shape.each, Either) else (shape.each,)
     return any(isinstance(shape, Text | InNotation) for shape in each) and SECRET_NAMES.search(key) is not None
 

@@ -1,1 +1,1 @@
-"""Settings: what a configuration may say, as structs. A message about a setting is made where it is decoded."""
+"""Settings of a configuration, as structs. Messages about a setting are created where it is decoded."""

@@ -14,16 +14,16 @@ from fastgw.http.field_names import WRITTEN_HERE
 Word = Annotated[str, Meta(min_length=1)]
 READABLE: Final = "an attacker in between can read the credentials and the token"
 Values = Secret | Some[Secret]
-"""One value, or several, each a line or a parameter of its own."""
+"""One value, or several, each sent as its own header line or parameter."""
 QueryText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*$")]
 """A query as it is sent."""
 ClientAuth = Literal["auto", "auto_raw", "basic", "basic_encoded", "body", "none", "private_key_jwt", "certificate"]
 BY_SECRET: Final = frozenset(("auto", "auto_raw", "basic", "basic_encoded", "body"))
-"""Values of `client_auth` that send a client secret as it is."""
+"""Values of `client_auth` that send a client secret as plain text."""
 
 
 def check_own(names: Iterable[str]) -> None:
-    """Whether fields called so may be written by settings. Raises `ValueError`."""
+    """Reject headers that settings must not set. Raises `ValueError`."""
     for name in names:
         if name.lower().encode() in WRITTEN_HERE:
             raise ValueError(f"`{name}` is a connection header, which is set by the gateway")
@@ -79,7 +79,7 @@ class OAuth2(Settings):
     timeout: Duration = 5.0
     """Timeout for the whole token response; a request waits at most this long."""
     expiry_margin: Annotated[Delay, Meta(le=3600), Renamed("margin")] = 2.0
-    """Time before its expiry at which a token is no longer used."""
+    """Time before expiry at which a token is no longer used."""
     negative_ttl: Annotated[Delay, Meta(le=3600)] = 1.0
     """Time for which the first failure is cached; it doubles with each further failure, up to half a minute."""
     second_level: RedisUrl | None = None
@@ -102,7 +102,7 @@ class OAuth2(Settings):
 
 
 _NEEDED: Final[Mapping[str, str]] = {"none": "", "certificate": "", "private_key_jwt": "client_key"}
-"""Setting that a way of client authentication needs; the others need a secret."""
+"""Setting that each form of client authentication needs; forms that are not listed need a secret."""
 
 
 class Csrf(Settings):

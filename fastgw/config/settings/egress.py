@@ -1,6 +1,6 @@
-"""The egress role: APIs outside that applications inside call by name, and what the gateway brings along.
+"""The egress role: external APIs that internal applications call by name.
 
-What stands here is turned into ordinary routes, upstreams and filters (`config.egress.expand`).
+The settings are expanded into ordinary routes, upstreams and filters (`config.egress.expand`).
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ OF_TYPES: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "bearer": (("token",), ()),
     "headers": (("headers",), ()),
 }
-"""Settings that credentials of each type need, and further ones that they may have."""
+"""Settings that credentials of each type require, and those that they allow."""
 _UNSAID: Final[Mapping[str, Any]] = {
     field.name: field.default for field in fields(EgressCredentials) if field.name != "type"
 }

@@ -1,7 +1,7 @@
-"""The configuration as typed structs: the same for YAML, TOML, JSON and the command line.
+"""The configuration as typed structs, the same for YAML, TOML, JSON and the command line.
 
-The docstring under each field is its entry in the manual and in the JSON schema. Every number means the node, not one
-worker. All of it is immutable: mappings are read-only views.
+The docstring under each field is its entry in the manual and in the JSON schema. Every number applies to the node, not
+to one worker. Settings are immutable: mappings are read-only views.
 """
 
 from collections.abc import Mapping
@@ -136,7 +136,7 @@ __all__ = [
     "view",
 ]
 
-# Upper bounds: far above what serves anyone, and low enough that what is made from a number can be made.
+# Upper bounds: far above any practical value, and low enough that resources of this size can be allocated.
 MOST_WORKERS: Final = 1024
 Connections = Annotated[int, Meta(ge=1, le=10_000_000)]
 
@@ -193,25 +193,25 @@ class ServerTls(Settings):
 
 
 class Http2(Settings):
-    """Bounds of one HTTP/2 connection. What a peer sends is read only as far as its receiver takes it."""
+    """Limits of an HTTP/2 connection. Data is read from a peer only as fast as its receiver accepts it."""
 
     max_concurrent_streams: Annotated[int, Meta(ge=1, le=10_000)] = 100
     """Number of requests that a client may have in flight on one connection. Beside the first, each counts as a
     connection in `limits.connections` and `limits.connections_per_ip`."""
     stream_window: Annotated[Size, Meta(ge=16_384, le=16 * 1024**2)] = 65_536
-    """Bytes of a request's body that are held at most, until the upstream has room for more."""
+    """Maximum number of bytes of a request body that are buffered until the upstream accepts more."""
     connection_window: Annotated[Size, Meta(ge=65_536, le=256 * 1024**2)] = 1024**2
-    """Bytes of request bodies that are held at most for all requests of a connection together."""
+    """Maximum number of bytes of request bodies that are buffered for all requests of a connection together."""
 
 
 class TlsRoute(Settings):
-    """Connections that go to an upstream by their ClientHello. Of several routes the one with the exact name comes
-    first, then the longest wildcard, then routes without `sni`; of those alike the first in the file whose `alpn`
-    fits."""
+    """TLS passthrough: connections routed to an upstream by their ClientHello. The route with the exact name comes
+    first, then the longest wildcard, then routes without `sni`; among equal ones, the first in the file whose `alpn`
+    matches."""
 
     sni: Some[ServerNamePattern] = ()
     """Server names (SNI): `api.example.com`, or `*.example.com` for any number of labels before it. Left out = any
-    connection, also one that names no server."""
+    connection, including those without a server name."""
     alpn: Some[AlpnProtocol] = ()
     """Protocols of which the client offers at least one (ALPN), such as `h2` or `postgresql`. Left out = any."""
     upstream: Name
@@ -265,12 +265,12 @@ class Listener(Settings):
 
     @property
     def wants_http2(self) -> bool:
-        """Whether clients may use HTTP/2, where this installation can."""
+        """Whether HTTP/2 is configured. It is offered if this installation supports it."""
         return self.tls is not None if self.protocols is None else "http2" in self.protocols
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """Upstreams that the listener itself names."""
+        """Return the upstreams that the listener itself names."""
         routed = tuple(route.upstream for route in self.routes)
         return routed if self.upstream is None else (self.upstream, *routed)
 
@@ -312,10 +312,11 @@ class Admin(Settings):
 
 
 DEFAULT_STATUS: Final = Status()
-"""The status listener when no file says anything of one, told from an equal one in a file by its identity, in every
-process. Where its port is taken it is the next that is free."""
+"""Status listener if no file configures one. It is recognized by identity, in every process; an equal one in a file is
+not the default. If its port is in use, the next free port is used."""
 DEFAULT_ADMIN: Final = Admin()
-"""The admin listener when no file says anything of one, likewise. Where its port is taken it is the next that is free.
+"""Admin listener if no file configures one; recognized by identity, as above. If its port is in use, the next free port
+is used.
 """
 
 
@@ -461,8 +462,7 @@ Share = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
 class Canary(Settings):
-    """Requests that are sent to one upstream of the route whatever its share: those that meet all conditions of the
-    canary."""
+    """Canary: sends requests that meet all of its conditions to one upstream of the route, whatever its share."""
 
     upstream: Name
     """Name of the upstream, one of those of the route."""
@@ -488,16 +488,16 @@ class Split(Settings):
 
 
 class GrpcMatch(Settings):
-    """Calls of gRPC, in place of `paths` and `methods`."""
+    """Calls of gRPC, instead of `paths` and `methods`."""
 
     service: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
     """Full name of the service, such as `helloworld.Greeter`."""
     methods: Some[Annotated[str, Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]] = ()
-    """Names of methods. Left out = all of the service."""
+    """Names of methods. Left out = all methods of the service."""
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths that are called."""
+        """Return the paths of these methods."""
         return tuple(f"/{self.service}/{method}" for method in self.methods) or (f"/{self.service}/*",)
 
 
@@ -522,7 +522,7 @@ class Route(Settings):
     methods: Some[Method] = ()
     """HTTP methods. GET includes HEAD. Left out = any method."""
     grpc: GrpcMatch | None = None
-    """Service and methods of gRPC, in place of `paths` and `methods`. null = any request."""
+    """Service and methods of gRPC, instead of `paths` and `methods`. null = any request."""
     headers: Mapping[FieldName, str] = NONE
     """Headers and their required values. If a header is repeated, any of its lines counts, and so does any member of a
     comma-separated list: `X-Version: 1, 2` has both values."""
@@ -562,7 +562,7 @@ class Route(Settings):
     """Timeout for the response head, over all attempts. Answered 504. null = only the timeouts of the upstream apply.
     """
     deadline_header: FieldName | None = None
-    """Header such as `X-Request-Timeout` that tells the upstream how many milliseconds the gateway goes on waiting. A
+    """Header such as `X-Request-Timeout` that tells the upstream how many milliseconds the gateway will still wait. A
     header with this name from the client is removed. null = none."""
     use: tuple[str, ...] = ()
     """Names of filter sets. A later one takes precedence over an earlier one, and the route's own `filters` take
@@ -579,7 +579,7 @@ class Route(Settings):
 
     @property
     def destinations(self) -> tuple[str | Url, ...]:
-        """The upstreams, by name or URL."""
+        """Return the upstreams, by name or URL."""
         if self.upstream is None or isinstance(self.upstream, str | Url):
             return () if self.upstream is None else (self.upstream,)
         return tuple(self.upstream)

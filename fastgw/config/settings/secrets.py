@@ -1,4 +1,4 @@
-"""Secrets: where the configuration says that one is, and its value when it is asked for."""
+"""Secrets: their source in the configuration, and their value on request."""
 
 import re
 from collections.abc import Callable
@@ -14,35 +14,39 @@ from fastgw.config.sources.files import read_file
 from fastgw.redis.address import check_redis
 
 LONGEST: Final = environment_variables.LONGEST
-"""The most bytes of a secret."""
+"""Maximum size of a secret, in bytes."""
 MASK: Final = "***"
 """Placeholder that is shown for a secret."""
 SECRET_NAMES: Final = re.compile(
     r"auth|cookie|token|secret|passw|credential|session|signature|api-?key|(?:access|private|subscription)-key|[-_]key$",
     re.IGNORECASE,
 )
-"""Found in the name of a field or parameter, its value is not shown. One too many is harmless, one too few is not."""
+"""Matches names of headers and parameters whose values are not shown. False positives are harmless, false negatives are
+not.
+"""
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Marks a secret that does not stand in the configuration itself: a text there is something else."""
+    """Marks a secret that must come from a file or variable: a string in its place has another meaning."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Marks a secret that has to be more than text. `check` raises `ValueError`, which shows nothing of it."""
+    """Marks a secret with a format. `check` raises `ValueError`, which shows nothing of the secret."""
 
     check: Callable[[str], None]
     expected: str
 
 
 class SecretError(Exception):
-    """A secret that cannot be had. The text names the variable or file, and nothing of what is in it."""
+    """A secret that is unavailable or invalid. The text names the variable or file, and shows nothing of its
+    contents.
+    """
 
 
 class Secret(Struct, frozen=True):
-    """A text that nobody is shown: in a variable of the environment, in a file, or in the configuration itself.
+    """A text that is never shown: from an environment variable, a file, or the configuration itself.
 
     One of the fields is set, the others are "".
     """
@@ -53,7 +57,7 @@ class Secret(Struct, frozen=True):
     text: str = ""
 
     def value(self) -> str:
-        """The secret as it is now, at least one character; a file's without the line end that editors add.
+        """Return the current secret, at least one character; for a file, without the trailing newline that editors add.
 
         Raises `SecretError`.
         """
@@ -74,11 +78,11 @@ class Secret(Struct, frozen=True):
 
 
 RedisUrl = Annotated[Secret, Checked(check_redis, "expected a Redis URL")]
-"""Redis in which nodes share state."""
+"""URL of the Redis in which nodes share state."""
 
 
 def secret_in(file: str, content: bytes) -> str:
-    """The secret that the contents of a file are. Raises `SecretError`."""
+    """Return the secret in a file's contents. Raises `SecretError`."""
     return _checked(file, content.removesuffix(b"\n").removesuffix(b"\r"))
 
 
@@ -91,7 +95,7 @@ def _checked(where: str, raw: bytes) -> str:
 
 def _contents(file: str) -> bytes:
     try:
-        return read_file(file, LONGEST + 2)  # and the end of a line
+        return read_file(file, LONGEST + 2)  # and a trailing newline
     except OSError as error:
         raise SecretError(f"{file} cannot be read: {error.strerror or error}") from error
     except SyntaxProblem as flaw:

@@ -1,4 +1,4 @@
-"""The settings of upstreams: where requests go, and how they are sent there."""
+"""Settings of upstreams."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
@@ -45,7 +45,7 @@ class Target(Settings):
 WrittenTarget = Annotated[Target, Shorthand("url", "a URL or an object")]
 """A target, which may be written as its URL alone."""
 Targets = Some[WrittenTarget]
-"""A list of targets as it is written."""
+"""Targets as written: a list."""
 
 
 class TargetsFile(Settings):
@@ -95,7 +95,7 @@ class Resolve(Settings):
 
 
 SHORTEST_KEY: Final = 16
-"""Characters of what cookies are signed with."""
+"""Minimum number of characters of the key that signs cookies."""
 
 
 class Sticky(Settings):
@@ -326,7 +326,7 @@ OF_HTTP_CHECKS: Final[Mapping[str, Any]] = {
     "expected_statuses": (range(200, 400),),
     "expected_body": None,
 }
-"""Settings that a check by a connection alone does not use, and their defaults."""
+"""Settings of health checks by a request, with their defaults: a check of type `tcp` does not use them."""
 
 
 class ActiveHealth(Settings):
@@ -340,7 +340,7 @@ class ActiveHealth(Settings):
     """`http`: by a request, over TLS if the target is `https`; `tcp`: by opening a connection, with its TLS handshake;
     `grpc`: by a call of `grpc.health.v1.Health/Check`, which must answer SERVING. Each check opens a new connection."""
     service: str = ""
-    """Name of the service that is asked for with `type: grpc`. "" = the server as a whole."""
+    """Name of the service that is checked, for `type: grpc`. "" = the server as a whole."""
     path: CheckPath = "/"
     """Path of the request, query included. The path of the target's URL is not prepended."""
     method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
@@ -485,7 +485,7 @@ class Upstream(Settings):
 
     @property
     def client_tls(self) -> UpstreamTls:
-        """TLS settings for targets that use TLS."""
+        """Return the TLS settings for targets that use TLS."""
         return _DEFAULT_TLS if self.tls is None else self.tls
 
     def speaks_tls(self, url: Url) -> bool:

@@ -1,7 +1,7 @@
-"""Targets that DNS knows, as if they stood in a file: looked up when that is read, and again when it is time.
+"""Targets from DNS, handled like files: looked up when read, and again after an interval.
 
-Rule: what is looked up is held with the files of a configuration (`files.Disk`), so that it is checked, told, kept and
-taken as they are; a name that cannot be looked up is a file that cannot be read, and what it said before goes on.
+Rule: results are stored with the files of a configuration (`files.Disk`), so validation, caching and reload treat both
+alike. A failed lookup is a file that cannot be read: the previous result stays in use.
 """
 
 import json
@@ -15,31 +15,33 @@ from fastgw.config.base.problems import LOOKUPS
 from fastgw.config.formats.positions import MissingPackage, SyntaxProblem
 
 TIMEOUT_S: Final = 5.0
-"""Timeout of an SRV look-up; others take as long as the system's resolver does."""
+"""Timeout of an SRV lookup, in seconds; other lookups use the timeout of the system's resolver."""
 AT_START_S: Final = 10.0
-"""Timeout of all look-ups of one reading together, where nothing is known of any; those left are not asked."""
+"""Timeout in seconds of all lookups of a reading together, if there are no previous results; lookups beyond it are
+skipped.
+"""
 UNKNOWN: Final = b"[]"
-"""The contents of what could not be looked up yet: there are no targets."""
+"""Contents of a lookup without any result yet: no targets."""
 _FIRST_S: Final = 1.0
 _failed: Final[dict[str, tuple[int, float]]] = {}
 """Names whose last lookup failed: the failures in a row, and the time of the next attempt (monotonic seconds)."""
 
 
 def lookup_name(kind: str, name: str, port: int, scheme: str, interval: float) -> str:
-    """The name of the file that has these targets. `kind`: one of `LOOKUPS`; `port`: of `dns` alone."""
+    """Return the name of the virtual file with these targets. `kind`: one of `LOOKUPS`; `port`: for `dns` only."""
     where = f"{name}:{port}" if kind == "dns" else name
     return f"{kind}://{where}?scheme={scheme}&interval={interval:g}"
 
 
 def is_lookup(name: str) -> bool:
-    """Whether a file's name means something to look up."""
+    """Whether a file's name is that of a lookup."""
     scheme, is_url, _ = name.partition("://")
     return bool(is_url) and scheme in LOOKUPS
 
 
 def turn_of(name: str) -> str:
-    """Another text as soon as it is time to look it up again: after its interval, and after a failure sooner, with a
-    back-off."""
+    """Return a text that changes when the next lookup is due: after the interval; sooner after a failure, with
+    exponential backoff."""
     now = time.monotonic()
     if name in _failed:
         failures, due_at = _failed[name]
@@ -48,13 +50,13 @@ def turn_of(name: str) -> str:
 
 
 def keep_failures(names: Container[str]) -> None:
-    """Forget what is known of other names."""
+    """Drop the failures of all other names."""
     for name in [each for each in _failed if each not in names]:
         del _failed[name]
 
 
 def looked_up(name: str) -> bytes:
-    """The targets as JSON, in an order that does not depend on that of the answers. Raises `SyntaxProblem`."""
+    """Return the targets as JSON, sorted so that the order of answers does not matter. Raises `SyntaxProblem`."""
     split = urlsplit(name)
     found = _addresses if split.scheme == "dns" else _services
     try:
@@ -85,7 +87,7 @@ def _addresses(where: str, scheme: str) -> list[dict[str, Any]]:
     except (
         OSError,
         UnicodeError,
-    ) as error:  # a gaierror is one of the first; the second: a label of no length, or long
+    ) as error:  # a gaierror is the first of these; the second is raised for an empty or overlong label
         raise SyntaxProblem(f"{host} cannot be resolved: {getattr(error, 'strerror', None) or error}") from error
     addresses = {str(address[0]) for *_, address in answers}
     return [{"url": f"{scheme}://{f'[{each}]' if ':' in each else each}:{port}"} for each in addresses]
@@ -108,5 +110,5 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
             "priority": ranks[each.priority],
         }
         for each in answers
-        if each.target.to_text() != "."  # the service is decidedly not there (RFC 2782)
+        if each.target.to_text() != "."  # the service is decidedly not available (RFC 2782)
     ]

@@ -1,4 +1,4 @@
-"""Files: read, taken apart by their format, and the files that they include."""
+"""Reads files, parses them by their format, and follows their includes."""
 
 import os
 import re
@@ -30,19 +30,19 @@ FORMATS: Final[Mapping[str, ModuleType]] = {
 
 
 class Source(Struct, frozen=True):
-    """One file of a configuration as it was read: what is needed to read it again without the file."""
+    """A configuration file as it was read, with everything that is needed to parse it again."""
 
     name: str
-    """Name of the source as given: problems name it so."""
+    """Name of the source as given, used in problems."""
     text: bytes
     folder: str = ""
-    """Folder that names in it are relative to: an absolute path, or "" for the folder that `name` is in."""
+    """Folder that names in it are relative to: an absolute path, or "" for the folder of `name`."""
     suffix: str = ""
     """Suffix of a file in this format; "" = that of `name`."""
     upstream: str = ""
-    """Upstream whose targets the source lists, in place of the files; "" = it is one of the files."""
+    """Upstream whose targets the source lists; "" = the source is a configuration file."""
     quotes: bool = True
-    """Whether problems may show what stands there."""
+    """Whether problems may quote it."""
 
     def __repr__(self) -> str:  # the text may hold secrets
         return f"<{self.name}, {len(self.text)} bytes>"
@@ -52,16 +52,16 @@ class Source(Struct, frozen=True):
 
 
 class Document:
-    """One file and what it says. `problems`: what is wrong with its text; `value` is None when it has none to use.
+    """A parsed file. `problems`: its syntax errors; `value`: None if it has no usable value.
 
-    `read` gives its bytes or raises `SyntaxProblem`. `folder`, `suffix`, `upstream`: as in `Source`. `most_values`: how
-    many may be in it; None: any number.
+    `read` returns its bytes or raises `SyntaxProblem`. `folder`, `suffix`, `upstream`: as in `Source`. `most_values`:
+    maximum number of values; None: no limit.
     """
 
     trusted = True
-    """Whether it may have values from the environment: not what came over the API."""
+    """Whether environment variables may be used: not in a document from the API."""
     quotes = True
-    """Whether problems may show what stands there (`unquoted`)."""
+    """Whether problems may quote it (`unquoted`)."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Document:
         self.folder = folder or os.path.dirname(os.path.abspath(name))
         self.problems: list[Problem] = []
         self.excerpts: dict[Problem, str] = {}
-        """The line of a syntax error, with a mark below the column, for whoever may read the file (`excerpt`)."""
+        """Lines of syntax errors with a mark below the column, for users who may read the file (`excerpt`)."""
         self.value: Any = None
         self._suffix = suffix
         self._raw = b""
@@ -101,7 +101,7 @@ class Document:
 
     @property
     def text(self) -> str:
-        """Text as it is written; "" for what comes from no file of the configuration."""
+        """Text of the file; "" for a document that is not a configuration file."""
         return self._text
 
     @property
@@ -109,26 +109,26 @@ class Document:
         return Source(self.name, self._raw, self.folder, self._suffix, self.upstream, self.quotes)
 
     def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
-        """Return a problem with the value of a path; `at_key` where it is about the key, or about what is not there."""
+        """Return a problem with the value at a path; `at_key`: it is about the key, or about a missing value."""
         spot = self._trace.root.find(path)
         name = self._variable_at(path)
-        if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has found it to be what it may not be
+        if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has rejected the variable's value
             wrong = f"the environment variable {name} does not have a valid value for this setting"
         if expected and self.quotes and self._is_expansion(path):
             expected += "; `${…}` is not expanded: write {env: NAME} in place of the whole value"
         return self._problem(spot.key if at_key else spot.value, path, wrong, expected)
 
     def _is_expansion(self, path: Path) -> bool:
-        """Whether a value is a text with a variable of a shell in it."""
+        """Whether a value is text with a shell variable in it."""
         value = self._value_at(path)
         return isinstance(value, str) and re.search(r"\$\{[A-Za-z_]\w*\}", value) is not None
 
     def _variable_at(self, path: Path) -> str:
-        """The variable that holds a value, or the list that it is of; "" = it stands there itself."""
+        """Return the environment variable of a value, or of the list that contains it; "" = none."""
         return variable_in(self._value_at(path)) or ""
 
     def _value_at(self, path: Path) -> Any:
-        """The value of a path, or the nearest enclosing one that is in the file."""
+        """Return the value at a path, or the nearest enclosing value in the file."""
         value = self.value
         for step in path:
             is_there = (
@@ -140,15 +140,17 @@ class Document:
         return value
 
     def says_nothing(self, path: Path) -> bool:
-        """Whether nothing at all stands behind a key, where a null may stand."""
+        """Whether a key has no value at all where null is allowed."""
         return self._trace.root.find(path).empty
 
     def place(self, path: Path) -> str:
-        """`file:line` of a key, for a problem that lies elsewhere."""
+        """Return `file:line` of a key, for a problem reported elsewhere."""
         return f"{shown_file(self.name)}:{self._trace.root.find(path).key[0]}"
 
     def plain_text(self, value: Any) -> str:
-        """A text in it, also where a variable holds that; "" = it is none, as whoever reads the document tells."""
+        """Return the text at a path, also if an environment variable holds it; "" = it is not text, which the decoder
+        reports.
+        """
         if isinstance(value, str):
             return value
         name = variable_in(value)
@@ -199,7 +201,7 @@ class Document:
 
 
 def _is_within(value: Any, most: int) -> bool:
-    """Whether there are no more values in it than so many, those that aliases repeat counted each time."""
+    """Whether the number of values is within a maximum; values repeated by aliases count each time."""
     waiting, count = [value], 1
     while waiting:
         each = waiting.pop()
@@ -213,7 +215,7 @@ def _is_within(value: Any, most: int) -> bool:
 
 @dataclass
 class FoundFile:
-    """A file and all that it includes, directly or not, in the order they are named."""
+    """A file and all that it includes, directly or indirectly, in the order of their names in the configuration."""
 
     documents: list[Document] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -233,9 +235,9 @@ def read_all(
     trusted: bool = True,
     most_values: int | None = None,
 ) -> FoundFile:
-    """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
-    circle ends. `suffix`, `trusted`, `most_values`: of the main file. One that is not trusted may include any file:
-    then nothing of what any of them says is told in a problem, for names of one are listed in those of another."""
+    """Read a main file by `read`, and all that it includes from disk. Files matched by several patterns are read once,
+    so include cycles end. `suffix`, `trusted`, `most_values`: of the main file. An untrusted one may include any file,
+    so then problems quote none of the files: names in one file are listed in problems of another."""
     all_found = FoundFile()
     search = Search()
     main = Document(name, read, suffix=suffix, trusted=trusted, most_values=most_values)
@@ -273,15 +275,13 @@ def read_all(
 
 
 def patterns_of(sources: Sequence[Source]) -> list[tuple[str, str]]:
-    """Return the include patterns of these files, file by file: the folder, and the pattern relative to it."""
+    """Return the include patterns of these files, file by file: folder and relative pattern."""
     texts = Memory({source.name: source.text for source in sources})
     documents = [Document(each.name, partial(texts.read, each.name), suffix=each.suffix) for each in sources]
     return [(os.path.dirname(each.name), pattern) for each in documents for pattern in _patterns(each)]
 
 
 def _patterns(document: Document) -> list[str]:
-    """Return the include patterns of a document; patterns that are no text are left for the check of the settings to
-    report.
-    """
+    """Return the include patterns of a document. Other values than text are reported by the decoder."""
     include = (document.value or {}).get("include")
     return [*filter(None, map(document.plain_text, include))] if isinstance(include, list) else []

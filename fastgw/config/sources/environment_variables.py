@@ -1,7 +1,7 @@
-"""Variables of the environment: `{env: NAME}` stands for what the variable holds, in any setting with a plain value.
+"""Environment variables: `{env: NAME}` in place of any plain value.
 
-Rule: what a variable holds is told nowhere, for it may have been meant for somebody else: problems name the variable.
-A setting has it from the reading on, so that all processes mean the same.
+Rule: a variable's value is never shown, because it may be a secret of something else; problems name the variable. It is
+read once with the configuration, so that all processes use the same value.
 """
 
 import os
@@ -11,15 +11,15 @@ from typing import Any, Final
 KEY: Final = "env"
 NAME: Final = r"[A-Za-z_][A-Za-z0-9_]*"
 LONGEST: Final = 64 * 1024
-"""The most bytes that one may hold."""
+"""Maximum size of a value, in bytes."""
 
 
 class VariableError(Exception):
-    """A variable that cannot be had. The text names it, and nothing of what it holds."""
+    """A variable is missing or unusable. The text names it, and does not show its value."""
 
 
 def variable_in(value: Any) -> str | None:
-    """The variable that stands for a value; None where the value stands there itself."""
+    """Return the name of the variable in place of a value; None = the value is literal."""
     if not isinstance(value, dict) or len(value) != 1:
         return None
     name = value.get(KEY)
@@ -27,7 +27,7 @@ def variable_in(value: Any) -> str | None:
 
 
 def text_of(name: str) -> str:
-    """Return the value of a variable, at least one character. Raises `VariableError`."""
+    """Return the value of a variable; it must not be empty. Raises `VariableError`."""
     raw = os.environb.get(name.encode())
     where = f"the environment variable {name}"
     if raw is None:
@@ -36,13 +36,15 @@ def text_of(name: str) -> str:
 
 
 def decoded(where: str, raw: bytes) -> str:
-    """Bytes as text of at least one character, `LONGEST` bytes at most. Raises `VariableError`, which shows nothing."""
+    """Decode bytes as text of at least one character, at most `LONGEST` bytes. Raises `VariableError`, which shows
+    nothing.
+    """
     if len(raw) > LONGEST:
         raise VariableError(f"{where} has more than {LONGEST // 1024} KiB")
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        raise VariableError(f"{where} is not UTF-8") from None  # the cause would show what is in it
+        raise VariableError(f"{where} is not UTF-8") from None  # the cause would show the value
     if not text:
         raise VariableError(f"{where} is empty")
     return text

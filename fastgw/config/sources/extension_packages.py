@@ -1,6 +1,6 @@
-"""Filter types that a configuration brings with it: the packages under `extensions`, found before the rest is read.
+"""Filter types of extensions: the packages under `extensions`, found before the rest of a configuration is read.
 
-What a package is and how a filter is imported is not known here: whoever hands over the filter types knows (`Types`).
+This module does not know what a package is or how a filter is imported: callers pass the filter types (`Types`).
 """
 
 import os
@@ -24,28 +24,28 @@ class UnknownType(Exception):
 
 
 class Types(Mapping[str, type]):
-    """Filter types that others can be added to."""
+    """Filter types that can be extended."""
 
     @abstractmethod
     def extended(self, packages: Sequence[str]) -> tuple[Self, Mapping[str, UnknownType]]:
-        """Return these types with those of the packages, and the errors of packages."""
+        """Return these types with those of the packages, and the packages' errors."""
 
     @property
     @abstractmethod
     def classes(self) -> Mapping[str, type]:
-        """Classes that `of_class` was called for."""
+        """Classes requested by `of_class`."""
 
     @abstractmethod
     def package_of(self, name: str) -> str:
-        """The installed package that offers a type of this name, whether it may be used or not; "": there is none."""
+        """Return the installed package that provides this type, allowed or not; "" = none."""
 
     @abstractmethod
     def of_class(self, name: str) -> type:
-        """The type of a `package.module:Class`. Raises `UnknownType`."""
+        """Return the type of a `package.module:Class`. Raises `UnknownType`."""
 
 
 def type_called(name: str, filter_types: Mapping[str, type]) -> type:
-    """The filter type of a name, or of a `package.module:Class`. Raises `UnknownType`."""
+    """Return the filter type with this name, or of a `package.module:Class`. Raises `UnknownType`."""
     known = filter_types.get(name)
     if known is not None:
         return known
@@ -64,9 +64,9 @@ def type_called(name: str, filter_types: Mapping[str, type]) -> type:
 def extended(
     documents: Iterable[Document], filter_types: Mapping[str, type]
 ) -> tuple[Mapping[str, type], list[Problem]]:
-    """The filter types with those of the packages that the documents name, and what is wrong with packages.
+    """Return the filter types with those of the packages that the documents name, and problems with packages.
 
-    What is no list of texts is left to be told by who reads the document.
+    Values other than a list of strings are reported by the decoder.
     """
     named = [(document, place, name) for document in documents for place, name in enumerate(_packages(document))]
     if not named or not isinstance(filter_types, Types):
@@ -80,8 +80,8 @@ def extended(
 
 
 def _beside(document: Document, name: str) -> str:
-    """Say what to do where the package is no installed one, and lies beside the file that names it; "": it does not.
-    Nothing is imported from there before that is asked for.
+    """Return advice for a package that is not installed but lies beside the file that names it; "" = it does not. It is
+    not imported from there.
     """
     if not document.trusted or not document.quotes or not name.isidentifier() or find_spec(name) is not None:
         return ""

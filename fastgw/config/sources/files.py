@@ -1,4 +1,4 @@
-"""The contents of files: each is read once, so that the bytes that are checked are the bytes that are used."""
+"""Contents of files. Each file is read once, so that the validated bytes are the bytes in use."""
 
 import errno
 import os
@@ -17,19 +17,19 @@ from fastgw.config.sources.include_globs import Search
 from fastgw.config.sources.virtual_files import content_of, is_derived, is_watched
 
 LARGEST: Final = 64 * 1024 * 1024
-"""How many bytes are read of a configuration's own files together, and as many again of those that it names."""
+"""Maximum size in bytes of all configuration files together, and also of all files that they name."""
 _TOO_LONG: Final = "longer than {} MiB"
 _PATTERN: Final = "\0"
-"""Begins the name under which a pattern is held; its contents are the names that it finds."""
+"""Prefix of the names under which patterns are stored; the content is the list of matching names."""
 
 
 def read_file(name: str, most: int) -> bytes:
     """Read a whole file. Raises `OSError`, also for a pipe or a device; `SyntaxProblem` above `most` bytes."""
     mode = os.stat(name).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by `open`, in clearer words
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` rejects a folder with a clearer message
         raise OSError(errno.EINVAL, "Not a regular file")
     with open(name, "rb", opener=_open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it has been replaced since
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # it has been replaced in the meantime
             raise OSError(errno.EINVAL, "Not a regular file")
         raw = file.read(most + 1)
     if len(raw) > most:
@@ -38,12 +38,12 @@ def read_file(name: str, most: int) -> bytes:
 
 
 def pattern_in(name: str) -> str:
-    """The pattern that is held under this name; "" for a file."""
+    """Return the pattern stored under this name; "" for a file."""
     return name[1:] if name.startswith(_PATTERN) else ""
 
 
 def pattern_name(folder: str, pattern: str) -> str:
-    """The name under which a pattern is held that is relative to an absolute `folder`."""
+    """Return the name under which a pattern relative to an absolute `folder` is stored."""
     return _PATTERN + (pattern if pattern.startswith("/") else os.path.join(escape(folder), pattern))
 
 
@@ -52,9 +52,7 @@ def _found_in(content: bytes) -> list[str]:
 
 
 def why_no_folder(name: str) -> str:
-    """Return the reason why the contents of a folder cannot be seen: a search would find nothing there, as in an empty
-    one. "": it can.
-    """
+    """Return the reason why a folder cannot be listed, in which a search would find nothing; "" = it can."""
     try:
         os.scandir(name).close()
     except (FileNotFoundError, NotADirectoryError):
@@ -67,10 +65,11 @@ def why_no_folder(name: str) -> str:
 
 
 class Disk:
-    """Reads files, each once; `LARGEST` bytes of all of them together. `instead`: the contents of some, unread.
+    """Reads files from disk, each once; at most `LARGEST` bytes in total. `instead`: contents that replace those of
+    files.
 
-    `known`: what look-ups have found before. One that fails finds the same, or no targets if it is not there; then
-    `unresolved` has why. None: it is a file that cannot be read.
+    `known`: previous results of lookups. A failed lookup returns its previous result, or no targets if there is none;
+    `unresolved` has the reason. None: a failed lookup is an unreadable file.
     """
 
     def __init__(
@@ -86,11 +85,11 @@ class Disk:
 
     @property
     def held(self) -> Mapping[str, bytes]:
-        """Contents that were read, by the name they were asked for."""
+        """Contents that were read, by requested name."""
         return self._held
 
     def read(self, name: str) -> bytes:
-        """All of a file, the same bytes each time. Raises `SyntaxProblem`, `OutOfResources`."""
+        """Return the contents of a file, the same bytes each time. Raises `SyntaxProblem`, `OutOfResources`."""
         if name in self._instead:
             self._held[name] = self._instead[name]
         if name not in self._held:
@@ -127,15 +126,15 @@ class Disk:
         return looked_up(name)
 
     def derive(self, name: str, content: bytes) -> None:
-        """Set the content of a derived file from here on."""
+        """Set the content of a derived file."""
         self._held[name] = content
 
     def why_no_folder(self, name: str) -> str:
-        """Return the reason why nothing can be found in a folder; "": its contents can be seen."""
+        """Return the reason why a folder cannot be listed; "" = it can."""
         return why_no_folder(name)
 
     def find(self, folder: str, pattern: str) -> list[str]:
-        """The files that a pattern names, relative to an absolute `folder`, in one order. Raises `SyntaxProblem`."""
+        """Return the files that match a pattern relative to an absolute `folder`, sorted. Raises `SyntaxProblem`."""
         name = pattern_name(folder, pattern)
         if name in self._instead:
             self._held[name] = self._instead[name]
@@ -145,21 +144,21 @@ class Disk:
 
 
 class Memory:
-    """Files as they were read before: nothing is looked at on disk. Derived files are not among them until they are
-    derived anew."""
+    """Files as they were read before, without access to the disk. Derived files are missing until they are derived
+    again."""
 
     unresolved: Mapping[str, str] = MappingProxyType({})
-    """Lookups without a result: none is made."""
+    """Always empty: no lookups are made."""
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
         self.held = {name: content for name, content in held.items() if not is_derived(name)}
 
     def derive(self, name: str, content: bytes) -> None:
-        """Set the content of a derived file from here on."""
+        """Set the content of a derived file."""
         self.held[name] = content
 
     def read(self, name: str) -> bytes:
-        """All of a file. Raises `SyntaxProblem`."""
+        """Return the contents of a file. Raises `SyntaxProblem`."""
         if name not in self.held:
             raise SyntaxProblem("cannot be read: it is not part of the captured configuration")
         if len(self.held[name]) > LARGEST:
@@ -167,11 +166,11 @@ class Memory:
         return self.held[name]
 
     def why_no_folder(self, name: str) -> str:
-        """Whether there was one is not known; what there was in it is."""
+        """Return "": whether the folder could be listed is not recorded, only its matches."""
         return ""
 
     def find(self, folder: str, pattern: str) -> list[str]:
-        """The files that a pattern named. Raises `SyntaxProblem`."""
+        """Return the files that matched a pattern. Raises `SyntaxProblem`."""
         return _found_in(self.read(pattern_name(folder, pattern)))
 
 
@@ -179,21 +178,19 @@ Files = Disk | Memory
 
 
 def found_by(held: Mapping[str, bytes], pattern: str) -> list[str]:
-    """The files that an absolute pattern found."""
+    """Return the files that match an absolute pattern."""
     return _found_in(held.get(pattern_name("/", pattern), b""))
 
 
 def found_by_patterns(held: Mapping[str, bytes]) -> set[str]:
-    """The names of the patterns, and of the files that they find; and of what watches say."""
+    """Return the names of the patterns, of their matches, and of the content of watches."""
     patterns = [name for name in held if pattern_in(name)]
     found = (file for name in patterns for file in _found_in(held[name]))
     return {*patterns, *found, *filter(is_watched, held)}
 
 
 def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the contents of these files, and the matches of these patterns, by `now`, as far as that is known
-    there.
-    """
+    """Return the contents of these files and the matches of these patterns, updated from `now` where it has them."""
     found = {file for name, content in held.items() if pattern_in(name) and name in now for file in _found_in(content)}
     brought = {name: now.get(name, content) for name, content in held.items() if name not in found}
     for name in held:
@@ -205,13 +202,13 @@ def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict
 def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) -> dict[str, bytes]:
     """Read these files and match these patterns again. Raises `SyntaxProblem`, which names the file.
 
-    `spared`: files that may be away for a moment: they are taken as they were, and why stands there. A new one that a
-    pattern finds and that cannot be read is left out, and why stands there as well.
+    `spared`: files that may be missing temporarily: their previous contents are used, and the reason is stored there. A
+    new file that matches a pattern but cannot be read is left out, also with the reason.
     """
     disk = Disk()
     patterns = [pattern_in(name) for name in held if pattern_in(name)]
     found = {file for name, content in held.items() if pattern_in(name) for file in _found_in(content)}
-    derived = {name: content for name, content in held.items() if is_derived(name)}  # anew with what they come from
+    derived = {name: content for name, content in held.items() if is_derived(name)}  # derived with their sources
     files = [name for name in held if name not in found and not pattern_in(name) and name not in derived]
     for pattern in patterns:
         files += disk.find("/", pattern)
@@ -236,5 +233,5 @@ def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) 
 
 
 def _open_at_once(name: str, flags: int) -> int:
-    """Open a file without waiting for a writer, should there be a pipe in its place by now."""
+    """Open a file without blocking, in case it has been replaced by a pipe."""
     return os.open(name, flags | os.O_NONBLOCK)

@@ -1,6 +1,6 @@
 """Include patterns: `*`, `?` and `[…]` within a name, `**` for any number of folders.
 
-The standard library's glob follows links in circles and searches whole disks; this one looks at `MOST` names.
+The standard library's glob follows symlink loops and searches whole disks; this one reads at most `MOST` names.
 """
 
 import os
@@ -13,18 +13,18 @@ from typing import Final
 from fastgw.config.formats.positions import OUT_OF, OutOfResources, SyntaxProblem
 
 MOST: Final = 10_000
-"""How many names in folders are looked at for one configuration."""
+"""Maximum number of directory entries read for one configuration."""
 
 
 class Search:
-    """Looks for the files that patterns name, and gives up after `MOST` names."""
+    """Search for files that match patterns; fails after `MOST` names."""
 
     def __init__(self) -> None:
         self._left = MOST
 
     def find(self, folder: str, pattern: str) -> list[str]:
-        """Return the matches, sorted; the pattern is relative to `folder`. Raises `SyntaxProblem` when it takes too
-        long.
+        """Return the matches, sorted; the pattern is relative to `folder`. Raises `SyntaxProblem` if there are too many
+        names.
         """
         found: Iterable[str] = ["/" if pattern.startswith("/") else folder]
         for part in filter(None, pattern.split("/")):
@@ -44,7 +44,7 @@ class Search:
                     yield os.path.join(folder, entry.name)
 
     def _folders(self, folders: Iterable[str]) -> Iterator[str]:
-        """Yield these folders and all below, but those that are hidden or behind a link."""
+        """Yield these folders and all below them, except hidden ones and symlinks."""
         waiting = [*folders]
         while waiting:
             folder = waiting.pop()
@@ -66,4 +66,4 @@ class Search:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             if getattr(error, "errno", None) in OUT_OF:
                 raise OutOfResources(f"{folder} cannot be read: {error}") from error
-            return  # no folder, or not ours to read: it has no file for us
+            return  # not a folder, or not readable: no files

@@ -1,7 +1,7 @@
-"""Files that are on no disk: what a watch has said of Kubernetes, and what Secrets hold, each value by itself.
+"""Virtual files, which are on no disk: the content of Kubernetes watches, and single values of Secrets.
 
-Rule: they are held with the files of a configuration (`files.Disk`), so that they are checked, kept and taken as those
-are. A derived file says nothing of its own: it is made anew whenever the documents are read that it comes from.
+Rule: they are stored with the files of a configuration (`files.Disk`), so validation, caching and reload treat them
+alike. A derived file is computed again whenever its source documents are read.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from urllib.parse import quote, unquote
 KUBERNETES: Final = "kubernetes://"
 DERIVED: Final = "kyma://"
 NOTHING: Final = b"[]"
-"""Content of a watch without an answer yet."""
+"""Content of a watch without any result yet."""
 
 _lock: Final = Lock()
 _contents: Final[dict[str, tuple[int, bytes]]] = {}
 
 
 def derived_name(namespace: str, secret: str, *keys: str) -> str:
-    """The name of the file that has one value of a Secret; `keys` lead to it."""
+    """Return the name of the file with one value of a Secret; `keys`: path of the value."""
     return DERIVED + "/".join(quote(each, safe="") for each in (namespace, secret, *keys))
 
 
@@ -28,22 +28,22 @@ def is_derived(name: str) -> bool:
 
 
 def secret_in(name: str) -> str:
-    """The Secret, as `namespace/name`, that a derived file has a value of."""
+    """Return the Secret, as `namespace/name`, that a derived file belongs to."""
     return "/".join(map(unquote, name.removeprefix(DERIVED).split("/")[:2]))
 
 
 def watched_name(provider: str) -> str:
-    """The name of the file that has what a watch knows: a JSON list of objects, each with `apiVersion` and `kind`."""
+    """Return the name of the file with a watch's content: a JSON list of objects, each with `apiVersion` and `kind`."""
     return KUBERNETES + provider
 
 
 def is_watched(name: str) -> bool:
-    """Whether a file's name means what a watch says. It may well have said nothing yet."""
+    """Whether a file's name is that of a watch, with or without content."""
     return name.startswith(KUBERNETES)
 
 
 def awaits(captured: Mapping[str, bytes]) -> bool:
-    """Whether a watch has said nothing yet, not even before this process: that there is nothing is written otherwise.
+    """Whether a watch has no result yet, not even from an earlier process. An empty result is a result.
 
     `captured`: the files of a configuration.
     """
@@ -51,9 +51,7 @@ def awaits(captured: Mapping[str, bytes]) -> bool:
 
 
 def set_content(name: str, content: bytes) -> None:
-    """Set the content of a virtual file; whoever reads the file from here on, in this process, reads this. From any
-    thread.
-    """
+    """Set the content of a virtual file for all later readers in this process. Thread-safe."""
     with _lock:
         turn, before = _contents.get(name, (0, b""))
         if content != before:
@@ -61,16 +59,16 @@ def set_content(name: str, content: bytes) -> None:
 
 
 def remember(name: str, content: bytes) -> None:
-    """Set the content in force, for as long as the watch of this process has said nothing."""
+    """Set the content in force, used until the watch of this process has a result."""
     with _lock:
         _contents.setdefault(name, (0, content))
 
 
 def content_of(name: str) -> bytes:
-    """Return the last content from the watch, else what is in force, else nothing. It never waits."""
+    """Return the watch's last content, else the content in force, else `NOTHING`. Never waits."""
     return _contents.get(name, (0, NOTHING))[1]
 
 
 def turn_of(name: str) -> int:
-    """Another number as soon as something else was said."""
+    """Return a number that changes with the content."""
     return _contents.get(name, (0, NOTHING))[0]

@@ -1,5 +1,4 @@
-"""Checks of settings that are well-formed: rules between settings, TLS material, settings without effect, lint
-notes.
+"""Validates settings that are well-formed: rules between settings, TLS files, settings without effect, lint notes.
 
-Errors refuse a configuration; notes do not.
+Errors reject a configuration; notes do not.
 """

@@ -1,7 +1,7 @@
-"""Filter overrides that an inner level may make: not of enforced filters, and not of those that run before routing.
+"""Checks which filters an inner level may override: neither enforced filters nor those that run before routing.
 
-Filters of the early phases run before a route is known, so only a listener may replace the gateway's. Everything else
-is allowed, and noted, as it may not have been meant.
+Filters of the early phases run before the route is known, so only a listener may replace the gateway's. All other
+overrides are allowed, and noted, because they may not be intended.
 """
 
 from collections import defaultdict
@@ -16,29 +16,29 @@ from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.gateway import FilterUse, Route
 
 EARLY: Final = ("the gateway", "a listener")
-"""Kinds of levels whose filters may run before a route is found."""
+"""Kinds of levels whose filters may run before routing."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """The filters of one level, each with its place."""
+    """The filters of one level, with their positions."""
 
     name: str
     """Name of the level, such as `the gateway` or `listener "public"`."""
     kind: str
-    """With its article: `a listener`."""
+    """Kind with its article: `a listener`."""
     uses: Mapping[str, tuple[SourcePlace, Any]]
 
 
 @dataclass
 class FilterRules:
-    """One check of all levels. What is forbidden is reported at its place."""
+    """Check of all levels. Forbidden overrides are reported at their position."""
 
     merged: Merged
     filter_types: Mapping[str, type]
 
     def check(self) -> list[Problem]:
-        """Report what is forbidden, and return what is worth knowing."""
+        """Report forbidden overrides, and return the notes."""
         gateway = Level("the gateway", "the gateway", self.merged.maps["filters"])
         listeners = self._levels("listeners", "listener", "a listener")
         upstreams = self._levels("upstreams", "upstream", "an upstream")
@@ -62,7 +62,7 @@ class FilterRules:
         return [*notes, *self._shadows()]
 
     def _shadows(self) -> Iterator[Problem]:
-        """The uses that do not act."""
+        """Yield a note for each filter in shadow mode."""
         owners = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
         held: list[tuple[SourcePlace, Any]] = [(place, owner) for place, _, owner in owners]
         levels: list[Mapping[str, tuple[SourcePlace, Any]]] = [self.merged.maps["filters"]]
@@ -75,7 +75,7 @@ class FilterRules:
                 yield place.problem("shadow mode: it logs what it would do, and never acts")
 
     def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
-        """The listeners or upstreams that have filters."""
+        """Return the listeners or upstreams that have filters."""
         return {
             name: Level(f"{noun} {show(name)}", kind, _uses(place.below("filters"), owner.filters))
             for place, name, owner in self.merged.whole(part)
@@ -83,7 +83,7 @@ class FilterRules:
         }
 
     def _own_levels(self, place: SourcePlace, route: Route) -> Iterator[Level]:
-        """A route's filter sets, as far as they are known, then its own filters."""
+        """Yield a route's filter sets, if they exist, then its own filters."""
         sets = self.merged.maps["filter_sets"]
         for index, name in enumerate(route.use):
             _, filters = sets.get(name, (None, BROKEN))
@@ -97,7 +97,7 @@ class FilterRules:
         return route.listeners or tuple(self.merged.maps["listeners"])
 
     def _reached_by(self) -> Mapping[Any, set[str]]:
-        """Upstream names, and the listeners that have a route there."""
+        """Return the listeners that have a route to each upstream, by upstream name."""
         reached: defaultdict[Any, set[str]] = defaultdict(set)
         for _, route in self.merged.routes():
             for name in route.destinations:
@@ -105,7 +105,7 @@ class FilterRules:
         return reached
 
     def _compare(self, level: Level, farther: Sequence[Level]) -> Iterator[Problem]:
-        """Judge one level against those farther away, the farthest first."""
+        """Compare one level with the outer ones, which are in order from the outermost."""
         for name, (place, use) in level.uses.items():
             replaced = [
                 (each, *each.uses[name])
@@ -132,7 +132,7 @@ class FilterRules:
                     yield place.problem(f"{subject}no outer level has a filter with this name; did you mean {{}}?")
 
     def _removes_default(self, level: Level, name: str) -> bool:
-        """Whether the gateway has a filter of this name though nobody has written it."""
+        """Whether the gateway has a default filter with this name."""
         written = name in self.merged.maps["filters"] and level.kind != "the gateway"
         return not written and is_default(self.filter_types.get(name))
 

@@ -1,4 +1,4 @@
-"""Notes on listeners that are to speak HTTP/2 where this installation cannot."""
+"""Notes on listeners with HTTP/2 if this installation does not support it."""
 
 from fastgw.compiled import PURE
 from fastgw.config.base.problems import Problem
@@ -11,7 +11,9 @@ _CURE = "install libnghttp2 and a fastgw that was compiled with it"
 
 
 def lacks_http2(listener: Listener) -> str | None:
-    """Return why a listener does not offer HTTP/2 though it should; None: it does, or should not."""
+    """Return the reason why a listener does not offer HTTP/2 although configured; None = it does, or is not
+    configured.
+    """
     why = why_missing()
     if why is None or not listener.wants_http2 or (PURE and listener.protocols is None):
         return None
@@ -19,7 +21,7 @@ def lacks_http2(listener: Listener) -> str | None:
 
 
 def http2_notes(merged: Merged) -> list[Problem]:
-    """Return a note for each listener that lacks HTTP/2."""
+    """Return a note for each listener without the configured HTTP/2."""
     notes = []
     for place, _, listener in merged.whole("listeners"):
         if BROKEN not in (listener.protocols, listener.tls) and (wrong := lacks_http2(listener)) is not None:

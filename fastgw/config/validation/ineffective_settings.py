@@ -1,4 +1,4 @@
-"""Settings that do nothing as they stand: told, and never refused, for they may be there for what is still to come."""
+"""Notes on settings without effect. They are never errors, because they may be meant for later changes."""
 
 from collections.abc import Iterator, Mapping
 from math import inf
@@ -14,7 +14,7 @@ _FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
 
 
 def idle_settings(merged: Merged) -> list[Problem]:
-    """Return the notes on a configuration without problems."""
+    """Return the notes on a valid configuration."""
     notes: list[Problem] = []
     for place, _, upstream in merged.upstreams_to_validate():
         found = [*_of_upstream(place, upstream)]
@@ -29,7 +29,7 @@ def idle_settings(merged: Merged) -> list[Problem]:
 
 
 def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
-    """Return the notes on an upstream that was given targets in place of its own, where these come from elsewhere."""
+    """Return the notes on an upstream whose targets, from a file or DNS, were replaced by the API."""
     place, _ = merged.maps["upstreams"].get(upstream, (None, None))
     source = {} if place is None else place.raw.get("targets")
     if place is None or not isinstance(source, dict):
@@ -40,7 +40,7 @@ def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
 
 
 def _of_upstream(place: SourcePlace, upstream: Upstream) -> Iterator[Problem]:
-    """Yield the notes on targets that are listed here; a file or DNS may list others next time."""
+    """Yield the notes on targets listed here; a file or DNS may list others later."""
     if not isinstance(place.raw.get("targets"), list):
         return
     first: dict[Any, int] = {}

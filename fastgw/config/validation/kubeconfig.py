@@ -1,4 +1,4 @@
-"""Whether an API server of Kubernetes can be asked, as far as that can be told without asking it."""
+"""Checks the access to a Kubernetes API server, as far as possible without connecting to it."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -13,7 +13,9 @@ PACKAGES: Final = ("kubernetes_asyncio", "aiohttp")
 
 
 def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None:
-    """`read`: the contents of a file. Raises `ValueError`: what is wrong, and after a semicolon what is expected."""
+    """Check a kubeconfig. `read`: returns the contents of a file. Raises `ValueError`: the error, a semicolon, the
+    expected form.
+    """
     for package in PACKAGES:
         if find_spec(package) is None:
             raise ValueError(f"the package {package} is missing; install fastgw[kubernetes]")
@@ -25,14 +27,14 @@ def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None
     wanted = settings.context or current
     if not wanted:
         raise ValueError("the kubeconfig has no current context; expected a `context`")
-    if wanted not in known:  # names that stand there are not shown
+    if wanted not in known:  # the names in the file are not shown
         named = f"the kubeconfig has no context {show(wanted)}"
         wrong = "the current context of the kubeconfig is not defined in it" if settings.context is None else named
         raise ValueError(f"{wrong}; expected {'another' if known else 'a kubeconfig with contexts'}")
 
 
 def _contexts(content: bytes) -> tuple[list[str], str]:
-    """Return the names of a kubeconfig's contexts, and the current one; nothing else of it is shown. Raises
+    """Return the names of a kubeconfig's contexts, and the current one; errors show nothing of it. Raises
     `ValueError`.
     """
     try:

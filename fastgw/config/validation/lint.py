@@ -1,6 +1,6 @@
-"""Lint: valid settings that are hardly meant so, such as habits of other gateways that mean something else here.
+"""Lint: valid settings that are probably mistakes, such as habits of other gateways with another meaning here.
 
-Rule: nothing of it is refused, and only what is almost certain is told. No value is quoted that may be a secret.
+Rule: lint rejects nothing, and reports only what is almost certain. Values that may be secrets are not quoted.
 """
 
 import re
@@ -23,13 +23,13 @@ _NGINX: Final = re.compile(
 _GROUP: Final = re.compile(r"\$[0-9](?![0-9])|\\[0-9]")
 _BRACES: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 _MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
-"""Prefix of nginx's patterns for what here begins with `~`."""
+"""Modifiers of nginx for regular expressions, which begin with `~` here."""
 _ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
-"""A parameter as Express and Kong write it, and as Flask does."""
+"""Path parameters in the syntax of Express and Kong, and of Flask."""
 _NO_SINKS: Final = ("stderr", "syslog", "journal", "off", "none", "-")
 _PARAMETER: Final = re.compile(r"\{[^}:]*")
 FREE_TEXT: Final = ("body", "description")
-"""Keys of texts that are for others to read: in JavaScript `${name}` is a program."""
+"""Keys of free text, in which `${name}` may be a program's own syntax, such as JavaScript."""
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "key_auth": ("key_auth",),
     "basic_auth": ("basic_auth",),
@@ -41,7 +41,7 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def lint(merged: Merged) -> list[Problem]:
-    """Return the notes on a configuration without problems."""
+    """Return the notes on a valid configuration."""
     return [
         *_expansions(merged),
         *_sinks(merged),
@@ -53,10 +53,10 @@ def lint(merged: Merged) -> list[Problem]:
 
 
 def _expansions(merged: Merged) -> Iterator[Problem]:
-    """Variables of shells and of nginx, which are text here."""
+    """Yield a note for each variable of a shell or of nginx, which has no meaning here."""
     for reading in merged.readings:
         if "$" not in reading.document.text:
-            continue  # most have none, and may have very many values
+            continue  # most documents have none, and may have very many values
         for path, text in _texts(reading.document.value, ()):
             if path[-1] in FREE_TEXT or text.startswith("~"):
                 continue
@@ -142,7 +142,7 @@ def _templates(route: Route) -> Iterator[tuple[Path, str]]:
 
 
 def _meet(one: Route, other: Route) -> bool:
-    """Whether some request may be for either, as far as hosts and listeners say."""
+    """Whether hosts and listeners of two routes overlap."""
     hosts = not one.hosts or not other.hosts or not {*map(str.lower, one.hosts)}.isdisjoint(map(str.lower, other.hosts))
     return hosts and (not one.listeners or not other.listeners or not {*one.listeners}.isdisjoint(other.listeners))
 
@@ -151,12 +151,14 @@ _Key = tuple[str, str, str, frozenset[tuple[str, str]], frozenset[tuple[str, str
 
 
 def _never_reached(merged: Merged) -> Iterator[Problem]:
-    """Routes all of whose requests are those of one before: same hosts, paths and conditions, and no other method."""
+    """Yield a note for each route whose requests all match an earlier route: same hosts, paths and conditions, and no
+    other method.
+    """
     taken: dict[_Key, list[tuple[SourcePlace, Route]]] = {}
     listeners = [*merged.maps["listeners"]]
     for place, route in merged.routes():
         if route.name.startswith(f"{EGRESS}/"):
-            continue  # each has a path or a host of its own
+            continue  # each has its own path or host
         keys = [*_keys(route, listeners)]
         before = [_before(taken.get(key, ()), route) for key in keys]
         if keys and all(each is not None for each in before):
@@ -179,7 +181,7 @@ def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
 
 
 def _before(candidates: Any, route: Route) -> tuple[SourcePlace, Route] | None:
-    """One that answers every method of this route."""
+    """Return an earlier route that matches every method of this route."""
     for place, each in candidates:
         answered = {*each.methods, *(("HEAD",) if "GET" in each.methods else ())}
         if not each.methods or (route.methods and answered.issuperset(route.methods)):
@@ -189,7 +191,7 @@ def _before(candidates: Any, route: Route) -> tuple[SourcePlace, Route] | None:
 
 def _credentials_that_nobody_reads(merged: Merged) -> Iterator[Problem]:
     if merged.lists.get("extensions"):
-        return  # a filter of one's own may read them
+        return  # filters of an extension may read them
     used = {*_filter_types(merged)}
     for key, types in KINDS.items():
         if used.isdisjoint(types):
@@ -202,7 +204,7 @@ def _credentials_that_nobody_reads(merged: Merged) -> Iterator[Problem]:
 
 def _upstreams_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
     if merged.lists.get("extensions"):
-        return  # a filter of one's own may send requests to any upstream
+        return  # filters of an extension may send requests to any upstream
     used: set[str | Url] = set()
     for _, route in merged.routes():
         used.update(route.destinations)
@@ -223,7 +225,7 @@ def _filter_types(merged: Merged) -> Iterator[str]:
 
 
 def _filters(merged: Merged) -> Iterator[FilterUse]:
-    """Yield every use of a filter, those within `any_of` too."""
+    """Yield every use of a filter, including those inside `any_of`."""
     held = [{name: use for name, (_, use) in merged.maps["filters"].items()}]
     held += [filters for _, _, filters in merged.whole("filter_sets")]
     for part in ("listeners", "upstreams"):

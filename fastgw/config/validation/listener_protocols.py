@@ -1,7 +1,7 @@
-"""Rules for listeners and upstreams of other protocols than HTTP: what belongs together, and what has no effect there.
+"""Rules for listeners and upstreams of protocols other than HTTP: required combinations, and settings without effect.
 
-A listener, the upstreams that it names and their targets speak one protocol. Unix sockets are streams of bytes, so they
-are targets of HTTP as well as of TCP.
+A listener, its upstreams and their targets use the same protocol. Unix sockets are byte streams, so they are targets
+for HTTP and for TCP.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from fastgw.config.settings.upstreams import Upstream
 
 _HTTP_SCHEMES: Final = ("http", "https")
 _TRANSPORT: Final = {"tcp": "tcp", "tls": "tcp", "udp": "udp"}
-"""Scheme of the targets that listeners of a protocol need."""
+"""URL scheme of targets, by the protocol of listeners."""
 
 
 def _defaults(settings: type[Struct], *names: str) -> Mapping[str, Any]:
@@ -25,17 +25,17 @@ def _defaults(settings: type[Struct], *names: str) -> Mapping[str, Any]:
 
 
 _OF_HTTP: Final = _defaults(Listener, "protocols", "http2", "reserved_headers", "ambiguous_paths", "filters")
-"""Settings of a listener that have a meaning for requests only, and their defaults."""
+"""Settings of a listener that affect requests only, with their defaults."""
 _OF_HTTP_UPSTREAMS: Final = _defaults(Upstream, "host_header", "hedge", "filters")
 _HASHED_BY: Final = ("header", "cookie", "consumer")
 _NOWHERE: Final = "expected no such setting"
 
 Schemes = Mapping[str, str]
-"""Scheme of the targets of each upstream: `http`, `tcp`, `udp`, or "" for one that fits HTTP and TCP."""
+"""Target scheme of each upstream: `http`, `tcp`, `udp`, or "" for one that fits HTTP and TCP."""
 
 
 def targets_of_one_protocol(merged: Merged) -> None:
-    """Check that the targets of an upstream are of one protocol, and that its settings have a meaning for that."""
+    """Check that the targets of an upstream use one protocol, and that its settings apply to this protocol."""
     for place, _, upstream in merged.whole("upstreams"):
         schemes = _schemes(place, upstream)
         if len(schemes) > 1:
@@ -49,7 +49,7 @@ def targets_of_one_protocol(merged: Merged) -> None:
 
 
 def _schemes(place: SourcePlace, upstream: Any) -> set[str]:
-    """Return the protocols of its targets; of those that are not known yet, the one that they will have."""
+    """Return the protocols of its targets; for targets not known yet, their future protocol."""
     targets = upstream.targets
     if targets is BROKEN:
         return set()
@@ -87,7 +87,7 @@ def _check_transport(place: SourcePlace, upstream: Any, scheme: str) -> None:
 
 
 def listeners_of_one_protocol(merged: Merged) -> None:
-    """Check that listeners have what their protocol needs, and nothing besides."""
+    """Check that listeners have all settings that their protocol needs, and no others."""
     schemes = {name: next(iter(_schemes(place, upstream)), "") for place, name, upstream in merged.whole("upstreams")}
     known = merged.maps["upstreams"]
     others: dict[str, str] = {}
@@ -155,7 +155,7 @@ def _upstreams(place: SourcePlace, listener: Any) -> Iterator[tuple[SourcePlace,
 
 
 def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str]) -> None:
-    """Routes of requests stand on listeners of HTTP, and their upstreams have targets of HTTP."""
+    """Check that routes are on HTTP listeners and their upstreams have HTTP targets."""
     for place, route in merged.routes_to_validate():
         for index, name in enumerate(() if route.listeners is BROKEN else route.listeners):
             if name in others:
@@ -174,7 +174,7 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str]) -
 
 
 def check_takes_requests(merged: Merged, at: SourcePlace, name: str) -> None:
-    """Report an upstream that is named where requests are sent to it, and whose targets take none."""
+    """Report an upstream that receives requests and whose targets do not speak HTTP."""
     place, upstream = merged.maps["upstreams"][name]
     for scheme in () if upstream is BROKEN else _schemes(place, upstream) & {"tcp", "udp"}:
         _report_no_requests(at, name, scheme)

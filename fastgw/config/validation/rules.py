@@ -1,7 +1,7 @@
-"""Rules about several values at once, or about a value's meaning.
+"""Rules about several values at once, or about the meaning of a value.
 
-`RULES` lists them. Each reports everything that it finds; values that could not be read are left out, as their own
-problem says enough.
+`RULES` lists them. Each one reports all problems that it finds; it skips values that could not be decoded, which are
+reported already.
 """
 
 import os
@@ -39,16 +39,16 @@ from fastgw.redis.url import check_url
 Rule = Callable[[Merged], None]
 
 ENDS: Final = ("upstream", "respond", "redirect")
-"""Settings that say what becomes of a request: exactly one of them per route."""
+"""Actions of a route: exactly one of them is needed."""
 OF_UPSTREAM: Final = (
     *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
     "deadline_header",
 )
-"""Settings that have a meaning only for a request that is sent on."""
+"""Settings that only affect requests sent to an upstream."""
 
 
 def needs_version_and_listeners(merged: Merged) -> None:
-    """The main file names the version; a listener may come from any file."""
+    """Check that required settings exist: the version in the main file, listeners in any file."""
     main = SourcePlace(merged.readings[0], ())
     for field in fields_of(Config).values():
         files = merged.readings if field.key in merged.maps else merged.readings[:1]
@@ -59,7 +59,7 @@ def needs_version_and_listeners(merged: Merged) -> None:
 
 
 def one_listener_per_address(merged: Merged) -> None:
-    """Port 0 is a new port each time. What would be bound twice is, as the kernel sees it, one address."""
+    """Check that no two listeners bind the same address, by the kernel's rules. Port 0 is a new port each time."""
     taken: dict[tuple[bool, int, str], list[tuple[Address, SourcePlace]]] = {}
     addresses = [
         (place.below("address"), listener.address, listener.protocol == "udp")
@@ -82,8 +82,8 @@ def one_listener_per_address(merged: Merged) -> None:
 
 
 def _overlap(one: Address, other: Address) -> bool:
-    """Whether two addresses of one port, or of one path, cannot both be bound. A name may lead anywhere: it is the same
-    as itself, and what is known of it is `localhost`."""
+    """Whether two addresses with the same port, or with paths, cannot both be bound. Host names are compared as text,
+    except `localhost`."""
     if one.path or one.host == other.host:
         return True
     return any(_covers(each, another) for each in _bound(one) for another in _bound(other))
@@ -97,7 +97,7 @@ def _bound(address: Address) -> tuple[IPv4Address | IPv6Address, ...]:
 
 
 def _covers(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) -> bool:
-    """`[::]` is IPv6 alone."""
+    """Whether two addresses are equal, or one is the unspecified address of the other's IP version."""
     return one.version == other.version and (one == other or one.is_unspecified or other.is_unspecified)
 
 
@@ -114,7 +114,7 @@ def sinks_are_files(merged: Merged) -> None:
 def proxy_protocol_needs_trust(merged: Merged) -> None:
     for place, _, listener in merged.whole("listeners"):
         if listener.address is BROKEN or listener.address.path:
-            continue  # who may write to a unix socket is trusted: its permissions say who
+            continue  # clients of a unix socket are trusted: the file permissions decide who may connect
         if listener.proxy_protocol == "required" and not listener.trusted_proxies:
             place.below("proxy_protocol").report(
                 "no peer is trusted to send the PROXY header", "expected `trusted_proxies` as well"
@@ -122,12 +122,12 @@ def proxy_protocol_needs_trust(merged: Merged) -> None:
 
 
 def admin_is_guarded(merged: Merged) -> None:
-    """Check that whoever can change the gateway is on this machine, or shows a token or a certificate."""
+    """Check that the admin API is only reachable from this machine, or needs a token or a client certificate."""
     for place, admin in merged.once("admin"):
         certified = admin.tls is not None and admin.tls.client_auth is not None
         if admin.address.local or (certified and admin.tls.client_auth.mode == "required"):
             continue
-        if place.raw.get("token") is None and not place.below("token").misspelt:  # a wrong one is reported as such
+        if place.raw.get("token") is None and not place.below("token").misspelt:  # an invalid token is reported as such
             wrong = f"{admin.address} is reachable from other machines"
             expected = "expected a `token`, or `tls` with `client_auth: {mode: required, …}`"
             place.below("address").report(wrong, expected, at_key=False)
@@ -172,7 +172,7 @@ def routes_have_one_end(merged: Merged) -> None:
 
 
 def names_are_known(merged: Merged) -> None:
-    """Check that everything that a route refers to exists: listeners, an upstream, filter sets."""
+    """Check that everything a route refers to exists: listeners, an upstream, filter sets."""
     for place, route in merged.routes_to_validate():
         for key, kind, known in (
             ("listeners", "listener", merged.maps["listeners"]),
@@ -206,7 +206,7 @@ def names_are_known(merged: Merged) -> None:
 
 
 def route_patterns(merged: Merged) -> None:
-    """Hosts, paths and what is made of them."""
+    """Check hosts, paths, and the settings that depend on them."""
     for place, route in merged.routes_to_validate():
         for index, host in _whole(route.hosts):
             _parsed(patterns.parse_host, host, place.below("hosts", index))
@@ -231,7 +231,7 @@ def _check_prefix(route: Route, place: SourcePlace, paths: list[Any] | None) -> 
 
 
 def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
-    """Whether a path that matches can begin with the prefix; of a regular expression that is not known."""
+    """Whether a path that matches can begin with the prefix; True for a regular expression."""
     if path.kind is patterns.PathKind.REGEX:
         return True
     wanted = prefix.split(b"/")[1:]
@@ -247,7 +247,7 @@ def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
 def _check_parameters(
     parse: Callable[[str], patterns.Template], text: str | None, place: SourcePlace, paths: list[Any] | None
 ) -> None:
-    """Each parameter of a template must be one of every path."""
+    """Check that each parameter of a template exists in all paths."""
     if text is None:
         return
     template: Any = _parsed(parse, text, place)
@@ -264,7 +264,9 @@ def _check_parameters(
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
-    """Check the variables in filters: parameters of the route, or of any route where it is not known which."""
+    """Check the variables in filters: path parameters must exist in the route, or in any route if the route is not
+    known.
+    """
     for place, use, known in _all_uses(merged):
         unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
         if unknown_names is not None:
@@ -273,7 +275,7 @@ def values_of_requests_that_there_are(merged: Merged) -> None:
 
 
 def upstreams_of_filters(merged: Merged) -> None:
-    """Upstreams that filters name."""
+    """Check the upstreams that filters name."""
     known = merged.maps["upstreams"]
     for place, use, _ in _all_uses(merged):
         upstream_names = getattr(getattr(use, "settings", None), "upstream_names", None)
@@ -285,7 +287,7 @@ def upstreams_of_filters(merged: Merged) -> None:
 
 
 def _all_uses(merged: Merged) -> Sequence[tuple[SourcePlace, Any, frozenset[str]]]:
-    """Every use of a filter that is to be judged, and the parameters of the paths that it may see."""
+    """Return every use of a filter to validate, with the path parameters available to it."""
     anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
     uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
     for place, _, each in (*merged.whole("listeners"), *merged.upstreams_to_validate()):
@@ -302,7 +304,7 @@ def _uses(place: SourcePlace, filters: Any, known: frozenset[str]) -> Iterator[t
 
 
 def _parameters(paths: Any) -> frozenset[str]:
-    """The names of the parameters in paths, as far as they are paths."""
+    """Return the names of the parameters in paths; invalid paths are skipped."""
     names: set[str] = set()
     for _, path in _whole(() if paths is BROKEN else paths):
         if "{" not in path:
@@ -313,7 +315,7 @@ def _parameters(paths: Any) -> frozenset[str]:
 
 
 def raw_paths_are_not_rewritten(merged: Merged) -> None:
-    """Check that no raw path is rewritten: a rewrite is made of the normal form."""
+    """Check that no raw path is rewritten: rewriting uses the normalized path."""
     for place, route in merged.routes_to_validate():
         if route.path.forward == "raw" and route.rewrite is not None:
             place.below("rewrite").report(
@@ -372,13 +374,13 @@ def sticky_keys_that_sign(merged: Merged) -> None:
         try:
             said = secret_in(key.file, place.reading.files.read(key.file)) if key.file else key.value()
         except (SecretError, SyntaxProblem):
-            continue  # it is told where it was read
+            continue  # reported where it was read
         if len(said) < SHORTEST_KEY:
             at.report(f"{len(said)} characters", f"expected at least {SHORTEST_KEY}", at_key=False)
 
 
 def consumers_are_distinguishable(merged: Merged) -> None:
-    """Check that credentials of consumers are unique. Keys are compared, and never shown."""
+    """Check that credentials of consumers are unique. Keys are never shown."""
     taken: dict[tuple[CredentialKind, bytes], tuple[SourcePlace, Path]] = {}
     for place, consumer in merged.consumers():
         if not _is_whole(consumer):
@@ -394,7 +396,7 @@ def consumers_are_distinguishable(merged: Merged) -> None:
 
 
 def deadline_headers_are_free(merged: Merged) -> None:
-    """Check that no deadline header has the name of another header that the gateway writes."""
+    """Check that no deadline header has the name of a header that the gateway sets itself."""
     for place, route in merged.routes_to_validate():
         name = route.deadline_header
         if isinstance(name, str) and name.lower().encode() in READ_IN_REQUESTS:
@@ -403,7 +405,7 @@ def deadline_headers_are_free(merged: Merged) -> None:
 
 
 def _is_whole(consumer: Any) -> bool:
-    """Whether each of its values could be read."""
+    """Whether all of its values could be decoded."""
     lists = consumer.key_auth, consumer.basic_auth, consumer.hmac, consumer.jwt, consumer.certificates
     return (
         consumer.name is not BROKEN

@@ -1,6 +1,6 @@
-"""Rules for certificates, keys and authorities, and warnings about them.
+"""Rules and warnings for certificates, keys, CAs and revocation lists.
 
-All is said of the bytes that were read, whatever a file has by now.
+All of them apply to the captured bytes, not to the files' current contents.
 """
 
 import ssl
@@ -26,11 +26,11 @@ from fastgw.net.pem import (
 )
 
 EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "crl": 24 * 3600}
-"""When it is told beforehand. Many lists are made anew each week."""
+"""Time before expiry from which a warning is given, in seconds. Many revocation lists are renewed weekly."""
 
 
 def _speaks_tls(place: SourcePlace, upstream: Upstream) -> bool:
-    """Whether a target is spoken to by TLS; of those that are not known yet, whether they will be."""
+    """Whether any target uses TLS; for targets not known yet, whether they will."""
     targets: Any = upstream.targets
     if not targets:
         return place.raw["targets"].get("scheme", "http") not in ("http", "udp")
@@ -38,7 +38,9 @@ def _speaks_tls(place: SourcePlace, upstream: Upstream) -> bool:
 
 
 def tls_that_works(merged: Merged) -> None:
-    """A client certificate has both halves; the files hold what they should; some target is `https`."""
+    """Check the TLS settings of upstreams: certificate and key come together, files are valid, and some target uses
+    TLS.
+    """
     for place, _, upstream in merged.upstreams_to_validate():
         if upstream.tls in (None, BROKEN, UpstreamTls()):
             continue
@@ -64,8 +66,8 @@ def served_tls_that_works(merged: Merged) -> None:
 
 
 def tls_notes(merged: Merged) -> list[Problem]:
-    """Certificates that clients will not believe: out of date, without a name, or for none of a route's hosts; those
-    that no client is ever shown; and what verifies clients and is out of date."""
+    """Return warnings: server certificates that clients reject (expired, without names, or for none of a route's hosts)
+    or that are never selected, and expired CAs and revocation lists for client certificates."""
     notes = []
     now = time.time()
     for at, tls in _served(merged):
@@ -100,7 +102,7 @@ def _certificate_warnings(certificate: dict[str, Any], now: float) -> Iterator[s
 
 
 def _never_shown(tls: Any, at: SourcePlace) -> Iterator[Problem]:
-    """Certificates whose names all belong to others before them, with keys of the same kind."""
+    """Yield certificates whose names are all covered by earlier ones with keys of the same kind."""
     grouping, taken = Grouping(), set[str]()
     for index, pair in _whole(tls.certificates):
         if _decoded(pair.certificate, at) is None:
@@ -113,8 +115,8 @@ def _never_shown(tls: Any, at: SourcePlace) -> Iterator[Problem]:
 
 
 def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
-    """Yield the problems of authorities: not an authority; authorities and revocation lists that are out of date, or
-    soon will be.
+    """Yield the problems of CA files: certificates that are no CA; CAs and revocation lists that have expired or expire
+    soon.
     """
     if tls.client_auth in (None, BROKEN):
         return
@@ -140,7 +142,7 @@ def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
 
 
 def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:
-    """Hosts of routes that no certificate is for, on a listener that speaks TLS."""
+    """Yield hosts of routes, on listeners with TLS, without a certificate."""
     named: dict[str, set[str]] = {}
     for place, name, listener in merged.whole("listeners"):
         if listener.tls in (None, BROKEN):
@@ -176,8 +178,8 @@ def _try(file: Any, at: SourcePlace, wrong_with: Callable[[bytes], str]) -> None
 
 
 def _try_pair(certificate: Any, key: Any, at: SourcePlace) -> None:
-    """Whether these are a certificate and its key."""
-    if isinstance(certificate, str) and isinstance(key, str):  # given, and not BROKEN
+    """Report a certificate and key that are invalid or do not match."""
+    if isinstance(certificate, str) and isinstance(key, str):  # configured and valid
         wrong = amiss(at.reading.files.read(certificate), at.reading.files.read(key))
         if wrong is not None:
             at.below(wrong.of).report(wrong.wrong, wrong.expected, at_key=False)
