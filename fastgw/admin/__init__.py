@@ -1,1 +1,1 @@
-"""The admin API: its endpoints, who may call them, the dashboard, and the client that the commands use."""
+"""The admin API: its endpoints, authentication, the dashboard, and the client for the commands."""

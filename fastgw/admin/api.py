@@ -1,8 +1,7 @@
-"""The admin API: one table of operations, from which its routes and its OpenAPI document are made.
+"""The admin API: one table of operations, the source of its routes and of its OpenAPI document.
 
-The bodies that it takes are bounded in bytes and in time, and so is how long documents take to check, and how much
-memory. Problems are told as RFC 9457 has them; what became of a
-change of the configuration is an `Outcome`, whatever its status.
+Request bodies are limited in size and time, and the check of documents in time and memory. Problems follow RFC 9457;
+the result of a configuration change is an `Outcome`, whatever its status.
 """
 
 import asyncio
@@ -53,9 +52,9 @@ from fastgw.operator_events import OperatorEvent, say
 from fastgw.operator_log import described
 
 BODY_TIMEOUT: Final = 30.0
-"""Seconds for a whole request body."""
+"""Timeout in seconds for a whole request body."""
 EXPLAINED_BYTES: Final = 128 * 1024
-"""Most bytes of a request that is to be explained, as JSON."""
+"""Maximum size in bytes of a request to explain, as JSON."""
 HTML: Final = "text/html; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text"
 SUFFIXES: Final[Mapping[str, str]] = {
@@ -63,9 +62,9 @@ SUFFIXES: Final[Mapping[str, str]] = {
     "application/json": ".json",
     "application/toml": ".toml",
 }
-"""Suffixes of files by the content types of a configuration."""
+"""File suffixes by content type of a configuration."""
 LIST_SUFFIXES: Final = {kind: suffix for kind, suffix in SUFFIXES.items() if suffix != ".toml"}
-"""Suffixes of files by the content types of a list: TOML has none but in a table."""
+"""File suffixes by content type of a list of targets: TOML has no top-level lists."""
 STATUS_OF: Final[Mapping[Reason, int]] = {"": 200, "rejected": 422, "busy": 409, "failed": 503}
 
 
@@ -77,13 +76,13 @@ class QuotaReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     consumer: str | None = None
     """Name of the consumer, of a quota that counts by consumer."""
     key: str | tuple[str, ...] | None = None
-    """Value of another key: the address, host, route, or value of the header, cookie or claim. A list
-    where it counts by several, in their order.
+    """Value of another key: address, host, route, or value of the header, cookie or claim. A list for a quota with
+    several keys, in their order.
     """
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """The session of a browser is over."""
+    """Response to the end of a browser session."""
 
     ended: bool = True
 
@@ -92,11 +91,11 @@ class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Target of a rollback."""
 
     generation: int | None = None
-    """Retained generation to go back to; null = the last that was different, each time one further back."""
+    """Retained generation to return to; null = the last different one, each time one further back."""
 
 
 def create_app(node: Node, access: Access) -> Starlette:
-    """The API of a node, for those who `access` lets in."""
+    """Return the API of a node, for clients that pass `access`."""
     paths = dict.fromkeys(each.path for each in OPERATIONS)
     app = Starlette(
         routes=[_route(node, [each for each in OPERATIONS if each.path == path]) for path in paths],
@@ -117,7 +116,7 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
         _check_query(request, (*operation.flags, *operation.asks, *operation.repeats), operation.repeats)
         return await operation.act(node, request)
 
-    # Names of what `egress` makes have slashes, and so have the targets that are unix sockets.
+    # Names of objects generated from `egress` contain slashes, and so do targets that are unix sockets.
     path = operations[0].path.replace("{name}", "{name:path}").replace("{target}", "{target:path}")
     return Route(path, endpoint, methods=list(by_method))
 
@@ -125,14 +124,14 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
 async def _refuse(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, HTTPException)
     detail = {404: "Unknown path; /openapi.json lists all paths.", 405: "This method is not allowed for this path."}
-    if refusal.detail != HTTPStatus(refusal.status_code).phrase:  # it is our own
+    if refusal.detail != HTTPStatus(refusal.status_code).phrase:  # the gateway's own
         detail = {}
     fields = {name.replace("-", "_"): value for name, value in (refusal.headers or {}).items()}
     return refused(refusal.status_code, detail.get(refusal.status_code, refusal.detail), **fields)
 
 
 async def _left(request: Request, error: Exception) -> Response:
-    return refused(400, "The request body is incomplete.")  # nobody reads it
+    return refused(400, "The request body is incomplete.")  # unused
 
 
 async def _own_fault(request: Request, error: Exception) -> Response:
@@ -140,16 +139,16 @@ async def _own_fault(request: Request, error: Exception) -> Response:
     return refused(500, "Internal error of the gateway; see its log.")
 
 
-# --- what comes in ---
+# --- requests ---
 
 
 async def _body(request: Request, most: int | None = None) -> bytes:
-    """`most`: bytes; None: as many as a document may have."""
+    """Read the body. `most`: maximum size in bytes; None: that of documents."""
     length, why = request.headers.get("content-length", "0"), ""
     if most is None:
         most, why = request.app.state.access.document_bytes, ": admin.document_bytes"
     too_long = HTTPException(413, f"The request body is limited to {most} bytes{why}.")
-    if int(length) > most:  # the server has found it to be a number
+    if int(length) > most:  # the server has validated the number
         raise too_long
     body = bytearray()
     try:
@@ -164,7 +163,7 @@ async def _body(request: Request, most: int | None = None) -> bytes:
 
 
 def _content_type(request: Request, *wanted: str) -> str:
-    """Return the request's content type, which is one of those wanted."""
+    """Return the request's content type, which must be one of those accepted."""
     content_type_header = request.headers.get("content-type", "")
     content_type = content_type_header.partition(";")[0].strip().lower()
     if content_type not in wanted:
@@ -180,7 +179,9 @@ async def _no_body(request: Request) -> None:
 
 
 def _check_query(request: Request, known: Collection[str], repeats: Container[str]) -> None:
-    """A parameter that nobody reads may have been meant to prevent what would be done."""
+    """Reject unknown query parameters: one may have been meant to prevent the operation, such as a misspelt
+    `dry_run`.
+    """
     known_names = f"known here: {', '.join(known) or 'none'}"
     met = set()
     for name, _ in request.query_params.multi_items():
@@ -198,7 +199,7 @@ def _flag(request: Request, name: str) -> bool:
     return value == "true"
 
 
-# --- what is done ---
+# --- operations ---
 
 
 def _telling(ask: Callable[[Node], Any]) -> Act:
@@ -290,7 +291,7 @@ async def _rollback(node: Node, request: Request) -> Response:
         _content_type(request, JSON)
     try:
         wanted = msgspec.json.decode(body or b"{}", type=Rollback)
-    except ValueError as error:  # a MsgspecError is one, and what is not UTF-8
+    except ValueError as error:  # includes MsgspecError and text that is not UTF-8
         raise HTTPException(400, f"Invalid rollback request: {error}.") from error
     return _came(await node.rollback(wanted.generation))
 
@@ -300,7 +301,7 @@ async def _revoke(node: Node, request: Request) -> Response:
     _content_type(request, JSON)
     try:
         records, about = revocations.read(msgspec.json.decode(body, type=revocations.Revocation))
-    except ValueError as error:  # a MsgspecError is one
+    except ValueError as error:  # includes MsgspecError
         raise HTTPException(400, f"Invalid revocation: {error}.") from error
     return json_response(Revoked(about.expires_date, node.revoke(records, about)))
 
@@ -319,7 +320,7 @@ async def _reset_quota(node: Node, request: Request) -> Response:
     _content_type(request, JSON)
     try:
         wanted = msgspec.json.decode(body, type=QuotaReset)
-    except ValueError as error:  # a MsgspecError is one, and what is not UTF-8
+    except ValueError as error:  # includes MsgspecError and text that is not UTF-8
         raise HTTPException(400, f"Invalid reset request: {error}.") from error
     keys = (wanted.key,) if isinstance(wanted.key, str) else wanted.key or ()
     if wanted.consumer is None and not keys:
@@ -337,7 +338,7 @@ async def _explain(node: Node, request: Request) -> Response:
     _content_type(request, JSON)
     try:
         return json_response(await node.explain(msgspec.json.decode(body, type=RequestToExplain)))
-    except ValueError as error:  # a MsgspecError is one
+    except ValueError as error:  # includes MsgspecError
         raise HTTPException(400, f"Invalid request to explain: {shorten(str(error))}.") from error
     except TimeoutError as error:
         raise HTTPException(503, "The explanation took too long; try again later.") from error

@@ -1,18 +1,21 @@
-"""Authentication and authorization of the admin API, and its protection from cross-site requests.
+"""Authentication and authorization of the admin API, and protection against cross-site requests (CSRF).
 
-Authenticated is a client with the token or with a client certificate that the listener's authority has signed; and on a
-unix socket that the kernel opens to its owner alone, whoever reaches it, unless a token is configured. Where none is,
-one is made at the start. Only the dashboard's page is for everybody: it holds nothing, and asks for the token.
+A client is authenticated by the token, or by a client certificate signed by the listener's CA. On a unix socket that
+only its owner can connect to, clients need no credentials unless a token is configured. Without a configured token, one
+is generated at the start. Only the dashboard's page is public: it contains no data, and asks for the token.
 
-Cross-site requests: a browser also sends what pages of strangers ask for. Each gate below closes one way.
+Browsers also send requests made by other sites' pages. Each rule stops one kind of them:
 
-- `Host` must be an address, `localhost` or the configured host: a stranger's name that was made to lead here (DNS
-  rebinding) is none of these. Over TLS any name may stand there, for the browser has found it in our certificate; and
-  on a unix socket, for no browser comes that way.
-- `Origin`, which browsers add to every request of a page that changes something, must be our own or absent.
-- `Sec-Fetch-Site`, where a browser says it, must be our own page or its user: a cookie is sent to all ports of a host.
-- A body must be of a type that no form can send and for which scripts of other origins need leave; we give none.
-- Who shows a cookie and no token changes nothing without what only our own page knows (`sessions`).
+- `Host` must be an address, `localhost` or the configured host, not a name that an attacker points here (DNS
+  rebinding). Over TLS any name is allowed, because the browser has verified it against the certificate; also on a
+  unix socket, which browsers do not use.
+- `Origin`, which browsers add to every request of a page that changes something, must be the same origin or absent.
+- `Sec-Fetch-Site`, if the browser sends it, must be the same origin or the user: cookies are sent to all ports of a
+  host.
+- A body must have a content type that forms cannot send and that scripts of other origins may send only with
+  permission (CORS), which is never given.
+- A client with a cookie and no token also needs the CSRF token, which only the dashboard's page knows, for every
+  request that changes something (`browser_sessions`).
 """
 
 import hmac
@@ -35,11 +38,11 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import RareNotice
 
 CERTIFIED: Final = "client_certificate"
-"""Key in the state of a request: whether the client has shown a certificate, and TLS has verified it."""
+"""Key in the request's state: whether the client has a certificate that TLS has verified."""
 SAFE: Final = ("GET", "HEAD")
-"""Methods that change nothing here."""
+"""Methods that change nothing."""
 OWN_SITES: Final = (None, "same-origin", "none")
-"""Values of `Sec-Fetch-Site` that are allowed: it is no browser; our own page; the user, who has typed the address."""
+"""Accepted values of `Sec-Fetch-Site`: not a browser; the same origin; the user, who has typed the address."""
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
 
 
@@ -50,22 +53,24 @@ class Access:
     address: Address
     """Address that the listener is bound to."""
     token: Secret
-    """Read anew for each request: a file may change. While it cannot be read nobody is let in by it."""
+    """Token, read for each request because its file may change. While it cannot be read, no client can authenticate
+    with it.
+    """
     tls: bool = False
     made: bool = False
-    """The token is none that was configured."""
+    """Whether the token was generated rather than configured."""
     document_bytes: int = Admin().document_bytes
-    """How long a body may be."""
+    """Maximum size of a request body in bytes."""
 
     @classmethod
     def of(cls, admin: Admin, made: str) -> "Access":
-        """`made`: the token where none is configured."""
+        """Return the rules of a listener. `made`: generated token, used if none is configured."""
         token = admin.token or Secret(text=made)
         return cls(admin.address, token, admin.tls is not None, admin.token is None, admin.document_bytes)
 
     @property
     def anonymous(self) -> bool:
-        """Whether nothing has to be shown. The socket's mode is looked at each time: it may change."""
+        """Whether clients need no credentials. The socket's mode may change, so it is checked each time."""
         return self.made and is_private(self.address)
 
     def knows_host(self, field: str) -> bool:
@@ -78,7 +83,7 @@ class Access:
         return host in ("localhost", self.address.host.removesuffix(".")) or _is_ip(host)
 
     def admits(self, shown: str) -> bool:
-        """Whether the value of an `Authorization` field carries the token. Raises `SecretError`."""
+        """Whether the value of an `Authorization` header contains the token. Raises `SecretError`."""
         scheme, _, credentials = shown.partition(" ")
         if scheme.lower() != "bearer":
             return False
@@ -94,7 +99,7 @@ def _is_ip(host: str) -> bool:
 
 
 class Gate:
-    """Gate in front of the routes: lets a request in, or refuses it."""
+    """Middleware in front of the routes: accepts or rejects each request."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -129,7 +134,7 @@ class Gate:
             return refused(503, "The admin token cannot be read; see the gateway's log.")
 
     def _unproved(self, fields: Headers, method: str) -> ASGIApp | None:
-        """Raises `SecretError`."""
+        """Return the rejection of a request without a certificate; None: it is authenticated. Raises `SecretError`."""
         challenge = 'Bearer realm="fastgw admin"'
         shown = fields.get("authorization")
         if shown is not None:

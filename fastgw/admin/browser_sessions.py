@@ -1,9 +1,9 @@
-"""Sessions of the dashboard: a browser turns the token into a cookie, and keeps the token nowhere.
+"""Sessions of the dashboard: a browser exchanges the token for a cookie, and does not store the token.
 
-A session is a date until which it is good, and its HMAC under the token: nothing is kept here, it ends when the token
-does, and outlives a control process. The cookie's name has the port, for browsers send a host's cookies to all of its
-ports; since somebody else may listen at one of them, the cookie alone changes nothing: that takes a second value, which
-the page keeps where only its own origin can read it, and sends in a field (`CSRF`).
+A session is its expiry and an HMAC of it under the token. Nothing is stored: it ends when the token changes, and
+survives a restart of the control process. The cookie's name contains the port, because browsers send cookies to all
+ports of a host. Another server may listen on one of them, so the cookie alone changes nothing: requests also need a
+second value, which the page stores for its own origin only and sends in a header (`CSRF`).
 """
 
 import hmac
@@ -18,7 +18,7 @@ _COOKIES_MAX: Final = 8 * 1024
 
 
 class Session(Struct, frozen=True):
-    """Session of the dashboard: the values that the page needs to change anything. The cookie came with it."""
+    """Session of the dashboard: the values that the page needs to change anything. Sent together with the cookie."""
 
     csrf: str
     """Token to send as `X-CSRF-Token` with requests that change something."""
@@ -26,13 +26,13 @@ class Session(Struct, frozen=True):
 
 
 def begin(token: str, now_date: float) -> tuple[str, Session]:
-    """The cookie's value, and what the page is told."""
+    """Return the cookie's value, and the session for the page."""
     expires = int(now_date + LIFETIME_S)
     return f"{expires}.{_signed(token, 'session', expires)}", Session(_signed(token, "csrf", expires), float(expires))
 
 
 def is_good(token: str, value: str, now_date: float) -> bool:
-    """Whether a cookie has this value by leave of the token, and until now."""
+    """Whether this cookie value was made with the token and has not expired."""
     expires, _, signature = value.partition(".")
     if not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
         return False
@@ -41,7 +41,7 @@ def is_good(token: str, value: str, now_date: float) -> bool:
 
 
 def may_change(token: str, value: str, csrf: str) -> bool:
-    """Whether the field belongs to the session of this cookie, which is good."""
+    """Whether the CSRF header belongs to the session of this valid cookie."""
     expected = _signed(token, "csrf", int(value.partition(".")[0]))
     return hmac.compare_digest(csrf.encode(errors="replace"), expected.encode())
 
@@ -57,7 +57,7 @@ def cookie_name(host: str, *, tls: bool) -> str:
 
 
 def cookie_in(field: str, name: str) -> str | None:
-    """The cookie of this name. None: it is not there, or is there twice."""
+    """Return the value of the cookie with this name. None: it is missing, or there are several."""
     if len(field) > _COOKIES_MAX:
         return None
     values = [value for each in field.split(";") for key, _, value in [each.strip().partition("=")] if key == name]
@@ -65,6 +65,6 @@ def cookie_in(field: str, name: str) -> str | None:
 
 
 def set_cookie(name: str, value: str, *, tls: bool) -> str:
-    """The `Set-Cookie` field. An empty value ends the session."""
+    """Return the `Set-Cookie` header. An empty value ends the session."""
     age = int(LIFETIME_S) if value else 0
     return f"{name}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if tls else ''}"

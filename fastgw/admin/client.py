@@ -1,6 +1,6 @@
-"""Asking the admin API of a gateway that runs, for the commands.
+"""Client of the admin API of a running gateway, for the commands.
 
-On `http.client`: it costs a command a few milliseconds to import, and the commands ask one thing after the other.
+Uses `http.client`, which takes a few milliseconds to import; commands send one request at a time.
 """
 
 import http.client
@@ -19,35 +19,35 @@ from fastgw.config.settings.secrets import Secret
 
 DEFAULT: Final = "127.0.0.1:9901"
 TOKEN: Final = "FASTGW_ADMIN_TOKEN"
-"""The variable of the environment that holds the token."""
+"""Environment variable with the token."""
 TIMEOUT: Final = 10.0
-"""Seconds for a connection, and for each wait of an answer."""
+"""Timeout in seconds for a connection, and for each read of a response."""
 CHANGE_TIMEOUT: Final = 180.0
-"""Seconds for an answer that tells of a change of the configuration."""
+"""Timeout in seconds for the response to a configuration change."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 T = TypeVar("T")
 
 
 class Unreachable(Exception):
-    """No gateway answers. The text is one line for the user."""
+    """No gateway responds. The text is one line for the user."""
 
 
 class RefusedByGateway(Exception):
-    """The gateway does not do it. The text is one line for the user."""
+    """The gateway rejects the request. The text is one line for the user."""
 
 
 class AdminAddress(Struct, frozen=True):
     """Address of an admin API."""
 
     text: str
-    """Address as the user named it."""
+    """Address as given by the user."""
     address: Address
     tls: bool = False
 
 
 def parse_place(text: str) -> AdminAddress:
-    """`host:port`, `[ipv6]:port`, `unix:/path`, or a URL with `https://` or `http://`. Raises `ValueError`."""
+    """Parse `host:port`, `[ipv6]:port`, `unix:/path`, or a URL with `https://` or `http://`. Raises `ValueError`."""
     try:
         return _parsed_place(text)
     except ValueError as error:
@@ -71,9 +71,8 @@ def _parsed_place(text: str) -> AdminAddress:
 
 
 class AdminClient:
-    """Asks one gateway. A method raises `Unreachable` or `RefusedByGateway`, so does making one where `certificate`,
-    the name of
-    a PEM file with a client certificate and its key, is none."""
+    """Client of one gateway. Methods raise `Unreachable` or `RefusedByGateway`; so does the constructor if
+    `certificate`, the name of a PEM file with a client certificate and its key, is invalid."""
 
     def __init__(self, place: AdminAddress, token: str | None, certificate: str | None = None) -> None:
         self._place = place
@@ -91,7 +90,7 @@ class AdminClient:
         return self._decoded(self.get(path), kind)
 
     def change(self, path: str, kind: type[T], body: object = None) -> T:
-        """Have something done, and hear what became of it, also where that is why not. `body`: sent as JSON."""
+        """Send a request that changes something, and return its result, successful or not. `body`: sent as JSON."""
         return self._decoded(self._send_request("POST", path, CHANGE_TIMEOUT, body), kind)
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
@@ -154,7 +153,7 @@ class AdminClient:
 
 
 class _Connection(http.client.HTTPConnection):
-    """Connection to a host, over TLS or not, or to a unix socket."""
+    """Connection to a host, with or without TLS, or to a unix socket."""
 
     def __init__(self, place: AdminAddress, tls: ssl.SSLContext | None) -> None:
         super().__init__(place.address.host or "localhost", place.address.port, timeout=TIMEOUT)
@@ -174,11 +173,11 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _client_tls(certificate: str | None) -> ssl.SSLContext:
-    """Raises `RefusedByGateway`."""
+    """Return the TLS context of a client certificate. Raises `RefusedByGateway`."""
     context = ssl.create_default_context()
     if certificate is not None:
         try:
-            context.load_cert_chain(certificate, password="")  # or an encrypted key would ask the terminal
+            context.load_cert_chain(certificate, password="")  # else it asks the terminal
         except ssl.SSLError:
             raise RefusedByGateway(
                 f"{certificate} does not contain a certificate with its unencrypted key in PEM"
@@ -196,7 +195,7 @@ def _why(error: OSError) -> str:
 
 
 def token_of(file: str | None) -> str | None:
-    """The token to show: a file's, else that of the environment. Raises `SecretError`."""
+    """Return the token to send: from the file, else from the environment. Raises `SecretError`."""
     if file is not None:
         return Secret(file=os.path.abspath(file)).value()
     return Secret(env=TOKEN).value() if os.environ.get(TOKEN) else None

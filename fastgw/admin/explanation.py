@@ -1,65 +1,65 @@
-"""Explanation of a request: the JSON of the command and of the admin API."""
+"""Explanation of a request: JSON of the command and of the admin API."""
 
 import msgspec
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A filter, and what it decides."""
+    """A filter and its decision."""
 
     filter: str
     decision: str
     level: str = ""
     """Level at which it is configured: `gateway`, `listener`, `upstream users`, `filter set api` or `route`."""
     shadow: bool = False
-    """Whether it only says so, and never acts."""
+    """Whether it is in shadow mode: it logs its decision and never acts."""
     waits: bool = False
-    """Whether it would have to ask somebody first: what comes behind it holds if it passes."""
+    """Whether it would have to wait for an external answer; later steps apply if it passes."""
     depends_on: str = ""
-    """The filter before it that has to ask, and then says who the client is: only then can this one decide."""
+    """Earlier filter that waits for an external answer and then identifies the client; this one's decision needs it."""
 
 
 class Explanation(msgspec.Struct, omit_defaults=True):
-    """Explanation of a request, step by step. Empty: does not apply, or is not reached."""
+    """Explanation of a request, step by step. Empty values do not apply, or are not reached."""
 
     listener: str = ""
     client: str = ""
     reserved: tuple[str, ...] = ()
-    """Headers that were dropped, for the peer is no trusted proxy: `reserved_headers` of the listener."""
+    """Headers that were dropped because the peer is not a trusted proxy: `reserved_headers` of the listener."""
     route: str = ""
     matched: str = ""
-    """The host and path pattern that matched, with the parameters' values."""
+    """Host and path pattern that matched, with the parameters' values."""
     nearest: str = ""
-    """Nearest route where none matches, and the differences."""
+    """Nearest route if none matches, and the differences."""
     beat: tuple[str, ...] = ()
-    """Routes that match too, and why they come later."""
+    """Other routes that match, and the reasons why they come later."""
     could_be: tuple[str, ...] = ()
-    """Other routes that the path belongs to where a server reads it otherwise: which, as what, and what is done to it.
-    Where the request is refused for that it has no route, and the first is the one that it has as it came."""
+    """Other routes of the path if a server reads it differently: the route, the path as read, and the handling. If the
+    request is rejected for this, it has no route, and the first entry is the route of the path as received."""
     split: str = ""
-    """Upstream of the route that takes it, and why."""
+    """Upstream of the route that receives it, and the reason."""
     early: tuple[Step, ...] = ()
     filters: tuple[Step, ...] = ()
     provided: tuple[str, ...] = ()
-    """Filters that have to ask somebody, who is not asked here, and those whose decision depends on the answer: what
-    follows holds if all of them let it pass. Values that are not known are shown as `{consumer.name}`."""
+    """Filters that need an external answer, which is not requested here, and filters that depend on it: later steps
+    assume that all of them pass. Unknown values are shown as `{consumer.name}`."""
     buffers: tuple[str, ...] = ()
-    """Filters that need a whole body before anything of it goes on, and how long it may be."""
+    """Filters that need a whole body before it is forwarded, and its maximum size."""
     upstream: str = ""
     target: str = ""
     targets: int = 0
-    """How many the upstream has, of which one was picked."""
+    """Number of targets of the upstream, one of which was selected."""
     picked_by: str = ""
-    """The algorithm, what it has hashed, and the cookie by which clients stay. What depends on what is under way, or on
-    latencies, is told as of a gateway that has just begun."""
+    """Algorithm, its hash key, and the cookie of sticky sessions. Requests in flight and latencies are those of a
+    gateway that has just started."""
     sends: tuple[str, ...] = ()
-    """The head that the target would be sent, line by line, secrets as `***`."""
+    """Request head sent to the target, line by line, with secrets as `***`."""
     fails: tuple[str, ...] = ()
-    """Consequences of a target that failed or were slow, as far as `retries`, `hedge`, `circuit_breaker` and `fallback`
-    say something of it for this request.
+    """Consequences of a failed or slow target, as far as `retries`, `hedge`, `circuit_breaker` and `fallback` apply to
+    this request.
     """
     status: int = 0
-    """The gateway's own answer, when it makes one."""
+    """Status of the gateway's own response, if it sends one."""
     fault: str = ""
     detail: str = ""
-    """Detail in the response to a request that could not be read; of a defect, where it is."""
+    """Detail in the response to an unreadable request; for a defect, its location."""
     fields: tuple[str, ...] = ()

@@ -1,9 +1,9 @@
-"""Registry of the gateways that run for a user: each has an entry in the runtime directory, from its start to its end.
+"""Registry of a user's running gateways: each has an entry in the runtime directory while it runs.
 
-An entry is two files of mode 0600: `NAME.json`, which says where the gateway's admin API is, and `NAME.token`, with the
-token that was made for it. The gateway holds a lock (flock) on the first for as long as it lives: who finds an entry
-that nobody has locked knows that its gateway is dead, whatever process has its pid now, and removes it. A directory in
-which somebody else could put files is neither written nor believed.
+An entry is two files of mode 0600: `NAME.json` with the address of the admin API, and `NAME.token` with the generated
+token. The gateway holds a lock (flock) on the first while it runs: an entry without a lock belongs to a dead gateway,
+whatever process has its pid now, and is removed. A directory in which others can create files is neither written nor
+trusted.
 """
 
 import fcntl
@@ -21,51 +21,51 @@ from fastgw.config.base.value_types import Address
 
 SHARED_TEMPORARY: Final = "/tmp"
 OWNER_ONLY: Final = 0o077
-"""No bit of these may be set on a unix socket that is the owner's alone."""
+"""Mode bits that must be clear on a unix socket that only its owner may use."""
 _ENTRY: Final = ".json"
 _TOKEN: Final = ".token"
 _STARTING: Final = ".starting"
 _LARGEST: Final = 64 * 1024
-"""Bytes of an entry, and of a token."""
+"""Maximum size of an entry and of a token, in bytes."""
 _READS: Final = 3
-"""How often an entry is read that may just be written."""
+"""Number of attempts to read an entry that may be being written."""
 
 
 class Unregistered(Exception):
-    """The gateway has no directory for an entry. The text says why."""
+    """No usable directory for an entry. The text has the reason."""
 
 
 class GatewayEntry(Struct, frozen=True, kw_only=True):
-    """Entry of a gateway."""
+    """Entry of a running gateway."""
 
     pid: int
     name: str
     """Name given by `run --name`; else that of the configuration file, without its suffix."""
     config: str
-    """The absolute path of the configuration file; "" where the command line said it all."""
+    """Absolute path of the configuration file; "" if the gateway is configured on the command line."""
     version: str
     began_date: float
     admin: str | None
     """Address of the admin API: `host:port` or `unix:/path`; null = none."""
     admin_tls: bool = False
     token_file: str | None = None
-    """File with the token; null = no token is needed, or it is in no file."""
+    """File with the token; null = no token is needed, or it is not in a file."""
     status: str | None = None
 
 
 class Found(Struct, frozen=True):
-    """An entry, and whose it is."""
+    """An entry with its owner."""
 
     entry: GatewayEntry
     owner: int
-    """The user id of the gateway."""
+    """User id of the gateway."""
 
     def token(self) -> str | None:
-        """Return the content of its token file, where that may be shown to the gateway. None: there is none, or it
-        cannot be read.
+        """Return the content of its token file, if it may be sent to the gateway. None: there is none, or it cannot be
+        read.
 
-        The file of a gateway of another user has to be that user's own: `root` is not made to send what only it can
-        read to an address that somebody else has chosen.
+        The token file of another user's gateway must belong to that user: otherwise `root` could be made to send a file
+        that only it can read to an address chosen by the other user.
         """
         if self.entry.token_file is None:
             return None
@@ -79,7 +79,7 @@ class Found(Struct, frozen=True):
 
 
 def directories(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the directories of entries, the place for a new one first."""
+    """Return the directories of entries; new ones go into the first."""
     user = os.geteuid()
     found = [each for each in environment.get("RUNTIME_DIRECTORY", "").split(":") if os.path.isabs(each)]
     runtime = environment.get("XDG_RUNTIME_DIR", "")
@@ -90,7 +90,9 @@ def directories(environment: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def usable_directory(environment: Mapping[str, str] = os.environ) -> str:
-    """A directory that is ours and that nobody else can write to; made, where it can be. Raises `Unregistered`."""
+    """Return a directory that belongs to this user and that no one else can write to; created if missing. Raises
+    `Unregistered`.
+    """
     reasons = []
     for path in directories(environment):
         with suppress(OSError):
@@ -102,7 +104,7 @@ def usable_directory(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _why_not(path: str, owners: tuple[int, ...]) -> str:
-    """Return the reason why a directory is not to be trusted; "" where it is."""
+    """Return the reason why a directory must not be trusted; "" = it can be."""
     try:
         found = os.lstat(path)
     except OSError as error:
@@ -117,7 +119,7 @@ def _why_not(path: str, owners: tuple[int, ...]) -> str:
 
 
 def _read(path: str) -> tuple[bytes, int]:
-    """The contents of a regular file, and its owner. Raises `OSError`."""
+    """Return the contents of a regular file, and its owner. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(descriptor)
@@ -129,11 +131,11 @@ def _read(path: str) -> tuple[bytes, int]:
 
 
 def running(environment: Mapping[str, str] = os.environ) -> list[Found]:
-    """The gateways that run, the longest first; what dead ones have left is removed."""
+    """Return the running gateways, the oldest first. Entries of dead ones are removed."""
     user = os.geteuid()
     found: dict[tuple[int, str], Found] = {}
     for directory in directories(environment):
-        # The kernel says who owns a file: root may look at the gateways of a service's user.
+        # The kernel guarantees the owner of a file: root may see the gateways of a service's user.
         owners = (user, 0) if user else (user, *_owner_of(directory))
         if _why_not(directory, owners):
             continue
@@ -170,7 +172,7 @@ def _running_in(directory: str, owners: tuple[int, ...]) -> Iterator[Found]:
 
 
 def _is_free(descriptor: int) -> bool:
-    """Whether nobody holds the lock. A name is used once, so what is free stays free."""
+    """Whether the lock is free. Names are used once, so a free entry stays free."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -179,7 +181,7 @@ def _is_free(descriptor: int) -> bool:
 
 
 def _decoded(descriptor: int) -> GatewayEntry:
-    """Raises `MsgspecError`."""
+    """Return the decoded entry. Raises `MsgspecError`."""
     for _ in range(_READS - 1):
         with suppress(msgspec.MsgspecError):  # it was being written
             return msgspec.json.decode(os.pread(descriptor, _LARGEST, 0), type=GatewayEntry)
@@ -194,7 +196,7 @@ def _remove(path: str) -> None:
 
 @contextmanager
 def one_at_a_time(directory: str) -> Iterator[None]:
-    """Keep other starts waiting that would write an entry here. The lock is a file for as long as somebody wants it.
+    """Hold the lock for writing entries in this directory. The lock file is removed after use.
 
     Raises `OSError`.
     """
@@ -204,7 +206,7 @@ def one_at_a_time(directory: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):  # else who had it has removed it
+                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):  # its previous holder has removed it
                     break
         except BaseException:
             os.close(descriptor)
@@ -219,26 +221,26 @@ def one_at_a_time(directory: str) -> Iterator[None]:
 
 
 class Registration:
-    """The entry of this gateway. `fd` holds the lock: an upgrade passes it on, so that the entry is never free."""
+    """Entry of this gateway. `fd` holds the lock: an upgrade passes it on, so that the entry is never unlocked."""
 
     def __init__(self, path: str, fd: int) -> None:
         self.path, self.fd = path, fd
         self._length = 0
-        # What cleans up /tmp by age leaves a directory alone that somebody has locked (tmpfiles.d(5)).
+        # Programs that clean up /tmp by age skip a locked directory (tmpfiles.d(5)).
         self._directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     @classmethod
     def create_entry(cls, environment: Mapping[str, str] = os.environ) -> "Registration":
-        """An entry that is empty, and so none yet. Raises `Unregistered`."""
+        """Create an entry without content, which is not valid yet. Raises `Unregistered`."""
         directory = usable_directory(environment)
-        running(environment)  # removes what dead ones have left
+        running(environment)  # removes entries of dead gateways
         path = os.path.join(directory, f"{os.getpid()}-{secrets.token_hex(4)}{_ENTRY}")
         hidden = f"{path}.new"
         try:
             fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.fchmod(fd, 0o600)  # whatever the umask
+                os.fchmod(fd, 0o600)  # independent of the umask
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.rename(hidden, path)
             except OSError:
@@ -254,8 +256,7 @@ class Registration:
         return self.path.removesuffix(_ENTRY) + _TOKEN
 
     def write(self, entry: GatewayEntry) -> None:
-        """Write the entry in place, with spaces in place of what was longer: who reads meanwhile finds one or the
-        other.
+        """Write the entry in place, padded with spaces to the previous length: concurrent readers see either version.
 
         Raises `OSError`.
         """
@@ -264,7 +265,7 @@ class Registration:
         os.pwrite(self.fd, text.ljust(self._length), 0)
 
     def write_token(self, token: str | None) -> None:
-        """None: there is none any more. Raises `OSError`."""
+        """Write the token file; None: remove it. Raises `OSError`."""
         hidden = f"{self.token_file}.new"
         for each in (hidden, *(() if token is not None else (self.token_file,))):
             with suppress(FileNotFoundError):
@@ -277,15 +278,17 @@ class Registration:
                 os.write(descriptor, token.encode() + b"\n")
             finally:
                 os.close(descriptor)
-            os.rename(hidden, self.token_file)  # who reads it meanwhile has the same one
+            os.rename(hidden, self.token_file)  # concurrent readers see either version
 
     def end(self) -> None:
-        """The gateway does not run any more."""
+        """Remove the entry at the end of the gateway."""
         _remove(self.path)
         self.close()
 
     def close(self) -> None:
-        """Close the registration in a child: the entry stays with the one that holds it. All of them share one lock."""
+        """Close the registration in a child process: the entry remains with the process that holds it. They share one
+        lock.
+        """
         if self.fd >= 0:
             os.close(self.fd)
             os.close(self._directory)
@@ -293,7 +296,7 @@ class Registration:
 
 
 def is_private(address: Address) -> bool:
-    """Whether it is a unix socket that the kernel lets nobody but its owner, and root, connect to."""
+    """Whether this is a unix socket to which only its owner and root can connect."""
     if not address.path:
         return False
     try:

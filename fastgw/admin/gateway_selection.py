@@ -1,4 +1,4 @@
-"""Selection of the running gateway for a command: the one at an address, or one of those in the runtime directory."""
+"""Selects the running gateway for a command: by address, or from the runtime directory."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,22 +11,22 @@ from fastgw.config.base.value_types import parse_address
 
 
 class NoSuchGateway(Exception):
-    """None that runs is meant. The text is one line for the user."""
+    """No running gateway matches. The text is one line for the user."""
 
 
 class AmbiguousGateway(Exception):
-    """Several are, and nobody can be asked. The text lists them, a line each."""
+    """Several gateways match, and there is no terminal to ask. The text lists them, one per line."""
 
 
 class Choice(Struct, frozen=True):
-    """Selected gateway: its address, and the token to send."""
+    """Selected gateway: address, and token to send."""
 
     place: AdminAddress
     token: str | None = None
 
 
 class GatewayChoice(Struct, frozen=True):
-    """Options of the command line that select a gateway."""
+    """Command line options that select a gateway."""
 
     admin: str | None = None
     config: str | None = None
@@ -35,9 +35,9 @@ class GatewayChoice(Struct, frozen=True):
 
 
 def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None = None) -> Choice:
-    """`ask`: has a person choose among several; None: there is nobody.
+    """Return the selected gateway. `ask`: lets the user choose among several; None: there is no terminal.
 
-    Raises `NoSuchGateway`, `AmbiguousGateway`, `SecretError`, and `ValueError` for an address that is none.
+    Raises `NoSuchGateway`, `AmbiguousGateway`, `SecretError`, and `ValueError` for an invalid address.
     """
     given = token_of(wanted.token_file)
     if wanted.admin is not None:
@@ -46,7 +46,7 @@ def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None
     fitting = _fitting(running(), wanted)
     if not fitting:
         if wanted.config is None and wanted.name is None:
-            return Choice(parse_place(DEFAULT), given)  # one that is not of this machine's, or of another user
+            return Choice(parse_place(DEFAULT), given)  # a gateway in a container, or of another user
         what = f"from {wanted.config}" if wanted.config is not None else f'called "{wanted.name}"'
         raise NoSuchGateway(f"no gateway {what} runs; {known(running())}")
     if len(fitting) > 1 and ask is None:
@@ -71,8 +71,8 @@ def _fitting(found: Sequence[Found], wanted: GatewayChoice) -> list[Found]:
 
 
 def _named(place: AdminAddress, found: Sequence[Found]) -> tuple[AdminAddress, Found | None]:
-    """The gateway that is bound exactly there. `localhost` becomes its address: a name may lead elsewhere, and the
-    token is shown to whoever answers. Over TLS that is who the name says."""
+    """Return the gateway bound to exactly this address. `localhost` becomes its address: a name may resolve to another
+    host, which would receive the token. Over TLS the certificate proves the name."""
     for each in found:
         other = place_of(each)
         if other is None or other.tls != place.tls:
@@ -88,7 +88,7 @@ def _named(place: AdminAddress, found: Sequence[Found]) -> tuple[AdminAddress, F
 
 
 def place_of(found: Found) -> AdminAddress | None:
-    """Return the address of its admin API; None: it has none."""
+    """Return the address of its admin API; None = it has none."""
     admin = found.entry.admin
     if admin is None:
         return None
@@ -101,7 +101,7 @@ def place_of(found: Found) -> AdminAddress | None:
 
 
 def known(found: Sequence[Found]) -> str:
-    """Describe the gateways that exist instead."""
+    """Return a description of the running gateways, for messages."""
     if not found:
         return f"none is registered in {', '.join(directories())}"
     return "there is " + ", ".join(map(_title, found))
@@ -112,7 +112,7 @@ def _title(found: Found) -> str:
 
 
 def listed(found: Sequence[Found]) -> list[str]:
-    """A line each."""
+    """Return one line per gateway."""
     rows = [
         (each.entry.name, f"pid {each.entry.pid}", each.entry.admin or "no admin listener", each.entry.config or "-")
         for each in found

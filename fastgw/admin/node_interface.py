@@ -1,7 +1,7 @@
-"""Interface of the admin API to the node: the JSON of every response as structs, and the operations.
+"""Interface between the admin API and the node: JSON of all responses as structs, and the operations.
 
-Counts are totals since the node began; whoever wants a rate takes the difference of two answers. `_s` are seconds,
-`_date` are epoch seconds, `_bytes` bytes.
+Counts are totals since the node started; for a rate, subtract two responses. `_s` are seconds, `_date` epoch seconds,
+`_bytes` bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,22 @@ from fastgw.sync.revocations import RevocationEvent
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
-"""The content type of a `Refusal`; everything else that is told is `JSON`."""
+"""Content type of a `Refusal`; all other responses are `JSON`."""
 
 State = Literal["serving", "draining"]
 WorkerState = Literal["ready", "silent", "starting", "draining"]
 Health = Literal["unknown", "healthy", "failing", "unhealthy", "ejected"]
-"""`failing`: the last attempt has failed and nothing was answered since, or all answers of the last minute were 500 and
-above; it may be asked on. `unknown`: no attempt in the last minute, and the last one did not fail. See
-`docs/reference/faults.md`."""
+"""Health of a target or route. `failing`: the last attempt failed without a successful one since, or all responses of
+the last minute were 500 and above; it may still be in use. `unknown`: no attempt in the last minute, and the last one
+did not fail. See `docs/reference/faults.md`."""
 Breaker = Literal["closed", "open", "half_open"]
 Reason = Literal["", "rejected", "busy", "failed"]
 RevokedEverywhere = Literal["node", "shared", "away"]
-"""How far a revocation reaches: this node; all that share a Redis; this node as long as Redis is away, and then all."""
+"""Scope of a revocation: this node; all nodes that share a Redis; this node while Redis is unreachable, then all."""
 
 
 class Worker(Struct, frozen=True):
-    """One process that serves."""
+    """A worker process."""
 
     slot: int
     """Number of the slot from 1, as in the log and in the names of processes."""
@@ -44,11 +44,11 @@ class Worker(Struct, frozen=True):
     memory_bytes: int
     cpu_s: float
     loop_lag_s: float
-    """The worst of the last seconds."""
+    """Maximum event loop lag of the last seconds."""
 
 
 class Reload(Struct, frozen=True):
-    """One configuration that was to be taken, and what became of it."""
+    """Result of one attempt to load a configuration."""
 
     generation: int
     date: float
@@ -62,26 +62,26 @@ StaleReason = Literal["refused", "edited", "api", "rollback"]
 
 
 class Stale(Struct, frozen=True):
-    """Reason why what runs differs from the configuration's files: a restart would begin with something else."""
+    """Reason why the active configuration differs from its files: a restart would load the files."""
 
     reason: StaleReason
-    """`refused`: they were read, and are wrong; `edited`: they were changed and have not been reloaded; `api`: what
-    runs came over this API; `rollback`: it was gone back to."""
+    """`refused`: the files were read, and are invalid; `edited`: they were changed and not reloaded; `api`: the active
+    configuration came over this API; `rollback`: the node was rolled back to it."""
     why: str
-    """For people: of what was refused the problem, and when it is tried again by itself."""
+    """Explanation for people: for `refused`, the error and the time of the next attempt."""
     since_date: float
 
 
 class KeptFile(Struct, frozen=True):
-    """A file that the configuration names, and that says now what cannot be in force: what it said before still is. A
-    restart would begin with what it says, or not begin at all."""
+    """File named by the configuration whose current contents are unusable: its previous contents stay in force. A
+    restart would use the current contents, or fail."""
 
     file: str
     why: str
-    """For people: what is wrong, and where."""
+    """Explanation for people: the error and its position."""
     since_date: float
     files: int = 1
-    """How many are kept for the same reason; `file` is the first of them."""
+    """Number of files kept for the same reason; `file` is the first of them."""
 
 
 class Reloads(Struct, frozen=True):
@@ -90,39 +90,39 @@ class Reloads(Struct, frozen=True):
     ok: int
     failed: int
     last_success: bool
-    """Whether the last attempt to take a configuration went well, and the last one to take other contents of the files
-    that it names, all of them."""
+    """Whether the last attempt to load a configuration succeeded, and also the last attempt to load changed files that
+    it names."""
     last: Sequence[Reload]
-    """The newest first."""
+    """Newest first."""
 
 
 class CertificateInfo(Struct, frozen=True):
     """A server certificate."""
 
     listener: str
-    """`(admin)`: the admin listener."""
+    """Name of the listener; `(admin)`: the admin listener."""
     certificate: str
-    """The file."""
+    """Certificate file."""
     names: Sequence[str]
     serial: str
     """Serial number in hexadecimal."""
     expires_date: float
     problem: str
-    """Reason why the file's present content is not in force; "" where it is."""
+    """Reason why the file's current contents are not in force; "" = they are."""
 
 
 class VerifierInfo(Struct, frozen=True):
-    """Authority or revocation list that client certificates are verified with."""
+    """CA or revocation list for client certificates."""
 
     listener: str
-    """`(admin)`: the admin listener."""
+    """Name of the listener; `(admin)`: the admin listener."""
     kind: Literal["ca", "crl"]
-    """Authorities, or lists of what they have revoked."""
+    """Kind of the file: CA certificates, or revocation lists."""
     file: str
     expires_date: float | None
-    """End of validity of the first in the file to expire; from then on clients are refused. null = never."""
+    """Earliest expiry in the file; from then on clients are rejected. null = never."""
     problem: str
-    """Reason why the file's present content is not in force; "" where it is."""
+    """Reason why the file's current contents are not in force; "" = they are."""
 
 
 class FeedInfo(Struct, frozen=True):
@@ -131,32 +131,32 @@ class FeedInfo(Struct, frozen=True):
     feed: str
     """URL of the feed, without the query."""
     last_success_date: float | None
-    """Date of the last good response; null = none yet, since the control process began."""
+    """Date of the last successful response; null = none since the control process started."""
     problem: str
-    """Reason why the last attempt has failed; "" = it has not."""
+    """Reason why the last attempt failed; "" = it succeeded."""
     used_by: str = ""
-    """The route (of `egress`: the application and service) with the filter that needs it, or where else that stands,
-    such as `listener public`; of several the first. "" = no filter, or this is of all who share the URL."""
+    """Route (for `egress`: application and service) and filter that use the feed, or another place such as `listener
+    public`; the first of several. "" = no filter uses it, or it is shared by all that use the URL."""
     users: int = 1
-    """How many need it."""
+    """Number of its users."""
 
 
 class QuotaInfo(Struct, frozen=True):
-    """One quota where it stands, and what somebody has used of it."""
+    """A quota at one level, and its usage by one key."""
 
     filter: str
     """Name of the quota in the configuration."""
     level: str
-    """Level at which it stands: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
+    """Level of the quota: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
     key: str
     """Key that it counts by."""
     period: str
     resets_date: float
-    """When this period ends."""
+    """End of the current period."""
     limit: int
-    """Limit of the consumer that was asked about; else of everybody who is in none of the groups."""
+    """Limit of the requested consumer; without one, the limit for consumers that are in none of the groups."""
     used: int | None
-    """null = nobody was asked about whom it counts by itself."""
+    """Current usage; null = no key was requested."""
     left: int | None
 
 
@@ -170,52 +170,52 @@ class TableUse(Struct, frozen=True):
     """Resource of limited size on the node, and how much of it is in use."""
 
     table: Literal["connections", "rate_limit", "quota"]
-    """Client connections by `limits.connections`; the shared memory in which each key of a `rate_limit`, or of a
-    `quota`, has a place."""
+    """Name of the resource: client connections (`limits.connections`), or the shared memory for the keys of
+    `rate_limit` or `quota`."""
     used: int
-    """Connections, or keys that count just now. Whose the keys are nobody knows: only hashes of them are kept."""
+    """Number of connections, or of keys in use. Only hashes of keys are stored."""
     size: int
     shared: int | None = None
-    """Places in which keys count together that found none of their own; null = there is nothing to share."""
+    """Number of shared slots, in which keys without a slot of their own are counted together; null = there are none."""
     overflowed: int | None = None
-    """How often that was so, since the start: of keys of a `quota`, of decisions of a `rate_limit`."""
+    """Number of times since the start that a shared slot was used: keys for `quota`, decisions for `rate_limit`."""
     refused: int | None = None
-    """Requests that no place at all was left for; null = not counted by itself."""
+    """Requests refused because there was no slot at all; null = not counted separately."""
 
 
 class LimitUse(Struct, frozen=True):
-    """A limit where it stands in the configuration, and what control knows of its use without asking anybody."""
+    """A limit at one level, and its usage as far as the control process knows it."""
 
     filter: str
     """Name of the limit in the configuration."""
     type: Literal["concurrency", "quota", "rate_limit"]
     level: str
-    """Level at which it stands: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
+    """Level of the limit: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
     key: str
     """Key that it counts by; "" = all requests together."""
     limit: int
-    """Limit of everybody who is in none of the groups. Of `adaptive` concurrency what is found out just now."""
+    """Limit for clients that are in none of the groups. For `adaptive` concurrency, the current limit."""
     per: str
-    """The period or window; "" of a concurrency limit."""
+    """Period or window; "" = a concurrency limit."""
     refused: int
-    """Requests, since the start, by all filters of this name."""
+    """Requests refused since the start, by all filters of this name."""
     resets_date: float | None = None
-    """When the period of a quota ends; null = it is none."""
+    """End of a quota's period; null = not a quota."""
     in_flight: int | None = None
-    """Requests that a concurrency limit counts just now; null = it counts by a key, and nobody knows the keys."""
+    """Requests in flight that a concurrency limit counts; null = it counts by key, and the keys are not known."""
     keys: int | None = None
-    """Consumers or routes that have used a quota in this period, where it counts by one of these alone; null = not
-    known: of other keys only hashes are kept, or there are too many to look at."""
+    """Number of consumers or routes that have used a quota in this period, if it counts by one of these alone; null =
+    not known: only hashes of other keys are stored, or there are too many."""
     most_used: int | None = None
     """Usage of the key that is nearest to its limit."""
     most_used_of: int | None = None
-    """Limit of that key, which may be that of a group; null = no usage, or it is not known."""
+    """Limit of that key, which may be that of a group; null = no usage, or not known."""
     most_used_by: str | None = None
-    """Name of that key; null = no usage, or it is not known."""
+    """Name of that key; null = no usage, or not known."""
 
 
 class Limits(Struct, frozen=True):
-    """All limits, as of a few seconds ago at most."""
+    """All limits, at most a few seconds old."""
 
     date: float
     tables: Sequence[TableUse]
@@ -230,13 +230,13 @@ class QuotaWasReset(Struct, frozen=True):
 
 
 class QuotaFileInfo(Struct, frozen=True):
-    """File in which quota counts are kept."""
+    """File that stores quota counts."""
 
     file: str
     written_date: float | None
-    """When it was written last; null = not since the control process began."""
+    """Date of the last write; null = none since the control process started."""
     problem: str
-    """Reason why the file cannot be read or written just now; "" where it can."""
+    """Reason why the file cannot be read or written; "" = it can."""
 
 
 class Status(Struct, frozen=True):
@@ -248,44 +248,44 @@ class Status(Struct, frozen=True):
     started_date: float
     generation: int
     config_hash: str
-    """"" where there is no file."""
+    """Hash of the configuration; "" = there is no file."""
     config_file: str
-    """"" when the command line said it all."""
+    """Configuration file; "" = the gateway is configured on the command line."""
     state: State
     workers: Sequence[Worker]
     connections: int
     requests: int
     reloads: Reloads
     stale: Stale | None = None
-    """Reason why the configuration's files differ from what runs; null = they do not."""
+    """Reason why the configuration files differ from the active configuration; null = they do not."""
     kept_files: Sequence[KeptFile] = ()
     """Other files whose contents differ from the active ones."""
     certificates: Sequence[CertificateInfo] = ()
     """Server certificates for TLS."""
     verifiers: Sequence[VerifierInfo] = ()
-    """Authorities and revocation lists that client certificates are verified with."""
+    """CAs and revocation lists for client certificates."""
     feeds: Sequence[FeedInfo] = ()
     """Feeds of the filters."""
     quota_file: QuotaFileInfo | None = None
-    """null = counts end with the gateway."""
+    """File of the quotas; null = counts are lost when the gateway stops."""
     rates: None = None
 
 
 class LastError(Struct, frozen=True):
-    """The last time that something failed."""
+    """The last failure."""
 
     date: float
     fault: str
     reason: str
-    """An errno's name, or what TLS or DNS said; of a route with the target before it. "" = nothing more is known."""
+    """Name of an errno, or a message of TLS or DNS; for a route, preceded by the target. "" = not known."""
 
 
 class RouteInfo(Struct, frozen=True):
-    """One route, and how requests on it fared."""
+    """Statistics of a route."""
 
     name: str
     listeners: Sequence[str]
-    """None = all of them; likewise hosts, paths and methods."""
+    """Names of the listeners. None = all of them; the same for hosts, paths and methods."""
     hosts: Sequence[str]
     paths: Sequence[str]
     methods: Sequence[str]
@@ -293,18 +293,18 @@ class RouteInfo(Struct, frozen=True):
     filters: Sequence[str]
     requests: int
     errors: int
-    """Answers of status 500 and above."""
+    """Responses with a status of 500 and above."""
     p50_s: float | None
-    """null = no request yet."""
+    """Median of the response time; null = no requests yet."""
     p99_s: float | None
     rate: float = 0.0
     """Requests per second, over the last minute."""
     faults: Mapping[str, int] = {}
-    """Requests that ended in one, by its name."""
+    """Requests that ended in a fault, by its name."""
     recent_faults: Mapping[str, int] = {}
     """Faults of the last minute, by name."""
     last_error: LastError | None = None
-    """The last fault with a status of 500 and above; null = none yet."""
+    """Last fault with a status of 500 and above; null = none yet."""
 
 
 class Routes(Struct, frozen=True):
@@ -314,7 +314,7 @@ class Routes(Struct, frozen=True):
 
 
 class TargetInfo(Struct, frozen=True):
-    """One address of an upstream. Connections of all workers, as of about a second ago."""
+    """Address of a target of an upstream. Connections are those of all workers, about a second old."""
 
     url: str
     weight: int
@@ -325,7 +325,7 @@ class TargetInfo(Struct, frozen=True):
     priority: int = 0
     """Priority group of the target; the lowest comes first."""
     drained: bool = False
-    """Whether the target gets no new requests: because it was drained, or its weight is 0."""
+    """Whether the target gets no new requests, because it was drained or its weight is 0."""
     problem: str = ""
     """Problem found by its last health check; "" = none, or it is not checked."""
     label: str = ""
@@ -333,29 +333,29 @@ class TargetInfo(Struct, frozen=True):
     requests: int = 0
     """Attempts at the target with a result: a response, or a failure of the target."""
     errors: Mapping[str, int] = {}
-    """Attempts that failed, by fault, also where a retry succeeded, and answers of 500 and above as `status_5xx`."""
+    """Failed attempts by fault, also if a retry succeeded, and responses of 500 and above as `status_5xx`."""
     rate: float = 0.0
     """Attempts per second, over the last minute."""
     recent_errors: Mapping[str, int] = {}
     """Failed attempts of the last minute, as in `errors`."""
     p50_s: float | None = None
-    """Median of the seconds until the head of its response, of those of the last minute; null = there was none."""
+    """Median time in seconds until its response head, over the last minute; null = no responses."""
     p99_s: float | None = None
     last_error: LastError | None = None
     """Last failure; null = none yet."""
 
 
 class UpstreamInfo(Struct, frozen=True):
-    """A group of targets."""
+    """Statistics of an upstream."""
 
     name: str
     algorithm: str
     retries: int
     targets: Sequence[TargetInfo]
     breaker: Breaker | None = None
-    """The state of its circuit breaker; null = it has none."""
+    """State of its circuit breaker; null = it has none."""
     ejections: int = 0
-    """How often one of its targets was ejected."""
+    """Number of ejections of its targets."""
     breaker_openings: int = 0
 
 
@@ -366,7 +366,7 @@ class Upstreams(Struct, frozen=True):
 
 
 class ConsumerInfo(Struct, frozen=True):
-    """API consumer: a client that the gateway knows by name. Of what it is known by only how many there are."""
+    """API consumer: a client that the gateway knows by name. Credentials are only counted."""
 
     name: str
     groups: Sequence[str]
@@ -385,7 +385,7 @@ class Consumers(Struct, frozen=True):
 
 
 class Effective(Struct, frozen=True):
-    """The configuration that is served, defaults written out, secrets masked, and without its consumers."""
+    """The active configuration with defaults, with secrets masked, and without consumers."""
 
     generation: int
     hash: str
@@ -393,15 +393,15 @@ class Effective(Struct, frozen=True):
 
 
 class Committed(Struct, frozen=True):
-    """On how many workers."""
+    """Number of workers that have adopted the configuration."""
 
     committed: int
     of: int
 
 
 class OverBound(Exception):
-    """A document takes more time or memory to check than it may. The text says which bound was met, its value, and the
-    setting that raises it."""
+    """The check of a document exceeds its time or memory limit. The text has the limit, its value, and the setting that
+    raises it."""
 
 
 class Outcome(Struct, frozen=True):
@@ -409,7 +409,7 @@ class Outcome(Struct, frozen=True):
 
     ok: bool
     generation: int
-    """The one that is served now, changed or not."""
+    """Generation that is active now, changed or not."""
     workers: Committed
     listeners_added: int = 0
     listeners_removed: int = 0
@@ -418,26 +418,26 @@ class Outcome(Struct, frozen=True):
     """Result in one line, for people."""
     problems: Sequence[Problem] = ()
     notes: Sequence[Problem] = ()
-    """New notes on this configuration, as in `fastgw check`, which the previous one did not have."""
+    """Notes on this configuration, as in `fastgw check`, that the previous one did not have."""
     reason: Reason = ""
-    """Reason of a failure. `rejected`: the configuration is wrong; `busy`: another change is in progress, or the node
-    is not serving; `failed`: it could not be done.
+    """Reason of a failure. `rejected`: the configuration is invalid; `busy`: another change is in progress, or the node
+    is not serving; `failed`: an error occurred.
     """
     kept: Sequence[int] = ()
-    """If a rollback was refused: the generations that are possible as `generation` of `POST /rollback`."""
+    """For a refused rollback: the generations that are valid as `generation` of `POST /rollback`."""
 
 
 class Latency(Struct, frozen=True):
-    """A histogram of the time that requests took."""
+    """Histogram of response times."""
 
     bounds_s: Sequence[float]
-    """Upper bounds, in rising order."""
+    """Upper bounds of the buckets, ascending."""
     counts: Sequence[int]
-    """How many fell into each, not added up; the last is what lay above all bounds."""
+    """Number of requests per bucket, not cumulative; the last bucket has no upper bound."""
 
 
 class Live(Struct, frozen=True):
-    """Live values that the dashboard asks for each second."""
+    """Live values that the dashboard requests each second."""
 
     date: float
     uptime_s: float
@@ -448,17 +448,17 @@ class Live(Struct, frozen=True):
     responses: Mapping[str, int]
     """Responses by `2xx`, `3xx`, `4xx`, `5xx`, and `499` for clients that left."""
     faults: Mapping[str, int]
-    """Faults by name."""
+    """Requests that ended in a fault, by its name."""
     latency: Latency
     loop_lag_s: float
     workers: Sequence[Worker]
 
 
 class HistoryPoint(Struct, frozen=True):
-    """Counts of some seconds."""
+    """Counts of an interval of some seconds."""
 
     date: float
-    """When they ended."""
+    """End of the interval."""
     seconds: float
     connections: int
     """Number of connections at the end."""
@@ -467,12 +467,12 @@ class HistoryPoint(Struct, frozen=True):
     """Responses as in `Live`."""
     faults: Mapping[str, int]
     latency: Sequence[int]
-    """Counts by the bounds of `Live.latency`."""
+    """Counts per bucket of `Live.latency`."""
     loop_lag_s: float
 
 
 class History(Struct, frozen=True):
-    """The last hour, the oldest point first; less after a start."""
+    """History of the last hour, oldest point first; shorter after a start."""
 
     every_s: float
     bounds_s: Sequence[float]
@@ -480,15 +480,15 @@ class History(Struct, frozen=True):
 
 
 class RequestToExplain(Struct, frozen=True, forbid_unknown_fields=True):
-    """A request that nobody sends."""
+    """Request to explain; it is not sent."""
 
     method: str
     url: str
-    """URL as the client would ask for it, such as `https://api.example.com/users/7?debug=1`."""
+    """URL as a client would request it, such as `https://api.example.com/users/7?debug=1`."""
     headers: Sequence[str] = ()
-    """Each as `Name: value`. Without a Host it is that of the URL."""
+    """Headers, each as `Name: value`. Default for `Host`: that of the URL."""
     client: str = "127.0.0.1"
-    """The address that it comes from."""
+    """Address of the client."""
     listener: str | None = None
     """Listener that receives the request; null = the one with the port of the URL."""
     certificate: str | None = None
@@ -496,20 +496,20 @@ class RequestToExplain(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Explained(Struct, frozen=True):
-    """Explanation of a request without sending it, as by a gateway that has just begun with this configuration: whether
-    targets are healthy or drained, what limits have left and what was revoked is not looked at.
+    """Explanation of a request without sending it, as by a gateway that has just started with this configuration:
+    health and draining of targets, used limits and revocations are ignored.
     """
 
     generation: int
-    """Generation of the configuration that explains it."""
+    """Generation of the configuration used for the explanation."""
     explanation: Explanation
-    """Explanation as in `fastgw explain --format json`. Steps that do not apply, or are not reached, are left out."""
+    """Explanation as in `fastgw explain --format json`. Without steps that do not apply or are not reached."""
     text: str
     """Explanation for people, as in `fastgw explain`."""
 
 
 class Draining(Struct, frozen=True):
-    """The node takes no new connections, and stops when all requests in flight have finished."""
+    """The node accepts no new connections, and stops when all requests in flight have finished."""
 
     state: Literal["draining"] = "draining"
 
@@ -519,17 +519,17 @@ class Revocations(Struct, frozen=True):
 
     count: int
     most: int
-    """Maximum number; beyond it, the revocations that end first are removed."""
+    """Maximum number of revocations; beyond it, those that expire first are removed."""
     reach: RevokedEverywhere
     recent: Sequence[RevocationEvent]
-    """The latest first; those of other nodes only if they arrived while this node was connected."""
+    """Recent revocations, newest first; those of other nodes only if they arrived while this node was connected."""
 
 
 class Revoked(Struct, frozen=True):
-    """Result of a revocation, which holds on all workers in a moment."""
+    """Result of a revocation, which takes effect on all workers within moments."""
 
     expires_date: float
-    """When the revocation ends."""
+    """Expiry of the revocation."""
     reach: RevokedEverywhere
 
 
@@ -543,10 +543,9 @@ class Refusal(Struct, frozen=True):
 
 
 class Node(Protocol):
-    """Node behind the admin API. Nothing here but `explain` raises on account of a request, and nothing but the `async`
-    ones takes long.
+    """The node behind the admin API. Only `explain` raises errors for a request, and only `async` methods take long.
 
-    An `async` one goes on when the client that asked has left.
+    `async` methods continue if their client disconnects.
     """
 
     def status(self) -> Status: ...
@@ -558,41 +557,43 @@ class Node(Protocol):
     async def config(self) -> Effective: ...
 
     def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
-        """Content type and text, as the `Accept` field asks."""
+        """Return content type and text, selected by the `Accept` header."""
 
     async def reload(self) -> Outcome:
-        """Read the configuration file anew."""
+        """Read the configuration files again."""
 
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
-        """Take `text` as the configuration. `suffix`: `.yaml`, `.json` or `.toml`. `dry_run`: say what would be."""
+        """Activate `text` as the configuration. `suffix`: `.yaml`, `.json` or `.toml`. `dry_run`: only report the
+        result.
+        """
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
-        """Give an upstream the targets that `text` lists, in place of its own. `suffix`: `.yaml` or `.json`."""
+        """Replace the targets of an upstream by those in `text`. `suffix`: `.yaml` or `.json`."""
 
     def drain_target(self, upstream: str, target: str, drained: bool) -> TargetInfo | None:
-        """Have the target of this label get nothing new on any worker; or not `drained`, its requests again.
+        """Drain the target with this label on all workers; with `drained` false, end its drain.
 
         None: there is no such target.
         """
 
     async def rollback(self, generation: int | None) -> Outcome:
-        """Go back to a generation that is kept; None = the last that said something else, each time one further."""
+        """Roll back to a retained generation; None = the last different one, each time one further back."""
 
     async def explain(self, request: RequestToExplain) -> Explained:
-        """Raises `ValueError`: it is no such request; `TimeoutError`: it is not found out for now."""
+        """Explain a request. Raises `ValueError` if it is invalid; `TimeoutError` if it takes too long."""
 
     def revocations(self) -> Revocations: ...
 
     def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
-        """All of them, with what somebody has used."""
+        """Return all quotas, with the usage of a key."""
 
     async def limits(self) -> Limits: ...
 
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
-        """Let it begin anew. In how many places somebody had used it; None: there is none that counts by that."""
+        """Reset the counts of a key. Returns the number of uses that had counts; None: no quota counts by this key."""
 
     def revoke(self, records: bytes, about: RevocationEvent) -> RevokedEverywhere:
-        """Let these records (`fastgw.sync.revocations`) count. `about`: what they are, for people."""
+        """Add these records (`fastgw.sync.revocations`). `about`: description for people."""
 
     def drain(self) -> None:
-        """Begin to."""
+        """Begin to drain the node."""

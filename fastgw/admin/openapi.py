@@ -1,4 +1,4 @@
-"""The admin API's OpenAPI 3.1 document, made from its operations and from the structs of their answers."""
+"""OpenAPI 3.1 document of the admin API, generated from its operations and the structs of their responses."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
-    """Return the document, as JSON would have it."""
+    """Return the document as JSON types."""
     types = [Refusal]
     for each in operations:
         types += [kind for kind in (*each.answers.values(), *each.takes.values()) if not isinstance(kind, str)]
     types = [*dict.fromkeys(types)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     for each in components.values():
-        each["description"] = cleandoc(each["description"])  # from CPython 3.13 on it comes without its indentation
+        each["description"] = cleandoc(each["description"])  # CPython 3.13 and later remove the indentation themselves
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
@@ -34,7 +34,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "info": {
             "title": "fastgw admin API",
             "version": VERSION,
-            "summary": "See what the gateway does, and change its configuration with no request lost.",
+            "summary": "Observe the gateway, and change its configuration without losing requests.",
         },
         "security": [{"token": []}, {"certificate": []}, {"session": []}],
         "paths": paths,
@@ -46,7 +46,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
                     "type": "apiKey",
                     "in": "cookie",
                     "name": "fastgw-admin-PORT",
-                    "description": f"What `POST /session` has set; what changes something needs `{CSRF}` as well.",
+                    "description": f"Cookie set by `POST /session`; requests that change something also need `{CSRF}`.",
                 },
             },
             "schemas": components,
@@ -86,7 +86,7 @@ def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, 
         for status, kind in operation.answers.items()
     }
     described["responses"]["default"] = {
-        "description": "Not served, and why",
+        "description": "Error, with the reason",
         "content": {PROBLEM: {"schema": schema_of[Refusal]}},
     }
     return described

@@ -1,4 +1,4 @@
-"""Operation of the admin API: enough to serve it, and to describe it."""
+"""Operation of the admin API: what is needed to serve and to describe it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ class Operation:
     summary: str
     act: Act
     answers: Mapping[int, Any]
-    """Response types by status: the type of the JSON, or as text the content type of what is none."""
+    """Response types by status: the struct of the JSON, or a content type as text for other responses."""
     takes: Mapping[str, type] = field(default_factory=dict)
-    """Body structs by content type; `bytes` = as it comes."""
+    """Body structs by content type; `bytes` = the body is not decoded."""
     flags: Mapping[str, str] = field(default_factory=dict)
-    """Parameters of the query that are `true` or `false`, and what they mean."""
+    """Boolean query parameters, with descriptions."""
     asks: Mapping[str, str] = field(default_factory=dict)
-    """Parameters of the query that are text, and what they mean."""
+    """Text query parameters, with descriptions."""
     repeats: Mapping[str, str] = field(default_factory=dict)
-    """Parameters of the query that may be repeated, with their meanings."""
+    """Query parameters that may be repeated, with descriptions."""

@@ -1,4 +1,4 @@
-"""Metrics as text, in Prometheus' format and in OpenMetrics: heads, samples, and which of the two is wanted."""
+"""Metrics as text in the format of Prometheus and in OpenMetrics, and content negotiation."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -7,13 +7,13 @@ from typing import Final, NamedTuple
 from fastgw.observe import Family
 
 Sample = tuple[str, str, int | float]
-"""Sample: what follows the family's name, labels as `labels` makes them, value."""
+"""Sample: suffix of the family's name, labels as `labels` returns them, value."""
 
 
 class ExpositionFormat(NamedTuple):
     content_type: bytes
     stem: bool
-    """A counter's family is called without the suffix of its samples."""
+    """Return the name of a family: that of a counter has no `_total`, unlike its samples."""
     end: str
 
 
@@ -24,7 +24,7 @@ OPENMETRICS: Final = ExpositionFormat(
 
 
 def wanted(accept: bytes) -> ExpositionFormat:
-    """Return the format for an Accept header: OpenMetrics for those who name it and do not like the other better."""
+    """Return the format for an Accept header: OpenMetrics if listed, unless the other has a higher weight."""
     weights = dict(map(_weighted, accept.lower().split(b",")))
     openmetrics = weights.get(b"application/openmetrics-text", 0.0)
     return OPENMETRICS if 0.0 < openmetrics >= weights.get(b"text/plain", 0.0) else PROMETHEUS
@@ -40,9 +40,9 @@ def _weighted(each: bytes) -> tuple[bytes, float]:
 
 
 def exposed(families: Iterable[tuple[Family, Iterable[Sample]]], form: ExpositionFormat) -> bytes:
-    """The text of all families."""
-    # PERF: made here: 24,000 samples in 20 ms; prometheus-client, which looks at each label of each sample, takes 120
-    # (CPython 3.11, prometheus-client 0.24).
+    """Return the text of all families."""
+    # PERF: 24,000 samples in 20 ms; prometheus-client, which validates each label of each sample, takes 120 (CPython
+    # 3.11, prometheus-client 0.24).
     parts: list[str] = []
     for family, samples in families:
         name = family.name.removesuffix("_total") if form.stem else family.name
@@ -54,12 +54,12 @@ def exposed(families: Iterable[tuple[Family, Iterable[Sample]]], form: Expositio
 
 
 def labels(family: Family, *values: str) -> str:
-    """The labels of a sample, as text."""
+    """Return the labels of a sample as text."""
     return f"{{{','.join(map(_label, family.labels, values))}}}"
 
 
 def histogram(labelled: str, bounds: Mapping[float, str], counts: Iterable[int], total_s: float) -> Iterator[Sample]:
-    """The samples of one histogram. `bounds`: upper bounds with how they are written, `counts`: of each bucket."""
+    """Return the samples of a histogram. `bounds`: upper bounds with their text, `counts`: of each bucket."""
     count = 0
     for bound, in_bucket in zip(bounds.values(), counts, strict=False):
         count += in_bucket

@@ -1,4 +1,4 @@
-"""Answers of the admin API. Each has the fields that keep a browser from doing anything else with it."""
+"""Responses of the admin API, with headers that keep browsers from any other use of them."""
 
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -11,7 +11,7 @@ from fastgw.admin.node_interface import JSON, PROBLEM, Refusal
 from fastgw.http.http1.serializer_reference import PHRASES
 
 NOTHING_LOADED: Final = "default-src 'none'; frame-ancestors 'none'"
-"""The policy of whatever is no page."""
+"""Content security policy of responses other than the page."""
 SAFE: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -21,18 +21,18 @@ SAFE: Final[Mapping[str, str]] = {
 
 
 def answer(body: bytes, content_type: str, status: int = 200, policy: str = NOTHING_LOADED, **fields: str) -> Response:
-    """`policy`: its Content-Security-Policy. `fields`: more of them, with `_` for `-`."""
+    """Return a response. `policy`: its Content-Security-Policy. `fields`: further headers, with `_` for `-`."""
     named = {name.replace("_", "-"): value for name, value in fields.items()}
     headers = {"Date": formatdate(usegmt=True), **SAFE, "Content-Security-Policy": policy, **named}
     return Response(body, status, {**headers, "Content-Type": content_type})
 
 
 def json_response(what: Any, status: int = 200, **fields: str) -> Response:
-    """A struct, as JSON."""
+    """Return a struct as a JSON response."""
     return answer(msgspec.json.encode(what), JSON, status, **fields)
 
 
 def refused(status: int, detail: str = "", **fields: str) -> Response:
-    """A problem (RFC 9457) that is no more than its status code and a sentence."""
+    """Return a problem response (RFC 9457) with a status code and a detail."""
     refusal = Refusal(title=PHRASES[status], status=status, detail=detail)
     return answer(msgspec.json.encode(refusal), PROBLEM, status, **fields)

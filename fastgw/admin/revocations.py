@@ -1,4 +1,4 @@
-"""Revocations over the admin API: parsed into records, and into the event that is reported."""
+"""Revocations over the admin API: parsed into records, and into the event that is logged."""
 
 import time
 from typing import Any, Final
@@ -11,18 +11,18 @@ from fastgw.jose.strict import members, unencoded
 from fastgw.sync.revocations import LATEST_DATE, RevocationEvent, event_of, record_of
 
 KEPT_S: Final = 30 * 86400.0
-"""How long a revocation is kept that does not say how long, and whose token does not."""
+"""Seconds for which a revocation is kept if neither it nor its token has an expiry."""
 LEEWAY_S: Final = 3600.0
-"""Seconds after its `exp` for which a token might still be accepted."""
+"""Seconds after its `exp` during which a token may still be accepted."""
 
 
 class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
-    """Tokens to revoke: `issuer` and `jti`, one token; `issuer` and `subject`, all of a subject that were issued until
-    now; `token`, that one. A session of a login counts as issued when it began.
+    """Tokens to revoke. `issuer` and `jti`: one token; `issuer` and `subject`: all tokens of a subject issued so far;
+    `token`: this token. A login session counts as issued when it began.
     """
 
     issuer: str | None = None
-    """Issuer as in the token; "" = it names none."""
+    """Issuer as in the token; "" = the token has none."""
     jti: str | None = None
     subject: str | None = None
     token: str | None = None
@@ -34,7 +34,7 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read(wanted: Revocation) -> tuple[bytes, RevocationEvent]:
-    """The records, and what is told. Raises `ValueError`."""
+    """Return the records and the event. Raises `ValueError`."""
     now = time.time()
     if wanted.expires is not None and not now < wanted.expires < 2 * LATEST_DATE:
         raise ValueError("`expires` is not a future time in epoch seconds")
@@ -67,7 +67,7 @@ def _of_token(token: str, wanted: float | None, now: float) -> tuple[bytes, Revo
 
 
 def _claims(token: bytes) -> dict[str, Any]:
-    """Return the claims of a JWT, unverified; {} where it is none."""
+    """Return the claims of a JWT, unverified; {} if it is not a JWT."""
     segments = token.split(b".")
     try:
         return members(unencoded(segments[1], "the payload"), "the payload") if len(segments) == 3 else {}

@@ -1,9 +1,8 @@
-"""The status listener: `/livez`, `/readyz` and `/metrics`, read-only, one request per connection.
+"""Status listener: `/livez`, `/readyz` and `/metrics`, read-only, one request per connection.
 
-Control serves it, and while control is away or hangs, a worker.
-
-Bounded in everything: a head of at most `HEAD_MAX` bytes in `HEAD_TIMEOUT` seconds, an answer that is taken in
-`ANSWER_TIMEOUT`, and `CONNECTIONS_MAX` connections: beyond them, who has waited longest without asking makes room.
+The control process serves it; while control is dead or hangs, a worker does. All resources are bounded: a request head
+of at most `HEAD_MAX` bytes within `HEAD_TIMEOUT` seconds, a response that is read within `ANSWER_TIMEOUT`, and
+`CONNECTIONS_MAX` connections; beyond them, the oldest connection without a request is closed.
 """
 
 import asyncio
@@ -16,27 +15,27 @@ from fastgw.http.malformed import Malformed
 
 HEAD_MAX: Final = 8192
 HEAD_TIMEOUT: Final = 2.0
-"""Seconds from the opening of a connection to the end of its request head."""
+"""Seconds from the opening of a connection to the end of the request head."""
 ANSWER_TIMEOUT: Final = 10.0
-"""Seconds from there to the end of the connection."""
+"""Seconds from then to the end of the connection."""
 CONNECTIONS_MAX: Final = 64
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 Page = tuple[int, bytes, bytes]
 """Status, content type and body."""
 Metrics = Callable[[bytes], tuple[bytes, bytes]]
-"""Function from the Accept header to the content type of the metrics, and their text."""
+"""Function from the Accept header to content type and text of the metrics."""
 
 
 class StatusPages:
-    """Pages of the status listener, and the clients that are being served."""
+    """Pages of the status listener, and its connections."""
 
     def __init__(
         self,
         is_ready: Callable[[], bool],
         metrics: Callable[[bytes], tuple[bytes, bytes] | asyncio.Future[tuple[bytes, bytes]]],
     ) -> None:
-        """`metrics`: as `Metrics`, at once or later."""
+        """Create the pages. `metrics`: as `Metrics`, may be a coroutine."""
         self._is_ready = is_ready
         self._metrics = metrics
         self._pages: dict[bytes, Callable[[], Page]] = {
@@ -44,12 +43,12 @@ class StatusPages:
             b"/readyz": self._readiness,
         }
         self.asking: dict[StatusConnection, None] = {}
-        """Connections without a complete head, the oldest first."""
+        """Connections without a complete request head, oldest first."""
         self.answered: set[StatusConnection] = set()
-        """Connections whose answer is not taken yet."""
+        """Connections whose response has not been read completely."""
 
     def answer(self, head: Http1RequestHead, send: Callable[[bytes], None]) -> None:
-        """Send the response to a request. A body that it has is not read: the connection ends with the answer."""
+        """Send the response to a request. A request body is not read: the connection ends with the response."""
         if head.method not in (b"GET", b"HEAD"):
             send(_response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n"))
         elif head.path == b"/metrics":
@@ -87,7 +86,7 @@ def _response(method: bytes, page: Page, fields: bytes = b"") -> bytes:
 
 
 class StatusConnection(asyncio.Protocol):
-    """One request and its answer."""
+    """Connection of one request and its response."""
 
     def __init__(self, pages: StatusPages) -> None:
         self._pages = pages
@@ -96,7 +95,7 @@ class StatusConnection(asyncio.Protocol):
         self._late: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport has no common base class
         self._late = asyncio.get_running_loop().call_later(HEAD_TIMEOUT, self.drop)
         pages = self._pages
         pages.asking[self] = None

@@ -1,4 +1,4 @@
-"""Tables of `fastgw status`, in colour where there is a terminal."""
+"""Tables of `fastgw status`, in colour on a terminal."""
 
 import signal
 import time
@@ -28,9 +28,9 @@ from fastgw.admin.node_interface import (
 )
 
 WATCH_EVERY: Final = 1.0
-"""Seconds between two views."""
+"""Seconds between two updates."""
 PLAIN_WIDTH: Final = 240
-"""Columns where there is no terminal to ask: enough not to break what `grep` looks for."""
+"""Width in columns without a terminal: wide enough that lines for `grep` are not wrapped."""
 COLOURS: Final = {
     "serving": "green",
     "ready": "green",
@@ -44,18 +44,18 @@ COLOURS: Final = {
 }
 RELOADS_SHOWN: Final = 5
 KEPT_SHOWN: Final = 5
-"""Files that are not what runs."""
+"""Maximum number of kept files that are listed."""
 ROUTES_SHOWN: Final = 20
 SOON_S: Final = 14 * 86400
-"""A certificate that expires within it is shown in yellow."""
+"""Seconds before its expiry from which a certificate is shown in yellow."""
 LIST_SOON_S: Final = 86400
-"""Seconds before its end at which a revocation list is shown as expiring: many make one anew each week."""
+"""Seconds before its expiry from which a revocation list is shown as expiring: many are renewed weekly."""
 _SIZES: Final = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
 
 def console() -> Console:
-    """Return the console of stdout; plain text where that is no terminal."""
+    """Return the console of stdout; plain text if it is not a terminal."""
     made = Console(highlight=False)
     return made if made.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
@@ -65,7 +65,7 @@ def ask(client: AdminClient) -> tuple[Status, Upstreams, Routes]:
 
 
 def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Status | None = None) -> Group:
-    """Return the overview of a gateway. `before`: what it said a moment ago, to tell a rate from."""
+    """Return the overview of a gateway. `before`: earlier status, to compute rates."""
     parts: list[RenderableType] = [_head(status, before), _workers(status.workers)]
     if upstreams.upstreams:
         parts.append(_targets(upstreams))
@@ -83,18 +83,18 @@ def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Statu
 
 
 def watch(client: AdminClient) -> None:
-    """Show it anew each second, until Ctrl-C. A gateway that stops answering is waited for.
+    """Show the status every second until Ctrl-C. If the gateway stops responding, wait for it.
 
-    Raises `Unreachable` or `RefusedByGateway` when already the first answer fails.
+    Raises `Unreachable` or `RefusedByGateway` if the first request fails.
     """
     before, upstreams, routes = ask(client)
     shown = Live(overview(before, upstreams, routes), console=console(), auto_refresh=False)
     ended = False
 
     def end(number: int, frame: object) -> None:
-        # Only a name: a handler that takes a lock, as `Event.set` does, waits for ever where it interrupted its holder.
+        # Only an assignment: a handler that takes a lock, as `Event.set` does, deadlocks if it interrupts the holder.
         nonlocal ended
-        ended = True  # for an exception that is raised while an object is being freed is lost
+        ended = True  # an exception raised while an object is being freed would be lost
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, end)
@@ -197,7 +197,7 @@ def _targets(upstreams: Upstreams) -> Table:
 
 
 def _routes_to_show(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
-    """Return the routes that matter most: with errors lately, then with errors, then by rate; unused ones are left
+    """Return the most important routes: those with recent errors, then with errors, then by rate; unused ones are left
     out.
     """
 
@@ -217,13 +217,13 @@ def _routes(routes: Iterable[RouteInfo], count: int) -> Table:
 
 
 def _errors(counts: Mapping[str, int]) -> Text:
-    """`connect_refused 12, status_5xx 3`."""
+    """Format errors: `connect_refused 12, status_5xx 3`."""
     most = sorted(counts.items(), key=lambda each: -each[1])
     return Text(", ".join(f"{name} {count:,}" for name, count in most), "yellow")
 
 
 def _last(error: LastError | None) -> Text:
-    """`connect_refused (ECONNREFUSED) 5 s ago`."""
+    """Format the last error: `connect_refused (ECONNREFUSED) 5 s ago`."""
     if error is None:
         return Text("")
     reason = f" ({error.reason})" if error.reason else ""
@@ -259,7 +259,7 @@ def _verifiers(verifiers: Iterable[VerifierInfo]) -> Table:
 
 
 def _ends(date: float, now: float, soon_s: float) -> tuple[Text, Text]:
-    """When, and in how long."""
+    """Format a date, with the time left."""
     left = date - now
     style = "red" if left <= 0 else "yellow" if left < soon_s else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))
@@ -285,7 +285,7 @@ def _reloads(reloads: Reloads) -> Table:
 
 
 def span(seconds: float) -> str:
-    """`2 d 3 h`, `4 min 5 s`, `6 s`."""
+    """Format seconds: `2 d 3 h`, `4 min 5 s`, `6 s`."""
     whole = int(seconds)
     for large, large_name, small, small_name in _SPANS:
         if whole >= large:
@@ -294,7 +294,7 @@ def span(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """`34.5 MiB`."""
+    """Format bytes: `34.5 MiB`."""
     for unit, name in _SIZES:
         if count >= unit:
             return f"{count / unit:.1f} {name}"

@@ -1,4 +1,4 @@
-"""Counters and access logs: what is recorded of every exchange."""
+"""Metrics and access logs of finished exchanges."""
 
 from fastgw.observe.access_log.log import AccessLog
 from fastgw.observe.access_log.record import Record

@@ -1,6 +1,5 @@
-"""Finished exchange, as observers see it.
-`FinishedExchange` is a protocol of the attributes that are read of an exchange: the exchange itself stands in a higher
-package.
+"""Finished exchange as observers see it. `FinishedExchange` is a protocol with the attributes that they read; the
+exchange itself is in a higher package.
 """
 
 from typing import Protocol
@@ -9,7 +8,7 @@ from fastgw.observe.access_log.record import Record
 
 
 class FinishedHead(Protocol):
-    """A request head, as far as it is logged."""
+    """Request head: the attributes that are logged."""
 
     @property
     def method(self) -> bytes: ...
@@ -46,7 +45,7 @@ class Answer(Protocol):
 
 
 class Failure(Protocol):
-    """A row of the table of faults."""
+    """Fault: the attributes that are logged."""
 
     @property
     def label(self) -> str: ...
@@ -57,7 +56,7 @@ class Summarized(Protocol):
 
 
 class FinishedExchange(Protocol):
-    """An exchange that has just ended; what its attributes mean is said in `exchange`."""
+    """Exchange that has just ended. The attributes are documented in `exchange`."""
 
     @property
     def head(self) -> FinishedHead: ...
@@ -99,23 +98,23 @@ class FinishedExchange(Protocol):
     def shadowed(self) -> str: ...
     @property
     def tunnel(self) -> Summarized | None:
-        """Tunnel that a filter has looked into; read only where the head has asked for an upgrade."""
+        """Tunnel that a filter has inspected; read only if the request asked for an upgrade."""
 
     @property
     def subrequests(self) -> object:
-        """Sub-requests, as text; None: there were none."""
+        """Sub-requests as text; None: there were none."""
 
 
 CLIENT_LEFT = 499
-"""The status of an exchange whose client left before any answer."""
+"""Status of an exchange whose client left before a response."""
 
 
 def record_of(ended: FinishedExchange, now: float, date: float) -> Record:
-    """The record of an exchange that has ended now: `now` by the monotonic clock, `date` in epoch seconds."""
+    """Return the record of an exchange that has ended. `now`: monotonic seconds; `date`: epoch seconds."""
     head, route, body, fault = ended.head, ended.route, ended.request_body, ended.fault
     consumer = ended.consumer
-    # PERF: what every record has goes by its place, in `Record`'s order, and the rest by name in that order: 1,000
-    # instructions (CPython 3.11, msgspec 0.22, callgrind, micro/observe).
+    # PERF: common fields are positional, in `Record`'s order, and the others by name in that order: 1,000 instructions
+    # (CPython 3.11, msgspec 0.22, callgrind, micro/observe).
     return Record(
         date,
         ended.client_ip,

@@ -15,28 +15,28 @@ _twin = twin("fastgw.observe._recorder")
 
 
 class Observer:
-    """Counts and logs the exchanges of one worker. `start`, `reopen` and `stop`: in the worker, after the fork."""
+    """Counts and logs the exchanges of one worker. Call `start`, `reopen` and `stop` in the worker, after the fork."""
 
     finish: Callable[[FinishedExchange], None]
-    """Count an exchange and hold its log lines. Once per exchange, when it ends; it never waits."""
+    """Count an exchange and queue its log lines. Once per exchange, when it ends; never waits."""
 
     def __init__(
         self, *, logs: Sequence[AccessLog], column: memoryview | None, series: Series, note: Note | None = None
     ) -> None:
-        """`column`: `series.WORDS` words that this worker alone writes. None: nobody reads the counts. `note`:
-        remembers the last error of a route."""
+        """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: nobody reads
+        the counts. `note`: records the last error of a route."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self._counters = ExchangeCounters(series, column, note)
         self._logs = [self._log(settings) for settings in logs]
         recorder = Recorder(self._counters, self._logs)
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
-        self._ending: list[Log] = []  # of older generations; their threads may still write
+        self._ending: list[Log] = []  # of earlier generations; their threads may still write
         self.finish = self._recorder.finish
         self.count_filter = self._counters.count_filter
 
     def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
-        """Count what a sub-request was to its upstream. `status`: 0 for no whole response."""
+        """Count a sub-request for its upstream. `status`: 0 = no complete response."""
         place = self._counters.upstream_place(ended.upstream, ended.target, status)
         self._counters.count_upstream(*place, ended.upstream_s, ended.retries)
 
@@ -44,13 +44,13 @@ class Observer:
         return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
 
     def adopt(self, logs: Sequence[AccessLog], series: Series) -> None:
-        """Count and log by another generation from now on: between two exchanges, without waiting.
+        """Change to another generation, between two exchanges and without waiting.
 
-        An exchange that began before counts for its route, upstream and listener by their names, or as `_other` when
-        they are gone. A log whose settings are the same goes on; others begin, or write what they hold and end.
+        Exchanges in flight count for their route, upstream and listener by name, or as `_other` if these no longer
+        exist. Logs with unchanged settings continue; others start, or write their queue and end.
         """
         for log in self._ending:
-            log.abandon()  # it has had a generation's time
+            log.abandon()  # it had the lifetime of a generation to end
         self._ending = [log for log in self._ending if log.is_alive]
         gone, self._logs = self._logs, []
         for settings in logs:
@@ -69,17 +69,18 @@ class Observer:
         self._ending += gone
 
     def start(self) -> None:
-        """Begin to write. A file that cannot be opened is told in the gateway's log and tried again with each batch."""
+        """Start writing. A file that cannot be opened is reported in the operator log and retried with each batch."""
         for log in self._logs:
             log.start()
 
     def reopen(self) -> None:
-        """Open the files anew. Lines held before go to either file; none is lost. Not for a raw signal handler."""
+        """Reopen the files. Queued lines go to either file; none is lost. Not for a raw signal handler."""
         for log in self._logs:
             log.reopen()
 
     def stop(self, seconds: float = 2.0) -> None:
-        """Write what is held, for so long at most; the rest is dropped and counted. Then nothing may finish.
+        """Write the queue, for at most this many seconds; the rest is dropped and counted. Nothing may finish
+        afterwards.
 
         A disk that hangs in a write (not one that is full) leaves its thread behind, with a batch uncounted.
         """

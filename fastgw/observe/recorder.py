@@ -1,7 +1,7 @@
-"""An exchange that has ended becomes counts and lines, here and at once.
+"""Recorder: counts and logs an exchange as soon as it has ended.
 
-Ordinary ones are counted at places that are looked up once, and their JSON lines are made from a template, with the
-same meaning as `json_line`. Whatever is not plain is left to a `Record` and the format's own function.
+Common exchanges are counted in words that are looked up once, and their JSON lines come from a template, equal to those
+of `json_line`. All others are logged from a `Record` by the format's function.
 """
 
 from collections.abc import Container
@@ -28,25 +28,25 @@ from fastgw.observe.metrics.families import METHOD_PLACES
 
 MAX_KINDS: Final = 16_384
 ERRORS: Final = 500
-"""Statuses from here on are errors of the gateway or of an upstream."""
+"""Statuses from here on are errors of the gateway or an upstream."""
 
 
 class SeriesKey(NamedTuple):
-    """Key of a series: the facts that only few exchanges differ in. Texts: "" for none."""
+    """Key of a series: attributes with few combinations. "" = none."""
 
     listener: str
     route: str
     upstream: str
     target: str
     method: bytes
-    """One of `METHOD_PLACES`: a client can invent others."""
+    """One of `METHOD_PLACES`: clients can send any method."""
     scheme: bytes
     status: int
     fault: str
     version: int
 
 
-# What differs within a kind, and has a slot in the line.
+# Attributes that vary within a kind, with a placeholder in the line.
 _VARYING: Final[dict[str, Any]] = {
     "ended_date": 0.0,
     "client": "",
@@ -60,19 +60,19 @@ _VARYING: Final[dict[str, Any]] = {
 
 
 class LazyDisposal:
-    """Disposal of learned facts that are no longer good. To let go of all of it at once could take milliseconds."""
+    """Gradual disposal of invalid cache entries: freeing all of them at once could take milliseconds."""
 
     def __init__(self) -> None:
         self._learned: list[dict[Any, Any]] = []
 
     def instead_of(self, learned: dict[Any, Any]) -> dict[Any, Any]:
-        """An empty one."""
+        """Return an empty dictionary, and dispose of this one later."""
         if learned:
             self._learned.append(learned)
         return {}
 
     def thin_out(self) -> None:
-        """Let go of a little. Whoever learns one thing anew forgets more than one: so it comes to an end."""
+        """Free up to four entries. Each new entry frees more than one old one, so the disposal ends."""
         for _ in range(4):
             if self._learned:
                 self._learned[-1].popitem()
@@ -82,7 +82,7 @@ class LazyDisposal:
 
 @final
 class Recorder:
-    """Counts and logs exchanges. `fastgw.observe._recorder` has it compiled."""
+    """Counts and logs exchanges. Compiled module: `fastgw.observe._recorder`."""
 
     def __init__(self, counters: ExchangeCounters, logs: list[Log]) -> None:
         self._counters = counters
@@ -93,20 +93,20 @@ class Recorder:
         self.adopt(logs)
 
     def adopt(self, logs: list[Log]) -> None:
-        """Write these logs from now on, and ask the tally anew for all places."""
+        """Change to these logs, and look up all words again."""
         self.json_logs = [log for log in logs if log.format is json_line]
         self.other_logs = [log for log in logs if log.format is not json_line]
         self._kinds = self._forgotten.instead_of(self._kinds)
         self.consumers = self._counters.consumers
 
     def finish(self, ended: FinishedExchange) -> None:
-        """Count the exchange and log it. Once per exchange, when it ends; it never waits."""
+        """Count and log an exchange. Once per exchange, when it ends; never waits."""
         self.finish_at(ended, monotonic(), time())
 
     def finish_at(self, ended: FinishedExchange, now: float, date: float) -> None:
-        """`now`: by the monotonic clock. `date`: epoch seconds."""
+        """Count and log an exchange. `now`: monotonic seconds. `date`: epoch seconds."""
         head, response, route, fault, body = ended.head, ended.response, ended.route, ended.fault, ended.request_body
-        # PERF: one look-up by all that few exchanges differ in instead of one by each name: 0.5 us (CPython 3.11,
+        # PERF: one look-up by all attributes with few combinations instead of one for each: 0.5 us (CPython 3.11,
         # micro/observe).
         kind = (
             ended.listener.name,
@@ -140,29 +140,29 @@ class Recorder:
                     log.add(json_line(record_of(ended, now, date), log.secrets.mask))
 
     def remember(self, ended: FinishedExchange) -> None:
-        """Remember an exchange that ended in a fault that is not the client's."""
+        """Record a fault that the client did not cause."""
         assert ended.route is not None
         assert ended.fault is not None
         self._counters.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
 
     def place(self, kind: SeriesKey) -> SeriesPlace:
-        """Return the words in which exchanges of this kind count."""
+        """Return the words that count exchanges of this kind."""
         return self._counters.place(
             kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
         )
 
     def pieces(self, kind: SeriesKey, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
-        """`json_pieces` of exchanges of this kind."""
+        """Return the `json_pieces` of exchanges of this kind."""
         return json_pieces(Record(**kind._asdict(), **_VARYING), slots)
 
     def log_others(self, ended: FinishedExchange, now: float, date: float) -> None:
-        """Lines in other formats than JSON."""
+        """Log an exchange in the formats other than JSON."""
         record = record_of(ended, now, date)
         for log in self.other_logs:
             log.add(log.format(record, log.secrets.mask))
 
     def _learn(self, kind: SeriesKey) -> tuple[Words, bytes]:
-        """`kind` may have a method that a client has invented: it is counted as `other`, and has no template."""
+        """Cache words and template of a kind. An unknown method is counted as `other`, and has no template."""
         if kind.method not in METHOD_PLACES:
             other = kind._replace(method=b"other")
             place, _ = self._kinds.get(other) or self._learn(other)
@@ -176,7 +176,7 @@ class Recorder:
     def _plain_line(
         self, ended: FinishedExchange, template: bytes, date: float, duration_s: float, request_bytes: int
     ) -> tuple[bytes, bytes]:
-        """The line, and what has to be asked of `Secrets.none_in`. Empty: it has to be made from a record."""
+        """Return the line, and the text for `SecretNames.none_in`. Both empty: the line must be made from a record."""
         head, request_id, upstream_s = ended.head, ended.request_id, ended.upstream_s
         host, path, query = head.host, head.raw_path, head.query
         user_agent, referer = head.first(b"user-agent") or b"", head.first(b"referer") or b""
@@ -191,10 +191,10 @@ class Recorder:
         sent = b" ".join((shown, host, request_id, client, consumer))
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed or ended.subrequests:
             return b"", b""
-        if head.upgrade:  # tunnels have more to say
+        if head.upgrade:  # tunnels have more attributes
             return b"", b""
-        # PERF: what JSON would escape is found by the encoder that escapes it: 0.15 us for 240 bytes, 0.9 by a pattern
-        # (CPython 3.11, orjson 3.11, micro/observe).
+        # PERF: the JSON encoder itself detects what needs escaping: 0.15 us for 240 bytes, 0.9 by a pattern (CPython
+        # 3.11, orjson 3.11, micro/observe).
         if len(orjson.dumps(sent.decode())) != len(sent) + 2:
             return b"", b""
         second, ms = divmod(int(date * 1000), 1000)

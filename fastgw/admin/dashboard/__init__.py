@@ -1,8 +1,8 @@
-"""The dashboard: one page that takes nothing from anywhere but the admin API's JSON, from the address it came from.
+"""The dashboard: one page that loads nothing but JSON of the admin API, from its own address.
 
-The page is put together from the files beside this one when it is first asked for; there is no build step. The scripts
-are ES modules, written so that tools can read them one by one; the page has them as a single inline module, because
-only what is inline can be named by its hash in the policy. Nothing in the page is secret: it asks for the token itself.
+The page is assembled from the files in this folder on first use; there is no build step. The scripts are ES modules, so
+that tools can read them one by one; the page contains them as a single inline module, because the content security
+policy can only list inline scripts by hash. Nothing in the page is secret: it asks for the token itself.
 """
 
 import re
@@ -35,9 +35,7 @@ SCRIPTS: Final = (
     "configuration",
     "main",
 )
-"""Scripts in the order in which they run: a script imports from those before it. All of them share one scope in the
-page.
-"""
+"""Scripts in running order: each one imports only from earlier ones. In the page, all of them share one scope."""
 
 _IMPORT: Final = re.compile(r"^import [^;]+;\n", re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?=(?:async )?(?:const|class|function) )", re.MULTILINE)
@@ -45,7 +43,7 @@ _EXPORT: Final = re.compile(r"^export (?=(?:async )?(?:const|class|function) )",
 
 @cache
 def page() -> bytes:
-    """The page as it is sent: `text/html; charset=utf-8`."""
+    """Return the page as it is sent: `text/html; charset=utf-8`."""
     html = _text("index.html")
     html = html.replace("<style></style>", f"<style>{_style()}</style>")
     html = html.replace('<script type="module"></script>', f'<script type="module">{_script()}</script>')
@@ -54,12 +52,12 @@ def page() -> bytes:
 
 @cache
 def csp() -> str:
-    """The `Content-Security-Policy` to send with it. Trusted types: no string of a server can become markup."""
+    """Return the `Content-Security-Policy` of the page. Trusted types: no string from a server can become markup."""
     return "; ".join(
         (
             "default-src 'none'",
             "connect-src 'self'",
-            "img-src data:",  # the icon
+            "img-src data:",  # icon
             f"style-src 'sha256-{_digest(_style())}'",
             f"script-src 'sha256-{_digest(_script())}'",
             "base-uri 'none'",
@@ -80,7 +78,7 @@ def _style() -> str:
 
 
 def _script() -> str:
-    """All scripts as one: without the imports, since everything that they name stands above."""
+    """Return all scripts as one, without the imports, whose names are defined above."""
     return "\n".join(_EXPORT.sub("", _IMPORT.sub("", _text(f"{name}.js"))) for name in SCRIPTS)
 
 

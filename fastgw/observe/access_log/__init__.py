@@ -1,1 +1,1 @@
-"""The access log: records of finished exchanges, their formats, and a writer that never stalls the loop."""
+"""Access logs: records of finished exchanges, log formats, and a writer that never blocks the event loop."""

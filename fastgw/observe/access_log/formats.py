@@ -1,9 +1,8 @@
-"""Records as lines of an access log. Pure.
+"""Access log formats: functions from a record to a line. No I/O.
 
-Rule 1: a record is one line of at most `MAX_LINE` bytes with its newline, whatever a peer sent; values that are too
-long are cut and end in `CUT`. Rule 2: bytes that are not text, and text that a terminal would obey, show as escapes, so
-no peer can end a line or forge one.
-Rule 3: a query is masked before anything else is done with it, and so is whatever else may hold one or a URL: path,
+Rule 1: a record is one line of at most `MAX_LINE` bytes, newline included, whatever a peer sent; longer values are
+truncated and end in `CUT`. Rule 2: bytes that are not text and control characters of terminals are escaped, so no peer
+can end or forge a line. Rule 3: secrets are masked first, in the query and wherever else a query or URL may be: path,
 `Referer` and `User-Agent`.
 """
 
@@ -19,7 +18,7 @@ import orjson
 from fastgw.observe.access_log.record import TCP, UDP, Record
 
 MAX_LINE: Final = 4096
-"""Most bytes of a line: it is also one atomic write to a pipe (PIPE_BUF)."""
+"""Maximum length of a line in bytes: a write of this size to a pipe is atomic (PIPE_BUF)."""
 CUT: Final = "..."
 ALWAYS_MASKED: Final = (
     *("token", "access_token", "id_token", "refresh_token", "auth_token", "api_token", "id_token_hint", "logout_token"),
@@ -31,43 +30,44 @@ ALWAYS_MASKED: Final = (
 ECS_VERSION: Final = "8.11.0"
 
 Mask = Callable[[bytes | None], bytes | None]
-"""Replaces the values of secret parameters in a query, or in a URL with one."""
+"""Function that masks the values of secret parameters in a query, or in a URL with a query."""
 LineFormat = Callable[[Record, Mask], bytes]
 
-# strftime's names of months depend on the locale.
+# The month names of strftime depend on the locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _VERSIONS = {10: "1.0", 11: "1.1", 20: "2"}
 _PROTOCOLS = {TCP: "TCP", UDP: "UDP", 10: "HTTP/1.0", 11: "HTTP/1.1", 20: "HTTP/2"}
 _BETWEEN = re.compile("[-_]+")
 _NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
-# The same names, of bytes that end in `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).
+# The same names as bytes, each up to its `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).
 _NAMES_IN_TURN = re.compile(rb"(?>(?:[^&;?#=]*+[&;?#])*)([^&;?#=]*+)=[^&;?#]*+")
-# What a URL has within a parameter of another one, where it is encoded, perhaps more than once.
+# A URL inside a parameter of another URL, percent-encoded once or several times.
 _ENCODED_EQUALS = re.compile(rb"%(?>(?:25)*)3[dD]")
-_MOST_DECODED, _LONGEST_NAME = 4, 512  # times that something may have been encoded; bytes of a name then
+_MOST_DECODED, _LONGEST_NAME = 4, 512  # maximum number of encodings that are decoded; maximum length of a cached name
 _USERINFO = re.compile(
     rb"((?::|%(?>(?:25)*)3[aA])(?:/|%(?>(?:25)*)2[fF]){2})"
     rb"(?:[^/?#&\s%]|%(?!(?>(?:25)*)(?:2[fF36]|3[fF])))+(@|%(?>(?:25)*)40)"
 )
-# Between words of a text, but not around a `=`.
+# Separators of words in a text, except around a `=`.
 _BETWEEN_WORDS = re.compile(rb"""((?<![=\s])[\s(),"'<>{}|]+(?!\s*=))""")
-# PERF: a byte is looked for by its number: `in` with bytes makes and drops a TypeError first, 1,100 instructions each
-# time (CPython 3.11, callgrind, micro/observe).
+# PERF: bytes are searched for by number: `in` with a bytes object raises a TypeError internally first, 1,100
+# instructions each time (CPython 3.11, callgrind, micro/observe).
 EQUALS: Final = ord("=")
 _PERCENT, _AT = ord("%"), ord("@")
-_REMEMBERED, _REMEMBERED_LENGTH = 4096, 64  # names of parameters: peers choose them
+_REMEMBERED, _REMEMBERED_LENGTH = 4096, 64  # peers choose these names
 _NOT_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
-# In UTF-8: U+0080-009F (C1), U+2028-202E (ends of lines, direction of text) and U+2066-2069 (direction).
+# In UTF-8: U+0080-009F (C1), U+2028-202E (line separators, text direction) and U+2066-2069 (text direction).
 _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
 class SecretNames:
-    """The parameters of queries whose values are masked: `ALWAYS_MASKED` and those in `redact`.
+    """Masks query parameters: `ALWAYS_MASKED` and those in `redact`.
 
-    Names compare decoded, without case, and whether words in them are joined by `_`, `-` or nothing (`accessToken`). So
-    do those in brackets, and before them (`user[password]`, `token[]`). Parameters may begin behind
-    `;`, `?` and `#` too, for a query may hold a URL, encoded or not, and some upstreams split at `;`. A masked value
-    ends at `&` only: to other upstreams what follows a `;` is still the secret. Of URLs user and password are masked.
+    Names are compared percent-decoded and without case; words may be joined by `_`, `-` or nothing (`accessToken`).
+    Names in brackets and before them are compared separately (`user[password]`, `token[]`). A parameter may also begin
+    after `;`, `?` and `#`, because a query may contain a URL, encoded or not, and some upstreams split at `;`. A masked
+    value ends only at `&`, because to other upstreams the text after `;` belongs to the secret. Usernames and passwords
+    in URLs are masked.
     """
 
     def __init__(self, redact: Iterable[str]) -> None:
@@ -77,10 +77,10 @@ class SecretNames:
         self._harmless: set[bytes] = set()
 
     def mask(self, query: bytes | None) -> bytes | None:
-        """The same query, or URL with a query, with `***` for each secret value.
+        """Return the query, or URL with a query, with `***` in place of secret values.
 
-        Of one that is longer than a line only the beginning is read and kept: more could not be shown, and a peer that
-        sends thousands of names would keep the worker busy with them.
+        At most one line's length is read and kept: more would not be shown, and a peer that sends thousands of names
+        would occupy the worker.
         """
         if not query:
             return query
@@ -92,11 +92,11 @@ class SecretNames:
         return _USERINFO.sub(rb"\1***\2", b"&".join(map(self._masked, query.split(b"&"))))
 
     def none_in(self, query: bytes) -> bool:
-        """Whether it has no parameter, but for those within URLs in it that are encoded (`may_hide`), that is masked.
+        """Whether a query has no secret parameter, apart from encoded URLs in it (`may_hide`).
 
-        `query` ends with a `=`. What stands before that may be the name of a parameter without a value.
+        `query` ends with `=`. The text before it may be the name of a parameter without a value.
         """
-        # PERF: nearly all names were seen before, and a set compares them all in one call: 0.4 us for a URL of 64
+        # PERF: nearly all names are in the cache, and one set operation compares them all: 0.4 us for a URL of 64
         # bytes, 2.3 with a cached call for each name (CPython 3.11, micro/observe).
         names = _NAMES_IN_TURN.findall(query)
         return self._harmless.issuperset(names) or self._learn(names)
@@ -127,9 +127,9 @@ class SecretNames:
         return part[: min(ends)] + b"***" if ends else part
 
     def _hides_secret(self, part: bytes) -> bool:
-        """Whether a secret parameter shows when it is decoded, however often it was encoded."""
+        """Whether decoding reveals a secret parameter, however often it was encoded."""
         for _ in range(_MOST_DECODED):
-            # A name before a `=` that is there already was looked at before.
+            # Names before a literal `=` were checked before.
             before, part = part, unquote_to_bytes(part.replace(b"=", b"&"))
             if any(map(self._is_secret, set(map(_last_name, part.split(b"=")[:-1])))):
                 return True
@@ -139,7 +139,7 @@ class SecretNames:
 
 
 def _decoded_name(text: bytes) -> bytes:
-    """Return the text after the last place where a parameter may begin, once it is decoded."""
+    """Return the text after the last possible start of a parameter, percent-decoded."""
     for _ in range(_MOST_DECODED):
         before, text = text, unquote_to_bytes(text)
         if text == before:
@@ -148,22 +148,24 @@ def _decoded_name(text: bytes) -> bytes:
 
 
 def _last_name(text: bytes) -> bytes:
-    """Return the text after the last place where a parameter may begin."""
+    """Return the text after the last possible start of a parameter."""
     return text[max(map(text.rfind, (b"&", b";", b"?", b"#", b"="))) + 1 :]
 
 
 def may_hide(text: bytes) -> bool:
-    """Whether a URL in it may have a user, or parameters that are encoded."""
+    """Whether the text may contain a URL with credentials, or encoded parameters."""
     return _AT in text or (_PERCENT in text and (b"%3D" in text or b"%3d" in text or b"%25" in text or b"%40" in text))
 
 
 def masker(redact: Iterable[str]) -> Mask:
-    """`SecretNames.mask` of these names."""
+    """Return the `mask` method for these names."""
     return SecretNames(redact).mask
 
 
 def json_line(record: Record, mask: Mask) -> bytes:
-    """fastgw's own format: every field in every line, null where there is none; rare ones where they say something."""
+    """Return a line in fastgw's own JSON format. Common keys are in every line, null if unset; rare ones only if
+    set.
+    """
     fields = _json_fields(record, mask)
     if record.subrequests:
         fields["subrequests"] = record.subrequests
@@ -219,14 +221,14 @@ JSON_SLOTS: Final[Mapping[str, bytes]] = {
     "user_agent": b"%b",
     "referer": b"%b",
 }
-"""The fields of a JSON line that differ from request to request, in their order, and how each is put into a template.
+"""Keys of a JSON line whose values differ between requests, in order, with the placeholder of each in a template.
 
-What may be null is put in as JSON.
+Values that may be null are inserted as JSON.
 """
 
 
 def json_pieces(record: Record, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
-    """Return the pieces before, between and behind the values of these fields in a line like the one of this record."""
+    """Return the parts of the record's line before, between and after the values of these keys."""
     pieces, piece = [], b"{"
     for name, value in _json_fields(record, _as_it_is).items():
         piece += b'"%b":' % name.encode()
@@ -239,7 +241,9 @@ def json_pieces(record: Record, slots: Container[str] = JSON_SLOTS) -> tuple[byt
 
 
 def json_template(pieces: tuple[bytes, ...]) -> bytes:
-    """A template for `%` with a place for each value of `JSON_SLOTS`; the time takes two, its second and its ms."""
+    """Return a `%` template with a placeholder for each value of `JSON_SLOTS`; the time has two, seconds and
+    milliseconds.
+    """
     slots = (*JSON_SLOTS.values(), b"")
     return b"".join(piece.replace(b"%", b"%%") + slot for piece, slot in zip(pieces, slots, strict=True))
 
@@ -249,7 +253,9 @@ def _as_it_is(query: bytes | None) -> bytes | None:
 
 
 def ecs_line(record: Record, mask: Mask) -> bytes:
-    """Elastic Common Schema, names dotted; ours, which it does not know, under `fastgw.`. Empty fields are left out."""
+    """Return a line of Elastic Common Schema with dotted names; fastgw's own are under `fastgw.`. Unset values are left
+    out.
+    """
     is_http = record.version in _VERSIONS
     fields = {
         "@timestamp": _rfc3339(record.ended_date),
@@ -293,7 +299,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
 
 
 def combined_line(record: Record, mask: Mask) -> bytes:
-    """Apache's and nginx's `combined`, bytes escaped as nginx does it: `\\x22`."""
+    """Return a line of Apache's and nginx's `combined` format, escaped as in nginx: `\\x22`."""
     query = mask(record.query)
     path = _path(record, mask) or b""
     request_target = path if query is None else b"%b?%b" % (path, query)
@@ -306,7 +312,7 @@ def combined_line(record: Record, mask: Mask) -> bytes:
     consumer = record.consumer.encode(errors="backslashreplace")
     date = _common_date(int(record.ended_date)).encode()
     limit = 2 * MAX_LINE
-    while True:  # it ends: with 16 bytes of each value, escaped or not, there is room
+    while True:  # terminates: with 16 bytes of each value, escaped or not, the line fits
         limit //= 2
         line = b'%b - %b [%b] "%b" %d %d "%b" "%b"\n' % (
             _quoted(client, limit),
@@ -326,13 +332,13 @@ FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, 
 
 
 def _path(record: Record, mask: Mask) -> bytes | None:
-    """Return the path to show: behind the value of a secret parameter nothing of it, as a token may have slashes."""
+    """Return the path to show. It is cut at the value of a secret parameter, because tokens may contain slashes."""
     path = record.path
     return mask(path) if path and (EQUALS in path or _PERCENT in path or _AT in path) else path
 
 
 def _words(text: bytes | None, mask: Mask) -> bytes | None:
-    """A text that may have URLs and parameters among its words: a value ends with its word."""
+    """Return a text with masked URLs and parameters: a value ends with its word."""
     if not text or not (EQUALS in text or ((_AT in text or _PERCENT in text) and may_hide(text))):
         return text
     words = _BETWEEN_WORDS.split(text[: MAX_LINE + 1])
@@ -342,7 +348,7 @@ def _words(text: bytes | None, mask: Mask) -> bytes | None:
 def _fitted(fields: dict[str, Any]) -> bytes:
     line = _json(fields)
     limit = MAX_LINE
-    while len(line) > MAX_LINE:  # it ends: with 16 characters in each field, escaped or not, there is room
+    while len(line) > MAX_LINE:  # terminates: with 16 characters of each value, escaped or not, the line fits
         limit //= 2
         line = _json({name: _cut(value, limit) if type(value) is str else value for name, value in fields.items()})
     return line
@@ -374,7 +380,7 @@ def _rfc3339(date: float) -> str:
     return f"{second_text(second).decode()}.{ms:03d}Z"
 
 
-@lru_cache(4)  # thousands of lines share a second
+@lru_cache(4)  # cached: thousands of lines share a second
 def second_text(date: int) -> bytes:
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(date)).encode()
 

@@ -1,8 +1,8 @@
-"""An access log: the lines that a worker's loop makes, and the thread that writes them.
+"""Access log of a worker: lines queued by the event loop, and the thread that writes them.
 
-Rule 1: the loop never waits: a line that finds no room is dropped and counted. Rule 2: each finished exchange becomes
-one line or one dropped record. Rule 3: a log has a thread of its own, so one that is stuck holds up no other. Rule 4:
-the thread writes and nothing else, and wakes seldom: while it has the interpreter, the loop has not.
+Rule 1: the loop never waits: if the queue is full, the line is dropped and counted. Rule 2: each finished exchange
+results in one line or one dropped record. Rule 3: each log has its own thread, so a blocked one does not delay others.
+Rule 4: the thread only writes, and wakes rarely, because it holds the GIL meanwhile.
 """
 
 import logging
@@ -21,9 +21,9 @@ from fastgw.operator_events import OperatorEvent, say
 log = logging.getLogger("fastgw")
 
 MAX_HELD: Final = 16 * 1024 * 1024
-"""Bytes of lines. At 25,000 requests/s a disk may pause for a second."""
-_GATHER_S: Final = 0.05  # one wake-up of the thread serves all that comes meanwhile
-_ABANDON_S: Final = 0.5  # a thread that waits for a reader looks up five times as often
+"""Maximum size of the queue in bytes: at 25,000 requests/s a disk may pause for a second."""
+_GATHER_S: Final = 0.05  # lines that come meanwhile share one wake-up of the thread
+_ABANDON_S: Final = 0.5  # while a thread waits for a reader, it wakes five times as often
 
 
 class AccessLog(Protocol):
@@ -35,11 +35,11 @@ class AccessLog(Protocol):
 
     @property
     def format(self) -> str:
-        """A key of `lines.FORMATS`."""
+        """Key of `formats.FORMATS`."""
 
     @property
     def redact(self) -> Sequence[str]:
-        """Query parameters to mask besides `lines.ALWAYS_MASKED`."""
+        """Query parameters to mask in addition to `formats.ALWAYS_MASKED`."""
 
 
 class Lines(Protocol):
@@ -65,19 +65,19 @@ class Log:
         self.secrets = SecretNames(settings.redact)
         self._counters = counters
         self._sink = Sink(settings.sink)
-        self._is_failing = False  # that lines are dropped; once is enough, the metric says how many
-        self._wake, self._press = threading.Event(), threading.Event()  # there is something to do; at once
+        self._is_failing = False  # lines are dropped: reported once, the metric has the number
+        self._wake, self._press = threading.Event(), threading.Event()  # there are lines; write at once
         self._stopping = False
         self.held = held(MAX_HELD, self._wake.set, self._press.set)
         self._thread = Thread(target=self._run, name=f"access log {settings.sink}", daemon=True)
 
     def add(self, line: bytes) -> None:
-        """Hold a line until it is written, or drop it. Hot path."""
+        """Queue a line, or drop it. Hot path."""
         if not self.held.add(line):
             self.drop()
 
     def drop(self) -> None:
-        """Count a line for which there was no room."""
+        """Count a dropped line."""
         self._counters.drop_unqueued()
         if not self._is_failing:
             self._is_failing = True
@@ -96,22 +96,24 @@ class Log:
         self._wake.set()
 
     def begin_stop(self) -> None:
-        """Have the thread write what is held and end."""
+        """Tell the thread to write the queued lines and end."""
         self._stopping = True
         self._press.set()
         self._wake.set()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread still writes."""
+        """Whether the thread still runs."""
         return self._thread.is_alive()
 
     def abandon(self) -> None:
-        """Wait no longer for a reader."""
+        """Stop waiting for a reader."""
         self._sink.abandoned = True
 
     def stop(self, until: float) -> None:
-        """Wait until then (monotonic) for the thread to end; what a reader has not taken by then is dropped."""
+        """Wait for the thread to end, until this time (monotonic). Lines that a reader has not taken by then are
+        dropped.
+        """
         self._thread.join(max(0.0, until - time.monotonic()))
         self.abandon()
         self._thread.join(_ABANDON_S)
@@ -121,13 +123,13 @@ class Log:
         while not stopping:
             if self.held.size <= 0:
                 self._wake.wait()
-            self._wake.clear()  # before all that it may be about, so that nothing is missed
+            self._wake.clear()  # cleared before the queue is read, so that no line is missed
             self._press.wait(_GATHER_S)
             self._press.clear()
             stopping = self._stopping  # set before both events
             self._sink.refresh()
             left = self.held.size
-            # What comes while this is written waits for the next round, unless there is none.
+            # Lines that come meanwhile wait for the next round, unless this is the last.
             while (left > 0 or stopping) and (batch := self.held.take()):
                 left -= len(batch)
                 lost = self._sink.write(batch)

@@ -1,4 +1,4 @@
-"""Record of a finished exchange: the one thing that counters and access logs are made from."""
+"""Record of a finished exchange, from which access log lines are made."""
 
 from typing import Final
 
@@ -6,14 +6,16 @@ import msgspec
 
 TCP: Final = 1
 UDP: Final = 2
-"""Values in place of a version of HTTP: a connection of a TCP listener, a session of a UDP listener."""
+"""Protocol in place of an HTTP version: a connection of a TCP listener, a session of a UDP listener."""
 
 
 class Record(msgspec.Struct, gc=False):
-    """One finished exchange. Bytes are the peer's, unjudged; `""`, `b""`, None and negative times: there was none."""
+    """One finished exchange. Bytes come from the peer, unvalidated. Not available: `""`, `b""`, None, or a negative
+    time.
+    """
 
     ended_date: float
-    """When the exchange ended, epoch seconds."""
+    """End of the exchange, in epoch seconds."""
     client: str
     """Address of the client, without port."""
     listener: str
@@ -28,34 +30,34 @@ class Record(msgspec.Struct, gc=False):
     version: int
     """HTTP version of the request times ten: 10, 11; or `TCP` or `UDP`."""
     status: int
-    """Status that the client saw; 499: it left before it saw anything final."""
+    """Status sent to the client; 499: the client left before a final response."""
     request_bytes: int
     """Bytes of the request body."""
     response_bytes: int
     """Bytes of the response body."""
     duration_s: float
-    """Seconds from the first byte of the request head to the end. Never negative."""
+    """Seconds from the first byte of the request head to the end of the exchange. Never negative."""
     consumer: str = ""
     """Name of the authenticated consumer."""
     route: str = ""
     upstream: str = ""
     target: str = ""
-    """`host:port` that was tried last."""
+    """`host:port` of the last attempt."""
     upstream_s: float = -1.0
     """Seconds until the upstream's response head was complete."""
     retries: int = 0
     fault: str = ""
-    """Label of the fault that ended the exchange or made its answer."""
+    """Label of the fault that ended the exchange or caused its response."""
     fault_detail: str = ""
-    """Detail of the fault, where more is known than the label says."""
+    """Detail of the fault; "" = none."""
     request_id: bytes = b""
     shadowed: str = ""
-    """Effects that filters in shadow would have had, each by its name."""
+    """Effects that filters in shadow mode would have had, by filter name."""
     subrequests: str = ""
-    """Sub-requests, in the order of their ends: of each its upstream, target, status or fault, and seconds."""
+    """Sub-requests, in the order of their completion: upstream, target, status or fault, and seconds."""
     user_agent: bytes | None = None
     referer: bytes | None = None
     connect_protocol: bytes = b""
-    """Protocol of the tunnel that an extended CONNECT of HTTP/2 has asked for."""
+    """Protocol of an extended CONNECT over HTTP/2."""
     tunnel: dict[str, object] | None = None
-    """Messages and the end of a WebSocket, where the route looks into it."""
+    """Message counts and close code of a WebSocket, if the route inspects it."""

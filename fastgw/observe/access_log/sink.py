@@ -1,8 +1,8 @@
-"""Sink of an access log: the gateway's stdout or a file, which other workers write to at the same time.
+"""Sink of an access log: stdout or a file that other workers write to at the same time.
 
-Lines of different workers must not tear each other. A regular file takes a batch of whole lines in one write, appended
-(the kernel locks the file for as long as a write lasts). Anything else takes at most PIPE_BUF bytes of whole lines at a
-time, which a pipe takes whole or not at all.
+Lines of different workers must not be interleaved. A regular file is written in batches of whole lines, one append each
+(the kernel locks the file during a write). Anything else is written in batches of whole lines of at most PIPE_BUF
+bytes, which are atomic for a pipe.
 """
 
 import errno
@@ -18,12 +18,12 @@ from fastgw.operator_events import OperatorEvent, say
 STDOUT: Final = "stdout"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _MODE: Final = 0o640
-_LOOK_MS: Final = 100  # how often a wait for a reader looks whether it is still wanted
+_LOOK_MS: Final = 100  # interval at which a wait for a reader checks whether it was abandoned
 
 
 def why_not(name: str) -> str | None:
-    """Return the reason why this destination cannot be written to, as far as it can be seen beforehand; None when there
-    is none.
+    """Return the reason why this destination cannot be written to, as far as it can be checked in advance; None = it
+    can.
     """
     if name == STDOUT:
         return None
@@ -38,10 +38,10 @@ def why_not(name: str) -> str | None:
 
 
 class Sink:
-    """One destination, used by one thread. Trouble is told once, in the gateway's own log; it is never raised."""
+    """One destination, used by one thread. Errors are logged once, in the operator log; they are never raised."""
 
     def __init__(self, name: str) -> None:
-        """`name`: `stdout` or the path of a file, which is made where it is missing."""
+        """Open the destination. `name`: `stdout` or the path of a file, which is created if missing."""
         self._name = name
         self._fd = -1
         self._regular = False
@@ -50,17 +50,19 @@ class Sink:
         self._torn = False
         self._trouble: int | None = None
         self.abandoned = False
-        """Set by another thread: wait no longer for a reader."""
+        """Set by another thread: stop waiting for a reader."""
 
     def expire(self) -> None:
-        """Have the destination opened anew before the next line. For any thread."""
+        """Have the destination reopened before the next line. Thread-safe."""
         self._current = False
 
     def refresh(self) -> None:
-        """Open the destination if that is due. While it cannot be opened, lines go on to where they went before."""
+        """Reopen the destination if that is due. If it cannot be opened, lines are still written to the previous
+        one.
+        """
         if self._current:
             return
-        self._current = True  # before it is opened, so that an `expire` in between is not lost
+        self._current = True  # before opening, so that an `expire` in the meantime is not lost
         try:
             fd = _open_stdout() if self._name == STDOUT else os.open(self._name, _FLAGS | os.O_CREAT, _MODE)
         except OSError as error:
@@ -79,7 +81,7 @@ class Sink:
         self._fd = -1
 
     def write(self, lines: bytes) -> int:
-        """Append whole lines; how many of them were lost. Waits while a pipe is full."""
+        """Append whole lines, and return the number of lost ones. Waits while a pipe is full."""
         if self.abandoned:
             return lines.count(b"\n")
         self.refresh()
@@ -96,7 +98,7 @@ class Sink:
             while written < len(batch):
                 if not self._regular:
                     self._wait()
-                with suppress(BlockingIOError):  # another worker has filled the pipe in between
+                with suppress(BlockingIOError):  # another worker has filled the pipe in the meantime
                     written += os.write(self._fd, batch[written:])
         except OSError as error:
             self._report_error(error)
@@ -112,10 +114,10 @@ class Sink:
                 raise TimeoutError(errno.ETIMEDOUT, "no process reads it")
 
     def _take_back(self, begun: int) -> None:
-        """The last line did not fit and only its first `begun` bytes are there: remove them.
+        """Remove the last line, of which only the first `begun` bytes were written.
 
-        Otherwise another worker, who cannot know, would write its next line behind them. Where they cannot be removed
-        (an append-only file, or somebody has written behind them) our own next line at least begins on a new one.
+        Otherwise another worker would append its next line to it. If it cannot be removed (append-only file, or more
+        lines after it), this worker's next line begins with a newline.
         """
         if not begun:
             return
@@ -124,7 +126,7 @@ class Sink:
             self._torn = os.fstat(self._fd).st_size != end
             if not self._torn:
                 os.ftruncate(self._fd, end - begun)
-                os.lseek(self._fd, end - begun, os.SEEK_SET)  # stdout may be a file that was not opened to append
+                os.lseek(self._fd, end - begun, os.SEEK_SET)  # stdout may be a file opened without O_APPEND
         except OSError:
             self._torn = True
 
@@ -145,10 +147,10 @@ class Sink:
 
 
 def _open_stdout() -> int:
-    """A descriptor for stdout. A pipe is opened anew where that is allowed.
+    """Return a file descriptor for stdout. A pipe is reopened if possible.
 
-    For `O_NONBLOCK` belongs to the open file, which is shared with whoever started the gateway: it is not ours to set.
-    A file is not opened anew: two positions in one file, and the later writer overwrites the earlier.
+    `O_NONBLOCK` belongs to the open file description, which is shared with the process that started the gateway, so it
+    must not be changed. A regular file is not reopened: with two offsets, one writer would overwrite the other.
     """
     stdout = 1
     if stat.S_ISFIFO(os.fstat(stdout).st_mode):
@@ -158,7 +160,7 @@ def _open_stdout() -> int:
 
 
 def _packed(lines: bytes) -> Iterator[bytes]:
-    """Whole lines in batches of at most PIPE_BUF bytes; no line is longer than that."""
+    """Yield whole lines in batches of at most PIPE_BUF bytes; no line is longer than that."""
     begin = 0
     while begin < len(lines):
         end = lines.rfind(b"\n", begin, begin + select.PIPE_BUF) + 1

@@ -1,14 +1,13 @@
-"""Carries the counts of names that are gone to `_other`, when their places are given to other names.
+"""Adds the counts of removed names to `_other` when their slots are assigned to new names.
 
-Workers never move a count. What a place has counted is the sum of its words over all columns, and the supervisor keeps
-two columns of its own beside them: what it has *returned* from a place is subtracted from that sum, and has been
-*added* at `_other` instead. So no sum over all names ever changes by it, and columns whose worker has died, or will
-never come back, need nobody to tidy them up.
+Workers never move a count. The value of a slot is the sum of its words over all columns. The supervisor has two further
+columns: counts *returned* from a slot are subtracted from this sum, and *added* to `_other`. So the sum over all names
+never changes, and columns of dead workers need no cleanup.
 
-No name inherits counts. A place is given anew by generation N only when the one that freed it is served by no process
-any more (`shm.slot_assignment`), so nobody counts there for the old name; and it is carried before N is committed, so
-nobody counts there for the new one yet. A reader that knows the places of the committed generation shows what stands at
-places without a name as `_other`, before and after it is carried alike. `CARRYING` is odd while words are being moved.
+No name inherits counts. A slot is reassigned in generation N only when no process serves the generation that freed it
+(`shm.slot_assignment`), so the old name is not counted any more; and its counts are moved before N is committed, so the
+new name is not counted yet. A reader with the slots of the committed generation shows slots without a name as `_other`,
+before and after the move alike. `CARRYING` is odd while words are being moved.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -43,7 +42,7 @@ from fastgw.shm.slot_assignment import SlotTable
 
 
 class CounterCarryOver:
-    """The supervisor's two columns. One process at a time may have one."""
+    """The supervisor's two columns. At most one process at a time may use it."""
 
     def __init__(self, added: memoryview, returned: memoryview) -> None:
         self._added, self._returned = added, returned
@@ -51,7 +50,7 @@ class CounterCarryOver:
         self._fence = MemoryFence()
 
     def carry(self, columns: Sequence[memoryview], before: SlotTable, after: SlotTable) -> None:
-        """Empty the places that have another name in the generation that comes after. `columns`: of the workers."""
+        """Move the counts of slots that get another name in the next generation. `columns`: of the workers."""
         routes = {route_row(place) for place in _given(before.routes, after.routes)}
         upstreams = {upstream_row(place) for place in _given(before.upstream_rows, after.upstream_rows)}
         filters = {filter_row(place) for place in _given(before.filters, after.filters)}
@@ -93,7 +92,9 @@ class CounterCarryOver:
                     self._returned[first + word] += count
 
     def _carry_cell(self, name: int, target: int, count: int) -> None:
-        """Carry a cell over; without a free cell in both columns it stays where it is, and is shown by the new name."""
+        """Move the count of a cell. If either column has no free cell, the count stays, and is shown under the new
+        name.
+        """
         to, back = self._added_cells.word(target), self._returned_cells.word(name)
         if to is not None and back is not None:
             self._added[to] += count
@@ -101,5 +102,5 @@ class CounterCarryOver:
 
 
 def _given(before: dict[str, int], after: dict[str, int]) -> Collection[int]:
-    """The places that have a name after that they had not before."""
+    """Return the slots assigned to a new name."""
     return dict(after.items() - before.items()).values()

@@ -1,4 +1,4 @@
-"""Counts finished exchanges into the column of one worker."""
+"""Counts finished exchanges in the column of one worker."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -28,34 +28,34 @@ from fastgw.observe.metrics.series_layout import (
 from fastgw.shm.slot_assignment import SlotTable
 
 Note = Callable[[SlotTable, str, str, str], None]
-"""Takes the places of the generation, a route, its fault, and why."""
+"""Function that records an error: slots of the generation, route, fault, and detail."""
 
 
 Words: TypeAlias = tuple[int, int, int, int, int, int]
-"""Words of a `SeriesPlace`, as a tuple without names. PERF: it is taken apart in 60 instructions, a named one in 400
-(CPython 3.11, callgrind, micro/observe).
+"""Words of a `SeriesPlace`, as a plain tuple. PERF: unpacking takes 60 instructions, a named tuple 400 (CPython 3.11,
+callgrind, micro/observe).
 """
 
 
 class SeriesPlace(NamedTuple):
-    """The words that count one kind of exchange."""
+    """Words in which one kind of exchange is counted."""
 
     request: int
     row: int
-    """The first word of its route's row."""
+    """First word of the route's row."""
     upstream_row: int
     target_row: int
     server_error: int
-    """Word in which an answer of 500 and above that came from the target counts; 0: it is none."""
+    """Word for responses of 500 and above from the target; 0 = not such a response."""
     fault: int
-    """0: it has none."""
+    """Word of the fault; 0 = none."""
 
 
 class ExchangeCounters:
-    """The writer of a worker's own column, which is zeroed or was left by the worker that this one replaces."""
+    """Writer of a worker's own column, which is zeroed or comes from the worker that this one replaces."""
 
     def __init__(self, series: Series, column: memoryview, note: Note | None = None) -> None:
-        """`note`: remembers the last error of a route."""
+        """Create the counters. `note`: records the last error of a route."""
         self._note = note
         self.column = column[:WORDS]
         self.cells = SeriesCells(self.column)
@@ -64,19 +64,19 @@ class ExchangeCounters:
 
     @property
     def consumers(self) -> Mapping[str, int]:
-        """Rows of those who have one, from `series.CONSUMERS_AT` on. All others are in the first, 0."""
+        """Rows of the consumers that have one, from `series.CONSUMERS_AT` on. All others share the first, 0."""
         return self._series.consumers
 
     def adopt(self, series: Series) -> None:
-        """Count by the places of another generation from now on. Places asked for before are no longer good."""
+        """Use the slots of another generation. Places returned before are invalid from now on."""
         self._series = series
 
     def place(
         self, listener: str, route: str, upstream: str, method: bytes, status: int, fault: str = "", target: str = ""
     ) -> SeriesPlace:
-        """Return the words in which such an exchange counts. A name that the series does not know counts as `_other`.
+        """Return the words for such an exchange. Names without a slot count as `_other`.
 
-        `route`: "" where none matched.
+        `route`: "" if no route matched.
         """
         series = self._series
         row = series.routes_by_name.get(route, 0)
@@ -108,13 +108,13 @@ class ExchangeCounters:
         upstream_s: float = -1.0,
         retries: int = 0,
     ) -> None:
-        """Count one finished exchange. `upstream_s`: negative when no upstream's head was complete."""
+        """Count a finished exchange. `upstream_s`: negative if no response head from an upstream was complete."""
         column = self.column
         request, row, upstream_row, target_row, server_error, fault = place
         column[request] += 1
         column[row + bisect_left(BOUNDS_S, duration_s)] += 1
         column[row + SUM] += int(duration_s * 1e6)
-        # PERF: words that stay as they are left alone: 0.1 us (CPython 3.11, micro/observe).
+        # PERF: words that do not change are not written: 0.1 us (CPython 3.11, micro/observe).
         if request_bytes:
             column[row + ROUTE_REQUEST_BYTES] += request_bytes
         if response_bytes:
@@ -126,7 +126,7 @@ class ExchangeCounters:
     def count_upstream(
         self, upstream_row: int, target_row: int, server_error: int, upstream_s: float, retries: int
     ) -> None:
-        """Count what a request was to its upstream: as in `count`."""
+        """Count a request for its upstream. Arguments as in `count`."""
         column = self.column
         if upstream_s >= 0.0:
             bucket, taken_us = bisect_left(BOUNDS_S, upstream_s), int(upstream_s * 1e6)
@@ -146,23 +146,23 @@ class ExchangeCounters:
         return series.upstream_words(upstream), target_row, target_row + TARGET_SERVER_ERRORS if status >= 500 else 0
 
     def remember(self, route: str, target: str, fault: str, why: str) -> None:
-        """An exchange of this route has ended in a fault of the gateway or of the upstream."""
+        """Record a fault of the gateway or the upstream as the last error of this route."""
         if self._note is not None:
             self._note(self._series.places, route, fault, ": ".join(filter(None, (target, why))))
 
     def count_consumer(self, name: str) -> None:
-        """Count a request of somebody who is known."""
+        """Count a request of a consumer."""
         self.column[self._series.consumer_word(name)] += 1
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
-        """Count what became of a filter, or in shadow would have. Seldom enough to look its name up."""
+        """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""
         self.column[self._series.filter_words(instance) + event] += 1
 
     def drop_unqueued(self) -> None:
-        """Count a log line that found no place in its queue. For the thread that calls `count`."""
+        """Count a log line that did not fit in its queue. For the thread that calls `count`."""
         self.column[DROPPED_UNQUEUED] += 1
 
     def drop_unwritten(self, lines: int) -> None:
-        """Count log lines that were queued in vain. For the threads that write: they have a word of their own."""
+        """Count log lines that could not be written. For log threads, which have a word of their own."""
         with self._unwritten:
             self.column[DROPPED_UNWRITTEN] += lines

@@ -1,24 +1,24 @@
-"""Every metric of the data plane: its name, its labels and what it means. `admin.metrics` adds those of the processes.
+"""Metric families of the data plane, with labels and help texts. `admin.metrics` adds those of the processes.
 
-Rule 1: no sample is in two series of a family, so their sum is exact. Rule 2: what a peer sends never makes a new label
-value.
+Rule 1: every sample is in one series of a family only, so their sum is exact. Rule 2: data from peers never creates a
+label value.
 """
 
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 OTHER: Final = "_other"
-"""Label of what has no place of its own: a route or upstream beyond `MAX_ROWS`, or of a configuration now replaced."""
+"""Label of everything without a slot: routes or upstreams beyond `MAX_ROWS`, or of a replaced configuration."""
 NONE: Final = "_none"
-"""Label of the route of a request that no route matched."""
+"""Route label of requests that no route matched."""
 METHODS: Final = (
     *(b"other", b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE"),
     *(b"tcp", b"udp"),
 )
-"""Methods by which finished requests are counted; connections of TCP and sessions of UDP have one of their own."""
+"""Method labels of finished requests; TCP connections and UDP sessions have their own."""
 METHOD_PLACES: Final = {method: place for place, method in enumerate(METHODS)}
 BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds of the histograms' buckets, inclusive; one more takes what is longer."""
+"""Upper bounds of the histograms' buckets in seconds, inclusive; a last bucket has no bound."""
 
 
 class FilterEvent(IntEnum):
@@ -26,14 +26,14 @@ class FilterEvent(IntEnum):
 
     RAISED = 0
     LATE = 1
-    # what became of a copy of a request
+    # result of a mirrored request
     COPY_SENT = 2
     COPY_DIFFERENT = 3
     COPY_FAILED = 4
     COPY_SKIPPED = 5
     AWAY = 6
     REFUSED = 7
-    # what it would have done, in shadow; the strongest of what its steps decide on one exchange
+    # effect in shadow mode; the strongest one of the filter's steps for an exchange
     PASS = 8
     UNKNOWN = 9
     CHANGE = 10
@@ -42,7 +42,7 @@ class FilterEvent(IntEnum):
 
     @property
     def decision(self) -> str:
-        """The label of a decision in shadow."""
+        """Label of a decision in shadow mode."""
         return self.name.lower()
 
 
@@ -60,7 +60,7 @@ class Family(NamedTuple):
     kind: str
     """Kind of the metric: counter, gauge or histogram."""
     labels: tuple[str, ...]
-    """Names of the labels, in the order of the alphabet."""
+    """Label names in alphabetical order."""
     text: str
 
 

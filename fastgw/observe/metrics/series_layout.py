@@ -1,13 +1,13 @@
-"""Layout of the series of one generation in a worker's column.
+"""Layout of the metric series of a generation in a worker's column.
 
-A column is a row of 64-bit words that one worker writes and anyone may read; a scrape sums the columns (`totals`). A
-count is one aligned store of a plain integer, so that a reader never sees half of one.
+A column is an array of 64-bit words with one writer and any number of readers; a scrape sums the columns (`totals`).
+Each count is one aligned store of an integer, so readers never see a partial value.
 
-Routes, upstreams and faults have rows in the column, where `shm.slot_assignment` put them. Requests do not: listener x
-route x method x status has far more places than are ever used, so a combination takes the next free *cell* when it is
-first seen: one word that names it by places and one that counts it. A worker that comes after another in a column finds
-its cells by these names and counts on; so does one that adopts a new generation, in which other names have the places
-(`carry_over` says why no name inherits counts). Faults by route and upstream have cells as well.
+Routes, upstreams and faults have rows in the column, by their slots (`shm.slot_assignment`). Requests do not: listener
+x route x method x status has far more combinations than are ever used, so a combination takes the next free *cell* on
+first use: one word with its slots and one with its count. A replacement worker finds the cells of its column by these
+keys and continues them; so does a worker that changes to a new generation, in which slots have other names
+(`carry_over` explains why no name inherits counts). Faults by route and upstream use cells as well.
 """
 
 from bisect import bisect_left
@@ -21,9 +21,9 @@ from fastgw.shm.slot_assignment import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, Slo
 
 FAULT_ROWS: Final = 256
 CELLS: Final = 32_768
-"""Combinations that one column can tell apart; what comes after them is counted with all labels `_other`."""
+"""Maximum number of combinations per column; further ones count with all labels `_other`."""
 
-# Words within a row. A histogram is its buckets, then its sum in microseconds.
+# Words within a row. A histogram is its buckets, followed by its sum in microseconds.
 SUM: Final = len(BOUNDS_S) + 1
 ROUTE_REQUEST_BYTES, ROUTE_RESPONSE_BYTES, ROUTE_WORDS = SUM + 1, SUM + 2, SUM + 3
 UPSTREAM_RETRIES, UPSTREAM_CONNECTS, UPSTREAM_WAITS = SUM + 1, SUM + 2, SUM + 3
@@ -42,11 +42,11 @@ TARGET_FAULTS: Final = (
     Fault.UPSTREAM_INCOMPLETE,
     Fault.UPSTREAM_STALLED,
 )
-"""Faults that are a target's own; counted for each attempt, also where another one has succeeded."""
+"""Faults of a target, counted for each attempt, also if a retry succeeded."""
 BROKEN_OFF: Final = (Fault.UPSTREAM_INCOMPLETE, Fault.UPSTREAM_STALLED)
-"""Faults that come after the head of an answer."""
+"""Faults after the response head."""
 TARGET_SERVER_ERRORS: Final = SUM + 1
-"""Answers of 500 and above."""
+"""Responses of 500 and above."""
 TARGET_FAULTS_AT: Final = SUM + 2
 TARGET_FAULT_WORDS: Final = {fault: TARGET_FAULTS_AT + place for place, fault in enumerate(TARGET_FAULTS)}
 TARGET_WORDS: Final = TARGET_FAULTS_AT + len(TARGET_FAULTS)
@@ -55,27 +55,29 @@ TARGET_WORDS: Final = TARGET_FAULTS_AT + len(TARGET_FAULTS)
 DROPPED_UNQUEUED, DROPPED_UNWRITTEN, UNCELLED, CARRYING = range(4)
 FAULTS_AT: Final = 4
 ROUTES_AT: Final = FAULTS_AT + FAULT_ROWS
-ROUTE_ROWS: Final = 2 + 2 * MAX_ROWS  # `_other`, `_none`, and the places
+ROUTE_ROWS: Final = 2 + 2 * MAX_ROWS  # `_other`, `_none`, and the slots
 UPSTREAMS_AT: Final = ROUTES_AT + ROUTE_ROWS * ROUTE_WORDS
 UPSTREAM_ROWS: Final = 1 + 2 * MAX_ROWS
 FILTERS_AT: Final = UPSTREAMS_AT + UPSTREAM_ROWS * UPSTREAM_WORDS
 FILTER_ROWS: Final = 1 + 2 * MAX_FILTERS
 CONSUMERS_AT: Final = FILTERS_AT + FILTER_ROWS * FILTER_WORDS
-CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS  # of one word: requests
+CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS  # one word each: requests
 TARGETS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS
 TARGET_ROWS: Final = 1 + 2 * MAX_ROWS
 CELLS_AT: Final = TARGETS_AT + TARGET_ROWS * TARGET_WORDS
 WORDS: Final = CELLS_AT + 2 * CELLS
-"""Length of a column."""
+"""Length of a column in words."""
 
-_CLAIMED: Final = 1 << 63  # no name of a cell is 0, which is what an unused cell holds
-_FAULT: Final = 1 << 62  # it counts a fault by route and upstream, not requests
+_CLAIMED: Final = 1 << 63  # the key of a used cell is never 0
+_FAULT: Final = 1 << 62  # set in the key of a fault by route and upstream
 NO_UPSTREAM: Final = 0x3FFF
-"""Marker in place of an upstream's row: the fault came before one was chosen."""
+"""Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
 
 def answers_at(columns: Iterable[Sequence[int]], row: int) -> int:
-    """How many answers all processes have counted in a histogram's row, which begins there in each column."""
+    """Return the number of responses in a histogram's row, summed over all processes. `row`: its first word in each
+    column.
+    """
     return sum(sum(column[row : row + SUM]) for column in columns)
 
 
@@ -83,7 +85,7 @@ class Series:
     """The rows of one generation, by name."""
 
     def __init__(self, places: SlotTable, faults: Iterable[str]) -> None:
-        """`faults`: every label of the table of faults, in an order that is always the same."""
+        """Create the rows. `faults`: labels of all faults, always in the same order."""
         self.places = places
         self.listeners = {name: listener_row(place) for name, place in places.listeners.items()} | {OTHER: 0}
         self.routes = {name: route_row(place) for name, place in places.routes.items()} | {OTHER: 0, NONE: 1}
@@ -97,29 +99,29 @@ class Series:
             raise ValueError("more faults than a column has room for")
 
     def upstream_words(self, upstream: str) -> int:
-        """The first word of this upstream's row in a column."""
+        """Return the first word of this upstream's row in a column."""
         return UPSTREAMS_AT + self.upstreams.get(upstream, 0) * UPSTREAM_WORDS
 
     def filter_words(self, instance: str) -> int:
-        """The first word of this filter's row in a column."""
+        """Return the first word of this filter's row in a column."""
         return FILTERS_AT + self.filters.get(instance, 0) * FILTER_WORDS
 
     def target_words(self, upstream: str, label: str) -> int:
-        """The first word of this target's row in a column."""
+        """Return the first word of this target's row in a column."""
         return TARGETS_AT + self.targets.get(target_name(upstream, label), 0) * TARGET_WORDS
 
     def consumer_word(self, name: str) -> int:
-        """Return the word in which requests of a consumer are counted."""
+        """Return the word that counts the requests of a consumer."""
         return CONSUMERS_AT + self.consumers.get(name, 0)
 
 
 def series_of(places: SlotTable) -> Series:
-    """Return the series of the generation with these places."""
+    """Return the series of the generation with these slots."""
     return Series(places, [fault.label for fault in Fault])
 
 
 def counted_in(layout: Layout) -> int:
-    """Reserve the counts in the node's memory, and return where they begin in a worker's column."""
+    """Reserve the counters in the node's memory, and return their offset in a worker's column."""
     return layout.counter("series", WORDS)
 
 
@@ -148,7 +150,7 @@ def target_row(place: int) -> int:
 
 
 class SeriesCells:
-    """The cells of a column that this process writes."""
+    """Cells of a column, for its writer."""
 
     def __init__(self, column: memoryview) -> None:
         self._column = column
@@ -158,7 +160,7 @@ class SeriesCells:
         return len(self._words)
 
     def word(self, name: int) -> int | None:
-        """The counting word of a combination; a free one when it is new to this column. None: there is none left."""
+        """Return the word that counts a combination; a new combination takes a free cell. None: there is none left."""
         word = self._words.get(name)
         if word is None and len(self._words) < CELLS:
             word = self._words[name] = CELLS_AT + 2 * len(self._words) + 1
@@ -167,25 +169,25 @@ class SeriesCells:
 
 
 def claimed(column: memoryview) -> Iterator[tuple[int, int]]:
-    """The cells of a column that are in use, in their order: name and count."""
-    # Cells are claimed one after the other. What lies behind the last is not read: it would take memory.
+    """Yield key and count of the used cells, in order."""
+    # Cells are used one after the other. Those after the last are not read, which would allocate their memory.
     used = bisect_left(range(CELLS), 1, key=lambda cell: column[CELLS_AT + 2 * cell] == 0)
     words = column[CELLS_AT : CELLS_AT + 2 * used].tolist()
     return zip(words[::2], words[1::2], strict=True)
 
 
 def cell_name(listener: int, route: int, method: int, status: int) -> int:
-    """Return the name of a cell, made of rows and the method's place in `METHODS`."""
+    """Return the key of a cell, made of rows and the method's index in `METHODS`."""
     return _CLAIMED | listener << 48 | route << 32 | method << 16 | status
 
 
 def cell_labels(name: int) -> tuple[int, int, int, int]:
-    """Return the arguments that `cell_name` was given."""
+    """Return the arguments of `cell_name` for a key."""
     return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0xFFFF, name & 0xFFFF
 
 
 def fault_cell_name(upstream: int, route: int, fault: int) -> int:
-    """Return the name of a cell that counts a fault, by rows. `upstream`: or `NO_UPSTREAM`."""
+    """Return the key of a cell that counts a fault, made of rows. `upstream`: a row, or `NO_UPSTREAM`."""
     return _CLAIMED | _FAULT | upstream << 48 | route << 32 | fault
 
 
@@ -194,5 +196,5 @@ def is_fault_cell(name: int) -> bool:
 
 
 def fault_cell_labels(name: int) -> tuple[int, int, int]:
-    """Return the arguments that `fault_cell_name` was given."""
+    """Return the arguments of `fault_cell_name` for a key."""
     return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF

@@ -1,4 +1,4 @@
-"""Totals of the node: the sums over all columns, under the names of one generation."""
+"""Totals of the node: sums over all columns, by the names of one generation."""
 
 import sys
 from collections import Counter
@@ -37,35 +37,35 @@ from fastgw.observe.metrics.series_layout import (
 )
 from fastgw.shm.node_limits import MemoryFence
 
-_LOOKS: Final = 1000  # at all columns, while the supervisor is busy with its own; that takes it milliseconds
+_LOOKS: Final = 1000  # attempts to read all columns while the supervisor does not move counts, which takes milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts by name. What has counted nothing is left out."""
+    """Counts by name, without zeros."""
 
     requests: Mapping[tuple[str, str, str, int], int]
-    """Requests by listener, route, method and status; the status 0 stands for all, where combinations have run out."""
+    """Requests by listener, route, method and status; status 0 = any, if the cells were used up."""
     routes: Mapping[str, Sequence[int]]
-    """The words of each route's row: see `series`."""
+    """Words of each route's row: see `series_layout`."""
     upstreams: Mapping[str, Sequence[int]]
     filters: Mapping[str, Sequence[int]]
-    """Filter events by instance; the words of each one's row: see `families.FilterEvent`."""
+    """Filter events by instance; words of each row: see `families.FilterEvent`."""
     consumers: Mapping[str, Sequence[int]]
-    """Requests, by consumer: one word each."""
+    """Requests by consumer: one word each."""
     faults: Mapping[tuple[str, str, str], int]
     """Faults by label, route and upstream."""
     targets: Mapping[str, Sequence[int]]
-    """The words of each target's row, by `target_name`."""
+    """Words of each target's row, by `target_name`."""
     log_records_dropped: int
 
 
 def totals(
     series: Series, columns: Sequence[memoryview], added: memoryview | None = None, returned: memoryview | None = None
 ) -> Totals:
-    """Sum the columns of the workers, and those of the supervisor's `carry_over`, if there is one.
+    """Return the sums of the workers' columns, and of the supervisor's `carry_over` columns if there are any.
 
-    Raises `TimeoutError` when the supervisor has stopped while it moved counts.
+    Raises `TimeoutError` if the supervisor has stopped while it moved counts.
     """
     if added is None or returned is None:
         words, cells = sums(columns)
@@ -84,14 +84,14 @@ def totals(
 
 
 def sums(columns: Sequence[memoryview], returned: memoryview | None = None) -> tuple[Sequence[int], Mapping[int, int]]:
-    """The words before the cells, and the cells by name: summed over the columns, less what was returned."""
+    """Return the words before the cells, and the cells by key: summed over the columns, less the returned counts."""
     return _summed([_look(column) for column in columns], None if returned is None else _look(returned))
 
 
 def _at_rest(
     columns: Sequence[memoryview], added: memoryview, returned: memoryview
 ) -> tuple[Sequence[int], Mapping[int, int]]:
-    """Sums of what was looked at while the supervisor moved nothing."""
+    """Return sums read while the supervisor moved no counts."""
     fence = MemoryFence()
     for _ in range(_LOOKS):
         before = added[CARRYING]
@@ -104,7 +104,7 @@ def _at_rest(
 
 
 _Look = tuple[int, list[tuple[int, int]]]
-"""The words of a column before the cells, as one number, and the cells."""
+"""Words of a column before the cells, as one large integer, and the cells."""
 
 
 def _look(column: memoryview) -> _Look:
@@ -112,8 +112,8 @@ def _look(column: memoryview) -> _Look:
 
 
 def _summed(looks: Sequence[_Look], returned: _Look | None) -> tuple[Sequence[int], Mapping[int, int]]:
-    # PERF: the words of a column as one long number: 40,000 words of 4 columns are summed in 0.1 ms, one by one in 10
-    # (CPython 3.11). No word of a sum is below 0 or reaches 2**64, so none carries over into its neighbour.
+    # PERF: the words of a column as one large integer: 40,000 words of 4 columns are summed in 0.1 ms, one by one in 10
+    # (CPython 3.11). No sum of words is negative or reaches 2**64, so there is no carry into the next word.
     total = sum(number for number, _ in looks)
     cells: dict[int, int] = {}
     for _, claims in looks:
@@ -158,7 +158,7 @@ def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> M
 def _rows(
     names: Mapping[str, int], words: Sequence[int], first: int, width: int, rows: int
 ) -> Mapping[str, Sequence[int]]:
-    """Return the rows by name; those without a name are added up as `_other`."""
+    """Return the rows by name; those without a name are summed as `_other`."""
     named = {row: name for name, row in names.items() if row}
     found: dict[str, Sequence[int]] = {}
     rest = [0] * width
