@@ -1,6 +1,6 @@
-"""The commands. What goes wrong is told in one line each, never as a traceback.
+"""The commands. Errors are reported in one line each, without a traceback.
 
-Exit codes: 0 well, 1 the file or the request is wrong, 2 usage, 3 could not start or not be reached.
+Exit codes: 0 success, 1 invalid file or request, 2 usage, 3 the gateway could not start or be reached.
 
 PERF: each command imports what it needs. `fastgw reload` takes 0.17 s of user time instead of 0.46, `--version` 0.10,
 `check` 0.38 instead of 0.43 (CPython 3.11, `time fastgw reload`).
@@ -41,8 +41,8 @@ CANNOT_START: Final = 3
 UNREACHABLE: Final = 3
 PROGRAM: Final = "fastgw"
 COMPLETE: Final = "_FASTGW_COMPLETE"
-"""The variable by which a shell asks for what may follow."""
-DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: not the user's fault
+"""Environment variable by which a shell requests completions."""
+DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: an internal error
 
 app = typer.Typer(
     help="An API gateway and reverse proxy.",
@@ -68,7 +68,7 @@ class FilterFormat(StrEnum):
 
 
 class Syntax(StrEnum):
-    """Syntax of a configuration that has no name to tell it by."""
+    """Syntax of a configuration without a file name."""
 
     YAML = "yaml"
     TOML = "toml"
@@ -90,7 +90,7 @@ class SchemaFormat(StrEnum):
 STDIN: Final = "-"
 """Argument in place of a file's name."""
 _LIKE_TOML: Final = re.compile(rb"^(\[\[?[\w.\"' -]+\]\]?[ \t]*(#.*)?\r?|[\w.-]+[ \t]*=[ \t]*\S.*)$", re.MULTILINE)
-"""A line that begins a table, or gives a key its value."""
+"""Matches a line that begins a table, or assigns a value to a key."""
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON); - reads it from stdin.")
 ]
@@ -130,7 +130,7 @@ ReadyFdOption = Annotated[
 
 
 def _add_extension_dirs(given: list[str] | None) -> list[str] | None:
-    """Have packages looked for in these directories too, after those that are installed, which they cannot replace."""
+    """Add directories to the search path of packages, after the installed ones, which they cannot replace."""
     for each in given or ():
         try:
             mode = os.stat(each).st_mode
@@ -304,7 +304,7 @@ def explain(
     from fastgw.gateway.tables import CompileError
 
     loaded = _read(lambda: _load(file, syntax))
-    logging.getLogger("fastgw").addHandler(logging.NullHandler())  # what filters raise is part of the explanation
+    logging.getLogger("fastgw").addHandler(logging.NullHandler())  # exceptions of filters are part of the explanation
     try:
         gateway = compile(loaded.config, 1, loaded.captured)
         shown = None if certificate is None else certificate_in(certificate)
@@ -439,7 +439,7 @@ def status(
     if answer is Format.JSON:
         typer.echo(_query_gateway(_wanted(file, name, admin, token_file), certificate, _all_status))
         return
-    from fastgw.admin import status_tables  # and with it rich, which no other command needs
+    from fastgw.admin import status_tables  # this imports rich, which no other command needs
 
     if watch:
         _query_gateway(_wanted(file, name, admin, token_file), certificate, status_tables.watch)
@@ -586,7 +586,7 @@ def completion(
     """Print the shell completion of fastgw: `source <(fastgw completion bash)`."""
     os.environ[COMPLETE] = f"source_{shell}"
     try:
-        typer.main.get_command(app)(args=[], prog_name=PROGRAM)  # it prints that, and ends
+        typer.main.get_command(app)(args=[], prog_name=PROGRAM)  # prints the script and exits
     finally:
         del os.environ[COMPLETE]
 
@@ -621,7 +621,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
 
 
 def _filter_types(file: str | None) -> Mapping[str, Any]:
-    """Return the filter types that may be used, with those that this configuration brings along."""
+    """Return the filter types, including those of this configuration's extensions."""
     from fastgw.filters import TYPES
 
     if file is None:
@@ -633,7 +633,7 @@ def _filter_types(file: str | None) -> Mapping[str, Any]:
 
 
 def _instances(configuration: config.Config, name: str) -> Iterator[tuple[str, str]]:
-    """Yield where a configuration has filters of this name, and the type of each."""
+    """Yield the places of the filters with this name, and the type of each."""
     levels = {"filters": configuration.filters}
     levels |= {f"filter_sets.{key}": filters for key, filters in configuration.filter_sets.items()}
     levels |= {f"listeners.{key}.filters": each.filters for key, each in configuration.listeners.items()}
@@ -645,7 +645,7 @@ def _instances(configuration: config.Config, name: str) -> Iterator[tuple[str, s
 
 
 def _addresses(configuration: config.Config) -> Iterator[tuple[str, Address]]:
-    """Yield the listening addresses, and the settings that they come from."""
+    """Yield the listening addresses, and their settings."""
     for name, listener in configuration.listeners.items():
         yield f"listeners.{name}.address", listener.address
     for name in ("status", "admin"):
@@ -654,7 +654,7 @@ def _addresses(configuration: config.Config) -> Iterator[tuple[str, Address]]:
 
 
 def _load(file: str, syntax: Syntax) -> config.Loaded:
-    """A configuration, from stdin where the name is `-`: then what it names is relative to the working directory.
+    """Return a configuration; `-` = from stdin, with names in it relative to the working directory.
 
     Raises `ConfigError`.
     """
@@ -680,7 +680,7 @@ def _read(source: Callable[[], T]) -> T:
 
 
 def _with_excerpts(problems: Sequence[config.Problem], excerpts: Mapping[config.Problem, str]) -> Iterator[str]:
-    """Yield a line for each problem, and below syntax errors the line of the file."""
+    """Yield a line for each problem, followed by the excerpt for syntax errors."""
     for problem in problems:
         yield str(problem)
         if problem in excerpts:
@@ -696,7 +696,7 @@ def _wanted(file: str | None, name: str | None, admin: str | None, token_file: s
 
 
 def _chosen(wanted: GatewayChoice) -> Choice:
-    """The gateway that is meant, and the token for it."""
+    """Return the selected gateway, and its token."""
     from fastgw.admin.gateway_selection import AmbiguousGateway, NoSuchGateway, choose
 
     is_asked = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
@@ -736,7 +736,7 @@ def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable
 
 
 def _all_status(client: AdminClient) -> str:
-    """The node's status with its upstreams and routes, as one JSON object."""
+    """Return the node's status with its upstreams and routes, as one JSON object."""
     status: dict[str, msgspec.Raw] = {}
     for path in ("/status", "/upstreams", "/routes"):
         status |= msgspec.json.decode(client.get(path), type=dict[str, msgspec.Raw])
@@ -753,7 +753,7 @@ def _serve(
     name: str = "",
     in_use: str = "",
 ) -> None:
-    """Run the gateway until a signal ends it. `in_use`: what to do where another process has the address."""
+    """Run the gateway until a signal ends it. `in_use`: advice if another process uses the address."""
     from fastgw.gateway.tables import CompileError
     from fastgw.runtime.node.startup import CannotStart
     from fastgw.runtime.run import run_gateway
@@ -800,16 +800,18 @@ def _fail(code: int, *lines: str) -> NoReturn:
 
 
 def _fill_standard_descriptors() -> None:
-    """Open /dev/null in place of stdin, stdout or stderr that is closed: else they would name the next file opened."""
+    """Open /dev/null in place of a closed stdin, stdout or stderr; otherwise the next opened file would take its
+    number.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, so it is this one
 
 
 def main() -> None:
-    """The edge of the command line: what nobody foresaw is one line as well."""
+    """Entry point of the command line: unexpected exceptions are reported in one line as well."""
     try:
         _fill_standard_descriptors()
         app(prog_name=PROGRAM)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastgw.operator_events import OperatorEvent, say
 
 CLOSING_S: Final = 10.0
-"""Seconds in which `aclose` of an iterator has to return, before it is cancelled."""
+"""Timeout in seconds for `aclose` of an iterator; then it is cancelled."""
 _closing: Final[set["asyncio.Task[None]"]] = set()
 
 
@@ -20,7 +20,7 @@ def close_iterator(pieces: object, loop: asyncio.AbstractEventLoop) -> None:
     if close is None or getattr(pieces, "ag_frame", pieces) is None:
         return
     task = loop.create_task(_close(close))
-    _closing.add(task)  # the loop itself holds tasks weakly
+    _closing.add(task)  # the loop itself holds only weak references to tasks
     limit = loop.call_later(CLOSING_S, task.cancel)
 
     def done(task: "asyncio.Task[None]") -> None:
@@ -36,5 +36,5 @@ async def _close(close: Callable[[], Awaitable[Any]]) -> None:
     except asyncio.CancelledError:
         text = "an iterator of body pieces was not closed within %g s"
         say(OperatorEvent.FILTER_RAISED, text, CLOSING_S)
-    except BaseException as error:  # the edge of a filter: out of a task, nobody would be told
+    except BaseException as error:  # boundary to a filter's code: an exception in a task would go unreported
         say(OperatorEvent.FILTER_RAISED, "closing an iterator of body pieces raised", error=error)

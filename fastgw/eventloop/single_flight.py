@@ -20,9 +20,7 @@ class _Flight(Generic[T]):
 
 @final
 class SingleFlight(Generic[T]):
-    """The calls in flight. A call has no owner: a caller that leaves does not end it for the others; the last
-    one does.
-    """
+    """Calls in flight. A call ends early only when its last caller leaves."""
 
     __slots__ = ("_under_way",)
 

@@ -1,7 +1,7 @@
-"""Sockets that are read and written without a transport: what is ready is told by an epoll set of its own.
+"""Polls sockets that are read and written without a transport, by an epoll set of its own.
 
-A socket is registered once, for reading and writing, with edges (EPOLLET): afterwards no call to the kernel is needed
-to wait for either. The loop watches the set as one descriptor.
+A socket is registered once, for reading and writing, edge-triggered (EPOLLET): afterwards waiting needs no system call.
+The loop watches the epoll set as one descriptor.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Final, Protocol
 READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 ENDED: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-"""The peer has ended its direction, or the connection is over: the next read tells which."""
+"""The peer has ended its direction, or the connection is over: the next read distinguishes them."""
 BROKEN: Final = select.EPOLLHUP | select.EPOLLERR
 _WATCHED: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _PER_TURN: Final = 1024
@@ -19,11 +19,13 @@ _PER_TURN: Final = 1024
 
 class SocketListener(Protocol):
     def ready(self, events: int) -> None:
-        """The socket has changed. It may concern a socket that had this descriptor before: a call on it tells."""
+        """Handle a change of the socket. The event may belong to an earlier socket with the same descriptor, so a call
+        must check.
+        """
 
 
 class SocketPoller:
-    """One per worker. Rule: who watches a socket reads until it is empty, and writes until it is full."""
+    """Poller of a worker. Rule: listeners read until the socket is empty, and write until it is full."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -33,20 +35,20 @@ class SocketPoller:
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, fd: int, listener: SocketListener) -> None:
-        """Tell this listener of the socket, until `forget`."""
+        """Call this listener on events of the socket, until `forget`."""
         self._listeners[fd] = listener
         self._epoll.register(fd, _WATCHED)
 
     def take_over(self, fd: int, listener: SocketListener) -> None:
-        """Tell another listener from now on. What was told to the one before is not told again."""
+        """Replace the listener. Events that the previous one received are not repeated."""
         self._listeners[fd] = listener
 
     def forget(self, fd: int) -> None:
-        """Tell nobody. To be called before the socket is closed, which takes it out of the set."""
+        """Remove the listener. Call it before the socket is closed, which removes it from the epoll set."""
         self._listeners.pop(fd, None)
 
     def call_again(self, listener: SocketListener) -> None:
-        """Tell the listener, with no events, once others have had their turn: it has not read all that is there."""
+        """Call the listener later in this turn of the loop, without events, because it has not read everything."""
         if not self._again:
             self._loop.call_soon(self._go_on)
         self._again.append(listener)

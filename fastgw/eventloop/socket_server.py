@@ -7,17 +7,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 _KEPT: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-"""Arguments that keep the path of a unix socket: from 3.13 on closing a server would remove it, but its owner removes
-it, and another process may serve there already.
+"""Arguments that keep the path of a unix socket: CPython 3.13 removes it with the server, but its owner does that, and
+another process may already listen there.
 """
 
 
 async def serve_on(
     listening: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], **more: Any
 ) -> asyncio.Server:
-    """Serve a TCP or unix listening socket. The server closes it at its end, and keeps its path.
+    """Serve a TCP or unix listening socket. The server closes the socket at its end, and keeps the path.
 
-    `more`: as `loop.create_server` takes it.
+    `more`: arguments of `loop.create_server`.
     """
     loop = asyncio.get_running_loop()
     if listening.family == socket.AF_UNIX:

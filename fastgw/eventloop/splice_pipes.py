@@ -1,6 +1,6 @@
-"""Pipes through which bytes go from one socket to another without being copied into this process (splice(2)).
+"""Pipes that move bytes from one socket to another without copying them to user space (splice(2)).
 
-A pipe is lent for as long as bytes are in it, and is empty otherwise, so one serves all sockets that are not held up.
+A pipe is borrowed while it holds bytes, and is empty otherwise, so one serves all sockets without backpressure.
 
 PERF: 0.42 s of CPU per GiB, 0.6 by a buffer of 32 KiB to 128 KiB (CPython 3.11, `bench tcp`; nginx stream 0.5).
 """
@@ -11,30 +11,32 @@ from contextlib import suppress
 from typing import Final, final
 
 PIPE_BYTES: Final = 262_144
-"""Room in a pipe, and most bytes that are moved at once."""
+"""Size of a pipe, and maximum number of bytes moved at once."""
 _MOST_KEPT: Final = 16
 
 
 @final
 class SplicePipe:
-    """One pipe. `held`: bytes that are in it."""
+    """One pipe. `held`: bytes in it."""
 
     __slots__ = ("held", "into", "out_of")
 
     def __init__(self) -> None:
         self.out_of, self.into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        with suppress(OSError):  # more than a user may have: it stays at 64 KiB
+        with suppress(OSError):  # above the user's limit: it stays at 64 KiB
             fcntl.fcntl(self.into, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def fill(self, fd: int) -> int:
-        """Take what a socket has. 0: its peer has ended. Raises `BlockingIOError` where there is nothing, `OSError`."""
+        """Move bytes from a socket into the pipe. 0: the peer has ended. Raises `BlockingIOError` if there are none,
+        `OSError`.
+        """
         count = os.splice(fd, self.into, PIPE_BYTES)
         self.held += count
         return count
 
     def drain(self, fd: int) -> bool:
-        """Give a socket what it takes. Whether that was all. Raises `OSError`."""
+        """Move bytes from the pipe into a socket, and return whether it is empty. Raises `OSError`."""
         try:
             while self.held:
                 self.held -= os.splice(self.out_of, fd, self.held)
@@ -49,7 +51,7 @@ class SplicePipe:
 
 @final
 class SplicePipes:
-    """The pipes of one worker. None are made until one is needed."""
+    """Pipes of a worker, created on demand."""
 
     __slots__ = ("_free",)
 
@@ -57,7 +59,7 @@ class SplicePipes:
         self._free: list[SplicePipe] = []
 
     def take(self) -> SplicePipe | None:
-        """An empty pipe; None: this process has no descriptors left for one."""
+        """Return an empty pipe; None: no file descriptors are left."""
         if self._free:
             return self._free.pop()
         try:
@@ -66,7 +68,7 @@ class SplicePipes:
             return None
 
     def give_back(self, pipe: SplicePipe) -> None:
-        """Take a pipe back. One that still holds bytes is closed with them."""
+        """Return a pipe. One that still holds bytes is closed."""
         if pipe.held or len(self._free) >= _MOST_KEPT:
             pipe.close()
         else:

@@ -135,7 +135,7 @@ class TlsTransport(asyncio.BufferedProtocol):
     # calls of the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._below = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
+        self._below = transport = cast(asyncio.Transport, transport)  # uvloop's has the methods only
         self._fd = transport.get_extra_info("socket").fileno()
         transport.set_write_buffer_limits(high=0)  # writing pauses as soon as the kernel accepts no more
 
@@ -247,7 +247,7 @@ class TlsTransport(asyncio.BufferedProtocol):
                         break
             except ssl.SSLWantReadError:
                 pass
-            except ssl.SSLZeroReturnError:  # like an end that follows ours
+            except ssl.SSLZeroReturnError:  # like an end after ours
                 ended = True
             except ssl.SSLError as broken:
                 error = broken

@@ -1,4 +1,4 @@
-"""Worker loop and what all connections share: the loop, the timer wheel, one read buffer, the watch for hang-ups."""
+"""Worker loop: the event loop with all that connections share: timer wheel, read buffers, hang-up detection."""
 
 import array
 import asyncio
@@ -20,43 +20,47 @@ from fastgw.http.http1.parser import body_buffer
 from fastgw.shm.held_body_budget import HeldBodyBudget
 
 READ_BYTES: Final = 32768
-"""The most that is read at once, but for bodies that come fast (`WorkerLoop.buffer_for`)."""
+"""Maximum bytes per read, except for fast bodies (`WorkerLoop.buffer_for`)."""
 BODY_READ_BYTES: Final = 8 * READ_BYTES
-"""The most that is read at once of a body, while so much is sure to come and its receiver has room for it."""
+"""Maximum bytes per read of a body, if at least as many will follow and the receiver has room for them."""
 BODY_BYTES_PER_TURN: Final = 1048576
-"""Bytes of one body that are read in a turn of the loop; then others have their turn. libuv would read 32 times,
-whatever a read takes.
+"""Bytes of one body that are read per turn of the loop; then other connections are served. libuv would read 32 times,
+whatever the size of a read.
 """
 RELAY_BYTES: Final = 32_768
-"""Most bytes that are read at once from a socket for another (`downstream.tcp`)."""
+"""Maximum bytes per read from a socket for another (`downstream.tcp`)."""
 FRAMING_COST: Final = 512
-"""Bytes of payload that cost what one byte of framing costs: sizes and line ends of chunks, headers of TLS records.
+"""Bytes of payload that cost as much as one byte of framing: chunk sizes and line ends, headers of TLS records.
 
 A chunk of one byte has five of them, and costs 60 ns, or 1.5 us in plain Python; a MiB of payload costs a millisecond.
 """
 READERS_PER_TURN: Final = 4
-"""Connections that have had their share and read on in one turn: others wait no longer for more of them."""
-# PERF: a GiB in bodies of 1 MiB takes 0.30 s, and 0.39 with reads of 32 KiB once a turn has had 2 MiB of all bodies
-# (`bench upload`, CPython 3.11). Beside 8 uploads without end a request then waits 11 ms, not 5 (`wrk -c 1`, by hand).
+"""Connections that have used up their turn and are read again in one turn of the loop: a bound on the wait of
+others.
+"""
+# PERF: a GiB in bodies of 1 MiB takes 0.30 s, 0.39 if reads are limited to 32 KiB after 2 MiB of all bodies per turn
+# (`bench upload`, CPython 3.11). The cost: during 8 endless uploads a request waits 11 ms, not 5 (`wrk -c 1`, by hand).
 MEDIUM_READ_BYTES: Final = 8192
-"""The most that is read at once of a body in chunks that are small, or before it is known how small they are."""
+"""Maximum bytes per read of a body with small chunks, or before their size is known."""
 SMALL_READ_BYTES: Final = 2048
-"""The most that is read at once from a peer whose bytes are costly to read (`WorkerLoop.buffer_for`)."""
+"""Maximum bytes per read from a peer whose bytes are expensive to process (`WorkerLoop.buffer_for`)."""
 
 STALL_S: Final = 0.5
-"""A turn that comes so late shows that the process has stood still: stopped, throttled, or its machine paused."""
+"""Delay of a turn, in seconds, that means the process was suspended: stopped, throttled, or its machine paused."""
 AFTER_STALL_S: Final = 0.002
-"""Then the loop polls once before deadlines are looked at. Not 0: that would be before it has polled."""
-
-
-LEFT_BEHIND: Final = 524_288
-"""Most bytes that a peer may have sent before it closes while it is not read, so that this is noticed: its FIN comes
-behind them.
+"""Delay in seconds after a suspension: the loop polls once before deadlines are checked. With 0 it would not have
+polled.
 """
 
 
+LEFT_BEHIND: Final = 524_288
+"""Maximum bytes that a peer may have sent, while it is not read from, before a FIN that is still detected."""
+
+
 def unsent(transport: asyncio.Transport) -> int:
-    """Bytes written to a transport that its peer has not acknowledged. When it falls, the peer is alive."""
+    """Return the number of bytes written to a transport that its peer has not acknowledged. If it decreases, the peer
+    is alive.
+    """
     queued = array.array("i", [0])
     with suppress(OSError):
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
@@ -68,11 +72,11 @@ class HangupListener(Protocol):
 
 
 class Hangups:
-    """Notices that a peer has closed while reading from it is paused, when the loop itself does not look.
+    """Detects that a peer has closed the connection while reading is paused, when the loop does not watch it.
 
-    An epoll set of its own, that the loop watches as one descriptor, holds the paused sockets for EPOLLRDHUP alone.
-    Most pauses are over within the same turn of the loop, so a socket enters the set only at the wheel's next tick. The
-    kernel then takes `LEFT_BEHIND` bytes in, or a FIN behind a full window would not come through.
+    The paused sockets are in an epoll set of their own, for EPOLLRDHUP only, which the loop watches as one descriptor.
+    Most pauses end within the same turn of the loop, so a socket enters the set only at the wheel's next tick. The
+    kernel then accepts `LEFT_BEHIND` bytes; otherwise a FIN after a full window would not arrive.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -83,16 +87,16 @@ class Hangups:
         loop.add_reader(self._epoll.fileno(), self._ready)
 
     def watch(self, fd: int, connection: HangupListener) -> None:
-        """Watch a descriptor: until `unwatch`, a FIN or a reset on `fd` calls `connection.peer_left()`, once."""
+        """Call `connection.peer_left()` once on a FIN or reset on `fd`, until `unwatch`."""
         self._waiting[fd] = connection
 
     def unwatch(self, fd: int, connection: HangupListener) -> None:
-        """Does nothing when `fd` is another's by now."""
+        """Stop watching. Does nothing if `fd` belongs to another connection by now."""
         if self._waiting.get(fd) is connection:
             del self._waiting[fd]
         elif self._watched.get(fd) is connection:
             del self._watched[fd]
-            with suppress(OSError):  # closed already: then the kernel has taken it out of the set
+            with suppress(OSError):  # already closed, so the kernel has removed it from the set
                 self._epoll.unregister(fd)
                 _take_in(fd, 1)
 
@@ -115,7 +119,9 @@ class Hangups:
 
 
 def _take_in(fd: int, size: int) -> None:
-    """Be readable only from so many bytes on. The kernel makes room for them where it may still grow the buffer."""
+    """Make a socket readable only from this many bytes on (SO_RCVLOWAT). The kernel grows the buffer for them if it
+    may.
+    """
     lent = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
     try:
         lent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
@@ -124,18 +130,22 @@ def _take_in(fd: int, size: int) -> None:
 
 
 class Resting(Protocol):
-    """A connection that is not read from while it rests."""
+    """Continue reading, unless there is another reason not to."""
 
     resting: bool
     read_since_rest: int
-    """Cost of what was read since the last rest, in bytes of payload."""
+    """A connection that reads bodies."""
 
     def end_rest(self) -> None:
         """Read on, unless there is another reason not to."""
 
 
 class BodyReading(Resting, Protocol):
-    """A connection that bodies are read from."""
+    """Queue of connections that have used up their turn: each turn, `READERS_PER_TURN` of them continue reading.
+
+    So the cost of a turn, and the wait of other connections, do not grow with their number. A connection that has cost
+    several turns waits once for each.
+    """
 
     transport: asyncio.Transport
 
@@ -166,7 +176,7 @@ class Rests:
 
     def _turn(self) -> None:
         line = self._line
-        left = min(len(line), READERS_PER_TURN)  # none that rests again reads twice
+        left = min(len(line), READERS_PER_TURN)  # a connection that pauses again is not read twice
         try:
             while left:
                 left -= 1
@@ -184,16 +194,16 @@ class Rests:
 
 
 def body_buffers(usual: memoryview) -> Sequence[memoryview]:
-    """Return buffers to read bodies into, by how many times `READ_BYTES` there is room for: at least the usual.
+    """Return the buffers for bodies, by the number of times that `READ_BYTES` fit: at least the usual one.
 
-    A buffer each, and no parts of one: what was read is not copied out of it.
+    Separate buffers instead of slices of one, so that received data is not copied.
     """
     return usual, usual, *map(body_buffer, range(2 * READ_BYTES, BODY_READ_BYTES + 1, READ_BYTES))
 
 
 class TlsMemory:
-    """Memory that all TLS connections share (`tls_transport`): what is read before it is deciphered, and what OpenSSL
-    works on, which is empty between two of its calls.
+    """Memory shared by all TLS connections (`tls_transport`): the read buffer for encrypted data, and OpenSSL's memory
+    BIOs, which are empty between calls.
     """
 
     def __init__(self) -> None:
@@ -203,18 +213,18 @@ class TlsMemory:
 
 
 class WorkerLoop:
-    """One per worker process, made after the fork. `start` sets the wheel turning."""
+    """Shared by all connections: the loop fills the buffer and passes it on at once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, held_body_budget: HeldBodyBudget | None = None) -> None:
-        """`held_body_budget`: of the node; None: this process is by itself."""
+        """Create the loop. `held_body_budget`: of the node; None: there are no other processes."""
         self.loop = loop
         self.wheel = Wheel(loop.time())
-        # Shared by all connections: the loop fills it and hands it over in one go, nothing can come between.
+        # Shared by all connections: the loop fills the buffer and passes it on at once.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = body_buffers(self.read_buffer)
         self.medium_buffer = self.read_buffer[:MEDIUM_READ_BYTES]
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
-        self.tls_memory = TlsMemory()  # likewise
+        self.tls_memory = TlsMemory()  # shared in the same way
         self.hangups = Hangups(loop)
         self._sockets: SocketPoller | None = None
         self._relay_buffer: memoryview | None = None
@@ -225,23 +235,24 @@ class WorkerLoop:
         self._stalled = False
 
     def buffer_for(self, chunk: bytes, payload: bytes, assured: int, goes_to: int) -> memoryview:
-        """Return the buffer for the next bytes of a body, after a chunk that brought this payload.
+        """Return the buffer for the next bytes of a body, after a chunk with this payload.
 
-        More than usual is read of payload that is sure to come (`BodyReader.assured`), so that nothing behind it is
-        read with it, and to a socket that takes it all at once (`goes_to`; -1: elsewhere), for what it does not take is
-        ours to hold. Where much is framing it is less than usual, or one read would cost more than a turn may.
+        It is larger for payload that is sure to follow (`BodyReader.assured`), so that no bytes after it are read, if
+        it goes to a socket that accepts all of it at once (`goes_to`; -1: elsewhere), because the rest would be
+        buffered here. It is smaller if much is framing, because one read could cost more than a turn may.
         """
         framing = len(chunk) - len(payload)
         if framing * 8 > len(chunk):
             return self.small_buffer if framing * 2 > len(chunk) else self.medium_buffer
         if goes_to >= 0 and assured >= 2 * READ_BYTES and len(chunk) > READ_BYTES // 2:
-            # Of the room only a part: the kernel counts what it needs besides the bytes.
+            # Count bytes read of a body or tunnel; after `BODY_BYTES_PER_TURN` the connection rests. Each byte of
+            # framing counts as `FRAMING_COST`.
             most = min(assured, room(goes_to) * 4 // 5, BODY_READ_BYTES)
             return self.body_buffers[most // READ_BYTES]
         return self.read_buffer
 
     def count_body(self, connection: BodyReading, payload: int, framing: int) -> None:
-        """Count bytes that were read of a body, or of a tunnel: after `BODY_BYTES_PER_TURN` the connection rests.
+        """Count bytes read of a body or tunnel; after `BODY_BYTES_PER_TURN` the connection rests.
 
         Each byte of framing counts as `FRAMING_COST`.
         """
@@ -251,14 +262,14 @@ class WorkerLoop:
 
     @property
     def sockets(self) -> SocketPoller:
-        """Sockets without a transport; made for the first one."""
+        """Poller for sockets without a transport; created on first use."""
         if self._sockets is None:
             self._sockets = SocketPoller(self.loop)
         return self._sockets
 
     @property
     def relay_buffer(self) -> memoryview:
-        """Buffer that bytes go through from one socket to another; made for the first one."""
+        """Buffer for bytes moved from one socket to another; created on first use."""
         if self._relay_buffer is None:
             self._relay_buffer = memoryview(bytearray(RELAY_BYTES))
         return self._relay_buffer
@@ -269,13 +280,13 @@ class WorkerLoop:
     def _turn(self) -> None:
         now = self.loop.time()
         if now - self.wheel.now > STALL_S and not self._stalled:
-            # We were held up, not our peers: what they have sent meanwhile is read before anybody is called late.
+            # first, so that the timer continues after an exception
             self._stalled = True
             self.wheel.now = now
             self._next = self.loop.call_later(AFTER_STALL_S, self._turn)
             return
         self._stalled = False
-        self._next = self.loop.call_later(TICK, self._turn)  # first: whatever raises below, time goes on
+        self._next = self.loop.call_later(TICK, self._turn)  # first, so that the timer continues after an exception
         self.wheel.advance(now)
         self.hangups.tick()
 

@@ -1,12 +1,10 @@
-"""Signed tokens judged: JWS in its compact form (RFC 7515), JWT (RFC 7519), their keys (RFC 7517) and algorithms
+"""Validation of signed tokens: JWS compact serialization (RFC 7515), JWT (RFC 7519), keys (RFC 7517) and algorithms
 (RFC 7518, 8037, 8812), by the rules of RFC 8725.
 
-Rule 1: nothing here waits, reads a file or knows an event loop; the time is an argument.
-Rule 2: a token says nothing about how it is to be judged. Which algorithms count is told by the caller, which of them
-a key serves by the key; what a header says of keys is never followed.
-Rule 3: what could be read in two ways is refused (repeated members, encodings with bits to spare, text that is not
-UTF-8), and so is what is not understood but says that it must be (`crit`).
-Rule 4: a refusal says why in words, and never shows what stands in the token.
+Rule 1: no waiting, no files, no event loop; the time is an argument. Rule 2: a token never decides how it is verified.
+The caller chooses the accepted algorithms, the key those that it supports; references to keys in a header are never
+followed. Rule 3: ambiguous input is rejected (duplicate members, non-zero spare bits in base64url, text that is not
+UTF-8), and so are unknown critical headers (`crit`). Rule 4: an error names its reason, and never shows the token.
 """
 
 from fastgw.jose.algorithms import ALGORITHMS, Algorithm

@@ -1,6 +1,6 @@
-"""Every algorithm a signature may be made with: the key that it takes, and how it is verified.
+"""Signature algorithms: the key that each one needs, and its verification.
 
-RFC 7518 section 3.1, RFC 8037 (EdDSA), RFC 8812 (ES256K), RFC 9864 (Ed25519). `none` is no algorithm.
+RFC 7518 section 3.1, RFC 8037 (EdDSA), RFC 8812 (ES256K), RFC 9864 (Ed25519). `none` is not supported.
 """
 
 import hmac
@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 Verify = Callable[[Any, bytes, bytes], bool]
-"""`(material, signature, signed)`: whether the signature of `signed` was made with the key of this material."""
+"""Function `(material, signature, signed)`: whether the signature of `signed` was made with the key of this
+material.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +27,16 @@ class Algorithm:
 
     name: str
     kty: str
-    """The type of key that it takes (RFC 7518 section 6.1)."""
+    """Key type (RFC 7518 section 6.1)."""
     crv: str
-    """The curve of that key; "" for types that have none."""
+    """Curve of the key; "" for types without curves."""
     least_bytes: int
-    """A shared secret's shortest length (RFC 7518 section 3.2); 0 for other keys."""
+    """Minimum length of a shared secret in bytes (RFC 7518 section 3.2); 0 for other keys."""
     verify: Verify
 
     @property
     def wants(self) -> str:
-        """The key that it takes, for people."""
+        """Return a description of the key that it needs, for people."""
         if self.least_bytes:
             return f"a shared secret of at least {self.least_bytes} bytes"
         return f"a public key {self.kty} {self.crv}".rstrip()
@@ -58,7 +60,7 @@ def _rs(make_hash: Callable[[], hashes.HashAlgorithm]) -> Verify:
 
 def _ps(make_hash: Callable[[], hashes.HashAlgorithm]) -> Verify:
     hash_of = make_hash()
-    # The salt is as long as the hash, and the mask is made with the same hash (RFC 7518 section 3.5).
+    # The salt has the length of the hash; the mask uses the same hash (RFC 7518 section 3.5).
     scheme = padding.PSS(padding.MGF1(hash_of), hash_of.digest_size)
 
     def verify(key: Any, signature: bytes, signed: bytes) -> bool:
@@ -71,7 +73,7 @@ def _es(make_hash: Callable[[], hashes.HashAlgorithm], half: int) -> Verify:
     scheme = ECDSA(make_hash())
 
     def verify(key: Any, signature: bytes, signed: bytes) -> bool:
-        if len(signature) != 2 * half:  # R and S, each at full length (RFC 7518 section 3.4)
+        if len(signature) != 2 * half:  # R and S, both at full length (RFC 7518 section 3.4)
             return False
         r, s = int.from_bytes(signature[:half]), int.from_bytes(signature[half:])
         return _is_good(key.verify, encode_dss_signature(r, s), signed, scheme)

@@ -1,4 +1,4 @@
-"""Claims of a verified token: its validity in time and audience, and paths to claims (RFC 7519 section 4)."""
+"""Claims of a verified token: validity in time, audience, and paths to claims (RFC 7519 section 4)."""
 
 from collections.abc import Mapping
 from math import inf, isfinite
@@ -8,7 +8,7 @@ from fastgw.jose.strict import TokenRefused
 
 Claims: TypeAlias = Mapping[str, Any]
 ClaimPath: TypeAlias = tuple[str, ...]
-"""The names that lead to a claim, from the outermost object inwards."""
+"""Names that lead to a claim, from the outermost object inwards."""
 
 ANY: Final = "*"
 """Marker among the audiences: any audience is accepted."""
@@ -22,15 +22,14 @@ class Expected(NamedTuple):
 
     issuer: str | None = None
     audiences: frozenset[str] = frozenset()
-    """Audiences, one of which must be the token's; none: the token must not be meant for anybody in particular."""
+    """Accepted audiences; empty: only tokens without an audience are accepted."""
     required: tuple[ClaimPath, ...] = (("exp",),)
     leeway: float = 0.0
-    """Seconds by which the clocks may differ."""
+    """Maximum clock difference in seconds."""
 
 
 def check_claims(claims: Claims, expected: Expected, now: float) -> float:
-    """Check the claims, and return until when they are valid, epoch seconds; `inf` where they do not say. Raises
-    `TokenRefused`.
+    """Check the claims, and return their expiry in epoch seconds; `inf` without one. Raises `TokenRefused`.
 
     `now`: epoch seconds.
     """
@@ -50,12 +49,12 @@ def _check_issuer(claims: Claims, expected: Expected) -> None:
         return
     if "iss" not in claims:
         raise TokenRefused("the claim `iss` is missing")
-    if claims["iss"] != expected.issuer:  # compared as it is, by code points (RFC 7519 section 4.1.1)
+    if claims["iss"] != expected.issuer:  # compared exactly, by code points (RFC 7519 section 4.1.1)
         raise TokenRefused("the token has the wrong issuer")
 
 
 def _check_audience(claims: Claims, expected: Expected) -> None:
-    """RFC 7519 section 4.1.3: who does not find itself among the audiences must refuse."""
+    """Check the audience (RFC 7519 section 4.1.3): a token for other audiences must be rejected."""
     if "aud" not in claims:
         if expected.audiences and ANY not in expected.audiences:
             raise TokenRefused("the claim `aud` is missing")
@@ -81,9 +80,9 @@ def _check_dates(claims: Claims, leeway: float, now: float) -> float:
 
 
 def _date(claims: Claims, name: str) -> float:
-    """A NumericDate (RFC 7519 section 2).
+    """Parse a NumericDate (RFC 7519 section 2).
 
-    What no calendar reaches is as far away as one does: `exp` of servers that mean "never" is such a number.
+    Dates beyond the calendar become its last date: servers use such an `exp` for "never".
     """
     value = claims[name]
     if type(value) not in (int, float) or not isfinite(value):
@@ -92,10 +91,9 @@ def _date(claims: Claims, name: str) -> float:
 
 
 def claim_path(text: str) -> ClaimPath:
-    """Parse the path of a claim, as people write it: `sub`, `realm_access.roles`, `https://example.com/roles`,
-    `/a.b/c`.
+    """Parse the path of a claim: `sub`, `realm_access.roles`, `https://example.com/roles`, `/a.b/c`.
 
-    Dots lead inwards; but a URL is one name, and a path that begins with a slash is led inwards by slashes (RFC 6901:
+    Dots separate the names, but a URL is one name. In a path that begins with a slash, slashes separate them (RFC 6901:
     `~1` is a slash, `~0` a tilde). Raises `ValueError`.
     """
     if text.startswith("/"):
@@ -110,7 +108,7 @@ def claim_path(text: str) -> ClaimPath:
 
 
 def find_claim(claims: Claims, path: ClaimPath) -> Any:
-    """The value that stands there; None where there is none, or null."""
+    """Return the value of a claim; None if it is missing or null."""
     found: Any = claims
     for name in path:
         found = found.get(name) if isinstance(found, Mapping) else None
@@ -118,7 +116,9 @@ def find_claim(claims: Claims, path: ClaimPath) -> Any:
 
 
 def scopes_of(claims: Claims) -> frozenset[str]:
-    """The scopes of a token: `scope`, words in a text (RFC 8693 section 4.2), or `scp`, which is that or a list."""
+    """Return the scopes of a token: `scope`, a string separated by spaces (RFC 8693 section 4.2), or `scp`, such a
+    string or a list.
+    """
     scopes: set[str] = set()
     for name in ("scope", "scp"):
         said = claims.get(name)

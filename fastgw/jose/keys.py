@@ -1,7 +1,7 @@
-"""Keys that verify: JWKs and sets of them (RFC 7517, 7518 section 6, 8037), PEM files, shared secrets.
+"""Verification keys: JWKs and sets of them (RFC 7517, 7518 section 6, 8037), PEM files, shared secrets.
 
-A set is read key by key: one that cannot be used takes nothing from the others, and is told with the reason. A key
-serves the algorithms that its type, its curve, its length and its own `alg` allow, and no other.
+Keys of a set are read independently: an unusable key does not affect the others, and is reported with the reason. A key
+is used only for the algorithms that its type, curve, length and own `alg` allow.
 """
 
 import re
@@ -20,12 +20,12 @@ from fastgw.jose.algorithms import ALGORITHMS
 from fastgw.jose.strict import TokenRefused, members, unencoded
 
 MAX_KEYS: Final = 256
-"""Keys of a set; what comes behind them is passed over."""
+"""Maximum number of keys of a set; further ones are skipped."""
 LEAST_RSA_BITS: Final = 2048
-"""RFC 7518 section 3.3."""
+"""Minimum size of an RSA key in bits (RFC 7518 section 3.3)."""
 MOST_RSA_BITS: Final = 8192
-"""A longer one would take milliseconds for each signature, good or bad."""
-_MOST_EXPONENT_BITS: Final = 32  # likewise; everybody uses 65537
+"""Maximum size of an RSA key in bits: larger ones take milliseconds per signature, valid or not."""
+_MOST_EXPONENT_BITS: Final = 32  # large exponents take long as well; 65537 is usual
 _CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, int]]] = MappingProxyType(
     {
         "P-256": (ec.SECP256R1(), 32),
@@ -43,7 +43,7 @@ _LOOKS_PUBLIC: Final = re.compile(
 
 
 class UnusableKey(Exception):
-    """A key that cannot be used. The text says why, and nothing of the key is in it."""
+    """A key that cannot be used. The text has the reason, and nothing of the key."""
 
 
 _TOO_SHORT: Final = "a shared secret of less than 32 bytes; expected at least 32 for HS256, 48 for HS384, 64 for HS512"
@@ -51,7 +51,7 @@ _TOO_SHORT: Final = "a shared secret of less than 32 bytes; expected at least 32
 
 @final
 class Key:
-    """One key, and what it serves. `mark`: equal for equal keys, whatever they are called."""
+    """A key and its algorithms. `mark`: equal for equal keys, whatever their names."""
 
     __slots__ = ("algorithms", "kid", "kty", "mark", "material")
 
@@ -80,12 +80,12 @@ class Key:
 
 
 class PassedOver(NamedTuple):
-    """A key of a set that is not used."""
+    """A skipped key of a set."""
 
     place: int
     """Number of the key in the set, from 1."""
     kid: str
-    """ "" where it has none that can be shown."""
+    """Key id; "" = none that can be shown."""
     reason: str
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ class PassedOver(NamedTuple):
 
 @final
 class KeySet:
-    """The keys that a policy has at one time."""
+    """Keys of a policy at one time."""
 
     __slots__ = ("_by_kid", "_nameless", "keys", "marks", "passed_over")
 
@@ -109,9 +109,9 @@ class KeySet:
                 self._by_kid[key.kid] = (*self._by_kid.get(key.kid, ()), key)
 
     def named(self, kid: str | None) -> tuple[Key, ...]:
-        """The keys that a token with this `kid` may be signed with.
+        """Return the keys that may have signed a token with this `kid`.
 
-        Those that are called so; where none is, those without a name. None: the token names no key, so any.
+        Those with this name; if there are none, those without a name. None: the token names no key, so all of them.
         """
         return self.keys if kid is None else self._by_kid.get(kid, self._nameless)
 
@@ -123,9 +123,9 @@ class KeySet:
 
 
 def read_keys(raw: bytes, symmetric: bool) -> KeySet:
-    """The keys of a file: PEM, a set of JWKs or a single one. Raises `UnusableKey` when it is none of these.
+    """Return the keys of a file: PEM, a JWK set or a single JWK. Raises `UnusableKey` if it is none of these.
 
-    `symmetric`: whether shared secrets (`kty: oct`) may stand in it.
+    `symmetric`: whether shared secrets (`kty: oct`) are allowed.
     """
     if raw.lstrip().startswith(b"{"):
         return read_set(raw, symmetric)
@@ -133,10 +133,10 @@ def read_keys(raw: bytes, symmetric: bool) -> KeySet:
 
 
 def read_set(raw: bytes, symmetric: bool = False) -> KeySet:
-    """The keys of a set of JWKs (RFC 7517 section 5), or a single JWK. Raises `UnusableKey` when it is no such
+    """Return the keys of a JWK set (RFC 7517 section 5), or of a single JWK. Raises `UnusableKey` for any other
     document.
 
-    `symmetric`: whether shared secrets may stand in it; what is published to everybody has none.
+    `symmetric`: whether shared secrets are allowed; a published set must not have any.
     """
     try:
         document = members(raw, "the key set")
@@ -165,7 +165,7 @@ def _shown(jwk: Any) -> str:
 
 
 def read_jwk(jwk: Any, symmetric: bool = False) -> Key:
-    """One JWK. Raises `UnusableKey`."""
+    """Return the key of a JWK. Raises `UnusableKey`."""
     if not isinstance(jwk, dict):
         raise UnusableKey("it is not a JSON object")
     kty, kid, alg = _text(jwk, "kty"), _text(jwk, "kid"), _text(jwk, "alg")
@@ -189,7 +189,7 @@ def read_jwk(jwk: Any, symmetric: bool = False) -> Key:
 
 
 def _check_purpose(jwk: Mapping[str, Any]) -> None:
-    """RFC 7517 sections 4.2 and 4.3."""
+    """Check `use` and `key_ops` (RFC 7517 sections 4.2 and 4.3)."""
     if jwk.get("use", "sig") != "sig":
         raise UnusableKey("its `use` is not sig")
     if "key_ops" in jwk:
@@ -219,7 +219,7 @@ def _bytes(jwk: Mapping[str, Any], name: str) -> bytes:
 
 
 _Read = tuple[str, Any, bytes]
-"""Curve, material, and the bytes that tell the key from others."""
+"""Curve, material, and the bytes that identify the key."""
 
 
 def _read_rsa(jwk: Mapping[str, Any]) -> _Read:
@@ -279,14 +279,14 @@ _READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], _Read]]] = MappingPro
 
 
 def _secret(raw: bytes) -> tuple[bytes, bytes]:
-    """Refuse what is public: a token could be signed by everybody (RFC 8725 section 2.1)."""
+    """Reject public data as a secret: everyone could sign tokens with it (RFC 8725 section 2.1)."""
     if _LOOKS_PUBLIC.search(raw) or raw.lstrip().startswith(b'{"') or _is_der(raw) or _is_der(_from_base64(raw)):
         raise UnusableKey("a public key or certificate cannot be a shared secret")
     return raw, raw
 
 
 def _is_der(raw: bytes) -> bool:
-    """Whether it is a sequence as long as it says, as public keys and certificates are; no random secret is."""
+    """Whether this is a DER sequence with correct length, like public keys and certificates; random secrets are not."""
     if raw[:2] == b"\x30\x82":
         return int.from_bytes(raw[2:4]) == len(raw) - 4
     return len(raw) > 4 and raw[:3] == bytes((0x30, len(raw) - 2 & 0xFF, 0x30)) and raw[4] == 0x06
@@ -300,15 +300,15 @@ def _from_base64(text: bytes) -> bytes:
 
 
 def key_from_secret(secret: bytes, kid: str | None = None) -> Key:
-    """A shared secret. Raises `UnusableKey` for one that is too short, or that is no secret."""
+    """Return the key for a shared secret. Raises `UnusableKey` if it is too short, or not secret."""
     material, raw = _secret(secret)
     return Key("oct", "", material, raw, kid, None)
 
 
 def keys_from_pem(raw: bytes) -> Sequence[Key]:
-    """The public keys of a PEM file, also of certificates in it, in their order. Raises `UnusableKey`.
+    """Return the public keys of a PEM file, in order, including those of certificates. Raises `UnusableKey`.
 
-    Of a certificate only the key counts, not who signed it nor how long it is valid.
+    Of a certificate only the key is used; issuer and validity are ignored.
     """
     blocks = [(match[1], match[0] + b"\n") for match in _BLOCK.finditer(raw)]
     if not blocks:

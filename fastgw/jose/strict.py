@@ -1,4 +1,4 @@
-"""The encodings of JOSE, each read in one way only: base64url without padding, and JSON objects."""
+"""Strict decoding for JOSE: base64url without padding, and JSON objects. Every value has exactly one valid encoding."""
 
 import json
 import re
@@ -8,23 +8,23 @@ from typing import Any, Final
 import orjson
 
 MAX_DEPTH: Final = 32
-"""Objects and lists within each other. What people write has five."""
+"""Maximum nesting depth of objects and lists. Typical tokens have up to five."""
 
 _IS_BASE64URL: Final = re.compile(rb"[A-Za-z0-9_-]*").fullmatch
-# The last character of an encoding that does not end on a whole group has 4 or 2 bits to spare, and they are zero.
+# If the length is not a multiple of four characters, 4 or 2 spare bits of the last one must be zero.
 _LAST_OF_2: Final = frozenset(b"AQgw")
 _LAST_OF_3: Final = frozenset(b"AEIMQUYcgkosw048")
 _STRING_OR_BRACKET: Final = re.compile(r'"(?>(?:[^"\\]|\\.)*)"|[\[\]{}]')
 
 
 class TokenRefused(Exception):
-    """A token is not accepted. The text says why, in words for its sender; nothing of the token is in it."""
+    """A rejected token. The text has the reason for the client, and nothing of the token."""
 
 
 def unencoded(text: bytes, what: str) -> bytes:
-    """The bytes that a base64url encoding stands for (RFC 7515 section 2, RFC 4648 section 3.5).
+    """Decode base64url (RFC 7515 section 2, RFC 4648 section 3.5).
 
-    Exactly one encoding stands for any bytes: padding, white space and bits to spare are refused.
+    Padding, white space and non-zero spare bits are rejected, so the encoding of any bytes is unique.
     """
     if _IS_BASE64URL(text) is None:
         raise TokenRefused(f"{what} is not base64url")
@@ -35,18 +35,18 @@ def unencoded(text: bytes, what: str) -> bytes:
 
 
 def members(raw: bytes, what: str) -> dict[str, Any]:
-    """The JSON object that these bytes are (RFC 8259, in UTF-8), in which no name is repeated, at any depth.
+    """Decode a JSON object (RFC 8259, in UTF-8) without duplicate names at any depth.
 
-    Numbers are finite, text has no half of a surrogate pair, and nothing is nested deeper than `MAX_DEPTH`.
+    Numbers are finite, strings have no lone surrogates, and nesting is at most `MAX_DEPTH`.
     """
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        raise TokenRefused(f"{what} is not UTF-8") from None  # the cause would show what is in it
+        raise TokenRefused(f"{what} is not UTF-8") from None  # the cause would show the token
     if text.count("{") + text.count("[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise TokenRefused(f"{what} is nested too deeply")
     try:
-        orjson.loads(raw)  # which is strict, but for names that are repeated
+        orjson.loads(raw)  # strict, except for duplicate names
         found = _DECODER.decode(text)
     except _Repeated:
         raise TokenRefused(f"{what} has a duplicate member") from None

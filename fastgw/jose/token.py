@@ -1,4 +1,4 @@
-"""Tokens taken apart and verified: JWS in its compact form (RFC 7515 sections 3, 4, 5.2 and 7.1)."""
+"""Parsing and verification of tokens: JWS compact serialization (RFC 7515 sections 3, 4, 5.2 and 7.1)."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, final
@@ -8,14 +8,14 @@ from fastgw.jose.keys import Key, KeySet
 from fastgw.jose.strict import TokenRefused, members, unencoded
 
 MAX_BYTES: Final = 8192
-"""Most bytes of a token, unless the caller says otherwise."""
-_MAX_HEADER: Final = 4096  # characters of its encoding
-_MAX_SIGNATURE: Final = 1366  # likewise: an RSA key of `MOST_RSA_BITS`
-_MAX_TRIED: Final = 4  # keys for a token that does not say by which it was signed
+"""Default maximum size of a token in bytes."""
+_MAX_HEADER: Final = 4096  # in characters
+_MAX_SIGNATURE: Final = 1366  # in characters, for an RSA key of `MOST_RSA_BITS`
+_MAX_TRIED: Final = 4  # keys to try for a token without `kid`
 FOREIGN_KEYS: Final = ("jku", "jwk", "x5u", "x5c")
-"""Parameters by which a token brings its key with it, or says where to fetch it (RFC 7515 section 4.1).
+"""Header parameters by which a token contains its key, or a URL of it (RFC 7515 section 4.1).
 
-Never fetched and never trusted. Servers of SAP and Cloud Foundry send `jku` in every token, so they are ignored.
+Never fetched and never trusted. SAP and Cloud Foundry send `jku` in every token, so they are ignored by default.
 """
 
 
@@ -24,17 +24,17 @@ class TokenRules(NamedTuple):
 
     algorithms: frozenset[str]
     types: frozenset[str] = frozenset({"jwt", "at+jwt"})
-    """Valid values of `typ` where it is given, in lower case and without `application/` (RFC 7515 section 4.1.9)."""
+    """Accepted values of `typ` if present, in lower case and without `application/` (RFC 7515 section 4.1.9)."""
     require_type: bool = False
     require_kid: bool = False
     foreign_keys_refused: bool = False
-    """Whether a token with one of `FOREIGN_KEYS` is refused. They are not looked at either way."""
+    """Whether tokens with one of `FOREIGN_KEYS` are rejected. Their values are ignored in any case."""
     max_bytes: int = MAX_BYTES
 
 
 @final
 class Signed:
-    """A token taken apart; nothing of it is verified."""
+    """A parsed token; nothing is verified yet."""
 
     __slots__ = ("alg", "header", "kid", "payload", "signature", "signed")
 
@@ -50,12 +50,12 @@ class Signed:
         return f"<Signed {len(self.signed)} bytes>"
 
     def claims(self) -> dict[str, Any]:
-        """Claims of the token. Ask only once it is verified."""
+        """Return the claims of the token. Use them only after verification."""
         return members(unencoded(self.payload, "the payload"), "the payload")
 
 
 def read_token(token: bytes, rules: TokenRules) -> Signed:
-    """Take a token apart, and judge all of it that can be judged without a key. Raises `TokenRefused`."""
+    """Parse a token, and check everything that needs no key. Raises `TokenRefused`."""
     if len(token) > rules.max_bytes:
         raise TokenRefused(f"the token has more than {rules.max_bytes} bytes")
     segments = token.split(b".", 5)
@@ -82,9 +82,9 @@ def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:
         if alg.lower() == "none":
             raise TokenRefused("the token is not signed: its `alg` is none")
         raise TokenRefused("the token's `alg` is not among the allowed algorithms")
-    if "crit" in header:  # RFC 7515 section 4.1.11: it lists what has to be understood, and nothing of it is
+    if "crit" in header:  # RFC 7515 section 4.1.11: extensions that must be understood; none are supported
         raise TokenRefused("the header has `crit`: extensions are not supported")
-    if "b64" in header:  # RFC 7797 section 6: never without `crit`, and not for a JWT
+    if "b64" in header:  # RFC 7797 section 6: only with `crit`, and not for a JWT
         raise TokenRefused("the header has `b64`, which is not allowed in a JWT")
     if "enc" in header or "zip" in header:
         raise TokenRefused("the header is that of an encrypted token (JWE)")
@@ -101,7 +101,7 @@ def _check_header(header: Mapping[str, Any], rules: TokenRules) -> None:
 
 
 def _check_type(header: Mapping[str, Any], rules: TokenRules) -> None:
-    """RFC 8725 section 3.11: what is meant for something else is not taken for a token."""
+    """Check `typ`: tokens for other purposes are rejected (RFC 8725 section 3.11)."""
     if "typ" in header:
         typ = header["typ"]
         if not isinstance(typ, str) or typ.lower().removeprefix("application/") not in rules.types:
@@ -114,11 +114,11 @@ def _check_type(header: Mapping[str, Any], rules: TokenRules) -> None:
 
 
 class UnknownKey(TokenRefused):
-    """No key of this name is known, or those without a name did not do: there may be a new one."""
+    """No key has this name, or none of the keys without a name fits: there may be a new one."""
 
 
 def verify(token: Signed, keys: KeySet) -> Key:
-    """The key that the token was signed with. Raises `UnknownKey`, or `TokenRefused`."""
+    """Return the key that signed the token. Raises `UnknownKey`, or `TokenRefused`."""
     named = keys.named(token.kid)
     if not named:
         raise UnknownKey("the token is signed with an unknown key")

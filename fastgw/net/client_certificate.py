@@ -1,7 +1,6 @@
 """Verified certificate of a client: its identity, and its form in headers for upstreams.
 
-Its contents come from a certificate authority, not from the gateway: they must not be able to end a header field, or a
-quoted string in one.
+Its contents come from a CA, not from the gateway: they must not be able to end a header line, or a quoted string in it.
 """
 
 import re
@@ -25,7 +24,7 @@ SHORT_NAMES: Final[Mapping[str, str]] = {
 """RFC 4514 short forms of OpenSSL's long attribute names; others stay unchanged."""
 
 LONGEST: Final = 4096
-"""Maximum bytes of an element; a certificate may have hundreds of names."""
+"""Maximum size of an element in bytes; a certificate may have hundreds of names."""
 
 _SEPARATES: Final = re.compile(r"[+,;<>]")
 _UNSAFE: Final = re.compile(rb'[^\x20-\x7e]|["\\]')
@@ -37,16 +36,14 @@ Decoded = Mapping[str, Any]
 
 
 class ClientCertificate(NamedTuple):
-    """Certificate of a client, verified against the listener's authority, and not revoked if there is a revocation
-    list.
-    """
+    """Client certificate, verified against the listener's CA, and not revoked if there is a revocation list."""
 
     subject: str
-    """Subject in the form of RFC 4514, the most specific part first: `CN=alice,OU=people,O=Example`."""
+    """Subject in the form of RFC 4514, most specific part first: `CN=alice,OU=people,O=Example`."""
     common_name: str
     """Common name of the subject; "" if it has none."""
     dns_names: tuple[str, ...]
-    """Alternative names, here and below, unchanged from the certificate."""
+    """DNS alternative names, unchanged from the certificate, like the other kinds below."""
     uris: tuple[str, ...]
     emails: tuple[str, ...]
     ip_addresses: tuple[str, ...]
@@ -55,9 +52,9 @@ class ClientCertificate(NamedTuple):
     serial: str
     """Serial number in upper-case hexadecimal."""
     issuer: str
-    """The subject of the authority that signed it."""
+    """Subject of the issuing CA."""
     expires_date: float
-    """Epoch seconds."""
+    """Expiry in epoch seconds."""
 
     @classmethod
     def of(cls, der: bytes, decoded: Decoded) -> "ClientCertificate":
@@ -98,12 +95,12 @@ class ClientCertificate(NamedTuple):
 
 
 def expiry(decoded: Decoded) -> float:
-    """Epoch seconds."""
+    """Return the expiry in epoch seconds."""
     return float(cert_time_to_seconds(decoded["notAfter"]))
 
 
 def distinguished(name: Iterable[Iterable[tuple[str, str]]]) -> str:
-    """A subject or issuer in the form of RFC 4514, in ASCII: other bytes, quotes and backslashes are written as
+    """Return a subject or issuer in the form of RFC 4514, in ASCII: other bytes, quotes and backslashes are written as
     `\\xx`.
     """
     parts = ["+".join(f"{SHORT_NAMES.get(kind, kind)}={_escaped(value)}" for kind, value in part) for part in name]
@@ -121,6 +118,6 @@ def _escaped(value: str) -> str:
 
 
 def _value(name: str) -> str:
-    """An alternative name within the header: everything but visible ASCII is written as `%xx`."""
+    """Return an alternative name for the header: everything but visible ASCII is percent-encoded."""
     plain = _NOT_PLAIN.sub(lambda match: b"%%%02X" % match[0][0], name.encode(errors="surrogatepass")).decode("ascii")
     return f'"{plain}"' if _NEEDS_QUOTES.search(plain) else plain

@@ -5,16 +5,18 @@ from typing import Final, final
 from fastgw.http.malformed import Malformed
 
 NO_APPLICATION_PROTOCOL: Final = b"\x15\x03\x03\x00\x02\x02\x78"
-"""A fatal alert (RFC 7301 section 3.2), in an unencrypted record, as an answer to the first message."""
+"""Fatal alert (RFC 7301 section 3.2) in an unencrypted record, as the response to a ClientHello."""
 DECODE_ERROR: Final = b"\x15\x03\x03\x00\x02\x02\x32"
 """TLS alert for a message whose length is incorrect (RFC 8446 section 6.2)."""
 LONGEST_RECORD: Final = 16_384
-"""Bytes in one record of TLS (RFC 8446 section 5.1)."""
+"""Maximum content of a TLS record in bytes (RFC 8446 section 5.1)."""
 HANDSHAKE: Final = 22
-"""The type of a client's first record."""
+"""Content type of a client's first record."""
 _RECORD_HEADER, _MESSAGE_HEADER, _VERSION_AND_RANDOM = 5, 4, 34
 LONGEST_HELLO: Final = _RECORD_HEADER + LONGEST_RECORD
-"""Bytes, with the headers of its records. Clients send 300 to 2,000, and Envoy's bound is the same."""
+"""Maximum size of a ClientHello in bytes, with the headers of its records. Clients send 300 to 2,000; Envoy's limit is
+the same.
+"""
 _CLIENT_HELLO: Final = 1
 _ALPN: Final = 16
 
@@ -23,7 +25,7 @@ _ALPN: Final = 16
 class HelloBuffer:
     """Collects a ClientHello until it is complete, and holds only its bytes.
 
-    PERF: OpenSSL holds 46 KiB for a connection that has begun with half of one (OpenSSL 3.0, CPython 3.11;
+    PERF: OpenSSL holds 46 KiB for a connection that has begun with an incomplete one (OpenSSL 3.0, CPython 3.11;
     tests/e2e/test_handshake_memory.py).
     """
 
@@ -31,13 +33,13 @@ class HelloBuffer:
 
     def __init__(self) -> None:
         self.received = bytearray()
-        self._record_at = 0  # where the first incomplete record begins
+        self._record_at = 0  # offset of the first incomplete record
         self._header = b""  # of the message
-        self._in_message = 0  # bytes of it in the previous records
+        self._in_message = 0  # its bytes in the previous records
 
     def feed(self, chunk: bytes) -> bool:
-        """Take the next bytes, and return whether `received` is ready for OpenSSL: it holds the whole message, or bytes
-        that OpenSSL refuses. Raises `Malformed` for a message longer than `LONGEST_HELLO`."""
+        """Take the next bytes, and return whether `received` can go to OpenSSL: it contains the whole message, or bytes
+        that OpenSSL rejects. Raises `Malformed` for a message longer than `LONGEST_HELLO`."""
         received = self.received
         received += chunk
         while len(received) - self._record_at >= _RECORD_HEADER:
@@ -97,7 +99,7 @@ def protocols_offered(message: bytes) -> list[bytes] | None:
 
 
 class _Reader:
-    """Raises `ValueError` if a length exceeds the available bytes."""
+    """Reader of a message's bytes. Raises `ValueError` if a length exceeds the available bytes."""
 
     def __init__(self, held: bytes) -> None:
         self.left = held
@@ -110,7 +112,7 @@ class _Reader:
         return number
 
     def vector(self, size: int) -> bytes:
-        """Read bytes that follow their length, which has this number of bytes."""
+        """Read bytes with a length prefix of this many bytes."""
         length = self.number(size)
         if len(self.left) < length:
             raise ValueError

@@ -1,6 +1,6 @@
-"""OpenSSL functions for which Python has no call: keys of session tickets, groups, memory.
+"""OpenSSL functions that Python's ssl module does not offer: session ticket keys, groups, memory.
 
-The calls use `ctypes`, after `verify` has confirmed in a child process that they work. Otherwise contexts stay as
+They are called by `ctypes`, after `verify` has confirmed in a child process that this works. Otherwise contexts stay as
 Python creates them.
 """
 
@@ -11,14 +11,16 @@ from contextlib import suppress
 from typing import Any, Final
 
 KEY_BYTES: Final = 80
-"""Bytes of the keys of session tickets: their name, and the keys for signing and encryption."""
+"""Length of session ticket keys in bytes: their name, and the keys for signing and encryption."""
 GROUPS: Final = "X25519:P-256:P-384"
-"""Groups for the key exchange: those that Mozilla recommends."""
+"""Groups for the key exchange, as recommended by Mozilla."""
 HYBRID: Final = "X25519MLKEM768:"
-"""Preferred groups from OpenSSL 3.5 on: traffic recorded today cannot be decrypted by future quantum computers."""
+"""Preferred groups with OpenSSL 3.5 or later: traffic recorded today cannot be decrypted by future quantum
+computers.
+"""
 
 MISSING: Final = (ImportError, OSError, AttributeError, MemoryError)
-"""Errors if there is no `ctypes`, or OpenSSL is not in a library of its own."""
+"""Errors if `ctypes` is missing, or OpenSSL is not a shared library."""
 
 _MODE, _CACHE_MODE, _GET_KEYS, _SET_KEYS, _SET_GROUPS = 33, 44, 58, 59, 92  # SSL_CTRL_…
 _RELEASE_BUFFERS: Final = 0x10
@@ -28,8 +30,8 @@ class _Library:
     """The OpenSSL that the `ssl` module is linked to. Raises one of `MISSING` if it is not available."""
 
     def __init__(self) -> None:
-        import _ssl  # its dependencies are searched too, so it is the same library
-        import ctypes  # it requests memory that a service manager may forbid
+        import _ssl  # its dependencies are searched too, so this is the same library
+        import ctypes  # it allocates memory that a service manager may forbid
 
         self._ctypes = ctypes
         library = ctypes.CDLL(_ssl.__file__)
@@ -40,8 +42,9 @@ class _Library:
     def control(
         self, context: ssl.SSLContext, command: int, number: int, given: bytes | bytearray | None = None
     ) -> int:
-        """`given`: read by OpenSSL, or written to if it is a `bytearray`."""
-        # An `SSLContext` begins with what every object begins with; the next word leads to OpenSSL's own.
+        """Call `SSL_CTX_ctrl`. `given`: read by OpenSSL; if it is a `bytearray`, written."""
+        # An `SSLContext` begins with the header of every Python object; the next word is the pointer to OpenSSL's
+        # context.
         address = self._ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
         pointer: Any = given
         if isinstance(given, bytearray):
@@ -53,9 +56,9 @@ _library: _Library | None = None
 
 
 def verify() -> bool:
-    """Test in a child process whether a context can be accessed, and keep the result, also for later children.
+    """Test in a child process whether contexts can be accessed, and keep the result, also for later children.
 
-    Only while no other thread runs.
+    Call it only while no other thread runs.
     """
     global _library
     _library = None
@@ -78,7 +81,7 @@ def _survives(library: _Library) -> bool:
 
 
 def _agrees(library: _Library) -> bool:
-    """Whether keys that are set can be read back, and only in the context where they were set."""
+    """Whether keys can be read back, and only in the context where they were set."""
     contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
     before = [_keys_of(library, each) for each in contexts]
     wanted = os.urandom(KEY_BYTES)
@@ -100,7 +103,7 @@ def is_reached() -> bool:
 
 
 def set_ticket_keys(context: ssl.SSLContext, keys: bytes) -> None:
-    """Set the keys of a context; if that is not possible it keeps its own."""
+    """Set the ticket keys of a context; if that is not possible, it keeps its own."""
     if _library is not None:
         _library.control(context, _SET_KEYS, KEY_BYTES, keys)
 

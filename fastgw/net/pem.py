@@ -1,4 +1,4 @@
-"""PEM files for OpenSSL, which reads keys from named files only; and checks of their contents."""
+"""PEM files for OpenSSL, which reads keys from named files only, and checks of their contents."""
 
 import re
 import ssl
@@ -25,12 +25,12 @@ class Amiss(NamedTuple):
     wrong: str
     expected: str
     mismatch: bool = False
-    """Whether the two do not match, for example because only one of them has been renewed yet."""
+    """Whether the two do not match, for example because only one was renewed so far."""
 
 
 @contextmanager
 def as_file(contents: bytes) -> Iterator[str]:
-    """Return a file name for these bytes within the `with`; they are in memory, and never on disk."""
+    """Yield the name of a file with these bytes, which is in memory and never on disk."""
     with open(memory_file("pem"), "wb") as file:
         file.write(contents)
         file.flush()
@@ -40,26 +40,26 @@ def as_file(contents: bytes) -> Iterator[str]:
 def load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
     """Load a certificate with its chain into a context. Raises `ssl.SSLError`; then the context may be unusable."""
     with as_file(certificate) as certificate_file, as_file(key) as key_file:
-        # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
+        # Without a password OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(certificate_file, key_file, password="")
 
 
 def decoded(certificate: bytes) -> dict[str, Any]:
-    """The first certificate of a file, in the form of `ssl.SSLObject.getpeercert`. Raises `ssl.SSLError`."""
+    """Return the first certificate of a file, in the form of `ssl.SSLObject.getpeercert`. Raises `ssl.SSLError`."""
     with as_file(certificate) as file:
-        # The standard library has no other decoder for a certificate that is not from a peer.
+        # The standard library has no other decoder for certificates that do not come from a peer.
         parsed: dict[str, Any] = ssl._ssl._test_decode_cert(file)  # type: ignore[attr-defined]
         return parsed
 
 
 def dns_names(certificate: dict[str, Any]) -> list[str]:
-    """The host names of a decoded certificate, in lower case; a leading `*.` stands for one label."""
+    """Return the host names of a decoded certificate, in lower case; a leading `*.` stands for one label."""
     return [name.lower() for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
 
 
 def key_kind(certificate: bytes) -> str:
-    """Return the key type of the first certificate of a file. A context has one certificate of each type, selected by
-    what the client can verify. "": unknown.
+    """Return the key type of the first certificate of a file; "" = unknown. A context has one certificate of each type,
+    selected by what the client can verify.
     """
     try:
         return type(x509.load_pem_x509_certificate(certificate).public_key()).__name__
@@ -68,7 +68,7 @@ def key_kind(certificate: bytes) -> str:
 
 
 class Together(NamedTuple):
-    """Certificates of one context: for the same names, each with another key type."""
+    """Certificates of one context: for the same names, each with a different key type."""
 
     names: list[str]
     kinds: set[str]
@@ -80,7 +80,7 @@ class Grouping:
 
     def __init__(self) -> None:
         self.groups: list[Together] = []
-        """Groups in the order of the first certificate of each."""
+        """Groups in the order of their first certificates."""
         self._by_names: dict[frozenset[str], list[Together]] = {}
         self._count = 0
 
@@ -136,7 +136,7 @@ def amiss_authority(authority: bytes) -> str:
 
 
 def has_authority(authority: bytes) -> bool:
-    """Whether one of these certificates may sign others."""
+    """Whether one of these certificates is a CA."""
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         with as_file(authority) as file:
@@ -158,12 +158,12 @@ def amiss_revocations(revocations: bytes) -> str:
 
 
 def authority_ends(authority: bytes) -> float | None:
-    """When the first of these certificates expires, epoch seconds; None: there is none."""
+    """Return the earliest expiry of these certificates in epoch seconds; None: there are none."""
     return min(authority_dates(authority), default=None)
 
 
 def authority_dates(authority: bytes) -> list[float]:
-    """When each of these certificates expires, epoch seconds."""
+    """Return the expiry of each certificate in epoch seconds."""
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         with as_file(authority) as file:
@@ -174,18 +174,18 @@ def authority_dates(authority: bytes) -> list[float]:
 
 
 def revocations_end(revocations: bytes) -> float | None:
-    """When the first of these lists expires, epoch seconds; None: none does."""
+    """Return the earliest expiry of these revocation lists in epoch seconds; None: none expires."""
     return min(revocation_dates(revocations), default=None)
 
 
 def revocation_dates(revocations: bytes) -> list[float]:
-    """When each of these lists expires (`nextUpdate`), epoch seconds; some never do."""
+    """Return the expiry (`nextUpdate`) of each revocation list in epoch seconds; some have none."""
     ends = []
     for block in _LIST.findall(revocations):
         try:
             until = x509.load_pem_x509_crl(block).next_update_utc
         except ValueError:
-            continue  # OpenSSL decides whether it is a list
+            continue  # OpenSSL decides whether it is a revocation list
         if until is not None:
             ends.append(until.timestamp())
     return ends

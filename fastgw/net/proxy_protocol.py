@@ -1,8 +1,8 @@
 """PROXY protocol, versions 1 and 2: the client address, received from a load balancer or sent to a target (HAProxy's
 proxy-protocol.txt).
 
-`parse` gets the received bytes and returns the client's address, or that more bytes are needed. It is strict: the
-sender is a configured proxy, so anything unclear is a defect or an attack.
+`parse` returns the client's address, or None if more bytes are needed. It is strict: the sender is a configured proxy,
+so an unclear header is a defect or an attack.
 """
 
 import re
@@ -27,7 +27,7 @@ _V1_LINE: Final = re.compile(
 _V1_FAMILIES: Final[dict[bytes, type[IPv4Address | IPv6Address]]] = {b"TCP4": IPv4Address, b"TCP6": IPv6Address}
 
 _LOCAL, _PROXY = 0x20, 0x21  # version 2 in the high half, command in the low
-# Family and transport -> the type of both addresses and their size, or None if there is no IP address. # Datagrams are
+# Family and transport -> the type of both addresses and their size, or None if there is no IP address. Datagrams are
 # missing: listeners are stream sockets.
 _V2_FAMILIES: Final[dict[int, tuple[type[IPv4Address | IPv6Address] | None, int]]] = {
     0x00: (None, 0),
@@ -41,14 +41,14 @@ _V2_AUTHORITY, _V2_SSL = 0x02, 0x20  # types of TLVs (section 2.2)
 _V2_SSL_VERSION, _V2_SSL_CN, _V2_SSL_CIPHER = 0x21, 0x22, 0x23
 _CLIENT_SSL, _CLIENT_CERT_CONN = 0x01, 0x02
 LOCAL_V2: Final = SIGNATURE + bytes((_LOCAL, 0, 0, 0))
-"""Header of a connection that the gateway makes on its own behalf, such as a health check."""
+"""Header of a connection that the gateway opens for itself, such as a health check."""
 UNKNOWN_V1: Final = b"PROXY UNKNOWN\r\n"
-"""Header of such a connection in version 1."""
+"""The same header in version 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class TerminatedTls:
-    """TLS that was terminated here, as a header tells of it.
+    """TLS session terminated by the gateway, as described in a PROXY header.
 
     `common_name`: of a verified client certificate; "" = none.
     """
@@ -69,11 +69,11 @@ class Parsed:
     source: Address | None
     destination: Address | None
     consumed: int
-    """Length of the header: the client's bytes begin directly after it."""
+    """Length of the header: the client's data follows directly."""
 
 
 def parse(buffer: bytes) -> Parsed | None:
-    """Parse the PROXY header that `buffer` begins with. None: more bytes are needed. Raises `Malformed`."""
+    """Parse the PROXY header at the start of `buffer`. None: more bytes are needed. Raises `Malformed`."""
     if buffer[: len(SIGNATURE)] == SIGNATURE[: len(buffer)]:
         return _parse_v2(buffer) if len(buffer) >= V2_HEADER_LENGTH else None
     if buffer[: len(_V1_START)] == _V1_START[: len(buffer)]:
@@ -114,7 +114,7 @@ def _parse_v2(buffer: bytes) -> Parsed | None:
     consumed = V2_HEADER_LENGTH + block_length
     if len(buffer) < consumed:
         return None
-    if command == _LOCAL:  # a health check of the sender; the address block has to be ignored (section 2.2)
+    if command == _LOCAL:  # a health check of the sender; the address block must be ignored (section 2.2)
         return Parsed(None, None, consumed)
     if family not in _V2_FAMILIES:
         raise Malformed("The PROXY protocol header has an unknown address family or transport.")
@@ -132,7 +132,7 @@ def _parse_v2(buffer: bytes) -> Parsed | None:
 
 
 def header_v1(source: Address | None, destination: Address | None) -> bytes:
-    """Return the line for a client at `source` that has connected to `destination`; None: it has no IP address."""
+    """Return the line for a client at `source` connected to `destination`; None: it has no IP address."""
     addresses = _same_family(source, destination)
     if addresses is None or source is None or destination is None:
         return UNKNOWN_V1
@@ -143,9 +143,9 @@ def header_v1(source: Address | None, destination: Address | None) -> bytes:
 def header_v2(
     source: Address | None, destination: Address | None, server_name: str = "", tls: TerminatedTls | None = None
 ) -> bytes:
-    """Return the header for a client at `source` that has connected to `destination`, with what is known of its TLS.
+    """Return the header for a client at `source` connected to `destination`, with its server name and TLS session.
 
-    `server_name`: as the client asks for it by SNI. `tls`: None = it was not terminated here.
+    `server_name`: requested by SNI. `tls`: None = TLS was not terminated here.
     """
     addresses = _same_family(source, destination)
     family, block = 0x00, b""
@@ -157,7 +157,7 @@ def header_v2(
         block += _tlv(_V2_AUTHORITY, server_name.encode())
     if tls is not None:
         flags = _CLIENT_SSL | (_CLIENT_CERT_CONN if tls.has_certificate else 0)
-        verified = 0 if tls.has_certificate else 1  # 0: a certificate was shown, and is valid
+        verified = 0 if tls.has_certificate else 1  # 0: the client presented a valid certificate
         told = bytes((flags,)) + verified.to_bytes(4) + _tlv(_V2_SSL_VERSION, tls.version.encode())
         if tls.common_name:
             told += _tlv(_V2_SSL_CN, tls.common_name.encode())
@@ -172,7 +172,7 @@ def _tlv(kind: int, value: bytes) -> bytes:
 def _same_family(
     source: Address | None, destination: Address | None
 ) -> tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address] | None:
-    """Return both addresses in one family, IPv4 as IPv6 if need be; None where one is missing."""
+    """Return both addresses in one family, IPv4 as IPv4-mapped IPv6 if they differ; None if one is missing."""
     if source is None or destination is None:
         return None
     try:
@@ -193,8 +193,8 @@ def _port(buffer: bytes, start: int) -> int:
 
 
 def _endpoint(address: IPv4Address | IPv6Address, port: int) -> Address:
-    """Raises `ValueError` for a port above 65535. IPv4-mapped addresses are converted, because they could bypass
-    address rules otherwise.
+    """Parse an address and port. Raises `ValueError` for a port above 65535. IPv4-mapped addresses are converted,
+    because they could bypass address rules otherwise.
     """
     if port > 0xFFFF:
         raise ValueError(f"port {port}")

@@ -1,9 +1,9 @@
-"""Server name and protocols of a ClientHello, for who passes TLS on without decrypting it (RFC 8446 sections 4.1.2 and
-5.1, RFC 6066 section 3, RFC 7301 section 3.1).
+"""Server name and protocols of a ClientHello, for TLS passthrough (RFC 8446 sections 4.1.2 and 5.1, RFC 6066 section 3,
+RFC 7301 section 3.1).
 
-`HelloReader` is strict, for what it reads decides where a connection goes, and the target must not read something else:
-every length has to fit exactly, nothing may stand twice, and nothing may stand between the records of the message. It
-holds at most `LONGEST_MESSAGE` bytes in at most `MOST_RECORDS` records.
+`HelloReader` is strict, because the server name decides the route, and the target must not read another one: every
+length must fit exactly, duplicates are rejected, and so are other records between those of the message. It buffers at
+most `LONGEST_MESSAGE` bytes in at most `MOST_RECORDS` records.
 """
 
 import re
@@ -13,9 +13,11 @@ from typing import Final, NamedTuple, final
 from fastgw.net.client_hello import HANDSHAKE, LONGEST_RECORD
 
 LONGEST_MESSAGE: Final = 65_536
-"""Bytes of a ClientHello with its header. Clients send 300 to 2,000, and some 10,000 with keys of ML-KEM."""
+"""Maximum size of a ClientHello in bytes, with its header. Clients send 300 to 2,000, some 10,000 with ML-KEM keys."""
 MOST_RECORDS: Final = 256
-"""Records that it may be cut into. OpenSSL cuts it into the fewest; some clients cut it into a few more on purpose."""
+"""Maximum number of records of a ClientHello. OpenSSL uses as few as possible; some clients use a few more on
+purpose.
+"""
 
 _RECORD_HEADER, _MESSAGE_HEADER, _RANDOM = 5, 4, 32
 _CLIENT_HELLO: Final = 1
@@ -26,7 +28,7 @@ _LONGEST_NAME: Final = 255
 
 
 class Alert(IntEnum):
-    """Reason why a connection is closed, as the client is told (RFC 8446 section 6)."""
+    """Alert sent to the client when its connection is closed (RFC 8446 section 6)."""
 
     UNEXPECTED_MESSAGE = 10
     RECORD_OVERFLOW = 22
@@ -37,12 +39,14 @@ class Alert(IntEnum):
 
     @property
     def record(self) -> bytes:
-        """A fatal alert in a record of its own, as it may answer a ClientHello: nothing is encrypted yet."""
+        """Return a fatal alert in a record of its own, unencrypted, as the response to a ClientHello."""
         return b"\x15\x03\x03\x00\x02\x02%c" % self
 
 
 class InvalidHello(Exception):
-    """The bytes are no ClientHello. `alert`: the answer; None: they are no TLS, so the peer would not understand."""
+    """The bytes are not a ClientHello. `alert`: response; None: they are not TLS, so the peer would not understand
+    one.
+    """
 
     def __init__(self, why: str, alert: Alert | None = Alert.DECODE_ERROR) -> None:
         super().__init__(why)
@@ -51,25 +55,25 @@ class InvalidHello(Exception):
 
 class ClientHello(NamedTuple):
     server_name: str = ""
-    """Server name in lower case, without a dot at its end; "" = the client names none."""
+    """Server name in lower case, without a trailing dot; "" = the client sends none."""
     protocols: tuple[bytes, ...] = ()
-    """Protocols that the client offers (ALPN), in its order."""
+    """Protocols offered by ALPN, in the client's order."""
 
 
 @final
 class HelloReader:
-    """Collects the first bytes of a client until they hold its ClientHello. `received`: all of them, as they came."""
+    """Collects the first bytes of a client until they contain its ClientHello. `received`: all of them, unchanged."""
 
     __slots__ = ("_message", "_record_at", "_records", "received")
 
     def __init__(self) -> None:
         self.received = bytearray()
-        self._record_at = 0  # where the first record begins that is not whole
+        self._record_at = 0  # offset of the first incomplete record
         self._records = 0
         self._message = bytearray()
 
     def feed(self, chunk: bytes | memoryview) -> ClientHello | None:
-        """Take the next bytes. None: more have to come. Raises `InvalidHello`."""
+        """Take the next bytes. None: more are needed. Raises `InvalidHello`."""
         received, message = self.received, self._message
         received += chunk
         while len(received) > self._record_at:
@@ -92,7 +96,9 @@ class HelloReader:
 
 
 def server_name_of(message: bytes) -> str:
-    """Return the server name in a ClientHello with its header; "" = none, or what it is will be judged by OpenSSL."""
+    """Return the server name in a ClientHello with its header; "" = none, or an invalid one, which OpenSSL will
+    reject.
+    """
     try:
         return _parse(message[_MESSAGE_HEADER:]).server_name
     except InvalidHello:
@@ -100,7 +106,9 @@ def server_name_of(message: bytes) -> str:
 
 
 def _record_size(header: bytes, *, first: bool) -> int | None:
-    """Return the length of a record's content; None: its header is not whole. What is there of it is judged at once."""
+    """Return the length of a record's content; None: its header is incomplete. The available part is validated at
+    once.
+    """
     if header[0] != HANDSHAKE or header[1:2] not in (b"", b"\x03"):
         if first:
             raise InvalidHello("the first bytes are not a TLS handshake", alert=None)
@@ -137,7 +145,7 @@ def _parse(body: bytes) -> ClientHello:
     name = ""
     protocols: tuple[bytes, ...] = ()
     met: set[int] = set()
-    extensions = _Reader(reader.vector(2, 0, 65_535) if reader.left else b"")  # before TLS 1.3 there may be none
+    extensions = _Reader(reader.vector(2, 0, 65_535) if reader.left else b"")  # optional before TLS 1.3
     reader.end()
     while extensions.left:
         kind = extensions.number(2)
@@ -176,7 +184,7 @@ def _protocols(content: "_Reader") -> tuple[bytes, ...]:
 
 @final
 class _Reader:
-    """Raises `InvalidHello` where something is longer than what is there."""
+    """Reader of a message's bytes. Raises `InvalidHello` if a length exceeds the available bytes."""
 
     __slots__ = ("_at", "_held")
 
@@ -198,7 +206,7 @@ class _Reader:
         return int.from_bytes(self.take(size))
 
     def vector(self, size: int, least: int, most: int) -> bytes:
-        """Read bytes after their length, which takes so many bytes."""
+        """Read bytes with a length prefix of this many bytes."""
         length = self.number(size)
         if not least <= length <= most:
             raise InvalidHello("a length in the ClientHello is out of bounds")

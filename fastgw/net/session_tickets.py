@@ -31,11 +31,11 @@ class TicketKeySeeds:
 
     @classmethod
     def generate(cls, now: float) -> "TicketKeySeeds":
-        """`now`: epoch seconds, here and below."""
+        """Generate a first seed. `now`: epoch seconds, here and below."""
         return cls(int(now) // DAY_S, os.urandom(_SEED_BYTES), os.urandom(_SEED_BYTES))
 
     def advance(self, now: float) -> bool:
-        """Advance to the day of `now`, and delete seeds before yesterday. True: it is another day."""
+        """Advance to the day of `now`, and delete seeds from before yesterday. True: the day has changed."""
         day = int(now) // DAY_S
         moved = day > self.day
         while day > self.day:
@@ -44,7 +44,9 @@ class TicketKeySeeds:
         return moved
 
     def keys(self, purpose: bytes) -> tuple[bytes, bytes]:
-        """Keys of today and of the day before. Different client verification rules need a different purpose."""
+        """Return the keys of today and yesterday. Different rules for client certificates need a different
+        `purpose`.
+        """
         return _expanded(self.today, purpose), _expanded(self.before, purpose)
 
 

@@ -23,7 +23,9 @@ class RedisAddress(NamedTuple):
 
 
 def parse_redis(url: str) -> RedisAddress:
-    """`redis://[[user]:password@]host[:port][/database]`; `rediss://` for TLS. Raises `ValueError`, without the URL."""
+    """Parse `redis://[[user]:password@]host[:port][/database]`; `rediss://` for TLS. Raises `ValueError`, without the
+    URL.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 6379
@@ -37,7 +39,7 @@ def parse_redis(url: str) -> RedisAddress:
 
 
 def check_redis(url: str) -> None:
-    """Raises `ValueError`, without the URL, if it is not supported."""
+    """Check the URL. Raises `ValueError`, without the URL, if it is not supported."""
     parse_redis(url)
     for package in ("redis", "aiocache"):
         if find_spec(package) is None:

@@ -9,12 +9,12 @@ from typing import Final
 UNASKED, AWAY, UP = range(3)
 """Values of the availability word."""
 
-_seen: Final[dict[object, bool]] = {}  # two of them while a reload moves to another Redis
+_seen: Final[dict[object, bool]] = {}  # two of them during a reload to another Redis
 _word = memoryview(array("Q", [UNASKED]))
 
 
 def report_in(word: memoryview) -> None:
-    """Publish it in this word from now on: a process has one."""
+    """Publish the availability in this word from now on; a process has one."""
     global _word
     _word = word
     _write_state()

@@ -14,7 +14,7 @@ MOST_CONNECTIONS: Final = 32
 
 
 def opened(host: str, port: int, database: int, tls: bool, username: str, password: str, timeout: float) -> RedisCache:
-    """Connects on first use. It stores bytes unchanged, and has no timeout of its own."""
+    """Return a client that connects on first use. It stores bytes unchanged, and has no timeout of its own."""
     more: dict[str, Any] = {"username": username} if username else {}
     return RedisCache(
         endpoint=host,

@@ -29,7 +29,7 @@ _UNTIL: Final = struct.Struct("<d")
 
 
 class _Away(Exception):
-    """Redis has not answered."""
+    """Redis did not respond."""
 
 
 @final
@@ -59,7 +59,7 @@ class _Redis:
             task.add_done_callback(_closing.discard)
 
     async def execute(self, command: str, *words: Any, **more: Any) -> Any:
-        """Raises `_Away`."""
+        """Run a command. Raises `_Away`."""
         if not self._users:
             raise _Away
         if self._cache is None:
@@ -69,7 +69,7 @@ class _Redis:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await getattr(self._cache, command)(*words, **more)
         except TimeoutError as error:
-            if self._answered_at < begun_at:  # otherwise it answers, and only this response was late
+            if self._answered_at < begun_at:  # otherwise Redis responds, and only this response was late
                 self._log_problem(in_words(error))
             raise _Away from error
         except self._library.ERRORS as error:
@@ -98,7 +98,8 @@ class EncryptedRedisCache:
     __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_seal")
 
     def __init__(self, address: RedisAddress, secret: bytes, purpose: bytes) -> None:
-        """`secret`: known to all nodes, and not to Redis. `purpose`: entries of other purposes are not accessible.
+        """Create the cache. `secret`: known to all nodes, and not to Redis. `purpose`: entries of other purposes are
+        not accessible.
 
         Raises `ValueError` if a package is missing.
         """
@@ -111,7 +112,7 @@ class EncryptedRedisCache:
         self._name_key = _derived(secret, b"name", purpose)
         self._seal = AESGCM(_derived(secret, b"value", purpose))
         self._redis: _Redis | None = None
-        self._away_until = 0.0  # for each separately: one of many concurrent requests may be late
+        self._away_until = 0.0  # one timeout each: of many concurrent requests some may be late
 
     def __repr__(self) -> str:
         return f"<EncryptedRedisCache {self._address!r}{' away' if time.monotonic() < self._away_until else ''}>"
@@ -129,8 +130,8 @@ class EncryptedRedisCache:
             self._redis.close()
 
     async def get(self, credential: bytes) -> tuple[bytes, float] | None:
-        """Return the value stored for a credential that is still fresh, and until when (epoch seconds); None: nothing,
-        or Redis did not answer.
+        """Return the value stored for a credential and its expiry (epoch seconds); None: there is none, or Redis did
+        not respond.
         """
         name = self._name(credential)
         sealed = await self._send_command("get", name)
@@ -149,7 +150,7 @@ class EncryptedRedisCache:
         return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None
 
     async def put(self, credential: bytes, value: bytes, until_date: float) -> None:
-        """Store it until then (epoch seconds)."""
+        """Store a value with this expiry (epoch seconds)."""
         left = until_date - time.time()
         if left >= 0.001:
             name, nonce = self._name(credential), os.urandom(_NONCE)

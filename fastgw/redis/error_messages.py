@@ -30,12 +30,12 @@ _RAISED: Final[Mapping[str, str]] = MappingProxyType(
         "OutOfMemoryError": "OOM",
     }
 )
-"""Classes of redis-py, which removes that word."""
+"""Exception classes of redis-py, which removes that word."""
 _NO_PASSWORD_THERE: Final = ("AUTH", "without any password")
 
 
 def in_words(error: object) -> str:
-    """`error`: an exception of a client, or an error response."""
+    """Return a message. `error`: an exception of a client, or an error response."""
     text, name = str(error), type(error).__name__
     code = _RAISED.get(name, text.partition(" ")[0])
     if text.startswith("Authentication required"):
@@ -50,7 +50,7 @@ def in_words(error: object) -> str:
         return "the connection was closed"
     if isinstance(error, OSError):
         return error.strerror or name
-    if name == ConnectionError.__name__:  # of redis-py, which does not say more of the cause
+    if name == ConnectionError.__name__:  # redis-py does not report the cause
         return "connecting to it failed"
     if code in _MESSAGES:
         return _MESSAGES[code]

@@ -21,19 +21,19 @@ PORT: Final = 6379
 
 
 def packed(*words: bytes) -> bytes:
-    """A command as it is sent."""
+    """Return an encoded command."""
     return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
 
 @final
 class Pipe(asyncio.Protocol):
-    """Pipelined connection: commands without a response when it ends are not answered. It ends on a response without a
+    """Pipelined connection. When it ends, commands in flight get no response. It ends on a response without a
     command.
     """
 
     def __init__(self) -> None:
         self.lost: Callable[[str], None] | None = None
-        """Called with the reason when it has ended, except by `close`."""
+        """Called with the reason when the connection has ended, except by `close`."""
         self.is_closed = False
         self._asking: set[asyncio.Future[Any]] = set()
         self._reader = hiredis.Reader()

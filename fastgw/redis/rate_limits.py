@@ -118,13 +118,13 @@ AGAIN_S: Final = 0.1
 AGAIN_MOST_S: Final = 2.0
 """Delay before a reconnect: first and maximum, plus up to half at random."""
 STEADY_S: Final = 1.0
-"""Seconds for which it has to be reachable before that is logged."""
+"""Seconds for which Redis must be reachable before the recovery is logged."""
 MOST_UNANSWERED: Final = 10_000
 """Maximum number of calls without a response."""
 
 Answer = list[int]
-"""Answer of the script: us to wait (0: it is spent), permits left, us until all are back, the mark, us until one's
-turn.
+"""Result of the script: us to wait (0: admitted), permits left, us until all are available, the mark, us until the
+caller's turn.
 """
 _ANSWERED: Final = [int] * 5
 
@@ -132,7 +132,7 @@ Awaited = asyncio.Future[list[int] | None]
 
 
 class Asking(NamedTuple):
-    """Constant part of each call for one limit."""
+    """Arguments of the script that are the same in each call for a limit."""
 
     prefix: bytes
     identity: bytes
@@ -147,7 +147,9 @@ class Asking(NamedTuple):
 
 
 def asking(prefix: str, algorithm: str, window: float, depth: int, step_ns: int, name: bytes) -> Asking:
-    """`depth`, `step_ns`: of a bucket: the burst, and ns between two permits. `name`: of the limit."""
+    """Return the arguments. `depth`, `step_ns`: of a bucket: burst, and ns between two permits. `name`: of the
+    limit.
+    """
     microseconds = round(window * 1e6)
     of_window = {"fixed_window": 0, "sliding_window": 7}
     parts = of_window.get(algorithm, -1)
@@ -183,10 +185,10 @@ class StateLimits:
         self._timer: asyncio.TimerHandle | None = None
         self._is_flushing = self._is_trusted = False
         self._again_s = AGAIN_S
-        self._is_outage_logged = False  # in the log
+        self._is_outage_logged = False  # for the log
         self._steady: asyncio.TimerHandle | None = None  # until the recovery is logged
         self.away = ""
-        """Reason why Redis is not used; "": it is used."""
+        """Reason why Redis is not used; "" = it is used."""
 
     def __repr__(self) -> str:
         state = "away" if self.away else "connecting" if self._pipe is None else "connected"
@@ -221,7 +223,7 @@ class StateLimits:
         return not self.away and self._users > 0 and len(self._sent) + len(self._unsent) < MOST_UNANSWERED
 
     def send_command(self, words: tuple[bytes, ...]) -> Awaited | None:
-        """None, at once or later: Redis is unreachable."""
+        """Send a call. None, at once or later: Redis is unreachable."""
         if not self._may_ask:
             return None
         answer: Awaited = self._loop.create_future()
@@ -269,19 +271,19 @@ class StateLimits:
             self._lost(in_words(answer) if isinstance(answer, Exception) else "it sent an unexpected response")
 
     def _look(self) -> None:
-        """Whether a call has waited for too long."""
+        """Check whether a call has waited for too long."""
         self._timer = None
         first = self._sent or self._unsent
         if not first:
             return
-        late_at = min(question.late_at for question in first)  # a repeated call comes after later ones
+        late_at = min(question.late_at for question in first)  # repeated calls come after later ones
         if late_at <= self._loop.time():
             self._go(f"no answer within {self._timeout:g} s")
         else:
             self._timer = self._loop.call_at(late_at, self._look)
 
     def _lost(self, why: str) -> None:
-        """Reopen a connection that has worked at once; new calls wait for it, within the usual timeout."""
+        """Reopen a connection that had worked; new calls wait for it, within the usual timeout."""
         if not self._is_trusted or not self._users:
             self._go(why)
             return
@@ -342,7 +344,7 @@ class StateLimits:
             self._go(type(error).__name__)
 
     def _pause(self) -> float:
-        """Seconds until the next attempt: increasing, until it has answered a call."""
+        """Return the seconds until the next attempt: increasing, until Redis has answered a call."""
         pause, self._again_s = self._again_s, min(self._again_s * 2, AGAIN_MOST_S)
         return pause
 

@@ -20,7 +20,7 @@ def place_in(url: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """Raises `ValueError` if it is not supported."""
+    """Check the URL. Raises `ValueError` if it is not supported."""
     place_in(url)
     if find_spec("redis") is None or find_spec("hiredis") is None:
         raise ValueError("the package redis is missing; install fastgw[redis]")

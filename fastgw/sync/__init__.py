@@ -1,3 +1,3 @@
-"""State that one process passes on to all others: feeds, revocations, drained targets; and the credential cache that
+"""State that one process sends to all others: feeds, revocations, drained targets; and the credential cache that
 revocations clear.
 """

@@ -1,7 +1,7 @@
-"""Credential cache of a worker: results of credentials that it has judged.
+"""Credential cache of a worker: results of verified credentials.
 
-A credential is looked up by a hash of 128 bits under a key that nobody knows, so neither it nor anything that it could
-be guessed from is kept (compiled: `_marks.h`). One cache serves one policy: what another accepts is in another cache.
+Credentials are looked up by a keyed 128-bit hash with a secret key, so neither they nor anything that helps to guess
+them is stored (compiled: `_marks.h`). Each policy has its own cache.
 
 PERF: a hit costs 0.16 us for a credential of 800 bytes compiled, 1.7 in plain Python, both with the call (CPython 3.11,
 micro/tokens).
@@ -22,13 +22,13 @@ T = TypeVar("T")
 
 HITS, MISSES = range(2)
 WORDS: Final = 2
-"""Words of the counters, hits and misses, of all caches of a process."""
+"""Number of counter words, hits and misses, for all caches of a process."""
 
 _counts = memoryview(array("Q", [0] * WORDS))
 
 
 def _count_in(words: memoryview) -> None:
-    """Count in these words from now on. A process has one column of them, and caches that live longer than any use."""
+    """Use these words for the counters from now on. A process has one column of them for all its caches."""
     global _counts
     if words.nbytes != WORDS * 8 or words.format != "Q":
         raise ValueError("hits and misses are two words")
@@ -36,19 +36,19 @@ def _count_in(words: memoryview) -> None:
 
 
 def _uncollected(each: T) -> T:
-    """Let the collector of cycles pass over a list or dictionary, and those in it: they are in no cycle.
+    """Exclude a list or dictionary, and those in it, from the garbage collector: they contain no cycles.
 
-    For what is remembered by the thousand: a worker stands still while all that it holds is looked at. In plain Python
-    it cannot be done.
+    For caches with thousands of entries: the worker is stopped while the collector visits all of them. No effect in
+    plain Python.
     """
     return each
 
 
 @final
 class _TokenCache(Generic[T]):
-    """Remembers up to `most` credentials, each until an instant of its own. A full cache forgets its oldest.
+    """Cache of up to `most` credentials, each with its own expiry. A full cache evicts the oldest entry.
 
-    No value may lead back to the cache: it would not be freed.
+    No value may refer to the cache: that would be a cycle.
     """
 
     __slots__ = ("_entries", "_key", "_most")
@@ -70,9 +70,7 @@ class _TokenCache(Generic[T]):
         return blake2b(credential, digest_size=16, key=self._key).digest()
 
     def get(self, credential: bytes) -> T | None:
-        """Return the value remembered for a credential; None when there is none, or it has expired. Counts a hit or a
-        miss.
-        """
+        """Return the cached value of a credential; None: there is none, or it has expired. Counts a hit or a miss."""
         mark = self._mark(credential)
         entry = self._entries.get(mark)
         if entry is not None:
@@ -84,14 +82,14 @@ class _TokenCache(Generic[T]):
         return None
 
     def shown_by(self, head: RequestHead) -> T | None:
-        """Return the value remembered for the only `Authorization` header of a request; None also where there is not
+        """Return the cached value of the only `Authorization` header of a request; None also if there is not exactly
         one.
         """
         values = head.values(b"authorization")
         return self.get(values[0]) if len(values) == 1 else None
 
     def put(self, credential: bytes, value: T, expires_at: float) -> None:
-        """Remember this of it, in place of what was, until `expires_at` (monotonic seconds)."""
+        """Store a value until `expires_at` (monotonic seconds), replacing an earlier one."""
         mark = self._mark(credential)
         self._entries.pop(mark, None)
         if len(self._entries) >= self._most:
@@ -99,11 +97,11 @@ class _TokenCache(Generic[T]):
         self._entries[mark] = value, expires_at
 
     def forget(self, credential: bytes) -> None:
-        """Remember nothing of it."""
+        """Remove the value of a credential."""
         self._entries.pop(self._mark(credential), None)
 
     def keep(self, is_wanted: Callable[[T], bool]) -> None:
-        """Forget all of which this does not hold. Walks over everything: for what happens rarely."""
+        """Remove all entries that do not meet the condition. Visits all entries: for rare events."""
         for mark, (value, _) in list(self._entries.items()):
             if not is_wanted(value):
                 del self._entries[mark]

@@ -1,7 +1,7 @@
-"""Targets that somebody has asked to drain: they get nothing new, and what is under way there is finished.
+"""Targets drained by the admin API: they get no new requests, and those in flight are finished.
 
-Control keeps their names, and tells the supervisor and all workers, also those to come, as a feed. So it holds whatever
-process dies, over reloads of the configuration, and over upgrades; not over a restart.
+Control keeps their names, and sends them to the supervisor and to all workers, including later ones, as a feed. So they
+survive the death of any process, reloads and upgrades, but not a restart.
 """
 
 from collections.abc import Collection, Mapping, Set
@@ -12,21 +12,21 @@ import msgspec
 from fastgw.shm.slot_assignment import upstream_of
 
 FEED: Final = "drained targets"
-"""Key of this feed. No source has it: those of filters begin with a URL."""
+"""Key of this feed. No other source has it: keys of filters' feeds begin with a URL."""
 
 
 def written(names: Collection[str]) -> bytes:
-    """`names`: as `target_name` makes them."""
+    """Encode the names. `names`: as returned by `target_name`."""
     return msgspec.json.encode(sorted(names))
 
 
 def read(value: bytes) -> set[str]:
-    """b"": nobody has said anything yet."""
+    """Decode the names. b"": nothing was sent yet."""
     return msgspec.json.decode(value, type=set[str]) if value else set()
 
 
 def by_upstream(names: Collection[str]) -> Mapping[str, Set[str]]:
-    """The labels of the targets of each upstream."""
+    """Return the labels of the drained targets by upstream."""
     found: dict[str, set[str]] = {}
     for name in names:
         upstream = upstream_of(name)

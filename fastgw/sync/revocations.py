@@ -1,8 +1,8 @@
-"""Revocation list: tokens, all tokens of a subject, and sessions that were ended before their time.
+"""Revocation list: tokens, all tokens of a subject, and login sessions, revoked before their expiry.
 
-A record is the digest of a credential, or of whose it is, until when the record is kept, and up to which date what it
-names was issued. Rule 1: nothing of a token or session stands in it; whoever reads it learns nothing. Rule 2: records
-are only added, and end by themselves: lists of several processes and nodes are merged in any order, and end up equal.
+A record is the digest of a credential or of its owner, the date until which the record is kept, and the date before
+which the credential was issued. Rule 1: records contain nothing of tokens or sessions. Rule 2: records are only added,
+and expire by themselves: lists of several processes and nodes can be merged in any order, with the same result.
 """
 
 import time
@@ -14,32 +14,32 @@ from typing import Final, Literal, final
 from msgspec import Struct
 
 MOST: Final = 100_000
-"""Records that one process holds. More, and those are forgotten that would end first."""
+"""Maximum number of records in a process. Beyond it, those that expire first are removed."""
 LENGTH: Final = 26
-"""Bytes of a record."""
+"""Length of a record in bytes."""
 MARK: Final = 16
 ALWAYS_DATE: Final = (2**48 - 1) / 1000
-"""Date for what is named itself: whenever it was issued."""
+"""Date in records for any date of issue."""
 LATEST_DATE: Final = float(2**32 - 1)
 LONGEST_PART: Final = 256
-"""Characters of each part of what is told of a revocation."""
+"""Maximum number of characters of each part of an event."""
 MOST_EVENTS: Final = 100
-"""The latest of them are told."""
+"""Maximum number of events kept, the latest."""
 _MOMENTS: Final = 2**48 - 1
 
 Kind = Literal["jti", "subject", "token", "session"]
 
 
 class RevocationEvent(Struct, frozen=True):
-    """A revocation, for people."""
+    """Event of a revocation, for people."""
 
     kind: Kind
-    """The kind of what was named: one token by its `jti` or as a whole, all of a subject, or a login's session."""
+    """Kind of the credential: one token, by its `jti` or as a whole; all tokens of a subject; or a login session."""
     date: float
     expires_date: float
-    """When it is forgotten."""
+    """Expiry of the revocation."""
     issuer: str = ""
-    """"" = not told, or none; likewise the others."""
+    """Issuer; "" = not sent, or none. The same for the following."""
     subject: str = ""
     jti: str = ""
 
@@ -51,7 +51,7 @@ def event_of(kind: Kind, expires_date: float, *, issuer: str = "", subject: str 
 
 
 def mark_of(kind: str, *parts: str | bytes) -> bytes:
-    """Return the digest of a credential, or of its owner. The same on every node. `kind`: at most 16 characters."""
+    """Return the digest of a credential, or of its owner, equal on all nodes. `kind`: at most 16 characters."""
     digest = blake2b(digest_size=MARK, person=kind.encode())
     for part in parts:
         raw = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
@@ -61,12 +61,12 @@ def mark_of(kind: str, *parts: str | bytes) -> bytes:
 
 
 def record_of(mark: bytes, expires_date: float, before_date: float = ALWAYS_DATE) -> bytes:
-    """Return a record that is kept until `expires_date`. `before_date`: what was issued later is not meant."""
+    """Return a record that is kept until `expires_date`. `before_date`: credentials issued later are not revoked."""
     return mark + _value(expires_date, before_date).to_bytes(LENGTH - MARK)
 
 
 def records_in(joined: bytes) -> Iterator[bytes]:
-    """One by one; what is left over at the end is none."""
+    """Yield the records in these bytes; an incomplete one at the end is ignored."""
     return (joined[at : at + LENGTH] for at in range(0, len(joined) - LENGTH + 1, LENGTH))
 
 
@@ -77,18 +77,18 @@ def _value(expires_date: float, before_date: float) -> int:
 
 @final
 class RevocationList:
-    """The records that one process knows."""
+    """The records known to a process."""
 
     __slots__ = ("_known", "_most", "_order", "dropped")
 
     def __init__(self, most: int = MOST) -> None:
-        # Plain dictionary and list of bytes and numbers: the collector of cycles has nothing to look at.
+        # A plain dictionary and list of bytes and numbers, which the garbage collector need not visit.
         self._known: dict[bytes, int] = {}
         self._order: list[bytes] = []
-        """A heap of expiry and mark. What is not so in `_known` is out of date."""
+        """Heap of expiry and mark. Entries that differ from `_known` are out of date."""
         self._most = most
         self.dropped = 0
-        """How many were forgotten before they ended, for want of room."""
+        """Number of records removed before their expiry for lack of space."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -97,7 +97,9 @@ class RevocationList:
         return f"<RevocationList {len(self._known)} of {self._most}>"
 
     def covers(self, marks: Iterable[tuple[bytes, float]], now: float) -> bool:
-        """Whether one of them is revoked. Each with when it was issued, epoch seconds; `now`: likewise."""
+        """Whether one of these marks is revoked. Each comes with its date of issue; dates and `now` are epoch
+        seconds.
+        """
         known = self._known
         for mark, issued_date in marks:
             value = known.get(mark)
@@ -106,7 +108,7 @@ class RevocationList:
         return False
 
     def add(self, joined: bytes, now: float) -> bytes:
-        """Take these records; those of them that say something new. `now`: epoch seconds."""
+        """Add records, and return those that are new or extended. `now`: epoch seconds."""
         fresh = []
         self._forget(now)
         for record in records_in(joined):
@@ -127,13 +129,13 @@ class RevocationList:
         return b"".join(fresh)
 
     def _forget(self, now: float) -> None:
-        """Drop the records that have ended."""
+        """Remove expired records."""
         order = self._order
         while order and int.from_bytes(order[0][:4]) <= now:
             self._drop(heappop(order))
 
     def _make_room(self, value: int) -> bool:
-        """Forget who would end first; whether that is not the new one itself."""
+        """Remove the record that expires first; False if that is the new one itself."""
         order, count = self._order, len(self._known)
         while len(self._known) == count and int.from_bytes(order[0][:4]) < value >> 48:
             self._drop(heappop(order))
@@ -146,12 +148,12 @@ class RevocationList:
             del self._known[entry[4:]]
 
     def joined(self, now: float) -> bytes:
-        """All records."""
+        """Return all records."""
         self._forget(now)
         return b"".join(mark + value.to_bytes(LENGTH - MARK) for mark, value in self._known.items())
 
     def lacking(self, joined: bytes) -> bytes:
-        """The records here of which those say less, or nothing."""
+        """Return the records that `joined` lacks, or has with an earlier date."""
         theirs = RevocationList(max(len(joined) // LENGTH, 1))
         theirs.add(joined, 0.0)
         return b"".join(
