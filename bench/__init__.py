@@ -1,1 +1,1 @@
-"""What fastgw costs, measured beside the proxies people use now: `python -m bench --help`."""
+"""Benchmark of fastgw against other proxies: `python -m bench --help`."""

@@ -1,6 +1,6 @@
-"""What fastgw costs, beside the proxies people use now. Without a command: `plain`.
+"""Benchmark fastgw against other proxies. Without a command: `plain`.
 
-Exit codes: 0 well, 1 a result is void, 2 a scenario could not be measured.
+Exit codes: 0 success, 1 a result is void, 2 a scenario could not be measured.
 """
 
 import os
@@ -31,16 +31,16 @@ from bench.scenarios.scenario import Scenario
 
 WELL, VOID, CANNOT_MEASURE = range(3)
 NEEDED = {"nginx": "nginx", "wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
-"""Programs without which nothing is measured, by Debian's package: the origin, the loads, and what pins all of them."""
+"""Programs required for any measurement, by Debian package: the origin, load generators, and CPU pinning."""
 
 SBIN = ":/usr/sbin:/sbin"
-"""Where Debian has nginx and HAProxy: an addition to PATH."""
+"""Directory of nginx and HAProxy in Debian, added to PATH."""
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
 
 class CannotMeasure(Exception):
-    """A scenario has no result on this machine, as it is now. The text says why."""
+    """A scenario cannot be measured on this machine at present. The text has the reason."""
 
 
 RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often each contestant is measured. Default: 6.")]
@@ -107,7 +107,7 @@ def _run(
 
 
 def _effort(rounds: int | None, seconds: int | None, quick: bool) -> Effort:
-    """What is asked for, on this machine's cores; ends the command if that cannot be."""
+    """Return the requested effort on this machine's cores; end the command if it is not possible."""
     os.environ["PATH"] += SBIN
     if missing := [package for program, package in NEEDED.items() if not shutil.which(program)]:
         _fail(f"programs are missing; on Debian: apt-get install {' '.join(missing)}")
@@ -118,7 +118,7 @@ def _effort(rounds: int | None, seconds: int | None, quick: bool) -> Effort:
 
 
 def _measure(scenario: Scenario, effort: Effort, only: str = "") -> Outcome:
-    """Measure those contestants that are asked for and can take part. Raises `CannotMeasure`."""
+    """Measure the requested contestants that are available. Raises `CannotMeasure`."""
     scenario = replace(scenario, peers=_chosen(scenario.peers, only))
     if not scenario.peers:
         raise CannotMeasure(f"{scenario.name}: none of the contestants is left")
@@ -130,7 +130,7 @@ def _measure(scenario: Scenario, effort: Effort, only: str = "") -> Outcome:
 
 
 def _check_names(scenarios: Sequence[Scenario], only: str) -> None:
-    """End the command if `--only` names somebody whom none of the scenarios has."""
+    """End the command if `--only` names an unknown contestant."""
     names = dict.fromkeys(_first_word(peer) for scenario in scenarios for peer in scenario.peers)
     if unknown := _wanted(only) - set(names):
         _fail(f"--only: unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(names)}")
@@ -169,7 +169,7 @@ def compare(
     seconds: SecondsOption = None,
     quick: QuickOption = False,
 ) -> None:
-    """Measure revisions of fastgw side by side, each installed for itself; ratios are to the first."""
+    """Compare revisions of fastgw, each installed separately; ratios are to the first."""
     if scenario not in SCENARIOS:
         _fail(f"no such scenario: {scenario}; expected one of {', '.join(SCENARIOS)}")
     try:
@@ -190,8 +190,8 @@ def plot(
         list[Path] | None, typer.Argument(help="Results to draw, as JSON. None: the newest of each scenario.")
     ] = None,
 ) -> None:
-    """Draw results as SVG into bench/results/."""
-    from bench.plots import draw  # matplotlib takes a second to load, which no other command should wait for
+    """Draw results as SVG files in bench/results/."""
+    from bench.plots import draw  # matplotlib takes a second to load, and only this command needs it
 
     _prepare_results()
     for file in results or filter(None, map(newest, SCENARIOS)):
@@ -202,15 +202,15 @@ def plot(
 
 @app.command()
 def show(result: Annotated[Path, typer.Argument(help="A result, as JSON.")]) -> None:
-    """Print the tables of a result that was kept."""
+    """Print the tables of a stored result."""
     with _reading(result):
         print(report.as_markdown(read(result)))
 
 
 @app.command()
 def readme() -> None:
-    """Put the newest results into bench/README.md: the table and the pictures of `plain`, and where the others are."""
-    from bench import readme as writing  # it draws
+    """Insert the newest results into bench/README.md: table and plots of `plain`, and links to the others."""
+    from bench import readme as writing  # imports matplotlib
 
     try:
         writing.write()
@@ -224,7 +224,9 @@ def mix(
     users: Annotated[int, typer.Option(min=1, max=5_000, help="Of twenty: 11 browse, 5 post, 2 slow, 2 bad.")] = 200,
     seconds: Annotated[int, typer.Option(min=1, max=3_600, help="How long they go on.")] = 30,
 ) -> None:
-    """Let locust's users browse, post, be slow and show bad tokens. Exit code 1 if any answer was wrong."""
+    """Run a realistic mix of users with locust: browsing, posting, slow clients, invalid tokens. Exit code 1 if any
+    response was wrong.
+    """
     os.environ["PATH"] += SBIN
     try:
         seen = mixing.run(url, users, seconds)
@@ -240,7 +242,9 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same course.")] = 1,
     save: Annotated[bool, typer.Option(help="Write the tables and the pictures to bench/results/.")] = True,
 ) -> None:
-    """Play ten times the capacity and a storm of retries, without a socket: what limits and retry budgets are worth."""
+    """Simulate an overload of ten times the capacity and a retry storm, without sockets: the effect of limits and retry
+    budgets.
+    """
     from bench.simulation.pictures import draw  # matplotlib
     from bench.simulation.scenes import TRIALS, told
 
@@ -265,7 +269,7 @@ def hold(
     pause: Annotated[float, typer.Option(min=0.1, help="Seconds between two bytes of a slow head.")] = 3.0,
     seconds: Annotated[float, typer.Option(min=0.0, help="How long to hold. 0 = until Ctrl-C.")] = 0.0,
 ) -> None:
-    """Hold idle connections and slow heads open, and go on opening those that the gateway closes."""
+    """Hold idle connections and slow request heads open, and reopen those that the gateway closes."""
     try:
         holding.hold(url, connections, slow_heads, pause, seconds or None)
     except holding.CannotHold as error:
@@ -273,7 +277,7 @@ def hold(
 
 
 def _prepare_results(instead: str = "") -> None:
-    """End the command if nothing can be kept, before time is spent on it. `instead`: what else can be done."""
+    """End the command before the measurement if results cannot be stored. `instead`: advice."""
     try:
         report.prepare(RESULTS)
     except OSError as error:
@@ -282,7 +286,7 @@ def _prepare_results(instead: str = "") -> None:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """End the command if `file` cannot be read, or does not hold what is kept today."""
+    """End the command if `file` cannot be read, or is not a result in the current format."""
     try:
         yield
     except OSError as error:
@@ -297,5 +301,5 @@ def _fail(why: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that started processes are stopped
     app()

@@ -1,4 +1,4 @@
-"""Two revisions of fastgw side by side: each in a worktree and a virtual environment of its own, in one run."""
+"""Compares revisions of fastgw, each in its own worktree and virtual environment, in one run."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 
 
 class CannotInstall(Exception):
-    """A revision is unknown, or does not install. The text says which, or has the command's last words."""
+    """A revision is unknown, or cannot be installed. The text has the reason, or the last output of the command."""
 
 
 def check_known(revisions: Sequence[str]) -> None:
-    """Raise `CannotInstall` if there are fewer than two, or one that this repository does not have."""
+    """Raise `CannotInstall` for fewer than two revisions, or one that is not in this repository."""
     if len(set(revisions)) < 2:
         raise CannotInstall(f"{', '.join(revisions)}: expected two or more different revisions, such as main HEAD")
     if unknown := [revision for revision in revisions if not _is_known(revision)]:
@@ -35,7 +35,9 @@ def _is_known(revision: str) -> bool:
 
 @contextmanager
 def installed(revisions: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """The Python of each revision's environment, by revision. Worktrees and environments are gone afterwards."""
+    """Yield the Python interpreter of each revision's environment. Worktrees and environments are removed
+    afterwards.
+    """
     with TemporaryDirectory(prefix="bench-") as scratch, ExitStack() as added:
         pythons = {}
         for number, revision in enumerate(revisions):
@@ -50,9 +52,10 @@ def installed(revisions: Sequence[str]) -> Iterator[dict[str, Path]]:
 
 
 def between(scenario: Scenario, pythons: dict[str, Path]) -> Scenario:
-    """`scenario` with each of its fastgw once per revision, with nginx, and with ratios to the first revision.
+    """Return `scenario` with each of its fastgw contestants once per revision, with nginx, and with ratios to the first
+    revision.
 
-    Each in Python's isolated mode: by a `PYTHONPATH` that names a clone all of them would be that clone.
+    Each runs in Python's isolated mode: otherwise a `PYTHONPATH` with a clone would select that clone for all of them.
     """
     peers: list[Peer] = [
         replace(peer, name=f"{peer.name}{AT}{revision}", command=(python, "-I", *peer.command[1:]))

@@ -1,4 +1,4 @@
-"""Measured tables inside documents: between two markers, with when and where they were measured."""
+"""Measured tables in documents: between two markers, with date and machine of the measurement."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from bench.measure import Effort
 
 
 def caption(about: Mapping[str, str], effort: Effort) -> str:
-    """When and where, for whoever compares it with a machine of their own. `about`: as `machine.describe`."""
+    """Return date and machine of a measurement, for comparison. `about`: as returned by `machine.describe`."""
     return (
         f"Measured {about['date']} on {about['cores']} cores of {about['cpu']}, {about['kernel']}, Python "
         f"{about['python']}, revision {about['revision']}: {effort.rounds} rounds of {effort.seconds} s, medians."
@@ -15,7 +15,7 @@ def caption(about: Mapping[str, str], effort: Effort) -> str:
 
 
 def put(text: str, name: str, lines: Iterable[str]) -> str:
-    """`text` with `lines` between the markers of this name. `ValueError` without markers."""
+    """Return `text` with `lines` between the markers of this name. Raises `ValueError` if there are no markers."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     between = re.compile(f"(?<={re.escape(begin)}\n).*(?={re.escape(end)})", re.DOTALL)
     if not between.search(text):

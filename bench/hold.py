@@ -1,6 +1,6 @@
-"""Abuse that a gateway must only pay for in memory: idle connections and request heads that never end.
+"""Attacks that should cost a gateway memory only: idle connections, and request heads that never end.
 
-What the gateway closes is opened again a second later, as an attacker would.
+Connections that the gateway closes are reopened a second later, as an attacker would.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-AT_ONCE = 256  # connections being opened at the same time: fewer than any listen backlog
+AT_ONCE = 256  # connections being opened concurrently: fewer than any listen backlog
 SPARE_FILES = 64
 CONNECT_SECONDS = 5.0
 TELL_EVERY = 2.0  # seconds
@@ -20,11 +20,11 @@ SLOW_HEAD = b"GET / HTTP/1.1\r\nHost: slow.example\r\nX-Slow: "
 
 
 class CannotHold(Exception):
-    """The target or this machine's limits forbid it, or nobody listens."""
+    """The target or this machine's limits forbid it, or nothing listens there."""
 
 
 class Crowd:
-    """Connections of one kind: how many are wanted and live, and how many the gateway has closed or refused."""
+    """Connections of one kind: how many are wanted and open, and how many the gateway has closed or refused."""
 
     def __init__(self, name: str, wanted: int) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Crowd:
 
 
 class Held(asyncio.Protocol):
-    """One connection of a crowd. Answers are dropped; they end with the gateway closing."""
+    """One connection of a crowd. Responses are discarded; it ends when the gateway closes it."""
 
     def __init__(self, crowd: Crowd) -> None:
         self.crowd = crowd
@@ -54,7 +54,7 @@ class Held(asyncio.Protocol):
 
 
 def hold(url: str, connections: int, slow_heads: int, pause: float, seconds: float | None) -> None:
-    """Hold until Ctrl-C, SIGTERM or `seconds` have passed. Raises `CannotHold`."""
+    """Hold connections until Ctrl-C, SIGTERM or for `seconds`. Raises `CannotHold`."""
     address = _loopback_address(url)
     _raise_file_limit(connections + slow_heads + SPARE_FILES)
     _try_once(url, address)
@@ -105,7 +105,9 @@ async def _keep_full(crowd: Crowd, address: tuple[str, int]) -> None:
 
 
 async def _dribble(crowd: Crowd, pause: float) -> None:
-    """One byte of its head on every connection each `pause` seconds; after the last field name, a value without end."""
+    """Send one byte of the request head on every connection each `pause` seconds; after the last name, a header value
+    without end.
+    """
     sent: dict[asyncio.Transport, int] = {}
     while True:
         sent = {transport: sent.get(transport, 0) for transport in crowd.live}
@@ -122,7 +124,7 @@ async def _tell(*crowds: Crowd) -> None:
 
 
 def _loopback_address(url: str) -> tuple[str, int]:
-    """Where to connect. Only this machine may be abused."""
+    """Return the address to connect to. Only this machine may be attacked."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise CannotHold(f"{url}: expected a URL such as http://127.0.0.1:8080")
@@ -136,7 +138,7 @@ def _loopback_address(url: str) -> tuple[str, int]:
 
 
 def _try_once(url: str, address: tuple[str, int]) -> None:
-    """What refuses the first connection would refuse all of them."""
+    """Open one connection first: an error of the first one would affect all of them."""
     try:
         socket.create_connection(address, timeout=CONNECT_SECONDS).close()
     except OSError as error:

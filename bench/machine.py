@@ -1,4 +1,4 @@
-"""What a reader must know of the machine to judge the numbers. Nothing that tells whose machine it was."""
+"""Description of the machine, as far as it affects the results, without anything that identifies its owner."""
 
 import os
 import platform

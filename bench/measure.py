@@ -1,8 +1,8 @@
-"""Rounds of load on each contestant in turn, and what each request cost it in CPU time.
+"""Rounds of load on each contestant in turn, with the CPU time per request.
 
-All contestants run at once, idle but for the one under load: the machine's slow phases then meet them alike, and a
-comparison is only ever made inside one round. The order is reversed every second round. The proxy has a core of its
-own; origin and load share the other. (A contestant with two workers gets both, and shares the second.)
+All contestants run at once, idle except for the one under load: slow phases of the machine affect all of them alike,
+and comparisons are made within a round only. The order is reversed every second round. The proxy has a core of its own;
+origin and load share the other. (A contestant with two workers gets both cores, and shares the second.)
 """
 
 import os
@@ -21,22 +21,22 @@ from bench.samples import Measured, Sample
 from bench.scenarios.scenario import Scenario
 
 WARM_UP_SECONDS = 1
-LOG_SECONDS = 5.0  # how long a buffered log line may take to reach the file
+LOG_SECONDS = 5.0  # time in which a buffered log line must reach the file
 READ_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured, and where."""
+    """Amount of measurement, and the cores to use."""
 
     rounds: int
     seconds: int
     cores: Sequence[int]
-    """The first is the proxy's, the last that of origin and load."""
+    """The first core is the proxy's, the last that of origin and load."""
 
 
 def measure(scenario: Scenario, effort: Effort) -> list[Measured]:
-    """Start, prove and measure its contestants; leave nothing running.
+    """Start, verify and measure the contestants of a scenario; all processes are stopped afterwards.
 
     Raises `NotReady`, `NotTheSameWork` and `NoAnswers`.
     """
@@ -45,7 +45,7 @@ def measure(scenario: Scenario, effort: Effort) -> list[Measured]:
     measured = {peer.name: Measured(peer.name, peer.version() or "unknown") for peer in scenario.peers}
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, ExitStack() as started, _on_core(load_core):
         folder = Path(scratch)
-        folder.chmod(0o755)  # a contestant started by root may drop to another user
+        folder.chmod(0o755)  # a contestant started by root may switch to another user
         (folder / "body.json").write_text(origin.BODY)
         scenario.prepare(folder)
         origin_port = started.enter_context(scenario.origin(folder, load_core))
@@ -66,7 +66,7 @@ def measure(scenario: Scenario, effort: Effort) -> list[Measured]:
 
 @contextmanager
 def _field(scenario: Scenario, effort: Effort, folder: Path, origin_port: int) -> Iterator[dict[str, Running]]:
-    """All contestants by name, running and proved."""
+    """Yield all contestants by name, started and verified."""
     field: dict[str, Running] = {}
     with ExitStack() as started:
         for peer in scenario.peers:
@@ -81,7 +81,7 @@ def _field(scenario: Scenario, effort: Effort, folder: Path, origin_port: int) -
 def _round(
     scenario: Scenario, load: Load, field: Mapping[str, Running], environment: Environment, effort: Effort, number: int
 ) -> None:
-    """Measure all contestants once. Round 0 warms them up and is not kept."""
+    """Measure all contestants once. Round 0 is a warm-up, and is discarded."""
     _tell(f"{scenario.name}, {load.name}: " + (f"round {number} of {effort.rounds}" if number else "warming up"))
     for name in field if number % 2 else reversed([*field]):
         sample = _sample(load, name, field[name], environment, number, effort.seconds if number else WARM_UP_SECONDS)
@@ -93,18 +93,18 @@ def _sample(
     load: Load, name: str, running: Running, environment: Environment, number: int, seconds: int
 ) -> Sample | None:
     if running.access_log:
-        os.truncate(running.access_log, 0)  # all append, so none notices; the disk would fill otherwise
+        os.truncate(running.access_log, 0)  # all contestants open logs for appending; the disk would fill up otherwise
     pids = set(running.program.pids())
     before = running.program.cpu()
     told = load.run(name, running, environment, seconds)
     if told is None:
         return None
     log_lines = _wait_for_log(running.access_log, told.requests) if running.access_log else None
-    spent = running.program.cpu().since(before)  # after the log is written: work put off is work all the same
+    spent = running.program.cpu().since(before)  # after the log is written, because deferred work counts as well
     faults = {fault: count for fault, count in told.faults.items() if count}
     if log_lines is not None and not 0 <= log_lines - told.requests <= load.cut_off:
         faults["request without its log line, or the reverse"] = abs(log_lines - told.requests)
-    if changed := pids ^ set(running.program.pids()):  # its CPU time came or went with it
+    if changed := pids ^ set(running.program.pids()):  # a worker process started or ended meanwhile
         faults["process that ended or began"] = len(changed)
     return Sample(
         load=load.name,
@@ -121,7 +121,7 @@ def _sample(
 
 
 def _wait_for_log(access_log: Path, expected: int) -> int:
-    """The number of lines in the log, once there are as many as expected or `LOG_SECONDS` have passed."""
+    """Return the number of lines in the log, once it is as expected or `LOG_SECONDS` have passed."""
     lines = 0
     deadline = time.monotonic() + LOG_SECONDS
     with access_log.open("rb", buffering=0) as log:
@@ -134,7 +134,7 @@ def _wait_for_log(access_log: Path, expected: int) -> int:
 
 @contextmanager
 def _on_core(core: int) -> Iterator[None]:
-    """Keep this process, and the load it starts, off the proxy's core."""
+    """Keep this process, and the load that it starts, off the proxy's core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:

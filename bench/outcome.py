@@ -1,4 +1,4 @@
-"""One scenario measured: kept as JSON with every sample, and read again to be shown or drawn."""
+"""Result of a scenario: stored as JSON with every sample, and read again for tables and plots."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ class Outcome:
     effort: Effort
     contestants: Sequence[Measured]
     about: Mapping[str, str]
-    """The machine, the versions, the revision and the date."""
+    """Machine, versions, revision and date."""
     parts: Mapping[str, float]
 
     @property
     def void(self) -> list[str]:
-        """Why nothing may be concluded from it; empty if all is well."""
+        """Reasons why the result is void; empty = it is valid."""
         return [why for each in self.contestants for why in each.void]
 
     def under(self, load: str) -> list[Measured]:
-        """Those that were measured under this load."""
+        """Contestants that were measured under this load."""
         return [each for each in self.contestants if each.under(load)]
 
 
@@ -45,7 +45,7 @@ def write(outcome: Outcome, file: Path) -> None:
 
 
 def read(file: Path) -> Outcome:
-    """As `write` kept it. Raises `KeyError` for a scenario that is no more."""
+    """Read a file written by `write`. Raises `KeyError` for a scenario that no longer exists."""
     kept = json.loads(file.read_text())
     contestants = [
         replace(Measured(**each), samples=[Sample(**sample) for sample in each["samples"]])
@@ -55,5 +55,5 @@ def read(file: Path) -> Outcome:
 
 
 def newest(scenario: str, folder: Path = RESULTS) -> Path | None:
-    """The latest result of a scenario; their names are in the order of time."""
+    """Return the latest result of a scenario; names sort by time."""
     return max(folder.glob(f"{scenario}-[0-9]*.json"), default=None)

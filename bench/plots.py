@@ -1,4 +1,4 @@
-"""Pictures of an outcome as SVG, readable on a light and on a dark page."""
+"""Plots of a result as SVG, readable on light and dark pages."""
 
 import re
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ OURS, OTHERS = "#d1603d", "#7c93b2"
 LINES = ("#d1603d", "#3b82b8", "#8a6fc9", "#3f9b6b", "#c2932b", "#b0578d", "#6b7d8f", "#49a3a8")
 PERCENTILES = ("50", "90", "99", "99.9")
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the font of the page's reader
-    "svg.hashsalt": "fastgw",  # the same samples give the same file
+    "svg.fonttype": "none",  # text stays text, in the font of the reader's page
+    "svg.hashsalt": "fastgw",  # deterministic: the same samples give the same file
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -40,7 +40,7 @@ DARK = (
 
 
 def draw(outcome: Outcome, folder: Path) -> Iterator[Path]:
-    """Draw the pictures that the scenario names; give their paths. They replace those of earlier results."""
+    """Draw the plots of the scenario; return their paths. They replace those of earlier results."""
     for picture in outcome.scenario.pictures:
         shown = outcome.under(picture.load)
         if shown:
@@ -62,7 +62,7 @@ def _draw(picture: Picture, shown: list[Measured], file: Path) -> None:
 
 
 def _bars(axes: Axes, picture: Picture, shown: list[Measured]) -> None:
-    """The medians, and as a thin line from the least to the most of the rounds."""
+    """Draw medians as bars, with thin lines from minimum to maximum of the rounds."""
     values = {each.name: [*map(picture.figure.of, each.under(picture.load))] for each in shown}
     ordered = sorted(values, key=lambda name: median(values[name]), reverse=True)
     middles = [median(values[name]) for name in ordered]
@@ -79,7 +79,7 @@ def _bars(axes: Axes, picture: Picture, shown: list[Measured]) -> None:
 
 
 def _lines(axes: Axes, picture: Picture, shown: list[Measured]) -> None:
-    """One line per contestant through its percentiles, medians over the rounds."""
+    """Draw one line per contestant through its percentiles, medians over the rounds."""
     for each, colour in zip(shown, LINES * len(shown), strict=False):
         samples = each.under(picture.load)
         heights = [median(s.figures[f"p{share}_us"] / 1e3 for s in samples) for share in PERCENTILES]

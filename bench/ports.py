@@ -1,4 +1,4 @@
-"""Ports for programs that cannot choose one by themselves, and the wait until somebody listens there."""
+"""Ports for programs that cannot choose one themselves, and the wait until a program listens."""
 
 import random
 import socket
@@ -7,15 +7,15 @@ import time
 from bench.processes import Pinned
 
 READY_SECONDS = 20.0
-BELOW_EPHEMERAL = range(20_000, 32_000)  # outgoing connections take theirs from 32768 on, and would be in the way
+BELOW_EPHEMERAL = range(20_000, 32_000)  # below 32768, where ephemeral ports begin
 
 
 class NotReady(Exception):
-    """A program ended, or did not listen in time. The text has what it printed."""
+    """A program ended, or did not listen in time. The text has its output."""
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has at this moment."""
+    """Return a port of 127.0.0.1 that is currently free."""
     for port in random.sample(BELOW_EPHEMERAL, 100):
         with socket.socket() as probe:
             try:
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def wait_until_open(port: int, program: Pinned) -> None:
-    """Return as soon as `port` accepts a connection; raise `NotReady` if `program` ends or takes too long."""
+    """Wait until `port` accepts a connection. Raises `NotReady` if `program` ends or takes too long."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:

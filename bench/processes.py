@@ -1,4 +1,4 @@
-"""Processes that the benchmark starts: each pinned to its cores, timed by the kernel, and stopped by its own pid."""
+"""Processes of the benchmark: each pinned to its cores, timed by the kernel, and stopped by its own pid."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class CpuTime:
-    """CPU seconds that a tree of processes has used since it began.
+    """CPU seconds used by a process tree since its start.
 
-    `total` is exact (scheduler nanoseconds). The kernel samples `user` and `system` by ticks, so only their proportion
-    is taken from it: a difference of two readings tells the split to a few per cent.
+    `total` is exact (scheduler, in nanoseconds). The kernel samples `user` and `system` by timer ticks, so only their
+    ratio is used: the split of a difference is exact to a few per cent.
     """
 
     total: float
@@ -42,7 +42,7 @@ class CpuTime:
 
 @dataclass(frozen=True)
 class Pinned:
-    """A running program, with its children, on its cores. `output` is what it printed."""
+    """A running program with its children, on its cores. `output`: what it printed."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -54,7 +54,7 @@ class Pinned:
     def cpu(self) -> CpuTime:
         total_ns = user = system = 0
         for pid in self.pids():
-            with suppress(FileNotFoundError, ProcessLookupError):  # it ended between the listing and the reading
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended between listing and reading
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 user += int(fields[11])
                 system += int(fields[12])
@@ -63,7 +63,7 @@ class Pinned:
         return CpuTime(total_ns / 1e9, user, system)
 
     def memory(self) -> int:
-        """Bytes of anonymous memory; what its processes share is counted once."""
+        """Return the bytes of anonymous memory; memory shared by its processes counts once."""
         total_kib = 0
         for pid in self.pids():
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -86,7 +86,7 @@ def pinned(
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Pinned]:
-    """Run `command` on `cores` for the length of the block; afterwards its whole tree is gone."""
+    """Run `command` on `cores` within the `with`; afterwards its whole process tree is gone."""
     with output.open("ab") as sink:
         process = subprocess.Popen(
             ["taskset", "--cpu-list", ",".join(map(str, cores)), *map(str, command)],
@@ -96,7 +96,7 @@ def pinned(
             cwd=output.parent,
             pass_fds=pass_fds,
             env={**os.environ, **(environment or {})},
-            start_new_session=True,  # Ctrl-C is for the benchmark, which then stops each program in turn
+            start_new_session=True,  # Ctrl-C is for the benchmark, which then stops the programs
         )
     program = Pinned(Path(command[0]).name, process, output)
     try:

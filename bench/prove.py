@@ -1,4 +1,4 @@
-"""Every contestant does the same work: shown by a few requests before anything is measured."""
+"""Verifies with a few requests, before the measurement, that every contestant does the same work."""
 
 import http.client
 import json
@@ -11,7 +11,7 @@ from bench.peers.peer import HOST, Running, routes
 
 
 class NotTheSameWork(Exception):
-    """A contestant leaves out part of the scenario. The text says which."""
+    """A contestant does not do a part of the scenario's work. The text names it."""
 
 
 def prove(
@@ -21,9 +21,9 @@ def prove(
     fields: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Raise `NotTheSameWork` unless all routes answer, unknown paths do not, and forwarding fields are set.
+    """Raise `NotTheSameWork` unless all routes respond, unknown paths do not, and forwarding headers are set.
 
-    `fields` are sent with each request. With `tls` it speaks HTTPS.
+    `fields`: headers of each request. With `tls` the requests use HTTPS.
     """
     client = client_of(running, tls)
     sent = {"Host": HOST, **(fields or {})}
@@ -36,7 +36,7 @@ def prove(
         expect("status of an unknown path", _get(client, "/elsewhere", sent)[0], 404)
         seen = json.loads(_get(client, "/svc0/proof", sent)[2])
         expect("Via in the request", bool(seen.pop("via")), True)
-        # An address, whichever: Envoy writes its own in place of a loopback one.
+        # Any address: Envoy replaces a loopback address by its own.
         expect("X-Forwarded-For in the request", bool(ip_address(seen.pop("for"))), True)
         scheme = "https" if tls else "http"
         expect("fields in the request", seen, {"host": HOST, "proto": scheme, "forwarded_host": HOST})
@@ -47,14 +47,14 @@ def prove(
 
 
 def client_of(running: Running, tls: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
-    """A client of one contestant, not yet connected."""
+    """Return a client of one contestant, not yet connected."""
     if tls:
         return http.client.HTTPSConnection("127.0.0.1", running.port, timeout=5.0, context=tls)
     return http.client.HTTPConnection("127.0.0.1", running.port, timeout=5.0)
 
 
 def expect(what: str, seen: object, expected: object) -> None:
-    """Raise `ValueError` unless they are equal."""
+    """Raise `ValueError` unless the values are equal."""
     if seen != expected:
         raise ValueError(f"{what}: {seen!r}; expected {expected!r}")
 

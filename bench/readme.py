@@ -1,4 +1,4 @@
-"""The newest results in bench/README.md: `plain` as a table with its pictures, and where all other tables are."""
+"""Inserts the newest results into bench/README.md: `plain` as a table with its plots, and links to all other tables."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +24,15 @@ COLUMNS: Sequence[tuple[str, str, Figure | Comparison]] = (
     ("p99 ms at half load", HALF, P99),
     ("requests/s", FULL, RATE),
 )
-"""Heading, the load, and what is shown of it."""
+"""Heading, load, and figure of each column."""
 
 
 class CannotShow(Exception):
-    """There is nothing that may be shown, and why."""
+    """There is no result to show. The text has the reason."""
 
 
 def write(readme: Path = README, results: Path = RESULTS) -> None:
-    """Put the newest results between the markers of `readme`, and draw the pictures. Raises `CannotShow`."""
+    """Insert the newest results between the markers of `readme`, and draw the plots. Raises `CannotShow`."""
     newest_of = {name: file for name in SCENARIOS if (file := newest(name, results))}
     if SHOWN not in newest_of:
         raise CannotShow(f"no result of {SHOWN} in {results}")
@@ -53,7 +53,7 @@ def write(readme: Path = README, results: Path = RESULTS) -> None:
 
 
 def rows(outcome: Outcome) -> Iterator[str]:
-    """One per contestant that was measured under full load, the cheapest first."""
+    """Return one row per contestant measured under full load, cheapest first."""
     by_name = {each.name: each for each in outcome.contestants}
     yield f"| | {' | '.join(heading for heading, _, _ in COLUMNS)} |"
     yield f"| --- |{' ---: |' * len(COLUMNS)}"
@@ -64,7 +64,7 @@ def rows(outcome: Outcome) -> Iterator[str]:
 
 
 def _cell(column: Figure | Comparison, ours: Measured, by_name: dict[str, Measured], load: str) -> str:
-    """A median; nothing where it was not measured."""
+    """Return a median; "" if it was not measured."""
     if isinstance(column, Figure):
         values = [*map(column.of, ours.under(load))]
     else:

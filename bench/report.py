@@ -1,4 +1,4 @@
-"""The tables of an outcome, in Markdown."""
+"""Tables of a result, in Markdown."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from bench.scenarios.scenario import Comparison, Figure, Table
 
 
 def as_markdown(outcome: Outcome) -> str:
-    """Per load one row per contestant: medians over the rounds, comparisons with their spread, and what went wrong."""
+    """Return per load one row per contestant: medians over the rounds, comparisons with their spread, and errors."""
     return "\n".join(_lines(outcome)) + "\n"
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder where it is missing. Raises `OSError` where nothing can be kept in it."""
+    """Create the folder if missing. Raises `OSError` if results cannot be stored in it."""
     if not folder.exists():
         folder.mkdir()
     with TemporaryFile(dir=folder):
@@ -24,7 +24,7 @@ def prepare(folder: Path) -> None:
 
 
 def keep(outcome: Outcome, folder: Path = RESULTS) -> Path:
-    """Write the tables and all samples to `folder`; give the tables' path."""
+    """Write tables and samples to `folder`; return the path of the tables."""
     folder.mkdir(exist_ok=True)
     tables = folder / f"{outcome.scenario.name}-{outcome.about['date'].replace(':', '')}.md"
     tables.write_text(as_markdown(outcome))
@@ -61,7 +61,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
 
 
 def rows(table: Table, contestants: Sequence[Measured]) -> Iterator[str]:
-    """One table as Markdown. A contestant that this load was not meant for has no row."""
+    """Return one table as Markdown. Contestants that do not have this load have no row."""
     by_name = {each.name: each for each in contestants}
     yield _row(["", *(column.heading for column in table.columns), "errors"])
     yield _row(["---", *["---:"] * (len(table.columns) + 1)])
@@ -81,7 +81,7 @@ def _cell(column: Figure | Comparison, ours: Measured, by_name: dict[str, Measur
 
 
 def compared(column: Comparison, ours: Measured, by_name: dict[str, Measured], load: str) -> list[float]:
-    """What the comparison gives in each round that both took part in."""
+    """Return the comparison of each round in which both took part."""
     yardstick = by_name.get(column.to(ours.name) or "")
     theirs = {sample.round: sample for sample in yardstick.under(load)} if yardstick else {}
     return [

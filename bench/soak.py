@@ -1,4 +1,4 @@
-"""What a gateway holds while its configuration changes again and again under load: each of its processes, over time.
+"""Soak test: memory of each of a gateway's processes during repeated reloads under load.
 
     python -m bench.soak --minutes 60
 
@@ -32,15 +32,15 @@ MIB: Final = 1 << 20
 START_S: Final = 30.0
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REQUESTS: Final = 20
-"""On one connection, at most."""
+"""Maximum number of requests on one connection."""
 FASTGW: Final = Path(sys.executable).with_name("fastgw")
 
 Sample = tuple[float, int]
-"""Seconds since the begin, and bytes."""
+"""Seconds since the start, and bytes."""
 
 
 class Failed(Exception):
-    """The gateway did not start, refused a configuration, or did not answer. The text has what it said."""
+    """The gateway did not start, rejected a configuration, or did not respond. The text has its output."""
 
 
 class Sizes(NamedTuple):
@@ -48,18 +48,18 @@ class Sizes(NamedTuple):
     routes: int
     clients: int
     reload_every: float
-    """Seconds between two reloads, what one takes comes on top; infinite: there are none."""
+    """Seconds between two reloads, without the time of a reload; infinite = no reloads."""
 
 
 class Counts:
-    """What was done so far."""
+    """Counts so far."""
 
     def __init__(self) -> None:
         self.requests = self.failed = self.reloads = 0
 
 
 def document(sizes: Sizes, origin: int, folder: Path, number: int) -> dict[str, Any]:
-    """The configuration of one generation: all that may differ from the one before does."""
+    """Return the configuration of one generation: it differs from the previous one wherever possible."""
     tls = {"certificates": [{"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}]}
     routes = [
         {
@@ -97,11 +97,11 @@ def document(sizes: Sizes, origin: int, folder: Path, number: int) -> dict[str, 
     }
 
 
-# --- what is measured ---
+# --- measurement ---
 
 
 def processes(supervisor: int) -> dict[str, int]:
-    """The gateway's processes by what they call themselves."""
+    """Return the gateway's processes by name."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     found = {"supervisor": supervisor}
     for pid in map(int, children):
@@ -111,14 +111,14 @@ def processes(supervisor: int) -> dict[str, int]:
 
 
 def anonymous(pid: int) -> int:
-    """Bytes of its own: pages that it shares with its parent since the fork count as well, so that to write to one
-    is no growth."""
+    """Return the private memory in bytes. Pages shared with the parent since the fork count as well, so that a write to
+    one is not counted as growth."""
     (found,) = re.findall(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return int(found) * 1024
 
 
 def growth(samples: list[Sample]) -> float:
-    """Bytes in an hour: the slope of the line that fits the later half best."""
+    """Return the growth in bytes per hour: slope of the linear fit of the second half."""
     later = samples[len(samples) // 2 :]
     mean_at = sum(at for at, _ in later) / len(later)
     mean = sum(held for _, held in later) / len(later)
@@ -126,11 +126,11 @@ def growth(samples: list[Sample]) -> float:
     return 3600 * sum((at - mean_at) * (held - mean) for at, held in later) / spread if spread else 0.0
 
 
-# --- the parties ---
+# --- participants ---
 
 
 class _Origin(asyncio.Protocol):
-    """Answers each head; the load sends no bodies."""
+    """Origin that answers each request head; the load sends no bodies."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP gives no other
         self._transport = transport
@@ -143,7 +143,7 @@ class _Origin(asyncio.Protocol):
 
 
 async def _visit(ports: Mapping[str, int], routes: int, context: ssl.SSLContext, counts: Counts) -> None:
-    """One connection after another, some over TLS; some are left in the middle of an answer."""
+    """Open one connection after another, some with TLS; some are closed in the middle of a response."""
     while True:
         tls = random.random() < 0.3
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -180,7 +180,7 @@ async def _post(folder: Path, body: bytes) -> None:
 
 @asynccontextmanager
 async def _gateway(folder: Path, first: Mapping[str, Any]) -> AsyncIterator[tuple[int, dict[str, int]]]:
-    """Its pid, and the port of each listener."""
+    """Yield its pid, and the port of each listener."""
     config = folder / "gateway.json"
     config.write_text(json.dumps(first))
     ready, ready_in = os.pipe()
@@ -222,7 +222,9 @@ def _make_certificate(folder: Path) -> None:
 async def soak(
     sizes: Sizes, seconds: float, tell_every: float, folder: Path, reloads: float = inf
 ) -> dict[str, list[Sample]]:
-    """Run for so long, or so many reloads; print a line now and then. What each process held. Raises `Failed`."""
+    """Run for this time, or this number of reloads; print progress. Returns the memory of each process. Raises
+    `Failed`.
+    """
     _make_certificate(folder)
     context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
     context.check_hostname = False
@@ -270,7 +272,7 @@ def main(
     tell_every: Annotated[float, typer.Option(help="Seconds between two lines.")] = 10.0,
     most: Annotated[float, typer.Option(help="MiB an hour that a process may grow; 0: any.")] = 0.0,
 ) -> None:
-    """Change the configuration of a gateway under load, and tell what each of its processes holds."""
+    """Run the soak test: reload the configuration under load, and print the memory of each process."""
     with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:
         try:
             samples = asyncio.run(

@@ -1,7 +1,7 @@
-"""The steps of a worker's part of a reload, each timed alone: how long the longest keeps the loop from its requests.
+"""Times each step of a worker's part of a reload: the longest step is how long the event loop is blocked.
 
-`python -m bench.steps` builds and frees tables in this process as a worker does, and tells the CPU time of all steps
-and of the longest, which no neighbour on the machine can change.
+`python -m bench.steps` builds and frees tables in this process as a worker does, and prints the CPU time of all steps
+and of the longest, which other processes on the machine do not affect.
 """
 
 import gc
@@ -19,12 +19,12 @@ from fastgw.runtime.node.config_snapshot import ConfigSnapshot, PreviousGenerati
 
 COUNTS = (10, 1_000, 10_000)
 SOME = 10
-"""One route in so many changes, where not all do."""
+"""One of this many routes changes, if not all do."""
 REPETITIONS = 5
 
 
 class Timed:
-    """Milliseconds of CPU of the steps it went through."""
+    """CPU milliseconds of each step."""
 
     def __init__(self) -> None:
         self.all_ms = 0.0
@@ -54,14 +54,14 @@ def main() -> None:
 
 
 def least(count: int, change_all: bool) -> Timed:
-    """The repetition whose longest step was the shortest: an interrupt lengthens a step and never shortens it."""
+    """Return the repetition with the shortest longest step: interrupts only make a step longer."""
     first = accepted(count, 1, None, change_all)
     then = accepted(count, 2, first, change_all)
     return min((turn(first, then) for _ in range(REPETITIONS)), key=lambda timed: timed.longest_ms)
 
 
 def turn(first: ConfigSnapshot, then: ConfigSnapshot) -> Timed:
-    """From one generation to the next: read, build and free."""
+    """Change from one generation to the next: read, build and free."""
     timed, before = Timed(), compile(first.config(), 1)
     descriptor = seal(then)
     gc.collect()
@@ -79,7 +79,7 @@ def turn(first: ConfigSnapshot, then: ConfigSnapshot) -> Timed:
 
 
 def reloading(descriptor: int, before: Gateway) -> Generator[None, None, Gateway]:
-    """As `fastgw.runtime.worker.table_swap`, but for what starts upstreams."""
+    """Iterate over the steps as `fastgw.runtime.worker.table_swap` does, without the start of upstreams."""
     read = yield from unsealing(descriptor, sources=False)
     now = yield from building(read.plan, read.workers, before)
     yield from read.emptying()

@@ -1,16 +1,16 @@
-"""Configuration files of other programs, kept as files that those who know the program can review."""
+"""Configuration templates of other programs, kept as files for review by those who know the programs."""
 
 from pathlib import Path
 from string import Template
 
 
 class ConfigTemplate(Template):
-    """`@{name}` is filled in; `$` keeps its meaning in nginx, HAProxy and Caddy files."""
+    """Template in which `@{name}` is replaced; `$` keeps its meaning in files of nginx, HAProxy and Caddy."""
 
     delimiter = "@"
 
 
 def render(template: Path, destination: Path, **values: object) -> Path:
-    """Fill in `template`, write it to `destination` and return that. A name without a value is a `KeyError`."""
+    """Render `template` to `destination`, and return that. Raises `KeyError` for a name without a value."""
     destination.write_text(ConfigTemplate(template.read_text()).substitute(values))
     return destination

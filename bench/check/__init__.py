@@ -1,1 +1,1 @@
-"""Whether anything became dearer than `bench/budgets.toml` allows: `python -m bench.check`."""
+"""Checks costs against the limits in `bench/budgets.toml`: `python -m bench.check`."""

@@ -1,4 +1,4 @@
-"""Compare what each room costs, and what the newest results show, with `bench/budgets.toml`."""
+"""Compare instruction counts and the newest results with `bench/budgets.toml`."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from bench.ports import NotReady
 from bench.prove import NotTheSameWork
 from bench.scenarios import SCENARIOS
 
-QUICK = "plain"  # the others take long, or are not exact in little time
+QUICK = "plain"  # the others take long, or are inexact in a short time
 
 
 def main(
@@ -28,9 +28,9 @@ def main(
     ] = False,
     write: Annotated[bool, typer.Option("--write", help="Make what is counted the budgets of these rooms.")] = False,
 ) -> None:
-    """Compare what each room costs, and what the newest results show, with bench/budgets.toml.
+    """Compare instruction counts of all microbenchmarks, and the newest results, with bench/budgets.toml.
 
-    Exit code 1 if anything is over its budget; it is named. 2 if nothing could be compared.
+    Exit code 1: something exceeds its budget, and is named. 2: nothing could be compared.
     """
     if unknown := set(modules or ()) - set(MODULES):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; expected some of {', '.join(MODULES)}")

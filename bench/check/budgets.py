@@ -1,4 +1,4 @@
-"""`bench/budgets.toml`: read, compared with what was counted, and renewed."""
+"""`bench/budgets.toml`: read, compared with counts, and updated."""
 
 import platform
 import tomllib
@@ -11,7 +11,7 @@ from bench.check.instructions import Counts
 
 FILE = Path(__file__).parents[1] / "budgets.toml"
 WRITTEN = "# ---- From here on the file is written by `python -m bench.check --write`."
-"""Ends the part of the file that people write."""
+"""End of the hand-written part of the file."""
 PROMISE = (
     "Instructions per call, with the compiled modules. Plain Python is the reference, and has no promise of speed."
 )
@@ -19,29 +19,31 @@ PROMISE = (
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much dearer than its budget a room may be and pass, as a share."""
+    """Allowed excess over a budget, as a share."""
 
     here: float
     elsewhere: float
-    """The same where another Python, or another C library, counts: it needs other numbers of instructions by itself."""
+    """The same for another version of Python or of the C library, whose instruction counts differ."""
     least: int
-    """Instructions that are never too many: the smallest rooms would be held to a handful."""
+    """Number of instructions that is always allowed: for the smallest microbenchmarks a share would be a handful."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What a scenario must show: the median over the rounds of a contestant's figure beside another's in that round."""
+    """Requirement on a scenario: median over the rounds of a contestant's figure compared with another's in the same
+    round.
+    """
 
     scenario: str
     load: str
     figure: str
     of: str
     to: str
-    """Empty: the figure itself is held to `at_most`."""
+    """Contestant to compare with. Empty: `at_most` applies to the figure itself."""
     at_most: float
     aim: float | None = None
     shared_by: int | None = None
-    """Held to `at_most` is the ratio; with this, the difference, divided by so many."""
+    """`at_most` applies to the ratio; with this, to the difference divided by this number."""
 
     def __str__(self) -> str:
         whole = f"{self.scenario}, {self.load}, {self.figure}: {self.of}"
@@ -61,23 +63,23 @@ class Budgets:
     rooms: Counts
 
     def beside(self, modules: Collection[str]) -> Counts:
-        """Those of the rooms of other modules."""
+        """Return the budgets of other modules."""
         return {room: budget for room, budget in self.rooms.items() if room.partition(":")[0] not in modules}
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A room. None: it has no budget; or there is a budget, and no such room."""
+    """A microbenchmark and its budget. None: no budget, or no such microbenchmark."""
 
     room: str
     counted: int | None
     budget: int | None
     fault: str
-    """What is wrong; empty if all is well."""
+    """Return the error; "" = none."""
 
     @property
     def change(self) -> float | None:
-        """As a share of the budget."""
+        """Return the change as a share of the budget."""
         return self.counted / self.budget - 1 if self.counted is not None and self.budget else None
 
 
@@ -92,7 +94,7 @@ def read(text: str) -> Budgets:
 
 
 def compare(counts: Counts, budgets: Budgets, counted_by: Mapping[str, str], *, all_rooms: bool) -> Iterator[Compared]:
-    """Each room beside its budget. `all_rooms`: a budget whose room was not counted has lost it."""
+    """Compare counts with budgets. `all_rooms`: report budgets without a microbenchmark."""
     tolerance = budgets.tolerance
     share = tolerance.here if counted_by == budgets.counted_by else tolerance.elsewhere
     for room, counted in counts.items():
@@ -110,7 +112,7 @@ def compare(counts: Counts, budgets: Budgets, counted_by: Mapping[str, str], *, 
 
 
 def counter() -> dict[str, str]:
-    """What counts depend on besides fastgw."""
+    """Return everything besides fastgw that affects counts."""
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": platform.python_compiler(),
@@ -120,7 +122,7 @@ def counter() -> dict[str, str]:
 
 
 def renewed(text: str, counts: Counts, counted_by: Mapping[str, str]) -> str:
-    """The file with these counts as budgets; what people wrote stays."""
+    """Return the file with these counts as budgets; the hand-written part is kept."""
     width = max((len(_quoted(room)) for room in counts), default=0)
     lines = [text.partition(WRITTEN)[0].rstrip("\n"), "", WRITTEN, "", "[counted_by]"]
     lines += [f"{name} = {_quoted(value)}" for name, value in counted_by.items()]
@@ -130,5 +132,5 @@ def renewed(text: str, counts: Counts, counted_by: Mapping[str, str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML string. Names of rooms and versions have neither quotes nor control characters; `read` would tell."""
+    """Return a TOML string. Names and versions contain neither quotes nor control characters; `read` would fail."""
     return f'"{text}"'

@@ -1,7 +1,8 @@
-"""What valgrind runs: every room so many times, and then twice as many, and both again, each run between two marks.
+"""Program run under valgrind: every microbenchmark with n calls, with 2n calls, and both again, each run between two
+marks.
 
-A mark is a call of `getpgid`, which nothing else here makes: valgrind is told to write down its count whenever it
-comes by one. Prints the state of the compiled twins, and then each room as its two runs are over, as lines of JSON.
+A mark is a call of `getpgid`, which nothing else here makes: valgrind dumps its count on each. Prints the state of the
+compiled modules, then each microbenchmark after its runs, as lines of JSON.
 """
 
 import gc
@@ -15,14 +16,14 @@ from bench.micro.timing import rest
 from fastgw import compiled
 
 CALLS = 100
-"""In a room's first run; twice as many in its second. The difference is what as many calls cost, and no start-up."""
+"""Calls in the first run; the second has twice as many. The difference excludes the constant part."""
 ROUNDS = 5
-"""A timer that strikes in one run is not counted: the least of a run's counts is taken. Of 2 rounds, the counts of
-`exchange` differed by 5 % from one time to the next, of 5 by 0.1 % where no timer is due in each."""
+"""Number of rounds. The minimum of a run's counts excludes timers that fire during a run. With 2 rounds, counts of
+`exchange` varied by 5 %, with 5 by 0.1 % if no timer fires in all of them."""
 
 
 def main(names: Sequence[str]) -> None:
-    sys.setswitchinterval(1000)  # another thread runs only while this one rests: else their order decides what it costs
+    sys.setswitchinterval(1000)  # other threads run only while this one waits; otherwise scheduling affects the count
     for name, room in all_rooms(names):
         runs = [room.calls(CALLS), room.calls(2 * CALLS)]
         runs[-1]()  # warms caches

@@ -1,4 +1,4 @@
-"""What results show beside what they must show."""
+"""Compares results with their requirements."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,18 +16,18 @@ from bench.scenarios.scenario import Scenario
 
 @dataclass(frozen=True)
 class Shown:
-    """A floor and the median that is shown. None: nothing was measured that tells."""
+    """A requirement and the measured median. None: it was not measured."""
 
     floor: Floor
     value: float | None
     source: str
     fault: str
-    """What is wrong; empty if all is well, and for what was not measured."""
+    """Return the error; "" = none, or not measured."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured of one scenario. `source`: where it is kept."""
+    """Results of one scenario. `source`: their file."""
 
     source: str
     void: Sequence[str]
@@ -35,7 +35,7 @@ class Results:
 
 
 def kept(scenario: str, folder: Path) -> Results | None:
-    """The newest results of a scenario that `folder` has. What an earlier benchmark kept in another form is void."""
+    """Return the newest results of a scenario in `folder`. Results in an older format are void."""
     file = newest(scenario, folder)
     if file is None:
         return None
@@ -46,7 +46,7 @@ def kept(scenario: str, folder: Path) -> Results | None:
 
 
 def measure_quickly(scenario: Scenario, floors: Sequence[Floor]) -> Results:
-    """Measure a scenario now, in little time: those contestants that its floors name, and that are installed here.
+    """Measure a scenario in a short time: the contestants of its requirements that are installed.
 
     Raises `NotReady`, `NotTheSameWork` and `NoAnswers`.
     """
@@ -69,7 +69,7 @@ def _is_here(peer: Peer) -> bool:
 
 
 def judge(floor: Floor, results: Results | None) -> Shown:
-    """`results`: of the floor's scenario."""
+    """Compare results with a requirement. `results`: of its scenario."""
     if results is None:
         return Shown(floor, None, "", "")
     if results.void:
@@ -83,7 +83,7 @@ def judge(floor: Floor, results: Results | None) -> Shown:
 
 
 def _values(floor: Floor, contestants: Mapping[str, Measured]) -> Iterator[float]:
-    """One for each round in which both took part."""
+    """Return one value for each round in which both took part."""
     figures = [
         {sample.round: _figure(sample, floor.figure) for sample in contestants[name].under(floor.load)}
         if name in contestants
@@ -99,7 +99,7 @@ def _values(floor: Floor, contestants: Mapping[str, Measured]) -> Iterator[float
 
 
 def _figure(sample: Sample, name: str) -> float:
-    """`cpu_us` per request, `cpu_s_per_gib`, or what the load told by that name."""
+    """Return `cpu_us` per request, `cpu_s_per_gib`, or a figure of the load by that name."""
     if name == "cpu_us":
         return sample.cpu_us
     if name == "cpu_s_per_gib":

@@ -1,4 +1,4 @@
-"""Instructions per call of every room, counted by valgrind: the same on an idle machine and on one that is not."""
+"""Instructions per call of every microbenchmark, counted by valgrind: independent of the load of the machine."""
 
 import json
 import os
@@ -18,19 +18,19 @@ ROOT = Path(__file__).parents[2]
 TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
 
 Counts = dict[str, int]
-"""Room -> instructions per call, compiled."""
+"""Instructions per call by microbenchmark, compiled."""
 
 
 class CannotCount(Exception):
-    """No counts, and why, in a line for people."""
+    """No counts are available. The text has the reason, in one line."""
 
 
 def count(names: Sequence[str]) -> Counts:
-    """Count the rooms of these modules of `bench.micro`."""
+    """Return the counts of the microbenchmarks in these modules of `bench.micro`."""
     if shutil.which("valgrind") is None:
         raise CannotCount("valgrind is not installed")
     with TemporaryDirectory() as folder:
-        # glibc has one function by both names, and valgrind knows it by either.
+        # glibc has one function under both names; valgrind may use either.
         command = ["valgrind", "--tool=callgrind", "--dump-before=getpgid", "--dump-before=__getpgid"]
         command += [f"--callgrind-out-file={folder}/counts", sys.executable, "-m", "bench.check.counted", *names]
         environment = {**os.environ, "PYTHONHASHSEED": "0", "FASTGW_PURE_PYTHON": ""}
@@ -56,7 +56,7 @@ def count(names: Sequence[str]) -> Counts:
 
 
 def room_keys(rooms: Sequence[tuple[str, str]]) -> list[str]:
-    """`module: room`, or `module: room: part`; each once. Raises `CannotCount`."""
+    """Return the keys `module: room`, or `module: room: part`; each once. Raises `CannotCount`."""
     keys: list[str] = []
     whole = ""
     for module, name in rooms:
@@ -70,7 +70,7 @@ def room_keys(rooms: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def per_call(keys: Sequence[str], totals: Sequence[int]) -> Counts:
-    """`totals`: what was counted up to each mark since the one before it, `MARKS_PER_ROOM` for each key."""
+    """Return the instructions per call. `totals`: counts between consecutive marks, `MARKS_PER_ROOM` for each key."""
     counts: Counts = {}
     for number, key in enumerate(keys):
         runs = totals[number * MARKS_PER_ROOM :][1:MARKS_PER_ROOM:2]

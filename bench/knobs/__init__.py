@@ -1,4 +1,4 @@
-"""What each knob of the guide to tuning is worth on this machine: rounds with and without, and where the time goes.
+"""Effect of each setting in the tuning guide on this machine: rounds with and without it, and CPU profiles.
 
-Everything runs in a network of its own, where settings of the kernel can be turned without touching the machine's.
+Everything runs in its own network namespace, where kernel settings can be changed without affecting the machine.
 """

@@ -1,4 +1,4 @@
-"""Measure what each knob of docs/guides/tuning.md is worth here, and where the time goes."""
+"""Measure the effect of each setting in docs/guides/tuning.md on this machine, and profile CPU time."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def main(
     only: Annotated[str, typer.Option(help=f"With commas, some of: {', '.join(NAMES)}.")] = "",
     write: WriteOption = False,
 ) -> None:
-    """Measure each knob turned and not turned, in rounds that alternate; print the tables. About five minutes."""
+    """Measure each setting on and off, in alternating rounds; print the tables. Takes about five minutes."""
     if context.invoked_subcommand is not None:
         return
     wanted = [name.strip() for name in only.split(",") if name.strip()]
@@ -69,7 +69,9 @@ def main(
 
 @app.command()
 def profile(rounds: RoundsOption = 3, seconds: SecondsOption = 3, write: WriteOption = False) -> None:
-    """Sample fastgw and its peers with perf: CPU microseconds per request by shared object. About four minutes."""
+    """Profile fastgw and other proxies with perf: CPU microseconds per request by shared object. Takes about four
+    minutes.
+    """
     effort = _effort(rounds, seconds)
     table = [*profiling.head()]
     for wanted in profiling.PROFILES:
@@ -120,5 +122,5 @@ def _fail(why: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that started processes are stopped
     app()

@@ -1,4 +1,4 @@
-"""What one core carries, from the costs that the knobs have shown."""
+"""Estimates the capacity of one core from the measured costs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
@@ -8,10 +8,10 @@ from bench.knobs.knobs import KEPT, NEW, TCP, TLS
 from bench.samples import Measured
 
 Costs = Mapping[tuple[str, str], float]
-"""(knob, setting) -> CPU microseconds per request."""
+"""CPU microseconds per request by (knob, setting)."""
 
 UTILISATION: Final = 0.7
-"""Of a core. Beyond it requests wait for longer, on average, than they are served (M/D/1)."""
+"""Utilization of a core. Above it, the mean waiting time exceeds the mean service time (M/D/1)."""
 
 SURCHARGES: Final = (
     ("+ the client has opened a connection for it", "clients", NEW, KEPT),
@@ -19,7 +19,9 @@ SURCHARGES: Final = (
     ("+ it goes to the upstream over TLS, on a kept connection", "upstream", TLS, TCP),
     ("+ a TLS connection to the upstream is opened for it", "upstream", f"{TLS}, {NEW}", TLS),
 )
-"""What may come on top of a request on kept connections: which knob shows it, and which setting less which."""
+"""Additional costs of a request, compared with one on a kept-alive connection: the knob, and the two settings to
+subtract.
+"""
 
 MIXES: Final[Sequence[tuple[str, Mapping[int, float]]]] = (
     ("all connections kept", {}),
@@ -27,7 +29,7 @@ MIXES: Final[Sequence[tuple[str, Mapping[int, float]]]] = (
     ("each 10th on a new client connection, upstream over TLS", {0: 0.1, 2: 1.0}),
     ("nothing kept", {0: 1.0, 1: 1.0}),
 )
-"""By name: which surcharges (their place in `SURCHARGES`) and for what share of the requests."""
+"""Mixes by name: additional costs (index in `SURCHARGES`) and their share of requests."""
 
 
 def costs_of(knob: str, load: str, measured: Sequence[Measured]) -> dict[tuple[str, str], float]:
@@ -35,7 +37,7 @@ def costs_of(knob: str, load: str, measured: Sequence[Measured]) -> dict[tuple[s
 
 
 def capacity(costs: Costs) -> Iterator[str]:
-    """Two tables: what a request costs, and what a core carries of a few mixes."""
+    """Return two tables: cost per request, and capacity of a core for some mixes."""
     request = costs["clients", KEPT]
     surcharges = [max(0.0, costs[knob, dear] - costs[knob, cheap]) for _, knob, dear, cheap in SURCHARGES]
     yield "| a request of `plain` | CPU us |"

@@ -1,4 +1,4 @@
-"""The knobs: for each, contestants that differ in nothing else, the first as it usually stands."""
+"""The knobs: for each, contestants that differ in one setting, with the default first."""
 
 import platform
 import sysconfig
@@ -23,21 +23,21 @@ TCP, TLS = "TCP", "TLS"
 
 
 def python() -> Scenario:
-    """Python built with profile-guided optimisation, or without."""
+    """Python built with and without profile-guided optimization."""
     optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
     this = f"this Python {platform.python_version()}, {'' if optimised else 'no '}--enable-optimizations"
     return _knob("python", Fastgw(this), *(under(python, python) for python in other_pythons()))
 
 
 def compiled() -> Scenario:
-    """The compiled twins, or plain Python in their place, where how Python was built counts for more."""
+    """Compiled modules, or plain Python, for which the build of Python matters more."""
     pure = {"FASTGW_PURE_PYTHON": "1"}
     others = (replace(under(python, f"pure Python, {python}"), environment=pure) for python in other_pythons())
     return _knob("compiled", Fastgw("compiled"), Fastgw("pure Python", environment=pure), *others)
 
 
 def log() -> Scenario:
-    """The access log and its format."""
+    """Access log and its format."""
     formats = (
         Fastgw(format, config={"access_logs": [{"sink": "access.log", "format": format}]})
         for format in ("ecs", "combined")
@@ -46,19 +46,19 @@ def log() -> Scenario:
 
 
 def idle() -> Scenario:
-    """Connections kept to the upstream, against 64 requests at once."""
+    """Number of idle upstream connections, with 64 concurrent requests."""
     sizes = (_pool(f"max_idle {size}", {"max_idle": size}) for size in (64, 32, 8, 0))
     return _knob("idle", *sizes)
 
 
 def clients() -> Scenario:
-    """Clients that keep their connections, or close them after each request."""
+    """Clients with keep-alive, or with a connection per request."""
     load = Wrk(arguments=BODY, arguments_of={NEW: {"close": 1}})
     return _knob("clients", Fastgw(KEPT), Fastgw(NEW), load=load)
 
 
 def upstream() -> Scenario:
-    """How the upstream is reached: TCP, unix socket, TLS; with connections kept and without."""
+    """Connection to the upstream: TCP, unix socket, TLS; with and without keep-alive."""
     tcp, tls = "http://127.0.0.1:{port}", f"https://{three_ways.TLS_HOST}:{{port}}"
     new = {"upstream": {"pool": {"max_idle": 0}}}
     return _knob(
@@ -73,18 +73,18 @@ def upstream() -> Scenario:
 
 
 def workers() -> Scenario:
-    """More workers than cores: all on one."""
+    """More workers than cores, all on one core."""
     counts = (Fastgw(f"{count} workers on one core", config={"workers": count}) for count in (2, 4))
     return _knob("workers", Fastgw("1 worker on one core"), *counts)
 
 
 def pinning() -> Scenario:
-    """One worker bound to a core, or free to move to the one that the load keeps busy."""
+    """One worker pinned to a core, or free to move to the core of the load."""
     return _knob("pinning", Fastgw("bound to a core"), Fastgw("not bound", workers=2, config={"workers": 1}))
 
 
 def quota() -> Scenario:
-    """A fifth of a core: a core of a fifth of the speed would be five times slower; a quota stops and goes."""
+    """CPU quota of a fifth of a core: a slower core would be five times slower, a quota stops and resumes."""
     return _knob(
         "quota",
         Fastgw("no quota"),
@@ -94,13 +94,13 @@ def quota() -> Scenario:
 
 
 def backlog() -> Scenario:
-    """1,000 clients that connect at once, against the longest queue that the kernel allows."""
+    """1,000 clients that connect at the same time, against the kernel's maximum listen backlog."""
     lengths = (Queue(f"somaxconn {length}", length=length) for length in (4096, 128))
     return _knob("backlog", *lengths, load=Burst("1,000 at once", 1000))
 
 
 def ports() -> Scenario:
-    """Local ports for connections to the upstream, where connections are kept and where they are not."""
+    """Ephemeral ports for upstream connections, with and without keep-alive."""
     return _knob(
         "ports", Fastgw("kept"), _pool("a new connection each", {"max_idle": 0}), load=FewPorts(arguments=BODY)
     )
@@ -121,7 +121,7 @@ KNOBS: Sequence[Callable[[], Scenario]] = (
 )
 
 MAY_FAIL = frozenset({"ports"})
-"""Whose requests fail when it is turned: that is what it shows."""
+"""Contestants whose requests may fail, because that is the effect of the setting."""
 
 
 def _knob(

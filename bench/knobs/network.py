@@ -1,4 +1,4 @@
-"""A network of this process's own, as containers have, and loads that show what its settings do."""
+"""A network namespace of this process, as containers have, and loads that show the effect of its settings."""
 
 import ctypes
 import fcntl
@@ -22,17 +22,17 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 1
 SYSCTL = Path("/proc/sys/net")
-ANSWERED_WITHIN = 15.0  # seconds: three times a lost SYN is sent again (after 1, 3 and 7 s)
+ANSWERED_WITHIN = 15.0  # seconds: a lost SYN is retransmitted three times (after 1, 3 and 7 s)
 
 
 class NotIsolated(Exception):
-    """This machine allows no network of one's own. The text says why."""
+    """This machine allows no network namespaces. The text has the reason."""
 
 
 def enter_own_network() -> None:
-    """From here on this process and its children have a network with a loopback interface and nothing else.
+    """Move this process and its children to a new network namespace with a loopback interface only.
 
-    Root needs nothing for that; others need user namespaces to be allowed. Raises `NotIsolated`.
+    Needs root, or user namespaces. Raises `NotIsolated`.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
@@ -48,7 +48,7 @@ def enter_own_network() -> None:
 
 @contextmanager
 def sysctl(name: str, value: str) -> Iterator[None]:
-    """`name`, such as core/somaxconn, has this value for the length of the block."""
+    """Set `name`, such as core/somaxconn, to this value within the `with`."""
     file = SYSCTL / name
     before = file.read_text()
     file.write_text(value)
@@ -60,9 +60,10 @@ def sysctl(name: str, value: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FewPorts(Wrk):
-    """wrk while outgoing connections have `ports` local ports, fresh ones in each run, that rest 60 s after use.
+    """wrk with only `ports` ephemeral ports for connections, unused before each run; a closed one stays 60 s in
+    TIME_WAIT.
 
-    The 28,232 of the default range, for the 60 s that each rests, are 470 for each second.
+    The default range has 28,232 ports; with 60 s each, that is 470 connections per second.
     """
 
     ports: int = 1000
@@ -72,14 +73,14 @@ class FewPorts(Wrk):
         first = next(self._windows)
         with ExitStack() as turned:
             turned.enter_context(sysctl("ipv4/ip_local_port_range", f"{first} {first + self.ports - 1}"))
-            # By default loopback connections, unlike others, may take resting ports.
+            # By default, unlike others, loopback connections may reuse ports in TIME_WAIT.
             turned.enter_context(sysctl("ipv4/tcp_tw_reuse", "0"))
             return super().run(name, running, environment, seconds)
 
 
 @dataclass(frozen=True)
 class Burst:
-    """`connections` clients that connect at the same moment and send one request each. Latency counts from then."""
+    """`connections` clients that connect at the same time and send one request each. Latency is measured from then."""
 
     name: str
     connections: int
@@ -105,7 +106,7 @@ class Burst:
                     if events & selectors.EVENT_WRITE:
                         client.send(request)
                         selector.modify(client, selectors.EVENT_READ, client)
-                    else:  # an answer comes in one piece; what follows it is the end
+                    else:  # a response arrives in one piece; the next event is the end
                         right += client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
                         durations.append((time.monotonic() - begun) * 1e6)
                         selector.unregister(client)

@@ -1,4 +1,4 @@
-"""An origin that can be reached in three ways: TCP, a unix socket, TLS."""
+"""Origin reachable by TCP, a unix socket, and TLS."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ LIFE = timedelta(days=1)
 
 @contextmanager
 def serving(folder: Path, core: int) -> Iterator[int]:
-    """Run it and give its port. Its certificate is `origin.pem` in the folder, its unix socket `origin.sock`."""
+    """Start it and yield its port. Its certificate is `origin.pem` in the folder, its unix socket `origin.sock`."""
     port = free_port()
     _write_certificate(folder)
     template = Path(__file__).with_name("origin.conf")
@@ -33,7 +33,7 @@ def serving(folder: Path, core: int) -> Iterator[int]:
 
 
 def _write_certificate(folder: Path) -> None:
-    """A key and its own certificate: P-256 with ECDSA, as most services have it."""
+    """Write a key and a self-signed certificate: P-256 with ECDSA, as most services use."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "origin")])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Where the CPU time of a request goes: sampled by `perf record`, attributed by shared object."""
+"""CPU time per request by shared object: sampled by `perf record`."""
 
 import re
 import signal
@@ -17,7 +17,7 @@ from bench.samples import Measured, Sample, Told
 from bench.scenarios import SCENARIOS, egress
 from bench.scenarios.scenario import CPU_US, RATE, Figure, Scenario
 
-HERTZ = 1999  # a prime: in step with nothing that is periodic
+HERTZ = 1999  # a prime, to avoid synchronization with periodic events
 TWINS = "|".join(sorted(path.stem for path in (ROOT / "fastgw").rglob("_*.pyx")))
 ROOMS: Mapping[str, str] = {
     "kernel": r"\[kernel|\[guest|\[vdso|\[nf_|\[\w+\]$",
@@ -28,17 +28,17 @@ ROOMS: Mapping[str, str] = {
     "libc": r"libc[.-]|ld-linux|libpthread",
     "nginx": r"nginx|ngx_|libluajit",
 }
-"""By name, how the shared objects (perf's `dso`) of a room begin. What is in none is `other`."""
+"""Prefixes of shared objects (perf's `dso`) by category. All others are `other`."""
 OTHER = "other"
 
 
 class NoProfile(NoAnswers):
-    """perf is not installed, or may not look. The text says what to do."""
+    """perf is not installed, or has no permission. The text has the solution."""
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """A load, while perf samples the contestant: the share of each room is a figure of the sample."""
+    """A load during which perf samples the contestant: the share of each category is a figure of the sample."""
 
     load: Load
 
@@ -71,8 +71,8 @@ class Profiled:
 
 @contextmanager
 def _sampled(pids: Iterable[int], file: Path) -> Iterator[None]:
-    """perf looks at these processes, until the end. Raises `NoProfile`."""
-    # A clock of the kernel's, as virtual machines have no counters to sample by.
+    """Sample these processes with perf within the `with`. Raises `NoProfile`."""
+    # A kernel timer, because virtual machines have no hardware counters.
     command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(HERTZ), "-o", str(file)]
     try:
         perf = subprocess.Popen([*command, "-p", ",".join(map(str, pids))], stderr=subprocess.PIPE, text=True)
@@ -81,14 +81,14 @@ def _sampled(pids: Iterable[int], file: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        perf.send_signal(signal.SIGINT)  # at which it writes what it has seen
+        perf.send_signal(signal.SIGINT)  # on which it writes its data
         _, said = perf.communicate()
     if perf.returncode not in (0, -signal.SIGINT):
         raise NoProfile(f"perf record: {said.strip()}")
 
 
 def shares_of(report: str) -> dict[str, float]:
-    """Room -> share of all samples, from `perf report` by shared object."""
+    """Return the share of all samples by category, from `perf report` by shared object."""
     shares = dict.fromkeys((*ROOMS, OTHER), 0.0)
     for line in report.splitlines():
         if found := re.match(r"\s*([\d.]+)%?\s*;(.+)", line):
@@ -110,7 +110,7 @@ COLUMNS = (CPU_US, *(Figure(room, partial(_spent, room=room)) for room in (*ROOM
 
 @dataclass(frozen=True)
 class Profile:
-    """Some loads and contestants of a scenario: the first of them less the last is what is explained."""
+    """Loads and contestants of a scenario: the difference between the first and the last is explained."""
 
     scenario: str
     loads: Sequence[str]
@@ -138,7 +138,7 @@ def head() -> Iterator[str]:
 
 
 def rows(scenario: str, load: str, measured: Sequence[Measured]) -> Iterator[str]:
-    """One per contestant, medians of its samples; below them what lies between the first and the last."""
+    """Return one row per contestant, medians of its samples, and the difference between the first and the last."""
     measured = [each for each in measured if each.under(load)]
     medians = [[median(map(column.of, each.under(load))) for column in COLUMNS] for each in measured]
     differences = [ours - theirs for ours, theirs in zip(medians[0], medians[-1], strict=True)]

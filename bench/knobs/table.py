@@ -1,4 +1,4 @@
-"""The table of the knobs, which stands in `docs/guides/tuning.md`."""
+"""Table of the knobs in `docs/guides/tuning.md`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ def head() -> Iterator[str]:
 
 
 def rows(knob: str, load: str, measured: Sequence[Measured]) -> Iterator[str]:
-    """One per contestant; ratios are to the first, made inside each round: median [least..most]."""
+    """Return one row per contestant; ratios are to the first, within each round: median [min..max]."""
     usual = measured[0].name
     by_name = {each.name: each for each in measured}
     columns = (CPU_US, ratio_to(usual, CPU_US), RATE, ratio_to(usual, RATE), P50, P99, FAILED)

@@ -1,4 +1,4 @@
-"""fastgw with one knob turned, where that takes more than a line of configuration."""
+"""Contestants for settings that are not a line of configuration."""
 
 import subprocess
 import sys
@@ -18,13 +18,13 @@ CGROUP = "fastgw-bench"
 
 
 def under(python: str, name: str) -> Fastgw:
-    """fastgw run by another interpreter of the same version, with the very files that this one imports."""
+    """Return fastgw run by another interpreter of the same version, with the files imported here."""
     path = f"PYTHONPATH={ROOT}:{sysconfig.get_path('platlib')}"
     return Fastgw(name, command=("env", path, python, "-m", "fastgw"))
 
 
 def other_pythons() -> list[str]:
-    """Interpreters of this one's version on this machine that are not this one."""
+    """Return other interpreters of this version on this machine."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     found = [f"{folder}/{name}" for folder in ("/usr/bin", "/usr/local/bin")]
     ask = "import sys; print(sys.base_prefix)"
@@ -38,7 +38,7 @@ def other_pythons() -> list[str]:
 
 @dataclass(frozen=True)
 class Unlogged(Fastgw):
-    """No access log, so there are no lines to be counted."""
+    """No access log, so no lines are counted."""
 
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
@@ -49,7 +49,7 @@ class Unlogged(Fastgw):
 
 @dataclass(frozen=True)
 class Elsewhere(Fastgw):
-    """Another way to the origin. In `url`, `{port}` is the origin's and `{folder}` is the run's."""
+    """Another connection to the origin. In `url`, `{port}` is the origin's and `{folder}` is the run's."""
 
     url: str = ""
 
@@ -66,21 +66,21 @@ class Elsewhere(Fastgw):
 
 @dataclass(frozen=True)
 class Queue(Fastgw):
-    """Listening sockets whose queue is no longer than this, as net.core.somaxconn says."""
+    """Listening sockets with at most this backlog, by net.core.somaxconn."""
 
     length: int = 4096
 
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         with ExitStack() as started:
-            with sysctl("core/somaxconn", str(self.length)):  # it counts at the moment of listen(2)
+            with sysctl("core/somaxconn", str(self.length)):  # applies at listen(2)
                 running = started.enter_context(super().running(place))
             yield running
 
 
 @dataclass(frozen=True)
 class Rationed(Fastgw):
-    """In a cgroup that may run for `quota_us` in each `period_us`. To make one takes root."""
+    """In a cgroup with a CPU quota of `quota_us` per `period_us`. Needs root."""
 
     quota_us: int = 50_000
     period_us: int = 100_000
@@ -101,7 +101,7 @@ class Rationed(Fastgw):
 
     @contextmanager
     def _cgroup(self) -> Iterator[Path]:
-        """A cgroup that is gone afterwards. Raises `LeftOut`."""
+        """Create a cgroup, removed afterwards. Raises `LeftOut`."""
         first = (CPU_CGROUP_V1 / "cpu.cfs_quota_us").exists()
         group = (CPU_CGROUP_V1 if first else CGROUP_V2) / f"{CGROUP}-{self.quota_us}-{self.period_us}"
         try:

@@ -9,14 +9,14 @@ from bench.load.load import Environment
 from bench.peers.peer import HOST, Running
 from bench.samples import Told
 
-REQUESTS = 100  # so that what is loaded or kept for the first ones is there
+REQUESTS = 100  # so that lazily loaded code and caches are in memory
 CHANGES = 3
 TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
 class AtRest:
-    """Memory is anonymous and counted by `Pss`; a change is applied when the admin listener answers that it is."""
+    """Memory is anonymous, by `Pss`; a change is complete when the admin listener responds."""
 
     name: str = "at rest"
     path: str = "/svc0/v1/items/7"

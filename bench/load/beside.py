@@ -1,4 +1,4 @@
-"""A load while slow clients hang on, as `python -m bench hold` makes them."""
+"""A load concurrent with slow clients of `python -m bench hold`."""
 
 import subprocess
 import sys
@@ -12,13 +12,13 @@ from bench.peers.peer import Running
 from bench.samples import Told
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 30  # lines that `hold` prints, every 2 s, until all are there
+TIMEOUT = 30  # lines of `hold`, one every 2 s, until all clients are connected
 STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class BesideSlowOnes:
-    """`load` while `slow` clients send a request head without end, a byte every 3 s each."""
+    """`load` concurrent with `slow` clients, each sending an endless request head, one byte every 3 s."""
 
     name: str
     load: Load
@@ -26,7 +26,7 @@ class BesideSlowOnes:
 
     @property
     def cut_off(self) -> int:
-        return self.load.cut_off + 3 * self.slow  # given up by the contestant, opened again, and cut off at the end
+        return self.load.cut_off + 3 * self.slow  # closed by the contestant, reopened, and cut off at the end
 
     def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         with self._holding(name, running):

@@ -1,7 +1,7 @@
-"""What the connections of `websocket` say and hear, known beforehand on both ends, so that no frame has to be parsed.
+"""Messages of `websocket` connections, known in advance to both ends, so that no frame has to be parsed.
 
-The messages of a connection follow one another in a circle. What must come next is then a slice of one byte string, and
-comparing it checks every byte.
+The messages of a connection repeat in a cycle. The expected bytes are then a slice of one byte string, and one
+comparison checks every byte.
 """
 
 import random
@@ -11,36 +11,36 @@ from itertools import accumulate
 
 from bench.load import frames
 
-MESSAGES = 251  # different ones, prime so that connections do not meet at the same one
-SIZES = (16, 1024)  # of a message, least and most: both of the short forms of a frame's length
-OPENING_BYTES = 6  # as many as any client's frame has: length and mask, by which a message is known
+MESSAGES = 251  # number of distinct ones; prime, so that connections are at different ones
+SIZES = (16, 1024)  # minimum and maximum size of a message: both short forms of a frame's length
+OPENING_BYTES = 6  # size of a client's frame header: length and mask, which identify a message
 
 
 class Circle:
-    """Frames in their order, twice round, so that a slice never has to be cut in two."""
+    """The frames in order, twice, so that no slice has to be split."""
 
     def __init__(self, each: Sequence[bytes]) -> None:
         self.count = len(each)
         self.twice = b"".join(each) * 2
         self.round_bytes = len(self.twice) // 2
         self.begins = [0, *accumulate(map(len, [*each, *each]))]
-        """Of each frame, where it begins; and the end of the last."""
+        """Offset of each frame, and the end of the last."""
 
     def frames(self, first: int, count: int) -> bytes:
-        """`count` frames, no more than there are, from number `first` on."""
+        """Return `count` frames, at most all of them, from number `first` on."""
         return self.twice[self.begins[first] : self.begins[first + count]]
 
 
 class Follower:
-    """How far into the circle one end of a connection has received."""
+    """Position of one end of a connection in the cycle."""
 
     def __init__(self, circle: Circle, first: int) -> None:
         self._circle = circle
-        self._whole = first  # frames received to their end, in this round
+        self._whole = first  # complete frames received in this cycle
         self._at = circle.begins[first]
 
     def follow(self, data: bytes) -> int | None:
-        """How many frames `data` ends; None if it is not what must come next."""
+        """Return the number of frames that `data` completes; None if the bytes are not the expected ones."""
         circle, until = self._circle, self._at + len(data)
         if circle.twice[self._at : until] != data:
             return None
@@ -54,7 +54,7 @@ class Follower:
 
 
 def conversation(seed: int = 42) -> tuple[Circle, Circle]:
-    """What clients say, and what they hear: the same for every contestant and round."""
+    """Return the messages of clients and their echoes: the same for every contestant and round."""
     chance = random.Random(seed)
     messages = [chance.randbytes(chance.randint(*SIZES)) for _ in range(MESSAGES)]
     spoken = Circle([frames.from_client(frames.BINARY, message, chance.randbytes(4)) for message in messages])
@@ -62,5 +62,5 @@ def conversation(seed: int = 42) -> tuple[Circle, Circle]:
 
 
 def openings(spoken: Circle) -> dict[bytes, int]:
-    """The number of each frame, by how it begins."""
+    """Number of each frame by its first bytes."""
     return {spoken.frames(number, 1)[:OPENING_BYTES]: number for number in range(spoken.count)}

@@ -1,4 +1,4 @@
-"""WebSocket by hand (RFC 6455): the opening handshake, and frames cheap enough to be no bottleneck in Python."""
+"""WebSocket (RFC 6455): the opening handshake, and frames fast enough for a load generator in Python."""
 
 import base64
 import hashlib
@@ -11,11 +11,11 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class NotAFrame(Exception):
-    """Bytes that no client may send."""
+    """Bytes that are not a valid client frame."""
 
 
 def opening(host: str, path: str, key: bytes) -> bytes:
-    """The request of an opening handshake (section 4.1). `key`: 16 bytes, in base64."""
+    """Return an opening handshake (section 4.1). `key`: 16 bytes, in base64."""
     return (
         f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key.decode()}\r\n\r\n"
@@ -23,32 +23,32 @@ def opening(host: str, path: str, key: bytes) -> bytes:
 
 
 def accept_of(key: bytes) -> bytes:
-    """What answers `Sec-WebSocket-Key` (section 4.2.2)."""
+    """Return the response to `Sec-WebSocket-Key` (section 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + GUID).digest())
 
 
 def from_client(opcode: int, payload: bytes, key: bytes) -> bytes:
-    """A whole message in one frame, masked with the four bytes of `key`."""
+    """Return a message in one frame, masked with the four bytes of `key`."""
     return _head(opcode, len(payload), MASKED) + key + mask(payload, key)
 
 
 def from_server(opcode: int, payload: bytes) -> bytes:
-    """A whole message in one frame."""
+    """Return a message in one unmasked frame."""
     return _head(opcode, len(payload), 0) + payload
 
 
 def mask(payload: bytes, key: bytes) -> bytes:
-    """Section 5.3; it is its own inverse."""
+    """Mask or unmask a payload (section 5.3)."""
     size = len(payload)
     stream = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "big") ^ int.from_bytes(stream, "big")).to_bytes(size, "big")
 
 
 def echo(received: bytes) -> tuple[bytes, int, bool]:
-    """What an echo server answers to the whole frames of a client at the beginning of `received`.
+    """Return an echo server's response to the complete frames at the start of `received`.
 
-    Gives the answer, how many bytes those frames are, and whether the last of them closes. Messages come in one frame
-    each. Raises `NotAFrame`.
+    Returns the response, the length of the frames, and whether the last one is a close frame. Each message is one
+    frame. Raises `NotAFrame`.
     """
     answers = []
     at, size = 0, len(received)

@@ -1,19 +1,18 @@
-"""Open loop at a fixed rate: h2load, latency counted from the moment at which each request was due.
+"""Open-loop load at a fixed rate with h2load, with latency measured from the time at which each request was due.
 
-How h2load 1.52 keeps a rate (`--rps` is per connection): a timer per connection, no more often than every 10 ms, makes
-as many requests due as the time that has passed calls for. One that is due while another is under way waits for that
-one to be answered. The log has the moment at which a request was sent, not that at which it was due: the wait would be
-left out, and a stalled contestant would look as if it had answered a few requests slowly (coordinated omission).
+How h2load 1.52 keeps a rate (`--rps` is per connection): a timer per connection, at intervals of at least 10 ms,
+releases as many requests as the elapsed time requires. A request that is due while another is in flight waits for its
+response. The log has the time at which a request was sent, not when it was due: this would omit the wait, and a stalled
+contestant would appear to have a few slow responses only (coordinated omission).
 
-So the schedule is found again from the log. Connections are given a period of 20 ms, in which each sends one request,
-and are opened evenly over one period: a pattern of sending that repeats itself exactly. A request is sent when it is
-due or later, never earlier; so in the order of sending, too, none is earlier than its place in the pattern. The pattern
-is therefore, for each of its places, the earliest that any repetition has shown, and a request's latency runs from its
-place in the pattern to its answer. (h2load itself held up for more than a period moves its timers: that makes latencies
-look longer, never shorter.)
+So the schedule is reconstructed from the log. Connections have a period of 20 ms, in which each sends one request, and
+are opened evenly over one period: the pattern repeats exactly. Requests are sent when due or later, never earlier; so,
+in sending order, none is earlier than its position in the pattern. The pattern is therefore the minimum over all
+repetitions for each position, and latency is measured from the position in the pattern to the response. (If h2load
+itself is delayed by more than a period, it shifts its timers: latencies then appear longer, never shorter.)
 
-`tests/unit/bench/test_h2load.py` stalls a schedule of this kind by 200 ms, which shows in the percentiles and would
-not in those from sending; `tests/e2e/test_open_loop.py` stalls a real server under the real h2load.
+`tests/unit/bench/test_h2load.py` stalls such a schedule by 200 ms, which appears in these percentiles and would not in
+those from sending; `tests/e2e/test_open_loop.py` stalls a real server under the real h2load.
 """
 
 import math
@@ -28,12 +27,12 @@ from bench.load.load import Environment, NoAnswers
 from bench.peers.peer import HOST, Running, routes
 from bench.samples import Told, percentiles
 
-PERIOD = 0.02  # seconds between two requests of a connection; h2load's timers are not finer than 0.01
-EDGE = 12  # periods at either end that are not looked at: until all connections are open, the pattern has gaps
-TIMEOUT = 30.0  # seconds beyond the schedule
+PERIOD = 0.02  # seconds between two requests of a connection; the resolution of h2load's timers is 0.01
+EDGE = 12  # periods ignored at either end: while connections are being opened, the pattern has gaps
+TIMEOUT = 30.0  # seconds after the schedule
 URIS = 1000
 FIELDS = (
-    f":authority: {HOST}",  # which h2load sends as Host in HTTP/1.1
+    f":authority: {HOST}",  # sent as Host in HTTP/1.1
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36",
     "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
     "Accept-Language: en-GB,en;q=0.9,de;q=0.7",
@@ -54,7 +53,7 @@ DATA = re.compile(r"\((\d+)\) data")
 
 @dataclass(frozen=True)
 class Row:
-    """One request in h2load's log: microseconds since the epoch, status, microseconds until the answer had ended."""
+    """Row of h2load's log: microseconds since the epoch, status, microseconds until the end of the response."""
 
     sent_us: int
     status: int
@@ -63,10 +62,10 @@ class Row:
 
 @dataclass(frozen=True)
 class FixedRate:
-    """`share` of the rate at which the contestant `of` was saturated under the load `saturated`, in this very run.
+    """Fixed rate: `share` of the saturation rate of contestant `of` under the load `saturated` in this run.
 
-    A contestant that is saturated at less than that is left out. Target and query vary; the fields are always the same,
-    as h2load has it.
+    Contestants that saturate below this rate are left out. Target and query vary; headers do not, because h2load cannot
+    vary them.
     """
 
     name: str = "half load"
@@ -74,9 +73,11 @@ class FixedRate:
     of: str = "nginx"
     saturated: str = "64 connections"
     asked: int = 100
-    """How many routes are asked: the first ones."""
+    """Number of routes to request: the first ones."""
     times_as_long: int = 1
-    """As other loads. A few stalls of the machine make the highest percentiles, and a short round may have none."""
+    """Duration as a multiple of other loads. A few stalls of the machine determine the highest percentiles, and a short
+    round may have none.
+    """
 
     @property
     def cut_off(self) -> int:
@@ -93,9 +94,9 @@ class FixedRate:
 def at_rate(
     rate: float, name: str, running: Running, environment: Environment, seconds: float, asked: int = 100
 ) -> Told:
-    """Load with `rate` requests per second, to the first so many `asked` routes.
+    """Send `rate` requests per second to the first `asked` routes.
 
-    Raises `NoAnswers` if they are not all done in time.
+    Raises `NoAnswers` if they are not completed in time.
     """
     connections = max(1, round(rate * PERIOD))
     each = math.ceil(seconds / PERIOD) + 2 * EDGE
@@ -103,7 +104,7 @@ def at_rate(
     log.unlink(missing_ok=True)
     command = ["h2load", "--h1", "--threads=1", f"--clients={connections}", f"--requests={connections * each}"]
     command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={uris(environment.folder, asked)}"]
-    # Opened evenly over one period, so that they are due evenly, too. Milliseconds are h2load's finest.
+    # Opened evenly over one period, so that requests are due evenly as well. The resolution of h2load is a millisecond.
     command += [f"--rate={math.ceil(connections / (PERIOD * 1000))}", "--rate-period=1ms"]
     command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
     try:
@@ -126,11 +127,11 @@ def at_rate(
 
 
 def row_of(line: str) -> Row:
-    return Row(*map(int, line.split("\t")[:3]))  # more columns may be added later, as its manual says
+    return Row(*map(int, line.split("\t")[:3]))  # later versions may add columns, as the manual says
 
 
 def latencies(rows: Sequence[Row], connections: int, period: float = PERIOD) -> list[float]:
-    """Microseconds from when each request was due to the end of its answer, without those at the edges."""
+    """Return microseconds from the due time of each request to the end of its response, without the edges."""
     rows = sorted(rows, key=lambda row: row.sent_us)[EDGE * connections : -EDGE * connections]
     earliest = [math.inf] * connections
     for number, row in enumerate(rows):
@@ -145,7 +146,7 @@ def latencies(rows: Sequence[Row], connections: int, period: float = PERIOD) -> 
 
 
 def faults(printed: str, rows: Sequence[Row], expected: int, body: int) -> dict[str, int]:
-    """What went wrong, from what h2load prints and logs. `body`: bytes of each right answer."""
+    """Return errors from the output and log of h2load. `body`: bytes of each correct response."""
     counts, data = COUNTS.search(printed), DATA.search(printed)
     if counts is None or data is None:
         return {"h2load printed no counts": 1}
@@ -161,7 +162,7 @@ def faults(printed: str, rows: Sequence[Row], expected: int, body: int) -> dict[
 
 
 def uris(folder: Path, asked: int) -> Path:
-    """A file of targets, made once per run."""
+    """Write a file of targets, once per run."""
     file = folder / f"uris{asked}"
     if not file.exists():
         chance = random.Random(42)

@@ -1,4 +1,4 @@
-"""Closed loop over HTTP/2: h2load, a number of connections with a number of requests in flight on each."""
+"""Closed-loop load over HTTP/2 with h2load: several connections, each with several requests in flight."""
 
 import subprocess
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from bench.load.load import Environment, NoAnswers
 from bench.peers.peer import Running, without_revision
 from bench.samples import Told, percentiles
 
-TIMEOUT = 30.0  # seconds beyond the run
+TIMEOUT = 30.0  # seconds after the run
 
 
 @dataclass(frozen=True)
 class Http2:
-    """Targets and queries vary, the headers are the same for all requests, as h2load has it.
+    """Targets and queries vary; headers do not, because h2load cannot vary them.
 
-    `only`: the contestant that alone has this load; empty: all have.
+    `only`: the single contestant with this load; empty: all.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Http2:
 
     @property
     def cut_off(self) -> int:
-        return 2 * self.connections * self.streams  # by the end of this run and of the one before
+        return 2 * self.connections * self.streams  # at the end of this run and of the previous one
 
     def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         if self.only and without_revision(name) != self.only:

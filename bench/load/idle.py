@@ -1,4 +1,4 @@
-"""Connections that do nothing, and what each of them takes of the contestant's memory."""
+"""Idle connections, and the contestant's memory for each."""
 
 import resource
 import select
@@ -12,18 +12,18 @@ from bench.peers.peer import HOST, Running
 from bench.samples import Told
 
 SPARE_FILES = 64
-SETTLE_SECONDS = 1.0  # for the contestant to accept what the kernel has accepted
+SETTLE_SECONDS = 1.0  # for the contestant to accept connections from the kernel's queue
 TIMEOUT = 10.0
 READ_SIZE = 1 << 16
 REQUEST = f"GET /svc7/v1/items/7 HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
-WARM_UP = 100  # requests beforehand: what a program loads or keeps for its first requests is not a connection's
+WARM_UP = 100  # requests beforehand: memory allocated for the first requests does not belong to connections
 
 
 @dataclass(frozen=True)
 class Idle:
-    """Opens `connections`, and looks at the memory before anything is sent on them and after one request on each.
+    """Opens `connections`, and measures memory before anything is sent on them, and after one request on each.
 
-    Memory is anonymous and counted by `Pss`: what workers share is not counted twice. The kernel's is not in it.
+    Memory is anonymous, by `Pss`: memory shared by workers counts once. Kernel memory is not included.
     """
 
     connections: int = 10_000
@@ -71,7 +71,7 @@ def _opened(port: int) -> socket.socket:
 
 
 def _ask(connection: socket.socket) -> bool:
-    """Whether one request is answered 200 with a whole body."""
+    """Return whether a request gets a 200 with a complete body."""
     connection.sendall(REQUEST)
     received = b""
     while True:

@@ -1,11 +1,11 @@
-"""What people and programs do to a gateway, all at once. `python -m bench mix`, or alone: `locust -f` this file.
+"""Realistic mix of users of a gateway. `python -m bench mix`, or alone: `locust -f` this file.
 
-Of twenty users eleven browse, five post, two send slowly, and two come with a token that nobody issued. Routes are
-those of `plain`: `/svc0/` to `/svc99/` reach the service. `/private/` is where a token is asked for. A gateway that has
-no such route answers 404, which is right too.
+Of twenty users eleven browse, five post, two send slowly, and two use invalid tokens. Routes are those of `plain`:
+`/svc0/` to `/svc99/` reach the service. `/private/` requires a token. A gateway without such a route responds 404,
+which counts as correct.
 
-Every answer is checked. Addresses, identifiers and bodies vary with each request. With BENCH_MIX_SEEN in the
-environment, what was seen is written to the file of that name: locust itself keeps rounded times.
+Every response is checked. Addresses, identifiers and bodies vary with each request. If BENCH_MIX_SEEN is set, results
+are written to that file: locust itself rounds times.
 """
 
 import json
@@ -27,7 +27,7 @@ TIMEOUT_S = 10.0
 
 
 class Asker(FastHttpUser):
-    """Keeps its connection and its session, as a browser or a client library does."""
+    """User that keeps its connection and its session, as browsers and client libraries do."""
 
     abstract = True
     connection_timeout = network_timeout = TIMEOUT_S
@@ -46,11 +46,11 @@ class Asker(FastHttpUser):
             elif answer.status_code == 200 and answer.headers.get("X-Request-Id") != request_id:
                 answer.failure("answer to another request")
             else:
-                answer.success()  # a refusal too, where one is expected
+                answer.success()  # a rejection too, where expected
 
 
 class Browser(Asker):
-    """Looks at a list, then at some of what is in it, and reads meanwhile."""
+    """Requests a list, then some of its elements, with pauses."""
 
     weight = 11
     wait_time = between(0.1, 0.5)
@@ -82,7 +82,7 @@ class Writer(Asker):
 
 
 class Stranger(Asker):
-    """Tries tokens, and slows down for no refusal."""
+    """Tries tokens, and does not slow down when rejected."""
 
     weight = 2
     wait_time = between(0.1, 0.3)
@@ -95,7 +95,7 @@ class Stranger(Asker):
 
 
 class SlowClient(User):
-    """On a bad line: its request takes two seconds to arrive. Its time is counted from its last byte."""
+    """On a slow connection: its request takes two seconds to send. Time is measured from its last byte."""
 
     weight = 2
     wait_time = constant(0.5)
@@ -128,11 +128,11 @@ class SlowClient(User):
         message = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n".encode()
         size = -(-len(message) // SLOW_PIECES)
         for first in range(0, len(message), size):
-            time.sleep(SLOW_PAUSE_S)  # gevent's: the others go on
+            time.sleep(SLOW_PAUSE_S)  # gevent's: other users continue
             connection.sendall(message[first : first + size])
 
     def _read(self, connection: socket.socket) -> int:
-        """The length of the answer. Raises `OSError` for a wrong one."""
+        """Return the length of the response. Raises `OSError` for an incorrect one."""
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
         if not answer.startswith(b"HTTP/1.1 200 "):
             raise ConnectionError(f"answered {answer[:30]!r}")
@@ -140,9 +140,9 @@ class SlowClient(User):
 
 
 seen: dict[str, list[float]] = {}
-"""Name of a request -> milliseconds of those that were answered as they should be."""
+"""Milliseconds of correct responses by name of the request."""
 failed: dict[str, dict[str, int]] = {}
-"""Name of a request -> what went wrong -> how often."""
+"""Error counts by name of the request and error."""
 
 
 @events.request.add_listener  # type: ignore[untyped-decorator]  # locust's

@@ -1,7 +1,7 @@
-"""A realistic mix by locust, for a while, and the percentiles of each kind of request: `python -m bench mix`.
+"""A realistic mix of requests by locust, and the percentiles of each kind: `python -m bench mix`.
 
-What the users do is in `locustfile.py`, which locust alone imports: it replaces the standard library's sockets.
-Times are those that one Python process sees that plays all users: they tell a change, and not what the gateway took.
+The users are in `locustfile.py`, which only locust imports, because it replaces the standard library's sockets. Times
+are measured in one Python process with all users: they show changes, not the gateway's own time.
 """
 
 import json
@@ -23,24 +23,24 @@ from bench.samples import percentile
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 SHARES = (50, 90, 99, 99.9)
-WORST = 5  # kinds of failures that are told of each kind of request
-BEGIN_S = 2  # until all users are there
-STOP_S = 15  # users end what they have begun: the slowest request takes some two seconds
-SLACK_S = 30  # for locust to begin and to end
+WORST = 5  # maximum number of errors listed for each kind of request
+BEGIN_S = 2  # until all users have started
+STOP_S = 15  # users finish their requests; the slowest takes about two seconds
+SLACK_S = 30  # for locust to start and end
 
 
 class MixFailed(Exception):
-    """No percentiles, and why."""
+    """There are no percentiles. The text has the reason."""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """What the users saw. `str` of it is a Markdown table."""
+    """Results of the users. `str` of it is a Markdown table."""
 
     seen: Mapping[str, Sequence[float]]
-    """Kind of request -> milliseconds of those that were answered as they should be."""
+    """Milliseconds of correct responses by kind of request."""
     failed: Mapping[str, Mapping[str, int]]
-    """Kind of request -> what went wrong -> how often."""
+    """Error counts by kind of request and error."""
 
     @property
     def failures(self) -> int:
@@ -68,9 +68,9 @@ class Mix:
 
 
 def run(url: str | None = None, users: int = 200, seconds: int = 30) -> Mix:
-    """Let so many users loose on the gateway at `url` for so long; None: on a fastgw that is started for it.
+    """Run this many users against the gateway at `url`; None: against a fastgw started for it.
 
-    Raises `MixFailed`, and `NotReady` when what is started is not.
+    Raises `MixFailed`, and `NotReady` if a started program is not ready.
     """
     if url is None:
         with _fastgw() as own:
@@ -97,12 +97,14 @@ def run(url: str | None = None, users: int = 200, seconds: int = 30) -> Mix:
 
 @contextmanager
 def _fastgw() -> Iterator[str]:
-    """A gateway with the routes of `plain` and one for those with a token, on a core of its own, before the origin."""
+    """Start a gateway with the routes of `plain` and one that requires a token, on its own core, in front of the
+    origin.
+    """
     cores = sorted(os.sched_getaffinity(0))
     to_origin = [{"name": name, "paths": [f"/{name}/*"], "upstream": "origin"} for name in routes(100)]
     with TemporaryDirectory(prefix="bench-") as scratch:
         folder = Path(scratch)
-        folder.chmod(0o755)  # a service started by root may drop to another user
+        folder.chmod(0o755)  # a service started by root may switch to another user
         write_public_key(folder / "public.pem", folder / "jwks.json")
         jwt = {"issuer": ISSUER, "audiences": [AUDIENCE], "algorithms": ["RS256"], "jwks_file": "jwks.json"}
         private = {"name": "private", "paths": ["/private/*"], "upstream": "origin", "filters": {"jwt": jwt}}

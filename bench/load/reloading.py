@@ -1,4 +1,4 @@
-"""A load on a contestant that is given one configuration after another, beside the same load when it is left alone."""
+"""A load during repeated reloads, and the same load without them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ from bench.ports import NotReady
 from bench.samples import Told
 
 PAUSE_SECONDS = 0.05
-"""Between two changes."""
+"""Seconds between two changes."""
 
 
 @dataclass(frozen=True)
 class Reloading:
-    """`load` twice: alone, whose figures are kept as `alone_…`, and under changes that follow each other closely.
+    """`load` twice: without changes, with figures stored as `alone_…`, and during continual changes.
 
-    `alone_apply_s` and `alone_check_s` are of a change before any load, `apply_s` is the median of those under load.
+    `alone_apply_s` and `alone_check_s` are for a change without load, `apply_s` is the median of those under load.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Reloading:
 
 @contextmanager
 def _changing(changes: Changes) -> Iterator[list[float]]:
-    """Apply one change after another while the block runs, at least one; the seconds that each has taken."""
+    """Apply changes one after another within the `with`, at least one; yield the seconds of each."""
     applied: list[float] = []
     failed: list[NotReady] = []
     over = Event()

@@ -1,4 +1,4 @@
-"""One long stream after the other on one connection: 1 GiB does not fit into wrk's memory. Each byte is checked."""
+"""One long stream after another on one connection: 1 GiB exceeds wrk's memory. Every byte is checked."""
 
 import http.client
 import time
@@ -25,7 +25,7 @@ class Direction(Enum):
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream per round, however long it takes. Times are those of the whole stream, the head included."""
+    """One stream per round, of any duration. Times are those of the whole stream, including the head."""
 
     name: str
     size: int
@@ -68,7 +68,7 @@ def _upload(client: http.client.HTTPConnection, size: int) -> dict[str, int]:
 
 
 def blocks(size: int) -> Iterator[memoryview]:
-    """The stream of so many bytes, in the pieces in which it is written."""
+    """Yield the stream of this length, in the pieces in which it is written."""
     pattern = memoryview(PATTERN)
     for place in range(0, size, WRITE_SIZE):
         start = place % len(PATTERN)
@@ -77,7 +77,7 @@ def blocks(size: int) -> Iterator[memoryview]:
 
 @cache
 def sum_of(size: int) -> int:
-    """CRC-32 of that stream."""
+    """Return the CRC-32 of that stream."""
     crc32 = 0
     for block in blocks(size):
         crc32 = zlib.crc32(block, crc32)

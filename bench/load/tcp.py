@@ -1,4 +1,4 @@
-"""Connections of bare TCP: many short ones, each with one message echoed, or one long one with a stream either way."""
+"""TCP connections: many short ones with one echoed message each, or one long one with a stream in either direction."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ MESSAGE_BYTES = 100
 
 
 class Caller(asyncio.Protocol):
-    """One connection: sends a message, takes its echo, and hangs up."""
+    """One connection: sends a message, receives its echo, and closes."""
 
     def __init__(self, message: bytes) -> None:
         self.done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -49,7 +49,7 @@ class Caller(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Connections:
-    """So many clients, each of which connects anew as soon as its echo was there."""
+    """This many clients, each of which reconnects as soon as its echo has arrived."""
 
     name: str = "short connections"
     clients: int = 16
@@ -86,7 +86,7 @@ class Connections:
 
 @dataclass(frozen=True)
 class TcpStream:
-    """One stream per round, however long it takes."""
+    """One stream per round, of any duration."""
 
     name: str
     size: int
@@ -105,7 +105,7 @@ class TcpStream:
 
 
 def download(client: socket.socket, size: int) -> None:
-    """Take a stream. Raises `ValueError` unless it is the pattern, and ends."""
+    """Receive a stream. Raises `ValueError` unless it is the pattern, and ends."""
     client.sendall(b"D" + size.to_bytes(LENGTH_BYTES))
     room = memoryview(bytearray(BLOCK))
     length = crc32 = 0
@@ -117,7 +117,7 @@ def download(client: socket.socket, size: int) -> None:
 
 
 def upload(client: socket.socket, size: int) -> None:
-    """Send a stream and its end. Raises `ValueError` unless the service has had it all."""
+    """Send a stream and its end. Raises `ValueError` unless the service has received all of it."""
     client.sendall(b"U")
     for block in blocks(size):
         client.sendall(block)

@@ -1,4 +1,4 @@
-"""Bearer tokens for the policies: JWTs signed with RS256 (RFC 7515; RFC 7518 section 3.3) by a key of this run."""
+"""Bearer tokens for the policies: JWTs signed with RS256 (RFC 7515; RFC 7518 section 3.3) by a key of the run."""
 
 import base64
 import json
@@ -19,12 +19,14 @@ LIFE_SECONDS = 24 * 3600  # longer than any run
 
 @cache
 def key(name: str) -> rsa.RSAPrivateKey:
-    """The key of that name. The contestants are told of `KEY_ID` alone."""
+    """Return the key with that name. Contestants know `KEY_ID` only."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def token(consumer: str, number: int = 0, signer: str = KEY_ID, **claims: object) -> str:
-    """One that every contestant accepts. `number` makes several of one consumer differ; `claims` replace its own."""
+    """Return a token that every contestant accepts. `number`: distinguishes tokens of one consumer; `claims`: replace
+    the default ones.
+    """
     now = int(time.time())
     own: dict[str, object] = {"iss": ISSUER, "aud": AUDIENCE, "sub": consumer, "jti": f"{consumer}-{number}"}
     own |= {"iat": now, "exp": now + LIFE_SECONDS}
@@ -33,7 +35,7 @@ def token(consumer: str, number: int = 0, signer: str = KEY_ID, **claims: object
 
 
 def write_public_key(pem: Path, jwks: Path) -> None:
-    """By which tokens are verified, in the two forms that gateways read."""
+    """Write the public key in the two formats that gateways read."""
     public = key(KEY_ID).public_key()
     pem.write_bytes(public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     numbers = public.public_numbers()
@@ -50,5 +52,5 @@ def _number(value: int) -> str:
 
 
 def _base64url(octets: bytes) -> str:
-    """Without padding (RFC 7515 section 2)."""
+    """Encode as base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()

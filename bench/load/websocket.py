@@ -1,4 +1,6 @@
-"""Closed loop of WebSocket messages: several in flight on each of many connections, every echoed byte compared."""
+"""Closed-loop load of WebSocket messages: several in flight on each of many connections, with every echoed byte
+compared.
+"""
 
 import asyncio
 import base64
@@ -22,7 +24,7 @@ DRAIN_SECONDS = 5.0
 
 @dataclass
 class EchoCounts:
-    """What all connections of a run have seen."""
+    """Counts of all connections of a run."""
 
     messages: int = 0
     latencies: list[float] = field(default_factory=list)
@@ -30,7 +32,7 @@ class EchoCounts:
 
 
 class Talker(asyncio.Protocol):
-    """One connection. `opened` is done when it may speak, `silent` when it has been told to stop and heard all."""
+    """One connection. `opened`: done when it may send; `silent`: done after the stop, when all echoes have arrived."""
 
     def __init__(
         self, spoken: Circle, heard: Circle, first: int, in_flight: int, path: str, counts: EchoCounts
@@ -81,7 +83,7 @@ class Talker(asyncio.Protocol):
         self._rest()
 
     def talk(self) -> None:
-        """Begin, and go on until `stop`."""
+        """Start, and continue until `stop`."""
         self._talking = True
         self._say(self._in_flight, time.perf_counter())
 
@@ -117,7 +119,7 @@ class Talker(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Messages:
-    """Each connection keeps `in_flight` messages under way; latency runs from the sending of each to its echo's end."""
+    """Each connection keeps `in_flight` messages in flight; latency is measured from sending to the end of the echo."""
 
     name: str = "64 connections"
     connections: int = 64

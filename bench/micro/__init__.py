@@ -1,1 +1,1 @@
-"""Rooms of the request path timed alone: `python -m bench.micro --help`."""
+"""Microbenchmarks of parts of the request path: `python -m bench.micro --help`."""

@@ -1,4 +1,4 @@
-"""Time the rooms of the request path alone, in nanoseconds of CPU per call."""
+"""Run microbenchmarks of the request path, in nanoseconds of CPU per call."""
 
 import importlib
 import json
@@ -15,7 +15,7 @@ MODULES = (
     "framing", "routing", "balance", "health", "chain", "filters", "tokens", "asking", "splice", "body", "observe",
     "cells", "limits", "quotas", "exchange", "http2", "policies", "egress",
 )  # fmt: skip
-"""In the order of a request's path; the last three are all of them together."""
+"""Modules in the order of a request's path; the last three are whole requests."""
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     passes: Annotated[int, typer.Option(min=1, help="Passes over each room; the least and the median are told.")] = 9,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON per room.")] = False,
 ) -> None:
-    """Time the rooms of the request path alone, in nanoseconds of CPU per call."""
+    """Run microbenchmarks of the request path, in nanoseconds of CPU per call."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if unknown := set(names or ()) - set(MODULES):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; expected some of {', '.join(MODULES)}")
@@ -38,9 +38,9 @@ def main(
 
 
 def all_rooms(names: Sequence[str]) -> Iterator[tuple[str, Room]]:
-    """The rooms of these modules, of all if none is named, after the module's name.
+    """Yield the microbenchmarks of these modules, or of all, with the module's name.
 
-    Made one at a time: a room that ends, as the next is asked for, stops what it had started.
+    They are created one at a time: requesting the next one stops what the previous one had started.
     """
     yield "nothing", Room("an empty call", lambda each: None, [None])
     for name in names or MODULES:

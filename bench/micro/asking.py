@@ -1,4 +1,4 @@
-"""Filters that ask a service: what a request costs that it has let pass before."""
+"""Filters that call a service: cost of a request whose result is cached."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ SERVICE = parse_endpoint("https://idp.example/")
 
 
 class Service:
-    """In a fetcher's place: it knows everybody."""
+    """Stand-in for a fetcher that accepts every client."""
 
     async def fetch(self, *question: Any, **more: Any) -> Fetched:
         return Fetched(200, Fields([(b"X-User", b"u-7")]), b'{"active":true,"sub":"u-7","scope":"read"}')

@@ -1,4 +1,4 @@
-"""Picking a target, by each algorithm, of ten targets and on a node of four workers."""
+"""Load balancing: selection of one of ten targets by each algorithm, on a node with four workers."""
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -20,9 +20,9 @@ from fastgw.upstream.targets.target import Target
 
 TARGETS = 10
 VIEWS = 5
-"""Of four workers and the supervisor."""
+"""Columns of four workers and the supervisor."""
 BUSY = 20
-"""Under way at each target, in each of the columns of workers."""
+"""Requests in flight at each target, in each worker's column."""
 
 
 def rooms() -> Iterator[Room]:
@@ -49,7 +49,7 @@ def rooms() -> Iterator[Room]:
     }
     asked = [_asked(number, cookies, members[number % TARGETS].target) for number in range(1000)]
     for name, balancer in balancers.items():
-        for each in asked:  # a slot's owner is found when it is first asked for
+        for each in asked:  # the owner of a slot is found on first use
             balancer.pick(each)
         yield Room(name, balancer.pick, asked)
     attempts = [attempt(member.target, 0.01, 200) for member in members]

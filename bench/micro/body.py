@@ -1,4 +1,4 @@
-"""Bodies taken apart: by their length and in chunks, as they come in reads of 32 KiB, with the judge that follows."""
+"""Parsing of bodies, by length and chunked, in reads of 32 KiB, with the second parser."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""The limiter cells: what a decision costs, by compare-and-swap where it is installed and by locks."""
+"""Rate limit table: cost of a decision by compare-and-swap, if available, and by locks."""
 
 import mmap
 import os
@@ -10,7 +10,7 @@ from fastgw.shm.rate_limit_table import Cells, LockedCells, SwappedCells, descri
 CELLS = 65_536
 KEYS = 2_000
 NOW = 10**15
-NEVER_FULL = 10**7  # so every decision is the same admission
+NEVER_FULL = 10**7  # so that every decision admits
 
 
 def rooms() -> Iterator[Room]:

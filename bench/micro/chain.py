@@ -1,4 +1,4 @@
-"""The filter chain: what steps cost that let a request pass, none of which waits."""
+"""Filter chain: cost of steps that let a request pass without waiting."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +10,7 @@ from fastgw.exchange import Exchange, Outcome, run_request
 
 
 def rooms() -> Iterator[Room]:
-    exchange: Any = SimpleNamespace()  # the chain hands it on, and notes on it who answered
+    exchange: Any = SimpleNamespace()  # the chain passes it on, and records the filter that responded
     for count in (0, 1, 4, 8, 16):
         yield Room(f"a chain of {count} steps", partial(run_request, (_passes,) * count), [exchange])
 

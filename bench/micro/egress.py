@@ -1,4 +1,4 @@
-"""Calls of APIs as the egress role makes its routes, in memory, beside the same requests over a plain route."""
+"""API calls by routes of the egress role, in memory, compared with the same requests on a plain route."""
 
 import re
 from collections.abc import Iterator, Mapping

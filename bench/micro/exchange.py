@@ -1,7 +1,7 @@
-"""Whole requests through the data plane, in memory: everything a worker does for one, but for sockets and the kernel.
+"""Whole requests through the data plane, in memory: all of a worker's work except sockets and the kernel.
 
-A configuration is compiled, and server, pools and observer are made of it, as `runtime/worker/worker.py` does; only the
-transports are ours. What a connection writes is kept in a list, what its peer sends is put into its read buffer.
+A configuration is compiled, and server, pools and observer are created as in `runtime/worker/worker.py`; only the
+transports are replaced. Output of a connection is collected in a list, input is put into its read buffer.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 Messages = Sequence[tuple[bytes, bytes]]
-"""Requests, each with the answer its upstream gives."""
+"""Requests with their upstream responses."""
 
 TOKEN_LINE = b"Authorization: Bearer %b\r\n" % (b"x" * 800)
 TOKEN_S = 24 * 3600.0  # longer than any run
@@ -50,7 +50,7 @@ BODIES = [answer.partition(b"\r\n\r\n")[2] for answer in ANSWERS]
 
 
 class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
-    """Let every request pass."""
+    """Filter that lets every request pass."""
 
     def build(self, env: Env) -> Hooks:
         def request(exchange: Exchange) -> Outcome:
@@ -60,14 +60,14 @@ class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
 
 
 class Transport(asyncio.Transport):
-    """What a connection writes to; its peer takes everything."""
+    """Transport whose peer accepts everything."""
 
     def __init__(self, protocol: Any) -> None:
         super().__init__()
         self.written: list[Any] = []
         self.write = self.written.append  # type: ignore[assignment,method-assign]  # no call of ours is timed
         self._protocol = protocol
-        self._socket = socket.socket()  # its options may be asked for and set
+        self._socket = socket.socket()  # its options can be read and set
         self._closing = False
         protocol.connection_made(self)
 
@@ -106,9 +106,8 @@ class Transport(asyncio.Transport):
 
 
 class Plane:
-    """A worker's data plane with one client connection, and the connection to the upstream that its requests take.
-
-    `cut`: what is cut off the paths of requests.
+    """A worker's data plane with one client connection, and the upstream connection for its requests. `cut`: path
+    prefix to strip.
     """
 
     def __init__(self, folder: Path, configuration: Mapping[str, Any], cut: bytes = b"") -> None:
@@ -139,19 +138,19 @@ class Plane:
         self.client = self._accepted()
 
     def _accepted(self) -> Transport:
-        """A client's connection."""
+        """Return a client connection."""
         assert self._gateway is not None
         return Transport(self._server.accepted(self._gateway.listeners[0], ("192.0.2.1", 40_000), 443))
 
     def _say(self, sources: Mapping[str, Any], key: str, known: bytes) -> None:
-        """What control says when it is asked for a token: one that is good for a long time."""
+        """Return control's response to a request for a token, valid for a long time."""
         getter = sources[key].getter(lambda path: Path(path).read_bytes())
         until = time.time() + TOKEN_S
         said = FetchedRecord(material=getter.material, value=TOKEN_LINE, good_until_date=until, renew_from_date=until)
         self._loop.call_soon(self._feeds.deliver, key, said.packed())
 
     def turn(self, calls: Callable[[], None]) -> None:
-        """Make `calls` inside the event loop, and let it do at once what they put off to its next turn."""
+        """Make `calls` inside the event loop, and run the callbacks of its next turn at once."""
 
         async def made() -> None:
             if self._gateway is not None:
@@ -162,14 +161,16 @@ class Plane:
         self._loop.run_until_complete(made())
 
     def _use_now(self, gateway: Gateway) -> None:
-        """What is counted by valgrind is slow: on a connection that seems long unused no POST would be sent."""
+        """Mark the connection as just used: valgrind is slow, and no POST is sent on a connection that seems idle for
+        long.
+        """
         for upstream in gateway.upstreams.values():
             for target in upstream.targets:
                 for connection in target.idle:
                     connection.idle_since = self._ground.wheel.now
 
     def connect(self, request: bytes, response: bytes) -> None:
-        """The first exchange, for which the upstream connection is opened."""
+        """Run the first exchange, which opens the upstream connection."""
 
         async def opened(target: Target, protocol: asyncio.BufferedProtocol, *timeouts: float | None) -> TargetAddress:
             self.upstream = Transport(protocol)
@@ -177,7 +178,7 @@ class Plane:
 
         with patch.object(pool, "connect", opened):
             self.turn(lambda: self.client.receive(request))
-            for _ in range(10):  # turns that opening takes: a task, its end, the borrower's turn
+            for _ in range(10):  # turns needed to open it: a task, its end, the borrower's turn
                 self.turn(lambda: None)
         assert self.upstream.written, "the first request was not forwarded"
         self.turn(lambda: self.upstream.receive(response))
@@ -192,12 +193,12 @@ class Plane:
         self.upstream.written.clear()
 
     def exchange_alone(self, message: tuple[bytes, bytes]) -> None:
-        """On a connection of its own."""
+        """Run an exchange on a new connection."""
         self.client = self._accepted()
         self.exchange(message)
 
     def prove(self, messages: Messages) -> None:
-        """Exchange each once; all must be forwarded whole, and answered with the body of their upstream's answer."""
+        """Run each exchange once; all must be forwarded completely, with the body of the upstream's response."""
 
         def see() -> None:
             for (request, response), body in zip(messages, BODIES, strict=True):
@@ -229,7 +230,9 @@ class Plane:
 
 
 def configuration(access_logs: Sequence[str] = (), filters: int = 0, routes: int = 100) -> dict[str, Any]:
-    """As the benchmark's `plain`: routes by prefix to one upstream; through so many filters that pass."""
+    """Return the configuration of the benchmark `plain`: routes by prefix to one upstream, with this many no-op
+    filters.
+    """
     return {
         "version": 1,
         "listeners": {"public": {"address": "127.0.0.1:0"}},
@@ -263,7 +266,7 @@ def _room(name: str, messages: Messages, log: bool = False, filters: int = 0) ->
 
 
 def _room_alone(name: str, messages: Messages) -> Iterator[Room]:
-    """Each on a client's connection of its own, as its request says."""
+    """Return a microbenchmark with a client connection per request, as the request asks for."""
     last = [(request.replace(b"keep-alive", b"close"), answer) for request, answer in messages]
     with TemporaryDirectory() as folder, closing(Plane(Path(folder), configuration())) as plane:
         plane.connect(*messages[0])
@@ -277,12 +280,12 @@ def _room_alone(name: str, messages: Messages) -> Iterator[Room]:
 def room(
     name: str, messages: Messages, folder: Path, configured: Mapping[str, Any], cut: bytes = b""
 ) -> Iterator[Room]:
-    """`cut`: as in `Plane`."""
+    """Return a microbenchmark. `cut`: as in `Plane`."""
     with closing(Plane(folder, configured, cut)) as plane:
         plane.connect(*messages[0])
         plane.prove(messages)
         yield Room(name, plane.exchange, messages, plane.turn)
-        plane.prove(messages)  # what was timed was no failure
+        plane.prove(messages)  # the timed exchanges did not fail
 
 
 def _in_chunks(answer: bytes) -> bytes:

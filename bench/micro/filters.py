@@ -1,4 +1,4 @@
-"""What filters cost a request that they let pass: their request step, or their response step, on a judged request."""
+"""Filters that let a request pass: cost of their request or response step."""
 
 import re
 from base64 import b64encode
@@ -64,7 +64,7 @@ def rooms() -> Iterator[Room]:
 
 
 def of_consumers() -> Iterator[Room]:
-    """Filters that know consumers, among very many: what is remembered, and what has to be looked for."""
+    """Yield filters with many consumers: cached credentials, and those that must be looked up."""
     stock = FilterResources()
     stock.roster.use_index(index_of([consumer(number) for number in range(CONSUMERS)], {}))
     key, login = ((line, [with_field(each, line) for each in range(len(REQUESTS))]) for line in (KEY, LOGIN))
@@ -90,7 +90,7 @@ def consumer(number: int) -> ConsumerSettings:
 
 
 def with_field(number: int, line: bytes) -> Exchange:
-    """With this field in place of an `Authorization`."""
+    """Return the request with this header instead of `Authorization`."""
     request = re.sub(rb"\r\nAuthorization:[^\r]*", b"", REQUESTS[number])
     return exchange(number, request.removesuffix(b"\r\n") + line + b"\r\n\r\n")
 
@@ -112,7 +112,7 @@ def step(hook: Callable[[Exchange], Any] | None) -> Callable[[Exchange], Any]:
 
 
 def unsaid(request: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:
-    """Of a request that no filter has said anything of yet."""
+    """Return the request without results of any filter."""
 
     def run(each: Exchange) -> None:
         each.request_added, each.request_dropped = b"", frozenset()
@@ -130,7 +130,7 @@ def answered(response: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:
 
 
 class _Counting:
-    """A client side of which only this is asked."""
+    """Stand-in for a client connection, of which only this is used."""
 
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
 

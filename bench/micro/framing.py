@@ -1,4 +1,4 @@
-"""Messages judged: as connections take them out of their read buffers, and each judge alone, to see its share."""
+"""Parsing of messages from read buffers, and each of the two parsers alone, to show its share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,11 +53,11 @@ def rooms() -> Iterator[Room]:
 
 
 ROOM = 1
-"""Bytes that a read leaves free: one that fills its buffer is never taken for a whole answer."""
+"""Free bytes after a read: a full buffer is never taken for a complete response."""
 
 
 def in_buffers(messages: list[bytes]) -> list[memoryview]:
-    """Each as if it had just been read: by itself in a buffer."""
+    """Return each message as if it had just been read: alone in a buffer."""
     return [memoryview(bytearray(message + bytes(ROOM))) for message in messages]
 
 

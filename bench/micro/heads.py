@@ -1,4 +1,6 @@
-"""Messages to time with: 1,000 requests shaped as those of `bench/load/requests.lua`, and responses as the origin's."""
+"""Messages for microbenchmarks: 1,000 requests like those of `bench/load/requests.lua`, and responses like the
+origin's.
+"""
 
 import random
 import re
@@ -68,6 +70,6 @@ POSTS = [
     + BODY
     for request in REQUESTS
 ]
-"""The same with bodies."""
+"""The same requests with bodies."""
 ANSWERS = [head + BODY[: int(CONTENT_LENGTH.search(head)[1])] for head in RESPONSES]  # type: ignore[index]
 """`RESPONSES` with their bodies."""

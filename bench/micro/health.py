@@ -1,6 +1,7 @@
-"""What the health of an upstream costs: counting what comes of attempts, and following what the node decides.
+"""Health of an upstream: cost of counting results of attempts, and of following the node's decisions.
 
-A node of four workers; the target fails in one room, and is never ejected, as its only neighbour fares the same.
+A node with four workers. In one microbenchmark the target fails, and is never ejected, because its only neighbour fails
+too.
 """
 
 from collections.abc import Iterator, Set
@@ -23,7 +24,7 @@ MANY = 500
 
 
 class Group:
-    """As much of an upstream as is asked for."""
+    """The parts of an upstream that are used."""
 
     def __init__(self, count: int, **settings: Any) -> None:
         urls = [parse_url(f"http://users-{number}:9001") for number in range(count)]
@@ -65,7 +66,7 @@ def _health(group: Group, words: HealthWords, column: Column) -> Health:
 
 
 def attempt(target: Target, seconds: float, status: int = 0) -> AttemptRecord:
-    """An attempt whose head, or whose end, came after so many seconds."""
+    """Return an attempt whose response head, or end, came after these seconds."""
     nothing: Any = None
     record = AttemptRecord(nothing, nothing, target, AttemptKind.FIRST, 1, 0.0)
     record.head_at = record.ended_at = seconds

@@ -1,7 +1,6 @@
-"""Requests over HTTP/2 through the data plane, in memory: as `exchange`, from a client of one connection.
+"""Requests over HTTP/2 through the data plane, in memory: as `exchange`, from a client with one connection.
 
-What the client sends was made before: the heads are all alike, so a frame's bytes are the same but for the number of
-its stream.
+The client's bytes are prepared: all request heads are alike, so frames differ in their stream id only.
 """
 
 import time
@@ -17,17 +16,17 @@ from bench.micro.timing import Room
 from fastgw.http.http2.session import PREFACE, Session
 
 SETTINGS = b"\x00\x00\x06\x04\x00\x00\x00\x00\x00" + b"\x00\x04" + (2**31 - 1).to_bytes(4)
-"""The client takes all bodies (SETTINGS_INITIAL_WINDOW_SIZE)."""
+"""The client accepts all bodies (SETTINGS_INITIAL_WINDOW_SIZE)."""
 WINDOW = b"\x00\x00\x04\x08\x00\x00\x00\x00\x00" + (2**31 - 1 - 65535).to_bytes(4)
 Turn = tuple[Sequence[bytes], Sequence[bytes]]
-"""Frames of the requests that come in one turn of the loop, and their answers."""
+"""Frames of the requests in one turn of the loop, and their responses."""
 
 
 class Http2Plane(Plane):
-    """A data plane whose client speaks HTTP/2."""
+    """Data plane with an HTTP/2 client."""
 
     def speak(self) -> None:
-        """Begin with HTTP/2, on a connection of its own."""
+        """Start HTTP/2 on a new connection."""
         self.client = self._accepted()
         self.turn(lambda: self.client.receive(PREFACE + SETTINGS + WINDOW))
         self.connection: Any = self.client._protocol
@@ -35,7 +34,7 @@ class Http2Plane(Plane):
         self.client.written.clear()
 
     def frame(self, frame: bytes) -> bytes:
-        """The same for the next stream."""
+        """Return the same frame for the next stream."""
         number, self._next = self._next, self._next + 2
         return frame[:5] + number.to_bytes(4) + frame[9:]
 
@@ -63,7 +62,9 @@ class Http2Plane(Plane):
 
 
 def frames(request: bytes) -> tuple[bytes, bytes]:
-    """The first HEADERS frame of a request, and the one of all later ones, which the table tells (RFC 7541)."""
+    """Return the first HEADERS frame of a request, and that of all later ones, which uses the dynamic table (RFC
+    7541).
+    """
     client = Session(True, False, time.monotonic(), 1000, 65535, 65535, 65536, 200)
     client.to_send()
     sent = []

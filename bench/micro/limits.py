@@ -1,4 +1,4 @@
-"""Rate limits: what a decision costs a request that passes, with its key and the hash of that; what a refusal costs."""
+"""Rate limits: cost of an admission with its key and hash, and of a refusal."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,7 +45,7 @@ def _hooks(settings: RateLimit) -> Hooks:
 
 
 def _clients(ipv6: bool = False) -> list[Exchange]:
-    """Each with an address of its own."""
+    """Return requests, each with a client address of its own."""
     made = [exchange(0) for _ in range(CLIENTS)]
     for number, each in enumerate(made):
         each.client_ip = f"2001:db8:{number:x}::1" if ipv6 else f"192.0.{number >> 8}.{number & 255}"

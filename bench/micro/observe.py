@@ -1,4 +1,4 @@
-"""An exchange recorded: counted, made into a line, and held for the log's thread; by the twin and in plain Python."""
+"""Recording of an exchange: counted, formatted, and queued for the log's thread; compiled and in plain Python."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
 from fastgw.shm.slot_assignment import SlotNames, first
 
-MOST = 1 << 40  # bytes held: nothing is dropped, or the drop would be timed
+MOST = 1 << 40  # queued bytes: nothing is dropped, because drops would be timed instead
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Exchange:
-    """One that has ended, as `observe.Ended` says."""
+    """A finished exchange, as in `FinishedExchange`."""
 
     head: Any
     route: Name
@@ -108,7 +108,7 @@ def _recorder(series: Series, logs: list[Settings], module: Any) -> Any:
 
 
 def _emptied(held: Any) -> Any:
-    """One that is emptied whenever much is in it, as by a thread."""
+    """Queue that is emptied when it is large, as a thread would."""
 
     def empty() -> None:
         while made.take():

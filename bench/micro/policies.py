@@ -1,4 +1,4 @@
-"""Requests under the policies of the benchmark, in memory: who calls, how often, from which page; all of it logged."""
+"""Requests with the policies of the benchmark, in memory: authentication, rate limit and CORS, with an access log."""
 
 import re
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def _room(name: str, filters: dict[str, Any]) -> Iterator[Room]:
 
 @cache
 def _tokens() -> list[bytes]:
-    """One for each request, ten of each consumer."""
+    """Return one token per request, ten for each consumer."""
     return [token(f"consumer-{number % CONSUMERS}", number).encode() for number in range(len(REQUESTS))]
 
 

@@ -1,4 +1,4 @@
-"""Quotas: what a decision costs, by compare-and-swap where it is installed and by locks."""
+"""Quotas: cost of a decision by compare-and-swap, if available, and by locks."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from fastgw.shm import compare_and_swap
 from fastgw.shm.quota_table import KeyDigest, Period, QuotaTable, own_quotas
 
 KEYS = 1_000
-NEVER_FULL = 10**12  # so every decision is the same admission
+NEVER_FULL = 10**12  # so that every decision admits
 PERIOD = Period(20_000, 0.0, 2.0**40)
 
 

@@ -1,7 +1,7 @@
-"""What a whole request costs with 10, 1,000 and 10,000 routes, asked in turn. Alone: `python -m bench.micro.routes`.
+"""Whole requests with 10, 1,000 and 10,000 routes, requested in turn. Alone: `python -m bench.micro.routes`.
 
-The instructions are nearly the same: what differs is how much of what belongs to a route has left the processor's
-caches by the time it is asked again. So these are no rooms of `bench.check`.
+Instruction counts are nearly equal; the difference is how much of a route's data has left the processor's caches since
+its last request. So these are not part of `bench.check`.
 """
 
 import os
@@ -25,7 +25,7 @@ def rooms() -> Iterator[Room]:
 
 
 def routes_room(count: int) -> Iterator[Room]:
-    """A GET with a JSON access log to any of so many routes, as the benchmark's `routes`."""
+    """Return a GET with a JSON access log to any of this many routes, as in the benchmark `routes`."""
     chosen = random.Random(42)
     requests = [SERVICE.sub(b"/svc%d/" % chosen.randrange(count), request, count=1) for request in REQUESTS]
     messages = list(zip(requests, ANSWERS, strict=True))

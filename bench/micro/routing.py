@@ -1,4 +1,4 @@
-"""Routing: that a look-up costs the same among 10 and 10,000 routes. Alone: `python -m bench.micro.routing`."""
+"""Routing: a look-up costs the same with 10 and with 10,000 routes. Alone: `python -m bench.micro.routing`."""
 
 from collections.abc import Iterator
 from copy import copy
@@ -11,9 +11,9 @@ from fastgw.routing.table import Conditions, Router
 
 SIZES = (10, 1_000, 10_000)
 HOST = "api.example.com"
-REQUESTS = 1_000  # different ones, so that neither hashes nor the processor's caches are warm for one path
+REQUESTS = 1_000  # distinct ones, so that neither hashes nor the processor's caches are warm for a single path
 
-# What is asked for -> a service's pattern for it, and a request's path. No kind of pattern fits another's paths.
+# Kind -> a service's pattern of this kind, and a request path. No pattern matches another kind's paths.
 KINDS = {
     "an exact path": ("/exact{0}/v1/items/all", "/exact{0}/v1/items/all"),
     "a parameter": ("/service{0}/v1/users/{{id}}", "/service{0}/v1/users/{1}"),
@@ -58,7 +58,7 @@ def _looked_up(what: str, table: Router[int], path: str, services: int) -> Itera
 
 
 def _mixed(services: int) -> Router[int]:
-    """A table of one host, with a route of each kind for each service."""
+    """Return a table with one host, and a route of each kind for each service."""
     hosts = (parse_host(HOST),)
     patterns = [pattern.format(service) for service in range(services) for pattern, _ in KINDS.values()]
     rules = [Conditions(hosts=hosts, paths=(parse_path(pattern),), methods=(b"GET",)) for pattern in patterns]

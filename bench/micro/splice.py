@@ -1,4 +1,4 @@
-"""Judged messages made into what goes out: hop-by-hop fields cut out, ours added."""
+"""Serialization of parsed messages: hop-by-hop headers removed, the gateway's headers added."""
 
 from collections.abc import Iterator
 
@@ -48,7 +48,7 @@ def rooms() -> Iterator[Room]:
 
 
 def _told(raw: bytes) -> bytes:
-    """As proxies do it that have taken a request over TLS."""
+    """Return the request as received from a proxy that terminates TLS."""
     fields = b"X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: api.example.com\r\n\r\n"
     return raw[:-2] + fields
 

@@ -1,4 +1,4 @@
-"""How a room is timed: CPU time of one thread, best and median of several passes over inputs that all differ."""
+"""Timing of microbenchmarks: CPU time of one thread, best and median of several passes over varying inputs."""
 
 import gc
 import threading
@@ -10,9 +10,9 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-CALLS = 5_000  # in one pass: some 10 ms, short enough that most passes are not interrupted
-TURN = 500  # calls in a row; what they leave to a later turn of the event loop is done then
-REST_S = 0.1  # a thread that has anything to do is seen to use the processor in this time
+CALLS = 5_000  # in one pass: about 10 ms, short enough that most passes are not interrupted
+TURN = 500  # calls in a row; then their callbacks for the next turn of the event loop run
+REST_S = 0.1  # a thread with work to do uses the processor within this time
 
 
 def at_once(calls: Callable[[], None]) -> None:
@@ -21,17 +21,17 @@ def at_once(calls: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class Room:
-    """One call on the request path, and what it is called with, in turn."""
+    """A microbenchmark: one call on the request path, and its inputs, used in turn."""
 
     name: str
-    """Unique in its module. One that begins with blanks is a part of the room before it."""
+    """Name, unique in its module. A name that begins with blanks is a part of the one before it."""
     call: Callable[[Any], object]
     inputs: Sequence[Any]
     turn: Callable[[Callable[[], None]], None] = at_once
-    """Makes `TURN` calls: where a room needs a running event loop, in a turn of that."""
+    """Function that makes `TURN` calls, inside a running event loop if they need one."""
 
     def calls(self, count: int) -> Callable[[], None]:
-        """What makes so many calls; `inputs` begin anew when they are used up."""
+        """Return a function that makes this many calls; `inputs` repeat when they are used up."""
         inputs = [self.inputs[number % len(self.inputs)] for number in range(count)]
         turns = [partial(_call_each, self.call, inputs[first : first + TURN]) for first in range(0, count, TURN)]
 
@@ -49,7 +49,7 @@ def _call_each(call: Callable[[Any], object], inputs: Sequence[Any]) -> None:
 
 @dataclass(frozen=True)
 class Timing:
-    """Nanoseconds of CPU per call; about 20 of them are the loop and the empty call."""
+    """Nanoseconds of CPU per call, including about 20 for the loop and the empty call."""
 
     name: str
     least: float
@@ -70,7 +70,7 @@ def time_room(room: Room, passes: int) -> Timing:
 
 
 def rest() -> None:
-    """Wait until the threads of the access logs have done their part."""
+    """Wait until the threads of the access logs are idle."""
     used, before = time.process_time(), -1.0
     while threading.active_count() > 1 and used - before > REST_S / 5:
         time.sleep(REST_S)
@@ -79,7 +79,7 @@ def rest() -> None:
 
 @contextmanager
 def _collected() -> Iterator[None]:
-    """As in a worker: what was made before is frozen, so collections look at what the calls leave behind only."""
+    """Freeze existing objects, as a worker does, so that the garbage collector visits only objects of the calls."""
     gc.collect()
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""Tokens: what a request costs whose token is remembered, and what it costs to verify one that is new."""
+"""Tokens: cost of a request with a cached token, and of verifying a new one."""
 
 import hmac
 import json
@@ -39,7 +39,7 @@ def rooms() -> Iterator[Room]:
     yield Room(f"a credential of {BYTES} bytes that is remembered", cache.get, credentials)
     made = {alg: [token(alg, sign, number) for number in range(FEW)] for alg, (_, sign) in signers.items()}
     length = len(made["RS256"][0])
-    # Signed in another way, which is quicker, but as long: what is remembered does not tell.
+    # Signed with a faster algorithm of the same length: the cache does not depend on it.
     shown = [token("HS256", by_secret, number, fill=length) for number in range(TOKENS)]
     requests = [exchange(number, each) for number, each in enumerate(shown)]
     remembered = filtering("HS256", SECRET.decode())
@@ -63,7 +63,7 @@ def by_secret(signed: bytes) -> bytes:
 
 
 def signers_by_algorithm() -> dict[str, tuple[str, Sign]]:
-    """By algorithm: what verifies, and how to sign."""
+    """Return verifier and signer by algorithm."""
     rsa_key, ec_key = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
     ed_key = ed25519.Ed25519PrivateKey.generate()
 
@@ -83,7 +83,7 @@ def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 
 def token(alg: str, sign: Sign, number: int, fill: int = 0) -> bytes:
-    """`fill`: about how long it shall be at least."""
+    """Return a token. `fill`: approximate minimum length."""
     now = int(time.time())
     claims: dict[str, Any] = {"iss": "https://idp.example", "aud": "api", "sub": f"user-{number}", "iat": now}
     claims |= {"exp": now + 86_400, "jti": f"{number:032}", "scope": "openid profile read write"}

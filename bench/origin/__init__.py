@@ -1,4 +1,4 @@
-"""The service behind every contestant: nginx that answers each request with the same kilobyte of JSON."""
+"""Origin behind every contestant: nginx that responds to each request with the same kilobyte of JSON."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ BODY = json.dumps({"items": [{"id": n, "name": f"item {n}", "price": n * 3 + 0.9
 
 @contextmanager
 def serving(folder: Path, core: int) -> Iterator[int]:
-    """Run the origin on `core` and give its port."""
+    """Run the origin on `core` and yield its port."""
     port = free_port()
     config = render(Path(__file__).with_name("nginx.conf"), folder / "origin.conf", folder=folder, port=port, body=BODY)
     with pinned(["nginx", "-c", config], [core], folder / "origin.out") as origin:

@@ -1,6 +1,6 @@
-"""The service behind the tunnels: a WebSocket server that sends every message back.
+"""Origin of the tunnels: a WebSocket echo server.
 
-It runs as `python -m bench.origin.echo PORT`.
+Run as `python -m bench.origin.echo PORT`.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ REFUSED = (
 
 
 class Echo(asyncio.Protocol):
-    """One connection: an opening handshake on whatever path, then frames.
+    """One connection: an opening handshake on any path, then frames.
 
-    A client that begins as those of the load do is expected to go on as they do, and anything else ends the connection;
-    of any other client each frame is read.
+    A client that begins with the frames of the load must continue with them; otherwise the connection is closed. For
+    any other client, every frame is parsed.
     """
 
     def __init__(self, spoken: Circle, heard: Circle, first_of: Mapping[bytes, int]) -> None:
@@ -100,7 +100,7 @@ class Echo(asyncio.Protocol):
 
 @contextmanager
 def serving(folder: Path, core: int) -> Iterator[int]:
-    """Run the origin on `core` and give its port."""
+    """Run the origin on `core` and yield its port."""
     port = free_port()
     command = [sys.executable, "-m", "bench.origin.echo", str(port)]
     root = Path(__file__).parents[2]

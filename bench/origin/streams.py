@@ -1,10 +1,10 @@
-"""The service behind the contestants where bodies count: it sends streams of any length, and sums up those it receives.
+"""Origin for large bodies: it sends streams of any length, and computes checksums of those it receives.
 
     GET  /ROUTE/stream/LENGTH?from=PLACE    LENGTH bytes of the pattern, repeated without end, from PLACE on
     POST /ROUTE/...                         {"bytes":LENGTH,"crc32":SUM} of the body, which must have a Content-Length
     GET  /svc0/proof, and all other paths   what `bench.origin` answers
 
-It trusts its peers, which are on this machine: what it does not know ends the connection, and so the run.
+It trusts its peers, which are on this machine: unknown input ends the connection, and so the run.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ STREAM = re.compile(rb"/stream/(\d+)(?:\?from=(\d+))?")
 
 @contextmanager
 def serving(folder: Path, core: int) -> Iterator[int]:
-    """Run it on `core` and give its port."""
+    """Run the origin on `core` and yield its port."""
     port = free_port()
     command = [sys.executable, "-m", "bench.origin.streams", str(port)]
     root = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def serving(folder: Path, core: int) -> Iterator[int]:
 
 
 def summed_up(length: int, crc32: int) -> str:
-    """What it answers to a body."""
+    """Return the response to a body."""
     return f'{{"bytes":{length},"crc32":{crc32}}}'
 
 
@@ -49,12 +49,12 @@ def write_pattern(folder: Path) -> None:
 
 
 class Answering(asyncio.Protocol):
-    """One connection: a request head, its body, the answer, and again."""
+    """One connection: request head, body, response, repeated."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP gives no other
         self._transport = transport
         self._head = b""
-        self._left = 0  # bytes of a request body that are still to come
+        self._left = 0  # remaining bytes of a request body
         self._length = self._crc32 = 0
         self._fields: Mapping[bytes, bytes] = {}
         self._writable = asyncio.Event()

@@ -1,7 +1,7 @@
-"""The service behind TCP proxies: what the first byte of a connection asks for, it does until the end.
+"""Origin behind TCP proxies: the first byte of a connection selects what it does until the end.
 
-`E`: send everything back. `D` and a length of 8 bytes: send so many bytes of the pattern, and end. `U`: take all that
-comes, and answer its end with the count and the checksum. It runs as `python -m bench.origin.tcp PORT`.
+`E`: echo everything. `D` and a length of 8 bytes: send this many bytes of the pattern, and end. `U`: receive
+everything, and respond to the end with length and checksum. Run as `python -m bench.origin.tcp PORT`.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Service(asyncio.BufferedProtocol):
         self._left = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's has the methods only
         self._transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -75,7 +75,7 @@ class Service(asyncio.BufferedProtocol):
 
 @contextmanager
 def serving(folder: Path, core: int) -> Iterator[int]:
-    """Run the origin on `core` and give its port."""
+    """Run the origin on `core` and yield its port."""
     port = free_port()
     command = [sys.executable, "-m", "bench.origin.tcp", str(port)]
     root = Path(__file__).parents[2]

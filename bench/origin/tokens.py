@@ -1,4 +1,4 @@
-"""The origin, and beside it a token endpoint on a socket in its folder: what an API outside consists of."""
+"""Origin with a token endpoint on a socket in its folder, as external APIs have."""
 
 import json
 import socketserver
@@ -32,7 +32,9 @@ class _Tokens(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path, core: int) -> Iterator[int]:
-    """As `origin.serving`. Tokens are handed out once per contestant, so that nobody sees what that costs."""
+    """Run the origin, as `origin.serving`. Tokens are issued once per contestant, so that their cost is not
+    measured.
+    """
     with socketserver.ThreadingUnixStreamServer(str(folder / SOCKET), _Tokens) as tokens:
         (folder / SOCKET).chmod(0o666)
         threading.Thread(target=tokens.serve_forever, args=(0.05,), daemon=True).start()

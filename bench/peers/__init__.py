@@ -1,9 +1,9 @@
-"""The contestants, each configured as someone who knows it would, to do the same work.
+"""The contestants, each configured as an expert would, to do the same work.
 
-That work: routes by prefix, an unknown path is 404, Host kept, X-Forwarded-For, -Proto, -Host and -Port set, Via both
-ways, connections kept alive on both sides, one JSON line per request in a log file (except where the name says
-`no log`). A scenario makes its own instances: what differs goes into the fields of the peer, and the template of its
-configuration has a place for it. `bench/prove.py` holds each contestant to the work before anything is measured.
+That work: routes by prefix, 404 for an unknown path, Host preserved, X-Forwarded-For, -Proto, -Host and -Port set, Via
+in both directions, keep-alive on both sides, one JSON line per request in a log file (except where the name says `no
+log`). Each scenario creates its own instances: its differences are attributes of the peer, inserted into the template
+of its configuration. `bench/prove.py` verifies each contestant before the measurement.
 """
 
 from bench.peers.caddy import Caddy

@@ -1,4 +1,4 @@
-"""Caddy, with as many threads as it has cores."""
+"""Caddy, with as many threads as cores."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ class Caddy:
     workers: int = 1
     template: Path = HERE / "Caddyfile"
     fill: Mapping[str, str] = field(default_factory=dict)
-    """What this scenario adds, by place: lines of `global` and of `site`; `scheme` in place of http."""
+    """Fragments of this scenario by place: lines of `global` and of `site`; `scheme` instead of http."""
 
     def version(self) -> str | None:
         return version_told("caddy", "version")

@@ -1,4 +1,4 @@
-"""fastgw as applications call APIs by it: each with a token that it fetches for itself."""
+"""fastgw in the egress role: applications call APIs, each with a token that the gateway fetches."""
 
 import json
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from bench.peers.peer import routes
 from bench.peers.reloaded import VERSIONS, FastgwChanges, ReloadedFastgw, changes_by
 
 SOME = 10
-"""One application in so many is another in each version."""
+"""In each version, one application of this many differs."""
 
 
 @dataclass(frozen=True)
 class EgressFastgw(ReloadedFastgw):
-    """`services` of each of `apps` applications, called as `/svc7/v1/…`; all of them have one token."""
+    """`services` of each of `apps` applications, called as `/svc7/v1/…`; all share one token."""
 
     apps: int = 1
     services: int = 1

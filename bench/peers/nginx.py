@@ -1,4 +1,4 @@
-"""nginx: with the same JSON log as the others (the fair peer), and without any (the harder bar)."""
+"""nginx, with the same JSON log as the others (the fair peer), and without a log (the harder comparison)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ class Nginx:
     workers: int = 1
     template: Path = HERE / "nginx.conf"
     fill: Mapping[str, str] = field(default_factory=dict)
-    """What this scenario adds, by place: `main`, `http`, `server`, `location` (directives), `listen` (parameters)."""
+    """Fragments of this scenario by place: `main`, `http`, `server`, `location` (directives), `listen` (parameters)."""
 
     def version(self) -> str | None:
         nginx = find_program("nginx")

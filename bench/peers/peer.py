@@ -1,4 +1,4 @@
-"""What every contestant is told and gives back, so that the measurement need not know which one it drives."""
+"""Interface of the contestants: arguments and results, independent of the program."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 
 
 AT = " @"
-"""Between the name of a contestant and its revision, where revisions are compared."""
+"""Separator of a contestant's name and its revision, when revisions are compared."""
 
 
 def without_revision(name: str) -> str:
@@ -24,17 +24,17 @@ def without_revision(name: str) -> str:
 
 
 def routes(count: int) -> list[str]:
-    """First path elements that are proxied, each a route of its own; anything else is answered 404."""
+    """First path segments that are proxied, each a route of its own; any other path is answered 404."""
     return [f"svc{number}" for number in range(count)]
 
 
 class LeftOut(Exception):
-    """A contestant cannot do this scenario's work. The text says why."""
+    """A contestant cannot do this scenario's work. The text has the reason."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one contestant runs: its own folder, the cores it may use, and the origin's port."""
+    """Resources of one contestant: its own folder, its cores, and the origin's port."""
 
     folder: Path
     cores: Sequence[int]
@@ -42,13 +42,13 @@ class Place:
 
 
 class Changes(Protocol):
-    """Other configurations that a running contestant can be given, one after another."""
+    """Further configurations for a running contestant, one after another."""
 
     def apply(self) -> float:
-        """Give it the next one; seconds until it serves by it. Raises `NotReady`."""
+        """Apply the next one; return the seconds until it is in force. Raises `NotReady`."""
 
     def check(self) -> float:
-        """Seconds that it takes to find one right, and to change nothing. Raises `NotReady`."""
+        """Check one without applying it; return the seconds. Raises `NotReady`."""
 
 
 @dataclass(frozen=True)
@@ -56,33 +56,33 @@ class Running:
     program: Pinned
     port: int
     access_log: Path | None
-    """One JSON line per request; None for a contestant that keeps no log."""
+    """Access log with one JSON line per request; None for a contestant without a log."""
     changes: Changes | None = None
 
 
 class Peer(Protocol):
-    """A program with one configuration. Peers of the same program in one scenario differ in `name`."""
+    """A program with one configuration. Peers with the same program in a scenario differ in `name`."""
 
     @property
     def name(self) -> str:
-        """Its row in the tables."""
+        """Name of its row in the tables."""
 
     @property
     def workers(self) -> int:
-        """How many cores it gets."""
+        """Number of cores."""
 
     def version(self) -> str | None:
-        """As the program tells it; None if it is not installed. Raises `LeftOut`."""
+        """Return the version as printed by the program; None if it is not installed. Raises `LeftOut`."""
 
     def running(self, place: Place) -> AbstractContextManager[Running]:
-        """Run it until the block ends, listening when the block begins. Raises `NotReady`."""
+        """Run the program within the `with`; it listens when the block begins. Raises `NotReady`."""
 
 
 def version_told(*command: str | Path) -> str | None:
-    """The version number in what `command` prints, or None if there is no such program."""
+    """Return the version number in the output of `command`, or None if there is no such program."""
     try:
         told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20).stdout
     except FileNotFoundError:
         return None
-    number = VERSION.search(told.replace(str(command[0]), ""))  # some tell their path first, and that has numbers too
+    number = VERSION.search(told.replace(str(command[0]), ""))  # some print their path first, with numbers
     return number[0] if number else "unknown"

@@ -1,8 +1,8 @@
-"""nginx and HAProxy as they are today: those of a newer Debian where `make bench-peers` has fetched them, else this
-machine's own.
+"""Current nginx and HAProxy: those of a newer Debian if `make bench-peers` has fetched them, else those of this
+machine.
 
-They run in no root of their own, but by that Debian's loader on its libraries, so that they see the same files and are
-the same processes to the kernel as all others.
+They are not run in a chroot, but by that Debian's loader with its libraries, so that they see the same files, and are
+ordinary processes to the kernel.
 """
 
 import shutil
@@ -11,24 +11,24 @@ from typing import Final, NamedTuple
 
 SUITE: Final = "trixie"
 ROOT: Final = Path(__file__).parents[2] / "build" / "roots" / SUITE
-"""Where `make bench-peers` has put that Debian."""
+"""Directory into which `make bench-peers` installs that Debian."""
 
 
 class Program(NamedTuple):
-    """How a program is run. `origin`: whose it is, to be told beside its version; empty for this machine's own."""
+    """How a program is run. `origin`: its distribution, shown with its version; empty for this machine's own."""
 
     command: tuple[str, ...]
     origin: str = ""
     root: Path = Path("/")
-    """Where the files lie that it was installed with."""
+    """Return the root of the files that it was installed with."""
 
     def version(self, told: str | None) -> str | None:
-        """`told`: as it tells it."""
+        """Return the version for people. `told`: as the program prints it."""
         return told if told is None or not self.origin else f"{told} ({self.origin})"
 
 
 def find_program(name: str, root: Path = ROOT) -> Program:
-    """`name`: of a program that Debian has in /usr/sbin."""
+    """Find a program. `name`: in /usr/sbin of Debian."""
     there = root / "usr" / "sbin" / name
     loaders = sorted(root.glob("usr/lib*/ld-linux*.so.*"))
     if not there.exists() or not loaders:

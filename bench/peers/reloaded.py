@@ -1,7 +1,7 @@
-"""fastgw that is given other configurations while it runs.
+"""fastgw with configuration changes while it runs.
 
-Of nginx there is none: it closes the connections that clients keep whenever it reloads, h2load opens none anew, and its
-requests would count as lost.
+There is no such nginx: on a reload it closes keep-alive connections, h2load does not reopen them, and its requests
+would count as lost.
 """
 
 import json
@@ -18,15 +18,15 @@ from bench.peers.peer import routes
 from bench.ports import NotReady
 
 VERSIONS = 3
-"""Made before anything is measured, and taken in turn."""
+"""Number of versions, created before the measurement, and used in turn."""
 TIMEOUT = 60.0  # seconds for one change
 SOME = 10
-"""One route in so many is another in each version, where not all are."""
+"""In each version, one route of this many differs, if not all do."""
 
 
 @dataclass(frozen=True)
 class ReloadedFastgw(Fastgw):
-    """It is asked over its admin listener, which answers when every worker serves the new configuration."""
+    """Changes are applied by its admin listener, which responds when every worker serves the new configuration."""
 
     change_all: bool = False
 
@@ -50,7 +50,7 @@ class ReloadedFastgw(Fastgw):
 
 
 def changes_by(addresses: bytes, file: Path, versions: list[Path]) -> "FastgwChanges":
-    """`addresses`: as `Fastgw._changes` has them."""
+    """Return the changes. `addresses`: as in `Fastgw._changes`."""
     ready = json.loads(addresses)
     host, _, port = ready["admin"].rpartition(":")
     token = Path(ready["token_file"]).read_text().strip()
@@ -58,7 +58,7 @@ def changes_by(addresses: bytes, file: Path, versions: list[Path]) -> "FastgwCha
 
 
 class FastgwChanges:
-    """`versions`: files that take the place of `file`, in turn."""
+    """`versions`: files that replace `file`, in turn."""
 
     def __init__(self, file: Path, versions: list[Path], admin: HTTPConnection, token: str) -> None:
         self._file, self._versions, self._admin = file, versions, admin
@@ -70,7 +70,7 @@ class FastgwChanges:
         return self._ask("/reload", b"", {})
 
     def check(self) -> float:
-        """Let it read and check a version, compile it and compare; seconds."""
+        """Have a version read, checked, compiled and compared; return the seconds."""
         return self._ask("/config?dry_run=true", self._versions[0].read_bytes(), {"Content-Type": "application/json"})
 
     def _ask(self, target: str, body: bytes, fields: dict[str, str]) -> float:
@@ -78,14 +78,14 @@ class FastgwChanges:
         self._admin.request("POST", target, body, {**self._shown, **fields})
         answer = self._admin.getresponse()
         told = answer.read()
-        self._admin.close()  # it would be closed by the time of the next one
+        self._admin.close()  # it would be closed before the next request
         if answer.status != 200:
             raise NotReady(f"fastgw answered {answer.status} to {target}: {told[:1000]!r}")
         return time.perf_counter() - begun_at
 
 
 def _put(written: Path, file: Path) -> None:
-    """In the place of `file`, at once: a link, so that nothing is copied while something is measured."""
+    """Replace `file` at once, by a link, so that nothing is copied during the measurement."""
     link = file.with_suffix(".link")
     link.unlink(missing_ok=True)
     link.symlink_to(written.name)

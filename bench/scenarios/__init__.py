@@ -1,4 +1,4 @@
-"""The scenarios, in the order of `python -m bench all`. A module each, with one `SCENARIO`; this is the list."""
+"""The scenarios, in the order of `python -m bench all`. Each module has one `SCENARIO`."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What scenarios with long bodies share: peers that pass them on as streams, and the figures."""
+"""Common parts of scenarios with large bodies: peers that stream them, and figures."""
 
 import random
 import zlib
@@ -22,7 +22,7 @@ LOADS = Path(streams.__file__).parents[1] / "load"
 
 NGINX = {
     "server": (
-        # By default nginx puts request bodies of more than 16 KiB, and responses to slow clients, in files.
+        # By default nginx buffers request bodies of more than 16 KiB, and responses to slow clients, in files.
         "client_max_body_size 0; proxy_request_buffering off; client_body_buffer_size 256k;"
         "proxy_max_temp_file_size 0; proxy_buffer_size 16k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;"
     )
@@ -49,13 +49,13 @@ PER_GIB: tuple[Figure | Comparison, ...] = (
 
 
 def posting(name: str, connections: int, size: int, count: int) -> Wrk:
-    """`count` different POST requests, with the bodies that `different` has written."""
+    """Return `count` different POST requests, with the bodies written by `different`."""
     arguments: dict[str, str | int] = {"bodies": "@bodies", "answers": "@answers", "size": size, "count": count}
     return Wrk(name, connections, script=LOADS / "post.lua", arguments=arguments, body_bytes=size)
 
 
 def different(count: int, size: int) -> Callable[[Path], None]:
-    """Writes as many random bodies, and what the origin answers to each."""
+    """Write random bodies, and the origin's responses to them."""
 
     def prepare(folder: Path) -> None:
         chance = random.Random(42)

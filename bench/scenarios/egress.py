@@ -1,4 +1,4 @@
-"""egress: what it costs to call an API with a token that the gateway fetches, and to know very many APIs."""
+"""egress: cost of an API call with a token that the gateway fetches, and of very many APIs."""
 
 import http.client
 
@@ -31,7 +31,7 @@ AT_REST = AtRest()
 
 
 def prove(name: str, running: Running) -> None:
-    """Raise `NotTheSameWork` unless calls are answered, and those of the egress role with the API's token."""
+    """Raise `NotTheSameWork` unless calls get responses, and those of the egress role carry the API's token."""
     client = client_of(running)
     try:
         client.request("GET", "/svc0/v1/items/7?page=2", headers={"Host": HOST})

@@ -1,4 +1,4 @@
-"""filters: what each filter costs that does nothing."""
+"""filters: cost of each no-op filter."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""http2: what a request costs that comes over HTTP/2 and goes on over HTTP/1.1."""
+"""http2: cost of a request received over HTTP/2 and forwarded over HTTP/1.1."""
 
 import subprocess
 
@@ -30,7 +30,7 @@ HTTP1 = Http2("64 over HTTP/1.1", 64, 1, ("--h1",), only="fastgw")
 
 
 def prove(name: str, running: Running) -> None:
-    """Raise `NotTheSameWork` unless routes answer over HTTP/2, and an unknown path is a 404."""
+    """Raise `NotTheSameWork` unless routes respond over HTTP/2, and an unknown path is a 404."""
     try:
         expect("a route", _get(running, "/svc7/v1/items/7"), ("200 2", BODY))
         expect("status of an unknown path", _get(running, "/elsewhere")[0], "404 2")

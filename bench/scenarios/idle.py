@@ -1,4 +1,4 @@
-"""idle: memory per connection that does nothing."""
+"""idle: memory per idle connection."""
 
 from bench.load.idle import Idle
 from bench.peers import Caddy, Envoy, Fastgw, Nginx

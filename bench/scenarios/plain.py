@@ -1,4 +1,4 @@
-"""plain: what each request through a gateway costs that only routes, forwards and logs."""
+"""plain: cost of a request that is only routed, forwarded and logged."""
 
 import re
 
@@ -35,7 +35,7 @@ PASSES = 9
 
 
 def parts() -> dict[str, float]:
-    """The share of the second judge: llhttp reads both heads and the body of the response."""
+    """Return the share of the second parser: llhttp reads both heads and the response body."""
     request, response = LongLivedParser(HttpRequestParser), LongLivedParser(HttpResponseParser)
     answers = [head + BODY.encode() for head in (CONTENT_LENGTH.sub(LENGTH, head) for head in RESPONSES)]
     ns = time_room(Room("request", request.head, REQUESTS), PASSES).least

@@ -1,8 +1,8 @@
-"""policies: what it costs to know who is calling, to count against that consumer's limit, and to admit a browser.
+"""policies: cost of authentication by JWT, a rate limit per consumer, and CORS.
 
-Tokens are JWTs signed with RS256: it is what identity providers use unless told otherwise, and all peers can verify it.
-HAProxy remembers no token and so verifies one for each request. With HS256, where every gateway would hold the issuer's
-secret, it costs 1.5 times nginx without a policy instead of 2.3; the others, which remember, the same.
+Tokens are JWTs signed with RS256, the usual default of identity providers, which all peers can verify. HAProxy has no
+token cache, so it verifies one for each request. With HS256, for which every gateway would need the issuer's secret, it
+costs 1.5 times nginx without a policy instead of 2.3; the others, which have a cache, cost the same.
 """
 
 import http.client
@@ -43,31 +43,31 @@ from bench.scenarios.scenario import (
 from bench.templates import ConfigTemplate
 
 CONSUMERS = 100
-TOKENS = 1000  # one for each of the requests of requests.lua, ten of each consumer
+TOKENS = 1000  # one for each request of requests.lua, ten for each consumer
 ORIGIN = "https://app.example"
 WINDOW_SECONDS = 3600
 AMPLE = 1_000_000_000
-POOR, SCARCE = "poor", 5  # the one consumer whose limit is reached, in the proof
-SCARCE_PATH = "/svc0/scarce"  # where it is: fastgw limits by route
+POOR, SCARCE = "poor", 5  # the consumer whose limit is exceeded in the verification
+SCARCE_PATH = "/svc0/scarce"  # its route: fastgw limits by route
 ROUTES = 100
 METRICS = "metrics.sock"
 MODULES, LUA, LUA_C = "usr/lib/nginx/modules", "usr/share/lua/5.1", "usr/lib/*-linux-gnu/lua/5.1"
-"""Where Debian has what nginx takes for Lua."""
-PUBLIC_KEY, JWKS = "../public.pem", "../jwks.json"  # in the run's folder; each contestant runs in one below it
+"""Where Debian has nginx's modules for Lua."""
+PUBLIC_KEY, JWKS = "../public.pem", "../jwks.json"  # in the run's folder; each contestant has its own below it
 YARDSTICK = "nginx (no policy)"
 FRAGMENTS = HERE / "policies"
-METRICS_SECONDS = 3.0  # how long a request may take to appear in the counters
+METRICS_SECONDS = 3.0  # maximum time until a request appears in the counters
 TOLD_BY = {
     "nginx + lua": ("/metrics", r"^requests_total\S* (\d+)$"),
     "haproxy": ("/metrics", r'^haproxy_frontend_http_requests_total\{proxy="public"\} (\d+)$'),
     "envoy": ("/stats/prometheus", r"^envoy_http_downstream_rq_total\{\S*public\S*\} (\d+)$"),
     "fastgw": ("/metrics", r"^fastgw_requests_total\S* (\d+)(?:\.0)?$"),
 }
-"""Where a contestant tells its counters, on the socket metrics.sock in its folder, and which of them count requests."""
+"""How a contestant reports its counters on the socket metrics.sock in its folder, and which of them count requests."""
 
 
 def fill(program: str) -> Mapping[str, str]:
-    """The places of its template that a program's policies fill, one fragment each."""
+    """Fragments of a program's template for the policies, by place."""
     nginx = find_program("nginx")
     values = {
         "scripts": FRAGMENTS,
@@ -91,7 +91,7 @@ def fill(program: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class NginxLua(Nginx):
-    """nginx with the module of OpenResty, on which Kong and APISIX are built."""
+    """nginx with the Lua module of OpenResty, on which Kong and APISIX are built."""
 
     def version(self) -> str | None:
         told = super().version()
@@ -109,7 +109,7 @@ def _modules() -> Path:
 
 @dataclass(frozen=True)
 class MeteredFastgw(Fastgw):
-    """With a status listener on the socket in its folder."""
+    """fastgw with a status listener on the socket in its folder."""
 
     def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
         status = {"address": f"unix:{access_log.with_name(METRICS)}"}
@@ -132,7 +132,7 @@ def _fastgw() -> MeteredFastgw:
 
 
 def prove(name: str, running: Running) -> None:
-    """Raise `NotTheSameWork` unless good tokens pass, bad ones do not, browsers are answered, and all is counted."""
+    """Raise `NotTheSameWork` unless valid tokens pass, invalid ones do not, CORS works, and everything is counted."""
     plain.prove(name, running, fields={"Authorization": f"Bearer {token('prover')}"})
     if name == YARDSTICK:
         return
@@ -169,7 +169,7 @@ def _prove_tokens(client: http.client.HTTPConnection) -> None:
         expect(f"status with {what}", refused.status, 401)
         expect(f"WWW-Authenticate with {what}", refused.fields.get("WWW-Authenticate", "").startswith("Bearer"), True)
     elsewhere = _ask(client, authorization=f"Bearer {token('prover', aud='elsewhere')}").status
-    expect("status with another audience", elsewhere in (401, 403), True)  # Envoy knows the caller and forbids
+    expect("status with another audience", elsewhere in (401, 403), True)  # Envoy knows the consumer and rejects it
 
 
 def _prove_cors(client: http.client.HTTPConnection) -> None:
@@ -188,7 +188,7 @@ def _prove_cors(client: http.client.HTTPConnection) -> None:
 
 
 def _prove_limit(client: http.client.HTTPConnection) -> None:
-    """The poor consumer's requests are counted, whichever of its tokens it shows, and nobody else's are with them."""
+    """Verify that requests with any token of one consumer count for its limit, and other consumers' requests do not."""
     statuses = [
         _ask(client, path=SCARCE_PATH, authorization=f"Bearer {token(POOR, number % 2)}").status
         for number in range(SCARCE + 2)
@@ -212,7 +212,7 @@ def _ask(
     authorization: str | None = None,
     fields: Mapping[str, str] | None = None,
 ) -> Answer:
-    """Ask as a page of `ORIGIN` does."""
+    """Send a request as a page of `ORIGIN` does."""
     sent = {"Host": HOST, "Origin": ORIGIN, **(fields or {})}
     if authorization:
         sent["Authorization"] = authorization
@@ -223,7 +223,7 @@ def _ask(
 
 
 class _MetricsClient(http.client.HTTPConnection):
-    """Over the Unix socket in a contestant's folder."""
+    """Client of the unix socket in a contestant's folder."""
 
     def __init__(self, running: Running) -> None:
         super().__init__("metrics", timeout=5.0)
@@ -236,7 +236,7 @@ class _MetricsClient(http.client.HTTPConnection):
 
 
 def _counted(name: str, running: Running) -> int:
-    """How many requests the contestant says it has had."""
+    """Return the number of requests that the contestant reports."""
     path, line = TOLD_BY[name]
     with closing(_MetricsClient(running)) as client:
         client.request("GET", path)
@@ -254,7 +254,7 @@ def _grown(name: str, running: Running, before: int, at_least: int) -> bool:
 
 
 def _prepare(folder: Path) -> None:
-    """The key, and field lines of each request: all are from a page of `ORIGIN`, and each shows a token of its own."""
+    """Write the key, and the headers of each request: `Origin`, and a token of its own."""
     write_public_key(folder / Path(PUBLIC_KEY).name, folder / Path(JWKS).name)
     lines = (
         f"Authorization: Bearer {token(f'consumer{number % CONSUMERS}', number)}\tOrigin: {ORIGIN}\n"

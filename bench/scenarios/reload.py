@@ -1,4 +1,4 @@
-"""reload: how long requests wait because another configuration is taken."""
+"""reload: latency of requests during configuration changes."""
 
 from bench.load.h2load import FixedRate
 from bench.load.reloading import Reloading
@@ -24,7 +24,7 @@ def _us(figure: str, heading: str) -> Figure:
 
 
 def _later(figure: str) -> Figure:
-    """By how much it is later under reloads, in the same round."""
+    """Return the difference in latency with and without reloads, in the same round."""
 
     def of(sample: Sample) -> float:
         return (sample.figures[f"{figure}_us"] - sample.figures[f"alone_{figure}_us"]) / 1e3

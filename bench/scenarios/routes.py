@@ -1,4 +1,4 @@
-"""routes: what a request costs with 10, 1,000 and 10,000 routes."""
+"""routes: cost of a request with 10, 1,000 and 10,000 routes."""
 
 from bench.load.wrk import Wrk
 from bench.peers import Fastgw, Haproxy, Nginx
@@ -34,7 +34,7 @@ def _with_fewest(name: str) -> str:
 
 
 def _prove(name: str, running: Running) -> None:
-    """The first hundred routes; that the others lead somewhere is seen by the load, which asks all of them."""
+    """Verify the first hundred routes; the load itself covers the others."""
     prove(name, running, min(COUNT_OF[name], 100))
 
 

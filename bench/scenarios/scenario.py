@@ -1,4 +1,4 @@
-"""What a scenario is: who takes part, what they are loaded with, what proves that all do the same, what is shown."""
+"""Definition of a scenario: contestants, loads, verification, tables and plots."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,7 +24,7 @@ TWO_DECIMALS, THREE_DECIMALS = decimals(2), decimals(3)
 
 @dataclass(frozen=True)
 class Figure:
-    """A column: a figure of each sample, of which the median over the rounds is shown."""
+    """Column with a figure of each sample; the median over the rounds is shown."""
 
     heading: str
     of: Callable[[Sample], float]
@@ -50,10 +50,10 @@ def _ratio(name: str, ours: float, theirs: float) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A column: a figure of each contestant beside that of its yardstick in the same round: median [least..most].
+    """Column with a figure of each contestant compared with that of its reference in the same round: median [min..max].
 
-    `to`: contestant -> its yardstick; a contestant without one, or whose yardstick is not measured, gets an empty cell.
-    `of`: made from the two, ours first.
+    `to`: contestant -> its reference; without one, or if it is not measured, the cell is empty. `of`: function of the
+    two figures, the contestant's first.
     """
 
     heading: str
@@ -64,18 +64,18 @@ class Comparison:
 
 
 def ratio_to(yardstick: str, figure: Figure = CPU_US) -> Comparison:
-    """The ratio of `figure` to that of one contestant."""
+    """Return the comparison by ratio with one contestant."""
     return Comparison(f"{figure.heading}: ratio to {yardstick}", figure, lambda name: yardstick)
 
 
 @dataclass(frozen=True)
 class Table:
-    """What is shown of one load."""
+    """Table of one load."""
 
     load: str
     columns: Sequence[Figure | Comparison]
     title: str = ""
-    """Above the table; empty: the load's name."""
+    """Heading; empty: the load's name."""
 
 
 class Kind(Enum):
@@ -87,7 +87,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Picture:
-    """Drawn by `python -m bench plot`. `figure`: of bars, and what their title says."""
+    """Plot drawn by `python -m bench plot`. `figure`: of bars, and their title."""
 
     kind: Kind
     load: str
@@ -104,27 +104,29 @@ class Scenario:
     name: str
     title: str
     about: str
-    """What the contestants do and what is sent, as a paragraph above the tables."""
+    """Paragraph above the tables: the work of the contestants, and the load."""
     peers: Sequence[Peer]
     loads: Sequence[Load]
-    """Run one after the other, each in all its rounds; a later one may build on what an earlier one measured."""
+    """Loads, run one after another, each in all rounds; a later one may use results of an earlier one."""
     tables: Sequence[Table]
     prove: Callable[[str, Running], None] = prove
-    """Raises `NotTheSameWork` unless the contestant does all that the scenario asks for."""
+    """Function that raises `NotTheSameWork` unless the contestant does all of the scenario's work."""
     origin: Callable[[Path, int], AbstractContextManager[int]] = origin.serving
-    """Started with a folder and a core; gives its port."""
+    """Function that starts the origin, with a folder and a core, and yields its port."""
     prepare: Callable[[Path], None] = _nothing
-    """Writes what the loads need into the run's folder, once. `body.json`, the origin's answer, is there already."""
+    """Function that writes the loads' files into the run's folder, once. `body.json`, the origin's response, already
+    exists.
+    """
     fresh: bool = False
-    """Whether the contestants are started anew for each round, and not warmed up: for what changes with their age."""
+    """Whether the contestants are restarted for each round, without a warm-up: for figures that depend on their age."""
     rounds_of: int = 1
-    """One in so many rounds is enough, where one takes long and the next tells the same."""
+    """Run one round of this many: for long rounds with stable results."""
     parts: Callable[[], Mapping[str, float]] = dict
-    """What is in fastgw's CPU time per request, in us, timed alone after the rounds: rows of the first table."""
+    """Function that times parts of fastgw's CPU time per request, in us, after the rounds: rows of the first table."""
     pictures: Sequence[Picture] = ()
     thorough: frozenset[str] = frozenset()
-    """Contestants that say more of the same: `quick` leaves them out."""
+    """Contestants left out by `quick`."""
 
     def quick(self) -> "Scenario":
-        """Without those that only a thorough look needs."""
+        """Return the scenario without contestants that only a thorough run needs."""
         return replace(self, peers=[peer for peer in self.peers if peer.name not in self.thorough])

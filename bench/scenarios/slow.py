@@ -1,4 +1,4 @@
-"""slow: how long good clients wait while 2,000 slow ones hang on."""
+"""slow: latency of other clients with 2,000 slow ones."""
 
 from bench.load.beside import BesideSlowOnes
 from bench.load.h2load import FixedRate

@@ -1,4 +1,4 @@
-"""tcp: what a connection costs that is passed through as it is, and what a GiB on it."""
+"""tcp: cost of a proxied TCP connection, and of a GiB on one."""
 
 import socket
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ LOG_FORMAT = (
 
 @dataclass(frozen=True)
 class FastgwTcp(Fastgw):
-    """fastgw with a listener of TCP."""
+    """fastgw with a TCP listener."""
 
     def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
         return {
@@ -41,7 +41,7 @@ class FastgwTcp(Fastgw):
 
 
 def prove(name: str, running: Running) -> None:
-    """Raise `NotTheSameWork` unless streams go both ways whole, and a half-closed connection goes on."""
+    """Raise `NotTheSameWork` unless streams are complete in both directions, and half-closed connections continue."""
     try:
         for move in (download, upload):
             with socket.create_connection(("127.0.0.1", running.port), timeout=PROOF_SECONDS) as client:

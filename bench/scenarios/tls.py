@@ -1,7 +1,8 @@
-"""tls: what encryption adds to a request, and what a handshake costs.
+"""tls: additional cost of encryption per request, and cost of a handshake.
 
-All present the same ECDSA certificate on P-256. The load offers TLS 1.3, X25519 and AES-128-GCM and nothing else, so
-that no contestant's preferences matter. No session is resumed: wrk offers to, so contestants are told to refuse.
+All contestants use the same ECDSA certificate on P-256. The load offers only TLS 1.3, X25519 and AES-128-GCM, so that
+preferences of contestants do not matter. Sessions are not resumed: wrk offers to, so contestants are configured to
+refuse.
 """
 
 import socket
@@ -40,11 +41,11 @@ from bench.scenarios.scenario import (
     ratio_to,
 )
 
-CERTIFICATE, KEY, BOTH = "../certificate.pem", "../key.pem", "../both.pem"  # as seen from a contestant's folder
+CERTIFICATE, KEY, BOTH = "../certificate.pem", "../key.pem", "../both.pem"  # relative to a contestant's folder
 OPENSSL_CONF = HERE.parent / "load" / "tls13.cnf"
 LIFE = timedelta(days=2)  # longer than any run
 LOOPBACK = IPv4Address("127.0.0.1")
-RESUMES = "caddy"  # its file has no word for refusing
+RESUMES = "caddy"  # it has no setting for that
 
 NGINX = {
     "listen": "ssl",
@@ -86,14 +87,16 @@ FASTGW = {
 
 @dataclass(frozen=True)
 class Handshakes(Wrk):
-    """A new connection for each request, so each has a whole handshake; a contestant that resumes is left out."""
+    """A new connection for each request, each with a full handshake; contestants that resume sessions are left out."""
 
     def run(self, name: str, running: Running, environment: Environment, seconds: int) -> Told | None:
         return None if name == RESUMES else super().run(name, running, environment, seconds)
 
 
 def prove(name: str, running: Running) -> None:
-    """Raise `NotTheSameWork` unless the work of `plain` is done over TLS 1.3 and sessions are not resumed."""
+    """Raise `NotTheSameWork` unless the contestant does the work of `plain` over TLS 1.3, without session
+    resumption.
+    """
     tls = ssl.create_default_context(cafile=str(running.program.output.parent / CERTIFICATE))
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
     plain.prove(name, running, tls=tls)
@@ -108,7 +111,7 @@ def prove(name: str, running: Running) -> None:
 def _asked(
     running: Running, tls: ssl.SSLContext, session: ssl.SSLSession | None
 ) -> tuple[ssl.SSLSession | None, bool | None]:
-    """Ask once on a new connection. Gives its session, and whether that was `session` resumed."""
+    """Send one request on a new connection. Returns its session, and whether `session` was resumed."""
     with (
         socket.create_connection(("127.0.0.1", running.port), timeout=5.0) as connection,
         tls.wrap_socket(connection, server_hostname=HOST, session=session) as client,
@@ -120,7 +123,7 @@ def _asked(
 
 
 def prepare(folder: Path) -> None:
-    """A certificate that signs itself, and its key."""
+    """Write a self-signed certificate, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, HOST)])
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""upload: request bodies of 1 MiB and 1 GiB, and what a GiB of them costs."""
+"""upload: request bodies of 1 MiB and 1 GiB, and the cost of a GiB."""
 
 from bench.load.stream import Direction, Stream
 from bench.origin import streams

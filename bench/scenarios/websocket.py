@@ -1,4 +1,4 @@
-"""websocket: what a message costs that passes through the gateway's tunnel to a service and back."""
+"""websocket: cost of a message echoed through the gateway's tunnel."""
 
 import random
 import socket
@@ -32,14 +32,14 @@ CPU_US = Figure("CPU us/message", lambda s: s.cpu_us)
 USER_US = Figure("user", lambda s: s.user_s / s.requests * 1e6)
 SYSTEM_US = Figure("system", lambda s: s.system_s / s.requests * 1e6)
 RATE = Figure("messages/s", lambda s: s.rate, decimals(0))
-PROOF_SIZES = (0, 1, 125, 126, 65_535, 65_536, 300_000)  # each form of a frame's length, and more than fits a buffer
+PROOF_SIZES = (0, 1, 125, 126, 65_535, 65_536, 300_000)  # all forms of a frame's length, and more than a buffer holds
 PROOF_SECONDS = 5.0
 PROOF_KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 
 
 @dataclass(frozen=True)
 class Tunnels:
-    """A peer that is asked for tunnels. Its log has a line for each, so its lines are not compared with messages."""
+    """Peer with tunnels. Its log has a line for each tunnel, so its lines are not compared with messages."""
 
     peer: Peer
 
@@ -61,7 +61,7 @@ class Tunnels:
 
 
 def prove(name: str, running: Running) -> None:
-    """Raise `NotTheSameWork` unless messages of all lengths come back and only known routes have a tunnel."""
+    """Raise `NotTheSameWork` unless messages of all lengths are echoed, and only known routes have a tunnel."""
     try:
         with _opened(running, "/elsewhere") as (_, status):
             expect("status of an unknown path", status, 404)
@@ -82,7 +82,7 @@ def prove(name: str, running: Running) -> None:
 
 @contextmanager
 def _opened(running: Running, path: str) -> Iterator[tuple[socket.socket, int]]:
-    """A connection after its opening handshake, with the status that answered it."""
+    """Open a connection and its handshake; return it with the response status."""
     with socket.create_connection(("127.0.0.1", running.port), timeout=PROOF_SECONDS) as client:
         client.sendall(frames.opening(HOST, path, PROOF_KEY))
         head = b""
@@ -98,7 +98,7 @@ def _opened(running: Running, path: str) -> Iterator[tuple[socket.socket, int]]:
 
 
 def _read(client: socket.socket, size: int) -> bytes:
-    """So many bytes, or all until the end."""
+    """Read this many bytes, or all until the end."""
     received = b""
     while len(received) < size and (more := client.recv(size - len(received))):
         received += more

@@ -1,4 +1,4 @@
-"""workers: what a request costs with one worker and with two."""
+"""workers: cost of a request with one worker and with two."""
 
 from bench.load.wrk import Wrk
 from bench.peers import Fastgw, Nginx

@@ -1,2 +1,2 @@
-"""What becomes of an upstream under more than it can do, without a socket: clients, a gateway and a service in one heap
-of events. What the gateway decides is decided by fastgw's own code; only time and the network are made up."""
+"""Simulation of an overloaded upstream, without sockets: clients, a gateway and a service in one event queue. The
+gateway's decisions are made by fastgw's own code; only time and network are simulated."""

@@ -1,4 +1,4 @@
-"""A trial as SVG: goodput over time, and the limit that adapts."""
+"""Plots of a trial as SVG: goodput over time, and the adaptive limit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +12,12 @@ from bench.simulation.world import BUCKET_S, Course
 
 
 def draw(trial: Trial, courses: Sequence[Course], folder: Path) -> Path:
-    """Replaces the picture of an earlier run."""
+    """Draw the plot; it replaces that of an earlier run."""
     file = folder / f"simulation-{trial.name}.svg"
     with rc_context(STYLE):
         canvas = Figure(figsize=(7.2, 4.6), layout="constrained")
         goodput, limit = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        for course, colour in zip(reversed(courses), LINES, strict=False):  # ours in our colour
+        for course, colour in zip(reversed(courses), LINES, strict=False):  # fastgw in its own colour
             at = [(place + 1) * BUCKET_S for place in range(len(course.good))]
             share = [100.0 * good / BUCKET_S / trial.scene.capacity for good in course.good]
             goodput.plot(at, share, color=colour, linewidth=1.6, label=course.policy.name)

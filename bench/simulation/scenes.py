@@ -1,4 +1,4 @@
-"""What is simulated: ten times the capacity, and a storm of retries; who does what about it, and what comes of it."""
+"""Simulated scenes: ten times the capacity, and a retry storm, with several policies and their results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from bench.simulation.world import Course, Policy, Scene, play
 ADAPTIVE: Final = Policy("concurrency: adaptive", adaptive=True)
 BUDGET: Final = Policy("retry budget 20 %", budget=0.2)
 FROM_S: Final = 10.0
-"""When the trouble of each scene begins."""
+"""Start of the overload in each scene, in seconds."""
 
 OVERLOAD: Final = Scene(
     "Ten times the capacity for 30 s",
@@ -29,7 +29,7 @@ STORM: Final = Scene(
 
 @dataclass(frozen=True)
 class Trial:
-    """A scene, and who shows what becomes of it. `judged`: the seconds that are compared."""
+    """A scene and its policies. `judged`: the interval that is compared, in seconds."""
 
     name: str
     scene: Scene
@@ -60,7 +60,7 @@ TRIALS: Final = (
 
 
 def told(trial: Trial, courses: Sequence[Course]) -> str:
-    """What came of a trial, as a table in Markdown."""
+    """Return the result of a trial, as a table in Markdown."""
     begins, ends = trial.judged
     lines = [
         f"### {trial.scene.title}",

@@ -1,7 +1,7 @@
-"""Clients, a gateway and a service on a clock that jumps from event to event.
+"""Simulated clients, gateway and service, on a clock that advances from event to event.
 
-The service is what most are: so many requests at a time, the others in a queue, first come first served; it does not
-notice who has stopped waiting. That is why it collapses: what it works on has been given up when its turn comes.
+The service is typical: it works on a fixed number of requests at a time, with the others in a FIFO queue, and does not
+notice when a client gives up. So under overload it collapses: clients have given up on the requests that it works on.
 """
 
 import heapq
@@ -18,11 +18,11 @@ from fastgw.upstream.targets.target import build_targets
 from fastgw.upstream.upstream import Upstream
 
 BUCKET_S = 0.5
-"""How finely what happens is counted."""
+"""Length of the intervals in which results are counted, in seconds."""
 
 
 class World:
-    """The clock, and what is due by it."""
+    """Clock and event queue."""
 
     def __init__(self, seed: int) -> None:
         self.now = 0.0
@@ -41,40 +41,40 @@ class World:
 
 @dataclass(frozen=True)
 class Scene:
-    """What happens to whom."""
+    """Parameters of a scene."""
 
     title: str
     seconds: float
     load: Callable[[float], float]
-    """First tries per second at an instant, as a share of the service's capacity."""
+    """First attempts per second at a time, as a share of the service's capacity."""
     slowness: Callable[[float], float] = lambda at: 1.0
-    """How much longer the service takes at an instant."""
+    """Factor of the service time at a time."""
     places: int = 20
-    """How many requests the service works on at a time."""
+    """Number of requests that the service works on concurrently."""
     work_s: float = 0.05
-    """What it takes for one, on average; exponentially distributed."""
+    """Mean service time of a request in seconds; exponentially distributed."""
     timeout_s: float = 1.0
-    """How long a client waits."""
+    """Timeout of a client in seconds."""
     try_s: float = 1.0
-    """How long the gateway waits for one try."""
+    """Timeout of one attempt of the gateway in seconds."""
     retries: int = 0
-    """How many tries the gateway makes after the first."""
+    """Maximum number of retries of the gateway."""
     workers: int = 2
 
     @property
     def capacity(self) -> float:
-        """Requests per second."""
+        """Return the capacity in requests per second."""
         return self.places / self.work_s
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What the gateway does about it."""
+    """Policy of the gateway."""
 
     name: str
     adaptive: bool = False
     budget: float = 1e9
-    """Of retries, as a share of what is under way."""
+    """Retry budget, as a share of the requests in flight."""
     least: int = 4
     most: int = 1000
     tolerance: float = 1.5
@@ -82,17 +82,17 @@ class Policy:
 
 @dataclass
 class Course:
-    """What became of the requests, by the bucket of time in which they were decided."""
+    """Results of the requests, by the interval in which they were completed."""
 
     scene: Scene
     policy: Policy
     good: list[int] = field(default_factory=list)
-    """Answered while the client was waiting."""
+    """Responses in time for the client."""
     shed: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
-    """Too late, or not at all."""
+    """Responses that came too late, or not at all."""
     limits: list[float] = field(default_factory=list)
-    """The sum of the workers' limits at the end of each bucket; none where there is no limit."""
+    """Sum of the workers' limits at the end of each interval; empty without a limit."""
 
     def __post_init__(self) -> None:
         for counted in (self.good, self.shed, self.lost):
@@ -103,7 +103,7 @@ class Course:
             what[int(now / BUCKET_S)] += 1
 
     def goodput(self, begins: float, ends: float) -> float:
-        """As a share of capacity, between two instants."""
+        """Return the goodput between two times, as a share of capacity."""
         buckets = self.good[round(begins / BUCKET_S) : round(ends / BUCKET_S)]
         return sum(buckets) / (len(buckets) * BUCKET_S) / self.scene.capacity
 
@@ -148,7 +148,7 @@ class Gateway:
         self.upstream = Upstream("service", settings, build_targets(settings), None)
 
     def take(self) -> None:
-        """A request comes in."""
+        """Handle a request."""
         limit = self.world.chance.choice(self.limits) if self.limits else None
         if limit is not None and not limit.try_take():
             self.course.count(self.course.shed, self.world.now)
@@ -205,7 +205,7 @@ class Request:
 
 
 def play(scene: Scene, policy: Policy, seed: int) -> Course:
-    """What becomes of a scene under a policy. The same seed gives the same course."""
+    """Simulate a scene under a policy. Deterministic for a given seed."""
     world, course = World(seed), Course(scene, policy)
     gateway = Gateway(world, scene, policy, Service(world, scene), course)
 
@@ -214,7 +214,7 @@ def play(scene: Scene, policy: Policy, seed: int) -> Course:
         come()
 
     def come() -> None:
-        # Always at the highest rate, and by lot whether one really comes: so the rate may change at any instant.
+        # Thinning: events at the maximum rate, each kept at random, so that the rate may change at any time.
         world.after(world.chance.expovariate(scene.load(world.now) * scene.capacity), arrive)
 
     def look() -> None:

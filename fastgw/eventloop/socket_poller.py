@@ -48,7 +48,7 @@ class SocketPoller:
         self._listeners.pop(fd, None)
 
     def call_again(self, listener: SocketListener) -> None:
-        """Call the listener later in this turn of the loop, without events, because it has not read everything."""
+        """Call the listener in the next turn of the loop, without events, because it has not read everything."""
         if not self._again:
             self._loop.call_soon(self._go_on)
         self._again.append(listener)

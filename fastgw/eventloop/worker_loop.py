@@ -130,41 +130,37 @@ def _take_in(fd: int, size: int) -> None:
 
 
 class Resting(Protocol):
-    """Continue reading, unless there is another reason not to."""
+    """A connection that is not read from while it rests."""
 
     resting: bool
     read_since_rest: int
-    """A connection that reads bodies."""
+    """Cost of the data read since the last rest, in bytes of payload."""
 
     def end_rest(self) -> None:
-        """Read on, unless there is another reason not to."""
+        """Continue reading, unless there is another reason not to."""
 
 
 class BodyReading(Resting, Protocol):
+    """A connection that reads bodies."""
+
+    transport: asyncio.Transport
+
+
+class Rests:
     """Queue of connections that have used up their turn: each turn, `READERS_PER_TURN` of them continue reading.
 
     So the cost of a turn, and the wait of other connections, do not grow with their number. A connection that has cost
     several turns waits once for each.
     """
 
-    transport: asyncio.Transport
-
-
-class Rests:
-    """Queue of connections that have had their share of a turn: a turn lets `READERS_PER_TURN` of them read on.
-
-    So what a turn does for them does not grow with their number, nor does what others wait for them. Who has cost more
-    than a share waits once more for each.
-    """
-
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        """`call_soon`: the loop's."""
+        """Create the queue. `call_soon`: of the loop."""
         self._call_soon = call_soon
         self._line: deque[Resting] = deque()
         self._turn_is_due = False
 
     def start_rest(self, connection: Resting, transport: asyncio.Transport) -> None:
-        """Stop reading from `transport` until it is the connection's turn again: then it is told (`end_rest`)."""
+        """Pause reading from `transport` until it is the connection's turn again: then `end_rest` is called."""
         if connection.resting or transport.is_closing():
             return
         connection.resting = True
@@ -213,7 +209,7 @@ class TlsMemory:
 
 
 class WorkerLoop:
-    """Shared by all connections: the loop fills the buffer and passes it on at once."""
+    """Loop of a worker process, created after the fork. `start` starts the timer wheel."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, held_body_budget: HeldBodyBudget | None = None) -> None:
         """Create the loop. `held_body_budget`: of the node; None: there are no other processes."""
@@ -245,8 +241,7 @@ class WorkerLoop:
         if framing * 8 > len(chunk):
             return self.small_buffer if framing * 2 > len(chunk) else self.medium_buffer
         if goes_to >= 0 and assured >= 2 * READ_BYTES and len(chunk) > READ_BYTES // 2:
-            # Count bytes read of a body or tunnel; after `BODY_BYTES_PER_TURN` the connection rests. Each byte of
-            # framing counts as `FRAMING_COST`.
+            # Only a part of the free space: the kernel also counts its own overhead.
             most = min(assured, room(goes_to) * 4 // 5, BODY_READ_BYTES)
             return self.body_buffers[most // READ_BYTES]
         return self.read_buffer
@@ -280,7 +275,8 @@ class WorkerLoop:
     def _turn(self) -> None:
         now = self.loop.time()
         if now - self.wheel.now > STALL_S and not self._stalled:
-            # first, so that the timer continues after an exception
+            # This process was suspended, not the peers: data that they have sent meanwhile is read before timeouts are
+            # checked.
             self._stalled = True
             self.wheel.now = now
             self._next = self.loop.call_later(AFTER_STALL_S, self._turn)

@@ -1,8 +1,8 @@
-"""fastgw with one filter more: `noop`, whose only step lets every request pass.
+"""fastgw with an additional filter, `noop`, which lets every request pass.
 
 `python with_noop.py run ...` is `fastgw run ...`. The filter is added to the table that the commands read when they are
-called, or in older revisions when they are imported; nothing of the product knows of it. (This folder is first on the
-path of what is run from it, unless Python is isolated: it has no other module.)
+called, or in older revisions when they are imported; the product is not changed. (This folder is first on the path of
+programs run from it, unless Python is isolated: it has no other module.)
 """
 
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase
 
 
 class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
-    """Let every request pass."""
+    """Filter that lets every request pass."""
 
     def build(self, env: Env) -> Hooks:
         def request(exchange: Exchange) -> Outcome:
