@@ -1,3 +1,3 @@
-"""fastgw: an API gateway and reverse proxy. For users: README.md; the map of the code: CONTRIBUTING.md."""
+"""fastgw: an API gateway and reverse proxy. For users: README.md; for developers: CONTRIBUTING.md."""
 
 VERSION = "0.1.0"

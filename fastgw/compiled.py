@@ -1,7 +1,7 @@
-"""Compiled modules: each does what its reference, a module in plain Python, does, for less.
+"""Compiled modules: each replaces a reference module in plain Python, at a lower cost.
 
-Each stands beside its reference, which says what is right, decides what the compiled one does not know, and does all
-the work where fastgw was installed without a compiler.
+A compiled module is beside its reference. The reference defines the behaviour, handles the cases that the compiled
+module does not, and does all the work if fastgw was installed without a compiler.
 """
 
 import os
@@ -10,15 +10,15 @@ from importlib import import_module
 from typing import Any, Final
 
 PURE: Final = bool(os.environ.get("FASTGW_PURE_PYTHON"))
-"""Set in the environment, whatever to: use no compiled modules."""
+"""Environment variable: if set, to any value, no compiled modules are used."""
 
 _IS_TWIN: Final = re.compile(r"fastgw(?:\.\w+)*\._\w+").fullmatch
 in_use: dict[str, bool] = {}
-"""Name of each compiled module that was asked for -> whether it is there and in use."""
+"""Full name of each compiled module that was requested -> whether it is in use."""
 
 
 def twin(name: str) -> Any | None:
-    """The compiled module of this full name; None where it, or one that it uses, is missing or not wanted."""
+    """Return the compiled module of this full name; None if it, or one that it imports, is missing or disabled."""
     module = None
     if not PURE:
         try:
@@ -31,7 +31,7 @@ def twin(name: str) -> Any | None:
 
 
 def describe() -> str:
-    """Describe what is in use, for people; modules that nobody has asked for yet are left out."""
+    """Describe the modules in use, for people. Modules that were not requested yet are left out."""
     missing = [name for name, used in in_use.items() if not used]
     why = "FASTGW_PURE_PYTHON is set" if PURE else "no compiled modules: installed without a compiler"
     if len(missing) == len(in_use):
@@ -40,7 +40,7 @@ def describe() -> str:
 
 
 def warning() -> str | None:
-    """Return the warning for who runs it slower than it could be, and has not asked for that."""
+    """Return the warning that modules are not compiled, unless that was requested."""
     if PURE or all(in_use.values()):
         return None
     if any(in_use.values()):

@@ -1,4 +1,4 @@
-"""`fastgw demo`: the gateway in front of a small service, to see with three commands what it does."""
+"""`fastgw demo`: the gateway in front of a small service, to be tried with three commands."""
 
 import asyncio
 import html
@@ -49,7 +49,7 @@ EVENTS: Final = 10
 
 @contextmanager
 def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Config, Work]]:
-    """The demo's configuration, and its service: a process for the supervisor to keep."""
+    """Return the demo's configuration, and its service: a process for the supervisor to run."""
     with (
         tempfile.TemporaryDirectory(prefix="fastgw-demo-") as directory,
         socket.socket(socket.AF_UNIX) as listening,
@@ -72,7 +72,7 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
 
 
 def announce(bound: Bound) -> None:
-    """The first words of the demo."""
+    """Print the introduction of the demo."""
     notice(OperatorEvent.DEMO, f"fastgw {VERSION}: demo on {bound}, Ctrl-C to stop")
     notice(OperatorEvent.DEMO, f"  open  {bound.urls[0]}/   # a first look, in a browser")
     for label, line in zip(("try:", "", ""), commands(bound.urls[0]), strict=True):
@@ -80,7 +80,7 @@ def announce(bound: Bound) -> None:
 
 
 def commands(url: str) -> list[str]:
-    """Return the commands to try, one line each, explanations in a column: comments, so that a whole line can be
+    """Return the commands to try, one line each, with aligned explanations as comments, so that whole lines can be
     pasted.
     """
     written = [(command.format(url=url), about) for command, about in COMMANDS]
@@ -89,7 +89,7 @@ def commands(url: str) -> list[str]:
 
 
 def run_origin(listening: socket.socket, channel: Channel) -> None:
-    """The life of the service's process."""
+    """Run the process of the service."""
 
     async def serve() -> None:
         server = await asyncio.start_unix_server(_converse, sock=listening, limit=READ_BYTES)
@@ -102,8 +102,8 @@ def run_origin(listening: socket.socket, channel: Channel) -> None:
 
 
 async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One request, one answer, and the connection closes: what is written ends there."""
-    # Cancelled: the demo ends while a stream runs. asyncio.streams of 3.11 would print that as an error.
+    """Handle a connection: one request, one response, then close."""
+    # Cancelled: the demo ends during a stream. asyncio.streams of Python 3.11 would print that as an error.
     gone = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError)
     with suppress(*gone, Malformed):
         head = parse_request(await reader.readuntil(b"\r\n\r\n"))
@@ -122,7 +122,7 @@ async def _page(head: Http1RequestHead, reader: asyncio.StreamReader, writer: as
 
 
 async def _echo(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The head as it came, and the first `ECHO_MAX` bytes of the body."""
+    """Return the received head, and the first `ECHO_MAX` bytes of the body."""
     body = head.body()
     received = b""
     while not body.done and len(received) < ECHO_MAX and (chunk := await reader.read(READ_BYTES)):

@@ -1,7 +1,7 @@
 """Differences between two configurations, and the side effects of a reload from one to the other.
 
-Compared is what they mean, not how it is written: files, their order, and defaults that one of them spells out make no
-difference. Secrets and the values of secret fields are compared, and shown as `***`.
+Decoded values are compared: files, their order, and defaults that one configuration spells out make no difference.
+Secrets and the values of secret headers are compared, and shown as `***`.
 """
 
 import json
@@ -36,17 +36,17 @@ Deed = Literal["added", "removed", "changed", "reordered"]
 
 
 class Change(Struct, frozen=True):
-    """One value that is different."""
+    """A value that differs."""
 
     path: str
-    """Path within what is named, such as `timeouts.connect`; "" for all of it. Of a setting it is the whole path."""
+    """Path within the item, such as `timeouts.connect`; "" for the whole item. For a setting it is the full path."""
     deed: Deed
     words: str
-    """Path, values and deed, for people."""
+    """Path, values and kind of change, for people."""
     old: Any = None
-    """Old value as a file would have it; null when it was added."""
+    """Old value as written in a file; null if it was added."""
     new: Any = None
-    """New value as a file would have it; null when it was removed."""
+    """New value as written in a file; null if it was removed."""
 
 
 class Item(Struct, frozen=True, omit_defaults=True):
@@ -56,7 +56,7 @@ class Item(Struct, frozen=True, omit_defaults=True):
     level: str = ""
     """Level of a filter: `the gateway`, `listener public`, `upstream users`, `route user` or `filter set api`."""
     changes: tuple[Change, ...] = ()
-    """None where it was added or removed as a whole."""
+    """None if it was added or removed as a whole."""
 
 
 class Part(Struct, frozen=True):
@@ -71,19 +71,19 @@ class Part(Struct, frozen=True):
 
 
 class Differences(Struct, frozen=True):
-    """All that is different. False when nothing is."""
+    """All differences. False if there are none."""
 
     settings: Part = Part()
-    """Settings by the first key, such as `workers` or `timeouts`; `routes` for their order."""
+    """Settings by their first key, such as `workers` or `timeouts`; `routes` for their order."""
     listeners: Part = Part()
     upstreams: Part = Part()
     routes: Part = Part()
     consumers: Part = Part()
-    """Consumers; of their credentials only that they are different."""
+    """Consumers; for their credentials only whether they differ."""
     filters: Part = Part()
     """Filters of every level."""
     needs: tuple[str, ...] = ()
-    """Noticeable effects of a reload: processes that start or end, sockets that close."""
+    """Side effects of a reload: processes that start or end, sockets that close."""
 
     def __bool__(self) -> bool:
         return any((self.settings, self.listeners, self.upstreams, self.routes, self.consumers, self.filters))
@@ -97,17 +97,17 @@ KINDS: Final = {
     "consumers": "consumer",
     "filters": "filter",
 }
-"""The parts of `Differences` in the order they are told, and what one of each is called."""
+"""Parts of `Differences` in the order of the report, each with the noun for its items."""
 NAMED: Final = ("listeners", "upstreams", "filter_sets", "filters", "routes", "consumers", "egress")
-"""The keys of a configuration whose content is not settings, or is told as what is made of it (`egress`); `include`
-says only where all of it is."""
+"""Keys of a configuration that are not compared as settings, or are compared as what they generate (`egress`);
+`include` only says where files are.
+"""
 
 
 def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Index, Index] | None = None) -> Differences:
-    """Return the differences that a change from `old` to `new` would make. Of `Loaded` the contents of certificates are
-    compared as well.
+    """Return the differences between `old` and `new`. For `Loaded`, the contents of certificates are compared as well.
 
-    `known`: the consumers of both, with one key; None = those that they name.
+    `known`: the consumers of both, with a common key; None = those of the configurations.
     """
     before, after = (each.config if isinstance(each, Loaded) else each for each in (old, new))
     compare = _Comparison(_rewritten(old, new))
@@ -128,7 +128,7 @@ def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Inde
 
 
 def as_text(differences: Differences) -> str:
-    """One line for each difference, without a line end behind the last."""
+    """Return one line for each difference, without a final line end."""
     lines = [line for key, kind in KINDS.items() for line in _lines(kind, getattr(differences, key))]
     return "\n".join([*lines, *(f"note: {need}" for need in differences.needs)]) or "nothing changes"
 
@@ -149,7 +149,7 @@ def _rewritten(old: Loaded | Config, new: Loaded | Config) -> frozenset[str]:
 
 
 def _known(old: Loaded | Config, new: Loaded | Config) -> tuple[Index, Index]:
-    """The consumers of two configurations, comparable."""
+    """Return the consumers of both configurations, in comparable form."""
     before = _index(old)
     return before, _index(new, before.key)
 
@@ -186,7 +186,7 @@ def _of_consumer(old: ConsumerEntry, new: ConsumerEntry) -> Iterator[Change]:
 
 
 def _levels(config: Config) -> dict[str, Filters]:
-    """The filters of each level that has any."""
+    """Return the filters of each level that has any."""
     held = {
         "the gateway": config.filters,
         **{f"filter set {_plain(name)}": each for name, each in config.filter_sets.items()},
@@ -202,7 +202,7 @@ def _level_of(route: str) -> str:
 
 
 Services = Mapping[str, str]
-"""Names of services of `egress`, by the names of the routes that serve them on one of several listeners each."""
+"""Names of services of `egress`, by the names of the routes that serve them, one on each of several listeners."""
 
 
 def _services(routes: Mapping[str, Route]) -> Services:
@@ -234,7 +234,7 @@ def _of_all(items: tuple[Item, ...], key: str, services: Services) -> tuple[Item
         alike = found[of_service.name, of_service.level]
         if item is of_service or alike.count(of_service) < max(listeners[getattr(of_service, key)], 2):
             merged.append(item)
-        elif alike[alike.index(of_service)] is of_service:  # the first of them
+        elif alike[alike.index(of_service)] is of_service:  # only for the first of them
             merged.append(of_service)
     return tuple(merged)
 
@@ -263,7 +263,7 @@ def _of_workers(old: int | str, new: int | str) -> str:
 
 
 class _Comparison:
-    """Comparison of two values at once, by their shape. `rewritten`: files with other contents than before."""
+    """Comparison of two values at once, by their type. `rewritten`: files whose contents have changed."""
 
     def __init__(self, rewritten: frozenset[str]) -> None:
         self._rewritten = rewritten
@@ -351,7 +351,9 @@ class _Comparison:
                 yield deed(below, f"{path_text(below)} {_rendered(value)}", value)
 
     def _sequences(self, shape: Sequence, old: tuple[Any, ...], new: tuple[Any, ...], path: Path) -> Iterator[Change]:
-        """Elements are known by their text, structs by their first field; where two have the same, as a whole."""
+        """Compare sequences. Elements are identified by their text, structs by their first field; with duplicates the
+        whole value is compared.
+        """
         old_by_key, new_by_key = ({_key_of(shape.each, each): each for each in values} for values in (old, new))
         if len(old_by_key) < len(old) or len(new_by_key) < len(new):
             yield from self._leaves(shape, old, new, path)
@@ -375,7 +377,7 @@ _BELOW: Final[Mapping[type[Decoder], _Below]] = {
     File: _Comparison._files,
     Hidden: _Comparison._secrets,
 }
-"""Comparisons by the shape of values; those of other shapes are compared as a whole."""
+"""Comparisons by type of value; values of other types are compared as a whole."""
 _USE: Final = shape_of(FilterUse | None)
 
 
@@ -391,7 +393,7 @@ def _part(
 
 
 def _of_null(deed: Deed, held: object) -> tuple[Change, ...]:
-    """Describe the effect of adding or removing a null, which takes a filter away."""
+    """Describe the effect of adding or removing a null, which removes an inherited filter."""
     words = "switched off" if deed == "added" else "no longer switched off"
     return (Change("", deed, words),) if held is None else ()
 
@@ -433,7 +435,7 @@ def _singular(noun: str) -> str:
 
 
 def _rendered(value: Any) -> str:
-    """A value as a line of text has it."""
+    """Return a value as it is shown in a line of text."""
     if isinstance(value, str):
         return _plain(value)
     if isinstance(value, dict):
@@ -444,7 +446,7 @@ def _rendered(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the text as it is where that is clear, else in quotes; never what a terminal would obey."""
+    """Return the text unquoted if it is unambiguous, otherwise quoted, with terminal control characters escaped."""
     if text and text.isprintable() and not set(text) & set(" \"',"):
         return shorten(text)
     return shorten(json.dumps(text, ensure_ascii=not text.isprintable()))

@@ -1,7 +1,7 @@
-"""Every way a request can fail: its status, whose fault it is, and whether it may be tried again.
+"""Faults: every way in which a request can fail, with its status, the responsible side, and whether it may be retried.
 
-Rule 1: whatever goes wrong anywhere becomes one row of `Fault`; answer, log line, metric and `Proxy-Status` are read
-off that row. Rule 2: `detail` is for the client: it never names an address, a file or a header value of ours.
+Rule 1: every failure is a member of `Fault`; response, log line, metric and `Proxy-Status` are derived from it. Rule 2:
+`detail` is for the client: it never contains an address, a file or a header value.
 """
 
 from enum import Enum, unique
@@ -29,11 +29,13 @@ class Retry(Enum):
 _DOWN, _UP, _GATEWAY = Side.DOWNSTREAM, Side.UPSTREAM, Side.GATEWAY
 
 
-@unique  # two equal rows would silently become one member
+@unique  # otherwise two equal rows would be one member
 class Fault(Enum):
-    """Every way to fail. The name in lower case is the metric label and the end of the problem's `type`."""
+    """Every way in which a request can fail. The lower-case name is the metric label and the end of the problem's
+    `type`.
+    """
 
-    # status, whose side, retry, Proxy-Status error (RFC 9209 section 2.3), what the client is told
+    # status, side, retry, Proxy-Status error (RFC 9209 section 2.3), message for the client
     BAD_REQUEST = 400, _DOWN, Retry.NEVER, "http_request_error", "The request is malformed."
     AMBIGUOUS_PATH = (
         400,
@@ -211,5 +213,5 @@ _BY_STATUS = {
 
 
 def fault_of(malformed: Malformed) -> Fault:
-    """The fault that a malformed *request* is answered with. A malformed response is `UPSTREAM_MALFORMED`."""
+    """Return the fault that a malformed *request* is answered with. A malformed response is `UPSTREAM_MALFORMED`."""
     return _BY_STATUS.get(malformed.status, Fault.BAD_REQUEST)

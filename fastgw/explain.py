@@ -1,7 +1,7 @@
-"""explain: why a request goes where it goes, found out by letting it go through the very steps, without a network.
+"""explain: how the gateway processes a request, found by running the same steps without a network.
 
-The head is judged, the filters' steps run and the route table is asked as in `downstream`; only the last step differs:
-what the upstream would be sent is shown instead of sent.
+The head is parsed, the filters' steps run and the route is looked up as in `downstream`; only the last step differs:
+the request for the upstream is shown instead of sent.
 """
 
 import inspect
@@ -54,15 +54,15 @@ from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
 
 SECRET_FIELDS: Final = re.compile(SECRET_NAMES.pattern.encode(), re.IGNORECASE)
-"""Found in the name of a field, its value is not shown. One too many is harmless here, one too few is not."""
+"""Pattern of header names whose values are not shown. A false match is harmless, a missed secret is not."""
 CHALLENGES: Final = (b"www-authenticate", b"proxy-authenticate")
-"""Fields that ask for credentials, and hold none."""
+"""Headers with a challenge, which contain no credentials."""
 CORS: Final = b"access-control-"
-"""Begins the names of fields that say what browsers may do, with credentials too."""
+"""Prefix of CORS response headers, including the one about credentials."""
 
 
 class _Shown:
-    """Formatter of heads: the values of secret fields and parameters are `***`."""
+    """Formatter of heads: the values of secret headers and parameters are `***`."""
 
     def __init__(self, redact: Iterable[str]) -> None:
         self._redact = {*redact}
@@ -74,7 +74,7 @@ class _Shown:
         self._mask = masker(self._redact)
 
     def head(self, head: bytes) -> tuple[str, ...]:
-        """The request line and the field lines behind it."""
+        """Return the request line and the header lines after it."""
         request_line, _, fields = head.partition(b"\r\n")
         shown = b" ".join(self._mask(word) or b"" for word in request_line.split(b" "))
         return (shown.decode("latin-1"), *self.fields(fields))
@@ -87,7 +87,7 @@ class _Shown:
         return "none" if shown is None else shown.decode("latin-1")
 
     def fields(self, lines: bytes) -> tuple[str, ...]:
-        """Field lines, each with its CRLF, as they were sent: the space behind the colon may be missing."""
+        """Return header lines, each with its CRLF, as they were sent: the space after the colon may be missing."""
         named = (line.partition(b":") for line in lines.split(b"\r\n") if line)
         return tuple(self.line(name, value.strip(b" \t")) for name, _, value in named)
 
@@ -107,7 +107,7 @@ class _Shown:
 
 
 class _Listening:
-    """A client side that keeps the answer."""
+    """A client side that stores the response."""
 
     fd = body_goes_to = -1
 
@@ -129,11 +129,11 @@ class _Listening:
     def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
 
     def filter_timeout(self) -> float:
-        return 0.0  # nothing is waited for
+        return 0.0  # no waiting
 
 
 def certificate_in(file: str) -> ClientCertificate:
-    """The certificate in a PEM file, as a client would show it. Raises `ValueError`."""
+    """Return the certificate in a PEM file, as a client would present it. Raises `ValueError`."""
     try:
         contents = Path(file).read_bytes()
     except OSError as error:
@@ -146,14 +146,14 @@ def certificate_of(pem: bytes, name: str) -> ClientCertificate:
     try:
         der = ssl.PEM_cert_to_DER_cert(pem[pem.index(b"-----BEGIN CERTIFICATE") :].decode())
         return ClientCertificate.of(der, decoded(pem))
-    except (ssl.SSLError, ValueError) as error:  # the first is an OSError, too
+    except (ssl.SSLError, ValueError) as error:  # SSLError is an OSError, too
         raise ValueError(f"{name}: it contains no certificate; expected a PEM file") from error
 
 
 def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
-    """The head that a client would send for `METHOD URL -H 'Name: value'…`.
+    """Return the request head that a client sends for `METHOD URL -H 'Name: value'…`.
 
-    Raises `ValueError`: a URL without host, a field without a colon.
+    Raises `ValueError` for a URL without host and a header without colon.
     """
     split = urlsplit(url)
     if split.scheme not in ("http", "https") or not split.netloc:
@@ -172,7 +172,7 @@ def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
     return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode()
 
 
-@silently()  # what filters raise is part of the explanation
+@silently()  # exceptions of filters are part of the explanation
 def explain(
     gateway: Gateway,
     method: str,
@@ -183,11 +183,11 @@ def explain(
     certificate: ClientCertificate | None = None,
     routes: Sequence[config.Route] = (),
 ) -> Explanation:
-    """Explain the result of this request from `client`. `listener`: None = the one that the URL's port belongs to.
+    """Explain the result of this request from `client`. `listener`: None = the one with the URL's port.
 
-    `certificate`: what the client shows, taken for verified. `routes`: those of the configuration, to name the nearest
-    one where none matches. Raises `ValueError` when the URL, the client or the
-    listener's name cannot be right, or the listener asks for no certificate.
+    `certificate`: client certificate, which counts as verified. `routes`: routes of the configuration, to name the
+    nearest one if none matches. Raises `ValueError` if the URL, the client or the listener's name is invalid, or if the
+    listener requests no client certificate.
     """
     ip_address(client)
     raw = request_bytes(method, url, fields)
@@ -284,7 +284,7 @@ def explain(
 
 
 def _buffers(links: Iterable[FilterInstance]) -> Iterator[str]:
-    """Yield the filters that need a whole body, each with which one and its bound."""
+    """Yield the filters that need a whole body, each with the body and its maximum size."""
     for link in links:
         hooks = link.hooks
         if hooks.needs_body is not None:
@@ -314,7 +314,7 @@ def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _S
 
 
 def _tried_again(upstream: config.Upstream, exchange: Exchange) -> Iterator[str]:
-    """Yield an upstream's settings for attempts that fail or are slow, where there are any."""
+    """Yield an upstream's settings for retries and hedging, if configured."""
     retries, hedge, breaker = upstream.retries, upstream.hedge, upstream.circuit_breaker
     if retries != config.Retries():
         repeats = retries.non_idempotent or exchange.method in IDEMPOTENT
@@ -333,7 +333,7 @@ def _tried_again(upstream: config.Upstream, exchange: Exchange) -> Iterator[str]
 
 
 def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
-    """Describe the trait that requests are told apart by, and its value in this one, secrets as `***`."""
+    """Describe the hash key and its value in this request, secrets as `***`."""
     if trait is None or trait.kind == "ip":
         return f"ip {exchange.client_ip}"
     value = reader(trait)(exchange)
@@ -345,7 +345,7 @@ def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
 
 
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
-    # Those of a gateway that nobody serves by may still have the tables of the one before.
+    # Listeners that serve nobody may still have the previous tables.
     listeners = [Listener(each, table) for each, table in gateway.tables.items()]
     if name is not None:
         for listener in listeners:
@@ -363,7 +363,7 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
 
 
 def _of_connection(explanation: Explanation, routes: TcpRoutes, name: str, client: str) -> Explanation:
-    """Explain where a connection goes that a listener of TCP takes. `name`: the server name of its ClientHello."""
+    """Explain the target of a connection to a TCP listener. `name`: server name (SNI) of its ClientHello."""
     explanation.client = client
     upstream = routes.find(ClientHello(name))
     if upstream is None:
@@ -380,7 +380,7 @@ def _later_links(chain: Chain, early: Chain) -> tuple[FilterInstance, ...]:
 
 
 def _nearest_ids(steps: tuple[Step, ...], early: Chain, chain: Chain) -> tuple[Step, ...]:
-    """The early steps, of which one that gives an id says so no more where the route gives another, or none."""
+    """Return the early steps; if the route replaces or drops the request id of one, its decision says so."""
     if chain.request_ids is early.request_ids:
         return steps
     decision = "the route has none" if chain.request_ids is None else "the route has its own"
@@ -411,7 +411,7 @@ def _run(
 
 
 class _ExplainedRequest(NamedTuple):
-    """Decision of a filter, its answer if it makes one, and what the decision has to wait for."""
+    """Decision of a filter, its response if any, and the service that the decision depends on."""
 
     decision: str
     reply: Reply | None = None
@@ -420,7 +420,7 @@ class _ExplainedRequest(NamedTuple):
 
 
 def _rehearse(link: FilterInstance, exchange: OpenExchange, rehearsal: ShadowRun, shown: _Shown) -> _ExplainedRequest:
-    """Return the decision of a filter in shadow, which sees who the client would be by those before it."""
+    """Return the decision of a filter in shadow mode, with the client identity that earlier filters would set."""
     if link.own.request is not None and rehearsal.over:
         return _ExplainedRequest("not run: an earlier filter answers, or its decision is unknown")
     copy = OpenShadow(exchange)
@@ -455,15 +455,15 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
         outcome = step(exchange)
         if not inspect.isawaitable(outcome):
             outcome = checked(outcome)
-    except Exception as error:  # the edge of a filter: what it raises is what would be answered
+    except Exception as error:  # the edge of a filter: its exception would be the response
         raised = error
-    # Who the client is, filters of this phase say, and do not ask.
+    # Filters of this phase set the client's identity; they do not read it.
     looked = exchange.looked and link.use.settings.phase is not Phase.AUTHENTICATE
     depends_on = " or ".join(exchange.asked) if looked else ""
     depends = f"depends on the consumer that {depends_on} authenticates"
     if raised is not None and not looked:
         error_text = f"{type(raised).__name__}: {raised}".removesuffix(": ")
-        if hooks.start is not None:  # what it has in a worker, it has not here
+        if hooks.start is not None:  # its state in a worker is not available here
             return _ExplainedRequest(f"known to a running gateway only ({error_text})", waits=True)
         return _ExplainedRequest(f"answers 500 (internal: it raises {error_text})", problem(Fault.INTERNAL))
     if isinstance(outcome, Reply) and not looked:
@@ -499,14 +499,14 @@ def _words(link: FilterInstance, exchange: Exchange) -> str:
         return ""
     try:
         return link.own.explain(exchange)
-    except Exception as error:  # the edge of a filter: its words are missing, and nothing else
+    except Exception as error:  # the edge of a filter: only its explanation is missing
         return f"cannot say why: {type(error).__name__}"
 
 
 def _other_routes(exchange: Exchange, listener: Listener, found: SelectedRoute) -> Collection[OtherRoute]:
     """Each once."""
     others: dict[str, OtherRoute] = {}
-    with suppress(Malformed):  # too long a path is told where it is refused
+    with suppress(Malformed):  # a path that is too long is reported where it is rejected
         for other in other_routes(exchange, listener.router, found):
             others.setdefault(other.name, other)
     return others.values()
@@ -515,7 +515,7 @@ def _other_routes(exchange: Exchange, listener: Listener, found: SelectedRoute) 
 def _could_be(
     found: SelectedRoute, others: Collection[OtherRoute], taken: Route | None, shown: _Shown
 ) -> tuple[str, ...]:
-    """`taken`: the route, where the request is not refused."""
+    """Return the other routes that the path may match. `taken`: the selected route, if the request is not rejected."""
     if found.route is None or not others:
         return ()
     shown.hide(found.route.chain.links)
@@ -545,7 +545,7 @@ def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Ex
 
 
 def as_text(explanation: Explanation) -> str:
-    """For people: one topic a line, in the order of a request's way."""
+    """Return the explanation as text: one topic per line, in processing order."""
     lines: list[tuple[str, str]] = [("listener", f"{explanation.listener}   client {explanation.client or '?'}")]
     if explanation.reserved:
         names = ", ".join(explanation.reserved)

@@ -1,8 +1,8 @@
-"""Forwarded headers: the client's address, and what the upstream is told about it: `X-Forwarded-*`, `X-Real-IP`,
-`Forwarded` (RFC 7239).
+"""Forwarded headers: the client's address, and the headers that tell the upstream about it: `X-Forwarded-*`,
+`X-Real-IP`, `Forwarded` (RFC 7239).
 
-The whole family is governed as one. A field that only a proxy may write is believed from a trusted proxy alone; from
-anybody else it is replaced, or an upstream could be told any address.
+One policy applies to all of them. Their values are accepted from a trusted proxy only; those of any other peer are
+replaced, otherwise it could claim any address.
 """
 
 import re
@@ -32,20 +32,20 @@ FAMILY: Final = frozenset(
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 _CLIENT_CERT: Final = frozenset((b"x-forwarded-client-cert",))
 MOST_PROXIES: Final = 32
-"""Proxies between the client and us, at most: further to the left nothing is read."""
+"""Maximum number of proxies between the client and the gateway: entries further to the left are ignored."""
 MOST_BYTES: Final = 4096
-"""Most bytes of `Forwarded`, counted from its end: what begins further to the left is not read."""
+"""Maximum bytes of `Forwarded`, counted from its end: elements further to the left are ignored."""
 LONGEST_NODE: Final = 64
-"""Bytes of an address with its port, at most; a longer one is none."""
+"""Maximum bytes of an address with its port; a longer one is invalid."""
 
-# RFC 7239 section 4; values that should be quoted, such as addresses with a port, are taken without quotes too.
+# RFC 7239 section 4; values that should be quoted, such as addresses with a port, are accepted without quotes too.
 _QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\' + VALUE + rb')*)"'
 _PAIR: Final = TOKEN + rb"++=(?:" + _QUOTED + rb'|[^\s",;]++)'
 _ELEMENT: Final = _PAIR + rb"(?>(?:[ \t]*+;[ \t]*+" + _PAIR + rb")*)"
 _IS_ELEMENT: Final = re.compile(_ELEMENT).fullmatch
 _IS_LIST: Final = re.compile(_ELEMENT + rb"(?>(?:[ \t]*+,[ \t]*+" + _ELEMENT + rb")*)").fullmatch
-# Read backwards: on to a comma that stands in no quotes. A quote with an odd number of backslashes before it, which
-# come behind it here, is one between quotes; the one that opens has `=` there.
+# Matched backwards: up to a comma outside quotes. A quote with an odd number of backslashes before it (behind it here)
+# is inside a quoted string; an opening quote follows `=`.
 _TO_COMMA_BACKWARDS: Final = re.compile(
     rb'((?>(?:[^",]++|"(?>(?:\\\\)*)(?!\\)(?>(?:[^"]++|"\\(?>(?:\\\\)*)(?!\\))*)"(?==))*))(?:,|\Z)'
 )
@@ -60,10 +60,10 @@ _PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)'
 
 
 class Peer:
-    """The other end of a client connection, for as long as it lives.
+    """The peer of a client connection.
 
-    `ip`: its address, `unix:` for a unix socket. `trusted`: a proxy whose word about the client is taken.
-    `certificate`: what it has shown over TLS, verified; None where it has shown none.
+    `ip`: its address, `unix:` for a unix socket. `trusted`: whether it is a trusted proxy. `certificate`: its verified
+    client certificate; None: it has presented none.
     """
 
     __slots__ = ("_authority", "_lines", "certificate", "ip", "port", "scheme", "server_port", "trusted")
@@ -83,7 +83,7 @@ class Peer:
         self._lines = b""
 
     def set_lines(self, authority: bytes) -> bytes:
-        """The family as we see it ourselves. Clients rarely change the authority, so the last answer is kept."""
+        """Return the headers of policy `set`. Clients rarely change the authority, so the last result is cached."""
         if authority != self._authority:
             self._authority = authority
             self._lines = _lines(
@@ -101,7 +101,8 @@ class Peer:
 def fields_for_upstream(
     policy: Policy | None, peer: Peer, head: RequestHead, client_ip: str
 ) -> tuple[frozenset[bytes], bytes]:
-    """Return the changes of a policy to the family: lower-case names to drop from the request, and ready lines to add.
+    """Return the changes of a policy to these headers: lower-case names to drop from the request, and serialized lines
+    to add.
 
     `policy` None: `append` for a trusted peer, else `set`.
     """
@@ -112,19 +113,19 @@ def fields_for_upstream(
     if policy == "strip":
         return FAMILY, b""
     if policy == "pass":
-        if peer.scheme == b"https" and not peer.trusted:  # what it has shown we know, and nobody else can
+        if peer.scheme == b"https" and not peer.trusted:  # the gateway's own knowledge of the certificate
             return _CLIENT_CERT, b"X-Forwarded-Client-Cert: %b\r\n" % _element(peer) if peer.certificate else b""
         return _NOTHING, b""
     return FAMILY, _appended(peer, head, client_ip)
 
 
 def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
-    """The lists go on. How and where the client came is taken from a trusted peer alone."""
+    """Append to the received lists. Address and scheme of the client are accepted from a trusted peer only."""
     if client_ip == peer.ip and not head.forwarded and head.edited() is None:
-        return peer.set_lines(head.authority)  # nothing was heard of anybody else
+        return peer.set_lines(head.authority)  # there is no earlier proxy
     heard = _list_of(head, b"x-forwarded-for")
     forwarded = _well_formed_end(_forwarded_of(head))
-    # A proxy that writes one of the two lists is understood by readers of the other as well.
+    # If a trusted proxy writes one of the two lists, readers of the other get the same entries.
     if peer.trusted and heard and not forwarded:
         forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in _last_of(heard))
     elif peer.trusted and forwarded and not heard:
@@ -182,46 +183,47 @@ def _lines(
 
 
 def _element(peer: Peer) -> bytes:
-    """Return the element of `X-Forwarded-Client-Cert` for the peer; nothing where it has shown no certificate."""
+    """Return the element of `X-Forwarded-Client-Cert` for the peer; empty without a client certificate."""
     return b"" if peer.certificate is None else peer.certificate.element()
 
 
 def _ip(ip: str) -> bytes:
-    """An address as the `X-` fields write it; nothing for a unix socket, which has none."""
+    """Return an address as in the `X-` headers; empty for a unix socket."""
     return b"" if ip == "unix:" else ip.encode()
 
 
 def _node(ip: str) -> bytes:
-    """An address as RFC 7239 section 6 writes it."""
+    """Return an address as RFC 7239 section 6 defines it."""
     if ip == "unix:":
         return b"unknown"
     return b'"[%b]"' % ip.encode() if ":" in ip else ip.encode()
 
 
 def _list_of(head: RequestHead, name: bytes) -> bytes:
-    """All lines of a list field as one value (RFC 9110 section 5.3)."""
+    """Return all lines of a list header as one value (RFC 9110 section 5.3)."""
     return b", ".join(value for value in head.received_values(name) if value)
 
 
 def _last_of(heard: bytes) -> list[bytes]:
-    """The last members of `X-Forwarded-For`, as many as are read."""
+    """Return the last members of `X-Forwarded-For`, at most `MOST_PROXIES`."""
     return heard.rsplit(b",", MOST_PROXIES)[-MOST_PROXIES:]
 
 
 def _forwarded_of(head: RequestHead) -> bytes:
-    """The end of `Forwarded`, from the beginning of an element on.
+    """Return the end of `Forwarded`, from the beginning of an element.
 
-    It is cut at a comma. One between quotes does no harm: what follows it up to the quote that closes is no element.
+    It is cut at a comma. A comma between quotes does no harm: the text after it up to the closing quote is no valid
+    element.
     """
     forwarded = _list_of(head, b"forwarded")
     return forwarded if len(forwarded) <= MOST_BYTES else forwarded[-MOST_BYTES:].partition(b",")[2]
 
 
 def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool]) -> str:
-    """The client's address: from right to left, the first that no trusted proxy stands at.
+    """Return the client's address: from right to left, the first that is not a trusted proxy.
 
-    Read from `X-Forwarded-For`, or, where that is missing, from `Forwarded`. What cannot be read as an address ends
-    the search at the proxy that passed it on: nothing left of it can be believed.
+    Read from `X-Forwarded-For`, or, if that is missing, from `Forwarded`. An invalid address ends the search at the
+    proxy that forwarded it: entries left of it are not trustworthy.
     """
     if not peer.trusted or not head.forwarded:
         return peer.ip
@@ -239,9 +241,10 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
 
 
 def client_scheme(head: RequestHead, peer: Peer) -> bytes:
-    """`http` or `https`: how the client came, which the first of trusted proxies tells, else how its peer came to us.
+    """Return the client's scheme, `http` or `https`: reported by the first trusted proxy, otherwise the scheme of the
+    peer's connection.
 
-    A client that lies about it where a proxy only adds to the list changes nothing but its own answer.
+    A client that forges it, behind a proxy that only appends to the list, affects its own responses only.
     """
     if peer.trusted:
         heard = head.first(b"x-forwarded-proto")
@@ -256,7 +259,7 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
 
 
 def client_authority(head: RequestHead, peer: Peer) -> bytes:
-    """The host, with its port where that is written, that the client asked for: told and believed likewise."""
+    """Return the host (with its port, if given) that the client has requested, by the same rules."""
     if peer.trusted:
         heard = head.first(b"x-forwarded-host")
         if heard is not None:
@@ -267,10 +270,10 @@ def client_authority(head: RequestHead, peer: Peer) -> bytes:
 
 
 def _elements(forwarded: bytes) -> Iterator[bytes]:
-    """The elements of `Forwarded` from the right, as far as they are well-formed.
+    """Yield the elements of `Forwarded` from the right, as long as they are well-formed.
 
-    From the right, because a client may leave a quote open, in which what its proxy wrote would disappear. No byte is
-    read twice on the way to a comma: any client may send thousands of them.
+    From the right, because a client may leave a quote open that would hide its proxy's element. Each byte is read once
+    on the way to a comma, because clients may send thousands of them.
     """
     backwards = forwarded[::-1]
     at = 0
@@ -283,27 +286,27 @@ def _elements(forwarded: bytes) -> Iterator[bytes]:
 
 
 def _well_formed_end(forwarded: bytes) -> bytes:
-    """Return the end of the list that can be passed on: an open quote would swallow the element that is added."""
+    """Return the end of the list that can be forwarded: an open quote would hide the element that is appended."""
     if _IS_LIST(forwarded):
         return forwarded
     return b", ".join(reversed(list(islice(_elements(forwarded), MOST_PROXIES))))
 
 
 def _for(element: bytes) -> bytes:
-    """Return the client that a proxy forwarded for; empty where it does not say."""
+    """Return the client that a proxy reports in `for`; empty if there is none."""
     match = _FOR.match(element)
     return match[1] if match else b""
 
 
 def _address(name: bytes) -> str | None:
-    """`1.2.3.4`, `1.2.3.4:80`, `[::1]`, `[::1]:80` or `::1` as an address; None for anything else.
+    """Return `1.2.3.4`, `1.2.3.4:80`, `[::1]`, `[::1]:80` or `::1` as an address; None for anything else.
 
-    An IPv6 zone means nothing to others, and could be any text. An IPv4 address in IPv6 clothes is the IPv4 address.
+    An IPv6 zone is meaningless to others, and could be any text. An IPv4-mapped IPv6 address becomes the IPv4 address.
     """
     return _parsed(name) if len(name) <= LONGEST_NODE else None
 
 
-# PERF: 2.3 us, 0.1 again, and each name is asked for twice or more (CPython 3.11, micro/splice).
+# PERF: 2.3 us, 0.1 when cached; each name is needed at least twice (CPython 3.11, micro/splice).
 @lru_cache(maxsize=1024)
 def _parsed(name: bytes) -> str | None:
     text = name.strip().decode("latin-1")

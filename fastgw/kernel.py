@@ -1,6 +1,6 @@
-"""System calls that nothing works without. A container's seccomp profile, or a sandbox, may refuse them.
+"""Required system calls. A seccomp profile of a container, or a sandbox, may refuse them.
 
-They are refused to a process for all its life, so they are tried once, before anything is opened.
+Such a refusal lasts for the life of a process, so they are tried once, before anything is opened.
 """
 
 import errno
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 _REFUSED: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
-"""Errors of a seccomp filter, or of a kernel that has no such call. All else is about this one try."""
+"""Errors of a seccomp filter, or of a kernel without the system call. Others are temporary."""
 _PURPOSES: Final[Mapping[str, str]] = {
     "memfd_create": "for shared memory and for keys that must not be written to disk",
     "eventfd2": "for the event loop of each process",
@@ -17,7 +17,7 @@ _PURPOSES: Final[Mapping[str, str]] = {
 
 
 class CallRefused(Exception):
-    """The kernel refuses a system call; the text says what it is for, and what to do."""
+    """The kernel refuses a system call; the text says what it is needed for, and what to do."""
 
     def __init__(self, call: str, error: OSError) -> None:
         super().__init__(
@@ -27,12 +27,12 @@ class CallRefused(Exception):
 
 
 def memory_file(name: str, flags: int = os.MFD_CLOEXEC) -> int:
-    """A file in memory, that has no name in any directory: its descriptor. Raises `CallRefused`, and `OSError`."""
+    """Create an anonymous file in memory and return its descriptor. Raises `CallRefused`, and `OSError`."""
     return _call("memfd_create", lambda: os.memfd_create(name, flags))
 
 
 def verify() -> None:
-    """Ask for each of them once. Raises `CallRefused`, and `OSError` if there is no descriptor to be had."""
+    """Try each of them once. Raises `CallRefused`, and `OSError` if no descriptor is available."""
     for descriptor in (memory_file("fastgw-trial"), _call("eventfd2", lambda: os.eventfd(0, os.EFD_CLOEXEC))):
         os.close(descriptor)
 

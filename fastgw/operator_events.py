@@ -1,7 +1,7 @@
-"""Operator events: each message of the gateway to its operators is of an event with a stable name and a level.
+"""Operator events: each message of the gateway to its operators has an event with a stable name and a level.
 
-Rule 1: alerts and searches hold on to names; a text may change. Rule 2: who tells names the event. Rule 3: the
-processes of a gateway write it (`operator_log`); elsewhere it is a record of the logger `fastgw`, with its `event`.
+Rule 1: alerts and searches rely on names; a text may change. Rule 2: the caller names the event. Rule 3: the processes
+of a gateway write it (`operator_log`); elsewhere it is a record of the logger `fastgw`, with its `event`.
 """
 
 import logging
@@ -20,9 +20,9 @@ _log = logging.getLogger("fastgw")
 
 @unique
 class OperatorEvent(Enum):
-    """Everything that is told. The name in lower case is what stands in a message."""
+    """All events. The lower-case name appears in the message."""
 
-    # the gateway's life
+    # life cycle of the gateway
     LISTENING = INFO, "The gateway serves."
     LISTENER_LEFT_OUT = WARNING, "A default listener has no address: its port is taken."
     START_WARNING = WARNING, "A warning at the start; the gateway serves nevertheless."
@@ -61,7 +61,7 @@ class OperatorEvent(Enum):
     TARGET_RESTORED = WARNING, "A target is not ejected any more."
     TARGET_NOT_CHECKED = ERROR, "A target's health cannot be checked."
     BREAKER_CHANGED = WARNING, "A circuit breaker has opened, half opened or closed."
-    # what is fetched and shared
+    # feeds and shared state
     FEED_FAILED = WARNING, "Data for filters, such as keys, could not be fetched."
     FEED_BACK = WARNING, "Data for filters is fetched again."
     KEY_PASSED_OVER = DEBUG, "A key of a key set is not used."
@@ -77,7 +77,7 @@ class OperatorEvent(Enum):
     FILTER_VALUE_UNFIT = WARNING, "A filter could not set a header: its value is not allowed in one."
     SESSION_UNREFRESHED = WARNING, "A session could not be refreshed."
     SESSION_ENDED = DEBUG, "A session has ended."
-    # logs and defects
+    # access logs and internal errors
     ACCESS_LOG_FAILED = ERROR, "An access log cannot be written: lines are dropped and counted."
     ACCESS_LOG_BACK = WARNING, "An access log can be written again."
     ADMIN_UNANSWERED = ERROR, "The admin listener cannot be served for a while."
@@ -97,7 +97,7 @@ _silent: Final = ContextVar("silent", default=False)
 
 @contextmanager
 def silently() -> Iterator[None]:
-    """Let nothing be told meanwhile: what runs here is tried, and serves nobody."""
+    """Suppress messages in this context: its code is a trial and serves nobody."""
     before = _silent.set(True)
     try:
         yield
@@ -106,6 +106,6 @@ def silently() -> Iterator[None]:
 
 
 def say(event: OperatorEvent, text: str, *values: object, error: BaseException | bool | None = None) -> None:
-    """Tell of an event; `text` is formatted with `values`. `error` becomes part of it; True: the one being handled."""
+    """Log an event; `text` is formatted with `values`. `error` is appended; True: the exception being handled."""
     if not _silent.get():
         _log.log(event.level, text, *values, exc_info=error, extra={"event": event})

@@ -1,8 +1,8 @@
-"""Operator log of the gateway: one line on stderr, from any process, and never a wait.
+"""Operator log of the gateway: one line on stderr, from any process, without blocking.
 
-A line has the time, the level, the process, the event (`fastgw.operator_events`) and a text; as text or as JSON, as
-`log` in the configuration says. A pipe that nobody reads must not stop a worker: a line that could block is dropped.
-One `write` of at most `LINE_MAX` bytes, so lines of several processes do not mix.
+A line has the time, the level, the process, the event (`fastgw.operator_events`) and a text; as text or as JSON, by the
+setting `log`. A full pipe must not stop a worker: a line that would block is dropped. A line is a single `write` of at
+most `LINE_MAX` bytes, so lines of several processes do not mix.
 """
 
 import logging
@@ -20,12 +20,12 @@ from fastgw.config.settings.gateway import Log
 from fastgw.operator_events import LEVELS, OperatorEvent
 
 STDERR: Final = 2
-LINE_MAX: Final = select.PIPE_BUF  # a pipe that polls as writable takes this much at once
+LINE_MAX: Final = select.PIPE_BUF  # bytes that a writable pipe accepts at once
 _LEVEL_NAMES: Final = {number: name for name, number in LEVELS.items()}
 
 
 class _Form:
-    """Form of this process's lines. A child has it from the supervisor."""
+    """Format of this process's lines. A child process gets it from the supervisor."""
 
     settings = Log()
     process = "fastgw"
@@ -43,13 +43,13 @@ def call_process(name: str) -> None:
 
 
 def call_ourselves(name: str) -> None:
-    """Name the process, so that `ps -o comm` and `top` tell the processes apart."""
+    """Set the process name that `ps -o comm` and `top` show."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 
 
 def notice(event: OperatorEvent, text: str, level: int | None = None) -> None:
-    """`level`: where it is another than the event's."""
+    """Write a message. `level`: overrides the level of the event."""
     level = event.level if level is None else level
     if level < _Form.least:
         return
@@ -60,11 +60,11 @@ def notice(event: OperatorEvent, text: str, level: int | None = None) -> None:
         if any(events & select.POLLOUT for _, events in poll.poll(0)):
             os.write(STDERR, line)
     except OSError:
-        pass  # stderr is closed or its reader is gone: there is nobody to tell
+        pass  # stderr is closed, or its reader is gone
 
 
 def line_of(event: OperatorEvent, text: str, level: int, date: float) -> bytes:
-    """Return the line to write: whole, whatever is in the text. A longer one is cut."""
+    """Return the line to write: always a single line, cut to the maximum length."""
     second, ms = divmod(int(date * 1000), 1000)
     at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{ms:03d}Z"
     name, pid = _LEVEL_NAMES.get(level, "error"), os.getpid()
@@ -74,7 +74,7 @@ def line_of(event: OperatorEvent, text: str, level: int, date: float) -> bytes:
         return line.encode(errors="backslashreplace")[: LINE_MAX - 1] + b"\n"
     fields = {"time": at, "level": name, "process": _Form.process, "pid": pid, "event": event.label, "message": ""}
     text = text.encode(errors="backslashreplace").decode()
-    while True:  # it ends: without a text there is room
+    while True:  # it ends: a line without text fits
         line_json = orjson.dumps(fields | {"message": text}, option=orjson.OPT_APPEND_NEWLINE)
         if len(line_json) <= LINE_MAX:
             return line_json
@@ -82,16 +82,17 @@ def line_of(event: OperatorEvent, text: str, level: int, date: float) -> bytes:
 
 
 class RareNotice:
-    """A notice about what may happen thousands of times a second: once a minute at most, with a count of the rest.
+    """Rate limit for a message that may occur thousands of times per second: at most one per minute, with the number of
+    suppressed ones.
 
-    `kind`: each is told and counted by itself, `KINDS` of them; those beyond are one.
+    `kind`: limited separately, up to `KINDS` of them; further kinds share one limit.
     """
 
     INTERVAL: Final = 60.0
     KINDS: Final = 64
 
     def __init__(self) -> None:
-        self._due: dict[str, tuple[float, int]] = {}  # by kind: when it is due again, and how often it was silenced
+        self._due: dict[str, tuple[float, int]] = {}  # by kind: when the next one is due, and the number suppressed
 
     def __call__(self, event: OperatorEvent, text: str, kind: str = "") -> None:
         now = time.monotonic()
@@ -106,8 +107,8 @@ class RareNotice:
 
 
 class NoticeLog(logging.Handler):
-    """Handler that writes records of `logging` as notices. An exception becomes part of its line: what it says, and
-    where it came from.
+    """Handler that writes records of `logging` to this log. An exception is part of the line, with the place that
+    raised it.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -122,13 +123,13 @@ class NoticeLog(logging.Handler):
 
 
 def described(error: BaseException) -> str:
-    """An unforeseen exception in one line, with the innermost places it passed through."""
+    """Return an unexpected exception in one line, with the innermost frames of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = " < ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in reversed(frames))
     return f"{type(error).__name__}: {error} ({places})"
 
 
 def notice_logs() -> None:
-    """Send everything that is logged to `notice`: of fastgw all that `log.level` lets pass, of libraries warnings."""
+    """Write all records of `logging` to this log: of fastgw those at `log.level` and above, of libraries warnings."""
     logging.basicConfig(handlers=[NoticeLog()], level=logging.WARNING, force=True)
     logging.getLogger("fastgw").setLevel(logging.DEBUG)

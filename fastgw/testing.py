@@ -46,15 +46,15 @@ __all__ = ["OK", "ConfigError", "Consumer", "Fetched", "Ran", "configured", "run
 
 ConfigError = config.ConfigError
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-"""Response of the upstream unless a test says otherwise."""
+"""Default response of the upstream."""
 Answer = Fetched | Exception | Callable[..., Fetched]
-"""Response of a server that a filter calls: a response, what is raised instead, or a function of the arguments of
+"""Response of a server that a filter calls: a response, an exception to raise, or a function with the arguments of
 `Fetcher.fetch`.
 """
 GRACE_S: Final = 1.0
-"""Seconds by which a test is later than a filter's timeout. A busy machine may stall for some time."""
+"""Seconds that a test waits longer than a filter's timeout, because a busy machine may stall."""
 COMPARED_AT_MOST: Final = 8
-"""Maximum number of comparisons of both paths before a difference counts."""
+"""Maximum number of comparisons of both paths until a difference counts."""
 TIMES: Final = frozenset(("duration_s", "ended_date", "upstream_s"))
 """Headers that differ between any two runs of the same request."""
 F = TypeVar("F", bound=Filter)
@@ -69,7 +69,7 @@ def configured(filter_type: type[F], **settings: Any) -> F:
     document = {
         "version": 1,
         "listeners": {"test": {"address": "127.0.0.1:0"}},
-        "upstreams": {"upstream": {"targets": [{"url": "http://upstream"}]}},  # that of `run`
+        "upstreams": {"upstream": {"targets": [{"url": "http://upstream"}]}},  # the upstream of `run`
         "filters": {filter_type.type_name: settings},
         "status": None,
         "admin": None,
@@ -87,29 +87,27 @@ class Ran:
 
     def __init__(self) -> None:
         self.requests: tuple[bytes, ...] = ()
-        """Requests that the upstream got: () when the request has not reached it, and two where it was sent once
-        more.
-        """
+        """Requests that the upstream received: () if the request has not reached it, two if it was sent again."""
         self.received = b""
-        """All that the client got."""
+        """All bytes that the client received."""
         self.waited = False
-        """Whether a filter had to wait: its request step was no plain call."""
+        """Whether a filter had to wait: its request step returned an awaitable."""
         self.pieces: tuple[bytes, ...] = ()
-        """The request's body, piece by piece, as far as the filters have let it pass."""
+        """The request's body as the upstream received it, in pieces."""
         self.events: tuple[tuple[str, str], ...] = ()
-        """Events counted of filters: instance, and `raised`, `late`, or what one in shadow would have done."""
+        """Counted events of filters: instance, and `raised`, `late`, or the decision of a filter in shadow mode."""
         self.exchange: Exchange
-        """The exchange when it was over: `consumer`, `claims`, `request_id` and so on."""
+        """The exchange after its end: `consumer`, `claims`, `request_id` and so on."""
         self.record: Record
-        """Record that the access log is written from."""
-        self._may_be_fast = False  # whether the request could have taken the fast path, as far as it is known by now
+        """Record for the access log."""
+        self._may_be_fast = False  # whether the request could have taken the fast path, as far as known
 
     def __repr__(self) -> str:
         return f"<Ran {self.status}{f' {self.fault}' if self.fault else ''}, {'' if self.sent else 'not '}sent>"
 
     @property
     def sent(self) -> bytes:
-        """The request as the upstream got it, the last attempt; b"" if none has reached it."""
+        """Return the last request that the upstream received; b"" if none has reached it."""
         return self.requests[-1] if self.requests else b""
 
     @property
@@ -124,7 +122,7 @@ class Ran:
 
     @property
     def fault(self) -> str:
-        """Label of the fault of the response; "" for none."""
+        """Return the name of the response's fault; "" for none."""
         return self.record.fault
 
     @property
@@ -162,7 +160,7 @@ class Ran:
 
 
 def _final(received: bytes) -> tuple[bytes, bytes]:
-    """The head of the last answer, without the interim ones before it, and what follows."""
+    """Return the head of the final response, without interim ones, and what follows it."""
     while True:
         end = find_head_end(received)
         head, rest = received[:end], received[end:]
@@ -195,9 +193,9 @@ def run(
     request: bytes of one request; the parts of a sequence arrive one after the other. It is parsed like any client's.
     response: the response of the upstream, in one part or in several; None: it closes the connection without a
     response.
-    again: its response to a request that is sent once more, after a filter has renewed credentials.
-    client_ip, scheme, certificate: of the client's connection. `certificate`: a verified `ClientCertificate`.
-    consumer, claims: result of authentication before these filters.
+    again: response of the upstream to a request that is sent again, after a filter has renewed credentials. client_ip,
+    scheme, certificate: of the client's connection. `certificate`: a verified `ClientCertificate`. consumer, claims:
+    result of authentication before these filters.
     paths: paths of the route, for path parameters: `["/users/{id}"]`.
     files: contents of files that settings name, by path; others are read from the disk.
     answers: responses to `services.fetcher`, by URL; all other URLs are unreachable.
@@ -206,9 +204,9 @@ def run(
     timeout: timeout in seconds of a filter that waits. The test fails if there is no response a second later.
 
     The result is that of the full path. If the request comes in one part, no filter has waited and it has reached the
-    upstream, it takes the fast path as well, if the filters allow that: each time with filters that are built again, so
-    that state made by `build` sees it once, while objects outside the filter (a list, a mock) see it twice or more.
-    Values that differ from one run to the next on the same path, such as random ids and times, are not compared.
+    upstream, it takes the fast path as well, if the filters allow that. Filters are built again for each run, so state
+    made by `build` sees the request once, but objects outside the filter (a list, a mock) see it twice or more. Values
+    that differ from one run to the next on the same path, such as random ids and times, are not compared.
 
     Raises `CompileError` if a filter cannot be built, and `AssertionError` with all differences if the two paths
     differ, which is a defect of fastgw.
@@ -232,7 +230,7 @@ def run(
 
 
 class _Case:
-    """One request through some filters, which can be run repeatedly."""
+    """One request through a list of filters, which can be run repeatedly."""
 
     def __init__(
         self,
@@ -253,9 +251,10 @@ class _Case:
         self._shadow, self._timeout = shadow, timeout
 
     def run(self, runner: asyncio.Runner, fast: bool) -> Ran | None:
-        """Send the request on one path, with newly built filters. None: it has not taken the fast path."""
+        """Send the request on one path, with newly built filters. None: it could not take the fast path."""
         consumer, claims = self._known
-        # Filters of ours would leave it less of the fast path, which begins without an exchange where no step is run.
+        # Filters around the tested ones would restrict the fast path, which starts without an exchange if no step is
+        # run.
         around = None if fast and consumer is None and not claims else _KnownClient(consumer, claims)
         # A route with a timeout has no fast path.
         timeout = None if fast else self._timeout
@@ -277,7 +276,7 @@ class _Case:
 def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
     """Raise `AssertionError` if the two paths differ.
 
-    A difference is tried again, alternating which path is first, until it also occurs between two runs of one path.
+    A difference is tried again, with the paths in alternating order, until it also occurs between two runs of one path.
     """
     fulls, fasts = [_seen(full)], [_seen(fast)]
     while different := _different(fulls, fasts):
@@ -293,7 +292,7 @@ def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
 
 
 def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return the facts that are stable on each of the two paths, and differ between them."""
+    """Return the values that do not vary on either path, and differ between the two."""
 
     def always(requests: Sequence[Mapping[str, object]], name: str) -> bool:
         return all(each.get(name) == requests[0].get(name) for each in requests)
@@ -325,8 +324,7 @@ def _named(filters: Filter | Iterable[Filter] | Mapping[str, Filter]) -> Mapping
 
 
 class _KnownClient:
-    """Identity of the client before the filters, and a record of what the filters have changed: two filters around
-    them."""
+    """Two filters around the tested ones: the first sets the client's identity, the second records changes."""
 
     def __init__(self, consumer: Consumer | None, claims: Mapping[str, Any]) -> None:
         self.exchange: Exchange | None = None
@@ -488,7 +486,7 @@ class _Plane:
         if self._around is not None:
             ran.pieces = tuple(self._around.pieces)
             ran._may_be_fast = self._around.was_ordinary and not ran.waited and bool(ran.requests)
-            if self._around.exchange is not None:  # else it could not be read
+            if self._around.exchange is not None:  # otherwise the request could not be parsed
                 ran.exchange = self._around.exchange
         return ran
 
@@ -503,7 +501,7 @@ async def _answer(upstream: "_Wire", response: Sequence[bytes] | None, over: "as
     for piece in response or ():
         upstream.delivers(piece)
         await _turns()
-    if not over.done():  # a body that ends with the connection, or no answer at all
+    if not over.done():  # a body that ends with the connection, or no response at all
         upstream.ends()
 
 
@@ -523,7 +521,7 @@ class _Observer:
 
 
 class _Fetcher:
-    """Fetcher that answers from the values of a test. All other URLs are unreachable."""
+    """Fetcher with the responses of a test. All other URLs are unreachable."""
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
         self._answers = answers
@@ -552,11 +550,10 @@ class _Pool:
         self._worker_loop = worker_loop
         self._connected = connected
         self._idle: tuple[UpstreamConnection, _Wire] | None = None
-        self.was_asked = False  # for an idle connection, which the fast path alone does
+        self.was_asked = False  # asked for an idle connection, which only the fast path does
 
     def open(self, target: Target) -> None:
-        """Open a connection that has carried no request: a request that is lost on it is treated as on a new
-        connection."""
+        """Open a new connection: a request that is lost on it is treated as on a new connection."""
         pool: Any = self
         connection = UpstreamConnection(self._worker_loop, pool, target)
         self._idle = connection, _Wire(connection)
@@ -575,7 +572,7 @@ class _Pool:
     def _connect(self, target: Target, borrower: Any) -> None:
         connected = next((each for each in self._connected if not each.done()), None)
         if connected is None:
-            borrower.failed(Fault.CONNECT_REFUSED)  # there is no further answer
+            borrower.failed(Fault.CONNECT_REFUSED)  # there is no further response
             return
         pool: Any = self
         connection = UpstreamConnection(self._worker_loop, pool, target)
@@ -609,7 +606,7 @@ class _Pool:
 
 class _Socket:
     def fileno(self) -> int:
-        return 1 << 30  # no such descriptor: what is written goes through the transport
+        return 1 << 30  # no such descriptor: writes go through the transport
 
     def setsockopt(self, *option: Any) -> None: ...
 
@@ -625,7 +622,7 @@ class _Wire:
         self._unread: list[bytes | None] = []
         protocol.connection_made(self)
 
-    # the peer
+    # interface of the peer
 
     def delivers(self, chunk: bytes) -> None:
         self._unread.append(chunk)
@@ -649,7 +646,7 @@ class _Wire:
             buffer[: len(piece)] = piece
             self._protocol.buffer_updated(len(piece))
 
-    # the transport
+    # interface of the transport
 
     def write(self, chunk: bytes) -> None:
         if not self._closing:

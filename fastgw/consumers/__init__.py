@@ -1,1 +1,1 @@
-"""Consumers: who they are, and an index that finds them by the credentials they present."""
+"""Consumers: authenticated clients, and an index that finds them by their credentials."""

@@ -1,4 +1,4 @@
-"""Credentials of consumers: each mark belongs to one consumer alone."""
+"""Credentials of consumers: each credential belongs to exactly one consumer."""
 
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +23,14 @@ from fastgw.config.settings.gateway import Consumer, ConsumerSigningKey
 from fastgw.config.settings.secrets import Secret, secret_in
 
 LONGEST_KEY: Final = 1024
-"""Bytes of a key or password."""
+"""Maximum length in bytes of a key or password."""
 SHORTEST_SECRET: Final = 16
-"""Bytes of a secret that requests are signed with."""
+"""Minimum length in bytes of a secret that requests are signed with."""
 ALGORITHMS: Final[Mapping[str, type[HTTPSignatureAlgorithm]]] = {
     each.algorithm_id: each for each in (HMAC_SHA256, ED25519, ECDSA_P256_SHA256, ECDSA_P384_SHA384, RSA_PSS_SHA512)
 }
 Read = Callable[[str], bytes]
-"""The contents of a file that the configuration names."""
+"""Function that returns the content of a file named in the configuration."""
 
 
 class CredentialKind(IntEnum):
@@ -53,20 +53,20 @@ NOUNS: Final = (
 
 
 class Mark(NamedTuple):
-    """Mark: a credential that a request may show."""
+    """Mark: a credential in the form that a request presents."""
 
     kind: CredentialKind
     value: bytes
     path: Path
-    """Path of the mark in the consumer."""
+    """Path of the credential in the consumer's settings."""
     secret: bytes = b""
-    """Secret of the mark: of a username its password; of a key_id the `Signer`, packed."""
+    """Secret of the credential: of a username its password; of a key_id the packed `Signer`."""
     wrong: str = ""
-    """Reason why no request could have it."""
+    """Reason why no request can present it; "": none."""
 
 
 def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
-    """All marks of a consumer. Raises `SecretError`."""
+    """Return all credentials of a consumer. Raises `SecretError`."""
     yield Mark(CredentialKind.NAME, consumer.name.encode(), ("name",))
     for place, key in enumerate(consumer.key_auth):
         if key.key_sha256 is not None:
@@ -130,7 +130,7 @@ def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:
 
 
 def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
-    """Return the reason why no signature by this algorithm can be verified with it; "" when one can."""
+    """Return the reason why it cannot verify signatures of this algorithm; "" if it can."""
     try:
         ALGORITHMS[algorithm](public_key=pem)
     except (ValueError, UnsupportedAlgorithm, HTTPMessageSignaturesException):
@@ -139,13 +139,13 @@ def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
 
 
 def subject_of(issuer: str, subject: str) -> bytes:
-    """Return the mark of a token's subject, so that no two issuers and subjects are one."""
+    """Return the mark of a token's subject, which is unique for each pair of issuer and subject."""
     said = issuer.encode("utf-8", "surrogatepass")
     return b"%d:%b%b" % (len(said), said, subject.encode("utf-8", "surrogatepass"))
 
 
 def why_not_a_password(text: str) -> str:
-    """Return the reason why no client could send it; "" when one can."""
+    """Return the reason why no client can send it; "" if one can."""
     if len(text.encode()) > LONGEST_KEY:
         return f"a password longer than {LONGEST_KEY} bytes"
     return (

@@ -1,9 +1,9 @@
-"""Consumers: the clients that are known by name, and what each of them is found by.
+"""Consumers: the API consumers of the configuration, and an index that finds them by their credentials.
 
 All consumers of a configuration are one *image*: a table of marks (names, keys, usernames, …) and the records that they
-lead to, in a row of bytes. Control makes it; workers map it and read it where it lies, so that 100,000 consumers take
-no time in a reload and no memory of a worker's own. Nothing in it says a key or a password: marks and passwords are
-keyed digests. Only what signatures are verified with lies there as it is.
+lead to, in a single byte string. The control process builds it; workers map it and read it in place, so 100,000
+consumers cost no time on reload and no memory per worker. It contains no key and no password: marks and passwords are
+keyed digests. Only verification keys of signatures are stored as they are.
 """
 
 import mmap
@@ -25,9 +25,9 @@ from fastgw.sync.revocations import RevocationEvent, RevocationList
 
 _KEY: Final = 32
 _HEAD: Final = struct.Struct("<32s16sQQ")
-"""The key of all digests, a digest of the consumers, how many there are, places for marks."""
+"""Header: key of all digests, digest of the consumers, number of consumers, slots for marks."""
 _SLOT: Final = struct.Struct("<16sII")
-"""A mark, where its record begins, and where what is kept beside it does: 0 where there is nothing."""
+"""Slot: mark, offset of its record, offset of the value stored with it; 0: none."""
 _LENGTH: Final = struct.Struct("<I")
 _DIGEST: Final = 16
 _PASSWORD: Final = 32
@@ -36,7 +36,7 @@ _FREE: Final = bytes(_DIGEST)
 
 @final
 class Consumer(msgspec.Struct, frozen=True, gc=False):
-    """API consumer: a client that the gateway knows by name."""
+    """API consumer: a client that is configured by name."""
 
     name: str
     groups: frozenset[str] = frozenset()
@@ -48,20 +48,20 @@ class ConsumerEntry(msgspec.Struct, frozen=True, array_like=True):
     name: str
     groups: tuple[str, ...]
     keys: int
-    """How many it has, as all the following."""
+    """Number of keys; likewise for the other kinds of credentials."""
     passwords: int
     subjects: int
     certificates: int
     signing_keys: int
     digest: bytes
-    """Digest of its marks and passwords: another one where a key has changed."""
+    """Digest of its credentials: it differs if a credential has changed."""
 
 
 @final
 class Index:
-    """Finds consumers by what they show. Immutable.
+    """Index of consumers by credentials. Immutable.
 
-    `image`: bytes that `image_of` has made, at `begins` of a string of bytes or of what is mapped.
+    `image`: result of `image_of`, at offset `begins` of a bytes object or mapped memory.
     """
 
     __slots__ = ("_begins", "_image", "_key", "_slots", "count", "digest")
@@ -90,7 +90,7 @@ class Index:
         return None if slot is None else self._consumer(slot[0])
 
     def login(self, username: bytes, password: bytes) -> Consumer | None:
-        """Return the consumer with this username, if the password is right. Unknown names take as long as known
+        """Return the consumer with this username, if the password is correct. Unknown names take as long as known
         ones.
         """
         slot = self._slot_of(CredentialKind.USERNAME, username)
@@ -115,7 +115,7 @@ class Index:
         """Return the position of the record of a mark, and the value kept beside it."""
         image, mark = self._image, _digest(self._key, kind, value)
         place = int.from_bytes(mark[:8], "little") % self._slots
-        while True:  # it ends: a third of the places is free
+        while True:  # it ends: a third of the slots are free
             at = self._begins + place * _SLOT.size
             held, record, kept = _SLOT.unpack_from(image, at)
             if held == _FREE:
@@ -138,9 +138,9 @@ class Index:
 
 
 def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = b"") -> bytes:
-    """The image of these consumers. `key`: of another image, to be compared with it.
+    """Return the image of these consumers. `key`: key of another image that it will be compared with.
 
-    `read`: the contents of files that secrets are in. Raises `SecretError`.
+    `read`: function that reads files with secrets. Raises `SecretError`.
     """
     key = key or urandom(_KEY)
     records = bytearray()
@@ -190,12 +190,12 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
 
 
 NOBODY: Final = Index(image_of((), lambda file: b""))
-"""Finds nobody."""
+"""Index without consumers."""
 
 
 def index_of(consumers: Collection[settings.Consumer], files: Mapping[str, bytes], key: bytes = b"") -> Index:
-    """Return an index of these consumers. `files`: contents by path; one that is not there is read. Raises
-    `SecretError`, `Flaw`.
+    """Return an index of these consumers. `files`: contents by path; missing ones are read. Raises `SecretError`,
+    `Flaw`.
     """
     if not consumers:
         return NOBODY
@@ -208,11 +208,11 @@ def _nobody_else(records: bytes, about: RevocationEvent) -> None:
 
 
 class Roster:
-    """All consumers, and what of their credentials counts no more. One roster serves a worker as long as it lives: a
-    reload swaps what is in it, all at once.
+    """Roster: all consumers and their revoked credentials. A worker has one for its lifetime; a reload replaces its
+    content atomically.
 
-    `index`: whoever remembers what was found in it forgets that when it is another. `stamp`: whoever has judged a
-    credential by `index` and `revoked` judges it by them again when this is another.
+    `index`: caches of results of the index are invalid once it is another object. `stamp`: decisions by `index` and
+    `revoked` have to be repeated once it is another object.
     """
 
     __slots__ = ("_tell", "index", "revoked", "stamp")
@@ -229,11 +229,11 @@ class Roster:
         self.stamp = object()
 
     def share_revocations(self, revoked: RevocationList, tell: Callable[[bytes, RevocationEvent], None]) -> None:
-        """Go by this list. `tell`: reaches the other workers with what is revoked here."""
+        """Use this revocation list. `tell`: function that sends a revocation made here to the other workers."""
         self.revoked, self._tell, self.stamp = revoked, tell, object()
 
     def hear(self, records: bytes) -> bytes:
-        """Add revocations of another process, and return those of them that were not known."""
+        """Add revocations of another process; return those that are new."""
         fresh = self.revoked.add(records, time.time())
         if fresh:
             self.stamp = object()
@@ -248,31 +248,32 @@ class Roster:
         return self.index.find(CredentialKind.NAME, name.encode("utf-8", "surrogatepass"))
 
     def by_key(self, digest: bytes) -> Consumer | None:
-        """`digest`: the SHA-256 of the key."""
+        """Return the consumer with this key. `digest`: SHA-256 of the key."""
         return self.index.find(CredentialKind.KEY, digest)
 
     def by_username(self, name: str) -> Consumer | None:
-        """Return the consumer with this username; the password is not checked."""
+        """Return the consumer with this username; the password is not verified."""
         return self.index.find(CredentialKind.USERNAME, normalize("NFC", name).encode("utf-8", "surrogatepass"))
 
     def by_password(self, name: str, password: str) -> Consumer | None:
-        """Return the consumer with this username, if this is the password too. Unknown names take as long as known
+        """Return the consumer with this username, if the password is correct. Unknown names take as long as known
         ones.
         """
         username, shown = (normalize("NFC", each).encode("utf-8", "surrogatepass") for each in (name, password))
         return self.index.login(username, shown)
 
     def by_key_id(self, key_id: str) -> tuple[Consumer, Signer] | None:
-        """Return the consumer with this signing key, and the key; no signature is checked."""
+        """Return the consumer with this signing key, and the key; no signature is verified."""
         return self.index.signer(key_id.encode("utf-8", "surrogatepass"))
 
     def by_jwt_subject(self, issuer: str, subject: str) -> Consumer | None:
         return self.index.find(CredentialKind.JWT_SUBJECT, subject_of(issuer, subject))
 
     def by_certificate(self, subject: str = "", sans: Iterable[str] = (), fingerprint: bytes = b"") -> Consumer | None:
-        """`fingerprint`: the certificate's SHA-256; it says more than names, and they more than the subject.
+        """Return the consumer of a client certificate. `fingerprint`: its SHA-256, which takes precedence over names,
+        and they over the subject.
 
-        None also where names belong to different consumers.
+        None also if the names belong to different consumers.
         """
         found = self.index.find(CredentialKind.FINGERPRINT, fingerprint) if fingerprint else None
         if found is not None:

@@ -1,4 +1,4 @@
-"""The compiled twin of `exchange.new_exchange`."""
+"""The compiled module of `exchange.new_exchange`."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Compiled `exchange.begin`: most initial attributes of an exchange are the same for all, and are copied.
+"""Compiled `exchange.new_exchange`: most initial attributes of an exchange are the same for all, and are copied.
 
-They are taken from the first exchange, which the class itself creates. An attribute of `__slots__` is a pointer in
-the instance, NULL as long as it is not set; where it lies is a fact of the class.
+They are taken from the first exchange, which the class itself creates. An attribute of `__slots__` is a pointer in the
+instance, NULL as long as it is not set; its offset is a property of the class.
 """
 
 cimport cython
@@ -52,7 +52,7 @@ cdef bytes _NO_BYTES = b""
 
 
 cdef Py_ssize_t _place(type owner, str name) except -1:
-    """Return the offset of this attribute in the instances; 0: it is not one of the class's own `__slots__`."""
+    """Return the offset of this attribute in instances; 0: it is not in the `__slots__` of the class itself."""
     descriptor = owner.__dict__.get(name)
     return slot_place(descriptor) if type(descriptor) is MemberDescriptorType else 0
 
@@ -73,7 +73,7 @@ cdef class Maker:
     """Creates exchanges of exactly this class, as calling the class does."""
 
     cdef type _class
-    cdef tuple _names  # of the attributes that are none of `_OWN`
+    cdef tuple _names  # attributes that are not in `_OWN`
     cdef tuple _alike  # their initial values; None: no exchange was created yet
     cdef Py_ssize_t _alike_count
     cdef PyObject* _alike_held[MOST_SLOTS]  # by `_alike`

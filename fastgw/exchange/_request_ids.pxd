@@ -7,9 +7,9 @@ cdef class RequestIds:
     cdef bytes made_for(self, Http1RequestHead head)
 
 
-# The line that says this id to the upstream; empty where it goes on as it came.
+# Header line with this id for the upstream; empty if the client's own line is forwarded.
 cdef bytes line_for(Http1RequestHead head, bytes name)
 cdef bint is_replaced(Http1RequestHead head, bytes line) noexcept
 
-# Whether nobody has changed its fields.
+# Whether the headers are unchanged.
 cdef bint is_as_read(Http1RequestHead head) noexcept

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, binding=False
 """Compiled `request_ids`, for the usual header: nearly every request gets an id, so this avoids the interpreter.
 
-Random bytes are read from the kernel for many ids at once; a forked process discards those that its parent has left.
+Random bytes are read from the kernel for many ids at once; a forked process discards the unused bytes of its parent.
 """
 
 cimport cython
@@ -22,7 +22,7 @@ cdef enum:
 
 cdef uint8_t _random[AT_ONCE]
 cdef Py_ssize_t _left = 0
-cdef uint16_t _digits[256]  # of each byte, in memory order
+cdef uint16_t _digits[256]  # two hexadecimal digits for each byte, in memory order
 cdef uint32_t _X_REQUEST_ID = bits_of((b"x-request-id",))
 
 

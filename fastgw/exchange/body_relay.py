@@ -19,8 +19,8 @@ class BodySource(Protocol):
 
 
 class RequestStages(Protocol):
-    """Interface of the stages of a request's body (`body_stages.BodyStages`), which also end an exchange that a stage
-    refuses.
+    """Interface of the stages of a request's body (`body_stages.BodyStages`); a stage that refuses the body ends the
+    exchange.
     """
 
     @property
@@ -55,7 +55,7 @@ BLOCK: Final = 65536
 
 @final
 class _Kept(list[bytes]):
-    """Kept pieces of a body, which count towards the memory limit as long as they are referenced."""
+    """Kept pieces of a body. They count towards the memory limit as long as they are referenced."""
 
     __slots__ = ("_bytes", "_room")
 
@@ -68,7 +68,7 @@ class _Kept(list[bytes]):
         self._room.give_back(self._bytes)
 
     def add(self, payload: bytes, total: int) -> bool:
-        """Keep a piece. `total`: bytes including it. False: there is no room for it."""
+        """Keep a piece. `total`: bytes including this piece. False: the memory limit does not allow it."""
         wanted = max(total - MAX_KEPT, 0) - self._bytes
         if wanted > 0:
             if not self._room.try_take(wanted):
@@ -102,8 +102,8 @@ class Relay:
     way.
 
     While there is no sink (no connection yet), the source is paused after each piece, so at most one read is held.
-    `most_kept`: how many bytes are kept; one more, and the request is never sent again. `length`: bytes that come out;
-    None: unknown until the end.
+    `most_kept`: maximum number of bytes that are kept; a longer body is not sent again. `length`: length of the output
+    in bytes; None: unknown until the end.
     """
 
     __slots__ = ("_stages", "_when_whole", "bytes", "ended", "kept", "length", "most_kept", "paused", "sent_bytes",
@@ -115,7 +115,7 @@ class Relay:
         self.sink: BodySink | None = None
         self.kept: list[bytes] | None = []  # all output, until it exceeds `most_kept`
         self.most_kept = MAX_KEPT
-        self.bytes = 0  # of payload; counted by the source, before anything processes them
+        self.bytes = 0  # bytes of payload; counted by the source, before stages
         self.sent_bytes = 0  # output of the stages, if there are any
         self.ended = False
         self.paused = False
@@ -125,7 +125,7 @@ class Relay:
 
     @classmethod
     def whole(cls, payload: bytes, length: int | None) -> "Relay":
-        """Create a relay for a body that was received as a whole. `length`: None if its framing told its end."""
+        """Create a relay for a body that was received completely. `length`: None if the framing does not declare it."""
         relay = cls(_NO_SOURCE, length)
         relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
         return relay
@@ -143,7 +143,7 @@ class Relay:
     def begin_stages(self, stages: RequestStages, when_whole: "Callable[[], None]") -> bool:
         """Pass the whole body through these stages, beginning with the received part. False: the exchange has ended.
 
-        If they hold it, `when_whole` is called once it has come out, unless it has already: see `waits`.
+        If they buffer the body, `when_whole` is called once all output is available, unless it already is: see `waits`.
         """
         assert self.kept is not None
         held = b"".join(self.kept)
@@ -165,7 +165,7 @@ class Relay:
 
     @property
     def waits(self) -> bool:
-        """Whether nothing comes out before the body is complete, and it is not complete yet."""
+        """Whether a stage buffers the body, and the body is not complete yet."""
         return self._when_whole is not None
 
     @property
@@ -176,7 +176,7 @@ class Relay:
 
     @property
     def passed(self) -> bool:
-        """Whether the whole body was received, and no filter has held back any of it."""
+        """Whether the whole body was received, and no stage has held back any of it."""
         return self.ended and (self._stages is None or self._stages.complete)
 
     def cancel_stages(self) -> None:
@@ -253,7 +253,7 @@ class Relay:
             self.sink.end(trailers)
 
     def attach(self, sink: BodySink) -> bytes:
-        """Return all that was fed so far, in one piece; later pieces go to `sink.feed`."""
+        """Attach a sink. Return all output so far, in one piece; later pieces go to `sink.feed`."""
         assert self.kept is not None
         held = b"".join(self.kept)
         if (self.bytes if self._stages is None else self.sent_bytes) > self.most_kept:
@@ -263,7 +263,7 @@ class Relay:
         return held
 
     def detach(self) -> None:
-        """Detach the sink. If another one may follow (`kept` is not None), data that arrives meanwhile is held."""
+        """Detach the sink. If another one may follow (`kept` is not None), data that arrives in between is buffered."""
         self.sink = None
         if not self.ended:
             self.pause()

@@ -22,7 +22,7 @@ BodyFunction: TypeAlias = "Callable[[Exchange, bytes], bytes | Reply | None]"
 
 @final
 class Bounded:
-    """The bound of a body that a filter needs as a whole: bytes, or a size such as `1MiB`. Raises `ValueError`."""
+    """Maximum size of a body that a filter needs as a whole: bytes, or a size such as `1MiB`. Raises `ValueError`."""
 
     __slots__ = ("size",)
 
@@ -39,9 +39,9 @@ class BodyStage:
     """Stage of one filter for one body: it receives bytes and returns others. It has to limit the data that it holds
     back.
 
-    `keeps_length`: the output has as many bytes as the input, and is never ahead of it; the body is aborted if a stage
-    violates this. `changed`: whether the output differs from the input; False only if that is certain. Stages do not
-    get empty bodies: neither `feed` nor `end` is called for them.
+    `keeps_length`: the output has as many bytes as the input, and never more than were fed; the body is aborted if a
+    stage violates this. `changed`: whether the output differs from the input; False only if that is certain. Stages do
+    not get empty bodies: neither `feed` nor `end` is called for them.
     """
 
     keeps_length: bool = False
@@ -90,8 +90,8 @@ class BodyRefused(Exception):
 
 @final
 class BodyHook:
-    """A body hook of a chain. `step`: the function of the filter, which identifies it. `bound`: maximum bytes of a body
-    that it needs as a whole; None: it takes pieces. `changes`: whether it may change the body.
+    """Body hook of a chain. `step`: function of the filter, which identifies the hook. `bound`: maximum size in bytes
+    of a body that the hook needs as a whole; None: it takes pieces. `changes`: whether it may change the body.
     """
 
     __slots__ = ("bound", "changes", "step")
@@ -188,7 +188,7 @@ class _Collected(_Held):
 
 
 def _checked(outcome: bytes | Reply | None) -> bytes | None:
-    """Raises `BodyRefused` for a reply, and `TypeError` for what a body hook may not return."""
+    """Return the result of a body hook. Raises `BodyRefused` for a reply, `TypeError` for an invalid type."""
     if outcome is None or type(outcome) is bytes:
         return outcome
     if type(outcome) is Reply:
@@ -200,9 +200,9 @@ def _checked(outcome: bytes | Reply | None) -> bytes | None:
 class BodyStages:
     """The stages of one body, in sequence.
 
-    `failing`: the hook whose stage has raised, while the exception is handled. `holds`: nothing comes out before the
-    end. `changes`: whether the output may differ from the input. `complete`: everything has come out. `raised`: called
-    with the step of a hook whose stage raises when it is cancelled, while the exception is handled.
+    `failing`: the hook whose stage has raised, while the exception is handled. `holds`: a stage buffers the whole body.
+    `changes`: whether the output may differ from the input. `complete`: all output was returned. `raised`: called in
+    the exception handler with the step of a hook whose stage raises on cancellation.
     """
 
     __slots__ = ("_ended", "_fed", "_held", "_raised", "_stages", "changes", "complete", "failing", "holds",
@@ -214,15 +214,15 @@ class BodyStages:
         self._stages = tuple(stages)
         self._raised = raised
         self._fed = self.complete = False
-        self._ended = 0  # how many of them were ended or cancelled
-        self._held = [0] * len(self._stages)  # bytes that each has not returned yet, if it keeps the length
+        self._ended = 0  # number of stages that were ended or cancelled
+        self._held = [0] * len(self._stages)  # bytes that each stage still owes, if it keeps the length
         self.holds = any(isinstance(stage, _Held) for _, stage in self._stages)
         self.keeps_length = all(stage.keeps_length for _, stage in self._stages)
         self.changes = any(hook.changes for hook, _ in self._stages)
         self.failing: BodyHook | None = None
 
     def feed(self, payload: bytes) -> bytes:
-        """Return the output of the last stage. Raises any exception of a stage."""
+        """Return the output of the last stage. An exception of a stage propagates."""
         self._fed = True
         for place, (hook, stage) in enumerate(self._stages):
             if not payload:
@@ -233,7 +233,7 @@ class BodyStages:
         return payload
 
     def end(self) -> bytes:
-        """Return the final output; nothing for an empty body. Raises any exception of a stage."""
+        """Return the final output; nothing for an empty body. An exception of a stage propagates."""
         out = b""
         if not self._fed:
             self.cancel()
@@ -275,5 +275,5 @@ class BodyStages:
             self._ended += 1
             try:
                 stage.cancel()
-            except BaseException:  # the edge of a filter: it is logged, the others are still cancelled
+            except BaseException:  # the edge of a filter: the exception is logged, the other stages are still cancelled
                 self._raised(hook.step)

@@ -38,7 +38,7 @@ log = logging.getLogger("fastgw")
 
 LOG_EVERY_S: Final = 1.0
 RENEWED_ON: Final = frozenset((401, 403))
-"""Statuses of the upstream with which it rejects credentials."""
+"""Response status codes of the upstream that reject credentials."""
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
@@ -50,12 +50,12 @@ RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | Non
 
 @final
 class Looks:
-    """A `looks_at` by status and by headers. For all filters of a chain together it is one test.
+    """A `looks_at` by status and headers. The filters of a chain are combined into one test.
 
     `statuses`: statuses of responses that have to be processed; `names`, in lower case: headers of such responses.
     """
 
-    # PERF: for the three filters of an egress call 0.5 us, one after the other 0.65 (CPython 3.11, micro/egress).
+    # PERF: 0.5 us for the three filters of an egress call, 0.65 one after the other (CPython 3.11, micro/egress).
     __slots__ = ("_names", "names", "statuses")
 
     def __init__(self, statuses: Iterable[int] = (), names: Iterable[bytes] = ()) -> None:
@@ -80,7 +80,7 @@ _RENEWS: Final = Looks(RENEWED_ON)
 
 @lru_cache(256)
 def _together(looks: frozenset[Looks]) -> Looks:
-    """All of them as one. Thousands of routes have the same ones."""
+    """Combine them into one. Cached, because thousands of routes have the same ones."""
     return Looks(
         frozenset().union(*(each.statuses for each in looks)), frozenset().union(*(each.names for each in looks))
     )
@@ -89,38 +89,38 @@ def _together(looks: frozenset[Looks]) -> Looks:
 class Hooks:
     """Hooks of one filter on one route. A hook that is left out costs nothing.
 
-    request: `(exchange) -> None | Reply | Awaitable`, before the upstream. response: `(exchange) -> None`, when the
-    head of the response is known, of the upstream or of the gateway. looks_at: `(head) -> bool`, whether the response
-    step has to run for a response of the upstream; if no filter needs it, most requests take the fast path. The
-    response step may run nevertheless.
+    request: `(exchange) -> None | Reply | Awaitable`, before the request is forwarded. response: `(exchange) -> None`,
+    when the head of the response (of the upstream or the gateway) is known. looks_at: `(head) -> bool`, whether the
+    response step has to run for a response of the upstream; if no filter needs it, most requests take the fast path.
+    The response step may run nevertheless.
     request_body, response_body: `(exchange, payload) -> None | bytes | Reply`, for each piece of a body. None: it does
     not change. bytes: they replace the piece, if `changes_body` is set; a body that may change is sent without its
     length, digest and strong ETag, and ranges of it are not requested. A Reply, for requests only: answer with it. A
     `StageFactory` instead of the function makes a `BodyStage` for each exchange, which may hold back data. The hooks of
-    the response are called in reverse order, also for responses of the gateway, except for faults.
-    needs_body: `Bounded("1MiB")`: both functions get the whole body in one piece, and may change it; the exchange waits
-    for it. A longer request body is answered 413, a longer response body 502.
+    the response are called in reverse order, also for responses of the gateway, except for faults. needs_body:
+    `Bounded("1MiB")`: both functions get the whole body in one piece, and may change it; the exchange waits for it. A
+    longer request body is answered 413, a longer response body 502.
     trailers: `(exchange, trailers) -> trailers`, for the trailers of the response, pairs of name and value; the list
     may be empty.
     reply: `(exchange, reply) -> Reply`, for each response of the gateway itself on a route of the filter, before the
-    response steps: returns this reply or another one. The fault in the log stays, unless the other reply has a fault of
-    its own.
+    response steps: returns this reply or another one. The log keeps the fault of the first reply, unless the other one
+    has its own.
     renew: `(exchange, head) -> None | Awaitable`, for the head of a 401 or 403 of the upstream, once per exchange.
     None: this filter has no credentials to renew. An awaitable: the response is held back until it has decided. True:
     the filter has changed the credentials in `request_added` or `request_dropped`; the request is sent once more,
     whatever its method, and the client gets the second response. False, an exception or a timeout: the client gets the
     first response. It also gets the first one if the request cannot be sent again (`exchange.may_be_sent_again`); then
-    nothing is awaited. The filters are called from the upstream outwards, and the first awaitable is used.
-    finish: `(exchange) -> None`, when the exchange has ended. start: `(services) -> None`, in the event loop of each
-    worker before the first request; stop: `() -> None`, when no more requests come. explain: `(exchange) -> str`, for
-    people: why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`,
-    instead of all request steps, for a CORS preflight for requests of this route; the last one of a chain is used.
-    None: the upstream answers the preflight, and only filters without authentication and authorization run.
-    asks: name of the service that a waiting request step asks, for people. would: replaces the request step when its
-    decision is only reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a
-    request step, before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel |
-    Reply`, when the upstream has switched to another protocol: looks at what goes through the tunnel
-    (`exchange.tunnel`), or answers with a Reply instead of the 101. The innermost Tunnel of a chain is used.
+    nothing is awaited. The filters are called from the upstream outwards, and the first awaitable is used. finish:
+    `(exchange) -> None`, when the exchange has ended. start: `(services) -> None`, in the event loop of each worker
+    before the first request; stop: `() -> None`, when no more requests come. explain: `(exchange) -> str`, for people:
+    why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, instead of
+    all request steps, for a CORS preflight for requests of this route; the last one of a chain is used. None: the
+    upstream answers the preflight, and only filters without authentication and authorization run. asks: name of the
+    service that a waiting request step asks, for people. would: replaces the request step when its decision is only
+    reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a request step,
+    before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel | Reply`, when
+    the upstream has switched to another protocol: looks at what goes through the tunnel (`exchange.tunnel`), or answers
+    with a Reply instead of the 101. The innermost Tunnel of a chain is used.
     """
 
     __slots__ = (
@@ -190,9 +190,10 @@ class Hooks:
 class FilterInstance:
     """Filter instance at its position in a chain. `always`: its response step runs for every response (OBSERVE, ADMIT).
 
-    `level`: level at which it is configured. Its state is kept as long as an equal use is configured there and the
-    files that it has read (`reads`: files and their digests) are the same. `keeps`: objects that it shares with others.
-    `own`: the filter's hooks, if `hooks` has others because it is in shadow. `early`: it runs before a route is found.
+    `level`: level at which it is configured. Its state is kept over reloads while its configuration at this level and
+    the files that it has read (`reads`: files and their digests) do not change. `keeps`: objects that it shares with
+    others. `own`: the filter's own hooks, if `hooks` are those of its shadow mode. `early`: it runs before a route is
+    found.
     """
 
     __slots__ = ("always", "early", "hooks", "keeps", "level", "own", "reads", "started", "use")
@@ -244,7 +245,7 @@ class Chain:
 
     def __init__(self, links: Iterable[FilterInstance]) -> None:
         self.links = tuple(links)
-        self.logged_at: dict[object, float] | None = None  # when the log was told of steps that raise
+        self.logged_at: dict[object, float] | None = None  # monotonic time of the last log line, by step
         hooks = [link.hooks for link in self.links]
         self.request_steps = tuple(h.request for h in hooks if h.request is not None)
         self.request_body_hooks = tuple(
@@ -261,7 +262,7 @@ class Chain:
         self.trailer_steps = tuple(h.trailers for h in reversed(hooks) if h.trailers is not None)
         self.treats_responses = bool(self.response_body_hooks or self.trailer_steps)
         self.treats_bodies = self.treats_responses or bool(self.request_body_hooks)
-        # Responses come back through the same filters the other way round.
+        # Response steps run in reverse order.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
         self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
         self.tunnel_steps = tuple(h.tunnel for h in reversed(hooks) if h.tunnel is not None)
@@ -272,13 +273,13 @@ class Chain:
 
     @property
     def meets_answers(self) -> bool:
-        """Whether a filter has hooks for every response, or for the end of the exchange."""
+        """Whether a filter has hooks for every response, or for the end of every exchange."""
         always = any(link.hooks.response is not None and link.hooks.looks_at is None for link in self.links)
         return always or bool(self.finish_steps)
 
     @property
     def looks_at(self) -> LooksAt | None:
-        """Whether any filter has to process a response. None: no filter has, or all responses are processed anyway."""
+        """Whether a filter has to process a response. None: no filter has, or all responses are processed anyway."""
         steps = () if self.meets_answers else self.links
         tests = [link.hooks.looks_at for link in steps if link.hooks.response is not None]
         simple = frozenset(test for test in tests if isinstance(test, Looks))
@@ -298,7 +299,7 @@ class Chain:
                 for test in rest:
                     if test(head):
                         return True
-            except Exception:  # the edge of a filter: its response step is asked
+            except Exception:  # the edge of a filter: its response step runs
                 return True
             return False
 
@@ -315,7 +316,9 @@ class Chain:
         return tuple(link.hooks.finish for link in reversed(self.ran(answered_by)) if link.hooks.finish is not None)
 
     def response_body_hooks_due(self, answered_by: RequestStep | None) -> list[BodyHook]:
-        """Return the hooks of response bodies for an exchange that was answered there, the nearest to its end last."""
+        """Return the hooks of response bodies for an exchange that the step `answered_by` has answered, in reverse
+        order.
+        """
         due = self.links if answered_by is None else self.ran(answered_by)
         return [hook for link, hook in self.response_body_hooks if link in due]
 
@@ -360,14 +363,14 @@ class Divider(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class FastPathPlan:
-    """The plan of a route's fast path (`upstream.forwarding.fast_path`). One for all routes that are alike in this.
+    """Fast path plan of a route (`upstream.forwarding.fast_path`), shared by all routes with an equal plan.
 
-    `forward`: the route's action. `checks_path`: paths are judged (`Route.check_path`); where it is `at_once`, none
-    that is as it was sent is refused. `at_once`: filters have to do neither with all requests or answers, nor with
+    `forward`: the route's action. `checks_path`: the route has a path check (`Route.check_path`); with `at_once` it
+    accepts every path that is already in normal form. `at_once`: no filter processes all requests or responses, or
     bodies.
-    `looks_at`: whether an answer that came on this way has to leave it, for what a filter has to do with it; None: none
-    has. `meets_answers`: whether filters have to do with all of them. `id_of`: makes or takes a request's id; None: it
-    has none.
+    `looks_at`: whether a response on the fast path has to continue on the full path because a filter processes it;
+    None: never. `meets_answers`: whether filters process all responses. `id_of`: returns the id of a request; None:
+    requests have no id.
     """
 
     forward: Any
@@ -379,12 +382,12 @@ class FastPathPlan:
 
 
 class _PendingStep:
-    """A compiled route."""
+    """Base of `Route`: the attributes read first."""
 
-    # PERF: slots of a base class come first, so these lie in one line of memory with the count of references, as long
-    # as a `Route` takes a multiple of 64 bytes with the collector's head. The next of 10,000 routes is in no near cache
-    # of the processor's: with this, and what is equal shared (`FastPathPlan` and `Forward`), 1 line is fetched for it,
-    # in place of 5.5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
+    # PERF: slots of a base class come first, so they share a cache line with the reference count, as long as the size
+    # of a `Route` with its GC head is a multiple of 64 bytes. With 10,000 routes the next one is not in a near cache:
+    # with this layout, and with equal parts shared (`FastPathPlan`, `Forward`), 1 line is fetched instead of 5.5
+    # (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
     __slots__ = ("fast_path", "name")
 
 
@@ -392,14 +395,16 @@ class _PendingStep:
 class Route(_PendingStep):
     """A compiled route. `action` answers the exchange, at once or later.
 
-    `check_path`: refuses paths that match and are not passed on; None: it takes all.
-    `fast_path`: where ordinary requests may take the fast path to the same action, once `steps` have let them pass.
-    `filter_timeout`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
-    `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
-    `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it
-    is for that; None: as for any other request.
-    `division`: among a route for each of its upstreams; None: it is not divided.
-    `fallback`: has an exchange that fails before its answer begins answered otherwise, or returns False.
+    `check_path`: rejects paths that match but must not be forwarded; None: all are accepted.
+    `fast_path`: the plan by which ordinary requests may take the fast path to the same action, once `steps` have
+    passed.
+    `filter_timeout`: seconds from the beginning of an exchange in which its filters have to decide; None: the default.
+    `preflight_chain`: chain that answers a CORS preflight; None: there is none. `takes_options`: the route lists
+    OPTIONS among its methods.
+    `forwards_preflight`: prepares a preflight that the upstream answers: removes the client's identity, and returns the
+    variant of the route without authentication; None: a preflight is treated like any other request.
+    `division`: traffic split among variants of the route, one for each of its upstreams; None: it is not split.
+    `fallback`: answers an exchange that has failed before its response has begun; returns False if it does not.
     """
 
     __slots__ = (
@@ -429,10 +434,10 @@ class Route(_PendingStep):
     ) -> None:
         self.name = name
         self.action = action
-        self.chain = chain  # of the whole way: the listener's early filters, then the route's
-        self.steps = steps  # the request steps that are left to run once this route is found
+        self.chain = chain  # complete chain: the listener's early filters, then the route's
+        self.steps = steps  # request steps that run after routing
         self.check_path = check_path
-        self.fast_path: Any = fast_path  # a `FastPath` has seen that it is there
+        self.fast_path: Any = fast_path  # set only while its `FastPath` is usable
         self.filter_timeout = filter_timeout
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options
@@ -442,7 +447,7 @@ class Route(_PendingStep):
 
     @property
     def links(self) -> Iterable[FilterInstance]:
-        """The filters of the route, and those of its parts."""
+        """The filters of the route, and of its variants for several upstreams."""
         if self.division is None:
             return self.chain.links
         parts = self.division.parts
@@ -452,7 +457,7 @@ class Route(_PendingStep):
 @final
 @dataclass(frozen=True, slots=True)
 class Division:
-    """The parts of a route, and what tells which of them takes an exchange."""
+    """Traffic split: variants of a route, one for each upstream, and the choice between them."""
 
     parts: tuple[Route, ...]
     divider: Divider
@@ -462,16 +467,15 @@ class Division:
 
 
 def before_any(exchange: Exchange) -> None:
-    """A marker in `Exchange.answered_by`: no request step has run."""
+    """Marker in `Exchange.answered_by`: no request step has run."""
 
 
 def by_path(exchange: Exchange) -> None:
-    """A marker in `Exchange.answered_by`: the route refuses this path, and none of its steps has run."""
+    """Marker in `Exchange.answered_by`: the route rejects this path, and none of its steps has run."""
 
 
 def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
-    """Run request steps until one answers. None: all passed. Awaitable: a step has to wait; await it for the same
-    result.
+    """Run request steps until one answers. None: all passed. Awaitable: a step has to wait; its result is the same.
 
     A step that raises is answered 500; the request does not pass.
     """
@@ -479,7 +483,7 @@ def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
     for step in left:
         try:
             outcome = step(exchange)
-        except BaseException:  # also what a cancelled future of its own raises
+        except BaseException:  # including the CancelledError of a future that the step awaits
             return _raised(step, exchange)
         if outcome is not None:
             exchange.answered_by = step
@@ -493,11 +497,11 @@ async def _wait(
 ) -> Reply | None:
     try:
         reply = checked(await outcome if isawaitable(outcome) else outcome)
-    except BaseException as error:  # out of a task it would end the worker, or nobody would be told
+    except BaseException as error:  # in a task it would end the worker or be lost
         if exchange.state is ENDED and not isinstance(error, Exception):
-            return None  # it was cancelled, for nobody waits for it any more
+            return None  # cancelled: the exchange has ended
         return _raised(step, exchange)
-    if reply is not None or exchange.state is ENDED:  # it did not heed that it was cancelled
+    if reply is not None or exchange.state is ENDED:  # the step ignored its cancellation
         return reply
     later = run_request(left, exchange)
     return later if later is None or type(later) is Reply else await later
@@ -514,13 +518,13 @@ def checked(reply: Reply | None) -> Reply | None:
 
 
 def asked_to_renew(exchange: Exchange, head: ResponseHead) -> tuple[RenewStep, Awaitable[bool]] | None:
-    """Return the first renew step that has something to wait for, and its awaitable. A step that raises has nothing."""
+    """Return the first renew step that returns an awaitable, and that awaitable. A step that raises is skipped."""
     for step in exchange.chain.renew_steps:
         try:
             outcome = step(exchange, head)
             if outcome is not None and not isawaitable(outcome):
                 raise TypeError(f"a renew step of a filter returned a {type(outcome).__name__}; expected an awaitable")
-        except BaseException:  # the edge of a filter: the answer is passed on
+        except BaseException:  # the edge of a filter: the response is forwarded
             exchange.why = count_raised(step, "renew", exchange)
         else:
             if outcome is not None:
@@ -530,26 +534,26 @@ def asked_to_renew(exchange: Exchange, head: ResponseHead) -> tuple[RenewStep, A
 
 def abandon(outcome: Awaitable[Any]) -> None:
     """Discard the awaitable of a step before it has started."""
-    if hasattr(outcome, "close"):  # a coroutine, or what stands for one
+    if hasattr(outcome, "close"):  # a coroutine or a similar object
         frame = getattr(outcome, "cr_frame", None)
         given = [each for each in frame.f_locals.values() if iscoroutine(each)] if frame is not None else []
         outcome.close()
         for each in given:
-            if getcoroutinestate(each) == CORO_CREATED:  # nobody awaits it either, and it would warn of that
+            if getcoroutinestate(each) == CORO_CREATED:  # never awaited, which would be a warning
                 abandon(each)
 
 
 def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyStages | str:
     """Make the stages of a body for the hooks that need one. `kind`: kind of the steps, for the log.
 
-    A string: a hook has raised, and the stages made before are cancelled; the string is for the access log.
+    A string: a hook has raised, and the stages made so far were cancelled; the string is for the access log.
     """
     stages: list[tuple[BodyHook, BodyStage]] = []
     raised = partial(count_raised, kind=kind, exchange=exchange)
     for hook in hooks:
         try:
             stage = hook.stage_for(exchange)
-        except BaseException:  # the edge of a filter: what it could not check is not let through
+        except BaseException:  # the edge of a filter: data that it could not check is not forwarded
             why = raised(hook.step)
             BodyStages(stages, raised).cancel()
             return why
@@ -559,8 +563,9 @@ def stages_of(hooks: Iterable[BodyHook], exchange: Exchange, kind: str) -> BodyS
 
 
 def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, kind: str, too_long: Fault) -> None:
-    """End an exchange because a stage of a body has raised, while the exception is handled. Its stages are cancelled
-    first."""
+    """End an exchange because a stage of a body has raised. Its stages are cancelled first. Called in the exception
+    handler.
+    """
     hook = stages.failing
     assert hook is not None
     if isinstance(error, BodyTooLong):
@@ -571,10 +576,9 @@ def failed_stage(error: BaseException, stages: BodyStages, exchange: Exchange, k
 
 
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:
-    """Log and count the exception of a step, while it is handled. Returns the text for the access log.
+    """Log and count the exception of a step. Returns the text for the access log. Called in the exception handler.
 
-    An exception that is raised for each of thousands of requests is logged once in `LOG_EVERY_S`, and counted each
-    time.
+    A step that raises for every request is logged once in `LOG_EVERY_S`, and counted each time.
     """
     chain, now = exchange.chain, exchange.begun_at
     name = chain.name_of(step)

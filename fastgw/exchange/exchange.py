@@ -49,16 +49,18 @@ class ClientSide(Protocol):
 
     @property
     def fd(self) -> int:
-        """Descriptor of the plain socket that it writes to; -1: it does not write to one."""
+        """File descriptor of the plain socket that this side writes to; -1: there is none."""
 
     body_goes_to: int
-    """The `fd` of the receiver of the request's body: larger reads are made while that socket has room."""
+    """The `fd` of the receiver of the request's body: reads are larger while that socket is writable."""
 
     def send_interim(self, head: ResponseHead | None) -> None:
         """Forward an interim response (1xx other than 101). None: a 100 Continue of the gateway."""
 
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
-        """Send the head of `exchange.response`, which is final, with the first payload; `ended`: there is no more."""
+        """Send the head of `exchange.response`, which is final, with the first part of the body. `ended`: it is the
+        whole body.
+        """
 
     def feed(self, payload: bytes) -> None: ...
     def end(self, trailers: Trailers) -> None: ...
@@ -67,10 +69,10 @@ class ClientSide(Protocol):
         """Abort a response that cannot be completed, so that the client can detect it."""
 
     def tunnel(self, early: bytes, timeout: float) -> None:
-        """Start a tunnel: `exchange.response` is a 101, and from here on bytes are forwarded in both directions unread.
+        """Start a tunnel: `exchange.response` is a 101, and bytes are forwarded in both directions from now on.
 
-        They come in by `feed`, followed by `end`. `early`: bytes that came directly after the head. `timeout`: seconds
-        in which the client has to read some of what it is sent.
+        Data from the upstream is passed to `feed`, then `end`. `early`: bytes that were received directly after the
+        head. `timeout`: seconds in which the client has to read some of the data sent to it.
         """
 
     def pause_tunnel(self) -> None: ...
@@ -80,7 +82,7 @@ class ClientSide(Protocol):
         """Count the result of a filter for this exchange."""
 
     def count_subrequest(self, exchange: "Exchange", status: int) -> None:
-        """Count a sub-request that is over, for its upstream. `status`: 0 for no whole response."""
+        """Count a completed sub-request for its upstream. `status`: 0 if the response is incomplete."""
 
     def filter_timeout(self) -> float:
         """Seconds that a filter has for the work that it starts now."""
@@ -110,15 +112,15 @@ ForOthers = tuple[bytes, frozenset[bytes], bytes | None]
 """`request_added`, `request_dropped` and `query_sent`."""
 
 UNCHANGED_QUERY: Final = bytes(bytearray(b"as asked"))
-"""A marker in `Exchange.query_sent`, compared by identity: the query as the client sent it."""
+"""Marker in `Exchange.query_sent`, compared by identity: the query is forwarded unchanged."""
 
 
 class Exchange:
     """One request and its response, in the terms of RFC 9110.
 
-    `path`: decoded and dot-free (the only form that is matched and sent); `raw_path`: the client's bytes.
-    `ordinary`: as in `RequestHead`. `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`:
-    monotonic.
+    `path`: decoded and dot-free (the only form that is matched and sent); `raw_path`: the client's bytes. `ordinary`:
+    as in `RequestHead`. `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`: monotonic
+    seconds.
     """
 
     __slots__ = (
@@ -173,45 +175,45 @@ class Exchange:
         self.path = head.path
         self.client = client
         self.listener = listener
-        self.peer = peer  # who is at the other end of the socket: a `forwarded.Peer`
+        self.peer = peer  # peer of the client's connection: a `forwarded.Peer`
         self.scheme: bytes = peer.scheme
         self.client_ip: str = peer.ip
         self.chain = chain
         self.route: Route | None = None
         self.params = _NO_PARAMS
-        self.consumer: Consumer | None = None  # who the client is; None: nobody that is known
-        self.claims = _NO_CLAIMS  # what a verified token says
+        self.consumer: Consumer | None = None  # authenticated consumer; None: none
+        self.claims = _NO_CLAIMS  # verified claims of a token
         self.request_body: Relay | None = None  # None: the request has no body
-        self.request_bytes = 0  # of the body, or that the client sent through a tunnel; known at the end
-        self.query_sent: bytes | None = UNCHANGED_QUERY  # what the upstream gets behind the `?`
-        self.request_added = b""  # ready lines that go to the upstream behind the client's fields
-        self.request_dropped = NO_NAMES  # lower-case names that the upstream must not see
-        self.for_others: ForOthers | None = None  # what of the three another upstream gets; None: all of it
+        self.request_bytes = 0  # of the body, or received from the client through a tunnel; final at the end
+        self.query_sent: bytes | None = UNCHANGED_QUERY  # query sent to the upstream; None: no `?`
+        self.request_added = b""  # serialized header lines for the upstream, after the client's
+        self.request_dropped = NO_NAMES  # lower-case names of headers that are not sent to the upstream
+        self.for_others: ForOthers | None = None  # these three for upstreams other than the route's; None: the same
         self.request_id = b""
-        self.id_shown = b""  # what the response says in X-Request-Id; b"": what the upstream says there
+        self.id_shown = b""  # value of X-Request-Id in the response; b"": the upstream's
         self.response: Response | None = None
         self.response_bytes = 0
-        self.response_sink: BodySink = client  # what the body of the response goes to
+        self.response_sink: BodySink = client  # receiver of the response's body
         self.service: ServiceSide | None = None
-        self.is_fast = False  # on the way of `upstream.forwarding.fast_path`, where nobody can look at its answer
-        self.sent = False  # some of it went to an upstream, which may have acted on it
+        self.is_fast = False  # on `upstream.forwarding.fast_path`: no filter sees the response
+        self.sent = False  # a part of it was sent to an upstream, which may have processed it
         self.state: ExchangeState = CHOOSING
         self.fault: Fault | None = None
-        self.why = ""  # what exactly went wrong: for the log, not for the client
-        self.limits: Any = None  # what limits have spent of it: `filters.limiting.counter_store.Record`
-        self.shadowed = ""  # what filters in shadow would have done: for the log
-        self.shadows: Any = None  # what they have decided so far
-        # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
+        self.why = ""  # exact reason of a fault: for the log, not for the client
+        self.limits: Any = None  # units spent on rate limits: `filters.limiting.counter_store.Record`
+        self.shadowed = ""  # decisions of filters in shadow mode, for the log
+        self.shadows: Any = None  # their state
+        # The request step that has answered or is waiting; later steps have not run. None: all have run.
         self.answered_by: RequestStep | None = before_any
         self.begun_at = monotonic()
         self.upstream = ""
         self.target = ""
         self.upstream_s = -1.0
         self.retries = 0
-        self.renewed = False  # filters were asked to renew what they show the upstream
-        self.tunnel: Tunnel | None = None  # that a filter looks into
-        self.subrequests: Any = None  # that filters have sent for it: cancelled with its end
-        self.renewed_earlier = False  # what they gave then had been renewed before, which did not count
+        self.renewed = False  # filters were asked to renew the credentials for the upstream
+        self.tunnel: Tunnel | None = None  # set by a filter's tunnel hook
+        self.subrequests: Any = None  # sub-requests of filters, which are cancelled when the exchange ends
+        self.renewed_earlier = False  # those credentials had already been renewed, so the 401 is not retried
         if chain.request_ids is not None:
             chain.request_ids.identify(self)
 
@@ -219,7 +221,7 @@ class Exchange:
         route = self.route.name if self.route else "-"
         return f"<Exchange {self.method!r} {self.path!r} {self.state.name} route={route} service={self.service!r}>"
 
-    # what the request says
+    # attributes of the request
 
     @property
     def ordinary(self) -> bool:
@@ -253,11 +255,11 @@ class Exchange:
 
     @property
     def query_shown(self) -> bytes | None:
-        """The query without parameters that filters hide, for headers and URLs that others see."""
+        """The query without parameters that filters hide, for headers and URLs that third parties see."""
         sent = self.query_sent if self.for_others is None else self.for_others[2]
         return self.head.query if sent is UNCHANGED_QUERY else sent
 
-    # what filters ask
+    # for filters
 
     @property
     def may_be_sent_again(self) -> bool:
@@ -297,7 +299,7 @@ class Exchange:
         return problem(fault, detail, fields)
 
     def keep_from_others(self, names: frozenset[bytes] = NO_NAMES) -> None:
-        """Mark additions to the request from here on as for the upstream of its route only.
+        """Mark the additions to the request so far as intended for the upstream of its route only.
 
         `names`, in lower case: headers that other upstreams must not get either.
         """
@@ -309,13 +311,13 @@ class Exchange:
             self.for_others = others[0], others[1] | names, others[2]
 
     def drop_everywhere(self, names: frozenset[bytes]) -> None:
-        """Send headers with these lower-case names to no upstream, whatever other filters have set."""
+        """Drop headers with these lower-case names for every upstream, even if other filters set them."""
         self.request_dropped |= names
         if self.for_others is not None:
             self.keep_from_others(names)
 
     def leave_behind(self) -> None:
-        """Remove additions for the route's own upstream, because a fallback takes over, and prevent renewals."""
+        """Remove additions for the route's own upstream and prevent renewals, because a fallback takes over."""
         self.renewed = True
         if self.for_others is not None:
             self.request_added, self.request_dropped, self.query_sent = self.for_others
@@ -326,13 +328,13 @@ class Exchange:
         assert self.response is not None
         self.response.added += lines
 
-    # what the two sides tell
+    # for the two sides
 
     def reply(self, reply: Reply) -> None:
         """Answer with a reply of the gateway. The due response steps run before it is sent."""
         if reply.fault is not None:
             self.fault = reply.fault
-        is_fault = reply.fault is not None  # whatever a filter answers in its place
+        is_fault = reply.fault is not None  # whatever a filter returns instead
         if self.chain.reply_steps:
             reply = self._pass_reply_steps(reply)
             is_fault = is_fault or reply.fault is not None
@@ -352,7 +354,7 @@ class Exchange:
     def _reply_in_pieces(self, response: Response, body: ReplyBody, is_fault: bool) -> None:
         try:
             sender = body.service(self)
-        except Exception as error:  # the edge of a filter, which has sent it before
+        except Exception as error:  # the edge of a filter, for example a reply that was sent before
             say(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
             self.why, self.fault = f"the body of a reply raised {type(error).__name__}", Fault.INTERNAL
             instead = problem(Fault.INTERNAL)
@@ -360,13 +362,13 @@ class Exchange:
             return
         self.service = sender
         self.respond(response, b"", False, is_fault=is_fault)
-        if self.service is sender:  # else a filter has made another answer of it, or the client has gone
+        if self.service is sender:  # otherwise a filter has replaced the response, or the client has disconnected
             sender.start_sending()
 
     def respond(self, response: Response, payload: bytes, ended: bool, is_fault: bool = False) -> None:
-        """Run the response steps and send the response, whose head is known now, with the first part of its body.
+        """Run the response steps and send the response, whose head is known, with the first part of its body.
 
-        `is_fault`: it is a fault, for which body hooks do not run.
+        `is_fault`: the response reports a fault; body hooks do not run.
         """
         holds = self.chain.treats_responses and not is_fault
         if not self.pass_response_steps(response, ANSWER_HELD if holds else ANSWER_BEGUN):
@@ -389,7 +391,7 @@ class Exchange:
     def switch(self, response: Response, early: bytes, timeout: float) -> None:
         """Handle a 101: run the response steps, then start the tunnel. See `ClientSide.tunnel`."""
         if self.head.connect_protocol == WEBSOCKET and response.head is not None:
-            why = fault_in_response(self.head, response.head)  # to a key of the gateway's own
+            why = fault_in_response(self.head, response.head)  # only set if the gateway made the key itself
             if why:
                 self.fail(Fault.UPGRADE_FAILED, why=why)
                 return
@@ -397,7 +399,7 @@ class Exchange:
         for step in self.chain.tunnel_steps:
             try:
                 made = step(self, response)
-            except BaseException:  # the edge of a filter: what it could not check is not let through
+            except BaseException:  # the edge of a filter: data that it could not check is not forwarded
                 self.fail(Fault.INTERNAL, why=count_raised(step, "tunnel", self))
                 return
             if isinstance(made, Reply):
@@ -427,27 +429,28 @@ class Exchange:
             self.refuse_late(problem(fault, detail, fields))
 
     def refuse_late(self, reply: Reply) -> None:
-        """Send a reply that was decided after the request was forwarded: the upstream's work is stopped."""
+        """Send a reply that was decided after the request was forwarded. The upstream request is cancelled."""
         self.break_off()
         self._drop_relay()
         if self.state is ANSWERING:
             self.fault = self.fault or reply.fault
-            body_at_once(reply)  # nobody sends it
+            body_at_once(reply)  # it will not be sent
             self.client.abort(reply.fault or Fault.INTERNAL)
         else:
             self.reply(reply)
 
     def cancel(self, fault: Fault) -> None:
-        """Cancel the exchange and the upstream's work: the response is not needed. The exchange has ended when this
-        returns."""
+        """Cancel the exchange and the upstream request: the response is not needed. The exchange has ended when this
+        returns.
+        """
         if self.state is not ENDED:
             self.fault = self.fault or fault
             self.break_off()
-            if self.state is HOLDING:  # of which the client has seen nothing
+            if self.state is HOLDING:  # nothing was sent to the client yet
                 self.response, self.response_bytes = None, 0
 
     def _drop_relay(self) -> None:
-        """Drop the relay: the response is not needed any more, or has ended."""
+        """Drop the relay: the response has ended, or is not needed any more."""
         if self.response_sink is not self.client:
             sink, self.response_sink = self.response_sink, self.client
             cast(ResponseRelay, sink).cancel()
@@ -465,7 +468,7 @@ class Exchange:
             for step in self.chain.finish_steps_due(self.answered_by):
                 try:
                     step(self)
-                except BaseException:  # the edge of a filter: its error is logged, the others still run
+                except BaseException:  # the edge of a filter: its exception is logged, the others still run
                     count_raised(step, "finish", self)
         if self.chain.treats_bodies and self.request_body is not None:
             self.request_body.forget_stages()
@@ -484,7 +487,7 @@ class Exchange:
         for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
             try:
                 step(self)
-            except BaseException:  # the edge of a filter: what it could not check is not let out
+            except BaseException:  # the edge of a filter: data that it could not check is not forwarded
                 self.why = count_raised(step, "response", self)
                 return False
         if response.status == before or response.may_become(before, self.method):
@@ -504,7 +507,9 @@ class Exchange:
         self.client.answer(self.response, body_at_once(reply), True)
 
     def replace_answer(self, reply: Reply) -> Response:
-        """Return the response for a fault in place of one that the client's side cannot send; it has not begun."""
+        """Return the response to a fault that replaces a response which the client side cannot send. Nothing was sent
+        yet.
+        """
         self.break_off()
         self._drop_relay()
         self.fault = self.fault or reply.fault
@@ -517,13 +522,13 @@ class Exchange:
                 made = checked(step(self, reply))
                 if made is None:
                     raise TypeError("a reply step of a filter returned None; expected a Reply")
-            except BaseException:  # the edge of a filter: what it could not check is not let out
+            except BaseException:  # the edge of a filter: data that it could not check is not forwarded
                 self.why = count_raised(step, "reply", self)
                 self.fault = Fault.INTERNAL
-                body_at_once(reply)  # nobody sends it
+                body_at_once(reply)  # it will not be sent
                 return problem(Fault.INTERNAL)
             if made.body is not reply.body:
-                body_at_once(reply)  # nobody sends it
+                body_at_once(reply)  # it will not be sent
             reply = made
             self.fault = reply.fault or self.fault
         return reply
@@ -531,7 +536,7 @@ class Exchange:
 
 def _new_exchange(head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> Exchange:
     """An exchange that begins now."""
-    # PERF: to make and free one takes 2,200 instructions, by the class itself 5,700 (CPython 3.11, callgrind).
+    # PERF: 2,200 instructions to create and free an exchange, 5,700 by the class itself (CPython 3.11, callgrind).
     return Exchange(head, client, listener, peer, chain)
 
 

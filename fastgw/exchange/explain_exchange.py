@@ -59,7 +59,7 @@ def _watched(name: str) -> Any:
 
     def put(self: Any, value: Any) -> None:
         slot.__set__(self, value)
-        if value and value is not standing_in:  # a filter knows it after all
+        if value and value is not standing_in:  # known after all: a filter has set it
             self.unknown -= {name}
 
     return property(get, put)
@@ -73,8 +73,9 @@ class _Watched:
 
 
 class OpenExchange(_Watched, Exchange):
-    """`unknown`: which of `consumer` and `claims` are unknown. `looked`: whether one of them was read. `asked`: the
-    filters that would have provided them."""
+    """Exchange of `explain`. `unknown`: which of `consumer` and `claims` are unknown. `looked`: whether one of them was
+    read. `asked`: filters that would have set them.
+    """
 
     __slots__ = ("asked", "looked", "unknown")
 

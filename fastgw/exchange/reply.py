@@ -21,7 +21,7 @@ NO_CONTENT: Final = frozenset((204, 304))
 UNKNOWN: Final = -1
 
 ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
-"""A reply that the gateway makes as a whole."""
+"""The header `Allow` with all methods, for `OPTIONS *`."""
 
 
 class ReplyBody:
@@ -43,7 +43,7 @@ class BodySender(Protocol):
     """The service side of an exchange that is answered with a `ReplyBody`."""
 
     def start_sending(self) -> None:
-        """Send the body by `exchange.response_sink`, after the head, from the next turn of the loop on."""
+        """Send the body by `exchange.response_sink`, after the head, from the next iteration of the event loop on."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -54,12 +54,12 @@ class BodySender(Protocol):
 
 @final
 class Reply:
-    """A response that the gateway makes itself. `body`: bytes, or a `ReplyBody` that is streamed.
+    """A response of the gateway itself. `body`: bytes, or a `ReplyBody` that is streamed.
 
-    `fault`: the fault that it reports; None if there is none (a redirect). `invites`: it is a challenge for a client
-    without credentials, which may continue as an anonymous consumer instead.
+    `fault`: the fault that it reports; None: none (such as for a redirect). `invites`: a challenge to a client without
+    credentials, which may continue as an anonymous consumer instead.
 
-    Raises `ValueError` or `TypeError` for a reply that could not be sent, in the step that makes it.
+    Raises `ValueError` or `TypeError` for a reply that cannot be sent.
     """
 
     __slots__ = ("body", "fault", "fields", "invites", "status")
@@ -118,7 +118,7 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
 
 
 @final
-class Response(Struct, eq=False, gc=False):  # nothing that it refers to refers back to it
+class Response(Struct, eq=False, gc=False):  # no reference cycles
     """The final response for the response steps: the upstream's (`head` is set), or one of the gateway.
 
     A step may set another `status`, which is sent, logged and counted. The body does not change, so the status has to

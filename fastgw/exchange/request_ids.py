@@ -1,7 +1,6 @@
 """Request id: generated here, or taken from the client; for the log, the upstream and the response.
 
-It is assigned before anything else happens to a request, and not by a step of a filter: nearly every request has one,
-and most take the fast path, where no step runs.
+It is assigned first, and not by a filter step: nearly every request has one, and no steps run on the fast path.
 """
 
 import os
@@ -37,11 +36,11 @@ class RequestIds:
         self._trusts = trusts
         self._prefix = header + b": "
         self._dropped = frozenset((self._lower,))
-        self._twins = self._lower not in READ_IN_REQUESTS  # other names: a field with a similar spelling is forwarded
+        self._twins = self._lower not in READ_IN_REQUESTS  # for other names: similar names are forwarded
         self.is_usual = self._lower == REQUEST_ID
 
     def of(self, head: RequestHead) -> bytes:
-        """The id of a request with this head."""
+        """Return the id of a request with this head."""
         if self._trusts:
             name = head.first(self._lower)
             if name is not None and _acceptable(name):

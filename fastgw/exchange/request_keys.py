@@ -20,7 +20,7 @@ class Traits(Protocol):
 
 
 Reader = Callable[[Any], bytes]
-"""Return the value of a key in a request; b"" if it has none, or more than one."""
+"""Function that returns the value of a key in a request; b"" if it is absent or ambiguous."""
 
 
 def reader(trait: Trait) -> Reader:

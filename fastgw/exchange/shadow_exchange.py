@@ -1,7 +1,7 @@
-"""Copy of an exchange for a filter in shadow mode: it reads the current state, and its changes have no effect.
+"""Copy of an exchange for a filter in shadow mode: it reads the current state; its changes have no effect.
 
-Several shadow filters on one exchange are a `ShadowRun`: each has a copy of its own, with the client identity that the
-filters before it would have set.
+Several shadow filters on one exchange are a `ShadowRun`: each has a copy of its own, with the client identity that
+earlier shadow filters would have set.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class ShadowExchange(Exchange):
         self.head = _Head(real.head)
         self.client = self.response_sink = Nobody()
         self.service = None
-        self.known: Who = (real.consumer, real.claims)  # by filters that act
+        self.known: Who = (real.consumer, real.claims)  # set by enforcing filters
         self.claims, self.params = dict(real.claims), dict(real.params)
         self.request_body = None if real.request_body is None else _Body()  # type: ignore[assignment]
         self.response = None
         self.shadowed, self.shadows, self.why = "", None, ""
-        self.limits = None  # a shadow run does not refund units that were really spent
+        self.limits = None  # a shadow run does not refund units that were spent for real
         self._before = self._request()
         self.copy_progress()
 
@@ -101,7 +101,7 @@ class ShadowExchange(Exchange):
 class ShadowRun:
     """The shadow run of one exchange: the request steps of its shadow filters, in sequence.
 
-    `over`: one of them would have answered, or might have: the following ones are not run.
+    `over`: a filter would have answered, or might have: later ones do not run.
     """
 
     __slots__ = ("_known", "_who", "over")

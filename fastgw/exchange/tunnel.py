@@ -1,4 +1,4 @@
-"""A tunnel that a filter looks into: it stands between the two sides of an exchange once the upstream has switched."""
+"""Tunnel inspected by a filter: it sits between the two sides of an exchange after the upstream has sent 101."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -12,13 +12,13 @@ class Tunnel(Protocol):
     """Result of a `tunnel` hook. It becomes `service` and `response_sink` of the exchange."""
 
     def begin(self, exchange: "Exchange", early: bytes) -> bytes:
-        """Stand between the two sides; return what the client gets of the first bytes of the upstream."""
+        """Insert the tunnel between the two sides; return the data for the client from the upstream's first bytes."""
 
     def begun(self) -> None:
-        """The tunnel stands: bytes go both ways."""
+        """Notify that the tunnel is established: bytes pass in both directions."""
 
     def drain(self) -> None:
-        """The worker drains: end soon, in the way of the protocol."""
+        """Close soon, in the way of the tunnel's protocol, because the worker drains."""
 
     def summary(self) -> dict[str, object]:
         """Return what the access log shows of it."""

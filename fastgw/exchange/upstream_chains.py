@@ -1,4 +1,4 @@
-"""Filter chains of upstreams: they add data for an upstream to requests of the gateway itself, such as credentials."""
+"""Filter chains of upstreams: they add data, such as credentials, to the gateway's own requests to an upstream."""
 
 from collections.abc import Iterator
 from typing import Final, final
@@ -10,9 +10,9 @@ NO_FILTERS: Final = Chain(())
 
 @final
 class UpstreamChains:
-    """Chains of the filters that add something for one upstream only (`Filter.for_its_upstream`), on a listener.
+    """Chains of the filters that apply to one upstream only (`Filter.for_its_upstream`), per listener.
 
-    `shared`: for all upstreams that are not in `own`, by name.
+    `shared`: chain of all upstreams that are not in `own`, by name.
     """
 
     __slots__ = ("own", "shared")

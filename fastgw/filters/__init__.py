@@ -1,4 +1,4 @@
-"""The filters that come with fastgw. Nothing registers itself: this is the list."""
+"""The filters that come with fastgw. Nothing is registered on import: the list is here."""
 
 from typing import Final
 

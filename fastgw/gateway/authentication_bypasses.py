@@ -26,7 +26,7 @@ _SLASHES: Final = "trailing slashes (Express)"
 
 
 class _ProbedRequest(NamedTuple):
-    """A request that matches a route's conditions."""
+    """A request that meets a route's conditions."""
 
     host: bytes
     path: bytes
@@ -49,7 +49,7 @@ def bypasses(config: Config) -> Iterator[tuple[Where, str]]:
 
 
 class _Reached:
-    """The upstreams that several routes of a listener lead to."""
+    """Upstreams that several routes of a listener forward to."""
 
     def __init__(self, config: Config, listener: str) -> None:
         self._config, self._listener = config, listener
@@ -61,7 +61,7 @@ class _Reached:
                 self._by_place.setdefault(place, []).append(route)
 
     def _places(self, route: Route) -> set[str]:
-        """Return the destinations of a route: upstreams, and URLs, which other routes may share."""
+        """Return the destinations of a route: upstreams and URLs, which other routes may share."""
         places = {str(name) for name in route.destinations}
         upstreams = (self._config.upstreams.get(place) for place in tuple(places))
         return places.union(str(target.url) for upstream in upstreams if upstream for target in upstream.targets)
@@ -74,7 +74,7 @@ class _Reached:
         return self._known[id(route)]
 
     def _missing(self, narrow: Route, wide: Route) -> list[str]:
-        """The names of filters that protect a route, and not the other one."""
+        """Return the names of filters that protect one route and not the other."""
         there = [use.settings for use in self._guards(wide)]
         return [use.name for use in self._guards(narrow) if use.settings not in there]
 
@@ -86,7 +86,7 @@ class _Reached:
             if any(each != guards[0] for each in guards):
                 narrow.update((id(route), route) for route, each in zip(shared, guards, strict=True) if each)
         if narrow:
-            # The whole table: the bypassing request may match a third route.
+            # The complete table: the bypassing request may match a third route.
             router = Router([(at_once(conditions_of(route)), route) for route in self._routes])
             for route in narrow.values():
                 if wrong := self._past(route, router):

@@ -4,8 +4,8 @@ It computes everything that requests can reuse: filter chains in running order, 
 assumes a valid `Config`; errors in the contents of files (an invalid certificate) raise `CompileError`.
 
 The first tables are built before the workers are forked. Later ones are built by each worker in addition to those in
-use, in steps between which it serves requests; they take over unchanged parts. Rule: nothing here refers back to its
-owner, so that tables are freed piece by piece, without the garbage collector.
+use, in steps between which it serves requests; they take over unchanged parts. Rule: no reference cycles, so that
+tables are freed in steps without the garbage collector.
 """
 
 import logging
@@ -63,23 +63,21 @@ Level = tuple[str, config.Filters]
 
 
 class Plan(NamedTuple):
-    """Plan for tables: everything that they are built from. Routes may be expensive to decode, and are read only when
-    they are needed.
-    """
+    """Input from which tables are built. Routes may be expensive to decode, and are read only when needed."""
 
     settings: config.Config
-    """The rest of the configuration: its routes and upstreams are not used."""
+    """Settings of the configuration; its routes and upstreams are not used."""
     upstreams: Mapping[str, config.Upstream]
     route_names: Sequence[str]
     route: Callable[[int], config.Route]
     same: Sequence[int] = ()
-    """The position of an equal route in the tables in use, or -1. () if there are none."""
+    """Position of an equal route in the tables in use for each route, or -1. (): there are no tables in use."""
     files: Mapping[str, bytes] = config.NONE
     """Contents of files by path; missing ones are read."""
     consumers: Index = NOBODY
-    """Index of the consumers, which is used in place of the settings."""
+    """Index of the consumers, used instead of the settings."""
     same_upstreams: Container[str] = ()
-    """The names of those that are equal to the ones in use, which are reused."""
+    """Names of the upstreams that are equal to those in use, which are reused."""
 
     @classmethod
     def of(
@@ -103,8 +101,9 @@ def compile(
     base: Gateway | None = None,
     same: Sequence[int] = (),
 ) -> Gateway:
-    """The tables for `workers` processes. `files`, `same`: as in `Plan`; `index`: of the consumers; `base`: as in
-    `building`. Raises `CompileError`."""
+    """Compile the tables for `workers` processes. `files`, `same`: as in `Plan`; `index`: of the consumers; `base`: as
+    in `building`. Raises `CompileError`.
+    """
     plan = Plan.of(configuration, files, index)
     with no_collections():
         return at_once(building(plan._replace(same=same), workers, base))
@@ -113,8 +112,8 @@ def compile(
 def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
     """Build the tables of a plan. Equal parts of `base` are reused; `base` is not changed.
 
-    Raises `CompileError`. A changed set of regular expressions is one step, as is a TLS context of configured files,
-    and the build of a filter.
+    Raises `CompileError`. A changed set of regular expressions, a TLS context of configured files, and the build of a
+    filter are one step each.
     """
     return _Building(plan, workers, base or Gateway(plan.settings, workers, FilterResources())).steps()
 
@@ -149,16 +148,16 @@ class _Building:
         self._upstream_links: dict[tuple[str, str, str], FilterInstance] = {}
         """Filters in the chains of upstreams: by level, name, and the listener if it is the listener's own."""
         self._anywhere: dict[tuple[config.FilterUse, str, bool], FilterInstance] = {}
-        """Filters by their use, its level, and whether it is early; they are independent of the position."""
+        """Filters by use, level, and whether they are early; they do not depend on the position."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
-        """Forward actions of routes, by all their differences."""
+        """Forward actions of routes, by everything that distinguishes them."""
         self._fast_paths: dict[FastPathPlan, FastPathPlan] = {}
         """Fast path plans of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
         """Filters that cannot be built: the level, and the error. Each is tried once."""
 
     def _digest(self, file: str) -> bytes | None:
-        """Return the digest of a file's present content; None: it is unknown, or the file is no longer used."""
+        """Return the digest of a file's current content; None: unknown, or the file is no longer used."""
         digest = self._digests.get(file)
         if file == STATE and digest is None:
             digest = self._digests[file] = digest_of_state(self._plan.settings.state)
@@ -168,7 +167,7 @@ class _Building:
 
     def steps(self) -> Steps[Gateway]:
         plan, made, base = self._plan, self._made, self._base
-        # An equal index stays, with its cached results.
+        # An equal index is kept, with its cached results.
         made.index = base.index if base.index.digest == plan.consumers.digest else plan.consumers
         if not base.tables:  # the first tables are those in use
             made.stock.roster.index = made.index
@@ -254,7 +253,7 @@ class _Building:
         return key.encode()
 
     def _destinations(self, route: config.Route) -> Steps[tuple[Upstream, ...]]:
-        """The upstreams of a route; for a URL, an upstream that all routes with this URL share."""
+        """Return the upstreams of a route; for a URL, an upstream shared by all routes with this URL."""
         found = []
         for name in route.destinations:
             upstream = self._made.upstreams.get(str(name))
@@ -267,7 +266,7 @@ class _Building:
     # filters
 
     def _early(self, listener: str) -> Chain:
-        """The filters that run before a route is found."""
+        """Return the filters that run before routing."""
         before = self._base.tables.get(listener)
         uses = (held for held in _accumulated(self._levels(listener)) if early(held[1].settings))
         links = self._links(uses, listener, None, before.early.links if before is not None else ())
@@ -294,7 +293,7 @@ class _Building:
         route: str | None,
         before: Sequence[FilterInstance],
     ) -> tuple[FilterInstance, ...]:
-        """Return the built filters in running order. One that was there `before` keeps its state."""
+        """Return the built filters in running order. `before`: filters whose state is kept if they are unchanged."""
         there = {(link.level, link.use.name): link for link in before}
         links = []
         in_turn = early_turn if route is None else turn
@@ -321,8 +320,9 @@ class _Building:
     def _built_link(
         self, level: str, use: config.FilterUse, listener: str, route: str | None, alone: bool
     ) -> FilterInstance:
-        """Build a filter. One that cannot be built has no hooks: these tables will not be used, unless the route fails
-        `alone`."""
+        """Build a filter. One that cannot be built gets no hooks: the tables will not be used, unless `alone` lets the
+        route fail on its own.
+        """
         where = _where(level, use, listener, route)
         text = f"listener {listener}" if level == "listener" else level
         env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, text, self._plan.settings.state)
@@ -349,7 +349,7 @@ class _Building:
                         yield
 
     def _check_built(self) -> None:
-        """Raises `CompileError` with all filters that cannot be built, if there are any."""
+        """Raise `CompileError` with all filters that cannot be built, if there are any."""
         if self._unbuilt:
             lines = [f"{level}: filter {where.use}: {wrong}" for where, (level, wrong) in self._unbuilt.items()]
             if len(lines) > PROBLEMS_LISTED:
@@ -359,7 +359,7 @@ class _Building:
     # routes
 
     def _unchanged(self, place: int) -> CompiledRoute | None:
-        """Return the route of the base, if neither it nor its environment has changed."""
+        """Return the route of the base if neither it nor its dependencies have changed."""
         if not self._all_same or not self._is_same(place):
             return None
         compiled = self._base.routes[self._plan.same[place]]
@@ -418,7 +418,7 @@ class _Building:
         early_chain: Chain,
         links_before: Sequence[FilterInstance],
     ) -> Route:
-        """Compile the route on a listener; if it has several upstreams, with one part for each of them."""
+        """Compile a route on a listener; with several upstreams, one variant for each of them."""
         if not isinstance(route.upstream, Mapping):
             upstream = upstreams[0] if upstreams else None
             return self._on_listener(listener, route, upstream, actions[0], early_chain, links_before)
@@ -448,7 +448,8 @@ class _Building:
         early_chain: Chain,
         links_before: Sequence[FilterInstance],
     ) -> Route:
-        # An early filter of a route's own runs as soon as the route is known; the listener's have run by then.
+        # An early filter at route level runs as soon as the route is known; the listener's early filters have run by
+        # then.
         met = _accumulated((*self._levels(listener), *self._route_levels(route, upstream)))
         stay = early_chain.links
         if any(by_route(link.use.settings) for link in stay):
@@ -464,7 +465,7 @@ class _Building:
         path_sent = action.path_of if isinstance(action, Forward) else None
         check_path = path_check(route, None if upstream is None else upstream.settings, path_sent)
         plan: FastPathPlan | None = None
-        # A path in normal form can only be refused for its slashes, and is checked if there are steps.
+        # A path in normal form can only be rejected for its slashes, and is checked only if there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
         if isinstance(action, Forward) and action.allows_fast_path and slash_allowed and not chain.treats_responses:
             meets_answers = chain.meets_answers
@@ -493,8 +494,7 @@ class _Building:
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
         how = route.forwarded, upgrade, route.timeout, deadline_name
         differs = upstream, path_of(route), *how, folder_of(route), route.via == "on"
-        # One for all routes with equal behaviour, so that it stays in the processor's caches: see
-        # `exchange.chain.Route`.
+        # Shared by all routes with equal behaviour, to stay in the CPU caches: see `exchange.chain.Route`.
         forward = self._forwards.get(differs)
         if forward is None:
             forward = self._forwards[differs] = Forward(*differs)
@@ -508,10 +508,10 @@ class _Building:
         shares = all(_is_for(upstream, link) for link in links if link.use.settings.for_its_upstream)
         return Fallback(settings.conditions, forward=self._forward(route, upstream), shares=shares)
 
-    # requests of the gateway's own
+    # the gateway's own requests
 
     def _upstream_chains(self, listener: str) -> Steps[UpstreamChains]:
-        """Return the chains for requests of the gateway itself to upstreams, for this listener."""
+        """Return the chains for the gateway's own requests to upstreams, for this listener."""
         levels, table = self._levels(listener), self._base.tables.get(listener)
         before = NO_CHAINS if table is None else table.upstream_chains
         shared = self._upstream_chain(levels, listener, before.shared)
@@ -528,7 +528,7 @@ class _Building:
         return UpstreamChains(shared, own)
 
     def _upstream_chain(self, levels: Iterable[Level], listener: str, before: Chain) -> Chain:
-        """Return the chain of an upstream; the one `before`, if it is equal."""
+        """Return the chain of an upstream; `before`, if it is equal."""
         held = [each for each in _accumulated(levels) if _shows_upstream(each[1])]
         there = {(link.level, link.use.name): link for link in before.links}
         links = []
@@ -581,8 +581,8 @@ class _Building:
 
 
 def rest_of(configuration: config.Config) -> config.Config:
-    """Return the configuration without routes and their sources, upstreams and consumers; with access logs that mask
-    the secrets that filters read.
+    """Return the configuration without routes, their sources, upstreams and consumers; access logs mask the secrets
+    that filters read.
     """
     distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have equal ones
     names = {name for use in distinct.values() for name in secret_names(use.settings)}
@@ -593,13 +593,15 @@ def rest_of(configuration: config.Config) -> config.Config:
 
 
 def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: ServerContexts | None) -> bool:
-    """Whether peers are evaluated as before. If not, `trusts` is another object, by which connections notice."""
+    """Whether peers are evaluated as before. If not, `trusts` is a new object, which tells connections to evaluate
+    again.
+    """
     vouched, vouches = (None if contexts is None else contexts.vouches for contexts in (before.tls, tls))
     return before.settings.trusted_proxies == settings.trusted_proxies and vouched == vouches
 
 
 def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
-    """Return the hooks of a filter; or none, and the reason why it cannot be built."""
+    """Return the hooks of a filter; or empty hooks and the reason why it cannot be built."""
     try:
         hooks = use.settings.build(env)
     except (ValueError, OSError, SecretError) as error:
@@ -643,14 +645,14 @@ def _upgrades(rule: Rule[Route]) -> bool:
 
 
 def _is_for(upstream: Upstream, link: FilterInstance) -> bool:
-    """Whether a filter also applies to this upstream: it is at a level for all upstreams, or the upstream has an equal
-    one.
+    """Whether a filter applies to this upstream: its level covers all upstreams, or the upstream has an equal
+    filter.
     """
     return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
 
 
 def _for_preflights(chain: Chain, own: Sequence[FilterInstance]) -> Chain:
-    """Return the chain without those filters of the route whose request steps do not run for a preflight."""
+    """Return the chain without those filters of the route that do not run for a preflight."""
     if all(link.always for link in own):
         return chain
     return Chain(link for link in chain.links if link.always or link not in own)
@@ -662,7 +664,7 @@ def _shows_upstream(use: config.FilterUse) -> bool:
 
 
 def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:
-    """Return the filters in use for this combination of levels, the outermost first, and the level of each."""
+    """Return the effective filters for this combination of levels, outermost first, with their levels."""
     held: dict[str, tuple[str, config.FilterUse | None]] = {}
     for level, filters in levels:
         held.update((name, (level, use)) for name, use in filters.items())

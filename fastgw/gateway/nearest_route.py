@@ -13,15 +13,15 @@ from fastgw.routing.table import Conditions, Router
 MOST_ROUTES: Final = 10_000
 """Maximum number of routes that are compared."""
 _FARTHEST: Final = 0.9
-"""Maximum distance: a route beyond it was not meant."""
+"""Maximum distance of a suggested route."""
 _WEIGHTS: Final = (2.0, 0.6, 0.3)
 """Weights of the path, of the host, and of each other difference."""
 _ROOT_LIKENESS: Final = 0.6
-"""Similarity of `/`, which people use for all paths, and of a regular expression, which is not compared."""
+"""Similarity of `/`, which is a common catch-all, and of a regular expression, which is not compared."""
 
 
 class Near:
-    """A route that is compared with a request. Smaller is nearer."""
+    """Distance of a route from a request: smaller is nearer."""
 
     def __init__(self, route: Route, exchange: Exchange, listener: str) -> None:
         self.name = route.name
@@ -35,7 +35,9 @@ class Near:
 
 
 def nearest(routes: Sequence[Route], exchange: Exchange, listener: str) -> str:
-    """The nearest route, and the differences: `users: path /users/ has a slash more than /users`. "": none is near."""
+    """Return the nearest route and the differences: `users: path /users/ has a slash more than /users`. "": none is
+    near.
+    """
     found = [Near(route, exchange, listener) for route in routes[:MOST_ROUTES]]
     near = min(found, key=lambda each: each.distance, default=None)
     return "" if near is None or near.distance > _FARTHEST else f"{near.name}: {'; '.join(near.differences)}"
@@ -56,7 +58,9 @@ def _differences(route: Route, exchange: Exchange, listener: str) -> Iterator[st
 
 
 def _of_conditions(kind: str, conditions: Mapping[str, str], exchange: Exchange) -> Iterator[str]:
-    """Yield the conditions that the request does not meet; its own value is not shown, because it may be a secret."""
+    """Yield the conditions that the request does not meet; the request's own value is not shown, because it may be a
+    secret.
+    """
     for name, value in conditions.items():
         pair = ((name.encode(), value.encode()),)
         asked = Conditions(headers=pair) if kind == "header" else Conditions(query=pair)
@@ -93,7 +97,9 @@ def _likeness(pattern: str, path: str) -> float:
 
 
 def _filled(pattern: str, path: str) -> str:
-    """The most similar path that matches the pattern: with the same segments in place of parameters and `*`."""
+    """Return the most similar path that matches the pattern: parameters and `*` are replaced by the request's
+    segments.
+    """
     if pattern.startswith("~"):
         return pattern
     given = path.split("/")[1:]

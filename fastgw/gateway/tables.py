@@ -1,7 +1,7 @@
-"""The compiled configuration of a process: its tables, and their parts that run in a worker.
+"""The compiled configuration of a process: its tables, and the parts that run in a worker.
 
-Immutable, except for the parts that a worker starts. Rule: nothing here refers back to its owner, so that tables are
-freed piece by piece, without the garbage collector.
+Immutable, except for the parts that a worker starts. Rule: no reference cycles, so that tables are freed in steps
+without the garbage collector.
 """
 
 import ssl
@@ -52,8 +52,7 @@ _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENE
 
 
 class CompileError(Exception):
-    """The configuration cannot be compiled; the text says where and why, in a line for people; for several filters, in
-    a line each.
+    """The configuration cannot be compiled. The text is one line for each error, with its position.
 
     `unbuilt`: the error of each filter that cannot be built, by its position.
     """
@@ -70,7 +69,7 @@ class CompileError(Exception):
 
 
 class CompiledRoute(NamedTuple):
-    """A route on all listeners, and everything that it depends on besides its own settings."""
+    """A route on all listeners, with everything that it depends on besides its own settings."""
 
     upstreams: tuple[Upstream, ...]
     sets: tuple[str, ...]
@@ -84,7 +83,7 @@ class CompiledRoute(NamedTuple):
 
 
 class Gateway:
-    """The compiled configuration: immutable, but for what `starting` adds in each worker."""
+    """The compiled configuration: immutable, except for what `starting` adds in each worker."""
 
     def __init__(self, settings: config.Config, workers: int, stock: FilterResources) -> None:
         self.config = settings
@@ -97,20 +96,19 @@ class Gateway:
         """TLS contexts of targets."""
         self.tables: dict[str, ListenerTable] = {}
         self.listeners: tuple[Listener, ...] = ()
-        """Listeners of the previous tables with equal name and address. `Server.adopt` gives them these tables.
-        """
+        """Listeners of the previous tables with equal name and address; `Server.adopt` gives them these tables."""
         self.routes: list[CompiledRoute] = []
         self.routes_by_name: dict[str, CompiledRoute] = {}
         self.stock = stock
-        """Resources that filters are built from; the same ones in all generations of a process."""
+        """Resources that filters are built from, shared by all generations of a process."""
         self.index: Index = NOBODY
-        """Index of the consumers. `stock.roster` has that of the tables in use."""
+        """Index of the consumers. `stock.roster` has the index in use."""
         self.reads: dict[str, bytes] = {}
         """The files that filters have read, and the digest of each."""
         self.live: set[FilterInstance] = set()
         """The filters that hold resources in a worker's loop."""
         self.layout = Layout()
-        """The words of shared memory that are needed; the runtime adds its own before it maps them."""
+        """Layout of the shared memory that is needed; the runtime adds its own words before it maps the memory."""
         self._counted = counted_in(self.layout)
         self._drained: Set[str] = frozenset()
         """Upstreams that have drained targets."""
@@ -132,7 +130,7 @@ class Gateway:
 
     @property
     def unusable(self) -> Mapping[Where, Misconfigured]:
-        """Misconfigured filters: replacements of filters whose secrets are invalid; once for each service, regardless
+        """Misconfigured filters: replacements of filters whose secrets are invalid. Listed once per service, regardless
         of its listeners.
         """
         found: dict[Where, Misconfigured] = {}
@@ -171,18 +169,16 @@ class Gateway:
 
     @property
     def in_use(self) -> bool:
-        """Whether requests may still use these tables, now that others are adopted.
+        """Whether requests may still use these tables after new ones were adopted.
 
-        Such requests wait in a filter that runs before routing, or for their turn on a removed listener.
+        Such requests wait in a filter that runs before routing, or in the queue of a removed listener.
         """
         if any(listener.closing and listener.askers for listener in self.listeners):
             return True
         return any(table.router.waiting for table in self.tables.values())
 
     def starting(self, services: Services, column: Column) -> Steps[None]:
-        """Start a generation in a worker: open the upstreams that are not open yet, and start the filters that are not
-        started yet.
-        """
+        """Start a generation in a worker: open new upstreams and start new filters."""
         worker_loop, series, words = services.worker_loop, self.series, self._words
         yield
         for name, upstream in self.upstreams.items():
@@ -191,7 +187,7 @@ class Gateway:
             else:
                 most, place = upstream.settings.pool, self.places.upstreams[name]
                 counted = self._counted + series.upstream_words(name)
-                # A retired upstream of this name and its lent connections use the same counters.
+                # A retired upstream of this name and its connections in use share the same counters.
                 connections = column.limit(words.connections + place, most.max_connections, counted + UPSTREAM_CONNECTS)
                 pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
                 for target in upstream.targets:
@@ -218,14 +214,14 @@ class Gateway:
         places, errors = self.places, self._last_errors
 
         def note(target: Target, fault: Fault, why: str) -> None:
-            # A response that is cut off after its head is counted when it has ended: not as a success since then.
+            # A response that is aborted after its head is counted when it ends, so it is no success in between.
             answers = answers_at(column.views, target.counted) + (fault in BROKEN_OFF)
             errors.note_target(column, places, target_name(upstream, target.label), fault.label, why, answers)
 
         return note
 
     def drain(self, names: Collection[str]) -> None:
-        """Drain these targets (`target_name`): they get no new requests, all others do."""
+        """Drain these targets (`target_name`): they get no new requests. All others are undrained."""
         wanted = by_upstream(names)
         for name in wanted.keys() | self._drained:
             if name in self.upstreams:
@@ -233,7 +229,9 @@ class Gateway:
         self._drained = wanted.keys()
 
     def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
-        """Follow the node's decisions on the health of an upstream, if configured. `counted`: its row of counters."""
+        """Start following the node's decisions on the health of an upstream, if configured. `counted`: its row of
+        counters.
+        """
         settings = upstream.settings
         if settings.health_checks.active is None and settings.circuit_breaker is None and not may_eject(settings):
             return
@@ -253,10 +251,10 @@ class Gateway:
         at_once(self.starting(services, column))
 
     def retiring(self, new: "Gateway") -> Steps[None]:
-        """Retire these tables, because `new` is in use: upstreams that it does not have close their connections, and
-        replaced filters stop.
+        """Retire these tables, because `new` is in use: removed upstreams close their connections, and replaced filters
+        stop.
 
-        Lent connections and work in progress of filters are completed.
+        Connections and work of filters in progress are completed.
         """
         self._stop_looking()
         for name, upstream in self.upstreams.items():
@@ -286,7 +284,7 @@ class Gateway:
 
 
 def drained_now(services: Services) -> Collection[str]:
-    """The targets that an operator has drained."""
+    """Return the targets that an operator has drained."""
     return drained_targets.read(services.feeds[drained_targets.FEED].value)
 
 
@@ -294,7 +292,7 @@ def _start(link: FilterInstance, services: Services) -> None:
     if link.hooks.start is not None:
         try:
             link.hooks.start(services)
-        except Exception as error:  # the edge of a filter: without it nothing is served
+        except Exception as error:  # the edge of a filter: without it the configuration does not work
             raise CompileError(
                 f"{link.level}: filter {link.use.name} cannot start: {type(error).__name__}: {error}"
             ) from error
@@ -306,12 +304,12 @@ def _stop(link: FilterInstance) -> None:
         if link.hooks.stop is not None:
             try:
                 link.hooks.stop()
-            except Exception:  # the edge of a filter: its error is logged, the others still stop
+            except Exception:  # the edge of a filter: its exception is logged, the others still stop
                 say(OperatorEvent.FILTER_RAISED, "filter %s: its stop raised", link.use.name, error=True)
 
 
 def dismantling(old: Gateway, new: Gateway) -> Steps[None]:
-    """Free tables that `new` has replaced, except for the parts that it has taken over. Not while `old.in_use`."""
+    """Free tables that `new` has replaced, except for shared parts. Not while `old.in_use`."""
     for name, table in old.tables.items():
         kept = new.tables.get(name)
         own = table.upstream_chains.own

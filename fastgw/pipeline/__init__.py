@@ -1,1 +1,1 @@
-"""The request pipeline, whatever protocol a request came by: the route is selected, its steps run."""
+"""The request pipeline, independent of the protocol version: route selection, then the steps of its filters."""

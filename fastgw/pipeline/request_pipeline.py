@@ -1,10 +1,10 @@
-"""The request pipeline: early filters, the route, the route's filters, and then what the route does.
+"""The request pipeline: early filters, routing, the route's filters, then the route's action.
 
-It is neutral to the protocol: a request's head and body come to it by an exchange, and it asks little of the stream
-that the request came by (`RequestStream`). Rule 1: a step that has to wait is waited for without blocking the stream;
-what comes of it counts only while the exchange is the one that waits. Rule 2: filters have a deadline, counted from the
-exchange's beginning: the route's, or else that of `timeouts.filters`. Rule 3: no step sees a body before a route is
-known and nothing is waited for: what is read until then is kept, and shown afterwards as one piece.
+It is independent of the protocol version: the exchange gives it the request's head and body, and `RequestStream` is its
+small interface to the stream of the request. Rule 1: a step may wait without blocking the stream; its result counts
+only while the exchange is the one that waits. Rule 2: filters have a deadline, counted from the beginning of the
+exchange: the route's, or else `timeouts.filters`. Rule 3: no step sees a body before the route is known and no step is
+waiting: the body is buffered until then, and passed on as one piece.
 """
 
 import asyncio
@@ -36,17 +36,18 @@ class RequestStream(ClientSide, Protocol):
     def loop(self) -> asyncio.AbstractEventLoop: ...
 
     def send_fast(self, exchange: Exchange, route: Route) -> None:
-        """Send the exchange by the route's fast path. Called where `fast` was said of it alone."""
+        """Forward the exchange on the route's fast path. Called only if `fast` was passed to `run_route_steps`."""
 
 
 def run_early_steps(stream: RequestStream, exchange: Exchange, router: Router[Route]) -> None:
-    """Run the filters of gateway and listener that come before routing, then continue with `router`."""
+    """Run the filters of gateway and listener that precede routing, then continue with `router`."""
     _early_done(stream, exchange, router, run_request(exchange.chain.request_steps, exchange))
 
 
 def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route], outcome: Outcome) -> None:
-    """Continue after the early steps. `router`: the one of the same tables, because the listener may have others by
-    now."""
+    """Continue after the early steps. `router`: the router of the same tables, because a reload may have replaced the
+    listener's.
+    """
     if outcome is None:
         find_route(stream, exchange, router)
     elif isinstance(outcome, Reply):
@@ -59,7 +60,7 @@ def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route]
 def find_route(
     stream: RequestStream, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None
 ) -> None:
-    """Find the route, and run its steps. `match`: the route of an ordinary request, where it was found before."""
+    """Find the route and run its steps. `match`: the route of an ordinary request, if it is already known."""
     refusal = choose(exchange, router, match)
     if refusal is not None:
         exchange.reply(refusal)
@@ -106,15 +107,15 @@ def _act(stream: RequestStream, exchange: Exchange) -> None:
 def _wait(
     stream: RequestStream, exchange: Exchange, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]
 ) -> Waited:
-    """Continue with the result of an awaitable, unless the exchange has ended before."""
+    """Continue with the result of an awaitable, unless the exchange has ended by then."""
 
     def waited(done: Waited) -> None:
-        if stream.waiting is not done:  # the exchange is over
+        if stream.waiting is not done:  # the exchange has ended
             if not done.cancelled() and done.exception() is None and (late := done.result()) is not None:
-                body_at_once(late)  # nobody sends it
+                body_at_once(late)  # it will not be sent
             return
         stream.waiting = None
-        if done.cancelled():  # from elsewhere: it shared what it waited for
+        if done.cancelled():  # cancelled by others: the step shared an awaitable
             say(OperatorEvent.DEFECT, "the operation that a filter awaited was cancelled")
             go_on(problem(Fault.INTERNAL))
         elif (error := done.exception()) is not None:
@@ -148,5 +149,5 @@ def _filter_is_late(stream: RequestStream, exchange: Exchange, waiting: Waited) 
 def cancel_waiting(stream: RequestStream) -> None:
     """Cancel the wait of an exchange that has ended."""
     if stream.waiting is not None:
-        stream.loop.call_soon(stream.waiting.cancel)  # not before it has begun to wait
+        stream.loop.call_soon(stream.waiting.cancel)  # not before the wait has begun
         stream.waiting = None

@@ -17,12 +17,12 @@ REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 
 
 def too_long(received: bytes, header_bytes: int) -> Fault:
-    """The fault of a request head that is longer than `header_bytes`."""
+    """Return the fault of a request head that is longer than `header_bytes`."""
     return Fault.HEAD_TOO_LARGE if received.find(b"\r\n", 0, header_bytes) >= 0 else Fault.TARGET_TOO_LONG
 
 
 def before_routing(exchange: Exchange) -> Reply | None:
-    """Return the answer that the gateway gives for itself, whatever the routes are."""
+    """Return the gateway's own response to special methods, which does not depend on routes."""
     if exchange.method in REFUSED_METHODS:
         return problem(Fault.METHOD_NOT_ALLOWED, fields=(ALLOW,))
     if exchange.method == b"OPTIONS" and (values := exchange.head.received_values(b"max-forwards")):
@@ -31,7 +31,7 @@ def before_routing(exchange: Exchange) -> Reply | None:
 
 
 def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
-    """RFC 9110 section 7.6.2: 0 is for us to answer, anything else goes on lessened by one."""
+    """Decrement `Max-Forwards`; with 0 the gateway answers (RFC 9110 section 7.6.2)."""
     if not value.isdigit() or len(value) > 9:
         return problem(Fault.BAD_REQUEST, "Max-Forwards is not a number.")
     if int(value) == 0:
@@ -42,7 +42,7 @@ def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
 
 
 class PreflightSubject:
-    """A request as it would be with another method or path."""
+    """View of a request with another method or path."""
 
     __slots__ = ("_exchange", "method", "path")
 
@@ -64,22 +64,23 @@ class PreflightSubject:
 
 
 def meant(exchange: Exchange) -> Routable:
-    """Return the request that a preflight is about; for any other request the exchange itself."""
+    """Return the request that a preflight asks about; for any other request the exchange itself."""
     return (
         exchange if (method := _method_meant(exchange)) is None else PreflightSubject(exchange, method, exchange.path)
     )
 
 
 def _method_meant(exchange: Exchange) -> bytes | None:
-    """Return the method of the request that a preflight is about; None: it is no preflight."""
+    """Return the method that a preflight asks about; None: it is no preflight."""
     if exchange.method == b"OPTIONS" and is_preflight(exchange):
         return exchange.field(b"access-control-request-method") or b""
     return None
 
 
 class SelectedRoute(NamedTuple):
-    """The selected route. `match`: the route that takes it; None: there is none. `about`: of a preflight, the route
-    of what it is about; `preflight`: the chain that may answer it as one."""
+    """The selected route. `match`: the route of the request; None: none matches. `about`: for a preflight, the route of
+    the request that it asks about; `preflight`: the chain that may answer the preflight.
+    """
 
     match: Match[Route] | None
     about: Match[Route] | None = None
@@ -87,12 +88,12 @@ class SelectedRoute(NamedTuple):
 
     @property
     def route(self) -> Route | None:
-        """The one that is asked first."""
+        """The route that is tried first; None: none matches."""
         match = self.match if self.preflight is None else self.about or self.match
         return None if match is None else match[0]
 
     def other_than(self, found: "SelectedRoute") -> Route | None:
-        """A route that is not that of `found`."""
+        """Return a route of this result that differs from the route of `found`; None: none does."""
         if self.route is not None and self.route is not found.route:
             return self.route
         if self.about is not None and found.about is not None and self.about[0] is not found.about[0]:
@@ -101,10 +102,10 @@ class SelectedRoute(NamedTuple):
 
 
 def find(exchange: Exchange, router: Router[Route], path: bytes | None = None) -> SelectedRoute:
-    """Find the route of a request. `path`: as if that were its path.
+    """Find the route of a request. `path`: used instead of the request's path.
 
-    A preflight is for the route that takes the request which it is about, unless one names OPTIONS among its methods.
-    If that answers none, it is a request like others.
+    A preflight belongs to the route of the request that it asks about, unless a route lists OPTIONS among its methods.
+    If that route does not answer preflights, the preflight is routed like other requests.
     """
     asked: Routable = exchange if path is None else PreflightSubject(exchange, exchange.method, path)
     match = router.find(asked)
@@ -119,7 +120,7 @@ def find(exchange: Exchange, router: Router[Route], path: bytes | None = None) -
 
 
 def _answer_preflight(exchange: Exchange, found: SelectedRoute, chain: Chain) -> Match[Route] | Reply | None:
-    """The answer, or the route that takes it; None: there is none."""
+    """Return the answer to a preflight, or the route that forwards it; None: no route matches."""
     route, params = found.about or (None, exchange.params)
     if route is not None:
         ids = exchange.chain.request_ids
@@ -135,20 +136,20 @@ def _answer_preflight(exchange: Exchange, found: SelectedRoute, chain: Chain) ->
 
 
 class OtherRoute(NamedTuple):
-    """A route that a path belongs to as some servers read it."""
+    """A different route that matches the path as some servers read it."""
 
     name: str
     path: bytes
-    """The path as those servers read it."""
+    """The path as such servers read it."""
     done: str
-    """The steps by which they get there: `slashes merged`."""
+    """Normalization by these servers: `slashes merged`."""
 
 
 def other_routes(exchange: Exchange, router: Router[Route], found: SelectedRoute) -> Iterator[OtherRoute]:
-    """The routes that this request would find if its path were read as other servers read it, and everything else were
-    the same. Raises `Malformed` for a path that is too long to be read so.
+    """Yield the routes that match if the path is normalized as other servers do, with everything else unchanged. Raises
+    `Malformed` for a path that is too long for that.
 
-    Where none is found in one reading there is no other route's protection to get around: `%2F` in a `{parameter}`.
+    A reading without a route is skipped, because there is no route to bypass, such as for `%2F` in a `{parameter}`.
     """
     if found.route is None or not has_other_readings(exchange.raw_path):
         return
@@ -169,10 +170,10 @@ def _refuse_ambiguous(exchange: Exchange, router: Router[Route], found: Selected
 
 
 def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> Reply | None:
-    """Find the route and note it on the exchange, or say why there is none: 404, 405 with `Allow`, or 400 where it
-    depends on who reads the path.
+    """Find the route and set it on the exchange, or return the response: 404, 405 with `Allow`, or 400 for an ambiguous
+    path.
 
-    `match`: the route, where it was found before, for an ordinary request.
+    `match`: the route of an ordinary request, if it is already known.
     """
     if match is None:
         ordinary = exchange.ordinary
@@ -215,5 +216,5 @@ def _no_route(exchange: Exchange, router: Router[Route]) -> Reply:
     if allowed:
         return problem(Fault.METHOD_NOT_ALLOWED, fields=((b"Allow", b", ".join(allowed)),))
     if exchange.path == b"*":
-        return Reply(204, fields=(ALLOW,))  # OPTIONS *: about the server as a whole, which is this gateway
+        return Reply(204, fields=(ALLOW,))  # OPTIONS *: about the server as a whole, which is the gateway
     return problem(Fault.ROUTE_NOT_FOUND)

@@ -3,28 +3,30 @@ from typing import Any
 
 class Tables:
     def __init__(self, no_parameters: Mapping[str, bytes], /) -> None:
-        """`no_parameters`: of a match that has none. Nothing is found before all is added and sealed."""
+        """`no_parameters`: parameters of a match without any. Lookups find nothing until all entries are added and
+        sealed.
+        """
 
     def find(self, request: Any, /) -> Any:
-        """Return the result of `Router.find`, or NotImplemented: the reference has to be asked.
+        """Return the result of `Router.find`, or NotImplemented: call the reference.
 
-        `request`: a `Routable`, whose host, path and method decide here.
+        `request`: a `Routable`, of which host, path and method are used.
         """
 
     def add_host(self, name: bytes, wildcard: bool, beyond: int, /) -> int:
-        """The number of a host that is new. `beyond`: that of the host that answers what this one does not; or -1."""
+        """Add a host and return its number. `beyond`: number of the next less specific host, or -1."""
 
     def add(self, number: int, entry: Any, /) -> None:
-        """Add an entry of the reference to a host, before those that end where it does."""
+        """Add an entry of the reference to a host, before entries that end at the same node."""
 
     def widen(self) -> bool:
-        """Do a piece of the work of making room for what is added next. False: nothing was left to do.
+        """Grow the tables for the next entries, in one step. False: nothing is left to do.
 
-        What `add` and `add_host` would otherwise do in one go.
+        Otherwise `add` and `add_host` grow them in a single step.
         """
 
     def seal(self) -> bool:
-        """All is added: do a piece of the work of leaving only what finding takes. False: nothing was left to do."""
+        """Complete the table in steps, and free what only building needs. False: nothing is left to do."""
 
     def release(self) -> bool:
-        """Free a piece of what is held; from then on the reference is asked. False: nothing was left."""
+        """Free a part of the memory; lookups use the reference from then on. False: nothing is left to free."""

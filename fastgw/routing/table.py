@@ -10,10 +10,10 @@ Rule 1: user patterns run on RE2 only. Rule 2: no step visits all routes: the co
 of the request's path, plus the routes that share its host and path and differ only in method, header and query
 conditions, plus one pass of RE2 over the path if a host has regular expressions.
 
-The compiled module, `_table`, finds the route if host, path and method decide. It calls this module for the rest.
+The compiled module, `_table`, finds the route if host, path and method decide. This module does the rest.
 
-A table is immutable: a reload builds the next one from the rules, in steps between which requests are served, and it
-takes over the hosts whose rules are unchanged. Then the previous one is freed in steps.
+A table is immutable: a reload builds the next one from the rules, in steps between which requests are served, and
+reuses the hosts whose rules are unchanged. The previous table is then freed in steps.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
-"""Work in steps of well below 1 ms, with its result. It may be abandoned at any step."""
+"""Work in steps of well below 1 ms, with a result. It may be abandoned at any step."""
 
 Match: TypeAlias = tuple[R, Mapping[str, bytes]]
 """A route and the parameters of its path: normal-form bytes of the segments, escapes kept."""
@@ -46,8 +46,8 @@ Match: TypeAlias = tuple[R, Mapping[str, bytes]]
 _NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
 _ANY_HOST: Final = b""
 _ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
-_NOTHING_BELOW: Final[dict[bytes, Any]] = {}  # shared by all leaves of trees: an empty dict of its own takes 64 bytes
-_REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's set; what RE2 takes by default
+_NOTHING_BELOW: Final[dict[bytes, Any]] = {}  # shared by all leaves: an empty dict takes 64 bytes
+_REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's regular expressions; RE2's default
 _PIECE: Final = 32  # entries, hosts or nodes that one step visits
 
 
@@ -64,12 +64,14 @@ class Routable(Protocol):
     def query(self) -> bytes | None: ...
 
     def values(self, name: bytes) -> list[bytes]:
-        """The value of each line of a header, by its lower-case name."""
+        """Return the value of each line of a header, by its lower-case name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Conditions of a route. Empty = any; one of the hosts, paths and methods has to match, and all of the others."""
+    """Conditions of a route. Empty: any; one of the hosts, one of the paths and one of the methods has to match, and
+    all of the others.
+    """
 
     hosts: tuple[HostPattern, ...] = ()
     paths: tuple[PathPattern, ...] = ()
@@ -83,7 +85,7 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[R]):
-    """A matching route, for `explain`."""
+    """A matching route for `explain`."""
 
     route: R
     params: Mapping[str, bytes]
@@ -106,7 +108,7 @@ def at_once(steps: Steps[T]) -> T:
 class _Router(Generic[R]):
     """An immutable route table, built from conditions and routes in file order.
 
-    `waiting`: number of requests that will use this table but are not ready yet.
+    `waiting`: number of requests that wait and will use this table.
     """
 
     waiting = 0
@@ -158,9 +160,9 @@ class _Router(Generic[R]):
             self._by_host[name] = (table, *self._wildcard_tables(name))
             yield
         self._sole = self._by_wildcard[_ANY_HOST] if not self._by_host and len(self._by_wildcard) == 1 else ()
-        """The tables for every request, if no route names a host."""
+        """The tables for any request, if no route has a host."""
         self.compiled: Any = None
-        """The compiled tables, which find routes by themselves if they can; None: there are none."""
+        """Compiled tables, which find most routes; None: not available."""
         if _routes is not None:
             self.compiled = yield from self._compile(_routes.Tables(_NO_PARAMETERS))
 
@@ -206,11 +208,11 @@ class _Router(Generic[R]):
             yield
 
     def await_request(self) -> None:
-        """Count a request that will use this table, even if it is replaced by then."""
+        """Count a request that will use this table, even if it is replaced in between."""
         self.waiting += 1
 
     def left(self, _: object) -> None:
-        """Count down a request that has used the table, or was cancelled. Callback of the request's wait."""
+        """Count down a request that has used the table, or was cancelled. Callback of the request's future."""
         self.waiting -= 1
 
     def find_in_turn(self, request: Routable) -> Match[R] | None:
@@ -257,7 +259,7 @@ class _Router(Generic[R]):
 
     def _wildcard_tables(self, host: bytes) -> tuple[_HostTable[R], ...]:
         """Return the tables of the wildcards that match `host`, longest first, and that of any host."""
-        # Begun no further left than a wildcard can: a host of 30,000 dots must not cost 30,000 look-ups.
+        # Start no further left than a wildcard reaches: a host of 30,000 dots must not cost 30,000 lookups.
         dot = host.find(b".", max(1, len(host) - self._longest_wildcard))
         while dot > 0:
             tables = self._by_wildcard.get(host[dot:])
@@ -336,7 +338,7 @@ class RouteEntry(Generic[R]):
         return all(pattern.search(request.query or b"") for pattern in self.query)
 
     def match(self, segments: list[bytes]) -> Match[R]:
-        """`segments` of the path, cut at least as often as the pattern has any."""
+        """`segments`: the path, split at least as often as the pattern."""
         if self.ready is not None:
             return self.ready
         params = {}
@@ -379,7 +381,7 @@ class _Node(Generic[R]):
         self.prefixes: tuple[list[RouteEntry[R]], ...] = ()
         """Entries reached by text only: `ends` of this node and of those above, longest prefix first."""
         self.turns: tuple[tuple[int, _Node[R]], ...] = ()
-        """Nodes that text alone leads to: what goes on with parameters from here and from above, and from which
+        """Nodes reached by text only: where patterns with parameters branch off, from here and from above, and at which
         segment.
         """
 
@@ -465,7 +467,7 @@ class _HostTable(Generic[R]):
         self._exact: dict[bytes, list[RouteEntry[R]]] = {}
         self._tree: _Node[R] = _Node()
         self._cuts = 0
-        """Number of splits of a path that separates all segments that the tree compares. 0: it has none."""
+        """Number of splits of a path that separates all segments that the tree compares. 0: none."""
         self._regexes: list[RouteEntry[R]] = []
         self._regex_set: Any = None
         self._any_path: list[RouteEntry[R]] = []
@@ -533,9 +535,9 @@ class _HostTable(Generic[R]):
         yield self._any_path
 
     def find(self, request: Routable) -> Match[R] | None:
-        """The first of `entries` that accepts `request`."""
-        # PERF: no step for kinds that the table does not have, and no generator: 0.5 us for a prefix, over `entries`
-        # 0.9 (CPython 3.11, micro/routing).
+        """Return the first of `entries` that accepts `request`."""
+        # PERF: kinds that the table does not have are skipped, and there is no generator: 0.5 us for a prefix, 0.9 with
+        # `entries` (CPython 3.11, micro/routing).
         path = request.path
         if self._exact and (exact := self._exact.get(path)) and (entry := _first(exact, request)):
             return entry.ready
@@ -615,8 +617,8 @@ def _answered(methods: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=64)
 def _shared(places: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
-    """Equal positions of parameters as one tuple: 10,000 routes with an `{id}` in the same position stay close
-    together.
+    """Share equal positions of parameters as one tuple: 10,000 routes with an `{id}` in the same position use less
+    memory.
     """
     return places
 
@@ -658,7 +660,7 @@ def _compile_set(regexes: Sequence[bytes]) -> Steps[Any]:
 
 
 def _shortest_ipv6(host: bytes) -> bytes:
-    """The spelling that patterns have: `[0:0::1]` is `[::1]`. Anything but an IPv6 address stays unchanged."""
+    """Normalize an IPv6 address as patterns are: `[0:0::1]` is `[::1]`. Anything else stays unchanged."""
     try:
         return b"[%b]" % str(IPv6Address(host[1:-1].decode("ascii"))).encode()
     except ValueError:
@@ -686,8 +688,8 @@ def _host_name(host: HostPattern | None) -> bytes:
 
 
 def _shape(path: PathPattern | None) -> tuple[object, ...]:
-    """Return the shape of a pattern: of two patterns that match the same path, neither is more specific when their
-    shapes are equal.
+    """Return the shape of a pattern: two patterns with equal shapes match the same paths, and neither is more
+    specific.
     """
     if path is None:
         return ()

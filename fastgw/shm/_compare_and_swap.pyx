@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `compare_and_swap` and `quota_table.QuotaTable.spend`: a word of shared memory is exchanged for another, if
-it is what it was read as."""
+"""Compiled `compare_and_swap` and `quota_table.QuotaTable.spend`: a word of shared memory is replaced if it still has
+the value that was read.
+"""
 
 cimport cython
 from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
@@ -24,7 +25,7 @@ cdef extern from *:
     void fastgw_store(uint64_t* word, uint64_t value) nogil
 
 cdef enum:
-    # Of `quotas`: words of a slot, what its functions return, how a state is divided.
+    # Layout of `quotas`: words of a slot, results of its functions, parts of a state.
     ID_HIGH = 0
     ID_LOW = 1
     STATE = 2
@@ -40,7 +41,7 @@ cdef enum:
 
 @cython.final
 cdef class Words:
-    """Words where they lie: writable memory, aligned on 8 bytes."""
+    """Words in place: writable memory, aligned on 8 bytes."""
 
     cdef Py_buffer _view
 
@@ -53,7 +54,7 @@ cdef class Words:
         PyBuffer_Release(&self._view)
 
     def swap(self, Py_ssize_t at, uint64_t seen, uint64_t wanted):
-        """Whether the word was `seen`; then it is `wanted` now. Raises `IndexError`."""
+        """Replace the word by `wanted` if it is `seen`; return whether it was. Raises `IndexError`."""
         if at < 0 or at >= self._view.len // 8:
             raise IndexError(at)
         return fastgw_swap(<uint64_t*> self._view.buf + at, seen, wanted) != 0
@@ -62,7 +63,7 @@ cdef class Words:
         self, Py_ssize_t at, uint64_t high, uint64_t low, uint64_t period, int64_t begins, int64_t until, int64_t cost,
         int64_t limit, Py_ssize_t mark
     ):
-        """Compiled `quota_table.QuotaTable.spend`, in the slot at this word; or `LONG_OVER`. Raises `IndexError`."""
+        """Compiled `quota_table.QuotaTable.spend` for the slot at this word; or `LONG_OVER`. Raises `IndexError`."""
         cdef Py_ssize_t words = self._view.len // 8
         if at < 0 or at > words - SLOT or mark < 0 or mark >= words:
             raise IndexError(at)
@@ -90,7 +91,7 @@ cdef class Words:
                 fastgw_store(slot + UNTIL, <uint64_t> until)
             if fastgw_swap(slot + STATE, state, period << COUNT_BITS | <uint64_t> (count + cost)):
                 break
-        if fastgw_load(slot + ID_HIGH) != high or fastgw_load(slot + ID_LOW) != low:  # it was given away meanwhile
+        if fastgw_load(slot + ID_HIGH) != high or fastgw_load(slot + ID_LOW) != low:  # given to another key in between
             while True:
                 state = fastgw_load(slot + STATE)
                 count = min(cost, <int64_t> (state & mask))

@@ -50,13 +50,15 @@ cdef object NO_WAIT = 0.0
 
 @cython.final
 cdef class Memory:
-    """The table where it lies."""
+    """The table in place."""
 
     cdef Py_buffer _view
     cdef Table _table
 
     def __cinit__(self, memory not None, Py_ssize_t head, Py_ssize_t own, Py_ssize_t overflow):
-        """`memory`: writable; `head` bytes, then so many cells of the keys and of the overflow, then their parts."""
+        """`memory`: writable: `head` bytes, the cells of the keys and of the overflow, then the parts of sliding
+        windows.
+        """
         PyObject_GetBuffer(memory, &self._view, PyBUF_CONTIG)
         cdef char* start = <char*> self._view.buf
         if <size_t> start % 64 or self._view.len != head + (own + overflow) * <Py_ssize_t> (sizeof(Cell) + 8 * WORDS):

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from fastgw.shm.quota_table import Period
 
 Calendar = Callable[[float], Period]
-"""The period that an instant (epoch seconds) is in."""
+"""Function that returns the period of an instant (epoch seconds)."""
 
 Unit = Literal["day", "month"]
 
@@ -24,8 +24,8 @@ def zone_of(name: str) -> tzinfo:
 
 
 def calendar_of(unit: Unit | float, zone: tzinfo) -> Calendar:
-    """Return a calendar of days and months in the time zone: a day with a clock change has 23 or 25 hours. `unit`: a
-    number is a span of seconds, counted from 1970 in UTC, independent of the zone.
+    """Return the calendar of a unit in the time zone: a day with a clock change has 23 or 25 hours. `unit`: a number is
+    a length in seconds, counted from 1970 in UTC, independent of the zone.
     """
     if not isinstance(unit, str):
         return _spans(int(unit))
@@ -62,7 +62,7 @@ def _first(month: int, zone: tzinfo) -> float:
 
 
 def _midnight(day: date, zone: tzinfo) -> float:
-    """When a day begins there. If clocks skip midnight, it is the time of the change; of two midnights it is
-    the first.
+    """Return the start of a day in epoch seconds. If clocks skip midnight, it is the time of the change; of two
+    midnights the first.
     """
     return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC).timestamp()

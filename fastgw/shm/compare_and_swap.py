@@ -28,8 +28,8 @@ def twin_of(memory: memoryview) -> Any | None:
 
 
 def swap_in(memory: memoryview, fd: int, offset: int) -> Swap:
-    """Return the swap of the words of this memory, which is mapped from `offset` of the file `fd`; its first byte is
-    locked.
+    """Return the swap function for the words of this memory, which is mapped from `offset` of the file `fd`; without a
+    compiler its first byte is locked.
     """
     if _twin is not None:
         swap: Swap = _twin.Words(memory).swap

@@ -1,11 +1,11 @@
 """Health words: health check results of targets, results of attempts at them, and circuit breakers.
 
-Rule 1: control writes the results of its checks to the supervisor's column; workers eject and break by their own
-observations, each in its own column. The most severe value counts, so no process waits for another, and none is lost
-with its process: a worker that sees another's decision repeats it in its own column.
-Rule 2: every change is counted in `changes`. Workers check only these words, in each tick of the timer wheel.
-Rule 3: each process clears a slot of a previous name in its own column before it serves the new name (`enter`): there
-are no writes for the old name by then, because freed slots are not reused at once (`places`).
+Rule 1: control writes health check results to the supervisor's column; workers write ejections and breaker states from
+their own observations, each to its own column. The most severe value counts. No process waits for another, and no
+decision is lost with its process: a worker copies the decisions of others to its own column.
+Rule 2: every change is counted in `changes`. Workers check only these words, in each tick of the timer wheel. Rule 3:
+before a process serves a new name, it clears the slot in its own column (`enter`); nobody writes for the old name by
+then, because freed slots are not reused at once (`slot_assignment`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS
 _VERDICT_BITS: Final = 3
 _LEVEL_BITS: Final = 8
 MOST_LEVEL: Final = (1 << _LEVEL_BITS) - 1
-_UNTIL_BITS: Final = 40  # of hundredths of a second, and one bit for open: 24 are left for the round
+_UNTIL_BITS: Final = 40  # hundredths of a second; one more bit for open; 24 remain for the round
 _ROUND_BITS: Final = 24
 _COUNT_BITS: Final = 64 - _ROUND_BITS
 
@@ -27,15 +27,15 @@ _COUNT_BITS: Final = 64 - _ROUND_BITS
 class HealthVerdict(IntEnum):
     """On a target."""
 
-    UNKNOWN = 0  # and usable: not checked, or not recently
+    UNKNOWN = 0  # usable: not checked, or not recently
     HEALTHY = 1
     UNHEALTHY = 2
     EJECTED = 3
 
 
 class Ejection(NamedTuple):
-    """Ejection: a target gets no requests. `until`: monotonic seconds; 0 = it never was ejected. `level`: multiplier of
-    its duration.
+    """Ejection of a target, which gets no requests. `until`: monotonic seconds; 0: never ejected. `level`: multiplier
+    of the duration.
     """
 
     until: float
@@ -43,13 +43,13 @@ class Ejection(NamedTuple):
 
 
 class BreakerState(NamedTuple):
-    """Circuit breaker state of the node. Each transition begins a round; the highest counts, and of two of the same
-    round an open one.
+    """Circuit breaker state of the node. Each transition begins a round; the highest round counts, and within a round
+    an open breaker.
     """
 
     round: int
     until: float
-    """Monotonic seconds; open until then, half-open from then on. 0 where it is closed."""
+    """Monotonic seconds: open until then, half-open afterwards. 0: closed."""
     is_open: bool
 
 
@@ -57,7 +57,7 @@ NEVER_OPEN: Final = BreakerState(0, 0.0, False)
 
 
 class HealthWords:
-    """Layout of the health words in a column; a slot is that of a target or upstream in `SlotTable`."""
+    """Layout of the health words in a column; slots of targets and upstreams are in `SlotTable`."""
 
     def __init__(self, layout: Layout) -> None:
         self.changes = layout.counter("health_changes")
@@ -67,9 +67,9 @@ class HealthWords:
         self.attempts = layout.gauge("target_attempts", 2 * MAX_TARGETS)
         """Finished attempts, by target."""
         self.errors = layout.gauge("target_errors", 2 * MAX_TARGETS)
-        """Failed attempts, and those answered with 500 and above, by target."""
+        """Failed attempts, including responses with a status of 500 and above, by target."""
         self.failures = layout.gauge("target_failures", 2 * MAX_TARGETS)
-        """Attempts that show a target in trouble, by target: see `upstream.health.outlier_ejection`."""
+        """Attempts that count as failures of the target, by target: see `upstream.health.outlier_ejection`."""
         self.streak = layout.gauge("target_streak", 2 * MAX_TARGETS)
         self._upstream_names = layout.gauge("breaker_names", 2 * MAX_UPSTREAMS)
         self.upstream_attempts = layout.gauge("upstream_attempts", 2 * MAX_UPSTREAMS)
@@ -77,16 +77,16 @@ class HealthWords:
         self.upstream_errors = layout.gauge("upstream_errors", 2 * MAX_UPSTREAMS)
         self._breaker = layout.gauge("breaker_state", 2 * MAX_UPSTREAMS)
         self.probes = layout.gauge("breaker_probes", 2 * MAX_UPSTREAMS)
-        """Probes begun in a half-open round."""
+        """Probes started in a half-open round."""
         self.proven = layout.gauge("breaker_proven", 2 * MAX_UPSTREAMS)
-        """Successful probes of it."""
+        """Successful probes of the round."""
         self._of_target = (*(self._verdict, self._ejection, self.attempts, self.errors, self.failures, self.streak),)
         self._of_upstream = (*(self.upstream_attempts, self.upstream_errors, self._breaker, self.probes, self.proven),)
 
     # --- places ---
 
     def enter(self, column: Column, target: int, name: str) -> None:
-        """Prepare this process's words in the slot of a target, which may have belonged to another."""
+        """Clear this process's words in the slot of a target, which may have belonged to another target."""
         _enter(column.words, self._names, self._of_target, target, name)
 
     def enter_upstream(self, column: Column, upstream: int, name: str) -> None:
@@ -96,11 +96,11 @@ class HealthWords:
         """Notify the workers."""
         column.words[self.changes] += 1
 
-    # --- what control judges ---
+    # health check results, written by control
 
     def set_verdict(self, column: Column, target: int, verdict: HealthVerdict, until: float) -> None:
-        """Write this process's result for a target, and until when it is valid (monotonic seconds). One store
-        for both.
+        """Write this process's result for a target, and until when it is valid (monotonic seconds). A single atomic
+        store.
         """
         column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
 
@@ -114,7 +114,7 @@ class HealthWords:
         column.words[self._ejection + target] = int(ejection.until * 1000) << _LEVEL_BITS | ejection.level
 
     def ejection(self, views: Iterable[memoryview], target: int) -> Ejection:
-        """The one that lasts longest."""
+        """Return the ejection that lasts longest."""
         word = max(view[self._ejection + target] for view in views)
         return Ejection((word >> _LEVEL_BITS) / 1000, word & MOST_LEVEL)
 
@@ -123,17 +123,17 @@ class HealthWords:
         at = self._ejection + target
         column.words[at] = max(view[at] for view in column.views)
 
-    # --- the node's opinion ---
+    # the node's combined state
 
     def read_verdicts(self, column: Column, targets: Sequence[int], now: float) -> list[tuple[HealthVerdict, float]]:
-        """Return, for each of these targets, the node's result, and until when it is valid (monotonic seconds; 0: no
-        end).
+        """Return for each of these targets the node's result and until when it is valid (monotonic seconds; 0:
+        unlimited).
         """
         if not targets:
             return []
-        # PERF: by slices: 500 targets of 4 workers in 0.2 ms, word by word in 1.4 (CPython 3.11, micro/health).
+        # PERF: by slices: 0.2 ms for 500 targets of 4 workers, 1.4 word by word (CPython 3.11, micro/health).
         first, count = min(targets), max(targets) - min(targets) + 1
-        if count > 4 * len(targets) + 64:  # they lie far apart
+        if count > 4 * len(targets) + 64:  # the slots are far apart
             return [self.read_verdicts(column, [target], now)[0] for target in targets]
         verdict, ejection = self._verdict + first, self._ejection + first
         verdicts = column.views[0][verdict : verdict + count].tolist()
@@ -156,7 +156,7 @@ class HealthWords:
     # --- breakers ---
 
     def set_breaker(self, column: Column, upstream: int, state: BreakerState) -> None:
-        """One store for all of it."""
+        """Write this process's breaker state. A single atomic store."""
         until = int(state.until * 100) if state.is_open else 0
         word = (state.round % (1 << _ROUND_BITS)) << _UNTIL_BITS | until << 1 | state.is_open
         column.words[self._breaker + upstream] = word
@@ -167,7 +167,7 @@ class HealthWords:
         return BreakerState(word >> _UNTIL_BITS, until / 100, bool(word & 1))
 
     def counted(self, view: memoryview, word: int, upstream: int, round: int) -> int:
-        """Return how many `probes` or `proven` this process has counted in this round."""
+        """Return the number of `probes` or `proven` that this process has counted in this round."""
         held = view[word + upstream]
         return held & (1 << _COUNT_BITS) - 1 if held >> _COUNT_BITS == round else 0
 
@@ -180,7 +180,7 @@ class HealthWords:
 
 
 def _two(views: Sequence[memoryview]) -> Sequence[memoryview]:
-    """`max` over columns needs at least two; the supervisor's is always there."""
+    """`max` over columns needs at least two values; the supervisor's is always present."""
     return views if len(views) > 1 else (views[0], views[0])
 
 

@@ -1,18 +1,18 @@
-"""Memory budget of request bodies that are kept for retries: for all of them together, over all workers."""
+"""Memory budget of request bodies that are kept for retries, shared by all workers."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, final
 
 MOST_BYTES: Final = 64 * 1024**2
-"""Maximum bytes for the node."""
+"""Maximum bytes per node."""
 
 
 @final
 class HeldBodyBudget:
     """Budget, in bytes, for all kept request bodies together, beyond the free allowance of each.
 
-    Exact for the node, like `NodeLimit`: the bytes are added to this process's own word first, then all words are
-    summed, and the bytes are removed if the sum is too high. The word of a worker that dies is cleared.
+    Exact for the node, like `NodeLimit`: the bytes are added to this process's own word, all words are summed, and the
+    bytes are subtracted again if the sum is too high. The word of a worker that dies is cleared.
     """
 
     __slots__ = ("_fence", "_views", "_word", "_words", "limit")
@@ -20,7 +20,7 @@ class HeldBodyBudget:
     def __init__(
         self, word: int, words: memoryview, views: Sequence[memoryview], fence: Callable[[], None], limit: int
     ) -> None:
-        """`word`: a gauge, in the `words` of this process's column; `views`: of all columns."""
+        """`word`: a gauge in `words`, the column of this process; `views`: all columns."""
         self._word = word
         self._words = words
         self._views = views
@@ -43,7 +43,7 @@ class HeldBodyBudget:
         return sum(view[word] for view in self._views)
 
     def try_take(self, count: int) -> bool:
-        """Take bytes, which the caller has to return. False: not enough are left."""
+        """Take bytes, which the caller has to return. False: not enough left."""
         self._words[self._word] += count
         self._fence()
         if self.in_use <= self.limit:

@@ -1,8 +1,8 @@
 """The last error of each target and of each route, with time and reason, in shared memory. For operators only.
 
 Rule 1: a process writes to its own column; the newest entry of all columns counts. Rule 2: an entry belongs to the name
-that it was written for: a slot with another name has no error. Rule 3: the date is cleared before an entry is changed
-and written last, so a reader never uses an incomplete one.
+that it was written for; it is ignored once the slot has another name. Rule 3: the date is cleared before an entry is
+changed and written last, so readers never use an incomplete one.
 """
 
 import time
@@ -20,8 +20,9 @@ _LOOKS: Final = 3
 
 
 class LastErrorEntry(NamedTuple):
-    """`date`: epoch seconds. `reason`: an errno's name, what TLS or DNS said, and for a route the target; or empty.
-    `answers`: how many the target had given by then; 0 of a route."""
+    """Last error. `date`: epoch seconds. `reason`: name of an errno, or message of TLS or DNS; for a route the target;
+    or empty. `answers`: number of responses of the target by then; 0 for a route.
+    """
 
     date: float
     fault: str
@@ -39,8 +40,9 @@ class LastErrors:
     def note_target(
         self, column: Column, places: SlotTable, name: str, fault: str, reason: str, answers: int = 0
     ) -> None:
-        """`name`: as `target_name` makes it. One that is not counted by name is not noted. `answers`: as all
-        processes have counted them until now (`observe.metrics.series_layout.answers_at`)."""
+        """Record the last error of a target. `name`: from `target_name`; a target without a slot is ignored. `answers`:
+        responses of the target, counted over all processes (`observe.metrics.series_layout.answers_at`).
+        """
         self._note(column, self._targets, places.target_rows.get(name), name, fault, reason, answers)
 
     def note_route(self, column: Column, places: SlotTable, name: str, fault: str, reason: str) -> None:

@@ -1,17 +1,16 @@
-"""Memory that all processes of the node map: a column of 64-bit words for each process that writes, in a memory file.
+"""Shared memory of a node: a column of 64-bit words for each process that writes, in a memory file.
 
-Rule 1: a word has one writer, the process whose column it stands in; all may read. Nothing is locked, so no process
-that is killed can hold a lock for ever. (Once a worker is dead, the supervisor clears the gauges in its column.)
-Rule 2: words are written through `memoryview.cast("Q")`, which is one store. `struct.pack_into` writes byte by byte,
-and a reader sees numbers that nobody wrote.
-Rule 3: what a number means for the node is the sum over the columns (`SharedMemory.total`).
-Rule 4: what is never used costs nothing. The file is sparse, so a layout has room for the largest node there is; but
-reading a page for the first time takes it as well as writing does, so nobody walks over all of a column.
+Rule 1: a word has one writer, the process whose column it is in; all processes read. There are no locks, so a killed
+process cannot keep one. (The supervisor clears the gauges in the column of a dead worker.) Rule 2: words are written
+through `memoryview.cast("Q")`, which is one store. `struct.pack_into` writes byte by byte, so readers would see torn
+values.
+Rule 3: a value for the node is the sum over the columns (`SharedMemory.total`).
+Rule 4: unused memory costs nothing. The file is sparse, and the layout has room for the largest node; but the first
+read of a page allocates it like a write, so nothing may scan a whole column.
 
-In front stands a header, then the tables of limits by key (`cells`, `quotas`), then the columns, that of the supervisor
-first. Columns begin on pages of their own, so that no cache line has two writers; within a column counters stand first,
-then gauges. The file outlives its processes by its descriptor: a new program that lays it out in the same way carries
-on with it.
+The file begins with a header, then the tables of limits by key (`cells`, `quotas`), then the columns, the supervisor's
+first. Columns are page-aligned, so no cache line has two writers; in a column counters precede gauges. The file lives
+as long as a process has its descriptor: after an upgrade, a new program with the same layout continues to use it.
 """
 
 import mmap
@@ -31,15 +30,16 @@ from fastgw.shm.node_limits import UNLIMITED, AddressLimit, KeyCounts, MemoryFen
 
 VERSION: Final = 5
 FIRST_GAUGE: Final = 1 << 19
-"""Word at which the gauges of a column begin; 4 MiB of counters stand before them."""
+"""Index of the first gauge of a column; 4 MiB of counters precede it."""
 LIMIT_CELLS: Final = 1 << 21
-"""Cells of the table of limits: a million keys that are live at a time fill it by half, so all have one of their own.
+"""Cells of the rate limit table: enough for a million active keys, each with its own cell, at a load factor of one
+half.
 
-They cost what is touched: 16 bytes a key, 32 MiB at most, for all limits but sliding windows; each key of such a window
-has 64 more, so 160 MiB at most.
+Only touched memory is allocated: 16 bytes per key, at most 32 MiB, for all limits except sliding windows; each key of a
+sliding window takes 64 bytes more, in total at most 160 MiB.
 """
 SKETCHED: Final = 65_536
-"""Connections for which a sketch of client addresses is made at least."""
+"""Minimum number of connections that the sketch of client addresses is sized for."""
 _WORD: Final = 8
 _PAGE: Final = mmap.PAGESIZE
 _MAGIC, _FINGERPRINT, _COLUMNS, _STRIDE, _WIDTH, _SECRET = range(6)  # words of the header; the secret takes four
@@ -51,7 +51,7 @@ _FRONT: Final = _QUOTAS_AT + quota_table.size()
 
 
 class OtherLayout(Exception):
-    """The memory was laid out by another version, and cannot be carried on with."""
+    """The memory has the layout of another version and cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,17 @@ class Span:
     first: int
     count: int
     gauge: bool
-    """True: tells what is the case now, so it ends with its worker. False: counts upwards, and a new worker goes on."""
+    """True: a current value, cleared when its worker dies. False: a counter, which a replacement worker continues."""
 
 
 class Layout:
-    """Hands out the words of a column by name; equal names share a word."""
+    """Layout of a column: assigns words by name; equal names share a word."""
 
     def __init__(self) -> None:
         self._spans: dict[str, Span] = {}
         self._ends = {False: 0, True: FIRST_GAUGE}
         self.connections = SKETCHED
-        """How many connections the sketch of client addresses is made for; the largest number asked for."""
+        """Number of connections that the sketch of client addresses is sized for; the largest number requested."""
 
     @property
     def spans(self) -> Mapping[str, Span]:
@@ -79,7 +79,7 @@ class Layout:
 
     @property
     def end(self) -> int:
-        """The word behind the last gauge."""
+        """Index after the last gauge."""
         return self._ends[True]
 
     @property
@@ -89,11 +89,11 @@ class Layout:
         return int.from_bytes(blake2b(lines.encode(), digest_size=8).digest())
 
     def counter(self, name: str, count: int = 1) -> int:
-        """The first of `count` words that only grow. They are kept when their worker dies."""
+        """Return the first of `count` words that only grow. They are kept when their worker dies."""
         return self._span(name, count, gauge=False)
 
     def gauge(self, name: str, count: int = 1) -> int:
-        """The first of `count` words that rise and fall. They are cleared when their worker dies."""
+        """Return the first of `count` words that rise and fall. They are cleared when their worker dies."""
         return self._span(name, count, gauge=True)
 
     def _span(self, name: str, count: int, gauge: bool) -> int:
@@ -109,17 +109,17 @@ class Layout:
 
 
 class SharedMemory:
-    """The mapped memory. The descriptor is closed when the object goes; the memory when its last view does."""
+    """The mapped memory. The descriptor is closed with the object; the memory is unmapped with the last view."""
 
     def __init__(self, layout: Layout, columns: int, fd: int | None = None) -> None:
-        """`columns`: of workers. `fd`: of memory that is there already, see `attach`."""
+        """`columns`: number of workers. `fd`: descriptor of existing memory, see `attach`."""
         self.layout = layout
         if fd is None:
             width = width_for(layout.connections)
             stride = -(-(layout.end + 2 * Sketch(0, width).words) * _WORD // _PAGE) * _PAGE
             fd = memory_file("fastgw")
             head = (VERSION, layout.fingerprint, 0, stride // _WORD, width)
-            # Per run: nobody outside can choose addresses that share a sketch's cells.
+            # A random secret per run: clients cannot choose addresses that share cells of the sketch.
             os.write(fd, b"".join(word.to_bytes(_WORD, sys.byteorder) for word in head) + os.urandom(_SECRET_BYTES))
         self.fd = fd
         weakref.finalize(self, os.close, fd)
@@ -138,28 +138,28 @@ class SharedMemory:
             raise OtherLayout(str(error)) from error
         self._stride = self._header[_STRIDE] * _WORD
         self.sketch = Sketch(layout.end, self._header[_WIDTH])
-        """Sketch of connections by address. Behind it stands one of the same size, of requests by key."""
+        """Sketch of connections by address. It is followed by one of the same size for requests by key."""
         self._secret = bytes(front[_SECRET * _WORD : _SECRET * _WORD + _SECRET_BYTES])
         self._maps: list[tuple[mmap.mmap, int]] = []
-        self._views: list[memoryview] = []  # grows in place: limits sum over it
+        self._views: list[memoryview] = []  # grows in place, because limits sum over it
         self._all: list[Column] = []
         self.widen(max(columns, self._header[_COLUMNS]))
 
     @classmethod
     def create(cls, layout: Layout, columns: int) -> "SharedMemory":
-        """New memory, for so many workers. Raises `OSError`, `OverflowError`, `MemoryError` when it cannot be had."""
+        """Create memory for this many workers. Raises `OSError`, `OverflowError` or `MemoryError`."""
         return cls(layout, columns)
 
     @classmethod
     def attach(cls, fd: int, layout: Layout) -> "SharedMemory":
-        """The memory that another program has left us, with what stands in it. Raises `OtherLayout`."""
+        """Map the memory that another program has created. Raises `OtherLayout`."""
         return cls(layout, 0, fd)
 
     def widen(self, count: int) -> None:
-        """Have columns for so many workers, here and in the limits that were handed out.
+        """Add columns for this many workers, here and in existing limits.
 
-        The supervisor first, then each process that is there, and only then may a process use a new column: what a
-        limit does not see it does not count.
+        First in the supervisor, then in each running process; only then may a process use a new column, because a limit
+        does not count columns that it does not know.
         """
         missing = count + 1 - len(self._all)
         if missing <= 0:
@@ -196,9 +196,9 @@ class SharedMemory:
         return sum(view[word] for view in self._views)
 
     def clear_gauges(self, index: int) -> None:
-        """Clear the gauges of a dead worker. Only after the process was reaped: then its words have no writer.
+        """Clear the gauges of a dead worker. Only after the process was reaped, when its words have no writer.
 
-        The pages go back to the system, and read as zeros: those that nobody used are not touched.
+        The pages are returned to the system and read as zeros; unused pages are not touched.
         """
         mapped, at = self._maps[index + 1]
         start = FIRST_GAUGE * _WORD
@@ -207,7 +207,7 @@ class SharedMemory:
 
 @final
 class Column:
-    """One process's words, which it alone writes, and a view of everybody's for limits."""
+    """Column of one process, its only writer, with a view of all columns for limits."""
 
     __slots__ = ("_fence", "_secret", "_sketch", "_views", "words")
 
@@ -220,30 +220,32 @@ class Column:
 
     @property
     def views(self) -> Sequence[memoryview]:
-        """The words of all columns, that of the supervisor first. Kept, it grows with the node."""
+        """The words of all columns, the supervisor's first. The list grows when columns are added."""
         return self._views
 
     def fence(self) -> None:
-        """Have all see what was stored here before anything is loaded that comes next."""
+        """Order earlier stores to this column before later loads, for all processes."""
         self._fence()
 
     def limit(self, word: int, most: int | None, counter: int | None = None) -> NodeLimit:
-        """An allowance of `most` (None: none) that all workers share; `word` is a gauge of the layout.
+        """Return a limit of `most` (None: none) shared by all workers; `word`: a gauge of the layout.
 
-        `counter`: a counter of the layout, for the places ever taken by this worker.
+        `counter`: a counter of the layout for the total number of permits that this worker has taken.
         """
         return NodeLimit(word, UNLIMITED if most is None else most, self.words, self._views, self._fence, counter)
 
     def address_limit(self, most: int) -> AddressLimit:
-        """An allowance of `most` for each client address, that all workers share."""
+        """Return a limit of `most` per client address, shared by all workers."""
         return AddressLimit(self._counts(self._sketch), most)
 
     def held_body_budget(self, word: int, most: int = MOST_BYTES) -> HeldBodyBudget:
-        """Room for kept bodies, `most` bytes for all workers together; `word` is a gauge of the layout."""
+        """Return the memory budget for kept request bodies: `most` bytes for all workers; `word`: a gauge of the
+        layout.
+        """
         return HeldBodyBudget(word, self.words, self._views, self._fence, most)
 
     def in_flight(self) -> KeyCounts:
-        """The requests that are under way, by keys that filters choose."""
+        """Return the counts of requests in flight, by keys that filters choose."""
         first, width = self._sketch
         return self._counts(Sketch(first + self._sketch.words, width))
 

@@ -1,7 +1,7 @@
-"""Allowances that hold for the node although no process waits for another: announce in one's own column, then check.
+"""Exact limits of a node without waiting between processes: add to one's own column first, then check the sum.
 
-All of it works on words of which each has one writer (`shared`). The views of all columns are one list, which grows
-when the node gets more of them: it is shared, and never copied.
+Each word has a single writer (`memory`). The views of all columns are one list, which is shared and never copied,
+because it grows when columns are added.
 """
 
 import ipaddress
@@ -12,17 +12,16 @@ from typing import Final, NamedTuple, final
 
 UNLIMITED: Final = 2**64 - 1
 ROWS: Final = 4
-"""Rows of a sketch. An address has one cell in each."""
+"""Rows of a sketch. A key has one cell in each."""
 
 
 @final
 class MemoryFence:
-    """A full fence between what this process has stored and what it loads next.
+    """A full memory fence between earlier stores of this process and its next loads.
 
-    No CPU promises by itself that all see a store before a later load happens: x86 and ARM both let a load overtake an
-    older store to another word. A lock that only this process holds gives it: its release (a releasing store) comes
-    after the store, its acquisition (an acquiring load) before the load, and neither CPU lets an acquire overtake a
-    release. Acquire first and release then would leave the middle open.
+    x86 and ARM both let a load overtake an older store to another word. Releasing and then acquiring a lock that only
+    this process uses prevents that: the release comes after the store, the acquire before the load, and neither CPU
+    lets an acquire overtake a release. Acquiring first and releasing then would not order store and load.
     """
 
     __slots__ = ("acquire", "release")
@@ -39,12 +38,12 @@ class MemoryFence:
 
 @final
 class NodeLimit:
-    """An exact limit for the node without a lock.
+    """An exact limit of the node without a lock.
 
-    A worker first adds to its own word, then sums all columns, and takes back what it added when the sum is too high.
-    Of two workers that race, the one whose store comes later sees the other's, so the limit is never exceeded; when
-    both see each other, both are refused, though one place was left: a limit that is nearly spent may refuse early,
-    for as long as the race lasts. `MemoryFence` says why a store is seen.
+    A worker adds to its own word, sums all columns, and subtracts again if the sum is too high. Of two racing workers,
+    the one whose store comes later sees the other's, so the limit is never exceeded. If both see each other, both are
+    rejected although one permit was left: close to the limit, a race may reject early. `MemoryFence` explains the
+    visibility of stores.
     """
 
     __slots__ = ("_fence", "_most", "_views", "_word", "_words", "counter")
@@ -58,7 +57,7 @@ class NodeLimit:
         fence: MemoryFence,
         counter: int | None = None,
     ) -> None:
-        """`counter`: the word of this column that counts the places ever taken."""
+        """`counter`: word of this column for the total number of permits taken."""
         self._word = word
         self._most = most
         self._words = words
@@ -67,7 +66,7 @@ class NodeLimit:
         self.counter = counter
 
     def try_take(self) -> bool:
-        """Take one place of the node's allowance; False when none is left. What is taken is given back once."""
+        """Take one permit of the node's limit; False: none left. Each permit taken is returned once."""
         word = self._word
         words = self._words
         words[word] += 1
@@ -87,7 +86,7 @@ class NodeLimit:
 
 
 class Sketch(NamedTuple):
-    """A count-min sketch's place in a column: `ROWS` rows of `width` gauges."""
+    """Layout of a count-min sketch in a column: `ROWS` rows of `width` gauges."""
 
     first: int
     width: int
@@ -98,29 +97,29 @@ class Sketch(NamedTuple):
 
     @property
     def connections(self) -> int:
-        """How many connections at a time it is made for, over all addresses."""
+        """Number of concurrent connections that it is sized for, over all addresses."""
         return self.width // 2
 
 
 def width_for(connections: int) -> int:
-    """The width of a sketch for at most `connections` at a time over all addresses.
+    """Return the width of a sketch for at most `connections` at a time over all addresses.
 
-    A row is at least twice as wide as that, so two addresses share a cell of a row with a probability below
-    1 - exp(-1/2), and all four cells are shared, which is when an address is counted too high, for less than
-    2.4 % of the addresses, by one or two connections. It is never counted too low: the limit holds.
+    A row is at least twice that wide, so two addresses share a cell of a row with a probability below 1 - exp(-1/2).
+    All four cells collide, which counts an address too high by one or two connections, for less than 2.4 % of the
+    addresses. Counts are never too low: the limit holds.
     """
     return 1 << max(10, (2 * connections - 1).bit_length())
 
 
 Cells = tuple[int, ...]
-"""The words in which a sketch counts a key."""
+"""Words in which a sketch counts a key."""
 
 
 @final
 class KeyCounts:
-    """How much is held by each of any number of keys, on the node and in fixed memory: a count-min sketch per column.
+    """Concurrent counts of any number of keys, for the node and in fixed memory: a count-min sketch per column.
 
-    A key's count is the least of its four cells, each summed over the columns: never too low, so limits hold.
+    A key's count is the minimum of its four cells, each summed over the columns: never too low, so limits hold.
     """
 
     __slots__ = ("_fence", "_secret", "_sketch", "_views", "_words")
@@ -141,10 +140,10 @@ class KeyCounts:
         return tuple(first + row * width + int.from_bytes(digest[4 * row : 4 * row + 4]) % width for row in range(ROWS))
 
     def try_take(self, cells: Cells, most: int) -> bool:
-        """Take one place of the key that is counted there, if no more than `most` are then taken.
+        """Take one permit of a key, if at most `most` are then taken.
 
-        What is taken is given back once. As with `NodeLimit`, workers that race for the last place may all be refused
-        it; here they try again, twice, while it is free.
+        Each permit taken is returned once. As with `NodeLimit`, workers that race for the last permit may all be
+        rejected; they try again up to twice while it is free.
         """
         words = self._words
         for _ in range(3):
@@ -165,13 +164,13 @@ class KeyCounts:
             words[cell] -= 1
 
     def hold(self, cells: Cells, places: int) -> None:
-        """Hold so many places more, whatever is taken; fewer, where that is negative."""
+        """Add this number of permits without a check; a negative number removes permits."""
         words = self._words
         for cell in cells:
             words[cell] += places
 
     def count(self, cells: Cells) -> int:
-        """How many places are taken."""
+        """Return the number of permits taken."""
         return min(sum(view[cell] for view in self._views) for cell in cells)
 
     def _has_at_most(self, cells: Cells, most: int) -> bool:
@@ -186,7 +185,7 @@ class KeyCounts:
 
 
 def own_counts() -> KeyCounts:
-    """Return counts of this process alone: for tests and trials."""
+    """Return counts of this process only, for tests."""
     words = memoryview(bytearray(8 * Sketch(0, 1024).words)).cast("Q")
     return KeyCounts(Sketch(0, 1024), words, [words], MemoryFence(), b"")
 
@@ -195,8 +194,8 @@ def own_counts() -> KeyCounts:
 class AddressLimit:
     """A limit per client address for the node.
 
-    An IPv6 client is its /64, the least that one subscriber has; addresses that are no IP address (unix sockets) are
-    one client.
+    An IPv6 client is its /64, the smallest block that a subscriber has; addresses that are not IP addresses (unix
+    sockets) are one client.
     """
 
     __slots__ = ("_counts", "_most")
@@ -206,7 +205,7 @@ class AddressLimit:
         self._most = most
 
     def try_take(self, ip: str) -> bool:
-        """Take one place of this address; False when it has none left. What is taken is given back once."""
+        """Take one permit of this address; False: none left. Each permit taken is returned once."""
         return self._counts.try_take(self._counts.cells(subscriber(ip)), self._most)
 
     def give_back(self, ip: str) -> None:
@@ -214,9 +213,7 @@ class AddressLimit:
 
 
 def subscriber(ip: str) -> bytes:
-    """Return the key that stands for one client: an IPv4 address, the /64 of an IPv6 address, or b"" for what is no IP
-    address.
-    """
+    """Return the key of a client: an IPv4 address, the /64 of an IPv6 address, or b"" for anything else."""
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The file in which counts of quotas outlive the gateway: an SQLite database, written by one process at a time.
+"""Quota file: quota counts that outlive the gateway, in an SQLite database, written by one process at a time.
 
-What is committed is on the disk (WAL, synchronous=FULL). The file holds digests of keys, and no key. Two gateways that
-kept counts in one file would each put its own in place of the other's, so each has a `Claim` to its own.
+Committed data is on disk (WAL, synchronous=FULL). The file holds digests of keys, and no key. Two gateways with one
+file would overwrite each other's counts, so each gateway holds a `Claim` to its file.
 """
 
 import fcntl
@@ -15,18 +15,18 @@ from fastgw.shm.quota_table import COUNT_MAX, PERIODS, KeyDigest, StoredCount
 
 _VERSION: Final = 1
 _TIMEOUT_S: Final = 2.0
-"""How long another writer is waited for, who is on its way out."""
+"""Seconds to wait for another writer, which is about to exit."""
 _FORGOTTEN_S: Final = 86_400.0
-"""Seconds that a count is kept after its period, for clocks that were wrong."""
+"""Seconds that a count is kept after its period, to tolerate wrong clocks."""
 
 
 _FARTHEST_S: Final = 100 * 366 * 86_400.0
-"""No period ends later than that from now."""
+"""Maximum seconds from now to the end of a period."""
 _DIGEST: Final = 16
 
 
 class CannotKeep(Exception):
-    """The file cannot be read or written; the text says why, in a line for people."""
+    """The file cannot be read or written; the text is the reason in one line."""
 
 
 class InUse(CannotKeep):
@@ -35,19 +35,19 @@ class InUse(CannotKeep):
 
 @final
 class Claim:
-    """Claim to a file, for one gateway: a lock on a file beside it, which the kernel frees when its holder is gone.
+    """Claim of one gateway to a file: a lock on a file beside it, which the kernel releases when the holder exits.
 
-    `run`: what tells this run of the gateway from all others, known to all of its processes. It stands in the file
-    beside, so that each of them may hold the lock for all.
+    `run`: identifies this run of the gateway and is known to all of its processes. It is written to the lock file, so
+    each of them may hold the lock for all.
     """
 
     def __init__(self, path: str, run: bytes, fd: int = -1) -> None:
-        """`fd`: of the lock, where it is held already."""
+        """`fd`: descriptor with the lock, if it is already held."""
         self.path, self.fd = path, fd
         self._run = run
 
     def acquire(self) -> None:
-        """Hold it, unless another process of this gateway does. Raises `CannotKeep`."""
+        """Acquire the lock, unless another process of this gateway holds it. Raises `CannotKeep`."""
         if self.fd >= 0:
             return
         try:
@@ -70,7 +70,7 @@ class Claim:
             raise CannotKeep(f"{self.path} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Release the claim in the process that holds it; a process that inherited it leaves it to the holder."""
+        """Release the claim in the process that holds it; a process that inherited it does not release it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -78,7 +78,9 @@ class Claim:
 
 @final
 class QuotaFile:
-    """Opened when it is first needed, and again after it failed. `strange`: rows read that no gateway has written."""
+    """Database of quota counts, opened on first use and again after a failure. `strange`: number of invalid rows
+    read.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -86,7 +88,7 @@ class QuotaFile:
         self._database: sqlite3.Connection | None = None
 
     def read(self, now_date: float) -> Iterator[StoredCount]:
-        """Yield the rows whose period has not ended. A file that is not there says nothing. Raises `CannotKeep`."""
+        """Yield the rows whose period has not ended; none if the file does not exist. Raises `CannotKeep`."""
         self.strange = 0
         if not os.path.lexists(self.path):
             return
@@ -101,11 +103,11 @@ class QuotaFile:
             raise self._failed("cannot be read", error) from error
 
     def try_to_write(self) -> None:
-        """Find out whether it can be written. Raises `CannotKeep`."""
+        """Check that the file is writable. Raises `CannotKeep`."""
         self.write((), 0.0)
 
     def write(self, rows: Iterable[StoredCount], now_date: float) -> None:
-        """Keep these, and forget what is long over: all of it or nothing. Raises `CannotKeep`."""
+        """Write these counts and delete expired ones, in one transaction. Raises `CannotKeep`."""
         try:
             database = self._open()
             database.execute("BEGIN IMMEDIATE")
@@ -119,7 +121,7 @@ class QuotaFile:
             raise self._failed("cannot be written", error) from error
 
     def close(self) -> None:
-        """Close the database: everything written is in the one file then."""
+        """Close the database: afterwards everything is in the one file."""
         database, self._database = self._database, None
         if database is not None:
             with suppress(sqlite3.Error):
@@ -130,7 +132,7 @@ class QuotaFile:
             return self._database
         with suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        # Each use is by one thread, though not always by the same.
+        # Used by one thread at a time, but not always the same.
         database = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._database = database
         (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -154,7 +156,7 @@ class QuotaFile:
 
 
 def _is_sound(id_: object, period: object, used: object, until: object, now_date: float) -> bool:
-    """Whether a row is one that we write: SQLite keeps anything in a column, and others can write to the file."""
+    """Whether a row is valid: SQLite columns hold any type, and others can write to the file."""
     return (
         isinstance(id_, bytes)
         and len(id_) == _DIGEST

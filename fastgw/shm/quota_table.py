@@ -1,21 +1,20 @@
-"""Counts for long periods, exact for the node, in memory that all its processes map, and kept by one of them in a file.
+"""Quota counts for long periods, exact for the node, in shared memory; one process writes them to a file.
 
-Memory is a page for locks and numbers, a line of words for the blocks, and slots of one cache line each. A slot is one
-key's: the 128 bits of its digest, its *state*, until when that counts, and the state that the file has. A state is the
-number of the period in 20 bits and the count in 44: one word, so that a count and the period that it is of are never
-torn apart, and one compare-and-swap spends.
+The memory has a page for locks and numbers, one word per block, and slots of one cache line each. A slot belongs to one
+key: the 128 bits of its digest, its *state*, the end of its validity, and the state in the file. A state is the number
+of the period in 20 bits and the count in 44: a single word, so that count and period always match, and one
+compare-and-swap spends.
 
-Rule 1: a slot is given to a key under a lock that the kernel frees when its holder dies, once in the life of a key. A
-slot is looked for among `PROBED` from where the digest says, and never becomes free again: only one whose period has
-been over for `GRACE_S` is given to another key. Where there is none, the key counts in one slot with all others of its
-filter that found none: they may be refused for each other, none is admitted for what is forgotten.
-Rule 2: a count goes on from the period that the slot says where that is the next one: another process's clock is a
-little ahead. Where it is farther ahead a clock was wrong, and the count goes on in the period that is.
-Rule 3: numbers of periods begin anew after 2**20 of them. What ended `LONG` periods ago is none, whatever its number
-says: under the lock its state becomes 0, and only then is anything spent. Where the state is 0, until when it counts is
-written before it, so that nobody takes what has just begun for what is long over.
-Rule 4: whoever spends marks the block afterwards. Whoever keeps takes the mark first, and reads then: nothing is
-missed, but for what a process did that was killed in between; that is found by looking at all blocks now and then.
+Rule 1: a slot is assigned to a key under a lock that the kernel releases when its holder dies, once in the life of a
+key. The slot is one of `PROBED` slots from a position given by the digest. It is never freed, but once its period has
+been over for `GRACE_S` it may be assigned to another key. If none is available, the key shares a slot with all such
+keys of its filter: they may be rejected because of each other, but no spending is forgotten. Rule 2: a count continues
+with the slot's period if that is the next one: another process's clock is slightly ahead. If it is further ahead, a
+clock was wrong, and the count continues with the current period. Rule 3: period numbers wrap after 2**20. A period that
+ended `LONG` periods ago is over, whatever its number: its state becomes 0 under the lock, before anything is spent.
+While the state is 0, the validity is written before the state, so that a new count is not taken for an expired one.
+Rule 4: spending marks the block afterwards. The process that writes the file takes the mark first and then reads, so no
+change is missed, except those of a process killed in between; an occasional scan of all blocks finds them.
 
 PERF: a decision takes 0.3 us compiled, 2.7 by fcntl (CPython 3.11, micro/quotas).
 """
@@ -33,22 +32,22 @@ from fastgw.kernel import memory_file
 from fastgw.shm import compare_and_swap
 
 SLOTS: Final = 1 << 19
-"""Keys that are counted one by one. Memory is taken as they come: at most 64 bytes a key."""
+"""Number of keys with a slot of their own. Memory is allocated on use: at most 64 bytes per key."""
 PROBED: Final = 64
 GRACE_S: Final = 3600.0
 COUNT_MAX: Final = (1 << 44) - 1
 LONG: Final = 1 << 18
-"""Number of periods after which a state is no one's; far fewer than half of the numbers that there are."""
+"""Number of periods after which a state is void; far fewer than half of the period numbers."""
 PERIODS: Final = 1 << 20
-"""Count of the numbers of periods: they begin anew then."""
-_BLOCK: Final = 512  # slots that are marked together
+"""Number of period numbers; they wrap afterwards."""
+_BLOCK: Final = 512  # slots that share a mark
 _OVERFLOW: Final = 1024
 _PAGE: Final = mmap.PAGESIZE
 _SLOT: Final = 8  # words
 _ID_HIGH, _ID_LOW, _STATE, _UNTIL, _KEPT = range(5)  # words of a slot
-_MAKER, _OVERFLOWED, _SECRET = 2, 3, 4  # words of the first page; the two before are locked by their bytes; two secrets
+_MAKER, _OVERFLOWED, _SECRET = 2, 3, 4  # words of the first page; the first two are locked by their bytes; two secrets
 _PLACING: Final = 8
-"""The byte that is locked while a slot is given away."""
+"""Byte that is locked while a slot is assigned."""
 NOT_OURS: Final = -1
 USED_UP: Final = -2
 _LONG_OVER: Final = -3
@@ -59,7 +58,7 @@ class Full(Exception):
 
 
 class Period(NamedTuple):
-    """A span of the calendar. `number`: consecutive ones differ by 1. Dates are epoch seconds."""
+    """A calendar period. `number`: consecutive periods differ by 1. Dates are epoch seconds."""
 
     number: int
     begins_date: float
@@ -101,7 +100,7 @@ def size(slots: int = SLOTS) -> int:
 
 
 def own_quotas(slots: int = 4096) -> "QuotaTable":
-    """A table of this process alone: for tests and trials."""
+    """Return a table of this process only, for tests."""
     fd = memory_file("fastgw-quotas")
     os.ftruncate(fd, size(slots))
     made = QuotaTable(memoryview(mmap.mmap(fd, size(slots))), fd, 0)
@@ -111,7 +110,7 @@ def own_quotas(slots: int = 4096) -> "QuotaTable":
 
 @final
 class QuotaTable:
-    """The table. `memory`: all zero, or one that is there; mapped from `offset` of `fd`. Raises `ValueError`."""
+    """The quota table. `memory`: all zero, or an existing table; mapped from `offset` of `fd`. Raises `ValueError`."""
 
     def __init__(self, memory: memoryview, fd: int, offset: int) -> None:
         self._words = memory.cast("B").cast("Q")
@@ -137,17 +136,18 @@ class QuotaTable:
 
     @property
     def overflowed(self) -> int:
-        """How often a key found no slot of its own."""
+        """Number of keys that found no slot of their own."""
         return self._words[_OVERFLOWED]
 
     @property
     def slots(self) -> int:
-        """How many keys may have one of their own."""
+        """Maximum number of keys with a slot of their own."""
         return self._slots
 
     def occupied(self, now: float) -> tuple[int, int]:
-        """How many slots are some key's at `now`, in epoch seconds, and cannot be given to another: of the keys' own,
-        and of those that are shared. Takes up to 100 ms."""
+        """Return the numbers of slots in use at `now` (epoch seconds): own slots and shared ones. Takes up to 100
+        ms.
+        """
         cutoff, words, found = int(now - GRACE_S), self._words, [0, 0]
         for block in self.in_use():
             first = _BLOCK * block
@@ -159,10 +159,10 @@ class QuotaTable:
             found[1] += sum(count[own:])
         return found[0], found[1]
 
-    # --- what filters do ---
+    # for filters
 
     def place(self, id_: KeyDigest, shared: KeyDigest) -> tuple[int, KeyDigest]:
-        """The slot of a key, and whose it is: its own, or that of all keys that have none. Raises `Full`."""
+        """Return the slot of a key, and whose it is: its own, or that of all keys without one. Raises `Full`."""
         found = self._find(id_)
         if found is not None:
             return found, id_
@@ -178,7 +178,9 @@ class QuotaTable:
         raise Full
 
     def spend(self, slot: int, id_: KeyDigest, period: Period, cost: int, limit: int) -> int:
-        """How much of the limit is left then; `USED_UP`: nothing was spent; `NOT_OURS`: the slot is another's now."""
+        """Spend, and return the remaining limit; `USED_UP`: nothing was spent; `NOT_OURS`: the slot now belongs to
+        another key.
+        """
         words, at = self._words, self._first + _SLOT * slot
         wanted, mark = period.number % PERIODS, self._marked + slot // _BLOCK
         begins, ends = int(period.begins_date), int(period.ends_date)
@@ -203,7 +205,7 @@ class QuotaTable:
                 words[at + _UNTIL] = ends
             if self._swap(at + _STATE, state, tag << 44 | count):
                 break
-        if words[at] != id_.high or words[at + _ID_LOW] != id_.low:  # it was given away meanwhile
+        if words[at] != id_.high or words[at + _ID_LOW] != id_.low:  # the slot was given to another key in between
             self._take_back(at, cost)
             return NOT_OURS
         if state >> 44 != tag:
@@ -212,7 +214,7 @@ class QuotaTable:
         return limit - count
 
     def refund(self, slot: int, id_: KeyDigest, period: Period, cost: int) -> None:
-        """Give back what was spent in this period; nothing, when it is over."""
+        """Refund a cost spent in this period; ignored if the period is over."""
         words, at = self._words, self._first + _SLOT * slot
         while words[at] == id_.high and words[at + _ID_LOW] == id_.low:
             state = words[at + _STATE]
@@ -227,7 +229,7 @@ class QuotaTable:
             pass
 
     def count(self, slot: int, id_: KeyDigest, period: Period) -> int:
-        """How much was spent in this period."""
+        """Return the units spent in this period."""
         at = self._first + _SLOT * slot
         if self._words[at] != id_.high or self._words[at + _ID_LOW] != id_.low:
             return 0
@@ -242,21 +244,21 @@ class QuotaTable:
         """Free the slots whose period ended long before this one."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + _PLACING)
         try:
-            state = self._words[at + _STATE]  # before until when it counts: see rule 3
+            state = self._words[at + _STATE]  # read before the validity: see rule 3
             if state and self._is_long_over(at, period):
                 self._swap(at + _STATE, state, 0)
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._offset + _PLACING)
 
-    # --- what is asked and told about keys ---
+    # queries and resets of keys
 
     def look_up(self, id_: KeyDigest, period: Period) -> int:
-        """How much was spent in this period, by a key that may never have been seen."""
+        """Return the units that a key has spent in this period; the key may be unknown."""
         slot = self._find(id_)
         return 0 if slot is None else self.count(slot, id_, period)
 
     def reset(self, id_: KeyDigest) -> bool:
-        """Have nothing spent by a key; whether it is known."""
+        """Reset the count of a key; return whether the key is known."""
         slot = self._find(id_)
         if slot is None:
             return False
@@ -267,10 +269,10 @@ class QuotaTable:
                 self._words[self._marked + slot // _BLOCK] = 1
                 return True
 
-    # --- what is kept in a file ---
+    # for the file
 
     def restore(self, row: StoredCount) -> None:
-        """Have at least what the file says of a key. Raises `Full`."""
+        """Raise the count of a key to at least that of the file. Raises `Full`."""
         slot, _ = self.place(row.id, row.id)
         at = self._first + _SLOT * slot
         wanted = row.period % PERIODS
@@ -278,7 +280,7 @@ class QuotaTable:
             state = self._words[at + _STATE]
             tag, count = state >> 44, state & COUNT_MAX
             if not state or 0 < (wanted - tag) % PERIODS < PERIODS // 2:
-                count = 0  # what is there is older
+                count = 0  # the existing count is older
             elif tag != wanted:
                 return
             if self._swap(at + _STATE, state, wanted << 44 | max(count, row.used)):
@@ -288,7 +290,7 @@ class QuotaTable:
                 return
 
     def marked(self) -> list[int]:
-        """The blocks in which something was spent since this was asked last."""
+        """Return the blocks that were marked since the last call."""
         words, begins = self._words, self._marked
         if not any(words[begins : begins + self._blocks].tobytes()):
             return []
@@ -300,11 +302,11 @@ class QuotaTable:
         return found
 
     def in_use(self) -> list[int]:
-        """The blocks in which keys have slots."""
+        """Return the blocks in which keys have slots."""
         return [block for block in range(self._blocks) if self._words[self._used + block]]
 
     def unkept(self, block: int) -> Iterator[tuple[int, int, StoredCount]]:
-        """Slots of a block of which the file does not say what they say: the slot, the state, and what to keep."""
+        """Yield the slots of a block that differ from the file: the slot, its state, and the row to write."""
         first = self._first + _SLOT * _BLOCK * block
         last = min(first + _SLOT * _BLOCK, self._first + _SLOT * (self._slots + _OVERFLOW))
         words = self._words[first:last].tolist()
@@ -315,13 +317,13 @@ class QuotaTable:
                 yield (first - self._first + begins) // _SLOT, state, row
 
     def kept(self, slot: int, state: int) -> None:
-        """The file says so now."""
+        """Record that the file has this state."""
         self._words[self._first + _SLOT * slot + _KEPT] = state
 
     # --- slots ---
 
     def _range(self, id_: KeyDigest) -> tuple[int, int]:
-        # Nobody outside knows which keys begin at one place.
+        # Keyed, so that clients cannot choose keys that begin at one position.
         mixed = (id_.low ^ self._mask) * self._factor % (1 << 64) >> 32
         probed = min(PROBED, self._slots)
         return mixed * (self._slots - probed + 1) >> 32, probed
@@ -338,7 +340,7 @@ class QuotaTable:
         return None
 
     def _give(self, id_: KeyDigest, begins: int, count: int) -> int | None:
-        """A slot for this key, which it may have got a moment ago. Under the lock."""
+        """Assign a slot to this key, unless it has one by now. Call under the lock."""
         words = self._words
         over = None
         now = int(time() - GRACE_S)
@@ -355,7 +357,7 @@ class QuotaTable:
             return None
         at = self._first + _SLOT * over
         state = words[at + _STATE]
-        # Whoever was about to spend there finds another state, and then another key.
+        # A process that is about to spend there sees another state, and then another key.
         if words[at + _UNTIL] >= now or not self._swap(at + _STATE, state, 0):
             return None
         words[at] = 0
@@ -366,13 +368,15 @@ class QuotaTable:
         words, at = self._words, self._first + _SLOT * slot
         words[self._used + slot // _BLOCK] = 1
         words[at + _STATE] = words[at + _KEPT] = 0
-        words[at + _UNTIL] = int(time())  # until it is spent in
+        words[at + _UNTIL] = int(time())  # until the first spending
         words[at + _ID_LOW] = id_.low
         words[at] = id_.high
 
 
 def _tag_and_count(state: int, wanted: int) -> tuple[int, int]:
-    """The period in which to count, and the count so far, where the slot says this and the clock `wanted`."""
+    """Return the period to count in, and its count so far, for a slot with this state and the clock's period
+    `wanted`.
+    """
     tag, count = state >> 44, state & COUNT_MAX
     if tag == wanted or not state:
         return wanted, count

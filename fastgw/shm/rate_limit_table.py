@@ -1,33 +1,32 @@
-"""Limits by key, exact for the node: a table of cells of fixed size, in memory that all its processes map.
+"""Rate limits by key, exact for the node: a table of cells of fixed size, in shared memory.
 
-A cell is two words, a keyed hash of the key and a state. The state is a number that orders as an instant: once it is
-not above `now`, the cell is as good as new and may be evicted, whoever's it is.
+A cell is two words, a keyed hash of the key and a state. The state is an instant: once it is not above `now`, the cell
+has expired and may be reused for any key.
 
 - Token bucket (GCRA): the instant at which the bucket is full again, in ns.
-- Fixed window: the end of the window, rounded up to 2**24 ns; its lower 24 bits, all zero then, hold the count.
-- Sliding window: the same of a part of the window, a seventh, with the instant at which that part has left the window.
-  The counts of the parts before stand beside the cell. A permit is held from when it is spent until the part in which
-  it was spent lies wholly outside the window: at least one window, at most one and a seventh. So in any window,
-  wherever it begins, at most `limit` are admitted; a client that always asks for more gets at least 7/8 of that.
+- Fixed window: the end of the window, rounded up to 2**24 ns; the lower 24 bits hold the count.
+- Sliding window: like a fixed window for a part of the window, one seventh, with the instant at which that part leaves
+  the window. The counts of earlier parts are stored beside the cell. A permit counts from when it is spent until its
+  part is completely outside the window: at least one window, at most one and a seventh. So at most `limit` are admitted
+  in any window, wherever it begins; a client that always asks for more gets at least 7/8 of that.
 
-A key may be in two buckets of 8 cells. It enters the one where more cells are expired. Where none is (in a table that
-is two thirds full: seen for none of 160,000 keys; three quarters: for one in 3,000), it spends in a cell that it shares
-with others of the same window, of 16 that all such keys are divided among: it may be refused for what they spent, it is
-never admitted for what is forgotten; and it stays there until that cell has expired. Where even the overflow is full it
-is refused. Both are counted.
+A key may be in two buckets of 8 cells. It enters the one with more expired cells. If both are full (with the table
+filled to two thirds: none of 160,000 keys; to three quarters: one in 3,000), it spends in an overflow cell that it
+shares with other keys of the same window; all such keys are divided among 16 cells. It may be rejected for what the
+others spend, but no spending is forgotten; it stays there until that cell has expired. If the overflow is full too, it
+is rejected. Both cases are counted.
 
 `now` is `time.monotonic_ns()`, one clock for all processes. A decision counts at `now`, or at a later instant that the
-table has seen already.
+table has already seen.
 
-Compiled, a decision is a compare-and-swap (`_rate_limit_table.h` tells why that is enough). Without a compiler, the
-cells that a key may be in are locked by `fcntl.lockf`, which the kernel undoes when a process dies. Each store leaves a
-table that is right: an expired cell is as good as new before it gets another hash, and the count of a part stands
-beside the cell before a later part begins. Two things are weaker there: a process that is stopped in a decision keeps
-others waiting, and of one process only one thread may decide. Processes of both kinds cannot share a table; it says who
-made it.
+Compiled, a decision is a compare-and-swap (`_rate_limit_table.h` explains why that is enough). Without a compiler, the
+cells of a key are locked by `fcntl.lockf`, which the kernel releases when a process dies. The table is consistent after
+each store: an expired cell is reset before it gets another hash, and the count of a part is stored beside the cell
+before a later part begins. Two properties are weaker: a process that is stopped during a decision blocks others, and
+only one thread of a process may decide. Processes of both kinds cannot share a table; its header names the kind.
 
-PERF: a decision on a key of 20 bytes takes 80 ns compiled, 5,100 by fcntl, both with a call around it that takes 38
-(CPython 3.11, micro/cells).
+PERF: a decision on a key of 20 bytes takes 80 ns compiled, 5,100 by fcntl, including a call of 38 (CPython 3.11,
+micro/cells).
 """
 
 import fcntl
@@ -46,26 +45,26 @@ _twin = twin("fastgw.shm._rate_limit_table")
 
 _HEAD: Final = mmap.PAGESIZE
 _BUCKET: Final = 8
-_GROUP: Final = 64  # buckets: both of a key are in one
+_GROUP: Final = 64  # buckets: both buckets of a key are in the same group
 _PARTS: Final = 7
-_BESIDE: Final = _PARTS + 1  # so the parts before one stay readable while that is written beside the cell
+_BESIDE: Final = _PARTS + 1  # one more, so that old parts stay readable while a new one is written
 _STRIPES: Final = 16
 _OVERFLOW: Final = 1024
 _CELL: Final = 8 * (2 + _BESIDE)
 _COUNT: Final = (1 << 24) - 1
-# Words of the head. Those that are written often stand on lines of their own.
+# Words of the header. Frequently written ones have their own cache lines.
 _MAKER, _CELLS, _KEY, _OVERFLOWED, _REFUSED, _EVICTED_AT = 0, 1, 2, 24, 25, 64
 _PIECE: Final = 1 << 16
 _UNUSED: Final = bytes(_PIECE)
 _LOCKS: Final = 256  # for the keys' own cells, and one more for the overflow; each has a word at _EVICTED_AT
 
 COUNT_MAX: Final = _COUNT
-"""The highest limit of a window."""
+"""Maximum limit of a window."""
 WINDOW_MIN: Final = 0.2
-"""The shortest window, in seconds: its parts are told apart by instants rounded to 2**24 ns."""
+"""Minimum window in seconds: its parts are distinguished by instants rounded to 2**24 ns."""
 _SPAN_MAX: Final = 1 << 58  # ns
 SPAN_MAX_S: Final = _SPAN_MAX / 1e9
-"""The longest that a bucket may take to be full, in seconds: some nine years."""
+"""Maximum time in seconds in which a bucket refills: about nine years."""
 _BUCKET_KIND, _FIXED_KIND, _SLIDING_KIND, _LEAKY_KIND = range(4)
 
 
@@ -73,53 +72,56 @@ class Limit(Protocol):
     def spend(self, key: bytes, cost: int, now: int, /) -> float:
         """Spend `cost` permits (1 or more) of `key` and return 0.0, or spend nothing and return the seconds to wait.
 
-        `now`: ns of the monotonic clock. `key`: any length; only a keyed hash of it is kept. Equal keys share what they
-        spend by limits of the same name, kind and window, whatever else these are: so a limit that is changed keeps
-        what was spent. Rounded up, the wait is `Retry-After` (RFC 9110 section 10.2.3). Raises `ValueError` for a cost
-        that no wait would ever be enough for.
+        `now`: ns of the monotonic clock. `key`: any length; only a keyed hash is stored. Limits of the same name, kind
+        and window share the permits of equal keys, so a limit that is changed keeps what was spent. Rounded up, the
+        wait is `Retry-After` (RFC 9110 section 10.2.3). Raises `ValueError` for a cost above the maximum, for which no
+        wait is enough.
         """
 
     @property
     def renewed_at(self) -> int:
-        """Return the time when the key is as good as new if nothing more is spent, by the last `spend` or `charge` of
-        this object.
+        """Return when the key is fully replenished if nothing more is spent, after the last `spend` or `charge` of this
+        object.
 
-        In ns of the monotonic clock. Of a bucket, how far behind it is: a request that has to wait for its turn (leaky
-        bucket) has it at `renewed_at` less its own cost.
+        In ns of the monotonic clock. For a leaky bucket, a request has its turn at `renewed_at` less its own cost.
         """
 
     def charge(self, key: bytes, cost: int, now: int, /) -> None:
-        """Spend permits that are known too late to be refused, though there may be none left.
+        """Spend permits whose cost is known only afterwards, even if none are left.
 
-        A key comes into debt by that, at most by as much as it may spend at once; what is above that is let go of.
+        The key goes into overdraft by at most one burst; more is not charged.
         """
 
     def refund(self, key: bytes, cost: int, spent_at: int, clock: Callable[[], int], /) -> None:
-        """Give back what was spent. `spent_at`: its `now`. `clock`: tells that of today.
+        """Refund a cost. `spent_at`: `now` of the spending. `clock`: returns the current time.
 
-        A bucket gets it back less what it gets by itself in the time between, some microseconds' worth: without this
-        spending it might have been full, and then no more would be missing. A window gets all of it, unless the part is
-        over in which it was spent. So nobody is ever admitted for what has come back twice.
+        A bucket gets back the cost less what it has refilled in between (some microseconds' worth), because it might
+        have been full without this spending. A window gets all of it back, unless its part is over. So no permit is
+        refunded twice.
         """
 
     def left(self, key: bytes, now: int, /) -> tuple[int, float]:
-        """How many permits may be spent at once, and the seconds until it is as good as new. Spends nothing."""
+        """Return how many permits are available at once, and the seconds until the key is fully replenished. Spends
+        nothing.
+        """
 
 
 def size(count: int) -> int:
-    """Bytes of memory for a table of `count` cells, a power of two from 16 on. They cost nothing until touched."""
+    """Return the bytes of memory for a table of `count` cells, a power of two from 16 on. Untouched memory costs
+    nothing.
+    """
     if count < 2 * _BUCKET or count & (count - 1):
         raise ValueError(f"a table has 2**n cells, at least {2 * _BUCKET}; not {count}")
     return _HEAD + (count + _OVERFLOW) * _CELL
 
 
 def table(memory: memoryview, fd: int, offset: int) -> "Cells":
-    """The table in this memory, the best that is installed here. See `Cells`."""
+    """Return the table in this memory: the compiled one if available. See `Cells`."""
     return LockedCells(memory, fd, offset) if _twin is None else SwappedCells(memory, fd, offset)
 
 
 def own_table(count: int = 1024) -> "Cells":
-    """A table of this process alone: for tests and trials."""
+    """Return a table of this process only, for tests."""
     fd = memory_file("fastgw-cells")
     os.ftruncate(fd, size(count))
     mapped = mmap.mmap(fd, size(count))
@@ -137,10 +139,10 @@ def describe() -> str:
 
 
 class Cells:
-    """A table: in new memory (all zero) a new one, else the one that is there.
+    """Rate limit table: a new one in new memory (all zero), otherwise the existing one.
 
     `memory`: writable, `size(count)` bytes, mapped from `offset` of the file `fd` by all processes. New memory has to
-    come to its first table before another process has it. Raises `ValueError` for a table that cannot be used here.
+    be initialized before another process uses it. Raises `ValueError` for a table that cannot be used here.
     """
 
     MAKER: int
@@ -160,10 +162,9 @@ class Cells:
         self._file = fd, offset
 
     def occupied(self, now: int) -> tuple[int, int]:
-        """How many cells count at `now`: of the keys' own, and of those that are shared.
+        """Return the numbers of live cells at `now`: own cells and shared ones.
 
-        The file is read and not the mapping, as pages that nobody has used would be taken by that. It takes 20 to
-        100 ms.
+        Reads the file and not the mapping, because that would allocate unused pages. Takes 20 to 100 ms.
         """
         fd, offset = self._file
         begins, bounds = offset + _HEAD, (0, self._count, self._count + _OVERFLOW)
@@ -172,31 +173,32 @@ class Cells:
 
     @property
     def count(self) -> int:
-        """How many keys may have a cell of their own."""
+        """Maximum number of keys with a cell of their own."""
         return self._count
 
     @property
     def overflowed(self) -> int:
-        """How many decisions were made in, or for want of, a shared cell."""
+        """Number of decisions made in a shared cell, or rejected without one."""
         return self._words[_OVERFLOWED]
 
     @property
     def refused(self) -> int:
-        """How many decisions were refusals because the overflow was full as well."""
+        """Number of decisions rejected because the overflow was full too."""
         return self._words[_REFUSED]
 
     def token_bucket(self, limit: int, window: float, burst: int, name: bytes = b"") -> Limit:
-        """A bucket of `burst` permits that gets `limit` more in each `window` of seconds, evenly.
+        """Return a token bucket of `burst` permits that refills by `limit` in each `window` of seconds, evenly.
 
-        The ns between two permits are rounded up, so it gets less by a share under `limit` ns per window.
+        The ns between two permits are rounded up, so it refills slower by less than `limit` ns per window.
         """
         return self._bucket(_BUCKET_KIND, limit, window, burst, name)
 
     def leaky_bucket(self, limit: int, window: float, places: int, name: bytes = b"") -> Limit:
-        """A queue of so many waiting places (0 or more), of which one is called up every `window / limit` seconds.
+        """Return a leaky bucket: a queue of `places` (0 or more) from which one request continues every `window /
+        limit` seconds.
 
-        A request that is admitted has its turn at `renewed_at` less its own cost in time. For the cells it is a bucket
-        that holds one more.
+        An admitted request has its turn at `renewed_at` less its own cost in time. In the cells it is a token bucket
+        with one more permit.
         """
         return self._bucket(_LEAKY_KIND, limit, window, places + 1, name)
 
@@ -208,7 +210,7 @@ class Cells:
         return self._limit(kind | ns << 2, depth, step, 0, True, name)
 
     def fixed_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
-        """Return a limit of at most `limit` in each `window` of seconds; the windows of all keys begin together."""
+        """Return a limit of at most `limit` in each `window` of seconds; all keys have the same windows."""
         return self._window(limit, window, 0, name)
 
     def sliding_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
@@ -224,11 +226,10 @@ class Cells:
         )
 
     def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
-        """Make a limit of any kind.
+        """Return a limit of any kind.
 
-        `identity`: of kind and window, hashed with `name` and each key; shared cells are those of all names. `step`:
-        ns between two permits of a bucket, or of a part of a window. `parts`: how many a window has, besides the one
-        that runs.
+        `identity`: of kind and window, hashed with `name` and each key; shared cells are used by all names. `step`: ns
+        between two permits of a bucket, or length of a part of a window. `parts`: number of earlier parts of a window.
         """
         raise NotImplementedError
 
@@ -244,12 +245,12 @@ def _live(fd: int, begins: int, ends: int, now: int) -> int:
 
 
 def step_of(limit: int, window: float) -> int:
-    """The ns between two permits of a bucket."""
+    """Return the ns between two permits of a bucket."""
     return -(-_ns(window) // _positive(limit))
 
 
 def _most(limit: int, is_bucket: bool) -> int:
-    """How many permits may be spent in all where they are charged: as many again as may be spent at once."""
+    """Return the maximum number of permits when they are charged: twice the burst."""
     return 2 * limit if is_bucket else min(2 * limit, COUNT_MAX)
 
 
@@ -285,7 +286,7 @@ class SwappedCells(Cells):
 
 @final
 class LockedCells(Cells):
-    """The reference, advanced under locks of the memory's file."""
+    """The reference table, with locks on the memory's file."""
 
     MAKER = 2
 
@@ -300,7 +301,7 @@ class LockedCells(Cells):
 
 @final
 class _Region:
-    """The keys' own cells, or the overflow. A cell is told by the number of its first word."""
+    """The keys' own cells, or the overflow. A cell is identified by the index of its first word."""
 
     def __init__(self, words: memoryview, fd: int, offset: int, first: int, count: int, locks: range) -> None:
         self._words = words
@@ -312,7 +313,7 @@ class _Region:
         self._locks = locks
 
     def lock(self, hash_: int) -> int:
-        """Wait until the cells that this hash may be in are ours. The number has to be given back to `unlock`."""
+        """Lock the cells that this hash may be in. The result has to be passed to `unlock`."""
         group = (hash_ & self._buckets - 1) // self._group
         lock = self._locks[group % len(self._locks)]
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + lock)
@@ -329,13 +330,13 @@ class _Region:
         return None
 
     def claim(self, hash_: int, now: int, lock: int) -> int | None:
-        """A cell as good as new for a hash that has none; None where all are live."""
+        """Return an expired cell for a hash that has none; None: all are live."""
         words = self._words
         expired = max(([cell for cell in bucket if words[cell + 1] <= now] for bucket in self._both(hash_)), key=len)
         if not expired:
             return None
         cell = expired[0]
-        words[_EVICTED_AT + lock] = now  # which is no earlier than what stands there: who decides has seen to that
+        words[_EVICTED_AT + lock] = now  # never less than the present value: see `_decide`
         words[cell + 1] = 0
         words[cell] = hash_
         return cell
@@ -345,11 +346,11 @@ class _Region:
         return cell is not None and self._words[cell + 1] > now
 
     def wait_for_any(self, hash_: int, now: int) -> int:
-        """The ns until the first of these cells expires."""
+        """Return the ns until the first of these cells expires."""
         return min(self._words[cell + 1] for cell in chain(*self._both(hash_))) - now
 
     def _both(self, hash_: int) -> tuple[range, range]:
-        """The cells of the two buckets."""
+        """Return the cells of the two buckets."""
         bucket = hash_ & self._buckets - 1
         other = bucket ^ 1 + (hash_ >> 32) % (self._group - 1)
         first, second = (self._first + 2 * _BUCKET * each for each in (bucket, other))
@@ -427,7 +428,9 @@ class _LockedLimit:
         return found
 
     def _decide(self, key: bytes, cost: int, now: int, most: int) -> float:
-        """`most`: of a charge, how many permits may be spent in all; 0: it is refused where the limit is reached."""
+        """Decide on a cost. `most`: for a charge, the maximum number of permits spent in all; 0: a cost above the limit
+        is rejected.
+        """
         hash_ = self._hash(key)
         shared = self._shared[hash_ >> 60]
         lock = self._own.lock(hash_)
@@ -444,9 +447,7 @@ class _LockedLimit:
         return wait / 1e9
 
     def _spend_shared(self, shared: int, cost: int, now: int, most: int) -> int:
-        """Spend in the cell that the key shares with others; it has none of its own, and gets none while that is
-        locked.
-        """
+        """Spend in the shared cell; the key has no cell of its own, and gets none while this cell is locked."""
         words = self._words
         lock = self._overflow.lock(shared)
         try:
@@ -465,7 +466,7 @@ class _LockedLimit:
             self._overflow.unlock(lock)
 
     def _with_live_cell(self, key: bytes, now: int, use: Callable[[int], None]) -> None:
-        """Use the cell that a key spends in, its own or the shared one, while nobody else does; if it has any."""
+        """Use the live cell of a key, its own or the shared one, under its lock; if there is one."""
         hash_ = self._hash(key)
         places = [(self._own, hash_)]
         if self._words[_OVERFLOWED]:
@@ -512,7 +513,7 @@ class _LockedLimit:
         if most or spent <= self._limit:
             words[cell + 1] = self._instant(part) | count + cost
             return 0
-        leaving = oldest  # the part with which enough will have left the window
+        leaving = oldest  # with this part, enough permits will have left the window
         for each in counts:
             spent -= each
             if spent <= self._limit:
@@ -536,7 +537,7 @@ class _LockedLimit:
         return (part + 1 + self._parts) * self._step + _COUNT & ~_COUNT
 
     def _beside(self, cell: int, part: int) -> int:
-        """The word beside a cell for the count of a part."""
+        """Return the word beside a cell for the count of a part."""
         return self._first_parts + (cell - _HEAD // 8) // 2 * _BESIDE + part % _BESIDE
 
     def _count(self, cell: int, part: int) -> int:
@@ -545,4 +546,4 @@ class _LockedLimit:
 
     def _hash(self, key: bytes) -> int:
         digest = blake2b(self._identity + key, digest_size=8, key=self._secret).digest()
-        return int.from_bytes(digest, "little") or 1  # 0: an empty cell
+        return int.from_bytes(digest, "little") or 1  # 0 marks an empty cell

@@ -1,10 +1,11 @@
-"""Slot assignment in shared memory: a name keeps its place over all generations of the configuration.
+"""Slot assignment in shared memory: a name keeps its slot over all generations of the configuration.
 
-Rule 1: a place that a name has left rests. It is given anew by a later generation than the one that freed it, and only
-when no process serves an older one any more: then nobody counts there for the name that is gone.
-Rule 2: whoever assigns is one process, and it tells the others: places travel with the configuration they belong to.
+Rule 1: a freed slot is reserved at first. A later generation than the one that freed it may reuse it, and only when no
+process serves an older one: then nobody counts there for the previous name.
+Rule 2: one process assigns; slots are sent to the others together with the configuration.
 
-A kind of name has twice as many places as names, so that all names may change at once while the old places rest.
+Each kind of name has twice as many slots as names, so that all names may change at once while the old slots are
+reserved.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -13,18 +14,18 @@ from typing import Final
 import msgspec
 
 MAX_ROWS: Final = 500
-"""Routes, and likewise upstreams and targets, that are counted by name; the rest are folded."""
+"""Maximum number of routes, of upstreams and of targets that are counted by name; the others are aggregated."""
 MAX_FILTERS: Final = 200
-"""Filter instances that are counted by name; the rest are folded."""
+"""Maximum number of filter instances that are counted by name; the others are aggregated."""
 MAX_CONSUMERS: Final = 500
-"""Consumers that are counted by name; the rest are folded."""
+"""Maximum number of consumers that are counted by name; the others are aggregated."""
 MAX_LISTENERS: Final = 1024
 MAX_UPSTREAMS: Final = 32_768
 MAX_TARGETS: Final = 65_536
 
 
 class CannotPlace(Exception):
-    """More names than there are places for: what is too many, and how many there may be."""
+    """Raised for more names than slots; the text says how many have none, and of which kind."""
 
 
 class SlotNames(msgspec.Struct, frozen=True):
@@ -33,16 +34,16 @@ class SlotNames(msgspec.Struct, frozen=True):
     listeners: Sequence[str] = ()
     routes: Sequence[str] = ()
     upstreams: Mapping[str, Sequence[str]] = {}
-    """The labels of each one's targets."""
+    """Labels of the targets of each upstream."""
     filters: Sequence[str] = ()
-    """Instances, wherever they stand."""
+    """Filter instances of all levels."""
     consumers: Sequence[str] = ()
-    """Consumers that may be counted by name: more of them than that are not named here."""
+    """Consumers to count by name, at most `MAX_CONSUMERS`."""
     consumer_count: int = 0
 
 
 class SlotTable(msgspec.Struct, frozen=True):
-    """Slots of the names of one generation. Numbers from 0, for each kind of its own."""
+    """Slots of the names of one generation. Numbers begin at 0 for each kind."""
 
     generation: int = 0
     listeners: dict[str, int] = {}
@@ -60,20 +61,20 @@ class SlotTable(msgspec.Struct, frozen=True):
     consumers: dict[str, int] = {}
     """Rows of consumers that are counted by name."""
     routes_folded: int = 0
-    """Routes that are not counted by name."""
+    """Number of routes that are not counted by name."""
     upstreams_folded: int = 0
     targets_folded: int = 0
     consumers_folded: int = 0
     freed: dict[str, dict[int, int]] = {}
-    """Kind -> place that rests -> the generation that freed it."""
+    """Kind -> reserved slot -> the generation that freed it."""
 
     def following(
         self, names: SlotNames, generation: int, oldest: int, is_held: Callable[[int], bool] = lambda place: False
     ) -> "SlotTable":
-        """The places of the next generation. `oldest`: the oldest generation that any process serves.
+        """Return the slots of the next generation. `oldest`: the oldest generation that a process serves.
 
-        `is_held`: whether something still counts on this place of an upstream (`words.Words.is_held`). Raises
-        `CannotPlace`. Routes and rows are never too many: those that find no place are counted as `_other`.
+        `is_held`: whether counters of this slot of an upstream are still in use (`TargetWords.is_held`). Raises
+        `CannotPlace`. Routes and rows without a slot are counted as `_other`.
         """
         targets = [target_name(each, label) for each, labels in names.upstreams.items() for label in labels]
 
@@ -121,10 +122,11 @@ class _Busy:
 def assign(
     previous: Mapping[str, int], names: Iterable[str], capacity: int, busy: Container[int] = ()
 ) -> dict[str, int]:
-    """Places below `2 * capacity` for at most `capacity` of the names: those that had one, then the first of the rest.
+    """Return slots below `2 * capacity` for at most `capacity` of the names: those with a previous slot, then the first
+    of the others.
 
-    A name of `previous` keeps its place. A new one takes the lowest that is free: no name of `previous` had it, and it
-    is not `busy`. Names for which nothing is left are not in what is returned.
+    A name of `previous` keeps its slot. A new one gets the lowest free slot: not used in `previous`, and not `busy`.
+    Names without a slot are left out.
     """
     wanted = list(dict.fromkeys(names))
     given = {name: previous[name] for name in wanted if name in previous}
@@ -137,15 +139,15 @@ def assign(
 
 
 def first(names: SlotNames) -> SlotTable:
-    """The places of the first generation."""
+    """Return the slots of the first generation."""
     return SlotTable().following(names, generation=1, oldest=0)
 
 
 def target_name(upstream: str, label: str) -> str:
-    """The name of a target among all targets."""
+    """Return the name of a target, unique among all targets."""
     return f"{upstream} {label}"
 
 
 def upstream_of(target: str) -> str:
-    """The upstream in the name of a target. No label has a space."""
+    """Return the upstream in the name of a target. Labels have no space."""
     return target.rpartition(" ")[0]

@@ -1,4 +1,4 @@
-"""The words of upstreams and their targets: allowances, how busy a target is, and its health (`health`)."""
+"""Words of upstreams and targets: limits, load of a target, and health (`health_words`)."""
 
 from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import Column, Layout, SharedMemory
@@ -6,19 +6,17 @@ from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS, SlotTable, up
 
 
 class TargetWords:
-    """Layout of upstreams and targets in a column; a place is that of the upstream or target in
-    `slot_assignment.SlotTable`.
-    """
+    """Layout of upstreams and targets in a column; slots are assigned by `slot_assignment.SlotTable`."""
 
     def __init__(self, layout: Layout) -> None:
         self.connections = layout.gauge("upstream_connections", 2 * MAX_UPSTREAMS)
-        """Connections to an upstream: opening, lent and idle."""
+        """Connections to an upstream: opening, in use and idle."""
         self.pending = layout.gauge("upstream_pending", 2 * MAX_UPSTREAMS)
-        """Requests that wait for a place among them."""
+        """Requests that wait for a connection."""
         self.spare_retries = layout.gauge("upstream_spare_retries", 2 * MAX_UPSTREAMS)
-        """Retries under way that its budget alone has no room for."""
+        """Retries in flight beyond the retry budget, at most `SPARE_RETRIES`."""
         self.under_way = layout.gauge("target_under_way", 2 * MAX_TARGETS)
-        """Attempts at a target; counted where targets are picked by that."""
+        """Requests in flight to a target; counted if the load balancing uses it."""
         self.under_way_all = layout.gauge("upstream_under_way", 2 * MAX_UPSTREAMS)
         """Requests in flight to all targets of an upstream."""
         self.in_use = layout.gauge("target_in_use", 2 * MAX_TARGETS)
@@ -31,13 +29,13 @@ class TargetWords:
         return self.health.read_verdicts(shared.supervisor, [target], now)[0][0]
 
     def write_gauges(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
-        """Write how busy this worker keeps a target: for those who look at the node, not for decisions."""
+        """Write this worker's load of a target, for status displays and not for decisions."""
         words = column.words
         words[self.in_use + target], words[self.idle + target] = in_use, idle
         words[self.waiting + target] = waiting
 
     def busy(self, shared: SharedMemory, places: SlotTable) -> dict[str, list[int]]:
-        """Return how busy the node keeps each upstream: connections in use and idle, requests waiting."""
+        """Return the load of each upstream on the node: connections in use and idle, requests waiting."""
         count = 1 + max(places.targets.values(), default=-1)
         numbers = [
             [sum(each) for each in zip(*(view[first : first + count].tolist() for view in shared.views), strict=True)]
@@ -51,5 +49,5 @@ class TargetWords:
         return found
 
     def is_held(self, shared: SharedMemory, upstream: int) -> bool:
-        """Whether connections, requests or retries still count on this place of an upstream."""
+        """Whether connections, requests or retries still count in this slot of an upstream."""
         return any(shared.total(word + upstream) for word in (self.connections, self.pending, self.spare_retries))

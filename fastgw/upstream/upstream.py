@@ -32,9 +32,9 @@ from fastgw.upstream.targets.attempt_listener import AttemptListener, with_liste
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.targets.tls import Identity
 
-_NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
+_NONE: Final[Set[Target]] = frozenset()  # every call of `frozenset()` creates a new one
 _UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
-"""Counters that are not read."""
+"""Dummy for counters that are not read."""
 _UNCOUNTING: Final = AttemptCounters(_UNCOUNTED, 0, None)
 
 
@@ -43,11 +43,11 @@ class Upstream:
 
     `identity`: of the TLS context that its targets share; None: it has none. `key`: configured signing key of cookies.
     `before`: in a running worker, the previous upstream of this name, if it reached its targets in the same way
-    (`goes_on`): both share their connections. `lends_sockets`: a listener of TCP
-    names it, so that its pool has bare sockets (`SocketConnection`).
+    (`goes_on`): both share the connections. `lends_sockets`: a TCP listener uses it, so its pool has bare sockets
+    (`SocketConnection`).
     """
 
-    # PERF: with more than 30 attributes, each one's dict has keys of its own: 1.6 KB (CPython 3.11, bench egress).
+    # PERF: with more than 30 attributes, each instance dict has keys of its own: 1.6 KB (CPython 3.11, bench egress).
     __slots__ = (
         "__weakref__",
         "_alarm",
@@ -134,9 +134,7 @@ class Upstream:
         return {each.url: target for each, target in zip(self.settings.targets, self.targets, strict=True)}
 
     def goes_on(self, settings: config.Upstream, identity: Identity | None, lends_sockets: bool = False) -> bool:
-        """Whether targets are reached with these settings in the same way as before, so that connections may
-        be kept.
-        """
+        """Whether connections may be kept, because targets are reached in the same way with these settings."""
         mine = self.settings
         return (self.identity, self.lends_sockets) == (identity, lends_sockets) and all(
             getattr(mine, name) == getattr(settings, name)
@@ -210,7 +208,7 @@ class Upstream:
         """Retire an upstream that was removed from the configuration or replaced: keep only the connections that its
         successor of the same name keeps.
         """
-        if self.health is not None:  # attempts still in flight must not count: others may get the slots
+        if self.health is not None:  # attempts still in flight must not count: the slots may be reused
             self.health.stop()
             if self.pool.on_connected == self.health.connected:  # its successor may have the same pool
                 self.pool.on_connected = None
@@ -280,8 +278,9 @@ class Upstream:
         return 1.0 if health is None else (health.breaker and health.breaker.wait()) or health.wait()
 
     def count_in(self, spare: PoolLimit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
-        """`spare`: the node's limit of `SPARE_RETRIES`. `counts`: this worker's counters, in which its row begins at
-        `first`, and those of its targets at their own positions. `note`: stores a target's last error."""
+        """Set the node's counters. `spare`: limit of `SPARE_RETRIES`. `counts`: this worker's counters, in which its
+        row begins at `first`, and those of its targets at their own positions. `note`: stores a target's last error.
+        """
         self.retry_budget.count_in(spare, counts, first + UPSTREAM_RETRIES_DENIED)
         self.failure_listener = AttemptCounters(counts, first, note)
 

@@ -1,4 +1,5 @@
-"""Filter API: a filter is one file with one frozen struct, which is its settings, its manual and its factory.
+"""Filter API: a filter is one file with one frozen struct, which is its settings, its reference documentation and its
+factory.
 
 `build` is pure: no I/O, no threads, no event loop. It runs once for each use of the filter, before the workers are
 forked: parse and precompute there. The hooks that it returns live as long as the route; data of one request is kept on
@@ -91,13 +92,13 @@ API: Final = 1
 
 
 class Phase(IntEnum):
-    """Phase of a filter in the running order: cheap refusals first, and authentication before authorization."""
+    """Phase of a filter in the running order: cheap rejections first, and authentication before authorization."""
 
     OBSERVE = 1
     ADMIT = 2
     LIMIT_CLIENT = 3
     INSPECT = 4
-    # a route is found here
+    # the route is found before this phase
     AUTHENTICATE = 5
     AUTHORIZE = 6
     LIMIT_CONSUMER = 7
@@ -108,17 +109,19 @@ class Phase(IntEnum):
 
     @property
     def early(self) -> bool:
-        """Whether it runs before a route is found, for every request: such filters belong to gateway and listeners."""
+        """Whether it runs before routing, for every request: such filters are configured at the gateway and
+        listeners.
+        """
         return self <= Phase.INSPECT
 
     @property
     def always(self) -> bool:
-        """Whether its response and finish steps run for every response, of the upstream or of the gateway."""
+        """Whether its response and finish steps run for every response, from the upstream or from the gateway."""
         return self <= Phase.ADMIT
 
 
 STATE: Final = "\0state"
-"""Name for `state` of the configuration among the files that a filter has read. No file has this name."""
+"""Name of the configuration's `state` among the files that a filter has read. No file has this name."""
 
 
 def digest_of_state(state: State | None) -> bytes:
@@ -152,18 +155,18 @@ class Env:
         self.level = level
         self.roster = stock.roster
         self.reads: dict[str, bytes] = {}
-        """The files that were read, and the digest of each."""
+        """The files that were read, with the digest of each."""
         self.keeps: list[SharedRef] = []
-        """References to shared objects, which live as long as somebody keeps them."""
+        """References to shared objects, which live as long as they are referenced."""
         self._settings = settings
         self._stock = stock
         self._files = files
         self._state = state
 
     def read(self, path: str) -> bytes:
-        """The contents of a file that the settings name. Raises `OSError`."""
+        """Return the contents of a file named in the settings. Raises `OSError`."""
         content = self._files.get(path)
-        if content is None:  # it was not captured, for nothing is served yet
+        if content is None:  # not read with the configuration, because nothing is served yet
             content = Path(path).read_bytes()
         self.reads[path] = sha256(content).digest()
         return content
@@ -175,7 +178,7 @@ class Env:
         return self._state
 
     def secret(self, secret: Secret) -> str:
-        """The value of a secret in the settings. Raises `SecretError`."""
+        """Return the value of a secret in the settings. Raises `SecretError`."""
         return secret_in(secret.file, self.read(secret.file)) if secret.file else secret.value()
 
     @property
@@ -193,7 +196,9 @@ class Env:
         return cast(T, kept.value)
 
     def inner(self, name: str, settings: "Filter") -> "Env":
-        """Return the environment of a filter within this one. Files that the inner one reads count for this one too."""
+        """Return the environment of a filter within this one. Files that the inner filter reads are recorded for this
+        one too.
+        """
         env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files, self.level, self._state)
         env.reads, env.keeps = self.reads, self.keeps
         return env
@@ -209,7 +214,7 @@ class SharedRef:
 
 
 class FilterResources:
-    """Resources that the filters of a process share. They last from one generation to the next."""
+    """Resources that the filters of a process share. They are kept over reloads."""
 
     def __init__(self) -> None:
         self.roster = Roster()
@@ -229,11 +234,11 @@ class Services(NamedTuple):
     fetcher: Fetcher
     """HTTP client for the gateway's own requests."""
     feeds: Feeds
-    """Feeds, which are fetched once per node, by the key of their `FeedSource`."""
+    """Feeds, which are fetched once per node, by key of their `FeedSource`."""
     cells: Cells
-    """The node's limits by key."""
+    """The node's rate limits by key."""
     in_flight: KeyCounts
-    """The node's requests in flight, by key."""
+    """The node's requests in flight by key."""
     run_key: bytes = b""
     """Secret of this run of the gateway, kept over reloads and upgrades; b"": there is none."""
     workers: Callable[[], int] = lambda: 1
@@ -241,14 +246,15 @@ class Services(NamedTuple):
     upstreams: Callable[[str], Upstream | None] = lambda name: None
     """Returns the upstream with this name in the current configuration."""
     quotas: QuotaTable | None = None
-    """The node's counts for long periods. None: there is no node."""
+    """The node's quota counts. None: there is no node."""
     control_is_away: Callable[[], bool] = lambda: False
-    """Whether the control process, which runs the sources, has been unreachable for some time: then a worker that
-    cannot wait fetches for itself."""
+    """Whether the control process, which runs the sources, has been unreachable for some time: a worker that cannot
+    wait then fetches for itself.
+    """
     generation: Callable[[], int] = lambda: 0
     """Returns the generation of the active configuration."""
     feed_others: Callable[[str, bytes], None] = lambda key, value: None
-    """Publish a value to all workers that one worker has fetched for itself, as the source of this key would do."""
+    """Publish to all workers a value that this worker has fetched itself, in place of the source with this key."""
 
 
 class NodeSide(Protocol):
@@ -259,7 +265,7 @@ class NodeSide(Protocol):
 
     @property
     def feeds(self) -> Feeds:
-        """Last values of all sources, also those of an earlier process. Reading a source's value starts the source."""
+        """Last values of all sources, kept over restarts of the process. Reading a source's value starts the source."""
 
     @property
     def generation(self) -> int:
@@ -270,8 +276,9 @@ class NodeSide(Protocol):
         """Routes, or other places, of the filters that need the source: for the log."""
 
     def publish(self, value: bytes) -> None:
-        """Publish a value to all workers. The same value again, or b"", tells waiting workers that there is nothing
-        newer."""
+        """Publish a value to all workers. Publishing the same value again, or b"", ends the wait of workers without a
+        newer value.
+        """
 
     def attempted(self, why: str = "") -> None:
         """Report the result of the last attempt, for metrics and `fastgw status`: "" = success, else the reason,
@@ -287,7 +294,7 @@ class NodeSide(Protocol):
         """Whether a worker has requested a newer value than this one, or any value, since the last `publish`."""
 
     def read(self, path: str) -> bytes:
-        """The active contents of a file that the settings name."""
+        """Return the active contents of a file named in the settings."""
 
     async def look_at_files(self) -> None:
         """Check now whether files of the configuration have changed, and wait until their contents are active or
@@ -348,8 +355,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
 
     @property
     def phase_of_listener(self) -> Phase:
-        """Phase on the gateway or a listener: `phase`, or an early one if the filter does not need the route, which is
-        found later."""
+        """Phase on the gateway or a listener: `phase`, or an early one if the filter does not need the route."""
         return self.phase
 
     for_its_upstream: ClassVar[bool] = False
@@ -376,7 +382,9 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         raise NotImplementedError
 
     def secret_names(self) -> Iterable[str]:
-        """Names of headers, query parameters and cookies with secrets of clients: their values are never shown."""
+        """Return names of headers, query parameters and cookies with secrets of clients: their values are never
+        shown.
+        """
         return ()
 
     def credential_places(self) -> CredentialLocations:
@@ -386,14 +394,14 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         return NOWHERE
 
     def written_fields(self) -> Iterable[str]:
-        """Request headers that identify the client to upstreams, and that only this filter writes.
+        """Return request headers that identify the client to upstreams, and that only this filter writes.
 
         The filter removes them if a client sends them; so does `auth` if another method has authenticated the client.
         """
         return ()
 
     def upstream_names(self) -> Iterable[tuple[str, str]]:
-        """Upstreams that the settings name, each after the name of the setting: they have to be configured."""
+        """Return upstreams named in the settings, each after the name of its setting: they have to be configured."""
         return ()
 
     def feeds(self) -> Iterable[FeedSource]:
@@ -403,7 +411,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         """Yield mistakes in a use of these settings with which the gateway can still run: for example that the filter
         can never take effect, or that it trusts an insecure network. One line each: `check` prints them with file and
-        line, and the log has them when the configuration becomes active.
+        line, and they are logged when the configuration becomes active.
 
         It reads only files whose contents `context` has, and does no other I/O. If it raises, this is reported as a
         warning.
@@ -433,7 +441,7 @@ def secret_names(settings: Any) -> set[str]:
 
 @cache
 def _has_filters_within(type: type[msgspec.Struct]) -> bool:
-    """Whether its values may contain a filter, according to its annotations."""
+    """Whether its values may contain a filter, according to its type annotations."""
     return any(map(_may_be_filter, (field.type for field in msgspec.structs.fields(type))))
 
 

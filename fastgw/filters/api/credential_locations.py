@@ -1,4 +1,4 @@
-"""Locations of a credential: headers, parameters of the query, cookies; how it is found there, and hidden."""
+"""Locations of a credential: headers, query parameters, cookies; how it is found there, and removed."""
 
 from collections.abc import Iterator
 from typing import Final, final
@@ -10,8 +10,9 @@ from fastgw.exchange.exchange import UNCHANGED_QUERY
 
 @final
 class CredentialLocations:
-    """The places of one kind of credential. `fields`: in lower case. `beginnings`: of names of cookies that are hidden
-    with it, and are none themselves."""
+    """Locations of one kind of credential. `fields`: header names in lower case. `beginnings`: prefixes of names of
+    cookies that are removed with it but are not credentials.
+    """
 
     __slots__ = ("_beginnings", "_cookies", "_dropped", "_fields", "_parameters")
 
@@ -32,7 +33,7 @@ class CredentialLocations:
 
     @property
     def only_field(self) -> bytes:
-        """The field that is the only place; empty where there are others, or none."""
+        """The only location, if it is a header; otherwise empty."""
         return self._fields[0] if len(self._fields) == 1 and not self._parameters and not self._cookies else b""
 
     def __bool__(self) -> bool:
@@ -66,7 +67,7 @@ class CredentialLocations:
         """Let the upstream not see what stands there."""
         exchange.request_dropped |= self._dropped
         query = exchange.query if exchange.query_sent is UNCHANGED_QUERY else exchange.query_sent
-        if self._parameters and query:  # less what others have hidden
+        if self._parameters and query:  # without those that other filters have hidden
             kept = [part for part in query.split(b"&") if decoded(part.partition(b"=")[0]) not in self._parameters]
             rest = b"&".join(kept)
             if rest != query:
@@ -95,7 +96,7 @@ AUTHORIZATION: Final = CredentialLocations((b"authorization",))
 
 
 def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]:
-    """The values of these parameters, decoded."""
+    """Return the values of these parameters, decoded."""
     for part in query.split(b"&") if query else ():
         name, _, value = part.partition(b"=")
         if decoded(name) in names:
@@ -103,11 +104,11 @@ def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]
 
 
 def decoded(raw: bytes) -> bytes:
-    """The name or value of a parameter of the query, as forms have it (WHATWG URL, section 5.1)."""
+    """Decode the name or value of a query parameter as forms do (WHATWG URL, section 5.1)."""
     return unquote_to_bytes(raw.replace(b"+", b" ")) if b"%" in raw or b"+" in raw else raw
 
 
 def _cookies(line: bytes, names: frozenset[bytes]) -> list[bytes]:
-    """The values of these cookies (RFC 6265 section 5.4)."""
+    """Return the values of these cookies (RFC 6265 section 5.4)."""
     pairs = (part.partition(b"=") for part in line.split(b";"))
     return [value.strip() for name, _, value in pairs if name.strip() in names]

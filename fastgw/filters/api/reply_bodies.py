@@ -19,7 +19,7 @@ from fastgw.exchange.reply import ReplyBody
 from fastgw.operator_events import OperatorEvent, say
 
 _threads: Final = ThreadPoolExecutor(8, "files")
-"""Threads that wait for the disk. Jobs of filters (`asyncio.to_thread`) use others, so files do not wait for those."""
+"""Threads for disk access. Jobs of filters (`asyncio.to_thread`) use other threads, so files do not wait for them."""
 FilePath: TypeAlias = str | bytes | os.PathLike[str]
 PIECE: Final = 65536
 """Bytes of a file that are read at once."""
@@ -48,15 +48,15 @@ class Pieces(ReplyBody):
         return _PieceSender(exchange, pieces, self.length)
 
     def close(self) -> None:
-        pass  # an iterator that was never asked holds nothing
+        pass  # an iterator that was not started has nothing to close
 
 
 @final
 class FileRange(ReplyBody):
     """Range of an open file, sent by the kernel (`sendfile`) if the client's connection is a plain socket.
 
-    `fd`: descriptor of a regular file; it is always closed in the end, also if the reply is not sent. `offset`,
-    `length`: in bytes.
+    `fd`: descriptor of a regular file; it is always closed, also if the reply is not sent. `offset`, `length`: in
+    bytes.
     """
 
     length: int
@@ -75,10 +75,10 @@ class FileRange(ReplyBody):
         try:
             fd, size = await asyncio.shield(asyncio.wrap_future(opening))
         except asyncio.CancelledError:
-            if not opening.cancel():  # a thread is about it
+            if not opening.cancel():  # a thread is using it
                 opening.add_done_callback(_close_again)
             raise
-        made = cls(fd, offset, 0)  # has it closed whatever comes
+        made = cls(fd, offset, 0)  # closes it in every case
         made.length = max(size - offset, 0) if length is None else length
         if offset < 0 or made.length < 0 or offset + made.length > size:
             raise ValueError(f"a range from {offset} to {offset + made.length} of a file of {size} bytes")
@@ -103,7 +103,7 @@ def _close_again(opening: "Future[tuple[int, int]]") -> None:
 
 
 def _opened(path: FilePath) -> tuple[int, int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # of a pipe, too, it comes back at once
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # also returns at once for a pipe
     status = os.fstat(fd)
     if not S_ISREG(status.st_mode):
         os.close(fd)
@@ -139,7 +139,7 @@ class _Sender:
         if self._task is None:
             self._let_go()
         else:
-            self._task.get_loop().call_soon(self._task.cancel)  # not before it has begun; it may be what calls us
+            self._task.get_loop().call_soon(self._task.cancel)  # not before the task has begun; it may be the caller
 
     async def _room(self) -> None:
         """Yield to other tasks, and wait until the client reads more."""
@@ -157,7 +157,7 @@ class _Sender:
     async def _run(self) -> None:
         try:
             why = await self._send()
-        except BaseException as error:  # the edge of a filter: its error is the end of this answer
+        except BaseException as error:  # the edge of a filter: its exception ends this response
             if self._exchange is None and isinstance(error, asyncio.CancelledError):
                 return
             say(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
@@ -190,7 +190,7 @@ class _PieceSender(_Sender):
         sent, pieces = 0, aiter(self._pieces)
         try:
             async for piece in pieces:
-                if self._exchange is None:  # it did not heed that it was cancelled
+                if self._exchange is None:  # the task ignored its cancellation
                     return ""
                 if not isinstance(piece, bytes):
                     raise TypeError(f"a piece of a body is a {type(piece).__name__}; expected bytes")
@@ -213,10 +213,10 @@ class _FileSender(_Sender):
         super().__init__(exchange)
         self._fd, self._at, self._left = fd, offset, length
         self._socket = -1
-        self._working: Future[Any] | None = None  # in a thread, which uses the descriptors
+        self._working: Future[Any] | None = None  # job in a thread that uses the descriptors
 
     async def _beside(self, step: Callable[..., Any], *given: Any) -> Any:
-        """Run a step that may wait for the disk in a thread. It continues if the task is cancelled."""
+        """Run a step that may wait for the disk in a thread. It continues even if the task is cancelled."""
         self._working = working = _threads.submit(step, *given)
         return await asyncio.shield(asyncio.wrap_future(working))
 
@@ -224,7 +224,7 @@ class _FileSender(_Sender):
         await self._room()
         exchange = self._exchange
         if exchange is not None and exchange.response_sink is exchange.client and exchange.client.fd >= 0:
-            self._socket = os.dup(exchange.client.fd)  # so that it is nobody else's while a thread sends
+            self._socket = os.dup(exchange.client.fd)  # a duplicate that nobody else closes during the send
         while self._left and self._exchange is not None:
             if self._socket >= 0:
                 sent: int = await self._beside(self._give_to_kernel)
@@ -235,7 +235,7 @@ class _FileSender(_Sender):
                     self._exchange.response_bytes += sent
                 if sent:
                     continue
-            # Nothing goes without waiting: what the transport is given tells when there is room again.
+            # A pause even if the socket accepts all: the transport reports when it is writable again.
             piece = await self._read(min(self._left, PIECE))
             if not piece:
                 return "a file has become shorter while it was sent"
@@ -249,10 +249,10 @@ class _FileSender(_Sender):
         self._left -= count
 
     def _give_to_kernel(self) -> int:
-        """Send as much as the socket accepts, in a thread. 0: it accepts nothing now; -1: the file has ended."""
+        """Send as much as the socket accepts, in a thread. 0: it accepts nothing now; -1: the end of the file."""
         try:
             return os.sendfile(self._socket, self._fd, self._at, min(self._left, SENT_AT_ONCE)) or -1
-        except OSError:  # also where the connection has gone: the transport tells that
+        except OSError:  # including a lost connection, which the transport reports
             return 0
 
     async def _read(self, count: int) -> bytes:
@@ -269,9 +269,9 @@ class _FileSender(_Sender):
 
     def _let_go(self) -> None:
         working = self._working
-        if working is None or working.done() or working.cancel():  # or it waits for a thread no more
+        if working is None or working.done() or working.cancel():  # otherwise it no longer waits for a thread
             self._close()
-        else:  # a descriptor that is closed under a thread might be another connection's when it is used
+        else:  # a descriptor closed during the job could be reused by another connection
             working.add_done_callback(self._close)
 
     def _close(self, done: "Future[Any] | None" = None) -> None:

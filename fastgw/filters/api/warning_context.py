@@ -1,7 +1,7 @@
 """Context of `Filter.warnings`: the configuration around one use of a filter.
 
-Rule: warn only about certain mistakes. A filter of another package may authenticate clients, and files of consumers
-change while the gateway runs.
+Rule: warn only about definite mistakes. A third-party filter may authenticate clients, and consumer files change while
+the gateway runs.
 """
 
 from collections import defaultdict
@@ -30,7 +30,7 @@ class ClientIdentity(NamedTuple):
     foreign_groups: bool = False
     """Whether clients may get groups or claims from the filter that `consumers` do not have."""
     foreign_names: bool = False
-    """Whether the filter certainly names clients that are not among `consumers`."""
+    """Whether the filter names only clients that are not among `consumers`."""
 
 
 NOBODY: Final = ClientIdentity(known=False)
@@ -72,7 +72,7 @@ class FilterPosition(NamedTuple):
 
 @final
 class Surroundings:
-    """Configuration for the warnings of its filters. `warned`: the uses of filters that may ask."""
+    """Configuration around the filters that may warn. `warned`: the uses of these filters."""
 
     def __init__(self, config: Config, warned: Iterable[FilterUse]) -> None:
         self.config = config
@@ -84,7 +84,7 @@ class Surroundings:
 
     @cached_property
     def positions(self) -> Mapping[int, Sequence[FilterPosition]]:
-        """The positions of each use that may ask, by its identity."""
+        """Return the positions of each use in `warned`, by its identity."""
         found: defaultdict[int, list[FilterPosition]] = defaultdict(list)
         asking = {name for name in self.config.listeners if self._asks_for_certificates(name)}
         early = {name: running_before_routing(self.config, name) for name in self.config.listeners}
@@ -115,7 +115,7 @@ class Surroundings:
 
 @final
 class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration around one use of a filter, for its `warnings`."""
+    """Configuration around one use of a filter, for its `warnings`."""
 
     instance: str
     """Name of the filter in the configuration."""
@@ -124,7 +124,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
     route: str | None = None
     """The route that it is configured at; None: another level."""
     generated: bool = False
-    """Whether `egress` has created this use. There may be thousands of them, and `egress` has its own warnings."""
+    """Whether `egress` has generated this use. There may be thousands of them, and `egress` has its own warnings."""
     alternative: bool = False
     """Whether it is one of several methods of `auth`: clients may authenticate with another one."""
     _surroundings: Surroundings
@@ -132,12 +132,12 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def consumers(self) -> Sequence[Consumer]:
-        """The consumers of the configuration. Those in `consumer_files` are not among them."""
+        """The consumers of the configuration, without those in `consumer_files`."""
         return self._surroundings.config.consumers
 
     @property
     def consumer_files(self) -> bool:
-        """Whether there may be other consumers, from files that change while the gateway runs."""
+        """Whether there may be other consumers, in files that change while the gateway runs."""
         return bool(self._surroundings.config.consumer_files)
 
     @property
@@ -152,7 +152,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def quotas_file(self) -> str | None:
-        """The file in which counts of quotas outlive the gateway (`quotas.file`)."""
+        """The file in which quota counts are kept over restarts (`quotas.file`)."""
         return self._surroundings.config.quotas.file
 
     @property
@@ -162,7 +162,7 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def preceding(self) -> Collection[FilterUse]:
-        """The filters that run before it at any position, each once."""
+        """Return the filters that run before it at any position, each once."""
         return self._surroundings.preceding(self._use)
 
     @property
@@ -201,22 +201,22 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def warnings_by(use: FilterUse, context: WarningContext) -> Iterator[str]:
-    """Yield the warnings of one use, `MOST` at most; an error in them is reported as a warning too."""
+    """Yield the warnings of one use, at most `MOST`; an exception in it is reported as a warning too."""
     if not callable(getattr(type(use.settings), "warnings", None)):
-        return  # a setting of another package's, which is called so
+        return  # a third-party filter has a setting of this name
     try:
         for warning in islice(use.settings.warnings(context), MOST):
             if not isinstance(warning, str):
                 raise TypeError(f"{type(warning).__name__} in place of a text")
             yield _line(warning)
-    except Exception as error:  # the edge of a filter, which may be anybody's
+    except Exception as error:  # the edge of a filter, which may be third-party code
         yield f"its warnings cannot be told, as the filter `{use.type}` has a defect: {_described(error)}"
 
 
 def _described(error: Exception) -> str:
     try:
         return _line(f"{type(error).__name__}: {error}")
-    except Exception:  # its text is a defect of the same filter's
+    except Exception:  # not even its text can be read
         return type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Bearer tokens (RFC 6750): where a request carries one, and how it is told that it has to."""
+"""Bearer tokens (RFC 6750): how a request presents one, and the challenge for a request without one."""
 
 import re
 from collections.abc import Sequence
@@ -7,24 +7,24 @@ from typing import Final
 from fastgw.filters.api import Exchange
 
 LONGEST: Final = 16384
-"""Bytes of a token."""
+"""Maximum bytes of a token."""
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr](?: +(.*))?", re.DOTALL).fullmatch
 _IS_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]++=*").fullmatch
 
 
 class Unclear(Exception):
-    """The request has a bearer token that cannot be read in one way, or more than one. The text says nothing of it."""
+    """The request has an unreadable or ambiguous bearer token, or more than one. The text does not contain it."""
 
 
 def bearer_token(exchange: Exchange) -> bytes | None:
-    """The token of `Authorization: Bearer …` (RFC 6750 section 2.1); None: the request shows none. Raises `Unclear`."""
+    """Return the token of `Authorization: Bearer …` (RFC 6750 section 2.1); None: there is none. Raises `Unclear`."""
     return token_in(exchange.head.values(b"authorization"))
 
 
 def token_in(values: Sequence[bytes]) -> bytes | None:
-    """The token in the values of all `Authorization` fields. Raises `Unclear`.
+    """Return the token in the values of all `Authorization` headers. Raises `Unclear`.
 
-    Two of them are none that anybody has to choose from: who reads the other one would be fooled.
+    Two tokens are an error: the upstream could use the other one.
     """
     if not values:
         return None
@@ -44,13 +44,16 @@ def token_in(values: Sequence[bytes]) -> bytes | None:
 
 
 def canonical(token: bytes) -> bytes:
-    """`Authorization` with this token as it is usually spelled: what is remembered by the value of the field is
-    remembered by this one, so that a client that spells it in many ways takes no more room than another."""
+    """Return `Authorization` with this token in canonical form. Caches by header value use this form, so a client with
+    many spellings takes only one entry.
+    """
     return b"Bearer " + token
 
 
 def challenge(realm: str, error: str = "", description: str = "", scope: str = "") -> tuple[bytes, bytes]:
-    """The field that a refusal carries (RFC 6750 section 3). No text may have a quote, backslash or control in it."""
+    """Return the challenge header of a rejection (RFC 6750 section 3). Texts must not contain quotes, backslashes or
+    control characters.
+    """
     parameters = (("realm", realm), ("scope", scope), ("error", error), ("error_description", description))
     said = ", ".join(f'{name}="{value}"' for name, value in parameters if value)
     return b"WWW-Authenticate", f"Bearer {said}".rstrip().encode("latin-1", "replace")

@@ -1,7 +1,7 @@
-"""htpasswd files, as `htpasswd -B` writes them, and the slow work of checking passwords against them.
+"""htpasswd files, as written by `htpasswd -B`, and the verification of passwords in a background thread.
 
-Only hashes that are slow on purpose are taken. They take 50 ms and more, so they are checked in a thread beside the
-loop: one in a worker, that steps back when others want the processor, with a short queue before it.
+Only slow password hashes (bcrypt, argon2) are accepted. They take 50 ms and more, so they are verified in a thread: one
+per worker, with a lower priority, and with a short queue.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from fastgw.config.base.value_types import parse_username
 
 MOST_USERS: Final = 5_000
-"""Most users in one file. More of them belong into `consumers`, where a password is checked at once."""
+"""Maximum number of users in a file. Larger sets belong into `consumers`, where verification is fast."""
 MOST_WAITING: Final = 32
-"""Passwords that wait to be checked, in one worker."""
+"""Maximum number of passwords in the queue of a worker."""
 MOST_OF_ONE: Final = 4
-"""Most checks in flight from one address; IPv6 counts by /64."""
+"""Maximum number of concurrent checks of one address; IPv6 counts by /64."""
 NICENESS: Final = 10
-"""How far the loop goes before the thread."""
+"""Nice value of the thread."""
 _BCRYPT: Final = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
-# Of users whose names and hashes leave nothing to decide: as the usual programs write them, and not too dear.
+# Lines that need no further checks: as the usual programs write them, with an acceptable cost.
 _PLAIN_LINES: Final = re.compile(
     r"^([!-9;-~]{1,256}):"
     r"(\$2[aby]\$(?:0[4-9]|1[0-2])\$[./A-Za-z0-9]{53}"
@@ -58,7 +58,9 @@ EXPECTED: Final = "expected bcrypt (`htpasswd -B`) or argon2"
 
 @final
 class Htpasswd:
-    """Users and the hashes of their passwords. Raises `ValueError` for a file that is none: its line, and no hash."""
+    """Users with their password hashes. Raises `ValueError` for an invalid file: with the line number, without a
+    hash.
+    """
 
     __slots__ = ("_decoys", "_hashes", "_key")
 
@@ -77,7 +79,7 @@ class Htpasswd:
                         raise ValueError(f"line {number}: {error}") from error
         if not self._hashes:
             raise ValueError("it has no user; expected lines of `user:hash`")
-        # An unknown user takes the time that a known one would: that of the same one each time.
+        # Verifying an unknown user takes as long as for a known one, always the same one.
         self._decoys = tuple(self._hashes.values())
         self._key = os.urandom(16)
 
@@ -91,7 +93,7 @@ class Htpasswd:
         try:
             name, kept = parse_username(name), kept.strip()
         except ValueError:
-            raise ValueError("no username; expected `user:hash`") from None  # it would be shown
+            raise ValueError("no username; expected `user:hash`") from None  # the cause would show the line
         if name in self._hashes:
             raise ValueError("a duplicate user")
         if len(self._hashes) == MOST_USERS:
@@ -101,7 +103,7 @@ class Htpasswd:
         self._hashes[name] = kept
 
     def is_right(self, username: str, password: str) -> bool:
-        """Whether it is this user's password. Takes long, for users that are not there too."""
+        """Whether it is this user's password. Slow, also for unknown users."""
         kept = self._hashes.get(username)
         if kept is None:
             place = int.from_bytes(blake2b(username.encode(), key=self._key, digest_size=8).digest(), "little")
@@ -111,10 +113,10 @@ class Htpasswd:
 
 
 def _plain(text: str) -> dict[str, str]:
-    """The users of a file that is in order at first sight; none where it has to be looked at line by line.
+    """Return the users of a file with only plain lines; empty if it has to be parsed line by line.
 
-    PERF: 2 ms for 5,000 users of bcrypt, line by line 12 (CPython 3.11, `timeit Htpasswd(content)`): nobody is served
-    meanwhile.
+    PERF: 2 ms for 5,000 users of bcrypt, line by line 12 (CPython 3.11, `timeit Htpasswd(content)`); the loop is
+    blocked meanwhile.
     """
     if not text.isascii() or "#" in text:
         return {}
@@ -125,7 +127,7 @@ def _plain(text: str) -> dict[str, str]:
 
 
 def _why_not(kept: str) -> str:
-    """Return the reason why passwords are not checked against this; "" when they are."""
+    """Return the reason why this hash is not accepted; "" if it is."""
     if match := _BCRYPT.fullmatch(kept):
         return f"a bcrypt hash with a cost above {_DEAREST_BCRYPT}" if int(match[1]) > _DEAREST_BCRYPT else ""
     if kept.startswith("$argon2"):
@@ -142,7 +144,7 @@ def _why_not(kept: str) -> str:
 def _matches(kept: str, password: str) -> bool:
     shown = password.encode()
     if kept.startswith("$2"):
-        # Longer ones are never cut off: what another program made of them is its own.
+        # Longer passwords are never truncated: their hash depends on the program that has written it.
         fits = len(shown) <= _LONGEST_FOR_BCRYPT
         return bcrypt.checkpw(shown if fits else shown[:_LONGEST_FOR_BCRYPT], kept.encode()) and fits
     try:
@@ -152,7 +154,7 @@ def _matches(kept: str, password: str) -> bool:
 
 
 class Busy(Exception):
-    """Too much waits to be checked already. `own`: it is from the same address."""
+    """The queue is full. `own`: with passwords from the same address."""
 
     def __init__(self, own: bool) -> None:
         self.own = own
@@ -161,7 +163,7 @@ class Busy(Exception):
 
 @final
 class Checking:
-    """The thread of a worker that checks passwords. Whoever uses it says so by `enter` and `leave`."""
+    """Background thread of a worker that verifies passwords. Its users call `enter` and `leave`."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
@@ -175,7 +177,7 @@ class Checking:
         self._users += 1
 
     def leave(self) -> None:
-        """The last one ends the thread; what is not checked by then never is."""
+        """Stop using it. The last user ends the thread, and its remaining checks are dropped."""
         self._users -= 1
         if not self._users and self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Request fields that a filter writes, and upstreams believe: which they may be."""
+"""Identity headers: request headers that a filter writes and upstreams trust; which names are allowed."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -16,10 +16,11 @@ CREDENTIALS: Final = frozenset((b"authorization", b"cookie", b"proxy-authorizati
 
 
 def check_written(names: Iterable[str], credentials_allowed: bool = False) -> None:
-    """Whether a filter may write these fields. Twins (`X_User` and `x-user`) are one field to some upstreams.
+    """Validate headers that a filter writes. Names that differ only in punctuation (`X_User` and `x-user`) are one
+    header for some upstreams.
 
-    Raises `ValueError` for one that belongs to the connection or tells who the client is, for one that carries
-    credentials unless these are what the filter gives, and for two that are one.
+    Raises `ValueError` for a header of the connection, for one that identifies the client's address, for one with
+    credentials (unless the filter provides these), and for duplicates.
     """
     never = _OF_THE_CONNECTION | FAMILY if credentials_allowed else _OF_THE_CONNECTION | FAMILY | CREDENTIALS
     taken: set[bytes] = set()
@@ -33,9 +34,9 @@ def check_written(names: Iterable[str], credentials_allowed: bool = False) -> No
 
 
 def check_label(name: str) -> None:
-    """Whether a filter may mark responses with this field, and requests.
+    """Validate a header that a filter adds to requests and responses.
 
-    Raises `ValueError` as `check_written`, and for one that means something in a response already.
+    Raises `ValueError` like `check_written`, and for a header with a meaning in responses.
     """
     if folded(name.encode()) in _OF_RESPONSES:
         raise ValueError(f"`{name}` has another meaning in a response; expected another header")

@@ -1,7 +1,7 @@
-"""The keys that tokens are verified with: out of a file, or from an identity provider, fetched once per node.
+"""JWKS: verification keys of tokens, from a file or from an identity provider, fetched once per node.
 
-Rule 1: a provider that is away, or says nonsense, takes no key from us: what it said last counts.
-Rule 2: a key that it does not name any more counts no more, nor what was verified with it.
+Rule 1: while a provider is unreachable or its response is invalid, its last keys stay valid. Rule 2: a key that it no
+longer publishes is invalid, and so are tokens verified with it.
 """
 
 import asyncio
@@ -30,33 +30,33 @@ from fastgw.upstream.targets.tls import read_tls
 T = TypeVar("T")
 
 EVERY_S: Final = 600.0
-"""How often the provider is asked when it does not say how long its keys are good for."""
+"""Seconds between fetches if the response has no `max-age`."""
 SOONEST_S: Final = 60.0
 LATEST_S: Final = 3600.0
-"""The same where it says so (`max-age`), at the most and at the least: what it has withdrawn is forgotten by then."""
+"""Maximum and minimum seconds between fetches with `max-age`: withdrawn keys are dropped by then."""
 AWAY_S: Final = 10.0
-"""How soon it is asked again when it was away."""
+"""Seconds until the next attempt after a failure."""
 FETCH_S: Final = 5.0
 TIMEOUT_S: Final = FETCH_S + 0.5
-"""How long a token with an unknown key waits for what the provider says."""
+"""Seconds that a token with an unknown key waits for the provider."""
 REST_S: Final = 1.0
-"""Seconds after an answer with nothing new in it in which no token has the provider asked again."""
+"""Seconds after a response without new keys in which tokens cause no further fetch."""
 MOST: Final = 512 * 1024
-"""Bytes of a key set."""
+"""Maximum bytes of a key set."""
 
 _MAX_AGE: Final = re.compile(rb'(?:^|[,\s])max-age="?([0-9]{1,9})"?(?:$|[,\s])', re.IGNORECASE)
 _NO_TLS: Final = UpstreamTls()
 
 
 class JwksSource(FeedSource, frozen=True, kw_only=True):
-    """A provider's key set."""
+    """Key set of a provider."""
 
     url: Endpoint
     tls: UpstreamTls
 
     @classmethod
     def of(cls, url: Endpoint, tls: UpstreamTls) -> "JwksSource":
-        """`tls`: how it is spoken to; the same set is fetched once only if it is fetched in the same way."""
+        """Return the source of a key set. `tls`: TLS settings; a set is fetched once only for equal TLS settings."""
         way = "" if tls == _NO_TLS else f" {sha256(msgspec.msgpack.encode(tls)).hexdigest()[:16]}"
         return cls(key=f"jwks {url.origin}{url.target.partition('?')[0]} {_digest(url)}{way}", url=url, tls=tls)
 
@@ -83,7 +83,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                 node.attempted()
                 complaint, value, has_succeeded = "", fetched.body, True
                 wait = good_for(fetched.fields.get(b"cache-control"))
-            # To one who has asked meanwhile the answer may be older than his question, unless it is news to him.
+            # An unchanged response may be older than a request made meanwhile: fetch again for it.
             if await node.asked(0) and has_succeeded and node.is_outdated(value):
                 rest = allowance.take_token(monotonic())
                 if not rest:
@@ -106,7 +106,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
 
 
 async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:
-    """Wait until so many seconds are over, or somebody knows this value and asks for a newer one."""
+    """Wait this many seconds, or until a worker with this value requests a newer one."""
     due = monotonic() + wait
     while (left := due - monotonic()) > 0 and await node.asked(left):
         if node.is_outdated(value):
@@ -114,7 +114,7 @@ async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allow
             if not rest:
                 return
             due = min(due, monotonic() + rest)
-        node.publish(value)  # there is nothing newer for those who wait
+        node.publish(value)  # ends the wait of the workers
 
 
 _KEPT: Final = "the keys fetched last are still used"
@@ -122,11 +122,11 @@ _NONE: Final = "no token can be verified until it answers"
 
 
 def _digest(url: Endpoint) -> str:
-    return sha256(str(url).encode()).hexdigest()[:16]  # its query may hold a secret
+    return sha256(str(url).encode()).hexdigest()[:16]  # the query may contain a secret
 
 
 def _check(status: int, body: bytes) -> None:
-    """Whether this may replace what the provider said before. Raises `UnusableKey`."""
+    """Check whether this may replace the previous key set. Raises `UnusableKey`."""
     if status != 200:
         raise UnusableKey(f"it answers {status}")
     keys = read_set(body)
@@ -136,14 +136,14 @@ def _check(status: int, body: bytes) -> None:
 
 
 def good_for(cache_control: bytes | None) -> float:
-    """Seconds until the next look, by the answer's `Cache-Control` (RFC 9111 section 5.2)."""
+    """Return the seconds until the next fetch, by `Cache-Control` (RFC 9111 section 5.2)."""
     found = _MAX_AGE.search(cache_control or b"")
     return EVERY_S if found is None else min(max(float(found[1]), SOONEST_S), LATEST_S)
 
 
 @final
 class Keyring:
-    """The keys of a worker that come from one place. `feed`: the key of a `JwksSource`; "": they never change."""
+    """Verification keys of a worker from one source. `feed`: the key of a `JwksSource`; "": they never change."""
 
     def __init__(self, keys: KeySet, feed: str = "") -> None:
         self.keys = keys
@@ -158,7 +158,7 @@ class Keyring:
         return f"<Keyring {self.feed or 'of a file'}: {self.keys!r}>"
 
     def on_change(self, tell: Callable[[], None]) -> None:
-        """Call this method whenever there are other keys, as long as its object lives."""
+        """Call this method when the keys have changed, as long as its object lives."""
         self._listeners.append(WeakMethod(tell))
 
     def start(self, services: Services) -> None:
@@ -177,9 +177,9 @@ class Keyring:
             self._fed = None
 
     async def verify_with(self, by: Callable[[KeySet], T]) -> T:
-        """Return the result of `by` for the keys; while it raises `UnknownKey`, for those that the provider gives then.
+        """Return the result of `by` for the keys; on `UnknownKey`, retry with the provider's current keys.
 
-        Raises what it raises. Two answers are waited for at most, `TIMEOUT_S` in all.
+        Raises the exceptions of `by`. Waits for at most two responses, `TIMEOUT_S` in all.
         """
         keys, feed = self.keys, self._fed
         rests, late = monotonic() < self._rest_until, len(self._questions) > 0
@@ -194,7 +194,7 @@ class Keyring:
                 was_fed = await self._renew(feed, keys)
                 newer = self.keys
                 if was_fed and not rests and (late or newer is not keys):
-                    # Somebody else has asked for that: it may be older than what we would know.
+                    # The response to an earlier request may be too old.
                     try:
                         return by(newer)
                     except UnknownKey:
@@ -204,12 +204,12 @@ class Keyring:
         return by(self.keys)
 
     async def _renew(self, feed: Feed, seen: KeySet) -> bool:
-        """Ask for newer keys than these; whether there is an answer. One question serves all who wait."""
+        """Fetch newer keys than these; return whether there is a response. Concurrent callers share one request."""
         return await self._questions.join(self.feed, partial(self._ask_provider, feed, seen))
 
     async def _ask_provider(self, feed: Feed, seen: KeySet) -> bool:
         if self.keys is not seen:
-            return True  # they have come just now
+            return True  # they have just arrived
         feed.ask(mark_of(feed.value))
         was_fed = await feed.changed(TIMEOUT_S)
         if self.keys is seen:

@@ -1,4 +1,4 @@
-"""Revocation keys of a credential: itself, its `jti`, or its subject and time of issue."""
+"""Revocation keys of a token: the token itself, its `jti`, or its subject and time of issue."""
 
 from base64 import urlsafe_b64decode
 from typing import Final, TypeAlias
@@ -7,13 +7,15 @@ from fastgw.jose import Claims
 from fastgw.sync.revocations import mark_of
 
 Marks: TypeAlias = tuple[tuple[bytes, float], ...]
-"""Each with when what it names was issued, epoch seconds; 0: nobody knows, and so before anything."""
+"""Keys with the time of issue (epoch seconds); 0: unknown, which counts as before every revocation."""
 
 REVOKED: Final = "the token was revoked"
 
 
 def mark_of_token(token: bytes) -> bytes:
-    """The token itself. Of a signed JWT without its signature: with ECDSA anybody can make a second one that fits."""
+    """Return the key of the token itself. The signature of a signed JWT is left out, because ECDSA signatures are
+    malleable.
+    """
     signed, _, _ = token.rpartition(b".")
     return mark_of("token", signed if _is_signed_jwt(token) else token)
 
@@ -38,7 +40,9 @@ def mark_of_subject(issuer: str, subject: str) -> bytes:
 
 
 def marks_of(claims: Claims, token: bytes, issuer: str = "") -> Marks:
-    """Return the revocation keys of a valid token. `token`: its own mark; `issuer`: where it does not say."""
+    """Return the revocation keys of a valid token. `token`: key of the token itself; `issuer`: used if the claims have
+    none.
+    """
     said = claims.get("iss") or issuer
     issued = claims.get("iat")
     marks = [(token, 0.0)]

@@ -1,8 +1,10 @@
-"""Text with values of the request in it, such as `{client_ip}` or `{claims.sub}`: read at `check`, compiled by `build`.
+"""Templates: text with values of the request, such as `{client_ip}` or `{claims.sub}`: validated by `check`, compiled
+by `build`.
 
-Rule 1: a value never ends its line, nor is it cut or escaped: what cannot stand in a field is `Unfit`, for the filter
-to decide. So is what would be another value without the space around it, which every recipient takes away: `"alice "`
-is not alice. Rule 2: what is missing or empty is None for the text as a whole: half a value would be another one.
+Rule 1: a value is never truncated or escaped, and never adds a line: a value that is not allowed in a header is
+`Unfit`, which the filter handles. So is a value with leading or trailing space, which recipients strip: `"alice "` is
+not alice. Rule 2: if a value is missing or empty, the whole text is None, because a partial value could mean something
+else.
 """
 
 import re
@@ -26,7 +28,7 @@ _PARAM: Final = "param."
 
 
 class Unfit(Exception):
-    """A value that cannot stand in a field. `name`: what it was to be the value of; the value itself is not told."""
+    """A value is not allowed in a header. `name`: name of the header or variable; the value is not shown."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,17 +56,17 @@ VALUES: Final[Mapping[str, Value]] = {
     "consumer.name": _consumer,
     "consumer.groups": _groups,
 }
-"""The values that have a name of their own. Others: `claims.PATH`, and parameters of the path, also as `param.NAME`."""
+"""Variables with a fixed name. Others: `claims.PATH`, and path parameters, also as `param.NAME`."""
 
 
 def parse_template(text: str) -> str:
-    """The text itself, if it can be compiled. Raises `ValueError`."""
+    """Return the text unchanged if it can be compiled. Raises `ValueError`."""
     _pieces(text)
     return text
 
 
 def parameters(text: str) -> tuple[str, ...]:
-    """The names in the text that only a parameter of the route can have."""
+    """Return the names in the text that can only be path parameters."""
     names = [name for _, name in _pieces(text) if name is not None]
     return tuple(name.removeprefix(_PARAM) for name in names if name not in VALUES and not name.startswith(_CLAIMS))
 
@@ -80,7 +82,7 @@ def names_request(text: str) -> bool:
 
 
 def compiled(text: str) -> bytes | Value:
-    """The text as bytes if it is the same for every request, else what makes it."""
+    """Return the text as bytes if it is constant, otherwise a function that computes it."""
     pieces = _pieces(text)
     if all(name is None for _, name in pieces):
         return b"".join(literal for literal, _ in pieces)
@@ -104,7 +106,9 @@ def compiled(text: str) -> bytes | Value:
 
 
 def listed(name: str, values: list[Any]) -> bytes:
-    """Several values as a list (RFC 9110 section 5.6.1). None of them may be two, or another, to who reads it."""
+    """Join values to a list (RFC 9110 section 5.6.1). Raises `Unfit` for a value that a parser would split or
+    change.
+    """
     elements = [_text(name, value) for value in values]
     if not all(map(is_element, elements)):
         raise Unfit(name)
@@ -112,7 +116,7 @@ def listed(name: str, values: list[Any]) -> bytes:
 
 
 def is_element(text: str) -> bool:
-    """Whether it can stand in a list as it is: whole, and with no space around it that goes."""
+    """Whether it can be a list element unchanged, without leading or trailing space."""
     return "," not in text and '"' not in text and text == text.strip()
 
 
@@ -174,7 +178,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, str):
         try:
             value.encode()
-        except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
+        except UnicodeEncodeError:  # a lone surrogate, which JSON can escape
             raise Unfit(name) from None
         return value
     try:

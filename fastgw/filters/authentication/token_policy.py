@@ -1,9 +1,9 @@
-"""Tokens judged and remembered: what `jwt` does with a token once it has found one.
+"""Token policy: verified tokens and their cache, for filters such as `jwt`.
 
-Rule 1: a verdict is remembered for as long as the token is good, up to a ceiling, and under the policy that made it.
-Rule 2: it ends with its key: when that is not in the set any more, the token is judged anew.
-Rule 3: what a token says goes into fields only as whole values of one line; what cannot is a reason to refuse it.
-Rule 4: when anything is revoked, each verdict is looked at once more before it counts.
+Rule 1: a verdict is cached while the token is valid, up to a maximum time, for the policy that has made it. Rule 2: it
+ends with its key: if the key is no longer in the set, the token is verified again.
+Rule 3: claims are copied into headers only as whole values on one line; a token with other values is rejected. Rule 4:
+after every revocation, each cached verdict is checked against the revocation list before its next use.
 """
 
 import re
@@ -43,12 +43,12 @@ from fastgw.jose.strict import unencoded
 from fastgw.sync.credential_cache import TokenCache, uncollected
 
 LONGEST_NAME: Final = 256
-"""Characters of a consumer's name that a token gives."""
+"""Maximum characters of a consumer's name from a token."""
 _FINGERPRINT: Final = 32
 _NOT_IN_DESCRIPTION: Final = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3
 
 Rule = Callable[[Claims], bool]
-"""Whether the claims are such as a policy wants them."""
+"""Function that returns whether the claims meet a rule."""
 
 
 class TokenRequirements(NamedTuple):
@@ -57,24 +57,24 @@ class TokenRequirements(NamedTuple):
     rules: TokenRules
     expected: Expected
     scopes: frozenset[str] = frozenset()
-    """All of them must be the token's."""
+    """Scopes that the token must have, all of them."""
     claim_rules: tuple[tuple[str, Rule], ...] = ()
-    """Each with the claim that it is about, as it is written."""
+    """Rules, each with the name of its claim as configured."""
     consumer_claim: ClaimPath = ("sub",)
     fields: tuple[tuple[bytes, str, ClaimPath], ...] = ()
-    """Names of fields, and the claims that go to the upstream in them."""
+    """Header names, and the claims that are forwarded in them."""
     realm: str = ""
     ceiling: float = 300.0
-    """Seconds for which a verdict is remembered at most."""
+    """Maximum seconds for which a verdict is cached."""
     most: int = 10_000
-    """Verdicts that are remembered."""
+    """Maximum number of cached verdicts."""
 
 
 def certificate_of(claims: Claims) -> str:
     """The fingerprint of the client certificate that a token is bound to, "" for none (RFC 8705 section 3.1).
 
-    Raises `TokenRefused` for other bonds, such as the key of RFC 9449 (DPoP): whoever only has such a token is not whom
-    it was given to.
+    Raises `TokenRefused` for other bindings, such as the key of RFC 9449 (DPoP): possession of such a token proves
+    nothing.
     """
     bond = claims.get("cnf")
     if bond is None:
@@ -89,7 +89,9 @@ def certificate_of(claims: Claims) -> str:
 
 
 def is_bearers(exchange: Exchange, certificate: str) -> bool:
-    """Whether a token may be who shows it: it is bound to no certificate (""), or to that of this connection."""
+    """Whether a token may be used on this connection: it is bound to no certificate (""), or to that of the
+    connection.
+    """
     if not certificate:
         return True
     shown = exchange.peer.certificate
@@ -103,28 +105,28 @@ OTHERS: Final = "the token is bound to another client certificate"
 class TokenVerdict(Struct, gc=False):
     """Verdict on a token.
 
-    PERF: with 10,000 of them a full collection, in which a worker stands still, took 40 ms; with neither them nor what
-    is in their claims looked at, 1 (CPython 3.11).
+    PERF: excluded from garbage collection, with its claims: with 10,000 verdicts a full collection, which blocks a
+    worker, took 40 ms, now 1 (CPython 3.11).
     """
 
     claims: Claims
     mark: bytes
-    """Mark of the key that it was signed with."""
+    """Digest of the key that it was signed with."""
     lines: bytes = b""
-    """Ready lines for the upstream."""
+    """Serialized header lines for the upstream."""
     refusal: "_Refusal | None" = None
     """Refusal of a valid token."""
     consumer: Consumer | None = None
     token: bytes = b""
-    """The token's own mark, for revocation."""
+    """Revocation key of the token itself."""
     marks: Marks = ()
-    """All its marks, once somebody asks; () before."""
+    """All its revocation keys, computed on demand; () before."""
     stamp: object = None
-    """Stamp of the roster by which the consumer was looked for, and the token found not to be revoked."""
+    """Stamp of the roster at the last lookup of the consumer and the revocation list."""
     certificate: str = ""
-    """See `certificate_of`; it is looked at for each request, as another connection may show the same token."""
+    """See `certificate_of`; checked for each request, because another connection may present the same token."""
 
-    def __repr__(self) -> str:  # its claims are somebody's
+    def __repr__(self) -> str:  # claims may be personal data
         return f"<TokenVerdict {'refused' if self.refusal else 'accepted'}>"
 
 
@@ -137,7 +139,7 @@ class _Refusal(NamedTuple):
 
 @final
 class TokenPolicy:
-    """One policy of one worker, with what it remembers."""
+    """A token policy in one worker, with its cache."""
 
     __slots__ = ("__weakref__", "_known", "_wanted", "keyring", "missing", "recall", "recall_shown", "roster")
 
@@ -147,9 +149,9 @@ class TokenPolicy:
         self.roster = roster
         self._known: TokenCache[TokenVerdict] = TokenCache(wanted.most)
         self.recall: Callable[[bytes], TokenVerdict | None] = self._known.get
-        """Returns the verdict remembered for a credential. It may be out of date: see `admit`."""
+        """Returns the cached verdict of a credential. It may be out of date: see `admit`."""
         self.recall_shown: Callable[[RequestHead], TokenVerdict | None] = self._known.shown_by
-        """Returns the verdict remembered for the only `Authorization` header of a request."""
+        """Returns the cached verdict of the only `Authorization` header of a request."""
         self.missing = (challenge(wanted.realm, scope=" ".join(sorted(wanted.scopes))),)
         keyring.on_change(self._keys_changed)
 
@@ -161,7 +163,7 @@ class TokenPolicy:
         self._known.keep(lambda verdict: verdict.mark in marks)
 
     def absent(self, exchange: Exchange) -> Reply:
-        """No token was sent: no error is told (RFC 6750 section 3.1)."""
+        """Return the rejection of a request without a token, which has no error code (RFC 6750 section 3.1)."""
         return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self.missing, why="the token is missing")
 
     def unclear(self, exchange: Exchange, why: str) -> Reply:
@@ -184,9 +186,9 @@ class TokenPolicy:
         return None
 
     def verify(self, exchange: Exchange, credential: bytes, token: bytes, then: Callable[[Exchange], None]) -> Outcome:
-        """Judge a token of which nothing is remembered. `credential`: what the verdict is remembered by.
+        """Verify a token without a cached verdict. `credential`: cache key.
 
-        `then` is called when it passes.
+        `then` is called when it is accepted.
         """
         try:
             signed = read_token(token, self._wanted.rules)
@@ -205,7 +207,7 @@ class TokenPolicy:
     async def _verify_later(
         self, exchange: Exchange, credential: bytes, token: bytes, signed: Signed, then: Callable[[Exchange], None]
     ) -> Reply | None:
-        """Verify a token with an unknown key: there may be new ones."""
+        """Verify a token with an unknown key, after fetching newer keys."""
         try:
             verdict = await self.keyring.verify_with(lambda keys: self._verdict(signed, token, keys))
         except TokenRefused as refusal:
@@ -231,7 +233,7 @@ class TokenPolicy:
         return reply
 
     def _verdict(self, signed: Signed, token: bytes, keys: KeySet) -> tuple[TokenVerdict, float]:
-        """The verdict, and the seconds for which it is good. Raises `TokenRefused`."""
+        """Return the verdict, and the seconds for which it is valid. Raises `TokenRefused`."""
         wanted = self._wanted
         key = verify(signed, keys)
         claims = signed.claims()
@@ -245,7 +247,7 @@ class TokenPolicy:
         return verdict, good_for
 
     def _forbidden(self, claims: Claims) -> _Refusal | None:
-        """Return the refusal of a valid token: RFC 6750 section 3.1 for scopes."""
+        """Return the rejection of a valid token: RFC 6750 section 3.1 for scopes."""
         wanted = self._wanted
         if wanted.scopes and (lacking := wanted.scopes - scopes_of(claims)):
             detail = "the token lacks a scope"
@@ -258,7 +260,7 @@ class TokenPolicy:
         return None
 
     def _is_still_good(self, verdict: TokenVerdict) -> bool:
-        """Whether it is not revoked; then its consumer is found, and it need not be asked again for a while."""
+        """Whether it is not revoked; updates its consumer, and its stamp for later requests."""
         roster = self.roster
         if roster.revoked:
             verdict.marks = verdict.marks or marks_of(verdict.claims, verdict.token)
@@ -278,7 +280,9 @@ class TokenPolicy:
 
 
 def lines_of(claims: Claims, fields: Iterable[tuple[bytes, str, ClaimPath]]) -> bytes:
-    """Ready lines that tell an upstream of claims; `fields`: as in `TokenRequirements`. Raises `TokenRefused`."""
+    """Return serialized header lines with claims for an upstream; `fields`: as in `TokenRequirements`. Raises
+    `TokenRefused`.
+    """
     return b"".join(
         b"%b: %b\r\n" % (name, value)
         for name, text, path in fields
@@ -287,9 +291,9 @@ def lines_of(claims: Claims, fields: Iterable[tuple[bytes, str, ClaimPath]]) -> 
 
 
 def consumer_of(roster: Roster, issuer: str, subject: Any) -> Consumer | None:
-    """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already.
+    """Return the consumer with this subject, otherwise one named by the token, unless a consumer has that name already.
 
-    Nobody is called what would be another name in a field, where the space around it goes.
+    Names with leading or trailing space are not used, because headers lose it.
     """
     if not isinstance(subject, str) or not subject:
         return None
@@ -308,10 +312,9 @@ def explain_token(exchange: Exchange) -> str:
 
 
 def field_value(claim: str, value: Any) -> bytes:
-    """A claim as the value of a field: text as it is, several as a list, anything else as JSON writes it.
+    """Return a claim as a header value: a string as it is, a list joined by commas, anything else as JSON.
 
-    b"" where there is none. Raises `TokenRefused` for what would be more than one value, or another one, to who reads
-    it.
+    b"": there is none. Raises `TokenRefused` for a value that a parser would split or change.
     """
     if value is None:
         return b""
@@ -330,19 +333,19 @@ def field_value(claim: str, value: Any) -> bytes:
 def _text(claim: str, value: Any) -> str:
     try:
         return value if isinstance(value, str) else orjson.dumps(value).decode()
-    except TypeError:  # a number of more than 64 bits
+    except TypeError:  # an integer of more than 64 bits
         raise TokenRefused(f"the claim `{claim}` cannot be sent in a header") from None
 
 
 def values_of(claim: Any) -> Sequence[Any]:
-    """The values that a claim has: those of a list, none where there is none, else itself."""
+    """Return the values of a claim: the members of a list, nothing if it is missing, otherwise the claim itself."""
     if isinstance(claim, list):
         return claim
     return () if claim is None else (claim,)
 
 
 def same(value: Any, other: Any) -> bool:
-    """Whether two values are equal as JSON tells them apart: true is not 1."""
+    """Whether two values are equal in JSON: true is not 1."""
     return type(value) is type(other) and bool(value == other)
 
 

@@ -1,19 +1,19 @@
-"""How many requests an upstream can do with at a time, found out from how long it takes to answer.
+"""Adaptive concurrency: the number of concurrent requests that an upstream can handle, estimated from its latency.
 
-A gradient on latency, as in Netflix's concurrency-limits and Envoy's adaptive concurrency: the median of the answers of
-a window is held against the *baseline*, which is what the upstream takes when nothing queues. While it is within
-`tolerance` of that, the limit grows, by its root in each window (at first by a half, as in TCP's slow start, until
-something queues); where it is not, the limit shrinks by as much as the latency is too high, at most to a half.
+A gradient on latency, as in Netflix's concurrency-limits and Envoy's adaptive concurrency: the median latency of a
+window is compared with the *baseline*, the latency without queueing. While it is within `tolerance`, the limit grows by
+its square root in each window (at first by a half, like TCP's slow start, until requests queue); otherwise the limit
+shrinks in proportion to the latency, at most to a half.
 
-Rule 1: a window judges only answers to requests that were let in after the limit was set last. The others say what the
-limit before did; a limit that believes them falls several times for one cause.
-Rule 2: a limit that was not nearly used has shown nothing, and stays.
-Rule 3: the baseline is the median of what was measured while little was under way, and believed for `BASELINE_S`. If
-since then there was no such moment, one is made: the limit is halved until two windows have gone by. What was measured
-then replaces the baseline, be it higher: so a service that has become slower for good is not starved, and queues that
-the limit itself allows never creep into the baseline. It is no minimum: that of many noisy windows is far too low.
-Rule 4: a client that leaves without an answer has waited at least so long; only what is above the baseline is believed
-of that. Otherwise a service that nobody waits for would seem to be idle.
+Rule 1: a window counts only responses to requests admitted since the limit was last set. Older ones reflect the
+previous limit; counting them would reduce the limit several times for one cause.
+Rule 2: a limit that was not nearly reached stays unchanged.
+Rule 3: the baseline is the median latency measured with few requests in flight, and is valid for `BASELINE_S`. If there
+was no such measurement since, the limit is halved for two windows to make one (a probe). The measurement replaces the
+baseline, even if it is higher: so a service that has become slower permanently is not starved, and queues allowed by
+the limit do not raise the baseline. The minimum is not used: over many noisy windows it is far too low. Rule 4: a
+client that disconnects without a response counts with its waiting time, if that is above the baseline. Otherwise a
+service whose clients give up would seem idle.
 
 No I/O and no clock: the time is an argument.
 """
@@ -23,14 +23,14 @@ from math import inf, sqrt
 from typing import Final, final
 
 WINDOW_S: Final = 0.1
-"""How long a window lasts at least."""
+"""Minimum length of a window in seconds."""
 SAMPLES: Final = 20
-"""How many answers it takes at least."""
+"""Minimum number of responses in a window."""
 LONG_S: Final = 1.0
 SAMPLES_LEAST: Final = 8
-"""Fewest samples of a window that has lasted long, of an upstream that is slow."""
+"""Minimum number of responses in a long window, for a slow upstream."""
 SAMPLES_MOST: Final = 500
-"""How many of a window's answers are looked at."""
+"""Maximum number of responses that are evaluated per window."""
 BASELINE_S: Final = 30.0
 PROBE_WINDOWS: Final = 2
 GRADIENT_LEAST: Final = 0.5
@@ -40,9 +40,11 @@ START: Final = 1.5
 
 @final
 class AdaptiveLimit:
-    """One worker's limit for one use of a filter. `limit`: in force; `in_flight`: what it has let in.
+    """Adaptive limit of one worker for one use of a filter. `limit`: current limit; `in_flight`: requests admitted by
+    it.
 
-    `bounds`: the least and the most of the limit; asked for each window, for the number of workers may change.
+    `bounds`: returns minimum and maximum of the limit; called for each window, because the number of workers may
+    change.
     """
 
     __slots__ = (
@@ -66,17 +68,17 @@ class AdaptiveLimit:
     def __init__(self, bounds: Callable[[], tuple[float, float]], tolerance: float) -> None:
         self._bounds = bounds
         self._tolerance = tolerance
-        self._full = bounds()[0]  # the limit but for probes
+        self._full = bounds()[0]  # the limit, without the effect of probes
         self.limit = self._full
         self.in_flight = 0
         self.baseline_s = inf
         self._is_starting = True
-        self._measured: list[float] = []  # what answers took while little was under way, since `_measured_at`
+        self._measured: list[float] = []  # latencies with few requests in flight, since `_measured_at`
         self._measured_at = -inf
-        self._probes = 0  # windows that are left of a probe
-        self._began_at = -inf  # of the window
+        self._probes = 0  # remaining windows of a probe
+        self._began_at = -inf  # start of the window
         self._samples: list[float] = []
-        self._finished = 0  # what the window has to say, looked at or not
+        self._finished = 0  # responses in the window
         self._failed = 0
         self._peak = 0
 
@@ -84,11 +86,11 @@ class AdaptiveLimit:
         return f"<AdaptiveLimit {self.in_flight} of {self.limit:.1f}, baseline {self.baseline_s * 1e3:.1f} ms>"
 
     def use_bounds(self) -> None:
-        """The bounds are known."""
+        """Set the initial limit, once the bounds are known."""
         self.limit = self._full = self._bounds()[0]
 
     def try_take(self, share: float = 1.0) -> bool:
-        """Let one more in, if what is under way stays within this share of the limit. It is given back once."""
+        """Admit a request if the requests in flight stay within this share of the limit. It is returned once."""
         if self.in_flight >= max(1.0, self.limit * share):
             return False
         self.in_flight += 1
@@ -97,37 +99,37 @@ class AdaptiveLimit:
         return True
 
     def give_back(self) -> None:
-        """One is over that has nothing to say about the upstream: it was never sent there."""
+        """Record the end of a request that was not sent to the upstream."""
         self.in_flight -= 1
 
     def record_response(self, now: float, taken_at: float, seconds: float, failed: bool = False) -> None:
-        """One is over. The upstream took so long; `failed`: it said that it cannot, or said nothing in time."""
+        """Record a response after this many seconds; `failed`: the upstream reported overload, or timed out."""
         self.in_flight -= 1
         if taken_at >= self._began_at:
             self._finished += 1
             self._failed += failed
-            if len(self._samples) < SAMPLES_MOST and not (failed and seconds < self.baseline_s):  # refusing is fast
+            if len(self._samples) < SAMPLES_MOST and not (failed and seconds < self.baseline_s):  # rejections are fast
                 self._samples.append(seconds)
             lasted = now - self._began_at
             if lasted >= WINDOW_S and self._finished >= (SAMPLES if lasted < LONG_S else SAMPLES_LEAST):
                 self._adjust(now)
 
     def left(self, now: float, taken_at: float, waited: float) -> None:
-        """One is over, for its client has left without an answer after so long."""
+        """Record the disconnect of a client that has waited this long without a response."""
         if waited > self.baseline_s:
             self.record_response(now, taken_at, waited)
         else:
             self.give_back()
 
     def _adjust(self, now: float) -> None:
-        """The window is over: set the limit."""
+        """Set the limit at the end of a window."""
         failed = self._failed / self._finished
         median = _median(self._samples)
         if self._measured_at == -inf:
             self._measured_at = now
         if self._probes:
             self._probes -= 1
-            if not self._probes:  # the first window of a probe saw what was queued before it
+            if not self._probes:  # the first window of a probe includes earlier queueing
                 self._measure()
                 self._renew(now)
         elif self._peak < self._full / 2:
@@ -155,7 +157,7 @@ class AdaptiveLimit:
         self._began_at = now
 
     def _measure(self) -> None:
-        """Take the measured time as the baseline: no request queues, it seems, and this is what the upstream takes."""
+        """Add the latencies of the window to the baseline, because requests did not queue."""
         self._measured += self._samples[: SAMPLES_MOST - len(self._measured)]
         if self._is_starting:
             self.baseline_s = _median(self._measured) or inf

@@ -1,11 +1,11 @@
-"""Counter stores: the one protocol between filters that limit and whatever counts for them.
+"""Counter stores: the interface between filters that limit and the store of their counts.
 
-A filter asks a `CounterStore` and knows no more. `NodeCounterStore` counts in the cells of this node and decides at
-once. One that counts elsewhere (for several nodes) has to ask: its `spend` gives an awaitable, and its filter's step
+A filter uses only the `CounterStore` interface. `NodeCounterStore` counts in the rate limit table of the node and
+decides at once. A store shared by several nodes has to ask: its `spend` returns an awaitable, and the filter's step
 waits.
 
-What a request has spent is kept on the exchange, as a chain of records (`Exchange.limits`), so that one limit that
-refuses gives back what those before it have taken, and so that clients are told of the tightest.
+The permits spent by a request are kept on the exchange as a linked list of records (`Exchange.limits`): a limit that
+rejects returns what earlier limits have spent, and response headers describe the tightest limit.
 """
 
 from collections.abc import Awaitable
@@ -19,11 +19,11 @@ from fastgw.shm.rate_limit_table import Cells, Limit
 Algorithm = Literal["token_bucket", "fixed_window", "sliding_window", "leaky_bucket"]
 
 LONGEST_TURN_S: Final = 10.0
-"""Longest wait for a turn (leaky bucket) where nobody says how many may wait."""
+"""Maximum wait of a leaky bucket without a configured `burst`, in seconds."""
 
 
 class LimitSpec(NamedTuple):
-    """Limit and its subject. `burst`: as `rate_limit` has it, None where it says nothing."""
+    """Limit and its subject. `burst`: as in `rate_limit`; None: the default."""
 
     algorithm: Algorithm
     limit: int
@@ -33,7 +33,7 @@ class LimitSpec(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """How much may be spent at once. Of a leaky bucket: its waiting places, and the turn that is due now."""
+        """Maximum number of permits at once. For a leaky bucket: its queue, and the request whose turn it is."""
         if self.algorithm == "leaky_bucket":
             return 1 + (self.places if self.burst is None else self.burst)
         return self.limit if self.burst is None else self.burst
@@ -57,45 +57,45 @@ class LimitDecision(NamedTuple):
     """Result of a `spend`."""
 
     wait: float
-    """0.0: it was spent. Else nothing was: the seconds after which it can be."""
+    """0.0: it was spent. Otherwise nothing was spent; seconds until it can be."""
     mark: Any = None
-    """Argument for `refund` and `left` about this spending; of the node's cells: its time, in ns."""
+    """Argument for `refund` and `left` about this spending; for the node's table its time in ns."""
     turn: float = 0.0
-    """Seconds until it is this request's turn, of a leaky bucket."""
+    """Seconds until the request's turn in a leaky bucket."""
     is_away: bool = False
-    """Whether it was decided without those who ought to be asked."""
+    """Whether it was decided without the shared store, which is unreachable."""
     fault: Fault = Fault.RATE_LIMITED
     """Reason why nothing was spent."""
 
 
 Left: TypeAlias = tuple[int, float]
-"""How many permits could be spent at once now, and the seconds until all are back if nothing more is spent."""
+"""Permits available now, and the seconds until all are replenished if nothing more is spent."""
 
 
 class CounterStore(Protocol):
-    """The counts of one limit, for all of its keys, in one process.
+    """Counts of one limit for all of its keys, in one process.
 
-    Equal keys share what they spend by counter stores of the same name, algorithm and window, in all workers, whatever
-    their limit and burst are: a limit that is changed keeps what was spent.
+    Counter stores of the same name, algorithm and window share counts of equal keys in all workers, whatever their
+    limit and burst are: a limit that is changed keeps what was spent.
     """
 
     def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
         """Spend `cost` permits (1 to `LimitSpec.depth`), or nothing."""
 
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
-        """Give back what was spent, never more than if it had not been. At once or later: nobody waits for it."""
+        """Refund what was spent, at most once. It may take effect later: callers do not wait."""
 
     def charge(self, key: bytes, cost: int, mark: Any, /) -> None:
-        """Spend what is known too late to be refused, if need be into debt: by as much as `LimitSpec.depth` at most."""
+        """Spend a cost that is known only afterwards, if necessary into overdraft: at most `LimitSpec.depth`."""
 
     def left(self, key: bytes, mark: Any, /) -> Left:
-        """Return the permits left, now or right after the spending that `mark` is of. Waits for nothing."""
+        """Return the permits left, now or directly after the spending identified by `mark`. Does not wait."""
 
 
 Record: TypeAlias = tuple[Any, CounterStore, bytes, int, Any, Any]
-"""Spending of a request by one limit: how the client is told of it (`LimitHeaders`, or None: not at all), its store,
-the key, the cost (0: nothing), the mark (None: it has refused), and the record of the limit before it, or None. A plain
-tuple, for it is made for each request.
+"""Spending of a request on one limit: its response headers (`LimitHeaders`; None: none), store, key, cost (0: nothing),
+mark (None: rejected), and the record of the previous limit, or None. A plain tuple, because one is created for each
+request.
 """
 
 
@@ -114,7 +114,7 @@ class NodeCounterStore:
     __slots__ = ("_step", "_turns", "limit")
 
     def __init__(self, cells_: Cells, name: bytes, terms: LimitSpec) -> None:
-        """`name`: tells the filter that counts from all others."""
+        """`name`: identifies the filter among those that count."""
         self.limit: Limit = limit_of(cells_, name, terms)
         self._step = rate_limit_table.step_of(terms.limit, terms.window)
         self._turns = terms.algorithm == "leaky_bucket"

@@ -1,4 +1,4 @@
-"""Limit keys: made of the traits that tell requests apart."""
+"""Limit keys: built from traits of the request."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -15,7 +15,7 @@ from fastgw.jose import claim_path, find_claim
 
 KEY: Final = trait("ip", "consumer", "route", "host", "header", "cookie", "claim")
 REMEMBERED: Final = 8192
-"""IPv6 addresses whose network is remembered."""
+"""Maximum number of IPv6 addresses whose network is cached."""
 
 KeyOf = Callable[[Exchange], bytes]
 
@@ -31,15 +31,18 @@ def are_of_somebody(traits: Sequence[Trait]) -> bool:
 
 
 def key_warnings(context: WarningContext, asks_who: bool, groups: Iterable[str]) -> Iterator[str]:
-    """Yield the warnings of a limit. `asks_who`: whether it makes a difference who the client is; `groups`: those that
-    have limits of their own."""
+    """Yield the warnings of a limit. `asks_who`: whether it depends on the client's identity; `groups`: groups with
+    limits of their own.
+    """
     if asks_who and context.positions and not (context.identified or context.client_certificates):
         yield "no filter before it authenticates the client: there is no consumer and there are no claims"
     yield from context.empty_groups(groups)
 
 
 def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyOf:
-    """The key of a request. `name`: stands in front of it, where one table has the keys of several filters."""
+    """Return the function that computes the key of a request. `name`: prefix of the key, for tables shared by several
+    filters.
+    """
     network = network_of(ipv6_prefix)
     if len(traits) == 1 and not name:
         return _single(traits[0], network)
@@ -57,7 +60,7 @@ def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyO
 
 
 def key_named(traits: Sequence[Trait], ipv6_prefix: int, name: bytes, values: Sequence[str]) -> bytes:
-    """The key, of filters that give their keys a `name`, of requests that have these values of the traits."""
+    """Return the key of requests with these values of the traits, for filters whose keys have a `name`."""
     made = b"%d:%b" % (len(name), name)
     for each, value in zip(traits, values, strict=True):
         is_long = each.kind == "ip" and ":" in value
@@ -68,14 +71,14 @@ def key_named(traits: Sequence[Trait], ipv6_prefix: int, name: bytes, values: Se
 
 def network_of(ipv6_prefix: int) -> Callable[[str], bytes]:
     """Return the function that maps an address with a colon to the network that counts as one client. An IPv4-mapped
-    IPv6 address is the IPv4 address.
+    IPv6 address counts as the IPv4 address.
     """
 
     @lru_cache(maxsize=REMEMBERED)
     def network(ip: str) -> bytes:
         try:
             address = ip_address(ip)
-        except ValueError:  # of a unix socket
+        except ValueError:  # a unix socket
             return ip.encode()
         if not isinstance(address, IPv6Address):
             return ip.encode()
@@ -102,7 +105,7 @@ def _single(trait: Trait, network: Callable[[str], bytes]) -> KeyOf:
                 if known is not None:
                     return known.name.encode()
                 ip = exchange.client_ip
-                return b"\0" + (network(ip) if ":" in ip else ip.encode())  # no consumer's name begins so
+                return b"\0" + (network(ip) if ":" in ip else ip.encode())  # no consumer's name begins like this
 
             return consumer
         case "route":

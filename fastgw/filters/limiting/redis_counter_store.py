@@ -1,4 +1,6 @@
-"""Counts for all nodes, in the Redis of `state`. Imported only where that is configured: it needs `fastgw[redis]`."""
+"""Counter store for all nodes, in the Redis of `state`. Imported only if that is configured: it requires
+`fastgw[redis]`.
+"""
 
 from collections.abc import Awaitable
 from typing import Any, NamedTuple, final
@@ -12,7 +14,7 @@ from fastgw.shm import rate_limit_table
 
 
 class RedisCounters(NamedTuple):
-    """Shared counts: their Redis, and what is done while it is unreachable."""
+    """Shared counts: the Redis client, and the behaviour while Redis is unreachable."""
 
     limits: StateLimits
     prefix: str
@@ -23,7 +25,7 @@ class RedisCounters(NamedTuple):
 
 
 def shared_by(env: Env, state: State) -> RedisCounters:
-    """All filters of a process share one connection."""
+    """Return the shared connection: one per process, for all filters."""
     url, timeout = env.secret(state.url), state.timeout
     limits = env.shared(("state limits", url, timeout), lambda: StateLimits(url, timeout))
     return RedisCounters(limits, state.prefix, state.when_away == "refuse")
@@ -41,7 +43,7 @@ class _Mark:
 
 @final
 class RedisCounterStore:
-    """Asks Redis; while that is away the counts of this node decide, or nothing is admitted."""
+    """Store in Redis; while it is unreachable the node's own counts decide, or requests are rejected."""
 
     __slots__ = ("_asking", "_depth", "_limits", "_local", "_refuses", "_turns")
 

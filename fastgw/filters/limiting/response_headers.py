@@ -1,5 +1,5 @@
 """Response headers of limits: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), or the
-`X-RateLimit-` headers that came before.
+older `X-RateLimit-` headers.
 """
 
 from functools import lru_cache
@@ -13,7 +13,7 @@ from fastgw.filters.limiting.counter_store import Left, LimitSpec, Record
 Style = Literal["draft", "legacy", "none"]
 
 _SPOKEN: Final = b" ratelimit"
-"""Marker in `Response.dropped`, where no field is called so: the tightest limit was told of."""
+"""Marker in `Response.dropped` that is no header name: the headers of the tightest limit are set."""
 _DRAFT: Final = frozenset((_SPOKEN, b"ratelimit", b"ratelimit-policy"))
 _LEGACY: Final = frozenset((_SPOKEN, b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"))
 
@@ -34,7 +34,7 @@ class LimitHeaders:
         self._names = _DRAFT
         quoted = _quoted(name)
         policy = b"%b;q=%d" % (quoted, terms.limit)
-        if terms.window == int(terms.window):  # it is told in whole seconds, or not at all
+        if terms.window == int(terms.window):  # whole seconds only
             policy += b";w=%d" % terms.window
         form = b"RateLimit-Policy: %b\r\nRateLimit: %b;r=%%d;t=%%d\r\n"
         self._form = form % (policy.replace(b"%", b"%%"), quoted.replace(b"%", b"%%"))
@@ -48,7 +48,7 @@ class LimitHeaders:
 
 # PERF: 0.6 us for one limit (CPython 3.11, micro/limits).
 def set_tightest_headers(exchange: Exchange) -> None:
-    """The response step of a limit that is told of. Of several the one counts that has the fewest permits left."""
+    """Set the response headers of the limit with the fewest permits left."""
     answer = exchange.response
     assert answer is not None
     if _SPOKEN in answer.dropped:
@@ -67,17 +67,17 @@ def set_tightest_headers(exchange: Exchange) -> None:
 
 
 def refusal(fault: Fault, wait: float) -> Reply:
-    """The answer of a limit that is reached. `wait`: seconds; they are told as whole ones, rounded up."""
+    """Return the response of a limit that is reached. `wait`: seconds, rounded up to whole ones."""
     return _refusal(fault, max(ceil(wait), 1))
 
 
-# Whoever floods gets nothing but these.
+# Cached, because a flood is answered with few different replies.
 @lru_cache(maxsize=1024)
 def _refusal(fault: Fault, seconds: int) -> Reply:
     return problem(fault, fields=[(b"Retry-After", b"%d" % seconds)])
 
 
 def _quoted(name: str) -> bytes:
-    """A string of structured fields (RFC 9651 section 3.3.3), which are ASCII."""
+    """Return a string of structured fields (RFC 9651 section 3.3.3), which is ASCII."""
     plain = "".join(each if " " <= each <= "~" else "?" for each in name)
     return b'"%b"' % plain.replace("\\", "\\\\").replace('"', '\\"').encode()

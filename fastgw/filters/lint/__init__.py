@@ -1,1 +1,1 @@
-"""Configuration warnings that filters tell for themselves, with the filters around them at hand."""
+"""Configuration warnings of filters, with their position among other filters."""

@@ -1,4 +1,4 @@
-"""Configuration warnings of filters, which each tells for itself (`Filter.warnings`)."""
+"""Configuration warnings of filters, from `Filter.warnings`."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -51,9 +51,9 @@ def _warned(config: Config) -> Iterator[tuple[Where, FilterUse]]:
 
 @cache
 def _may_warn(type: type) -> bool:
-    """Whether filters of a type have warnings of their own: most have none, and they may be very many.
+    """Whether filters of a type implement `warnings`; most do not, and there may be thousands of uses.
 
-    A filter of another package may have a setting of this name instead.
+    A third-party filter may have a setting of this name instead.
     """
     own = getattr(type, "warnings", None)
     return callable(own) and own is not Filter.warnings

@@ -1,4 +1,4 @@
-"""Ways in which the gateway shows a server who it is: a token endpoint, or one that is asked about tokens."""
+"""Client authentication of the gateway at a server, such as a token endpoint or an introspection endpoint."""
 
 import os
 import time
@@ -20,19 +20,20 @@ LIFETIME_S: Final = 60
 _TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 ClientAuth = Callable[[dict[str, str]], list[tuple[bytes, bytes]]]
-"""Puts what shows who asks into a form, or into the fields that are returned. Called for each request anew."""
+"""Function that adds the credentials to a form, or returns headers with them. Called for each request."""
 
 
 def authenticate(settings: OAuth2, client_id: str, secret: str | None, key: bytes | None) -> Mapping[bytes, ClientAuth]:
-    """The ways of these settings by name, in the order in which they are tried while the server refuses the client.
+    """Return the authentication methods of these settings by name, in the order in which they are tried while the
+    server rejects the client.
 
-    `key`: PEM. Of two that would send the same one is left. Raises `ValueError`, which tells nothing of the secrets.
+    `key`: PEM. Methods that would send the same are listed once. Raises `ValueError` without secrets.
     """
     match settings.client_auth:
         case "none" | "certificate":
             return {b"id": by_id(client_id)}
         case "private_key_jwt":
-            # A query is no part of who the server is, and may hold a secret.
+            # The query is not part of the server's identity, and may contain a secret.
             audience = settings.assertion_audience or str(settings.token_url).partition("?")[0]
             return {b"key": by_key(client_id, key or b"", audience)}
     names = _TRIED.get(settings.client_auth, (settings.client_auth,))
@@ -42,12 +43,12 @@ def authenticate(settings: OAuth2, client_id: str, secret: str | None, key: byte
 
 
 def by_basic(client_id: str, secret: str) -> ClientAuth:
-    """Both as they are, which many servers expect though RFC 6749 says otherwise: some know no encoding."""
+    """Authenticate with unencoded values, which many servers expect although RFC 6749 requires encoding."""
     return _in_field(f"{client_id}:{secret}")
 
 
 def by_basic_encoded(client_id: str, secret: str) -> ClientAuth:
-    """RFC 6749 section 2.3.1: both are form-encoded first."""
+    """Authenticate with form-encoded values (RFC 6749 section 2.3.1)."""
     return _in_field(f"{quote_plus(client_id)}:{quote_plus(secret)}")
 
 
@@ -75,12 +76,12 @@ _TRIED: Final[Mapping[str, tuple[str, ...]]] = {
     "auto": ("basic_encoded", "basic", "body"),
     "auto_raw": ("basic", "basic_encoded", "body"),
 }
-"""One after another, never two at once (RFC 6749 section 2.3)."""
+"""Methods to try one after the other, never two at once (RFC 6749 section 2.3)."""
 
 
 def by_id(client_id: str) -> ClientAuth:
-    """Return the authentication by name: of a public client, or one whose certificate shows the rest (RFC 8705 section
-    2).
+    """Return the authentication by client id: of a public client, or one authenticated by its certificate (RFC 8705
+    section 2).
     """
 
     def named(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
@@ -91,10 +92,10 @@ def by_id(client_id: str) -> ClientAuth:
 
 
 def by_key(client_id: str, pem: bytes, audience: str) -> ClientAuth:
-    """Return the authentication by a private key: `private_key_jwt` (RFC 7523 section 2.2). `audience`: who is to
-    believe it.
+    """Return the authentication by a private key: `private_key_jwt` (RFC 7523 section 2.2). `audience`: `aud` of the
+    assertion.
 
-    Raises `ValueError` for a key that cannot be used; nothing of it is told.
+    Raises `ValueError` for an unusable key, without its contents.
     """
     alg, sign = _signer(pem)
     header = _encoded({"alg": alg, "typ": "JWT"})

@@ -1,12 +1,12 @@
-"""How often a provider is asked because of what requests show: some times at once after a quiet while, then seldom.
+"""Rate limit for requests to a provider that are caused by clients: a burst after a quiet period, then rarely.
 
-Whoever shows nonsense to the gateway must not have it ask somebody each time.
+Clients with invalid tokens must not make the gateway send a request each time.
 """
 
 from typing import Final, final
 
 AGAIN_S: Final = 10.0
-"""How often at most."""
+"""Minimum seconds between two requests."""
 BURST: Final = 4
 """Number of requests at once, if there was none lately: after one change the next one may follow soon."""
 
@@ -22,7 +22,7 @@ class Allowance:
         self._left, self._since = self._burst, now
 
     def take_token(self, now: float) -> float:
-        """0.0: it may be asked now, and this counts; else how many seconds to wait."""
+        """Return 0.0 if a request may be sent now, which is counted; otherwise the seconds to wait."""
         self._left, self._since = min(self._burst, self._left + (now - self._since) / self._again_s), now
         if self._left < 1:
             return (1 - self._left) * self._again_s

@@ -1,4 +1,4 @@
-"""TLS settings of filters that ask a service of their own, checked as the configuration is."""
+"""TLS settings of filters that call a service of their own, validated with the configuration."""
 
 from collections.abc import Callable
 from typing import Final
@@ -12,7 +12,7 @@ _DEFAULT: Final = UpstreamTls()
 
 
 def check_tls(url: Endpoint, tls: UpstreamTls) -> None:
-    """Whether settings go together. Raises `ValueError`."""
+    """Validate a combination of settings. Raises `ValueError`."""
     if tls != _DEFAULT and not url.origin.tls:
         raise ValueError("`tls` is set, but the URL is not https")
     if (tls.certificate is None) != (tls.key is None):
@@ -21,8 +21,8 @@ def check_tls(url: Endpoint, tls: UpstreamTls) -> None:
 
 
 def client_tls(read_file: Callable[[str], bytes], tls: UpstreamTls) -> ClientTls:
-    """Return the TLS settings with the contents of their files. Raises what `read_file` raises, and `ValueError` for no
-    certificate, no key, or another's.
+    """Return the TLS settings with the contents of their files. Raises the exceptions of `read_file`, and `ValueError`
+    for an invalid certificate or key, or if they do not match.
     """
     read = read_tls(tls, read_file)
     ca, certificate, key = read.material

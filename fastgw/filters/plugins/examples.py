@@ -1,6 +1,6 @@
-"""An example of each filter and of each part of a configuration, for the reference documentation.
+"""Examples of each filter and of each part of a configuration, for the reference documentation.
 
-Each is a few lines of YAML that `fastgw check` accepts once `version` and `listeners` are added; tests see to that.
+Each is a few lines of YAML that `fastgw check` accepts once `version` and `listeners` are added; a test checks that.
 """
 
 from collections.abc import Mapping
@@ -532,4 +532,4 @@ routes:
      fallback: {respond: {status: 503, body: "Back in a minute.\\n", headers: {Retry-After: "60"}}}}
 """,
 }
-"""Examples by the first key of the settings, and by the name of each group of settings that has a part of its own."""
+"""Examples by the first key of the settings, and by the name of each group of settings with a section of its own."""

@@ -1,8 +1,7 @@
-"""Filters of installed packages: those that the configuration names under `extensions`, and no others.
+"""Filters of installed packages: only those named under `extensions` in the configuration.
 
-A package offers filters as entry points of the group `fastgw.filters`, or is named class by class, as
-`package.module:Class`. Nothing is imported that the operator has not named. Whatever is wrong with a package is one
-line, for whoever reads the configuration.
+A package offers filters as entry points of the group `fastgw.filters`, or a class is named as `package.module:Class`.
+Nothing is imported that the operator has not named. An error in a package is reported in one line.
 """
 
 import importlib
@@ -19,11 +18,11 @@ from fastgw.config.sources.extension_packages import Types, UnknownType
 from fastgw.filters.api import API, Filter
 
 GROUP: Final = "fastgw.filters"
-"""The entry points that are filters."""
+"""Entry point group of filters."""
 
 
 class FilterTypes(Types):
-    """Filter types by name, in running order. `built_in`: those that come with fastgw."""
+    """Filter types by name, in running order. `built_in`: filters that come with fastgw."""
 
     def __init__(self, built_in: Iterable[type[Filter]]) -> None:
         self._built_in = MappingProxyType({each.type_name: each for each in built_in})
@@ -55,7 +54,7 @@ class FilterTypes(Types):
         return next((entry.dist.name for entry in offered if entry.dist is not None), "")
 
     def extended(self, packages: Sequence[str]) -> tuple[Self, Mapping[str, UnknownType]]:
-        importlib.invalidate_caches()  # it may have been installed since we looked last
+        importlib.invalidate_caches()  # it may have been installed in the meantime
         made = type(self)(self._built_in.values())
         made._packages = tuple(dict.fromkeys((*self._packages, *packages)))
         types = dict(self._types)
@@ -81,7 +80,7 @@ class FilterTypes(Types):
 
 
 def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, type[Filter]]:
-    """The filters that a package offers by entry points. Raises `UnknownType`."""
+    """Return the filters that a package offers by entry points. Raises `UnknownType`."""
     points = [point for point in metadata.entry_points(group=GROUP) if _is_of(point, package)]
     if not points and not _is_installed(package):
         names = {point.dist.name for point in metadata.entry_points(group=GROUP) if point.dist is not None}
@@ -101,13 +100,13 @@ def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, ty
 
 
 def _is_of(point: metadata.EntryPoint, package: str) -> bool:
-    """Whether the entry point is of a package, by its name for pip or for `import`."""
+    """Whether the entry point belongs to a package, by its distribution or import name."""
     by_pip = point.dist is not None and _normal(point.dist.name) == _normal(package)
     return by_pip or _holds(package, point.value.partition(":")[0].strip())
 
 
 def _holds(package: str, module: str) -> bool:
-    """Whether a module is of a package, by its name for `import` or for pip."""
+    """Whether a module belongs to a package, by its import or distribution name."""
     if module == package or module.startswith(f"{package}."):
         return True
     top = module.partition(".")[0]
@@ -118,7 +117,7 @@ def _holds(package: str, module: str) -> bool:
 
 
 def _top_level(distribution: metadata.Distribution) -> set[str]:
-    """The names that a distribution is imported by."""
+    """Return the import names of a distribution."""
     names = (distribution.read_text("top_level.txt") or "").split()
     files = distribution.files or ()
     return {*names, *(file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py")}
@@ -130,7 +129,7 @@ def _is_installed(package: str) -> bool:
     except (metadata.PackageNotFoundError, ValueError):
         try:
             return find_spec(package) is not None
-        except (ImportError, AttributeError, ValueError):  # a part before the last dot is not there
+        except (ImportError, AttributeError, ValueError):  # a parent package is missing
             return False
     return True
 
@@ -140,14 +139,14 @@ def _normal(name: str) -> str:
 
 
 def _imported(module: str, class_name: str, name: str) -> type[Filter]:
-    """The filter that a class is. `name`: what it has to be called; "" = anything. Raises `UnknownType`."""
+    """Import a filter class. `name`: its required name; "" = any. Raises `UnknownType`."""
     where = f"{module}:{class_name}"
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = "" if error.name and f"{module}.".startswith(f"{error.name}.") else f": it needs {show(error.name)}"
         raise UnknownType(f"there is no module {show(module)}{missing}") from error
-    except (Exception, SystemExit) as error:  # the edge of somebody's code: what it raises is told, not shown
+    except (Exception, SystemExit) as error:  # the edge of third-party code: its exception is reported
         raise UnknownType(f"{show(module)} cannot be imported: {_error_text(error)}") from error
     try:
         for part in class_name.split("."):
@@ -162,7 +161,7 @@ def _imported(module: str, class_name: str, name: str) -> type[Filter]:
 
 
 def _check(found: Any, where: str, name: str) -> None:
-    """Whether it is a filter that can be used here. Raises `UnknownType`."""
+    """Check that it is a filter for this version. Raises `UnknownType`."""
     if not isinstance(found, type) or not issubclass(found, Filter):
         raise UnknownType(f"{show(where)} is not a filter", "expected a subclass of `fastgw.filters.api.Filter`")
     if not hasattr(found, "phase"):
@@ -178,7 +177,7 @@ def _check(found: Any, where: str, name: str) -> None:
     try:
         schema({found.type_name: found})
         check_class(found)
-    except Exception as error:  # the edge of somebody's code: its settings may be annotated by anything
+    except Exception as error:  # the edge of third-party code: annotations may be arbitrary
         raise UnknownType(f"the settings of {show(where)} cannot be read: {_error_text(error)}") from error
 
 

@@ -1,7 +1,7 @@
 """Reference documentation of filters and settings: `fastgw filters`, and the pages filters.md and settings.md in
 docs/reference.
 
-All of it is read off the structs: their settings, defaults and docstrings.
+Generated from the structs: their settings, defaults and docstrings.
 """
 
 import inspect
@@ -23,9 +23,9 @@ from fastgw.filters.plugins import examples
 
 WIDTH: Final = 110
 DEEPEST: Final = 6
-"""Settings within settings."""
+"""Maximum nesting of settings."""
 FEW: Final = 3
-"""Most settings in another one that are documented beside it; more of them get a part of their own."""
+"""Maximum number of nested settings that are documented inline; larger groups get a section of their own."""
 OF_ALL: Final = (
     ("type", "string", "The filter type. Default: the name of the instance."),
     ("enforced", "true or false", "Whether inner levels are forbidden to replace or remove this instance."),
@@ -36,35 +36,35 @@ OF_ALL: Final = (
         "identity that shadow filters before it would set, and is skipped where one of them would have answered.",
     ),
 )
-"""Keys that every instance may have besides its type's settings."""
+"""Keys of every instance, besides its type's settings."""
 
 
 class Setting(Struct, frozen=True):
-    """One key of a filter."""
+    """Setting of a filter."""
 
     name: str
-    """Name with those it is in: `request.set`; `[]` stands for each element of a list, `NAME` for each name."""
+    """Full name: `request.set`; `[]` stands for each element of a list, `NAME` for each name."""
     type: str
-    """Correct form of the value."""
+    """Expected form of the value."""
     required: bool
     default: Any
-    """Default as a file would have it; null also where it is required."""
+    """Default as written in a file; null also if it is required."""
     text: str
 
 
 class Manual(Struct, frozen=True):
-    """One filter."""
+    """Documentation of a filter."""
 
     name: str
     phase: str
     early: bool
-    """Whether it runs before a route is found."""
+    """Whether it runs before routing."""
     source: str
     """The class, as `package.module:Class`."""
     text: str
     settings: tuple[Setting, ...]
     example: str = ""
-    """A use of it, as a part of a configuration in YAML; nothing for filters of other packages."""
+    """Example use in YAML, as part of a configuration; empty for filters of other packages."""
 
     @property
     def summary(self) -> str:
@@ -104,7 +104,7 @@ def _settings(settings: type[Struct], above: str, depth: int) -> Iterator[Settin
 
 
 def _besides(shape: Decoder, above: str) -> Iterator[Setting]:
-    """Yield the settings of a mapping by name that are about the whole of it."""
+    """Yield the settings of a mapping by name that concern the mapping itself."""
     if isinstance(shape, Table):
         if shape.besides is not None:
             name, about_all = f"{above}.{shape.besides.name}", shape_of(shape.besides.type)
@@ -118,13 +118,14 @@ def _default(field: Field, declared: Any) -> Any:
 
 
 def _structure(shape: Decoder) -> tuple[str, type[Struct]] | None:
-    """The first of `_structures`."""
+    """Return the first of `_structures`."""
     return next(_structures(shape), None)
 
 
 def _structures(shape: Decoder) -> Iterator[tuple[str, type[Struct]]]:
-    """The settings within a setting, and how their names go on from its own; of several that may stand there, those
-    after the first with the key that tells them."""
+    """Yield the nested structs of a setting with their name suffix; for alternatives, each one after the first with the
+    key that selects it.
+    """
     if isinstance(shape, Structure):
         yield "", shape.type
     elif isinstance(shape, Either):
@@ -136,7 +137,7 @@ def _structures(shape: Decoder) -> Iterator[tuple[str, type[Struct]]]:
 
 
 def table(all_manuals: Iterable[Manual]) -> str:
-    """One filter a line."""
+    """Return a table with one filter per line."""
     rows = [
         ("FILTER", "PHASE", "WHAT IT DOES"),
         *((each.name, each.phase.lower(), each.summary) for each in all_manuals),
@@ -146,7 +147,7 @@ def table(all_manuals: Iterable[Manual]) -> str:
 
 
 def as_text(manual: Manual) -> str:
-    """One filter, for people."""
+    """Return the documentation of one filter as text."""
     when = "before a route is found, for every request" if manual.early else "once a route is found"
     parts = [f"{manual.name} (phase {manual.phase.lower()}: {when})", fill_all(manual.text), "Settings:"]
     for each in manual.settings:
@@ -196,7 +197,7 @@ def as_markdown(filter_types: Mapping[str, type[Filter]]) -> str:
 
 
 def settings_as_markdown() -> str:
-    """docs/reference/settings.md: all that a configuration may say, besides the settings of filters."""
+    """Return docs/reference/settings.md: all settings of a configuration, except those of filters."""
     lines = [
         "# Settings",
         "",
@@ -223,10 +224,10 @@ def settings_as_markdown() -> str:
 
 
 def _reference(settings: type[Struct], above: str, place: str, described: dict[type[Struct], str]) -> Iterator[str]:
-    """The settings of a struct as a list, each with an anchor, and behind it a part for each group of settings in it.
+    """Yield the settings of a struct as a list with anchors, followed by a section for each group of settings in it.
 
-    `above`: what their names begin with; `place`: with what those of their anchors do. `described`: by struct, the
-    anchor of the group that has described it; another group of the same settings says where that is.
+    `above`: prefix of the names; `place`: prefix of the anchors. `described`: by struct, the anchor of the group that
+    has described it; further groups with the same settings link to it.
     """
     docs, defaults = field_docs(settings), {each.encode_name: each for each in msgspec.structs.fields(settings)}
     groups: list[tuple[str, str, type[Struct], str]] = []

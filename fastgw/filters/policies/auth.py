@@ -1,4 +1,4 @@
-"""auth: any one of several ways to show who one is."""
+"""auth: several authentication methods, tried in order."""
 
 from collections.abc import Awaitable, Generator, Iterable, Iterator
 from contextlib import ExitStack
@@ -49,7 +49,7 @@ CHANGED: Final = (
     "scheme",
     "why",
 )
-"""Attributes of an exchange that the request step of a filter may change, besides the fields of its head."""
+"""Attributes of an exchange that the request step of a filter may change, besides the headers."""
 _held: Final = attrgetter(*CHANGED)
 
 
@@ -97,7 +97,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         for use in self.any_of:
             yield from warnings_by(use, replace(context, instance=use.name, alternative=True))
         known = {consumer.name for consumer in context.consumers}
-        # It may be a name of its own, in no group: only what is nearly that of a consumer is a mistake.
+        # It may be a name of its own, without groups: only a name similar to a consumer's is a mistake.
         if self.anonymous not in (REJECT, *known) and not context.consumer_files:
             meant = nearest(self.anonymous, known)
             if meant is not None:
@@ -140,7 +140,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
 
 
 def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
-    """A name for each: its type, with a number where it is not the first of it."""
+    """Yield a name for each method: its type, with a number if it is not the first of its type."""
     met: dict[str, int] = {}
     for use in uses:
         met[use.type] = number = met.get(use.type, 0) + 1
@@ -148,9 +148,11 @@ def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
 
 
 def _places_beside(way: FilterUse, places: CredentialLocations, late: CredentialLocations) -> CredentialLocations:
-    """Return the places in `places` of the other ways' credentials, but for what this way reads or writes there.
+    """Return the locations in `places` with credentials of the other methods, except those that this method reads or
+    writes.
 
-    `late`: what another one writes, and upstreams believe, is not there by the client's word, though this one reads it.
+    `late`: headers that another method writes and upstreams trust; clients' values are removed even if this method
+    reads them.
     """
     own: CredentialLocations = way.settings.credential_places()
     return ((places - own) | late) - CredentialLocations(
@@ -160,7 +162,7 @@ def _places_beside(way: FilterUse, places: CredentialLocations, late: Credential
 
 @final
 class _Way:
-    """One of the filters. `beside`: the places of the others' credentials."""
+    """One of the methods. `beside`: locations of the other methods' credentials."""
 
     __slots__ = ("hooks", "name", "request", "tidy")
 
@@ -169,7 +171,7 @@ class _Way:
             raise ValueError(f"`{name}` does not authenticate: it has no request step")
         self.name, self.hooks, self.request = name, hooks, hooks.request
         self.tidy = beside.hide if beside else None
-        """Takes out of a request, when it has been let in, what nobody has judged; None: there can be nothing."""
+        """Removes unverified credentials from an admitted request; None: there are none."""
 
 
 @final
@@ -185,7 +187,7 @@ class _Anonymous:
 
     @property
     def consumer(self) -> Consumer:
-        if self._index is not self._roster.index:  # not what was found before consumers changed
+        if self._index is not self._roster.index:  # consumers have changed since the lookup
             self._index = self._roster.index
             self._consumer = self._roster.by_name(self._name) or Consumer(self._name)
         return self._consumer
@@ -193,7 +195,7 @@ class _Anonymous:
 
 @final
 class _AuthCase:
-    """State of one exchange: the ways that were tried, and the one that has accepted it."""
+    """State of one exchange: the methods that were tried, and the one that has accepted it."""
 
     __slots__ = ("accepted", "tried")
 
@@ -206,14 +208,14 @@ _Before: TypeAlias = tuple[tuple[Any, ...], Fields | None]
 
 
 def _before(exchange: Exchange) -> _Before:
-    """Return the state of an exchange before an attempt: `CHANGED`, and its fields if they had been changed."""
+    """Return the state of an exchange before an attempt: `CHANGED`, and its headers if they were changed."""
     edited = exchange.head.edited()
     return _held(exchange), None if edited is None else edited.copy()
 
 
 @final
 class _AnyOf:
-    """The ways of one use of the filter."""
+    """The methods of one use of the filter."""
 
     __slots__ = ("_anonymous", "_cases", "_first", "_latest", "_places", "_ways", "_written")
 
@@ -227,20 +229,22 @@ class _AnyOf:
         self._ways = ways
         self._first = ways[0].request
         self._written = written
-        """Fields that one of them writes: what clients send there is removed, whichever lets them in. Those in which a
-        way looks for credentials are removed once one has."""
+        """Headers that a method writes: clients' values are removed, whichever method accepts them. Headers in which a
+        method looks for credentials are removed after a method has accepted.
+        """
         self._anonymous = anonymous
         self._places = places
-        """All that does not reach the upstream where nobody has shown anything."""
+        """Locations that are removed for anonymous clients."""
         self._cases: dict[Exchange, _AuthCase] = {}
-        """Cases from the request step to the end of the exchange, where a way has steps in between."""
+        """Cases from the request step to the end of the exchange, for methods with further steps."""
         self._latest: _Way | None = None
-        """The way by which somebody was let in last; for `explain`, which asks at once. None: as anonymous."""
+        """The method that accepted last, for `explain`, which reads it at once. None: anonymous."""
 
     # request
 
     def request(self, exchange: Exchange) -> Outcome:
-        # PERF: 0.35 us over the first way alone where that accepts, by `_Attempts` 1.0 (CPython 3.11, micro/filters).
+        # PERF: 0.35 us more than the first method alone if that accepts, 1.0 by `_Attempts` (CPython 3.11,
+        # micro/filters).
         if self._written:
             self._remove_written(exchange)
         before = _before(exchange)
@@ -299,7 +303,7 @@ class _AnyOf:
         why = way.hooks.explain(exchange) if way.hooks.explain is not None else ""
         return f"{way.name}: {why}" if why else way.name
 
-    # what follows, for those that it concerns
+    # further steps of the methods
 
     def response(self, exchange: Exchange) -> None:
         case = self._cases.get(exchange)
@@ -319,12 +323,12 @@ class _AnyOf:
     def finish(self, exchange: Exchange) -> None:
         case = self._cases.pop(exchange, None)
         if case is not None:
-            with ExitStack() as steps:  # the last first; all of them, though one should raise
+            with ExitStack() as steps:  # in reverse order; all of them, even if one raises
                 for way in case.tried:
                     if way.hooks.finish is not None:
                         steps.callback(way.hooks.finish, exchange)
 
-    # the life of a worker
+    # life of a worker
 
     def start(self, services: Services) -> None:
         for way in self._ways:
@@ -340,7 +344,7 @@ class _AnyOf:
 
 @final
 class _Attempts:
-    """The ways being tried on one exchange."""
+    """The methods that are tried on one exchange."""
 
     __slots__ = ("_any_of", "_before", "_case", "_exchange", "_left", "_refusals", "_way")
 
@@ -359,7 +363,7 @@ class _Attempts:
         return way
 
     def resume_after_outcome(self, outcome: Outcome) -> Outcome:
-        """Continue after the outcome of the first way, or of the one that was waited for."""
+        """Continue after the outcome of the first method, or of the one that was waited for."""
         while (way := self._way) is not None:
             if outcome is None:
                 self._case.accepted = way
@@ -395,7 +399,7 @@ class _Attempts:
 
 @final
 class _Waiting:
-    """A way that has to wait, and then perhaps those behind it. As a coroutine it is closed when nobody waits."""
+    """Awaitable for a method that waits, and for the methods after it. It is closed if it is never awaited."""
 
     __slots__ = ("_attempts", "_outcome")
 
@@ -411,16 +415,16 @@ class _Waiting:
 
 
 def _detail(why: str) -> str:
-    """A sentence for clients as a part of another; anything else as it is."""
+    """Return a sentence for clients as part of another one; other text unchanged."""
     is_sentence = why.endswith(".") and why[:1].isupper() and not why[1:2].isupper()
     return f"{why[0].lower()}{why[1:-1]}" if is_sentence else why
 
 
 def _is_failure(reply: Reply) -> bool:
-    """Whether the reply is a failure: it is unknown whether this way would have accepted the client."""
+    """Whether the reply is a failure: it is unknown whether this method would have accepted the client."""
     return reply.status >= 500
 
 
 def _is_denial(reply: Reply) -> bool:
-    """Whether the reply denies access to a known client or a request that was understood."""
+    """Whether the reply denies access: the client is known, or the request was understood."""
     return reply.fault is not None and reply.status != 401

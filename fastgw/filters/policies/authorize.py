@@ -1,4 +1,4 @@
-"""authorize: who may pass, of those who are known."""
+"""authorize: authorization of authenticated clients."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -142,7 +142,7 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
                 yield f"no consumer is in the group {' or '.join(map(show, lacking))}: every request is refused"
 
     def _shared_name(self, context: WarningContext) -> str:
-        """Return a name that may pass, and that ways of `auth` may give to two who are not the same; "": none."""
+        """Return a permitted name that methods of `auth` may give to two different clients; "": none."""
         if context.consumer_files or self.groups.all or self.groups.any or self.claims:
             return ""
         known = {consumer.name for consumer in context.consumers}
@@ -163,11 +163,11 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         realm = self.realm
 
         def beyond(exchange: Exchange) -> Lack | None:
-            """Return the condition of `any_of` that a client lacks who meets the filter's own conditions."""
+            """Return the condition of `any_of` that a client lacks which meets the filter's own conditions."""
             if any_of:
                 lacks = [_first(tests, exchange) for tests in any_of]
                 if None not in lacks:
-                    # Which of several scopes would help is for the client to choose, so it is told of the first.
+                    # Several scopes may help; the first is reported.
                     return next((each for each in lacks if each is not None and each.scope), lacks[0])
             if any(_first(tests, exchange) is None for tests in none_of):
                 return Lack("a condition of `none_of` holds")
@@ -191,11 +191,11 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
 
 
 VALUES_LISTED: Final = 10
-"""Groups and the like that one line tells of."""
+"""Maximum number of groups and the like in one line."""
 
 
 class Lack(NamedTuple):
-    """Missing condition of a client. `scope`: what a token would have to have, where that is it."""
+    """Missing condition of a client. `scope`: the scopes that a token needs, if that is the reason."""
 
     why: str
     scope: str = ""
@@ -226,7 +226,7 @@ def _first(tests: Iterable[Test], exchange: Exchange) -> Lack | None:
 
 
 def _tests(condition: Condition) -> tuple[Test, ...]:
-    """Return the tests of a condition: none for what is not configured."""
+    """Return the tests of a condition; none for parts that are not configured."""
     tests = [
         _test(condition.consumers, "the consumer", _consumer, is_shown=True),
         _test(condition.groups, "the groups", _groups, is_shown=True),
@@ -250,13 +250,15 @@ def _tests(condition: Condition) -> tuple[Test, ...]:
 def _test(
     rule: Any, what: str, of: Callable[[Exchange], frozenset[Any]], is_scope: bool = False, is_shown: bool = False
 ) -> Test | None:
-    """`is_shown`: what somebody has is told in the log, besides what was needed. Claims may be personal."""
+    """Return a test. `is_shown`: the log shows the client's values, besides the required ones. Claims may be personal
+    data.
+    """
     needed = frozenset(map(_comparable, getattr(rule, "all", ())))
     one_of = frozenset(map(_comparable, rule.any))
     barred = frozenset(map(_comparable, rule.none))
     if not (needed or one_of or barred):
         return None
-    # A token lacks what it has not of `all`; of `any` the first would do.
+    # A token lacks the missing scopes of `all`; of `any`, the first is enough.
     scope = " ".join([*getattr(rule, "all", ()), *rule.any[:1]]) if is_scope else ""
 
     def held_values(held: frozenset[Any]) -> str:
@@ -276,13 +278,13 @@ def _test(
 
 
 def _listed(values: Sequence[Any]) -> str:
-    """The first of them, for people."""
+    """Return the first of them, as text."""
     shown = [value.hex(":").upper() if isinstance(value, bytes) else str(value) for value in values[:VALUES_LISTED]]
     return ", ".join([*shown, "…"] if len(values) > VALUES_LISTED else shown)
 
 
 def _comparable(value: Any) -> Any:
-    """A value by which sets tell 1 from true; a fingerprint as certificates have it."""
+    """Return a key by which sets distinguish 1 from true; fingerprints in the form of certificates."""
     if isinstance(value, bytes):
         return value.hex()
     return value if isinstance(value, str) else (isinstance(value, bool), value)

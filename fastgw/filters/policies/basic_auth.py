@@ -1,4 +1,4 @@
-"""basic_auth: know consumers by a username and a password (RFC 7617)."""
+"""basic_auth: authenticate consumers by username and password (RFC 7617)."""
 
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
@@ -20,7 +20,7 @@ from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.sync.credential_cache import TokenCache
 
 REMEMBERED: Final = 16_384
-"""Passwords that were right and are remembered, in one worker."""
+"""Maximum number of correct passwords cached per worker."""
 _LONGEST: Final = 4 * (256 + LONGEST_KEY) // 3 + 16
 _AUTHORIZATION: Final = frozenset((b"authorization",))
 
@@ -69,23 +69,23 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
 
 
 class Right(NamedTuple):
-    """A password that was right."""
+    """Cache entry of a correct password."""
 
     username: str
     consumer: Consumer
     found_in: Index
     """Index that the consumer was found in."""
     until: float
-    """When it is to be checked again, monotonic seconds."""
+    """Monotonic seconds until which the entry is valid."""
 
 
 class UnreadablePasswords(Exception):
-    """Credentials that are none. The text says nothing of them."""
+    """Invalid credentials. The text does not contain them."""
 
 
 @final
 class _BasicAuthUse:
-    """One use of the filter."""
+    """Basic authentication: one use of the filter."""
 
     def __init__(self, settings: BasicAuth, env: Env) -> None:
         self._roster = env.roster
@@ -160,7 +160,7 @@ class _BasicAuthUse:
         return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why=why)
 
     def _again(self, credential: bytes, right: Right) -> Consumer | None:
-        """Return the consumer now that consumers have changed; None: the password has to be checked again."""
+        """Look the consumer up again after consumers have changed; None: the password has to be verified again."""
         if self.htpasswd is None:
             self._cache.forget(credential)
             return None
@@ -176,7 +176,7 @@ class _BasicAuthUse:
 
 
 def read_credentials(value: bytes) -> tuple[str, str]:
-    """Username and password of `Authorization: Basic …`, in Unicode's form NFC. Raises `UnreadablePasswords`."""
+    """Return username and password of `Authorization: Basic …`, in Unicode NFC. Raises `UnreadablePasswords`."""
     if len(value) > _LONGEST:
         raise UnreadablePasswords("the password is too long")
     encoded = value[5:].strip(b" ")

@@ -1,4 +1,4 @@
-"""certificate_auth: know consumers by the certificate that they show over TLS."""
+"""certificate_auth: authenticate consumers by their TLS client certificate."""
 
 from collections.abc import Iterable
 from typing import Final, final
@@ -11,7 +11,7 @@ from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.net.client_certificate import ClientCertificate
 
 REMEMBERED: Final = 8192
-"""Certificates whose consumers are remembered, at most."""
+"""Maximum number of certificates whose consumers are cached."""
 
 
 class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE):
@@ -78,6 +78,6 @@ class CertificateOwners:
             consumer = self._roster.by_certificate(certificate.subject, certificate.sans, fingerprint)
             if consumer is not None:
                 if len(found) >= REMEMBERED:
-                    del found[next(iter(found))]  # the one that was found first
+                    del found[next(iter(found))]  # the oldest entry
                 found[certificate.fingerprint] = consumer
         return consumer

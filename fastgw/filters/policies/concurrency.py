@@ -1,4 +1,4 @@
-"""concurrency: so many requests at a time, a fixed number or what the upstream can do with just now."""
+"""concurrency: limit concurrent requests, with a fixed or an adaptive limit."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
@@ -16,7 +16,7 @@ from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, key_warni
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.node_limits import Cells, KeyCounts
 
-_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: access through the class costs 68 ns (CPython 3.11)
 
 Key = Annotated[Trait, KEY]
 Level = Literal["high", "normal", "low"]
@@ -160,7 +160,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             together, _ = cells_of(given.in_flight, _use(env))
 
         def request(exchange: Exchange) -> Outcome:
-            if services is None:  # nothing is served here
+            if services is None:  # nothing is served in this process
                 return None
             level = level_of(exchange)
             cells = services.in_flight.cells(read(exchange)) if keyed else together
@@ -225,7 +225,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
 
 @final
 class Divided:
-    """This worker's part of a limit that adapts. How much it is stands among what is under way, for metrics."""
+    """Worker's share of an adaptive limit. Its value is also stored among the requests in flight, for metrics."""
 
     def __init__(self, adaptive: Adaptive, name: str) -> None:
         self._bounds = _Bounds(adaptive)
@@ -261,8 +261,8 @@ class Divided:
 
 @final
 class _Bounds:
-    """Adaptive limits of one worker, which are a share of the node's. An object of its own, so that nothing refers in a
-    circle.
+    """Bounds of the adaptive limit of one worker, its share of the node's. A separate object, to avoid a reference
+    cycle.
     """
 
     def __init__(self, adaptive: Adaptive) -> None:
@@ -275,7 +275,7 @@ class _Bounds:
 
 
 def scope(level: str, route: str | None, instance: str) -> str:
-    """Tells one use of the filter from all others, in all workers and after a reload."""
+    """Return the identity of a use of the filter, the same in all workers and after a reload."""
     return f"concurrency\n{level}\n{route if level == 'route' else None}\n{instance}"
 
 
@@ -284,7 +284,7 @@ def _use(env: Env) -> str:
 
 
 def cells_of(counts: KeyCounts, name: str) -> tuple[Cells, Cells]:
-    """Return the cells in which all requests of one use are counted, and the cells of its limit if that adapts."""
+    """Return the cells for the requests in flight of one use, and the cells for its limit if that is adaptive."""
     return counts.cells(name.encode()), counts.cells(f"{name}\nlimit".encode())
 
 
@@ -293,7 +293,7 @@ Refuse = Callable[[Exchange, Level], Outcome]
 
 
 def _levels(priority: Priority | None) -> tuple[LevelOf, Mapping[Level, float]]:
-    """Return the function from a request to its level, and the share of the limit that each level has."""
+    """Return the function from a request to its level, and the share of the limit for each level."""
     if priority is None:
         return lambda exchange: "high", {"high": 1.0}
     named = {level.encode(): level for level in _HIGH_FIRST}

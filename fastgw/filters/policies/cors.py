@@ -1,4 +1,4 @@
-"""cors: let pages of other origins read what is answered here (the CORS protocol of the Fetch standard)."""
+"""cors: cross-origin resource sharing (CORS protocol of the Fetch standard)."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -9,16 +9,16 @@ from fastgw.config.settings.gateway import Some
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply
 
 ANY: Final = "*"
-LONGEST_ORIGIN: Final = 300  # a scheme, a name of 253 bytes, a port
+LONGEST_ORIGIN: Final = 300  # scheme, a name of 253 bytes, port
 REMEMBERED: Final = 1024
-"""Origins that fit a pattern, whose fields are kept ready, at most."""
+"""Maximum number of origins that match a pattern whose headers are cached."""
 
 _HOST: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
 _ORIGIN: Final = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://(\*\.)?({_HOST})(?::([0-9]{{1,5}}))?")
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ANY_LABELS: Final = "(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?[.])+"
 _SPOKEN: Final = b" cors"
-"""Marker in `Response.dropped`, where no field is called so: a cors filter has spoken."""
+"""Marker in `Response.dropped` that is no header name: a cors filter has set its headers."""
 OURS: Final = frozenset(
     (
         _SPOKEN,
@@ -34,7 +34,7 @@ OURS: Final = frozenset(
 
 
 def parse_origin(text: str) -> str:
-    """An origin as browsers write it, `null`, `*`, or a pattern for whole labels. Raises `ValueError`."""
+    """Validate an origin as browsers write it, `null`, `*`, or a pattern for whole labels. Raises `ValueError`."""
     if text in (ANY, "null"):
         return text
     match = _ORIGIN.fullmatch(text)
@@ -134,7 +134,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
             assert answer is not None
             dropped = answer.dropped
             if dropped and _SPOKEN in dropped:
-                return  # the filter of a nearer level
+                return  # an inner level's filter was first
             if exchange.method == b"OPTIONS" and is_preflight(exchange):
                 if forwards and answer.head is not None:
                     answer.dropped = dropped | {_SPOKEN}
@@ -166,7 +166,7 @@ def is_preflight(exchange: Exchange) -> bool:
 
 
 def _allowed(origins: Iterable[str], credentials: bool, more: bytes) -> Callable[[bytes], bytes | None]:
-    """The lines that let an origin read, and `more` of them; None: it may not."""
+    """Return the header lines for an allowed origin, with `more` appended; None: it is not allowed."""
     listed = tuple(origins)
     if credentials:
         more = b"Access-Control-Allow-Credentials: true\r\n" + more
@@ -196,6 +196,6 @@ def _allowed(origins: Iterable[str], credentials: bool, more: bytes) -> Callable
 
 
 def _line(name: bytes, values: Iterable[str]) -> bytes:
-    """A list field; nothing for no value."""
+    """Return a list header; empty without values."""
     listed = ", ".join(values).encode()
     return b"%b: %b\r\n" % (name, listed) if listed else b""

@@ -1,4 +1,6 @@
-"""egress_calls, unknown_service: what applications are told that call APIs by the gateway, and what APIs see of it."""
+"""egress_calls, unknown_service: responses to applications that call APIs through the gateway, and requests to these
+APIs.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +14,7 @@ from fastgw.config.settings.egress import Addressing
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
 
 LONGEST_NAME: Final = 64
-"""Characters of a name that an answer repeats."""
+"""Maximum characters of a name that is repeated in a response."""
 _PROBLEM: Final = b"application/problem+json"
 _HARMLESS: Final = re.compile(rb"[^A-Za-z0-9._~!$&'()*+,;=:@%-]")
 
@@ -130,7 +132,7 @@ def _unknown(names: Sequence[bytes], apps: frozenset[bytes] | set[bytes]) -> str
 
 
 def _shown(name: bytes) -> str:
-    """A client's name in quotes: what is in it cannot be taken for anything else, be it shown in a page or a log."""
+    """Return a client's name in quotes, escaped so that it is safe in a page and in a log."""
     text = _HARMLESS.sub(lambda found: b"%%%02X" % found[0][0], name[: LONGEST_NAME + 1]).decode()
     return f'"{text}"' if len(name) <= LONGEST_NAME else f'"{text[:LONGEST_NAME]}…"'
 

@@ -1,4 +1,4 @@
-"""forward_auth: ask another service whether a request may pass."""
+"""forward_auth: external authorization by another service."""
 
 from collections.abc import Coroutine, Iterable
 from functools import partial
@@ -26,8 +26,8 @@ from fastgw.upstream.client.http_client import Fetched, FetchFailed
 
 Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
 _QUESTION: Final = frozenset((b"x-forwarded-method", b"x-forwarded-uri"))
-# Of what the client says, all but what belongs to its connection and its body, to proxies, or to the copy of the
-# resource that it has: a 304 would be an answer to another question.
+# Headers that are never sent: those of the connection and the body, of proxies, and of conditional requests, because a
+# 304 would answer another question.
 _NEVER_SHOWN: Final = (
     WRITTEN_HERE
     | FAMILY
@@ -97,13 +97,13 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
 
     def __post_init__(self) -> None:
         check_tls(self.url, self.tls)
-        check_written(self.copy_headers, credentials_allowed=True)  # some services give those for the upstream
+        check_written(self.copy_headers, credentials_allowed=True)  # some services return credentials for the upstream
         for name in (*self.client_headers, *self.refusal_headers):
             if name.lower().encode() in HOP_BY_HOP:
                 raise ValueError(f"`{name}` is a connection header, which is set by the gateway")
 
     def credential_places(self) -> CredentialLocations:
-        return AUTHORIZATION  # perhaps; cookies are for the upstream too
+        return AUTHORIZATION  # cookies may be meant for the upstream
 
     def written_fields(self) -> Iterable[str]:
         return self.copy_headers
@@ -127,9 +127,9 @@ class Granted(NamedTuple):
     """Decision to let a request pass."""
 
     lines: bytes
-    """Ready ones for the upstream."""
+    """Serialized header lines for the upstream."""
     to_client: bytes
-    """Ready ones for the client, if it is the one that was asked about."""
+    """Serialized header lines for the client, if the service was asked about its own request."""
     consumer: str
 
 
@@ -139,7 +139,7 @@ Answer = Granted | Fetched | str
 
 @final
 class _Memory:
-    """Cache that all uses of the same settings share, and their pending questions."""
+    """Cache shared by all uses with the same settings, with pending requests to the service."""
 
     def __init__(self, settings: Remembering) -> None:
         self.key_headers = _names(settings.key_headers)
@@ -149,7 +149,9 @@ class _Memory:
         self.single_flight: SingleFlight[Answer] = SingleFlight()
 
     def key_of(self, exchange: Exchange) -> bytes | None:
-        """Return the key of a request, made of what the service judges by, unambiguously; None: it has none of it."""
+        """Return the cache key of a request, from everything that the decision depends on; None: it has no such
+        header.
+        """
         values = [exchange.head.values(name) for name in self.key_headers]
         if not any(values):
             return None
@@ -164,7 +166,7 @@ class _Memory:
 
 @final
 class _ForwardAuthUse:
-    """One use of the filter."""
+    """forward_auth: one use of the filter."""
 
     def __init__(self, settings: ForwardAuth, env: Env) -> None:
         self._instance = env.instance
@@ -187,7 +189,7 @@ class _ForwardAuthUse:
         self._passed_on = _names(settings.client_headers)
         self._replaced = frozenset(name.lower() for name in self._passed_on) - {b"set-cookie"}
         self._to_clients: dict[Exchange, bytes] = {}
-        """Response fields of exchanges, from the request step to the response."""
+        """Response headers by exchange, from the request step to the response."""
         self._fetcher: Fetcher | None = None
 
     def start(self, services: Services) -> None:
@@ -214,7 +216,9 @@ class _ForwardAuthUse:
         return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=answer)
 
     async def _ask_once(self, memory: _Memory, key: bytes, question: Iterable[tuple[bytes, bytes]]) -> Answer:
-        """Ask, unless an equal question is under way. What is for the client goes to the one that was asked about."""
+        """Ask the service, unless an equal request is pending. Headers for the client go to the request that has
+        asked.
+        """
         is_own = not memory.single_flight.has(key)
         answer = await memory.single_flight.join(key, partial(self._ask, question, key))
         return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
@@ -247,7 +251,7 @@ class _ForwardAuthUse:
         return [*shown, (b"X-Forwarded-Method", exchange.method), (b"X-Forwarded-Uri", uri)]
 
     def _from_client(self, exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
-        """The client's fields as they would go on by now: filters before this one may have changed them."""
+        """Return the client's headers, with changes of earlier filters."""
         dropped = _NEVER_SHOWN | {folded(name) for name in exchange.request_dropped}
         fields = [line for line in exchange.headers if folded(line[0]) not in dropped]
         fields += [line for line in Fields.parse(exchange.request_added, 0) if folded(line[0]) not in _NEVER_SHOWN]
@@ -272,7 +276,7 @@ class _ForwardAuthUse:
         self._to_clients.pop(exchange, None)
 
     def _refusal(self, exchange: Exchange, answer: Fetched) -> Reply:
-        """Return the service's response as ours: status, body, and the fields that are chosen."""
+        """Return the service's response as a reply: status, body, and selected headers."""
         status = answer.status
         fields = [(name, value) for name in self._to_client for value in answer.fields.get_all(name)]
         fault = _FAULTS.get(status, Fault.AUTH_UNAVAILABLE if status >= 500 else Fault.FORBIDDEN)
@@ -281,7 +285,7 @@ class _ForwardAuthUse:
         if status == 401:
             if not shown:
                 fault = Fault.CREDENTIALS_MISSING
-            if answer.fields.get(b"www-authenticate") is None:  # which no 401 may lack (RFC 9110 section 15.5.2)
+            if answer.fields.get(b"www-authenticate") is None:  # required with a 401 (RFC 9110 section 15.5.2)
                 fields.append((b"WWW-Authenticate", b"ForwardAuth"))
         exchange.why = f"the authorization service answered {status}"
         return Reply(status, answer.body, fields, None if elsewhere else fault, invites=elsewhere and not shown)

@@ -1,4 +1,4 @@
-"""headers: set, add and remove fields of requests and responses."""
+"""headers: set, add and remove headers of requests and responses."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final
@@ -102,9 +102,9 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
 
         def request(exchange: Exchange) -> Outcome:
             try:
-                # What goes on can be told in lines only where no filter looks at the fields any more.
-                # PERF: 1 us for a field that names the consumer; 3.5 on parsed fields, and 10 more for a head that is
-                # parsed and written anew (CPython 3.11, micro/filters).
+                # Serialized lines are possible only if no later filter reads the headers. PERF: 1 us for a header with
+                # the consumer's name; 3.5 with parsed headers, and 10 more for a head that is parsed and re-serialized
+                # (CPython 3.11, micro/filters).
                 if exchange.chain.request_steps[-1:] == (itself(),) and exchange.head.edited() is None:
                     to_request.in_lines(exchange)
                 else:
@@ -114,7 +114,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
                 return exchange.refuse(Fault.FORBIDDEN, why=str(unfit))
             return None
 
-        itself = ref(request)  # weak: held, only the collector would find it, and never where a reload has frozen it
+        itself = ref(request)  # weak, to avoid a reference cycle that the collector would never free after a reload
 
         def response(exchange: Exchange) -> None:
             assert exchange.response is not None
@@ -126,12 +126,12 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         )
 
     def secret_names(self) -> Iterable[str]:
-        """Return the names whose values are hidden in the configuration, to hide them in what is told of requests."""
+        """Return the names of headers that are secret by configuration, to hide their values."""
         edits = (self.request.set, self.request.add, self.response.set, self.response.add)
         return {name for each in edits for name, said in each.items() if isinstance(said, Secret)}
 
     def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
-        """Yield the places of unknown variables, with what is wrong, and what was expected.
+        """Yield the positions of unknown variables, with the error and the expected form.
 
         `known`: the parameters of all paths that the filter may see.
         """
@@ -149,7 +149,9 @@ def _may_name_requests(use: FilterUse) -> bool:
 
 
 class _Edit:
-    """Edits with their names as bytes, and what makes their values. `strict`: who cannot be named is not left out."""
+    """Edits with names as bytes, and functions for the values. `strict`: the request is rejected if the consumer's
+    identity is not allowed in a header.
+    """
 
     __slots__ = ("_add", "_added", "_dropped", "_remove", "_set", "_strict", "_taken_over")
 
@@ -163,7 +165,7 @@ class _Edit:
         self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
 
     def in_lines(self, exchange: Exchange) -> None:
-        """Add lines to a request whose fields nobody has changed, and nobody will look at. Raises `Unfit`."""
+        """Add lines to a request whose headers are unchanged and not read later. Raises `Unfit`."""
         lines = b""
         for begin, value in self._added:
             held = value if isinstance(value, bytes) else value(exchange)
@@ -175,7 +177,7 @@ class _Edit:
         exchange.request_added += lines
 
     def take_over(self, exchange: Exchange) -> None:
-        """Discard what filters before this one have added or dropped of fields that are removed or set here."""
+        """Discard additions and removals of earlier filters for headers that are removed or set here."""
         added, dropped, ours = exchange.request_added, exchange.request_dropped, self._taken_over
         if added and ours:
             exchange.request_added = without(added, ours)
@@ -197,7 +199,7 @@ class _Edit:
             if held is None:
                 continue
             if self._strict and folded(name) in map(folded, exchange.request_dropped):
-                exchange.request_added += b"%b: %b\r\n" % (name, held.strip(b" \t"))  # for all fields called so will go
+                exchange.request_added += b"%b: %b\r\n" % (name, held.strip(b" \t"))  # others of this name are dropped
             else:
                 fields.add(name, held)
 
@@ -214,7 +216,7 @@ def _values(edits: Mapping[str, str | Secret], env: Env, strict: bool) -> Iterab
 
 
 def _hidden(name: str, secret: str) -> bytes:
-    """A secret as the value of a field. Raises `ValueError`, which does not show it."""
+    """Return a secret as a header value. Raises `ValueError` without the secret."""
     value = secret.encode()
     if IS_VALUE(value) is None or value != value.strip(b" \t"):
         raise ValueError(f"the secret for {name} is not a single line")
@@ -222,7 +224,7 @@ def _hidden(name: str, secret: str) -> bytes:
 
 
 def _lenient(value: Value, where: str) -> Value:
-    """Return the value without what cannot stand in a header; that is logged once."""
+    """Return the value without characters that are not allowed in a header; logged once."""
     warned = False
 
     def held(exchange: Exchange) -> bytes | None:

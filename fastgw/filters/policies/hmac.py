@@ -1,4 +1,4 @@
-"""hmac: know consumers by a signature of the request (RFC 9421)."""
+"""hmac: authenticate consumers by a signature of the request (RFC 9421)."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,9 +22,9 @@ from fastgw.filters.policies.key_auth import explain_consumer
 from fastgw.http.fields import folded, twins_of
 
 REMEMBERED: Final = 4096
-"""Signing keys that were found and are remembered."""
+"""Maximum number of signing keys that are cached."""
 LONGEST: Final = 8192
-"""Bytes of the fields of a signature."""
+"""Maximum bytes of the signature headers."""
 _SIGNATURE, _INPUT, _DIGEST = b"signature", b"signature-input", b"content-digest"
 _HASHES: Final[dict[str, Callable[[], Any]]] = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 
@@ -83,7 +83,7 @@ _DERIVED: Final = frozenset(("@method", "@target-uri", "@authority", "@scheme", 
 
 
 class SigningKey(NamedTuple):
-    """A key, ready to verify with."""
+    """Verification key of a consumer."""
 
     consumer: Consumer
     algorithm: str
@@ -120,11 +120,11 @@ class SigningKeys(HTTPSignatureKeyResolver):
 
 
 class Unsigned(Exception):
-    """The request has no signature that can be relied on. The text says why, and nothing of what was signed."""
+    """The request has no valid signature. The text is the reason, without signed content."""
 
 
 class SignedBody(NamedTuple):
-    """A body that is coming in, and what it has to be."""
+    """Verification of a body as it arrives, against its expected digest."""
 
     wanted: bytes
     digest: Any
@@ -132,7 +132,7 @@ class SignedBody(NamedTuple):
 
 @final
 class _HmacUse:
-    """One use of the filter."""
+    """HTTP message signatures: one use of the filter."""
 
     def __init__(self, settings: Hmac, env: Env) -> None:
         self._keys = env.shared(("hmac",), lambda: SigningKeys(env.roster))
@@ -148,7 +148,8 @@ class _HmacUse:
         self._max_age = timedelta(seconds=settings.max_age)
         self._tag = settings.tag
         self._hidden = frozenset((_SIGNATURE, _INPUT)) if settings.hide_credentials else frozenset()
-        # Where the upstream sees the signature, it might read another one from a twin; what is hidden goes with them.
+        # If the signature is forwarded, the upstream might read another one from a header that differs only in
+        # punctuation; hidden headers are removed with all variants.
         self._twins = None if self._hidden else twins_of((_SIGNATURE, _INPUT))
         wanted = " ".join(f'"{name}"' for name in settings.components)
         tagged = "" if settings.tag is None else ';tag="' + settings.tag.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -187,7 +188,7 @@ class _HmacUse:
         return None
 
     def _key_of(self, inputs: bytes) -> tuple[str, SigningKey]:
-        """The label of the only signature that is ours, and the key that it says it is by."""
+        """Return the label of the only signature for this gateway, and its key id."""
         try:
             parsed: Any = http_sf.parse(inputs, tltype="dictionary")
             ours = [(label, each[1]) for label, each in parsed.items() if self._tag in (None, each[1].get("tag"))]
@@ -223,10 +224,10 @@ class _HmacUse:
             raise Unsigned("a header name imitates a signed header: it has another character in place of a hyphen")
         return covered
 
-    # --- the body ---
+    # body
 
     def _expect(self, exchange: Exchange, lines: list[bytes]) -> None:
-        """Judge the body by its digest. One that is empty is judged at once. Raises `Unsigned`."""
+        """Start to verify the body by its digest. An empty body is verified at once. Raises `Unsigned`."""
         digest, wanted = _digest_in(b", ".join(lines))
         if exchange.request_body is not None:
             self._bodies[exchange] = SignedBody(wanted, digest)
@@ -253,7 +254,7 @@ class _HmacUse:
 
 
 def _digest_in(field: bytes) -> tuple[Any, bytes]:
-    """The first digest of `Content-Digest` that is known (RFC 9530 section 2). Raises `Unsigned`."""
+    """Return the first digest of `Content-Digest` with a known algorithm (RFC 9530 section 2). Raises `Unsigned`."""
     try:
         parsed: Any = http_sf.parse(field, tltype="dictionary")
         for name, make in _HASHES.items():
@@ -267,7 +268,7 @@ def _digest_in(field: bytes) -> tuple[Any, bytes]:
 
 
 class SignedMessage:
-    """An exchange as the library reads a request."""
+    """Adapter of an exchange to the library's request interface."""
 
     def __init__(self, exchange: Exchange) -> None:
         self.method = exchange.method.decode("latin-1")

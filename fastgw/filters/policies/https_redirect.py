@@ -1,4 +1,4 @@
-"""https_redirect: send those who come by plain HTTP to the same place on https."""
+"""https_redirect: redirect plain HTTP requests to https."""
 
 from collections.abc import Callable, Iterable
 from typing import Annotated, Final, Literal
@@ -55,14 +55,14 @@ class HttpsRedirect(Filter, name="https_redirect", phase=Phase.ADMIT, order=-20)
             path = exchange.path
             if client_scheme(exchange.head, exchange.peer) == b"https" or excepted(path):
                 return None
-            if not path.startswith(b"/"):  # OPTIONS * and CONNECT ask for no place that https could have
+            if not path.startswith(b"/"):  # OPTIONS * and CONNECT have no equivalent URL
                 return None
-            host = exchange.host  # judged: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in brackets
+            host = exchange.host  # validated: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in brackets
             if not host:
                 return exchange.refuse(Fault.BAD_REQUEST, "The Host header is missing.")
             if not serves(host):
                 return exchange.refuse(Fault.ROUTE_NOT_FOUND, why="not one of the hosts of https_redirect")
-            # The path follows the authority, so that nothing in it can change the host.
+            # The path follows the authority, so it cannot change the host.
             location = b"https://%b%b%b" % (host, port, exchange.raw_path)
             if exchange.query is not None:
                 location += b"?" + exchange.query
@@ -77,7 +77,7 @@ class HttpsRedirect(Filter, name="https_redirect", phase=Phase.ADMIT, order=-20)
 
 
 def _any_host(hosts: Iterable[HostPattern]) -> Callable[[bytes], bool]:
-    """Whether a host is one of these; without any, every host is."""
+    """Return a test whether a host is one of these; without any, every host is."""
     listed = tuple(hosts)
     names = frozenset(host.name for host in listed if not host.wildcard)
     endings = tuple(host.name for host in listed if host.wildcard)
@@ -87,7 +87,7 @@ def _any_host(hosts: Iterable[HostPattern]) -> Callable[[bytes], bool]:
 
 
 def _any_path(paths: Iterable[PathPattern]) -> Callable[[bytes], bool]:
-    """Whether a path in normal form is one of these, or below one of the prefixes."""
+    """Return a test whether a path in normal form is one of these, or below one of the prefixes."""
     listed = tuple(paths)
     exact = frozenset(path.literal for path in listed)
     prefixes = tuple(path.literal + b"/" for path in listed if path.kind is PathKind.PREFIX)

@@ -1,4 +1,4 @@
-"""key_auth: know consumers by a key that they send."""
+"""key_auth: authenticate consumers by an API key."""
 
 from collections.abc import Iterable
 from hashlib import sha256
@@ -19,7 +19,7 @@ from fastgw.http.field_names import WRITTEN_HERE
 from fastgw.http.fields import twins_of
 
 REMEMBERED: Final = 8192
-"""Keys that were found and are remembered, twice so many for a while."""
+"""Number of keys that are cached; up to twice as many for some time."""
 Place = Literal["header", "query", "cookie"]
 _UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 
@@ -86,7 +86,7 @@ class Keys:
         self.found: dict[bytes, Consumer] = {}
         self._older: dict[bytes, Consumer] = {}
 
-    def __repr__(self) -> str:  # they are keys
+    def __repr__(self) -> str:  # it contains keys
         return f"<Keys: {len(self.found)} and {len(self._older)} remembered>"
 
     def consumer(self, key: bytes) -> Consumer | None:
@@ -94,7 +94,7 @@ class Keys:
         if self.index is not self._roster.index:
             self.index = self._roster.index
             self.found, self._older = {}, {}
-        # The dict compares keys only where their secret hashes are the same, so that time tells nothing of them.
+        # The dict compares keys only after their secret hashes, so timing reveals nothing.
         found = self.found.get(key)
         if found is not None or not key or len(key) > LONGEST_KEY:
             return found
@@ -108,26 +108,27 @@ class Keys:
 
 @final
 class _KeyAuthUse:
-    """One use of the filter."""
+    """API key authentication: one use of the filter."""
 
     def __init__(self, settings: KeyAuth, env: Env) -> None:
         self._roster = env.roster
         self._keys = env.shared(("key_auth",), lambda: Keys(env.roster))
         self._places = settings.credential_places()
         self._hides = settings.hide_credentials
-        # Where the upstream sees the key, it might read another one from a twin; what is hidden goes with its twins.
-        # PERF: this costs 0.9 us for 10 fields (CPython 3.11, micro/filters).
+        # If the key is forwarded, the upstream might read another one from a header that differs only in punctuation; a
+        # hidden header is removed with all variants. PERF: this costs 0.9 us for 10 headers (CPython 3.11,
+        # micro/filters).
         self._twins = None if self._hides else twins_of(self._places.fields)
         self._challenge = ((b"WWW-Authenticate", f'ApiKey realm="{settings.realm}"'.encode()),)
         self.only_name = self._places.only_field
 
     def in_one_field(self) -> RequestStep:
-        """`request`, where there is one name in one place."""
+        """Request step for one name in one location."""
         name, keys, roster, authenticate = self.only_name, self._keys, self._roster, self._authenticate
         hide = self._places.hide if self._hides else None
         twins = self._twins
 
-        # PERF: 0.3 us for a key that is remembered, 3 us more for another among 100,000 (CPython 3.11, micro/filters).
+        # PERF: 0.3 us for a cached key, 3 us more for another among 100,000 (CPython 3.11, micro/filters).
         def request(exchange: Exchange) -> Outcome:
             found = exchange.head.values(name)
             if len(found) == 1 and keys.index is roster.index:
@@ -145,7 +146,7 @@ class _KeyAuthUse:
         return self._authenticate(exchange, self._places.values(exchange))
 
     def _authenticate(self, exchange: Exchange, found: list[bytes]) -> Outcome:
-        """`found`: everything that the request says where a key should be."""
+        """Authenticate by the values in all locations of the key (`found`)."""
         if not found:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="the API key is missing")
         if len(found) > 1 or (self._twins is not None and exchange.head.any_line(self._twins.search)):

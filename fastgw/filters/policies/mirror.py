@@ -1,4 +1,4 @@
-"""mirror: send a copy of requests to another upstream, and drop what it answers."""
+"""mirror: send a copy of requests to another upstream, and discard its responses."""
 
 from collections.abc import Iterable
 from random import random

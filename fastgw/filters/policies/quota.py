@@ -1,4 +1,4 @@
-"""quota: so many requests in a day or a month, counted through restarts."""
+"""quota: limit the number of requests per day or month; counts are kept over restarts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from time import time
@@ -16,10 +16,10 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm.calendar_periods import Calendar, calendar_of, zone_of
 from fastgw.shm.quota_table import COUNT_MAX, NOT_OURS, Full, KeyDigest, Period, QuotaTable, own_quotas
 
-_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: access through the class costs 68 ns (CPython 3.11)
 
 REMEMBERED: Final = 65_536
-"""Keys of one use whose slots a worker remembers."""
+"""Maximum number of keys of one use whose slots a worker caches."""
 _DAY_S: Final = 86_400.0
 
 
@@ -112,9 +112,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return self.period if isinstance(self.period, str) else write_duration(self.period)
 
     def scope(self, level: str, route: str | None, instance: str) -> str:
-        """Return the scope of the counts of one use, which separates them from all others. Whatever else is changed,
-        they go on.
-        """
+        """Return the identity of the counts of one use. Changes of other settings keep the counts."""
         return f"quota\n{level}\n{route if level == 'route' else None}\n{instance}\n{self.period_label}"
 
     def limit_of(self, groups: frozenset[str]) -> int:
@@ -122,8 +120,8 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return next((own.limit for name, own in self.groups.items() if name in groups), self.limit)
 
     def id_of(self, scope: str, consumer: str | None, keys: Sequence[str]) -> KeyDigest | None:
-        """Return the digest of a consumer, or of these values of the other keys, in order; None: the quota does not
-        count by these.
+        """Return the digest of a consumer, or of these values of the other keys, in order; None: the quota has other
+        keys.
         """
         left, values = list(keys), []
         for trait in self.traits:
@@ -144,7 +142,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
 
     def build(self, env: Env) -> Hooks:
         of_route = env.route if env.level == "route" else None
-        # A filter of 10,000 routes counts for all of them, and is made once.
+        # A filter of 10,000 routes counts for all of them, and is built once.
         key = "quota", env.level, of_route, env.instance, id(self)
         counts = env.shared(
             key, lambda: _QuotaCounts(self, self.scope(env.level, of_route, env.instance), env.instance)
@@ -160,7 +158,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
 
 @final
 class _Table:
-    """The counts of one use, and what this worker remembers of them."""
+    """Counts of one use, with the slots that this worker has cached."""
 
     def __init__(self, scope: str, calendar: Calendar) -> None:
         self.quotas: QuotaTable | None = None
@@ -176,7 +174,7 @@ class _Table:
         return period
 
     def place(self, quotas: QuotaTable, key: bytes) -> tuple[int, KeyDigest] | None:
-        """None: there is none left."""
+        """Return the slot of a key. None: none is left."""
         try:
             slot = quotas.place(KeyDigest.of(key), self._shared)
         except Full:
@@ -201,7 +199,7 @@ class _Table:
 
 @final
 class _QuotaGroup:
-    """A limit with what is needed to hold requests to it. As a counter store, it tells what is left and takes back."""
+    """Limit with its counts. As a counter store, it returns the permits left and takes refunds."""
 
     __slots__ = ("_table", "limit", "limit_headers", "name", "why")
 
@@ -222,11 +220,11 @@ class _QuotaGroup:
 
 @final
 class _QuotaCounts:
-    """One use of the filter, for all routes that have it."""
+    """Quota: one use of the filter, for all of its routes."""
 
     def __init__(self, settings: Quota, scope: str, instance: str) -> None:
         self._instance = instance
-        self._settings = settings  # kept: what is shared is found by its identity
+        self._settings = settings  # kept, because shared objects are found by its identity
         self._key_of = key_of(settings.traits, settings.ipv6_prefix, scope.encode())
         self._table = _Table(scope, settings.calendar)
         by = " and ".join(map(str, settings.traits))
@@ -245,7 +243,7 @@ class _QuotaCounts:
     def _terms(self, limit: int) -> LimitSpec:
         period = self._settings.period
         seconds = {"day": _DAY_S, "month": 30 * _DAY_S + 0.5}.get(period, 0.0) if isinstance(period, str) else period
-        return LimitSpec("fixed_window", limit, seconds)  # of a month none is told, for it is not a whole number
+        return LimitSpec("fixed_window", limit, seconds)  # none for months, whose length varies
 
     def start(self, services: Services) -> None:
         self._table.quotas = services.quotas or self._table.quotas or own_quotas()

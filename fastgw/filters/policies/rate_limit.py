@@ -1,4 +1,4 @@
-"""rate_limit: admit so many requests per time, exactly, over all workers of the node, or of all nodes."""
+"""rate_limit: limit the request rate, exactly for all workers of the node, or for all nodes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -35,13 +35,13 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.shm import rate_limit_table
 from fastgw.shm.rate_limit_table import Limit
 
-_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: access through the class costs 68 ns (CPython 3.11)
 
 if TYPE_CHECKING:
     from fastgw.filters.limiting.redis_counter_store import RedisCounters
 
 SOON: Final = 0.0005
-"""Seconds: whose turn comes sooner does not wait, for timers are not finer."""
+"""Seconds below which a request does not wait for its turn: timers are not finer."""
 
 Key = Annotated[Trait, KEY]
 GroupName = Annotated[str, Notation("the name of a group of consumers", parse_identity, {"type": "string"})]
@@ -192,7 +192,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 
     def build(self, env: Env) -> Hooks:
         of_route = env.route if env.level == "route" else None
-        # An early filter, which has no route, runs for every request.
+        # An early filter has no route and runs for every request.
         scope = self.scope or ("node" if env.route is None else "shared")
         state = env.state if scope == "shared" else None
         place: RedisCounters | None = None
@@ -200,7 +200,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
             from fastgw.filters.limiting.redis_counter_store import shared_by
 
             place = shared_by(env, state)
-        # A filter of 10,000 routes counts for all of them, and is made once.
+        # A filter of 10,000 routes counts for all of them, and is built once.
         key = "rate_limit", env.level, of_route, env.instance, id(self), place
         counts = env.shared(key, lambda: _Counts(self, f"{env.level}\n{of_route}\n{env.instance}", env.instance, place))
         response: Callable[[Exchange], None] | None = None if self.headers == "none" else set_tightest_headers
@@ -218,7 +218,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 
 @final
 class _Group:
-    """A limit with what is needed to hold requests to it."""
+    """Limit with its counter store and response headers."""
 
     __slots__ = ("counter_store", "limit", "limit_headers", "name", "spend", "terms", "why")
 
@@ -231,10 +231,10 @@ class _Group:
 
 @final
 class _Counts:
-    """One use of the filter, for all routes that have it."""
+    """Rate limiting: one use of the filter, for all of its routes."""
 
     def __init__(self, settings: RateLimit, name: str, instance: str, place: "RedisCounters | None" = None) -> None:
-        self._settings = settings  # kept: what is shared is found by its identity
+        self._settings = settings  # kept, because shared objects are found by its identity
         self._instance, self._place = instance, place
         self._name = name.encode()
         self.key_of = key_of(settings.traits, settings.ipv6_prefix)
@@ -266,7 +266,7 @@ class _Counts:
                     group.counter_store = self._place.counter_store(self._name, group.terms, group.counter_store)
 
     def step(self) -> Callable[[Exchange], Outcome]:
-        """The request step of a limit that is counted on this node."""
+        """Return the request step of a limit that is counted on this node."""
         everybody, groups, matches_addresses, costs = (
             self._everybody,
             self._groups,
@@ -277,8 +277,8 @@ class _Counts:
         clock, group_of, instance = monotonic_ns, self._group_of, self._instance
         is_plain = not groups and matches_addresses is None and costs is None and not turns
 
-        # PERF: 0.27 us by address, with the key and its hash; 0.4 for what may have groups, costs or exempt networks
-        # (CPython 3.11, micro/limits).
+        # PERF: 0.27 us by address, including key and hash; 0.4 with groups, costs or exempt networks (CPython 3.11,
+        # micro/limits).
         def plain(exchange: Exchange) -> Outcome:
             key, spend, now = key_of(exchange), everybody.spend, clock()
             wait = spend(key, 1, now)
@@ -305,7 +305,7 @@ class _Counts:
         return plain if is_plain else request
 
     def asking_step(self) -> Callable[[Exchange], Outcome]:
-        """The request step of a limit whose counter stores may have to ask for what is spent."""
+        """Return the request step of a limit whose counter store may have to wait."""
 
         def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: LimitDecision) -> Outcome:
             if verdict.is_away:
@@ -348,7 +348,7 @@ class _Counts:
         return self._everybody
 
     def charging(self, name: str, then: Callable[[Exchange], None] | None) -> Callable[[Exchange], None]:
-        """The response step of a limit whose costs the upstream tells."""
+        """Return the response step of a limit whose cost is reported by the upstream."""
         field = name.lower().encode()
 
         def response(exchange: Exchange) -> None:
@@ -364,7 +364,7 @@ class _Counts:
         return response
 
     def _settle(self, exchange: Exchange, cost: int) -> None:
-        """The request has cost so much; some of it is spent already."""
+        """Charge the cost of a request, of which a part was spent before."""
         counter_stores = [group.counter_store for group in (self._everybody, *self._groups)]
         record = exchange.limits
         while record is not None:
@@ -375,7 +375,7 @@ class _Counts:
                 elif spent > cost:
                     counter_store.refund(key, spent - cost, mark)
 
-    # for those who ask what it would decide
+    # for explain and shadow mode
 
     def would(self, exchange: Exchange) -> Outcome:
         self.key_of(exchange)

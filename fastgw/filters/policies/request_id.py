@@ -1,4 +1,4 @@
-"""request_id: give every request an identity that client, logs and upstream share."""
+"""request_id: assign an id to each request, for the client, the log and the upstream."""
 
 from typing import ClassVar
 

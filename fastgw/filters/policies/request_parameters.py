@@ -1,4 +1,4 @@
-"""request_parameters: add fields and parameters of the query to requests that lack them."""
+"""request_parameters: add headers and query parameters to requests that lack them."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,12 +54,12 @@ class RequestParameters(Filter, name="request_parameters", phase=Phase.CREDENTIA
 
 
 def values_of(env: Env, said: Values) -> Sequence[str]:
-    """One secret, or several. Raises `SecretError`."""
+    """Return the value of one secret, or of several. Raises `SecretError`."""
     return [env.secret(each) for each in ((said,) if isinstance(said, Secret) else said)]
 
 
 def field_lines(name: str, values: Iterable[str]) -> bytes:
-    """A line for each value. Raises `ValueError` for one that could not stand there, and does not show it."""
+    """Return a header line for each value. Raises `ValueError` for an invalid value, without showing it."""
     lines = b""
     for text in values:
         value = text.encode()
@@ -76,9 +76,7 @@ def parameters_named(name: str, values: Iterable[str]) -> bytes:
 
 @final
 class _Added:
-    """Additions to the requests of a route. `fields`: ready lines; `parameters`, `first`: as they stand in a
-    query.
-    """
+    """Additions to the requests of a route. `fields`: serialized lines; `parameters`, `first`: parts of a query."""
 
     __slots__ = ("_all_lines", "_all_parameters", "_first", "_is_present", "_lines", "_parameters")
 
@@ -86,7 +84,7 @@ class _Added:
         self._first = first
         self._lines = {folded(name.encode()): lines for name, lines in fields.items()}
         self._all_lines = b"".join(fields.values())
-        # Finds the line of such a field, or of one whose name differs by signs.
+        # Matches the line of such a header, or of one whose name differs only in punctuation.
         names = (rb"[^0-9A-Za-z:\r\n]".join(_SIGN.split(name)) for name in self._lines)
         self._is_present = re.compile(rb"\n(?i:%b):" % b"|".join(names)).search
         self._parameters = {name.encode(): text for name, text in parameters.items()}

@@ -1,4 +1,4 @@
-"""response_urls: URLs in answers that point at the upstream point at the gateway, which clients call in its place."""
+"""response_urls: rewrite URLs in responses that point to the upstream, so that they point to the gateway."""
 
 import re
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from fastgw.http.malformed import Malformed
 from fastgw.http.path_normalization import normalize
 
 LONGEST: Final = 8 * 1024
-"""Bytes of a URL that is looked at; a longer one is left alone."""
+"""Maximum bytes of a URL that is rewritten; a longer one does not change."""
 
-# RFC 3986 appendix B; what is in none of its characters is left alone.
+# RFC 3986 appendix B; text with other characters does not change.
 _IS_REFERENCE: Final = re.compile(
     rb"(?:([A-Za-z][A-Za-z0-9+.-]*+):)?(?://([^/?#]*+))?([^?#]*+)(\?[^#]*+)?(#.*+)?"
 ).fullmatch
 _IS_AUTHORITY: Final = re.compile(rb"([^@:\[\]]++|\[[^@\[\]]++\])(?::([0-9]{0,5}))?").fullmatch
 _PORTS: Final = {b"http": 80, b"https": 443}
 _UNMOVED: Final = b"__host-"
-"""Begins the names of cookies that browsers take for all of a host alone (RFC 6265bis)."""
+"""Prefix of names of cookies that are bound to the host (RFC 6265bis)."""
 
 _MOVING: Final = (201, *range(300, 400))
 _LOOKS: Final = Looks(_MOVING, (b"content-location",))
@@ -76,17 +76,17 @@ class _Place(NamedTuple):
     bases: tuple[bytes, ...]
     """The paths of its URLs, without a slash at the end."""
     path: bytes
-    """Path that stands for theirs."""
+    """Path of the gateway that replaces them."""
     hosts: frozenset[bytes]
-    """Hosts that count whatever the scheme and port."""
+    """Hosts that match with any scheme and port."""
     root: bytes
-    """Path behind that of the URL for a request of `path` alone."""
+    """Path relative to the URL for a request of `path` alone."""
 
     def response(self, exchange: Exchange) -> None:
         answer = exchange.response
         assert answer is not None
         head = answer.head
-        if head is None:  # one of our own
+        if head is None:  # a response of the gateway itself
             return
         status = answer.status
         if 300 <= status < 400 or status == 201:
@@ -101,7 +101,7 @@ class _Place(NamedTuple):
             _rewrite_cookies(exchange, self.cookie)
 
     def here(self, reference: bytes, exchange: Exchange) -> bytes | None:
-        """The gateway's URL for a reference in an answer; None: it is to be left alone."""
+        """Return the gateway's URL for a reference in a response; None: it does not change."""
         parts = _IS_REFERENCE(reference) if len(reference) <= LONGEST else None
         if parts is None:
             return None
@@ -131,14 +131,14 @@ class _Place(NamedTuple):
         return here + moved + query + fragment
 
     def sent(self, exchange: Exchange) -> bytes | None:
-        """The path that the upstream was asked for; None: that is not known."""
+        """Return the path that was requested from the upstream; None: unknown."""
         path = exchange.path
         if path == self.path:
             return (self.bases[0] + self.root) or b"/"
         return self.bases[0] + path[len(self.path) :] if path.startswith(self.path + b"/") else None
 
     def moved(self, path: bytes) -> bytes | None:
-        """The path here for one of the upstream's; None: there is none."""
+        """Return the gateway's path for a path of the upstream; None: there is none."""
         try:
             normal = normalize(path)
         except Malformed:
@@ -147,12 +147,12 @@ class _Place(NamedTuple):
             if normal == base:
                 return self.path or b"/"
             if normal.startswith(base + b"/"):
-                # As it was written, unless that hides where it leads.
+                # As written, unless dots hide its target.
                 return self.path + (path if path.startswith(base + b"/") and b"/." not in path else normal)[len(base) :]
         return None
 
     def cookie(self, line: bytes) -> bytes:
-        """A `Set-Cookie` of the upstream's as one of ours."""
+        """Rewrite a `Set-Cookie` of the upstream for the gateway."""
         pair, *attributes = line.split(b";")
         if pair.lstrip(b" \t").lower().startswith(_UNMOVED):
             return line
@@ -180,7 +180,7 @@ def _rewrite(exchange: Exchange, name: bytes, place: _Place) -> None:
     assert exchange.response is not None
     fields = exchange.response.headers
     values = fields.get_all(name)
-    if len(values) == 1:  # two have no meaning
+    if len(values) == 1:  # duplicates are ambiguous
         moved = place.here(values[0], exchange)
         if moved is not None and moved != values[0]:
             fields.set(name.title(), moved)

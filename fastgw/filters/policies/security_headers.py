@@ -1,4 +1,4 @@
-"""security_headers: tell browsers how carefully to treat what they get."""
+"""security_headers: security headers for browsers."""
 
 import re
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -37,7 +37,7 @@ _PRESETS: Final = {
         "content_security_policy": "default-src 'none'; frame-ancestors 'none'",
     },
 }
-"""Presets of headers. `api`: for answers that are no pages. It leaves CORP out, which would undo CORS."""
+"""Presets of headers. `api`: for responses that are not pages, without CORP, which would break CORS."""
 
 _HSTS: Final = re.compile(r'max-age="?[0-9]{1,10}"?(\s*;\s*(includeSubDomains|preload))*', re.IGNORECASE)
 _REFERRER: Final = re.compile(
@@ -52,7 +52,7 @@ def _parse_hsts(text: str) -> str:
 
 
 def _parse_referrer(text: str) -> str:
-    """Several are a list of fallbacks, the last one that a browser knows counts."""
+    """Validate a referrer policy. Several are a list of fallbacks: the last one that a browser supports counts."""
     if text != PRESET and not all(_REFERRER.fullmatch(each.strip()) for each in text.split(",")):
         raise ValueError(f'"{text}" is not a valid Referrer-Policy')
     return text
@@ -135,5 +135,5 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
         return {name: value for name, value in said.items() if value is not None}
 
 
-# Looked up once: msgspec leaves a circle behind each time that it is asked.
+# Looked up once, because msgspec creates a reference cycle for each lookup.
 _NAMES: Final = tuple(field.name for field in fields(SecurityHeaders) if field.name not in ("preset", "existing"))

@@ -1,4 +1,4 @@
-"""size: refuse request bodies that are too large."""
+"""size: limit the size of request bodies."""
 
 from fastgw.config.base.value_types import Size as Bytes
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply

@@ -1,4 +1,4 @@
-"""target_errors: tell an upstream's failure from one of the gateway's own."""
+"""target_errors: mark error responses of an upstream, to distinguish them from errors of the gateway."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -55,5 +55,5 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
 
 @cache
 def _statuses_in(ranges: Iterable[range]) -> frozenset[int]:
-    """Return the final statuses in these ranges. Thousands of routes have the same ones."""
+    """Return the final statuses in these ranges. Cached: thousands of routes have the same ones."""
     return frozenset(status for each in ranges for status in each if status >= 200)

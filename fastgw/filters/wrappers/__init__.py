@@ -1,1 +1,1 @@
-"""Filters around other filters: shadow runs, misconfigured ones that answer 500, preflights that are forwarded."""
+"""Wrappers of filters: shadow mode, misconfigured filters that answer 500, forwarded preflights."""

@@ -1,6 +1,7 @@
-"""Preflights that the upstream answers (`cors`): past those who ask for credentials, which browsers do not send.
+"""Preflights that the upstream answers (`cors`): they bypass authentication filters, because browsers send no
+credentials with them.
 
-Rule: by what passes so nobody can be somebody. What those filters would read or write does not reach the upstream.
+Rule: such a request has no identity: headers that those filters read or write are not forwarded.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +14,11 @@ from fastgw.filters.authentication.identity_headers import CREDENTIALS
 from fastgw.http.fields import folded
 
 _WHO_ASKS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE, Phase.LIMIT_CONSUMER, Phase.CREDENTIALS))
-"""Phases of the filters that ask who the client is, go by it, or send something in its place."""
+"""Phases of the filters that authenticate or authorize the client, or send credentials in its place."""
 
 
 def forwards_preflight(route: Route, own: Sequence[FilterInstance]) -> Callable[[Exchange], Route] | None:
-    """See `Route.forwards_preflight`. `own`: the links that are left to run once the route is found."""
+    """See `Route.forwards_preflight`. `own`: the filters that run after routing."""
     passed = frozenset(link for link in own if link.use.settings.phase in _WHO_ASKS)
     if not passed:
         return None

@@ -1,4 +1,4 @@
-"""Replacement of a filter whose secrets cannot be used, on a route that fails alone (`Filter.fails_alone`)."""
+"""Replacement of a filter with unusable secrets, on a route that fails alone (`Filter.fails_alone`)."""
 
 from collections.abc import Iterable
 from typing import final
@@ -10,12 +10,12 @@ from fastgw.filters.api import STATE, Exchange, Reply
 
 @final
 class Misconfigured:
-    """A request step that answers 500, and says why: whoever calls has to ask for that secret to be mended."""
+    """Request step that answers 500 with the reason, so that the caller can have the secret fixed."""
 
     __slots__ = ("files", "why")
 
     def __init__(self, wrong: str, files: Iterable[str]) -> None:
-        """`wrong`: what the filter says, without anything secret. `files`: what it has read."""
+        """`wrong`: the filter's error message, without secrets. `files`: files that it has read."""
         self.files = frozenset(files) - {STATE}
         names = {file: f"the Secret {secret_in(file)}" if is_derived(file) else file for file in sorted(self.files)}
         for file, name in names.items():

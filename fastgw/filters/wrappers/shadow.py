@@ -1,13 +1,13 @@
-"""A filter in shadow: it decides on a copy of each exchange, which is counted and logged, and nothing else happens.
+"""Shadow mode of a filter: it decides on a copy of each exchange; the decision is counted and logged, and has no
+effect.
 
-Rule: whatever it does, the exchange goes on as if it were not there. A step that has to wait goes on by itself, for
-`TIMEOUT_S` at most; the request does not wait for it, and what is decided after its end is counted, but not logged.
-What it would have shown the upstream was not shown, so that a 401 or 403 says nothing about that: its renew step does
-not run.
+Rule: the exchange continues as if the filter were not there. A step that has to wait continues separately, for at most
+`TIMEOUT_S`; the request does not wait for it, and a decision after its end is counted but not logged. The upstream does
+not get the filter's credentials, so its 401 or 403 says nothing about them: the renew step does not run.
 
-Filters in shadow see who the client would be by those before them, so that `key_auth` and `authorize` can be tried
-together. One behind a filter that would have answered is not asked, and counts nothing; one behind a filter that waits
-is asked once that has decided.
+Shadow filters see the client identity that earlier shadow filters would have set, so that `key_auth` and `authorize`
+can be tried together. After a shadow filter that would have answered, later ones do not run and count nothing; after
+one that waits, they run once it has decided.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from fastgw.operator_events import OperatorEvent, say
 
 TIMEOUT_S: Final = 30.0
 MOST_WAITING: Final = 1000
-"""Exchanges of one use whose step waits; what more there are is not asked."""
+"""Maximum number of exchanges of one use with a waiting step; the step does not run for further ones."""
 
 
 def in_shadow(instance: str, own: Hooks) -> Hooks:
@@ -45,7 +45,7 @@ def in_shadow(instance: str, own: Hooks) -> Hooks:
 
 
 def _looks_at_pieces(own: Hooks) -> bool:
-    """Whether bodies are only shown to it as they come. What would change or hold them is not tried."""
+    """Whether it only reads bodies as they arrive. Hooks that change or hold bodies do not run."""
     return callable(own.request_body) and own.needs_body is None and not own.changes_body
 
 
@@ -64,10 +64,10 @@ class _ShadowDecision:
 
     def __init__(self, exchange: ShadowExchange) -> None:
         self.exchange = exchange
-        self.asked = True  # False: really its turn would not have come
+        self.asked = True  # False: an enforcing filter would have answered before
         self.decision = FilterEvent.PASS
         self.decisions: list[str] = []
-        self.over = False  # it has nothing more to say
+        self.over = False  # no further decisions
         self.task: asyncio.Future[None] | None = None
 
     @property
@@ -80,7 +80,7 @@ class _ShadowDecision:
 
     def answer(self, reply: Reply | None) -> None:
         if reply is not None:
-            body_at_once(reply)  # nobody sends it
+            body_at_once(reply)  # it will not be sent
         changed = self.exchange.request_changes()
         if reply is not None:
             self.decide(FilterEvent.ANSWER, why_answered(reply, self.exchange.why))
@@ -99,12 +99,12 @@ class _ShadowState:
         self.rehearsal = ShadowRun()
         self.cases: dict[_Shadow, _ShadowDecision] = {}
         self.waiting: asyncio.Future[None] | None = None
-        """The last of those that wait; the next one waits for it."""
+        """The last waiting step; the next one waits for it."""
 
 
 @final
 class _Shadow:
-    """One use of a filter."""
+    """Shadow run: one use of a filter."""
 
     __slots__ = ("_instance", "_logged_at", "_own", "_tasks")
 
@@ -112,7 +112,7 @@ class _Shadow:
         self._instance = instance
         self._own = own
         self._tasks: set[asyncio.Future[None]] = set()
-        self._logged_at = -inf  # when the log was told that it raises
+        self._logged_at = -inf  # time of the last log line about an exception
 
     def request(self, exchange: Exchange) -> None:
         case, stage = self._case(exchange), _stage(exchange)
@@ -128,7 +128,7 @@ class _Shadow:
             stage.rehearsal.over = True
 
     def _ask(self, stage: _ShadowState, case: _ShadowDecision) -> Awaitable[Reply | None] | None:
-        """Have the request step decide. What it would wait for, if it has to."""
+        """Run the request step. Return its awaitable if it has to wait."""
         if stage.rehearsal.over:
             case.asked, case.over = False, True
             return None
@@ -205,7 +205,7 @@ class _Shadow:
         else:
             texts = case.decisions
             self._count(exchange.client, case)
-        if texts:  # those behind it have told already
+        if texts:  # later ones have logged it already
             behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
             exchange.shadowed = f"{self._instance}: {', '.join(texts)}{behind}"
 
@@ -242,7 +242,7 @@ class _Shadow:
         case.over = True
 
     def _wait(self, stage: _ShadowState, case: _ShadowDecision, outcome: Awaitable[Reply | None] | None) -> None:
-        """`outcome`: what it waits for; None: for those before it."""
+        """Wait for a step. `outcome`: its awaitable; None: only wait for earlier steps."""
         if len(self._tasks) >= MOST_WAITING:
             if outcome is not None:
                 abandon(outcome)
@@ -268,10 +268,10 @@ class _Shadow:
                     outcome = self._ask(stage, case)
                 if outcome is not None:
                     self._answered(stage, case, checked(await outcome))
-        except asyncio.CancelledError:  # it stops
+        except asyncio.CancelledError:  # shutdown
             case.decide(FilterEvent.UNKNOWN, "unknown: it was cancelled")
             stage.rehearsal.over = True
-        except BaseException as error:  # out of a task it would end the worker
+        except BaseException as error:  # in a task it would end the worker
             stage.rehearsal.over = True
             if limit.expired():
                 case.decide(FilterEvent.UNKNOWN, "unknown: it timed out")

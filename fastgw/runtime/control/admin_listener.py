@@ -42,7 +42,8 @@ async def serve(
     served: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve until cancelled; then answer requests in flight. `listening` stays open for the next server. `served` is
-    called once serving has begun. Raises `OSError` if it cannot begin."""
+    called once connections are accepted. Raises `OSError` if that fails.
+    """
     loop = asyncio.get_running_loop()
     config = Config(
         app,
@@ -51,10 +52,10 @@ async def serve(
         lifespan="off",
         ws="none",
         log_config=None,
-        log_level="critical",  # the app logs a defect, in one line
+        log_level="critical",  # the app logs internal errors in one line
         access_log=False,
         proxy_headers=False,
-        workers=1,  # otherwise it is read from the environment
+        workers=1,  # otherwise read from the environment
         h11_max_incomplete_event_size=HEAD_MAX,
         timeout_keep_alive=round(REQUEST_TIMEOUT),
     )
@@ -96,7 +97,8 @@ class Clients(ServerState):
         """Wait up to `END_TIMEOUT` until the requests in flight are answered."""
         for connection in [*self.connections]:
             connection.shutdown()
-        # Not by `asyncio.timeout`: before 3.11.3 it tells no `TimeoutError` in a task that was cancelled, as this was.
+        # Not `asyncio.timeout`: before 3.11.3 it raises no `TimeoutError` in a task that was cancelled before, like
+        # this one.
         late = asyncio.get_running_loop().call_later(END_TIMEOUT, self._cut)
         try:
             while self.connections:

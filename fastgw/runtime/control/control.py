@@ -73,7 +73,7 @@ def run_control(node_state: NodeState, channel: Channel) -> None:
 def import_admin() -> None:
     """Import the modules of the admin listener before the fork: a later control process then starts like the first one,
     regardless of changes to the installed packages."""
-    # uvicorn would import the last one when it begins to serve.
+    # uvicorn imports the last one when it starts to serve.
     for module in (
         "fastgw.admin.authorization",
         "fastgw.admin.api",
@@ -81,11 +81,11 @@ def import_admin() -> None:
         "uvicorn.lifespan.off",
     ):
         import_module(module)
-    page()  # it is read from its files once
+    page()  # files are read on the first call
 
 
 class Control:
-    """The state of the control process."""
+    """State of the control process."""
 
     def __init__(self, node_state: NodeState, channel: Channel) -> None:
         self._node_state = node_state
@@ -127,7 +127,7 @@ class Control:
         self._feed(self._proposer.current)
         self._quotas.use_configuration(self._proposer.current.settings, begins=True)
         self._begin(self._quotas.run())
-        self._view.past.tick()  # counts from now on are recent
+        self._view.past.tick()  # a reference for later counts
         self._begin(self._view.past.run())
         self._begin(self._watch_files())
         if self._node_state.follows_files:
@@ -140,7 +140,7 @@ class Control:
             else:
                 self._admin = self._begin(self._keep_serving_admin())
         self._proposer.on_change = self._follow
-        self._proposer.on_missed = self._stop_requested.set  # the next control process begins with the active one
+        self._proposer.on_missed = self._stop_requested.set  # the next control process starts with the active one
         loop.add_reader(self._channel, self._obey)
         self._channel.send(Ready(generation=self._node_state.sealed.generation))
         self._begin(self._proposer.warm_cache())
@@ -182,7 +182,7 @@ class Control:
             while (message := self._channel.receive()) is not None:
                 self._orders[type(message)](message)
         except ChannelClosed:
-            self._stop_requested.set()  # the supervisor is gone
+            self._stop_requested.set()  # the supervisor has ended
 
     async def _keep_serving_admin(self) -> None:
         """Retry the admin listener: a resource may be unavailable for a while, such as descriptors."""
@@ -208,7 +208,7 @@ class Control:
 
     async def _serve_admin(self, served: Callable[[], None]) -> None:
         from fastgw.admin.api import create_app
-        from fastgw.admin.authorization import Access  # and with it Starlette and uvicorn, which nothing else needs
+        from fastgw.admin.authorization import Access  # imports Starlette and uvicorn, which only the admin API needs
         from fastgw.runtime.control.admin_listener import serve
 
         settings, endpoint = self._admin_settings, self._node_state.own["admin"]
@@ -270,7 +270,7 @@ class Control:
         return watch.changed()
 
     async def _until_still(self, watch: FileWatch) -> None:
-        """Wait while files change: half a list of consumers may be valid. Half a certificate is not."""
+        """Wait while files change: half a list of consumers may be valid, unlike half a certificate."""
         for _ in range(STILL_AFTER):
             await asyncio.sleep(LOOK_EVERY)
             if not await asyncio.to_thread(watch.changed):

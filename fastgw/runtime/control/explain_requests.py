@@ -42,7 +42,7 @@ class Explaining:
 
 
 def _heard(explained: asyncio.Future[Explained]) -> None:
-    """The client may have disconnected."""
+    """Wait for the result; the client may have disconnected."""
     if not explained.cancelled():
         explained.exception()
 
@@ -55,7 +55,7 @@ def _compiled(config: Config, accepted: ConfigSnapshot) -> Gateway:
 
 
 def _explained(tables: Gateway, config: Config, generation: int, request: RequestToExplain) -> Explained:
-    if tables.stock.roster.index is not tables.index:  # it may be of the previous generation
+    if tables.stock.roster.index is not tables.index:  # it may belong to the previous generation
         tables.stock.roster.use_index(tables.index)
     certificate = None
     if request.certificate is not None:

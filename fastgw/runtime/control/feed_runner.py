@@ -21,8 +21,8 @@ from fastgw.upstream.client.http_client import Fetcher
 AGAIN_S: Final = 5.0
 """Seconds until a source that has raised an exception, or ended, is restarted."""
 SHOWN: Final = 100
-"""Maximum number of sources that are reported one by one; above it only those with a problem are, and the others by
-name.
+"""Maximum number of sources that are reported one by one; above it only those with errors are; the others are
+aggregated by name.
 """
 MOST_SEEN: Final = 100
 """Maximum number of outdated values that are recorded; above it any value may be outdated."""
@@ -102,8 +102,8 @@ class FeedRunner:
         return self._rested.pop(source.key, FeedInfo(source.name, None, ""))
 
     def feed_infos(self) -> Sequence[FeedInfo]:
-        """Return the states of the feeds, without those never requested. If there are too many, those with a problem
-        are reported one by one, and the others by name.
+        """Return the states of the feeds, without those never requested. If there are too many, those with errors are
+        reported one by one; the others are aggregated by name.
         """
         running = {key: each.info for key, each in self._running.items()}
         found = [self._with_users(key, info) for key, info in {**running, **self._rested}.items()]
@@ -226,7 +226,7 @@ class _Source:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
         except TimeoutError:
-            if not self._wake.is_set():  # a request may arrive in the same turn in which the time is up
+            if not self._wake.is_set():  # a request may arrive just before the timeout
                 return False
         self._wake.clear()
         return True
@@ -248,7 +248,7 @@ class _Source:
     def _send(self) -> None:
         value = self._unsent
         if value is None:
-            return  # it was replaced meanwhile
+            return  # it was replaced in between
         descriptor = write_memfd(value)
         try:
             self._feeding.channel.send(FeedUpdate(generation=self.generation, key=self._source.key), [descriptor])

@@ -52,10 +52,10 @@ class Checks:
         self._outlook: HealthPoller | None = None
         self._journal: _Journal | None = None
 
-    # --- what is in force ---
+    # active configuration
 
     def check_upstreams(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
-        """Check these from now on. A target whose check has not changed keeps its state."""
+        """Check these upstreams from now on. A target whose check has not changed keeps its state."""
         self._upstreams, self._places = upstreams, places
         if self._following is not None:
             self._following.cancel()
@@ -65,7 +65,7 @@ class Checks:
         before = self._journal
         self._journal = _Journal(watched, places, self._shared, self._words)
         if before is None:
-            # The previous control process has reported the state.
+            # The previous control process has logged the current state.
             self._journal.refresh_verdicts(monotonic(), quiet=True)
         else:
             self._journal.logged_states = {
@@ -118,7 +118,7 @@ class Checks:
     async def _context(self, identity: Identity) -> SSLContext | None:
         try:
             return await asyncio.shield(self._contexts[identity])
-        except (OSError, SSLError) as error:  # it was created once when the configuration was accepted
+        except (OSError, SSLError) as error:  # it was created once, when the configuration was accepted
             say(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
             return None
 
@@ -130,7 +130,7 @@ class Checks:
         if self._outlook is not None:
             self._outlook.stop()
 
-    # --- what is told ---
+    # log
 
     def problems(self) -> Mapping[str, str]:
         """Problems of unhealthy targets, by `target_name`."""
@@ -153,7 +153,7 @@ class Checks:
                 found[name] = OfUpstream(counted, breaker)
         return found
 
-    # --- for those who check ---
+    # for the checks
 
     @property
     def turns(self) -> asyncio.Semaphore:

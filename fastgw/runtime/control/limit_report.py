@@ -35,7 +35,7 @@ class Use(NamedTuple):
 
 
 def uses(config: Config) -> Iterator[Use]:
-    """All quotas of a configuration."""
+    """Return all quotas of a configuration."""
     for level, route, filters in _levels(config):
         for instance, use in filters.items():
             if use is not None and isinstance(use.settings, Quota):
@@ -82,7 +82,7 @@ def reset(quotas: QuotaTable, config: Config, instance: str, consumer: str | Non
 
 
 def tables(cells: Cells, quotas: QuotaTable) -> tuple[TableUse, TableUse]:
-    """The memory of limits by key. Takes some 0.1 s if it is full."""
+    """Return the occupancy of the rate limit memory. Takes about 0.1 s if it is full."""
     own, shared = cells.occupied(time.monotonic_ns())
     of_limits = TableUse("rate_limit", own, cells.count, shared, cells.overflowed, cells.refused)
     own, shared = quotas.occupied(time.time())
@@ -92,7 +92,9 @@ def tables(cells: Cells, quotas: QuotaTable) -> tuple[TableUse, TableUse]:
 def limits(
     config: Config, index: Index, quotas: QuotaTable, counts: KeyCounts, counted: Mapping[str, Sequence[int]]
 ) -> Iterator[LimitUse]:
-    """All limits of a configuration. `counted`: of filters, by instance. Takes some 0.1 s if there are many."""
+    """Return all limits of a configuration. `counted`: counters of filters, by instance. Takes about 0.1 s if there are
+    many.
+    """
     look_ups = LOOKED_UP
     for level, route, filters in _levels(config):
         shown = level if route is None else f"route {route}"
@@ -117,7 +119,7 @@ def limits(
 
 
 class _Used(NamedTuple):
-    """Return the number of keys that have used a quota, and the usage of the one nearest to its limit."""
+    """Number of keys that have used a quota, and the usage of the one nearest to its limit."""
 
     keys: int = 0
     most_used: int = 0
@@ -126,7 +128,9 @@ class _Used(NamedTuple):
 
 
 def _known(settings: Quota, config: Config, index: Index, most: int) -> Mapping[str, int] | None:
-    """Return all keys that a quota may count by, and the limit of each. None: they are unknown, or more than `most`."""
+    """Return all keys that a quota may count by, with the limit of each. None: they are unknown, or more than
+    `most`.
+    """
     kinds = [trait.kind for trait in settings.traits]
     if kinds == ["consumer"] and index.count <= most:
         return {known.name: settings.limit_of(frozenset(known.groups)) for known in index.known()}
@@ -168,7 +172,7 @@ def concurrency(counts: KeyCounts, config: Config) -> dict[str, tuple[int, int]]
 
 
 def _levels(config: Config) -> Iterator[tuple[str, str | None, Filters]]:
-    """The names of levels are those that filters are built with."""
+    """Yield the levels, by the names that filters are built with."""
     yield "gateway", None, config.filters
     for name, listener in config.listeners.items():
         yield f"listener {name}", None, listener.filters

@@ -62,7 +62,7 @@ ERRORS: Final = 500
 
 
 class NodeView:
-    """The `admin.node.Node` of a gateway."""
+    """Implementation of `admin.node_interface` for a gateway."""
 
     def __init__(self, node_state: NodeState, channel: Channel, proposer: Proposer, revoking: Revoking) -> None:
         self._node_state = node_state
@@ -85,7 +85,7 @@ class NodeView:
         )
         self._looking = asyncio.Lock()
         self._limits: node_interface.Limits | None = None
-        self._in_flight = node_state.shared.supervisor.in_flight()  # only to be read
+        self._in_flight = node_state.shared.supervisor.in_flight()  # read-only
         self.health: Checks | None = None
         """The health checker of targets."""
         self.feeds: Callable[[], Sequence[node_interface.FeedInfo]] = tuple
@@ -99,7 +99,7 @@ class NodeView:
         self._parts = Parts(proposer.config)
         proposer.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
 
-    # --- what is the case ---
+    # state
 
     def is_ready(self) -> bool:
         return self._node_state.words.is_ready(self._node_state.shared)
@@ -234,7 +234,7 @@ class NodeView:
         written = await asyncio.to_thread(config.effective, self._proposer.config)
         return node_interface.Effective(current.generation, current.hash, written)
 
-    # --- what is asked for ---
+    # operations
 
     async def reload(self) -> node_interface.Outcome:
         return await self._proposer.reload("api")
@@ -351,7 +351,7 @@ class NodeView:
     def _target(
         self, upstream: str, target: Target, label: str, seen: "Seen", wrong: Mapping[str, str] = NONE
     ) -> node_interface.TargetInfo:
-        """`wrong`: problems found by health checks, by the target's name."""
+        """Return the state of a target. `wrong`: errors of health checks, by the target's name."""
         words, shared = self._node_state.words.targets, self._node_state.shared
         name = target_name(upstream, label)
         place = self._proposer.current.places.targets.get(name)

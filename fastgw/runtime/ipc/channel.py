@@ -300,13 +300,13 @@ class Channel:
             raise (ChannelFull if error.errno in LATER else ChannelClosed) from error
 
     def receive(self) -> AnyMessage | None:
-        """The next message, or None when there is none yet. Raises `ChannelClosed`.
+        """Return the next message, or None if there is none yet. Raises `ChannelClosed`.
 
         Descriptors of the previous message that were not taken are closed.
         """
         close_descriptors(self.take_descriptors())
         try:
-            # Not `socket.recv_fds`: it forgets the flags (CPython 3.11).
+            # Not `socket.recv_fds`: it drops the flags (CPython 3.11).
             packet, ancillary, flags, _ = self._end.recvmsg(MESSAGE_MAX, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None

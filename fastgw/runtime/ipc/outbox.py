@@ -8,7 +8,7 @@ from typing import Final
 from fastgw.runtime.ipc.channel import AnyMessage, Channel, ChannelClosed, ChannelFull, close_descriptors
 
 MOST: Final = 65_536
-"""Maximum number of queued messages. A child that reads none for so long has an outdated state."""
+"""Maximum number of queued messages. A child that has read none of so many has an outdated state."""
 AGAIN_S: Final = 0.01
 """Seconds until the next attempt."""
 

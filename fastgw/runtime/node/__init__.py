@@ -1,3 +1,3 @@
-"""The state of this host's gateway, which the supervisor owns and its children inherit: snapshot, shared memory,
-slots, heartbeats.
+"""State of the gateway on this host, owned by the supervisor and inherited by its children: configuration snapshot,
+shared memory, slots, heartbeats.
 """

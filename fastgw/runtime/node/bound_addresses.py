@@ -1,4 +1,4 @@
-"""The bound addresses, reported when the gateway serves: to people, and to the descriptor of `--ready-fd`."""
+"""The bound addresses, reported when the gateway serves: on stderr, and on the descriptor of `--ready-fd`."""
 
 import json
 import os
@@ -20,11 +20,11 @@ class Bound:
     admin: Address | None
     workers: int
     token_file: str | None = None
-    """The file with the token of the admin API; None: no token is needed, or it is in no file."""
+    """File with the token of the admin API; None: no token is required, or it is not in a file."""
     secured: frozenset[str] = frozenset()
-    """The names of the listeners that speak TLS."""
+    """Names of the listeners with TLS."""
     transports: Mapping[str, str] = field(default_factory=dict)
-    """Protocols of the listeners that take no requests."""
+    """Protocols of the listeners other than HTTP."""
 
     @classmethod
     def of(cls, node_state: NodeState) -> "Bound":
@@ -42,7 +42,7 @@ class Bound:
 
     @property
     def urls(self) -> list[str]:
-        """`http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `tcp://127.0.0.1:5432`, `unix:/path`."""
+        """Return the URLs: `http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `tcp://127.0.0.1:5432`, `unix:/path`."""
         return [
             str(address) if address.path else f"{self._scheme(name)}://{address}"
             for name, addresses in self.listeners.items()

@@ -16,7 +16,7 @@ from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_EVERY, HeartbeatM
 SETTLED: Final = 10.0
 """Minimum lifetime of a child in seconds after which its death counts as the first one again."""
 DISMISSED_S: Final = 3.0
-"""Seconds in which a child that is replaced answers its requests in flight and ends."""
+"""Seconds in which a replaced child finishes its requests in flight."""
 LOOP_DEATHS: Final = 5
 """Number of consecutive early deaths that count as a crash loop."""
 
@@ -45,17 +45,17 @@ class Child:
         self.column = column
         self.began_at = began_at  # monotonic seconds
         self.outdated = outdated
-        self.beats = column is not None  # in our memory; a worker of another program has its own
+        self.beats = column is not None  # its heartbeats are in our memory; a worker of another version has its own
         self.hung_s = HUNG_S  # seconds without a beat after which it is killed
-        self.generation = 0  # of the configuration that it serves; 0: it is not initialized yet
-        self.asked = 0  # the last generation that it had to prepare
+        self.generation = 0  # generation that it serves; 0: not initialized yet
+        self.asked = 0  # the last generation that it was asked to prepare
         self.ready = False
-        self.silent = False  # without a recent heartbeat; neighbours accept for it
-        self.leaving = False  # its slot was given to another, or removed
-        self.lost = False  # it reads no more messages, so its state is outdated
+        self.silent = False  # without a recent heartbeat: neighbours accept for it
+        self.leaving = False  # its slot was reassigned or removed
+        self.lost = False  # it does not read messages, so its state is outdated
         self.heartbeat = HeartbeatMonitor()
-        self.kill_at = inf  # when it is killed if it has not ended before
-        self.sockets: dict[int, int] = {}  # by endpoint: for how many slots it has sockets
+        self.kill_at = inf  # time of the kill if it has not ended by then
+        self.sockets: dict[int, int] = {}  # number of slots with sockets, by endpoint
 
     def __repr__(self) -> str:
         state = "ending" if self.kill_at < inf else "silent" if self.silent else "ready" if self.ready else "not ready"
@@ -99,7 +99,7 @@ class Child:
 def cut_off(child: Child, why: str) -> None:
     """Kill it at once: it must not continue. The kernel closes its connections."""
     notice(OperatorEvent.PROCESS_KILLED, f"{child} {why}: killing it")
-    child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it is blocked by a disk then
+    child.kill_at = time.monotonic() + LOOK_EVERY  # retried, in case it is blocked by a disk
     os.kill(child.pid, signal.SIGKILL)
 
 
@@ -115,10 +115,10 @@ class Slot:
         """The main function of a child that is not a worker."""
         self.child: Child | None = None
         self.successor: Child | None = None
-        """The child that replaces the present one once it is ready."""
-        self.retired = False  # no more children here; neighbours accept
-        self.deaths = 0  # in a row
-        self.due_at = 0.0  # when to fork, if there is no child
+        """The replacement of the present child, until it is ready."""
+        self.retired = False  # without further children: neighbours accept
+        self.deaths = 0  # consecutive deaths
+        self.due_at = 0.0  # time of the next fork, if there is no child
 
     def __repr__(self) -> str:
         return f"<Slot {self.name} {self.child!r} deaths={self.deaths}>"
@@ -142,6 +142,6 @@ class Slot:
         return self.child is not None and self.child.ready and not self.child.silent
 
     def failed(self, lived: float, now: float) -> None:
-        """Handle the death of a child after this number of seconds, or a failed fork. Schedules the next one."""
+        """Handle the death of a child after this number of seconds, or a failed fork. Schedules the next fork."""
         self.deaths = 1 if lived >= SETTLED else self.deaths + 1
         self.due_at = now + restart_delay(self.deaths)

@@ -1,11 +1,13 @@
-"""A configuration as it was accepted: everything that a process needs to serve it, in a sealed memory file.
+"""Configuration snapshot: an accepted configuration with everything that a process needs to serve it, in a sealed
+memory file.
 
-Control makes it of what it has checked in full; the supervisor keeps it. Live workers read what changed from it, and
-processes born later begin with it: no file is opened again, so all of them mean the same whatever happens on the disk.
+Control creates it after complete validation; the supervisor keeps it. Running workers read the changes from it, and
+later processes start with it: no file is opened again, so all processes have the same configuration whatever happens on
+disk.
 
-All of it is MessagePack, decoded by type. The parts are encoded one by one, so that a worker decodes those it has not,
-in its own time. In front stands the version of the format: a reader of another version refuses it. An upgrade does not
-rely on it: the next program reads `sources` and `captured`, the bytes of the files themselves (`HandoverState`).
+The format is MessagePack, decoded by type. The parts are encoded one by one, so a worker decodes only missing parts, in
+steps. The file begins with the version of the format; a reader of another version rejects it. An upgrade does not
+depend on it: the next version reads `sources` and `captured`, the bytes of the files themselves (`HandoverState`).
 """
 
 import fcntl
@@ -39,63 +41,64 @@ from fastgw.shm.slot_assignment import SlotTable
 T = TypeVar("T")
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _PIECE: Final = 256
-"""Routes, names and the like that are read, or dropped, in one step: some 0.1 ms."""
+"""Number of routes, names and the like that are read or dropped in one step of about 0.1 ms."""
 FORMAT: Final = b"fastgw configuration 1\n"
-"""Bytes that the memory file begins with: their number changes with the form of what follows."""
+"""First bytes of the memory file: the number changes with the format."""
 _LENGTH: Final = 8
-"""Bytes before each part of the file: how long it is, little-endian."""
+"""Bytes of the length before each part of the file, little-endian."""
 Users = tuple[str, int]
-"""The first one, as the level of its filter is called, but for a route, which is called by its name; and how many."""
+"""The first user of a feed (the level of its filter, or the route's name), and the number of users."""
 NEW: Final = -1
 """Marker in `same`: the base has no equal route."""
 
 
 class Retention(Enum):
-    """How much is kept of a long part when nothing is made from it."""
+    """Content of a long part that is kept if nothing is built from it."""
 
     NOTHING, NAMES, WHOLE = range(3)
 
 
 class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
-    """The document."""
+    """The snapshot."""
 
     generation: int
     base: int
-    """The generation it was compared with; 0: none."""
+    """The generation that it was compared with; 0: none."""
     date: float
-    """When it was accepted, epoch seconds."""
+    """Date of acceptance (epoch seconds)."""
     source: Origin
     hash: str
-    """Hash of the bytes of all files, whatever their names: equal configurations have equal hashes. "": there are none.
+    """Hash of the contents of all files, independent of their names: equal configurations have equal hashes. "": there
+    are no files.
     """
     sources: list[Source]
-    """The files it was read from, the main one first; none when it came from flags."""
+    """Files of the configuration, the main one first; empty if it was given by flags."""
     captured: dict[str, bytes]
-    """The files that it names, by absolute path; and what its patterns find."""
+    """Referenced files by absolute path, and the matches of patterns."""
     encoded_settings: bytes
     encoded_access_logs: bytes
-    """Access logs as they were configured: those of the settings mask more."""
+    """Access logs as configured: those of the settings mask more."""
     encoded_upstreams: dict[str, bytes]
     encoded_routes: list[bytes]
     route_names: list[str]
     same: list[int]
-    """Indices of the base's equal routes, for each route, or `NEW`."""
+    """Index of the base's equal route for each route, or `NEW`."""
     changed_upstreams: list[str] = []
-    """Names of upstreams that the base does not have, or not in this form."""
+    """Names of upstreams that the base does not have, or not unchanged."""
     places: SlotTable
     """Slots of the names in shared memory."""
     workers: int
-    """How many processes serve."""
+    """Number of workers."""
     feeds: dict[str, bytes]
-    """Encoded sources, by key, of what is fetched once per node."""
+    """Encoded sources of feeds, by key."""
     lazy_feeds: dict[str, bytes] = {}
-    """Encoded sources, by key, of what is fetched only on demand: there may be thousands."""
+    """Encoded sources of feeds that are fetched only on demand, by key: there may be thousands."""
     feed_users: dict[str, Users] = {}
     """Users of the feeds, by key."""
     known_notes: list[str] = []
-    """The keys of what is worth knowing of it (`runtime.reload.config_notes`)."""
+    """Keys of the notes on it (`runtime.reload.config_notes`)."""
     image: bytes = b""
-    """Index image of the consumers; b"": there are no consumers, or the image is mapped."""
+    """Image of the consumers' index; b"": there are no consumers, or it is mapped."""
 
     @cached_property
     def index(self) -> Index:
@@ -124,11 +127,11 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
 
     @property
     def file(self) -> str:
-        """The main file; "" when there is none."""
+        """The main file; "": there is none."""
         return self.sources[0].name if self.sources else ""
 
     def config(self) -> Config:
-        """The whole configuration, but for its consumers."""
+        """The complete configuration, without its consumers."""
         routes = tuple(self._route(index) for index in range(len(self.encoded_routes)))
         logs = decode(self.encoded_access_logs, tuple[AccessLog, ...], TYPES.built_in)
         return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes, access_logs=logs)
@@ -162,15 +165,15 @@ class _Unpacking(Mapping[str, Upstream]):
 
 
 class PreviousGeneration(NamedTuple):
-    """A generation that another is made from: whatever is the same is not made anew."""
+    """Base of a new generation, which reuses everything that is equal."""
 
     accepted: ConfigSnapshot
     config: Config
-    """The configuration, unpacked."""
+    """The decoded configuration."""
     feeds: "FeedsKept | None" = None
 
     def same(self, routes: Iterable[Route]) -> list[int]:
-        """Return, for each of these routes, the index of the equal one of this generation, or `NEW`."""
+        """Return for each of these routes the index of the equal route of this generation, or `NEW`."""
         by_name = {route.name: (index, route) for index, route in enumerate(self.config.routes)}
         same = []
         for route in routes:
@@ -180,8 +183,9 @@ class PreviousGeneration(NamedTuple):
 
 
 def _is_same(one: Struct, other: Struct | None) -> bool:
-    """PERF: thousands of routes are the very same object (`config.Remembered`): 0.1 us, where equality takes 3
-    (CPython 3.11, timeit)."""
+    """Whether two routes are equal. PERF: identity first, because thousands of routes are the same object
+    (`config.Remembered`): 0.1 us, equality takes 3 (CPython 3.11, timeit).
+    """
     return one is other or one == other
 
 
@@ -211,9 +215,9 @@ def accept(
     known_notes: Iterable[str] = (),
     rest: Config | None = None,
 ) -> ConfigSnapshot:
-    """Make the document of a configuration that was checked. `base`: the generation before this one.
+    """Create the snapshot of a validated configuration. `base`: the previous generation.
 
-    `index`: of its consumers; None: there is none yet. `rest`: likewise, what `rest_of` makes of it.
+    `index`: index of its consumers; None: not built yet. `rest`: result of `rest_of`; None: not computed yet.
     """
     config = loaded.config
     index = index_of(config.consumers, loaded.captured) if index is None else index
@@ -254,15 +258,16 @@ def accept(
 
 
 def _encoded(part: T, kind: type[T]) -> bytes:
-    """Encode a part, and see that it can be decoded: else only the death of a worker would show that it cannot. Raises
-    `TypeError` and `msgspec.ValidationError`."""
+    """Encode a part, and check that it can be decoded; otherwise workers would crash. Raises `TypeError` and
+    `msgspec.ValidationError`.
+    """
     raw = encode(part)
     decode(raw, kind, TYPES.built_in)
     return raw
 
 
 def seal(accepted: ConfigSnapshot) -> int:
-    """Put the document into a memory file that nobody can change any more, and return its descriptor."""
+    """Write the snapshot into a sealed memory file, and return its descriptor."""
     descriptor = memory_file("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -278,13 +283,14 @@ def seal(accepted: ConfigSnapshot) -> int:
 
 
 def unseal(descriptor: int) -> ConfigSnapshot:
-    """Read the document. Raises `ValueError` when it could still be changed, or is in another format."""
+    """Read the snapshot. Raises `ValueError` if the file is not sealed, or has another format."""
     return at_once(unsealing(descriptor))
 
 
 def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> Steps[ConfigSnapshot]:
-    """`unseal`, in steps. Without `sources` these files, which may be large, are left out; without `tables` what only
-    tables and feeds are made from."""
+    """Read the snapshot in steps. Without `sources`, these files, which may be large, are skipped; without `tables`,
+    parts that only tables and feeds need.
+    """
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise ValueError("the accepted configuration is not sealed")
     with (
@@ -326,14 +332,14 @@ def _read_part(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any]
 
 
 def _mapped(descriptor: int, begins: int, length: int) -> Index:
-    """An index that is read where it lies in the file, as long as somebody asks it."""
+    """Return an index that is read in place from the file, as long as it is referenced."""
     inside = begins % mmap.ALLOCATIONGRANULARITY
     mapped = mmap.mmap(descriptor, length + inside, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE, offset=begins - inside)
     return Index(mapped, inside)
 
 
 def _long(accepted: ConfigSnapshot) -> tuple[tuple[dict[str, Any] | list[Any], Retention], ...]:
-    """Return the parts that may have very many entries: they are written, and read, in pieces."""
+    """Return the parts that may have very many entries: they are written and read in steps."""
     places = accepted.places
     return (
         (accepted.encoded_upstreams, Retention.NOTHING),
@@ -350,7 +356,7 @@ def _long(accepted: ConfigSnapshot) -> tuple[tuple[dict[str, Any] | list[Any], R
 
 
 def _parts(accepted: ConfigSnapshot) -> Iterator[object]:
-    """Yield the contents of the memory file: the document without its long parts, its consumers, its files, and pieces
+    """Yield the contents of the memory file: the snapshot without its long parts, its consumers, its files, and pieces
     of the rest.
     """
     found = found_by_patterns(accepted.captured)
@@ -390,7 +396,7 @@ def _parts_in(content: memoryview) -> Generator[memoryview, None, None]:
 
 
 class FeedsKept:
-    """Cache of the feed sources of filters: a filter that is the very same object wants the same sources."""
+    """Cache of the feed sources of filters, by identity of the filter."""
 
     def __init__(self) -> None:
         self.wanted: IncrementalCache[int, tuple[FilterUse, tuple[FeedSource, ...]]] = IncrementalCache()
@@ -399,7 +405,7 @@ class FeedsKept:
     def of(self, use: FilterUse) -> tuple[FeedSource, ...]:
         if type(use.settings).feeds is Filter.feeds:
             return ()
-        known = self.wanted.find(id(use))  # it lives as long as what is known of it
+        known = self.wanted.find(id(use))  # it lives as long as its cache entry
         return self.wanted.store(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
 
     def packed(self, source: FeedSource) -> bytes:
@@ -411,7 +417,7 @@ class FeedsKept:
         return self.encoded.store(id(source), known)[1]
 
     def end_reading(self) -> None:
-        """All have been looked at."""
+        """Drop entries that were not read since the last call."""
         self.wanted.end_reading(True)
         self.encoded.end_reading(True)
 

@@ -16,21 +16,21 @@ from fastgw.runtime.node.node_state import NodeState
 from fastgw.runtime.node.startup import CannotStart
 
 NAMELESS: Final = "fastgw"
-"""The name of a gateway without a configuration file."""
+"""Name of a gateway without a configuration file."""
 _WHERE: Final = {"admin": DEFAULT_ADMIN, "status": DEFAULT_STATUS}
 
 
 def wants_token(settings: Admin, bound: Address) -> bool:
-    """Whether one has to be made: none is configured, and nothing else keeps strangers out."""
+    """Whether a token has to be generated: none is configured, and access is not restricted otherwise."""
     certified = settings.tls is not None and settings.tls.client_auth is not None
     required = certified and settings.tls.client_auth.mode == "required"  # type: ignore[union-attr]
     return settings.token is None and not required and not is_private(bound)
 
 
 def register(node_state: NodeState) -> None:
-    """Begin an entry, or go on with that of the program before this one; without a directory do without, and say so.
+    """Create the entry, or continue with that of the previous program; without a directory, log that there is none.
 
-    Raises `CannotStart` where another gateway has the name that this one was given.
+    Raises `CannotStart` if another gateway has the given name.
     """
     begins = node_state.registration is None
     if begins:
@@ -47,7 +47,7 @@ def register(node_state: NodeState) -> None:
         return
     try:
         with ExitStack() as starting:
-            with suppress(OSError):  # without the lock two that start at once might have one name
+            with suppress(OSError):  # without the lock, two simultaneous starts could get the same name
                 starting.enter_context(one_at_a_time(os.path.dirname(registration.path)))
             _check_name(node_state.name)
             write_entry(node_state)
@@ -67,7 +67,7 @@ def _check_name(name: str) -> None:
 
 
 def write_entry(node_state: NodeState) -> None:
-    """Write what is so now: the addresses, and the token where one is needed."""
+    """Write the current addresses, and the token if it is required."""
     registration = node_state.registration
     if registration is None:
         return
@@ -84,7 +84,7 @@ def _made_counts(node_state: NodeState) -> bool:
 
 
 def token_file_of(node_state: NodeState) -> str | None:
-    """Return the file with the token of the admin API; None: no token is needed, or it is in no file."""
+    """Return the file with the token of the admin API; None: no token is required, or it is not in a file."""
     settings, registration = node_state.sealed.settings.admin, node_state.registration
     if settings is not None and settings.token is not None:
         return settings.token.file or None
@@ -108,9 +108,10 @@ def _entry(node_state: NodeState) -> GatewayEntry:
 
 
 def own_addresses(node_state: NodeState, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return the addresses of the dashboard and of the probes, a line each; and why they are not the usual ones.
+    """Return the addresses of the dashboard and of the probes, one per line, with the reason if they are not the
+    defaults.
 
-    The token stands behind `#`: browsers send that to nobody. It is left out where many read what is written to stderr.
+    The token follows `#`, which browsers do not send. It is left out if stderr is read by others, such as a journal.
     """
     lines = []
     settings, admin, status = (
@@ -142,14 +143,14 @@ def _moved(node_state: NodeState, name: str) -> str:
 
 
 def _reachable(address: Address) -> Address:
-    """One that a browser on this machine may be given: all addresses are none."""
+    """Return an address that a browser on this machine can use, also for wildcard addresses."""
     return {"0.0.0.0": Address("127.0.0.1", address.port), "::": Address("::1", address.port)}.get(
         address.host, address
     )
 
 
 def _is_shared_log(environment: Mapping[str, str]) -> bool:
-    """Whether stderr is the journal, or the log of a pod: what others collect and read."""
+    """Whether stderr is the journal, or the log of a pod, which is collected and read by others."""
     if "KUBERNETES_SERVICE_HOST" in environment:
         return True
     try:

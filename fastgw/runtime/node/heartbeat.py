@@ -1,4 +1,4 @@
-"""Heartbeats: a worker writes them to shared memory with the lag of its loop; control only writes heartbeats."""
+"""Heartbeats: a worker writes them to shared memory with the lag of its event loop; control only writes heartbeats."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Metrics of the node for Prometheus. Read from shared memory and /proc: no worker is asked or disturbed."""
+"""Metrics of the node for Prometheus, read from shared memory and /proc, without involving the workers."""
 
 import time
 from collections import Counter
@@ -35,7 +35,7 @@ from fastgw.sync.credential_cache import HITS, MISSES
 from fastgw.upstream.health.circuit_breaker import BreakerPhase
 
 STATUS_5XX: Final = "status_5xx"
-"""Label in place of a fault: a response with a status of 500 and above."""
+"""Label instead of a fault: a response with a status of 500 and above."""
 CONTENT_TYPE: Final = PROMETHEUS.content_type
 
 CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
@@ -215,10 +215,10 @@ FAMILIES: Final = (
     *OF_WORKERS,
     *OF_PROCESSES,
 )
-"""All that a scrape tells of, in this order."""
+"""All metric families, in the order of a scrape."""
 
 OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
-"""Certificates that clients are shown, and what their certificates are verified by."""
+"""Certificates of listeners, and certificates that verify clients."""
 
 _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
 
@@ -227,13 +227,13 @@ class OfUpstream(NamedTuple):
     """State of an upstream with health checks of any kind."""
 
     targets: Mapping[HealthVerdict, int] | None
-    """How many are thought of in this way; None: nobody looks after them."""
+    """Number of targets by state; None: health is not checked."""
     breaker: BreakerPhase | None
-    """None: it has none."""
+    """State of the circuit breaker; None: there is none."""
 
 
 class Exposition:
-    """The metrics of one node. A worker is called by the number of its column, from 1: no two ever share one."""
+    """Metrics of one node. A worker's label is the number of its column, from 1, which is unique."""
 
     def __init__(
         self,
@@ -248,8 +248,9 @@ class Exposition:
         is_stale: Callable[[], bool] = bool,
         keeps_files: Callable[[], bool] = bool,
     ) -> None:
-        """`is_stale`: the configuration's own files say something else than what is served; `keeps_files`: those that
-        it names do."""
+        """`is_stale`: whether the configuration's own files differ from the active configuration; `keeps_files`:
+        whether the present contents of a referenced file are not active.
+        """
         self._is_stale, self._keeps_files = is_stale, keeps_files
         self._generations = {0: series}
         self._shared = shared
@@ -261,13 +262,13 @@ class Exposition:
         self._concurrency = concurrency
 
     def prepare(self, generation: int, series: Series) -> None:
-        """Know the names of a generation before it is committed: they are shown from then on."""
+        """Add the names of a generation before it is committed."""
         self._generations = {0: self.series, generation: series}
 
     @property
     def series(self) -> Series:
-        """Return the series of the committed generation, which the supervisor writes to shared memory before any worker
-        counts by it.
+        """Return the series of the committed generation, which the supervisor writes to shared memory before workers
+        count with it.
         """
         committed = self._shared.supervisor.words[self._words.generation]
         return self._generations.get(committed, self._generations[0])
@@ -291,8 +292,8 @@ class Exposition:
         yield from self._workers()
 
     def _totals(self) -> tuple[Series, Totals]:
-        """Names, and what was counted while they were those that were committed."""
-        while True:  # twice at most: of what comes next, one generation is known
+        """Return the names of a committed generation, with the counts read while it was committed."""
+        while True:  # at most twice: one of the following generations is known
             series = self.series
             found = self._words.totals(self._shared, series)
             if self.series is series:
@@ -308,7 +309,9 @@ class Exposition:
             yield family, [("", labels(family, name), value) for name, value in found.items()]
 
     def _healths(self, series: Series) -> Iterator[Sequence[Sample]]:
-        """The targets of upstreams that are folded are added up; breakers are told of where they have a name."""
+        """Return the health of upstreams. Targets of aggregated upstreams are added up; breakers are reported only by
+        name.
+        """
         fares = self._health()
         targets: Counter[tuple[str, str]] = Counter()
         for upstream, each in fares.items():

@@ -1,5 +1,5 @@
-"""State of the node, kept by the supervisor and inherited by every child: sockets, shared memory, the configuration in
-force.
+"""State of the node, kept by the supervisor and inherited by every child: sockets, shared memory, the active
+configuration.
 """
 
 import os
@@ -30,21 +30,21 @@ from fastgw.sync.revocations import MOST_EVENTS, RevocationEvent, RevocationList
 
 @dataclass
 class Sealed:
-    """An accepted configuration, and the memory file that holds it for processes to come."""
+    """An accepted configuration, and the memory file that contains it for later processes."""
 
     accepted: ConfigSnapshot
-    """Snapshot without what tables and feeds are made from: whoever needs that reads the file (`whole`)."""
+    """Snapshot without the parts for tables and feeds, which are read from the file (`whole`)."""
     descriptor: int
 
     @classmethod
     def of(cls, accepted: ConfigSnapshot) -> "Sealed":
-        """Sealed now; the document is emptied."""
+        """Seal a snapshot, which is emptied."""
         descriptor = seal(accepted)
         at_once(accepted.emptying())
         return cls(accepted, descriptor)
 
     def whole(self) -> ConfigSnapshot:
-        """The document with all that is in the file."""
+        """Return the complete snapshot from the file."""
         return unseal(self.descriptor)
 
     @property
@@ -58,7 +58,7 @@ class Sealed:
 
 @dataclass
 class ReloadRecord:
-    """One attempt to change the configuration, for those who ask what happened lately."""
+    """One attempt to change the configuration, for the status."""
 
     generation: int
     date: float
@@ -67,74 +67,75 @@ class ReloadRecord:
     source: Origin
     summary: str
     problems: tuple[Problem, ...] = ()
-    """The first that were found, as far as the control process lives that found them."""
+    """The first errors, as long as the control process that has found them runs."""
     subject: Subject = "file"
 
 
 @dataclass
 class NodeState:
-    """Changed by the supervisor only; a child has what there was at its birth and is told of the rest."""
+    """State changed only by the supervisor; a child has a copy as of its fork, and gets changes by messages."""
 
     shared: SharedMemory
     words: ShmLayout
     sealed: Sealed
-    """The configuration in force."""
+    """The active configuration."""
     gateway: Gateway
-    """The tables that were compiled before the first fork."""
+    """Tables that were compiled before the first fork."""
     compiled: int
-    """The generation of these tables: a child of a later one builds its own."""
+    """Generation of these tables: a child of a later generation builds its own."""
     workers: int
-    """Slots that have, or wait for, a worker of their own."""
+    """Number of worker slots in use."""
     slots: int
-    """Slots that have sockets: those of retired workers keep theirs, and neighbours accept there."""
+    """Number of slots with sockets: those of removed workers keep theirs, and neighbours accept there."""
     endpoints: dict[int, ListeningEndpoint] = field(default_factory=dict)
-    """Endpoints of listeners, by number."""
+    """Endpoints of listeners by number."""
     endpoint_number: int = 0
-    """The number of the next endpoint. None is given twice: a worker may still know the one that had it."""
+    """Number of the next endpoint. Numbers are not reused: a worker may still know the previous endpoint."""
     listeners: dict[str, list[int]] = field(default_factory=dict)
     """Numbers of the endpoints of each listener."""
     own: dict[str, ListeningEndpoint] = field(default_factory=dict)
     """Endpoints of the control process: `status`, `admin`."""
     former: list[RollbackPoint] = field(default_factory=list)
-    """The generations that the program before this one kept, to go back to."""
+    """Generations of the previous program that are kept for rollback."""
     kept: list[Sealed] = field(default_factory=list)
-    """The generations before the one in force, the last one last, to go back to."""
+    """Previous generations for rollback, the most recent last."""
     records: list[ReloadRecord] = field(default_factory=list)
     passed: Inherited = field(default_factory=lambda: Inherited(()))
-    """Sockets that a service manager has opened and no listener has taken."""
+    """Sockets from a service manager that no listener uses."""
     feeds: dict[str, bytes] = field(default_factory=dict)
-    """The last values of feeds, which are fetched once per node, by key."""
+    """Last values of feeds by key."""
     revoked: RevocationList = field(default_factory=RevocationList)
-    """Revocation list. Each child goes on from its state at the fork."""
+    """Revocation list. Each child starts with a copy as of its fork."""
     revocation_events: deque[RevocationEvent] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
-    """The latest of that, for people."""
+    """The most recent revocations, for the status."""
     follows_files: bool = False
-    """A change of the configuration's files is taken without being asked for."""
+    """Whether changes of the configuration's files are loaded automatically."""
     begun_date: float = 0.0
-    """Epoch seconds. An upgrade does not begin anew."""
+    """Start of the gateway (epoch seconds). Kept over upgrades."""
     tickets: TicketKeySeeds = field(default_factory=lambda: TicketKeySeeds.generate(time.time()))
-    """Seeds of the keys of TLS session tickets. Each child goes on from their state at the fork."""
+    """Seeds of the keys of TLS session tickets. Each child starts with a copy as of its fork."""
     run_key: bytes = field(default_factory=lambda: os.urandom(32))
-    """A secret of this run of the gateway. An upgrade does not make another."""
+    """Secret of this run of the gateway. Kept over upgrades."""
     quota_claim: Claim | None = None
-    """Claim to the file that quotas were kept in at the start, as long as they are."""
+    """Claim to the quota file of the start, as long as it is used."""
     name: str = ""
     """The name given by `run --name`; "": that of the configuration file."""
     admin_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    """Token of the admin API where none is configured. An upgrade does not make another."""
+    """Generated token of the admin API, if none is configured. Kept over upgrades."""
     registration: Registration | None = None
     """Registration in the runtime directory. None: there is no such directory."""
 
     @property
     def documents(self) -> list[RollbackPoint]:
-        """The generations before the one in force, the last one last."""
+        """Return the previous generations for rollback, the most recent last."""
         return [*self.former, *(RollbackPoint.of(sealed.accepted) for sealed in self.kept)]
 
     def open(
         self, address: Address, slots: int, *, private: bool = False, for_datagrams: bool = False
     ) -> Iterable[ListeningEndpoint]:
-        """An address with sockets for so many slots, or those of the service manager, which passes none for datagrams.
-        `private`: a unix socket is for its owner alone. Raises `CannotListen`."""
+        """Return an address with sockets for this many slots, or with those of the service manager, which passes none
+        for datagrams. `private`: a unix socket is accessible to its owner only. Raises `CannotListen`.
+        """
         if for_datagrams:
             return open_endpoints(address, slots, kind=socket.SOCK_DGRAM)
         taken = self.passed.claim_sockets(address)
@@ -143,7 +144,7 @@ class NodeState:
         return [ListeningEndpoint(address, [each], shared=True, foreign=True) for each in taken]
 
     def open_one(self, address: Address, *, private: bool = False) -> ListeningEndpoint:
-        """Open one endpoint of the control process: of a host name, at the first of its addresses. Raises
+        """Open one endpoint of the control process; for a host name, at the first of its addresses. Raises
         `CannotListen`.
         """
         if not (taken := self.passed.claim_sockets(address)):
@@ -156,14 +157,12 @@ class NodeState:
 def place_listeners(
     node_state: NodeState, listeners: Mapping[str, Listener]
 ) -> tuple[dict[str, list[int]], dict[int, ListeningEndpoint]]:
-    """The endpoints of each listener, and those of them that had to be opened.
+    """Return the endpoints of each listener, and those that had to be opened.
 
-    An address that is open already keeps its sockets, whatever the listener there is called. Raises `CannotListen`.
+    An open address keeps its sockets, even if the listener's name has changed. Raises `CannotListen`.
     """
     before = node_state.sealed.settings.listeners
-    held = {
-        _key(name, before[name]): numbers for name, numbers in node_state.listeners.items()
-    }  # none yet at the start
+    held = {_key(name, before[name]): numbers for name, numbers in node_state.listeners.items()}  # none at the start
     placed: dict[str, list[int]] = {}
     opened: dict[int, ListeningEndpoint] = {}
     with ExitStack() as undo:
@@ -183,6 +182,6 @@ def place_listeners(
 
 
 def _key(name: str, listener: Listener) -> tuple[str, Address, bool]:
-    """Return the key by which two listeners are one: the address, but for ports that the system chooses."""
+    """Return the key that identifies a listener: its address; for ports chosen by the system also its name."""
     address = listener.address
     return ("" if address.port or address.path else name, address, listener.protocol == "udp")

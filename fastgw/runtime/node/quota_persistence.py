@@ -1,9 +1,9 @@
-"""Persistence of quota counts: read before there is any worker, written by control about once a second, and once more
-when all who count are gone.
+"""Persistence of quota counts: read before there are workers, written by control about once a second, and once more
+after all workers have ended.
 
-A file that fails stops nobody: counts go on in memory, it is tried again, and log, status and metrics say so. One
-that is another gateway's stops the start. The supervisor holds the claim to the file of the start, through upgrades;
-what it does not hold control does, and tries to again whenever it writes.
+If the file fails, counts continue in memory, writes are retried, and log, status and metrics report it. A file of
+another gateway prevents the start. The supervisor holds the claim to the file of the start, also over upgrades; control
+holds claims to later files, and retries them at each write.
 """
 
 import asyncio
@@ -25,18 +25,18 @@ from fastgw.shm.quota_table import Full, QuotaTable, StoredCount
 
 EVERY_S: Final = 1.0
 LOOK_EVERY: Final = 60
-"""Writings after which all blocks are looked at: a process that was killed may not have said what it did."""
+"""Number of writes after which all blocks are scanned: a killed process may not have marked its changes."""
 ROWS_AT_ONCE: Final = 20_000
 RETRY_MOST_S: Final = 15.0
 LEAVING_S: Final = 2.0
-"""How long a start waits for a gateway that is on its way out."""
+"""Seconds that a start waits for a gateway that is ending."""
 
 
 def file_of(settings: Config) -> str | None:
-    """Return the file that counts are kept in; None: nowhere."""
+    """Return the file for quota counts; None: they are not stored."""
     if settings.quotas.file is not None:
         return settings.quotas.file
-    directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # of systemd, which may name several
+    directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # set by systemd, may name several
     return str(Path(directory) / "quotas.sqlite3") if directory else None
 
 
@@ -46,9 +46,9 @@ def run_of(run_key: bytes) -> bytes:
 
 
 def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
-    """Claim the file, in the supervisor, at its start. `fd`: that of the claim that the program before this one held.
+    """Claim the file, in the supervisor, at its start. `fd`: descriptor of the claim of the previous program.
 
-    None: counts are kept nowhere. Raises `InUse`. That the file cannot be written otherwise is told by control.
+    None: counts are not stored. Raises `InUse`. Other errors of the file are reported by control.
     """
     path = file_of(settings)
     if path is None:
@@ -68,7 +68,7 @@ def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
 
 
 def restore(quotas: QuotaTable, file: QuotaFile, rows: Iterable[StoredCount]) -> None:
-    """Have the counts that the file says. Raises `CannotKeep`."""
+    """Restore the counts in the file. Raises `CannotKeep`."""
     try:
         for row in rows:
             quotas.restore(row)
@@ -98,7 +98,9 @@ def restore_all(quotas: QuotaTable, settings: Config) -> None:
 
 
 def keep_all(quotas: QuotaTable, settings: Config, run_key: bytes, claim: Claim | None) -> None:
-    """Write all counts, in the supervisor, when no process counts any more. `claim`: None: taken if it is needed."""
+    """Write all counts, in the supervisor, after all processes that count have ended. `claim`: None: acquired if
+    needed.
+    """
     path = file_of(settings)
     if path is None:
         return
@@ -119,7 +121,7 @@ Part = list[tuple[int, int, StoredCount]]
 
 
 def parts_of(quotas: QuotaTable, blocks: Iterable[int]) -> Iterator[Part]:
-    """Yield the rows of these blocks that are not in the file yet, in parts of some thousands."""
+    """Yield the rows of these blocks that are not in the file yet, in chunks of some thousands."""
     part: Part = []
     for block in blocks:
         part += quotas.unkept(block)
@@ -131,13 +133,13 @@ def parts_of(quotas: QuotaTable, blocks: Iterable[int]) -> Iterator[Part]:
 
 
 def apply_writes(quotas: QuotaTable, part: Part) -> None:
-    """The file says it now."""
+    """Mark these rows as written."""
     for slot, state, _ in part:
         quotas.kept(slot, state)
 
 
 class QuotaKeeper:
-    """Quota writer of the control process: keeps the file of the configuration in force up to date. `run_key`: of the
+    """Quota writer of the control process: keeps the file of the active configuration up to date. `run_key`: of the
     gateway.
     """
 
@@ -146,7 +148,7 @@ class QuotaKeeper:
         self._run = run_of(run_key)
         self._file: QuotaFile | None = None
         self._claim: Claim | None = None
-        self._is_tried = False  # to write, with nothing to be written: else a file is found unfit when it is needed
+        self._is_tried = False  # whether a write was tried, even without changes, to detect an unusable file early
         self._pending: set[int] = set(quotas.in_use())
         self._problem = ""
         self._written_date: float | None = None
@@ -158,11 +160,11 @@ class QuotaKeeper:
 
     @property
     def file_info(self) -> QuotaFileInfo | None:
-        """None: counts are kept nowhere."""
+        """Return the state of the file; None: counts are not stored."""
         return None if self._file is None else QuotaFileInfo(self._file.path, self._written_date, self._problem)
 
     def use_configuration(self, settings: Config, *, begins: bool = False) -> None:
-        """This configuration is in force. `begins`: it was when we were born, and what its file says is restored."""
+        """Use this configuration. `begins`: it was active at the start of this process, and its file was restored."""
         path = file_of(settings)
         if path == self._wanted:
             return
@@ -190,7 +192,7 @@ class QuotaKeeper:
                     await self._changed.wait()
 
     async def write_changes(self) -> None:
-        """Write what has changed. What an earlier call has begun is finished first: one thread at a time."""
+        """Write the changes. A write of an earlier call is finished first: one thread at a time."""
         file, claim = self._file, self._claim
         self._pending.update(self._quotas.marked())
         if self._work is not None:
@@ -228,7 +230,7 @@ class QuotaKeeper:
         self._is_read = True
 
     async def _aside(self, act: Callable[[], None]) -> None:
-        """Run a blocking call in a thread. It goes on when whoever waits for it is cancelled."""
+        """Run a blocking call in a thread. It continues if the caller is cancelled."""
         self._work = asyncio.ensure_future(asyncio.to_thread(act))
         await asyncio.shield(self._work)
 

@@ -1,6 +1,6 @@
-"""The words of shared memory that the runtime gives to those who serve, and those that it keeps itself.
+"""Words of shared memory for the data plane, and those of the runtime itself.
 
-They stand at the same places in every generation of the configuration; only names change theirs, see
+They are at the same positions in every generation of the configuration; only the slots of names change, see
 `shm.slot_assignment`.
 """
 
@@ -38,22 +38,22 @@ WorkerState = Literal["ready", "silent", "starting", "draining"]
 
 MAX_COLUMNS: Final = 4096
 CONFIG_FAILED: Final = 1
-"""The configuration that was read last is not served."""
+"""Bit of `last_reload_failed`: the configuration that was read last is not active."""
 CONTENTS_FAILED: Final = 2
-"""Bit of `last_reload_failed`: the present contents of referenced files, such as certificates and secrets, are not in
-force.
+"""Bit of `last_reload_failed`: the present contents of referenced files, such as certificates and secrets, are not
+active.
 """
 LAG_WINDOW_S: Final = 5
-"""A worker's lag is the worst of this window of seconds and of the one before."""
+"""Seconds of a window: a worker's lag is the maximum of the current and the previous window."""
 PUBLISHED_AT_ONCE: Final = 200
-"""Targets whose numbers are stored between two other turns of the loop: some 0.2 ms."""
+"""Number of targets whose load is stored in one step of about 0.2 ms."""
 
 
 class ShmLayout:
     """Layout of the runtime's words in a column. Placed before the memory is mapped."""
 
     def __init__(self, gateway: Gateway) -> None:
-        """The first generation, which settles how many connections the addresses are counted of."""
+        """`gateway`: tables of the first generation, which determine for how many connections addresses are counted."""
         layout = gateway.layout
         layout.connections = max(layout.connections, gateway.limits.connections)
         self._counted = counted_in(layout)
@@ -61,71 +61,72 @@ class ShmLayout:
         self.targets = TargetWords(layout)
         self.last_errors = LastErrors(layout)
         self.tokens = layout.counter("token_cache", credential_cache.WORDS)
-        """Look-ups in token caches: hits, then misses."""
+        """Lookups in token caches: hits, then misses."""
         self.state_up = layout.gauge("state_up")
-        """Whether the Redis of `state` is there for a worker, in the words of `redis.availability`."""
+        """Whether the Redis of `state` is reachable for a worker, with the values of `redis.availability`."""
         self.deaths = layout.counter("deaths")
-        """Counter in the supervisor's column: children that ended although they should not have."""
+        """Counter in the supervisor's column: children that ended unexpectedly."""
         self.accepted = layout.counter("accepted")
-        """Client connections that were admitted."""
+        """Client connections accepted within the limits."""
         self.reloads_ok = layout.counter("reloads_ok")
         self.reloads_failed = layout.counter("reloads_failed")
-        """Counter in the supervisor's column, as the one before."""
+        """Counter in the supervisor's column: failed reloads."""
         self.last_reload_failed = layout.gauge("last_reload_failed")
-        """Gauge in the supervisor's column: kinds of changes whose last attempt failed, `CONFIG_FAILED` and
-        `CONTENTS_FAILED`, added up.
+        """Gauge in the supervisor's column: sum of `CONFIG_FAILED` and `CONTENTS_FAILED`, for the kinds of changes
+        whose last attempt has failed.
         """
         self.last_reload_date = layout.gauge("last_reload_date")
-        """Gauge in the supervisor's column: the time that the active generation began, epoch seconds."""
+        """Gauge in the supervisor's column: start of the active generation (epoch seconds)."""
         self.beat = layout.gauge("beat")
-        """When the worker's loop last went round, in nanoseconds of the monotonic clock."""
-        self._lag = layout.gauge("lag", 3)  # microseconds in this window, in the one before; which window
+        """Time of the last heartbeat of the worker's event loop, in nanoseconds of the monotonic clock."""
+        self._lag = layout.gauge("lag", 3)  # microseconds in this window and the previous one; number of this window
         self.control_beat = layout.gauge("control_beat")
-        """Gauge in the supervisor's column, written by control alone: the time its loop last went round, like `beat`.
+        """Gauge in the supervisor's column, written by control only: time of the last heartbeat of control, like
+        `beat`.
         """
         self.ready = layout.gauge("ready")
         """1 while the worker accepts. In the supervisor's column: 1 from the start until the stop begins."""
         self.awaits = layout.gauge("awaits")
-        """Gauge in the supervisor's column: 1 from a start without knowledge of a watched cluster until its first
-        answer.
+        """Gauge in the supervisor's column: 1 from a start without data of a watched cluster until its first
+        response.
         """
         self.silent = layout.gauge("silent", MAX_COLUMNS)
         """Gauges in the supervisor's column, a word for each worker: 1 while its heartbeat is missing."""
         self.generation = layout.gauge("generation")
-        """The generation that the worker serves. In the supervisor's column: what was committed; set before the workers
-        are told.
+        """Generation that the worker serves. In the supervisor's column: the committed one; set before the workers are
+        notified.
         """
         self.pid = layout.gauge("pid")
-        """0: the column is nobody's."""
+        """0: the column is free."""
         self.slot = layout.gauge("slot")
         """The slot of the worker."""
         self.began = layout.gauge("began")
-        """When the process began, in nanoseconds of the monotonic clock."""
+        """Start of the process, in nanoseconds of the monotonic clock."""
         self.connections = layout.gauge("connections")
         """Client connections."""
         self.udp_sessions = layout.gauge("udp_sessions")
         """Sessions of UDP listeners."""
         self.kept_bytes = layout.gauge("kept_bytes")
-        """Bytes of request bodies that are kept to be sent again, beyond what each may have anyhow."""
+        """Bytes of request bodies that are kept for retries, beyond the free allowance of each."""
         self._shaken = layout.counter("tls_handshakes", len(HandshakeOutcome))
         self.leaving = layout.gauge("leaving")
-        """1 once the worker takes nothing new."""
+        """1 once the worker accepts nothing new."""
 
-    # --- what processes say of themselves ---
+    # written by workers
 
     def enter(self, column: Column, slot: int) -> None:
-        """A worker was born into this column."""
+        """Record the start of a worker with this column."""
         words = column.words
         words[self.slot], words[self.began] = slot, time.monotonic_ns()
         words[self.pid] = os.getpid()
 
     def serve(self, column: Column, generation: int) -> None:
-        """The worker accepts, and serves this generation."""
+        """Record that the worker accepts and serves this generation."""
         column.words[self.generation] = generation
         column.words[self.ready] = 1
 
     def leave(self, column: Column) -> None:
-        """The worker takes nothing new any more."""
+        """Record that the worker accepts nothing new."""
         column.words[self.leaving] = 1
         column.words[self.ready] = 0
 
@@ -141,7 +142,7 @@ class ShmLayout:
         """Let this process tell here whether the Redis of `state` is there."""
         availability.report_in(column.words[self.state_up : self.state_up + 1])
 
-    # --- what the supervisor says ---
+    # written by the supervisor
 
     def set_ready(self, shared: SharedMemory, ready: bool) -> None:
         """Set whether the gateway is ready: from the start until the stop begins."""
@@ -152,38 +153,38 @@ class ShmLayout:
         shared.supervisor.words[self.awaits] = awaits
 
     def commit(self, shared: SharedMemory, generation: int) -> None:
-        """This generation is in force; before any worker is told."""
+        """Record the active generation, before workers are notified."""
         shared.supervisor.words[self.generation] = generation
 
     def expect(self, shared: SharedMemory, column: int, generation: int) -> None:
-        """A worker is about to be born into this column, which is nobody's yet, and will count by this generation."""
+        """Prepare this free column for a worker that is about to be forked, and will count in this generation."""
         shared.columns[column].words[self.generation] = generation
 
     def hush(self, shared: SharedMemory, column: int, silent: bool) -> None:
-        """The worker of this column does not beat, or does again."""
+        """Record whether the heartbeat of this column's worker is missing."""
         shared.supervisor.words[self.silent + column] = silent
 
     def left(self, shared: SharedMemory, column: int) -> None:
-        """The worker of this column is dead, and was reaped."""
+        """Clear the column of a worker that is dead and was reaped."""
         self.hush(shared, column, False)
         shared.clear_gauges(column)
 
     def died(self, shared: SharedMemory) -> None:
-        """A process ended that should not have."""
+        """Count an unexpected end of a process."""
         shared.supervisor.words[self.deaths] += 1
 
-    # --- what can be told of them ---
+    # derived values
 
     def is_ready(self, shared: SharedMemory) -> bool:
-        """The start is over, the stop has not begun, what watches say is known, and a worker accepts."""
+        """Whether the gateway is ready: started, not stopping, all watches have data, and a worker accepts."""
         return self.is_serving(shared) and not shared.supervisor.words[self.awaits] and self.accepting(shared) > 0
 
     def is_serving(self, shared: SharedMemory) -> bool:
-        """The start is over and the stop has not begun."""
+        """Whether the gateway is started and not stopping."""
         return bool(shared.supervisor.words[self.ready])
 
     def is_of(self, shared: SharedMemory, column: int | None, pid: int) -> bool:
-        """Whether this worker writes into the column, and not into one of other memory."""
+        """Whether this worker writes to the column, and not to one of another memory."""
         return column is not None and column < len(shared.columns) and shared.columns[column].words[self.pid] == pid
 
     def beat_of(self, shared: SharedMemory, column: int) -> int:
@@ -198,7 +199,7 @@ class ShmLayout:
         return "draining" if words[self.leaving] else "starting"
 
     def oldest_generation(self, shared: SharedMemory) -> int:
-        """Return the oldest generation that any worker serves, also one that is leaving or not ready yet."""
+        """Return the oldest generation served by any worker, including those that are leaving or not ready yet."""
         served = [column.words[self.generation] for column in shared.columns]
         return min(filter(None, served), default=shared.supervisor.words[self.generation])
 
@@ -210,34 +211,38 @@ class ShmLayout:
         return int(shared.supervisor.words[self.control_beat])
 
     def is_state_up(self, shared: SharedMemory) -> bool | None:
-        """Whether the Redis of `state` is there for each worker that asks it; None: none does, or knows yet."""
+        """Whether the Redis of `state` is reachable for each worker that uses it; None: no worker does, or it is
+        unknown.
+        """
         said = {column.words[self.state_up] for column in shared.columns} - {availability.UNASKED}
         return availability.AWAY not in said if said else None
 
     # --- workers ---
 
     def accepting(self, shared: SharedMemory) -> int:
-        """How many workers accept, and go round."""
+        """Return the number of workers that accept and have a recent heartbeat."""
         columns = shared.columns
         silent = shared.supervisor.words[self.silent : self.silent + len(columns)]
         return sum(column.words[self.ready] for column, hangs in zip(columns, silent, strict=True) if not hangs)
 
     def beaten(self, column: Column, at_ns: int, late_s: float) -> None:
-        """The loop went round at this instant of the monotonic clock, so late."""
+        """Record a heartbeat at this instant of the monotonic clock, with the lag of the loop."""
         words, lag = column.words, self._lag
         window = at_ns // (LAG_WINDOW_S * 10**9)
         if window != words[lag + 2]:
             words[lag + 1] = words[lag] if window == words[lag + 2] + 1 else 0
             words[lag], words[lag + 2] = 0, window
         words[lag] = max(words[lag], int(late_s * 1e6), 0)
-        words[self.beat] = at_ns  # last: whoever sees it sees how late it came
+        words[self.beat] = at_ns  # last: readers that see it also see its lag
 
     def lag_s(self, column: Column) -> float:
-        """The worst lateness of the last 5 to 10 seconds."""
+        """Return the maximum lag of the last 5 to 10 seconds, in seconds."""
         return max(column.words[self._lag : self._lag + 2]) / 1e6
 
     def shaken(self, column: Column) -> memoryview:
-        """TLS handshakes of this worker, and of those before it in this column, by `HandshakeOutcome`."""
+        """Return the number of TLS handshakes of this worker, and of earlier ones in this column, by
+        `HandshakeOutcome`.
+        """
         return column.words[self._shaken : self._shaken + len(HandshakeOutcome)]
 
     def handshakes(self, shared: SharedMemory) -> dict[HandshakeOutcome, int]:
@@ -251,12 +256,12 @@ class ShmLayout:
         return column.limit(self.udp_sessions, limits.udp_sessions)
 
     def address_limit(self, column: Column, limits: config.Limits) -> AddressLimit | None:
-        """None: addresses are not limited."""
+        """Return the limit per client address; None: unlimited."""
         most = limits.connections_per_ip
         return None if most is None else column.address_limit(most)
 
     def check(self, shared: SharedMemory, limits: config.Limits) -> None:
-        """Whether these limits can be held in memory that was made for others. Raises `CannotPlace`."""
+        """Check that these limits can be enforced in memory created for other limits. Raises `CannotPlace`."""
         if limits.connections_per_ip is not None and limits.connections > shared.sketch.connections:
             raise CannotPlace(
                 f"limits.connections: {limits.connections} with limits.connections_per_ip needs a restart: the shared "
@@ -264,7 +269,7 @@ class ShmLayout:
             )
 
     def publishing(self, column: Column, gateway: Gateway) -> Steps[None]:
-        """Tell how busy this worker keeps the targets; in steps, between which the loop may go on."""
+        """Write this worker's load of the targets, in steps."""
         stored = 0
         for name, upstream in gateway.upstreams.items():
             for target in upstream.targets:
@@ -275,16 +280,16 @@ class ShmLayout:
                 if stored % PUBLISHED_AT_ONCE == 0:
                     yield
 
-    # --- what is counted ---
+    # counts
 
     def requests_of(self, column: Column) -> int:
-        """How many requests this worker, and those before it in this column, have finished."""
+        """Return the number of requests finished by this worker, and by earlier ones in this column."""
         counted = self.counted(column)
         return counted[UNCELLED] + sum(count for name, count in claimed(counted) if not is_fault_cell(name))
 
     def reloaded(self, shared: SharedMemory, ok: bool, date: float, *, of_contents: bool = False) -> None:
-        """Record the end of a reload, in the supervisor, at this date (epoch seconds). `of_contents`: it was about
-        files that the configuration names, and says nothing of whether the configuration that was read last is served.
+        """Record the end of a reload, in the supervisor, with its date (epoch seconds). `of_contents`: it loaded
+        contents of referenced files, and does not change whether the configuration that was read last is active.
         """
         words = shared.supervisor.words
         words[self.reloads_ok if ok else self.reloads_failed] += 1
@@ -298,7 +303,7 @@ class ShmLayout:
         return column.words[self._counted : self._counted + COUNTED]
 
     def failed_last(self, shared: SharedMemory, series: Series, target: str, error: LastErrorEntry | None) -> bool:
-        """Whether the newest that has come of attempts at a target (`target_name`) is this error of it."""
+        """Whether the most recent result of attempts at a target (`target_name`) is its last error."""
         if error is None or target not in series.targets:
             return False
         row = self._counted + TARGETS_AT + series.targets[target] * TARGET_WORDS
@@ -308,8 +313,8 @@ class ShmLayout:
         return column.words[self._returned : self._returned + COUNTED]
 
     def carry(self, shared: SharedMemory, before: SlotTable, after: SlotTable) -> None:
-        """Carry counts over to the new names, in the supervisor, when all workers are prepared and none has been told
-        to commit: see `carry_over`.
+        """Carry counts over to the new names, in the supervisor, when all workers are prepared and before any commits:
+        see `carry_over`.
         """
         columns = [self.counted(column) for column in shared.columns]
         carry_over = CounterCarryOver(self.counted(shared.supervisor), self._given_back(shared.supervisor))

@@ -23,17 +23,17 @@ from fastgw.runtime.sockets.systemd_activation import Inherited
 from fastgw.shm.memory import SharedMemory
 
 OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
-"""Listeners of control, and their default settings."""
+"""Listeners of control, with their default settings."""
 PORTS_TRIED: Final = 100
-"""Number of ports that are tried after a default port that is taken."""
+"""Number of ports that are tried if a default port is in use."""
 
 
 class CannotStart(Exception):
-    """The gateway could not start; the text is the one line that the user sees."""
+    """The gateway could not start; the text is the error message in one line."""
 
 
 def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherited, opened: ExitStack) -> NodeState:
-    """Everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
+    """Create everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
     settings = accepted.settings
     for access_log in settings.access_logs:
         if reason := why_not(access_log.sink):
@@ -68,10 +68,10 @@ def open_node_state(accepted: ConfigSnapshot, gateway: Gateway, passed: Inherite
 
 
 def open_own(node_state: NodeState, name: str, settings: Config) -> ListeningEndpoint | None:
-    """Open where control listens. An address that nobody wrote is not insisted on: where it is taken it is the next
-    port that is free. None: there is no such listener. Raises `CannotListen`.
+    """Open an endpoint of control. If a default address is in use, the next free port is used. None: there is no such
+    listener. Raises `CannotListen`.
 
-    A unix socket of the admin listener is for its owner alone, unless there is a token that others may have.
+    A unix socket of the admin listener is accessible to its owner only, unless there is a token.
     """
     wanted: Status | Admin | None = getattr(settings, name)
     if wanted is None:
@@ -90,7 +90,7 @@ def open_own(node_state: NodeState, name: str, settings: Config) -> ListeningEnd
 
 
 def _open_next(node_state: NodeState, taken: Address) -> ListeningEndpoint | None:
-    """Open an endpoint at one of the ports after this one; None: all of them are taken, too."""
+    """Open an endpoint at one of the ports after this one; None: all of them are in use."""
     for port in range(taken.port + 1, taken.port + PORTS_TRIED + 1):
         try:
             return node_state.open_one(Address(host=taken.host, port=port))
@@ -102,7 +102,7 @@ def _open_next(node_state: NodeState, taken: Address) -> ListeningEndpoint | Non
 
 
 def warn(node_state: NodeState, *, again: bool = False) -> None:
-    """Say what will be slower or less than asked for. `again`: the program before this one has said what stays so."""
+    """Log what is slower or less than configured. `again`: the previous program has logged what has not changed."""
     files = raise_file_limit()
     connections = node_state.sealed.settings.limits.connections
     limit = None if again else file_limit_warning(connections, node_state.workers, files)

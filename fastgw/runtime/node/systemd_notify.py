@@ -79,7 +79,7 @@ def _status(text: str) -> str:
 
 
 def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
-    """sd_watchdog_enabled(3): another process may be meant, and half of the time is the interval to keep."""
+    """Return the interval by sd_watchdog_enabled(3): half of the timeout; None if it is for another process."""
     usec = environ.get("WATCHDOG_USEC", "")
     if not usec.isdecimal() or int(usec) == 0 or environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

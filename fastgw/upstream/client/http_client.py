@@ -42,7 +42,7 @@ MOST: Final = 1024 * 1024
 TIMEOUT: Final = 5.0
 """Default timeout for the whole fetch, in seconds."""
 FORGOTTEN_S: Final = 600.0
-"""Seconds after which an unused origin is removed, with its connections."""
+"""Seconds after which an unused origin is dropped, with its connections."""
 
 _TLS: Final = settings.UpstreamTls()
 _POOL: Final = settings.Pool(max_connections=256, max_idle=32, idle_timeout=30.0, max_pending=1_000_000)
@@ -119,7 +119,7 @@ class Fetcher:
                 answer = await asked.answer(await self._origin(endpoint.origin, tls))
         except TimeoutError:
             answer = asked.late, f"timed out after {timeout:g} s"
-        except OSError as error:  # of a certificate or a key
+        except OSError as error:  # invalid certificate or key
             answer = Fault.TLS_FAILED, str(error)
         if isinstance(answer, Fetched):
             return answer
@@ -146,7 +146,7 @@ class Fetcher:
         origin = self._origins.get(key)
         if origin is None:
             context = None if identity is None else await self._context(tls, identity)
-            origin = self._origins.get(key)  # another request may have created it meanwhile
+            origin = self._origins.get(key)  # another request may have created it in between
             if origin is None:
                 self._forget_old()
                 target = Target(url, tls=context, server_name=tls.settings.server_name, timeouts=_TIMEOUTS)
@@ -184,7 +184,7 @@ Failure = tuple[Fault, str]
 
 @final
 class _Origin:
-    """Origin of the gateway's own requests, and the connections to it. `asking`: number of requests in flight."""
+    """Origin of the gateway's own requests, and the connections to it. `asking`: requests in flight."""
 
     __slots__ = ("asked_at", "asking", "identity", "pool", "target")
 
@@ -225,11 +225,11 @@ class _ClientRequest:
         self._stream: UpstreamStream | None = None
         self._head: ResponseHead | None = None
         self._body = bytearray()
-        self.late = Fault.CONNECT_TIMEOUT  # its state when the time was up
+        self.late = Fault.CONNECT_TIMEOUT  # fault of the current step, if the timeout expires
         self._done: asyncio.Future[Fetched | Failure]
 
     async def answer(self, origin: _Origin) -> Fetched | Failure:
-        # No exception is put into the future: its traceback would refer back to this object, a reference cycle.
+        # The future never gets an exception: its traceback would be a reference cycle with this object.
         self._done = asyncio.get_running_loop().create_future()
         self._origin = origin
         origin.asking += 1

@@ -16,7 +16,7 @@ from fastgw.upstream.upstream import Upstream
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Maximum bytes of a response body that are read for a copy."""
 MOST_S: Final = 60.0
-"""Maximum seconds in which the response to a copy may be received; a silent one ends by its timeouts."""
+"""Maximum seconds for the response to a copy; without data it ends earlier, by the upstream's timeouts."""
 
 
 class Answered(NamedTuple):
@@ -29,7 +29,7 @@ class Answered(NamedTuple):
 
 def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callable[[Answered], None]) -> None:
     """Send the request of an exchange, with the changes of filters, to `upstream`, as its route would. `done`: called
-    once.
+    once, with the result.
 
     Additions for the route's own upstream are left out. The exchange may end first: the copy continues.
     """

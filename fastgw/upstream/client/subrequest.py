@@ -72,7 +72,7 @@ class SubrequestFailed(NamedTuple):
 
 
 class SubresponseListener(Protocol):
-    """Listener to the response to one sub-request, as it arrives. If it raises, the sub-request is cancelled."""
+    """Listener to the response to one sub-request, as it arrives. An exception in it cancels the sub-request."""
 
     def on_response(self, head: ResponseHead) -> None: ...
     def on_data(self, payload: bytes) -> None: ...
@@ -96,12 +96,12 @@ class Subrequest(ClientSide):
         self._siblings: Subrequests | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._until = inf  # monotonic seconds
-        self._waiting: asyncio.Future[Reply | None] | None = None  # for a filter of its upstream
+        self._waiting: asyncio.Future[Reply | None] | None = None  # while a filter of its upstream waits
         self._body: BodyFeeder | None = None
-        self._borrowed: Relay | None = None  # the body of the parent's request
+        self._borrowed: Relay | None = None  # body of the parent's request
         self._status = 0
         self._paused = False
-        self.on_abandoned: Callable[[], None] | None = None  # its parent has ended, so it is cancelled
+        self.on_abandoned: Callable[[], None] | None = None  # called when the parent's end cancels it
         self._action: Forward
         self.exchange: Exchange
 
@@ -109,7 +109,9 @@ class Subrequest(ClientSide):
         return f"<Subrequest of {self.exchange!r}>"
 
     def send(self, exchange: Exchange, action: Forward, timeout: float, siblings: "Subrequests | None" = None) -> None:
-        """Begin, with a forward action. `timeout`: seconds for the whole; inf: only the upstream's timeouts apply."""
+        """Start, with a forward action. `timeout`: seconds for the whole sub-request; inf: only the upstream's timeouts
+        apply.
+        """
         self.exchange = exchange
         self._action = action
         self._siblings = siblings
@@ -127,7 +129,7 @@ class Subrequest(ClientSide):
             feeder.start_feeding(self.exchange, self._loop)
 
     def borrow_body(self, body: Relay) -> None:
-        """Send the body of the parent's request, which has no other receiver meanwhile."""
+        """Send the body of the parent's request, which has no other receiver until the end."""
         self._borrowed = body
 
     @property
@@ -170,9 +172,9 @@ class Subrequest(ClientSide):
 
     def _waited(self, done: "asyncio.Future[Reply | None]") -> None:
         error = None if done.cancelled() else done.exception()
-        if self._waiting is not done:  # it is over
+        if self._waiting is not done:  # it has ended
             if not done.cancelled() and error is None and (late := done.result()) is not None:
-                body_at_once(late)  # nobody sends it
+                body_at_once(late)  # it will not be sent
             return
         self._waiting = None
         if done.cancelled() or error is not None:
@@ -202,16 +204,16 @@ class Subrequest(ClientSide):
             timer.cancel()
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            self._loop.call_soon(waiting.cancel)  # not before it has begun to wait
+            self._loop.call_soon(waiting.cancel)  # not before the wait has begun
         body, self._body = self._body, None
         if body is not None:
             body.cancel(self._loop)
         exchange = self.exchange
         borrowed, self._borrowed = self._borrowed, None
         if borrowed is not None:
-            exchange.request_body = None  # its stages are the parent's
+            exchange.request_body = None  # its stages belong to the parent
             if borrowed.kept is not None:
-                borrowed.detach()  # another one may have it
+                borrowed.detach()  # another receiver may follow
         if self._siblings is not None:
             self._siblings.end(self, f"{exchange.upstream} {exchange.target or '-'} {outcome}")
         self._asker.count_subrequest(exchange, self._status if outcome.isdecimal() else 0)
@@ -227,7 +229,7 @@ class Subrequest(ClientSide):
         exchange = self.exchange
         if exchange.state is not ENDED:
             exchange.finish()
-        exchange.client = exchange.response_sink = NOBODY  # it refers back to this object: a reference cycle
+        exchange.client = exchange.response_sink = NOBODY  # avoids a reference cycle
 
     def _tell(self, listen: Callable[[T], None], what: T) -> None:
         try:
@@ -335,10 +337,10 @@ def send_subrequest(
     `target`: path and query. `body`: the whole body; or an async iterator of its pieces, which is read only as fast as
     the upstream accepts them and is closed at the end (`body_length`: their total number of bytes, if known); or the
     body of the request itself, `exchange.request_body`, as it arrives from the client: then the caller has to answer
-    the exchange, because no upstream gets the body afterwards. `timeout`: seconds for everything; the route's `timeout`
-    or the upstream's `total` may end it earlier. A failure that is returned is not reported to the listener. Raises
-    `ValueError` for invalid headers, for the body of another exchange, or for a parent that is a sub-request itself,
-    and `Malformed`, a subclass, for a target or method that cannot be sent.
+    the exchange, because no upstream gets the body afterwards. `timeout`: seconds for the whole sub-request; the
+    route's `timeout` or the upstream's `total` may end it earlier. A failure that is returned is not reported to the
+    listener. Raises `ValueError` for invalid headers, for the body of another exchange, or for a parent that is a
+    sub-request itself, and `Malformed`, a subclass, for a target or method that cannot be sent.
     """
     if isinstance(parent.client, Subrequest):
         raise ValueError("a sub-request asks nobody further")
@@ -448,7 +450,7 @@ async def subrequest(
         return await whole.result
     finally:
         sent.cancel()
-        sent.on_abandoned = None  # a circle
+        sent.on_abandoned = None  # avoids a reference cycle
 
 
 @final
@@ -473,7 +475,7 @@ class _WholeResponse:
 
     def on_data(self, payload: bytes) -> None:
         self._body += payload
-        if len(self._body) > self._most:  # who awaits it cancels in the loop's next turn
+        if len(self._body) > self._most:  # the awaiting task cancels it in the next loop iteration
             self._settle(SubrequestFailed(Fault.RESPONSE_TOO_LARGE, f"the response has more than {self._most} bytes"))
 
     def on_end(self, trailers: Trailers) -> None:

@@ -38,12 +38,12 @@ class BodyFeeder:
         """Cancel the body, which is no longer needed. The iterator is closed."""
         self._exchange = None
         if self._task is not None and not self._task.done():
-            loop.call_soon(self._task.cancel)  # not before it has begun; it may be the caller
+            loop.call_soon(self._task.cancel)  # not before the task has begun; it may be the caller
 
     async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             why = await self._feed(loop)
-        except BaseException as error:  # the edge of a filter: its error is the end of this sub-request
+        except BaseException as error:  # the edge of a filter: its exception ends this sub-request
             if self._exchange is None and isinstance(error, asyncio.CancelledError):
                 return
             say(OperatorEvent.FILTER_RAISED, "the body of a sub-request raised", error=error)
@@ -53,12 +53,12 @@ class BodyFeeder:
             exchange.fail(Fault.INTERNAL, why=why)
 
     async def _feed(self, loop: asyncio.AbstractEventLoop) -> str:
-        """Feed all of it. Returns what is wrong with it, or \"\"."""
+        """Feed the whole body. Returns the error, or \"\"."""
         relay, pieces = self.relay, aiter(self._pieces)
         length = relay.length
         try:
             async for piece in pieces:
-                if self._exchange is None:  # it did not heed that it was cancelled
+                if self._exchange is None:  # the task ignored its cancellation
                     return ""
                 if not isinstance(piece, bytes):
                     raise TypeError(f"a piece of a body is a {type(piece).__name__}; expected bytes")

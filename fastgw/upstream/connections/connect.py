@@ -27,11 +27,11 @@ ATTEMPT_DELAY: Final = 0.25
 DETAIL_MAX: Final = 200
 """Maximum number of characters of the detail."""
 UNIX_RETRY: Final = 0.01
-"""Seconds until a unix socket whose queue is full is tried again: the system does not report when there is room."""
+"""Seconds until a unix socket with a full queue is tried again: the system does not report when it accepts again."""
 
 
 class ConnectStep(Enum):
-    """Progress of a connect: the fault if it times out in this step, and the fault if it fails for another reason."""
+    """Step of a connect: its fault for a timeout, and its fault for other failures."""
 
     RESOLVE = "name lookup", Fault.DNS_FAILED, Fault.DNS_FAILED
     CONNECT = "connect", Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE
@@ -44,7 +44,7 @@ class ConnectStep(Enum):
 
 _CONNECT_FAULTS: Final = {
     errno.ECONNREFUSED: Fault.CONNECT_REFUSED,
-    # The service accepted and closed before we had looked: it is shutting down.
+    # The service accepted and closed at once: it is shutting down.
     errno.ECONNRESET: Fault.CONNECT_REFUSED,
     errno.ECONNABORTED: Fault.CONNECT_REFUSED,
     errno.ENOTCONN: Fault.CONNECT_REFUSED,
@@ -73,7 +73,7 @@ class ConnectFailed(Exception):
 
 
 class Connecting(Client, Protocol):
-    """A protocol with a buffer, and where it stands."""
+    """A protocol with a receive buffer, and its state."""
 
     worker_loop: WorkerLoop
 
@@ -87,12 +87,12 @@ async def connect(
 ) -> TargetAddress:
     """Connect `protocol` to `target` within `timeout` seconds, including the name lookup, and return the address.
 
-    A `SocketConnection` gets the bare socket. `preface`: bytes that go out first, before TLS.
+    A `SocketConnection` gets the bare socket. `preface`: bytes that are sent first, before TLS (PROXY protocol).
 
     `handshake`: seconds for the TLS handshake after the connect; None: it has to complete within `timeout` as well.
 
     Raises `ConnectFailed`. A client certificate refused by the target is detected here with TLS 1.2 only: in TLS 1.3
-    the client completes first (RFC 8446 section 4.4.3), and learns of the refusal when it reads.
+    the client completes first (RFC 8446 section 4.4.3), and sees the refusal when it reads.
     """
     step = ConnectStep.RESOLVE
     try:
@@ -106,7 +106,7 @@ async def connect(
             if isinstance(protocol, SocketConnection):
                 protocol.take_socket(sock, address)
                 return address
-            if preface and sock.send(preface) < len(preface):  # nothing else was sent: there is room for a header
+            if preface and sock.send(preface) < len(preface):  # the socket's buffer is still empty
                 sock.close()
                 raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
             if target.tls is not None:
@@ -129,9 +129,9 @@ async def connect(
 async def secure(
     sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting, timeout: float
 ) -> None:
-    """Begin TLS on a socket that is connected to `target`, with `protocol` above it, within `timeout` seconds.
+    """Start TLS on a socket that is connected to `target`, with `protocol` on top, within `timeout` seconds.
 
-    Raises `ConnectFailed`. The socket belongs to the loop from here on, whatever happens.
+    Raises `ConnectFailed`. The loop owns the socket from now on, also after an error.
     """
     try:
         async with asyncio.timeout(timeout):
@@ -171,7 +171,7 @@ def _detail(step: ConnectStep, error: OSError, timeout: float) -> str:
 
 
 async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target, protocol: Connecting) -> None:
-    """Create the transport of a connected socket, which the loop owns from here on in every case."""
+    """Create the transport of a connected socket, which the loop owns from now on in every case."""
     loop = asyncio.get_running_loop()
     plain = cast(asyncio.BaseProtocol, protocol)
     if target.scheme == "unix":
@@ -197,7 +197,7 @@ async def _hand_over(sock: socket.socket, address: TargetAddress, target: Target
 
 
 async def _settle(protocol: Connecting) -> None:
-    """Wait until a target that speaks HTTP/2 has said what it allows. Raises `ConnectionError`."""
+    """Wait for the SETTINGS of a target that speaks HTTP/2. Raises `ConnectionError`."""
     connection = protocol.chosen if isinstance(protocol, NegotiatingConnection) else protocol
     if isinstance(connection, Http2UpstreamConnection):
         try:
@@ -223,7 +223,8 @@ async def _dial_unix(address: TargetAddress) -> socket.socket:
 
 
 def _no_address_of_ours(address: TargetAddress) -> bool:
-    """Whether this host has no local address for `address`, such as `[::1]` without IPv6: then ports are not exhausted.
+    """Whether this host has no local address for `address`, such as `[::1]` without IPv6: in that case ports are not
+    exhausted.
 
     The system reports EADDRNOTAVAIL in both cases. UDP has ports of its own, and connecting it sends nothing.
     """
@@ -236,7 +237,7 @@ def _no_address_of_ours(address: TargetAddress) -> bool:
 
 @final
 class _Race:
-    """Attempts at several addresses of a target: the first to succeed is used; the others are closed.
+    """Attempts at several addresses of a target: the first connection is used; the others are closed.
 
     A further one begins as soon as one fails, or `ATTEMPT_DELAY` after the one before it (RFC 8305 section 5).
     """
@@ -297,7 +298,7 @@ class _Race:
     def _answered(self, sock: socket.socket) -> None:
         self._loop.remove_writer(sock)
         if self._decided.done():
-            return  # too late by less than a turn of the loop; `_end` closes it
+            return  # less than a loop iteration too late; `_end` closes it
         if not self._settle(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self._begin()
 
@@ -319,12 +320,12 @@ class _Race:
         self._target.avoid(address)
 
     def _end(self) -> None:
-        self._error = None  # its traceback refers back here: only the garbage collector would find the cycle
+        self._error = None  # its traceback is a reference cycle
         if self._next is not None:
             self._next.cancel()
         for sock, address in self._running.items():
             self._loop.remove_writer(sock)
             sock.close()
-            self._target.avoid(address)  # another was faster although it began later, or none succeeded
-        if self._winner is not None:  # cancelled between its success and our wake-up
+            self._target.avoid(address)  # a later attempt was faster, or none succeeded
+        if self._winner is not None:  # cancelled after its success, before this task continued
             self._winner[0].close()

@@ -19,7 +19,7 @@ _CLASSES: Final[dict[str, Callable[[WorkerLoop, Any, Target], Any]]] = {
 
 
 def connection_maker(worker_loop: WorkerLoop, upstream: settings.Upstream) -> Callable[[Any, Target], Any]:
-    """Return what makes a connection that belongs to a pool, to a target of the upstream."""
+    """Return the factory of connections that belong to a pool, for targets of the upstream."""
     if upstream.protocol == "http1":
         return partial(UpstreamConnection, worker_loop)
     classes = {protocol: _CLASSES[protocol] for protocol in protocols_of(upstream)}

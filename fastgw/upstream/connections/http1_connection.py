@@ -1,6 +1,6 @@
 """A connection to a target: sends one request at a time and reads its response.
 
-It handles framing and timeouts, and knows nothing of routes or retries: it reports events to the listener of its
+It handles framing and timeouts, and is independent of routes and retries: it reports events to the listener of its
 borrower. HTTP/1 has one stream per connection, so the connection is its own stream (`UpstreamStream`). It is reused
 only if the response ended exactly where its framing declared, with no further byte, the request was sent completely,
 and neither side asked to close (`release`).
@@ -135,15 +135,15 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._head_timeout = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = worker_loop.read_buffer
         self.read_since_rest = 0
-        self.resting = False  # until other connections have had their turn (`Rests`)
+        self.resting = False  # other connections are read first (`Rests`)
         self._body_goes_to = -1  # the `fd` of the receiver of the response's body
-        self._begun = b""  # of a response head
+        self._begun = b""  # first bytes of a response head
         self._searched = 0
-        self.fd = -1  # of a plain socket, to send on without the transport; only while nothing waits there
-        self._full = False  # the last read filled the buffer: there may be more
+        self.fd = -1  # plain socket for direct sends, while the transport's buffer is empty
+        self._full = False  # the last read filled the buffer: more data may be available
         self._informed = 0
         self._method = b""
-        self._chunked = False  # how the rest of the request's body is framed
+        self._chunked = False  # framing of the rest of the request's body
         self._sending = False  # the request is not complete yet
         self._offered: Sequence[bytes] = ()  # protocols to switch to
         self._tunnel: TunnelListener | None = None
@@ -206,7 +206,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def send_body(self, payload: bytes) -> None:
         if self._rescue_fd < 0 and self.phase is AWAITING:
             self._keep_readable()
-        if self._targets_turn:  # it was expected to ask for the body, which is now sent without that
+        if self._targets_turn:  # it had to request the body, which is now sent without that
             self._targets_turn = False
             self._watch_head()
         self._write(serializer.chunk(payload) if self._chunked else payload)
@@ -221,13 +221,12 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._write(serializer.last_chunk(trailers))
 
     def _write(self, framed: bytes) -> None:
-        # After a failed write the loss of the connection is reported in the loop's next turn; until then writing
-        # raises.
+        # After a failed write the loop reports the loss in its next iteration; until then writing raises.
         if not self.transport.is_closing():
             send(self.fd, framed, self.transport, self.write_paused)
 
     def hand_over(self, listener: BodyListener) -> None:
-        if self._listener is not None:  # otherwise everything was reported
+        if self._listener is not None:  # otherwise everything was reported already
             self._listener = listener
 
     def take_body_from(self, client: SocketEnd) -> None:
@@ -259,7 +258,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.pool.discard(self)
 
     def _watch_head(self) -> None:
-        """Set the timeout of the target while it has to answer or to accept more data; a slow client does not count."""
+        """Start the target's timeout while it has to respond or to accept more data; a slow client does not count."""
         if self.phase is AWAITING:
             if (self._targets_turn or self.write_paused) and not self.paused:
                 self._watch(self._head_timeout)
@@ -273,7 +272,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             wheel.file(self, deadline)
 
     def pause(self) -> None:
-        """Pause reading, because the receiver of the response is slower. Timeouts pause meanwhile."""
+        """Pause reading, because the receiver of the response is slower. Timeouts are paused too."""
         if not self.paused and self.phase is not CLOSED:
             self.paused = True
             self.deadline = inf
@@ -312,7 +311,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
-            self._unsent = left  # slow, but it accepts our data
+            self._unsent = left  # slow, but it accepts data
             timeout = self._head_timeout if self.phase is AWAITING else self.idle_timeout
             self._watch(timeout)
         elif self.phase is AWAITING:
@@ -330,7 +329,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._tls = transport
             self._special = self._tls_is_new = True
         else:
-            transport.set_write_buffer_limits(high=0)  # writing pauses as soon as the kernel accepts no more
+            transport.set_write_buffer_limits(high=0)  # pause writing as soon as the kernel accepts no more
             self.fd = transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -365,7 +364,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self.phase is TUNNEL:
             assert self._tunnel is not None
             self._tunnel.on_tunnel_end()
-            return not self.closed  # the other direction may go on
+            return not self.closed  # the other direction may continue
         if self.phase is IDLE:
             self._leave_pool()
         elif self.phase is AWAITING or self.phase is RECEIVING:
@@ -373,7 +372,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True  # a response may still be read; nothing can be sent
+        self.closed = True  # nothing can be sent, but a response may be received
         if self.phase is IDLE:
             self._leave_pool()
         elif not isinstance(exc, (SSLError, TlsBroken)):  # otherwise bytes after it are ignored
@@ -430,7 +429,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         listener = self._listener
         self.target.minor = head.minor
         self.reusable = not (head.close or self._unasked_body)
-        # PERF: without a call if there is nothing to clean up: 0.3 % of a GET (CPython 3.11, bench.check exchange).
+        # PERF: no call if there is nothing to clean up: 0.3 % of a GET (CPython 3.11, bench.check exchange).
         if self._special or self._full or self._tls is not None or self.paused:
             self._finish()
         else:
@@ -459,12 +458,12 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._targets_turn = not self._sending
             self._watch_head()
         self._listener.on_interim(head)
-        return self._listener is not None  # otherwise it was cancelled meanwhile
+        return self._listener is not None  # otherwise it was cancelled in between
 
     def _begin_body(self, head: Http1ResponseHead, received: bytes, end: int) -> None:
         listener = self._listener
         self.target.minor = head.minor
-        # A target that answers without having asked for the body may interpret it as the next request.
+        # A target that responds without having requested the body may parse the body as the next request.
         self.reusable = not (head.close or self._unasked_body)
         if not head.has_body:
             self.reusable = False  # bytes after a response belong to no response
@@ -494,7 +493,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._end_body()
 
     def _begin_counting(self, chunk: bytes, payload: bytes, assured: int) -> None:
-        """`chunk`: the part of the body received with the head; more follows."""
+        """Start to count the body. `chunk`: the part received with the head; more follows."""
         worker_loop = self.worker_loop
         if not chunk:
             if not assured:
@@ -554,14 +553,12 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 self._tls_is_new = False
                 if self._tls is not None and not self._tls.is_closing():
                     self._tls.remember()
-        if self.paused:  # for a slower client; the next one may be faster
+        if self.paused:  # for a slow client; the next one may be faster
             self.paused = False
             self.transport.resume_reading()
 
     def _more_is_there(self) -> bool:
-        """Whether the target has sent more than was read. After a read that did not fill the buffer there is
-        nothing.
-        """
+        """Whether the target has sent more than was read. After a read that did not fill the buffer it has not."""
         if self._tls is not None:  # the unread bytes may also be a session ticket
             return self._tls.has_unread()
         pending = array.array("i", [0])
@@ -615,12 +612,12 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.close()
         pool.forget(self)
 
-    # A lost transport drops data that it has not handed over yet, which may be the end of a response. An upstream that
-    # answers early and closes makes our next write fail: a second descriptor of the same socket keeps the bytes
-    # readable. With TLS there may also be received data that is not decrypted yet.
+    # A lost transport drops data that it has not delivered, which may be the end of a response. If an upstream responds
+    # early and closes, the next write fails: a duplicate of the socket's descriptor keeps the bytes readable. With TLS
+    # there may also be received data that is not decrypted yet.
 
     def _keep_readable(self) -> None:
-        with suppress(OSError):  # out of descriptors: an early response may be lost then, but not the request
+        with suppress(OSError):  # no descriptor available: an early response may be lost, the request is not
             self._rescue_fd = os.dup(self.transport.get_extra_info("socket").fileno())
 
     def _rescue(self) -> None:

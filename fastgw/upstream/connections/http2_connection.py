@@ -1,9 +1,9 @@
-"""A connection to a target that speaks HTTP/2 (RFC 9113): it lends as many streams as the target allows.
+"""A connection to a target over HTTP/2 (RFC 9113): it lends as many streams as the target allows.
 
-Rule 1: it is written to once in a turn of the loop, whatever its streams have sent in it. Rule 2: what the target sends
-is given back to the connection's window at once, and to a stream's when its listener has taken it: a stream that is
-held back holds back nobody else, and no more than its window. Rule 3: what the target says that it never looked at
-(GOAWAY, REFUSED_STREAM) is told as `Fault.STREAM_REFUSED`, after which any request may be sent again.
+Rule 1: it writes once per loop iteration, for all of its streams. Rule 2: received data is credited to the connection's
+flow-control window at once, and to a stream's window when its listener has taken the data: a paused stream does not
+delay others, and buffers at most its window. Rule 3: requests that the target declares unprocessed (GOAWAY,
+REFUSED_STREAM) fail with `Fault.STREAM_REFUSED`, after which any request may be retried.
 """
 
 import asyncio
@@ -35,18 +35,18 @@ from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
 from fastgw.upstream.targets.target import MOST_STREAMS, Target
 
 MAX_HEAD_BYTES: Final = 65536
-"""The longest response head, decoded, as RFC 9113 section 6.5.2 counts."""
+"""Maximum size of a response's header list, decoded, as defined in RFC 9113 section 6.5.2."""
 STREAM_WINDOW: Final = 65536
-"""Bytes of a response that are held at most, until the client has room for more."""
+"""Flow-control window of a stream: maximum bytes of a response that are buffered for a slow client."""
 CONNECTION_WINDOW: Final = 1024**2
 MOST_USES: Final = 2**29
-"""Streams after which a connection is replaced: their numbers end at 2**31 (RFC 9113 section 5.1.1)."""
+"""Number of streams after which a connection is replaced: stream identifiers end at 2**31 (RFC 9113 section 5.1.1)."""
 SILENCE_S: Final = 10.0
-"""Seconds without a byte, while something is in flight, after which the target is asked whether it is there (PING)."""
+"""Seconds without a byte, with streams in flight, after which a PING is sent."""
 PONG_S: Final = 5.0
-"""Seconds in which it has to answer that with anything at all."""
+"""Seconds in which the target has to send anything after a PING."""
 FURTHER_PINGS_S: Final = 330.0
-"""Seconds between further questions in the same silence: gRPC servers take more than one in 5 minutes for abuse."""
+"""Seconds between further PINGs without a received byte: gRPC servers treat more than one in 5 minutes as abuse."""
 NOT_HTTP2: Final = "the target does not speak HTTP/2"
 
 
@@ -94,31 +94,31 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.streams = self.uses = 0
         self.idle_since = wheel.now
         self.closed = False
-        """Whether no more streams are to be had of it."""
+        """Whether it lends no more streams."""
         self._gone = False
         self._streams: dict[int, Http2UpstreamStream] = {}
-        self._holding: set[Http2UpstreamStream] = set()  # whose body waits for the target's windows
+        self._holding: set[Http2UpstreamStream] = set()  # their bodies wait for the target's windows
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.fd = -1
         self._tls: TlsClientTransport | None = None
-        self._tls_is_new = False  # the session is still to be remembered
+        self._tls_is_new = False  # the session is still to be stored
         self._buffer = worker_loop.read_buffer
         self.read_since_rest = 0
         self.resting = False
         self.write_paused = False
         self._flush_is_due = False
         self._heard_at = wheel.now
-        self._asked_at = -inf  # by a PING
+        self._asked_at = -inf  # time of the last PING
         self._settled: asyncio.Future[str] | None = worker_loop.loop.create_future()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._streams)} of {self.capacity} streams"
         return f"<Http2UpstreamConnection {self.target.label} {state} uses={self.uses}>"
 
-    # what the pool asks
+    # for the pool
 
     async def settle(self) -> None:
-        """Wait until the target has said what it allows. Raises `ConnectionError`."""
+        """Wait for the target's SETTINGS. Raises `ConnectionError`."""
         assert self._settled is not None
         wrong = await self._settled
         if wrong:
@@ -129,11 +129,11 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     @property
     def lost_by(self) -> str:
-        """Reason in TLS why the connection has ended; "" = none."""
+        """TLS error that has ended the connection; "" = none."""
         return "" if self._tls is None else self._tls.lost_by
 
     def close(self) -> None:
-        """Close, and tell the target. Whoever still has a stream is not told."""
+        """Close with GOAWAY. Streams in flight are dropped; their listeners are not called."""
         self.closed = True
         if self._gone:
             return
@@ -149,14 +149,14 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         while message := self.session.to_send():
             send(self.fd, message, self.transport, self.write_paused)
         if self.write_paused:
-            self.transport.abort()  # it has not taken what was there before
+            self.transport.abort()  # it has not accepted earlier data
         else:
             self.transport.close()
 
-    # what a stream asks
+    # for the streams
 
     def begin(self, stream: Http2UpstreamStream, request: bytes, ended: bool) -> int:
-        """Send the beginning of a request. Returns the number of its stream; -1: none can be begun here any more."""
+        """Start a request. Returns its stream identifier; -1: no stream can be opened any more."""
         number = -1 if self.closed else self.session.request(request, ended)
         if number < 0:
             self._leave()
@@ -171,11 +171,13 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         return number
 
     def holds(self, stream: Http2UpstreamStream) -> None:
-        """Bytes of a request's body wait: the stream is told when there are fewer."""
+        """Record that bytes of a request's body wait for the target's window: the stream is called when there are
+        fewer.
+        """
         self._holding.add(stream)
 
     def end_stream(self, stream: Http2UpstreamStream, number: int, reset: bool) -> None:
-        """End the use of a stream. `reset`: it goes on, so the target is told."""
+        """End the use of a stream. `reset`: it is still open, so RST_STREAM is sent."""
         self._holding.discard(stream)
         if self._streams.pop(number, None) is not None and reset and not self._gone:
             self.session.reset(number, ErrorCode.CANCEL)
@@ -188,10 +190,10 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._flush_is_due = True
             self.worker_loop.loop.call_soon(self._flush)
 
-    # what the loop tells
+    # calls of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
         if isinstance(transport, TlsClientTransport):
             self._tls, self._tls_is_new = transport, True
         else:
@@ -231,7 +233,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.transport.resume_reading()
 
     def expire(self, now: float) -> None:
-        """See whether the target is still there, as long as something is in flight."""
+        """Check that the target responds, while streams are in flight."""
         if not self._streams:
             return
         silent = now - self._heard_at
@@ -251,13 +253,13 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _watch(self, seconds: float) -> None:
         self._wheel.watch(self, self._wheel.now + seconds)
 
-    # what the target sends
+    # received events
 
     def _handle(self, events: list[Event]) -> None:
         streams = self._streams
-        begun: list[Http2UpstreamStream] = []  # whose head may come with all of the response
+        begun: list[Http2UpstreamStream] = []  # streams whose response may be complete in this read
         for kind, number, value in events:
-            stream = None if kind == GOAWAY else streams.get(number)  # whose number is that of the last one taken
+            stream = None if kind == GOAWAY else streams.get(number)  # its identifier: the last stream processed
             if stream is None:
                 if kind == DATA:
                     self.session.consume_connection(len(value))
@@ -286,7 +288,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             stream.take_rest()
 
     def _settle(self, wrong: str) -> None:
-        """The target has said what it allows; `wrong`: why it has not."""
+        """Handle the target's SETTINGS; `wrong`: the error instead."""
         self.capacity = max(min(self.session.peer_max_streams, MOST_STREAMS), 1)
         if self._tls_is_new and not wrong:
             self._tls_is_new = False
@@ -297,24 +299,24 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             settled.set_result(wrong)
 
     def _leave(self) -> None:
-        """Take no more streams; those in flight go on."""
+        """Lend no more streams; those in flight continue."""
         if not self.closed:
             self.closed = True
             self._settle(NOT_HTTP2)
             self.pool.forget(self)
 
     def _lose(self, fault: Fault, why: str) -> None:
-        """The connection has broken, and with it all streams."""
+        """Handle the loss of the connection, which ends all streams."""
         if self._gone:
             return
         self.closed = True
         self._settle("closed as soon as it was open" if self.session.error is None else NOT_HTTP2)
         for stream in tuple(self._streams.values()):
             stream.lose(fault, why)
-        if not self._gone:  # else the last of them has ended that
+        if not self._gone:  # otherwise the last stream has closed it
             self.pool.forget(self)
 
-    # what goes out
+    # output
 
     def _flush(self) -> None:
         self._flush_is_due = False
@@ -342,6 +344,6 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._end()
 
     def _end(self) -> None:
-        """Close where nobody else does: a connection that the pool does not have yet, or not any more."""
+        """Close a connection that is not in the pool, or not any more."""
         if not self._gone:
             self.close()

@@ -1,7 +1,7 @@
 """A stream of an HTTP/2 connection to a target: one request and its response (`stream.UpstreamStream`).
 
-What comes is told in the terms of HTTP/1: a head is parsed from the text that the session renders, by the same parser.
-A response that has come as a whole by the end of a read is told as a whole, as that is what the fast path takes.
+Responses are reported as with HTTP/1: the session renders a head as HTTP/1 text, and the same parser reads it. A
+response that is complete at the end of a read is reported as a whole, which the fast path requires.
 """
 
 from collections.abc import Sequence
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from fastgw.upstream.connections.http2_connection import Http2UpstreamConnection
 
 MOST_HELD: Final = 65536
-"""Bytes of a request that wait for the target's window, above which its source is paused until half are sent."""
+"""Bytes of a request that wait for the target's window above which its source is paused until half of them are sent."""
 MAX_FIELDS: Final = 101
-"""Header lines of a response, and one that says how its text is framed."""
+"""Maximum number of header lines of a response, plus the line for the framing of its text."""
 _UNSIZED: Final = b"transfer-encoding: chunked\r\n\r\n"
-"""End of the text of a head whose body has no declared length. No target can send it: HTTP/2 has no such header."""
+"""End of the text of a head whose body has no declared length. No target can send it: HTTP/2 forbids this header."""
 
 
 @final
 class Http2UpstreamStream(Timed):
-    """One request and its response: a stream is not used again."""
+    """One request and its response: a stream is not reused."""
 
     __slots__ = (
         "_connection",
@@ -76,23 +76,23 @@ class Http2UpstreamStream(Timed):
         self.paused = self.write_paused = False
         self.idle_timeout = target.timeouts.idle
         self._head_timeout = target.timeouts.response_headers
-        self._listener: Any = None  # a `HeadListener`; once the head was told a `BodyListener`. None: nobody listens
+        self._listener: Any = None  # `HeadListener`, after the head a `BodyListener`; None: no listener
         self._source: RequestSource | None = None
         self._number = 0
         self._method = b""
-        self._sending = False  # the request is not whole yet
+        self._sending = False  # the request is incomplete
         self._targets_turn = True
         self._informed = 0
         self._held_at_last_look = 0
-        self._head_text: bytes | None = None  # of a response whose body may come in the same read
+        self._head_text: bytes | None = None  # of a response whose body may follow in the same read
         self._early: list[bytes] = []  # that body
-        self._kept: list[bytes] | None = None  # came while it was paused
-        self._ended: Trailers | None = None  # the response has, though the listener was not told yet
+        self._kept: list[bytes] | None = None  # received while it was paused
+        self._ended: Trailers | None = None  # end of the response that is not reported yet
 
     def __repr__(self) -> str:
         return f"<Http2UpstreamStream {self._number} {self.target.label} {self.phase.name}>"
 
-    # what the borrower asks (`UpstreamStream`)
+    # calls of the borrower (`UpstreamStream`)
 
     def begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         self._begin(listener, request, method)
@@ -110,7 +110,7 @@ class Http2UpstreamStream(Timed):
         upgrade: Sequence[bytes] = (),
         tunnel: TunnelListener | None = None,
     ) -> None:
-        """Begin as `UpstreamStream` says. No protocol is offered: HTTP/2 has no `Upgrade`, so it is left out."""
+        """Implements `UpstreamStream.begin_special`. No protocol is offered, because HTTP/2 has no `Upgrade`."""
         self._sending, self._source = not whole, source
         self._targets_turn = whole or expects_continue
         self._begin(listener, request, method)
@@ -134,7 +134,7 @@ class Http2UpstreamStream(Timed):
     def send_body(self, payload: bytes) -> None:
         if self._number <= 0 or not self._sending:
             return
-        if self._targets_turn:  # it was to ask for the body, which now comes unasked
+        if self._targets_turn:  # it had to request the body, which is now sent without that
             self._targets_turn = False
             self._watch_head()
         connection = self._connection
@@ -151,7 +151,7 @@ class Http2UpstreamStream(Timed):
         self._connection.flush_soon()
 
     def _see_held(self, held: int) -> None:
-        """Note how many bytes of the request wait to be sent, and brake its source."""
+        """Update the number of bytes of the request that wait to be sent, and pause its source."""
         if held:
             self._connection.holds(self)
         if held > MOST_HELD and not self.write_paused:
@@ -162,7 +162,7 @@ class Http2UpstreamStream(Timed):
                 self._source.pause()
 
     def look_at_held(self) -> int:
-        """Let more come of the request where the target has taken enough; return how many bytes wait."""
+        """Resume the source of the request if the target has accepted enough; return the number of bytes that wait."""
         held = self._connection.session.held(self._number)
         if self.write_paused:
             if held < self._held_at_last_look:
@@ -212,7 +212,7 @@ class Http2UpstreamStream(Timed):
             self._end(reset=open_still)
 
     def forget(self) -> None:
-        """The connection is closed, and nobody is told."""
+        """Drop the stream, because the connection was closed. No listener is called."""
         self.phase = OVER
         self._listener = self._source = None
         self._wheel.drop(self)
@@ -225,7 +225,7 @@ class Http2UpstreamStream(Timed):
     # time
 
     def _watch_head(self) -> None:
-        """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
+        """Start the target's timeout while it has to respond or to accept more data; a slow client does not count."""
         if self.phase is AWAITING:
             if (self._targets_turn or self.write_paused) and not self.paused:
                 self._watch(self._head_timeout)
@@ -241,10 +241,10 @@ class Http2UpstreamStream(Timed):
         elif self.phase is RECEIVING:
             self.break_off(Fault.UPSTREAM_STALLED, "")
 
-    # what the connection tells
+    # calls of the connection
 
     def take_interim(self, text: bytes) -> None:
-        """An interim response came."""
+        """Handle an interim response."""
         self._informed += 1
         try:
             head = self._parsed(text, text)
@@ -260,13 +260,13 @@ class Http2UpstreamStream(Timed):
         self._listener.on_interim(head)
 
     def take_head(self, text: bytes, ended: bool) -> None:
-        """The final head came; what comes of the body in the same read is kept until `take_rest`."""
+        """Handle the final head; the part of the body in the same read is kept until `take_rest`."""
         self._head_text = text
         if ended:
             self._ended = ()
 
     def take_data(self, payload: bytes) -> None:
-        """A piece of the response's body came."""
+        """Handle a piece of the response's body."""
         if self._head_text is not None:
             self._early.append(payload)
         elif self.paused or self._kept is not None:
@@ -279,7 +279,7 @@ class Http2UpstreamStream(Timed):
             self._consume(len(payload))
 
     def take_end(self, lines: bytes) -> None:
-        """The response has ended; `lines`: its trailers."""
+        """Handle the end of the response; `lines`: its trailers."""
         trailers: Trailers = ()
         if lines:
             try:
@@ -315,7 +315,7 @@ class Http2UpstreamStream(Timed):
             if payload:
                 self.break_off(Fault.UPSTREAM_MALFORMED, "There is a body where none may be.")
                 return
-            ended = True  # what may follow says nothing
+            ended = True  # what follows is ignored
         if ended:
             self.phase = IDLE
             self._listener = None
@@ -330,9 +330,9 @@ class Http2UpstreamStream(Timed):
             self._tell_end()
 
     def take_close(self, code: int) -> None:
-        """The stream is over. Where the response has not ended it has broken."""
+        """Handle the end of the stream. A response that has not ended is broken."""
         if self._ended is not None:
-            self._sending = False  # no more is taken
+            self._sending = False  # no more is accepted
             return
         if code == ErrorCode.REFUSED_STREAM:
             self.lose(Fault.STREAM_REFUSED, "")
@@ -342,7 +342,7 @@ class Http2UpstreamStream(Timed):
             self._fail(fault, why, silent=False)
 
     def lose(self, fault: Fault, why: str) -> None:
-        """The connection is lost, or the target has refused the request unseen."""
+        """Handle the loss of the connection, or that the target has refused the request unprocessed."""
         if self.phase is OVER or self._listener is None:
             return
         if fault is Fault.CONNECTION_LOST and self.phase is RECEIVING:
@@ -362,7 +362,7 @@ class Http2UpstreamStream(Timed):
         if listener is not None:
             listener.on_failure(fault, silent, why)
 
-    # telling the listener
+    # calls to the listener
 
     def _parsed(self, text: bytes, received: bytes) -> Http1ResponseHead:
         head = parse_answer(received, len(text), self._method, MAX_FIELDS)

@@ -1,4 +1,4 @@
-"""A connection over TLS until ALPN has decided what is spoken on it (RFC 7301)."""
+"""A TLS connection whose protocol ALPN has not selected yet (RFC 7301)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, final
@@ -7,13 +7,13 @@ from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.upstream.targets.target import Target
 
 HTTP1: Final = "http/1.1"
-"""Name in ALPN. A target that chooses nothing speaks that."""
+"""ALPN name of HTTP/1.1, which is also used if the target selects nothing."""
 HTTP2: Final = "h2"
 
 
 @final
 class NegotiatingConnection:
-    """Place of a connection until it is known of which class it is (`chosen`). It is never lent itself."""
+    """Placeholder of a connection until its class is known (`chosen`). It is never lent itself."""
 
     __slots__ = ("_classes", "_pool", "chosen", "closed", "lost_by", "target", "worker_loop")
 
@@ -24,7 +24,7 @@ class NegotiatingConnection:
         pool: Any,
         target: Target,
     ) -> None:
-        """`classes`: of connections, by the protocol's name in ALPN."""
+        """`classes`: connection classes by ALPN name."""
         self._classes = classes
         self._pool = pool
         self.worker_loop = worker_loop
@@ -37,7 +37,7 @@ class NegotiatingConnection:
         return f"<NegotiatingConnection {self.target.label}>"
 
     def choose(self, protocol: str | None) -> Any:
-        """Return the connection for what ALPN has chosen. Raises `ConnectionError`."""
+        """Return the connection for the protocol selected by ALPN. Raises `ConnectionError`."""
         make = self._classes.get(protocol or HTTP1)
         if make is None:
             raise ConnectionError(f"the target has not chosen {HTTP2} by ALPN")
@@ -45,4 +45,4 @@ class NegotiatingConnection:
         return self.chosen
 
     def close(self) -> None:
-        """Do nothing: what is below closes itself as long as there is no connection of either version."""
+        """Do nothing: without a connection of either version, the transport below closes itself."""

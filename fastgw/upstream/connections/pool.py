@@ -1,8 +1,8 @@
 """Connection pool of one worker for one upstream: streams are lent and given back, connections are opened and waited
 for.
 
-A pool lends capacity: a connection carries `capacity` streams at once, which is 1 for HTTP/1. Connections with some
-streams and room for more are used first, so that idle ones can expire.
+A pool lends capacity: a connection carries `capacity` streams at once, which is 1 for HTTP/1. Connections with free
+capacity are used before idle ones, which can then expire.
 Rule 1: a stream is lent only for the target that its connection was opened to. One pool serves one upstream, and an
 upstream has one TLS identity (client certificate, trusted CA, verification), so connections of two identities never
 mix.
@@ -10,8 +10,8 @@ Rule 2: every connection counts in the upstream's limit from before it is opened
 kept, never recounted. Rule 4: every waiting borrower is called exactly once, by `lent` or by `failed`, unless it
 withdraws; and only when the pool is in a consistent state, so that it may call back into the pool.
 
-An opening connection has no owner: when it is open, it is lent to those who have waited longest for its target, or
-kept.
+An opening connection has no owner: when it is open, it is lent to the borrowers that have waited longest for its
+target, or kept.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
 
 TICK: Final = 0.05
-"""Seconds between two checks of the borrowers that wait for the limit: another worker may have released a place."""
+"""Seconds between two checks of the borrowers that wait for the limit: another worker may have released one."""
 SWEEP: Final = 1.0
 """Seconds between two checks for expired idle connections."""
 LOG_EVERY: Final = 1.0
@@ -49,16 +49,17 @@ class Pooled(Protocol[S_co]):
 
     target: Target
     streams: int
-    """Number of streams that are lent; the pool counts them."""
+    """Number of streams lent; maintained by the pool."""
     idle_since: float
-    """Monotonic seconds; set by the pool."""
+    """Monotonic seconds; maintained by the pool."""
     uses: int
-    """Total number of streams that were lent; the pool counts them. More than 1 while one is lent: the connection is
-    reused."""
+    """Total number of streams lent so far; maintained by the pool. More than 1 while one is lent: the connection is
+    reused.
+    """
     closed: bool
 
     def open_stream(self) -> S_co:
-        """Return another stream, which reports its end by `Pool.give_back` or `discard`."""
+        """Return a new stream, which reports its end by `Pool.give_back` or `discard`."""
 
     @property
     def capacity(self) -> int:
@@ -125,13 +126,13 @@ class _Waiter:
 
     def __init__(self, borrower: StreamBorrower[Any], target: Target, deadline: float) -> None:
         self.borrower = borrower
-        self.counted = False  # has one of the node's waiting places
+        self.counted = False  # counted in the node's number of waiting requests
         self.target = target
-        self.deadline = deadline  # monotonic seconds: how long it waits for a place
+        self.deadline = deadline  # monotonic seconds until which it waits for a connection
 
 
 def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
-    """Whether a waiting borrower that cannot use a free connection gets its place first.
+    """Whether a waiting borrower that cannot use a free connection is served first.
 
     For the same target: a borrower that needs a fresh connection, in its turn. For another target: while that one has
     fewer connections. Otherwise a target that is reachable again would get no connection until the others release
@@ -144,7 +145,7 @@ def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
 
 @final
 class Pool(Generic[S]):
-    """Connections to the targets of one upstream. No timer runs while there are none."""
+    """Connections to the targets of one upstream. No timer runs while there are no connections."""
 
     __slots__ = (
         "_at_once",
@@ -183,9 +184,10 @@ class Pool(Generic[S]):
         lent_once: bool = False,
     ) -> None:
         """`limit`, `pending`: the node's limits for `pool.max_connections` and `pool.max_pending`; None = this worker
-        has all of it. `clock`: the worker's timer wheel, which expires idle connections; None = the monotonic clock.
+        has the whole limit. `clock`: the worker's timer wheel, which expires idle connections; None = the monotonic
+        clock.
 
-        `lent_once`: no connection is lent twice, and none is kept that nobody waits for.
+        `lent_once`: connections are lent once, and none is kept without a waiting borrower.
 
         The other numbers are divided among `workers`. A worker keeps no more idle connections than its share of
         `max_connections`: otherwise the idle ones of some workers could leave none for another.
@@ -202,12 +204,12 @@ class Pool(Generic[S]):
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
         self._connections: dict[Pooled[S], TargetAddress] = {}  # lent and idle
-        self._leaving: set[Pooled[S]] = set()  # those in use that are lent no more, and closed when they are idle
+        self._leaving: set[Pooled[S]] = set()  # those in use that are not lent again, and closed when they are idle
         self._openings: set[asyncio.Task[TargetAddress]] = set()
         self._waiters: dict[StreamBorrower[S], _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # those for whom no opening has begun
-        # How many openings there may be at once. When no descriptor or port was left: none before the next tick, then
-        # one, and with each tick twice as many. An attempt that finds no port has looked at all, which takes 2 ms.
+        # Maximum number of simultaneous openings. After a lack of descriptors or ports: none before the next tick, then
+        # one, and twice as many with each tick. An attempt that finds no port takes 2 ms.
         self._at_once = inf
         self._ticker: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -237,13 +239,13 @@ class Pool(Generic[S]):
         if idle:
             now = self._clock.now
             while idle:
-                connection: Pooled[S] = idle.popitem()[0]  # the one used last: the others may grow old and go
+                connection: Pooled[S] = idle.popitem()[0]  # the most recently used: the others can expire
                 self.idle_count -= 1
                 idle_for = now - connection.idle_since
                 if connection.closed or idle_for >= self._idle_timeout:
                     self._drop(connection)
-                elif idle_for > idle_at_most and connection.capacity == 1:  # others say what they did not look at
-                    idle[connection] = None  # good for others; and those below it have been idle for longer
+                elif idle_for > idle_at_most and connection.capacity == 1:  # HTTP/2 reports unprocessed requests
+                    idle[connection] = None  # other requests may use it, and older ones were idle for longer
                     self.idle_count += 1
                     break
                 else:
@@ -255,7 +257,7 @@ class Pool(Generic[S]):
         return None
 
     def _lend_shared(self, target: Target) -> S | None:
-        """Lend a stream of the connection that has carried streams for longest and has room for one more."""
+        """Lend a stream of the oldest connection in use that has free capacity."""
         while target.shared:
             connection: Pooled[S] = next(iter(target.shared))
             if not connection.closed:
@@ -264,7 +266,7 @@ class Pool(Generic[S]):
         return None
 
     def _lend_one(self, connection: Pooled[S]) -> S:
-        """Count one more stream of a connection in use, and note whether it has room for another."""
+        """Count one more stream of a connection in use, and update whether it has free capacity."""
         connection.uses += 1
         connection.streams += 1
         if connection.streams < connection.capacity and connection.uses < self._max_uses:
@@ -327,7 +329,7 @@ class Pool(Generic[S]):
             return
         target = connection.target
         if streams:
-            if streams < connection.capacity:  # the target may allow fewer by now
+            if streams < connection.capacity:  # the target may have lowered its limit
                 target.shared[connection] = None
             return
         if target.shared:
@@ -341,16 +343,18 @@ class Pool(Generic[S]):
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
 
     def _hand_on(self, connection: Pooled[S]) -> bool:
-        """Lend the connection to a waiting borrower, or close it for another one, in turn. False: neither."""
+        """Lend the connection to a waiting borrower, or close it in favour of another target's, in turn. False:
+        neither.
+        """
         waiter = next(iter(connection.target.willing), None)
         first = next(iter(self._placeless), None)
         if waiter is not None and not (first is not None and _goes_before(first, waiter)):
             self._lend_to(waiter, connection)
             return True
-        if first is None or (connection.streams and self._leaving):  # one at a time makes room by and by
+        if first is None or (connection.streams and self._leaving):  # one at a time is enough
             return False
         self._leaving.add(connection)
-        self._retire(connection)  # its place is what `first` waits for
+        self._retire(connection)  # `first` waits for this capacity
         return True
 
     def _retire(self, connection: Pooled[S]) -> None:
@@ -360,7 +364,7 @@ class Pool(Generic[S]):
             self.discard(connection)
 
     def discard(self, connection: Pooled[S]) -> None:
-        """Close a connection, lent or idle, and release its place. Idempotent."""
+        """Close a connection, lent or idle, and release its count in the limit. Idempotent."""
         self._drop(connection)
         self._fill()
 
@@ -401,7 +405,9 @@ class Pool(Generic[S]):
             self._drop(connection)
 
     def retire(self) -> None:
-        """Keep no connections, because the upstream was removed from the configuration. Its requests still get some."""
+        """Keep no connections, because the upstream was removed from the configuration. Its remaining requests still
+        get connections.
+        """
         self._keep_idle(0)
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -466,7 +472,7 @@ class Pool(Generic[S]):
         connection.close()
 
     def _take_place(self, target: Target) -> bool:
-        """Take a place of the limit, or that of an idle connection if there is no other."""
+        """Reserve a connection of the limit, closing an idle one if the limit is reached."""
         taken = self._limit.try_take()
         while not taken and self.idle_count:
             self._drop(self._longest_idle())
@@ -480,11 +486,11 @@ class Pool(Generic[S]):
         self._limit.give_back()
 
     def _fill(self) -> None:
-        """Open connections for waiting borrowers without one, the longest-waiting first, while there are places."""
+        """Open connections for waiting borrowers, the longest-waiting first, while the limit allows it."""
         while self._placeless:
             waiter = next(iter(self._placeless))
             target = waiter.target
-            # Else an opening whose waiter has gone is there for this one, or has room for both.
+            # Otherwise an opening without a borrower, or with free capacity, is available for this one.
             if target.opening * target.capacity < len(target.waiting):
                 if len(self._openings) >= self._at_once or not self._take_place(target):
                     self._tick_later()
@@ -525,7 +531,7 @@ class Pool(Generic[S]):
         if fault is Fault.CONNECTIONS_EXHAUSTED:
             self._queue_again(target)
             return
-        # As long as there are openings for all who wait, one that failed was there for somebody who has gone.
+        # As long as there are enough openings for all waiting borrowers, a failed one has no borrower.
         lost = max(len(target.waiting) - target.opening * target.capacity, 0)
         waiters = list(islice(target.waiting, min(lost, target.capacity)))
         for waiter in waiters:
@@ -540,7 +546,7 @@ class Pool(Generic[S]):
         target.capacity = connection.capacity
         waiter = next(iter(target.waiting), None)
         if waiter is None:
-            connection.streams = 1  # that of nobody
+            connection.streams = 1  # placeholder while it is shared out
             self.give_back(connection)
             return
         self._lend_to(waiter, connection)
@@ -561,7 +567,7 @@ class Pool(Generic[S]):
             self._placeless.move_to_end(waiter, last=False)
 
     def _queue_again(self, target: Target) -> None:
-        """Put the last borrowers back into the queue, because no descriptor or port was left for an opening."""
+        """Put the last borrowers back into the queue after a lack of descriptors or ports."""
         self._at_once = 0.0
         self._queue_uncovered(target)
         self._tick_later()
@@ -569,11 +575,11 @@ class Pool(Generic[S]):
     def _explain(self, target: Target, error: BaseException | None, lost_by: str) -> tuple[Fault, str]:
         """Return the fault of a failed opening, and the reason for logs, which clients must not see.
 
-        `lost_by`: TLS error that has ended the connection as soon as it was open.
+        `lost_by`: TLS error that has ended the connection directly after the handshake.
         """
         if isinstance(error, asyncio.CancelledError):  # by `stop`
             return Fault.POOL_TIMEOUT, ""
-        if error is None and lost_by:  # as by a target that judges our certificate
+        if error is None and lost_by:  # for example, the target has rejected the client certificate
             fault, reason, detail = Fault.TLS_FAILED, lost_by, f"TLS: {lost_by}"
         elif error is None:
             fault, reason = Fault.CONNECT_REFUSED, "closed as soon as it was open"
@@ -618,7 +624,7 @@ class Pool(Generic[S]):
                 self._forget_waiter(waiter)
                 waiter.borrower.failed(Fault.POOL_TIMEOUT)
         finally:
-            self._fill()  # which sets the next tick if any are left
+            self._fill()  # it schedules the next tick if any are left
 
     def _sweep(self) -> None:
         """Close expired idle connections; checks only those, and one more per target."""

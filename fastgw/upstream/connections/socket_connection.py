@@ -1,7 +1,7 @@
-"""A connection to a target as a bare socket, for a client whose bytes it takes as they are.
+"""A connection to a target as a bare socket, for TCP proxying: bytes are forwarded unchanged.
 
-The pool counts, opens and bounds such connections as all others, but each is lent once: what goes over it is its
-client's alone. So nothing is read from it, and nothing sent, before it is lent: neither TLS nor a PROXY header.
+The pool counts, opens and limits such connections like all others, but each is lent once. Nothing is read from it or
+sent on it before it is lent: neither TLS nor a PROXY header.
 """
 
 import socket
@@ -19,8 +19,9 @@ class SocketLender(Protocol):
 
 @final
 class SocketConnection:
-    """Connection and its only stream. Its borrower takes the socket (`detach`), and then gives the place back by
-    `release` when it has closed it."""
+    """Connection and its only stream. Its borrower takes the socket (`detach`), and calls `release` after it has closed
+    it.
+    """
 
     __slots__ = ("_pool", "address", "closed", "idle_since", "socket", "streams", "target", "uses")
 
@@ -40,7 +41,7 @@ class SocketConnection:
         return f"<SocketConnection to {self.target.label}{' closed' if self.closed else ''}>"
 
     def take_socket(self, connected: socket.socket, address: TargetAddress) -> None:
-        """The connection is open."""
+        """Take over the socket of the open connection."""
         self.socket, self.address = connected, address
 
     def open_stream(self) -> "SocketConnection":
@@ -53,7 +54,7 @@ class SocketConnection:
         return connected
 
     def release(self) -> None:
-        """Give the place back: the socket is closed."""
+        """Release the connection in the pool: the socket is closed."""
         self._pool.discard(self)
 
     def close(self) -> None:

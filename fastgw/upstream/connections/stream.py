@@ -1,6 +1,6 @@
-"""Stream of an upstream connection: one request and its response, whatever protocol carries them.
+"""Stream of an upstream connection: one request and its response, independent of the protocol.
 
-A borrower gets a stream from the pool (`Pool.lend`), begins a request on it, and its listeners are called with the
+A borrower gets a stream from the pool (`Pool.lend`) and starts a request on it; its listeners are called with the
 response. Rule 1: a borrower ends its use exactly once, by `release` or by `cancel`; after `on_failure` the stream has
 ended already. Rule 2: after the last call of a listener (`on_end`, `on_failure`, or `on_head` with `ended`) there are
 no further calls.
@@ -74,9 +74,9 @@ class RequestSource(Protocol):
 
 
 class SocketEnd(Protocol):
-    """Plain socket on the client's side, so that bodies are read in pieces for which the other side has room.
+    """Plain socket of the client side, for which bodies are read only in pieces that the receiver accepts.
 
-    `fd`: its descriptor; -1: none. `body_goes_to`: the descriptor that the data from this socket is written to.
+    `fd`: its descriptor; -1: none. `body_goes_to`: the descriptor that data from this socket is written to.
     """
 
     @property
@@ -94,7 +94,7 @@ class UpstreamStream(Protocol):
 
     @property
     def frames_bodies(self) -> bool:
-        """Whether a body goes with its head as HTTP/1 frames it, in chunks where it has no length; else as it is."""
+        """Whether a body is sent with HTTP/1 framing (chunked without a length); otherwise unframed."""
 
     @property
     def reused(self) -> bool:
@@ -116,28 +116,29 @@ class UpstreamStream(Protocol):
         upgrade: Sequence[bytes] = (),
         tunnel: TunnelListener | None = None,
     ) -> None:
-        """Begin like `begin` a request whose body is incomplete, or that offers an upgrade.
+        """Start a request whose body is incomplete, or that offers an upgrade.
 
-        `request`: its head, and the received part of its body, framed. `whole`: that is all. `chunked`: framing of the
-        rest. `source`: source of the rest. `expects_continue`: the body is sent only when the target asks for it.
-        `upgrade`: offered protocols; `tunnel`: listener for an accepted one.
+        `request`: its head, and the received part of its body, framed. `whole`: the body is complete. `chunked`:
+        framing of the rest. `source`: source of the rest. `expects_continue`: the body is sent only when the target
+        asks for it. `upgrade`: offered protocols; `tunnel`: listener for an accepted one.
         """
 
     def attach_source(self, source: RequestSource | None) -> None:
-        """Pause and resume this source from now on; it is paused at once if the target accepts no more. None: no
-        source."""
+        """Pause and resume this source from now on, and pause it at once if the target accepts no more. None: no
+        source.
+        """
 
     def send_body(self, payload: bytes) -> None:
         """Send more of the request's body."""
 
     def end_body(self, trailers: Trailers) -> None:
-        """End the request's body: now the target has to answer."""
+        """End the request's body: now the target has to respond."""
 
     def hand_over(self, listener: BodyListener) -> None:
         """Pass the rest of the response to another listener, after its head."""
 
     def pause(self) -> None:
-        """Pause reading, because the client is slower. Timeouts of the target pause meanwhile."""
+        """Pause reading, because the client is slower. Timeouts of the target are paused too."""
 
     def resume(self) -> None: ...
 
@@ -145,7 +146,7 @@ class UpstreamStream(Protocol):
         """Send through the tunnel."""
 
     def end_raw(self) -> None:
-        """Send no more through the tunnel; the other direction may go on."""
+        """Send no more through the tunnel; the other direction may continue."""
 
     def limit_silence(self, seconds: float) -> None:
         """Set the idle timeout from now on."""
@@ -157,7 +158,7 @@ class UpstreamStream(Protocol):
         """Note which socket the response's body is written to."""
 
     def cancel(self) -> None:
-        """Cancel the request: the response is not needed, and no listener is called any more. The capacity is free.
+        """Cancel the request: the response is not needed, and no listener is called any more. Its capacity is released.
 
         HTTP/1 cannot cancel a request, so the connection is closed.
         """

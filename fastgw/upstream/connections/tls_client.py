@@ -1,8 +1,7 @@
 """TLS of a connection to a target: the client handshake. After it `eventloop.tls_transport` takes over.
 
-The protocol above learns of the connection when its handshake is complete. From then on only `close_notify` (RFC 8446
-section 6.1) counts as a proper end: anyone on the network path can end a TCP connection, and the data before would look
-complete.
+The protocol above is connected when the handshake is complete. From then on only `close_notify` (RFC 8446 section 6.1)
+counts as a proper end: anyone on the network path can end a TCP connection, and the data before would look complete.
 """
 
 import asyncio
@@ -44,8 +43,7 @@ class TlsClientTransport(TlsTransport):
     ) -> None:
         """`name`: the server name that is sent (SNI) and that the certificate has to be valid for.
 
-        `done`: the result of the handshake. No exception is put into it: its traceback would refer back here, a
-        reference cycle.
+        `done`: the result of the handshake. It never gets an exception, whose traceback would be a reference cycle.
         """
         super().__init__(worker_loop)
         self.resuming = resuming
@@ -116,10 +114,10 @@ class TlsClientTransport(TlsTransport):
         super()._lose(error)
 
     def _note(self, error: Exception | None) -> None:
-        if self._own_answers and self._is_v1_2:  # which answers nothing else by itself
+        if self._own_answers and self._is_v1_2:  # otherwise it sends nothing by itself
             self.lost_by = "the target asked for another handshake (renegotiation), which is refused"
         elif isinstance(error, ssl.SSLError) and error.reason:
-            # In TLS 1.3 a target verifies our certificate only after the handshake (RFC 8446 section 4.4.3).
+            # In TLS 1.3 a target verifies the client certificate only after the handshake (RFC 8446 section 4.4.3).
             self.lost_by = error.reason.lower().replace("_", " ")
         elif isinstance(error, TlsBroken):
             self.lost_by = str(error)
@@ -131,7 +129,7 @@ class TlsClientTransport(TlsTransport):
         self._lose(TlsBroken(why))
 
     def read_lost(self, sealed: bytes, buffer: memoryview) -> int:
-        """Decrypt remaining data of a lost connection into `buffer`; 0 = the target had ended it properly.
+        """Decrypt remaining data of a lost connection into `buffer`; 0 = the target had closed it properly.
 
         `sealed`: more encrypted data. Raises `ssl.SSLWantReadError` if more of it is needed.
         """

@@ -48,7 +48,7 @@ class Attempt(Timed):
         self.target = target
         self.stream: UpstreamStream | None = None
         self._begun_at = 0.0  # if hedging is configured
-        self._answered_at = 0.0  # when the head of a call's response came, whose outcome is not known yet
+        self._answered_at = 0.0  # time of the response head of a gRPC call whose outcome is still unknown
         self._record: AttemptRecord | None = None
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ class Attempt(Timed):
         if not target.minor and (exchange.body_length if body is None else body.length) is None:
             self._forwarding.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 does not support chunks (RFC 9112 section 6.1)
             return
-        # A request that cannot be sent again could be lost on a connection that the target is just closing.
+        # A request that cannot be sent again could be lost on a connection that the target is closing.
         idle_at_most = inf if self._forwarding.is_replayable() else JUST_USED_S
         lent = self._upstream.pool.lend(target, self, fresh, idle_at_most)
         if isinstance(lent, Fault):
@@ -95,7 +95,7 @@ class Attempt(Timed):
             self.lent(lent)
 
     def _limit_time(self) -> None:
-        """Start `per_try_timeout` after the complete request. Only if another attempt may follow."""
+        """Start `per_try_timeout` once the request is complete. Only if another attempt may follow."""
         if self._forwarding.is_replayable():
             wheel = self._upstream.worker_loop.wheel
             wheel.watch(self, wheel.now + self._upstream.rules.per_try)
@@ -130,19 +130,19 @@ class Attempt(Timed):
                 stream.begin(self, request, exchange.method)
             else:
                 self._send_special(stream, request)
-        except Exception:  # the edge of this exchange: a waiting attempt has no other way to report a defect
+        except Exception:  # the edge of this exchange: there is no caller for the exception
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def _take(self, body: Relay) -> bytes:
-        """Take the received part of the body, framed. Later parts are fed, and earlier ones are kept if it may be sent
-        again.
+        """Take the received part of the body, framed. Later parts are fed; earlier ones are kept if the request may be
+        sent again.
         """
         exchange = self.exchange
         assert self.stream is not None
         self.stream.take_body_from(exchange.client)
         held = body.attach(self)
-        if self.stream.frames_bodies and not self._forwarding.keeps_body():  # else the target may refuse it unseen
+        if self.stream.frames_bodies and not self._forwarding.keeps_body():  # otherwise it may be refused unprocessed
             body.kept = None
         if body.length is not None or not self.stream.frames_bodies:
             return held
@@ -201,7 +201,7 @@ class Attempt(Timed):
             elif ended:
                 self._record.answer(outcome_of(head.status, head.first(STATUS)), now)
             else:
-                self._answered_at = now  # how it went is told at the end
+                self._answered_at = now  # the outcome is reported at the end
         exchange = self.exchange
         try:
             self._forwarding.response_received(self, head, payload, ended, now)
@@ -222,7 +222,7 @@ class Attempt(Timed):
         sink.end(trailers)
 
     def _tell_outcome(self, grpc_status: bytes | None) -> None:
-        """Tell who listens how a call of gRPC went, whose response head came before."""
+        """Report the outcome of a gRPC call, whose response head was received before, to the listeners."""
         if self._record is not None:
             self._record.answer(outcome_of(200, grpc_status), self._answered_at)
         self._answered_at = 0.0
@@ -241,7 +241,7 @@ class Attempt(Timed):
                 condition = RESET
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
-        # A target may close idle connections, and refuse what it has not looked at: that is not a failure.
+        # A target may close idle connections, and refuse unprocessed requests: these are not failures.
         self._give_up(None if condition in (RESET, REFUSED) else fault, why)
         forwarding.lost(self, fault, condition, why)
 
@@ -268,8 +268,8 @@ class Attempt(Timed):
         self.exchange.response_sink.end(())
 
     def _half_closed(self) -> None:
-        """Handle the end of one direction of the tunnel. Usually that side has closed, so the other has less time to
-        follow.
+        """Handle the end of one direction of the tunnel. Usually that side has closed, so the timeout of the other is
+        shortened.
         """
         if self.stream is not None:
             self.stream.limit_silence(self._upstream.settings.timeouts.idle)
@@ -355,7 +355,7 @@ class Attempt(Timed):
     def _end(self) -> None:
         if self.filed_at != inf:
             self._upstream.worker_loop.wheel.drop(self)
-        # The body's relay may refer to this attempt until its end.
+        # The relay of the body may refer to this attempt until its end.
         del self.exchange, self._forwarding, self._upstream
         self._record = None
 

@@ -1,7 +1,7 @@
 """Credential renewal: a 401 or 403 is held back while a filter renews the gateway's credentials (`Hooks.renew`).
 
 Rule 1: no part of the response was sent to the client, so the request may still be sent once more. Rule 2: the body
-that arrives meanwhile is kept; from `MOST_HELD` bytes on it is not read. Rule 3: the decision is made once, by the
+received in the meantime is buffered; reading pauses at `MOST_HELD` bytes. Rule 3: the decision is made once, by the
 filter or its timeout, unless it is cancelled (`cancel`).
 """
 
@@ -40,7 +40,7 @@ class HeldResponse(NamedTuple):
 
 @final
 class CredentialRenewal:
-    """Credential renewal: listens to the rest of a response in place of its attempt, until it is decided whether the
+    """Credential renewal: listens to the rest of a response instead of its attempt, until it is decided whether the
     client gets it.
     """
 
@@ -70,7 +70,7 @@ class CredentialRenewal:
         self._answered_at = answered_at  # monotonic seconds
         self._pieces = [payload]
         self._trailers: Trailers = ()
-        self.fault: Fault | None = None  # the fault by which the response was cut off
+        self.fault: Fault | None = None  # fault by which the response was aborted
         self.why = ""
         self.sent = 0  # bytes of the request's body that were sent to this target
 
@@ -81,7 +81,7 @@ class CredentialRenewal:
         """Hold the response, and wait. `ended`: the response is complete."""
         forwarding, exchange = self._forwarding, self._forwarding.exchange
         body = exchange.request_body
-        if body is not None:  # the target has already answered: it gets no more of the body for now
+        if body is not None:  # the target has already responded: no more of the body is sent for now
             assert body.kept is not None
             self.sent = sum(map(len, body.kept))
         if ended:
@@ -104,9 +104,9 @@ class CredentialRenewal:
             renewed = await outcome
             if renewed is not True and renewed is not False:
                 raise TypeError(f"a renew step of a filter waited for a {type(renewed).__name__}; expected a bool")
-        except BaseException as error:  # the edge of a filter: an exception of a task would not be reported
+        except BaseException as error:  # the edge of a filter: exceptions of tasks are not reported
             if self._task is None and not isinstance(error, Exception):
-                return  # it was cancelled, because it is no longer needed
+                return  # cancelled: it is no longer needed
             exchange.why = count_raised(self._step, "renew", exchange)
             renewed = False
         if self._task is not None:
@@ -129,7 +129,7 @@ class CredentialRenewal:
                 forwarding.send_again(self)
             else:
                 forwarding.pass_on(self)
-        except Exception:  # the edge of this exchange: a defect would not be reported otherwise
+        except Exception:  # the edge of this exchange: exceptions of tasks are not reported
             say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
@@ -143,10 +143,10 @@ class CredentialRenewal:
         task, self._task = self._task, None
         self._limit.cancel()
         if task is not None:
-            self._forwarding.upstream.worker_loop.loop.call_soon(task.cancel)  # not before it has begun to wait
+            self._forwarding.upstream.worker_loop.loop.call_soon(task.cancel)  # not before the wait has begun
 
     def _give_back(self) -> None:
-        """Handle the complete response: its connection may be reused meanwhile."""
+        """Handle the end of the response: its connection may be reused while the filter decides."""
         self._forwarding.current = None
         self.attempt.release()
 

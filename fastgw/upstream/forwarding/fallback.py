@@ -37,7 +37,7 @@ class Fallback:
     """Fallback of a route: either `reply` or `forward`. `shares`: the fallback upstream also gets additions meant for
     the first only.
 
-    `told`: description of its action and condition, for people.
+    `told`: its action and condition in words.
     """
 
     __slots__ = ("_faults", "_forward", "_reply", "_shares", "description")
@@ -59,7 +59,7 @@ class Fallback:
         if fault not in self._faults:
             return False
         if self._reply is not None:
-            exchange.fault = fault  # for log and metrics; the client gets the reply
+            exchange.fault = fault  # for log and metrics; the client gets the fallback reply
             exchange.refuse_late(self._reply)
             return True
         forward = self._forward
@@ -79,6 +79,6 @@ class Fallback:
 
 
 def _may_be_sent(exchange: Exchange) -> bool:
-    """Whether the request is complete, and no upstream can have acted on it or it is idempotent."""
+    """Whether the request is complete, and either idempotent or not processed by any upstream."""
     body = exchange.request_body
     return (body is None or body.kept is not None) and (not exchange.sent or exchange.method in IDEMPOTENT)

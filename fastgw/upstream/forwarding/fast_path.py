@@ -1,10 +1,9 @@
 """The fast path: an ordinary request without special events, over an idle connection.
 
-Most requests are like this. For them a `FastPath` replaces an `Exchange` and its `Forwarding`: nothing waits, a body is
-sent with its head and not relayed, nothing is retried. If filters process the request or its response, they use an
+Most requests are ordinary. For them a `FastPath` replaces an `Exchange` and its `Forwarding`: nothing waits, a body is
+sent with its head and not relayed, nothing is retried. If filters process the request or its response, there is an
 `Exchange`, which is answered at the end. As soon as more is needed (no connection is idle, the response arrives in
-pieces, the connection breaks, the client disconnects), `turn` creates the two in the state that they would have by now,
-and they continue.
+pieces, the connection breaks, the client disconnects), `turn` creates both in their current state, and they continue.
 """
 
 from collections.abc import Mapping
@@ -43,7 +42,7 @@ class FastPathClient(Protocol):
 
     @property
     def stream(self) -> ClientSide:
-        """The client side of an exchange, if one is needed after all."""
+        """Return the client side of an exchange that leaves the fast path."""
 
     def answer_fast(
         self,
@@ -152,7 +151,7 @@ class FastPath:
         id_of = plan.id_of
         self.request_id = request_id = b"" if id_of is None else id_of(head)
         forward: Forward = plan.forward
-        # PERF: these lines are repeated below: a call here costs 60 ns (CPython 3.11, micro/exchange).
+        # PERF: repeated below, because a call costs 60 ns (CPython 3.11, micro/exchange).
         upstream = forward.upstream
         self.upstream = upstream.name
         upstream.active += 1
@@ -184,12 +183,12 @@ class FastPath:
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload, request_id)
             stream.begin(self, request, method)
-        except Exception:  # the edge of this exchange: a defect is answered with a fault
+        except Exception:  # the edge of this exchange: an exception is answered with a fault
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
     def send_exchange(self, exchange: Exchange, route: Route) -> None:
-        """`send_request` for an ordinary request that filters have passed, or whose response they will process."""
+        """Like `send_request`, for a request that filters have passed, or whose response they will process."""
         self._exchange = exchange
         self.route = route
         exchange.is_fast = True
@@ -205,7 +204,7 @@ class FastPath:
         if upstream.attempt_listener is not None:
             record = AttemptRecord(exchange, upstream, target, AttemptKind.FIRST, 1, monotonic())
             self._attempt = record.report_begun()
-        head: Any = exchange.head  # of HTTP/1: other connections do not use the fast path
+        head: Any = exchange.head  # HTTP/1 only: other connections do not use the fast path
         method = head.method
         payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None
@@ -230,7 +229,7 @@ class FastPath:
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload)
             stream.begin(self, request, method)
-        except Exception:  # the edge of this exchange: a defect is answered with a fault
+        except Exception:  # the edge of this exchange: an exception is answered with a fault
             say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
@@ -242,7 +241,7 @@ class FastPath:
         return attempt
 
     def _turned(self, target: Target | None) -> "Forwarding":
-        """`target`: None if none could be selected."""
+        """Create them. `target`: None if none could be selected."""
         stream, self._stream = self._stream, None
         exchange = self._exchange_so_far()
         forward: Forward = self.route.fast_path.forward
@@ -276,7 +275,9 @@ class FastPath:
         return exchange
 
     def forget(self) -> None:
-        """Release a finished exchange: hold neither its bytes nor a route that may be replaced before the next one."""
+        """Release a finished exchange: keep neither its bytes nor its route, which may be replaced before the next
+        request.
+        """
         self.response = None
         self.head = NO_HEAD
         self.route = NO_ROUTE

@@ -2,10 +2,10 @@
 
 Rule 1: while another attempt is in flight, a failed one is only dropped. Rule 2: the first response head that is not
 refused wins: the other attempts are cancelled, and nothing is retried, except after a 401 or 403 when a filter has
-renewed the gateway's credentials (`renewal`). Rule 3: the end of the exchange ends its attempts, its waits and its
-place in the retry budget (`_end`). Rule 4: a refused response is dropped only in favour of another attempt. If there
-can be none after all, the client gets it: a complete response is held until then, and for an incomplete one the next
-target is selected first.
+renewed the gateway's credentials (`renewal`). Rule 3: the end of the exchange ends its attempts, its waits and its use
+of the retry budget (`_end`). Rule 4: a refused response is dropped only in favour of another attempt. If no attempt is
+possible, the client gets it: a complete response is held until then, and for an incomplete one the next target is
+selected first.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastgw.upstream.forwarding.forward_action import Forward
 
 NOBODY: Final = frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT))
-"""No attempt was made, and none will be."""
+"""Faults without any attempt, now or later."""
 
 
 @final
@@ -65,17 +65,17 @@ class Forwarding(Timed):
         self.forward = forward
         self.upstream = forward.upstream
         self.exchange = exchange
-        self.head_due_at = self.call_due_at = self._total_at = inf  # by the wheel's clock
-        self.continued = False  # the gateway has sent the 100 Continue, because the target cannot
+        self.head_due_at = self.call_due_at = self._total_at = inf  # monotonic seconds of the timer wheel
+        self.continued = False  # the gateway has sent 100 Continue instead of the target
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
         self._held: HeldResponse | None = None
         self._tried: tuple[Target, ...] = ()
-        self._resort: Target | None = None  # an ejected target, because no other was reachable
+        self._resort: Target | None = None  # an ejected target, if no other is reachable
         self._retried = self._hedged = 0
         self.begun = 0  # attempts
-        self._retrying = False  # it has a place in the retry budget
-        # The current wait: for the time of the next attempt or hedge, or for a renewal.
+        self._retrying = False  # counted in the retry budget
+        # Current wait: for the next attempt or hedge, or for a renewal.
         self._timer: asyncio.TimerHandle | CredentialRenewal | None = None
         self._over = False
 
@@ -84,9 +84,9 @@ class Forwarding(Timed):
         return f"<Forwarding by {self.current!r}{beside}>"
 
     def limit_time(self, whole: float = inf) -> None:
-        """Start the route's timeout until the response head, and the upstream's timeout for the whole.
+        """Start the route's timeout until the response head, and the upstream's timeout for the whole response.
 
-        `whole`: seconds that the caller gives for the whole.
+        `whole`: the caller's timeout for the whole response, in seconds.
         """
         wheel = self.upstream.worker_loop.wheel
         self.call_due_at = wheel.now + whole
@@ -122,7 +122,7 @@ class Forwarding(Timed):
     def attempt(self, fresh: bool, target: Target | None = None, again: bool = True) -> None:
         """Begin an attempt. `fresh`: on a connection that has not carried a request. `again`: it follows another one.
 
-        `target`: selected earlier; None: not yet. If it is no longer in use another one is selected.
+        `target`: target selected earlier; None: select one. If it is no longer in use another one is selected.
         """
         upstream = self.upstream
         if target is None or (target not in upstream.in_use and target is not self._resort):
@@ -183,7 +183,7 @@ class Forwarding(Timed):
             self.exchange.client.send_interim(head)
 
     def lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
-        """Handle an attempt that has failed, or whose response was cut off. `condition`: the retry condition that it
+        """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
         meets.
         """
         if self._drop(attempt):
@@ -192,13 +192,13 @@ class Forwarding(Timed):
         if wait == inf:
             self.fail(fault, why)
         else:
-            # A connection of HTTP/2 takes many along with it: those share the next one.
+            # The loss of an HTTP/2 connection affects many requests: they share the next one.
             fresh = condition == RESET and attempt.target.capacity == 1
             self._schedule_retry(wait, fresh=fresh, target=self._resort)
 
     def response_received(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
-        """Handle the head of its response, with the first part of the body; `ended`: all of it. `now`: monotonic
-        seconds.
+        """Handle the head of its response, with the first part of the body; `ended`: it is the whole body. `now`:
+        monotonic seconds.
         """
         exchange, upstream = self.exchange, self.upstream
         if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
@@ -230,11 +230,11 @@ class Forwarding(Timed):
         exchange.respond(response, payload, ended)
 
     def _take_response(self, target: Target, seconds: float) -> None:
-        """Record for the log which target's response the client gets, and the seconds until its head."""
+        """Record for the log the target of the response, and the seconds until its head."""
         self.exchange.target, self.exchange.upstream_s = target.label, seconds
 
     def _win(self, attempt: Attempt) -> None:
-        """Cancel the other attempts; their time so far is recorded as a lower bound."""
+        """Cancel the other attempts; their time so far is a lower bound of their latency."""
         self._stop_timer()
         self.exchange.target = attempt.target.label  # a hedge may have been sent to another target since
         if self._hedges:
@@ -256,7 +256,7 @@ class Forwarding(Timed):
         exchange.switch(response, early, timeout)
 
     def _cookie(self, target: Target) -> bytes:
-        """The `Set-Cookie` line of the sticky session, if one is needed."""
+        """Return the `Set-Cookie` line of the sticky session, if one is needed."""
         cookies, exchange = self.upstream.cookies, self.exchange
         assert cookies is not None
         return cookies.line_for(exchange.head, exchange.peer, target)
@@ -304,7 +304,7 @@ class Forwarding(Timed):
             exchange.response_sink.end(held.trailers)
 
     def _decide_retry(self, condition: str, asked: float = 0.0) -> float:
-        """Seconds until another attempt begins, for which a place in the retry budget is taken; inf: none may
+        """Return the seconds until another attempt begins, which is counted in the retry budget; inf: none may
         follow.
         """
         decision = decide_retry(self.upstream, condition, self._retried, self._tried, self.head_due_at, asked)
@@ -338,7 +338,7 @@ class Forwarding(Timed):
             self._timer.cancel()
             self._timer = None
 
-    # once more, with renewed credentials
+    # retry with renewed credentials
 
     def _renew(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
         """Hold a response back, because a filter may renew the credentials. False: the client gets it."""
@@ -374,7 +374,7 @@ class Forwarding(Timed):
             current.give_up()
         self._timer = None
         exchange.state = ATTEMPT_FAILED[exchange.state]
-        # The target may close a connection after a refusal: a request that cannot be repeated would be lost on it.
+        # The target may close a connection after a refusal: a request that cannot be repeated could be lost on it.
         self.attempt(not self.is_replayable(), target)
 
     def pass_on(self, renewal: CredentialRenewal) -> None:
@@ -450,7 +450,7 @@ class Forwarding(Timed):
             current.give_up(fault)
             for hedge in hedges:
                 hedge.give_up(hedge.late_by())
-        exchange.fail(fault)  # which cancels us
+        exchange.fail(fault)  # it cancels this forwarding
 
     def done(self, attempt: Attempt) -> None:
         """Handle the complete response."""
@@ -462,7 +462,7 @@ class Forwarding(Timed):
         exchange.service = None
 
     def fail(self, fault: Fault, why: str = "", wait: float = 0.0) -> None:
-        """`wait`: seconds until a retry is useful, if known."""
+        """Answer with a fault. `wait`: seconds until a retry is useful, if known."""
         if self._held is not None and fault in NOBODY:
             self._pass_on(self._held)
             return
@@ -487,5 +487,5 @@ class Forwarding(Timed):
         upstream.active -= 1
         if self._retrying:
             upstream.retry_budget.give_back()
-        # It refers back here: only the garbage collector would find the cycle.
+        # Avoids a reference cycle.
         del self.exchange, self.forward, self.upstream

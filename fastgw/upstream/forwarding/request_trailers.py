@@ -1,8 +1,8 @@
 """Request trailers: the fields that may be forwarded after the body, although filters have only checked the head.
 
-Rule: a trailer never has the name of a field that the head has, or must not have. Many servers merge trailers into the
-header fields, and would accept from the client a value that a filter has written, removed or checked. When in doubt it
-is left out, as any recipient may do (RFC 9110 section 6.5.1).
+Rule: a trailer is dropped if its name occurs in the head, or must not occur there. Many servers merge trailers into the
+header fields, and would accept from the client a value that a filter has written, removed or checked. Dropping is
+always allowed (RFC 9110 section 6.5.1).
 """
 
 from fastgw.exchange import Exchange, Trailers
@@ -10,7 +10,7 @@ from fastgw.http.fields import Fields, folded
 
 
 def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
-    """Return the trailers that are forwarded. Fields that must precede the body are refused when they are parsed: see
+    """Return the trailers that are forwarded. Fields that are not allowed in trailers are rejected by the parser: see
     `http.http1.body`.
     """
     if not trailers:

@@ -1,8 +1,8 @@
 """Decision whether, when and at which target a request is retried after a failed attempt.
 
 It combines the upstream's `retries` (`policies/retry.py`), the targets that were not tried yet, and the time that is
-left. The caller knows whether the request itself may be sent again (`Forwarding.is_replayable`), and takes the place in
-the retry budget (`policies/retry_budget.py`), which it keeps until the end.
+left. The caller knows whether the request itself may be sent again (`Forwarding.is_replayable`), and is counted in the
+retry budget (`policies/retry_budget.py`) until its end.
 """
 
 from math import inf
@@ -14,13 +14,13 @@ from fastgw.upstream.upstream import Upstream
 
 
 class RetryDecision(NamedTuple):
-    """Whether, when and where a retry follows. `wait`: seconds until it begins; inf: none follows."""
+    """Decision about a retry. `wait`: seconds until it begins; inf: none follows."""
 
     wait: float
     is_free: bool = False
-    """Whether it needs no place in the retry budget."""
+    """Whether it is not counted in the retry budget."""
     last_resort: Target | None = None
-    """An ejected target, because no other was reachable."""
+    """An ejected target, if no other is reachable."""
 
 
 _REFUSED: Final = RetryDecision(inf, is_free=True)
@@ -29,12 +29,12 @@ _REFUSED: Final = RetryDecision(inf, is_free=True)
 def decide_retry(
     upstream: Upstream, condition: str, retried: int, tried: tuple[Target, ...], due_at: float, asked: float
 ) -> RetryDecision:
-    """Decide about another attempt, after `retried` of them. `due_at`: deadline of the response, by the wheel's clock.
+    """Decide about another attempt, after `retried` retries. `due_at`: deadline of the response, by the wheel's clock.
     `asked`: seconds from the target's `Retry-After`.
 
-    If no target was reached yet, the retry is the first load that the request causes: it takes no place in the budget,
-    because otherwise most requests would be lost while one of two targets is down. Requests
-    that the target refused unseen need none either: all that are in flight are refused when it restarts.
+    If no target was reached yet, the retry is the first load that the request causes: it is not counted in the budget,
+    because otherwise most requests would be lost while one of two targets is down. Requests that the target refused
+    unprocessed are not counted either: a restarting target refuses all requests in flight.
     """
     rules = upstream.rules
     if not rules.allow(condition, retried):

@@ -27,11 +27,11 @@ MOST: Final = 65536
 
 
 _OWN_HEADERS: Final = {None: b"", "v1": UNKNOWN_V1, "v2": LOCAL_V2}
-"""PROXY header of a connection that is made on nobody's behalf, by the upstream's `proxy_protocol`."""
+"""PROXY header of a health check's connection, by the upstream's `proxy_protocol`."""
 
 
 class CannotCheck(Exception):
-    """This process has reached a limit of its own; the target may be healthy."""
+    """This process has reached a resource limit of its own; the target may be healthy."""
 
 
 @final
@@ -69,7 +69,7 @@ class Check:
         self._target.stop()
 
     async def __call__(self, worker_loop: WorkerLoop) -> str:
-        """Return the problem of the target, in a few words without its address; "" = none. Raises `CannotCheck`."""
+        """Return the error of the target, in a few words without its address; "" = none. Raises `CannotCheck`."""
         asked = _CheckRequest(self._sought is not None or self._is_call)
         connection = connection_maker(worker_loop, self._upstream)(asked, self._target)
         try:
@@ -118,7 +118,7 @@ class _CheckRequest:
         self._wants_body = wants_body
         self._status = 0
         self._body = b""
-        self.late = Fault.CONNECT_TIMEOUT  # the fault if the time is up
+        self.late = Fault.CONNECT_TIMEOUT  # fault of a timeout in the current step
         self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
 
     def _finish(self, answer: _Answer) -> None:
@@ -154,6 +154,6 @@ class _CheckRequest:
         """Handle the loss of the connection while it was not lent: before the request, or after the response."""
         self._finish(Fault.CONNECTION_LOST.label)
 
-    def discard(self, connection: Any) -> None: ...  # it has no place in a limit to release
+    def discard(self, connection: Any) -> None: ...  # it is not counted in a limit
 
     give_back = discard

@@ -9,7 +9,7 @@ from fastgw.upstream.targets.attempt_listener import AttemptKind, AttemptRecord
 from fastgw.upstream.targets.target import Target
 
 Note = Callable[[Target, Fault, str], None]
-"""Stores the last failure of a target, its kind and reason."""
+"""Function that stores the last failure of a target, with its kind and reason."""
 
 
 @final
@@ -17,7 +17,7 @@ class AttemptCounters:
     """Counts hedges, failures caused by the target, and dropped responses of 500 and above.
 
     `counts`: this worker's counters, in which the upstream's row begins at `first`, and those of its targets at their
-    own positions. `note`: stores a target's last error; None: targets have no rows there.
+    own positions. `note`: stores a target's last error; None: targets have no rows.
     """
 
     __slots__ = ("_counts", "_first", "_note")

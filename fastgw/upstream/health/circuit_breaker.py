@@ -1,8 +1,8 @@
 """Circuit breaker: one for the node, although workers do not communicate with each other.
 
-Rule 1: every transition begins a round, which the deciding worker writes to shared memory and the others repeat; the
+Rule 1: every transition begins a round, which the deciding worker writes to shared memory and the others copy; the
 highest round is the state of the node (`shm.health_words`). The half-open state is not written: it follows from the
-time. Rule 2: probes are counted by round, over all workers: announce, check, withdraw (as in
+time. Rule 2: probes are counted by round, over all workers: add, check the sum, subtract again if it is too high (as in
 `shm.node_limits.NodeLimit`). Rule 3: attempts that began before a round do not count in it. Those in flight when the
 breaker opened fail late.
 """
@@ -83,7 +83,7 @@ class Breaker:
     def __repr__(self) -> str:
         return f"<Breaker {self.phase.value}, round {self._state.round}>"
 
-    # --- what passes ---
+    # permitted requests
 
     def guard(self, balancer: Balancer) -> Balancer:
         """Return the balancer that replaces `balancer` in the current phase."""
@@ -107,7 +107,7 @@ class Breaker:
             return 0.0
         return max(self._state.until - self._clock(), 1.0 if self.phase is BreakerPhase.HALF_OPEN else 0.001)
 
-    # --- what came of it ---
+    # results
 
     def erred(self, now: float, begun_at: float) -> None:
         """Handle the failure of an attempt that began at this time."""
@@ -172,7 +172,7 @@ class Breaker:
         words, column = self._words, self._column
         words.set_breaker(column, self._place, state)
         words.changed(column)
-        self._take(words.breaker(column.views, self._place), self._clock())  # another may have made one meanwhile
+        self._take(words.breaker(column.views, self._place), self._clock())  # another worker may have opened it
 
     def _take(self, state: BreakerState, now: float) -> None:
         self._words.set_breaker(self._column, self._place, state)  # in case the deciding worker dies
@@ -198,6 +198,6 @@ class HalfOpenGate:
 
     def pick(self, asked: BalancingRequest, tried: Container[Target] = ()) -> Target | None:
         if asked.is_fast:
-            return None  # the full path selects: a request refused on the fast path would be counted twice
+            return None  # decided on the full path, otherwise a rejected request would be counted twice
         target = self._balancer.pick(asked, tried)
         return target if target is not None and self._breaker.take_probe() else None

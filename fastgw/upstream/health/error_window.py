@@ -59,7 +59,7 @@ class Window:
         attempts = errors = 0
         for column, (now_attempts, now_errors) in enumerate(counts):
             before_attempts, before_errors = self._before[column] if column < len(self._before) else (0, 0)
-            if now_attempts < before_attempts:  # the column belongs to another process now, which has begun at 0
+            if now_attempts < before_attempts:  # the column has a new process, which began at 0
                 before_attempts = before_errors = 0
             attempts += now_attempts - before_attempts
             errors += max(now_errors - before_errors, 0)

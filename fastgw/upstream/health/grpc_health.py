@@ -1,4 +1,4 @@
-"""The health protocol of gRPC (grpc.health.v1): the one call, written and read by hand, as its messages have one field.
+"""gRPC health checking protocol (grpc.health.v1). Encoded by hand, because its messages have a single field.
 
 `HealthCheckRequest {string service = 1}`, `HealthCheckResponse {ServingStatus status = 1}`.
 """
@@ -18,7 +18,7 @@ class ServingStatus(IntEnum):
 
 
 def health_call(host: bytes, lines: bytes, service: str) -> bytes:
-    """Return the call for a service, in the text of HTTP/1.1. `lines`: further headers."""
+    """Return the call for a service, as HTTP/1.1 text. `lines`: further headers."""
     name = service.encode()
     length, rest = b"", len(name)
     while rest > 127:
@@ -31,7 +31,7 @@ def health_call(host: bytes, lines: bytes, service: str) -> bytes:
 
 
 def health_verdict(status: int, body: bytes) -> str:
-    """Return what is wrong with the answer; "" = nothing. An answer without a message says by its status why."""
+    """Return the error in the response; "" = healthy. Without a message, the gRPC status is the error."""
     if status != 200:
         return f"status {status}"
     if len(body) < PREFIX:

@@ -7,11 +7,11 @@ each miss the other: then one more is needed.
 
 Safeguards against a client whose requests make every target fail, so that it cannot eject all of them:
 1. Unless `failures` is set, only failed connects count. If it is set, responses below 500 do not count, and a success
-   of any client ends a streak.
+of any client ends a streak.
 2. Requests go to all targets in turn, so such a client affects the other targets in the same way. A target whose
-   neighbours have half as many failures is not an outlier, and stays. Failed connects do not depend on a request: they
-   always count.
-3. `max_ejected` applies to the node: an ejection is announced, and withdrawn if there are too many.
+neighbours have half as many failures is not an outlier, and stays. Failed connects do not depend on a request: they
+always count.
+3. `max_ejected` applies to the node: an ejection is written first, and undone if there are too many.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,7 +99,7 @@ class Outliers:
         return not sent or self._needed is not None
 
     def erred(self, target: Target, now: float, begun_at: float, *, failed: bool, sent: bool) -> None:
-        """Handle a failed attempt that began at this time. It is counted already.
+        """Handle a failed attempt that began at this time. The attempt is counted already.
 
         `failed`: it extends a streak; `sent`: the request was sent to the target.
         """
@@ -107,7 +107,7 @@ class Outliers:
         words, column, settings = self._words, self._column, self._settings
         last = words.ejection(column.views, place)
         if begun_at < last.until:
-            return  # it was in flight when the target was ejected, so it is no new information
+            return  # sent before the ejection of the target: no new information
         back = last.level > 0 and now - last.until < settings.window
         due = False
         if failed:
@@ -121,7 +121,7 @@ class Outliers:
         if due and now >= self._full_until and self._most:
             self._eject(place, now, last)
 
-    # --- failures in a row ---
+    # consecutive failures
 
     def _successes(self, place: int) -> int:
         attempts, failures = self._words.attempts + place, self._words.failures + place

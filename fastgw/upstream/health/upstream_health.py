@@ -30,7 +30,7 @@ class AttemptStage(IntEnum):
 
     NOTHING = 0
     REQUEST = 1
-    HEAD = 2  # of the response, so that it was counted as answered
+    HEAD = 2  # a response head, so that it was counted as answered
 
 
 OWN_FAULTS: Final[Mapping[Fault, AttemptStage]] = {
@@ -61,7 +61,7 @@ class HealthObserver(Protocol):
     """Observer of changes by other processes."""
 
     def refresh_verdicts(self, now: float) -> float:
-        """Returns when to check again even without a change (monotonic seconds)."""
+        """Follow the node's decisions. Returns when to check again even without a change (monotonic seconds)."""
 
 
 @final
@@ -162,7 +162,7 @@ class Health:
         """Seconds until the first ejected target returns; nearly 0 if the time is unknown."""
         return max(self._returns_at - self._clock(), 0.001) if self._returns_at != inf else 0.001
 
-    # --- what is told of attempts (`AttemptListener`) ---
+    # results of attempts (`AttemptListener`)
 
     def attempt_begun(self, attempt: AttemptRecord) -> None: ...
     def attempt_connected(self, attempt: AttemptRecord) -> None: ...
@@ -194,7 +194,7 @@ class Health:
             words[self._attempts_at[target]] += 1
         self._erred(target, attempt.ended_at - attempt.begun_at, sent=sent is not AttemptStage.NOTHING)
 
-    # --- what is told of connects instead, where it does not watch attempts ---
+    # results of connects, if attempts are not watched
 
     def connected(self, target: Target) -> None:
         """End the streak of a target after a successful connect."""
@@ -221,7 +221,7 @@ class Health:
         if self.breaker is not None:
             self.breaker.erred(now, now - seconds)
 
-    # --- what the node decides ---
+    # decisions of the node
 
     def refresh_verdicts(self, now: float) -> float:
         """Follow the node's decisions. Returns when the next change by time is due (monotonic seconds)."""
@@ -267,7 +267,7 @@ class HealthPoller(Timed):
         self._wheel = wheel
         self._changes = words.changes
         self._views = column.views
-        self._followers = [(-inf, follower) for follower in followers]  # and the latest time at which each has to check
+        self._followers = [(-inf, follower) for follower in followers]  # and the latest time of each next check
         self._seen = -1
         self._due_at = inf
         self._stopped = False

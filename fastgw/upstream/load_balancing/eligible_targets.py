@@ -18,10 +18,10 @@ def in_use(
 ) -> list[Member]:
     """Return the members that get requests. `shunned`: unhealthy targets; `drained`: targets drained by an operator.
 
-    Groups are added in the order of their priority until one has `spill_below` of its weight in eligible targets. If
-    none of the added groups has `panic` of its weight in such targets, health is ignored (panic mode): when most
-    targets are reported unhealthy, the rest could not take the whole load, or the reports are wrong. Drained targets
-    are not counted.
+    Groups are added in the order of their priority until one has at least the share `spill_below` of its weight in
+    eligible targets. If none of the added groups has the share `panic` of its weight in such targets, health is ignored
+    (panic mode): when most targets are reported unhealthy, the rest could not take the whole load, or the reports are
+    wrong. Drained targets are not counted.
     """
     there = sorted(
         (member for member in members if member.weight > 0 and member.target not in drained),
@@ -55,7 +55,7 @@ class SlowStart:
         self._usable, self._since = before._usable, dict(before._since)
 
     def see(self, usable: Set[Target], now: float) -> None:
-        """Record the eligible targets (monotonic seconds). The first ones all have their full weight."""
+        """Record the eligible targets. `now`: monotonic seconds. The first ones all have their full weight."""
         before, self._usable = self._usable, usable
         if before is not None:
             self._since |= dict.fromkeys(usable - before, now)
@@ -70,7 +70,7 @@ class SlowStart:
         return [self._weigh(member, now) for member in members] if self._since else members
 
     def next(self, now: float) -> float | None:
-        """When the weights change next; None: all are at their full value."""
+        """Return when weights change next (monotonic seconds); None: all are at their full value."""
         return now + self._slow_start / STEPS if self._since else None
 
     def _weigh(self, member: Member, now: float) -> Member:

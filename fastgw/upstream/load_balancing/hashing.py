@@ -36,11 +36,11 @@ MOST_CHANGED: Final = 32
 _MASK: Final = (1 << 64) - 1
 
 Key = Callable[[BalancingRequest], bytes]
-"""Function from a request to its hash key; b"": it has none."""
+"""Function that returns the hash key of a request; b"": it has none."""
 
 
 def key_of(trait: Trait | None) -> Key:
-    """None: the client's address."""
+    """Return the function for the configured `hash_on`; None: the client's address."""
     return address if trait is None or trait.kind == "ip" else reader(trait)
 
 
@@ -93,7 +93,7 @@ class ConsistentHash:
         self._weights = {member.target: member.weight for member in members}
         self._seeds = {member.target: (_seed(member.target), member) for member in members}
         self._owners: dict[int, Target] = {}  # filled on demand
-        # Caches of the previous balancers, the last one first, and the targets that have changed since.
+        # Caches of the previous balancers, the most recent first, and the targets that have changed since.
         self._former: list[tuple[dict[int, Target], Set[Target]]] = []
         if before is not None:
             changed = {target for target, _ in self._weights.items() ^ before._weights.items()}

@@ -35,7 +35,7 @@ class Random:
 
 
 class _RandomChoice:
-    """Targets, two at least, of which two different ones are selected at random by weight."""
+    """Targets, at least two, of which two different ones are selected at random by weight."""
 
     __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets", "_weights")
 
@@ -57,7 +57,7 @@ class _RandomChoice:
         if at >= bounds[one] - weight:
             at += weight
         other = bisect(bounds, at, 0, last)
-        if other == one:  # because of rounded sums
+        if other == one:  # because of rounding errors
             other = one - 1 if one else 1
         return one, other
 

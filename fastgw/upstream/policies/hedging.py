@@ -69,5 +69,7 @@ class Hedging:
         self.times = HeadTimes()
 
     def after(self) -> float:
-        """Seconds without a response after which a hedge is sent; inf: never, because the latency is not known yet."""
+        """Return the seconds without a response after which a hedge is sent; inf: never, because the latency is not
+        known yet.
+        """
         return self.times.slow if self._after is None else self._after

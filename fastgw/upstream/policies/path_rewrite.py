@@ -76,13 +76,13 @@ def folder_of(route: config.Route) -> bytes:
 def path_check(
     route: config.Route, upstream: config.Upstream | None, path_of: Callable[[BalancingRequest], bytes] | None
 ) -> Callable[[Exchange], Reply | None] | None:
-    """Return the step that refuses paths that match a route but are not forwarded; None: all are forwarded.
+    """Return the step that rejects paths that match a route but are not forwarded; None: all are forwarded.
 
     `path_of`: returns the path that is sent to the route's upstream.
     """
     raw = path_of if route.path.forward == "raw" else None
     slash_allowed = route.path.encoded_slash == "keep"
-    # `*` means the server as a whole (RFC 9110 section 9.3.7), which is not covered by access to one of its paths.
+    # `*` means the server as a whole (RFC 9110 section 9.3.7): access to one of its paths does not include it.
     whole = route.rewrite is not None or upstream is None or not any(each.url.base_path for each in upstream.targets)
     if raw is None and slash_allowed and (whole or (route.paths and "/*" not in route.paths)):
         return None
@@ -111,7 +111,7 @@ class _PathCheck:
 
 
 def _raw(asked: BalancingRequest) -> bytes:
-    """The client's own bytes. Raises `Malformed` if `..` removes a segment that is empty for some servers."""
+    """Return the client's own bytes. Raises `Malformed` if `..` removes a segment that is empty for some servers."""
     raw_path = asked.raw_path
     if raw_path == asked.path:
         return raw_path

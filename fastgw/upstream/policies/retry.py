@@ -20,22 +20,22 @@ from fastgw.http.messages import ResponseHead
 from fastgw.upstream.targets.target import Target
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
-"""RFC 9110 section 9.2.2."""
+"""Idempotent methods, which may be retried (RFC 9110 section 9.2.2)."""
 SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-"""RFC 9110 section 9.2.1."""
+"""Safe methods (RFC 9110 section 9.2.1)."""
 
 NEVER: Final = ""
 CONNECT_FAILURE: Final = "connect_failure"
 RESET: Final = "reset_before_response"
 PER_TRY_TIMEOUT: Final = "per_try_timeout"
 REFUSED: Final = "stream_refused"
-"""The target has said over HTTP/2 that it did not look at the request: goes with `RESET`."""
+"""Condition: the target reported over HTTP/2 that it has not processed the request. Implied by `RESET`."""
 
 
 @final
 class RetryRules:
-    """`retries` for attempts. `statuses`: those after which another attempt may follow; `grpc_statuses`: the conditions
-    of those of gRPC.
+    """Retry policy, compiled from `retries`. `statuses`: response statuses that are retried; `grpc_statuses`:
+    conditions for gRPC statuses.
     """
 
     __slots__ = (
@@ -68,11 +68,14 @@ class RetryRules:
         self._longest_wait = settings.backoff.max
 
     def allow(self, condition: str, retried: int) -> bool:
-        """Whether one more attempt may follow after this number of retries. The caller checks whether it is *safe*."""
+        """Whether one more attempt may follow after this number of retries. The caller checks whether the request may
+        be sent again.
+        """
         return retried < self.max and condition in self._conditions
 
     def wait(self, condition: str, retried: int, others: bool, asked: float = 0.0) -> float:
-        """Seconds until the next attempt; inf: none follows. `others`: it goes to a target that was not tried yet.
+        """Return the seconds until the next attempt; inf: none follows. `others`: it goes to a target that was not
+        tried yet.
 
         `asked`: from `Retry-After` of the target. The delay is random from 0 to a bound that doubles each time ("full
         jitter"), so that simultaneous failures are not retried simultaneously. After a failed connect or a timeout, a
@@ -92,12 +95,12 @@ class RetryRules:
 
 @lru_cache(256)
 def rules_of(settings: config.Retries) -> RetryRules:
-    """Return the policy, shared by upstreams with equal settings: there may be thousands."""
+    """Return the policy; cached, because thousands of upstreams may have equal settings."""
     return RetryRules(settings)
 
 
 def asked_wait(head: ResponseHead) -> float:
-    """Seconds in `Retry-After` (RFC 9110 section 10.2.3); 0: there is none, or it is invalid."""
+    """Return the seconds in `Retry-After` (RFC 9110 section 10.2.3); 0: it is missing or invalid."""
     value = head.first(b"retry-after")
     if value is None:
         return 0.0

@@ -10,8 +10,8 @@ from typing import Final, final
 from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
 
 SPARE_RETRIES: Final = 3
-"""Retries in flight that the node may have in addition to the budget, because a share of few requests is less
-than one.
+"""Retries in flight that the node may have in addition to the budget, because the budget of a few requests is less than
+one.
 """
 
 _UNCOUNTED: Final = memoryview(bytearray(8)).cast("Q")
@@ -27,7 +27,7 @@ class RetryBudget:
     def __init__(self, share: float) -> None:
         self._share = share
         self._spare: PoolLimit | None = None  # without a counter of the node: created on demand
-        self._spared = 0  # how many of those in use have one of `_spare`
+        self._spared = 0  # number of retries in use that are counted in `_spare`
         self._counts = _UNCOUNTED
         self._denied_at = 0
         self.in_use = 0
@@ -36,13 +36,13 @@ class RetryBudget:
         return f"<RetryBudget of {self._share:.0%}, {self.in_use} in use>"
 
     def count_in(self, spare: PoolLimit, counts: memoryview, denied_at: int) -> None:
-        """Share with the node. `spare`: its limit of `SPARE_RETRIES`. `denied_at`: position in `counts` of the counter
-        of denied retries.
+        """Share the budget with the node. `spare`: its limit of `SPARE_RETRIES`. `denied_at`: position in `counts` of
+        the counter of denied retries.
         """
         self._spare, self._counts, self._denied_at = spare, counts, denied_at
 
     def try_take(self, active: int) -> bool:
-        """Take a place for a request that is retried, which is released at its end. `active`: requests in flight."""
+        """Take one retry of the budget, which is returned at the end of the request. `active`: requests in flight."""
         if self.in_use - self._spared + 1 > self._share * active:
             self._spare = self._spare or LocalLimit(SPARE_RETRIES)
             if not self._spare.try_take():

@@ -22,7 +22,7 @@ class AttemptKind(IntEnum):
 
     FIRST = 0
     RETRY = 1
-    HEDGE = 2  # beside others that are under way
+    HEDGE = 2  # in parallel to others in flight
 
 
 class AttemptListener(Protocol):
@@ -44,11 +44,11 @@ class AttemptListener(Protocol):
         """Handle the end of the response, or of the tunnel."""
 
     def attempt_given_up(self, attempt: "AttemptRecord", fault: Fault | None, why: str) -> None:
-        """Handle a failed attempt, or a response that was cut off.
+        """Handle a failed attempt, or an aborted response.
 
         `fault`: may also be caused by others than the target, see `Fault.side`. None: the attempt is no longer needed
         (the client disconnected, another attempt was faster, the response was `refused`), or an idle connection had
-        just been closed, which is no failure of the target. `why`: for logs; may be empty.
+        just been closed, which is not a failure of the target. `why`: for logs; may be empty.
         """
 
 

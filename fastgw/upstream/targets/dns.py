@@ -18,7 +18,7 @@ RETRY: Final = 1.0
 LIMIT: Final = 5.0
 """Timeout of a lookup in seconds. Its thread continues, and the next lookup waits for it."""
 AT_ONCE: Final = 16
-"""How many lookups run at the same time; those that have failed by `LIMIT` no longer count."""
+"""Maximum number of concurrent lookups; those that have exceeded `LIMIT` are not counted."""
 
 _places = asyncio.Semaphore(AT_ONCE)
 
@@ -51,7 +51,7 @@ async def look_up(host: str, port: int) -> list[TargetAddress]:
         except TimeoutError as error:
             raise TimeoutError(f"timed out after {LIMIT:g} s") from error
         finally:
-            del answer  # its exception refers back here: only the garbage collector would find the cycle
+            del answer  # its exception is a reference cycle
 
 
 def _ask(host: str, port: int) -> Future[list[TargetAddress]]:
@@ -66,7 +66,7 @@ def _ask(host: str, port: int) -> Future[list[TargetAddress]]:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             del _unanswered[host, port]
-            answer.set_exception(error.with_traceback(None))  # it refers back here, and so to the result
+            answer.set_exception(error.with_traceback(None))  # the traceback is a reference cycle
         else:
             del _unanswered[host, port]
             answer.set_result([TargetAddress(family, sockaddr) for family, _, _, _, sockaddr in found])

@@ -17,13 +17,13 @@ from fastgw.upstream.targets.dns import Name, TargetAddress
 from fastgw.upstream.targets.tls import TargetTls
 
 MOST_STREAMS: Final = 100
-"""Requests that one connection of HTTP/2 carries at once, where the target allows as many."""
+"""Maximum number of concurrent streams on an HTTP/2 connection, if the target allows as many."""
 _TIMEOUTS: Final = settings.UpstreamTimeouts()
 
 
 @final
 class Target:
-    """One address of an upstream and, in a worker, the connections to it."""
+    """An address of an upstream and, in a worker, the connections to it."""
 
     __slots__ = (
         "_literal",
@@ -61,9 +61,10 @@ class Target:
         label: str = "",
         streams: int = 1,
     ) -> None:
-        """`tls`: required for an https URL; of a tcp URL whether TLS is spoken, ignored for others. `host_header`,
-        `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets. `streams`: number
-        that a connection is expected to carry at once."""
+        """`tls`: required for an https URL; for a tcp URL whether TLS is used; ignored for others. `host_header`,
+        `server_name`: as configured. `label`: of `labels_of`, if the upstream has several targets. `streams`: expected
+        number of concurrent streams per connection.
+        """
         self.timeouts = timeouts
         self.place = 0  # in the node's shared memory
         self.counted = 0  # position of its row of counters there
@@ -72,7 +73,7 @@ class Target:
         self.port = url.port
         self.label = label or label_of(url)
         self.base_path = url.base_path.encode()
-        self.minor = 1  # of the HTTP/1 version of its last response
+        self.minor = 1  # HTTP/1 minor version of its last response
         self.host_header = _host_header(url, host_header)
         self.tls = TargetTls(tls) if tls is not None and (url.tls or url.scheme == "tcp") else None
         # An IP address is verified against the certificate's addresses, and not sent as SNI (RFC 6066 section 3).
@@ -98,7 +99,7 @@ class Target:
 
     @property
     def literal(self) -> TargetAddress | None:
-        """The address, where no name has to be looked up."""
+        """The address, if no lookup is needed; otherwise None."""
         return self._literal[0] if self._literal else None
 
     async def addresses(self) -> list[TargetAddress]:
@@ -115,7 +116,7 @@ class Target:
             self._name.on_change = on_change
 
     def avoid(self, address: TargetAddress) -> None:
-        """Try this address last until the next lookup, because it did not answer or others were faster."""
+        """Try this address last until the next lookup, because it did not respond or others were faster."""
         if self._name is not None:
             self._name.avoid(address)
 
@@ -128,9 +129,9 @@ class Target:
 def build_targets(
     upstream: settings.Upstream, tls: ssl.SSLContext | None = None, there: Mapping[Url, Target] = settings.NONE
 ) -> tuple[Target, ...]:
-    """The targets of a configured upstream, in file order. `tls`: required if one of them is spoken to by TLS.
+    """Return the targets of a configured upstream, in file order. `tls`: required if one of them uses TLS.
 
-    `there`: those that are there already, and are taken as they are, unless they are called otherwise now.
+    `there`: existing targets, which are reused if their name is unchanged.
     """
     made = []
     for target, label in zip(upstream.targets, labels_of(each.url for each in upstream.targets), strict=True):
@@ -166,21 +167,21 @@ def labels_of(urls: Iterable[Url]) -> list[str]:
 
 
 def label_of(url: Url) -> str:
-    """The address of a target."""
+    """Return the address of a target."""
     if url.socket:
         return f"unix:{url.socket}"
     return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
 
 
 def _host_header(url: Url, setting: str) -> bytes | None:
-    """Return the value of `Host`; None = that of the client."""
+    """Return the value of `Host`; None = unchanged."""
     if setting == "preserve":
         return None
     return (url.authority if setting == "target" else setting).encode()
 
 
 def _literal(url: Url) -> TargetAddress | None:
-    """The address that needs no lookup: a unix socket or an IP literal."""
+    """Return an address that needs no lookup: a unix socket or an IP literal."""
     if url.socket:
         return TargetAddress(socket.AF_UNIX, url.socket)
     try:

@@ -1,8 +1,9 @@
-"""TLS to `https` targets: contexts created from the contents of files as they were read, regardless of later changes.
+"""TLS to `https` targets: contexts are created from file contents as they were read, regardless of later changes.
 
 A connection resumes the session of an earlier one to its target (RFC 8446 section 2.2, RFC 5077), if the target allows
+it.
 
-it. A key is in a memory file only, for a moment, because OpenSSL reads it by the name of a file.
+A private key is only briefly in a memory file, because OpenSSL reads it by the name of a file.
 """
 
 import re
@@ -24,7 +25,7 @@ _CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFI
 
 
 HTTP: Final = ("http/1.1",)
-"""Protocols that are offered to targets of HTTP (ALPN)."""
+"""ALPN protocols for HTTP targets."""
 RESUMED_S: Final = 3600.0
 """Seconds for which a session is resumed after the target's certificate was verified."""
 MOST_REFUSED: Final = 3
@@ -36,7 +37,7 @@ MOST_ADDRESSES: Final = 64
 
 
 class Material(NamedTuple):
-    """The contents of the configured files. ca None: the system's, or none if verification is off."""
+    """Contents of the configured files. `ca`: None = the system's certificates, or none if verification is off."""
 
     ca: bytes | None
     certificate: bytes | None
@@ -55,7 +56,9 @@ class Identity(NamedTuple):
 
 
 def material_of(tls: settings.UpstreamTls, files: Mapping[str, bytes]) -> Material:
-    """`files`: contents that were read when the configuration was accepted; others are read now. Raises `OSError`."""
+    """Read the configured files. `files`: contents that were read when the configuration was accepted; others are read
+    now. Raises `OSError`.
+    """
 
     def read(path: str) -> bytes:
         held = files.get(path)
@@ -75,8 +78,8 @@ def identity_of(tls: settings.UpstreamTls, material: Material, protocols: tuple[
 
 
 def protocols_of(upstream: settings.Upstream) -> tuple[str, ...]:
-    """Return the protocols that its targets are offered (ALPN), the preferred one first: of those of another protocol
-    than HTTP none.
+    """Return the ALPN protocols for an upstream's targets, the preferred one first; () for other protocols than
+    HTTP.
     """
     if any(target.url.scheme == "tcp" for target in upstream.targets):
         return ()
@@ -94,7 +97,7 @@ class ClientTls(NamedTuple):
 
 
 def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientTls:
-    """`read`: returns the contents of a file. Raises its exceptions."""
+    """Read the configured files. `read`: function that returns the contents of a file. Raises its exceptions."""
     material = _material(tls, read)
     return ClientTls(tls, material, identity_of(tls, material))
 
@@ -102,13 +105,14 @@ def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientT
 def client_tls(
     tls: settings.UpstreamTls, material: Material, protocols: tuple[str, ...] = HTTP
 ) -> Steps[ssl.SSLContext]:
-    """TLS 1.2 or later, verified unless switched off; these protocols are offered. Raises `ssl.SSLError`, `OSError`.
+    """Create a context: TLS 1.2 or later, verified unless switched off, with these ALPN protocols. Raises
+    `ssl.SSLError`, `OSError`.
 
     Configured files are one step, the system's certificates one each: 140 take 20 ms.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.options |= ssl.OP_NO_RENEGOTIATION  # nobody asks for it but to judge anew whom it has judged
+    made.options |= ssl.OP_NO_RENEGOTIATION  # renegotiation is not needed
     openssl.spare_memory(made)
     if protocols:
         made.set_alpn_protocols(protocols)
@@ -124,14 +128,14 @@ def client_tls(
     if material.certificate is not None and material.key is not None:
         yield
         with as_file(material.certificate) as certificate, as_file(material.key) as key:
-            # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
+            # Without a password, OpenSSL would prompt for that of an encrypted key on the terminal.
             made.load_cert_chain(certificate, key, password="")
     return made
 
 
 @final
 class TargetTls:
-    """The TLS of one target: the context, which it shares with others, and its own sessions.
+    """TLS of one target: the context, which is shared with others, and its own sessions.
 
     A name may resolve to several hosts that do not share sessions, so each address has its own.
     """
@@ -186,7 +190,7 @@ class Resuming:
         return made
 
     def remember(self, connection: ssl.SSLObject) -> None:
-        """Keep the session of a connection after a response: by then, TLS 1.3 has received its tickets too."""
+        """Store the session of a connection after a response: by then, TLS 1.3 has received its tickets too."""
         if connection.session_reused:  # the stored one is valid, and was verified at a known time
             self._refused = 0
             return
@@ -209,6 +213,6 @@ def _trust_system(made: ssl.SSLContext) -> Steps[None]:
         made.load_verify_locations(capath=paths.capath)  # read when a certificate is verified
     if paths.cafile is not None:
         for certificate in _CERTIFICATE.findall(Path(paths.cafile).read_text("ascii", "ignore")):
-            with suppress(ssl.SSLError):  # an invalid one is left out
+            with suppress(ssl.SSLError):  # invalid certificates are skipped
                 made.load_verify_locations(cadata=certificate)
             yield

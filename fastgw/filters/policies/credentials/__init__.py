@@ -1,4 +1,4 @@
-"""credentials: what the gateway shows an API in place of the client."""
+"""credentials: credentials that the gateway sends to an API in place of the client's."""
 
 from fastgw.filters.policies.credentials.filter import Credentials
 

@@ -1,4 +1,4 @@
-"""Control's side: fetches for all workers, one after the other, only when one of them asks."""
+"""Fetcher in the control process: fetches for all workers, one value after the other, only on demand."""
 
 import time
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from fastgw.filters.policies.credentials.rejected_throttle import allowance, kee
 from fastgw.operator_events import OperatorEvent, say
 
 IDLE_S: Final = 30.0
-"""A source that nobody has asked for so long ends; who asks then begins it anew, with what it has said last."""
+"""Seconds without a request after which a source ends; the next request starts it again, with its last value."""
 
 
 class ControlContext(NamedTuple):
-    """Services for fetching in the control process, in the place of a worker's `Services`."""
+    """`Services` for fetching in the control process."""
 
     fetcher: Fetcher
     feeds: Feeds
@@ -26,16 +26,16 @@ class ControlContext(NamedTuple):
 
 
 class ControlFetch(FeedSource, frozen=True, kw_only=True):
-    """Fetch on demand in the control process: its value is held until it expires or is refused.
+    """Fetch on demand in the control process: a value is kept until it expires or is rejected.
 
-    One that nobody asks for is 1 KB of the configuration; what it has said is 0.7 KB and the value, in each process. A
-    task runs only while somebody asks, and for `IDLE_S`.
+    An unused source takes 1 KB of the configuration, a value 0.7 KB in each process. A task runs only on demand, and
+    for `IDLE_S`.
     """
 
     lazy = True
 
     def getter(self, read_file: Callable[[str], bytes]) -> Getter:
-        """Raises `ValueError`, `OSError`, `SecretError` for settings that cannot work."""
+        """Return the fetcher. Raises `ValueError`, `OSError`, `SecretError` for unusable settings."""
         raise NotImplementedError
 
     async def run(self, node: NodeSide) -> None:
@@ -55,11 +55,11 @@ class ControlFetch(FeedSource, frozen=True, kw_only=True):
                 is_ours = (last_record := read(last)) is not None and last_record.material == record.material
                 now_date = time.time()
                 if (is_ours and not node.is_outdated(last)) or now_date < record.failed_until_date:
-                    pass  # it has crossed what we have said, or comes too early
+                    pass  # answered already, or too early
                 else:
                     await keep_pace(record, allowed)
                     record = await self._fetched(node, getter, around, record)
-                    await node.asked(0)  # whoever asked until now gets this answer
+                    await node.asked(0)  # all requests until now get this response
                 record = msgspec.structs.replace(record, generation=node.generation)
                 node.publish(record.packed())
         finally:
@@ -82,5 +82,5 @@ class ControlFetch(FeedSource, frozen=True, kw_only=True):
 
 
 def _label(node: NodeSide, getter: Getter) -> str:
-    """Many share a URL: which of them it is."""
+    """Return a label that distinguishes sources with the same URL."""
     return f"{getter.name} for {node.used_by}" if node.used_by else getter.name

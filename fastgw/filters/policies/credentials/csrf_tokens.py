@@ -1,4 +1,4 @@
-"""Tokens against forged requests: had from an API with its own credentials, once per node, held by workers."""
+"""CSRF tokens of an API: fetched with its own credentials once per node, cached by workers."""
 
 import asyncio
 import re
@@ -33,13 +33,13 @@ from fastgw.upstream.client.http_client import Fetched
 _ASKS: Final = ((b"X-CSRF-Token", b"fetch"), (b"Accept", b"*/*"), (b"Cache-Control", b"no-cache"))
 _IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
 _COOKIE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([!#-:<-\[\]-~]*|\"[!#-:<-\[\]-~]*\")")
-"""RFC 6265 section 4.1.1, and a comma, which some have in a value."""
+"""Cookie pair (RFC 6265 section 4.1.1), with commas, which some values contain."""
 _NO_TOKENS: Final = frozenset((b"required", b"fetch"))
-"""Values that APIs send in the token's place when there is none."""
+"""Header values that APIs send instead of a token if there is none."""
 
 
 class CsrfToken(NamedTuple):
-    """CSRF token that goes with each request. It is secret."""
+    """CSRF token, sent with each request. It is secret."""
 
     token: bytes
     cookies: tuple[tuple[bytes, bytes], ...]
@@ -47,7 +47,7 @@ class CsrfToken(NamedTuple):
 
     @property
     def line(self) -> bytes:
-        """A field, ready."""
+        """The header line with the token."""
         return b"X-CSRF-Token: %b\r\n" % self.token
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ CsrfHolder = WorkerCache[CsrfToken]
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """The API's own credentials: one of these, or none."""
+    """The API's credentials: at most one of these."""
 
     basic: Basic | None = None
     bearer: Secret | None = None
@@ -86,10 +86,10 @@ class CsrfSource(ControlFetch, frozen=True, kw_only=True):
 
 
 def csrf_cache(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
-    """Return the holder that all filters with the same settings, credentials and secrets share. Its source is
+    """Return the cache shared by all filters with the same settings, credentials and secrets. Its source is
     `CsrfSource.of`.
 
-    Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret.
+    Raises `ValueError`, `SecretError` and `OSError`, without secrets.
     """
     key = _key(settings, shown)
     endpoint = CsrfEndpoint(key, settings, shown, env.read)
@@ -109,7 +109,7 @@ class CsrfEndpoint:
     """Gets them from one API, for one set of credentials."""
 
     def __init__(self, key: str, settings: Csrf, shown: Shown, read_file: ReadFile) -> None:
-        """Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret."""
+        """Raises `ValueError`, `SecretError` and `OSError`, without secrets."""
         reader = SecretReader(key, read_file)
         self._fields = _static(shown, reader)
         self._tls = client_tls(reader.file, settings.tls)
@@ -145,7 +145,7 @@ class CsrfEndpoint:
                 answer = await self._ask(around)
         except TimeoutError as late:
             raise Unavailable(Fault.TOKEN_TIMEOUT, f"no answer within {self.timeout:g} s") from late
-        return FetchResult(read_csrf(answer), FOR_EVER, FOR_EVER)  # until the API refuses it
+        return FetchResult(read_csrf(answer), FOR_EVER, FOR_EVER)  # until the API rejects it
 
     async def _ask(self, around: FetchContext) -> Fetched:
         tokens = self._tokens
@@ -165,7 +165,7 @@ class CsrfEndpoint:
 
 
 def read_csrf(answer: Fetched) -> bytes:
-    """The token and the cookies, packed. Raises `Unavailable`."""
+    """Return token and cookies of a response, packed. Raises `Unavailable`."""
     if not 200 <= answer.status < 300:
         raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status}")
     token = answer.fields.get(b"x-csrf-token") or b""
@@ -182,7 +182,7 @@ def read_csrf(answer: Fetched) -> bytes:
 
 
 def _static(shown: Shown, reader: SecretReader) -> list[tuple[bytes, bytes]]:
-    """The fields that do not change. Raises `ValueError`, which tells no value."""
+    """Return the constant headers. Raises `ValueError` without values."""
     fields = []
     if shown.basic is not None:
         username, password = reader.secret(shown.basic.username), reader.secret(shown.basic.password)

@@ -1,9 +1,9 @@
-"""The filter: what the gateway shows an API, put where the client's own would stand.
+"""credentials: the filter that sends the gateway's credentials to an API in place of the client's.
 
-Rule 1: nobody but the upstream of the route gets to see it (`Exchange.keep_from_others`). Rule 2: what stands there
-once is ours or the client's, never both: a field of ours takes the client's out, with its twins. Rule 3: who shows a
-token of its own is somebody else to the API: it is shown none of the gateway's, nor is that tried when the API refuses
-it.
+Rule 1: only the route's own upstream gets them (`Exchange.keep_from_others`). Rule 2: a header has either the gateway's
+or the client's value, never both: setting a header removes the client's, including names that differ only in
+punctuation. Rule 3: a client with a token of its own has another identity at the API: it gets none of the gateway's
+credentials, not even if the API rejects its token.
 """
 
 import re
@@ -47,7 +47,7 @@ T = TypeVar("T", Token, CsrfToken)
 
 _IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
 _NO_TOKEN: Final = b"Authorization: Bearer {token}\r\n"
-"""Placeholder of a token, for those who only ask what would be sent. It is shown as `***`."""
+"""Placeholder for a token, for `explain`. It is shown as `***`."""
 _NO_CSRF: Final = CsrfToken(b"{token}", ())
 _AUTHORIZATION: Final = b"authorization"
 _CSRF: Final = b"x-csrf-token"
@@ -132,7 +132,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
 
     @property
     def _unfetched(self) -> Iterable[Secret]:
-        """The secrets that the API itself is shown."""
+        """Return the secrets for the API that are not fetched."""
         if self.basic is not None:
             yield from (self.basic.username, self.basic.password)
         if self.bearer is not None:
@@ -154,7 +154,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         if self.basic or self.bearer or self.oauth2 or self.hide_authorization:
             written.add(_AUTHORIZATION)
         own = b"" if self.access_token_header is None else self.access_token_header.lower().encode()
-        # The same use of the filter, before and after a reload.
+        # Identifies the use of the filter over reloads.
         where = ("credentials in use", env.level, env.route if env.level == "route" else None, env.instance)
         again = _Again(self.basic is not None, any(secret.file for secret in self._unfetched))
         use = _CredentialsUse(ways, frozenset(written), own, env.shared(where, _Newest), again)
@@ -180,7 +180,7 @@ def _asks(settings: Credentials) -> str:
 
 
 def _lines(settings: Credentials, env: Env) -> bytes:
-    """The fields that do not change. Raises `ValueError` and `SecretError`, neither of which shows a secret."""
+    """Return the constant headers. Raises `ValueError` and `SecretError`, without secrets."""
     if settings.basic is not None:
         username, password = env.secret(settings.basic.username), env.secret(settings.basic.password)
         if ":" in username:
@@ -200,7 +200,7 @@ class _Ways(NamedTuple):
     """Sources of the credentials that are sent."""
 
     lines: bytes
-    """Constant header lines; b"" where there are none."""
+    """Constant header lines; b"": none."""
     tokens: TokenHolder | None
     csrf: CsrfHolder | None
 
@@ -210,13 +210,13 @@ class _Ways(NamedTuple):
         return line, None if self.csrf is None else await self.csrf.obtain()
 
     def renewed_earlier(self, line: bytes, csrf: CsrfToken | None, carried: bytes) -> bool:
-        """Whether something of this, which did not stand in `carried`, was not fetched just now."""
+        """Whether a value that is not in `carried` had been fetched before this renewal."""
         tokens_earlier = self.tokens is not None and line not in carried and self.tokens.fetched_earlier
         csrf_earlier = self.csrf is not None and csrf is not None and csrf.line not in carried
         return tokens_earlier or (csrf_earlier and self.csrf is not None and self.csrf.fetched_earlier)
 
     def renew(self, carried: bytes) -> None:
-        """Request newer credentials after an API has refused those in these lines; nobody waits."""
+        """Start to renew the credentials in these lines after an API has rejected them; does not wait."""
         if self.tokens is not None:
             _renew(self.tokens, carried)
         if self.csrf is not None:
@@ -227,9 +227,7 @@ class _Ways(NamedTuple):
         return _Ways(line, None, self.csrf)
 
     async def obtain_newer(self, carried: bytes) -> tuple[bytes, CsrfToken | None]:
-        """Return the credentials to send in place of those that an API has refused, which stand in these lines. Raises
-        `Unavailable`.
-        """
+        """Return newer credentials than those in these lines, which an API has rejected. Raises `Unavailable`."""
         line, csrf, problem = self.lines, None, None
         if self.tokens is not None:
             token, problem = await _newer(self.tokens, carried)
@@ -237,7 +235,7 @@ class _Ways(NamedTuple):
         if self.csrf is not None:
             csrf, other_problem = await _newer(self.csrf, carried)
             problem = problem or other_problem
-        # One of token and CSRF token will do: it may be the one that was refused.
+        # One newer value of token and CSRF token is enough: the other may not be the reason.
         if problem is not None and line in carried and (csrf is None or csrf.line in carried):
             raise problem
         return line, csrf
@@ -250,7 +248,7 @@ def _renew(cache: WorkerCache[T], carried: bytes) -> None:
 
 
 async def _newer(cache: WorkerCache[T], carried: bytes) -> tuple[T, Unavailable | None]:
-    """Return a newer value than what was carried; or the present one, and why there is no newer one. Raises
+    """Return a newer value than the one in `carried`; or the current one, and the reason why there is none. Raises
     `Unavailable`.
     """
     held = cache.current(monotonic())
@@ -268,14 +266,14 @@ class _Again(NamedTuple):
     """Retry after an API has refused constant credentials."""
 
     always: bool
-    """Whether the credentials are sent once more, whatever they are by then."""
+    """Whether the credentials are sent again even if they are unchanged."""
     looks: bool
-    """Files that it comes from are looked at before that."""
+    """Whether their files are read again first."""
 
 
 @final
 class _Newest:
-    """The use of the filter that is in force, where one use follows another."""
+    """The active use of the filter, which may replace an earlier one."""
 
     __slots__ = ("__weakref__", "use")
 
@@ -285,9 +283,9 @@ class _Newest:
 
 @final
 class _CredentialsUse:
-    """One use of the filter. `written`: lower-case names of the fields in which it shows the gateway's credentials.
+    """One use of the filter. `written`: lower-case names of the headers with the gateway's credentials.
 
-    `own`: that of the field for a client's own token; b"": there is none.
+    `own`: header for a client's own token; b"": none.
     """
 
     __slots__ = ("_again", "_dropped", "_names", "_newest", "_own", "_own_names", "_ready", "_services", "_ways")
@@ -321,7 +319,7 @@ class _CredentialsUse:
         if self._again.looks and self._services is not None:
             self._services.feeds.drop(SecretFiles().key)
 
-    # the request
+    # request
 
     def request(self, exchange: Exchange, *, own_is_empty: bool = False) -> Outcome:
         ways = self._ways
@@ -345,7 +343,7 @@ class _CredentialsUse:
                 and not exchange.request_dropped
                 and (not added or (is_id_line(exchange) and REQUEST_ID not in self._names.alike))
             ):
-                # The same as below, where there is nothing to join but the id of the request.
+                # Same as below, if only the request id has to be joined.
                 dropped = self._dropped
                 exchange.for_others = added, dropped, exchange.query_sent
                 exchange.request_added, exchange.request_dropped = added + line if added else line, dropped
@@ -387,7 +385,7 @@ class _CredentialsUse:
                 line, csrf = await self._ways_of(use, exchange, own).obtain()
             except Unavailable as problem:
                 newest = self._newest.use or use
-                if newest is not use:  # its secret has changed meanwhile
+                if newest is not use:  # its secret has changed in between
                     use = newest
                     continue
                 after = ((b"Retry-After", b"%d" % problem.retry_after),) if problem.retry_after else ()
@@ -395,7 +393,7 @@ class _CredentialsUse:
             use._show(exchange, line, csrf, self._names_of(use, own))
             return None
 
-    # with credentials of the client's own
+    # clients with their own credentials
 
     def _shows_own(self, exchange: Exchange) -> bool:
         return bool(self._own) and bool(exchange.head.first(self._own))
@@ -404,7 +402,9 @@ class _CredentialsUse:
         return b"Authorization: %b\r\n" % exchange.head.values(self._own)[0]
 
     def _ways_of(self, use: "_CredentialsUse", exchange: Exchange, own: bool) -> _Ways:
-        """`own`: the client shows its own. `use`: what is in force by now may know of no field for that."""
+        """Return the sources of credentials. `own`: the client sends its own token. `use`: the active use, which may
+        not have a header for that.
+        """
         return use._ways.beside(self._own_line(exchange)) if own else use._ways
 
     def _names_of(self, use: "_CredentialsUse", own: bool) -> "_Names":
@@ -416,7 +416,7 @@ class _CredentialsUse:
         values = exchange.head.values(self._own)
         if len(values) > 1:
             return exchange.refuse(Fault.BAD_REQUEST, f"There is more than one {self._own.decode()}.")
-        if not values[0]:  # it has none after all
+        if not values[0]:  # the header is empty
             outcome = self.request(exchange, own_is_empty=True)
             exchange.request_dropped = exchange.request_dropped | {self._own}
             return outcome
@@ -428,7 +428,7 @@ class _CredentialsUse:
         self._show(exchange, self._own_line(exchange), csrf, self._own_names)
         return None
 
-    # what is written
+    # header lines
 
     def _show(self, exchange: Exchange, line: bytes, csrf: CsrfToken | None, names: "_Names") -> None:
         if csrf is None:
@@ -437,7 +437,7 @@ class _CredentialsUse:
             self._write_both(exchange, line, csrf, names)
 
     def _write(self, exchange: Exchange, lines: bytes, names: "_Names") -> None:
-        """`names`: of headers that are ours from here on."""
+        """Add the lines. `names`: headers that belong to the gateway from now on."""
         exchange.keep_from_others(names.dropped)
         added, dropped = exchange.request_added, exchange.request_dropped
         if added:
@@ -446,7 +446,7 @@ class _CredentialsUse:
         exchange.request_dropped = dropped | names.dropped if dropped else names.dropped
 
     def _write_both(self, exchange: Exchange, line: bytes, csrf: CsrfToken, of: "_Names") -> None:
-        """Write a token together with a CSRF token, and its cookies beside those of the client."""
+        """Add a token together with a CSRF token, whose cookies are appended to the client's."""
         ready = self._ready
         if ready.csrf is not csrf:
             ready = self._ready = _Ready(csrf)
@@ -459,12 +459,12 @@ class _CredentialsUse:
         exchange.request_added = without(added, alike) + lines if added else lines
         exchange.request_dropped = dropped | names if dropped else names
 
-    # the answer
+    # response
 
     def renew(self, exchange: Exchange, head: ResponseHead) -> Awaitable[bool] | None:
-        """The API has refused what was shown: show something else, if there is something else."""
+        """Renew the credentials after the API has rejected them, if there are others."""
         if exchange.for_others is None:
-            return None  # it went to another upstream
+            return None  # it was sent to another upstream
         use = self._newest.use or self
         own = self._shows_own(exchange)
         ways = self._ways_of(use, exchange, own)
@@ -486,7 +486,8 @@ class _CredentialsUse:
         try:
             newer = await ways.obtain_newer(carried)
             if not exchange.renewed_earlier and ways.renewed_earlier(*newer, carried):
-                # It may have been ended by one that this worker has not heard of yet: refused as well, it is renewed.
+                # It may have been invalidated by a newer one that this worker does not have yet: if rejected too, it is
+                # renewed.
                 exchange.renewed, exchange.renewed_earlier = False, True
         except Unavailable as problem:
             exchange.why = exchange.why or problem.why
@@ -500,13 +501,13 @@ class _CredentialsUse:
 
 
 class _Names(NamedTuple):
-    """Headers that are ours. Thousands of services have the same ones."""
+    """Header names that belong to the gateway, shared by thousands of services."""
 
     written: frozenset[bytes]
     dropped: frozenset[bytes]
     dropped_with_cookies: frozenset[bytes]
     alike: frozenset[bytes]
-    """Names whose fields from filters before this one are discarded."""
+    """Names of headers whose values from earlier filters are discarded."""
     alike_with_cookies: frozenset[bytes]
 
 
@@ -519,7 +520,7 @@ def _names_of(written: frozenset[bytes], with_csrf: bool) -> _Names:
 
 @final
 class _Ready:
-    """A CSRF token and its cookies, ready to be sent."""
+    """CSRF token and its cookies, serialized."""
 
     __slots__ = ("_names", "_pairs", "csrf", "line")
 
@@ -530,7 +531,7 @@ class _Ready:
         self._pairs = b"; ".join(b"%b=%b" % cookie for cookie in csrf.cookies)
 
     def cookie_line(self, clients: list[bytes]) -> bytes:
-        """Return the cookies beside the client's; of the same name, the API's own count. b"": there are none."""
+        """Return the cookies together with the client's; for duplicate names, the API's. b"": none."""
         cookies = b"; ".join(filter(None, clients)).rstrip(b"; \t")
         for name in self._names:
             if name in cookies:
@@ -551,7 +552,7 @@ _NOT_AGAIN: Final = _Again(always=False, looks=False)
 
 
 def _clients_cookies(exchange: Exchange) -> list[bytes]:
-    """The lines that would have gone to the API: as others get them."""
+    """Return the client's cookie lines as changed by other filters."""
     assert exchange.for_others is not None
     added, dropped, _ = exchange.for_others
     lines = [] if _COOKIE in dropped else exchange.values(_COOKIE)

@@ -1,7 +1,7 @@
-"""Messages between control and the workers about something that is fetched once per node, such as a token.
+"""Messages between the control process and workers about values that are fetched once per node, such as a token.
 
-Rule 1: what is fetched belongs to the material it was fetched with: the settings, and the contents of all secrets and
-files that they name. Rule 2: a failure takes nothing away: what was fetched before is good until it expires.
+Rule 1: a value belongs to its material: the settings, and the contents of all secrets and files that they name. Rule 2:
+after a failure the previous value stays valid until it expires.
 """
 
 import random
@@ -16,24 +16,24 @@ from fastgw.errors import Fault
 from fastgw.filters.api import Feeds, Fetcher
 
 LONGEST_S: Final = 30.0
-"""The longest that a failure is remembered: so often an endpoint that fails is asked at least."""
+"""Maximum seconds for which a failure is cached: a failing endpoint is tried at least this often."""
 FOR_EVER: Final = 4e9
-"""A date (epoch seconds) that nobody waits for."""
+"""Date (epoch seconds) that means never."""
 
 
 class Unavailable(Exception):
-    """The value cannot be fetched now. `why` is for the log, without anything secret."""
+    """The value cannot be fetched now. `why` is for the log, without secrets."""
 
     def __init__(self, fault: Fault, why: str, retry_after: int = 0) -> None:
         super().__init__(why)
         self.fault = fault
         self.why = why
         self.retry_after = retry_after
-        """Whole seconds until it is tried again; 0: at once."""
+        """Whole seconds until the next attempt; 0: at once."""
 
 
 class FetchContext(Protocol):
-    """Services for fetching: `Services` of a worker, or the same in control."""
+    """Services for fetching: `Services` of a worker, or the equivalent in control."""
 
     @property
     def fetcher(self) -> Fetcher: ...
@@ -48,7 +48,7 @@ class FetchContext(Protocol):
 
 
 class FetchResult(NamedTuple):
-    """Result of a fetch. `value`: as its holders read it; it is secret."""
+    """Result of a fetch. `value`: in the form that its caches parse; it is secret."""
 
     value: bytes
     good_until_date: float
@@ -62,13 +62,13 @@ class FetchResult(NamedTuple):
 
 
 class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
-    """All there is to know of it, as it goes to the workers. It is secret."""
+    """State of a value, as sent to the workers. It is secret."""
 
     material: bytes
     generation: int = 0
-    """The configuration that was in force when it was said."""
+    """Generation of the configuration that was active then."""
     value: bytes = b""
-    """b"": there is none."""
+    """b"": no value."""
     good_until_date: float = 0.0
     renew_from_date: float = 0.0
     note: bytes = b""
@@ -78,9 +78,9 @@ class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     failed_until_date: float = 0.0
     """Date before which no attempt is made."""
     failures: int = 0
-    """Number of failures in a row."""
+    """Number of consecutive failures."""
     fetched_date: float = 0.0
-    """Some endpoints give the same each time: by this alone those who wait know that it is an answer."""
+    """Date of the fetch: it identifies a new response with the same value."""
 
     def __repr__(self) -> str:
         return f"<FetchedRecord until {self.good_until_date:.0f} {self.fault}>"
@@ -100,7 +100,7 @@ class FetchedRecord(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
 
 
 def read(value: bytes) -> FetchedRecord | None:
-    """b"": nothing was said yet. None also for what another version has said."""
+    """Read a message. None: there is none yet (b""), or it is of another version."""
     try:
         return msgspec.msgpack.decode(value, type=FetchedRecord) if value else None
     except msgspec.DecodeError:
@@ -119,7 +119,9 @@ def succeeded(record: FetchedRecord, got: FetchResult) -> FetchedRecord:
 
 
 def failed(record: FetchedRecord, problem: Unavailable, first_s: float) -> FetchedRecord:
-    """`first_s`: for how long the first failure is remembered; each further one is for twice as long."""
+    """Return the state after a failure. `first_s`: seconds for which the first failure is cached; doubled for each
+    further one.
+    """
     rest_s = min(first_s * 2 ** min(record.failures, 16), max(LONGEST_S, first_s))
     return msgspec.structs.replace(
         record,
@@ -131,7 +133,7 @@ def failed(record: FetchedRecord, problem: Unavailable, first_s: float) -> Fetch
 
 
 def renewal(now_date: float, good_until_date: float) -> float:
-    """When to renew what is good from now until then: in its last quarter, or last minute, at a time of its own."""
+    """Return when to renew a value valid from now until then: in its last quarter, or last minute, at a random time."""
     left = good_until_date - now_date
     return good_until_date - min(left / 4, 60.0) * random.uniform(0.5, 1.0)
 
@@ -143,10 +145,10 @@ class Getter(Protocol):
     """Name of what is fetched, for the log."""
     material: bytes
     timeout: float
-    """Seconds for everything."""
+    """Seconds for the whole fetch."""
     negative_ttl: float
 
     def start(self, around: FetchContext) -> None: ...
     def stop(self) -> None: ...
     async def get(self, around: FetchContext, before: FetchedRecord) -> FetchResult:
-        """Raises `Unavailable`. `before`: what was said last, and is to be replaced."""
+        """Fetch a value. Raises `Unavailable`. `before`: the previous value."""

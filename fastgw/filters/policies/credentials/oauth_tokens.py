@@ -1,4 +1,4 @@
-"""Tokens: fetched once per node by control (`TokenSource`), held by workers (`TokenHolder`)."""
+"""OAuth tokens: fetched once per node by control (`TokenSource`), cached by workers (`TokenHolder`)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Token(NamedTuple):
     """Access token for an API."""
 
     line: bytes
-    """A field, ready: `Authorization: Bearer …` and the end of the line."""
+    """Header line: `Authorization: Bearer …`, with its line end."""
 
     def __repr__(self) -> str:
         return "<Token>"
@@ -25,13 +25,13 @@ TokenHolder = WorkerCache[Token]
 
 
 class TokenSource(ControlFetch, frozen=True, kw_only=True):
-    """A token endpoint."""
+    """Source of tokens: a token endpoint."""
 
     settings: OAuth2
 
     @classmethod
     def of(cls, settings: OAuth2) -> "TokenSource":
-        """The same token is fetched once only if everything is the same."""
+        """Return the source. Tokens are shared only if all settings are the same."""
         return cls(key=_key(settings), settings=settings)
 
     @property
@@ -43,9 +43,9 @@ class TokenSource(ControlFetch, frozen=True, kw_only=True):
 
 
 def token_cache(env: Env, settings: OAuth2) -> TokenHolder:
-    """Return the holder that all filters with the same settings and secrets share. Its source is `TokenSource.of`.
+    """Return the cache shared by all filters with the same settings and secrets. Its source is `TokenSource.of`.
 
-    Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret.
+    Raises `ValueError`, `SecretError` and `OSError`, without secrets.
     """
     key = _key(settings)
     endpoint = TokenEndpoint(key, settings, env.read)

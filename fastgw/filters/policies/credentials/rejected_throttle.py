@@ -1,8 +1,9 @@
 """Rate limit for refetching a token that an API rejects although it has not expired.
 
-Each value is fetched anew once, for all who were refused with it. An API that refuses everything, or some calls for
-reasons of its own, must not have one fetched for each of them as fast as can be: whoever fetches (control or, while
-that is away, a worker) keeps to a pace. Who comes too soon waits; nobody is turned away, for the secret may be good.
+Each value is refetched once for all requests that were rejected with it. An API that rejects everything, or some calls
+for other reasons, must not cause a fetch for each of them: the process that fetches (control or, while that is
+unreachable, a worker) limits the rate. Requests wait for the next fetch; none is rejected, because the credentials may
+be valid.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ from fastgw.filters.outbound.refresh_throttle import Allowance
 from fastgw.filters.policies.credentials.messages import FetchedRecord
 
 AGAIN_S: Final = 1.0
-"""How often at most. Some servers end a token by the next one: in that time a request that was sent once more has its
-answer, before another one's refusal takes its token away again."""
+"""Minimum seconds between fetches. Some servers invalidate a token when they issue the next one: within this time, a
+retried request is answered before another rejection replaces its token.
+"""
 
 
 def allowance() -> Allowance:
@@ -24,7 +26,7 @@ def allowance() -> Allowance:
 async def keep_pace(record: FetchedRecord, allowance: Allowance) -> None:
     """Wait until what was said may be fetched anew."""
     now_date = time.time()
-    if not record.is_good(now_date) or now_date >= record.renew_from_date:  # then it is renewed anyhow
+    if not record.is_good(now_date) or now_date >= record.renew_from_date:  # it is renewed anyway
         return
     while rest := allowance.take_token(time.monotonic()):
         await asyncio.sleep(rest)

@@ -1,4 +1,4 @@
-"""Files with secrets, looked at anew at once: an API has refused what they said when they were last looked at."""
+"""Rereading of secret files at once, after an API has rejected their contents."""
 
 import asyncio
 from time import monotonic
@@ -9,15 +9,15 @@ from fastgw.filters.api import FeedSource, NodeSide, Services
 KEY: Final = "files of secrets"
 IDLE_S: Final = 30.0
 EVERY_S: Final = 0.25
-"""How soon after a look the next one begins at the earliest; whoever asks before that waits so long."""
+"""Minimum seconds between two reads; a request in between waits for the next one."""
 LOST_S: Final = 1.0
-"""Seconds after which control is asked once more: an ask may be lost."""
+"""Seconds after which control is asked again, because a message may be lost."""
 LONGEST_S: Final = 5.0
-"""How long a request waits: until files that change have come to rest, and all workers have what they say."""
+"""Maximum seconds that a request waits until changed files are stable and active in all workers."""
 
 
 class SecretFiles(FeedSource, frozen=True, kw_only=True):
-    """Control's side, for all filters of the node: what has changed is in force when it answers."""
+    """Part in the control process, for all filters of the node: when it answers, changes are active."""
 
     lazy = True
     key: str = KEY
@@ -31,7 +31,7 @@ class SecretFiles(FeedSource, frozen=True, kw_only=True):
 
 
 async def look_anew(services: Services) -> None:
-    """Wait until the files were looked at and what they say is in force, for a bounded time."""
+    """Wait until the files were read and their contents are active, for a bounded time."""
     feed, until = services.feeds[KEY], monotonic() + LONGEST_S
     while (left := until - monotonic()) > 0 and not services.control_is_away():
         feed.ask()

@@ -26,13 +26,15 @@ from fastgw.redis.encrypted_cache import EncryptedRedisCache
 from fastgw.upstream.client.http_client import Fetched, FetchFailed
 
 MOST: Final = 64 * 1024
-"""Bytes of an answer."""
+"""Maximum bytes of a response."""
 UNSAID_S: Final = 300.0
-"""How long a token is used that does not say how long it is good for: without `expires_in`, or with 0."""
+"""Seconds for which a token without a lifetime is used: without `expires_in`, or with 0."""
 LONGEST_S: Final = 86400.0
-"""How long one is used at most."""
+"""Maximum seconds for which a token is used."""
 SHORTEST_S: Final = 0.5
-"""How long one is used at least, whatever it says: else each that is over when it comes would have the next fetched."""
+"""Minimum seconds for which a token is used, even if it expires earlier: otherwise each response would cause the next
+fetch.
+"""
 ERRORS: Final = frozenset(
     (
         *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"),
@@ -52,7 +54,7 @@ ReadFile = Callable[[str], bytes]
 
 
 def key_of(kind: str, url: Endpoint, *parts: object) -> str:
-    """Return the key of a source: its URL, without a query, and a digest of everything that shapes what it gets."""
+    """Return the key of a source: its URL, without a query, and a digest of everything that its results depend on."""
     written = msgspec.json.encode((str(url), parts), enc_hook=_plain, order="sorted")
     return f"{kind} {_shown(url)} {sha256(written).hexdigest()[:32]}"
 
@@ -72,7 +74,7 @@ class SecretReader:
     """Reads secrets and files, and knows by a digest what was read."""
 
     def __init__(self, settings: str, read_file: ReadFile) -> None:
-        """`settings`: what tells them apart, such as the key of a source."""
+        """`settings`: identifies them, such as the key of a source."""
         self._read_file = read_file
         self._digest = sha256(settings.encode())
 
@@ -107,10 +109,10 @@ class SecretReader:
 
 @final
 class TokenEndpoint:
-    """Gets tokens in one way. What it gets is the field line that shows the token to an API."""
+    """Fetcher of tokens in one way. Its value is the header line with the token."""
 
     def __init__(self, key: str, settings: OAuth2, read_file: ReadFile) -> None:
-        """Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret."""
+        """Raises `ValueError`, `SecretError` and `OSError`, without secrets."""
         reader = SecretReader(key, read_file)
         client_id = reader.secret(settings.client_id)
         secret = None if settings.client_secret is None else reader.secret(settings.client_secret)
@@ -151,7 +153,7 @@ class TokenEndpoint:
         level = self._second_level
         if level is not None and (kept := await level.get(self.material)) is not None:
             value, good_until_date = kept
-            # Another node has been faster. What is older than ours is there because ours could not be put there.
+            # Another node was faster. An older value is there because ours could not be stored.
             if value != before.value and good_until_date > before.good_until_date:
                 return FetchResult(value, good_until_date, renewal(time.time(), good_until_date), before.note)
         try:
@@ -165,7 +167,7 @@ class TokenEndpoint:
 
     async def _ask(self, around: FetchContext, note: bytes) -> FetchResult:
         answers = []
-        for name in sorted(self._ways, key=lambda name: name != note):  # what it has taken before comes first
+        for name in sorted(self._ways, key=lambda name: name != note):  # the method accepted last time first
             note = name
             answers.append(await self._post(around, self._ways[name]))
             if not _refuses_client(answers[-1]):
@@ -173,7 +175,7 @@ class TokenEndpoint:
         answer = answers[0] if _refuses_client(answers[-1]) else answers[-1]
         token, seconds = read_token(answer)
         now_date = time.time()
-        # One that is good for less than twice the margin is used for half of its time: else it would never be.
+        # A token that is valid for less than twice the margin is used for half of its lifetime.
         good_until_date = now_date + max(seconds - self._settings.expiry_margin, seconds / 2, SHORTEST_S)
         line = b"Authorization: Bearer %b\r\n" % token.encode()
         return FetchResult(line, good_until_date, renewal(now_date, good_until_date), note)
@@ -191,13 +193,13 @@ class TokenEndpoint:
                 tls=self._tls,
                 timeout=self.timeout,
                 most=MOST,
-                repeatable=True,  # at the worst there is a token that nobody uses
+                repeatable=True,  # at worst, an unused token is issued
             )
         )
 
 
 async def asked(fetching: Any) -> Fetched:
-    """The answer to what is being fetched. Raises `Unavailable`."""
+    """Return the response to the current fetch. Raises `Unavailable`."""
     try:
         answer: Fetched = await fetching
     except FetchFailed as failure:
@@ -211,7 +213,7 @@ async def asked(fetching: Any) -> Fetched:
 
 
 def read_token(answer: Fetched) -> tuple[str, float]:
-    """The token and for how many seconds it is good (RFC 6749 section 5.1). Raises `Unavailable`."""
+    """Return the token and its lifetime in seconds (RFC 6749 section 5.1). Raises `Unavailable`."""
     if answer.status != 200:
         raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status} {_error(answer)}".rstrip())
     try:
@@ -230,7 +232,7 @@ def read_token(answer: Fetched) -> tuple[str, float]:
 
 def _seconds(expires_in: object) -> float:
     if isinstance(expires_in, str) and _IS_NUMBER(expires_in):
-        expires_in = float(expires_in)  # some write it as text
+        expires_in = float(expires_in)  # some servers send it as a string
     if expires_in is None or expires_in is False:
         return UNSAID_S
     if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or expires_in < 0:
@@ -241,13 +243,15 @@ def _seconds(expires_in: object) -> float:
 
 
 def _refuses_client(answer: Fetched) -> bool:
-    """Whether it does not know the client as it was shown. One that looks elsewhere may miss a parameter instead."""
+    """Whether the client authentication was rejected. A server that expects another method may report a missing
+    parameter.
+    """
     return answer.status == 401 or (answer.status == 400 and _error(answer) in ("invalid_client", "invalid_request"))
 
 
 def _error(answer: Fetched) -> str:
-    """Return the error code of a response; "": none that is known. Others may be anything, what we have shown among
-    it.
+    """Return the error code of a response; "": not a known code. Unknown ones could contain secrets from the
+    request.
     """
     try:
         error = members(answer.body, "").get("error")
@@ -257,7 +261,7 @@ def _error(answer: Fetched) -> str:
 
 
 def _asked_for(settings: OAuth2, further: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The form, without what shows who we are. What the settings write themselves counts."""
+    """Return the form without the client authentication. Parameters of the settings take precedence."""
     form = [("grant_type", "client_credentials")]
     if settings.scopes:
         form.append(("scope", " ".join(settings.scopes)))

@@ -1,4 +1,4 @@
-"""A worker's side: what was fetched for the node, at hand for each request, and asked for when it is not there."""
+"""Cache of a worker for values that are fetched once per node; missing ones are requested from control."""
 
 import asyncio
 import random
@@ -28,21 +28,21 @@ from fastgw.sync.feeds import mark_of
 T = TypeVar("T")
 
 SLACK_S: Final = 0.5
-"""How much longer than control for its fetch a request waits for control."""
+"""Seconds that a request waits for control longer than the fetch may take."""
 FIRST_S: Final = 0.25
-"""How soon control is asked once more, for asks may be lost; later twice as late each time."""
+"""Seconds until control is asked again, because messages may be lost; doubled each time."""
 SOONEST_S: Final = 1.0
-"""How often at most the background asks for something newer."""
+"""Minimum seconds between background requests for newer values."""
 SPREAD_S: Final = 0.2
-"""Over so long workers begin that have to fetch for themselves: most find what the first one has got."""
+"""Seconds over which workers spread their own fetches: most find the value of the first one."""
 
 
 @final
 class WorkerCache(Generic[T]):
-    """Holder of one source's value in one worker. Shared by all filters with the same settings and secrets.
+    """Cached value of one source in one worker, shared by all filters with the same settings and secrets.
 
-    What is held was fetched with the very material of the settings it was made with; or with a newer one, where a
-    configuration has followed and this serves the last requests of the one before.
+    The value belongs to the material of these settings; or to newer material, if a new configuration is active and this
+    serves the last requests of the old one.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class WorkerCache(Generic[T]):
     )
 
     def __init__(self, key: str, getter: Getter, parse: Callable[[bytes], T]) -> None:
-        """`key`: of the source. `parse`: makes what is held out of the value that `getter` gets."""
+        """`key`: of the source. `parse`: converts the value of `getter` to the cached form."""
         self.key = key
         self._getter = getter
         self._parse = parse
@@ -80,7 +80,7 @@ class WorkerCache(Generic[T]):
         self._silent: tuple[float, Unavailable] | None = None
         self._allowance = allowance()
         self._users = 0
-        self._used = False  # by a request: its configuration is in force, or was
+        self._used = False  # by a request: its configuration is or was active
 
     def __repr__(self) -> str:
         return f"<Holder of {self._getter.name}: {self._record!r}>"
@@ -94,7 +94,7 @@ class WorkerCache(Generic[T]):
             self._feed.on_change(self._take)
             self._getter.start(around)
             self._take(self._feed.value)
-        elif self._record.material != self._getter.material:  # another configuration begins with ours after all
+        elif self._record.material != self._getter.material:  # a later configuration has our material again
             self._record, self._used = FetchedRecord(material=self._getter.material), False
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
 
@@ -111,9 +111,9 @@ class WorkerCache(Generic[T]):
         self._feed = self._around = self._background = None
 
     def current(self, now: float) -> T | None:
-        """Return the value to send now (monotonic seconds); None: it has to be waited for (`obtain`).
+        """Return the value to send `now` (monotonic seconds); None: wait for it (`obtain`).
 
-        A newer one is asked for in the background before it expires.
+        A newer one is requested in the background before it expires.
         """
         if now < self._look_at:
             return self._held
@@ -125,13 +125,15 @@ class WorkerCache(Generic[T]):
 
     @property
     def fetched_earlier(self) -> bool:
-        """Whether what is held was there so long before that others may have had it replaced: see `refused.AGAIN_S`."""
+        """Whether the cached value is so old that another token may have replaced it: see
+        `rejected_throttle.AGAIN_S`.
+        """
         return time.time() - self._record.fetched_date >= AGAIN_S
 
     async def obtain(self, seen: T | None = None) -> T:
-        """Wait for it, for a bounded time. Raises `Unavailable`.
+        """Wait for the value, for a bounded time. Raises `Unavailable`.
 
-        `seen`: what the API has refused: it will not be that again.
+        `seen`: the value that the API has rejected: another one is returned.
         """
         self._used = True
         if self._feed is not None:
@@ -149,7 +151,7 @@ class WorkerCache(Generic[T]):
         return got
 
     def renew(self, seen: T) -> None:
-        """Ask for something newer than this, which the API refuses, or which expires soon; wait for nothing."""
+        """Request a newer value than this, which the API rejects or which expires soon; does not wait."""
         known = self._record.failed_until_date > time.time()
         if self._held == seen and not known and (self._background is None or self._background.done()):
             joined = self._single_flight.join(self.key, partial(self._fly, self._record))
@@ -181,13 +183,13 @@ class WorkerCache(Generic[T]):
         self._record = record
 
     def _is_over(self, record: FetchedRecord) -> bool:
-        """Whether what was said with other material is of a configuration behind ours, and not of one before it."""
+        """Whether a value with other material belongs to a later configuration, and not to an earlier one."""
         return self._used and self._around is not None and record.generation >= self._around.generation()
 
     async def _fly(self, before: FetchedRecord) -> T | Unavailable:
-        """Ask control until it answers; ask ourselves while it is away.
+        """Ask control until it answers; fetch here while it is unreachable.
 
-        `before`: what had been said when somebody found it wanting: another one may have come before this begins.
+        `before`: state when the value was found insufficient: a newer one may have arrived since.
         """
         feed, around = self._feed, self._around
         if feed is None or around is None:
@@ -213,12 +215,12 @@ class WorkerCache(Generic[T]):
         return late
 
     def _answer(self, before: FetchedRecord) -> T | Unavailable | None:
-        """Return the result heard since then; None: none yet."""
+        """Return the result received since then; None: none yet."""
         if self._record is before:
             return None
         if self._held is not None and self._record.value != before.value:
             return self._held
-        return self._record.problem() or self._held  # some servers give the same token until it expires
+        return self._record.problem() or self._held  # some servers return the same token until it expires
 
     async def _fetch(self, feed: Feed, around: FetchContext) -> None:
         record = self._record

@@ -1,4 +1,4 @@
-"""oidc: let in whom an OpenID provider vouches for, by a bearer token or by a login in the browser."""
+"""oidc: OpenID Connect authentication, by a bearer token or by a login in the browser."""
 
 from fastgw.filters.policies.oidc.filter import Oidc
 

@@ -1,7 +1,7 @@
-"""Encryption of cookies: a browser can neither read nor change what it keeps for us.
+"""Encryption of cookies: browsers can neither read nor change them.
 
-AES-256-GCM, with keys that are derived from a secret (HKDF, RFC 5869) for one purpose and one policy: what was sealed
-for another does not open. A sealed text is `base64url(key id | nonce | ciphertext and tag)`.
+AES-256-GCM, with keys derived from a secret (HKDF, RFC 5869) for one purpose and one policy: a cookie of another
+purpose or policy cannot be decrypted. The encrypted form is `base64url(key id | nonce | ciphertext and tag)`.
 """
 
 import os
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fastgw.jose.strict import TokenRefused, unencoded
 
 SHORTEST_SECRET: Final = 32
-"""Fewest characters of a secret."""
+"""Minimum characters of a secret."""
 _ID: Final = 4
 _NONCE: Final = 12
 _TAG: Final = 16
@@ -26,15 +26,15 @@ _TAG: Final = 16
 
 @final
 class Seal:
-    """Seals with the first secret, and opens what was sealed with any of them.
+    """Encrypts with the first secret, and decrypts with any of them.
 
-    Nonces are random: a secret is good for some 2**32 texts.
+    Nonces are random: a secret is safe for about 2**32 texts.
     """
 
     __slots__ = ("_first", "_keys")
 
     def __init__(self, secrets: Sequence[str], purpose: bytes, policy: bytes) -> None:
-        """`policy`: tells apart who may use what was sealed."""
+        """`policy`: identifies the policy that may use the cookies."""
         keys = [_derive(secret, purpose, policy) for secret in secrets]
         self._keys = {key_id: AESGCM(key) for key_id, key in reversed(keys)}
         self._first = keys[0][0]
@@ -45,7 +45,7 @@ class Seal:
         return urlsafe_b64encode(self._first + nonce + sealed).rstrip(b"=")
 
     def open(self, sealed: bytes) -> bytes | None:
-        """None: it was not sealed here, or not like this."""
+        """Decrypt a text. None: it was not encrypted with these keys, or is invalid."""
         try:
             raw = unencoded(sealed, "a sealed text")
         except TokenRefused:

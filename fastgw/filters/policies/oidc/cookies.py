@@ -1,7 +1,7 @@
-"""Cookies of the gateway's own: taken out of what the upstream sees, and split where one would be too long.
+"""Cookies of the gateway itself: removed from requests to the upstream, and split if they are too long.
 
-A value of several cookies is cut into `NAME`, `NAME.1`, `NAME.2`…; the first begins with their number and `~`. RFC 6265
-section 6.1 asks browsers for 4,096 bytes of name, value and attributes.
+A long value is split into `NAME`, `NAME.1`, `NAME.2`…; the first begins with the number of cookies and `~`. RFC 6265
+section 6.1 asks browsers to support 4,096 bytes of name, value and attributes.
 """
 
 import re
@@ -10,29 +10,29 @@ from hashlib import sha256
 from typing import Final, final
 
 MOST_PIECES: Final = 5
-"""Most pieces of one value."""
+"""Maximum number of cookies for one value."""
 _PIECE: Final = 3_600
 LONGEST: Final = MOST_PIECES * _PIECE
-"""Bytes of a value."""
+"""Maximum bytes of a value."""
 
 
 PREFIX: Final = b"__Host-"
-"""Prefix of a cookie that is of this host alone, and came by https."""
+"""Prefix of a cookie that belongs to this host only and requires https."""
 OWN: Final = "fastgw_oidc_"
 
 
 def own_name(meaning: bytes) -> str:
-    """Return the name of the cookie of sessions with this meaning, where the settings have none."""
+    """Return the default name of the session cookie, for sessions with this meaning."""
     return OWN + sha256(meaning).hexdigest()[:8]
 
 
 def names_of(name: str) -> list[bytes]:
-    """The cookies that a session may be in."""
+    """Return the possible names of a session's cookies."""
     return [prefix + each for each in _names(name.encode()) for prefix in (b"", PREFIX)]
 
 
 def attempt_name(name: bytes, state: str) -> bytes:
-    """The cookie of an attempt to log in. Without its state: how those of all attempts begin."""
+    """Return the name of the cookie of a login attempt; without a state, the common prefix of these names."""
     return b"%b.at.%b" % (name, re.sub(r"[^A-Za-z0-9_-]", "", state)[:8].encode())
 
 
@@ -42,17 +42,17 @@ def attempts_of(name: str) -> list[bytes]:
 
 
 class AmbiguousCookie(Exception):
-    """A cookie is there more than once, so whose it is depends on who reads it."""
+    """A cookie occurs more than once, so its value is ambiguous."""
 
 
 @final
 class Jar:
-    """The cookies of a request that are ours, by their names; the others are for the upstream."""
+    """The gateway's own cookies of a request by name; the others are for the upstream."""
 
     __slots__ = ("others", "ours", "repeated")
 
     def __init__(self, lines: Sequence[bytes], is_ours: Callable[[bytes], object]) -> None:
-        """`lines`: the values of all its Cookie fields."""
+        """`lines`: the values of all Cookie headers."""
         self.ours: dict[bytes, bytes] = {}
         self.repeated: set[bytes] = set()
         others = []
@@ -67,10 +67,10 @@ class Jar:
                 else:
                     self.ours[name] = value
         self.others = b"; ".join(others)
-        """Cookies that go on to the upstream."""
+        """Cookies that are forwarded to the upstream."""
 
     def value(self, name: bytes) -> bytes | None:
-        """Return the value of this name, put together again; None: none, or not all of it. Raises `AmbiguousCookie`."""
+        """Return the joined value of this name; None: it is missing or incomplete. Raises `AmbiguousCookie`."""
         first = self._piece(name)
         if first is None:
             return None
@@ -92,9 +92,9 @@ class Jar:
 
 
 def put(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
-    """The `Set-Cookie` values that set a value, and that clear pieces which are `there` from a longer one.
+    """Return the `Set-Cookie` values that set a value, and that clear remaining cookies (`there`) of a longer one.
 
-    Raises `ValueError` when it is too long for a browser to be asked to keep it.
+    Raises `ValueError` if the value is too long.
     """
     if len(value) > LONGEST:
         raise ValueError(f"{len(value)} bytes do not fit in cookies")
@@ -105,7 +105,7 @@ def put(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, byte
 
 
 def clear(name: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
-    """The `Set-Cookie` values that remove what is `there` by this name."""
+    """Return the `Set-Cookie` values that remove the existing cookies (`there`) of this name."""
     return [_cleared(each, attributes) for each in _names(name) if each in there]
 
 

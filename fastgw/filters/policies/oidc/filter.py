@@ -1,4 +1,4 @@
-"""oidc: let in whom an OpenID provider vouches for, by a bearer token or by a login in the browser."""
+"""oidc: OpenID Connect authentication, by a bearer token or by a login in the browser."""
 
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
@@ -91,7 +91,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
 
     def secret_names(self) -> Iterable[str]:
         passed = (self._passed,) if self._passed else ()
-        return passed if self.login is None else (*passed, "state")  # that of the callback
+        return passed if self.login is None else (*passed, "state")  # the parameters of the callback
 
     def feeds(self) -> Iterable[FeedSource]:
         keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)
@@ -107,7 +107,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
 
     @property
     def _passed(self) -> str:
-        """The field for the access token of a session; "": none."""
+        """Return the header name for the access token of a session; "": none."""
         return "" if self.login is None else self.login.pass_access_token or ""
 
     def _meaning(self, login: Login) -> bytes:
@@ -215,7 +215,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         if login.client_key is not None:
             return by_key(login.client_id, env.read(login.client_key), self.issuer)
         if login.client_secret is None:
-            return by_id(login.client_id)  # PKCE alone shows that it is the one that began
+            return by_id(login.client_id)  # PKCE alone proves that this client began the login
         by = by_basic_encoded if login.client_auth == "basic" else by_body
         return by(login.client_id, env.secret(login.client_secret))
 

@@ -1,4 +1,4 @@
-"""A form that a client posts, read whole by a filter: nothing of it goes to the upstream."""
+"""A posted form that a filter reads as a whole; it is not forwarded to the upstream."""
 
 import asyncio
 from typing import final
@@ -11,12 +11,12 @@ _TYPE = b"application/x-www-form-urlencoded"
 
 
 class NotRead(Exception):
-    """The request has no such form. The text says why, and nothing of what is in it."""
+    """The request has no such form. The text is the reason, without contents."""
 
 
 @final
 class _Whole:
-    """The sink of a body."""
+    """Sink that collects the body."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -55,7 +55,7 @@ async def read_form(exchange: Exchange) -> dict[str, str]:
     try:
         pairs = parse_qsl(b"".join(whole.pieces).decode("ascii"), keep_blank_values=True, max_num_fields=20)
     except ValueError:
-        raise NotRead("the body is not a form") from None  # the cause would show what is in it
+        raise NotRead("the body is not a form") from None  # the cause would show its contents
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise NotRead("the form has a duplicate field")

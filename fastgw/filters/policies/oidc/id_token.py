@@ -1,5 +1,6 @@
-"""The ID token, judged in full (OpenID Connect Core sections 3.1.3.7 and 12.2), and the logout token (Back-Channel
-Logout section 2.6)."""
+"""Verification of ID tokens (OpenID Connect Core sections 3.1.3.7 and 12.2) and logout tokens (Back-Channel Logout
+section 2.6).
+"""
 
 import time
 from base64 import urlsafe_b64encode
@@ -36,7 +37,9 @@ class IdTokens:
         self._expected_of_logout = self._expected._replace(required=_OF_LOGOUT)
 
     async def verify(self, tokens: Tokens, nonce: str) -> Claims:
-        """The claims of the token of a login. Raises `TokenRefused`, and `Away` where it cannot be judged."""
+        """Return the claims of the ID token of a login. Raises `TokenRefused`, and `Away` if it cannot be verified
+        now.
+        """
         claims = await self._claims(tokens)
         said = claims.get("nonce")
         if not isinstance(said, str) or not compare_digest(said.encode(), nonce.encode()):
@@ -44,14 +47,14 @@ class IdTokens:
         return claims
 
     async def verify_refreshed(self, tokens: Tokens, before: Claims) -> Claims:
-        """The claims of the token of a refresh: it is the same somebody's. Raises as `judge` does."""
+        """Return the claims of the ID token of a refresh, which must have the same subject. Raises like `verify`."""
         claims = await self._claims(tokens)
         if claims["sub"] != before["sub"]:
             raise TokenRefused("the ID token has another subject")
         return claims
 
     async def verify_logout(self, token: str) -> Claims:
-        """The claims of a logout token; whether it was seen before is another question. Raises as `judge` does."""
+        """Return the claims of a logout token; replays are not detected here. Raises like `verify`."""
         return await self._with_keys(lambda keys: self._verify_logout(token, keys))
 
     def _verify_logout(self, token: str, keys: KeySet) -> Claims:
@@ -62,7 +65,7 @@ class IdTokens:
         events = claims.get("events")
         if not isinstance(events, Mapping) or not isinstance(events.get(_EVENT), Mapping):
             raise TokenRefused("the token has no logout event")
-        if "nonce" in claims:  # or an ID token might be taken for one
+        if "nonce" in claims:  # otherwise an ID token could be used as one
             raise TokenRefused("the logout token has a `nonce`, which is not allowed")
         if not claims.get("sub") and not claims.get("sid"):
             raise TokenRefused("the token has neither `sub` nor `sid`")

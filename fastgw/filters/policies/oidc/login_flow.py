@@ -1,9 +1,9 @@
-"""The way of browsers: to the provider, back with a code, on with a session, and out.
+"""Login flow in the browser: redirect to the provider, callback with a code, session, and logout.
 
-Rule 1: what comes back from a browser counts only with what was sealed for this browser when it left.
-Rule 2: who has a session goes on while the provider is away; who needs the provider is told that it is.
-Rule 3: nothing is refreshed twice with one refresh token (`coordinator`).
-Rule 4: a session that has ended is ended in every copy of its cookie, whenever and wherever it was written.
+Rule 1: a callback counts only together with the cookie that was encrypted for this browser at the redirect. Rule 2:
+sessions continue while the provider is unreachable; requests that need the provider are answered with an error. Rule 3:
+a refresh token is used only once (`refresh_coordinator`).
+Rule 4: when a session ends, all copies of its cookie are invalid, whenever and wherever they were written.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ from fastgw.sync.revocations import event_of, mark_of, record_of
 from fastgw.upstream.targets.tls import ClientTls
 
 MOST_ATTEMPTS: Final = 4
-"""Logins that one browser may have begun at a time, in as many tabs."""
+"""Maximum number of concurrent login attempts of a browser, such as in several tabs."""
 AGAIN_S: Final = 10.0
-"""How long a session goes on before the provider is asked once more, when it was away."""
+"""Seconds that a session continues before an unreachable provider is asked again."""
 MOST_KNOWN: Final = 2_000
-"""Sessions that are held as they were read."""
+"""Maximum number of decrypted sessions that are cached."""
 _IDLE_SHARE: Final = 0.25
-"""The share of the idle time after which a cookie is written anew."""
+"""Share of the idle time after which the cookie is renewed."""
 _REPLAYED_S: Final = 600.0
-"""How long after its end a logout token is known to have been shown: longer than clocks differ."""
+"""Seconds after its expiry for which a logout token is remembered: more than clocks differ."""
 _ATTRIBUTES: Final = b"; Path=/; HttpOnly; SameSite=Lax"
 _NO_STORE: Final = (b"Cache-Control", b"no-store")
 _CALLBACK: Final = ("code", "state", "iss", "error")
@@ -86,12 +86,12 @@ class PolicyIdentity(NamedTuple):
     written: frozenset[bytes]
     """Lower-case names of the headers that forward data of a session to the upstream."""
     lines: Callable[[LoginSession], bytes]
-    """Returns the identity headers, as ready lines. Raises `TokenRefused`."""
+    """Returns the serialized identity headers. Raises `TokenRefused`."""
 
 
 @final
 class KnownLogin:
-    """A session that a cookie holds, read."""
+    """Cached session from a cookie."""
 
     __slots__ = ("claims", "consumer", "ended", "lines", "retry_date", "sealed", "session", "stamp")
 
@@ -102,7 +102,7 @@ class KnownLogin:
         """Identity headers for the upstream."""
         self.consumer: Consumer | None = None
         self.stamp: object = None
-        """Stamp of the roster by which the consumer was looked for, and the session found not to be revoked."""
+        """Stamp of the roster at the last lookup of the consumer and the revocation list."""
         self.sealed: bytes | None = None
         """New value of the cookie; None: it is up to date."""
         self.ended = ""
@@ -125,7 +125,7 @@ class Flow:
     def __init__(
         self, login: Login, trust: PolicyIdentity, realm: bytes, others: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
-        """`others`: the challenges of what lets in besides a login."""
+        """`others`: challenges of the other authentication methods."""
         self._login = login
         self._trust = trust
         self._provider = trust.provider
@@ -157,7 +157,7 @@ class Flow:
             for renewal in self._renewals.values():
                 renewal.cancel()
 
-    # --- the steps ---
+    # steps
 
     def hide(self, exchange: Exchange) -> Jar:
         """Take what is ours out of what the upstream sees."""
@@ -193,7 +193,7 @@ class Flow:
         values = self._writing.pop(exchange, None)
         if values is not None:
             assert exchange.response is not None
-            exchange.response.headers.set(*_NO_STORE)  # or a cache might give the session to somebody else
+            exchange.response.headers.set(*_NO_STORE)  # otherwise a cache could give the session to other clients
             exchange.add_response_fields(b"".join(b"Set-Cookie: %b\r\n" % value for value in values))
 
     def finish(self, exchange: Exchange) -> None:
@@ -203,7 +203,7 @@ class Flow:
         """Describe the authenticated client."""
         return explain_token(exchange) if exchange.consumer is None else f"a session of {exchange.consumer.name}"
 
-    # --- with a session ---
+    # requests with a session
 
     def _session(self, jar: Jar, site: _Site) -> KnownLogin | None:
         value = jar.value(site.cookie)
@@ -217,7 +217,7 @@ class Flow:
             known = KnownLogin()
             try:
                 self._hold(known, session)
-            except TokenRefused:  # it was before the settings were these
+            except TokenRefused:  # the settings have changed since it began
                 return None
             left_s = session.begun_date + self._login.session.lifetime - time.time()
             self._known.put(value, known, time.monotonic() + left_s)
@@ -261,9 +261,7 @@ class Flow:
         known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
 
     def _marks(self, known: KnownLogin) -> Marks:
-        """Return the revocation keys of a session. It began when the browser logged in: what is refreshed is not
-        new.
-        """
+        """Return the revocation keys of a session. Its time of issue is the login: a refresh does not change it."""
         session, subject = known.session, known.claims["sub"]
         began, issuer = session.begun_date, self._trust.issuer
         marks = [
@@ -278,8 +276,8 @@ class Flow:
         return tuple(marks)
 
     def _mark(self, known: KnownLogin) -> bytes:
-        """Return the mark of the session, the same in each of its cookies: nobody begins two sessions in the same
-        microsecond.
+        """Return the revocation key of the session, the same in all its cookies: no user begins two sessions in the
+        same microsecond.
         """
         begun = f"{known.session.begun_date:.6f}"
         return mark_of("session", self._trust.issuer, self._login.client_id, known.claims["sub"], begun)
@@ -298,7 +296,7 @@ class Flow:
     def _hold(self, known: KnownLogin, session: LoginSession) -> None:
         known.session, known.claims, known.lines = session, session.claims, self._trust.lines(session)
 
-    # --- refreshing it ---
+    # refresh
 
     async def _renew(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Reply | None:
         session = known.session
@@ -309,7 +307,7 @@ class Flow:
             renewed = await asyncio.shield(renewal)
         except asyncio.CancelledError:
             if not renewal.cancelled():
-                raise  # it is the client who has left
+                raise  # the client has disconnected
             renewed = Away("the configuration has changed meanwhile")
         if isinstance(renewed, Away):
             if str(renewed) != self._complaint:
@@ -333,7 +331,7 @@ class Flow:
         return None
 
     def _begin_renewal(self, session: LoginSession) -> asyncio.Task[LoginSession | Away | None]:
-        """A task of its own: the client may leave, and what the provider then gives is still the session's."""
+        """Refresh in a separate task: if the client disconnects, the new tokens still belong to the session."""
         loop, token = asyncio.get_running_loop(), session.refresh_token
         renewal = self._renewals[token] = loop.create_task(self._renewed(session))
 
@@ -347,7 +345,7 @@ class Flow:
         return renewal
 
     async def _renewed(self, session: LoginSession) -> LoginSession | Away | None:
-        """None: the provider does not give more."""
+        """Return the refreshed session. None: the provider has rejected the refresh token."""
         form = {"grant_type": "refresh_token", "refresh_token": session.refresh_token}
         try:
             token = session.refresh_token
@@ -373,10 +371,10 @@ class Flow:
             ends_date=now + tokens.expires_in if tokens.expires_in else 0.0,
         )
 
-    # --- without one ---
+    # requests without a session
 
     def _without(self, exchange: Exchange, jar: Jar, site: _Site, why: str) -> Outcome:
-        """A browser that shows a page is sent to log in; whatever else asks is told that it has to."""
+        """Redirect a browser that loads a page to the login; answer 401 to any other request."""
         sent = site.cookie in jar.ours
         if _wants_page(exchange):
             target = exchange.raw_path if exchange.query is None else b"%b?%b" % (exchange.raw_path, exchange.query)
@@ -420,11 +418,11 @@ class Flow:
         )
 
     def _attempts(self, jar: Jar, site: _Site) -> tuple[bytes, ...]:
-        """The names of their cookies."""
+        """Return the names of the cookies of login attempts."""
         return tuple(name for name in jar.ours if name.startswith(attempt_name(site.cookie, "")))
 
     async def _return(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
-        """A browser comes back from the provider."""
+        """Handle the callback from the provider."""
         if exchange.method != b"GET":
             return exchange.refuse(Fault.METHOD_NOT_ALLOWED, fields=[(b"Allow", b"GET")])
         given = parameters_of(exchange.query, _CALLBACK)
@@ -451,7 +449,7 @@ class Flow:
             tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
             claims = await self._trust.id_tokens.verify(tokens, attempt.nonce)
         except Away as away:
-            return self._unavailable(exchange, str(away))  # with the attempt kept: the page may be loaded again
+            return self._unavailable(exchange, str(away))  # the attempt is kept: the page may be reloaded
         except (Denied, TokenRefused) as refusal:
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why=str(refusal))
         now = time.time()
@@ -478,7 +476,7 @@ class Flow:
         return attempt if time.time() < attempt.begun_date + self._login.timeout else None
 
     def _is_from_provider(self, given: Mapping[str, str]) -> bool:
-        """RFC 9207: a provider that names itself in its answers does so in each."""
+        """Whether the response is from the provider: one that sends `iss` sends it in every response (RFC 9207)."""
         metadata = self._provider.metadata
         must = metadata is not None and metadata.authorization_response_iss_parameter_supported
         return given["iss"] == self._trust.issuer if "iss" in given else not must
@@ -486,7 +484,9 @@ class Flow:
     # --- out ---
 
     def _log_out(self, exchange: Exchange, known: KnownLogin | None, jar: Jar, site: _Site) -> Reply:
-        """Here in all its copies, and then at the provider (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
+        """Log out: all copies of the session, then at the provider (OpenID Connect RP-Initiated Logout 1.0 section
+        2).
+        """
         is_wanted = came_from(exchange, site.origin) or self._has_token(exchange, known)
         if known is not None and not is_wanted:
             return self._ask_first(exchange, known)
@@ -527,7 +527,7 @@ class Flow:
         self._trust.roster.revoke(record_of(self._mark(known), expires), about)
 
     async def _hear_of_logout(self, exchange: Exchange) -> Reply:
-        """The provider tells of a logout elsewhere (OpenID Connect Back-Channel Logout 1.0 section 2)."""
+        """Handle a logout reported by the provider (OpenID Connect Back-Channel Logout 1.0 section 2)."""
         if exchange.method != b"POST":
             return exchange.refuse(Fault.METHOD_NOT_ALLOWED, fields=[(b"Allow", b"POST")])
         issuer, client_id, roster = self._trust.issuer, self._login.client_id, self._trust.roster
@@ -550,7 +550,7 @@ class Flow:
         roster.revoke(records, event_of("session", ends, issuer=issuer, subject=subject))
         return Reply(200, fields=(_NO_STORE,))
 
-    # --- what a request says of where it is ---
+    # URLs and destination of a request
 
     def _site(self, exchange: Exchange) -> _Site:
         origin = self._login.public_url
@@ -581,7 +581,9 @@ async def _inviting(begun: Awaitable[Reply]) -> Reply:
 
 
 def _wants_page(exchange: Exchange) -> bool:
-    """Whether a person waits for a page: a form that is sent, or a script that asks, would lose what it has."""
+    """Whether the request loads a page for a person: a posted form, or a request of a script, would be lost by a
+    redirect.
+    """
     if exchange.method not in (b"GET", b"HEAD") or exchange.field(b"x-requested-with") is not None:
         return False
     mode = exchange.field(b"sec-fetch-mode")

@@ -1,6 +1,6 @@
-"""The provider: its metadata and its keys, fetched once per node, and what a worker asks of it.
+"""OpenID provider: its metadata and keys, fetched once per node, and the token requests of a worker.
 
-OpenID Connect Discovery 1.0, RFC 8414; the code is redeemed, and the session refreshed, by RFC 6749 and RFC 7636.
+OpenID Connect Discovery 1.0 and RFC 8414; codes and refresh tokens are redeemed by RFC 6749 and RFC 7636.
 """
 
 import asyncio
@@ -40,21 +40,21 @@ from fastgw.upstream.targets.tls import ClientTls, read_tls
 log = logging.getLogger("fastgw")
 
 EVERY_S: Final = 600.0
-"""How often the provider is asked its metadata, when nobody misses anything."""
+"""Seconds between fetches of the metadata, without requests for newer ones."""
 AGAIN_S: Final = 10.0
-"""How often while it is away."""
+"""Seconds between attempts while the provider is unreachable."""
 REST_S: Final = 1.0
-"""How often at most, however many ask."""
+"""Minimum seconds between fetches on request."""
 TIMEOUT_S: Final = 6.0
-"""How long a login waits to hear whether the provider is there."""
+"""Seconds that a login waits for the provider's metadata."""
 SUCCESSION_S: Final = 3.0
-"""How long a refresh waits for another control process, when one has ended. Then the worker does it by itself."""
+"""Seconds that a refresh waits for a new control process after one has ended. Then the worker refreshes itself."""
 _MOST: Final = 256 * 1024
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "end_session_endpoint")
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """Metadata of a provider, as far as it matters here (OpenID Connect Discovery section 3)."""
+    """Metadata of a provider, as far as used here (OpenID Connect Discovery section 3)."""
 
     issuer: str
     jwks_uri: str
@@ -65,13 +65,13 @@ class Metadata(msgspec.Struct, frozen=True):
 
 
 class Away(Exception):
-    """The provider cannot be asked, or says nonsense. The text is for the log."""
+    """The provider is unreachable, or its response is invalid. The text is for the log."""
 
 
 class Denied(Exception):
-    """The code or refresh token is not accepted, not any more (`invalid_grant`). The text is for the log.
+    """The code or refresh token is not valid any more (`invalid_grant`). The text is for the log.
 
-    Every other refusal concerns the gateway, and nobody's session: it is `Away`.
+    All other errors concern the gateway and not the session: they are `Away`.
     """
 
 
@@ -104,7 +104,7 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
 
 
 class KeysSource(FeedSource, frozen=True, kw_only=True):
-    """The provider's key set, wherever it says that it is."""
+    """The provider's key set, at the URL in its metadata."""
 
     issuer: str
     tls: UpstreamTls
@@ -136,9 +136,9 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
                 if where:
                     await asyncio.wait((following,), timeout=wait)
                     if following.done():
-                        following.result()  # raises what it has raised
+                        following.result()  # raises its exception
                 elif await node.asked(wait):
-                    node.publish(b"")  # there is nothing yet for those who wait
+                    node.publish(b"")  # ends the wait of workers without a value
                     await asyncio.sleep(REST_S)
         finally:
             following.cancel()
@@ -196,7 +196,7 @@ class Tokens(NamedTuple):
     access_token: str
     refresh_token: str
     expires_in: float
-    """Seconds; 0: it does not say."""
+    """Seconds; 0: not given."""
 
     def __repr__(self) -> str:
         return f"<Tokens for {self.expires_in} s>"
@@ -204,13 +204,13 @@ class Tokens(NamedTuple):
 
 @final
 class Provider:
-    """A provider as one worker knows it."""
+    """Provider, as known to one worker."""
 
     def __init__(self) -> None:
         self.metadata: Metadata | None = None
-        """None as long as it has never been heard of."""
+        """None until the first response."""
         self.away = "nothing is known of it yet"
-        """Reason why it cannot be asked; "": it could be, at `heard_date`."""
+        """Reason why it is unreachable; "": it was reachable at `heard_date`."""
         self.heard_date = 0.0
         self._coordinator: SessionPlace | None = None
         self._feed: Feed | None = None
@@ -242,13 +242,13 @@ class Provider:
             self.metadata = msgspec.convert(said["metadata"], Metadata)
 
     async def heard_of_late(self) -> Metadata | None:
-        """Return the provider's metadata, if it was reachable just now. None: it is away."""
+        """Return the provider's metadata, if it was reachable recently. None: it is unreachable."""
         if time.time() - self.heard_date > REST_S + 0.5 or self.away:
             await self._listen()
         return None if self.away or time.time() - self.heard_date > 2 * TIMEOUT_S else self.metadata
 
     async def _listen(self) -> None:
-        """Ask what is new, and wait for the answer. One question serves all who wait."""
+        """Request newer metadata, and wait for it. Concurrent callers share one request."""
         if self._feed is None:
             return
         if not self._listening:
@@ -260,9 +260,10 @@ class Provider:
             self._listening -= 1
 
     async def tokens(self, form: dict[str, str], authenticate: ClientAuth, tls: ClientTls, once: str = "") -> Tokens:
-        """Ask the token endpoint. Raises `Away` and `Denied`.
+        """Send a token request. Raises `Away` and `Denied`.
 
-        `once`: what no two workers may use; they all get what the first of them gets.
+        `once`: a value that must be used only once by all workers, such as a refresh token; all of them get the result
+        of the first request.
         """
         if self.metadata is None or self._fetcher is None:
             raise Away(self.away)
@@ -309,18 +310,18 @@ def _tokens(said: Mapping[str, Any]) -> Tokens:
         said.get(name, "") for name in ("id_token", "access_token", "refresh_token")
     )
     expires_in = said.get("expires_in", 0)
-    # RFC 6749 appendix A: visible ASCII, which is what fields, forms and cookies can hold.
+    # RFC 6749 appendix A: visible ASCII, which headers, forms and cookies can contain.
     texts = (id_token, access_token, refresh_token)
     fit = all(isinstance(text, str) and re.fullmatch("[ -~]*", text) is not None for text in texts)
     if not fit or str(said.get("token_type", "")).lower() != "bearer":
         raise Away("its token endpoint returned no bearer token")
     try:
-        seconds = float(expires_in)  # some write it as text
+        seconds = float(expires_in)  # some servers send it as a string
     except (TypeError, ValueError) as error:
         raise Away("its token endpoint returned an `expires_in` that is not a number") from error
     return Tokens(id_token, access_token, refresh_token, seconds if 0 < seconds < 1e9 else 0.0)
 
 
 def _word(error: object) -> str:
-    """An error code as the log may have it (RFC 6749 section 5.2)."""
+    """Return an error code in a form that is safe for the log (RFC 6749 section 5.2)."""
     return error if isinstance(error, str) and error.isascii() and error.isprintable() and len(error) < 80 else "?"

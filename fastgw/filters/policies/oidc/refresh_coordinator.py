@@ -1,10 +1,10 @@
-"""Refresh coordinator: redeems refresh tokens in the control process, once per node, however many workers ask.
+"""Refresh coordinator: redeems refresh tokens in the control process, once per node, whatever the number of workers.
 
-Some providers take a refresh token that is used twice for a stolen one, and end the session. Requests of one browser
-come to several workers, which share nothing but its cookie: whoever of them asks first asks for all.
+Some providers treat a second use of a refresh token as theft, and end the session. Requests of one browser reach
+several workers, which share only its cookie: the first request of a worker is made for all.
 
-The coordinator listens on a unix socket without a place in the file system. Who asks has to be of our user, and to
-know the key that the coordinator has told the workers.
+The coordinator listens on a unix socket in the abstract namespace. A client has to have the same user, and the key that
+the coordinator has sent to the workers.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.upstream.targets.tls import ClientTls
 
 KEPT_S: Final = 120.0
-"""How long an answer is known: a browser may still send the cookie of before."""
+"""Seconds for which a result is cached: a browser may still send its previous cookie."""
 TIMEOUT_S: Final = 10.0
-"""Seconds for one question, from the connect on."""
-_MOST: Final = 512 * 1024  # bytes of a question or an answer
+"""Seconds for a request, including the connect."""
+_MOST: Final = 512 * 1024  # bytes of a request or response
 _MOST_KEPT: Final = 10_000
 _BACKLOG: Final = 512
 _PEER: Final = struct.Struct("3i")  # process, user, group
@@ -43,11 +43,11 @@ class SessionPlace(msgspec.Struct, frozen=True):
 
 
 class RefreshRequest(msgspec.Struct, array_like=True, frozen=True):
-    """A POST for the coordinator to make."""
+    """A POST request for the coordinator to send."""
 
     key: str
     mark: bytes
-    """Questions with the same mark are one."""
+    """Requests with the same mark are sent once."""
     url: str
     fields: Sequence[tuple[bytes, bytes]]
     body: bytes
@@ -58,7 +58,7 @@ class RefreshRequest(msgspec.Struct, array_like=True, frozen=True):
 
 class RefreshAnswer(msgspec.Struct, array_like=True, frozen=True):
     status: int
-    """0: there is no answer."""
+    """Status of the response; 0: there is none."""
     body: bytes
     reason: str = ""
     """Reason why there is no token."""
@@ -68,7 +68,7 @@ class RefreshAnswer(msgspec.Struct, array_like=True, frozen=True):
 
 
 class CoordinatorUnavailable(Exception):
-    """The coordinator is unreachable, and nothing was asked."""
+    """The coordinator is unreachable, and the request was not sent."""
 
 
 @final
@@ -103,7 +103,7 @@ class RefreshCoordinator:
                     writer.write(_framed(await asyncio.shield(self._once(asked))))
                     await writer.drain()
         except (OSError, EOFError, msgspec.DecodeError):
-            pass  # whoever asked has gone, or is no worker
+            pass  # the worker has disconnected, or is none
         finally:
             writer.close()
 
@@ -137,7 +137,7 @@ async def post(
 
 
 async def ask(place: SessionPlace, asked: RefreshRequest) -> RefreshAnswer:
-    """Ask the coordinator, from a worker. Raises `CoordinatorUnavailable`."""
+    """Send a request to the coordinator, from a worker. Raises `CoordinatorUnavailable`."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await _connect(place)
@@ -154,7 +154,7 @@ async def _connect(place: SessionPlace) -> tuple[asyncio.StreamReader, asyncio.S
     asking = socket.socket(socket.AF_UNIX)
     asking.setblocking(False)
     try:
-        asking.connect(_address(place))  # at once, or not at all
+        asking.connect(_address(place))  # succeeds at once or fails
     except OSError as error:
         asking.close()
         raise CoordinatorUnavailable from error

@@ -1,7 +1,7 @@
-"""Same-origin check: whether a request comes from a page of this very origin, or from no page.
+"""Same-origin check: whether a request comes from a page of the same origin, or from no page.
 
-Browsers tell it in fields that no page can write: `Sec-Fetch-Site` (Fetch Metadata) to what they take for secure,
-`Origin` (RFC 6454 section 7) with forms that are posted, and `Referer` unless a page keeps it back.
+Browsers report it in headers that pages cannot set: `Sec-Fetch-Site` (Fetch Metadata) to secure origins, `Origin` (RFC
+6454 section 7) with posted forms, and `Referer` unless the page suppresses it.
 """
 
 from typing import Final
@@ -10,12 +10,14 @@ from urllib.parse import urlsplit
 from fastgw.filters.api import Exchange
 
 _OWN_SITES: Final = (b"same-origin", b"none")
-"""`none`: nobody's page has led here: it was typed, or is a bookmark."""
+"""Accepted values of `Sec-Fetch-Site`. `none`: no page has caused the request: the URL was typed, or is a bookmark."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def came_from(exchange: Exchange, origin: str) -> bool:
-    """Whether it was a page of `origin` that led here, or no page. False also where the browser does not tell."""
+    """Whether the request was caused by a page of `origin`, or by no page. False also if the browser does not report
+    it.
+    """
     values = exchange.head.values
     if sites := values(b"sec-fetch-site"):
         return len(sites) == 1 and sites[0] in _OWN_SITES
@@ -25,7 +27,7 @@ def came_from(exchange: Exchange, origin: str) -> bool:
 
 
 def _origin_of(url: bytes) -> tuple[str, str, int] | None:
-    """RFC 6454 section 4. None: it has none, as `null` has not."""
+    """Return the origin of a URL (RFC 6454 section 4). None: it has none, such as `null`."""
     try:
         parts = urlsplit(url.decode("ascii"))
         port = parts.port

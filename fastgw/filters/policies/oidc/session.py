@@ -1,4 +1,4 @@
-"""State of a browser in its own cookies: an attempt to log in, and then the session."""
+"""State of a browser in encrypted cookies: a login attempt, and then the session."""
 
 import os
 import time
@@ -16,13 +16,13 @@ from fastgw.jose.strict import unencoded
 T = TypeVar("T")
 
 EARLY: Final = 0.2
-"""The share of an access token's life that is left when it is refreshed."""
+"""Share of the lifetime of an access token that is left when it is refreshed."""
 LATEST_EARLY: Final = 60.0
-"""Seconds before its end, at most."""
+"""Maximum seconds before its expiry at which it is refreshed."""
 
 
 class LoginAttempt(msgspec.Struct, array_like=True, frozen=True):
-    """A browser on its way to the provider. Only with this does its return count (RFC 6749 section 10.12)."""
+    """A login attempt: a callback is valid only with it (RFC 6749 section 10.12)."""
 
     state: str
     nonce: str
@@ -46,21 +46,21 @@ class LoginAttempt(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LoginSession(msgspec.Struct, array_like=True, frozen=True):
-    """A browser that has logged in."""
+    """Session of a browser that has logged in."""
 
     id_token: bytes
-    """ID token as the provider signed it; it was verified then."""
+    """ID token as signed by the provider, verified at the login."""
     begun_date: float
     used_date: float
-    """When the cookie was written."""
+    """Date when the cookie was written."""
     access_token: str = ""
     refresh_token: str = ""
     got_date: float = 0.0
-    """When the access token was got."""
+    """Date when the access token was issued."""
     ends_date: float = 0.0
-    """When it expires; 0: the provider has not said."""
+    """Date when the access token expires; 0: unknown."""
     sid: str = ""
-    """Session id of the provider; "": it has none (OpenID Connect Front-Channel Logout section 3)."""
+    """Session id at the provider; "": none (OpenID Connect Front-Channel Logout section 3)."""
 
     def __repr__(self) -> str:
         return f"<LoginSession of {self.begun_date:.0f}{', to be refreshed' if self.refresh_token else ''}>"
@@ -73,7 +73,7 @@ class LoginSession(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def due_date(self) -> float:
-        """When it is time to refresh; 0: never."""
+        """Return the date of the refresh; 0: never."""
         if not self.ends_date or not self.refresh_token:
             return 0.0
         return self.ends_date - min((self.ends_date - self.got_date) * EARLY, LATEST_EARLY)
@@ -87,10 +87,11 @@ def meaning_of(
     parameters: Mapping[str, str],
     algorithms: Iterable[str],
 ) -> bytes:
-    """Return the meaning of one policy's sessions, which a session of no other policy has.
+    """Return the meaning of a policy's sessions: sessions are valid only for policies with the same meaning.
 
-    It is what was asked of the provider, who asked, and how the answer was judged. What only bounds a session
-    (lifetime, idle time) or makes use of it (fields, paths, secrets) counts at each request, and may change under it.
+    It consists of the request to the provider, the client, and the verification of the response. Settings that only
+    limit a session (lifetime, idle time) or use it (headers, paths, secrets) apply to each request, and may change
+    without ending sessions.
     """
     asked = sorted(set(scopes)), sorted(parameters.items())
     return orjson.dumps((issuer, client_id, cookie, asked, sorted(set(algorithms))))
@@ -119,7 +120,9 @@ class SealedSession:
         return _read(self._sessions.open(sealed), LoginSession)
 
     def seal_logout(self, mark: bytes) -> bytes:
-        """Return the proof that the user of this session wants to end it. `mark`: the session's own."""
+        """Return a proof that the user of this session has confirmed the logout. `mark`: revocation key of the
+        session.
+        """
         return self._logouts.seal(mark)
 
     def is_logout(self, sealed: bytes, mark: bytes) -> bool:
@@ -129,7 +132,7 @@ class SealedSession:
 def _read(plain: bytes | None, kind: type[T]) -> T | None:
     try:
         return None if plain is None else msgspec.msgpack.decode(plain, type=kind)
-    except msgspec.DecodeError:  # another version has sealed it
+    except msgspec.DecodeError:  # encrypted by another version
         return None
 
 

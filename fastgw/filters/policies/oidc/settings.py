@@ -31,11 +31,11 @@ RESERVED: Final = frozenset(
         "state",
     )
 )
-"""Parameters of the authorization request that are ours."""
+"""Parameters of the authorization request that are set by the gateway."""
 
 
 UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
-"""Fields that are not for a value of ours."""
+"""Headers that cannot forward the access token."""
 
 
 def parse_issuer(text: str) -> str:
@@ -57,7 +57,7 @@ def parse_local(text: str) -> str:
 
 
 def parse_place(text: str) -> str:
-    """A path of the same origin, or a URL."""
+    """Validate a path of the same origin, or a URL."""
     if not is_safe(text) and local(text.encode()) != text.encode():
         raise ValueError(f'"{text}" is neither a path nor an https URL')
     return text

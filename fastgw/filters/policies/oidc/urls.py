@@ -1,4 +1,6 @@
-"""URLs that a browser is sent to: the provider, and back to where it came from, which is never another origin."""
+"""URLs for redirects of the browser: the provider, and the page where the login began, which is never of another
+origin.
+"""
 
 import re
 from collections.abc import Mapping
@@ -8,20 +10,20 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from fastgw.config.base.value_types import is_loopback
 
 LONGEST_RETURN: Final = 1_000
-"""Bytes of what is returned to. A longer one is not remembered."""
+"""Maximum bytes of the return path. A longer one is not stored."""
 _LOCAL: Final = re.compile(rb"/(?![/\\])[!#-\[\]-~]*")  # visible ASCII without `"` and `\`
 
 
 def local(place: bytes) -> bytes:
-    """The place when it is a path of the same origin, perhaps with a query; else `/`.
+    """Return the path if it is of the same origin, perhaps with a query; otherwise `/`.
 
-    Browsers read `//host` and `/\\host` as another origin, and drop tabs and line ends before they do.
+    Browsers read `//host` and `/\\host` as another origin, and remove tabs and line ends first.
     """
     return place if len(place) <= LONGEST_RETURN and _LOCAL.fullmatch(place) else b"/"
 
 
 def is_safe(url: str) -> bool:
-    """Whether nobody on the way can read or change what goes there: https, or this machine itself."""
+    """Whether data sent to the URL is safe on the network: https, or this machine itself."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -42,12 +44,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def with_query(url: str, parameters: Mapping[str, str]) -> str:
-    """The URL with parameters behind those that it has."""
+    """Append parameters to the query of a URL."""
     return f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(parameters)}"
 
 
 def parameters_of(query: bytes | None, wanted: tuple[str, ...]) -> dict[str, str] | None:
-    """The wanted parameters of a query. None: one of them is there twice, or it cannot be read."""
+    """Return these parameters of a query. None: one of them is duplicate, or the query is invalid."""
     try:
         pairs = parse_qsl((query or b"").decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
     except ValueError:

@@ -29,7 +29,7 @@ ANSWER_S: Final = 30.0
 """Timeout of a whole response; of the beginning of a watch."""
 CONNECT_S: Final = 5.0
 SILENCE_S: Final = 15.0
-"""Seconds after its agreed end without data after which the connection of a watch is considered dead."""
+"""Seconds without data after the agreed end of a watch until its connection counts as dead."""
 MOST_BYTES: Final = 32 * 1024 * 1024
 """Maximum bytes of one response."""
 MOST_LINE: Final = 4 * 1024 * 1024
@@ -67,7 +67,9 @@ class _Status(msgspec.Struct):
 
 
 def refusal(content: bytes, status: int = 0) -> RequestRefused:
-    """Return the refusal that a `Status` describes; `status`: that of HTTP, which counts unless it is 0."""
+    """Return the refusal that a `Status` describes; `status`: the HTTP status, which takes precedence unless it is
+    0.
+    """
     try:
         answer = msgspec.json.decode(content, type=_Status)
     except msgspec.DecodeError:
@@ -77,7 +79,7 @@ def refusal(content: bytes, status: int = 0) -> RequestRefused:
 
 
 async def import_library() -> None:
-    """Import the library in a thread, as it takes a second: probes are answered meanwhile. Raises `CannotAsk`."""
+    """Import the library in a thread, as it takes a second: probes are answered in that time. Raises `CannotAsk`."""
 
     def take() -> None:
         import kubernetes_asyncio
@@ -108,11 +110,11 @@ class ClusterClient:
         self._namespace = namespace
 
     async def list(self, **query: str | int | bool) -> bytes:
-        """One page. Raises `CannotAsk`."""
+        """Return one page. Raises `CannotAsk`."""
         return await self._whole(self._call, self._place, query)
 
     async def secret(self, name: str) -> bytes:
-        """One secret. Raises `CannotAsk`."""
+        """Return one secret. Raises `CannotAsk`."""
         return await self._whole(self._one, (name, self._namespace), {})
 
     async def _whole(self, call: Any, place: tuple[str, ...], query: Query) -> bytes:
@@ -269,7 +271,6 @@ def _error_text(error: Exception) -> str:
 
 def _without_data(kubeconfig: Any, kept: ExitStack) -> None:
     """Put inline certificates and keys into memory files: the library would write them to disk. They exist as long as
-
     `kept` is open. Raises `ValueError`, `TypeError` or `KeyError`.
     """
     for part, held in (("clusters", "cluster"), ("users", "user")):

@@ -102,7 +102,7 @@ class Objects:
         for name, raw in raws.items():
             if self.wants(kind, name):
                 self._put(kind, name, raw)
-        for name in before.keys() - raws.keys():  # last: others may name their Secrets now
+        for name in before.keys() - raws.keys():  # last, because others may name their Secrets now
             if kind == APPLICATIONS or name in named:
                 self._drop(kind, name)
         self._listed.add(kind)

@@ -101,7 +101,7 @@ class Pauses:
 
 
 class Nonsense(CannotAsk):
-    """The response is not one of an API server."""
+    """The response is not that of an API server."""
 
 
 class WatchReport:
@@ -119,7 +119,7 @@ class WatchReport:
         self.info = FeedInfo(self.info.feed, time.time(), "")
 
     def failed(self, kind: str, why: str) -> None:
-        """Record a failure. `kind`: of problem; the same one is logged once until it is resolved."""
+        """Record a failure. `kind`: kind of error; the same one is logged once until it is resolved."""
         if kind not in self._logged:
             notice(OperatorEvent.FEED_FAILED, f"{self.info.feed}: {why}; the last known objects stay in use")
             self._logged.add(kind)
@@ -136,7 +136,7 @@ class Following:
         self._objects = objects
         self._since = ""
         self._pauses = Pauses()
-        self._well_at = inf  # since when it works; inf: it does not
+        self._well_at = inf  # working since then; inf: it does not work
         self.has_listed = asyncio.Event()
         self.report = WatchReport(feed)
 
@@ -152,7 +152,7 @@ class Following:
             except CannotAsk as error:
                 was_well, self._well_at = self._well_at, inf
                 pause = self._pauses.ended(soon=time.monotonic() - was_well < SOON_S)
-                # Connections end, tokens are replaced, servers restart: that is a problem only if it persists.
+                # Connections end, tokens are replaced, servers restart: only repeated failures are errors.
                 if was_well == inf or self._pauses.tries > UNLOGGED_TRIES or isinstance(error, Nonsense):
                     self.report.failed(*_trouble(error, self._kind))
                     if not isinstance(error, RequestRefused):
@@ -229,9 +229,7 @@ class Following:
 
 
 class KubernetesWatch:
-    """Follows a cluster. `publish`: receives the known objects; `take`: activates them, unless that is
-    impossible now.
-    """
+    """Follows a cluster. `publish`: receives the known objects; `take`: activates them, if possible now."""
 
     def __init__(
         self,
@@ -263,7 +261,7 @@ class KubernetesWatch:
         applications, secrets = (self._following[kind] for kind in KINDS)
 
         async def follow_secrets() -> None:
-            await applications.has_listed.wait()  # the named ones are known then
+            await applications.has_listed.wait()  # the named ones are known by then
             await secrets.run()
 
         works = (
@@ -279,7 +277,7 @@ class KubernetesWatch:
     async def _fetch(self) -> None:
         """Fetch Secrets that are named for the first time: they may be older than the watch."""
         pauses = Pauses()
-        await self._following[SECRETS].has_listed.wait()  # it includes all that are named until then
+        await self._following[SECRETS].has_listed.wait()  # it includes all that were named by then
         while True:
             await self._objects.is_lacking.wait()
             failed = True
@@ -304,7 +302,7 @@ class KubernetesWatch:
                 except RequestRefused as error:
                     if error.status != _NOT_FOUND:
                         raise
-            if name not in self._objects.missing:  # the watch has reported it meanwhile
+            if name not in self._objects.missing:  # the watch has reported it in the meantime
                 return
             if raw:
                 self._objects.put(SECRETS, name, raw)
@@ -342,7 +340,7 @@ class KubernetesWatch:
             async with asyncio.timeout(FETCH_S):
                 await self._objects.is_complete.wait()
         except TimeoutError:
-            pass  # their users report that they are missing
+            pass  # the Applications that use them report that they are missing
 
     async def _until_taken(self) -> None:
         """Wait until the state is activated, at the start and during other changes."""
@@ -361,8 +359,9 @@ async def _again_and_again(work: Callable[[], Awaitable[None]], report: WatchRep
 
 
 class Watching:
-    """Follows the cluster of the active configuration. `take`: activates the new contents of a file, unless that is
-    impossible now."""
+    """Follows the cluster of the active configuration. `take`: activates the new contents of a file, if possible
+    now.
+    """
 
     def __init__(self, take: Callable[[str], Awaitable[bool]]) -> None:
         self._take = take
