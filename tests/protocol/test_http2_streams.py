@@ -317,10 +317,10 @@ def test_an_upload_of_many_windows_arrives_whole(lane: Lane, client: Http2Client
     assert client.wait_for(1).status == 200
 
 
-def test_uploads_that_wait_hold_one_window_of_the_connection(lane: Lane, client: Http2Client) -> None:
-    """1 MiB of all streams of a connection, and other streams are served."""
+def test_uploads_that_wait_stall_no_other(lane: Lane, client: Http2Client) -> None:
+    """However many: each holds a window of its own, and none the connection's."""
     client.begin()
-    count = 24
+    count = 40
     upstreams = []
     for number in range(1, 2 * count, 2):
         client.send(request(lane, number, method=b"POST", end=False))
@@ -328,12 +328,17 @@ def test_uploads_that_wait_hold_one_window_of_the_connection(lane: Lane, client:
         upstream.read_request_head()
         upstreams.append(upstream)
     stuffed(client, *range(1, 2 * count, 2))
-    assert 65_535 + client.window_updates[0] == 0
-    client.send(request(lane, 1001))
-    lane.accept().answer()
+    client.send(request(lane, 1001, method=b"POST", end=False))
+    upstream = lane.accept()
+    head = upstream.read_request_head()
+    with ThreadPoolExecutor(1) as threads:
+        request_read = threads.submit(upstream.read_body, head.head, until_close=False)
+        client.send_body(1001, 3 * MIB)
+        assert request_read.result(20).body == b"x" * (3 * MIB)
+    upstream.send(OK)
     assert client.wait_for(1001).body == b"ok"
-    for upstream in upstreams:
-        upstream.close()
+    for each in upstreams:
+        each.close()
 
 
 def test_an_answered_upload_is_taken_to_its_end(lane: Lane, client: Http2Client) -> None:

@@ -278,8 +278,6 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 stream = streams.get(number)
                 if stream is not None:
                     stream.read_body(value)
-                else:
-                    self.session.consume_connection(len(value))
             elif kind == END:
                 stream = streams.get(number)
                 if stream is not None:

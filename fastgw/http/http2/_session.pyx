@@ -6,7 +6,8 @@ response that comes in is rendered with the framing that HTTP/2 says, and one th
 
 Rule 1: what nghttp2 accepts is checked once more by whoever parses the text: two parsers, as for HTTP/1.1. Here are the
 checks that only HTTP/2 needs: one authority, no connection-specific fields, a bounded head, bounded rates of frames.
-Rule 2: a piece of a body is given back to the peer's window (`consume`) by who took it, never here.
+Rule 2: the connection's window is given back as bytes come, so that no stream can stall another; a stream's is given
+back (`consume`) by who took the piece, never here. What is held is bounded by the windows of the streams together.
 """
 
 cimport cython
@@ -94,10 +95,11 @@ cdef extern from "nghttp2/nghttp2.h":
     ssize_t nghttp2_session_mem_send(nghttp2_session*, const uint8_t**)
     int nghttp2_session_want_read(nghttp2_session*)
     int nghttp2_session_want_write(nghttp2_session*)
-    int nghttp2_session_consume(nghttp2_session*, int32_t, size_t)
     int nghttp2_session_consume_connection(nghttp2_session*, size_t)
     int nghttp2_session_consume_stream(nghttp2_session*, int32_t, size_t)
     int nghttp2_session_resume_data(nghttp2_session*, int32_t)
+    int32_t nghttp2_session_get_stream_effective_recv_data_length(nghttp2_session*, int32_t)
+    int nghttp2_session_get_stream_remote_close(nghttp2_session*, int32_t)
     int nghttp2_session_set_local_window_size(nghttp2_session*, uint8_t, int32_t, int32_t)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session*)
     uint32_t nghttp2_session_get_remote_settings(nghttp2_session*, int)
@@ -196,6 +198,8 @@ cdef enum:
     # Streams that are remembered after they have closed.
     KEPT_RESETS = 256
     KEPT_GAPS = 32
+    LEAST_WINDOW = 1024
+    MANY_DIGITS = 5  # of a Content-Length
 
 cdef uint8_t _out[OUT_BYTES + FRAME]  # between two calls it is empty
 cdef uint8_t _lower[256]
@@ -295,6 +299,7 @@ cdef class Session:
     cdef int _head_fields
     cdef bint _too_long
     cdef bint _has_length
+    cdef bint _is_long  # by its Content-Length
     cdef bint _has_host
     cdef str _refusal
     cdef size_t _most_head_bytes
@@ -308,6 +313,13 @@ cdef class Session:
     cdef double _control
     cdef readonly object error
     cdef uint32_t _code  # that belongs to `error`
+    # windows
+    cdef int32_t _first_window  # of a stream that begins
+    cdef int32_t _stream_window  # that it has later, while there is capacity
+    cdef Py_ssize_t _spare_capacity
+    cdef set _widened  # streams
+    cdef bint _settled  # the peer has acknowledged our SETTINGS
+    cdef size_t _received_before
     # streams of the peer
     cdef int32_t _last_stream
     cdef list _gaps  # (first, last) of streams that the peer has passed over, or None
@@ -329,6 +341,7 @@ cdef class Session:
         self._control = CONTROL_BURST
         self._last_stream = -1
         self._reset_here = {}
+        self._widened = set()
 
     def __init__(
         self,
@@ -342,7 +355,8 @@ cdef class Session:
         int header_count,
         bint connect_protocol=False,
     ):
-        """`max_streams`: that the peer may have open at once. Windows: bytes that it may send before they are consumed.
+        """`max_streams`: that the peer may have open at once; 0: none. `stream_window`: bytes that it may send on a stream
+        before they are consumed; `connection_window`: on all streams together.
 
         `header_bytes`, `header_count`: of a head, decoded, as RFC 9113 section 6.5.2 counts.
         """
@@ -350,6 +364,11 @@ cdef class Session:
         cdef int count = 0, failed
         self._is_client, self._secure, self._at = client, secure, now
         self._most_head_bytes, self._most_head_fields = header_bytes, header_count
+        self._stream_window = self._first_window = stream_window
+        if <Py_ssize_t>stream_window * max_streams > connection_window:
+            # Each stream has its share of a half for certain; of the other half those get more that make use of it.
+            self._first_window = max(min(stream_window, connection_window // 2 // max_streams), LEAST_WINDOW)
+            self._spare_capacity = connection_window - <Py_ssize_t>self._first_window * max_streams
         if client:
             failed = nghttp2_session_client_new2(&self._session, _client_callbacks, <void*>self, _options)
             entries[count].settings_id, entries[count].value = SETTING_ENABLE_PUSH, 0
@@ -365,7 +384,7 @@ cdef class Session:
             raise MemoryError
         entries[count].settings_id, entries[count].value = SETTING_MAX_CONCURRENT_STREAMS, max_streams
         count += 1
-        entries[count].settings_id, entries[count].value = SETTING_INITIAL_WINDOW_SIZE, stream_window
+        entries[count].settings_id, entries[count].value = SETTING_INITIAL_WINDOW_SIZE, self._first_window
         count += 1
         entries[count].settings_id, entries[count].value = SETTING_MAX_HEADER_LIST_SIZE, header_bytes
         count += 1
@@ -475,7 +494,7 @@ cdef class Session:
         self._status = 0
         self._head_bytes = 0
         self._head_fields = 0
-        self._too_long = self._has_length = self._has_host = False
+        self._too_long = self._has_length = self._is_long = self._has_host = False
         self._refusal = None
         self.in_head = True
 
@@ -520,6 +539,7 @@ cdef class Session:
                 return _append(&self._cookies, value, length)
         if namelen == 14 and not memcmp(name, b"content-length", 14):
             self._has_length = True
+            self._is_long = length >= MANY_DIGITS
         return (
             _append(&self._fields, name, namelen)
             and _append(&self._fields, b": ", 2)
@@ -541,7 +561,17 @@ cdef class Session:
         if self._protocol.length:
             self._events.append((E_CONNECT, stream, (self._text(self._protocol), self._request_text(ended), ended)))
         else:
+            if self._is_long:
+                self._widen(stream)
             self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
+
+    cdef void _widen(self, int32_t stream) noexcept:
+        """Let more of a stream come before it is consumed, if there is capacity."""
+        cdef int32_t more = self._stream_window - self._first_window
+        if 0 < more <= self._spare_capacity and stream not in self._widened:
+            self._widened.add(stream)
+            self._spare_capacity -= more
+            nghttp2_session_set_local_window_size(self._session, 0, stream, self._stream_window)
 
     cdef bytes _path_text(self):
         return self._text(self._path)
@@ -766,15 +796,13 @@ cdef class Session:
         nghttp2_submit_rst_stream(self._session, 0, stream, code)
 
     def consume(self, int32_t stream, size_t length):
-        """Give back so many bytes to the peer's windows: they are not held here any more."""
-        nghttp2_session_consume(self._session, stream, length)
-
-    def consume_connection(self, size_t length):
-        """Give back bytes to the connection's window alone, as their stream has ended."""
-        nghttp2_session_consume_connection(self._session, length)
-
-    def consume_stream(self, int32_t stream, size_t length):
-        """Give back bytes to a stream's window alone: the connection's has them back already."""
+        """Give back so many bytes to the stream's window: they are not held here any more."""
+        if (
+            self._spare_capacity
+            and 2 * nghttp2_session_get_stream_effective_recv_data_length(self._session, stream) >= self._first_window
+            and not nghttp2_session_get_stream_remote_close(self._session, stream)
+        ):
+            self._widen(stream)
         nghttp2_session_consume_stream(self._session, stream, length)
 
     def to_send(self):
@@ -1050,7 +1078,12 @@ cdef int _on_invalid_header(
 cdef int _on_data(
     nghttp2_session* session, uint8_t flags, int32_t stream, const uint8_t* data, size_t length, void* user
 ) noexcept:
-    (<Session>user)._events.append((E_DATA, stream, PyBytes_FromStringAndSize(<const char*>data, length)))
+    cdef Session self = <Session>user
+    self._events.append((E_DATA, stream, PyBytes_FromStringAndSize(<const char*>data, length)))
+    if self._settled:
+        nghttp2_session_consume_connection(session, length)
+    else:
+        self._received_before += length
     return 0
 
 
@@ -1086,6 +1119,9 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
                 return ERR_CALLBACK_FAILURE
             if self._is_client:
                 self._events.append((E_SETTINGS, 0, None))
+        elif not self._settled:  # from now on the windows of the streams are those that we have said
+            self._settled = True
+            nghttp2_session_consume_connection(session, self._received_before)
     elif frame.hd.type == F_GOAWAY:
         # First, as streams that have ended by it are begun anew, which must not be here.
         self._events.insert(0, (E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
@@ -1120,6 +1156,9 @@ cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t cod
     if outgoing is not None:
         self.held_by_all -= outgoing.held
         outgoing.owner = None  # a circle
+    if self._widened and stream in self._widened:
+        self._widened.remove(stream)
+        self._spare_capacity += self._stream_window - self._first_window
     self._events.append((E_CLOSED, stream, code))
     return 0
 

@@ -261,15 +261,12 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         for kind, number, value in events:
             stream = None if kind == GOAWAY else streams.get(number)  # its identifier: the last stream processed
             if stream is None:
-                if kind == DATA:
-                    self.session.consume_connection(len(value))
-                elif kind == SETTINGS:
+                if kind == SETTINGS:
                     self._settle("")
                 elif kind == GOAWAY:
                     self._leave()
                 continue
             if kind == DATA:
-                self.session.consume_connection(len(value))
                 stream.take_data(value)
             elif kind in (HEAD, WHOLE):
                 stream.take_head(value, kind == WHOLE)

@@ -385,7 +385,7 @@ class Http2UpstreamStream(Timed):
     def _consume(self, length: int) -> None:
         """Give the window back of what was taken."""
         if length and self.phase is RECEIVING and self._ended is None:
-            self._connection.session.consume_stream(self._number, length)
+            self._connection.session.consume(self._number, length)
             self._connection.flush_soon()
 
     def _tell_end(self) -> None:

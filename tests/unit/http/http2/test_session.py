@@ -178,6 +178,98 @@ def test_data_is_given_back_by_who_takes_it():
     assert frames.window_update(32_768, 1) in session.to_send()
 
 
+class Uploads:
+    """A client by h2 that sends, on each stream, all that the windows let it. `held`: what came and was not consumed."""
+
+    def __init__(self, session: Session, streams: int, fields: Fields = ()) -> None:
+        self._session = session
+        self.held: dict[int, int] = {}
+        self._connection = connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=False))
+        connection.initiate_connection()
+        self.exchange()
+        head = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"a.test"), (b":path", b"/"), *fields]
+        for stream in range(1, 2 * streams, 2):
+            connection.send_headers(stream, head)
+            self.held[stream] = 0
+        self.send()
+
+    def send(self) -> None:
+        connection, sent = self._connection, True
+        while sent:
+            self.exchange()
+            sent = False
+            for stream in self.held:
+                while window := min(connection.local_flow_control_window(stream), 16_384):
+                    connection.send_data(stream, b"x" * window)
+                    sent = True
+
+    def consume(self, stream: int, length: int) -> None:
+        self._session.consume(stream, length)
+        self.held[stream] -= length
+
+    def end(self, stream: int) -> None:
+        del self.held[stream]
+        self._connection.reset_stream(stream)
+        self.exchange()
+
+    def exchange(self) -> None:
+        while True:
+            while came := self._session.to_send():
+                self._connection.receive_data(came)
+            sent = self._connection.data_to_send()
+            if not sent:
+                return
+            for kind, stream, value in self._session.feed(sent, len(sent), 0.0):
+                if kind == DATA:
+                    self.held[stream] += len(value)
+
+
+def test_as_many_uploads_as_there_may_be_hold_the_connections_window_and_each_has_its_share():
+    uploads = Uploads(server(), 100)
+    share = (1 << 19) // 100
+    assert set(uploads.held.values()) == {share}
+    most = 0
+    for _ in range(20):  # each of them moves, and nobody has to wait for another
+        for stream, held in list(uploads.held.items()):
+            uploads.consume(stream, held)
+        uploads.send()
+        assert all(held >= share // 2 for held in uploads.held.values())
+        most = max(most, sum(uploads.held.values()))
+    assert (1 << 20) * 0.9 < most <= 1 << 20
+    assert max(uploads.held.values()) == 65_536
+
+
+def test_capacity_of_uploads_that_have_ended_is_for_others():
+    uploads = Uploads(server(), 100, [(b"content-length", b"100000")])
+    wide = [stream for stream, held in uploads.held.items() if held == 65_536]
+    assert wide == [1, 3, 5, 7, 9, 11, 13, 15]  # at once, as they have said how much will come
+    uploads.end(3)
+    for stream in (21, 23):
+        uploads.consume(stream, uploads.held[stream])
+    uploads.send()
+    assert uploads.held[21] > 60_000
+    assert uploads.held[23] < 6_000
+
+
+def test_windows_that_are_large_enough_together_are_never_narrow():
+    uploads = Uploads(server(connection_window=100 * 65_536), 100)
+    assert set(uploads.held.values()) == {65_536}
+
+
+def test_a_client_that_does_not_acknowledge_settings_has_one_window_of_the_connection():
+    """Until it does, each of its streams has the window that it would have without them."""
+    session = server()
+    opened = b"".join(post(stream=stream) for stream in range(1, 200, 2))
+    received = frames.BEGINNING + opened
+    session.feed(received, len(received), 0.0)
+    held = 0
+    for stream in range(1, 200, 2):
+        for _ in range(4):
+            piece = data(b"x" * 16_000, stream, end=False)
+            held += sum(len(value) for kind, _, value in session.feed(piece, len(piece), 0.0) if kind == DATA)
+    assert 0 < held <= 1 << 20
+
+
 def test_pings_of_hours_are_no_flood():
     """One in ten seconds, on a connection whose only stream is quiet."""
     session, _ = fed(post())
