@@ -202,8 +202,9 @@ class Http2(Settings):
     """Maximum number of bytes of a request's body that are buffered until the upstream reads on. A client learns of a
     smaller window first, its share of `connection_window`, which grows as the upstream reads."""
     connection_window: Annotated[Size, Meta(ge=65_536, le=256 * 1024**2)] = 1024**2
-    """Maximum number of bytes of request bodies that are buffered for all requests of a connection together. Each may use
-    its share of one half, so that no request waits for another; the other half is for those whose upstream reads."""
+    """Maximum number of bytes of request bodies that are buffered for all requests of a connection together. Each may
+    use its share of one half, so that no request waits for another; the other half is for those whose upstream
+    reads."""
 
 
 class TlsRoute(Settings):

@@ -98,14 +98,19 @@ class Http2Client(Peer):
 
     def send_body(self, stream: int, left: int, end: bool = True) -> None:
         """Send a body of x, as the windows allow; fails where they stay closed."""
-        self.wait(lambda: self.settings, "SETTINGS")
         while left:
-            part = min(frames.MAX_FRAME, left, self.window(stream))
-            if part <= 0:
-                self.wait(lambda: self.window(stream) > 0, f"a window for stream {stream}")
-                continue
+            part = min(frames.MAX_FRAME, left)
             left -= part
-            self.send_data(stream, b"x" * part, end and not left)
+            self.send_piece(stream, b"x" * part, end and not left)
+
+    def send_piece(self, stream: int, piece: bytes, end: bool = False) -> None:
+        """Send a piece of a body, as the windows allow."""
+        self.wait(lambda: self.settings, "SETTINGS")
+        while piece:
+            self.wait(lambda: self.window(stream) > 0, f"a window for stream {stream}")
+            part = min(frames.MAX_FRAME, len(piece), self.window(stream))
+            self.send_data(stream, piece[:part], end and part == len(piece))
+            piece = piece[part:]
 
     def send_data(self, stream: int, payload: bytes, end: bool = False) -> None:
         self.send(frames.data(payload, stream, end))

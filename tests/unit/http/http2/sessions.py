@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import h2.config
@@ -12,6 +13,7 @@ import h2.exceptions
 import h2.settings
 
 from fastgw.http.http2.session import CLOSED, DATA, END, HEAD, MALFORMED, REFUSED, TOO_LONG, WHOLE, Session
+from tests.support.http2.frames import PREFACE
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -101,7 +103,7 @@ def theirs(pieces: list[bytes]) -> Opinion:
     connection.initiate_connection()
     connection.increment_flow_control_window((1 << 20) - 65_535)
     connection.data_to_send()
-    for piece in pieces:
+    for piece in frame_by_frame(b"".join(pieces)):  # what it has understood before an error it keeps to itself
         try:
             events = connection.receive_data(piece)
         except h2.exceptions.ProtocolError:
@@ -124,6 +126,15 @@ def theirs(pieces: list[bytes]) -> Opinion:
                 opinion.broken = opinion.broken or event.error_code != 0
         connection.data_to_send()
     return opinion
+
+
+def frame_by_frame(sent: bytes) -> Iterator[bytes]:
+    yield sent[: len(PREFACE)]
+    at = len(PREFACE)
+    while at < len(sent):
+        end = at + 9 + int.from_bytes(sent[at : at + 3])
+        yield sent[at:end]
+        at = end
 
 
 def plain(fields: object) -> Fields:

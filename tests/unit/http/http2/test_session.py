@@ -179,7 +179,7 @@ def test_data_is_given_back_by_who_takes_it():
 
 
 class Uploads:
-    """A client by h2 that sends, on each stream, all that the windows let it. `held`: what came and was not consumed."""
+    """A client by h2 that sends, on each stream, all that its window allows. `held`: bytes that were not consumed."""
 
     def __init__(self, session: Session, streams: int, fields: Fields = ()) -> None:
         self._session = session
