@@ -1,4 +1,4 @@
-"""The admin API as its clients meet it: on a real socket, served by a thread, of a node that is made up."""
+"""The admin API on a real socket, served by a thread, with a fake node."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ EFFECTIVE = Effective(1, "ab" * 32, {"version": 1, "admin": {"token": "***"}})
 
 
 class FakeNode:
-    """Says always the same, and remembers what it was told to do."""
+    """A node with constant responses, which records the operations called."""
 
     def __init__(self) -> None:
         self.asked = 0
-        """How many changes have been asked for; those of `told` are done."""
+        """Number of changes requested; those in `told` are complete."""
         self.told: list[object] = []
         self.outcome = RELOADED
         self.upstreams_known = [
@@ -76,7 +76,7 @@ class FakeNode:
         ]
         self.broken: Exception | None = None
         self.hold: Future[None] | None = None
-        """A change of the configuration waits for it."""
+        """Changes of the configuration wait for this event."""
 
     def status(self) -> Status:
         if self.broken is not None:
@@ -132,7 +132,7 @@ class FakeNode:
         return await self._change((upstream, text, suffix))
 
     def drain_target(self, upstream: str, target: str, drained: bool) -> None:
-        """There is none."""
+        """No target exists."""
 
     async def rollback(self, generation: int | None) -> Outcome:
         return await self._change(("rollback", generation))
@@ -174,18 +174,18 @@ class FakeNode:
 
 
 MADE = "made-for-tests"
-"""The token of an API for which none is configured."""
+"""Generated token of an API without a configured one."""
 
 
 @dataclass
 class Served:
-    """An admin API that is served."""
+    """A running admin API."""
 
     address: Address
     node: FakeNode = field(default_factory=FakeNode)
 
     token: str = ""
-    """What `ask` shows where a test shows nothing; "" = nothing."""
+    """Token that `ask` sends by default; "" = none."""
 
     @property
     def authority(self) -> str:
@@ -200,7 +200,7 @@ class Served:
         return socket.create_connection((self.address.host, self.address.port), DEADLINE)
 
     def ask(self, request: str, *fields: str, body: bytes = b"") -> tuple[int, str, bytes]:
-        """One request on a connection of its own; status, head and body of the answer."""
+        """Send one request on a new connection; return status, head and body of the response."""
         lines = [f"{request} HTTP/1.1", *fields, "Connection: close"]
         if not any(each.lower().startswith("host:") for each in fields):
             lines.append(f"Host: {'localhost' if self.address.path else self.authority}")
@@ -214,7 +214,7 @@ class Served:
 
 
 def taken(connection: socket.socket) -> tuple[int, str, bytes]:
-    """An answer that ends with its connection."""
+    """Read a response until the connection closes."""
     received = b""
     while piece := connection.recv(65536):
         received += piece
@@ -231,9 +231,9 @@ def served(
     named: str | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Served]:
-    """`named`: the host as the configuration has it, where that is not the address that is bound.
+    """Serve the admin API. `named`: the configured host, if it differs from the bound address.
 
-    `token`: as configured; None = one that was made, which `ask` shows. A unix socket is for its owner then.
+    `token`: as configured; None = a generated one, which `ask` sends. Then a unix socket is private to its owner.
     """
     listening = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
     with listening:

@@ -1,8 +1,7 @@
-"""The admin API without a gateway behind it: the documents of `fastgw/admin/node_interface.py`, with numbers that a
-test sets.
+"""The admin API without a gateway: documents of `fastgw/admin/node_interface.py`, with numbers set by tests.
 
-Time goes on by one second with each answer of /live, whenever it is asked: what a page makes of the differences does
-not depend on how busy the machine is.
+The time advances by one second with each response of /live, so that rates computed by a page do not depend on the
+machine's load.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class Figures:
-    """A node that is made up. Its documents are plain, so that they can say what no node would.
+    """A fake node. Its documents are plain dictionaries, so that they may contain impossible values.
 
     Tests change the attributes; rates are per second of this node's time.
     """
@@ -39,7 +38,7 @@ class Figures:
         self.server_errors = 2
         self.client_errors = 5
         self.latency_s = 0.004
-        """Most requests take this long; one in fifty, ten times as long."""
+        """Duration of most requests; one in fifty takes ten times as long."""
         self.loop_lag_s = 0.0004
         self.connections = 340
         self.state = "serving"
@@ -58,14 +57,14 @@ class Figures:
         self.explanation_text = "listener  public   client 127.0.0.1\nroute     user   any host, path /users/{id}"
         self.explained: list[RequestToExplain] = []
         self.not_explained = ""
-        """Why requests are none."""
+        """Reason why requests cannot be explained."""
         self.asked_to: list[str] = []
-        self._lock = threading.Lock()  # the test is in one thread, the server in another
+        self._lock = threading.Lock()  # the test and the server are in different threads
         self.configuration: dict[str, Any] = {"version": 1, "workers": 4, "admin": {"token": "***"}}
         self.restart()
 
     def restart(self) -> None:
-        """All counters at zero, as in a new gateway."""
+        """Reset all counters, as in a new gateway."""
         with self._lock:
             self.uptime_s = 86_400.5
             self.requests = 0
@@ -294,7 +293,7 @@ def reloaded(generation: int, source: str = "signal", summary: str = "") -> dict
 
 
 def rejected(generation: int) -> dict[str, Any]:
-    """A file with an error, while `generation` went on being served."""
+    """Result for a file with an error, while `generation` stays active."""
     problem = {
         "file": "/etc/fastgw/gateway.yaml",
         "line": 12,
@@ -309,7 +308,7 @@ def rejected(generation: int) -> dict[str, Any]:
 
 
 class Open(Access):
-    """Lets a browser in that shows nothing, as a private socket does with other clients."""
+    """Accepts browsers without credentials, as a private socket accepts other clients."""
 
     @property
     def anonymous(self) -> bool:
@@ -317,16 +316,16 @@ class Open(Access):
 
 
 class AdminStub:
-    """The admin API as it is, of made-up figures, for as long as a `with` lasts."""
+    """The real admin API with fake figures, within a `with`."""
 
     def __init__(self) -> None:
         self.figures = Figures()
         self.token = ""
-        """What has to be shown; "" = nothing."""
+        """Required token; "" = none."""
         self.failing: dict[str, int] = {}
-        """Path -> the status that it answers."""
+        """Status to answer, by path."""
         self.asked: list[str] = []
-        """Paths, in the order in which they came."""
+        """Requested paths, in order."""
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._address = Address(host="127.0.0.1", port=self._listening.getsockname()[1])
         self._loop = asyncio.new_event_loop()
@@ -350,7 +349,7 @@ class AdminStub:
         asyncio.run_coroutine_threadsafe(self._come(), self._loop).result(DEADLINE)
 
     def leave(self) -> None:
-        """As control does when it dies: the socket stays, connections wait in it, and nobody answers."""
+        """Stop answering, as control does when it dies: the socket stays open, and connections wait in it."""
         asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result(DEADLINE)
 
     async def _come(self) -> None:

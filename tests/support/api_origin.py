@@ -1,4 +1,4 @@
-"""An API as others run them: it demands credentials, a token against forged requests, and parameters, and counts."""
+"""An external API: it requires credentials, a CSRF token and parameters, and counts requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CSRF_PATH = "/csrf"
 
 @dataclass
 class Call:
-    """A request as it came, and what it was answered."""
+    """A request as received, and its response."""
 
     method: str
     target: str
@@ -29,7 +29,7 @@ class Call:
     body_bytes: int = 0
     body_sha256: str = ""
     certificate: Any = None
-    """What the caller has shown over TLS."""
+    """Client certificate."""
     status: int = 0
 
     def values(self, name: str) -> list[str]:
@@ -52,23 +52,23 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 @dataclass
 class Demands:
-    """What a request must have, or it is refused."""
+    """Requirements for requests; others are rejected."""
 
     authorization: Callable[[], str] | None = None
-    """What `Authorization` must say just now; else 401."""
+    """Required value of `Authorization`; else 401."""
     csrf: bool = False
-    """Whether each request needs the last token and cookie that were handed out; else 403."""
+    """Whether each request needs the last issued CSRF token and cookie; else 403."""
     fields: Mapping[str, list[str]] = field(default_factory=dict)
-    """The lines of a field; else 400."""
+    """Required lines of headers; else 400."""
     query: tuple[str, ...] = ()
-    """Parameters, each once; else 400."""
+    """Required query parameters, each once; else 400."""
 
 
 class ApiOrigin(Threaded):
-    """Answers 200 and `{"method": …, "target": …}`, unless `answers` says something else for a path.
+    """Answers 200 and `{"method": …, "target": …}`, unless `answers` has another response for the path.
 
-    `GET /csrf` hands out tokens to who has the credentials. `/held` waits for `open`, and sets `left` when the caller
-    goes before that.
+    `GET /csrf` issues CSRF tokens to clients with the credentials. `/held` waits for `open`, and sets `left` if the
+    client disconnects before.
     """
 
     request_queue_size = 512
@@ -81,7 +81,7 @@ class ApiOrigin(Threaded):
         self.csrf_calls: list[Call] = []
         self.left, self.held = threading.Event(), threading.Event()
         self.received = 0
-        """Bytes of bodies, while they come."""
+        """Bytes of bodies, updated as they arrive."""
         self._count = 0
         self.begin()
 
@@ -95,21 +95,21 @@ class ApiOrigin(Threaded):
 
     @property
     def csrf_token(self) -> str:
-        """The last one."""
+        """The last issued CSRF token."""
         return f"csrf-{self._count}"
 
     def hand_out(self) -> Answer:
-        """A new token, with the cookies that belong to it."""
+        """Issue a new CSRF token, with its cookies."""
         self._count += 1
         cookies = {"Set-Cookie": f"session=s{self._count}; Path=/; HttpOnly\nother=o; Path=/"}
         return 200, {"X-CSRF-Token": self.csrf_token, **cookies}, b""
 
     def revoke_csrf(self) -> None:
-        """What was handed out is not taken any more."""
+        """Revoke the issued CSRF token."""
         self._count += 1
 
     def refusal(self, call: Call) -> Answer | None:
-        """What a request is answered that lacks something."""
+        """Return the response to a request that does not meet the requirements; None: it does."""
         demands = self.demands
         if demands.authorization is not None and call.values("Authorization") != [demands.authorization()]:
             return 401, {"WWW-Authenticate": "Bearer"}, b""
@@ -137,7 +137,7 @@ class _Answering(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         if isinstance(self.request, ssl.SSLSocket):
-            self.request.do_handshake()  # here, so that a slow one holds up no others
+            self.request.do_handshake()  # in this thread, so that a slow handshake does not block others
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().setup()
 

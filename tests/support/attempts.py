@@ -1,4 +1,4 @@
-"""A plane whose upstream has several targets, and somebody who is told of every attempt at them."""
+"""A plane whose upstream has several targets, and a listener for all attempts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 def asking(method: bytes, body: bytes = b"", *fields: bytes) -> bytes:
-    """A request, with its body."""
+    """Return a request with its body."""
     length = b"Content-Length: %d\r\n" % len(body) if body else b""
     return method + b" /a HTTP/1.1\r\n" + HOST + length + b"".join(each + b"\r\n" for each in fields) + b"\r\n" + body
 
@@ -32,12 +32,12 @@ def saying(status: int, body: bytes = b"", *fields: bytes) -> bytes:
 
 
 class Watch:
-    """Keeps what it is told, and finds out at once when that cannot be."""
+    """Records all events, and fails at once on an impossible order."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, object]] = []
         self.under_way: dict[AttemptRecord, str] = {}
-        self.records: list[AttemptRecord] = []  # one for each of what it was told
+        self.records: list[AttemptRecord] = []  # one for each event
 
     def attempt_begun(self, attempt: AttemptRecord) -> None:
         assert attempt not in self.under_way
@@ -72,12 +72,12 @@ class Watch:
         self.records.append(attempt)
 
     def of(self, what: str) -> list[object]:
-        """All that it was told of this kind: targets, or what came of them."""
+        """Return the events of this kind: targets, or results."""
         return [target if how is None else how for each, target, how in self.told if each == what]
 
     @property
     def faults(self) -> list[object]:
-        """The faults of attempts that have failed."""
+        """Faults of the failed attempts."""
         return [how for each, _, how in self.told if each == "given up" and how is not None]
 
     def assert_even(self) -> None:
@@ -85,7 +85,7 @@ class Watch:
 
 
 def record(target: Target, seconds: float = 0.0, status: int = 0) -> AttemptRecord:
-    """An attempt that has taken so long until its head or its end, for a listener that is told of it alone."""
+    """Return an attempt with this time until its head or end, for a listener that is called directly."""
     nothing: Any = None
     attempt = AttemptRecord(nothing, nothing, target, AttemptKind.FIRST, 1, 0.0)
     attempt.head_at = attempt.ended_at = seconds
@@ -94,7 +94,7 @@ def record(target: Target, seconds: float = 0.0, status: int = 0) -> AttemptReco
 
 
 class Service:
-    """A plane with an upstream `u` of so many targets. `settings`: of the upstream; `route`: of its only route."""
+    """A plane with an upstream `u` of this many targets. `settings`: of the upstream; `route`: of its only route."""
 
     def __init__(
         self,
@@ -117,16 +117,16 @@ class Service:
         self.watch = self.upstream.attempt_listener = Watch()
         self.wires: list[Wire] = []
         self.client = self.plane.client()
-        self.rest_sent = False  # of a request that is sent in two pieces
+        self.rest_sent = False  # of a request sent in two pieces
 
     @property
     def waiting(self) -> list[str]:
-        """The targets that connections are waited for."""
+        """Targets with a pending connect."""
         return [target.label for _, target in self.plane.pool.waiting]
 
     @property
     def waits(self) -> list[float]:
-        """How long from now on timers run."""
+        """Seconds until each timer expires."""
         return [timer.at - self.plane.worker_loop.wheel.now for timer in self.plane.worker_loop.turns.timers]
 
     @property
@@ -141,7 +141,7 @@ class Service:
         self.client.sends(request)
 
     def connects(self) -> Wire:
-        """The next connection is made."""
+        """Complete the next connect."""
         self.wires.append(self.plane.connects())
         return self.wires[-1]
 
@@ -149,11 +149,11 @@ class Service:
         self.plane.passes(seconds)
 
     def received(self, method: bytes) -> int:
-        """How often targets have got the beginning of a request."""
+        """Return how many times targets have received the start of a request."""
         return sum(wire.received.count(method + b" /") for wire in self.wires)
 
     def assert_over(self, status: int, retries: int = 0) -> None:
-        """One request was answered with this status, and nothing is held any more."""
+        """Assert that one request was answered with this status, and that no resources are held."""
         (record,) = self.plane.records
         assert (record.status, record.retries) == (status, retries)
         self.watch.assert_even()

@@ -1,4 +1,4 @@
-"""A node in one process: control with its sources, and workers with what they hold, joined as the supervisor would."""
+"""A node in one process: control with its sources, and workers, connected as by the supervisor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def oauth2(url: str, **more: Any) -> OAuth2:
 
 
 class Around(NamedTuple):
-    """A worker's services."""
+    """Services of a worker."""
 
     fetcher: Fetcher
     feeds: Feeds
@@ -48,7 +48,7 @@ class Around(NamedTuple):
 
 
 class Node:
-    """`hears`: whether a worker is told now; `loses`: so many asks are lost."""
+    """`hears`: whether a worker receives messages at once; `loses`: number of asks that are lost."""
 
     def __init__(self, fetcher: Fetcher, workers: int = 4) -> None:
         self.fetcher = fetcher
@@ -81,12 +81,12 @@ class Node:
         self.control = None
 
     def follow(self) -> None:
-        """Control takes the configuration in force."""
+        """Make this the active configuration of control."""
         assert self.control is not None
         self.control.run_sources({}, dict(self.files), self.generation, dict(self.sources))
 
     def send(self, message: FeedUpdate, descriptors: list[int]) -> None:
-        """Control's end of its channel."""
+        """Send on control's end of its channel."""
         self.deliver(message.key, read_memfd(os.dup(descriptors[0])))
 
     def deliver(self, key: str, value: bytes) -> None:
@@ -105,7 +105,7 @@ class Node:
             asyncio.get_running_loop().call_soon(self.control.refresh_requested, order)
 
     def tokens(self, settings: OAuth2) -> list[TokenHolder]:
-        """What each worker holds of one source."""
+        """Return each worker's token of one source."""
         return self._held_by_each(TokenSource.of(settings), Token)
 
     def csrf_tokens(self, settings: Csrf, shown: Shown) -> list[CsrfHolder]:
@@ -153,7 +153,7 @@ async def problem_of(holder: WorkerCache[Any], seen: Any = None) -> Unavailable:
 
 
 def word(held: Token | None) -> str:
-    """The token itself."""
+    """Return the token itself."""
     return "" if held is None else held.line.decode().removeprefix("Authorization: Bearer ").rstrip()
 
 

@@ -1,4 +1,4 @@
-"""A headless Chromium that a test drives by the DevTools protocol: one WebSocket, one command after the other."""
+"""A headless Chromium, driven by the DevTools protocol over one WebSocket, one command at a time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from websockets.sync.client import ClientConnection, connect
 from tests.support.gateway import wait_until
 
 START_DEADLINE = 60.0  # seconds; the first start of a browser on a cold disk is slow
-DEADLINE = 20.0  # seconds for a command, and for what a page is to show
-LONGEST = 64 * 1024 * 1024  # bytes of a message: a screenshot is one
+DEADLINE = 20.0  # seconds for a command, or for a condition on a page
+LONGEST = 64 * 1024 * 1024  # maximum size of a message in bytes, such as a screenshot
 
 FLAGS = (
     "--headless",
-    "--no-sandbox",  # it has none for root
-    "--disable-dev-shm-usage",  # containers have little of it
+    "--no-sandbox",  # Chromium has no sandbox for root
+    "--disable-dev-shm-usage",  # containers have a small /dev/shm
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
@@ -38,14 +38,14 @@ FLAGS = (
 
 
 class PageFailed(AssertionError):
-    """A page did not do what a test waits for, or the browser refused a command."""
+    """A page did not meet a condition, or the browser rejected a command."""
 
 
 class Browser:
-    """The process, for as long as a `with` lasts."""
+    """The process, within a `with`."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        """`program`: where Chromium is. `folder`: an empty one for its state."""
+        """Start the browser. `program`: path of Chromium. `folder`: an empty one for its state."""
         self._command = [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"]
         self._told = folder / "DevToolsActivePort"
         self._log = folder / "chromium.log"
@@ -53,7 +53,7 @@ class Browser:
         self._closing = contextlib.ExitStack()
         self._socket: ClientConnection
         self.pages: dict[str, Page] = {}
-        """By the session in which they are driven."""
+        """Pages by session."""
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened:
@@ -74,7 +74,7 @@ class Browser:
         return self._told.exists() and len(self._told.read_text().split()) == 2
 
     def command(self, method: str, session: str = "", **parameters: Any) -> dict[str, Any]:
-        """What the browser answers. Events that come meanwhile go to their pages, and put nothing off."""
+        """Return the result of a command. Events received meanwhile are passed to their pages."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters, **({"sessionId": session} if session else {})}
         self._socket.send(json.dumps(message))
@@ -94,7 +94,7 @@ class Browser:
                 page.take(told["method"], told["params"])
 
     def page(self) -> Page:
-        """A page of its own: no storage shared with any other."""
+        """Open a page with its own storage."""
         held = self.command("Target.createBrowserContext")["browserContextId"]
         target = self.command("Target.createTarget", url="about:blank", browserContextId=held)["targetId"]
         session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -119,7 +119,7 @@ class Page:
         self._session = session
         browser.pages[session] = self
         self.complaints: list[str] = []
-        """What the console has as errors and warnings: exceptions, refused policies, failed requests."""
+        """Errors and warnings of the console: exceptions, policy violations, failed requests."""
         for domain in ("Page", "Runtime", "Log"):
             self.command(f"{domain}.enable")
 
@@ -148,14 +148,14 @@ class Page:
         self.until("document.readyState === 'complete'")
 
     def run(self, expression: str) -> Any:
-        """The value of a JavaScript expression, which must fit into JSON."""
+        """Return the value of a JavaScript expression, which must be JSON."""
         told = self.command("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in told:
             raise PageFailed(f"{expression}: {told['exceptionDetails']}")
         return told["result"].get("value")
 
     def until(self, expression: str) -> None:
-        """Look until the expression holds. It may fail meanwhile: what it asks for may not be there yet."""
+        """Wait until the expression is true. It may raise errors meanwhile, because elements may not exist yet."""
         end = time.monotonic() + DEADLINE
         while True:
             try:
@@ -169,14 +169,14 @@ class Page:
             time.sleep(0.02)
 
     def text(self, selector: str) -> str:
-        """What a reader sees of an element."""
+        """Return the visible text of an element."""
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     def click(self, selector: str) -> None:
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
     def type(self, selector: str, text: str) -> None:
-        """Write over what a field has."""
+        """Replace the value of an input."""
         self.run(f"(field => {{ field.focus(); field.select(); }})(document.querySelector({json.dumps(selector)}))")
         if text:
             self.command("Input.insertText", text=text)
@@ -197,11 +197,11 @@ class Page:
         )
 
     def prefer(self, **features: str) -> None:
-        """What the system says that it wants, as in `prefers_color_scheme="dark"`."""
+        """Set media preferences, such as `prefers_color_scheme="dark"`."""
         told = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.command("Emulation.setEmulatedMedia", features=told)
 
     def picture(self, file: Path) -> None:
-        """The whole page as PNG."""
+        """Return a screenshot of the whole page as PNG."""
         taken = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(taken["data"]))

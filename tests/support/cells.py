@@ -1,4 +1,4 @@
-"""Tables of limiter cells for tests: in a memory file of their own, and with a twin that stops where it is told to."""
+"""Rate limit tables for tests: in a memory file of their own, and with a compiled module that stops at a given step."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ void before_access(void) {
     }
 }
 """
-"""Stops the process before an access to the table that is counted from 1, and once more so many accesses later."""
+"""Stops the process before the n-th access to the table, counted from 1, and again after more accesses."""
 
 
 @contextlib.contextmanager
 def made(way: type[Cells], count: int = 1024) -> Iterator[Cells]:
-    """A new table. What is mapped goes with the process or with its last user."""
+    """Create a table. The mapping ends with the process or its last user."""
     fd = os.memfd_create("cells")
     try:
         yield at(way, fd, count)
@@ -49,7 +49,7 @@ def made(way: type[Cells], count: int = 1024) -> Iterator[Cells]:
 
 
 def at(way: type[Cells], fd: int, count: int) -> Cells:
-    """The table in a memory file, made if that is empty."""
+    """Return the table in a memory file, created if empty."""
     size = rate_limit_table.size(count)
     os.ftruncate(fd, size)
     return way(memoryview(mmap.mmap(fd, size)), fd, 0)
@@ -62,7 +62,9 @@ def limit_of(table: Cells, algorithm: str, limit: int, window: float) -> Limit:
 
 
 def build_stopping_twin(folder: Path) -> Path:
-    """The twin with a function before each access to the table, which its installed build does not have."""
+    """Build the compiled module with a function called before each access to the table; the installed build has
+    none.
+    """
     (folder / "before_access.c").write_text(BEFORE_ACCESS)
     built = folder / "_rate_limit_table.so"
     flags = ["-DFASTGW_CELLS_BEFORE_ACCESS=before_access", "-O1", "-shared", "-fPIC", "-fno-strict-aliasing"]

@@ -1,6 +1,6 @@
-"""Processes that spend from one table at once, to the end or until they are killed, and what they were given.
+"""Processes that spend from one table concurrently, to the end or until killed, and what was admitted.
 
-A process of its own, for it forks and has to have one thread only: `python -m tests.support.cells_crowd TRIAL WAY
+A separate program, because it forks and must have a single thread: `python -m tests.support.cells_crowd TRIAL WAY
 ALGORITHM`. Prints a line of figures, or fails.
 """
 
@@ -26,7 +26,7 @@ START: Final = 5000 * SECOND
 
 
 def words(count: int) -> memoryview:
-    """Shared with the processes that are forked from here on."""
+    """Return memory shared with later children."""
     return memoryview(mmap.mmap(-1, 8 * count)).cast("Q")
 
 
@@ -39,7 +39,7 @@ def forked(work: Callable[[], None]) -> int:
 
 
 def together(work: Callable[[int], None]) -> None:
-    """Run it in four processes, which begin at the same time."""
+    """Run this in four processes that start at the same time."""
     ready, go = words(PROCESSES), words(1)
 
     def begin(number: int) -> None:
@@ -57,7 +57,7 @@ def together(work: Callable[[int], None]) -> None:
 
 
 def given(table: Cells, algorithm: str, keys: int, limit: int) -> list[int]:
-    """What each key got, of `limit`, while all processes asked for more."""
+    """Return the permits admitted for each key, of `limit`, while all processes requested more."""
     got = words(PROCESSES * keys)
     names = [b"key %d" % number for number in range(keys)]
     spend = limit_of(table, algorithm, limit, 1000.0).spend
@@ -74,7 +74,9 @@ def given(table: Cells, algorithm: str, keys: int, limit: int) -> list[int]:
 
 
 def contend(way: str, algorithm: str) -> None:
-    """Exactly the limit, for one key, for as many as have the same places, and for as many as there is room for."""
+    """Check that exactly the limit is admitted: for one key, for keys with the same slots, and for as many keys as
+    fit.
+    """
     with made(WAYS[way], 1024) as table:
         assert given(table, algorithm, 1, 1000) == [1000]
     for _ in range(3):
@@ -95,7 +97,7 @@ KEPT: Final = 20_000  # admissions
 
 
 class SpendRecord:
-    """What was admitted in one process: key, before and after. A killed process may have lost the last entry."""
+    """Admissions in one process: key, time before and after. A killed process may have lost the last entry."""
 
     def __init__(self) -> None:
         self._words = words(1 + 3 * KEPT)
@@ -116,7 +118,7 @@ class SpendRecord:
 
 
 def most(algorithm: str, first: int, last: int) -> int:
-    """What may be admitted between two instants."""
+    """Return the maximum that may be admitted between two times."""
     length = round(WINDOW * 1e9)
     if algorithm == "token_bucket":
         return MOST + (last - first) // -(-length // MOST)
@@ -126,7 +128,7 @@ def most(algorithm: str, first: int, last: int) -> int:
 
 
 def check(algorithm: str, entries: list[tuple[int, int, int]]) -> None:
-    """Between any two instants, what began and ended there is no more than the limit."""
+    """Check that admissions within any interval do not exceed the limit."""
     for key in range(KEYS):
         own = sorted((after, before) for each, before, after in entries if each == key)
         befores = sorted(before for _, before in own)
@@ -139,14 +141,14 @@ def check(algorithm: str, entries: list[tuple[int, int, int]]) -> None:
 
 
 def kill(way: str, algorithm: str, kills: str) -> None:
-    """So many processes spend until they are killed, at any moment, in a table where keys come, share and go."""
+    """Kill this many processes at random times while they spend, in a table where keys come, share and go."""
     with made(WAYS[way], 16) as table:
         limit = limit_of(table, algorithm, MOST, WINDOW)
         records = [SpendRecord() for _ in range(PROCESSES)]
 
         def live(number: int, seed: int) -> None:
             chance = random.Random(seed)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends it like SIGKILL, by a clock of its own
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends it like SIGKILL, by its own timer
             signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.003))
             while True:
                 records[number].spend(limit, min(chance.randrange(KEYS), chance.randrange(KEYS)))

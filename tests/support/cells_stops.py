@@ -1,8 +1,7 @@
-"""Stop a process before each single step of a decision, and look what the others get.
+"""Stops a process before each single step of a decision, and checks the decisions of others.
 
-A process of its own, for it forks and has to have one thread only:
-`python -m tests.support.cells_stops WAY ALGORITHM [TWIN]`, where TWIN is a build that can be stopped. Prints how many
-steps there were.
+A separate program, because it forks and must have a single thread: `python -m tests.support.cells_stops WAY ALGORITHM
+[TWIN]`, where TWIN is a build that can be stopped. Prints the number of steps.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from tests.support.cells import SECOND, WAYS, limit_of, made
 LIMIT: Final = 5
 WINDOW: Final = 1.0
 KEY: Final = b"the key"
-CELLS: Final = 16  # two buckets: all keys are in the same places
+CELLS: Final = 16  # two buckets: all keys have the same slots
 EARLY, NOW, LATER = 1000 * SECOND + 1, 1010 * SECOND + 1, 1020 * SECOND + 1
 DEADLINE: Final = 240
 
 Arm = Callable[[int, int, int], None]
-"""(step, steps from there to a second one or 0, signal): stop this process there."""
+"""(step, steps from there to a second one or 0, signal): where to stop this process."""
 
 
 def stopping_twin(path: str) -> Arm:
-    """Put the twin that can be stopped in the place of the installed one."""
+    """Replace the installed compiled module by the one that can be stopped."""
     loader = ExtensionFileLoader("fastgw.shm._rate_limit_table", path)
     spec = ModuleSpec(loader.name, loader, origin=path)
     twin = module_from_spec(spec)
@@ -53,7 +52,7 @@ def stopping_twin(path: str) -> Arm:
 
 
 def stopping_reference() -> Arm:
-    """Stop before lines of Python: none of them has two stores in the table."""
+    """Stop before lines of Python: none of them has two stores to the table."""
 
     def arm(step: int, after: int, by: int) -> None:
         left = step
@@ -78,7 +77,7 @@ def admitted(limit: Limit, now: int, tries: int = LIMIT + 1, key: bytes = KEY) -
 
 
 class Child:
-    """A process that spends so many permits of KEY, if it gets them, and tells each that it got."""
+    """A process that spends this many permits of KEY, and reports each one that it got."""
 
     def __init__(self, limit: Limit, tries: int, arm: Callable[[], None]) -> None:
         self._got = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
@@ -95,7 +94,7 @@ class Child:
         return self._got[0]
 
     def is_stopped(self) -> bool:
-        """Wait until it is stopped or has come to its end."""
+        """Wait until it is stopped or has ended; whether it is stopped."""
         _, status = os.waitpid(self.pid, os.WUNTRACED)
         if os.WIFSTOPPED(status):
             return True
@@ -108,33 +107,33 @@ class Child:
 
 
 def others(table: Cells, algorithm: str, number: int, now: int) -> None:
-    """So many other keys have something spent in the table."""
+    """Spend from this many other keys."""
     limit = limit_of(table, algorithm, LIMIT, WINDOW)
     for each in range(number):
         limit.spend(b"other %d" % each, 1, now)
 
 
 def nothing(table: Cells, algorithm: str) -> None:
-    """The key enters an empty table."""
+    """An empty table."""
 
 
 def full_of_expired(table: Cells, algorithm: str) -> None:
-    """The key takes the place of another."""
+    """A table full of expired keys, one of which is replaced."""
     others(table, algorithm, CELLS, EARLY)
 
 
 def full(table: Cells, algorithm: str) -> None:
-    """The key has to share a cell."""
+    """A full table, so the key must share a cell."""
     others(table, algorithm, CELLS, NOW)
 
 
 def live(table: Cells, algorithm: str) -> None:
-    """The key is there, and was used a little earlier: in another part of the same window."""
+    """A table with the key, used a little earlier: in another part of the same window."""
     limit_of(table, algorithm, LIMIT, WINDOW).spend(KEY, 1, NOW - SECOND // 4)
 
 
 def expired(table: Cells, algorithm: str) -> None:
-    """The key is there, as good as new."""
+    """A table with the key, fully replenished."""
     limit_of(table, algorithm, LIMIT, WINDOW).spend(KEY, 1, EARLY)
 
 
@@ -144,7 +143,9 @@ BEGINNINGS: Final = (nothing, full_of_expired, full, live, expired)
 def at_every_step(
     begin: Callable[[Cells, str], None], algorithm: str, way: str, trial: Callable[[Cells, Limit, int], bool]
 ) -> int:
-    """Try with a new table and the next step until the process comes to its end unstopped. How many steps it has."""
+    """Repeat with a new table, stopping at the next step, until the process ends without a stop. Returns the number of
+    steps.
+    """
     for step in count(1):
         with made(WAYS[way], CELLS) as table:
             begin(table, algorithm)
@@ -154,14 +155,14 @@ def at_every_step(
 
 
 def left_of(begin: Callable[[Cells, str], None], algorithm: str, way: str) -> int:
-    """What one process alone gets."""
+    """Return what a single process is admitted."""
     with made(WAYS[way], CELLS) as table:
         begin(table, algorithm)
         return admitted(limit_of(table, algorithm, LIMIT, WINDOW), NOW)
 
 
 def killed(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm) -> int:
-    """Killed before any step: at most the one permit is lost that it was about to get, and nobody waits."""
+    """Kill before any step: at most the permit being spent is lost, and no other process waits."""
     left = left_of(begin, algorithm, way)
 
     def trial(table: Cells, limit: Limit, step: int) -> bool:
@@ -170,7 +171,7 @@ def killed(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: A
         got = admitted(limit, NOW) + child.got
         lost = 1 if child.killed else 0
         assert left - lost <= got <= left, (step, got, left)
-        others(table, algorithm, 2 * CELLS, LATER)  # what it left behind is no obstacle
+        others(table, algorithm, 2 * CELLS, LATER)  # its remains do not block others
         got = admitted(limit, LATER)
         assert 0 <= got <= LIMIT
         later = LATER + 10 * SECOND
@@ -181,7 +182,7 @@ def killed(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: A
 
 
 def overtaken(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm) -> int:
-    """Stopped before any step, and again before any later one, while others spend: nothing is given twice or lost."""
+    """Stop before any step, and again before any later one, while others spend: no permit is admitted twice or lost."""
     left = left_of(begin, algorithm, way)
 
     def trial(after: int, table: Cells, limit: Limit, step: int) -> bool:
@@ -193,7 +194,7 @@ def overtaken(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm
             others(table, algorithm, stops, NOW)
             child.go_on()
         got += admitted(limit, NOW) + child.got
-        # A shared cell may lose what was spent there in vain.
+        # A shared cell may lose permits that were spent there without an admission.
         assert (left - stops if table.overflowed else left) <= got <= left, (step, after, got, left)
         return stops > 0
 
@@ -201,14 +202,14 @@ def overtaken(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm
 
 
 def outlived(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm, crowd: int) -> int:
-    """Stopped before any step until its window is over and others may have its cell, then let go on."""
+    """Stop before any step until the window is over and others may use the cell, then continue."""
     left = left_of(begin, algorithm, way)
 
     def trial(table: Cells, limit: Limit, step: int) -> bool:
         child = Child(limit, 1, lambda: arm(step, 0, signal.SIGSTOP))
         if not child.is_stopped():
             return False
-        spent = left - admitted(limit, NOW)  # by the child, whether it knows it yet or not
+        spent = left - admitted(limit, NOW)  # by the child, whether it has noticed or not
         others(table, algorithm, crowd, LATER)
         got = admitted(limit, LATER, 2)
         child.go_on()
@@ -226,7 +227,7 @@ def main(way: str, algorithm: str, *twin: str) -> None:
     arm = stopping_twin(*twin) if twin else stopping_reference()
     for begin in BEGINNINGS:
         steps = [killed(begin, algorithm, way, arm)]
-        if twin:  # the reference keeps others waiting while it is stopped
+        if twin:  # the reference blocks others while it is stopped
             steps.append(overtaken(begin, algorithm, way, arm))
             steps += [outlived(begin, algorithm, way, arm, crowd) for crowd in (0, CELLS, 2 * CELLS)]
         print(begin.__name__, *steps)

@@ -26,7 +26,7 @@ SIGNS = x509.KeyUsage(**dict.fromkeys(OTHER_USES.split(), False), key_cert_sign=
 
 
 class Certificates:
-    """A certificate authority, in files."""
+    """A CA with its files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -43,9 +43,9 @@ class Certificates:
     def issue(
         self, name: str, *more: str, subject: str = "issued", stem: str = "", days: float = 1, rsa: bool = False
     ) -> tuple[str, str]:
-        """A certificate for names, addresses and URIs, none where the first is empty, and its key.
+        """Issue a certificate for names, addresses and URIs (none if the first is empty), with its key.
 
-        `stem`: of the files' names, which else are called by the first name. `days`: from now until it has expired.
+        `stem`: of the file names; default: the first name. `days`: validity from now.
         """
         key: ec.EllipticCurvePrivateKey | RSAPrivateKey = ec.generate_private_key(ec.SECP256R1())
         if rsa:
@@ -68,7 +68,7 @@ class Certificates:
         return str(certificate_file), str(key_file)
 
     def revoke(self, *certificates: str, days: float = 1) -> str:
-        """A list of what is revoked: these. `days`: from now until it is out of date."""
+        """Create a revocation list with these certificates. `days`: validity from now."""
         now = datetime.datetime.now(datetime.UTC)
         made = x509.CertificateRevocationListBuilder().issuer_name(self._name)
         made = made.last_update(now - datetime.timedelta(days=30)).next_update(now + datetime.timedelta(days=days))
@@ -103,7 +103,7 @@ def alternative(name: str) -> x509.GeneralName:
 
 
 def client_tls(certificates: Certificates, shown: tuple[str, str] | None = None) -> ssl.SSLContext:
-    """A client's side, which believes this authority and shows a certificate if there is one."""
+    """Return a client's TLS context that trusts this CA, with a certificate if there is one."""
     made = ssl.create_default_context(cafile=certificates.ca)
     if shown is not None:
         made.load_cert_chain(*shown)
@@ -111,7 +111,7 @@ def client_tls(certificates: Certificates, shown: tuple[str, str] | None = None)
 
 
 def server_tls(issued: tuple[str, str], clients: str | None = None, highest: int | None = None) -> ssl.SSLContext:
-    """A server's side, which asks for a certificate of the authority `clients` if there is one."""
+    """Return a server's TLS context that requires a certificate of the CA `clients` if there is one."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(*issued)
     made.set_alpn_protocols(["h2", "http/1.1"])
@@ -128,5 +128,5 @@ def trusting(certificates: Certificates, **more: Any) -> ssl.SSLContext:
 
 
 def made_tls(tls: UpstreamTls) -> ssl.SSLContext:
-    """What targets with these settings are spoken to with."""
+    """Return the TLS configuration for targets with these settings."""
     return at_once(upstream_tls(tls, material_of(tls, {})))

@@ -1,4 +1,4 @@
-"""The client's side of the gateway, byte by byte, and the three ways in which a test sends one input."""
+"""The client's side of the gateway, byte by byte, and the three ways to send an input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATUS_LINE = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ([\t\x20-\x7e\x80-\xff]*)")
 
 
 class Response(Message):
-    """An answer. `status` and `reason` are those of its status line."""
+    """A response. `status` and `reason` are those of its status line."""
 
     @property
     def status(self) -> int:
@@ -33,7 +33,7 @@ class Response(Message):
 
 
 def has_body(request_method: bytes, status: int) -> bool:
-    """Whether a response can have a body at all (RFC 9110 section 6.4.1)."""
+    """Whether a response may have a body (RFC 9110 section 6.4.1)."""
     return request_method != b"HEAD" and status >= 200 and status not in (204, 304)
 
 
@@ -44,7 +44,7 @@ class Client(Peer):
         super().__init__(connect(address, deadline), deadline)
 
     def read_response(self, request_method: bytes = b"GET") -> Response:
-        """The next response, whole. A 1xx is one by itself. Fails where the stream ends before its framing says."""
+        """Read the next complete response; a 1xx counts as one. Fails if the stream ends too early."""
         head = self.read_head()
         response = Response(head)
         if response.status == 101:
@@ -52,24 +52,24 @@ class Client(Peer):
         judge = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
         judge.send(h11.Request(method=request_method, target=b"/", headers=[(b"Host", b"a")]))
         judge.receive_data(head.raw)
-        judge.next_event()  # raises where h11 refuses
+        judge.next_event()  # raises if h11 rejects it
         if not has_body(request_method, response.status):
             return response
         message = self.read_body(head, until_close=True)
         return Response(head, message.body, message.raw_body, message.trailers)
 
     def read_response_head(self) -> Response:
-        """The next response's head; its body is still to be read."""
+        """Read the head of the next response; its body is not read."""
         return Response(self.read_head())
 
     def exchange(self, request: bytes, request_method: bytes = b"GET") -> Response:
-        """Send a whole request and read its response."""
+        """Send a complete request and read its response."""
         self.send(request)
         return self.read_response(request_method)
 
 
 def connect(address: str, deadline: float = DEADLINE) -> socket.socket:
-    """Connect to `127.0.0.1:80`, `[::1]:80` or `unix:/path`, as the ready line of the gateway names them."""
+    """Connect to `127.0.0.1:80`, `[::1]:80` or `unix:/path`, as in the gateway's ready line."""
     if address.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(deadline)
@@ -83,7 +83,7 @@ def connect(address: str, deadline: float = DEADLINE) -> socket.socket:
     return socket.create_connection((host.strip("[]"), int(port)), deadline)
 
 
-# How an input is sent. A refusal may come before its last byte, so the rest may find a closed connection.
+# Ways to send an input. A rejection may come before its last byte, so the rest may find a closed connection.
 
 Send = Callable[[Peer, bytes], None]
 
@@ -93,13 +93,13 @@ def whole(peer: Peer, data: bytes) -> None:
 
 
 def byte_by_byte(peer: Peer, data: bytes) -> None:
-    """Each byte in a segment of its own, so that every state of the reader meets the end of its input."""
+    """Send each byte in a segment of its own, so that every state of the parser meets the end of its input."""
     for at in range(len(data)):
         peer.send_gently(data[at : at + 1])
 
 
 def with_bytes_after(peer: Peer, data: bytes) -> None:
-    """A second, well-formed request right behind: it must never be answered where the first is refused."""
+    """Append a second, valid request, which must not be answered if the first is rejected."""
     peer.send_gently(data + b"GET /smuggled HTTP/1.1\r\nHost: smuggled.test\r\n\r\n")
 
 

@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept still where a test counts what is held."""
+"""Python's garbage collector, disabled while a test counts memory."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collector() -> Iterator[None]:
-    """What others have left is collected before, and nothing meanwhile."""
+    """Collect garbage first, and disable the collector meanwhile."""
     gc.collect()
     gc.disable()
     try:

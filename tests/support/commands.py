@@ -1,4 +1,4 @@
-"""A command of `fastgw` in this process: what it says and ends with, without the start of an interpreter."""
+"""A command of `fastgw` in this process: its output and exit code, without starting an interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastgw.cli import app
 
 
 def ended(*arguments: str, directory: Path) -> Result:
-    """Run it to its end in a directory. No command that forks: threads of other tests are here."""
+    """Run a command to its end in a directory. It must not fork, because other tests have threads."""
     with contextlib.chdir(directory):
         told = CliRunner().invoke(app, arguments, prog_name="fastgw")
     assert told.exception is None or isinstance(told.exception, SystemExit), told.exception

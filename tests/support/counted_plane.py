@@ -1,6 +1,6 @@
-"""A plane that counts and logs as a worker does, into a node's memory, by a clock and dice of its own.
+"""A plane that counts and logs as a worker does, in a node's memory, with its own clock and random numbers.
 
-Of two such planes that are played alike everything can be compared: each word, each line, each second.
+Two such planes with the same input can be compared completely: each word, line and second.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from tests.support.memory import Observer, Plane
 
 DATE = 1_700_000_000.0
 PLACES = 16
-"""More than any play has of upstreams or targets: only so much of the memory is compared."""
+"""Maximum number of upstreams or targets of a play: only this part of the memory is compared."""
 PLAYED = ("fastgw.downstream", "fastgw.exchange", "fastgw.pipeline", "fastgw.upstream")
-"""Packages whose modules have no clock or dice but those of the plane, wherever in them time is asked for."""
+"""Packages whose modules use only the plane's clock and random numbers."""
 _twin: Any = twin("fastgw.observe._recorder")
 
 
 class Told:
-    """Keeps what it is told of attempts, with their seconds, and tells another one."""
+    """Records the events of attempts with their seconds, and forwards them."""
 
     def __init__(self, other: AttemptListener) -> None:
         self._other = other
@@ -74,7 +74,7 @@ class Told:
 
 
 class Recording(Observer):
-    """Keeps records, and has a worker's recorder count them and make lines of them."""
+    """Keeps records, and has a worker's recorder count and format them."""
 
     def __init__(self, plane: CountedPlane, column: memoryview) -> None:
         super().__init__()
@@ -90,20 +90,20 @@ class Recording(Observer):
         self._recorder.finish_at(ended, now, DATE)
 
     def lines(self) -> bytes:
-        """Those that were not looked at yet."""
+        """Return the lines since the last call."""
         lines: bytes = self._log.held.take()
         return lines
 
 
 class CountedPlane(Plane):
-    """The plane of a worker: its upstreams follow the health of the node. Made and played within `played`."""
+    """The plane of a worker: its upstreams follow the node's health. Create and use it within `played`."""
 
     acting: CountedPlane
 
     def _start(self) -> None:
         super()._start()
-        self.lapse = 0.0  # seconds that steps of filters have taken
-        self.seen: list[tuple[object, ...]] = []  # what filters have
+        self.lapse = 0.0  # seconds taken by steps of filters
+        self.seen: list[tuple[object, ...]] = []  # state of filters
         self.dice = random.Random(1)
         self.take_turn()
         self.shared = SharedMemory.create(self.gateway.layout, 1)
@@ -115,7 +115,7 @@ class CountedPlane(Plane):
         self._poller.start()
 
     def _count(self, name: str, upstream: Upstream) -> Told | None:
-        """As `Gateway.starting` does it, with the pool and the clock of the test."""
+        """Count as `Gateway.starting` does, with the test's pool and clock."""
         gateway, column = self.gateway, self.column
         words, series, place = gateway._words, gateway.series, gateway.places.upstreams[name]
         counted = gateway._counted + series.upstream_words(name)
@@ -151,7 +151,7 @@ class CountedPlane(Plane):
         return self.worker_loop.wheel.now + self.lapse
 
     def take_turn(self) -> None:
-        """Clock and dice are this plane's from now on."""
+        """Use this plane's clock and random numbers from now on."""
         CountedPlane.acting = self
 
     def lines(self) -> bytes:
@@ -159,14 +159,14 @@ class CountedPlane(Plane):
         return self.observer.lines()
 
     def words(self) -> dict[str, bytes]:
-        """All that was counted and judged."""
+        """Return all counts and states."""
         return {
             name: bytes(self.column.words[span.first : span.first + (PLACES if span.gauge else span.count)])
             for name, span in self.gateway.layout.spans.items()
         }
 
     def health(self) -> dict[str, Any]:
-        """What is thought of the upstreams."""
+        """Return the health of the upstreams."""
         return {
             name: (
                 sorted(target.label for target in upstream.shunned),
@@ -178,19 +178,19 @@ class CountedPlane(Plane):
 
 
 def acting() -> CountedPlane:
-    """The plane whose turn it is: for filters of a test."""
+    """Return the active plane, for filters of a test."""
     return CountedPlane.acting
 
 
 def _begins(*told: Any) -> Exchange:
-    exchange = new_exchange(*told)  # compiled, its clock is out of reach
+    exchange = new_exchange(*told)  # compiled: its clock cannot be replaced
     exchange.begun_at = CountedPlane.acting.now()
     return exchange
 
 
 @contextmanager
 def played() -> Iterator[None]:
-    """Within it, clock and dice are those of the plane whose turn it is."""
+    """Use clock and random numbers of the active plane within the `with`."""
     ours: dict[object, Any] = {
         monotonic: lambda: CountedPlane.acting.now(),
         random.random: lambda: CountedPlane.acting.dice.random(),

@@ -1,4 +1,4 @@
-"""The default ports of `admin` and `status` are there once, and tests run beside each other."""
+"""Lock for the default ports of `admin` and `status`, because tests run in parallel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def default_ports(*, alone: bool = False) -> Iterator[None]:
-    """A gateway may take them, or one that comes next to them. `alone`: nobody else begins one meanwhile."""
+    """Allow a gateway to use the default ports, or the next free ones. `alone`: exclusively."""
     with open(Path(tempfile.gettempdir(), "fastgw-default-ports.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         yield

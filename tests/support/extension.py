@@ -1,4 +1,4 @@
-"""Packages with filters, as pip would have installed them: in a folder that Python imports from."""
+"""Packages with filters, installed as by pip, in a folder of Python's path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Greeting(Filter, name="greeting", phase=Phase.TRANSFORM):
 
 
 def install(folder: Path, name: str, modules: Mapping[str, str], entry_points: Mapping[str, str] | None = None) -> None:
-    """Put a package there. `modules`: file names and their texts; `entry_points`: filters and their classes."""
+    """Install a package. `modules`: file names and their texts; `entry_points`: filters and their classes."""
     for file, text in modules.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text)
@@ -46,7 +46,7 @@ def install(folder: Path, name: str, modules: Mapping[str, str], entry_points: M
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """This process imports from there meanwhile, and forgets what it has imported."""
+    """Add the folder to this process's path within the `with`; its modules are removed afterwards."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))

@@ -1,4 +1,4 @@
-"""What every answer of the gateway's own must look like, whoever made it necessary."""
+"""Checks of the gateway's own responses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fastgw.errors import Fault
 from tests.support.client import Client, Response
 
 PROXY_STATUS = re.compile(rb"fastgw; ?error=([a-z_]+)(;.*)?")
-INNER = re.compile(rb"127\.0\.0\.1|::1|Traceback|\.py\b|fastgw/")  # addresses, files and code of ours
+INNER = re.compile(rb"127\.0\.0\.1|::1|Traceback|\.py\b|fastgw/")  # internal addresses, files and code
 
 
 def assert_fault(response: Response, *names: str) -> str:
-    """`response` is the answer for one of these faults: its name is returned.
+    """Assert that `response` is the one for one of these faults, and return the fault's name.
 
-    The body is a problem (RFC 9457) whose `type` ends with the name, `Proxy-Status` (RFC 9209) has its error, and
-    nothing of the inside shows.
+    The body is a problem (RFC 9457) whose `type` ends with the name, `Proxy-Status` (RFC 9209) has its error, and no
+    internals are shown.
     """
     assert response.get(b"Content-Type") == b"application/problem+json", response
     problem = json.loads(response.body)
@@ -39,7 +39,9 @@ def assert_fault(response: Response, *names: str) -> str:
 
 
 def assert_refused(client: Client, *names: str, request_method: bytes = b"GET") -> Response:
-    """One answer for one of these faults comes, then the connection is closed: what follows has no clear meaning."""
+    """Assert that a response for one of these faults comes, and that the connection is closed, because later bytes are
+    ambiguous.
+    """
     response = client.read_response(request_method)
     assert_fault(response, *names)
     assert response.get(b"Connection") == b"close"

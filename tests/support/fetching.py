@@ -1,4 +1,4 @@
-"""A fetcher on a worker loop of its own."""
+"""A fetcher with its own worker loop."""
 
 import asyncio
 from collections.abc import AsyncIterator

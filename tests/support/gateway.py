@@ -1,4 +1,4 @@
-"""The gateway as its users run it: a process, started from a file, watched by its output, stopped by a signal."""
+"""The gateway as users run it: a process started with a file, observed by its output, stopped by a signal."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.support.client import Client
 from tests.support.peer import DEADLINE
 
 FASTGW = str(Path(sys.executable).with_name("fastgw"))
-START_DEADLINE = 20.0  # seconds; a start takes well under one, but the machine may be busy
+START_DEADLINE = 20.0  # seconds; a start usually takes less than one, but the machine may be busy
 STOP_DEADLINE = 15.0
-COMMAND_DEADLINE = 60.0  # for a command that ends by itself
+COMMAND_DEADLINE = 60.0  # seconds for a command
 OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 
@@ -30,16 +30,16 @@ FRONT = re.compile(rb"^\S+Z (?:debug|info|warning|error) [^\[]+\[\d+\] \w+: ")
 
 
 def messages(told: str) -> list[str]:
-    """The lines without the time, level, process and event that stand in front of an operator message."""
+    """Return the lines without time, level, process and event."""
     return [FRONT.sub(b"", line.encode()).decode() for line in told.splitlines()]
 
 
 class GatewayFailed(AssertionError):
-    """It did not start, did not stop, or complained. The text holds what it wrote to stderr."""
+    """The gateway did not start or stop, or reported an error. The text has its stderr."""
 
 
 def wait_until(fact: Callable[[], bool], wanted: str, deadline: float = DEADLINE) -> None:
-    """Look until `fact` holds. For what tells nobody that it has changed, such as another process's file."""
+    """Poll until `fact` is true, for changes that nothing signals, such as a file of another process."""
     until = time.monotonic() + deadline
     while not fact():
         if time.monotonic() > until:
@@ -48,9 +48,9 @@ def wait_until(fact: Callable[[], bool], wanted: str, deadline: float = DEADLINE
 
 
 class Lines:
-    """The lines of a pipe, read by a thread as they come: the writer never blocks, and a test can wait for one.
+    """Lines of a pipe, read by a thread as they arrive: the writer never blocks, and a test can wait for one.
 
-    Of an operator message it is the text alone: `raw` has the time, level, process and event in front of it as well.
+    Of an operator message only the text is returned; `raw` includes time, level, process and event.
     """
 
     def __init__(self, pipe: IO[bytes]) -> None:
@@ -69,7 +69,7 @@ class Lines:
                 self._changed.notify_all()
 
     def wait_for(self, fits: Callable[[bytes], bool], deadline: float = DEADLINE, *, raw: bool = False) -> bytes:
-        """The first line that fits, now or within the deadline. `raw`: with what stands in front of it."""
+        """Return the first matching line, within the deadline. `raw`: match the whole line."""
         lines = self.raw if raw else self.lines
         with self._changed:
             found: list[bytes] = []
@@ -81,7 +81,7 @@ class Lines:
         return b"".join(self.lines).decode("utf-8", "backslashreplace")
 
     def finish(self) -> None:
-        """Read what is left, after the process has ended."""
+        """Read the rest after the process has ended."""
         self._thread.join(DEADLINE)
         self._pipe.close()
 
@@ -89,8 +89,8 @@ class Lines:
 def write_config(config: Mapping[str, Any] | str, directory: Path) -> Path:
     """Write a configuration: a dictionary as JSON, text as YAML.
 
-    What it does not say of the status and admin listeners is `null`: their default ports are there only once. So is
-    what it does not say of `request_id`: most tests compare bytes that are the same each time.
+    Missing status and admin listeners are set to `null`, because their default ports cannot be shared. So is
+    `request_id`, because most tests compare exact bytes.
     """
     if isinstance(config, str):
         config += "".join(f"\n{key}: null\n" for key in OFF if not re.search(f"^{key}:", config, re.MULTILINE))
@@ -114,7 +114,7 @@ def _without_ids(text: str) -> str:
 
 
 def name_of(pid: int) -> str:
-    """What a process calls itself; "" when it is gone."""
+    """Return the name of a process; "" if it has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
     except OSError:
@@ -122,10 +122,10 @@ def name_of(pid: int) -> str:
 
 
 class Gateway:
-    """A running gateway. Starting waits until it is ready; `stop` asserts that it ended well.
+    """A running gateway. The constructor waits until it is ready; `stop` asserts that it ended without errors.
 
     `config`: a dictionary, YAML text or a file. A dictionary without `access_logs` logs JSON to stdout, which is read
-    by `records` and `wait_for_record`; `arguments` are appended to the command line, `launcher` stands before it.
+    by `records` and `wait_for_record`; `arguments` are appended to the command line, `launcher` is put before it.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Gateway:
             self.kill()
 
     def _read_ready(self, ready: int) -> dict[str, Any]:
-        """The ready line: `{"listeners": {"main": ["127.0.0.1:34567"]}, "status": "127.0.0.1:…", "pid": …}`."""
+        """Read the ready line: `{"listeners": {"main": ["127.0.0.1:34567"]}, "status": "127.0.0.1:…", "pid": …}`."""
         until, line = time.monotonic() + START_DEADLINE, b""
         while not line.endswith(b"\n"):
             if not select.select([ready], [], [], max(until - time.monotonic(), 0))[0]:
@@ -192,10 +192,10 @@ class Gateway:
         ready_line: dict[str, Any] = json.loads(line)
         return ready_line
 
-    # --- where it is ---
+    # --- addresses ---
 
     def address(self, listener: str = "main") -> str:
-        """The first bound address of a listener: `127.0.0.1:34567`, `[::1]:34567` or `unix:/path`."""
+        """Return the first bound address of a listener: `127.0.0.1:34567`, `[::1]:34567` or `unix:/path`."""
         return str(self.ready["listeners"][listener][0])
 
     def port(self, listener: str = "main") -> int:
@@ -209,12 +209,12 @@ class Gateway:
 
     @property
     def pid(self) -> int:
-        """The supervisor."""
+        """Pid of the supervisor."""
         return self.process.pid
 
     @property
     def worker_pids(self) -> list[int]:
-        """The workers, oldest first."""
+        """Return the pids of the workers, oldest first."""
         return [pid for pid in self.child_pids if name_of(pid).startswith("fastgw worker")]
 
     @property
@@ -224,29 +224,29 @@ class Gateway:
 
     @property
     def child_pids(self) -> list[int]:
-        """Workers and control, oldest first: what the supervisor has forked."""
+        """Return the pids of workers and control, oldest first: the supervisor's children."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     @property
     def token(self) -> str:
-        """Of its admin API, as it says where that is; "" where none is needed, or it is in no file."""
+        """Token of its admin API; "" if none is needed, or it is not in a file."""
         file = self.ready.get("token_file")
         return Path(file).read_text().strip() if file and Path(file).exists() else ""
 
     @property
     def shown(self) -> dict[str, str]:
-        """The header that carries that token."""
+        """Header with that token."""
         return {"Authorization": f"Bearer {self.token}"}
 
-    # --- what it wrote ---
+    # --- output ---
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The access log on stdout, as far as it has been written."""
+        """Return the access log records on stdout so far."""
         return [json.loads(line) for line in list(self.stdout.lines)]
 
     def wait_for_record(self, deadline: float = DEADLINE, **fields: Any) -> dict[str, Any]:
-        """The first access log record whose fields have these values, now or within the deadline."""
+        """Return the first access log record with these values, within the deadline."""
 
         def fits(line: bytes) -> bool:
             record = json.loads(line)
@@ -261,7 +261,7 @@ class Gateway:
         self.process.send_signal(number)
 
     def wait(self, deadline: float = STOP_DEADLINE) -> int:
-        """The exit code, which must come within the deadline."""
+        """Return the exit code, within the deadline."""
         try:
             code = self.process.wait(deadline)
         except subprocess.TimeoutExpired:
@@ -272,7 +272,7 @@ class Gateway:
         return code
 
     def stop(self) -> None:
-        """TERM, then: it ended with 0, and told of no defect of its own."""
+        """Send SIGTERM, and assert that it exits with 0 and has reported no internal error."""
         if self.process.returncode is None:
             self.signal(signal.SIGTERM)
         code, complaints = self.wait(), self.stderr.text()
@@ -280,7 +280,7 @@ class Gateway:
             raise GatewayFailed(f"ended with {code}; stderr:\n{complaints}")
 
     def kill(self) -> None:
-        """End it and its children at once, without judgement."""
+        """Kill it and its children at once, without checks."""
         pids = []
         with contextlib.suppress(OSError):
             pids = self.child_pids

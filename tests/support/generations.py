@@ -1,4 +1,4 @@
-"""Configurations that follow each other."""
+"""Successive configurations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_document(document: Mapping[str, Any], types: Mapping[str, Any] = TYPES)
 
 
 def plan_after(before: Config, after: Config, files: Mapping[str, bytes] | None = None) -> Plan:
-    """The plan of a configuration that replaces another: which of its routes that one has."""
+    """Return the plan of a configuration that replaces another: which of its routes are unchanged."""
     places = {route.name: place for place, route in enumerate(before.routes)}
 
     def place_before(name: str, place: int) -> int:

@@ -1,4 +1,6 @@
-"""`fastgw`, but who follows on a child that died is born so many seconds later. Run as a program, in front of it."""
+"""Runs `fastgw` so that a replacement of a dead child starts with a delay in seconds. A program, put in front of the
+command.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""An HTTP/2 peer of hand-made frames, on either side of the gateway: it says exactly what the test says.
+"""HTTP/2 peer with hand-made frames, on either side of the gateway.
 
 Frames are written and read here; only header blocks are coded by a library (hpack of python-hyper).
 """
@@ -37,13 +37,13 @@ class Frame:
 
     @property
     def code(self) -> int:
-        """The error code of RST_STREAM or GOAWAY."""
+        """Return the error code of RST_STREAM or GOAWAY."""
         return int(struct.unpack(">I", self.payload[-4:] if self.kind == RST_STREAM else self.payload[4:8])[0])
 
 
 @dataclass
 class Http2Message:
-    """A request or response, as far as it has come."""
+    """A request or response, as far as it was received."""
 
     stream: int
     fields: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -65,7 +65,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 class Http2Peer(Peer):
-    """One connection, of which the prefaces and SETTINGS have been exchanged. Windows are kept open by hand."""
+    """One connection after the exchange of prefaces and SETTINGS. Windows are updated by hand."""
 
     def __init__(self, sock: socket.socket, deadline: float = DEADLINE) -> None:
         super().__init__(sock, deadline)
@@ -74,10 +74,10 @@ class Http2Peer(Peer):
         self.goaways: list[Frame] = []
         self.pings: list[bytes] = []
         self.windows: dict[int, int] = {}
-        """What the other side still takes of each stream."""
+        """Bytes that the other side accepts on each stream."""
         self.settings: dict[int, int] = {}
         self.takes = True
-        """Whether windows are given back."""
+        """Whether window updates are sent."""
         self.answers_pings = True
 
     def frame(self, kind: int, flags: int, stream: int, payload: bytes = b"") -> None:
@@ -87,7 +87,7 @@ class Http2Peer(Peer):
         self.frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *each) for each in values.items()))
 
     def headers(self, stream: int, fields: Fields, end: bool = False) -> None:
-        block = b"".join(_literal(name, value) for name, value in fields)  # also what no encoder would say
+        block = b"".join(_literal(name, value) for name, value in fields)  # also invalid
         self.frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block)
 
     def data(self, stream: int, payload: bytes, end: bool = False) -> None:
@@ -95,11 +95,11 @@ class Http2Peer(Peer):
         self.frame(DATA, END_STREAM if end else 0, stream, payload)
 
     def room(self, stream: int) -> int:
-        """Bytes that the other side takes of a stream now."""
+        """Return the bytes that the other side accepts on a stream."""
         return self.windows.get(stream, self.settings.get(INITIAL_WINDOW_SIZE, 65_535))
 
     def wait_until_read(self) -> None:
-        """Wait until the other side has read all that was sent: it has answered a PING."""
+        """Wait until the other side has read everything: it has acknowledged a PING."""
         self.frame(PING, 0, 0, b"all-read")
         while not (got := self.read_until_frame(PING)).flags & ACK:
             assert got.payload != b"all-read"
@@ -114,7 +114,7 @@ class Http2Peer(Peer):
         self.frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", more))
 
     def read_frame(self) -> Frame:
-        """The next frame; what it means for messages is noted, and what is due is answered."""
+        """Read the next frame, update the messages, and send required responses."""
         head = self.read_exactly(9)
         length = int.from_bytes(head[:3], "big")
         got = Frame(head[3], head[4], int.from_bytes(head[5:], "big") & 0x7FFFFFFF, self.read_exactly(length))
@@ -167,7 +167,7 @@ class Http2Peer(Peer):
                 return got
 
     def read_message(self, stream: int | None = None) -> Http2Message:
-        """The next whole message, or that of a stream; one that was reset counts as whole."""
+        """Return the next complete message, or that of a stream; a reset one counts as complete."""
         while True:
             for number, message in list(self.messages.items()):
                 if stream in (None, number) and (message.ended or message.reset is not None):
@@ -175,7 +175,7 @@ class Http2Peer(Peer):
             self.read_frame()
 
     def read_head(self, stream: int | None = None) -> Http2Message:  # type: ignore[override]
-        """The head of the next message, or of that of a stream."""
+        """Return the head of the next message, or of that of a stream."""
         while True:
             for number, message in self.messages.items():
                 if stream in (None, number) and message.fields:
@@ -184,7 +184,7 @@ class Http2Peer(Peer):
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
-    """A field that is not to be indexed (RFC 7541 section 6.2.2), whatever bytes it has."""
+    """Return a field without indexing (RFC 7541 section 6.2.2), with any bytes."""
     return b"\x00" + _string(name) + _string(value)
 
 
@@ -202,7 +202,7 @@ def _string(text: bytes) -> bytes:
 
 
 class Http2Client(Http2Peer):
-    """A client of the gateway, by prior knowledge."""
+    """A client of the gateway, with prior knowledge."""
 
     def __init__(self, address: str) -> None:
         super().__init__(connect(address))
@@ -226,7 +226,7 @@ class Http2Client(Http2Peer):
 
 
 class Http2Origin:
-    """A listening socket, whose connections are taken one after the other by the test."""
+    """A listening socket; the test accepts its connections one by one."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -251,7 +251,7 @@ class Http2Origin:
         self._listening.close()
 
     def accept_plain(self) -> Peer:
-        """A connection of which nothing was read yet."""
+        """Accept a connection without reading from it."""
         sock, _ = self._listening.accept()
         peer = Peer(sock if self._tls is None else shaken(self._tls, sock))
         self._open.append(peer)
@@ -275,7 +275,7 @@ OK: Fields = ((b":status", b"200"), (b"content-length", b"2"))
 
 
 def answer(peer: Http2Peer, fields: Fields = OK, body: bytes = b"ok") -> Http2Message:
-    """Take the next request, answer it, and give it."""
+    """Read the next request, answer it, and return it."""
     request = peer.read_message()
     peer.headers(request.stream, fields, end=not body)
     if body:

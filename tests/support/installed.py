@@ -1,4 +1,4 @@
-"""The package as a gateway finds it installed: linked file by file, some of them changed, and swapped in one step."""
+"""An installed package for a gateway: linked file by file, with some files changed, and replaced in one step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import fastgw
 PACKAGE = Path(fastgw.__file__).parent
 
 Change = tuple[str, str]
-"""What a file says, and what it says in this version. ("", text): text is added at its end."""
+"""Text of a file to replace, and its replacement. ("", text): text is appended."""
 
 
 class Installed:
-    """A folder for `environment`'s PYTHONPATH. What is there first is the package as it is, but for `changes`."""
+    """A folder for `environment`'s PYTHONPATH. It begins with the package, with `changes` applied."""
 
     def __init__(self, directory: Path, changes: Mapping[str, Change] | None = None) -> None:
         self._directory = directory
@@ -28,7 +28,7 @@ class Installed:
         return {"PYTHONPATH": str(self.path)}
 
     def put(self, changes: Mapping[str, Change] | None = None) -> None:
-        """Install another version. Who has begun to import the one before goes on with files that stay."""
+        """Install another version. A process that is importing the previous one still finds its files."""
         self._versions += 1
         version = self._directory / f"version {self._versions}"
         for folder, _, files in os.walk(PACKAGE):

@@ -1,4 +1,4 @@
-"""A token endpoint that does what the test says, and knows who has asked it for what."""
+"""A token endpoint controlled by the test, which records its requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.threaded import Threaded
 
 @dataclass
 class Question:
-    """A request as it came."""
+    """A request as received."""
 
     method: str
     path: str
@@ -28,14 +28,14 @@ class Question:
 
     @property
     def client_secret(self) -> str:
-        """What stands in `Authorization: Basic` behind the client's id."""
+        """Client secret in `Authorization: Basic`, after the client id."""
         return b64decode(self.fields["Authorization"].removeprefix("Basic ")).decode().partition(":")[2]
 
 
 class Issuer(Threaded):
-    """Answers `token 1`, `token 2`… each good for `expires_in` seconds; only the last one is live.
+    """Answers `token 1`, `token 2`…, each valid for `expires_in` seconds; only the last one is live.
 
-    `answer`: says something else. `hold`: while set nothing is answered.
+    `answer`: another response. `hold`: while set, requests are not answered.
     """
 
     request_queue_size = 256
@@ -60,11 +60,11 @@ class Issuer(Threaded):
 
     @property
     def live(self) -> str:
-        """The only token that is."""
+        """The only valid token."""
         return f"token-{self._count}"
 
     def revoke(self) -> None:
-        """No token that was issued is live any more."""
+        """Revoke all issued tokens."""
         with self._lock:
             self._count += 1
 
@@ -77,7 +77,7 @@ class Issuer(Threaded):
         return 200, {}, json.dumps(said).encode()
 
     def fail(self, status: int = 503, body: bytes = b"{}", **fields: str) -> None:
-        """From now on."""
+        """Answer with errors from now on."""
         told = {name.replace("_", "-"): value for name, value in fields.items()}
         self.answer = lambda question: (status, told, body)
 

@@ -1,6 +1,6 @@
-"""h11 as the judge of every request that the gateway sends upstream on wires in memory.
+"""h11 as the parser of every request that the gateway sends upstream in memory.
 
-What it refuses is kept until the test ends: the gateway would take an exception in `write` for a defect of its own.
+Rejections are kept until the test ends: an exception in `write` would count as a defect of the gateway.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 import h11
 
 REFUSED: Final[list[str]] = []
-"""What was refused since the test began; a fixture of the unit tests expects nothing."""
+"""Rejections since the test began; a fixture of the unit tests asserts that there are none."""
 
 
 class RequestJudge:
@@ -21,7 +21,7 @@ class RequestJudge:
         self._may_upgrade = self._is_over = False
 
     def read(self, chunk: bytes) -> None:
-        """Read what the gateway has written."""
+        """Read bytes that the gateway has written."""
         if self._is_over or not chunk:
             return
         try:

@@ -1,7 +1,7 @@
-"""A stand-in for the API server of Kubernetes: lists and watches, over HTTP or HTTPS, as the real one answers them.
+"""Fake Kubernetes API server: lists and watches, over HTTP or HTTPS, as the real one answers them.
 
-It knows Applications of the whole cluster and Secrets of namespaces. What it leaves out: writing over the API (tests
-call `put` and `delete`), selectors, other resources. Facts about answers are from the API concepts of its manual:
+It has Applications of the whole cluster and Secrets of namespaces. Not supported: changes over the API (tests call
+`put` and `delete`), selectors, other resources. Based on the API concepts of the manual:
 https://kubernetes.io/docs/reference/using-api/api-concepts/
 """
 
@@ -40,26 +40,26 @@ TOKEN: Final = "the-token-of-the-service-account"
 
 
 def application(name: str, *services: Mapping[str, Any], **spec: Any) -> Object:
-    """An Application with these services."""
+    """Return an Application with these services."""
     return {"metadata": {"name": name}, "spec": {"services": list(services), **spec}}
 
 
 def secret(name: str, namespace: str = "kyma-system", **values: str) -> Object:
-    """A Secret with these values."""
+    """Return a Secret with these values."""
     data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
     return {"metadata": {"name": name, "namespace": namespace}, "type": "Opaque", "data": data}
 
 
 Backup = tuple[int, dict[str, dict[Key, Object]]]
-"""The version, and the objects of each kind."""
+"""Version, and objects of each kind."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as it came."""
+    """A request as received."""
 
     verb: str
-    """`list`, `watch` or `get`."""
+    """Kind of the request: `list`, `watch` or `get`."""
     resource: str
     namespace: str
     name: str
@@ -69,12 +69,12 @@ class Asked:
 
 @dataclass
 class Resource:
-    """The objects of one kind, and what has happened to them."""
+    """Objects of one kind, and their events."""
 
     objects: dict[Key, Object] = field(default_factory=dict)
     events: list[tuple[int, str, Object]] = field(default_factory=list)
     snapshots: dict[int, list[Object]] = field(default_factory=dict)
-    """What lists in pages go on with, by version."""
+    """Snapshots for the next pages of lists, by version."""
 
 
 class Watcher:
@@ -99,7 +99,7 @@ class Watcher:
 
 
 class Refusal(Exception):
-    """An answer other than 200."""
+    """Response other than 200."""
 
     def __init__(self, status: int, message: str, **more: Any) -> None:
         super().__init__(message)
@@ -116,7 +116,7 @@ def status_of(code: int, message: str) -> Object:
 
 
 class ApiServer:
-    """It answers on a thread of its own. `certificates`: it speaks TLS, with a certificate of this authority."""
+    """Runs on a thread of its own. `certificates`: it uses TLS, with a certificate of this CA."""
 
     def __init__(self, certificates: Certificates | None = None) -> None:
         self._tls: ssl.SSLContext | None = None
@@ -131,23 +131,23 @@ class ApiServer:
         self._connections: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
-        # how it behaves; may be changed at any time
+        # behaviour; may be changed at any time
         self.tokens = {TOKEN}
-        """Whoever shows another is answered 401."""
+        """Accepted tokens; others are answered 401."""
         self.forbidden: set[tuple[str, str]] = set()
-        """Verbs and resources that the account has no right to."""
+        """Verbs and resources that are forbidden to the account."""
         self.unknown: set[str] = set()
-        """Resources that the cluster has never heard of."""
+        """Resources that do not exist in the cluster."""
         self.failing = 0
-        """So many of the next requests are answered 500."""
+        """Number of next requests to answer with 500."""
         self.slow_s = 0.0
-        """How long each answer takes to begin."""
+        """Delay of each response in seconds."""
         self.most_listed = 500
-        """Objects in one page, whatever was asked for."""
+        """Maximum number of objects in a page, whatever was requested."""
         self.on_page: Callable[[], None] = lambda: None
         """Called before a further page of a list is answered."""
         self.says_gone_at_once = False
-        """A watch from a version that is too old is answered 410, and not by an event in a stream."""
+        """Whether a watch from an expired version is answered 410, instead of an event in the stream."""
         self.asked: list[Asked] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -164,14 +164,14 @@ class ApiServer:
         self._thread.join(DEADLINE)
         self._loop.close()
 
-    # --- where it is ---
+    # --- addresses ---
 
     @property
     def url(self) -> str:
         return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def kubeconfig(self, file: Path, *, inline: bool = True, token_file: Path | None = None) -> Path:
-        """Write a kubeconfig whose current context is this server, and another that is nowhere."""
+        """Write a kubeconfig whose current context is this server, with another context that does not exist."""
         cluster: Object = {"server": self.url}
         if self._certificates is not None:
             authority = Path(self._certificates.ca)
@@ -194,14 +194,14 @@ class ApiServer:
         file.write_text(json.dumps(written))
         return file
 
-    # --- being there ---
+    # --- start and stop ---
 
     def start(self) -> None:
-        """Listen, on the port of before if there was one."""
+        """Listen, on the previous port if there was one."""
         self._do(self._start)
 
     def stop(self) -> None:
-        """Be away: nothing listens, and every connection is reset. What is known is kept."""
+        """Stop listening, and reset every connection. Data is kept."""
         self._do(self._stop)
 
     async def _start(self) -> None:
@@ -221,7 +221,7 @@ class ApiServer:
         await asyncio.gather(*others, return_exceptions=True)
 
     def drop(self) -> None:
-        """Reset every connection; further ones are accepted."""
+        """Reset every connection; new ones are accepted."""
         self._do(self._reset_now)
 
     async def _reset_now(self) -> None:
@@ -231,10 +231,10 @@ class ApiServer:
         for writer in [*self._connections]:
             writer.transport.abort()
 
-    # --- what happens in the cluster ---
+    # --- changes in the cluster ---
 
     def put(self, *objects: Object) -> None:
-        """Create these, or change them."""
+        """Create or change these objects."""
         self._do(lambda: self._put(objects))
 
     async def _put(self, objects: tuple[Object, ...]) -> None:
@@ -248,7 +248,7 @@ class ApiServer:
                 "apiVersion": version,
                 "kind": kind,
                 **each,
-                # Clients see much that is not for them.
+                # Clients receive many unrelated events.
                 "metadata": {
                     **metadata,
                     "annotations": {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(each)},
@@ -259,7 +259,7 @@ class ApiServer:
             resource.objects[key] = stored
 
     def delete(self, kind: str, name: str, namespace: str = "") -> None:
-        """`kind`: `applications` or `secrets`."""
+        """Delete an object. `kind`: `applications` or `secrets`."""
         self._do(lambda: self._delete(kind, (namespace, name)))
 
     async def _delete(self, kind: str, key: Key) -> None:
@@ -274,14 +274,14 @@ class ApiServer:
                 watcher.send(kind, changed)
 
     def forget(self) -> None:
-        """Compact: of what has happened until now nothing is known any more, nor are lists gone on with."""
+        """Compact: drop all past events and snapshots of lists."""
         self._do(self._forget)
 
     async def _forget(self) -> None:
         self.forget_now()
 
     def forget_now(self) -> None:
-        """The same, for `on_page`."""
+        """Compact, for `on_page`."""
         self._version += 1
         self._oldest = self._version
         for resource in self._resources.values():
@@ -289,11 +289,11 @@ class ApiServer:
             resource.snapshots.clear()
 
     def backup(self) -> Backup:
-        """What there is."""
+        """Return a backup of data and version."""
         return self._version, {name: dict(resource.objects) for name, resource in self._resources.items()}
 
     def restore(self, backup: Backup) -> None:
-        """While it is away: it has the data of then, and the versions of then."""
+        """Restore a backup while stopped: data and versions of that time."""
         self._version, objects = backup
         self._oldest = self._version
         for name, resource in self._resources.items():
@@ -302,7 +302,7 @@ class ApiServer:
             resource.snapshots.clear()
 
     def say_gone(self) -> None:
-        """Tell every watcher that it is too late, and end its watch."""
+        """Send every watcher an expired-version error, and end its watch."""
         self._do(self._say_gone)
 
     async def _say_gone(self) -> None:
@@ -311,7 +311,7 @@ class ApiServer:
             watcher.ended.set()
 
     def bookmark(self) -> None:
-        """Tell every watcher that nothing has happened to its objects until now."""
+        """Send every watcher a bookmark with the current version."""
         self._do(self._bookmark)
 
     async def _bookmark(self) -> None:
@@ -331,11 +331,11 @@ class ApiServer:
 
     @property
     def watches(self) -> int:
-        """How many are open."""
+        """Return the number of open watches."""
         return len(self._watchers)
 
     def count(self, verb: str, resource: str, name: str = "") -> int:
-        """How often that was asked for."""
+        """Return the number of such requests."""
         return sum((each.verb, each.resource, each.name) == (verb, resource, name) for each in [*self.asked])
 
     def _do(self, work: Callable[[], Any]) -> Any:
@@ -424,7 +424,7 @@ class ApiServer:
             metadata["remainingItemCount"] = len(shown) - at - limit
         items = shown[at : at + limit]
         api_version, kind = KINDS[asked.resource]
-        if api_version == "v1":  # its own kinds stand in the list alone
+        if api_version == "v1":  # items of built-in kinds have their kind in the list only
             items = [{name: value for name, value in each.items() if name not in ("kind", "apiVersion")}
                      for each in items]  # fmt: skip
         return {"kind": f"{kind}List", "apiVersion": api_version, "metadata": metadata, "items": items}

@@ -1,4 +1,4 @@
-"""Kyma's documents as they stand in files, and an API that tells what it was shown."""
+"""Kyma's documents in files, and an API that returns the credentials it received."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ Json = dict[str, Any]
 
 
 def application(*services: Json, name: str = "shop", **spec: Any) -> Json:
-    """An Application with these services."""
+    """Return an Application with these services."""
     version = "applicationconnector.kyma-project.io/v1alpha1"
     said = {"services": [*services], **spec}
     return {"apiVersion": version, "kind": "Application", "metadata": {"name": name}, "spec": said}
 
 
 def service(name: str, *entries: Json, **more: Any) -> Json:
-    """A service with these entries."""
+    """Return a service with these entries."""
     return {"id": f"id-of-{name}", "displayName": name, "entries": [*entries], **more}
 
 
 def api(url: str = "https://api.example/v2", **more: Any) -> Json:
-    """An entry."""
+    """Return an entry."""
     return {"type": "API", "targetUrl": url, **more}
 
 
 def secret(name: str, namespace: str = "kyma-system", **values: str) -> Json:
-    """A Secret with these values."""
+    """Return a Secret with these values."""
     data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "data": data}
 
 
 def credentials(kind: str, name: str = "secret", **more: Any) -> Json:
-    """What an entry says of its credentials."""
+    """Return the credentials of an entry."""
     return {"type": kind, "secretName": name, **more}
 
 
 def stream(*objects: Json) -> str:
-    """YAML of several documents."""
+    """Return a YAML stream of several documents."""
     return "\n---\n".join(json.dumps(each, indent=1) for each in objects)
 
 
 def put(file: Path, text: str) -> None:
-    """As editors do: the new file takes the place of the old."""
+    """Replace a file as editors do, by rename."""
     written = file.with_suffix(".new")
     written.write_text(text)
     os.replace(written, file)
 
 
 class Shown(ThreadingHTTPServer):
-    """An API that answers with what it was shown: path, `Authorization`, `X-Tenant`, the certificate's subject.
+    """An API that returns what it received: path, `Authorization`, `X-Tenant`, the certificate's subject.
 
-    A POST asks for a token: it ends as the client's secret does.
+    A POST requests a token, which ends like the client secret.
     """
 
     daemon_threads = True
@@ -84,7 +84,7 @@ class Shown(ThreadingHTTPServer):
         return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.server_address[1]}"
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread."""
+        """Handle the request in the connection's own thread."""
         self.connections += 1
         if self._tls is None:
             super().finish_request(request, client_address)
@@ -93,7 +93,7 @@ class Shown(ThreadingHTTPServer):
                 super().finish_request(secured, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Connections that the gateway closes are no news."""
+        """Ignore connections closed by the gateway."""
 
 
 class _Telling(BaseHTTPRequestHandler):
@@ -128,4 +128,4 @@ class _Telling(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nobody reads it."""
+        """Log nothing."""

@@ -1,7 +1,7 @@
-"""Many small worlds in one gateway: each test has a host, an upstream and an origin that no other test touches.
+"""Lanes in one gateway: each test has its own host, upstream and origin.
 
-A gateway takes half a second to start, so tests share it; a pool or an origin that they shared would let one test see
-another's connections. A lane is taken round robin: the same one comes back only after all the others.
+A gateway takes half a second to start, so tests share it; with a shared pool or origin, a test would see another's
+connections. Lanes are used round robin.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ LANES = 24  # of each kind
 
 @dataclass(frozen=True)
 class Kind:
-    """What the lanes of one kind have in common: settings of their upstream and their route."""
+    """Common settings of the lanes of one kind: of upstream and route."""
 
     upstream: Mapping[str, Any] = field(default_factory=dict)
     route: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""
-    """A path behind the target's authority."""
+    """Path after the target's authority."""
 
 
 PLAIN = {"plain": Kind()}
 
 
 class Lane:
-    """One test's view of the gateway: clients that ask for `host` meet `origin`, and nobody else does."""
+    """One test's view of the gateway: requests for `host` reach `origin`, and no other requests do."""
 
     def __init__(self, gateway: Gateway, name: str, origin: Origin) -> None:
         self.gateway, self.name, self.origin = gateway, name, origin
@@ -48,22 +48,22 @@ class Lane:
         return client
 
     def accept(self) -> OriginConnection:
-        """The next connection of the gateway to this lane's origin, to be played by hand."""
+        """Accept the gateway's next connection to this lane's origin, to be played by hand."""
         return self.origin.accept()
 
     def fill(self, template: bytes) -> bytes:
-        """`template` with this lane's host for `$HOST`."""
+        """Return `template` with this lane's host for `$HOST`."""
         return template.replace(b"$HOST", self.host)
 
     def get(self, request_target: bytes = b"/", fields: bytes = b"", method: bytes = b"GET") -> bytes:
-        """A request without a body for this lane; `fields` are whole lines."""
+        """Return a request without a body for this lane; `fields` are whole header lines."""
         return method + b" " + request_target + b" HTTP/1.1\r\nHost: " + self.host + b"\r\n" + fields + b"\r\n"
 
     def post(self, body: bytes, fields: bytes = b"", request_target: bytes = b"/") -> bytes:
         return self.get(request_target, b"Content-Length: %d\r\n" % len(body) + fields, b"POST") + body
 
     def forward(self, request: bytes, response: bytes = OK) -> tuple[Request, Response]:
-        """Send a request (a template) through on a new client connection: what the upstream and the client got."""
+        """Send a request (a template) on a new client connection; return what the upstream and the client received."""
         client = self.client()
         client.send(self.fill(request))
         upstream = self.origin.accept_next()
@@ -77,8 +77,8 @@ class Lane:
 
 
 class Lanes:
-    """A gateway with lanes of several kinds. `settings` are further top-level keys of its configuration, `environment`
-    is what it has besides ours."""
+    """A gateway with lanes of several kinds. `settings`: further top-level keys of its configuration; `environment`:
+    variables to add."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Lanes:
 
 
 def running(lanes: Lanes) -> Iterator[Lanes]:
-    """The body of a fixture."""
+    """Yield from a fixture: start, and stop at the end."""
     try:
         yield lanes
     finally:

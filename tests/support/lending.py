@@ -1,4 +1,4 @@
-"""A pool's surroundings: connections, who borrows them, and a stand-in for opening them."""
+"""The surroundings of a pool: connections, borrowers, and a fake for opening connections."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from tests.support.on_loop import until
 
 
 class Connection(asyncio.Protocol):
-    """As much of an upstream connection as the pool needs."""
+    """Upstream connection with the attributes that the pool needs."""
 
     lost_by = ""
     capacity = 1
@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
 
 
 class Borrower:
-    """Notes what it is told."""
+    """Records the calls it receives."""
 
     def __init__(self) -> None:
         self.told: list[Connection | Fault] = []
@@ -64,7 +64,7 @@ class Borrower:
 
 
 class Dialer:
-    """Stands in for `connect`: an opening is done when the test says so."""
+    """Replaces `connect`: the test completes each one."""
 
     def __init__(self) -> None:
         self.openings: list[tuple[Target, asyncio.Future[TargetAddress]]] = []
@@ -100,7 +100,7 @@ def make(configured: Upstream, **more: Any) -> "Pool[Connection]":
 
 
 async def opened(pool: "Pool[Connection]", dialer: Dialer, target: Target | None = None) -> Connection:
-    """A connection that was opened and lent."""
+    """Return a connection that was opened and lent."""
     borrower = Borrower()
     assert pool.lend(target or pool.targets[0], borrower) is None
     await dialer.begun()

@@ -1,4 +1,4 @@
-"""An OpenID provider that says whatever a test wants it to, over real HTTP."""
+"""OpenID provider with responses chosen by the test, over real HTTP."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Said = tuple[int, bytes]
 
 
 class Liar:
-    """`says`: what it answers, by path. It keeps what it was asked."""
+    """`says`: responses by path. Requests are recorded."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.says: dict[str, Said] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
-        """Paths, and the forms that were sent there."""
+        """Requested paths, and the forms sent there."""
         self.holds: dict[str, threading.Event] = {}
-        """What it waits for before it answers, by path."""
+        """Events to wait for before responding, by path."""
         liar = self
 
         class Answer(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ class Liar:
         self._server.__exit__()
 
     def describes(self, name: str, keys: bytes, **more: Any) -> str:
-        """Say of oneself, as an issuer below this name, what an ordinary provider says, and `more`; the issuer."""
+        """Describe itself as an issuer under this name, like an ordinary provider, with `more`; return the issuer."""
         issuer = f"{self.url}/{name}"
         metadata = {
             "issuer": issuer,

@@ -1,8 +1,8 @@
-"""The data plane in one thread and in memory: real connections, exchanges and routes on transports that a test plays.
+"""The data plane in one thread and in memory: real connections, exchanges and routes on transports played by a test.
 
-Nothing runs by itself: a test says when bytes arrive, how much a peer takes, when a connect is done and what time it
-is, so that orders of events which a real network brings once in a million can be had at will. The transports are as
-strict as uvloop's: they raise where it raises.
+Nothing runs by itself: the test decides when bytes arrive, how much a peer reads, when a connect completes and what
+time it is, so that rare orders of events can be produced at will. The transports are as strict as uvloop's: they raise
+the same errors.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ SERVICE = {
 
 
 class Socket:
-    """What is asked of a transport's socket."""
+    """Methods of a transport's socket that are used."""
 
     def __init__(self) -> None:
         self.options: list[tuple[Any, ...]] = []
 
     def fileno(self) -> int:
-        return 1_000_000  # TIOCOUTQ fails, as for a socket that is gone: only the transport's own buffer counts
+        return 1_000_000  # TIOCOUTQ fails, as for a closed socket: only the transport's own buffer counts
 
     def setsockopt(self, *option: Any) -> None:
         self.options.append(option)
 
 
 class Wire:
-    """A transport and the peer behind it. `room`: how many bytes the peer's socket takes before `take` empties it."""
+    """A transport with its peer. `room`: bytes that the peer's socket accepts before `take` empties it."""
 
     def __init__(self, plane: Plane, protocol: Any) -> None:
         self.plane, self.protocol = plane, protocol
         self._judge = RequestJudge() if isinstance(protocol, UpstreamConnection) else None
         self.room: float = inf
-        self.received = b""  # what the peer has read
-        self.ended = False  # the peer has seen our FIN
+        self.received = b""  # read by the peer
+        self.ended = False  # the peer has received a FIN
         self.aborted = self.lost = False
         self.reading = True
-        self.over = False  # the protocol was told that the peer has ended
+        self.over = False  # the protocol was called for the peer's end
         self.socket = Socket()
         self._unsent = b""
-        self._unread: list[bytes | None] = []  # what the peer sent while reading was paused; None: FIN
+        self._unread: list[bytes | None] = []  # sent by the peer while reading was paused; None: FIN
         self._closing = self._eof = self._told_to_pause = False
         protocol.connection_made(self)
 
@@ -141,20 +141,20 @@ class Wire:
         self.plane.settle()
 
     def ends(self) -> None:
-        """FIN."""
+        """Send FIN."""
         self._unread.append(None)
         self._deliver()
         self.plane.settle()
 
     def resets(self) -> None:
-        """RST, which the transport notices whether it reads or not, as when it writes."""
+        """Send RST, which the transport notices also while reading is paused, as in a write."""
         if not self.lost:
             self._closing = self.aborted = True
             self._lose(ConnectionResetError())
         self.plane.settle()
 
     def takes(self, room: float = inf) -> None:
-        """The peer reads what waits, and its socket takes `room` bytes more than it has got."""
+        """Read all waiting bytes, and accept `room` more."""
         self.room = inf if room is inf else len(self.received) + len(self._unsent) + room
         self.received += self._unsent
         self._unsent = b""
@@ -195,7 +195,7 @@ class Wire:
 
 
 class Hangups:
-    """Knows which connections asked to hear of a peer's leaving."""
+    """Records the connections that watch for a hang-up."""
 
     def __init__(self) -> None:
         self.watched: set[Any] = set()
@@ -208,7 +208,7 @@ class Hangups:
 
 
 class MemoryLoop:
-    """As `fastgw.eventloop.worker_loop.WorkerLoop`, with a clock that stands still."""
+    """Replaces `fastgw.eventloop.worker_loop.WorkerLoop`, with a clock that stands still."""
 
     def __init__(self) -> None:
         self.held_body_budget = HeldBodyBudget.alone()
@@ -227,7 +227,7 @@ class MemoryLoop:
 
     @property
     def loop(self) -> Any:
-        """The test's own loop where it runs one; else the turns that `settle` plays."""
+        """The test's own loop if it runs one; else the turns played by `settle`."""
         try:
             return asyncio.get_running_loop()
         except RuntimeError:
@@ -235,7 +235,7 @@ class MemoryLoop:
 
 
 class Timer:
-    """What is to be done at a time, unless it is cancelled."""
+    """A callback at a time, unless cancelled."""
 
     def __init__(self, turns: Turns, at: float, call: Any) -> None:
         self.turns, self.at, self.call = turns, at, call
@@ -246,7 +246,7 @@ class Timer:
 
 
 class Turns:
-    """What is to be done in a later turn, or at a time by the wheel's clock."""
+    """Callbacks of later turns, or at a time by the wheel's clock."""
 
     def __init__(self, wheel: Wheel) -> None:
         self.soon: list[Any] = []
@@ -276,7 +276,7 @@ class Turns:
         return timer
 
     def strike(self, now: float) -> bool:
-        """Do what is due first by then; False: nothing is."""
+        """Run the callback that is due first until then; False: there is none."""
         timer = min(self.timers, key=lambda each: each.at, default=None)
         if timer is None or timer.at > now:
             return False
@@ -286,7 +286,7 @@ class Turns:
 
 
 class Pool:
-    """Connects when the test says so (`Plane.connects`), and keeps what is given back."""
+    """Connects when the test says so (`Plane.connects`), and keeps returned connections."""
 
     def __init__(self, worker_loop: MemoryLoop) -> None:
         self.worker_loop = worker_loop
@@ -337,7 +337,7 @@ class Pool:
 
 
 class Counter:
-    """A limit that counts what is taken."""
+    """A limit that counts its uses."""
 
     def __init__(self, most: int) -> None:
         self.taken, self.most = 0, most
@@ -370,7 +370,7 @@ class Observer:
 
 
 def probe(name: str, phase: Phase, order: int = 0, **hooks: Any) -> type[Filter]:
-    """A filter type with these hooks; `Plane(probes=...)` has one instance of it at the gateway's level."""
+    """Return a filter type with these hooks; `Plane(probes=...)` has one instance of it at the gateway level."""
 
     class Probe(Filter, name=name, phase=phase, order=order):
         """A filter of a test."""
@@ -382,7 +382,7 @@ def probe(name: str, phase: Phase, order: int = 0, **hooks: Any) -> type[Filter]
 
 
 class Plane:
-    """A worker's data plane. `settings` add to a configuration with one listener, one upstream and one route."""
+    """A worker's data plane. `settings`: additions to a configuration with one listener, one upstream and one route."""
 
     def __init__(
         self, settings: Mapping[str, Any] | None = None, *, probes: Sequence[type[Filter]] = (), most: int = 1000
@@ -410,7 +410,7 @@ class Plane:
             upstream.worker_loop, upstream.pool = self.worker_loop, self.pool  # type: ignore[assignment]
 
     def adopts(self, settings: Mapping[str, Any]) -> None:
-        """What was configured is replaced by `settings`, as a worker does it when it is told to commit."""
+        """Replace the configuration by `settings`, as a worker does on a commit."""
         before, old = self.config, self.gateway
         self.config = self._load(settings)
         self.gateway = at_once(building(plan_after(before, self.config), 1, old))
@@ -429,7 +429,7 @@ class Plane:
         return wire
 
     def connects(self, room: float = inf) -> Wire:
-        """The connection that was asked for first is open: the upstream's end of it. `room`: bytes that it takes."""
+        """Complete the oldest connect; return the upstream's end of it. `room`: bytes that it accepts."""
         borrower, target = self.pool.waiting.pop(0)
         connection = UpstreamConnection(self.worker_loop, self.pool, target)  # type: ignore[arg-type]
         self.pool.open.add(connection)
@@ -447,17 +447,17 @@ class Plane:
         self.settle()
 
     def settle(self) -> None:
-        """Let happen what was put off to the loop's next turn."""
+        """Run the callbacks of the loop's next turn."""
         while self.soon:
             running = asyncio._get_running_loop()
-            asyncio._set_running_loop(self.worker_loop.turns)  # from CPython 3.14 on a task asks whose turn it is
+            asyncio._set_running_loop(self.worker_loop.turns)  # from CPython 3.14 on a task asks for the current task
             try:
                 self.soon.pop(0)()
             finally:
                 asyncio._set_running_loop(running)
 
     def passes(self, seconds: float) -> None:
-        """Time goes by, tick by tick."""
+        """Advance the time, tick by tick."""
         until = self.worker_loop.wheel.now + seconds
         while self.worker_loop.wheel.now < until:
             tick = self.worker_loop.wheel.now + TICK
@@ -467,7 +467,7 @@ class Plane:
             self.settle()
 
     def assert_quiet(self) -> None:
-        """Nothing is held for anybody."""
+        """Assert that no resources are held."""
         assert self.pool.waiting == []
         assert self.limit.taken == len(self.server.connections)
         upstreams = self.gateway.upstreams.values()

@@ -1,4 +1,4 @@
-"""A service whose mood a test may change at any time: it answers, refuses, hangs, resets, breaks off or fails."""
+"""A service with a mode that tests may change at any time: it answers, refuses, hangs, resets, breaks off or fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Moody:
-    """One target. `requests`: by path; `connections`: how many it has taken. `name` is what it answers."""
+    """One target. `requests`: counts by path; `connections`: number of accepted ones. `name`: its response."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
@@ -46,15 +46,15 @@ class Moody:
 
     @property
     def served(self) -> int:
-        """Requests but for health checks."""
+        """Requests other than health checks."""
         return self.requests.total() - self.requests[b"/healthz"]
 
     def be(self, mood: str, *paths: bytes) -> None:
-        """From now on. `paths`: only for these; none = for all. What hangs goes on hanging until its peer leaves."""
+        """Set the mode. `paths`: for these only; none = for all. Hanging requests hang until the peer disconnects."""
         was, self._mood, self._sick = self._mood, mood, frozenset(paths)
         if mood == "refuses":
             self._stop_listening()
-            self._listening = socket.socket()  # the port stays ours: another test could be given it
+            self._listening = socket.socket()  # the port stays reserved, so that no other test gets it
             self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             host, _, port = self.address.partition(":")
             self._listening.bind((host, int(port)))
@@ -105,7 +105,7 @@ class Moody:
             self._held.discard(taken)
 
     def _answer(self, taken: socket.socket, mood: str) -> bool:
-        """False: the connection is over."""
+        """Answer one request. False: the connection is over."""
         length = b"Content-Length: %d\r\n\r\n" % len(self.name)
         if mood == "resets":
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -116,7 +116,7 @@ class Moody:
         if mood in ("hangs", "hangs_within"):
             if mood == "hangs_within":
                 taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
-            select.select([taken], [], [])  # until the gateway has enough
+            select.select([taken], [], [])  # until the gateway stops reading
             return False
         if mood == "breaks_off":
             taken.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + self.name)

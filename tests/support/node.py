@@ -1,4 +1,4 @@
-"""The supervisor's side of a node without its processes: documents, workers as ends of a channel, shared memory."""
+"""The supervisor's side of a node without processes: documents, channels in place of workers, shared memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANYWHERE = "{address: 127.0.0.1:0}"
 
 
 def document(listeners: Sequence[str] = ("main",), more: str = "", address: str = "127.0.0.1:0") -> Loaded:
-    """A configuration with these listeners and one route."""
+    """Return a configuration with these listeners and one route."""
     listening = ", ".join(f'{name}: {{address: "{address}"}}' for name in listeners)
     routes = "routes: [{name: all, respond: {body: ok}}]"
     lines = ["version: 1", "workers: 2", f"listeners: {{{listening}}}", routes, more or "status: null", "admin: null"]
@@ -37,13 +37,13 @@ def accepted_of(loaded: Loaded, generation: int = 1, workers: int = 2) -> Config
 def sealed_document(
     generation: int, listeners: Sequence[str] = ("main",), more: str = "", address: str = "127.0.0.1:0"
 ) -> Sealed:
-    """The caller closes its descriptor."""
+    """Return a sealed configuration. The caller closes its descriptor."""
     accepted = accepted_of(document(listeners, more, address), generation)
     return Sealed(accepted, seal(accepted))
 
 
 def node_state_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: Sealed | None = None) -> NodeState:
-    """What a supervisor has after a start. `close_node` closes it, and the document."""
+    """Return a supervisor's state after a start. `close_node` closes it, and the document."""
     sealed = sealed or sealed_document(1, listeners)
     gateway = compile(sealed.accepted.config(), workers)
     words = ShmLayout(gateway)
@@ -61,14 +61,14 @@ def node_state_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed
 
 
 class Crew:
-    """Workers that are only the other ends of their channels."""
+    """Workers of which only the other ends of their channels exist."""
 
     def __init__(self, workers: int = 0) -> None:
         self._ends: dict[Child, Channel] = {}
         self.children = [self.born() for _ in range(workers)]
 
     def born(self, generation: int = 1) -> Child:
-        """A worker that is ready."""
+        """Add a ready worker."""
         ours, theirs = Channel.pair()
         number = len(self._ends)
         child = Child(4711 + number, ours, f"worker {number + 1}", number, began_at=0.0)
@@ -77,7 +77,7 @@ class Crew:
         return child
 
     def messages(self, child: Child) -> list[AnyMessage]:
-        """What it was told since it was asked last."""
+        """Return the messages since the last call."""
         told = []
         while message := self._ends[child].receive():
             told.append(message)

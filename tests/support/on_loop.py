@@ -1,4 +1,4 @@
-"""Tests that run on uvloop and hold to account what they leave behind."""
+"""Runs tests on uvloop, and checks for leaked sockets."""
 
 import asyncio
 import os
@@ -12,20 +12,20 @@ LIMIT_S = 20.0
 
 
 def sockets() -> set[tuple[str, str]]:
-    """The sockets this process holds: descriptor and inode, as a number alone may have been used again."""
+    """Return the sockets of this process: descriptor and inode, because descriptors are reused."""
     found = set()
     for number in os.listdir("/proc/self/fd"):
         try:
             leads_to = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:
-            continue  # the listing's own
+            continue  # of the listing itself
         if leads_to.startswith("socket:"):
             found.add((number, leads_to))
     return found
 
 
 def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run the test on uvloop, for `LIMIT_S` at most. It must end with the sockets it began with."""
+    """Run the test on uvloop, for at most `LIMIT_S`. It must end with the sockets that it began with."""
 
     async def limited(*args: Any, **named: Any) -> None:
         async with asyncio.timeout(LIMIT_S):
@@ -46,6 +46,6 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def turns(count: int = 5) -> None:
-    """Let the loop run what is ready."""
+    """Let the loop run ready callbacks."""
     for _ in range(count):
         await asyncio.sleep(0)

@@ -1,7 +1,7 @@
-"""An upstream server that does exactly what the test says, well-formed or not.
+"""An upstream server controlled by the test, valid or not.
 
-Two ways to play it: by hand (`accept` gives the connection, the test reads and sends on it), or by script (`serve`
-answers on threads: for each request the first rule that fits its path is played).
+Two modes: by hand (`accept` returns the connection, the test reads and sends on it), or by script (`serve` answers on
+threads: for each request, the first matching rule is played).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/
 
 
 class Request(Message):
-    """A request as the upstream got it."""
+    """A request as received by the upstream."""
 
     @property
     def method(self) -> bytes:
@@ -43,12 +43,12 @@ class Request(Message):
 
 
 def shaken(tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
-    """The handshake of a connection. When it fails, the peer gets to see why before the connection ends."""
+    """Do the TLS handshake of a connection. If it fails, the alert is sent before the connection ends."""
     secured = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
     try:
         secured.do_handshake()
     except OSError:
-        # Closed with something unread in it, it would be reset, and a reset overtakes the alert.
+        # A close with unread data would send a reset, which overtakes the alert.
         with contextlib.suppress(OSError), socket.socket(fileno=secured.detach()) as plain:
             plain.settimeout(DEADLINE)
             plain.shutdown(socket.SHUT_WR)
@@ -59,42 +59,42 @@ def shaken(tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
 
 
 class OriginConnection(Peer):
-    """The upstream's end of a connection that the gateway opened."""
+    """The upstream's end of a connection opened by the gateway."""
 
     def read_request_head(self) -> Request:
-        """The next request's head, judged; its body is still to be read (`read_body`, `read_chunk`, `read_exactly`)."""
+        """Read and check the next request head; its body is not read (`read_body`, `read_chunk`, `read_exactly`)."""
         request = Request(self.read_head())
         request.method  # noqa: B018 - raises where the request line is not one
         judge = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
         judge.receive_data(request.head.raw)
-        judge.next_event()  # raises where h11 refuses
+        judge.next_event()  # raises if h11 rejects it
         return request
 
     def read_request(self) -> Request:
-        """The next request with its body."""
+        """Read the next request with its body."""
         head = self.read_request_head().head
         message = self.read_body(head, until_close=False)
         return Request(head, message.body, message.raw_body, message.trailers)
 
     def answer(self, response: bytes = OK) -> Request:
-        """Read one whole request, send `response`, and give the request."""
+        """Read a complete request, send `response`, and return the request."""
         request = self.read_request()
         self.send(response)
         return request
 
 
-# What a script is made of: bytes are sent, an event is waited for, a callable gets the connection.
+# Steps of a script: bytes are sent, an event is waited for, a callable gets the connection.
 Step = bytes | threading.Event | Callable[[OriginConnection], object]
 
 
 def close(connection: OriginConnection) -> None:
-    """A step: FIN, both ways."""
+    """A step: close both directions."""
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
 
 
 def reset(connection: OriginConnection) -> None:
-    """A step: RST."""
+    """A step: reset."""
     connection.reset()
 
 
@@ -127,7 +127,7 @@ class Origin:
         self.deadline = deadline
         self.connections: list[OriginConnection] = []  # accepted, in order
         self.requests: list[Request] = []  # read by `serve`, in order
-        self.errors: list[BaseException] = []  # of scripts; `stop` raises the first
+        self.errors: list[BaseException] = []  # of scripts; `stop` raises the first one
         self._tls = tls
         self._rules: list[Rule] = []
         self._changed = threading.Condition()
@@ -148,11 +148,11 @@ class Origin:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # --- where it is, and what came ---
+    # --- address, and input ---
 
     @property
     def authority(self) -> str:
-        """`127.0.0.1:9001`, `[::1]:9001`, or the unix socket's path."""
+        """`127.0.0.1:9001`, `[::1]:9001`, or the path of the unix socket."""
         name = self._listening.getsockname()
         if isinstance(name, str):
             return name
@@ -170,11 +170,11 @@ class Origin:
 
     @property
     def received(self) -> bytes:
-        """Every byte of every accepted connection, in the order of the connections."""
+        """Return all bytes of all accepted connections, in the order of connections."""
         return b"".join(connection.received for connection in self.connections)
 
     def assert_untouched(self) -> None:
-        """No connection was made, or those made carried nothing. Look after the answer that shows the gateway done."""
+        """Assert that no bytes were received. Call it after the response that shows that the gateway is done."""
         while self.accept_if_any():
             pass
         for connection in self.connections:
@@ -185,7 +185,7 @@ class Origin:
     # --- by hand ---
 
     def accept(self) -> OriginConnection:
-        """The next connection that the gateway opens."""
+        """Accept the gateway's next connection."""
         self._listening.settimeout(self.deadline)
         try:
             sock, _ = self._listening.accept()
@@ -199,7 +199,7 @@ class Origin:
         return connection
 
     def accept_next(self) -> OriginConnection:
-        """The connection on which something comes next: one that was accepted before, or a new one."""
+        """Return the connection with the next input: an accepted one, or a new one."""
         while True:
             alive = {each.sock: each for each in self.connections if each.sock.fileno() >= 0 and not each.ended}
             for each in alive.values():
@@ -213,7 +213,7 @@ class Origin:
                 return self.accept()
 
     def accept_if_any(self) -> OriginConnection | None:
-        """A connection that has been made already, or None."""
+        """Accept a connection that exists already, or return None."""
         self._listening.settimeout(0)
         try:
             sock, _ = self._listening.accept()
@@ -223,13 +223,15 @@ class Origin:
         return self.connections[-1]
 
     def assert_no_further_connection(self) -> None:
-        """Nobody has connected whom `accept` did not give. Look after the answer that shows the gateway done."""
+        """Assert that there are no connections besides those of `accept`. Call it after the response that shows that
+        the gateway is done.
+        """
         further = self.accept_if_any()
         if further is not None:
             raise Unexpected("the gateway connected once more")
 
     def refuse_connections(self) -> None:
-        """From now on a connect is refused: the port is bound, that nobody else gets it, and nobody listens."""
+        """Refuse connects from now on: the port stays bound, so that no one else gets it, and nothing listens."""
         name = self._listening.getsockname()
         self._listening.close()
         if not isinstance(name, str):
@@ -242,13 +244,13 @@ class Origin:
     def answer(self, *steps: Step, path: bytes | None = None, times: int | None = None, whole: bool = True) -> None:
         """Add a rule. `path`: the request target, with or without its query; None = any. `times`: None = always.
 
-        `whole`: the steps begin after the request's body, else right after its head. Bytes that end the connection
-        need `close` or `reset` as the last step; without them it is kept alive.
+        `whole`: the steps begin after the request body, else after its head. Responses that end the connection need
+        `close` or `reset` as the last step; otherwise it is kept alive.
         """
         self._rules.append(Rule(steps, path, times, whole))
 
     def serve(self) -> Origin:
-        """Answer on threads from now on. A request that no rule fits gets `200 ok`."""
+        """Answer on threads from now on. Requests without a matching rule get `200 ok`."""
         self._start(self._accept_all)
         return self
 
@@ -276,13 +278,13 @@ class Origin:
                 if self._tls is not None:
                     sock = shaken(self._tls, sock)
                     stack.callback(sock.close)
-                connection = OriginConnection(sock, deadline=3600)  # idle between requests for as long as the test runs
+                connection = OriginConnection(sock, deadline=3600)  # idle between requests until the test ends
                 self.connections.append(connection)
                 while self._has_next(connection):
                     connection.deadline = self.deadline
                     self._play(connection)
                     connection.deadline = 3600
-            except (OSError, ValueError):  # the gateway, or `stop`, closed the connection
+            except (OSError, ValueError):  # closed by the gateway, or by `stop`
                 return
             except Unexpected as error:
                 if not self._stopping:
@@ -318,11 +320,11 @@ class Origin:
     # --- the end ---
 
     def clear(self) -> None:
-        """Close the connections, forget rules and requests, go on listening. Raises the first error of a script."""
+        """Close the connections, remove rules and requests, continue to listen. Raises the first error of a script."""
         self._stopping = True
         if self._threads:
             self._wake.send(b"x")
-            self._threads.pop(0).join(self.deadline)  # no thread is started after this
+            self._threads.pop(0).join(self.deadline)  # no thread starts after this
             self._woken.recv(1)
         self._close_connections()
         for thread in self._threads:
@@ -335,7 +337,7 @@ class Origin:
             raise errors[0]
 
     def stop(self) -> None:
-        """`clear`, and listen no longer."""
+        """Call `clear`, and stop listening."""
         try:
             self.clear()
         finally:

@@ -1,7 +1,7 @@
-"""One end of a byte stream, spoken by hand: what is sent is exactly what the test says, what came is kept whole.
+"""One end of a byte stream, played by hand: sent bytes are exactly the test's, received bytes are all kept.
 
-Every wait has a deadline and fails the test when it passes; nothing here sleeps.
-Reading is strict: a message that a careful parser would refuse fails the test, it is never mended.
+Every wait has a deadline and fails the test after it; nothing sleeps. Reading is strict: a message that a careful
+parser would reject fails the test.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-# Seconds that one wait may take; a test that meets it has failed. The machine may be busy. But a worker that stands
-# still is killed after 10: who waits for its neighbour must not be saved by that.
+# Timeout of a wait in seconds, after which the test has failed. The machine may be busy. But a worker that hangs is
+# killed after 10, which must not save a test that waits for its neighbour.
 DEADLINE = 9.0
 
 FIELD_LINE = re.compile(
@@ -26,7 +26,7 @@ CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:[ \t]*;[^\r\n]*)?)")
 
 
 class Unexpected(AssertionError):
-    """The other end sent nothing, too little, too much or nonsense. The text holds everything that came."""
+    """The other end sent nothing, or something unexpected. The text has everything received."""
 
 
 Line = tuple[bytes, bytes]
@@ -34,7 +34,7 @@ Line = tuple[bytes, bytes]
 
 @dataclass
 class Head:
-    """A start line and its field lines, in order, as they came."""
+    """A start line and its header lines, in order, unchanged."""
 
     raw: bytes
     start_line: bytes
@@ -44,7 +44,7 @@ class Head:
         return [value for key, value in self.lines if key.lower() == name.lower()]
 
     def get(self, name: bytes) -> bytes | None:
-        """The value of a field that is there at most once."""
+        """Return the value of a header that occurs at most once."""
         values = self.get_all(name)
         if len(values) > 1:
             raise Unexpected(f"{name!r} is there {len(values)} times: {self.raw!r}")
@@ -55,7 +55,7 @@ class Head:
 
 
 def parse_head(raw: bytes) -> Head:
-    """Take a head apart. `raw` ends with its empty line."""
+    """Parse a head. `raw` ends with its empty line."""
     if not raw.endswith(b"\r\n\r\n"):
         raise Unexpected(f"not a whole head: {raw!r}")
     start_line, *field_lines = raw[:-4].split(b"\r\n")
@@ -70,7 +70,7 @@ def parse_head(raw: bytes) -> Head:
 
 @dataclass
 class Message:
-    """A head with its body. `raw_body` has the framing as it came, `body` is what it carried."""
+    """A head with its body. `raw_body`: with framing, as received; `body`: the content."""
 
     head: Head
     body: bytes = b""
@@ -92,14 +92,14 @@ class Message:
 
 
 class Peer:
-    """A connected stream socket and everything that came on it."""
+    """A connected stream socket and everything received on it."""
 
     def __init__(self, sock: socket.socket, deadline: float = DEADLINE) -> None:
         self.sock = sock
         self.deadline = deadline
-        self.received = b""  # every byte, also those already read
+        self.received = b""  # all bytes, including those already read
         self.was_reset = False
-        self._at = 0  # bytes of `received` that reading has used up
+        self._at = 0  # bytes of `received` that were read
         self.ended = False  # the other end has ended the stream
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -120,14 +120,14 @@ class Peer:
         self.sock.sendall(data)
 
     def send_gently(self, data: bytes) -> None:
-        """Send what the other end will take: it may have refused and closed before the end."""
+        """Send what the other end accepts: it may have rejected the message and closed before its end."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.send(data)
 
     def send_until_held_back(self, unit: bytes = b"x", most: int = 64 * 1024 * 1024) -> int:
-        """Send `unit` over and over until nothing has been taken for a while; how many bytes were taken.
+        """Send `unit` repeatedly until nothing was accepted for a while; return the number of accepted bytes.
 
-        Fails at `most`, which is far more than sockets hold: then somebody keeps all of it.
+        Fails at `most`, which is far more than sockets buffer: then the gateway buffers it.
         """
         left = block = unit * (65_536 // len(unit) + 1)
         sent = 0
@@ -148,7 +148,7 @@ class Peer:
         self.sock.close()
 
     def reset(self) -> None:
-        """Close with RST: what is on its way is lost (SO_LINGER 0)."""
+        """Close with RST; data in transit is lost (SO_LINGER 0)."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 
@@ -171,7 +171,7 @@ class Peer:
         return bool(chunk)
 
     def receive(self) -> bool:
-        """Wait for the next bytes and keep them unread. False: the other end has ended the stream."""
+        """Wait for the next bytes and keep them as unread. False: the other end has ended the stream."""
         return self._fill(time.monotonic() + self.deadline, "anything")
 
     def _take(self, length: int) -> bytes:
@@ -184,7 +184,7 @@ class Peer:
         return self.received[self._at :]
 
     def read_until(self, mark: bytes, wanted: str = "") -> bytes:
-        """Everything up to and with `mark`."""
+        """Return everything up to and including `mark`."""
         until = time.monotonic() + self.deadline
         start = self._at
         while (found := self.received.find(mark, start)) < 0:
@@ -201,20 +201,20 @@ class Peer:
         return self._take(length)
 
     def read_to_end(self) -> bytes:
-        """Everything up to the end of the stream, which must come within the deadline."""
+        """Return everything up to the end of the stream, within the deadline."""
         until = time.monotonic() + self.deadline
         while self._fill(until, "the end of the stream"):
             pass
         return self._take(len(self.received) - self._at)
 
     def assert_ended(self) -> None:
-        """The other end has closed, or does so within the deadline, and sent nothing more."""
+        """Assert that the other end closes within the deadline, and sends nothing more."""
         rest = self.read_to_end()
         if rest:
             raise Unexpected(f"expected the end of the stream, got {rest!r}")
 
     def assert_nothing_unread(self) -> None:
-        """Nothing lies in the buffer or the socket now. Use it only after an event that orders what is looked for."""
+        """Assert that buffer and socket are empty. Call it only after an event that orders the expected input."""
         self.sock.settimeout(0)
         with contextlib.suppress(BlockingIOError):
             self.received += self.sock.recv(65_536)
@@ -228,7 +228,7 @@ class Peer:
         return parse_head(self.read_raw_head())
 
     def read_chunk(self) -> bytes:
-        """One chunk's bytes; b"" for the last chunk, whose trailers are then still unread."""
+        """Return the bytes of one chunk; b"" for the last chunk, whose trailers are then unread."""
         size_line = self.read_until(b"\r\n", "a chunk size")
         found = CHUNK_SIZE.fullmatch(size_line[:-2])
         if found is None:
@@ -243,7 +243,7 @@ class Peer:
         return chunk
 
     def read_trailers(self) -> list[Line]:
-        """The trailer section, after the last chunk's size line."""
+        """Return the trailer section, after the size line of the last chunk."""
         section = self.read_until(b"\r\n")
         while not section.endswith(b"\r\n\r\n") and section != b"\r\n":
             section += self.read_until(b"\r\n")
@@ -256,7 +256,9 @@ class Peer:
         return body, self.read_trailers()
 
     def read_body(self, head: Head, until_close: bool) -> Message:
-        """The body that `head` announces (RFC 9112 section 6.3). `until_close`: if none, read to the end."""
+        """Return the body announced by `head` (RFC 9112 section 6.3). `until_close`: without framing, read to the
+        end.
+        """
         begin = self._at
         codings, lengths = head.get_all(b"Transfer-Encoding"), head.get_all(b"Content-Length")
         if codings and lengths:

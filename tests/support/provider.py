@@ -1,4 +1,4 @@
-"""A real OpenID provider: `oidc-provider` of npm, a certified one, as a process of the tests' own."""
+"""A real OpenID provider: the certified `oidc-provider` of npm, as a process of the tests."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ SERVICE = {
     "redirect_uris": [],
     "response_types": [],
 }
-"""A client that gets tokens for itself, and asks about those of others."""
+"""A client that gets tokens for itself, and introspects those of others."""
 
 
 class Provider:
-    """On a port of 127.0.0.1 that stays its own over restarts, and so do its keys, tokens and sessions.
+    """A provider on a port of 127.0.0.1 that it keeps over restarts, with its keys, tokens and sessions.
 
     `lifetimes`: in seconds, by `AccessToken`, `IdToken`, `RefreshToken`, `Session`… `algorithm`: of access tokens that
     are JWTs, which are those for a resource; the others are opaque. `tls`: files with its certificate, the key, and the
-    authority of its own and of clients' certificates; clients may then show who they are by one (RFC 8705).
+    CA of its own and of clients' certificates; clients may then authenticate with one (RFC 8705).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Provider:
         algorithm: str = "RS256",
         tls: tuple[str, str, str] | None = None,
     ) -> None:
-        self._held = socket.socket()  # bound, but it does not listen: keeps others away from the port
+        self._held = socket.socket()  # bound without listening: reserves the port
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._held.bind(("127.0.0.1", 0))
         self.port: int = self._held.getsockname()[1]
@@ -81,7 +81,7 @@ class Provider:
         self._held.close()
 
     def start(self) -> None:
-        """Returns when it listens."""
+        """Start, and wait until it listens."""
         node = shutil.which("node")
         if node is None:
             pytest.fail("node is not installed: apt-get install nodejs npm")
@@ -101,7 +101,7 @@ class Provider:
         self._tell(self._settings)
 
     def stop(self) -> None:
-        """At once: whoever asks it is refused the connection."""
+        """Stop at once: connections are refused."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -123,22 +123,24 @@ class Provider:
         self._told.wait_for(lambda _: len(self._told.lines) >= wanted, START_DEADLINE)
         return json.loads(self._told.lines[wanted - 1])
 
-    # what a test does with it
+    # operations for tests
 
     def add_client(self, client_id: str, **settings: Any) -> None:
-        """One of the settings' name replaces it. See OpenID Connect Dynamic Client Registration section 2."""
+        """Add a client; one of the settings with the same name is replaced. See OpenID Connect Dynamic Client
+        Registration section 2.
+        """
         self._tell({"command": "client", "client": {"client_id": client_id, **settings}})
 
     def rotate_keys(self, keep_old: bool) -> None:
-        """Sign with keys of new names. `keep_old`: those before are still told, for what they have signed."""
+        """Sign with keys of new names. `keep_old`: the previous ones are still published, for earlier signatures."""
         self._tell({"command": "rotate", "keep_old": keep_old})
 
     def requests(self, path: str) -> int:
-        """How often this path was asked for since the last start."""
+        """Return the number of requests for this path since the last start."""
         return int(self._tell({"command": "requests"}).get(path, 0))
 
     def post(self, path: str, client: tuple[str, str] = ("service", "of-the-service"), **form: str) -> Any:
-        """What an endpoint answers to a client, as JSON; {} where it says nothing."""
+        """Return the response of an endpoint to a client, as JSON; {} if it is empty."""
         basic = base64.b64encode(":".join(client).encode()).decode()
         request = urllib.request.Request(
             self.issuer + path,
@@ -150,7 +152,7 @@ class Provider:
         return json.loads(text) if text else {}
 
     def token(self, resource: str = "", scope: str = "read") -> str:
-        """An access token of the service's own: a JWT for a resource, else an opaque one."""
+        """Return an access token of the service itself: a JWT for a resource, else an opaque one."""
         form = {"grant_type": "client_credentials", "scope": scope}
         if resource:
             form["resource"] = resource

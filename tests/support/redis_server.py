@@ -14,7 +14,7 @@ PASSWORD = "the secret of Redis"
 
 
 class RedisServer:
-    """A Redis on a port of its own, which it keeps when it is stopped and started again. Nothing is written to disk."""
+    """A Redis on a port that it keeps over restarts. Nothing is written to disk."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -62,7 +62,7 @@ class RedisServer:
             return False
 
     def ask(self, *words: str | bytes) -> bytes:
-        """What Redis answers to a command, in its own form."""
+        """Return the response of Redis to a command, unparsed."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as sock:
             answer = b""
             for command in (("AUTH", PASSWORD), ("SELECT", "3"), words):
@@ -73,9 +73,9 @@ class RedisServer:
             return answer
 
     def names(self) -> list[bytes]:
-        """The names of all that is there."""
+        """Return all keys."""
         return self.ask("KEYS", "*").split(b"\r\n")[2::2]
 
     def everything(self) -> bytes:
-        """Names and values as they lie there."""
+        """Return all keys and values, unparsed."""
         return b"".join(name + self.ask("GET", name) for name in self.names())

@@ -1,4 +1,4 @@
-"""Run a command to which the kernel refuses one system call, as the seccomp profile of a container does.
+"""Runs a command for which the kernel rejects one system call, as a container's seccomp profile does.
 
 python -m tests.support.refusing memfd_create fastgw run
 """
@@ -17,15 +17,15 @@ NUMBERS: Final = {
     "x86_64": (0xC000003E, {"memfd_create": 319, "eventfd2": 290, "prlimit64": 302}),
     "aarch64": (0xC00000B7, {"memfd_create": 279, "eventfd2": 19, "prlimit64": 261}),
 }
-"""For each machine its `AUDIT_ARCH`, and the numbers of the calls (linux/audit.h, asm/unistd.h)."""
-LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # of a 32-bit word, jump if it is, end (linux/bpf_common.h)
+"""`AUDIT_ARCH` and the system call numbers of each machine (linux/audit.h, asm/unistd.h)."""
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # load a 32-bit word, jump if equal, return (linux/bpf_common.h)
 NUMBER_AT, MACHINE_AT = 0, 4  # in struct seccomp_data
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
 SET_NO_NEW_PRIVS, SET_SECCOMP, FILTER = 38, 22, 2
 
 
 def refuse(call: str, error: int = errno.EPERM) -> None:
-    """From now on, for this process and its children. Raises `OSError`."""
+    """Reject the call from now on, for this process and its children. Raises `OSError`."""
     machine, numbers = NUMBERS[platform.machine()]
     steps = [
         (LOAD, 0, 0, MACHINE_AT),

@@ -1,4 +1,4 @@
-"""What the processes of a gateway hold in memory."""
+"""Memory of a gateway's processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def held_by(pid: int) -> int:
 
 
 class Memory:
-    """The most that each process of a gateway has held, above what it held when the watch began; in bytes."""
+    """Peak memory of each process of a gateway above that at the start, in bytes."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._first = {pid: held_by(pid) for pid in (gateway.pid, *gateway.child_pids)}

@@ -1,4 +1,4 @@
-"""Secrets that a test plants, and everything where they must not turn up."""
+"""Secrets planted by a test, and all places where they must not appear."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fastgw.observe.access_log.formats import FORMATS, masker
 
 
 def reported(records: list[Record], gateway: Gateway) -> str:
-    """All lines of all formats that these requests leave in access logs."""
+    """Return the access log lines of these requests in all formats."""
     (log, *_) = gateway.config.access_logs
     return b"".join(line(record, masker(log.redact)) for record in records for line in FORMATS.values()).decode()
 
 
 def explained(gateway: Gateway, url: str, *lines: str) -> str:
-    """What `fastgw explain` says of a request, for people and for programs."""
+    """Return the output of `fastgw explain` for a request, as text and as JSON."""
     found = explain(gateway, "GET", url, lines)
     return as_text(found) + msgspec.json.encode(found).decode() + repr(found)
 
 
 def shown(value: Any) -> str:
-    """Whatever `repr` shows of a value and of what is in it."""
+    """Return the `repr` of a value and of its contents."""
     inner = [getattr(value, each.name) for each in fields(value)] if is_dataclass(value) else []
     return repr(value) + "".join(map(repr, inner))

@@ -1,4 +1,4 @@
-"""Clients that speak TLS."""
+"""TLS clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REQUEST = b"GET /%s HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
 
 class Secured(Client):
-    """A client that has done its handshake. `first`: bytes before it."""
+    """A client after its handshake. `first`: bytes before it."""
 
     sock: ssl.SSLSocket
 
@@ -41,21 +41,21 @@ class Secured(Client):
         return self.exchange(REQUEST % path)
 
     def session(self) -> ssl.SSLSession:
-        """To come again with. TLS 1.3 sends tickets behind the handshake: they have come when an answer has."""
+        """Session to resume. TLS 1.3 sends tickets after the handshake: they have arrived when a response has."""
         self.ask()
         assert self.sock.session is not None
         return self.sock.session
 
     @property
     def serial(self) -> int:
-        """Of the certificate that the gateway has shown."""
+        """Serial number of the gateway's certificate."""
         shown = self.sock.getpeercert(binary_form=True)
         assert shown is not None
         return x509.load_der_x509_certificate(shown).serial_number
 
 
 def client_hello(*protocols: str) -> bytes:
-    """What a client sends first, in one record."""
+    """Return a ClientHello in one record."""
     tls = ssl.create_default_context()
     if protocols:
         tls.set_alpn_protocols(list(protocols))
@@ -66,10 +66,12 @@ def client_hello(*protocols: str) -> bytes:
 
 
 class InMemory:
-    """TLS over a plain socket, looking like a socket: it can end one direction alone, and knows an end from a cut."""
+    """TLS over a plain socket, with a socket's interface: it can end one direction alone, and distinguishes an end from
+    a truncation.
+    """
 
     def __init__(self, plain: socket.socket, tls: ssl.SSLContext, name: str | None = "a.test") -> None:
-        """`name`: of the server; None: this is it."""
+        """Wrap a socket. `name`: of the server; None: this is the server."""
         self._plain = plain
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = tls.wrap_bio(self._incoming, self._outgoing, name is None, name)
@@ -105,14 +107,14 @@ class InMemory:
         self._flush()
 
     def recv(self, most: int) -> bytes:
-        """b"" when the other side has said that nothing follows. Raises `Cut` when it just stops."""
+        """Receive bytes; b"" after `close_notify`. Raises `Cut` on an end without it."""
         try:
             return self._run(lambda: self.tls.read(most))
         except ssl.SSLZeroReturnError:
             return b""
 
     def shutdown(self, how: int) -> None:
-        """SHUT_WR: we have said all, and go on reading."""
+        """SHUT_WR: send `close_notify`, and continue to read."""
         if how == socket.SHUT_WR:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self.tls.unwrap()
@@ -133,11 +135,11 @@ class InMemory:
 
 
 class Cut(ConnectionError):
-    """The connection ended, but not the stream within TLS."""
+    """The connection ended without `close_notify`."""
 
 
 def in_memory(address: str, tls: ssl.SSLContext) -> Client:
-    """A client that may end one direction alone."""
+    """Return a client that can end one direction alone."""
     client = Client(address)
     try:
         client.sock = cast(Any, InMemory(client.sock, tls))

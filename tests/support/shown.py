@@ -1,4 +1,4 @@
-"""A filter for tests that answers what would be shown to an API: a token, or one against forged requests."""
+"""A filter for tests that responds with the token or CSRF token that an API would receive."""
 
 FILTER = '''
 from fastgw.config.settings.credentials import Basic, Csrf, OAuth2

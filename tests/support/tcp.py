@@ -1,4 +1,4 @@
-"""Both ends of a TCP proxy by hand: a target whose connections a test takes one by one, and bare clients."""
+"""Both ends of a TCP proxy, played by hand: a target whose connections a test accepts one by one, and plain clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class TcpTarget:
-    """A service that takes connections when it is asked to, and says nothing by itself."""
+    """A service that accepts connections on request, and sends nothing by itself."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -36,7 +36,7 @@ class TcpTarget:
         return taken
 
     def has_nobody(self) -> bool:
-        """Whether no connection waits to be taken. One that does is closed."""
+        """Whether no connection waits to be accepted. A waiting one is closed."""
         return nobody_waits(self._listening)
 
     def close(self) -> None:
@@ -45,7 +45,7 @@ class TcpTarget:
 
 
 def nobody_waits(listening: socket.socket) -> bool:
-    """Whether no connection waits to be accepted. One that does is closed."""
+    """Whether no connection waits to be accepted. A waiting one is closed."""
     listening.setblocking(False)
     try:
         listening.accept()[0].close()
@@ -72,7 +72,7 @@ def connected(port: int, host: str = "127.0.0.1") -> socket.socket:
 
 
 def read_exactly(peer: socket.socket, count: int) -> bytes:
-    """So many bytes, or what there is until the end."""
+    """Return this many bytes, or fewer at the end."""
     received = b""
     while len(received) < count and (more := peer.recv(count - len(received))):
         received += more
@@ -80,7 +80,7 @@ def read_exactly(peer: socket.socket, count: int) -> bytes:
 
 
 def read_all(peer: socket.socket) -> bytes:
-    """All until the end."""
+    """Return all bytes until the end."""
     received = bytearray()
     while more := peer.recv(1 << 18):
         received += more
@@ -88,7 +88,7 @@ def read_all(peer: socket.socket) -> bytes:
 
 
 def is_reset(peer: socket.socket) -> bool:
-    """Whether the connection ends by a reset, and nothing comes before that."""
+    """Whether the connection ends by a reset, without any bytes before."""
     try:
         return peer.recv(1) == b"never"
     except ConnectionResetError:
@@ -96,13 +96,13 @@ def is_reset(peer: socket.socket) -> bool:
 
 
 def reset(peer: socket.socket) -> None:
-    """Close a connection so that the other end sees a reset."""
+    """Close a connection by a reset."""
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     peer.close()
 
 
 def tcp_config(target: TcpTarget | str, listener: dict[str, Any] | None = None, **upstream: Any) -> dict[str, Any]:
-    """A configuration with one listener of TCP, `main`, and one worker."""
+    """Return a configuration with one TCP listener, `main`, and one worker."""
     url = target if isinstance(target, str) else target.url
     return {
         "workers": 1,

@@ -1,4 +1,4 @@
-"""A server of the tests' own, in threads, on a port of 127.0.0.1: over TLS where it is given a context."""
+"""A server of the tests, in threads, on a port of 127.0.0.1; with TLS if it gets a context."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class Threaded(ThreadingHTTPServer):
-    """Serves until the `with` ends. `open`: what its answers may wait for; set at the end."""
+    """Serves within the `with`. `open`: event that responses may wait for; set at the end."""
 
     daemon_threads = True
 
@@ -21,7 +21,7 @@ class Threaded(ThreadingHTTPServer):
             self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def begin(self) -> None:
-        """Serve from now on."""
+        """Start serving."""
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -32,7 +32,7 @@ class Threaded(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def handle_error(self, *_: object) -> None: ...  # who asked has left
+    def handle_error(self, *_: object) -> None: ...  # the client has left
 
     @property
     def authority(self) -> str:

@@ -1,4 +1,4 @@
-"""Whoever issues tokens in tests: well-formed ones, and any others that bytes can make."""
+"""Issuer of tokens for tests: valid ones, and arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compact(header: bytes, payload: bytes, signature: bytes) -> bytes:
 
 
 class Signer:
-    """One key and the algorithm that it signs with."""
+    """A key with its algorithm."""
 
     def __init__(self, alg: str, kid: str | None = None, secret: bytes = b"s" * 64, bits: int = 2048) -> None:
         self.alg = alg
@@ -53,7 +53,7 @@ class Signer:
 
     @property
     def jwk(self) -> dict[str, Any]:
-        """Its public part; of a shared secret all of it."""
+        """Public key; for a shared secret, the secret."""
         named = {} if self.kid is None else {"kid": self.kid}
         if self.key is None:
             return {"kty": "oct", "k": b64(self.secret).decode(), **named}
@@ -93,12 +93,12 @@ class Signer:
         return r.to_bytes(length) + s.to_bytes(length)
 
     def raw(self, header: bytes, payload: bytes, alg: str | None = None) -> bytes:
-        """A token of exactly these bytes, signed whatever they are."""
+        """Return a token of exactly these bytes, signed."""
         signed = b64(header) + b"." + b64(payload)
         return signed + b"." + b64(self.sign(signed, alg))
 
     def token(self, claims: Mapping[str, Any] | None = None, header: Mapping[str, Any] | None = None) -> bytes:
-        """An ordinary token with these claims, and these parameters besides its own. None takes one away."""
+        """Return a token with these claims, and further header parameters. None removes one."""
         named = {} if self.kid is None else {"kid": self.kid}
         head = {"alg": self.alg, "typ": "JWT", **named, **(header or {})}
         head = {name: value for name, value in head.items() if value is not None}
@@ -107,14 +107,14 @@ class Signer:
 
 
 def claims_of(**more: Any) -> dict[str, Any]:
-    """What an ordinary token says, with these claims besides. None takes one away."""
+    """Return the claims of an ordinary token, with these added. None removes one."""
     now = int(time.time())
     claims = {"iss": "https://idp.example", "sub": "alice", "aud": "api", "iat": now, "exp": now + 3600, **more}
     return {name: value for name, value in claims.items() if value is not None}
 
 
 def signer(alg: str, name: str = "") -> Signer:
-    """The same for the same algorithm and name: RSA keys take long to make."""
+    """Return the signer for an algorithm and name, always the same: RSA keys take long to create."""
     made = _MADE.get(f"{alg} {name}")
     if made is None:
         made = _MADE[f"{alg} {name}"] = Signer(alg, name or None)
@@ -122,10 +122,10 @@ def signer(alg: str, name: str = "") -> Signer:
 
 
 def key_set(*signers: Signer | Mapping[str, Any]) -> bytes:
-    """A set of JWKs."""
+    """Return a JWK set."""
     return json.dumps({"keys": [each.jwk if isinstance(each, Signer) else each for each in signers]}).encode()
 
 
 def told(token: bytes) -> str:
-    """A short name for a token in a failing test's output."""
+    """Return a short name of a token, for the output of failing tests."""
     return hashlib.sha256(token).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Targets to connect to, and a greeting that tells that we have."""
+"""Targets to connect to, with a greeting that proves the connection."""
 
 import asyncio
 import socket
@@ -16,13 +16,13 @@ from fastgw.upstream.targets.target import Target
 from tests.support.memory import MemoryLoop
 
 LONG = 10.0
-"""Seconds: a time limit that is not to be reached."""
+"""Timeout in seconds that is not reached."""
 SHORT = 0.05
-"""Seconds: one that is."""
+"""Timeout in seconds that is reached."""
 
 
 class Peer(asyncio.BufferedProtocol):
-    """Our end of a connection."""
+    """The test's end of a connection."""
 
     def __init__(self) -> None:
         self.worker_loop = MemoryLoop()
@@ -54,7 +54,7 @@ class Peer(asyncio.BufferedProtocol):
 
 
 class Greeting:
-    """A server that says `hello` and what SNI it was asked for."""
+    """A server that sends `hello` and the SNI that it received."""
 
     def __init__(self, server: asyncio.Server, names: list[str | None]) -> None:
         self.server = server
@@ -86,7 +86,7 @@ class Greeter(asyncio.Protocol):
 
 
 async def greeted(target: Target, timeout: float = LONG) -> TargetAddress:
-    """Connect, be greeted, close. Returns the address connected to."""
+    """Connect, read the greeting, close. Returns the address connected to."""
     peer = Peer()
     address = await connect(target, peer, timeout)
     while peer.received != b"hello":
@@ -103,7 +103,7 @@ async def failure(target: Target, timeout: float = LONG) -> ConnectFailed:
 
 
 def named(monkeypatch: pytest.MonkeyPatch, *addresses: TargetAddress) -> Target:
-    """A target whose name has these addresses."""
+    """Return a target whose name has these addresses."""
 
     async def look_up(host: str, port: int) -> list[TargetAddress]:
         return list(addresses)

@@ -1,4 +1,4 @@
-"""A browser without a screen: it keeps cookies by host and goes where it is sent, one step at a time."""
+"""A browser without a display: it stores cookies by host and follows redirects, one step at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from tests.support.peer import DEADLINE
 
 PAGE: Mapping[str, str] = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "Sec-Fetch-Site": "none"}
-"""What a browser sends for a page whose address was typed."""
+"""Headers of a browser for a page whose address was typed."""
 
 
 class Answer(NamedTuple):
@@ -34,13 +34,13 @@ class Answer(NamedTuple):
 
 
 class Visitor:
-    """`cookies`: what it has kept, by host and port, then by name."""
+    """`cookies`: stored ones, by host and port, then by name."""
 
     def __init__(self) -> None:
         self.cookies: dict[str, dict[str, str]] = {}
 
     def ask(self, url: str, method: str = "GET", form: Mapping[str, str] | None = None, **fields: str) -> Answer:
-        """As for a page, unless `fields` say otherwise: `Accept="*/*"`, `X_Name="…"`."""
+        """Request a page; `fields` replace headers: `Accept="*/*"`, `X_Name="…"`."""
         parts = urlsplit(url)
         kept = self.cookies.setdefault(parts.netloc, {})
         sent = {**PAGE, **{name.replace("_", "-"): value for name, value in fields.items()}}
@@ -66,7 +66,7 @@ class Visitor:
         return answer
 
     def follow(self, url: str, user: str = "", until: str = "") -> Answer:
-        """Go where one is sent, and sign in as `user` on the way; stop before a URL that begins with `until`."""
+        """Follow redirects, and sign in as `user` on the way; stop before a URL that begins with `until`."""
         answer = self.ask(url)
         for _ in range(12):
             if answer.status in (302, 303, 307):

@@ -1,1 +1,1 @@
-"""HTTP/2 by hand: frames, a client that sends them and tells what came, and the hostile cases that are made of them."""
+"""Hand-made HTTP/2: frames, a client that sends them and records responses, and hostile cases built from them."""

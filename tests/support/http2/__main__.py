@@ -1,6 +1,6 @@
-"""The hostile cases against any server, by hand: `python -m tests.support.http2 127.0.0.1:8080`.
+"""Run the hostile cases against any server: `python -m tests.support.http2 127.0.0.1:8080`.
 
-The server has to speak HTTP/2 without TLS, and to answer 200 to any request for `/`. What differs is told, case by
+The server has to support HTTP/2 without TLS, and to answer 200 to any request for `/`. Differences are printed for each
 case: either the server is wrong, or the case.
 """
 
@@ -17,7 +17,7 @@ from tests.support.http2.head_cases import HEAD_CASES
 
 
 def judged(address: str, case: Case, deadline: float = 2.0) -> str | None:
-    """Why the answer is not right; None: it is."""
+    """Return the reason why the response is not valid; None: it is."""
     try:
         with Http2Client(address, deadline) as client:
             case.run(client)

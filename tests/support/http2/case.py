@@ -1,4 +1,4 @@
-"""A hostile case: frames, and what is right to answer to them. A table of these runs against any server."""
+"""A hostile case: frames, and the valid responses. Tables of cases run against any server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.peer import Unexpected
 
 @dataclass(frozen=True)
 class Right:
-    """The answers that are right. `resets` and `goaways` are error codes; `served`: status 200; `ignored`: none."""
+    """Valid responses. `resets` and `goaways`: error codes; `served`: status 200; `ignored`: none."""
 
     resets: frozenset[int] = frozenset()
     goaways: frozenset[int] = frozenset()
@@ -43,7 +43,7 @@ def connection_error(*codes: int) -> Right:
 
 
 def stream_error(*codes: int) -> Right:
-    """A connection error of the same code is right as well (RFC 9113 section 5.4.1)."""
+    """Return a stream error, for which a connection error with the same code is also valid (RFC 9113 section 5.4.1)."""
     return Right(resets=frozenset(codes), goaways=frozenset(codes))
 
 
@@ -54,7 +54,7 @@ def refused(*statuses: int) -> Right:
 SERVED: Final = Right(served=True)
 IGNORED: Final = Right(ignored=True)
 MALFORMED: Final = stream_error(Code.PROTOCOL_ERROR) | refused(400)
-"""RFC 9113 section 8.1.1."""
+"""Valid responses to a malformed message (RFC 9113 section 8.1.1)."""
 PROTOCOL: Final = connection_error(Code.PROTOCOL_ERROR)
 FRAME_SIZE: Final = connection_error(Code.FRAME_SIZE_ERROR)
 COMPRESSION: Final = connection_error(Code.COMPRESSION_ERROR)
@@ -63,10 +63,11 @@ FLOODED: Final = connection_error(Code.ENHANCE_YOUR_CALM)
 
 @dataclass(frozen=True)
 class Case:
-    """`sent`: the frames behind preface and SETTINGS, or what sends them. `stream`: where the answer is looked for.
+    """`sent`: frames after preface and SETTINGS, or a function that sends them. `stream`: stream with the expected
+    response.
 
-    `preface`: what stands in their place. `seen`: what a served request is for an HTTP/1.1 upstream: its request line,
-    its body, and lines that are there. `goes_on`: other streams are served after an error of one.
+    `preface`: replaces both. `seen`: the HTTP/1.1 upstream request of a served case: request line, body, and required
+    lines. `goes_on`: other streams still work after a stream error.
     """
 
     name: str
@@ -79,7 +80,7 @@ class Case:
     goes_on: bool = True
 
     def run(self, client: Http2Client) -> None:
-        """Play it. Raises where the answer is not right."""
+        """Run the case. Raises an error if the response is not valid."""
         client.send_gently(self.preface)
         if callable(self.sent):
             self.sent(client)
@@ -115,7 +116,7 @@ class Case:
 
 
 def unique(cases: Collection[Case]) -> list[Case]:
-    """The cases, when no two have one name."""
+    """Return the cases, whose names must be unique."""
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)
     return list(cases)

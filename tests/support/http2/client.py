@@ -1,4 +1,4 @@
-"""A client of HTTP/2 that sends what a test says, and tells what came of it."""
+"""HTTP/2 client that sends what a test says, and records responses."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Fields = list[tuple[bytes, bytes]]
 
 @dataclass
 class Answer:
-    """What came on a stream so far."""
+    """Response on a stream so far."""
 
     heads: list[Fields] = field(default_factory=list)
-    """Interim heads, the response's head, and its trailers."""
+    """Interim heads, the response head, and trailers."""
     parts: list[bytes] = field(default_factory=list)
     length: int = 0
-    """Of the body."""
+    """Length of the body."""
     ended: bool = False
     reset: int | None = None
 
@@ -41,7 +41,7 @@ class Answer:
 
     @property
     def status(self) -> int:
-        """Of the final response."""
+        """Status of the final response."""
         return self.statuses[-1]
 
     @property
@@ -61,9 +61,9 @@ class Answer:
 
 
 class Http2Client(Peer):
-    """A connection; `begin` sends the preface. What comes is read strictly: a frame that is not right fails the test.
+    """A connection; `begin` sends the preface. Frames are read strictly: an invalid frame fails the test.
 
-    Its windows are as large as may be, so that nothing waits for it, but where a test has `windows` small.
+    Its windows have the maximum size, so that nothing waits for them, except with `windows` small.
     """
 
     def __init__(self, address: str, deadline: float = DEADLINE, tls: ssl.SSLContext | None = None) -> None:
@@ -74,22 +74,22 @@ class Http2Client(Peer):
         self.settings: dict[int, int] = {}
         self.pongs: list[bytes] = []
         self.goaways: list[tuple[int, int, bytes]] = []
-        """Last stream, code, text."""
+        """Last stream, code and text of each GOAWAY."""
         self.window_updates: dict[int, int] = {}
         self.settings_acks = 0
         self.refused_bytes = b""
-        """What came where no frame was: of a listener that answers in HTTP/1.1."""
+        """Bytes in place of a frame, from a listener that answers in HTTP/1.1."""
         self._decoder = hpack.Decoder(max_header_list_size=1 << 20)
         self._block: tuple[int, int, bytes] | None = None
 
     def begin(self, *entries: tuple[int, int]) -> Http2Client:
-        """Preface and SETTINGS. The connection's window is opened all the way."""
+        """Send preface and SETTINGS, and open the connection window completely."""
         wide = () if any(key == Setting.INITIAL_WINDOW_SIZE for key, _ in entries) else ((4, frames.MAX_WINDOW),)
         self.send(frames.PREFACE + frames.settings(*entries, *wide) + frames.window_update(frames.MAX_WINDOW - 65_535))
         return self
 
     def begin_plainly(self) -> Http2Client:
-        """With the windows that are there without a word, as all cases begin."""
+        """Send preface and empty SETTINGS, with default windows, as all cases begin."""
         self.send(BEGINNING)
         return self
 
@@ -97,14 +97,14 @@ class Http2Client(Peer):
         return self.answers.setdefault(stream, Answer())
 
     def send_body(self, stream: int, left: int, end: bool = True) -> None:
-        """Send a body of x, as the windows allow; fails where they stay closed."""
+        """Send a body of x within the windows; fails if they stay closed."""
         while left:
             part = min(frames.MAX_FRAME, left)
             left -= part
             self.send_piece(stream, b"x" * part, end and not left)
 
     def send_piece(self, stream: int, piece: bytes, end: bool = False) -> None:
-        """Send a piece of a body, as the windows allow."""
+        """Send a piece of a body within the windows."""
         self.wait(lambda: self.settings, "SETTINGS")
         while piece:
             self.wait(lambda: self.window(stream) > 0, f"a window for stream {stream}")
@@ -118,7 +118,7 @@ class Http2Client(Peer):
             self.window_updates[each] = self.window_updates.get(each, 0) - len(payload)
 
     def window(self, stream: int) -> int:
-        """Bytes that may be sent on a stream now; what `send_data` has sent counts."""
+        """Return the bytes that may be sent on a stream; data sent by `send_data` is subtracted."""
         own = self.settings.get(Setting.INITIAL_WINDOW_SIZE, 65_535) + self.window_updates.get(stream, 0)
         return min(own, 65_535 + self.window_updates.get(0, 0))
 
@@ -134,7 +134,7 @@ class Http2Client(Peer):
         return len(unread) == 9 and len(self.received) - self._at >= 9 + int.from_bytes(unread[:3], "big")
 
     def read_frame(self, until: float | None = None) -> bool:
-        """Take the next frame in. False: the connection has ended."""
+        """Read the next frame. False: the connection has ended."""
         until = time.monotonic() + self.deadline if until is None else until
         while not self._frame_is_there:
             if self.received[self._at :].startswith(b"HTTP/1.1 "):
@@ -153,14 +153,14 @@ class Http2Client(Peer):
         return True
 
     def wait(self, fact: Callable[[], object], wanted: str) -> None:
-        """Read frames until `fact` holds. Fails where the connection ends before."""
+        """Read frames until `fact` is true. Fails if the connection ends before."""
         until = time.monotonic() + self.deadline
         while not fact():
             if not self.read_frame(until):
                 raise Unexpected(f"the connection ended before {wanted}: {self.told}")
 
     def wait_for(self, stream: int) -> Answer:
-        """The whole answer on a stream. Fails where it is reset."""
+        """Return the complete response on a stream. Fails if it is reset."""
         answer = self.answer(stream)
         self.wait(lambda: answer.over, f"the end of stream {stream}")
         if answer.reset is not None:
@@ -168,26 +168,26 @@ class Http2Client(Peer):
         return answer
 
     def wait_for_end(self, stream: int) -> None:
-        """Until the stream has ended, was reset, or the connection is over."""
+        """Read until the stream has ended or was reset, or the connection has ended."""
         answer = self.answer(stream)
         until = time.monotonic() + self.deadline
         while not answer.over and self.read_frame(until):
             pass
 
     def read_all(self) -> None:
-        """Until the connection has ended, which must be within the deadline."""
+        """Read until the connection has ended, within the deadline."""
         until = time.monotonic() + self.deadline
         while self.read_frame(until):
             pass
 
     def synchronize(self, mark: bytes = b"in order") -> None:
-        """Send a PING and read up to its answer."""
+        """Send a PING and read until its acknowledgement."""
         self.send(frames.ping(mark))
         self.wait(lambda: mark in self.pongs, "the answer to a PING")
 
     @property
     def told(self) -> str:
-        """What came, in short."""
+        """Return a summary of what was received."""
         answers = {
             stream: (a.statuses, a.length, "ended" if a.ended else "open" if a.reset is None else f"reset {a.reset}")
             for stream, a in self.answers.items()

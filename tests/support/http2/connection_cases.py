@@ -1,4 +1,4 @@
-"""Cases of the connection: preface, sizes of frames, padding, SETTINGS, windows, states of streams, CONTINUATION."""
+"""Cases of the connection: preface, frame sizes, padding, SETTINGS, windows, stream states, CONTINUATION."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def answered_and_reset(client: Http2Client) -> None:
 
 
 def padded_for_long(client: Http2Client) -> None:
-    """76,800 bytes, of which 300 are no padding: more than a window."""
+    """Send 76,800 bytes, of which 300 are not padding: more than a window."""
     client.send(post())
     for number in range(300):
         client.send(data(b"x", end=False, padding=255))
@@ -70,7 +70,7 @@ def padded_for_long(client: Http2Client) -> None:
 
 
 def overrun(client: Http2Client) -> None:
-    """The windows are those of the server's SETTINGS, once they are acknowledged."""
+    """Exceed the windows, which are those of the server's acknowledged SETTINGS."""
     client.wait(lambda: client.settings, "SETTINGS")
     client.send(post() + data(bytes(MAX_FRAME), end=False) + data(bytes(MAX_FRAME), end=False) * 4)
 

@@ -1,4 +1,4 @@
-"""Cases that are nothing but right: whoever refuses one of them is too strict. The upstream must see what was said."""
+"""Valid cases: a server that rejects one is too strict. The upstream must receive the same message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def byte_by_byte(client: Http2Client) -> None:
 
 
 def window_opened_late(client: Http2Client) -> None:
-    """Nothing of a body comes before the window opens; the head does."""
+    """Check that no body bytes come before the window opens; the head does."""
     client.send(settings((4, 0)) + get())
     answer = client.answer(1)
     client.wait(lambda: answer.heads, "a head")

@@ -1,4 +1,4 @@
-"""Cases of too much: what costs its sender less than whoever takes it (RFC 9113 section 10.5; CVEs since 2019)."""
+"""Flood cases: input that costs the sender less than the receiver (RFC 9113 section 10.5; CVEs since 2019)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STREAMS: Final = range(1, 2 * MANY, 2)
 CUT: Final = FLOODED | connection_error(
     Code.PROTOCOL_ERROR, Code.STREAM_CLOSED, Code.FLOW_CONTROL_ERROR, Code.FRAME_SIZE_ERROR
 )
-"""By this or that rule the connection ends."""
+"""The connection ends, by any limit."""
 
 
 def times(sent: bytes, count: int = MANY) -> bytes:
@@ -43,7 +43,7 @@ def times(sent: bytes, count: int = MANY) -> bytes:
 
 
 def never_read(unit: bytes) -> object:
-    """Sends over and over, and reads nothing before the other end takes nothing any more or has closed."""
+    """Send repeatedly without reading, until the other end stops reading or has closed."""
 
     def play(client: Http2Client) -> None:
         with contextlib.suppress(OSError):
@@ -126,7 +126,7 @@ FLOODS: Final = [
     Case("streams-above-the-limit", "RFC 9113 5.1.2", b"".join(post(stream=n) for n in STREAMS), CUT),
 ]
 
-# Nobody takes what is answered: the server must not keep it all (CVE-2019-9517 too, where the window is open).
+# Responses are not read: the server must not buffer all of them (CVE-2019-9517 too, with an open window).
 UNREAD: Final = [
     Case("pings-unread", "CVE-2019-9512", never_read(ping()), FLOODED),  # type: ignore[arg-type]
     Case("settings-unread", "CVE-2019-9515", never_read(settings()), FLOODED),  # type: ignore[arg-type]

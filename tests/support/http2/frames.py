@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 (RFC 9113 section 4) and header blocks (RFC 7541), byte by byte: also those that nobody may send."""
+"""HTTP/2 frames (RFC 9113 section 4) and header blocks (RFC 7541), byte by byte, including invalid ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ MAX_WINDOW: Final = 2**31 - 1
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0, length: int | None = None) -> bytes:
-    """`length`: what the frame says of itself, where that is not the truth."""
+    """Return a frame. `length`: a length that differs from the payload's."""
     size = len(payload) if length is None else length
     return size.to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
@@ -81,7 +81,7 @@ BEGINNING: Final = PREFACE + settings()
 
 
 def headers(block: bytes, stream: int = 1, end: bool = True, whole: bool = True, flags: int = 0) -> bytes:
-    """`end`: of the stream. `whole`: no CONTINUATION follows."""
+    """Return a HEADERS frame. `end`: END_STREAM. `whole`: END_HEADERS."""
     flags |= (Flag.END_STREAM if end else 0) | (Flag.END_HEADERS if whole else 0)
     return frame(Type.HEADERS, block, flags, stream)
 
@@ -117,13 +117,13 @@ def goaway(last: int = 0, code: int = 0, text: bytes = b"", stream: int = 0) -> 
     return frame(Type.GOAWAY, struct.pack("!II", last, code) + text, 0, stream)
 
 
-# --- header blocks: nothing here touches the dynamic table, but for what says so ---
+# --- header blocks: without the dynamic table, except where stated ---
 
 Field = tuple[bytes, bytes]
 
 
 def integer(value: int, prefix: int, first: int = 0) -> bytes:
-    """An integer with a prefix of so many bits (RFC 7541 section 5.1); `first`: the bits above it."""
+    """Return an integer with a prefix of this many bits (RFC 7541 section 5.1); `first`: the bits above it."""
     most = (1 << prefix) - 1
     if value < most:
         return bytes((first | value,))
@@ -144,7 +144,7 @@ def indexed(index: int) -> bytes:
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """A field that is not added to the table (section 6.2.2)."""
+    """Return a field without indexing (section 6.2.2)."""
     return b"\x00" + string(name) + string(value)
 
 
@@ -153,7 +153,7 @@ def never_indexed(name: bytes, value: bytes) -> bytes:
 
 
 def added(name: bytes, value: bytes) -> bytes:
-    """A field that is added to the table (section 6.2.1)."""
+    """Return a field with incremental indexing (section 6.2.1)."""
     return b"\x40" + string(name) + string(value)
 
 
@@ -171,7 +171,7 @@ def pseudo(
     authority: bytes | None = b"a.test",
     scheme: bytes | None = b"http",
 ) -> list[Field]:
-    """The pseudo-headers of a request; None leaves one out."""
+    """Return the pseudo-headers of a request; None leaves one out."""
     named = ((b":method", method), (b":scheme", scheme), (b":authority", authority), (b":path", path))
     return [(name, value) for name, value in named if value is not None]
 

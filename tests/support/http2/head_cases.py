@@ -1,4 +1,6 @@
-"""Cases of header blocks: HPACK, names, values, pseudo-headers, lengths, trailers, and what smuggles over HTTP/1.1."""
+"""Cases of header blocks: HPACK, names, values, pseudo-headers, lengths, trailers, and request smuggling into
+HTTP/1.1.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ TOO_LARGE: Final = refused(431)
 
 
 def huffman(text: bytes) -> bytes:
-    """A string literal that says that it is in the code of Huffman (RFC 7541 section 5.2)."""
+    """Return a string literal with the Huffman flag set (RFC 7541 section 5.2)."""
     return integer(len(text), 7, 0x80) + text
 
 
@@ -57,7 +59,7 @@ def trailers(*fields: Field, end: bool = True) -> bytes:
     return post() + data(b"body", end=False) + headers(block(*fields), end=end)
 
 
-# A string of 'a's in Huffman's code: 00011 each.
+# A string of 'a's in Huffman code: 00011 each.
 EIGHT_A: Final = bytes.fromhex("18c6318c63")
 
 HPACK: Final = [
