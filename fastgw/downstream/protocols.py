@@ -9,14 +9,14 @@ def speaks_http1(listener: Listener) -> bool:
 
 
 def speaks_http2(listener: Listener) -> bool:
-    """Whether it does: only where the library is there."""
+    """Whether a listener accepts HTTP/2: only if the library is available."""
     return listener.wants_http2 and why_missing() is None
 
 
 def offered_by_alpn(listener: Listener) -> tuple[str, ...]:
-    """The protocols of a listener with TLS as ALPN names them (RFC 7301), the preferred one first.
+    """Return the ALPN protocols of a TLS listener (RFC 7301), the preferred one first.
 
-    A listener of TCP selects none: the gateway does not speak what it takes.
+    A TCP listener selects none, because the gateway does not terminate its protocol.
     """
     if listener.protocol != "http":
         return ()

@@ -34,7 +34,7 @@ from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
 
 NOTIFIED_AT_ONCE: Final = 256
-"""Maximum number of connections per turn of the event loop that are notified of a removed or changed listener."""
+"""Maximum number of connections per iteration of the event loop that are notified of a removed or changed listener."""
 
 
 class ListenerTable(NamedTuple):
@@ -48,7 +48,7 @@ class ListenerTable(NamedTuple):
     upstream_chains: UpstreamChains = NO_CHAINS
     tcp: TcpRoutes | None = None
     takes_tunnels: bool = True
-    """Whether a route of it may change to another protocol."""
+    """Whether a route of it may switch to another protocol."""
 
 
 class Listener:
@@ -85,7 +85,7 @@ class Listener:
         self.closing = False
         self.askers = 0
         self.tls: ServerContexts | None = None
-        self.tcp: TcpRoutes | None = None  # where its connections go; None: they bring requests
+        self.tcp: TcpRoutes | None = None  # its TCP routes; None: it is an HTTP listener
         self.use_table(table)
 
     def use_table(self, table: ListenerTable) -> None:
@@ -106,7 +106,7 @@ class Listener:
         self.tls = table.tls
 
     def is_outdated(self, vouched: bytes | None) -> bool:
-        """Whether client certificates are verified by something else than `vouched`, by which one was at a handshake.
+        """Whether the settings that verify client certificates differ from those of a handshake (`vouched`).
 
         None: there was no TLS.
         """
@@ -114,7 +114,7 @@ class Listener:
         return vouched is not None and vouches is not None and vouches != vouched
 
     def reassess(self, peer: Peer) -> Peer:
-        """Return the peer as it is trusted by now: the same one, or another."""
+        """Return the peer by the current trusted proxies: unchanged, or a new one."""
         trusted = self.trusts(peer.ip)
         if trusted is peer.trusted:
             return peer
@@ -152,7 +152,7 @@ Complain = Callable[[OperatorEvent, str, str], None]
 
 
 class DateLine:
-    """The current `Date` header line, with its CRLF; made once a second."""
+    """Current `Date` header line, with its CRLF; updated once per second."""
 
     def __init__(self, wheel: Wheel) -> None:
         self._wheel = wheel
@@ -169,7 +169,7 @@ class DateLine:
 
 
 class Server:
-    """Server of one worker. The connections add themselves to `connections` and remove themselves."""
+    """Server of one worker. Connections add and remove themselves in `connections`."""
 
     def __init__(
         self,
@@ -191,17 +191,17 @@ class Server:
         self.udp = UdpSessions(self)
         self.session_limit = session_limit or LocalLimit(gateway.limits.udp_sessions)
         self.handshakes: set[TlsConnection] = set()
-        """Connections on which TLS is being agreed on; they are kept by themselves."""
+        """Connections during their TLS handshake; they maintain this set."""
         self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
         self.complain: Complain = lambda event, text, kind: say(event, text)
-        """Reports a failed handshake; there may be thousands a second."""
+        """Reports a failed handshake; there may be thousands per second."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
         self.draining = False
         self._observer = observer
         self._listeners: Sequence[Listener] = ()
         self._quiet: asyncio.Event | None = None
-        self.drained = 0  # exchanges that came to their end during the drain
+        self.drained = 0  # exchanges that ended properly during the drain
         self.adopt(gateway, connection_limit, address_limit)
 
     def adopt(
@@ -211,12 +211,12 @@ class Server:
         address_limit: AddressLimit | None,
         session_limit: PoolLimit | None = None,
     ) -> None:
-        """Serve by this configuration from the next request on. Exchanges in flight end with the previous one.
+        """Use this configuration from the next request on. Exchanges in flight end with the previous one.
 
         Connections of removed listeners close after their exchange, idle ones after `connection.LAST_REQUEST_S`;
         tunnels continue. If the verification of client certificates has changed, tunnels that were verified before are
-        ended. The limits continue with the same counters. The observer has to know the names of the configuration by
-        now.
+        ended. The limits continue with the same counters. The observer has to know the names of the configuration
+        before.
         """
         self.timeouts = gateway.timeouts
         self.keepalive = gateway.timeouts.keepalive
@@ -278,7 +278,7 @@ class Server:
     ) -> None:
         """Continue with HTTP/2 on an admitted connection whose client sent its preface; `received`: the bytes so far.
 
-        `fd`: as of the connection before.
+        `fd`: descriptor of the previous connection.
         """
         connection = Http2ClientConnection(self, listener, peer)
         connection.fd = fd
@@ -289,7 +289,7 @@ class Server:
     def serve_tcp(
         self, listener: Listener, accepted: socket.socket, client: tuple[str, int], local: tuple[str, int] | None
     ) -> None:
-        """Serve a connection just accepted on a listener of TCP whose TLS, if there is any, does not end here."""
+        """Serve an accepted connection of a TCP listener that does not terminate TLS."""
         accepted.setblocking(False)
         TcpConnection(self, listener, Peer(client[0], client[1], 0, False), local).accept(accepted)
 
@@ -311,7 +311,7 @@ class Server:
         )
 
     async def end_handshakes(self) -> None:
-        """Give handshakes in progress the time of a last request, and then end them."""
+        """Give handshakes in progress a short time, then end them."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_REQUEST_S):
                 while self.handshakes:
@@ -335,7 +335,7 @@ class Server:
         return None
 
     def release(self, peer: Peer, address_limit: AddressLimit | None) -> None:
-        """Remove a connection from the node's limits. `address_limit`: the one when the connection was admitted."""
+        """Remove a connection from the node's limits. `address_limit`: the limit with which it was admitted."""
         self.connection_limit.give_back()
         if address_limit is not None:
             address_limit.give_back(peer.ip)
@@ -346,7 +346,7 @@ class Server:
             self._quiet.set()
 
     async def drain(self, requests_s: float, tunnels_s: float) -> DrainSummary:
-        """Accept no new requests, let exchanges end, and tunnels within their time; then abort the rest."""
+        """Accept no new requests, wait for exchanges, and for tunnels within their timeout; then abort the rest."""
         self._quiet = asyncio.Event()
         self.begin_drain()
         cut = await self._wait(requests_s, tunnels=False)
@@ -361,11 +361,13 @@ class Server:
             connection.drain()
 
     async def _wait(self, seconds: float, tunnels: bool) -> int:
-        """Wait until all connections have closed; after `seconds` abort what is left, `tunnels` as well or not."""
+        """Wait until all connections have closed; after `seconds` abort the rest. `tunnels`: whether tunnels are
+        aborted too.
+        """
         assert self._quiet is not None
         with suppress(TimeoutError):
             async with asyncio.timeout(max(seconds, 0)):
-                while self.connections:  # further ones may come from the queue as the last one goes
+                while self.connections:  # the last one may be followed by others from the queue
                     self._quiet.clear()
                     await self._quiet.wait()
         late = tuple(self.connections)

@@ -1,4 +1,4 @@
-"""Trusted proxies: the peers whose statements about the client are accepted."""
+"""Trusted proxies: peers whose headers about the client are accepted."""
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -10,7 +10,7 @@ from fastgw.http.http1.reserved_fields import ReservedFields
 
 @lru_cache(maxsize=256)
 def reserved_fields(names: tuple[str, ...]) -> ReservedFields:
-    """The header fields of these names, as in `config.Listener.reserved_headers`."""
+    """Return the names of `config.Listener.reserved_headers`, as a set of header fields."""
     return ReservedFields(name.lower().encode() for name in names)
 
 

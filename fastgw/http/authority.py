@@ -1,8 +1,8 @@
 """Host and port of a request: the `Host` field and the authority of an absolute-form target (RFC 9110 section 7.2).
 
 The parser accepts less than the grammar of RFC 3986. A name consists of letters, digits, `-`, `.`, `_` and `~`: escapes
-and sub-delimiters (a comma would make a list) are not used in DNS, and servers read them differently. Labels are not
-empty, except for one dot at the end. A port is 1 to 65535 without leading zeros, and not empty after its colon. The
+and sub-delimiters (a comma would make a list) are not used in DNS, and servers interpret them differently. Labels are
+not empty, except for one dot at the end. A port is 1 to 65535 without leading zeros, and not empty after its colon. The
 only IP literals are IPv6 addresses without a zone.
 """
 
@@ -25,11 +25,11 @@ DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 @final
 class Authority(NamedTuple):
     text: bytes
-    """Authority as sent, in lower case."""
+    """Authority as sent, lower-cased."""
     host: bytes
     """Host without port and last dot, in lower case; an IPv6 address in its brackets."""
     port: int | None
-    """None when none was sent."""
+    """Port as sent; None: none was sent."""
 
     def same_as(self, other: "Authority", scheme: bytes) -> bool:
         """Whether both name the same host and port; a missing port is the default port of `scheme`."""
@@ -37,7 +37,7 @@ class Authority(NamedTuple):
         return self.host == other.host and (self.port or default) == (other.port or default)
 
 
-@lru_cache(maxsize=1024)  # bounded in bytes too: anything longer than a name and a port is refused and not stored
+@lru_cache(maxsize=1024)  # the cache is bounded in bytes too, because long values are rejected first
 def parse_authority(value: bytes) -> Authority:
     """Read `host[:port]`. Raises `Malformed` (400)."""
     text = value.lower()

@@ -13,10 +13,10 @@ from fastgw.http.path_normalization import normalize
 
 @final
 class BuiltRequestHead:
-    """Head of a request of the gateway's own (`messages.RequestHead`).
+    """Head of a request made by the gateway (`messages.RequestHead`).
 
-    `target`: path and query. `body_length`: bytes of its body; None: unknown until it ends. Raises `Malformed` or
-    `ValueError` for an invalid method, authority, target or field, and for fields that the gateway writes itself.
+    `target`: path and query. `body_length`: bytes of its body; None: unknown until its end. Raises `Malformed` or
+    `ValueError` for an invalid method, authority, target or field, and for fields that the gateway sets itself.
     """
 
     __slots__ = (

@@ -9,7 +9,7 @@ HOP_BY_HOP: Final = frozenset(
 """Hop-by-hop fields (RFC 9110 section 7.6.1), and framing, which each hop writes itself."""
 
 WRITTEN_HERE: Final = HOP_BY_HOP | {b"host"}
-"""Fields of a request that the gateway writes itself, in place of the values that the client sent."""
+"""Fields of a request that the gateway sets itself, replacing those of the client."""
 
 FORWARDING: Final = frozenset(
     b"forwarded x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "

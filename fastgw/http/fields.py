@@ -43,7 +43,7 @@ class Fields:
 
     @classmethod
     def parse(cls, raw: bytes, start: int, without: Container[bytes] = ()) -> "Fields":
-        """Read the field lines of a head that was judged well-formed; the first of them begins at `start`.
+        """Parse the field lines of a valid head; the first of them begins at `start`.
 
         Lines whose lower-case name is in `without` are skipped.
         """
@@ -55,19 +55,19 @@ class Fields:
         return fields
 
     def get(self, name: bytes) -> bytes | None:
-        """The value of the first line called `name`."""
+        """Return the value of the first line called `name`."""
         wanted = name.lower()
         return next((value for known, value in self._lines if known.lower() == wanted), None)
 
     def get_all(self, name: bytes) -> list[bytes]:
-        """The values of all lines called `name`, in order."""
+        """Return the values of all lines called `name`, in order."""
         wanted = name.lower()
         return [value for known, value in self._lines if known.lower() == wanted]
 
     def set(self, name: bytes, value: bytes) -> None:
         """Set one line called `name`, in the place of the first such line or twin, or at the end if there is none.
 
-        Raises `ValueError` for a name or value that would not stay one field line.
+        Raises `ValueError` for a name or value that is not valid in a single field line.
         """
         line = _checked(name, value)
         wanted = folded(name)
@@ -136,12 +136,12 @@ class Fields:
 
 
 def folded(name: bytes) -> bytes:
-    """The name that all twins have in common: in lower case, with hyphens in place of other punctuation."""
+    """Return the common form of a name and its twins: in lower case, with hyphens in place of other punctuation."""
     return name.translate(_FOLDED)
 
 
 def without(lines: bytes, names: Container[bytes]) -> bytes:
-    """Serialized field lines, each with its CRLF, without those whose `folded` name is in `names`."""
+    """Return serialized field lines, each with its CRLF, without those whose `folded` name is in `names`."""
     kept = [line for line in lines.split(b"\r\n") if folded(line.partition(b":")[0]) not in names]
     return b"\r\n".join(kept)
 

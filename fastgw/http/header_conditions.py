@@ -29,5 +29,5 @@ def has_value(name: bytes, wanted: bytes, values: Sequence[bytes]) -> bool:
 
 
 def _members(value: bytes) -> list[bytes]:
-    """Return the members of a list; empty ones are ignored (RFC 9110 section 5.6.1)."""
+    """Return the members of a list without empty ones (RFC 9110 section 5.6.1)."""
     return [member for part in value.split(b",") if (member := part.strip(b" \t"))]

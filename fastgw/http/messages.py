@@ -14,7 +14,7 @@ AS_DECLARED: Final = -3
 
 
 class Head(Protocol):
-    """The common part of both kinds of messages."""
+    """Common interface of request and response heads."""
 
     @property
     def version(self) -> int:
@@ -29,7 +29,7 @@ class Head(Protocol):
         """Lower-case protocols that the sender offers to switch to (RFC 9110 section 7.8); never h2c."""
 
     def fields(self) -> Fields:
-        """All fields except those that the sender named as hop-by-hop; to read, and to change the forwarded message."""
+        """All fields except those that the sender named as hop-by-hop; changes to them are forwarded."""
 
     def edited(self) -> Fields | None:
         """Return the fields if one of them was changed. None: the message can be sent with its lines as received, in
@@ -44,18 +44,18 @@ class Head(Protocol):
 
 
 class RequestHead(Head, Protocol):
-    """The head of a request that was parsed and checked."""
+    """Request head, parsed and validated."""
 
     @property
     def method(self) -> bytes: ...
 
     @property
     def scheme(self) -> bytes:
-        """`http` or `https` if the request itself states it, else empty."""
+        """`http` or `https` if the request itself states it, otherwise empty."""
 
     @property
     def authority(self) -> bytes:
-        """Host in lower case, its port as sent. Empty only when an HTTP/1.0 client sent none."""
+        """Host in lower case, its port as sent. Empty only if an HTTP/1.0 request has none."""
 
     @property
     def host(self) -> bytes:
@@ -66,7 +66,7 @@ class RequestHead(Head, Protocol):
 
     @property
     def request_target(self) -> bytes:
-        """Path and query as sent; the whole URL if a client sent that."""
+        """Path and query as sent; the whole URL for absolute-form."""
 
     @property
     def raw_path(self) -> bytes:
@@ -82,7 +82,7 @@ class RequestHead(Head, Protocol):
 
     @property
     def query(self) -> bytes | None:
-        """Query after the first `?`; None when there is no `?`."""
+        """Query after the first `?`; None without a `?`."""
 
     @property
     def sized(self) -> bool:
@@ -90,7 +90,7 @@ class RequestHead(Head, Protocol):
 
     @property
     def connect_protocol(self) -> bytes:
-        """Protocol that an extended CONNECT of HTTP/2 asks for (RFC 8441), also among `upgrade`; empty: it is none."""
+        """Protocol requested by an extended CONNECT of HTTP/2 (RFC 8441), also in `upgrade`; empty: none."""
 
     @property
     def expects_continue(self) -> bool:
@@ -128,7 +128,7 @@ class RequestHead(Head, Protocol):
 
 
 class ResponseHead(Head, Protocol):
-    """The head of a response that was parsed and checked."""
+    """Response head, parsed and validated."""
 
     @property
     def status(self) -> int: ...

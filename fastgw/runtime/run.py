@@ -41,17 +41,17 @@ def run_gateway(
     follow_files: bool = False,
     name: str = "",
 ) -> None:
-    """Serve until a signal ends it. In an upgrade: go on with what the program before this one has left.
+    """Serve until a signal ends it. After an upgrade: continue with the state of the previous program.
 
-    `load`: reads the configuration of a first start. `follow_files`: take it anew whenever its files change.
-    `name`: how commands may call it.
+    `load`: reads the configuration at the first start. `follow_files`: reload whenever its files change. `name`: name
+    of the gateway for commands.
     Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `CallRefused`, `IncompatibleHandover`.
     """
     kernel.verify()
-    openssl.verify()  # in a child, while there is no thread yet
+    openssl.verify()  # in a child, before there are threads
     trial, past = HandoverState.read(PREFLIGHT), HandoverState.read(TAKE_OVER)
     if trial is not None:
-        when_alone(signal.SIGKILL)  # nobody is left to become us
+        when_alone(signal.SIGKILL)  # no program is left to replace
     handover = trial or past
     if handover is None or not handover.sources:
         loaded = load()
@@ -81,17 +81,17 @@ def run_gateway(
         known_notes=map(key_of, notes),
         rest=gateway.config,
     )
-    del loaded, settings  # they may be large, and children would be born with them
+    del loaded, settings  # they may be large, and children would inherit them
     if trial is not None:
         preflight(trial, accepted, gateway)
-        raise SystemExit(PASSED)  # and nothing but this: a program that does nothing ends well too
+        raise SystemExit(PASSED)  # its own status: a program that does nothing exits with 0
     with ExitStack() as opened:
         if past is None:
             node_state = open_node_state(accepted, gateway, inherited(), opened)
             log_notes(new_among(notes, ()))
         else:
             node_state = take_over(past, accepted, gateway, opened)
-            ready_fd = None  # it was told, and the number may be another's now
+            ready_fd = None  # already written; the number may be reused
         node_state.follows_files, node_state.name = follow_files, name
         try:
             claimed = -1 if past is None else past.quota_claim

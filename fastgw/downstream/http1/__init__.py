@@ -1,1 +1,1 @@
-"""The client's side of HTTP/1: connections, the heads that are rejected, the framing of responses."""
+"""Client side of HTTP/1: connections, rejected heads, the framing of responses."""

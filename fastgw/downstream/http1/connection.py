@@ -2,8 +2,8 @@
 
 It handles the bytes and timeouts of HTTP/1; the parser checks requests, and the exchange handles them. Rule 1: a phase
 changes together with its deadline. Rule 2: at most one exchange is in flight; pipelined bytes wait in `_ahead` from
-`_at` on, up to 64 KiB, and reading continues so that a client that leaves is noticed. Rule 3: bytes are held in one
-place only: those of a body in its relay or in the transport, never in both.
+`_at` on, up to 64 KiB, and reading continues so that a disconnect is detected. Rule 3: the bytes of a body are buffered
+in its relay or in the transport, never in both.
 """
 
 import asyncio
@@ -69,11 +69,12 @@ log = logging.getLogger("fastgw.downstream")
 AHEAD_ENOUGH: Final = READ_BYTES // 2
 """Number of pipelined bytes at which reading pauses, until fewer are left.
 
-One more read may be in progress, and with TLS a part of a record: so a client has 64 KiB read ahead at most.
+One more read may be in progress, and with TLS a part of a record: at most 64 KiB are read ahead per client.
 """
 REQUESTS_PER_TURN: Final = 16
-"""Maximum number of pipelined requests that are answered in one turn of the event loop: 1,200 fit into one read, and
-take 150 ms."""
+"""Maximum number of pipelined requests that are answered in one iteration of the event loop: 1,200 fit into one read,
+and take 150 ms.
+"""
 LINGER_IDLE_S: Final = 5.0
 LINGER_TOTAL_S: Final = 30.0
 """Lingering close: seconds for which data from the client is read and dropped after a response that ended the
@@ -82,10 +83,11 @@ connection early.
 Closing at once would reset the connection, and the client might lose the response (RFC 9112 section 9.6).
 """
 LAST_REQUEST_S: Final = 1.0
-"""Seconds for which a drain waits for one more request on an idle connection: it may be in transit, and would be lost.
+"""Seconds for which a drain waits for one more request on an idle connection: it may be in transit, and would otherwise
+be lost.
 """
 PREFACE_HEAD: Final = PREFACE[:18]
-"""The preface of HTTP/2, as far as it looks like a request."""
+"""First bytes of the HTTP/2 preface that look like a request."""
 _CLOSE: Final = b"Connection: close\r\n"
 TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
@@ -132,31 +134,31 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.listener = listener
         self.peer = peer
         self.phase: ClientPhase = IDLE
-        self._stream: Http1Stream | None = None  # made for the first request that has an exchange
-        self.fast_path: FastPath | None = None  # made for the first request that takes it
-        self.is_fast = False  # whether it is under way, in place of an exchange
+        self._stream: Http1Stream | None = None  # created for the first request with an exchange
+        self.fast_path: FastPath | None = None  # created for the first request on the fast path
+        self.is_fast = False  # whether a request on the fast path is in flight
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._ahead = b""  # bytes of the next head, or sent ahead of their turn; empty as soon as all of it is taken
-        self._at = 0  # where in it the next request begins
+        self._ahead = b""  # received bytes of the next requests, or read ahead; empty once they are processed
+        self._at = 0  # offset of the next request in it
         self._searched = 0
-        self._trusts = listener.trusts  # has judged `peer`
-        self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
+        self._trusts = listener.trusts  # used to evaluate `peer`
+        self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
-        self._asks = False  # is one of the listener's `askers`
+        self._asks = False  # counted in the listener's `askers`
         self.read_since_rest = 0
-        self.resting = False  # until others have had their turn (`Rests`)
-        self.closing = False  # the response that goes out next is the last one
+        self.resting = False  # until other connections were served (`Rests`)
+        self.closing = False  # the next response is the last one
         self._buffer = server.worker_loop.read_buffer
         self.paused = False
-        self._stopped = False  # the transport does not read; but for the moments of `_beginning` as `paused` has it
-        self._beginning = False  # a request with a body: whether reading has to pause is seen when its turn is over
+        self._stopped = False  # reading of the transport is paused; updated late while `_beginning`
+        self._beginning = False  # a request with a body begins: reading is paused or resumed at the end
         self.write_paused = False
         self._starting = False
         self._unsent = 0
         self._linger_end = inf
         self._socket = -1
-        self.fd = -1  # of a plain connection, to send on without the transport; only while nothing waits there
+        self.fd = -1  # plain socket for direct sends, while the transport's buffer is empty
 
     def __repr__(self) -> str:
         under_way = self.fast_path if self.is_fast else self.exchange
@@ -179,21 +181,21 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """The exchange in flight, unless it is on the fast path."""
         return None if self._stream is None else self._stream.exchange
 
-    # what the loop tells
+    # calls of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
-        transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+        transport = cast(asyncio.Transport, transport)  # uvloop's has the methods, not the class
+        transport.set_write_buffer_limits(high=0)  # pause as soon as the kernel accepts no more
         self.fd = transport.get_extra_info("socket").fileno()
         refused = self.server.admit(self.peer)
         if refused is None:
             self.attach_transport(transport, self.server.address_limit)
         else:
             self.transport, self._socket = transport, self.fd
-            self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
+            self._refuse_unread(refused, linger=False)  # load shedding: no lingering
 
     def attach_transport(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
-        """Start a connection that is counted in the node's limits, `address_limit` among them."""
+        """Start a connection that is counted in the node's limits, including `address_limit`."""
         self.transport = transport
         self._socket = transport.get_extra_info("socket").fileno()
         self._address_limit = address_limit
@@ -203,7 +205,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.watch(self.server.timeouts.request_headers)
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
-        """Set the trusted proxies of the time when the handshake began; the tables may have changed since."""
+        """Set the trusted proxies as of the handshake; the tables may have changed since."""
         self._trusts, self._vouched = trusts, vouched
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -254,7 +256,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._forget()
 
     def peer_left(self) -> None:
-        """Handle a client that has closed its side while it waited for a response: there is nobody to read it (as in
+        """Handle a client that has closed its side while it waits for a response: there is no receiver for it (as in
         nginx).
 
         A response that was already handed over is still sent; further requests of the client are dropped.
@@ -298,7 +300,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         elif self.write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
             self.watch(self._write_timeout())
-        else:  # the client does not take its answer, or does not close
+        else:  # the client does not read its response, or does not close
             if self._under_way() is not None:
                 self._break_off(Fault.CLIENT_STALLED)
             self.abort()
@@ -307,13 +309,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         """Seconds in which the client has to read some of what it is sent."""
         return self.stream.tunnel_timeout if self.phase is TUNNEL else self.server.timeouts.response_idle
 
-    # reading requests
+    # requests
 
     def _read_requests(self) -> None:
-        """Serve the requests that have arrived while they are answered at once, but at most those of one turn."""
+        """Serve received requests while they are answered at once, up to the maximum per loop iteration."""
         server = self.server
         left = REQUESTS_PER_TURN
-        while not self.resting:  # else `end_rest` goes on
+        while not self.resting:  # otherwise `end_rest` continues
             ahead, at = self._ahead, self._at
             try:
                 end = find_head_end(ahead, self._searched, at)
@@ -339,7 +341,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return None
 
     def _speak_http2(self, received: bytes) -> None:
-        """The client begins with HTTP/2's preface: hand the connection over, with its places in the limits."""
+        """Handle the HTTP/2 preface of a client: pass the connection on, with its permits of the limits."""
         server, transport = self.server, self.transport
         self.phase = LOST[self.phase]
         self._wheel.drop(self)
@@ -348,19 +350,19 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         server.speak_http2(self.listener, self.peer, transport, self.fd, self._address_limit, received)
 
     def _take_up_to(self, end: int) -> None:
-        """Remove the pipelined bytes up to `end`: they were handed over."""
+        """Remove the pipelined bytes up to `end`: they were passed on."""
         if end < len(self._ahead):
             self._at = end
         else:
             self._ahead, self._at = b"", 0
 
     def _has_enough(self) -> bool:
-        """Whether so many pipelined bytes are held that reading pauses. The rest of a body does not count."""
+        """Whether enough pipelined bytes are buffered to pause reading. The rest of a body does not count."""
         stream = self._stream
         return (stream is None or stream.reader is None) and len(self._ahead) - self._at >= AHEAD_ENOUGH
 
     def _wait_for_more(self, end: int) -> None:
-        """Wait for the rest of the head, unless it is too long already; `end` is where it ends, or -1."""
+        """Wait for the rest of the head, unless it is too long already; `end`: end of the head, or -1."""
         most = self.server.header_bytes
         received = self._ahead[self._at :]
         if received[0] not in TOKEN_START:
@@ -371,20 +373,20 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self._read_on()
         if self.phase is IDLE:
             self.phase = HEAD_BEGUN[self.phase]
-            if self.requests:  # a first head's time runs since the connection was made
+            if self.requests:  # the time of the first head runs from the connect
                 self.watch(self.server.timeouts.request_headers)
         return None
 
     def _go_on(self) -> None:
-        """Continue with pipelined requests, after other connections have had their turn."""
+        """Continue with pipelined requests, after other connections were served."""
         if self.phase is IDLE and self._ahead:
-            self._read_on()  # also to see it leave: while nothing was under way its leaving meant nothing
+            self._read_on()  # also to detect a disconnect
             self._read_requests()
             if self.phase is not HEAD and self._has_enough():
                 self.pause()
 
     def _serve(self, head: Http1RequestHead) -> None:
-        """Begin an exchange. The bytes after its head, its body or the next request, are in `_ahead`."""
+        """Begin an exchange. `_ahead` contains the bytes after its head: its body or the next request."""
         listener = self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
@@ -411,7 +413,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                         self.is_fast = True
                         fast_path.send_request(head, route, params)
                         return
-                    if not length and not plan.checks_path:  # else `choose` has to judge it
+                    if not length and not plan.checks_path:  # otherwise `choose` has to check it
                         fast_match = match
         chain = early if fast_match is None else fast_match[0].chain
         stream = self._stream or self.stream
@@ -438,8 +440,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._begun(piece)
 
     def _begun(self, piece: bytes) -> None:
-        """Handle a request whose body is incomplete, and which was forwarded or waits. `piece`: the last received part
-        of the body."""
+        """Handle a request that was forwarded or waits, and whose body is incomplete. `piece`: the last received part
+        of the body.
+        """
         self._beginning = False
         self._stop_or_start()
         stream = self.stream
@@ -457,7 +460,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             return False
         self._trusts = listener.trusts
         peer = listener.reassess(self.peer)
-        if peer is not self.peer:  # what is under way goes on with the peer that it began with
+        if peer is not self.peer:  # the exchange in flight continues with its peer
             self.peer, self.fast_path = peer, None
         return True
 
@@ -471,7 +474,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if stream is not None and reader is not None and self._ahead:
             exchange = stream.exchange
             stream.read_body_ahead(reader)
-            if stream.reader is None and stream.exchange is exchange:  # the body has ended; behind it may be more
+            if stream.reader is None and stream.exchange is exchange:  # the body has ended; further bytes may follow
                 if self._has_enough():
                     self.pause()
                 else:
@@ -481,12 +484,12 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if not self._stopped and not self.resting and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    # what the stream asks for the body of its request
+    # calls of the stream about the request's body
 
     def begin_body(self, stream: Http1Stream, reader: BodyReader) -> bytes:
         """Read the received part of a body. Returns the last piece."""
         self._beginning = True
-        self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
+        self.paused = False  # if it was paused for bytes read ahead, they belong to this body
         if not reader.assured:
             self._buffer = self.server.worker_loop.medium_buffer
         piece = stream.read_body_ahead(reader)
@@ -497,7 +500,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return piece
 
     def take_ahead(self, assured: int) -> bytes:
-        """Take a piece of the pipelined bytes: `assured` bytes, or as much as one read if `assured` is 0."""
+        """Return a piece of the pipelined bytes: `assured` bytes, or at most one read if `assured` is 0."""
         if not self._ahead:
             return b""
         end = self._at + (assured or min(len(self._buffer), MEDIUM_READ_BYTES))
@@ -527,7 +530,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 self._stop_or_start()
 
     def resume(self) -> None:
-        """Resume reading, unless enough pipelined bytes are held: then after they were answered."""
+        """Resume reading, unless enough pipelined bytes are buffered: then it resumes after they were processed."""
         if self.paused and not self._has_enough():
             self._read_on()
             if not self.write_paused and self.phase is ACTIVE:
@@ -537,7 +540,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         if self._stream is not None:
             self._stream.watch_body()
         else:
-            self.deadline = inf  # the fast path has it, and its body with it
+            self.deadline = inf  # the fast path has the body already
 
     def _read_on(self) -> None:
         if self.paused:
@@ -560,7 +563,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             if not self.resting:
                 self.transport.resume_reading()
 
-    # the client's side of the fast path (`FastPathClient`)
+    # client side of the fast path (`FastPathClient`)
 
     def answer_fast(
         self,
@@ -598,13 +601,13 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         self.stream.exchange = exchange
 
     def _under_way(self) -> Exchange | None:
-        """Return the exchange in flight; one is made if it is on the fast path."""
+        """Return the exchange in flight; for a request on the fast path, one is created."""
         if self.is_fast:
             assert self.fast_path is not None
             self.fast_path.leave_fast_path()
         return self.exchange
 
-    # what the stream asks
+    # calls of the stream
 
     def begin_tunnel(self, message: bytes) -> bytes:
         """Send `message` and start the tunnel. Returns the bytes that the client has already sent."""
@@ -614,7 +617,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         send(self.fd, message, self.transport, self.write_paused)
         ahead = self._ahead[self._at :]
         self._ahead, self._at = b"", 0
-        self.resume()  # first: what was sent ahead may be more than the target takes
+        self.resume()  # first, because the target may not accept all that was read ahead
         return ahead
 
     def tunnel_begun(self) -> None:
@@ -626,7 +629,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             loop.call_soon(self.drain)
 
     def response_sent(self, unread: bool) -> None:
-        """Handle a response that was handed over completely. `unread`: its request has not ended."""
+        """Handle the end of a response. `unread`: its request has not ended."""
         self.requests += 1
         if self.closing:
             self._end(unread)
@@ -653,7 +656,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             wheel.file(self, deadline)
         if self.paused:
             self.resume()
-        if self._ahead and not self._starting:  # else the loop in `_read_requests` goes on with it
+        if self._ahead and not self._starting:  # otherwise the loop in `_read_requests` continues
             self._read_requests()
 
     def _refuse_unread(
@@ -665,11 +668,11 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         exchange = stream.exchange = new_exchange(head, stream, self.listener, self.peer, self.listener.early)
         self.phase = REQUEST[self.phase]
         self.closing = True
-        self._ahead, self._at = b"-" if linger else b"", 0  # something unread: so it lingers
+        self._ahead, self._at = b"-" if linger else b"", 0  # unread data causes lingering
         exchange.fail(fault, detail)
 
     def refuse(self, fault: Fault, received: bytes) -> None:
-        """Answer a connection that will not be served, whatever it has sent, and close."""
+        """Answer a connection that will not be served, ignoring its data, and close."""
         self._refuse_unread(fault, None, received)
 
     def _break_off(self, fault: Fault) -> None:
@@ -694,14 +697,14 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def _linger(self) -> None:
         self.phase = LAST_RESPONSE[self.phase]
         self._ahead, self._at = b"", 0
-        if not self.write_paused:  # else the client has the time for it that it has for every answer
+        if not self.write_paused:  # otherwise the client's write timeout applies
             self._watch_rest()
         self.transport.write_eof()
         if self.paused:
             self.resume()
 
     def _watch_rest(self) -> None:
-        """Limit the time for the rest of the request, after the response was sent."""
+        """Start the timeout for the rest of the request, after the response was sent."""
         self._linger_end = self._wheel.now + LINGER_TOTAL_S
         self.watch(LINGER_IDLE_S)
 
@@ -722,7 +725,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self._wheel.drop(self)
             self._ahead, self._at = b"", 0
             if not self.is_fast:
-                self.fast_path = self._stream = None  # which lead back here: only the collector would find the circle
+                self.fast_path = self._stream = None  # avoids a reference cycle
             self._ask_no_more()
             self.server.worker_loop.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
@@ -743,8 +746,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     # drain
 
     def leave(self) -> None:
-        """Prepare to close, because the listener is closing: the next response that can still announce it is the last
-        one."""
+        """Prepare to close, because the listener closes: the next response whose head is not sent yet is the last
+        one.
+        """
         exchange = self.exchange
         if self.is_fast or (exchange is not None and exchange.state < ANSWERING):
             self.closing = True

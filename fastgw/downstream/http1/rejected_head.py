@@ -1,7 +1,7 @@
 """Rejected head: stands for a request that could not be parsed, so that its rejection is answered and logged like any
 other.
 
-Its content is for the log only. No decision depends on it: the request was refused already.
+Its content is for the log only: the request is rejected in any case.
 """
 
 import re
@@ -12,7 +12,7 @@ from fastgw.http.http1.parser import Http1RequestHead
 MOST: Final = 8192
 """Maximum bytes of the request that are inspected."""
 _LINE: Final = re.compile(rb"([!-~]{1,32}) ([^ \r\n]*)")
-# Up to the last `@`: the end of the authority is not certain here, and a password may contain anything.
+# Up to the last `@`: the end of the authority is unknown here, and a password may contain any character.
 _USERINFO: Final = re.compile(rb"\A((?:[^/@]*:)?//|(?!/))[^ ]*@")
 
 

@@ -26,7 +26,7 @@ LENGTH, CHUNKED, CLOSE = Ending
 def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bool) -> tuple[Ending, int]:
     """Return how the end of the body is signalled, and its length for the head (see `serializer.response`).
 
-    `payload`: its first bytes; `ended`: they are all.
+    `payload`: first bytes of the body; `ended`: the body is complete.
     """
     head = response.head
     length = response.body_length
@@ -55,7 +55,7 @@ def _length_without_body(exchange: Exchange, head: ResponseHead, status: int) ->
     if head.status == 204:
         return serializer.UNFRAMED
     if head.body_length is not None and head.first(b"content-length") is not None:
-        return head.body_length  # for HEAD, or with a 304: as for GET
+        return head.body_length  # for HEAD and 304: the length for GET
     return serializer.UNFRAMED if exchange.method == b"HEAD" or head.status == 304 else 0
 
 
@@ -67,7 +67,7 @@ def own_answer(
     last: bytes,
     request_id: bytes,
 ) -> bytes:
-    """Serialize a response of the gateway itself; `serializer.response` serializes the others."""
+    """Serialize a response of the gateway itself; others are serialized by `serializer.response`."""
     lines, dropped = response.added, response.dropped
     if request_id:
         lines += serializer.id_line(request_id)
@@ -83,7 +83,7 @@ def own_answer(
 
 
 def switching_head(exchange: Exchange) -> bytes:
-    """The head of a 101 response."""
+    """Return the head of a 101 response."""
     response = exchange.response
     assert response is not None
     head = response.head

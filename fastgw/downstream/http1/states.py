@@ -20,7 +20,7 @@ class ClientPhase(IntEnum):
     CLOSED = 8
 
 
-# PERF: a member by a name of its own costs nothing, through its class 68 ns (CPython 3.11).
+# PERF: module-level names; through the class each access costs 68 ns (CPython 3.11).
 IDLE, HEAD, ACTIVE, FLUSHING, TUNNEL, LINGERING, CLOSING, CLOSED = ClientPhase
 
 EVENTS: Final[list[Event[ClientPhase]]] = []
@@ -30,7 +30,7 @@ REQUEST: Final = Event(
     "REQUEST",
     {
         IDLE: ACTIVE,
-        HEAD: ACTIVE,  # also for input that is not a valid request, or was too late: it is answered like one
+        HEAD: ACTIVE,  # also for invalid input and timeouts, which get a response
     },
     EVENTS,
 )
@@ -41,10 +41,10 @@ LAST_RESPONSE: Final = Event("LAST_RESPONSE", {ACTIVE: LINGERING}, EVENTS)
 CLOSE: Final = Event(
     "CLOSE",
     {
-        IDLE: CLOSING,  # no more requests
+        IDLE: CLOSING,  # no further requests
         ACTIVE: CLOSING,
-        FLUSHING: CLOSING,  # the client has gone
-        TUNNEL: CLOSING,  # both sides have ended it
+        FLUSHING: CLOSING,  # the client has disconnected
+        TUNNEL: CLOSING,  # both directions have ended
     },
     EVENTS,
 )

@@ -1,8 +1,8 @@
 """The client side of one exchange on an HTTP/1 connection: it receives the request's body and sends the response.
 
 The stream interprets the bytes; the connection decides when to read and how to write. Rule 1: a stream has one exchange
-at a time, and none between two requests; HTTP/1 has one stream per connection, so it is reused. Rule 2:
-bytes are held by a body's relay or by the transport, never by both, and never here.
+at a time, and none between two requests; HTTP/1 has one stream per connection, so it is reused. Rule 2: bytes are
+buffered in a body's relay or in the transport, never in both, and never here.
 """
 
 import asyncio
@@ -56,11 +56,11 @@ class Http1Stream:
         self.exchange: Exchange | None = None
         self.waiting: Waited | None = None
         self.reader: BodyReader | None = None
-        """The reader of the request body that is being received; None: there is none."""
+        """Reader of the request body that is being received; None: there is none."""
         self.body_goes_to = -1
         self.tunnel_timeout = inf
-        """Seconds in which the client of a tunnel has to read some of the data that it is sent."""
-        self._body_bytes = inf  # at most so many
+        """Seconds in which the client of a tunnel has to read some of the data sent to it."""
+        self._body_bytes = inf  # maximum length
         self._asked_to_continue = True
         self._ending = LENGTH
         self._tunnel_ends = 0
@@ -92,18 +92,15 @@ class Http1Stream:
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
 
-    # the request's body
+    # request body
 
     def expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bytes | None:
-        """Prepare for a body, if there is one, and read its received part. None: the exchange has ended.
-
-        Returns the last part that was read.
-        """
+        """Prepare for a body, if there is one, and return its received part. None: the exchange has ended."""
         connection = self._connection
         limit = connection.server.body_bytes
         payload = head.payload
         if head.length > limit:
-            exchange.request_body = Relay(connection, head.body_length)  # of which nothing was read
+            exchange.request_body = Relay(connection, head.body_length)  # nothing was read yet
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
             return None
         if payload is not None:
@@ -123,8 +120,8 @@ class Http1Stream:
         return piece
 
     def read_body_ahead(self, reader: BodyReader) -> bytes:
-        """Read the part of the body that was received in advance, up to the limit of one turn. Returns the
-        last part.
+        """Read the part of the body that was received in advance, up to the maximum per loop iteration. Return its last
+        part.
         """
         piece = b""
         connection = self._connection
@@ -161,7 +158,7 @@ class Http1Stream:
                 body.last(payload)
             body.end(reader.trailers)
         else:
-            self._asked_to_continue = True  # or it sends without being asked
+            self._asked_to_continue = True  # or it sends without a 100
             self.watch_body()
             if payload:
                 body.feed(payload)
@@ -170,12 +167,12 @@ class Http1Stream:
             connection.read_into(worker_loop.buffer_for(chunk, payload, reader.assured, self.body_goes_to))
 
     def watch_body(self) -> None:
-        """Start the client's timeout for the next piece of the body, if the gateway waits for the client."""
+        """Start the client's timeout for the next piece of the body, if the gateway waits for it."""
         connection = self._connection
         if connection.write_paused:
-            return  # only the time in which the client reads its response counts
+            return  # the client's write timeout applies instead
         answered = self.exchange is not None and self.exchange.response is not None
-        # Once a response arrives, the upstream's timeout counts: nothing waits for the rest of the request.
+        # From the response on, the upstream's timeout applies: nothing waits for the rest of the request.
         if self.reader is not None and not connection.paused and self._asked_to_continue and not answered:
             connection.watch(connection.server.timeouts.request_body_idle)
         else:
@@ -186,7 +183,7 @@ class Http1Stream:
     def send_interim(self, head: ResponseHead | None) -> None:
         assert self.exchange is not None
         if self.exchange.head.version < 11:
-            return  # HTTP/1.0 knows no interim responses
+            return  # HTTP/1.0 has no interim responses
         if head is None or head.status == 100:
             self._asked_to_continue = True
             self.watch_body()
@@ -220,7 +217,7 @@ class Http1Stream:
             status, dropped, added = response.status, response.dropped, response.added
             shown = exchange.id_shown
             message = serializer.response(head, status, dropped, added, payload, length, date_line, last, shown)
-        waits = connection.write_paused  # perhaps since before there was a source to pause
+        waits = connection.write_paused  # it may be paused since before the source was set
         send(connection.fd, message, connection.transport, waits)
         if ended:
             self._complete(exchange)
@@ -252,7 +249,7 @@ class Http1Stream:
         connection = self._connection
         connection.record()
         if self._ending is CLOSE:
-            # A plain close would be mistaken for the end of the body.
+            # A plain close would look like the end of the body.
             sock = connection.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             connection.abort()
@@ -308,9 +305,7 @@ class Http1Stream:
             self._connection.resume()
 
     def end_of_tunnel(self, end: int = 0) -> None:
-        """Handle the end of one direction; 0: of no further one. The tunnel ends with both; during a drain with
-        either.
-        """
+        """Handle the end of one direction; 0: of none. The tunnel ends with both; during a drain with either."""
         self._tunnel_ends = ends = self._tunnel_ends | end
         exchange = self.exchange
         if exchange is not None and (ends == _BOTH or (ends and self._connection.server.draining)):

@@ -1,7 +1,7 @@
 """TLS of a client's connection: its handshake, the counters of its outcome, and clients that do not speak TLS.
 
-Rule: the protocol above learns of a connection only when its handshake is complete; until then only the server knows
-it. After the handshake `eventloop.tls_transport` takes over.
+Rule: the protocol above is connected when the handshake is complete; until then only the server has the connection.
+After the handshake `eventloop.tls_transport` takes over.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ An alert of the client is `CLIENT_REFUSED`; other errors are broken TLS.
 
 @final
 class _Limit(Timed):
-    """The deadline of a handshake."""
+    """Deadline of a handshake."""
 
     __slots__ = ("_handshake",)
 
@@ -114,10 +114,10 @@ class TlsConnection(TlsTransport):
     def __init__(
         self, server: "Server", listener: "Listener", peer: Peer, local: tuple[str, int] | None = None
     ) -> None:
-        """`local`: what the client has connected to, if not our end of the socket."""
+        """`local`: the address that the client has connected to, if it is not that of the socket."""
         super().__init__(server.worker_loop)
         self._local = local
-        self._server_name = ""  # that the client of a TCP listener asks for
+        self._server_name = ""  # requested by the client of a TCP listener
         self.listener = listener
         self.peer = peer
         self._server = server
@@ -126,7 +126,7 @@ class TlsConnection(TlsTransport):
         self._admitted = False
         self._address_limit: AddressLimit | None = None
         self._trusts, self._vouched = listener.trusts, b""
-        self._until = inf  # see `ServerContexts`, with which the handshake began
+        self._until = inf  # see `ServerContexts`, as of the start of the handshake
 
     def __repr__(self) -> str:
         return f"<TlsConnection {self.peer.ip} {self.stage.name} {self._above!r}>"
@@ -162,8 +162,8 @@ class TlsConnection(TlsTransport):
         self._read_hello(received)
 
     def _read_hello(self, chunk: bytes) -> None:
-        """Begin the handshake once the whole ClientHello was received: until then it costs little more than
-        its bytes.
+        """Start the handshake once the whole ClientHello was received: until then it costs little more than its
+        bytes.
         """
         hello, tls = self._hello, self.listener.tls
         assert hello is not None
@@ -177,7 +177,7 @@ class TlsConnection(TlsTransport):
         received, self._hello = bytes(hello.received), None
         if self.listener.tcp is not None:
             self._server_name = server_name_of(hello.message())
-        if tls is None:  # since the first bytes came
+        if tls is None:  # since the first bytes
             self._answer_plain(received)
             return
         offered = None if self.listener.tcp is not None else protocols_offered(hello.message())
@@ -202,7 +202,7 @@ class TlsConnection(TlsTransport):
     def _answer_plain(self, received: bytes) -> None:
         """Refuse a client that does not speak TLS.
 
-        A client that speaks HTTP gets an HTTP response; others would not understand one.
+        A client that uses HTTP gets an HTTP response.
         """
         if received[0] not in TOKEN_START or self.listener.tcp is not None:
             self._fail(HandshakeOutcome.PROTOCOL_ERROR, "the first bytes are not a TLS handshake")
@@ -231,7 +231,7 @@ class TlsConnection(TlsTransport):
         server.handshake_done(self)
         server.shaken[HandshakeOutcome.RESUMED if self._tls.session_reused else HandshakeOutcome.FULL] += 1
         self.peer.certificate = certificate
-        self._admitted = False  # from here on the protocol above owns its places in the limits
+        self._admitted = False  # the permits belong to the protocol above now
         if self.listener.tcp is not None:
             end = TlsEnd(server.worker_loop, connection := TcpConnection(server, self.listener, self.peer, self._local))
             self._open(end)
@@ -262,7 +262,7 @@ class TlsConnection(TlsTransport):
             self._fail(HandshakeOutcome.CLIENT_LEFT)
 
     def _fail(self, outcome: HandshakeOutcome, why: str = "") -> None:
-        """End a connection whose handshake failed: only the server knew of it."""
+        """End a connection whose handshake has failed: no protocol above has it."""
         if self.stage < OPEN:
             self._shut()
             server = self._server
@@ -289,11 +289,11 @@ class TlsConnection(TlsTransport):
         if limit is not None:
             self.worker_loop.wheel.drop(limit)
 
-    # the bytes after it
+    # data after the handshake
 
     def _cut_off(self) -> None:
-        """Clients often end a connection like this: requests declare their length, so a truncation is always
-        noticed.
+        """Handle a missing `close_notify`. Clients often omit it: requests declare their length, so a truncation is
+        always detected.
         """
         above = self._above
         assert above is not None

@@ -1,8 +1,8 @@
 """TLS contexts for clients, created from the contents of files as they were read, regardless of later changes.
 
 The contexts of a listener are created again when any of their inputs changes, and replace the previous ones between two
-handshakes; connections keep theirs. A ticket issued by one context is valid in the other, because both have the keys of
-the day: see `net.session_tickets`.
+handshakes; connections keep theirs. A ticket issued by one context is valid in the other, because both have the same
+keys: see `net.session_tickets`.
 """
 
 import ssl
@@ -35,7 +35,7 @@ Pair = tuple[bytes, bytes]
 
 
 def files_of(tls: ServerTls) -> frozenset[str]:
-    """The files that it is read from."""
+    """Return the files that it is read from."""
     files = {file for each in tls.certificates for file in (each.certificate, each.key)}
     if tls.client_auth is not None:
         files |= {file for file in (tls.client_auth.ca, tls.client_auth.crl) if file is not None}
@@ -64,7 +64,7 @@ class ServerContexts:
         clients expires; epoch seconds. `anew`: creates another first context, without sessions."""
         self.settings = settings
         self.alpn = alpn
-        """Protocols that a client may select by ALPN, the preferred one first."""
+        """ALPN protocols that a client may select, the preferred one first."""
         self.identity = identity
         """Equal for contexts that are interchangeable."""
         self._purpose = purpose
@@ -77,7 +77,7 @@ class ServerContexts:
         self._name_before = b""
         self._ends = sorted(ends)
         self._anew = anew
-        self._over = 0  # how many of them have passed
+        self._over = 0  # number of them that have passed
         self.until = inf
         """When currently valid tickets for client certificates become invalid: the next such time; epoch seconds."""
         self._look(time())
@@ -88,7 +88,7 @@ class ServerContexts:
 
     @property
     def first(self) -> ssl.SSLContext:
-        """The context of a handshake, and the selection that led to it."""
+        """The context of a handshake, and the selection that has led to it."""
         return self._entries[0]
 
     def use_keys(self, seeds: TicketKeySeeds) -> None:
@@ -182,7 +182,7 @@ def server_contexts(
     first = [pairs[place] for place in grouping.groups[0].places]
     for group in grouping.groups:
         yield
-        context = None  # handshakes begin with that of the first
+        context = None  # handshakes begin with the first certificate's
         if group is not grouping.groups[0]:
             context = _context(tls, held, [pairs[place] for place in group.places], alpn)
         for host in group.names:
@@ -208,7 +208,7 @@ def server_contexts(
 
 
 def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:
-    """`server_contexts` at once, for callers that only need a context. Raises `OSError`."""
+    """Like `server_contexts`, at once, for callers that need a single context. Raises `OSError`."""
     return at_once(server_contexts("", tls, held)).first
 
 
@@ -268,7 +268,7 @@ def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
 
 
 def _ends(tls: ServerTls, held: Mapping[str, bytes]) -> Iterator[float]:
-    """When each piece that verifies clients expires. Either kind may be in either file."""
+    """Return when each piece that verifies clients expires. Either kind may be in either file."""
     if tls.client_auth is not None:
         for file in (tls.client_auth.ca, tls.client_auth.crl):
             if file is not None:

@@ -15,7 +15,7 @@ from fastgw.http.http1.parser_reference import take_answer as take_answer
 from fastgw.http.http1.parser_reference import take_request as take_request
 from fastgw.http.http1.parser_reference import taken as taken
 
-# To type checkers these are the reference's, though not derived from them.
+# For type checkers these are types of the reference, although not derived from them.
 @final
 class Http1RequestHead(heads.Http1RequestHead): ...  # type: ignore[misc] # final, as the twin is
 

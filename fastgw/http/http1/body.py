@@ -23,7 +23,7 @@ class BodyReader(Protocol):
     done: bool
     """Whether the last byte of the message was fed."""
     rest: bytes
-    """Bytes that were fed after that last byte."""
+    """Bytes fed after the last byte of the message."""
 
     trailers: tuple[tuple[bytes, bytes], ...]
 
@@ -40,7 +40,7 @@ class BodyReader(Protocol):
 
 @final
 class LengthReader:
-    """A body of `length` bytes; with 0 there is none, and no second parser either."""
+    """A body of `length` bytes; with 0 there is no body, and no second parser."""
 
     __slots__ = ("_left", "_second_parser", "done", "rest")
 
@@ -119,7 +119,7 @@ _PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16}+)\r\n")
 
 
 def parse_trailers(section: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Parse trailers: from the line end before them to the empty line behind them. Raises `Malformed`."""
+    """Parse trailers: from the line end before them to the empty line after them. Raises `Malformed`."""
     if len(section) > LONGEST_TRAILERS:
         raise Malformed("The trailers are too long.", 431)
     check_fields(section, 2, MOST_TRAILERS)
@@ -132,9 +132,10 @@ def parse_trailers(section: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def plain_payload(received: bytes, at: int) -> bytes | None:
-    """The payload of a body in chunks that begins at `at` and ends exactly at the end of the received bytes.
+    """Return the payload of a chunked body that begins at `at` and ends exactly at the end of the received bytes.
 
-    None: it ends elsewhere, or has extensions or trailers. This is our own parse only: llhttp has to accept it as well.
+    None: it ends elsewhere, or has extensions or trailers. This is the first parser only: llhttp has to accept it as
+    well.
     """
     pieces: list[bytes] = []
     if not received.endswith(b"0\r\n\r\n", at):  # detects most incomplete bodies
@@ -223,7 +224,7 @@ class ChunkedReader:
         if not self.done:
             raise Malformed("The connection was closed before the last chunk.")
 
-    # for the compiled module, which reads plain chunks and leaves all others to this reader
+    # for the compiled module, which reads plain chunks and leaves others to this reader
 
     def left(self) -> int | None:
         """Remaining payload bytes of the current chunk. None: in the middle of a line, which this reader has to

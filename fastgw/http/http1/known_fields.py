@@ -9,7 +9,7 @@ from fastgw.http.grammar import IS_TOKEN, elements
 from fastgw.http.malformed import Malformed
 
 Known = dict[bytes, list[tuple[int, int, bytes]]]
-"""Lower-case name -> where each such line starts, where it ends (with its CRLF), and its value."""
+"""Lower-case name -> start and end (with its CRLF) of each such line, and its value."""
 
 _NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
     b"authorization cache-control content-encoding content-range content-type cookie date expect expires host "
@@ -26,7 +26,7 @@ class Finder:
     """Finds the lines of the fields called `names` (lower case).
 
     `refuse_twins`: `Content_Length` beside `Content-Length`, and so on, is `Malformed`. CGI and its successors treat
-    both as one field, and some of them `Content.Length` too; here they would be two.
+    both as one field, and some of them `Content.Length` too.
     """
 
     __slots__ = ("_names", "_pattern")
@@ -61,7 +61,9 @@ def spelled(names: Iterable[str], hyphen: str) -> str:
 
 
 def values_in(raw: bytes, name: bytes, at: int) -> Iterator[bytes]:
-    """The values of the field with this name, in any case, in the lines that begin after the line end at `at`."""
+    """Return the values of the field with this name, ignoring case, in the lines that begin after the line end at
+    `at`.
+    """
     # PERF: an absent name costs 0.3 us; 3.5 with a case-insensitive pattern (CPython 3.11, 15 lines).
     lowered, named = raw.lower(), b"\n%b:" % name.lower()
     while (at := lowered.find(named, at)) >= 0:
@@ -71,12 +73,12 @@ def values_in(raw: bytes, name: bytes, at: int) -> Iterator[bytes]:
 
 
 def joined(known: Known, name: bytes) -> bytes:
-    """All values of a list field as one list (RFC 9110 section 5.3)."""
+    """Return all values of a list field as one list (RFC 9110 section 5.3)."""
     return b",".join(value for _, _, value in known[name])
 
 
 def content_length(known: Known) -> int:
-    """A single number; repeated equal ones are refused too, as in llhttp (RFC 9110 section 8.6)."""
+    """Parse a single number; repeated equal ones are rejected too, as in llhttp (RFC 9110 section 8.6)."""
     lines = known[b"content-length"]
     if len(lines) > 1:
         raise Malformed("There is more than one Content-Length header.")
@@ -101,8 +103,8 @@ class ConnectionOptions(NamedTuple):
     keep_alive: bool
     upgrade: bool
     named: tuple[bytes, ...]
-    """Lower-case names of fields that `Connection` makes hop-by-hop, without those that always are and those that never
-    may be.
+    """Lower-case names of fields that `Connection` makes hop-by-hop, except those that always are and those that must
+    never be.
     """
 
 

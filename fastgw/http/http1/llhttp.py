@@ -1,7 +1,7 @@
 """Second parser: llhttp also reads every head and body byte, and has to find the same message in them.
 
-It only confirms our result: that the bytes are well-formed, whether a body follows the head, and that the message is
-complete with our last byte and not before. It runs without field callbacks, so it creates no objects, and without any
+It only confirms the result of the first parser: that the bytes are well-formed, whether a body follows the head, and
+that the message ends with the same byte. It runs without field callbacks, so it creates no objects, and without any
 leniency flags.
 """
 
@@ -11,7 +11,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 
 from fastgw.http.malformed import Malformed
 
-# Errors of llhttp for methods that it does not know, that only RTSP has, that begin like a known one, and for PRI.
+# Errors of llhttp for unknown methods, methods of RTSP only, those that begin like a known one, and PRI.
 _UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expected HTTP/2 Connection Preface")
 
 
@@ -45,7 +45,7 @@ class SecondParser:
         self._parser = parser(self._seen)
 
     def head(self, raw: bytes, body_follows: bool | None) -> None:
-        """Read exactly one head. Raises `Malformed`, also when llhttp disagrees on whether a body follows.
+        """Read exactly one head. Raises `Malformed`, also if llhttp disagrees on whether a body follows.
 
         `body_follows` None: llhttp cannot know (its response parser is not informed that the request was HEAD), and
         reads nothing after this.
@@ -53,7 +53,7 @@ class SecondParser:
         seen = self._seen
         try:
             self._parser.feed_data(raw)
-        except HttpParserUpgrade as upgrade:  # CONNECT, and a 101 response: to llhttp, HTTP ends with the head
+        except HttpParserUpgrade as upgrade:  # CONNECT or a 101 response: for llhttp, HTTP ends with the head
             if upgrade.args[0] != len(raw):
                 raise disagreement() from upgrade
         except HttpParserError as error:
@@ -62,7 +62,7 @@ class SecondParser:
             raise disagreement()
 
     def whole(self, message: bytes) -> None:
-        """Read exactly one message with a body. Raises `Malformed`, also when llhttp ends it at any other byte."""
+        """Read exactly one message with a body. Raises `Malformed`, also if llhttp ends it at another byte."""
         seen = self._seen
         view = memoryview(message)
         try:
@@ -140,7 +140,7 @@ class LongLivedParser:
         except (HttpParserError, HttpParserUpgrade):
             pass
         self._begin()
-        # The previous message may be the cause, if it left llhttp in an unexpected state: a new parser decides.
+        # The previous message may have left llhttp in an unexpected state: a new parser decides.
         SecondParser(self._parser).head(raw, body_follows=False)
 
     def whole(self, message: bytes) -> None:
@@ -148,7 +148,7 @@ class LongLivedParser:
         marks = self._marks
         try:
             self._feed(memoryview(message)[:-1])
-            early = len(marks) != 3  # which is the head
+            early = len(marks) != 3  # the end of the head
             self._feed(message[-1:])
             if not early and len(marks) == 2:
                 marks.append(None)
@@ -176,5 +176,5 @@ def refusal(part: str, error: HttpParserError) -> Malformed:
 
 
 def disagreement() -> Malformed:
-    """Return the error for bytes in which llhttp finds a different message than our parser."""
+    """Return the error for bytes in which llhttp finds another message than the first parser."""
     return Malformed("The second parser (llhttp) disagrees on where the message ends.")

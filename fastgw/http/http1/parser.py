@@ -1,7 +1,7 @@
 """Parser of request and response heads: what they mean, and how the body after them ends (RFC 9112 sections 2 to 6).
 
-A head with more than one meaning is refused, not repaired. `heads` is the reference, in front of which its compiled
-twin stands where there is one.
+An ambiguous head is rejected, not repaired. `parser_reference` is the reference; its compiled module is used if
+available.
 """
 
 from typing import TYPE_CHECKING

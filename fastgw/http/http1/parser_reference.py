@@ -34,23 +34,23 @@ _BARE_LF: Final = re.compile(rb"\n(?<!\r\n)")
 
 
 def body_buffer(size: int) -> memoryview:
-    """A buffer to read bodies into. The bytes have to be taken out of it at once, by `taken`.
+    """Return a buffer to read bodies into. The bytes have to be taken at once, by `taken`.
 
-    The compiled module hands the bytes over without a copy and allocates new ones; here they are copied.
+    The compiled module returns the memory without a copy and allocates a new buffer; here the bytes are copied.
     """
     return memoryview(bytearray(size))
 
 
 def taken(buffer: memoryview, length: int) -> bytes:
-    """The first bytes of a buffer that was read into."""
+    """Return the first bytes of a buffer that was read into."""
     return buffer[:length].tobytes()
 
 
 def find_head_end(buffer: bytes | bytearray, start: int = 0, begin: int = 0) -> int:
     """Return the index just past the first empty line, or -1 if it was not received yet.
 
-    `begin`: where the head begins in `buffer`; `start`: up to where that was searched before. Raises `Malformed` at
-    once if a bare LF shows that the head is invalid.
+    `begin`: start of the head in `buffer`; `start`: end of earlier searches. Raises `Malformed` at once if a bare LF
+    shows that the head is invalid.
     """
     end = buffer.find(b"\r\n\r\n", max(begin, start - 3))
     if end >= 0:
@@ -87,22 +87,22 @@ class _Head:
 
     raw: bytes
     http2: bool
-    """Whether it was received by HTTP/2 and rendered as HTTP/1.1."""
+    """Whether it was received by HTTP/2, and rendered as HTTP/1.1 text."""
     connect_protocol: bytes
-    """`:protocol` of an extended CONNECT (RFC 8441), which asks for a tunnel; empty: it is none."""
+    """`:protocol` of an extended CONNECT (RFC 8441), which requests a tunnel; empty: none."""
     minor: int
     """The digit after `HTTP/1.`: 0 or 1."""
     fields_start: int
     """Offset of the first field line in `raw`."""
     length: int
-    """Content-Length; 0 when there is none."""
+    """Content-Length; 0 if there is none."""
     chunked: bool
     close: bool
-    """Whether the connection cannot be used again after this message and its answer."""
+    """Whether the connection cannot be reused after this message and its response."""
     upgrade: tuple[bytes, ...]
-    """Lower-case protocols that the sender would switch to; never h2c, and none beside a body."""
+    """Lower-case protocols that the sender offers to switch to; never h2c, and none with a body."""
     connection_named: tuple[bytes, ...]
-    """Lower-case names of fields that `Connection` makes hop-by-hop; without those that always are."""
+    """Lower-case names of fields that `Connection` makes hop-by-hop, except those that always are."""
     payload: bytes | None
     """The whole body (empty if there is none), if it was received and checked with the head. None: see `body`."""
 
@@ -126,17 +126,17 @@ class _Head:
         self.http2 = True
 
     def came_by_connect(self, protocol: bytes) -> None:
-        """Note that the text was rendered from an extended CONNECT for this protocol."""
+        """Record that the text was rendered from an extended CONNECT for this protocol."""
         self.connect_protocol = protocol
 
     @property
     def body_length(self) -> int | None:
-        """Bytes of the body as declared; 0: there is none; None: only its end tells."""
+        """Bytes of the body as declared; 0: there is none; None: unknown until its end."""
         return None if self.chunked else self.length
 
     @property
     def known(self) -> Known:
-        """The lines of the fields in `KNOWN`."""
+        """Lines of the fields in `KNOWN`."""
         if self._known is None:
             self._known = self._FINDER.find(self.raw, self.fields_start)
         return self._known
@@ -148,19 +148,18 @@ class _Head:
     def fields(self) -> Fields:
         """All fields except those that `Connection` names, parsed once. Changes to them are sent.
 
-        The named ones are removed before anything is added: a sender can remove its own fields by `Connection`, never
-        ours.
+        The named ones are removed before anything is added: by `Connection` a sender can remove only its own fields.
         """
         if self._fields is None:
             self._fields = Fields.parse(self.raw, self.fields_start, self.connection_named)
         return self._fields
 
     def edited(self) -> Fields | None:
-        """The fields if one of them was changed, else None: the head can be sent as received."""
+        """The fields if one of them was changed, otherwise None: the head can be sent as received."""
         return self._fields if self._fields is not None and self._fields.changed else None
 
     def first(self, name: bytes) -> bytes | None:
-        """The first value of the field with this lower-case name as `fields` has it, without parsing the others."""
+        """Return the first value of the field with this lower-case name as in `fields`, without parsing the others."""
         if self._fields is not None:
             return self._fields.get(name)
         if self._known is not None:
@@ -175,7 +174,7 @@ class _Head:
     """Alias of `first`, as an exchange calls it."""
 
     def values(self, name: bytes) -> list[bytes]:
-        """All values of the field with this lower-case name, in order, as `fields` has them."""
+        """Return all values of the field with this lower-case name as in `fields`, in order."""
         if self._fields is not None:
             return self._fields.get_all(name)
         if name in self.connection_named:
@@ -192,7 +191,7 @@ _ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
 
 @final
 class Http1RequestHead(_Head):
-    """A request head that both parsers accepted."""
+    """A request head that was accepted by both parsers."""
 
     __slots__ = (
         "accepts_trailers",
@@ -217,9 +216,9 @@ class Http1RequestHead(_Head):
     method: bytes
     request_target: bytes
     scheme: bytes
-    """`http` or `https` of an absolute-form target, else empty."""
+    """`http` or `https` of an absolute-form target, otherwise empty."""
     authority: bytes
-    """Host in lower case, its port as sent. Empty only when HTTP/1.0 sent none."""
+    """Host in lower case, its port as sent. Empty only if an HTTP/1.0 request has none."""
     host: bytes
     """Host in lower case, without port and last dot; an IPv6 address in its brackets."""
     host_as_sent: bytes
@@ -228,7 +227,7 @@ class Http1RequestHead(_Head):
     path: bytes
     """Normal form of the path."""
     query: bytes | None
-    """Query after the first `?`; None when there is no `?`."""
+    """Query after the first `?`; None without a `?`."""
     expects_continue: bool
     accepts_trailers: bool
     sized: bool
@@ -236,9 +235,9 @@ class Http1RequestHead(_Head):
     ordinary: bool
     """Whether the request was received as a whole (`payload`), and only its route is still to be decided.
 
-    It is in origin-form and HTTP/1.1, and all servers interpret its path alike (`paths.has_other_readings`). It
-    requires nothing of a proxy (`_EXTRAORDINARY`, `_ANSWERED_HERE`) except to close the connection (`close`), and
-    `Connection` removes no fields.
+    It is in origin-form and HTTP/1.1, and all servers interpret its path alike
+    (`path_normalization.has_other_readings`). It requires nothing of a proxy (`_EXTRAORDINARY`, `_ANSWERED_HERE`)
+    except to close the connection (`close`), and `Connection` removes no fields.
     """
 
     @property
@@ -268,7 +267,9 @@ class Http1RequestHead(_Head):
         return search(self.raw) is not None
 
     def body(self) -> BodyReader:
-        """Return the reader for what follows where `payload` is None. Ask once: it continues the second parser."""
+        """Return the reader for the bytes after the head if `payload` is None. Call it once: it continues the second
+        parser.
+        """
         if self.chunked:
             assert self._second_parser is not None
             return ChunkedReader(self._second_parser)
@@ -285,9 +286,8 @@ class Http1RequestHead(_Head):
 
 @final
 class Http1ResponseHead(_Head):
-    """A response head that both parsers accepted. `length` and `chunked` are as declared, also if no body follows
-
-    (HEAD, 304) and they describe the response to a GET.
+    """A response head that was accepted by both parsers. `length` and `chunked` are as declared, also if no body
+    follows (HEAD, 304) and they describe the response to a GET.
     """
 
     __slots__ = ("has_body", "reason", "status", "until_close")
@@ -301,11 +301,11 @@ class Http1ResponseHead(_Head):
     until_close: bool
     """Whether the body ends with the connection."""
     has_body: bool
-    """False for answers to HEAD, 1xx, 204, 304, and a Content-Length of 0."""
+    """False for responses to HEAD, 1xx, 204, 304, and a Content-Length of 0."""
 
     @property
     def body_length(self) -> int | None:
-        """Bytes of the body as declared; 0: there is none; None: only its end tells."""
+        """Bytes of the body as declared; 0: there is none; None: unknown until its end."""
         return None if self.chunked or self.until_close else self.length
 
     @property
@@ -314,7 +314,9 @@ class Http1ResponseHead(_Head):
         return len(self.payload or b"")
 
     def body(self) -> BodyReader:
-        """Return the reader for what follows where `payload` is None. Ask once: it continues the second parser."""
+        """Return the reader for the bytes after the head if `payload` is None. Call it once: it continues the second
+        parser.
+        """
         if not self.has_body:
             return LengthReader(0, None)
         assert self._second_parser is not None
@@ -348,9 +350,9 @@ def parse_request(raw: bytes, max_fields: int = 100) -> Http1RequestHead:
 
 
 def read_http2_request(raw: bytes, max_fields: int) -> Http1RequestHead:
-    """Read a request head that came by HTTP/2 and was rendered; the second parser of it is nghttp2. Raises `Malformed`.
+    """Parse a request head that was received by HTTP/2 and rendered; its second parser is nghttp2. Raises `Malformed`.
 
-    The body, if there is one, comes by HTTP/2 too.
+    The body, if there is one, arrives by HTTP/2 too.
     """
     head = read_request(raw, max_fields)
     head.came_by_http2()
@@ -362,7 +364,7 @@ def read_http2_request(raw: bytes, max_fields: int) -> Http1RequestHead:
 
 
 def _parsed_again(head: Http1RequestHead, received: bytes) -> Http1RequestHead:
-    """The second parse, of the head and of its body, if the bytes after the head are exactly its body."""
+    """Parse the head again with llhttp, and its body if the bytes after the head are exactly its body."""
     if not head.length and not head.chunked:
         head.payload = b""
         _second_request_parser(head).head(head.raw)
@@ -387,7 +389,7 @@ def _second_request_parser(head: Http1RequestHead) -> LongLivedParser:
 
 
 def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
-    """Our own parse of a request head. Raises `Malformed`."""
+    """Parse a request head with the first parser only. Raises `Malformed`."""
     line = _REQUEST_LINE.match(raw)
     if line is None:
         if _OTHER_VERSION.match(raw):
@@ -438,7 +440,7 @@ def read_request(raw: bytes, max_fields: int) -> Http1RequestHead:
 
 
 def _one_host(known: Known, minor: int) -> Authority | None:
-    """The only Host (RFC 9112 section 3.2); None when HTTP/1.0 sent none."""
+    """Return the only Host (RFC 9112 section 3.2); None if an HTTP/1.0 request has none."""
     hosts = known.get(b"host")
     if hosts is None:
         if minor:
@@ -473,7 +475,7 @@ def _read_other_target(head: Http1RequestHead, target: bytes, host: Authority | 
         raw_path, mark, query = path_and_query.partition(b"?")
         head.query = query if mark else None
         if not path_and_query and head.method == b"OPTIONS":
-            head.raw_path = head.path = b"*"  # the form in which it has to be forwarded (RFC 9112 section 3.2.4)
+            head.raw_path = head.path = b"*"  # the form to forward (RFC 9112 section 3.2.4)
         else:
             head.raw_path = raw_path or b"/"
             head.path = normalize(head.raw_path)
@@ -509,8 +511,7 @@ def _expects_continue(head: Http1RequestHead) -> bool:
 
 
 def _as_llhttp_takes_it(head: Http1RequestHead | Http1ResponseHead) -> bytes:
-    """The head as llhttp has to receive it to parse the body: without two things that it interprets differently from
-    the RFCs.
+    """Return the head for llhttp, without two things that it interprets differently from the RFCs.
 
     It treats an offer to upgrade as the end of HTTP, although the body of the request comes first; and it refuses the
     legal white space after `chunked`. `read_request` and `read_response` have handled both.
@@ -533,7 +534,7 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
     """Parse the next request of a connection in a buffer, if the buffer holds exactly a head of up to `max_bytes`, or a
     head with its body (`whole`).
 
-    Otherwise, and for a request that would be refused, return the bytes: they have to be processed step by step.
+    Otherwise, and for an invalid request, return the bytes: they have to be processed step by step.
     """
     received = buffer[:length].tobytes()
     end = received.find(b"\r\n\r\n") + 4
@@ -573,7 +574,7 @@ def parse_answer(received: bytes, end: int, request_method: bytes, max_fields: i
 
 
 def _whole_payload(head: Http1ResponseHead, received: bytes) -> bytes | None:
-    """The body, if it ends where `received` ends."""
+    """Return the body, if it ends where `received` ends."""
     end = len(head.raw)
     if not head.has_body:
         return b"" if len(received) == end else None
@@ -583,7 +584,7 @@ def _whole_payload(head: Http1ResponseHead, received: bytes) -> bytes | None:
 
 
 def _parse_response_again(head: Http1ResponseHead, received: bytes, request_method: bytes) -> None:
-    """The second parse, of the head and of `payload`, if that is not None."""
+    """Parse the head again with llhttp, and `payload`, if that is not None."""
     message = _as_llhttp_takes_it(head)
     if request_method == b"HEAD":
         SecondParser(HttpResponseParser).head(message, body_follows=None)
@@ -604,7 +605,7 @@ def _second_response_parser(head: Http1ResponseHead) -> LongLivedParser:
 
 
 def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1ResponseHead:
-    """Our own parse of a response head. Raises `Malformed`."""
+    """Parse a response head with the first parser only. Raises `Malformed`."""
     line = _STATUS_LINE.match(raw)
     if line is None:
         raise Malformed("The status line is malformed.")
@@ -639,12 +640,14 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Http1Re
 
 
 def _settle_response_body(head: Http1ResponseHead, request_method: bytes) -> None:
-    """RFC 9112 section 6.3. 205 is no exception: its body is forwarded as it is framed."""
+    """Determine the framing of the body (RFC 9112 section 6.3). 205 is no exception: its body is forwarded as
+    framed.
+    """
     declared = head.chunked or head.length > 0
     head.has_body = head.until_close = False
     if head.status < 200:
         if declared:
-            raise Malformed("An interim (1xx) response has a body.")  # or is it followed by the final response?
+            raise Malformed("An interim (1xx) response has a body.")  # it could also be the final response
     elif head.status == 204:
         head.close = head.close or declared  # the following bytes belong to no request
     elif request_method != b"HEAD" and head.status != 304:
@@ -658,7 +661,7 @@ def take_answer(
 ) -> Http1ResponseHead | bytes:
     """Parse the response to a request in a buffer, if the buffer holds exactly one final response (`whole`).
 
-    Otherwise, and for an invalid one, return the bytes; also if the buffer was filled, because there may be more.
+    Otherwise, and for an invalid one, return the bytes; also if the buffer is full, because more may follow.
     """
     received = buffer[:length].tobytes()
     end = received.find(b"\r\n\r\n") + 4

@@ -51,7 +51,7 @@ class _ReservedFields:
 
 
 def _lines_of(patterns: Iterable[bytes]) -> re.Pattern[bytes] | None:
-    """Return the pattern for the beginning of a line that may have one of these names; None: there are no names."""
+    """Return the pattern for the beginning of a line with one of these names; None: there are no names."""
     patterns = frozenset(patterns)
     begin = {folded(name[:-1]).decode("ascii") for name in patterns if name.endswith(ANYTHING)}
     names = {folded(name).decode("ascii") for name in patterns if not name.endswith(ANYTHING)}

@@ -50,10 +50,10 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def chunk(payload: bytes) -> bytes:
-    """One chunk; empty for an empty payload, because an empty chunk would be the last one."""
+    """Return one chunk; empty for an empty payload, because an empty chunk would be the last one."""
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
 def last_chunk(trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
-    """The last chunk, followed by the trailers."""
+    """Return the last chunk, with the trailers."""
     return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % line for line in trailers)

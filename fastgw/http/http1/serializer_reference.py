@@ -1,6 +1,6 @@
 """Serializer of parsed heads: hop-by-hop lines are removed, and the gateway's own lines are added.
 
-The reference, in front of which its compiled twin stands where there is one (`render`).
+This is the reference of the compiled module, which is used if available (`serializer`).
 """
 
 import re
@@ -16,12 +16,12 @@ from fastgw.http.http1.parser_reference import Http1RequestHead, Http1ResponseHe
 from fastgw.http.messages import AS_DECLARED, Head, RequestHead, ResponseHead
 
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
-    413: "Content Too Large",  # the names of RFC 9110 where the standard library still has those of RFC 7231
+    413: "Content Too Large",  # names of RFC 9110, because older Pythons have those of RFC 7231
     414: "URI Too Long",
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
-"""The usual reason of each status code, whichever Python it runs on."""
+"""Reason phrase of each status code, independent of the Python version."""
 _STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii")) for status, phrase in PHRASES.items()
 }
@@ -31,7 +31,7 @@ _LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
 VIA: Final = MappingProxyType({10: b"Via: 1.0 fastgw\r\n", 11: b"Via: 1.1 fastgw\r\n", 20: b"Via: 2 fastgw\r\n"})
 """The `Via` line for a message received in this version (RFC 9110 section 7.6.3)."""
 NO_VIA: Final = b"via:off"
-"""Marker among the dropped names: no `Via` of the gateway is added. It is not a name: received `Via` lines stay."""
+"""Marker among the dropped names: no `Via` of the gateway is added. It is not a name: received `Via` lines are kept."""
 CHUNKED_LINE: Final = b"Transfer-Encoding: chunked\r\n"
 REQUEST_ID: Final = b"x-request-id"
 REQUEST_IDS: Final = frozenset((REQUEST_ID,))
@@ -50,12 +50,11 @@ def request(
     request_id: bytes = b"",
     length: int = AS_DECLARED,
 ) -> bytes:
-    """The head for the upstream, followed by the first bytes of the body, framed.
+    """Return the head for the upstream, followed by the first bytes of the body, framed.
 
-    It has the end-to-end lines of `head` without those in `also`, `added` (serialized lines), its framing, and `Via`
-    unless `NO_VIA` is in `also`. `target` and `host` None: as the client sent them. `request_id`: if there is one, it
-    is the only value of `X-Request-Id` in the head. `length`: of the body, or `UNFRAMED`, `IN_CHUNKS`,
-    `AS_DECLARED`.
+    It contains the end-to-end lines of `head` without those in `also`, `added` (serialized lines), its framing, and
+    `Via` unless `NO_VIA` is in `also`. `target` and `host` None: as sent by the client. `request_id`: if not empty, it
+    is the only value of `X-Request-Id`. `length`: of the body, or `UNFRAMED`, `IN_CHUNKS`, `AS_DECLARED`.
     """
     if request_id:
         sent = head.values(REQUEST_ID)
@@ -77,7 +76,7 @@ def request(
 
 
 def _framing(length: int) -> bytes:
-    """The line that frames a body of `length`, which may be a marker."""
+    """Return the line that frames a body of `length`, which may be a marker."""
     if length >= 0:
         return b"Content-Length: %d\r\n" % length
     return CHUNKED_LINE if length == IN_CHUNKS else b""
@@ -94,11 +93,11 @@ def response(
     last: bytes = b"",
     request_id: bytes = b"",
 ) -> bytes:
-    """The head for the client, as in `request`, followed by the first bytes of the body.
+    """Return the head for the client, as in `request`, followed by the first bytes of the body.
 
-    `status`: if it differs from the received one, the usual reason phrase is sent with it. `length`: of the body, or
-    `UNFRAMED`, or `IN_CHUNKS`. `date_line`: makes the line for a response without a date. `last`: serialized lines that
-    come after all others. `request_id`: as in `request`.
+    `status`: if it differs from the received one, it is sent with the standard reason phrase. `length`: of the body, or
+    `UNFRAMED`, or `IN_CHUNKS`. `date_line`: returns the `Date` line for a response without one. `last`: serialized
+    lines after all others. `request_id`: as in `request`.
     """
     if request_id:
         added += id_line(request_id)
@@ -120,8 +119,8 @@ def whole(
     added: bytes = b"",
     request_id: bytes = b"",
 ) -> bytes:
-    """A response that was received as a whole (`Http1ResponseHead.whole`), for the client; equal to `response` of all
-    of it.
+    """Return a response that was received completely (`Http1ResponseHead.whole`), for the client; equal to `response`
+    with its body.
     """
     payload = head.payload
     assert payload is not None
@@ -129,12 +128,12 @@ def whole(
 
 
 def id_line(request_id: bytes) -> bytes:
-    """The line with the id of a request."""
+    """Return the line with the id of a request."""
     return b"X-Request-Id: %b\r\n" % request_id
 
 
 def status_line(status: int, reason: bytes | None = None) -> bytes:
-    """The first line of a response. None: the usual reason phrase of `status`, or none if it has no name."""
+    """Return the first line of a response. None: the standard reason phrase of `status`, or none."""
     if reason is None:
         line = _STATUS_LINES.get(status)
         if line is not None:
@@ -156,7 +155,7 @@ class _Dropped(NamedTuple):
 @lru_cache(maxsize=64)
 def _dropped(kind: type[Any], also: frozenset[bytes]) -> _Dropped:
     by_place = also <= kind.KNOWN
-    # A twin of a response's `X-Request-Id` does no harm: it stays in both cases.
+    # A twin of a response's `X-Request-Id` does no harm: it is kept in both cases.
     named = also if b"host" in kind.DROPPED else also - REQUEST_IDS
     return _Dropped(kind.DROPPED | also, names_alike(named), by_place)
 
@@ -168,10 +167,10 @@ def names_alike(names: frozenset[bytes]) -> frozenset[bytes]:
 
 
 def end_to_end(head: Head, also: frozenset[bytes] = frozenset()) -> bytes:
-    """The field lines that are forwarded to the next peer, without the empty line.
+    """Return the field lines that are forwarded to the next peer, without the empty line.
 
     Hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names in `also` with
-    their twins (`Fields`) are left out. The other lines keep their bytes, unless a filter has changed the fields.
+    their twins (`Fields`) are left out. Other lines keep their bytes, unless a filter has changed the fields.
     """
     kind = Http1ResponseHead if hasattr(head, "status") else Http1RequestHead
     return b"".join(_kept(head, kind, also))

@@ -1,1 +1,1 @@
-"""Process basics: signals, event loop, limits of the machine, transient errors, child processes within bounds."""
+"""Process basics: signals, event loop, machine capacity, transient errors, bounded child processes."""

@@ -1,9 +1,10 @@
-"""Runs work in a child process that may take so much time and memory: checks of documents that came over the admin API.
+"""Bounded child: runs work in a child process with limits on time and memory, such as checks of documents from the
+admin API.
 
-Control forks it as it is, so that a small document costs some milliseconds and is checked against what is in force. A
-thread of control that holds a lock of a C library at that moment holds it in the child for good: the bound on time ends
-that too. Before it works the child gives up every descriptor but the standard ones and its end of a pipe: no
-listening socket, no connection and no channel stays open in it.
+Control forks it as it is, so a small document costs a few milliseconds and is checked against the active configuration.
+If a thread of control holds a lock of a C library at the fork, it stays locked in the child; the time limit ends that
+too. The child first closes all descriptors except the standard ones and its end of a pipe, so it holds no listening
+socket, connection or channel.
 """
 
 import asyncio
@@ -25,47 +26,45 @@ from fastgw.runtime.process.signals import outcome, when_alone
 NAME: Final = "fastgw check"
 """Name of the child process."""
 NO_MEMORY: Final = 75
-"""Exit status of a child that may have no more memory (EX_TEMPFAIL of sysexits.h)."""
+"""Exit status of a child that has exceeded its memory limit (EX_TEMPFAIL of sysexits.h)."""
 CRASHED: Final = 70
 CLOCK_FACTOR: Final = 4
 GRACE_S: Final = 2.0
-"""Seconds that a child has to end by itself once its time is over."""
+"""Seconds that a child has to end by itself after its time limit."""
 REAP_S: Final = 0.002
-"""Seconds between two looks whether a child that has closed its pipe has ended."""
+"""Seconds between two checks whether a child that has closed its pipe has ended."""
 READ_BYTES: Final = 256 * 1024
 _OVER: Final = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU)
 
 
 class Bounds(Struct, frozen=True):
-    """`seconds`: of the processor; `bytes`: of memory beyond what control has in use already."""
+    """Limits. `seconds`: CPU time; `bytes`: memory beyond that of control."""
 
     seconds: float
     bytes: int
 
     @property
     def clock_s(self) -> float:
-        """Seconds by the clock: the child waits for the processor when others want it, and may wait for something else
-        for good.
-        """
+        """Limit of the elapsed time in seconds: the child may wait for the CPU, or for something else forever."""
         return self.seconds * CLOCK_FACTOR
 
 
 class OutOfTime(Exception):
-    """The bound on time was met."""
+    """The time limit was exceeded."""
 
 
 class OutOfMemory(Exception):
-    """The bound on memory was met."""
+    """The memory limit was exceeded."""
 
 
 class Died(Exception):
-    """The child has not answered, and no bound was met. The text says how it ended."""
+    """The child has sent no result without exceeding a limit. The text says how it has ended."""
 
 
 class BoundedCheck:
-    """A child that does `work` and sends what that returns; a `MemoryError` tells that it may have no more.
+    """A child that runs `work` and sends its result; a `MemoryError` is reported as exceeded memory.
 
-    Fork on the loop's thread, while no other is at work that `work` shares state with. Raises `OSError`.
+    Fork on the loop's thread, while no other thread uses state that `work` needs. Raises `OSError`.
     """
 
     def __init__(self, work: Callable[[], bytes], bounds: Bounds) -> None:
@@ -76,7 +75,7 @@ class BoundedCheck:
         try:
             os.set_blocking(self._reader, False)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: see above
+                warnings.simplefilter("ignore", DeprecationWarning)  # about forks with threads: see above
                 self.pid = os.fork()
             if self.pid == 0:
                 _become(work, bounds, writer)
@@ -90,7 +89,7 @@ class BoundedCheck:
         return f"<BoundedCheck pid={self.pid} status={self._status}>"
 
     async def result(self) -> bytes:
-        """Return the result of the work. Raises `OutOfTime`, `OutOfMemory` or `Died`. Cancelled, it kills the child."""
+        """Return the result of the work. Raises `OutOfTime`, `OutOfMemory` or `Died`. Cancellation kills the child."""
         late = False
         try:
             try:
@@ -149,11 +148,11 @@ def _become(work: Callable[[], bytes], bounds: Bounds, pipe: int) -> NoReturn:
     """We are the child."""
     code = CRASHED
     try:
-        signal.set_wakeup_fd(-1)  # control's loop would read of signals that are ours
+        signal.set_wakeup_fd(-1)  # otherwise control's loop would receive our signals
         os.closerange(3, pipe)
         os.closerange(pipe + 1, _most_descriptors())
         when_alone(signal.SIGKILL)
-        call_ourselves(NAME)  # who sees the name may rely on it that the process does not outlive control
+        call_ourselves(NAME)  # the child never outlives control
         _bind(bounds)
         result = memoryview(work())
         while result:
@@ -170,16 +169,16 @@ def _most_descriptors() -> int:
 
 
 def _bind(bounds: Bounds) -> None:
-    """Take the bounds upon ourselves: they hold whatever becomes of control."""
+    """Set the limits in the child, so that they apply without control."""
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where the machine has no more memory, we go first
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory has secrets
+        Path("/proc/self/oom_score_adj").write_text("1000")  # the first to be killed if the machine is out of memory
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory contains secrets
     for number in _OVER:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _OVER)
     signal.setitimer(signal.ITIMER_PROF, bounds.seconds)
     signal.setitimer(signal.ITIMER_REAL, bounds.clock_s)
-    seconds = ceil(bounds.seconds) + 1  # in whole ones: for threads of an extension that hold the signal back
+    seconds = ceil(bounds.seconds) + 1  # rounded up: threads of an extension may delay the signal
     _lower(resource.RLIMIT_CPU, seconds, seconds + 1)
     in_use = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     _lower(resource.RLIMIT_DATA, in_use + bounds.bytes, in_use + bounds.bytes)

@@ -1,4 +1,4 @@
-"""The event loop of a child process: it ends with the process, whatever runs in it."""
+"""The event loop of a child process: it ends with the process, whatever is still running in it."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,17 +8,17 @@ from typing import Any, Final
 import uvloop
 
 LAST_S: Final = 1.0
-"""Seconds that all other tasks have to end once the life of the process is over."""
+"""Seconds that other tasks have to end after the main coroutine."""
 
 
 def run_child_loop(life: Coroutine[Any, Any, None]) -> None:
-    """Run the life of this process. The process has to end when this returns or raises: not all tasks may have.
+    """Run the main coroutine of this process. The process has to exit afterwards, because tasks may still be running.
 
-    Raises what `life` raises, and `RuntimeError` when somebody has stopped the loop, after an orderly end of `life`.
+    Raises the exceptions of `life`, and `RuntimeError` if the loop was stopped, after an orderly end of `life`.
     """
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    # Not asyncio.Runner: when it closes it waits for every task, also for one that does not let itself be cancelled.
+    # Not asyncio.Runner: it waits for every task when it closes, also for one that ignores its cancellation.
     task = loop.create_task(_whole(life))
     try:
         loop.run_until_complete(task)
@@ -26,7 +26,7 @@ def run_child_loop(life: Coroutine[Any, Any, None]) -> None:
         if not task.done():
             task.cancel()
             loop.call_later(2 * LAST_S, loop.stop)
-            with suppress(BaseException):  # what came first is told
+            with suppress(BaseException):  # the first exception is reported
                 loop.run_until_complete(task)
         raise
 

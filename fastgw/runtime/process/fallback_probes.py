@@ -1,4 +1,6 @@
-"""`/livez`, `/readyz` and `/metrics` from a worker, on the status listener's socket, while control is away or hangs."""
+"""Fallback probes: a worker serves `/livez`, `/readyz` and `/metrics` on the status listener's socket while control is
+unavailable.
+"""
 
 import asyncio
 import socket
@@ -12,8 +14,8 @@ from fastgw.eventloop.socket_server import serve_on
 class Probes:
     """Serves while it has a socket.
 
-    Metrics are summed up in a thread: with many routes that takes longer than requests should wait. Those that control
-    alone knows, of health, feeds and certificates, are missing.
+    Metrics are collected in a thread: with many routes that takes longer than requests should wait. Metrics that only
+    control has, about health, feeds and certificates, are missing.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool], metrics: Metrics) -> None:
@@ -22,7 +24,7 @@ class Probes:
         self._serving: asyncio.Task[None] | None = None
 
     def watch(self, descriptors: Sequence[int]) -> None:
-        """Serve on this listening socket, which is now ours; without one serve no more."""
+        """Serve on this listening socket, which is now owned here; None: stop serving."""
         if self._serving is not None:
             self._serving.cancel()
             self._serving = None

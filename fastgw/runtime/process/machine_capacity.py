@@ -1,4 +1,4 @@
-"""How much of the machine is ours: processes to start (`workers: auto`) and files that a process may open."""
+"""Machine capacity: number of workers (`workers: auto`), and number of files that a process may open."""
 
 import math
 import os
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Final
 
 WORKER_MEMORY: Final = 64 * 1024 * 1024
-"""Bytes of memory that a worker needs for itself under load; what is loaded before the fork is shared."""
+"""Bytes of memory that a worker needs for itself under load; memory loaded before the fork is shared."""
 
 OWN_FILES: Final = 64
-"""Files of a worker that are neither connections nor listening sockets: logs, its loop's own."""
+"""Files of a worker other than connections and listening sockets: logs and those of its event loop."""
 
 USUAL_FILES: Final = 1024
-"""Files that a process may open where nobody says otherwise, and where nothing tells how many they are."""
+"""Default number of files that a process may open, if it is neither configured nor known."""
 
 LIMITS: Final = Path("/proc/self/limits")
 CGROUPS: Final = Path("/sys/fs/cgroup")
@@ -24,9 +24,11 @@ MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
 
 def auto_workers(cpus: int, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
-    """One worker per CPU that we may use, but no more than the container's CPU quota (rounded up) and memory allow.
+    """Return one worker per available CPU, but at most as many as the container's CPU quota (rounded up) and memory
+    allow.
 
-    `cpus`: how many the affinity mask leaves us. A quota of a cgroup holds for all below it, so the ancestors count.
+    `cpus`: number of CPUs in the affinity mask. A quota of a cgroup applies to all cgroups below it, so ancestors
+    count.
     """
     allowed = float(cpus)
     for directory in _directories("cpu", cgroups, membership):
@@ -41,7 +43,9 @@ def usable_cpus() -> int:
 
 
 def _directories(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
-    """Yield the directories of this controller: our cgroup and its ancestors, in version 1 and 2 (cgroups(7))."""
+    """Yield the directories of this controller: our cgroup and its ancestors, in cgroup version 1 and 2
+    (cgroups(7)).
+    """
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -55,7 +59,7 @@ def _directories(controller: str, cgroups: Path, membership: Path) -> Iterator[P
         else:
             continue
         group = root / path.lstrip("/")
-        # Inside a container the path may be the host's, which is not mounted here: then only the root is found.
+        # Inside a container the path may be that of the host, which is not mounted: then only the root is found.
         while group != root:
             yield group
             group = group.parent
@@ -63,7 +67,7 @@ def _directories(controller: str, cgroups: Path, membership: Path) -> Iterator[P
 
 
 def _cpu_quota(directory: Path) -> float:
-    """How many CPUs' worth of time the cgroup gets; infinite without a quota."""
+    """Return the CPU quota of the cgroup in CPUs; infinite without a quota."""
     match _numbers(directory / "cpu.max"):
         case [quota, period]:
             return quota / period
@@ -83,7 +87,7 @@ def _memory_limit(directory: Path) -> float:
 
 
 def _numbers(file: Path) -> list[int]:
-    """The numbers in the file; none when it is missing or says `max`."""
+    """Return the numbers in the file; none if it is missing or contains `max`."""
     try:
         return [int(word) for word in file.read_text().split()]
     except (OSError, ValueError):
@@ -91,9 +95,9 @@ def _numbers(file: Path) -> list[int]:
 
 
 def raise_file_limit() -> int:
-    """Let this process and its children open as many files as the system allows; how many that is.
+    """Raise the limit of open files for this process and its children as far as allowed; return the limit.
 
-    Where a seccomp profile refuses `prlimit` it stays as many as before.
+    Unchanged if a seccomp profile refuses `prlimit`.
     """
     with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -102,7 +106,9 @@ def raise_file_limit() -> int:
 
 
 def file_limit(limits: Path = LIMITS) -> int:
-    """How many files this process may open. `limits`: tells it where the system call is refused (proc(5))."""
+    """Return how many files this process may open. `limits`: file with the limit, for a refused system call
+    (proc(5)).
+    """
     try:
         return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     except OSError:
@@ -114,7 +120,9 @@ def file_limit(limits: Path = LIMITS) -> int:
 
 
 def connections_held(files: int) -> int:
-    """How many client connections a process may hold with so many files: each may need another one to an upstream."""
+    """Return how many client connections a process can hold with this many files: each may need another one to an
+    upstream.
+    """
     return max(1, (files - OWN_FILES) // 2)
 
 

@@ -1,7 +1,7 @@
-"""The C library's allocator, as far as it is told what to do.
+"""Memory allocator of the C library: returning free memory to the system.
 
-glibc gives memory back by itself only from the top of the heap: below a block in use, whatever was freed stays with the
-process. After a crowd of connections that is most of what they had.
+glibc by itself returns only memory at the top of the heap: memory freed below a block in use stays with the process,
+which is most of the memory after many connections.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from fastgw.net.openssl import MISSING
 
 def _reach() -> Callable[[int], int] | None:
     with suppress(*MISSING):
-        import ctypes  # which asks for memory that a service manager may forbid
+        import ctypes  # it needs memory that a service manager may forbid
 
         call: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
         return call
@@ -24,10 +24,10 @@ _malloc_trim: Final = _reach()
 
 
 def trim() -> None:
-    """Give all free pages back to the system (malloc_trim(3)); nothing where the C library is another one.
+    """Return all free pages to the system (malloc_trim(3)); does nothing with other C libraries.
 
-    It takes 0.3 ms for each MiB that is given back, 3 ms where 100 MiB are looked through in vain (glibc 2.36): to be
-    called after a crowd, not in the midst of one.
+    Takes 0.3 ms per MiB returned, and 3 ms for 100 MiB without free pages (glibc 2.36): call it after a load peak, not
+    during one.
     """
     if _malloc_trim is not None:
         _malloc_trim(0)

@@ -22,8 +22,8 @@ class Signals:
         return self._out.fileno()
 
     def catch(self) -> None:
-        """Catch signals from now on. Signals that were blocked meanwhile, for example by an upgrade, are
-        delivered now.
+        """Catch signals from now on. Signals that are pending because they were blocked, for example during an upgrade,
+        are delivered now.
         """
         signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
         for number in self._numbers:
@@ -72,7 +72,7 @@ class Signals:
 
 
 def when_alone(number: int) -> None:
-    """Request this signal for the death of the parent, if the system allows it."""
+    """Request this signal when the parent dies, if the system allows it."""
     try:
         import ctypes
     except (ImportError, MemoryError):  # some sandboxes forbid its actions on import

@@ -1,7 +1,7 @@
-"""Isolation of bad files: where a changed secret, key set or consumer file makes the configuration invalid, that file
-keeps its last good contents, and all other changes go live.
+"""Isolation of bad files: if a changed secret, key set or consumer file makes the configuration invalid, that file
+keeps its last valid contents, and all other changes become active.
 
-Nothing here knows what makes contents wrong: what fails is tried without the files that have changed.
+Independent of the kind of error: a failing configuration is retried without the changed files.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,20 +12,20 @@ from fastgw.config.sources.files import pattern_in
 from fastgw.config.sources.virtual_files import is_derived
 
 MOST: Final = 8
-"""Files that are tried without, those first that a problem names."""
+"""Maximum number of files that are held back in turn, those named in an error first."""
 
 T = TypeVar("T")
 Files = Mapping[str, bytes]
 
 
 def changed(before: Files, now: Files) -> list[str]:
-    """The files, not patterns, that say something else or are new. Derived ones say what others say."""
+    """Return the files (not patterns) that have changed or are new. Derived files depend on others and are left out."""
     different = (file for file, content in now.items() if before.get(file) != content)
     return [file for file in different if not pattern_in(file) and not is_derived(file)]
 
 
 def instead(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
-    """Return replacements for present contents, so that these files are as they were, or not there."""
+    """Return replacements for present contents by which these files have their previous state, possibly missing."""
     taken = {file: before[file] for file in held if file in before}
     new = {file.encode("utf-8", "surrogateescape") for file in held if file not in before}
     for name, content in now.items() if new else ():
@@ -35,7 +35,7 @@ def instead(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes
 
 
 def without(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
-    """The present contents, but of these files what was there before."""
+    """Return the present contents, with the previous contents of these files."""
     kept = {file: content for file, content in now.items() if file in before or file not in held}
     return kept | instead(before, now, held)
 
@@ -45,7 +45,7 @@ def tried(
 ) -> tuple[T, dict[str, str]]:
     """Return the result of `make` with as few of these files held back as possible, and the reason for each.
 
-    `known`: those that were held back before, and why. Raises the `ConfigError` of `make` where no file is to blame.
+    `known`: files held back before, with reasons. Raises the `ConfigError` of `make` if no file is the cause.
     """
     try:
         return make(()), {}

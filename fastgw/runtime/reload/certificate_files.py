@@ -1,9 +1,9 @@
-"""The certificates that clients are shown, and what theirs are verified by: until when they are good, and whether newer
-files can be taken.
+"""Certificate files: certificates of listeners and CAs of client certificates: their expiry, and whether new contents
+can be used.
 
-Renewal tools write a key and its certificate one after the other. What cannot be used yet leaves in force what was
-there, and what else has changed is taken all the same. So does what has expired or is not valid yet, while what is in
-force is valid.
+Renewal tools write a key and its certificate one after the other. Files that cannot be used yet keep their previous
+contents in force, and other changes become active. The same applies to a certificate that is expired or not yet valid,
+while the active one is valid.
 """
 
 import ssl
@@ -31,27 +31,26 @@ from fastgw.net.pem import (
 )
 
 OF_ADMIN: Final = "(admin)"
-"""Name of the admin listener among listeners, whose names have no brackets."""
+"""Name of the admin listener, which cannot be that of a listener."""
 
 SHOWN: Final = 5
-"""Names that are told one by one."""
+"""Maximum number of names that are listed."""
 
 Files = Mapping[str, bytes]
 Why = Mapping[str, str]
-"""The problem of a file's present contents, or of what belongs to them, by file."""
+"""Reason why a file's present contents, or those of a related file, are not active, by file."""
 
 
 def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the present contents of files that can be in force, and the reasons why the rest cannot.
+    """Return the present contents of files that can be active, and the reasons why the others cannot.
 
-    `before`: what is in force, none of it for files that are new. Files that belong together are taken together or not
-    at all.
+    `before`: the active contents; new files have none. Related files are used together or not at all.
     """
     date = time.time()
     taken, why = dict(now), dict[str, str]()
     groups = [*_groups(config), *_documents(config, before, now)]
     again = True
-    while again:  # a file may belong to several
+    while again:  # a file may belong to several groups
         again = False
         for files, wrong_with in groups:
             if not before.keys() >= {*files} or all(taken[file] == before[file] for file in files):
@@ -67,15 +66,14 @@ def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes]
 
 
 def looked_at_again(files: Collection[str], before: Files, now: Files) -> float:
-    """When one of these files, which are not in force, may come to be: it becomes valid, or what is in force expires.
-    Epoch seconds."""
+    """Return when an inactive file may become usable: it becomes valid, or the active one expires (epoch seconds)."""
     date = time.time()
     contents = [held[file] for file in files for held in (before, now) if file in held]
     return min((each for content in contents for each in _validity(content) if each > date), default=inf)
 
 
 def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
-    """Return the reason not to replace a certificate by this one: it is not valid, and the one before is."""
+    """Return the reason not to replace a certificate by this one: it is not valid, and the previous one is."""
     since, until = _validity(now[certificate])
     if since <= date <= until:
         return ""
@@ -87,7 +85,7 @@ def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
 
 
 def _validity(certificate: bytes) -> tuple[float, float]:
-    """Return the validity period of the first certificate of a file. Of a file without one nothing is known."""
+    """Return the validity period of the first certificate of a file. Unlimited if it has none."""
     try:
         parsed = decoded(certificate)
     except ssl.SSLError:
@@ -100,7 +98,7 @@ def _format_date(date: float) -> str:
 
 
 def renamed(config: Config, before: Files, now: Files) -> Why:
-    """Return, by file, the certificates that have replaced one for other names, none of which the listener has now."""
+    """Return, by file, new certificates for other names, if the listener has no certificate for the previous names."""
     found: dict[str, str] = {}
     for _, tls in _served(config):
         lost_of = {each.certificate: _lost(each, before, now) for each in tls.certificates}
@@ -129,12 +127,12 @@ def _names(certificate: bytes) -> list[str]:
 
 
 def files_to_spare(config: Config) -> frozenset[str]:
-    """Return the files that may be away for a moment, while they are replaced."""
+    """Return the files that may be missing briefly while they are replaced."""
     return frozenset(file for files, _ in _groups(config) for file in files)
 
 
 def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
-    """Files that belong together, and what is wrong with them. Derived ones fit, or would not be used."""
+    """Yield groups of related files, with their error. Derived files are always consistent."""
     for _, tls in _served(config):
         for each in tls.certificates:
             yield _pair(each.certificate, each.key)
@@ -152,8 +150,9 @@ def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files],
 
 
 def _documents(config: Config, before: Files, now: Files) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
-    """Files of Kyma's documents. One that cannot be read to its end may be half written: without it services would be
-    gone."""
+    """Yield the files of Kyma documents. One that is incomplete may be half written: without it services would
+    disappear.
+    """
     if config.providers.kyma is None:
         return
 
@@ -207,7 +206,7 @@ def certificate_infos(config: Config, captured: Files, why: Why) -> list[Certifi
 
 
 def verifiers(config: Config, captured: Files, why: Why) -> list[VerifierInfo]:
-    """Return the verifiers of clients, of each listener that asks them for certificates."""
+    """Return the CAs for client certificates of each listener that requests them."""
     found = []
     for listener, tls in _served(config):
         if tls.client_auth is None:

@@ -1,4 +1,4 @@
-"""Notes on a configuration: its warnings are logged once, when it goes live."""
+"""Notes on a configuration: its warnings are logged once, when it becomes active."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -16,25 +16,25 @@ from fastgw.operator_events import OperatorEvent
 from fastgw.operator_log import notice
 
 NOTES_LISTED: Final = 20
-"""Most notes of one configuration that are logged one by one."""
+"""Maximum number of notes of one configuration that are logged individually."""
 _PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
 
 
 def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = None) -> list[Problem]:
-    """All of them. `gateway`: what was compiled of it. `remembered`: by whom it was read."""
+    """Return all notes. `gateway`: the compiled tables. `remembered`: cache of the reader."""
     unusable = [(where, f"{each.why}: calls are answered 500") for where, each in gateway.unusable.items()]
     found = [*warnings_of(loaded.config), *unidentified_hash_keys(loaded.config), *bypasses(loaded.config), *unusable]
     return [*loaded.notes, *(locate(loaded, TYPES, found, remembered) if found else ())]
 
 
 def key_of(note: Problem) -> str:
-    """Return the part of a note that stays equal where lines come and go in the files."""
+    """Return the key of a note, which does not change when lines of the files move."""
     return f"{note.path}: {_PLACE.sub('', note.wrong)}"
 
 
 def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]:
-    """Return the notes with unknown keys, `NOTES_LISTED` of them at most; then one with the number of the others. What
-    is the same of many, such as services with one Secret, is one.
+    """Return the notes with unknown keys, at most `NOTES_LISTED`; then one with the number of the others. Notes that
+    apply to many items, such as services with one Secret, are combined.
     """
     known = frozenset(known)
     new = with_counts(note for note in notes if key_of(note) not in known)

@@ -63,10 +63,10 @@ class Reloading:
         self._answer = answer
         self._changed = changed
         self._two_phase_commit: TwoPhaseCommit | None = None
-        self._proposal: Propose | None = None  # of this change, or the last one
+        self._proposal: Propose | None = None  # proposal of this change, or of the last one
         self._present: frozenset[Child] = frozenset()  # when the change began
         self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
-        self._own: dict[str, ListeningEndpoint] = {}  # opened for control
+        self._own: dict[str, ListeningEndpoint] = {}  # endpoints opened for control
 
     @property
     def due_at(self) -> float:
@@ -82,13 +82,13 @@ class Reloading:
         if self._two_phase_commit is not None and now >= self._two_phase_commit.due_at:
             self._two_phase_commit.is_late()
 
-    # --- from control ---
+    # messages of control
 
     def propose(self, message: Propose, descriptor: int) -> None:
         """Begin a change. It takes over the descriptor."""
         try:
             sealed = Sealed(at_once(unsealing(descriptor, tables=False)), descriptor)
-        except (OSError, MemoryError) as error:  # mapping it needs a descriptor
+        except (OSError, MemoryError) as error:  # mapping it requires a descriptor
             os.close(descriptor)
             self._give_up(message, f"the supervisor cannot read it: {described(error)}", is_passing(error))
             return
@@ -144,7 +144,7 @@ class Reloading:
             if endpoint := open_own(self._node_state, name, settings):
                 opened[name] = endpoint
 
-    # --- from workers ---
+    # messages of workers
 
     def is_ready(self, child: Child) -> None:
         """Handle a worker that is ready, or has recovered."""
@@ -158,13 +158,13 @@ class Reloading:
             send_prepare(child, self._node_state.sealed, self._node_state.listeners)
 
     def prepared(self, child: Child, generation: int) -> None:
-        if generation == self._node_state.sealed.generation:  # it is late
+        if generation == self._node_state.sealed.generation:  # too late
             child.send(Commit(generation=generation))
         elif self._two_phase_commit is not None and generation == self._two_phase_commit.sealed.generation:
             self._two_phase_commit.prepared(child)
 
     def refused(self, child: Child, generation: int, why: str, passing: bool = False) -> None:
-        if generation == self._node_state.sealed.generation:  # it is late
+        if generation == self._node_state.sealed.generation:  # too late
             notice(
                 OperatorEvent.PROCESS_ENDED, f"{child} cannot change to generation {generation} and is replaced: {why}"
             )
@@ -182,14 +182,14 @@ class Reloading:
         if self._two_phase_commit is not None:
             self._two_phase_commit.child_gone(child)
 
-    # --- the change ---
+    # change
 
     def _commit(self) -> None:
         """Activate the generation when all workers are prepared; later deaths of workers do not change that."""
         assert self._two_phase_commit is not None
         node_state, two_phase_commit = self._node_state, self._two_phase_commit
         for child in self._workers():
-            if child.silent:  # before any message: it must not answer by the old configuration when it continues
+            if child.silent:  # before any message: it must not continue with the old configuration
                 cut_off(child, "hangs, and would keep serving the old configuration")
         node_state.words.carry(
             node_state.shared, node_state.sealed.accepted.places, two_phase_commit.sealed.accepted.places
@@ -203,7 +203,7 @@ class Reloading:
         node_state.endpoints |= two_phase_commit.opened
 
     def _end(self, why: str) -> None:
-        """End the reload. `why`: it failed; "": every worker serves the new generation."""
+        """End the reload. `why`: reason of a failure; "": every worker serves the new generation."""
         assert self._two_phase_commit is not None
         assert self._proposal is not None
         two_phase_commit, self._two_phase_commit = self._two_phase_commit, None
@@ -216,7 +216,7 @@ class Reloading:
         unused = node_state.endpoints.keys() - {
             number for numbers in node_state.listeners.values() for number in numbers
         }
-        close_endpoints([node_state.endpoints.pop(number) for number in unused])  # workers took what was queued there
+        close_endpoints([node_state.endpoints.pop(number) for number in unused])  # queued connections were accepted
         asked = {child for child in self._present | two_phase_commit.asked_to_prepare if not child.leaving}
         wanted = node_state.sealed.accepted.workers
         outcome = ReloadResult(
@@ -267,7 +267,7 @@ class Reloading:
 
 
 def _check_readable(sealed: Sealed) -> None:
-    """Raises `UnreadableSnapshot` if its filters are in a package that control could import, and the supervisor
+    """Raise `UnreadableSnapshot` if its filters are in a package that control could import, and the supervisor
     cannot.
     """
     try:
@@ -304,6 +304,6 @@ def changed_files(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> str:
 
 
 def listed(files: Sequence[str]) -> str:
-    """`NAMED` of them, and how many more."""
+    """Return `NAMED` of them, and the number of the others."""
     more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
     return ", ".join(files[:NAMED]) + more

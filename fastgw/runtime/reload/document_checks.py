@@ -1,4 +1,4 @@
-"""Checks of documents that came over the admin API: one at a time, each in a process of its own, within bounds."""
+"""Checks of documents from the admin API: one at a time, each in a child process with limits."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,28 +16,29 @@ from fastgw.runtime.process.transient_errors import is_out_of_memory, is_passing
 from fastgw.shm.slot_assignment import CannotPlace
 
 MOST_WAITING: Final = 8
-"""Documents at a time, the one that is being checked among them: each is held, and may be as long as
-`admin.document_bytes`."""
+"""Maximum number of documents, including the one that is being checked: each is in memory, up to
+`admin.document_bytes`.
+"""
 
 
 class CheckedDocument(Struct, frozen=True):
-    """Result of checking a document. What is empty: nothing is wrong with it."""
+    """Result of checking a document. Empty: no errors."""
 
     problems: Sequence[Problem] = ()
     passing: str = ""
-    """The transient reason why it cannot be checked just now."""
+    """Transient reason why it cannot be checked now."""
     bound: str = ""
-    """The bound that was exceeded, its value, and the setting that raises it."""
+    """Limit that was exceeded, its value, and the setting that raises it."""
     changes: str = ""
     notes: Sequence[Problem] = ()
 
 
 class TooMany(Exception):
-    """`MOST_WAITING` are being checked already."""
+    """`MOST_WAITING` documents are being checked already."""
 
 
 class DocumentChecks:
-    """`change_lock`: held while anything changes that a document is checked against."""
+    """Queue of checks. `change_lock`: held while the state that documents are checked against changes."""
 
     def __init__(self, change_lock: asyncio.Lock) -> None:
         self._change_lock = change_lock
@@ -48,14 +49,14 @@ class DocumentChecks:
         return f"<DocumentChecks: {self._waiting}>"
 
     async def check(self, work: Callable[[], CheckedDocument], file: str, admin: Admin) -> CheckedDocument:
-        """Have `work` done in a process of its own. `file`: as problems name the document. Raises `TooMany`."""
+        """Run `work` in a child process. `file`: name of the document in errors. Raises `TooMany`."""
         if self._waiting >= MOST_WAITING:
             raise TooMany
         self._waiting += 1
         bounds = Bounds(admin.document_time, admin.document_memory)
         try:
             async with self._one:
-                async with self._change_lock:  # no thread is half through what the process begins with
+                async with self._change_lock:  # no thread is changing the state at the fork
                     check = BoundedCheck(lambda: msgpack.encode(_run_check(work, file)), bounds)
                 return msgpack.decode(await check.result(), type=CheckedDocument)
         except OSError as error:
@@ -74,7 +75,7 @@ class DocumentChecks:
 
 
 def _run_check(work: Callable[[], CheckedDocument], file: str) -> CheckedDocument:
-    """Run the check in the child process, of which this is the edge. Raises `MemoryError`."""
+    """Run the check; entry point of the child process. Raises `MemoryError`."""
     try:
         return work()
     except Exception as error:
@@ -85,15 +86,15 @@ def _run_check(work: Callable[[], CheckedDocument], file: str) -> CheckedDocumen
 
 
 def why_not_now(error: Exception) -> str:
-    """Return the transient reason why a configuration cannot be read or compiled; "": the error is not transient."""
+    """Return the transient reason why a configuration cannot be read or compiled; "": the error is permanent."""
     if isinstance(error, OutOfResources) or is_passing(error):
         return str(error) or type(error).__name__
     return ""
 
 
 def problems_of(error: Exception, file: str) -> Sequence[Problem]:
-    """Return the problems of a configuration, from the error of reading or compiling it. `file`: to be named where an
-    error names none.
+    """Return the errors of a configuration, from the exception of reading or compiling it. `file`: for errors without a
+    file.
     """
     if isinstance(error, ConfigError):
         return error.problems

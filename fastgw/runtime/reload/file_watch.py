@@ -1,7 +1,7 @@
 """File watch: detects whether files of the gateway have changed since the last check.
 
-It polls and does not subscribe: that works on every file system, and when a folder is swapped below a link, which is
-how mounted secrets are renewed.
+It polls instead of subscribing: polling works on every file system, and if a directory is swapped below a symlink,
+which is how mounted secrets are updated.
 """
 
 import os
@@ -33,7 +33,7 @@ class FileWatch:
         self._seen: dict[str, Trait | None] = {}
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Watch these from now on. Files that are watched already keep their state."""
+        """Watch these files from now on. Files that are watched already keep their state."""
         self._seen = {path: self._seen.get(path, UNSEEN) for path in paths if not is_derived(path)}
         keep_failures(self._seen)
 
@@ -49,23 +49,23 @@ class SourceWatch:
     """State of the files of a configuration when it was last loaded."""
 
     def __init__(self) -> None:
-        self._taken: Traits | None = None  # None: nobody knows
+        self._taken: Traits | None = None  # None: unknown
         self._seen: Traits | None = None
         self._sources: Sequence[Source] = ()
-        self._patterns: Sequence[tuple[str, str]] = ()  # of these sources
+        self._patterns: Sequence[tuple[str, str]] = ()  # patterns of these sources
 
     def settled(self, sources: Sequence[Source], *, posted: bool) -> bool:
-        """Whether they have changed and stand still: they are what they were at the look before. Told once.
+        """Whether they have changed and are stable since the last check. Reported once.
 
-        `sources`: of the configuration in force, which say what they include. `posted`: they came by another way than
-        from these files, and are in force until the files change: where others are named than before, these count as
-        taken as they are found. Raises `SyntaxProblem` when they include more than can be looked at.
+        `sources`: of the active configuration, with their includes. `posted`: the active configuration was not read
+        from these files, and stays active until they change: newly named files count as unchanged. Raises
+        `SyntaxProblem` if they include more files than can be checked.
         """
         is_other = sources is not self._sources
         if is_other:
             self._sources, self._patterns = sources, patterns_of(sources)
         search = Search()
-        names = {each.name for each in sources if not each.upstream}  # targets that were put in place are no file
+        names = {each.name for each in sources if not each.upstream}  # targets set by the API are not a file
         for folder, pattern in self._patterns:
             names.update(search.find(folder, pattern))
         before, self._seen = self._seen, {name: trait_of(name) for name in names}
@@ -79,7 +79,7 @@ class SourceWatch:
 
 
 def _trait_of_pattern(search: Search, name: str) -> Trait | None:
-    """None: they are more than can be looked at."""
+    """Return the fingerprint of a pattern. None: it matches more files than can be checked."""
     try:
         return tuple(search.find("/", pattern_in(name)))
     except SyntaxProblem:
@@ -87,7 +87,7 @@ def _trait_of_pattern(search: Search, name: str) -> Trait | None:
 
 
 def trait_of(path: str) -> Trait | None:
-    """Return the trait of a file, which changes with its contents; None when it is not there."""
+    """Return the fingerprint of a file, which changes with its contents; None if it does not exist."""
     if is_lookup(path):
         return (turn_of(path),)
     if is_watched(path):

@@ -1,7 +1,7 @@
-"""Control's part of a reload: read, check in full, try to compile, and propose to the supervisor what has passed.
+"""Proposer: control's part of a reload: read, validate and compile a configuration, and propose it to the supervisor.
 
-What takes long runs in a thread, so that probes and metrics are answered meanwhile. One change at a time; who asks for
-the file while one is under way gets the outcome of the next, which reads what the file says then.
+Long work runs in a thread, so that probes and metrics are answered. One change at a time; a request for the file during
+a change gets the result of the next one, which reads the file after the request.
 """
 
 import asyncio
@@ -68,11 +68,11 @@ from fastgw.runtime.reload.rollback_history import retained_generations
 from fastgw.runtime.reload.stale_configuration import Staleness
 
 PROBLEMS: Final = 20
-"""Most problems of one attempt that are remembered."""
+"""Maximum number of errors of one attempt that are kept."""
 BYTES_PER_VALUE: Final = 8
-"""Bytes of `admin.document_bytes` for each value that a document may have: real ones have twelve and more."""
+"""Bytes of `admin.document_bytes` for each value that a document may have: typical documents have twelve and more."""
 POSTED: Final = "POST /config"
-"""Name of a document that came over the API, in problems."""
+"""Name of a document from the API, in errors."""
 NO_FILE: Final = "this gateway was started without a configuration file: there is nothing to reload"
 NO_DOCUMENT: Final = (
     "what came from the command line cannot be changed in part: send a whole configuration (POST /config)"
@@ -80,16 +80,16 @@ NO_DOCUMENT: Final = (
 
 
 Contents = Mapping[str, bytes]
-"""Contents of files, by name."""
+"""Contents of files by name."""
 NO_CONTENTS: Final[Contents] = MappingProxyType({})
 Read = Callable[[Contents], Loaded]
-"""Reads a configuration, with contents that are taken in place of those of files that it names."""
+"""Function that reads a configuration, with these contents in place of those of referenced files."""
 Present = tuple[Contents, Why]
-"""Contents of files to be in force, and the reasons why some are older ones."""
+"""Contents of files to become active, and the reasons why some are older ones."""
 
 
 class Proposer:
-    """`node_state`: as at our birth. What has been accepted since is kept here."""
+    """Proposer of one control process. `node_state`: copy as of the fork; later generations are kept here."""
 
     def __init__(self, node_state: NodeState, channel: Channel) -> None:
         self._node_state = node_state
@@ -101,36 +101,36 @@ class Proposer:
         self.current = node_state.sealed.whole()
         self.config = self.current.config()
         self._tables = node_state.gateway if self.current.generation == node_state.compiled else None
-        """Tables of the configuration in force, which nothing is served by: what is offered is compiled beside them.
-        None: they were compiled elsewhere.
+        """Tables of the active configuration, which serve no requests: base for compiling proposals. None: they were
+        compiled in another process.
         """
         self._tried: tuple[ConfigSnapshot, Gateway] | None = None
-        """The snapshot compiled last, and its tables."""
+        """Snapshot compiled last, and its tables."""
         self._remembered = Remembered()
         self._feeds = FeedsKept()
         self.records = [*node_state.records]
         self._failed_by_contents: ReloadRecord | None = None
-        """The last attempt that failed because of what files say that the configuration names, and nothing else."""
+        """The last attempt that has failed only because of contents of referenced files."""
         self.on_accept: Callable[[ConfigSnapshot], None] = lambda accepted: None
-        """Called with a document before it is proposed."""
+        """Called with a snapshot before it is proposed."""
         self.on_change: Callable[[ConfigSnapshot, ConfigSnapshot], None] = lambda before, now: None
-        """Called with the document that was in force, and the one that is."""
+        """Called with the previous active snapshot, and the new one."""
         self.on_missed: Callable[[], None] = lambda: None
-        """Called when another document is in force than the one that is known here."""
+        """Called when the active snapshot is not the one known here."""
         self._kept = {document.generation: document for document in node_state.documents}
         self.withheld: Why = {}
-        """Reasons, by file, why its present contents are not in force."""
+        """Reasons why present contents are not active, by file."""
         self._withheld_dates: Mapping[str, float] = {}  # since when
         self.warnings: Why = {}
-        """Warnings, by file, about what is in force."""
+        """Warnings about active files, by file."""
         for name in filter(is_watched, self.current.captured):
             remember(name, self.current.captured[name])
         self._due_date = inf
         self._staleness = Staleness(self.records)
         self._again: Mapping[Subject, RetryBackoff] = {"file": RetryBackoff(), "contents": RetryBackoff()}
-        self._again_for: Origin = "file"  # who asked for what the file says
-        self._is_postponed = False  # the attempt that is under way
-        self._untaken: Contents = {}  # of files that were tried, and found wrong
+        self._again_for: Origin = "file"  # origin of the request to read the file
+        self._is_postponed = False  # the current attempt
+        self._untaken: Contents = {}  # contents that were tried and are invalid
 
     async def reload(self, source: Origin) -> Outcome:
         """Take what the file says."""
@@ -140,7 +140,7 @@ class Proposer:
 
     async def _reload(self, source: Origin) -> Outcome:
         async with self._lock:
-            self._next = None  # who asks from here on may mean a later state of the file
+            self._next = None  # later requests may mean a later state of the file
             if not self.current.file:
                 notice(
                     OperatorEvent.RELOAD_REFUSED, f"not reloaded, generation {self.current.generation} stays: {NO_FILE}"
@@ -149,20 +149,21 @@ class Proposer:
             return await self._offer(self._load_file, source)
 
     async def try_again(self) -> None:
-        """Take what the file says, where it is time to: it could not be done for a reason that passes."""
+        """Load the files again, if a retry after a transient failure is due."""
         async with self._lock:
             if self._again["file"].due_at <= time.monotonic():
                 await self._offer(self._load_file, self._again_for)
 
     @property
     def stale(self) -> Stale | None:
-        """The state of staleness: why the files say something else than what is in force."""
+        """Staleness: why the files differ from the active configuration."""
         return self._staleness.state
 
     @property
     def kept_files(self) -> Sequence[KeptFile]:
-        """The files that it names and whose present contents are not in force, one for each reason. What is looked up
-        is in no file."""
+        """Referenced files whose present contents are not active, one for each reason. Derived ones are no files, and
+        are left out.
+        """
         alike: dict[str, list[str]] = {}
         for file, why in self.withheld.items():
             if not is_lookup(file):
@@ -175,22 +176,23 @@ class Proposer:
         ]
 
     def look_at_files(self) -> None:
-        """Find out whether they do. Reads files: in a thread."""
+        """Check whether the files differ from the active configuration. Reads files: call in a thread."""
         self._staleness.check_files(lambda: self.current)
 
     @property
     def tables(self) -> Gateway | None:
-        """Tables of what is in force, which nothing is served by; None: they were not compiled here."""
+        """Tables of the active configuration, which serve no requests; None: they were compiled in another process."""
         return self._tables
 
     def remember_tables(self, tables: Gateway, of: ConfigSnapshot) -> None:
-        """Remember the compiled tables of the configuration in force, if it still is."""
+        """Keep the compiled tables of the active configuration, if it still is."""
         if of is self.current:
             self._tables = tables
 
     async def warm_cache(self) -> None:
-        """Read what is in force, so that the first change makes only what has changed, as later ones do: worth while
-        where there may be very many services. What is compared then are the very objects that are remembered."""
+        """Read the active configuration into the cache, so that the first change compiles only changed parts, like
+        later ones. Useful with thousands of services. Comparisons then use the cached objects.
+        """
         if not any(name.startswith(f"{EGRESS}/") for name in self.config.upstreams):
             return
         async with self._lock:
@@ -202,15 +204,16 @@ class Proposer:
                     self.config = msgspec.structs.replace(before, routes=now.routes, upstreams=now.upstreams)
 
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
-        """Take this text in place of the main file. Raises `OverBound`."""
+        """Use this text instead of the main file. Raises `OverBound`."""
         read = partial(self._load_posted, text, suffix)
         return await self._apply(read, POSTED, POSTED, "document", spares=True, dry_run=dry_run)
 
     async def _apply(
         self, read: Read, sent: str, name: str, subject: Subject, *, spares: bool, dry_run: bool = False
     ) -> Outcome:
-        """Check what was `sent` over the API within bounds; take it when nothing is wrong with it. `name`: as `_offer`
-        has it. Raises `OverBound`."""
+        """Check a document from the API (`sent`) with limits, and activate it if it is valid. `name`: as in `_offer`.
+        Raises `OverBound`.
+        """
         if not self._is_serving:
             return self._not_now()
         file = name or self.current.file
@@ -243,7 +246,7 @@ class Proposer:
 
     @property
     def _most_values(self) -> int | None:
-        """Return the most values of a document that was sent: what is made of a value takes many times its bytes."""
+        """Return the maximum number of values of a document: a value needs many times its bytes in memory."""
         admin = self.config.admin
         return None if admin is None else admin.document_bytes // BYTES_PER_VALUE
 
@@ -271,7 +274,7 @@ class Proposer:
         return config.load(self.current.file, TYPES, instead, self._remembered, self.current.captured)
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
-        """Take these targets in place of those of an upstream, until the files are read again. Raises `OverBound`."""
+        """Replace the targets of an upstream, until the files are read again. Raises `OverBound`."""
         if not self.current.sources:
             return self._refused("rejected", NO_DOCUMENT)
         name = path_text(("upstreams", upstream, "targets"))
@@ -285,7 +288,7 @@ class Proposer:
         return await self._apply(read, f"PUT /{name.replace('.', '/')}", "", "contents", spares=False)
 
     async def refresh(self) -> None:
-        """Take the present contents of the files that the configuration names, where they are others."""
+        """Load the present contents of referenced files, if they have changed."""
         async with self._lock:
             before = self.current.captured
             try:
@@ -309,21 +312,22 @@ class Proposer:
                     await self._tell_mended(mended)
 
     def _withhold_all(self, files: Sequence[str]) -> None:
-        """Withhold files that were refused together: more than one is to blame, or nobody knows which."""
+        """Withhold files that were rejected together: more than one is invalid, or the invalid one is unknown."""
         if unknown := [file for file in files if file not in self.withheld]:
             self._failed_by_contents = self.records[-1]
             self._withhold({**self.withheld, **dict.fromkeys(unknown, self.records[-1].summary)})
 
     async def _tell_mended(self, files: Sequence[str]) -> None:
-        """Report files whose present contents are what has been in force all the time."""
+        """Log files whose present contents are again those that are active."""
         notice(OperatorEvent.FILE_BACK, f"{listed(files)}: valid again, the current contents are active")
         if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
-            # The last attempt is no failure any more.
+            # Clears the failure of the last attempt.
             await self._offer(self._read_now(self.current.captured), "file", subject="contents")
 
     async def apply_watched_objects(self, name: str) -> bool:
-        """Take what a watch says now, and of other files nothing. False: it cannot be tried just now, or has failed in
-        a worker; what is found wrong has been tried."""
+        """Load the objects of a watch, and no other files. False: they cannot be tried now, or have failed in a worker;
+        invalid objects count as tried.
+        """
         async with self._lock:
             content, untaken = content_of(name), self._untaken
             if name not in self.current.captured or content in (self.current.captured[name], untaken.get(name)):
@@ -334,7 +338,7 @@ class Proposer:
             return outcome.ok or outcome.reason == "rejected"
 
     def _read_now(self, now: Contents) -> Read:
-        """The files that are in force, with these contents of those that they name."""
+        """Read the active files, with these contents of referenced files."""
 
         def read(contents: Contents) -> Loaded:
             captured = {**now, **contents}
@@ -345,9 +349,9 @@ class Proposer:
         return read
 
     async def propose_file(self) -> None:
-        """Take what the file says, where that is other than what is in force, or the last attempt has failed."""
+        """Load the file, if it differs from the active configuration, or if the last attempt has failed."""
         async with self._lock:
-            with suppress(ConfigError, OutOfResources):  # it is told when it is offered
+            with suppress(ConfigError, OutOfResources):  # the error is reported when it is proposed
                 loaded = await asyncio.to_thread(self._load_file)
                 current = self.current
                 same = [*loaded.sources] == current.sources and loaded.captured == current.captured
@@ -366,7 +370,7 @@ class Proposer:
         return time.monotonic() >= self._again["file"].due_at
 
     def _present(self) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Return the present contents of referenced files, as far as they can be in force; and of the rest, why not.
+        """Return the contents of referenced files that can become active, and the reasons why others cannot.
 
         Raises `SyntaxProblem`.
         """
@@ -375,7 +379,7 @@ class Proposer:
         now = read_again(before, away)
         kyma = self.config.providers.kyma
         if kyma is not None and kyma.directory is not None and (gone := why_no_folder(kyma.directory)):
-            kept = directory_in(kyma, before)  # it may be mounted anew; without it all services would be gone
+            kept = directory_in(kyma, before)  # it may be being remounted; without it all services would disappear
             now |= kept
             away |= dict.fromkeys(kept, f"{kyma.directory}: {gone}")
         taken, why = settled(self.config, before, now)
@@ -387,30 +391,30 @@ class Proposer:
         before, self.withheld = self.withheld, why
         dates, now = self._withheld_dates, time.time()
         self._withheld_dates = {file: dates.get(file, now) for file in why}
-        lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # told where it was taken so
+        lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # reported when it was activated
         why = {file: each for file, each in why.items() if file not in lacking}
         for each in dict.fromkeys(each for each in why.values() if each not in before.values()):
             notice(OperatorEvent.FILE_KEPT, f"{each}: the previous contents stay active")
 
     async def rollback(self, generation: int | None) -> Outcome:
-        """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
-        step further. Certificates and files of consumers stay those in force: the old may have expired, or been
-        withdrawn."""
+        """Roll back to the files of a kept generation; None: to the previous one, each time one step further.
+        Certificates and consumer files stay as they are: older ones may have expired or been revoked.
+        """
         async with self._lock:
             if not self._is_serving:
                 return self._not_now()
             wanted = self._kept.get(self._before() if generation is None else generation)
-            if wanted is None or not wanted.sources:  # what came from the command line is no document
+            if wanted is None or not wanted.sources:  # a configuration from the command line has no document
                 return self._not_back(generation)
             captured = brought_forward(wanted.captured, self.current.captured)
             read = partial(config.load_sources, wanted.sources, captured, TYPES, self._remembered)
             return await self._offer(lambda _: read(), "rollback", spares=False, subject="document")
 
     def _before(self) -> int:
-        """The last generation that said something else, before the one that is served; 0: none is kept."""
+        """Return the last generation with other contents before the active one; 0: none is kept."""
         current = self.current
         alike = {each.generation for each in self._kept.values() if each.sources == current.sources}
-        served = max(alike, default=current.generation)  # it is kept where a rollback went back to it
+        served = max(alike, default=current.generation)  # kept, because a rollback has used it
         others = (each for each in self._kept.values() if each.sources and each.generation not in alike)
         return max((each.generation for each in others if each.generation < served), default=0)
 
@@ -424,7 +428,7 @@ class Proposer:
         return msgspec.structs.replace(self._refused("rejected", f"{asked}: {listed}"), kept=kept)
 
     def on_outcome(self, outcome: Verdict) -> None:
-        """The supervisor's answer; it may be one to the control process before this one, which has died."""
+        """Handle the supervisor's result, which may be for a previous control process that has died."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(outcome)
         elif outcome.generation != self.current.generation:
@@ -448,8 +452,10 @@ class Proposer:
         spares: bool = True,
         subject: Subject = "file",
     ) -> Outcome:
-        """`name`: how problems name what is read, where that is not the file. `present`: it is about the contents of
-        these files alone; `alone`: of others nothing is known. `spares`: wrong contents of files may be left out."""
+        """Validate, compile and propose. `name`: name of the document in errors, if it is not the file. `present`: the
+        change is about the contents of these files; `alone`: only about them. `spares`: invalid contents of files may
+        be held back.
+        """
         if not self._is_serving:
             self._again["file"].forget()
             return self._not_now()
@@ -460,7 +466,7 @@ class Proposer:
         if subject in self._again and not self._is_postponed:
             self._again[subject].forget()
         if outcome.ok and subject != "contents":
-            self._again["file"].forget()  # of what is served now nobody waits for what was there before
+            self._again["file"].forget()  # earlier states of the file are obsolete
             await asyncio.to_thread(self._staleness.accepted, lambda: self.current)
         elif not outcome.ok and subject == "file":
             await asyncio.to_thread(self._staleness.refused, lambda: self.current, self.records[-1].summary)
@@ -496,7 +502,7 @@ class Proposer:
             kept = _kept_note(loaded)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
-            # Where the files are those in force, contents that are taken make what they say be served.
+            # If the files are the active ones, their referenced contents make the configuration active.
             about = "file" if subject == "contents" and self._staleness.is_same else subject
             self._channel.send(Propose(generation=accepted.generation, source=source, subject=about), [descriptor])
         except ChannelFull:
@@ -532,8 +538,8 @@ class Proposer:
     def _make_most(
         self, read: Read, source: Origin, file: str, present: Present | None, spares: bool
     ) -> tuple[Loaded, ConfigSnapshot]:
-        """Compile, in a thread, with bad files left out as far as something else is in force for them: nobody waits for
-        the renewal of a certificate, or for a secret to be fixed. Raises `ConfigError`, `CannotPlace`.
+        """Compile in a thread, holding back bad files as far as previous contents are active: an expired certificate or
+        a bad secret must not block other changes. Raises `ConfigError`, `CannotPlace`.
         """
         before = self.current.captured
         self._blamed: Sequence[Problem] = ()
@@ -574,16 +580,18 @@ class Proposer:
         return msgspec.structs.replace(loaded, withheld=withheld), accepted
 
     def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:
-        """Filters that cannot use what is in files now, and what is wrong, where the files said something else before:
-        that is better left in force. What comes of documents is as they say."""
+        """Return filters that cannot use the present contents of files, with the error, if the previous contents worked
+        and can stay active. Documents are used as they are.
+        """
         changed_files = changed(self.current.captured, loaded.captured)
         rewritten = {file for file in changed_files if file in self.current.captured}
         unusable = gateway.unusable.items() if rewritten else ()
         return {where: each.why for where, each in unusable if not rewritten.isdisjoint(each.files)}
 
     def _make(self, loaded: Loaded, source: Origin, file: str, *, strict: bool) -> tuple[Loaded, ConfigSnapshot]:
-        """`file`: as problems name it. `strict`: contents of files that spoil a route are wrong. Raises `ConfigError`,
-        `CannotPlace`."""
+        """Read and compile. `file`: its name in errors. `strict`: contents of files that break a route are errors.
+        Raises `ConfigError`, `CannotPlace`.
+        """
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
         for place, access_log in enumerate(settings.access_logs):
@@ -628,7 +636,7 @@ class Proposer:
         return self._node_state.words.targets.is_held(self._node_state.shared, place)
 
     def _keep(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
-        """`whole`: it is known of all files whether what they say is in force."""
+        """Record the result of a change. `whole`: all files were checked."""
         before = self.current
         stays = retained_generations(self._kept.values(), before, accepted)
         self._kept[before.generation] = RollbackPoint.of(before)
@@ -659,15 +667,15 @@ class Proposer:
     def _retry_note(self, subject: Subject) -> str:
         """Describe, for people, the next attempt after a transient failure."""
         if subject not in self._again:
-            return ""  # who has sent the document has the answer
+            return ""  # the sender of the document gets the result
         self._is_postponed = True
         return f"; it is tried again in {self._again[subject].failed(time.monotonic()):g} s"
 
     def _postponed(
         self, why: str, source: Origin, subject: Subject, dry_run: bool = False, *, again: bool = True
     ) -> Outcome:
-        """Return the outcome of a transient failure: nothing is known to be wrong with the proposal. `again`: it is
-        tried again.
+        """Return the outcome of a transient failure: the proposal is not known to be invalid. `again`: it is
+        retried.
         """
         if dry_run:
             return self._refused("failed", f"it cannot be determined: {why}")
@@ -722,7 +730,7 @@ def _reasons(loaded: Loaded) -> Iterable[str]:
 
 
 def _renamed(problem: Problem, file: str, name: str) -> Problem:
-    """Return the problem under another file name. The text may name the place of something else in it."""
+    """Return an error under another file name. The text may contain positions in it."""
     wrong, expected = (text.replace(f"{file}:", f"{name}:") for text in (problem.wrong, problem.expected))
     if problem.file == file:
         return msgspec.structs.replace(problem, file=name, wrong=wrong, expected=expected)
@@ -730,16 +738,16 @@ def _renamed(problem: Problem, file: str, name: str) -> Problem:
 
 
 def _addresses(settings: Config) -> set[Address]:
-    """All that it listens on."""
+    """Return all addresses that it listens on."""
     own = (getattr(settings, name) for name in OWN)
     return {each.address for each in (*settings.listeners.values(), *own) if each is not None}
 
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Keep the collector away from tables that have no cycles, and from walking them ever after.
+    """Exclude the tables, which have no cycles, from garbage collection.
 
-    PERF: with 10,000 routes a collection stopped all of control for 160 ms (CPython 3.11); without, 25 ms at most.
+    PERF: with 10,000 routes a collection blocked control for 160 ms (CPython 3.11); now at most 25 ms.
     """
     gc.disable()
     try:

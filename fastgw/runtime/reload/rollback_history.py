@@ -1,5 +1,5 @@
-"""Rollback history: the configurations that are kept to go back to. Control and the supervisor compute the same, each
-for itself.
+"""Rollback history: the configurations kept for rollback. Control and the supervisor compute it independently, with the
+same result.
 """
 
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from typing import Final
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot, RollbackPoint
 
 KEPT: Final = 5
-"""Configurations that one can go back to, all different, besides the one in force."""
+"""Number of different configurations that are kept, besides the active one."""
 
 
 def retained_generations(documents: Iterable[RollbackPoint], before: ConfigSnapshot, now: ConfigSnapshot) -> set[int]:
-    """The generations that stay when `now` takes the place of `before`. `documents`: what was kept until then.
+    """Return the generations to keep when `now` replaces `before`. `documents`: those kept until then.
 
-    What a rollback went back to stays in its place, for the next step to go on from there; the rollback's own copy is
-    not kept. Where the configuration goes on from such a copy, it was the last that was in force, and takes the place
-    of what it is a copy of.
+    A generation that a rollback went back to stays in its position, for the next step; the copy made by the rollback is
+    not kept. If such a copy is replaced by a new configuration, it was the last active one, and takes the position of
+    its original.
     """
     kept = {each.generation: each.sources for each in documents}
     if before.sources != now.sources:

@@ -1,7 +1,7 @@
-"""Whether the configuration's own files say what is served; where they do not, since when and why.
+"""Stale configuration: whether the configuration's files differ from the active configuration, since when and why.
 
-After a reload that was refused, files that were changed and not reloaded, a document that came over the API or a
-rollback, a restart would begin with something else than what runs, or not begin at all.
+After a rejected reload, changes without a reload, a document from the API or a rollback, a restart would start with
+another configuration, or fail.
 """
 
 import hashlib
@@ -24,21 +24,21 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "api": "the active configuration came from the admin API (POST /config)",
     "rollback": "the active configuration is a rollback",
 }
-"""Reasons why the files say something else although nobody has changed them, by the origin of what runs."""
+"""Reasons why files differ although they have not changed, by the origin of the active configuration."""
 
 
 class SourceFiles:
-    """Digest of the present source files of a configuration. A file is read only where it may have changed."""
+    """Digest of the present source files of a configuration. A file is read only if it may have changed."""
 
     def __init__(self) -> None:
         self.digest = b""
-        """Digest of their names and contents; b"": never computed."""
+        """Digest of their names and contents; b"": not computed yet."""
         self._digests: dict[str, tuple[Trait | None, bytes]] = {}
         self._sources: Sequence[Source] = ()
         self._patterns: Sequence[tuple[str, str]] = ()
 
     def read_files(self, sources: Sequence[Source]) -> bool:
-        """Look at the files of these sources and at those that they include. Returns whether they say the same.
+        """Check the files of these sources and their includes. Returns whether they have the same contents.
 
         Raises `OutOfResources`.
         """
@@ -50,7 +50,7 @@ class SourceFiles:
             try:
                 names.update(search.find(folder, pattern))
             except SyntaxProblem:
-                names.add(pattern)  # more than can be looked at: others than what is served
+                names.add(pattern)  # more files than can be checked: they differ
         digests = {}
         for name in names:
             trait = trait_of(name)
@@ -63,19 +63,19 @@ class SourceFiles:
 
 
 class Staleness:
-    """Follows the attempts to change the configuration, and the files between them."""
+    """Follows the changes of the configuration, and of its files in between."""
 
     def __init__(self, records: Sequence[ReloadRecord]) -> None:
         self.state: Stale | None = None
-        """None: the files say what is served."""
+        """None: the files match the active configuration."""
         self.is_same = False
-        """Whether they said the same, byte by byte, when they were looked at last."""
-        self._lock = Lock()  # it is asked from several threads
+        """Whether they were byte by byte the same at the last check."""
+        self._lock = Lock()  # used by several threads
         self._files = SourceFiles()
-        self._refused: tuple[str, bytes] | None = None  # why, and what the files said then
-        self._wrong: tuple[str, bytes] | None = None  # the same, of before what runs was taken from elsewhere
-        self._source = ""  # by whom that was asked for
-        self._taken = b""  # what the files said when this configuration was taken
+        self._refused: tuple[str, bytes] | None = None  # reason, and digest of the files
+        self._wrong: tuple[str, bytes] | None = None  # the same, from before a configuration from elsewhere
+        self._source = ""  # origin of that request
+        self._taken = b""  # digest of the files at the last activation
         for record in records:
             if record.subject == "file" and not record.ok:
                 self._refused = record.summary, b""
@@ -83,7 +83,7 @@ class Staleness:
                 self._is_taken(record.source)
 
     def accepted(self, current: Callable[[], ConfigSnapshot]) -> None:
-        """Another configuration is served. Reads files, as the others do: in a thread."""
+        """Record that another configuration is active. Reads files, like the other methods: call in a thread."""
         with self._lock:
             self.state = None
             self._is_taken(current().source)
@@ -98,17 +98,17 @@ class Staleness:
             self._look(current())
 
     def check_files(self, current: Callable[[], ConfigSnapshot]) -> None:
-        """Look at the files. Reads those that have changed."""
+        """Check the files. Reads those that have changed."""
         with self._lock:
             self._look(current())
 
     def _is_taken(self, source: str) -> None:
-        """Another configuration is served. From elsewhere it mends nothing of what is wrong with the files."""
+        """Record another active configuration. If it is from elsewhere, errors of the files remain."""
         self._wrong = (self._refused or self._wrong) if source in ELSEWHERE else None
         self._refused, self._source = None, source
 
     def _digest_now(self, current: ConfigSnapshot) -> bytes:
-        """b"": it cannot be found out just now."""
+        """Return the digest of the files; b"": it cannot be computed now."""
         try:
             self._files.read_files(current.sources)
         except OutOfResources:
@@ -119,7 +119,7 @@ class Staleness:
         try:
             found = self._find_reason(current) if current.file else None
         except OutOfResources:
-            return  # what was known stays
+            return  # the state stays unchanged
         if found is None or self.state is None or found[0] != self.state.reason:
             self.state = None if found is None else Stale(found[0], found[1], time.time())
         elif found[1] != self.state.why:
@@ -131,7 +131,7 @@ class Staleness:
         digest = self._files.digest
         if self._refused is not None:
             why, then = self._refused
-            if not then:  # known from the control process before this one
+            if not then:  # recorded by the previous control process
                 self._refused = why, digest
             if digest == self._refused[1]:
                 return "refused", why

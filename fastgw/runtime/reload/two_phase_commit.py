@@ -1,8 +1,8 @@
 """Two-phase commit of a generation over all workers: all prepare, then all commit; one refusal aborts it.
 
-Until the last worker is prepared nothing has changed. From the commit on later processes begin with the new generation,
-so the replacement of a worker that dies in between has it. A late worker (not ready yet, or silent) is not waited for:
-it is updated before it accepts again.
+Until the last worker is prepared nothing changes. From the commit on new processes start with the new generation,
+including replacements of workers that die in between. A late worker (not ready yet, or silent) is not waited for: it is
+updated before it accepts again.
 """
 
 import time
@@ -18,13 +18,13 @@ from fastgw.runtime.sockets.listening_sockets import ListeningEndpoint
 PREPARE_S: Final = 60.0
 """Timeout of the prepare phase in seconds."""
 COMMIT_S: Final = 10.0
-"""Timeout of the commit phase in seconds; a commit takes one turn of the loop."""
+"""Timeout of the commit phase in seconds; a commit takes one loop iteration."""
 
 
 class TwoPhaseCommit:
     """One change, from the proposal to the last commit.
 
-    `commit` is called when all are prepared, and `ended` at the end, with the reason of a failure or "".
+    `commit` is called when all workers are prepared, and `ended` at the end, with the reason of a failure or "".
     """
 
     def __init__(

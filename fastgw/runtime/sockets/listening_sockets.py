@@ -90,7 +90,7 @@ def open_endpoints(
 
 
 def why_not_listen(address: Address) -> str:
-    """Return the reason why this process could not listen there, if it can be determined without trying; "": none. It
+    """Return the reason why this process could not listen there, if it can be determined without binding; "": none. It
     does not check whether the address is in use, because the running gateway usually uses it.
     """
     if address.path:
@@ -114,7 +114,7 @@ def why_not_listen(address: Address) -> str:
 
 
 def _unprivileged_ports() -> int:
-    """The first port that everybody may bind."""
+    """Return the first port that does not require privileges."""
     with suppress(OSError, ValueError):
         return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     return 1024
@@ -175,14 +175,14 @@ def _open_tcp(address: Address, slots: int, kind: socket.SocketKind) -> tuple[Li
             for _ in range(slots):
                 listening = undo.enter_context(_listen(family, (host, port), kind=kind))
                 sockets.append(listening)
-                port = listening.getsockname()[1]  # if the system has chosen the port, the others get the same
+                port = listening.getsockname()[1]  # a port chosen by the system is used for the others too
             endpoints.append(ListeningEndpoint(Address(host=host, port=port), sockets))
         undo.pop_all()
     return tuple(endpoints)
 
 
 def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
-    """The addresses of a host, without those that this machine cannot have (`::1` without IPv6)."""
+    """Return the addresses of a host, without families that this machine does not support (`::1` without IPv6)."""
     found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     hosts: list[tuple[socket.AddressFamily, str]] = list(dict.fromkeys((each[0], str(each[4][0])) for each in found))
     return [(family, host) for family, host in hosts if _is_ours(family, host)] or hosts
@@ -204,10 +204,10 @@ def _bind(
     both: bool = False,
     kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> socket.socket:
-    """`both`: an address of IPv6 stands for those of IPv4 as well."""
+    """Bind a socket. `both`: an IPv6 address accepts IPv4 as well."""
     with ExitStack() as undo:
         bound = undo.enter_context(socket.socket(family, kind | socket.SOCK_NONBLOCK))
-        if family != socket.AF_UNIX and kind == socket.SOCK_STREAM:  # with datagrams it would share the port
+        if family != socket.AF_UNIX and kind == socket.SOCK_STREAM:  # for datagrams it would share the port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
         if family == socket.AF_INET6:
@@ -226,7 +226,7 @@ def _listen(
     both: bool = False,
     kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> socket.socket:
-    """One of the sockets that share an address."""
+    """Open one of the sockets that share an address."""
     with ExitStack() as undo:
         listening = undo.enter_context(_bind(family, name, shared=True, both=both, kind=kind))
         if kind == socket.SOCK_STREAM:
@@ -250,7 +250,7 @@ def _remove_stale(path: str) -> None:
     """Remove the socket file of a gateway that was killed, if a connect to it is refused."""
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return  # bind reports that the address is in use
+            return  # bind reports the error
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             if probe.connect_ex(path) == errno.ECONNREFUSED:
                 os.unlink(path)

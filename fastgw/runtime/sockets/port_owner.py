@@ -17,7 +17,8 @@ _LISTEN: Final = "0A"  # TCP_LISTEN (proc(5))
 
 
 def holder_of(address: Address) -> str | None:
-    """`another fastgw, pid 12` or `nginx, pid 12`; None if it cannot be determined.
+    """Return the process that uses an address: `another fastgw, pid 12` or `nginx, pid 12`; None if it cannot be
+    determined.
 
     If several processes have the socket open, their common ancestor is named.
     """
@@ -50,7 +51,7 @@ def _tcp_inodes(address: Address) -> Iterator[str]:
 
 
 def _proc_address(hexadecimal: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """proc(5): 32-bit words, each in the machine's own byte order."""
+    """Return an address as in /proc: 32-bit words in the machine's byte order (proc(5))."""
     words = re.findall("." * 8, hexadecimal)
     return ipaddress.ip_address(b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words))
 

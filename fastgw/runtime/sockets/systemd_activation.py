@@ -41,8 +41,8 @@ class Inherited:
     def claim_sockets(self, address: Address) -> tuple[socket.socket, ...]:
         """Return the sockets bound to this address; () = there are none. The caller closes them.
 
-        A host name means all its addresses. A socket for `[::]` that listens for IPv4 too, which is what a bare port
-        in a socket unit makes, stands for `0.0.0.0` where no other does, and for `:port`.
+        A host name means all its addresses. A socket for `[::]` that listens for IPv4 too, which is what a bare port in
+        a socket unit makes, is also used for `0.0.0.0` if no other socket is bound to it, and for `:port`.
         """
         wanted = _bindings(address) if self.left else ()
         taken = [each for each in self.left if bound_to(each.socket) in wanted]
@@ -54,7 +54,7 @@ class Inherited:
     def unclaimed(self) -> tuple[str, ...]:
         """Return a line for each socket that was not taken: connections to it are not answered.
 
-        They stay open: a listener of a later generation may take them.
+        They stay open: a listener of a later generation may use them.
         """
         waiting = [f"{bound_to(each.socket)} ({each.name})" for each in self.left]
         advice = "no listener has that address; write a listener with this address, or change ListenStream"
@@ -108,7 +108,7 @@ def _bindings(address: Address) -> frozenset[Address]:
     try:
         found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
-        return frozenset()  # bind reports it
+        return frozenset()  # bind reports the error
     return frozenset(Address(host=str(name[0]), port=address.port) for *_, name in found)
 
 
@@ -120,7 +120,9 @@ def _is_dual(listening: socket.socket, port: int) -> bool:
 
 
 def _listening(fd: int) -> socket.socket:
-    """Raises `OSError` if it is not a socket, and `ValueError` if it is not a listening stream socket."""
+    """Check a descriptor. Raises `OSError` if it is not a socket, and `ValueError` if it is not a listening stream
+    socket.
+    """
     os.set_inheritable(fd, False)
     with ExitStack() as undo:
         passed = undo.enter_context(socket.socket(fileno=fd))

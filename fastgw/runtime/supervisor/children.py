@@ -39,33 +39,33 @@ class Children:
         if node_state.sealed.accepted.sources or node_state.own:
             self.companions.append(self.control)
         self.leaving: list[Child] = []
-        """Workers that drain and then end."""
+        """Workers that drain and will end."""
 
     @property
     def slots(self) -> list[Slot]:
         return self.workers + self.companions
 
     def __iter__(self) -> Iterator[Child]:
-        """All living children."""
+        """Iterate over all living children."""
         for slot in self.slots:
             yield from slot.children
         yield from self.leaving
 
     def that_work(self) -> list[Child]:
-        """All workers, those that are leaving too."""
+        """All workers, including those that are leaving."""
         return [child for child in self if child.column is not None]
 
     def serving(self) -> Iterator[Child]:
-        """The workers that may accept."""
+        """Workers that may accept."""
         return (slot.child for slot in self.workers if slot.child is not None and slot.child.able)
 
     def present(self) -> list[Child]:
-        """The workers that serve, including silent ones."""
+        """Workers that serve, including silent ones."""
         children = (slot.child for slot in self.workers)
         return [child for child in children if child is not None and child.ready and not child.leaving]
 
     def slot_of(self, child: Child) -> Slot | None:
-        """None: it is leaving."""
+        """Return the slot of a child. None: it is leaving."""
         return next((slot for slot in self.slots if child in slot.children), None)
 
     def resize(self, workers: int) -> None:
@@ -98,7 +98,7 @@ class Children:
         return child
 
     def _column(self) -> int:
-        """Return a free column. All processes that sum over columns know it before a worker counts there."""
+        """Return a free column. All processes that sum over columns know it before a worker uses it."""
         taken = {child.column for child in self}
         column = next(column for column in range(len(taken) + 1) if column not in taken)
         node_state = self._node_state
@@ -114,7 +114,7 @@ class Children:
         try:
             self._signals.forget()
             for other in self:
-                other.channel.close()  # otherwise its child would not notice the end of the supervisor
+                other.channel.close()  # otherwise that child would not notice the end of the supervisor
             self._forget()
             call_ourselves(f"fastgw {slot.name}")
             call_process(slot.name)

@@ -1,8 +1,8 @@
-"""Handover state of an upgrade in place: what the old program leaves to the next, with the same pid, children and
-sockets.
+"""Handover state of an upgrade in place: state that the old program passes to the new one, which keeps pid, children
+and sockets.
 
-It lies in a memory file whose descriptor the environment names; what it names by descriptor is open in the next program
-too. Only plain values stand in it, for the next program may be another version of fastgw.
+It is in a memory file whose descriptor is in the environment; its descriptors stay open in the new program. It contains
+plain values only, because the new program may be another version of fastgw.
 """
 
 import os
@@ -28,13 +28,13 @@ from fastgw.shm.slot_assignment import SlotTable
 from fastgw.sync.revocations import RevocationEvent
 
 TAKE_OVER: Final = "FASTGW_TAKE_OVER"
-"""Environment variable for the next program: the descriptor of the handover state."""
+"""Environment variable for the new program: descriptor of the handover state."""
 PREFLIGHT: Final = "FASTGW_PREFLIGHT"
-"""Environment variable for a program that shall only prove that it could take over: the descriptor of the state."""
+"""Environment variable for a preflight, which only tests the takeover: descriptor of the state."""
 
 
 class OpenEndpoint(msgspec.Struct):
-    """An `ListeningEndpoint`, its sockets as descriptors."""
+    """A `ListeningEndpoint`, with descriptors of its sockets."""
 
     address: str
     sockets: list[int]
@@ -53,11 +53,11 @@ class OpenEndpoint(msgspec.Struct):
 
 
 class ChildHandover(msgspec.Struct):
-    """A `Child`, its channel as descriptor."""
+    """A `Child`, with the descriptor of its channel."""
 
     name: str
     slot: int | None
-    """None: it is no worker, or leaving."""
+    """None: it is not a worker, or it is leaving."""
     pid: int
     channel: int
     column: int | None
@@ -101,18 +101,18 @@ class HandoverState(msgspec.Struct, kw_only=True):
     """Everything that is not made anew."""
 
     protocol: int
-    """Version of the protocol that the children speak."""
+    """Version of the protocol of the children."""
     generation: int
     sources: list[Source]
     captured: dict[str, bytes]
     source: Origin
     date: float
-    """When it was accepted, epoch seconds."""
+    """Date of acceptance (epoch seconds)."""
     former: list[RollbackPoint]
-    """The generations to go back to."""
+    """Generations for rollback."""
     places: SlotTable
     shared: int
-    """The descriptor of the shared memory."""
+    """Descriptor of the shared memory."""
     endpoints: dict[int, OpenEndpoint]
     endpoint_number: int
     listeners: dict[str, list[int]]
@@ -120,24 +120,24 @@ class HandoverState(msgspec.Struct, kw_only=True):
     slots: int
     children: list[ChildHandover]
     passed: list[tuple[int, str]]
-    """Sockets of a service manager that no listener has taken yet, by their descriptors and names."""
+    """Sockets of a service manager that no listener uses, with descriptors and names."""
     records: list[ReloadRecord]
     begun_date: float
     feeds: dict[str, bytes]
-    """The last values of feeds, by key."""
+    """Last values of feeds by key."""
     reload_due: bool
-    """A signal asked for a reload that has not begun."""
+    """Whether a signal has requested a reload that has not begun."""
     tickets: TicketKeySeeds | None = None
-    """None: another version, which knows none."""
+    """None: the old version has none."""
     run_key: bytes = b""
-    """b"": likewise."""
+    """b"": the old version has none."""
     revoked: bytes = b""
     """The revocation list, as records."""
     revocation_events: list[RevocationEvent] = msgspec.field(default_factory=list, name="revoked_told")
     quota_claim: int = -1
-    """The descriptor of its lock; -1: there is none."""
+    """Descriptor of its lock; -1: there is none."""
     admin_token: str = ""
-    """"": another version, which made none."""
+    """"": the old version has none."""
     registration: tuple[str, int] | None = None
     """Path and descriptor of the entry in the runtime directory."""
 
@@ -180,7 +180,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
 
     @property
     def descriptors(self) -> list[int]:
-        """All that the next program needs, but for the state's own."""
+        """Return all descriptors that the new program needs, except that of the state itself."""
         return [
             self.shared,
             *(each for endpoint in (*self.endpoints.values(), *self.own.values()) for each in endpoint.sockets),
@@ -194,7 +194,7 @@ class HandoverState(msgspec.Struct, kw_only=True):
         return Inherited(Passed(socket.socket(fileno=descriptor), name) for descriptor, name in self.passed)
 
     def write(self) -> int:
-        """Into a memory file; its descriptor."""
+        """Write the state into a memory file; return its descriptor."""
         descriptor = memory_file("fastgw-handover")
         with open(descriptor, "wb", closefd=False) as file:
             file.write(msgspec.msgpack.encode(self))
@@ -226,9 +226,9 @@ class HandoverState(msgspec.Struct, kw_only=True):
 
 
 def is_successor() -> bool:
-    """Whether this program was started by one before it, which was told what its command line says already."""
+    """Whether this program was started by an upgrade, so that it does not log its command line again."""
     return TAKE_OVER in os.environ or PREFLIGHT in os.environ
 
 
 class IncompatibleHandover(Exception):
-    """The state cannot be taken over; the text says why."""
+    """The state cannot be used; the text says why."""

@@ -38,7 +38,7 @@ class HangDetector:
         return self._looked_at + LOOK_EVERY
 
     def check_children(self, children: Sequence[Child], now: float, *, serving: bool) -> None:
-        """`serving`: if False, a silent worker is no longer waited for."""
+        """Check all heartbeats. `serving`: if False, a silent worker is no longer waited for."""
         elapsed = now - self._looked_at
         self._looked_at = now
         latest = self._latest(children) if serving and elapsed > LOOK_MAX else 0
@@ -49,7 +49,7 @@ class HangDetector:
             self._check_child(child, now, serving)
 
     def _latest(self, children: Sequence[Child]) -> int:
-        """The last heartbeat of processes that were running while the supervisor did not check; 0: none is known."""
+        """Return the latest heartbeat of processes that ran while the supervisor did not check; 0: none is known."""
         on_time = [child for child in children if child.beats and self._lateness_of(child) < LATE_S]
         return max(map(self._beat_of, on_time), default=0)
 

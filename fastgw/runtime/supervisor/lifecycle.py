@@ -1,7 +1,7 @@
 """Lifecycle of the gateway: its phases and its shutdown.
 
 SIGTERM: readiness is off; after `timeouts.drain.delay` a drain; then the end, when all workers have finished or the
-time is up. SIGINT, or a second SIGTERM: immediate end.
+timeout expires. SIGINT, or a second SIGTERM: immediate end.
 """
 
 import os
@@ -21,7 +21,9 @@ from fastgw.runtime.supervisor.children import Children
 STOP_GRACE: Final = 2.0
 """Seconds that a child may take for an immediate stop, and beyond the limits of a drain."""
 REPEATED: Final = 0.5
-"""Seconds after a SIGTERM in which another one is ignored: some senders signal the process and then its whole group."""
+"""Seconds after a SIGTERM in which another one is ignored: some senders signal the process and then its process
+group.
+"""
 
 
 class LifecyclePhase(Enum):
@@ -126,7 +128,7 @@ class Lifecycle:
         for child in self._children.that_work():
             if not child.leaving:
                 child.send(Drain(generation=child.generation, requests_s=drain.requests, tunnels_s=drain.tunnels))
-        self.has_died()  # or there was no worker
+        self.has_died()  # in case there was no worker
 
     def _begin_end(self, phase: LifecyclePhase, within: float) -> None:
         now = time.monotonic()

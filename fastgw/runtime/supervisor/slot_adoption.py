@@ -19,7 +19,7 @@ class SlotAdoption:
         return self._accepting.get(slot)
 
     def record(self, slot: int, child: Child) -> None:
-        """Record that this child accepts there since before the program was replaced."""
+        """Record that this child accepts there since before the upgrade."""
         self._accepting[slot] = child
 
     def forget(self, child: Child) -> None:

@@ -1,16 +1,15 @@
-"""The supervisor: opens all sockets, forks the workers and control, replaces those that die, passes signals on.
+"""The supervisor: opens all sockets, forks the workers and control, replaces those that die, and forwards signals.
 
-It has no event loop and no thread: one `poll` over a pipe of signal numbers and the children's channels. Everything is
-imported, checked and compiled before it forks, so a child that is forked at any time begins as the first ones did.
+It has no event loop and no threads: one `poll` over a pipe with signal numbers and the children's channels. Everything
+is imported, validated and compiled before the fork, so children forked at any time start alike.
 
-A slot without an able worker keeps its sockets, and a neighbour adopts them (`slot_adoption`). A worker without a
-heartbeat is counted out, and replaced if that lasts (`hang_detection`). A new configuration goes through here to all
-workers (`reload.coordinator`); one worker follows another without a gap (`worker_replacement`), and one program another
-(`upgrade`).
+A slot without a ready worker keeps its sockets, and a neighbour accepts from them (`slot_adoption`). A worker without a
+heartbeat is taken out of service, and replaced if that persists (`hang_detection`). New configurations are distributed
+to all workers (`reload.coordinator`); workers (`worker_replacement`) and the program (`upgrade`) are replaced without
+downtime.
 
-SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM (`lifecycle`). All end with
-exit status 0, for what was asked for was done. SIGHUP reads the configuration again, SIGUSR1 reopens the logs, SIGUSR2
-upgrades.
+SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM (`lifecycle`). All of these end
+with exit status 0. SIGHUP reloads the configuration, SIGUSR1 reopens the logs, SIGUSR2 upgrades.
 """
 
 import gc
@@ -78,9 +77,9 @@ from fastgw.sync.revocations import MOST
 class Supervisor:
     """Runs a compiled gateway until a signal ends it. Raises `CannotStart`.
 
-    `announce` is called once, when all workers accept. Then `ready_fd`, if given, gets the addresses as a line of JSON
-    and is closed. `companions`, by name, are processes that live as long as the gateway: each gets its channel, says
-    `Ready`, and returns when told to stop. `past`: what the program before this one has left.
+    `announce` is called once, when all workers accept. Then the addresses are written to `ready_fd`, if given, as a
+    line of JSON, and it is closed. `companions`, by name, are further processes of the gateway: each gets its channel,
+    sends `Ready`, and returns when requested to stop. `past`: handover state of the previous program.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class Supervisor:
             DrainAll: lambda child, message: self._life.leave("the admin API"),
         }
         self._complain = RareNotice()
-        self._selector = selectors.EpollSelector()  # poll refuses more than there may be descriptors
+        self._selector = selectors.EpollSelector()  # poll fails for more than the limit of descriptors
         self._signals = Signals(tuple(self._actions))
         self._children = Children(node_state, companions, self._signals, self._forget)
         self._notifier = Notifier.from_environment()
@@ -131,23 +130,23 @@ class Supervisor:
         self._upgrade = Upgrade()
         self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
         self._watching: Child | None = None  # the worker that answers the probes
-        self._control_is_away = True  # as workers know it
-        self._is_replacing = False  # the workers of the program before this one
-        self._reload_due = False  # a signal asked for it, and control has not read the file yet
-        self._asked: Child | None = None  # the control process that was told so
+        self._control_is_away = True  # as last sent to the workers
+        self._is_replacing = False  # replacing the workers of the previous program
+        self._reload_due = False  # requested by a signal, before control has read the file
+        self._asked: Child | None = None  # the control process that was sent the request
         if past is not None:
             self._inherit(past)
 
     def run(self) -> None:
         """Raises `CannotStart`, with every child gone."""
         self._signals.catch()
-        call_ourselves("fastgw")  # an upgrade has made it the interpreter's name
+        call_ourselves("fastgw")  # after an upgrade it has the interpreter's name
         self._selector.register(self._signals, selectors.EVENT_READ, self._act)
         notice_logs()
         if "admin" in self._node_state.own:
             import_admin()
         gc.collect()
-        gc.freeze()  # what is here now stays in pages that the children share
+        gc.freeze()  # keeps these objects in pages shared with the children
         try:
             if self._life.phase is LifecyclePhase.STARTING:
                 for slot in self._children.slots:
@@ -163,7 +162,7 @@ class Supervisor:
         self._life.log_end()
 
     def _inherit(self, past: HandoverState) -> None:
-        """The children of the program before this one serve on, until ours follow them one by one."""
+        """Take over the children of the previous program; they are replaced one by one."""
         node_state = self._node_state
         self._life.serve()
         self._reload_due = past.reload_due
@@ -191,19 +190,19 @@ class Supervisor:
         )
         self._notifier.ready("upgraded")
         if self._reload_due:
-            self._notifier.reloading()  # what was told before is over for who listens
+            self._notifier.reloading()  # the previous notification ended with the exec
 
     def _end_all(self) -> None:
-        """The start failed: nobody has been served, so nobody is waited for."""
+        """End all children after a failed start: nothing was served, so nothing is waited for."""
         for child in self._children:
             os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
 
-    # --- the turns of the loop ---
+    # main loop
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._select_timeout()):
-            if key.fd in self._selector.get_map():  # else one before it in this turn has ended it
+            if key.fd in self._selector.get_map():  # otherwise an earlier event has closed it
                 key.data()
         for child in self._children:
             child.flush()
@@ -238,7 +237,7 @@ class Supervisor:
         self._life.do_what_is_due(now)
 
     def _select_timeout(self) -> float | None:
-        """Seconds until something is due by time; None: nothing is."""
+        """Return the seconds until the next timed action; None: there is none."""
         due = [self._life.due_at, *(child.kill_at for child in self._children)]
         if self._life.phase is LifecyclePhase.SERVING:
             due += [slot.due_at for slot in self._children.slots if slot.is_vacant]
@@ -258,7 +257,7 @@ class Supervisor:
     # --- births ---
 
     def _fork(self, slot: Slot) -> Child | None:
-        """A child for this slot; None: there could be none, and the slot knows when to try again."""
+        """Fork a child for this slot; None: the fork has failed, and the slot schedules the next attempt."""
         try:
             child = self._children.fork(slot)
         except OSError as error:
@@ -280,7 +279,7 @@ class Supervisor:
             if held is not None:
                 held.close()
 
-    # --- what children say ---
+    # messages of children
 
     def _hear(self, child: Child) -> None:
         try:
@@ -297,7 +296,7 @@ class Supervisor:
         child.generation = message.generation
         send_sockets(child, self._node_state.endpoints)
         if child.column is not None and child.generation != self._node_state.sealed.generation:
-            self._reloading.catch_up(child)  # it is ready when it has committed
+            self._reloading.catch_up(child)  # it is ready after its commit
             return
         child.ready = True
         slot = self._children.slot_of(child)
@@ -323,7 +322,7 @@ class Supervisor:
                 OperatorEvent.REQUESTS_CUT,
                 f"{child} stopped with {message.cut} requests or tunnels in flight, which were closed",
             )
-        child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no beats while its logs are written
+        child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no heartbeats while its logs are written
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
         self._reload_due = False
@@ -343,14 +342,14 @@ class Supervisor:
             worker.send(FeedUpdate(generation=worker.generation, key=message.key), descriptors)
         for descriptor in descriptors:
             if value := read_memfd(descriptor):
-                self._node_state.feeds[message.key] = value  # for workers to come
+                self._node_state.feeds[message.key] = value  # for later workers
 
     def _was_asked(self, child: Child, message: FeedRefreshRequest) -> None:
         if self._children.control.child is not None:
             self._children.control.child.send(message)
 
     def _was_revoked(self, child: Child, message: Revoke) -> None:
-        """Keep it for children to come, and tell those that live; whoever says it first has said it for all."""
+        """Store a revocation for later children, and send it to the others."""
         node_state = self._node_state
         before = node_state.revoked.dropped
         fresh = node_state.revoked.add(message.records, time.time())
@@ -377,12 +376,12 @@ class Supervisor:
                 code = os.waitstatus_to_exitcode(status)
                 if pid == self._upgrade.preflight:
                     self._upgrade.decide(code)
-                # As process 1 of a container we also inherit children that nobody else waits for: they are not ours.
+                # As process 1 of a container we also inherit orphans, which have to be reaped.
                 for child in [child for child in self._children if child.pid == pid]:
                     self._died(child, code)
 
     def _died(self, child: Child, code: int) -> None:
-        self._hear(child)  # its last words
+        self._hear(child)  # its last messages
         self._stop_listening_to(child)
         child.close()
         self._adoption.forget(child)
@@ -394,7 +393,7 @@ class Supervisor:
         if slot is None:
             self._children.leaving.remove(child)
             if code:
-                notice(OperatorEvent.PROCESS_ENDED, what)  # whoever it served was not drained
+                notice(OperatorEvent.PROCESS_ENDED, what)  # its requests were not drained
         elif slot.successor is child:
             slot.successor = None
             slot.failed(now - child.began_at, now)
@@ -404,7 +403,7 @@ class Supervisor:
             )
         else:
             slot.child = None
-            if child.leaving and not code:  # it was sent away
+            if child.leaving and not code:  # it was replaced
                 slot.due_at = now
             else:
                 slot.failed(now - child.began_at, now)
@@ -415,7 +414,9 @@ class Supervisor:
             self._life.has_died()
 
     def _lost(self, slot: Slot, what: str, *, well: bool = False) -> None:
-        """The slot is empty, and should not be. What follows depends on the phase. `well`: it has done its work."""
+        """Handle a slot that has lost its child unexpectedly; the action depends on the phase. `well`: the child has
+        completed its task.
+        """
         match self._life.phase:
             case LifecyclePhase.STARTING:
                 raise CannotStart(f"could not start: {what}")
@@ -432,13 +433,13 @@ class Supervisor:
                     )
                 self._node_state.words.died(self._node_state.shared)
             case LifecyclePhase.DRAINING if not well:
-                notice(OperatorEvent.PROCESS_ENDED, what)  # whoever it served was not drained
+                notice(OperatorEvent.PROCESS_ENDED, what)  # its requests were not drained
 
-    # --- who accepts ---
+    # slots
 
     def _settle(self) -> None:
-        """Let each slot be accepted for, and the probes be answered; and tell, once, that all are ready."""
-        self._tell_of_control()  # first: whoever hears that all are ready may ask at once for what it fetches
+        """Assign each slot and the probes to a worker; report once that all are ready."""
+        self._tell_of_control()  # first, because workers may need feeds as soon as they are ready
         if self._life.phase is LifecyclePhase.STARTING and all(slot.is_ready for slot in self._children.slots):
             self._adoption.settle(self._children.workers)
             self._begin_serving()
@@ -459,7 +460,7 @@ class Supervisor:
             self._ready_fd = None
 
     def _tell_of_control(self) -> None:
-        """Workers ask for themselves what it would fetch for all, while it is away."""
+        """Tell workers to fetch by themselves while control is unavailable."""
         if self._control_is_away is self._children.control.answers:
             self._control_is_away = not self._control_is_away
             for worker in self._children.that_work():
@@ -479,7 +480,7 @@ class Supervisor:
             wanted.send(Watch(generation=wanted.generation), [endpoint.of_slot(0).fileno()])
         self._watching = wanted
 
-    # --- children that hang ---
+    # hanging children
 
     def _beat_of(self, child: Child) -> int:
         if child.column is None:
@@ -488,7 +489,7 @@ class Supervisor:
 
     def _lateness_of(self, child: Child) -> float:
         if child.column is None:
-            return inf  # control does not tell
+            return inf  # control does not report it
         return self._node_state.words.lag_s(self._node_state.shared.columns[child.column])
 
     def _hush(self, child: Child) -> None:
@@ -543,7 +544,7 @@ class Supervisor:
                 OperatorEvent.RELOAD_REFUSED,
                 "SIGHUP: nothing to reload: the configuration came from the command line",
             )
-        elif not self._life.goes_on:  # control would drop it as soon as readiness is off
+        elif not self._life.goes_on:  # control would stop them as soon as readiness is off
             drains = self._life.phase is LifecyclePhase.SERVING
             notice(
                 OperatorEvent.RELOAD_REFUSED,
@@ -554,7 +555,7 @@ class Supervisor:
             self._reload_due, self._asked = True, None
 
     def _ask_to_reload(self) -> None:
-        """Ask control to reload, or wait for the next control process, and for workers that can follow."""
+        """Request a reload from control, or wait for the next control process and for workers that can follow."""
         control = self._children.control.child
         if self._upgrade.has_passed or self._succession.goes_well:
             return
@@ -571,7 +572,7 @@ class Supervisor:
         self._notifier.ready(f"generation {outcome.generation}")
 
     def _changed(self, own: Mapping[str, ListeningEndpoint]) -> None:
-        """Another generation is in force: follow it in what is not the workers' own."""
+        """Apply another active generation, except for the parts of workers."""
         self._resize()
         node_state = self._node_state
         accepted = node_state.sealed.accepted
@@ -588,7 +589,7 @@ class Supervisor:
             write_entry(node_state)
             self._tell_own_addresses()
             if self._children.control.child is not None:
-                self._children.control.child.dismiss()  # it listens where it was told at its birth
+                self._children.control.child.dismiss()  # it listens on the addresses of its start
 
     def _tell_own_addresses(self) -> None:
         for line in own_addresses(self._node_state):
@@ -623,17 +624,17 @@ class Supervisor:
         return HandoverState.of(self._node_state, self._children, self._adoption, self._reload_due)
 
     def _take_over(self) -> None:
-        """The new version has shown that it can serve: become it, once nothing else is under way."""
+        """Exec the new version after its preflight, once no other change is in progress."""
         if not self._life.goes_on or self._reloading.under_way or self._succession.has_successor:
             return
         if self._upgrade.generation != self._node_state.sealed.generation:
-            self._upgrade.start_preflight(self._handover_state())  # it was tried with what is not in force any more
+            self._upgrade.start_preflight(self._handover_state())  # the tested configuration is no longer active
             return
         with self._signals.held_back():
             if self._signals.some_wait:
-                return  # the new program would never hear of them: they are obeyed first
+                return  # pending signals would be lost: handle them first
             self._notifier.reloading()
-            self._upgrade.become(self._handover_state())  # returns only if it could not be
+            self._upgrade.become(self._handover_state())  # returns only after a failure
         self._notifier.ready("not upgraded")
 
     def _reopen(self) -> None:

@@ -1,4 +1,6 @@
-"""The new program's part of an upgrade: prove that it can serve, and then take over the state of the old one."""
+"""The new program's part of an upgrade: a preflight that tests whether it can serve, and the takeover of the old
+state.
+"""
 
 import asyncio
 import time
@@ -27,7 +29,7 @@ def preflight(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
     It uses its own shared memory, because every column of the gateway's may be assigned to a worker at any time.
     """
     words = ShmLayout(gateway)  # completes the layout
-    attached(handover, gateway, accepted.workers)  # it can be read
+    attached(handover, gateway, accepted.workers)  # checks that it can be read
     node_state = NodeState(
         shared=SharedMemory.create(gateway.layout, 1),
         words=words,
@@ -83,7 +85,7 @@ def take_over(handover: HandoverState, accepted: ConfigSnapshot, gateway: Gatewa
 
 
 def grow(node_state: NodeState) -> None:
-    """Open sockets for all workers: `auto` may give more of them than before."""
+    """Open sockets for all workers: `auto` may result in more workers than before."""
     try:
         for endpoint in node_state.endpoints.values():
             endpoint.grow(node_state.workers)

@@ -22,7 +22,7 @@ from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, Hando
 PREFLIGHT_S: Final = 20.0
 """Maximum seconds in which the new version has to prove that it can serve."""
 PASSED: Final = 93
-"""Exit status of a version that has proved that it can serve."""
+"""Exit status of a version that has passed the preflight."""
 NOT_UPGRADED: Final = "not upgraded, nothing has changed"
 REPORT_MAX: Final = 4096
 """Maximum bytes that are read from the end of the new version's output."""
@@ -37,11 +37,11 @@ class Upgrade:
         self.due_at = inf
         """When to `poll`, monotonic seconds."""
         self.has_passed = False
-        """The new version has proved that it can serve `generation`; the exec is pending."""
+        """Whether the new version has passed the preflight for `generation`; the exec is pending."""
         self.generation = 0
         """The generation of the configuration with which the upgrade was tested."""
         self._report = -1  # a memory file for its stdout and stderr
-        self._verdict = ""  # why it was killed
+        self._verdict = ""  # reason of its kill
 
     @property
     def under_way(self) -> bool:
@@ -96,7 +96,7 @@ class Upgrade:
         if code == PASSED:
             self.has_passed = True
             return
-        last = report.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
+        last = report.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # the last line of the output
         verdict = self._verdict or f"ended: {outcome(code)}"
         notice(
             OperatorEvent.UPGRADE_REFUSED,
@@ -104,7 +104,7 @@ class Upgrade:
         )
 
     def become(self, handover: HandoverState) -> None:
-        """Replace this program. Returns only if that cannot be done."""
+        """Replace this program (exec). Returns only if that fails."""
         self.has_passed = False
         try:
             with inheritable(handover.write(), handover.descriptors) as descriptor:

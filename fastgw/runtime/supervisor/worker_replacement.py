@@ -15,7 +15,9 @@ from fastgw.runtime.supervisor.children import Children
 
 
 class Succession:
-    """`fork`: starts a child for this slot. `settle`: called when the workers that may accept have changed."""
+    """Replaces workers one after another. `fork`: starts a child for a slot. `settle`: called when the workers that may
+    accept have changed.
+    """
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Succession:
 
     @property
     def goes_well(self) -> bool:
-        """Whether workers are being replaced, and no successor has failed so far."""
+        """Whether workers are being replaced, and no replacement has failed so far."""
         slots = self._children.workers
         return any(slot.child and slot.child.outdated and not slot.deaths for slot in slots)
 
@@ -72,7 +74,7 @@ class Succession:
         return self.has_successor or any(slot.is_vacant for slot in self._children.workers)
 
     def _next(self) -> Slot | None:
-        """A slot whose worker has to end."""
+        """Return a slot whose worker has to be replaced or removed."""
         slots = self._children.workers
         return next((slot for slot in slots if slot.child and (slot.retired or slot.child.outdated)), None)
 

@@ -11,7 +11,9 @@ from fastgw.runtime.worker.acceptor import Acceptor
 
 
 class AcceptingSockets:
-    """`endpoints`: by number, as in the supervisor; `placed`: the endpoint numbers of each listener."""
+    """Accepting sockets by endpoint and slot. `endpoints`: by number, as in the supervisor; `placed`: the endpoint
+    numbers of each listener.
+    """
 
     def __init__(
         self,

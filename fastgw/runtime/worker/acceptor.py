@@ -1,8 +1,8 @@
-"""Acceptor of connections: a worker accepts from its listening sockets, reads the PROXY header where one is due, and
-hands each connection to the data plane.
+"""Acceptor of connections: a worker accepts from its listening sockets, reads the PROXY header if configured, and
+passes each connection to the data plane.
 
-asyncio's `create_server` is not used: it sets the backlog anew, closes the sockets, and leaves no moment in which the
-first bytes can be looked at before a transport takes the connection.
+asyncio's `create_server` is not used: it resets the backlog, closes the sockets, and does not allow reading the first
+bytes before a transport exists.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from fastgw.runtime.process.machine_capacity import connections_held, file_limit
 from fastgw.runtime.process.malloc import trim
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
 
-ACCEPTS_PER_WAKEUP: Final = 64  # then other events have their turn
+ACCEPTS_PER_WAKEUP: Final = 64  # then other events are handled
 PAUSE: Final = 0.1
-"""Seconds without accepting when no files or memory are left."""
+"""Seconds without accepting after a lack of files or memory."""
 PEEK: Final = 4096
 CROWD: Final = 256
 """Number of connections of a worker above which it checks whether most of them have closed, and frees their memory."""
@@ -57,7 +57,7 @@ class Acceptor:
         self._files = file_limit()
         self._most = connections_held(self._files)
         self._complain = RareNotice()
-        self._most_held = 0  # connections, since memory was given back
+        self._most_held = 0  # connections since the last release of memory
         self._look: asyncio.TimerHandle | None = None
 
     @property
@@ -84,21 +84,21 @@ class Acceptor:
             self._accept(listening, most=BACKLOG)
 
     def close(self, listening: socket.socket) -> None:
-        """Accept no more from this socket: another worker does, or it is closed."""
+        """Stop accepting from this socket: another worker does, or it is closed."""
         if self._listeners.pop(listening, None) is not None:
             self._loop.remove_reader(listening)
 
     async def end(self, shut: Set[socket.socket]) -> None:
-        """Take what is queued at all sockets and accept no more.
+        """Accept the queued connections of all sockets, and no more.
 
-        `shut`: those of them that are shut down for every process: new clients are refused there.
-        Returns when the server has all connections that were accepted.
+        `shut`: sockets that are shut down for every process: new clients are refused there.
+        Returns when all accepted connections were passed to the server.
         """
         for listening in list(self._listeners):
             self.accept_queued(listening)
             self.close(listening)
-            if listening in shut and listening.type == socket.SOCK_STREAM:  # datagrams: answers go out by it
-                with suppress(OSError):  # a neighbour that accepts there too was first
+            if listening in shut and listening.type == socket.SOCK_STREAM:  # UDP responses are sent from it
+                with suppress(OSError):  # a neighbour has shut it down already
                     listening.shutdown(socket.SHUT_RDWR)
         for timer in (self._pause, self._look):
             if timer is not None:
@@ -131,14 +131,15 @@ class Acceptor:
             except OSError as error:
                 if error.errno in GONE:
                     continue
-                if error.errno == errno.EINVAL:  # a neighbour that accepts there too has shut it down
+                if error.errno == errno.EINVAL:  # a neighbour has shut it down
                     return self.close(listening)
                 return self._pause_all(f"{error.strerror}")  # out of files or memory
-            # An IPv4 client of a socket for both families, which only a service manager opens, is an IPv4 client.
+            # On a dual-stack socket, which only a service manager opens, an IPv4 client has an IPv4-mapped IPv6
+            # address.
             peer = (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else UNIX_PEER
             if not listener.proxy_protocol_required:
                 self.serve(client, listener, peer, None)
-            elif peer is UNIX_PEER or listener.trusts(peer[0]):  # a unix socket's permissions say who may
+            elif peer is UNIX_PEER or listener.trusts(peer[0]):  # a unix socket has permissions
                 timeout = self._server.timeouts.request_headers
                 self._greetings.add(Greeting(self, self._loop, timeout, client, listener, peer))
             else:
@@ -172,7 +173,7 @@ class Acceptor:
             self._loop.add_reader(listening, self._accept, listening)
 
     def greeted(self, greeting: "Greeting") -> None:
-        """Forget a greeting: its header was read, or the connection was refused."""
+        """Forget a connection whose PROXY header was read, or which was refused."""
         self._greetings.discard(greeting)
 
     def refuse(self, client: socket.socket, listener: Listener, peer: Peer, why: str) -> None:
@@ -182,7 +183,9 @@ class Acceptor:
         client.close()
 
     def serve(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
-        """Hand the connection to the server. `local`: what the client connected to, if not our end of the socket."""
+        """Pass the connection to the server. `local`: the address that the client connected to, if it is not that of
+        the socket.
+        """
         if listener.tcp is not None and listener.tls is None:
             self._server.serve_tcp(listener, client, peer, local)
             return
@@ -218,7 +221,7 @@ class Greeting:
         self._listener = listener
         self._peer = peer
         self._header = b""
-        client.setblocking(False)  # else its transport does
+        client.setblocking(False)  # otherwise the transport does it
         self._late = loop.call_later(timeout, self.refuse, "timed out waiting for the PROXY header")
         loop.add_reader(client, self.read)
 
@@ -227,7 +230,7 @@ class Greeting:
         self._acceptor.refuse(self._client, self._listener, self._peer, why)
 
     def read(self) -> None:
-        """Read what has come of the header; once it is complete, the connection is served."""
+        """Read received bytes of the header; once it is complete, the connection is served."""
         try:
             parsed = self._take()
         except BlockingIOError:
@@ -240,9 +243,9 @@ class Greeting:
             self._acceptor.serve(self._client, self._listener, parsed.source or self._peer, parsed.destination)
 
     def _take(self) -> Parsed | None:
-        """Take from the socket what belongs to the header; None while it is incomplete. Raises `Malformed`, `OSError`.
+        """Take the bytes of the header from the socket; None while it is incomplete. Raises `Malformed`, `OSError`.
 
-        An incomplete header is all that has come, so it can be taken whole; and must, or it would wake us again.
+        An incomplete header is taken completely, because otherwise the socket would stay readable.
         """
         seen = self._client.recv(PEEK, socket.MSG_PEEK)
         if not seen:

@@ -15,7 +15,7 @@ Failed = Callable[[Exception], None]
 
 
 class Slices:
-    """Runs generators one after another, each until it returns; `done` gets what it returned."""
+    """Runs generators one after another, each until it returns; `done` gets its return value."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -89,7 +89,7 @@ class TableSwap:
             return None
         self._wanted = self._built = None
         before, self.gateway, self.generation = self.gateway, gateway, generation
-        # Requests may still use them for routing: of a connection just accepted, or waiting in a filter.
+        # Requests may still use them for routing: a connection just accepted, or a request that waits in a filter.
         self._old.append(RetiredTables(before, asyncio.get_running_loop().time() + IN_USE_S))
         if self._clearing is None:
             self._clear_later()

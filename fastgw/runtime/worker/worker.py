@@ -2,7 +2,7 @@
 messages.
 
 Signals are handled by the supervisor: a terminal or a service manager sends them to every process of the group, and the
-channel tells the worker what to do. When the channel closes the supervisor is gone, and the worker ends too.
+worker follows the messages on its channel. When the channel closes, the supervisor has ended, and the worker ends too.
 """
 
 import asyncio
@@ -71,12 +71,12 @@ from fastgw.upstream.client.http_client import Fetcher
 PUBLISH_EVERY: Final = 1.0
 """Seconds between two reports of the load of the targets."""
 SUCCESSION_S: Final = 1.0
-"""Seconds for which the control process may be unreachable before nobody waits for its successor."""
+"""Seconds for which requests wait for the next control process."""
 SHORT: Final = "sockets could not be handed over: too many open files (ulimit -n)"
 FLUSH_S: Final = 2.0
 """Seconds for which the logs may be written after a drain."""
 FLUSH_NOW_S: Final = 0.3
-"""The same if the worker has to stop at once."""
+"""Seconds for which the logs may be written if the worker has to stop at once."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class WorkerBootstrap:
     node_state: NodeState
 
     def gateway(self) -> Gateway:
-        """The tables of the generation in force: compiled before the fork, or built now."""
+        """The tables of the active generation: compiled before the fork, or built here."""
         node_state = self.node_state
         if node_state.sealed.generation == node_state.compiled:
             return node_state.gateway
@@ -103,7 +103,7 @@ class WorkerBootstrap:
 
 
 class Worker:
-    """The state of one worker process. Made after the fork."""
+    """State of one worker process, created after the fork."""
 
     def __init__(self, bootstrap: WorkerBootstrap, gateway: Gateway, channel: Channel) -> None:
         loop = self._loop = asyncio.get_running_loop()
@@ -163,8 +163,8 @@ class Worker:
         )
         self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
-        self._is_short = False  # it has missed sockets, and is about to be replaced
-        self._control_gone_at = inf  # control is away since then (monotonic seconds)
+        self._is_short = False  # it has missed sockets, and will be replaced
+        self._control_gone_at = inf  # monotonic seconds since which control is unavailable
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
                 Adopt: lambda order: self._standing.accept_for_slot(order.slot),
@@ -193,7 +193,7 @@ class Worker:
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
         self._words.report_state(self._column)
-        self._words.serve(self._column, self._table_swap.generation)  # readiness needs the supervisor's word as well
+        self._words.serve(self._column, self._table_swap.generation)  # readiness also depends on the supervisor
         self._heart.start()
         self._publish()
         self._feeds[drained_targets.FEED].on_change(self._drain_targets)
@@ -212,7 +212,7 @@ class Worker:
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
 
     def _ask(self, key: str, seen: bytes) -> None:
-        with suppress(ChannelClosed):  # a supervisor that takes nothing now is asked by the next request
+        with suppress(ChannelClosed):  # if the supervisor cannot receive it, the next request repeats it
             self._channel.send(FeedRefreshRequest(generation=self._table_swap.generation, key=key, seen=seen))
 
     def _note_control(self, order: ControlAway) -> None:
@@ -226,7 +226,7 @@ class Worker:
         try:
             self._channel.send(FeedUpdate(generation=self._table_swap.generation, key=key), [descriptor])
         except ChannelClosed:
-            pass  # who needs it asks as we did
+            pass  # other processes detect it themselves
         finally:
             os.close(descriptor)
 
@@ -237,7 +237,7 @@ class Worker:
         except ChannelFull:
             self._loop.call_later(RETRY_S, self._revoke, records, about)
         except ChannelClosed:
-            pass  # the supervisor is gone, and we go too
+            pass  # the supervisor has ended, so this process ends too
 
     def _drain_targets(self, value: bytes) -> None:
         """Drain targets, also for requests that use previous tables and wait in a filter."""
@@ -257,7 +257,7 @@ class Worker:
         try:
             while (message := self._channel.receive()) is not None:
                 if self._channel.has_lost_descriptors:
-                    self._is_short = not isinstance(message, Prepare)  # which is forgotten, and may come again
+                    self._is_short = not isinstance(message, Prepare)  # a missed `Prepare` is repeated
                     self._refused(message.generation, SHORT, True)
                 else:
                     self._orders[type(message)](message)
@@ -297,7 +297,7 @@ class Worker:
         gateway.stock.roster.use_index(gateway.index)
         node_limits = words.connection_limit(column, limits), words.address_limit(column, limits)
         self._server.adopt(gateway, *node_limits, words.session_limit(column, limits))
-        if self._drain is None:  # else nothing is accepted any more
+        if self._drain is None:  # otherwise nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)
         self._channel.send(GenerationCommitted(generation=order.generation))
@@ -306,7 +306,7 @@ class Worker:
         self._table_swap.abort()
         self._standing.close_unused()
 
-    # --- the end ---
+    # end
 
     def _begin_drain(self, order: Drain) -> None:
         if self._drain is None:
@@ -316,10 +316,10 @@ class Worker:
     async def _finish(self, limits: Drain) -> None:
         try:
             draining = self._loop.create_task(self._server.drain(limits.requests_s, limits.tunnels_s))
-            await asyncio.sleep(0)  # it has begun: whoever finds us closed may rely on that
+            await asyncio.sleep(0)  # it has begun: callers may rely on that
             await self._acceptor.end(set() if limits.handed_over else self._standing.closable())
             summary = await draining
-            if self._server.connections:  # they came from the queue when there was nothing to wait for any more
+            if self._server.connections:  # accepted from the queue after the drain had nothing to wait for
                 summary = await self._server.drain(limits.requests_s, limits.tunnels_s)
             self._channel.send(Drained(generation=limits.generation, drained=summary.drained, cut=summary.cut))
         finally:
