@@ -46,6 +46,8 @@ LooksAt: TypeAlias = "Callable[[ResponseHead], bool]"
 ReplyStep: TypeAlias = "Callable[[Exchange, Reply], Reply]"
 TrailerStep: TypeAlias = "Callable[[Exchange, Trailers], Iterable[tuple[bytes, bytes]]]"
 RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
+TranslateStep: TypeAlias = "Callable[[Exchange, Any], bool]"
+"""The second argument is the `Forward` of the route."""
 
 
 @final
@@ -121,6 +123,10 @@ class Hooks:
     before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel | Reply`, when
     the upstream has switched to another protocol: looks at what goes through the tunnel (`exchange.tunnel`), or answers
     with a Reply instead of the 101. The innermost Tunnel of a chain is used.
+    translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
+    route with an upstream. True: the filter has taken the exchange over and answers it, with a
+    `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is
+    forwarded as usual if none has taken it.
     """
 
     __slots__ = (
@@ -141,6 +147,7 @@ class Hooks:
         "start",
         "stop",
         "trailers",
+        "translate",
         "tunnel",
         "would",
     )
@@ -167,6 +174,7 @@ class Hooks:
         would: RequestStep | None = None,
         request_ids: RequestIds | None = None,
         tunnel: TunnelStep | None = None,
+        translate: TranslateStep | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.response_body, self.trailers = response_body, trailers
@@ -184,6 +192,7 @@ class Hooks:
         self.would = would
         self.request_ids = request_ids
         self.tunnel = tunnel
+        self.translate = translate
 
 
 @final
@@ -238,6 +247,7 @@ class Chain:
         "response_body_hooks",
         "response_steps",
         "trailer_steps",
+        "translate_steps",
         "treats_bodies",
         "treats_responses",
         "tunnel_steps",
@@ -270,6 +280,7 @@ class Chain:
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
         self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
+        self.translate_steps = tuple(h.translate for h in hooks if h.translate is not None)
 
     @property
     def meets_answers(self) -> bool:
@@ -347,7 +358,7 @@ class Chain:
 def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
     hooks = link.hooks
     steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
-    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers
+    return *steps, hooks.reply, hooks.renew, hooks.response_body, hooks.trailers, hooks.translate
 
 
 class Divider(Protocol):

@@ -422,11 +422,19 @@ class Exchange:
         """
         if self.state is ENDED:
             return
-        self.why = self.why or why or detail or ""
+        fields = ((b"Retry-After", b"%d" % ceil(wait)),) if wait else ()
+        self.fail_with(problem(fault, detail, fields), fault, why or detail or "")
+
+    def fail_with(self, reply: Reply, fault: Fault, why: str = "") -> None:
+        """Answer with the reply for a fault, unless the route has a fallback for it, or abort a response that has
+        begun. `why`: for the log.
+        """
+        if self.state is ENDED:
+            return
+        self.why = self.why or why
         route = self.route
         if self.response is not None or route is None or route.fallback is None or not route.fallback(self, fault):
-            fields = ((b"Retry-After", b"%d" % ceil(wait)),) if wait else ()
-            self.refuse_late(problem(fault, detail, fields))
+            self.refuse_late(reply)
 
     def refuse_late(self, reply: Reply) -> None:
         """Send a reply that was decided after the request was forwarded. The upstream request is cancelled."""

@@ -467,7 +467,8 @@ class _Building:
         plan: FastPathPlan | None = None
         # A path in normal form can only be rejected for its slashes, and is checked only if there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
-        if isinstance(action, Forward) and action.allows_fast_path and slash_allowed and not chain.treats_responses:
+        is_plain = slash_allowed and not chain.treats_responses and not chain.translate_steps
+        if isinstance(action, Forward) and action.allows_fast_path and is_plain:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_hooks or meets_answers)
             id_of = None if chain.request_ids is None else chain.request_ids.of

@@ -15,13 +15,15 @@ from fastgw.http.path_normalization import normalize
 class BuiltRequestHead:
     """Head of a request made by the gateway (`messages.RequestHead`).
 
-    `target`: path and query. `body_length`: bytes of its body; None: unknown until its end. Raises `Malformed` or
-    `ValueError` for an invalid method, authority, target or field, and for fields that the gateway sets itself.
+    `target`: path and query. `body_length`: bytes of its body; None: unknown until its end. `accepts_trailers`: it is
+    sent with `TE: trailers`. Raises `Malformed` or `ValueError` for an invalid method, authority, target or field, and
+    for fields that the gateway sets itself.
     """
 
     __slots__ = (
         "_fields",
         "_received",
+        "accepts_trailers",
         "authority",
         "body_length",
         "host",
@@ -38,7 +40,7 @@ class BuiltRequestHead:
     scheme = b""
     upgrade = ()
     connect_protocol = b""
-    expects_continue = accepts_trailers = ordinary = forwarded = False
+    expects_continue = ordinary = forwarded = False
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class BuiltRequestHead:
         target: bytes,
         fields: Iterable[tuple[bytes, bytes]] = (),
         body_length: int | None = 0,
+        accepts_trailers: bool = False,
     ) -> None:
         if not IS_TOKEN(method):
             raise Malformed("The method is not a token.")
@@ -59,6 +62,7 @@ class BuiltRequestHead:
         self.raw_path, self.path = path, normalize(path)
         self.query = query if has_query else None
         self.body_length = body_length
+        self.accepts_trailers = accepts_trailers
         self.sized = bool(body_length) or (body_length == 0 and method in (b"POST", b"PUT", b"PATCH"))
         self._fields = Fields(fields)
         for name, _ in self._fields:

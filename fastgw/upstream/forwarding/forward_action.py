@@ -9,6 +9,7 @@ from typing import Final, final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange
+from fastgw.exchange.chain import count_raised
 from fastgw.exchange.exchange import UNCHANGED_QUERY
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded_headers import Policy, fields_for_upstream
@@ -42,6 +43,7 @@ class Forward:
         "_deadline_dropped",
         "_folder",
         "_joined",
+        "_unrewritten",
         "deadline_name",
         "forwarded",
         "grpc",
@@ -75,6 +77,7 @@ class Forward:
         self.marks = NO_NAMES if via else _NO_VIA  # names that are left out of requests and responses
         self._folder, self._cut = folder, len(folder) - 1
         self._joined = NO_NAMES, NO_NAMES, NO_NAMES
+        self._unrewritten: Forward | None = None
         self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
 
     @property
@@ -84,7 +87,18 @@ class Forward:
         timed = self.timeout is not inf or rules.per_try is not inf or self.deadline_name is not None
         return not (timed or rules.statuses or self.upstream.hedging or self.grpc)
 
+    def unrewritten(self) -> "Forward":
+        """Return the same action for requests whose path is sent as it is."""
+        made = self._unrewritten
+        if made is None:
+            timeout = None if self.timeout is inf else self.timeout
+            made = Forward(self.upstream, None, self.forwarded, (), timeout, self.deadline_name, via=not self.marks)
+            self._unrewritten = made
+        return made
+
     def __call__(self, exchange: Exchange) -> None:
+        if exchange.chain.translate_steps and self._is_translated(exchange):
+            return
         upstream = self.upstream
         if not exchange.ordinary and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
             exchange.fail(Fault.NOT_IMPLEMENTED, "No tunnel for this protocol begins here.")
@@ -102,6 +116,17 @@ class Forward:
         elif self.timeout is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)
+
+    def _is_translated(self, exchange: Exchange) -> bool:
+        """Whether a filter has taken the exchange over, or has failed to."""
+        for translate in exchange.chain.translate_steps:
+            try:
+                if translate(exchange, self):
+                    return True
+            except BaseException:  # the edge of a filter: what it could not translate is not forwarded
+                exchange.fail(Fault.INTERNAL, why=count_raised(translate, "translate", exchange))
+                return True
+        return False
 
     def resumed(
         self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, record: AttemptRecord | None

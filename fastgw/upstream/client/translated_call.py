@@ -1,0 +1,236 @@
+"""Translated call: the request of an exchange as its upstream gets it, in a protocol that the client does not speak.
+
+A filter with a `translate` hook takes an exchange over once all filters have let it pass, and sends the call by the
+forward action of the route, so balancing, health checks, retries, deadlines and breakers apply as usual. The call is an
+exchange of its own, because its method, path, headers and bodies differ: its client is the filter. Rule 1: log and
+metrics have the client's exchange, with target, retries and time of the call. Rule 2: the call ends with the client's
+exchange. Rule 3: a fault of the gateway ends the client's exchange; the listener gets what an upstream has sent.
+Rule 4: filters have processed the client's exchange; for the call only their `renew` hooks run.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol, final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Reply, Response, Trailers, new_exchange
+from fastgw.exchange.chain import FilterInstance, Hooks
+from fastgw.exchange.shadow_exchange import Nobody
+from fastgw.exchange.states import ANSWERING, ENDED
+from fastgw.exchange.upstream_chains import NO_FILTERS
+from fastgw.http.built_request import BuiltRequestHead
+from fastgw.http.messages import ResponseHead
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import OperatorEvent, say
+from fastgw.upstream.forwarding.forward_action import Forward
+
+_NOBODY: Final = Nobody()
+
+
+class CallListener(Protocol):
+    """Listener to the response of a call. If it raises, the exchange is answered 500, or its response is aborted."""
+
+    def on_response(self, response: Response) -> None:
+        """Handle the head of the upstream's response (`response.head`), with what the gateway adds to it."""
+
+    def on_data(self, payload: bytes) -> None: ...
+
+    def on_end(self, trailers: Trailers) -> None:
+        """Handle the end of the response."""
+
+    def on_cancel(self) -> None:
+        """Handle the end of the exchange before the end of the response."""
+
+    def on_abort(self, fault: Fault) -> bool:
+        """Handle a response that breaks off. True: the listener has ended the client's response in a way that the
+        client can tell from a whole one. False: it is aborted.
+        """
+        return False
+
+
+@final
+class TranslatedCall(ClientSide):
+    """Service side of the client's exchange, and client side of the call."""
+
+    fd = body_goes_to = -1
+
+    def __init__(self, exchange: Exchange, forward: Forward, listener: CallListener) -> None:
+        """`forward`: the route's, or `unrewritten` if the call's path is not one that the route rewrites."""
+        self._exchange = exchange
+        self._forward = forward
+        self._listener: CallListener | None = listener
+        self._call: Exchange | None = None
+        self._paused = self._on_hold = False
+        exchange.service = self
+        exchange.upstream = forward.upstream.name
+
+    def __repr__(self) -> str:
+        return f"<TranslatedCall {self._call!r}>"
+
+    @property
+    def over(self) -> bool:
+        return self._listener is None
+
+    def send(self, head: BuiltRequestHead, body: Relay | None) -> None:
+        """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
+        exchange = self._exchange
+        call = new_exchange(head, self, exchange.listener, exchange.peer, _renewing(exchange.chain))
+        call.begun_at = exchange.begun_at
+        call.client_ip, call.params = exchange.client_ip, exchange.params
+        call.consumer, call.claims = exchange.consumer, exchange.claims
+        call.request_added, call.request_dropped = exchange.request_added, exchange.request_dropped
+        call.query_sent = head.query
+        call.answered_by = None
+        call.request_body = body
+        self._call = call
+        self._forward(call)
+
+    # calls of the client's side (`ServiceSide`)
+
+    def pause(self) -> None:
+        self._paused = True
+        self._brake()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._brake()
+
+    def hold(self, is_held: bool) -> None:
+        """Pause the response for the listener, whatever the client does, or end that."""
+        self._on_hold = is_held
+        self._brake()
+
+    def _brake(self) -> None:
+        service = None if self._call is None else self._call.service
+        if service is None:
+            return
+        if self._paused or self._on_hold:
+            service.pause()
+        else:
+            service.resume()
+
+    def feed_raw(self, chunk: bytes) -> None: ...
+    def end_raw(self) -> None: ...
+
+    def cancel(self) -> None:
+        """Cancel the call, because its response is not needed. Does nothing after its end."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if self._call is not None:
+            self._call.cancel(self._exchange.fault or Fault.CLIENT_LEFT)
+            self._finish(self._call)
+        listener.on_cancel()
+
+    # endings
+
+    def _end(self) -> CallListener | None:
+        """End the call. Returns the listener to call; None: it had ended before."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            assert self._call is not None
+            self._finish(self._call)
+            self._exchange.service = None
+        return listener
+
+    def _finish(self, call: Exchange) -> None:
+        self._report(call)
+        if call.state is not ENDED:
+            call.finish()
+        call.client = call.response_sink = _NOBODY  # it refers back to this object: a reference cycle
+
+    def _report(self, call: Exchange) -> None:
+        """Show on the client's exchange, for the log and the fallback, how the call went so far."""
+        exchange = self._exchange
+        exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
+        exchange.sent = call.sent
+
+    def _fail(self, reply: Reply, fault: Fault) -> None:
+        listener = self._end()
+        if listener is not None:
+            assert self._call is not None
+            listener.on_cancel()
+            self._exchange.fail_with(reply, fault, self._call.why)
+
+    def _tell(self, listen: Callable[[], None]) -> None:
+        try:
+            listen()
+        except Exception:  # the edge of a filter: the connection's owner could not handle its error
+            exchange = self._exchange
+            say(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", exchange.upstream, error=True)
+            exchange.fail(Fault.INTERNAL, why="a filter could not translate the response")
+
+    # calls of the call's exchange (`ClientSide`)
+
+    def send_interim(self, head: ResponseHead | None) -> None: ...
+
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        listener, call = self._listener, self._call
+        if listener is None or call is None:
+            return
+        self._report(call)
+        if response.head is None:  # of the gateway itself
+            fault = call.fault or Fault.INTERNAL
+            self._fail(Reply(response.status, payload, tuple(response.headers), fault), fault)
+            return
+        self._tell(lambda: listener.on_response(response))
+        if payload:
+            self.feed(payload)
+        if ended:
+            self.end(())
+        elif self._paused or self._on_hold:
+            self._brake()
+
+    def feed(self, payload: bytes) -> None:
+        listener = self._listener
+        if listener is not None:
+            self._tell(lambda: listener.on_data(payload))
+
+    def end(self, trailers: Trailers) -> None:
+        listener = self._end()
+        if listener is not None:
+            self._tell(lambda: listener.on_end(trailers))
+
+    def abort(self, fault: Fault) -> None:
+        listener, call, exchange = self._end(), self._call, self._exchange
+        if listener is None or call is None:
+            return
+        exchange.fault, exchange.why = exchange.fault or fault, exchange.why or call.why
+        if exchange.state is ANSWERING and self._is_ended_by(listener, fault):
+            return
+        listener.on_cancel()
+        exchange.fail(fault)
+
+    def _is_ended_by(self, listener: CallListener, fault: Fault) -> bool:
+        try:
+            return listener.on_abort(fault)
+        except Exception:  # the edge of a filter, as in `_tell`
+            say(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._exchange.upstream, error=True)
+            return False
+
+    def tunnel(self, early: bytes, timeout: float) -> None:
+        if self._call is not None:
+            self._call.break_off()
+        self.abort(Fault.UPGRADE_UNEXPECTED)
+
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self._exchange.client.count_filter(instance, event)
+
+    def count_subrequest(self, exchange: Exchange, status: int) -> None:
+        self._exchange.client.count_subrequest(exchange, status)
+
+    def filter_timeout(self) -> float:
+        return self._exchange.client.filter_timeout()
+
+
+def _renewing(chain: Chain) -> Chain:
+    """Return the chain of a call: of the hooks of these filters only those that renew credentials."""
+    if not chain.renew_steps:
+        return NO_FILTERS
+    return Chain(
+        FilterInstance(link.use, Hooks(renew=link.hooks.renew), False, link.level)
+        for link in chain.links
+        if link.hooks.renew is not None
+    )
