@@ -35,6 +35,7 @@ ORDER = [
     {"admin", "filters/policies", "filters/wrappers"},
     {
         "filters/policies/credentials",
+        "filters/policies/grpc_bridges",
         "filters/policies/oidc",
         "filters/policies/websocket",
         "pipeline",
@@ -87,6 +88,8 @@ EDGES = {
     "filters/api/reply_bodies.py": 1,  # what makes the body of a reply may raise
     "exchange/response_relay.py": 2,  # likewise
     "upstream/client/subrequest_body.py": 1,  # what makes the body of a sub-request may raise
+    "upstream/client/translated_call.py": 2,  # a listener that raises: its exchange is answered 500, or breaks off
+    "upstream/forwarding/forward_action.py": 1,  # what a filter could not translate is not forwarded
     "upstream/client/subrequest.py": 1,  # a listener of a filter's that raises is told no more
     "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
     "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer

@@ -4,13 +4,12 @@ from collections.abc import Callable
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Response
+from fastgw.exchange.grpc_status import message_of, status_of
 from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.grpc.calls import is_grpc
-from fastgw.http.grpc.status import OF_HTTP, GrpcStatus, status_lines
+from fastgw.http.grpc.status import status_lines
 from fastgw.http.http1 import serializer
-from fastgw.http.http1.serializer_reference import PHRASES
 
-_LATE = frozenset((Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.FILTER_TIMEOUT))
 _ENTITY = frozenset((b"content-type", b"content-length", b"content-encoding", b"content-language"))
 
 
@@ -19,22 +18,17 @@ def answers_grpc(exchange: Exchange, response: Response, ended: bool) -> bool:
     return ended and response.status >= 400 and is_grpc(exchange.head)
 
 
-def status_of(fault: Fault | None, status: int) -> GrpcStatus:
-    """Return the status of gRPC for a fault, or for the HTTP status of a filter's reply."""
-    if fault in _LATE:
-        return GrpcStatus.DEADLINE_EXCEEDED
-    return OF_HTTP.get(status, GrpcStatus.UNKNOWN)
-
-
-def trailers_only(exchange: Exchange, response: Response, date_line: Callable[[], bytes], request_id: bytes) -> bytes:
-    """Serialize a response as headers that are trailers as well ("Trailers-Only"); its body is left out."""
+def trailers_only(
+    exchange: Exchange, response: Response, body: bytes, date_line: Callable[[], bytes], request_id: bytes
+) -> bytes:
+    """Serialize a response as headers that are trailers as well ("Trailers-Only"); `body` is left out."""
     fault, dropped, lines = exchange.fault, response.dropped, response.added
     if request_id:
         lines += serializer.id_line(request_id)
         dropped |= serializer.REQUEST_IDS
     if b"date" not in response.headers:
         lines += date_line()
-    message = PHRASES.get(response.status, "") if fault is None else fault.detail
+    message = message_of(fault, response.status, body)
     block = response.headers.render(dropped | HOP_BY_HOP | _ENTITY)
     lines += b"content-type: application/grpc\r\n" + status_lines(status_of(fault, response.status), message)
     return b"%b%b%b\r\n" % (serializer.status_line(200), block, lines)

@@ -343,11 +343,12 @@ class Http2Stream(Timed):
         date_line, shown = connection.server.date_line, exchange.id_shown
         if head is None:
             as_grpc = response.status >= 400 and answers_grpc(exchange, response, ended)
+            body = payload
             if as_grpc or exchange.method == b"HEAD" or response.status in NO_CONTENT:
                 payload = b""
             exchange.response_bytes = len(payload)
             if as_grpc:
-                message = trailers_only(exchange, response, date_line, shown)
+                message = trailers_only(exchange, response, body, date_line, shown)
             else:
                 message = own_answer(response, payload, length, date_line, b"", shown)
         else:

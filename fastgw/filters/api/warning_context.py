@@ -166,6 +166,14 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
         return self._surroundings.preceding(self._use)
 
     @property
+    def protocols(self) -> frozenset[str]:
+        """`protocol` of the upstreams that the requests it runs for are sent to; for URLs `http1`."""
+        config = self._surroundings.config
+        routes = {position.route for position in self.positions}
+        destinations = {each for route in config.routes if route.name in routes for each in route.destinations}
+        return frozenset(config.upstreams[each].protocol if isinstance(each, str) else "http1" for each in destinations)
+
+    @property
     def client_certificates(self) -> bool:
         """Whether any listener that it runs for asks clients for certificates."""
         return any(position.client_certificates for position in self.positions)

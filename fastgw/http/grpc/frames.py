@@ -95,6 +95,11 @@ class FrameScanner:
         self._left = 0
         self.messages = 0
 
+    @property
+    def between_messages(self) -> bool:
+        """Whether the last message was whole."""
+        return not (self._left or self._prefix)
+
     def feed(self, payload: bytes) -> None:
         """Take the next piece. Raises `FrameError`."""
         at, size = 0, len(payload)
@@ -118,5 +123,5 @@ class FrameScanner:
 
     def end(self) -> None:
         """Take the end of the body. Raises `FrameError` if it is within a message."""
-        if self._left or self._prefix:
+        if not self.between_messages:
             raise FrameError("the body ends within a message")

@@ -134,6 +134,11 @@ def decode_message(value: bytes) -> str:
     return unquote_to_bytes(value).decode("utf-8", "replace")
 
 
+def status_trailers(code: int, message: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the trailers of a status. `message`: in plain text."""
+    return (STATUS, b"%d" % code), (MESSAGE, encode_message(message))
+
+
 def status_lines(code: int, message: str) -> bytes:
     """Return the lines of a status. `message`: in plain text."""
-    return b"grpc-status: %d\r\ngrpc-message: %b\r\n" % (code, encode_message(message))
+    return b"".join(b"%b: %b\r\n" % line for line in status_trailers(code, message))

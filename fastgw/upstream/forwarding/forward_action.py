@@ -109,7 +109,7 @@ class Forward:
         if self.grpc:
             due_in = timeout_of(exchange.head)
             if due_in is None:
-                forwarding.fail(Fault.BAD_REQUEST, "The grpc-timeout header is malformed.")
+                exchange.fail(Fault.BAD_REQUEST, "The grpc-timeout header is malformed.")
                 return
             if due_in != inf or self.timeout is not inf:
                 forwarding.limit_time(due_in)

@@ -211,6 +211,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "extensions": "strip",
         }
     ],
+    "grpc_web": [{}],
     "concurrency": [
         {
             "limit": 5,

@@ -1,0 +1,5 @@
+"""Bridges from protocols of browsers to gRPC: the filters `grpc_web` and `connect_rpc`."""
+
+from fastgw.filters.policies.grpc_bridges.web_filter import GrpcWeb
+
+__all__ = ["GrpcWeb"]

@@ -1,0 +1,295 @@
+"""Bridge: a client's exchange in another protocol of RPC on one side, a call of gRPC on the other.
+
+Rule 1: bodies pass in pieces both ways, with the backpressure of the side that takes them; only a bridge that has to
+know the end of a response before its beginning holds it, within a bound. Rule 2: what is malformed is never passed on:
+the call is ended. Rule 3: a response that has begun ends with a status, whatever happens, if its last message is whole.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Relay, Response, Trailers
+from fastgw.exchange.body_relay import BodySink
+from fastgw.exchange.exchange import UNCHANGED_QUERY
+from fastgw.exchange.reply import UNKNOWN, Reply
+from fastgw.exchange.states import ANSWERING, ENDED
+from fastgw.filters.api import WarningContext
+from fastgw.http.built_request import BuiltRequestHead
+from fastgw.http.field_names import DIGESTS, WRITTEN_HERE
+from fastgw.http.fields import Fields
+from fastgw.http.grpc.calls import is_grpc, timeout_line
+from fastgw.http.grpc.frames import FrameError
+from fastgw.http.grpc.status import (
+    DETAILS,
+    MESSAGE,
+    OF_UPSTREAM,
+    STATUS,
+    GrpcStatus,
+    decode_message,
+    parse_status,
+)
+from fastgw.http.http1 import serializer
+from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
+from fastgw.upstream.forwarding.forward_action import Forward
+
+MOST: Final = 2**32 - 1
+"""Bytes of a message at most, where nothing is held: more cannot be declared."""
+_STATUS_FIELDS: Final = frozenset((STATUS, MESSAGE, DETAILS))
+_NOT_SENT: Final = WRITTEN_HERE | DIGESTS | {b"content-type", b"expect", b"trailer", b"accept"}
+_NOT_RETURNED: Final = WRITTEN_HERE | DIGESTS | _STATUS_FIELDS | {b"content-type", b"trailer", b"accept-ranges"}
+KEPT_OF_REPLIES: Final = WRITTEN_HERE | {b"content-type", b"content-encoding", b"content-language"}
+"""Headers of a reply that say something of its body, which is left out."""
+
+
+class CallStatus:
+    """Status of a call, as the upstream has sent it or as the bridge tells it."""
+
+    __slots__ = ("code", "details", "fields")
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        """`fields`: the trailers of the response."""
+        self.fields = tuple(fields)
+        known = {name.lower(): value for name, value in reversed(self.fields)}
+        if STATUS not in known:
+            told = b"The upstream service has sent no status."
+            self.fields = (*self.fields, (STATUS, b"%d" % GrpcStatus.UNKNOWN), (MESSAGE, told))
+            known[MESSAGE] = told
+        self.code = parse_status(known.get(STATUS))
+        self.details = known.get(DETAILS)
+
+    @property
+    def message(self) -> str:
+        return next((decode_message(value) for name, value in self.fields if name.lower() == MESSAGE), "")
+
+    @property
+    def metadata(self) -> Trailers:
+        """The trailers that are not the status itself."""
+        return tuple(line for line in self.fields if not line[0].lower().startswith(b"grpc-"))
+
+
+class CallBridge(CallListener, BodySink):
+    """Bridge of one exchange: the sink of its request's body, the source of the call's, and the listener to that.
+
+    A subclass says how bodies are converted, and what is made of the response.
+    """
+
+    def __init__(self, exchange: Exchange, forward: Forward) -> None:
+        self.exchange = exchange
+        self._call = TranslatedCall(exchange, forward, self)
+        self._relay: Relay | None = None  # of the call's request, while it goes on
+        self._over = False
+        self._ended_in_head: Trailers = ()  # a status in place of which no trailers come
+
+    # for subclasses
+
+    def convert(self, payload: bytes) -> bytes:
+        """Return what the call's request gets of a piece of the client's. Raises `FrameError`."""
+        raise NotImplementedError
+
+    def convert_end(self) -> bytes:
+        """Return what it gets at the end. Raises `FrameError`."""
+        raise NotImplementedError
+
+    def begin_response(self, response: Response) -> None:
+        """Take the head of a response of gRPC."""
+        raise NotImplementedError
+
+    def end_response(self, status: CallStatus) -> None:
+        """Take the end of the response."""
+        raise NotImplementedError
+
+    def status_reply(self, code: GrpcStatus, message: str) -> Reply:
+        """Return a response that has nothing but a status."""
+        raise NotImplementedError
+
+    def respond(self, status: int, fields: Iterable[tuple[bytes, bytes]], response: Response) -> None:
+        """Send the head to the client. `response`: the upstream's, with what the gateway adds to it."""
+        added = response.added
+        if response.head is not None and serializer.NO_VIA not in response.dropped:
+            added += serializer.VIA[response.head.version]
+        sent = Response(status, None, added, response.dropped, UNKNOWN, Fields(fields))
+        self.exchange.respond(sent, b"", False)
+
+    def send(self, payload: bytes) -> None:
+        if payload and self.exchange.state is ANSWERING:
+            self.exchange.response_bytes += len(payload)
+            self.exchange.response_sink.feed(payload)
+
+    def finish(self, payload: bytes) -> None:
+        """Send the end of the response."""
+        self.send(payload)
+        if self.exchange.state is ANSWERING:
+            self.exchange.response_sink.end(())
+
+    def answer(self, reply: Reply, why: str = "") -> None:
+        """Answer with a reply in place of the response, which has not begun. The call is cancelled."""
+        self.exchange.why = self.exchange.why or why
+        self.exchange.refuse_late(reply)
+
+    # the request
+
+    def send_call(
+        self, codec: bytes, fields: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes], timeout: float | None
+    ) -> None:
+        """Send the call, with the client's headers but for those in `dropped`.
+
+        `codec`: suffix of the content type, with its plus. `timeout`: seconds that the caller gives; None: as its
+        `grpc-timeout` says.
+        """
+        exchange = self.exchange
+        body = exchange.request_body
+        try:
+            whole = self._whole(body)
+        except FrameError as error:
+            exchange.fail(Fault.BAD_REQUEST, _sentence(error))
+            return
+        dropped |= _NOT_SENT
+        sent = [line for line in exchange.headers if line[0].lower() not in dropped]
+        sent.append((b"Content-Type", b"application/grpc" + codec))
+        sent += fields
+        if timeout is not None:
+            name, _, value = timeout_line(timeout).partition(b": ")
+            sent.append((name, value.rstrip()))
+        length = None if whole is None else len(whole)
+        head = BuiltRequestHead(b"POST", exchange.authority or b"localhost", self.target(), sent, length, True)
+        if whole is not None:
+            self._call.send(head, Relay.whole(whole, len(whole)) if whole else None)
+            return
+        assert body is not None
+        if exchange.head.expects_continue and not body.bytes:
+            exchange.client.send_interim(None)
+        self._relay = relay = Relay(self)
+        held = body.attach(self)
+        if held:
+            self.feed(held)
+        if not self._over:
+            self._call.send(head, relay)
+
+    def target(self) -> bytes:
+        """Path and query of the call."""
+        exchange = self.exchange
+        query = exchange.query if exchange.query_sent is UNCHANGED_QUERY else exchange.query_sent
+        return exchange.head.raw_path if query is None else b"%b?%b" % (exchange.head.raw_path, query)
+
+    def _whole(self, body: Relay | None) -> bytes | None:
+        """Return the request's body if all of it is there; None: it is not. Raises `FrameError`."""
+        if body is None:
+            return self.convert_end()
+        if not body.ended:
+            return None
+        assert body.kept is not None
+        held = b"".join(body.kept)
+        return (self.convert(held) if held else b"") + self.convert_end()
+
+    # the client's body (`BodySink`), and the source of the call's (`BodySource`)
+
+    def feed(self, payload: bytes) -> None:
+        self._feed_call(lambda: self.convert(payload), False)
+
+    def end(self, trailers: Trailers) -> None:
+        self._feed_call(self.convert_end, True)
+
+    def _feed_call(self, convert: Callable[[], bytes], ended: bool) -> None:
+        relay = self._relay
+        if self._over or relay is None:
+            return
+        try:
+            piece = convert()
+        except FrameError as error:
+            self.break_off(Fault.BAD_REQUEST, _sentence(error))
+            return
+        if piece:
+            relay.bytes += len(piece)
+            if ended:
+                relay.last(piece)
+            else:
+                relay.feed(piece)
+        if ended and not self._over:
+            relay.end()
+
+    def break_off(self, fault: Fault, detail: str, why: str = "") -> None:
+        """End the call for a fault: the client gets it as its response, or as the end of one that has begun.
+
+        `detail`: for the client. `why`: for the log.
+        """
+        exchange = self.exchange
+        if exchange.state is not ANSWERING:
+            exchange.fail(fault, detail, why)
+            return
+        exchange.fault, exchange.why = exchange.fault or fault, exchange.why or why or detail
+        exchange.break_off()
+        if not self.end_with_fault(fault, detail):
+            exchange.fail(fault)
+
+    def end_with_fault(self, fault: Fault, detail: str) -> bool:
+        """End a response that has begun. False: it is within a message, and can only be aborted."""
+        return False
+
+    def pause(self) -> None:
+        body = self.exchange.request_body
+        if body is not None and not self._over:
+            body.pause()
+
+    def resume(self) -> None:
+        body = self.exchange.request_body
+        if body is not None and not self._over:
+            body.resume()
+
+    # the response (`CallListener`)
+
+    def on_response(self, response: Response) -> None:
+        head = response.head
+        assert head is not None
+        if head.status != 200 or not is_grpc(head):
+            self._answer_foreign(head.status)
+            return
+        self._ended_in_head = tuple(line for line in head.fields() if line[0].lower() in _STATUS_FIELDS)
+        self.begin_response(response)
+
+    def _answer_foreign(self, status: int) -> None:
+        """The upstream does not speak gRPC, or a proxy before it has answered."""
+        code = OF_UPSTREAM.get(status, GrpcStatus.UNKNOWN)
+        told = f"The upstream service has not answered with gRPC, but with HTTP status {status}."
+        self.answer(self.status_reply(code, told), told)
+
+    def on_end(self, trailers: Trailers) -> None:
+        if self._over:
+            return
+        self._let_go()
+        told = any(name.lower() == STATUS for name, _ in trailers)
+        self.end_response(CallStatus(trailers if told else (*trailers, *self._ended_in_head)))
+
+    def on_cancel(self) -> None:
+        self._let_go()
+
+    def on_abort(self, fault: Fault) -> bool:
+        self._let_go()
+        return self.end_with_fault(fault, fault.detail)
+
+    def _let_go(self) -> None:
+        """Release the request: no more of it is needed."""
+        self._over = True
+        body, self._relay = self.exchange.request_body, None
+        if body is not None and body.sink is self:
+            body.sink = None
+            if body.kept is not None and self.exchange.state is not ENDED:
+                body.detach()  # a fallback may send it again
+
+
+def protocol_warnings(context: WarningContext) -> Iterator[str]:
+    """Yield a warning if no upstream behind the filter speaks gRPC."""
+    if context.protocols and "grpc" not in context.protocols:
+        yield "no upstream behind it speaks gRPC; expected `protocol: grpc` of the upstream"
+
+
+def returned_fields(response: Response) -> list[tuple[bytes, bytes]]:
+    """Return the headers of the upstream's response that the client gets, but for the content type."""
+    assert response.head is not None
+    dropped = _NOT_RETURNED | response.dropped
+    return [line for line in response.head.fields() if line[0].lower() not in dropped]
+
+
+def _sentence(error: FrameError) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."

@@ -1,0 +1,626 @@
+"""gRPC-Web, bytes in and bytes out: both versions of HTTP in front, a server of grpcio or a hand-made one behind."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+
+from fastgw.compiled import PURE
+from tests.support.client import Client
+from tests.support.grpc_world import CODES, DEADLINE, World
+from tests.support.http2_peer import (
+    CANCEL,
+    INTERNAL_ERROR,
+    RST_STREAM,
+    Fields,
+    Http2Client,
+    Http2Message,
+    Http2Origin,
+    Http2Peer,
+)
+from tests.support.peer import Unexpected
+
+pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
+WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"
+GRPC: Fields = [(b":status", b"200"), (b"content-type", b"application/grpc+proto")]
+OK_STATUS: Fields = [(b"grpc-status", b"0")]
+
+
+def framed(message: bytes, flags: int = 0) -> bytes:
+    return bytes((flags,)) + len(message).to_bytes(4, "big") + message
+
+
+def frames_in(body: bytes) -> list[tuple[int, bytes]]:
+    found = []
+    while body:
+        length = int.from_bytes(body[1:5], "big")
+        assert len(body) >= 5 + length, body
+        found.append((body[0], body[5 : 5 + length]))
+        body = body[5 + length :]
+    return found
+
+
+class Got(NamedTuple):
+    status: int
+    fields: list[tuple[bytes, bytes]]
+    body: bytes
+
+    def get(self, name: bytes) -> bytes | None:
+        return next((value for each, value in self.fields if each.lower() == name), None)
+
+    def messages(self) -> list[bytes]:
+        """The messages of a response in binary form, of which the last frame is the trailers."""
+        return [message for flags, message in frames_in(self.body)[:-1] if flags == 0]
+
+    def trailers(self) -> dict[bytes, bytes]:
+        flags, block = frames_in(self.body)[-1]
+        assert flags == 0x80
+        assert block.endswith(b"\r\n")
+        return dict(line.split(b":", 1) for line in block[:-2].split(b"\r\n"))
+
+
+Call = Callable[..., Got]
+
+
+def call_http1(
+    world: World, body: bytes, kind: bytes = WEB, method: bytes = b"Unary", *more: tuple[bytes, bytes]
+) -> Got:
+    lines = b"".join(b"%b: %b\r\n" % line for line in more)
+    client = Client(world.gateway.address())
+    with contextlib.closing(client):
+        client.send(
+            b"POST /test.Greeter/%b HTTP/1.1\r\nHost: a.test\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n%b"
+            % (method, kind, lines, len(body), body)
+        )
+        response = client.read_response()
+        return Got(response.status, list(response.head.lines), response.body)
+
+
+def call_http2(
+    world: World, body: bytes, kind: bytes = WEB, method: bytes = b"Unary", *more: tuple[bytes, bytes]
+) -> Got:
+    with Http2Client(world.gateway.address()) as client:
+        pseudo = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/test.Greeter/" + method)]
+        client.messages[1] = Http2Message(1)
+        client.headers(1, [*pseudo, (b":authority", b"a.test"), (b"content-type", kind), *more], end=not body)
+        while body:
+            room = min(client.room(1), 16_384, len(body))
+            if room == 0:
+                client.read_frame()
+                continue
+            client.data(1, body[:room], end=room == len(body))
+            body = body[room:]
+        got = client.read_message(1)
+        assert got.reset is None
+        return Got(got.status, got.fields, got.body)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+
+        def made(**more: Any) -> World:
+            filters = {"grpc_web": {}, **more.pop("filters", {})}
+            return World(tmp_path, stack, route={"filters": filters}, **more)
+
+        yield made
+
+
+@pytest.fixture
+def world(make: Any) -> World:
+    return make()  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def origin() -> Iterator[Http2Origin]:
+    with Http2Origin() as opened:
+        yield opened
+
+
+@pytest.fixture
+def scripted(make: Any, origin: Http2Origin) -> World:
+    """A gateway before a server that says what the test says."""
+    return make(upstream={"targets": [{"url": origin.url}]})  # type: ignore[no-any-return]
+
+
+both = pytest.mark.parametrize("call", [call_http1, call_http2])
+
+
+@both
+def test_a_unary_call(world: World, call: Call) -> None:
+    got = call(
+        world, framed(b"hello"), WEB, b"Unary", (b"x-text", b"t"), (b"x-some-bin", b"AAECAw"), (b"x-grpc-web", b"1")
+    )
+    assert (got.status, got.get(b"content-type"), got.get(b"x-initial")) == (200, WEB, b"i")
+    assert got.messages() == [b"hello"]
+    trailers = got.trailers()
+    assert (trailers[b"grpc-status"], trailers[b"x-trailing-bin"]) == (b"0", b"AAECAw")
+    (seen,) = world.greeter.seen
+    assert (seen["x-text"], seen["x-some-bin"]) == ("t", b"\0\1\2\3")
+    assert "x-grpc-web" not in seen
+
+
+@both
+@pytest.mark.parametrize("pieces", [1, 2, 3, 4, 5, 7, 100])
+def test_text_in_pieces_that_are_padded_each(world: World, call: Call, pieces: int) -> None:
+    """PROTOCOL-WEB.md: pieces are encoded each by itself, so padding may stand anywhere; so it may in what is sent."""
+    whole = framed(b"hello in text")
+    body = b"".join(b64encode(whole[at : at + pieces]) for at in range(0, len(whole), pieces))
+    got = call(world, body, TEXT)
+    assert (got.status, got.get(b"content-type")) == (200, TEXT)
+    decoded = got._replace(body=decoded_text(got.body))
+    assert (decoded.messages(), decoded.trailers()[b"grpc-status"]) == ([b"hello in text"], b"0")
+
+
+def decoded_text(text: bytes) -> bytes:
+    """Base64 whose pieces may be padded, group by group: as slow as it is plain."""
+    assert len(text) % 4 == 0
+    return b"".join(b64decode(text[at : at + 4], validate=True) for at in range(0, len(text), 4))
+
+
+@both
+@pytest.mark.parametrize(
+    ("kind", "accept", "answered"),
+    [
+        (TEXT, b"application/grpc-web-text", TEXT),
+        (TEXT, WEB, WEB),
+        (TEXT, b"*/*", TEXT),
+        (WEB, TEXT, TEXT),
+        (WEB, b"text/html, application/grpc-web-text;q=0.9", TEXT),
+        (b"application/grpc-web", b"*/*", b"application/grpc-web"),
+        (b"APPLICATION/GRPC-WEB-TEXT; charset=utf-8", b"*/*", b"application/grpc-web-text"),
+        (b"application/grpc-web+json", b"*/*", b"application/grpc-web+json"),
+    ],
+)
+def test_accept_decides_the_form_of_the_response(
+    scripted: World, origin: Http2Origin, call: Call, kind: bytes, accept: bytes, answered: bytes
+) -> None:
+    body = framed(b"x")
+    body = b64encode(body) if b"text" in kind.lower() else body
+
+    def serve(peer: Http2Peer) -> None:
+        request = peer.read_message()
+        codec = kind.lower().partition(b"+")[2]
+        assert request.get(b"content-type") == (b"application/grpc+" + codec if codec else b"application/grpc")
+        assert (request.get(b"te"), request.get(b"accept"), request.body) == (b"trailers", None, framed(b"x"))
+        peer.headers(request.stream, [GRPC[0], (b"content-type", request.get(b"content-type") or b"")])
+        peer.data(request.stream, framed(b"y"))
+        peer.headers(request.stream, OK_STATUS, end=True)
+
+    with served(origin, serve):
+        got = call(scripted, body, kind, b"Unary", (b"accept", accept))
+    assert got.get(b"content-type") == answered
+    assert (b64encode(framed(b"y")) if b"text" in answered else framed(b"y")) in got.body
+
+
+@contextlib.contextmanager
+def served(origin: Http2Origin, serve: Callable[[Http2Peer], None]) -> Iterator[None]:
+    """Serve one connection beside the test."""
+    with futures.ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: serve(origin.accept()))
+        yield
+        done.result(DEADLINE)
+
+
+@both
+def test_the_status_of_the_server_is_the_last_frame(world: World, call: Call) -> None:
+    """Trailers-only answers too: nothing but the frame is there, and it is no header."""
+    got = call(world, framed(b"NOT_FOUND"), WEB, b"Fail")
+    assert (got.status, got.get(b"grpc-status"), got.messages()) == (200, None, [])
+    assert got.trailers() == {b"grpc-status": b"5", b"grpc-message": b"why: 100 %25 %C3%A4"}
+
+
+@both
+def test_gateway_faults_are_frames(make: Any, call: Call) -> None:
+    world = make(filters={"basic_auth": {}})
+    got = call(world, framed(b"x"))
+    assert (got.status, got.get(b"content-type"), got.messages()) == (200, WEB, [])
+    assert got.trailers() == {b"grpc-status": b"16", b"grpc-message": b"Authentication is required."}
+    assert b"Basic" in (got.get(b"www-authenticate") or b"")
+    record = world.gateway.wait_for_record(path="/test.Greeter/Unary")
+    assert record["fault"] == "credentials_missing"
+    text = call(world, b64encode(framed(b"x")), TEXT)
+    assert text._replace(body=decoded_text(text.body)).trailers()[b"grpc-status"] == b"16"
+
+
+@both
+def test_a_server_that_is_away_is_unavailable(world: World, call: Call) -> None:
+    world.server.stop(0).wait()
+    got = call(world, framed(b"x"))
+    assert got.trailers() == {b"grpc-status": b"14", b"grpc-message": b"The upstream service is unreachable."}
+
+
+@both
+def test_a_deadline_holds_and_is_passed_on(world: World, call: Call) -> None:
+    got = call(world, framed(b""), WEB, b"Wait", (b"grpc-timeout", b"300m"))
+    assert got.trailers()[b"grpc-status"] == b"4"
+    assert world.greeter.cancelled.wait(DEADLINE)
+    assert 0 < world.greeter.seen[0]["left"] <= 0.3
+    assert call(world, framed(b""), WEB, b"Wait", (b"grpc-timeout", b"soon")).trailers() == {
+        b"grpc-status": b"13",
+        b"grpc-message": b"The grpc-timeout header is malformed.",
+    }
+
+
+@both
+def test_messages_of_a_stream_arrive_one_by_one(scripted: World, origin: Http2Origin, call: Call) -> None:
+    """The server sends the next only when the client has the one before; half a message waits for nothing either."""
+    with StreamingCall(scripted, call is call_http2, WEB) as client:
+        client.send(framed(b"go"), ended=True)
+        peer = origin.accept()
+        request = peer.read_message()
+        peer.headers(request.stream, GRPC)
+        for number in range(5):
+            message = framed(b"message %d" % number)
+            peer.data(request.stream, message[:7])
+            assert client.read(7) == message[:7]
+            peer.data(request.stream, message[7:])
+            assert client.read(len(message) - 7) == message[7:]
+        peer.headers(request.stream, [*OK_STATUS, (b"x-a", b"1"), (b"x-a", b"2")], end=True)
+        last = framed(b"grpc-status:0\r\nx-a:1, 2\r\n", 0x80)
+        assert client.read(len(last)) == last
+        assert client.is_whole()
+
+
+class StreamingCall:
+    """A call whose request and response go piece by piece, over either version of HTTP."""
+
+    def __init__(self, world: World, is_http2: bool, kind: bytes, method: bytes = b"ServerStream") -> None:
+        self._got = bytearray()
+        self._plain: Client | None = None
+        self._client: Http2Client | None = None
+        self._begun = self._ended = False
+        address, path = world.gateway.address(), b"/test.Greeter/" + method
+        if is_http2:
+            self._client = Http2Client(address)
+            self._client.messages[1] = Http2Message(1)
+            pseudo = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"a.test")]
+            self._client.headers(1, [*pseudo, (b"content-type", kind)])
+        else:
+            self._plain = Client(address)
+            head = b"POST %b HTTP/1.1\r\nHost: a.test\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+            self._plain.send(head % (path, kind))
+
+    def __enter__(self) -> StreamingCall:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._plain, self._client):
+            if each is not None:
+                each.close()
+
+    def send(self, piece: bytes, ended: bool = False) -> None:
+        if self._client is not None:
+            self._client.data(1, piece, end=ended)
+        elif self._plain is not None:
+            self._plain.send(b"%x\r\n%b\r\n" % (len(piece), piece) + (b"0\r\n\r\n" if ended else b""))
+
+    def read(self, size: int) -> bytes:
+        """The next bytes of the response's body."""
+        while len(self._got) < size:
+            if not self._more() and len(self._got) < size:
+                pytest.fail(f"the response has ended with {bytes(self._got)!r}")
+        piece = bytes(self._got[:size])
+        del self._got[:size]
+        return piece
+
+    def is_whole(self) -> bool:
+        """Read to the end of the response. Whether it is one, and not a connection or a stream that broke off."""
+        while self._more():
+            pass
+        assert not (self._ended and self._got)
+        return self._ended
+
+    def _more(self) -> bool:
+        """Read on. False: there is no more."""
+        if self._client is not None:
+            message = self._client.messages[1]
+            if message.ended or message.reset is not None:
+                self._ended = message.reset is None
+                return False
+            self._client.read_frame()
+            self._got += message.body
+            message.body = b""
+            return True
+        assert self._plain is not None
+        if not self._begun:
+            head = self._plain.read_head()
+            self._begun = True
+            if head.get(b"transfer-encoding") is None:
+                self._got += self._plain.read_exactly(int(head.get(b"content-length") or b"0"))
+                self._ended = True
+        if self._ended:
+            return False
+        try:
+            piece = self._plain.read_chunk()
+        except Unexpected:
+            return False
+        self._got += piece
+        self._ended = not piece
+        return bool(piece)
+
+
+@both
+def test_text_of_a_stream_is_padded_behind_messages(scripted: World, origin: Http2Origin, call: Call) -> None:
+    with StreamingCall(scripted, call is call_http2, TEXT) as client:
+        client.send(b64encode(framed(b"go")), ended=True)
+        peer = origin.accept()
+        request = peer.read_message()
+        peer.headers(request.stream, GRPC)
+        for message in (b"a", b"bc", b"def", b""):
+            sent = framed(message)
+            for at in range(len(sent)):
+                peer.data(request.stream, sent[at : at + 1])
+            assert client.read(len(b64encode(sent))) == b64encode(sent)
+        peer.headers(request.stream, OK_STATUS, end=True)
+        last = b64encode(framed(b"grpc-status:0\r\n", 0x80))
+        assert client.read(len(last)) == last
+        assert client.is_whole()
+
+
+@both
+def test_a_call_streams_to_the_server_as_it_comes(scripted: World, origin: Http2Origin, call: Call) -> None:
+    """The request's body is not held: the server has the first message before the client has sent the second."""
+    first, second = b64encode(framed(b"first")), b64encode(framed(b"second"))
+    with StreamingCall(scripted, call is call_http2, TEXT) as client:
+        client.send(first[:5])
+        peer = origin.accept()
+        request = peer.read_head()
+        client.send(first[5:])
+        while request.body != framed(b"first"):
+            peer.read_frame()
+        client.send(second, ended=True)
+        assert peer.read_message().body == framed(b"first") + framed(b"second")
+
+
+BAD = [
+    (WEB, framed(b"x", 0x80), b"flags 0x80"),  # trailers, which only responses have
+    (WEB, framed(b"x", 0x02), b"flags 0x02"),
+    (WEB, b"\0\0\0\0\x05hell", b"ends within a message"),
+    (WEB, b"\0\xff\xff\xff\xffx", b"ends within a message"),
+    (WEB, b"\0\0\0", b"ends within a message"),
+    (TEXT, b"AAAA!AAA", b"not Base64"),
+    (TEXT, b"AAAAAAVoZWxsbw=", b"not Base64"),
+    (TEXT, b"AAAAAAV=aGVsbG8=", b"not Base64"),
+    (TEXT, b"A===", b"not Base64"),
+    (TEXT, b"====", b"not Base64"),
+    (TEXT, b"AAAA\r\nAAA", b"not Base64"),
+    (TEXT, b"AAAAAAVo-_xs", b"not Base64"),
+    (TEXT, framed(b"not text at all"), b"not Base64"),
+]
+
+
+@both
+@pytest.mark.parametrize(("kind", "body", "told"), BAD)
+def test_a_malformed_body_is_refused(world: World, call: Call, kind: bytes, body: bytes, told: bytes) -> None:
+    got = call(world, body, kind)
+    if kind == TEXT:
+        got = got._replace(body=decoded_text(got.body))
+    assert (got.status, got.messages()) == (200, [])
+    trailers = got.trailers()
+    assert trailers[b"grpc-status"] == b"13"
+    assert re.search(told, trailers[b"grpc-message"], re.IGNORECASE)
+    assert world.gateway.wait_for_record(path="/test.Greeter/Unary")["fault"] == "bad_request"
+
+
+@both
+def test_a_malformed_piece_ends_a_call_that_is_in_flight(scripted: World, origin: Http2Origin, call: Call) -> None:
+    """The server is told by a reset, the client by a status behind the messages that it has."""
+    with StreamingCall(scripted, call is call_http2, WEB) as client:
+        client.send(framed(b"a"))
+        peer = origin.accept()
+        request = peer.read_head()
+        peer.headers(request.stream, GRPC)
+        peer.data(request.stream, framed(b"b"))
+        assert client.read(6) == framed(b"b")
+        client.send(framed(b"c", 0x80))
+        assert peer.read_message(request.stream).reset == CANCEL
+        last = framed(b"grpc-status:13\r\ngrpc-message:A message has the flags 0x80.\r\n", 0x80)
+        assert client.read(len(last)) == last
+        assert client.is_whole()
+    assert scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")["fault"] == "bad_request"
+
+
+@both
+def test_a_response_that_breaks_off_ends_with_a_status(scripted: World, origin: Http2Origin, call: Call) -> None:
+    with StreamingCall(scripted, call is call_http2, WEB) as client:
+        client.send(framed(b"a"), ended=True)
+        peer = origin.accept()
+        request = peer.read_message()
+        peer.headers(request.stream, GRPC)
+        peer.data(request.stream, framed(b"b"))
+        assert client.read(6) == framed(b"b")
+        peer.rst(request.stream, INTERNAL_ERROR)
+        last = client.read(5)
+        assert (last[0], b"grpc-status:14\r\n" in client.read(int.from_bytes(last[1:], "big"))) == (0x80, True)
+        assert client.is_whole()
+    record = scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")
+    assert record["fault"] in ("connection_lost", "upstream_incomplete")
+
+
+@both
+def test_within_a_message_nothing_but_a_broken_response_is_true(
+    scripted: World, origin: Http2Origin, call: Call
+) -> None:
+    """A frame of trailers there would be read as bytes of the message."""
+    with StreamingCall(scripted, call is call_http2, WEB) as client:
+        client.send(framed(b"a"), ended=True)
+        peer = origin.accept()
+        request = peer.read_message()
+        peer.headers(request.stream, GRPC)
+        peer.data(request.stream, framed(b"message")[:8])
+        assert client.read(8) == framed(b"message")[:8]
+        peer.rst(request.stream, INTERNAL_ERROR)
+        assert not client.is_whole()
+
+
+@both
+@pytest.mark.parametrize(
+    ("sent", "whole"), [(framed(b"x", 0x80), True), (framed(b"x", 0x04), True), (framed(b"xyz")[:7], False)]
+)
+def test_frames_of_the_server_that_are_none_are_not_passed_on(
+    scripted: World, origin: Http2Origin, call: Call, sent: bytes, whole: bool
+) -> None:
+    """A server, or what it was told to send, could forge trailers otherwise."""
+    with StreamingCall(scripted, call is call_http2, WEB) as client:
+        client.send(framed(b"a"), ended=True)
+        peer = origin.accept()
+        request = peer.read_message()
+        peer.headers(request.stream, GRPC)
+        peer.data(request.stream, sent)
+        peer.headers(request.stream, OK_STATUS, end=True)
+        if whole:
+            last = client.read(5)
+            assert (last[0], b"grpc-status:14\r\n" in client.read(int.from_bytes(last[1:], "big"))) == (0x80, True)
+        assert client.is_whole() is whole
+    fault = scripted.gateway.wait_for_record(path="/test.Greeter/ServerStream")["fault"]
+    assert fault == ("upstream_malformed" if whole else "upstream_incomplete")
+
+
+@both
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        ([(b":status", b"503"), (b"content-type", b"text/html")], b"14"),
+        ([(b":status", b"404")], b"12"),
+        ([(b":status", b"429")], b"14"),
+        ([(b":status", b"200"), (b"content-type", b"text/html")], b"2"),
+        ([(b":status", b"418")], b"2"),
+    ],
+)
+def test_an_answer_that_is_not_grpc_becomes_a_status(
+    scripted: World, origin: Http2Origin, call: Call, head: Fields, code: bytes
+) -> None:
+    def serve(peer: Http2Peer) -> None:
+        request = peer.read_message()
+        peer.headers(request.stream, head)
+        peer.data(request.stream, b"<html>grpc-status: 0", end=True)
+        peer.wait_until_read()
+
+    with served(origin, serve):
+        got = call(scripted, framed(b"x"))
+    assert (got.status, got.get(b"content-type"), got.messages()) == (200, WEB, [])
+    assert got.trailers()[b"grpc-status"] == code
+
+
+@both
+def test_no_status_is_none_that_is_well(scripted: World, origin: Http2Origin, call: Call) -> None:
+    def serve(peer: Http2Peer) -> None:
+        request = peer.read_message()
+        peer.headers(request.stream, GRPC)
+        peer.data(request.stream, framed(b"x"), end=True)
+        peer.wait_until_read()
+
+    with served(origin, serve):
+        got = call(scripted, framed(b"x"))
+    assert (got.messages(), got.trailers()[b"grpc-status"]) == ([b"x"], b"2")
+
+
+@both
+def test_compressed_messages_pass_as_they_are(scripted: World, origin: Http2Origin, call: Call) -> None:
+    def serve(peer: Http2Peer) -> None:
+        request = peer.read_message()
+        assert (request.get(b"grpc-encoding"), request.body) == (b"gzip", framed(b"zipped", 1))
+        peer.headers(request.stream, [*GRPC, (b"grpc-encoding", b"gzip")])
+        peer.data(request.stream, framed(b"too", 1))
+        peer.headers(request.stream, OK_STATUS, end=True)
+
+    with served(origin, serve):
+        got = call(scripted, framed(b"zipped", 1), WEB, b"Unary", (b"grpc-encoding", b"gzip"))
+    assert (got.get(b"grpc-encoding"), frames_in(got.body)[0]) == (b"gzip", (1, b"too"))
+
+
+@both
+def test_a_large_message_passes_both_ways(world: World, call: Call) -> None:
+    message = bytes(range(256)) * 3_000
+    got = call(world, framed(message))
+    assert got.messages() == [message]
+    text = call(world, b64encode(framed(message)), TEXT)
+    assert text._replace(body=decoded_text(text.body)).messages() == [message]
+
+
+@both
+def test_the_limit_of_bodies_holds(make: Any, origin: Http2Origin, call: Call) -> None:
+    world = make(upstream={"targets": [{"url": origin.url}]}, limits={"body_bytes": "1KiB"})
+    with StreamingCall(world, call is call_http2, WEB) as client:
+        client.send(framed(b"x" * 1020)[:1024])
+        peer = origin.accept()
+        request = peer.read_head()
+        client.send(b"x", ended=True)
+        last = client.read(5)
+        assert b"grpc-status:8\r\n" in client.read(int.from_bytes(last[1:], "big"))
+        assert peer.read_message(request.stream).reset == CANCEL
+
+
+def test_a_length_above_the_limit_is_refused_before_a_route_is_known(make: Any) -> None:
+    """So it is answered as over HTTP: clients of gRPC-Web know what 413 means."""
+    world = make(limits={"body_bytes": "1KiB"})
+    assert call_http1(world, framed(b"x" * 1019)).messages() == [b"x" * 1019]
+    assert call_http1(world, framed(b"x" * 1020)).status == 413
+
+
+def test_plain_grpc_passes_on_the_same_route(world: World) -> None:
+    assert world.unary()(b"plain", timeout=DEADLINE) == b"plain"
+    with pytest.raises(grpc.RpcError) as failed:
+        world.unary("Fail")(b"NOT_FOUND", timeout=DEADLINE)
+    assert failed.value.code() is CODES.NOT_FOUND
+
+
+@both
+def test_pages_of_other_origins_with_cors(make: Any, call: Call) -> None:
+    """The preflight is answered; responses and faults have the headers that the page reads them by."""
+    cors = {
+        "origins": ["https://app.example"],
+        "headers": ["Content-Type", "X-Grpc-Web", "X-User-Agent", "Grpc-Timeout"],
+        "expose": ["X-Initial"],
+    }
+    world = make(filters={"cors": cors})
+    origin_line = (b"origin", b"https://app.example")
+    with contextlib.closing(Client(world.gateway.address())) as client:
+        client.send(
+            b"OPTIONS /test.Greeter/Unary HTTP/1.1\r\nHost: a.test\r\nOrigin: https://app.example\r\n"
+            b"Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-grpc-web,content-type\r\n\r\n"
+        )
+        preflight = client.read_response(b"OPTIONS")
+    assert preflight.status == 204
+    assert b"X-Grpc-Web" in (preflight.get(b"access-control-allow-headers") or b"")
+    for method, message in ((b"Unary", b"x"), (b"Fail", b"ABORTED")):
+        got = call(world, framed(message), WEB, method, origin_line)
+        assert got.get(b"access-control-allow-origin") == b"https://app.example"
+        assert got.get(b"access-control-expose-headers") == b"X-Initial"
+    world.server.stop(0).wait()
+    assert call(world, framed(b"x"), WEB, b"Unary", origin_line).get(b"access-control-allow-origin") is not None
+
+
+@both
+def test_a_client_that_leaves_cancels_the_call(scripted: World, origin: Http2Origin, call: Call) -> None:
+    with StreamingCall(scripted, call is call_http2, WEB) as client:
+        client.send(framed(b"a"), ended=True)
+        peer = origin.accept()
+        request = peer.read_message()
+        peer.headers(request.stream, GRPC)
+        peer.data(request.stream, framed(b"b"))
+        client.read(6)
+    assert peer.read_until_frame(RST_STREAM, request.stream).code == CANCEL
+
+
+@both
+def test_retries_and_fields_of_the_route_apply(make: Any, call: Call) -> None:
+    world = make(
+        upstream={"retries": {"conditions": ["unavailable"], "non_idempotent": True}},
+        filters={"headers": {"request": {"set": {"X-Added": "1"}}, "response": {"set": {"X-Answered": "2"}}}},
+    )
+    got = call(world, framed(b""), WEB, b"FailOnce")
+    assert (got.messages(), got.get(b"x-answered")) == ([b"again"], b"2")
+    record = world.gateway.wait_for_record(path="/test.Greeter/FailOnce")
+    assert (record["retries"], record["status"], record["method"]) == (1, 200, "POST")
+    call(world, framed(b""))
+    assert world.greeter.seen[-1]["x-added"] == "1"
