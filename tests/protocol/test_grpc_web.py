@@ -91,6 +91,8 @@ def call_http2(
         pseudo = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/test.Greeter/" + method)]
         client.messages[1] = Http2Message(1)
         client.headers(1, [*pseudo, (b":authority", b"a.test"), (b"content-type", kind), *more], end=not body)
+        while not client.settings:
+            client.read_frame()
         while body:
             room = min(client.room(1), 16_384, len(body))
             if room == 0:
