@@ -30,6 +30,7 @@ SETTINGS = {
         "old": {"address": "127.0.0.1:0"},
     },
     "timeouts": {"response_idle": "1s", "request_body_idle": "1s", "request_headers": "1s", "keepalive": "1s"},
+    "limits": {"body_bytes": "16MiB"},
 }
 
 
@@ -354,6 +355,66 @@ def test_an_answered_upload_is_taken_to_its_end(lane: Lane, client: Http2Client)
     client.send(request(lane, 3))
     lane.accept().answer()
     assert client.wait_for(3).body == b"ok"
+
+
+BREACHES = {
+    "more than the length": data(b"abcd"),
+    "less than the length": data(b"ab"),
+    "trailers with a name in upper case": data(b"abc", end=False) + headers(block((b"X-Sum", b"1"))),
+}
+
+
+@pytest.mark.parametrize("rest", BREACHES.values(), ids=BREACHES)
+def test_a_request_that_breaks_the_protocol_is_reset_and_logged_as_that(
+    lane: Lane, client: Http2Client, rest: bytes
+) -> None:
+    """Its answer can not come any more; the client is still there, and so are its other streams."""
+    client.begin().send(
+        request(lane, 1, b"/breach/%d" % len(rest), b"POST", fields=((b"content-length", b"3"),), end=False)
+    )
+    upstream = lane.accept()
+    upstream.read_request_head()
+    client.send(rest)
+    answer = client.answer(1)
+    client.wait(lambda: answer.over, "the end of the stream")
+    assert (answer.heads, answer.reset) == ([], Code.PROTOCOL_ERROR)
+    assert lane.gateway.wait_for_record(route=lane.name, path=f"/breach/{len(rest)}")["fault"] == "bad_request"
+    assert len(upstream.read_to_end()) < 3 or b"x-sum" in rest.lower()  # not whole, but for what is before trailers
+    client.send(request(lane, 3))
+    lane.accept().answer()
+    assert client.wait_for(3).body == b"ok"
+
+
+@pytest.mark.parametrize("length", [None, b"16777217"], ids=["streamed", "declared"])
+def test_a_body_above_the_limit_is_refused(lane: Lane, client: Http2Client, length: bytes | None) -> None:
+    declared = () if length is None else ((b"content-length", length),)
+    client.begin().send(request(lane, method=b"POST", fields=declared, end=False))
+    if length is None:
+        upstream = lane.accept()
+        head = upstream.read_request_head()
+        with ThreadPoolExecutor(1) as threads, contextlib.suppress(Unexpected):
+            threads.submit(upstream.read_body, head.head, until_close=False)
+            client.send_body(1, 16 * MIB + 1)
+        assert b"0\r\n\r\n" not in upstream.unread
+    assert client.wait_for(1).status == 413
+    lane.origin.errors.clear()
+
+
+def test_a_client_that_waits_to_be_asked_is_not_timed(lane: Lane, client: Http2Client) -> None:
+    expecting = request(lane, method=b"POST", fields=((b"expect", b"100-continue"),), end=False)
+    client.begin().send(expecting)
+    upstream = lane.accept()
+    head = upstream.read_request_head()
+    client.send(request(lane, 3, method=b"POST", end=False))  # which has the same time, and does not wait
+    late = lane.accept()
+    late.read_request_head()
+    assert client.wait_for(3).status == 408
+    upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    client.wait(lambda: client.answer(1).statuses == [100], "to be asked")
+    client.send(data(b"abc"))
+    assert upstream.read_body(head.head, until_close=False).body == b"abc"
+    upstream.send(OK)
+    assert client.wait_for(1).status == 200
 
 
 def test_an_upload_that_stops_has_its_own_timeout(lane: Lane, client: Http2Client) -> None:

@@ -23,6 +23,7 @@ from fastgw.forwarded_headers import Peer
 from fastgw.http.http1.body import parse_trailers
 from fastgw.http.http1.parser import read_http2_request
 from fastgw.http.http2.session import (
+    BROKEN,
     CLOSED,
     CONNECT,
     DATA,
@@ -291,8 +292,13 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             elif kind == TOO_LONG:
                 too_long = len(value) > self.server.header_bytes // 2
                 self._refuse(number, Fault.TARGET_TOO_LONG if too_long else Fault.HEAD_TOO_LARGE, None, value)
-            elif kind == MALFORMED and number not in streams:
-                self._refuse(number, Fault.BAD_REQUEST, f"{value}.")
+            elif kind == MALFORMED:
+                if number not in streams:
+                    self._refuse(number, Fault.BAD_REQUEST, f"{value}.")
+            elif kind == BROKEN:
+                stream = streams.get(number)
+                if stream is not None:  # it cannot be answered any more
+                    stream.break_off(Fault.BAD_REQUEST)
 
     def _go_on(self) -> None:
         """Other connections have had their turn: on with what this client has asked for."""

@@ -178,6 +178,7 @@ cdef enum:
     E_WHOLE = 11
     E_CONNECT = 12
     E_SETTINGS = 13
+    E_BROKEN = 14
 
 
 cdef enum:
@@ -1138,6 +1139,7 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
         self._remember_reset(frame.hd.stream_id)
         if frame.rst_stream.error_code not in (NO_ERROR, INTERNAL_ERROR, CANCEL):
             self._count_reset()  # what the peer has made us do
+            self._events.append((E_BROKEN, frame.hd.stream_id, None))
     return 0
 
 

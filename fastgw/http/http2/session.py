@@ -52,10 +52,12 @@ class EventKind(IntEnum):
     with it."""
     SETTINGS = 13
     """A server has said what it allows."""
+    BROKEN = 14
+    """The stream was reset here, as the peer has broken the protocol on it. `CLOSED` follows."""
 
 
-HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE, CONNECT, SETTINGS = map(
-    int, EventKind
+HEAD, DATA, END, CLOSED, REFUSED, GOAWAY, INTERIM, PONG, TOO_LONG, MALFORMED, SENT, WHOLE, CONNECT, SETTINGS, BROKEN = (
+    map(int, EventKind)
 )
 
 
