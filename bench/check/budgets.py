@@ -112,7 +112,7 @@ def compare(counts: Counts, budgets: Budgets, counted_by: Mapping[str, str], *, 
 
 
 def counter() -> dict[str, str]:
-    """Return everything besides fastgw that affects counts."""
+    """Return everything that affects counts apart from fastgw."""
     return {
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "compiler": platform.python_compiler(),

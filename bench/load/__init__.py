@@ -1,1 +1,1 @@
-"""What loads a contestant, and how each kind of load tells what it saw."""
+"""Loads, and the results that each kind reports."""

@@ -1,4 +1,4 @@
-"""What a contestant weighs, and how long it takes to take another configuration, while it has little to do."""
+"""Memory of an idle contestant, and the time that it takes to apply another configuration."""
 
 import time
 from dataclasses import dataclass

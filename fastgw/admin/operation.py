@@ -1,4 +1,4 @@
-"""Operation of the admin API: what is needed to serve and to describe it."""
+"""Operation of the admin API, with all data to serve and to describe it."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field

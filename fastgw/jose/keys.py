@@ -111,7 +111,8 @@ class KeySet:
     def named(self, kid: str | None) -> tuple[Key, ...]:
         """Return the keys that may have signed a token with this `kid`.
 
-        Those with this name; if there are none, those without a name. None: the token names no key, so all of them.
+        They are the keys with this name; if there are none, the keys without a name. None: the token names no key, so
+        all of them.
         """
         return self.keys if kid is None else self._by_kid.get(kid, self._nameless)
 
@@ -308,7 +309,7 @@ def key_from_secret(secret: bytes, kid: str | None = None) -> Key:
 def keys_from_pem(raw: bytes) -> Sequence[Key]:
     """Return the public keys of a PEM file, in order, including those of certificates. Raises `UnusableKey`.
 
-    Of a certificate only the key is used; issuer and validity are ignored.
+    Only the key of a certificate is used; issuer and validity are ignored.
     """
     blocks = [(match[1], match[0] + b"\n") for match in _BLOCK.finditer(raw)]
     if not blocks:

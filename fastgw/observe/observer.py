@@ -23,8 +23,8 @@ class Observer:
     def __init__(
         self, *, logs: Sequence[AccessLog], column: memoryview | None, series: Series, note: Note | None = None
     ) -> None:
-        """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: nobody reads
-        the counts. `note`: records the last error of a route."""
+        """Create the observer. `column`: `series_layout.WORDS` words, written by this worker alone. None: the counts
+        are not read. `note`: records the last error of a route."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self._counters = ExchangeCounters(series, column, note)

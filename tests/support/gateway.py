@@ -50,7 +50,7 @@ def wait_until(fact: Callable[[], bool], wanted: str, deadline: float = DEADLINE
 class Lines:
     """Lines of a pipe, read by a thread as they arrive: the writer never blocks, and a test can wait for one.
 
-    Of an operator message only the text is returned; `raw` includes time, level, process and event.
+    An operator message is returned without time, level, process and event; `raw` includes them.
     """
 
     def __init__(self, pipe: IO[bytes]) -> None:
@@ -89,8 +89,8 @@ class Lines:
 def write_config(config: Mapping[str, Any] | str, directory: Path) -> Path:
     """Write a configuration: a dictionary as JSON, text as YAML.
 
-    Missing status and admin listeners are set to `null`, because their default ports cannot be shared. So is
-    `request_id`, because most tests compare exact bytes.
+    Missing status and admin listeners are set to `null`, because their default ports cannot be shared. `request_id` is
+    set to `null` as well, because most tests compare exact bytes.
     """
     if isinstance(config, str):
         config += "".join(f"\n{key}: null\n" for key in OFF if not re.search(f"^{key}:", config, re.MULTILINE))

@@ -555,7 +555,7 @@ class Structure(Decoder):
 
     @property
     def first(self) -> Field:
-        """Field by which the struct is told from others."""
+        """Field that distinguishes the struct from others."""
         return next(iter(self.fields.values()))
 
     @property

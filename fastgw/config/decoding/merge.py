@@ -110,7 +110,7 @@ Services = dict[str, dict[str, tuple[SourcePlace, Any]]]
 
 @dataclass
 class Merged:
-    """The merged parts of a configuration. Those of `maps` and `lists` may be `BROKEN`."""
+    """The merged parts of a configuration. Values of `maps` and `lists` may be `BROKEN`."""
 
     readings: list[Reading] = field(default_factory=list)
     single: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)

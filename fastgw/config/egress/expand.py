@@ -69,8 +69,8 @@ class EgressKept:
         return self._made.routes
 
     def begin_reading(self, around: object) -> Container[int]:
-        """Start a reading. `around`: all inputs besides the services; if they have changed, nothing is reused. Returns
-        the identities of valid objects of the last reading."""
+        """Start a reading. `around`: all inputs other than the services; if they have changed, nothing is reused.
+        Returns the identities of valid objects of the last reading."""
         if around != self._made.around:
             self._last = self._last or self._made
             self._made = _Made(around)
@@ -231,7 +231,7 @@ class _Expansion:
 
     def _usable(self, settings: EgressEntry, at: SourcePlace) -> EgressEntry:
         """Return the settings; an API whose client certificate is invalid becomes unavailable, without affecting
-        others. Those of Kyma's documents are checked where they are read."""
+        others. Services of Kyma's documents are checked where they are read."""
         shown: Any = settings.credentials
         if shown is BROKEN or shown.type != "certificate" or BROKEN in (shown.certificate, shown.key):
             return settings

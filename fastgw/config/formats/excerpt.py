@@ -36,7 +36,7 @@ def excerpt(text: str, mark: Mark) -> str:
 
 
 def _may_be_secret(lines: list[str], at: int) -> bool:
-    """Whether the line may hold a secret, judged by itself and by preceding lines with the same or less indentation,
+    """Whether the line may hold a secret, based on itself and on preceding lines with the same or less indentation,
     back to the head of its table.
     """
     least = _indentation(lines[at])

@@ -164,7 +164,7 @@ class ClientAuth(Settings):
     ca: ReadableFile
     """PEM file with the CA certificates that client certificates are verified against. When one of them expires, or a
     list in `crl` goes out of date, TLS sessions (`session_tickets`) end. When an intermediate certificate that a client
-    sends expires, its sessions go on until the client's own certificate expires, unless the intermediate is in this
+    sends expires, its sessions continue until the client's own certificate expires, unless the intermediate is in this
     file too."""
     crl: ReadableFile | None = None
     """PEM file with certificate revocation lists, one for every CA that signs. Without a current list, all certificates
@@ -306,7 +306,7 @@ class Admin(Settings):
     values at most."""
     document_time: Duration = 30.0
     """Maximum processor time for the check of such a document. The check runs in a separate process, while everything
-    else goes on. A document that takes more, or four times as long in wall-clock time, is answered 413. 10,000 routes
+    else continues. A document that takes more, or four times as long in wall-clock time, is answered 413. 10,000 routes
     take 3 to 6 s."""
     document_memory: Annotated[Size, Meta(ge=8 * 1024**2)] = 512 * 1024**2
     """Maximum memory for the check of such a document, in addition to the memory of the control process. A document

@@ -119,7 +119,7 @@ class Disk:
 
     def _looked_up(self, name: str) -> bytes:
         now = monotonic()
-        if self._known is not None and name not in self._known:  # nobody waits for very many that do not answer
+        if self._known is not None and name not in self._known:  # the total time of lookups is bounded
             self._lookups_end_at = min(self._lookups_end_at, now + AT_START_S)
             if now >= self._lookups_end_at:
                 raise SyntaxProblem(f"not resolved yet: the lookups before it took {AT_START_S:g} s")

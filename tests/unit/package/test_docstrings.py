@@ -4,11 +4,14 @@
 rules here are few and dumb on purpose: each looks at the first words of a docstring, none tries to parse English.
 
 Good: "Return the ...", "Whether the ...", "The address that ...", "Seconds until ...", "How many ...", "`name`: ...".
-Held for every module, class, function and documented attribute or constant of the package.
+Held for every module, class, function and documented attribute or constant of the package. Later sentences may begin
+with more words, but also name their subject, in the field's words.
 """
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -52,6 +55,40 @@ ELLIPTICAL: Final = re.compile(
 )
 """Two words and more that stand for a noun and do not say which."""
 
+LATER: Final = re.compile(
+    r"(?:What|Whatever|Who|Whom|Whose|Whoever|Those|Likewise|Ditto|Nor|Nobody|Somebody|Anybody)\b"
+    r"|So (?:is|are|was|were|does|do|did|has|have|had|can|may|must|will)\b"
+)
+"""Beginnings of any later sentence that leave its subject out, or put it behind the verb."""
+
+PRIVATE: Final = {
+    r"\bunder way\b": "in flight; in progress",
+    r"\b(?:is|are|was|were) away\b": "is unreachable",
+    r"\b(?:is|are|be|was|were) told\b": "is reported; receives",
+    r"\b(?:no|some|any)body\b": "the client; the operator; another process",
+    r"\bwho(?:m)?ever\b": "every client that",
+    r"\bwho (?:asks|lacks|shows|wants)\b": "a client that",
+    r"\bvouches\b": "authenticates",
+    r"\blikewise\b": "also; in the same way",
+    r"\banew\b": "again",
+    r"\bbesides\b": "in addition to",
+    r"\bat hand\b": "available",
+    r"\bdearer\b": "more expensive",
+    r"\bpatience\b": "timeout",
+    r"\bits kin\b": "and similar ones",
+    r"\bby lot\b|\bby turns\b": "random; round robin",
+    r"\bwhat is wrong\b|\bnothing is wrong\b": "the error; it is valid",
+    r"\bhas no say\b": "is not used",
+    r"\bstands above\b": "see the errors above",
+    r"\bframed anew\b": "re-serialized",
+    r"\bfares?\b": "its state",
+    r"\bought to\b": "must",
+}
+"""Phrases that docstrings and comments do not use, as regular expressions, and the standard term for each."""
+
+PENDING: Final = ("downstream/", "http/", "runtime/")
+"""Folders whose later sentences are being rewritten."""
+
 OF_CYTHON: Final = re.compile(r'^[ \t]*"""(?!\n)(.*?)"""', re.MULTILINE | re.DOTALL)
 """Docstrings of a Cython module, each at the start of a line. C code begins with a line end and is none."""
 
@@ -78,6 +115,22 @@ def complaint(text: str) -> str | None:
     if not re.search(r"[.:!?][)\"'`]?$", sentence):
         return "has a first sentence without a full stop or colon"
     return None
+
+
+def later_sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a docstring after the first one, and those that begin a paragraph."""
+    for paragraph in text.strip().split("\n\n"):
+        yield from re.split(r"(?<=[.!?])[)\"'`]?\s+(?=[A-Z`])", " ".join(paragraph.split()))
+
+
+def later_complaints(text: str) -> list[str]:
+    """Return the beginnings and phrases of a docstring that have a standard form."""
+    beginnings = [found[0] for each in later_sentences(text) if (found := LATER.match(each))]
+    return [*dict.fromkeys(beginnings + private_words(text))]
+
+
+def private_words(text: str) -> list[str]:
+    return [found[0] for each in PRIVATE for found in re.finditer(each, " ".join(text.split()), re.IGNORECASE)]
 
 
 class Docstring(NamedTuple):
@@ -112,6 +165,19 @@ def docstrings() -> Iterator[Docstring]:
         name, source = file.relative_to(PACKAGE).as_posix(), file.read_text()
         for found in OF_CYTHON.finditer(source):
             yield Docstring(f"{name}:{source.count(chr(10), 0, found.start()) + 1}", found[1])
+
+
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the comments of a module, consecutive lines as one, each with the line at which it begins."""
+    block: list[tuple[int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            if block and block[-1][0] + 1 != token.start[0]:
+                yield block[0][0], " ".join(text for _, text in block)
+                block = []
+            block.append((token.start[0], token.string.lstrip("# ")))
+    if block:
+        yield block[0][0], " ".join(text for _, text in block)
 
 
 BAD: Final = [
@@ -168,6 +234,40 @@ def test_a_sentence_with_a_subject_passes(text: str) -> None:
     assert complaint(text) is None
 
 
+BAD_LATER: Final = [
+    "Return the pool. What is idle is closed.",
+    "The first host.\n\nLikewise for ports.",
+    "Return the pool (of HTTP/1.1.) Those of others are elsewhere.",
+    "Whether it is open. So is a half-open one.",
+    "Return the list, which nobody\nhas changed.",
+    "The worker is told.",
+]
+GOOD_LATER: Final = [
+    "Return the pool. Idle connections are closed.",
+    "Return what was read. So the buffer is empty.",
+    "Nothing is sent: what the client sends is kept.",
+]
+
+
+@pytest.mark.parametrize("text", BAD_LATER)
+def test_a_later_sentence_without_a_subject_and_a_private_word_are_found(text: str) -> None:
+    assert len(later_complaints(text)) == 1
+
+
+@pytest.mark.parametrize("text", GOOD_LATER)
+def test_a_later_sentence_with_a_subject_passes(text: str) -> None:
+    assert later_complaints(text) == []
+
+
+@pytest.mark.parametrize("term", PRIVATE.values())
+def test_the_standard_term_is_not_a_private_word_itself(term: str) -> None:
+    assert private_words(term) == []
+
+
+def test_comments_of_several_lines_are_one_text() -> None:
+    assert [*comments("# a\n# b\nx = 1  # c\n\n# d\n")] == [(1, "a b c"), (5, "d")]
+
+
 def test_docstrings_of_modules_classes_functions_and_attributes_are_found() -> None:
     tree = ast.parse(
         '"""M."""\nX = 1\n"""X."""\nclass C:\n  """C."""\n  a: int\n  """A."""\n  def f(self):\n    """F."""\n'
@@ -178,3 +278,27 @@ def test_docstrings_of_modules_classes_functions_and_attributes_are_found() -> N
 def test_every_docstring_of_the_package_names_its_subject() -> None:
     found = [(each.place, complaint(each.text), first_sentence(each.text)) for each in docstrings()]
     assert [f"{place}: {why}: {text!r}" for place, why, text in found if why] == []
+
+
+def test_later_sentences_of_docstrings_are_in_the_words_of_the_field() -> None:
+    found = [(each.place, later_complaints(each.text)) for each in docstrings()]
+    assert [(place, why) for place, why in found if why and not place.startswith(PENDING)] == []
+
+
+def test_docstrings_of_the_benchmark_and_of_the_tests_support_are_in_the_words_of_the_field() -> None:
+    found = []
+    for folder in ("bench", "tests/support"):
+        for file in sorted((PACKAGE.parent / folder).rglob("*.py")):
+            for each in docstrings_of(ast.parse(file.read_text())):
+                found += [(f"{file.name}:{each.lineno}", why) for why in later_complaints(str(each.value))]
+    assert found == []
+
+
+def test_comments_are_in_the_words_of_the_field() -> None:
+    found = []
+    for folder in ("fastgw", "bench", "tests/support"):
+        for file in sorted((PACKAGE.parent / folder).rglob("*.py")):
+            if not file.relative_to(PACKAGE.parent / folder).as_posix().startswith(PENDING):
+                for line, text in comments(file.read_text()):
+                    found += [(f"{file.name}:{line}", why) for why in private_words(text)]
+    assert found == []
