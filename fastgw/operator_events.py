@@ -97,7 +97,7 @@ _silent: Final = ContextVar("silent", default=False)
 
 @contextmanager
 def silently() -> Iterator[None]:
-    """Suppress messages in this context: its code is a trial and serves nobody."""
+    """Suppress messages in this context: its code is a trial without clients."""
     before = _silent.set(True)
     try:
         yield

@@ -48,7 +48,7 @@ class ConsumerEntry(msgspec.Struct, frozen=True, array_like=True):
     name: str
     groups: tuple[str, ...]
     keys: int
-    """Number of keys; likewise for the other kinds of credentials."""
+    """Number of keys; the same for the other kinds of credentials."""
     passwords: int
     subjects: int
     certificates: int

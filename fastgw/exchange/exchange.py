@@ -119,7 +119,7 @@ class Exchange:
     """One request and its response, in the terms of RFC 9110.
 
     `path`: decoded and dot-free (the only form that is matched and sent); `raw_path`: the client's bytes. `ordinary`:
-    as in `RequestHead`. `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`: monotonic
+    as in `RequestHead`. `client_ip`: the rightmost address that is not a trusted proxy's. `begun_at`: monotonic
     seconds.
     """
 

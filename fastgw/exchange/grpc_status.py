@@ -19,7 +19,7 @@ def status_of(fault: Fault | None, status: int) -> GrpcStatus:
 
 
 def message_of(fault: Fault | None, status: int, body: bytes = b"") -> str:
-    """Return the message of the status: what a client over HTTP would be told. `body`: of the reply."""
+    """Return the `grpc-message` for a fault or a status: the detail of the HTTP response. `body`: of the reply."""
     if fault is None:
         return PHRASES.get(status, "")
     try:

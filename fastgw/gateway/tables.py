@@ -69,7 +69,7 @@ class CompileError(Exception):
 
 
 class CompiledRoute(NamedTuple):
-    """A route on all listeners, with everything that it depends on besides its own settings."""
+    """A route on all listeners, with everything that it depends on in addition to its own settings."""
 
     upstreams: tuple[Upstream, ...]
     sets: tuple[str, ...]

@@ -1,6 +1,4 @@
-"""Field lines as a multimap, for code that reads or changes fields; it is not created for a message that nobody
-inspects.
-"""
+"""Field lines as a multimap, for code that reads or changes fields; created only for messages that are inspected."""
 
 import re
 from collections.abc import Callable, Container, Iterable, Iterator

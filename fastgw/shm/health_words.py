@@ -2,10 +2,10 @@
 
 Rule 1: control writes health check results to the supervisor's column; workers write ejections and breaker states from
 their own observations, each to its own column. The most severe value counts. No process waits for another, and no
-decision is lost with its process: a worker copies the decisions of others to its own column.
-Rule 2: every change is counted in `changes`. Workers check only these words, in each tick of the timer wheel. Rule 3:
-before a process serves a new name, it clears the slot in its own column (`enter`); nobody writes for the old name by
-then, because freed slots are not reused at once (`slot_assignment`).
+decision is lost with its process: a worker copies the decisions of others to its own column. Rule 2: every change is
+counted in `changes`. Workers check only these words, in each tick of the timer wheel. Rule 3: before a process serves a
+new name, it clears the slot in its own column (`enter`); no process writes for the old name by then, because freed
+slots are not reused at once (`slot_assignment`).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,8 @@
 """Slot assignment in shared memory: a name keeps its slot over all generations of the configuration.
 
 Rule 1: a freed slot is reserved at first. A later generation than the one that freed it may reuse it, and only when no
-process serves an older one: then nobody counts there for the previous name.
-Rule 2: one process assigns; slots are sent to the others together with the configuration.
+process serves an older one: then no process counts there for the previous name. Rule 2: one process assigns; slots are
+sent to the others together with the configuration.
 
 Each kind of name has twice as many slots as names, so that all names may change at once while the old slots are
 reserved.

@@ -223,8 +223,8 @@ class Origin:
         return self.connections[-1]
 
     def assert_no_further_connection(self) -> None:
-        """Assert that there are no connections besides those of `accept`. Call it after the response that shows that
-        the gateway is done.
+        """Assert that there are no connections other than those returned by `accept`. Call it after the response that
+        shows that the gateway is done.
         """
         further = self.accept_if_any()
         if further is not None:

@@ -224,7 +224,7 @@ class _FileSender(_Sender):
         await self._room()
         exchange = self._exchange
         if exchange is not None and exchange.response_sink is exchange.client and exchange.client.fd >= 0:
-            self._socket = os.dup(exchange.client.fd)  # a duplicate that nobody else closes during the send
+            self._socket = os.dup(exchange.client.fd)  # a duplicate, so that the descriptor stays open during the send
         while self._left and self._exchange is not None:
             if self._socket >= 0:
                 sent: int = await self._beside(self._give_to_kernel)

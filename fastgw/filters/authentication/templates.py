@@ -2,9 +2,9 @@
 by `build`.
 
 Rule 1: a value is never truncated or escaped, and never adds a line: a value that is not allowed in a header is
-`Unfit`, which the filter handles. So is a value with leading or trailing space, which recipients strip: `"alice "` is
-not alice. Rule 2: if a value is missing or empty, the whole text is None, because a partial value could mean something
-else.
+`Unfit`, which the filter handles. The same holds for a value with leading or trailing space, which recipients strip:
+`"alice "` is not alice. Rule 2: if a value is missing or empty, the whole text is None, because a partial value could
+mean something else.
 """
 
 import re
@@ -72,7 +72,7 @@ def parameters(text: str) -> tuple[str, ...]:
 
 
 def is_identity(text: str) -> bool:
-    """Whether the text says who somebody is."""
+    """Whether the text contains an identity of the client: consumer or claims."""
     return any(name is not None and name.startswith(("consumer.", _CLAIMS)) for _, name in _pieces(text))
 
 

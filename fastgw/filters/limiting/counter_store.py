@@ -44,7 +44,7 @@ class LimitSpec(NamedTuple):
 
     @property
     def last_turn(self) -> float:
-        """Seconds that whoever is admitted waits at most."""
+        """Maximum wait of an admitted request in seconds."""
         return (self.depth - 1) * self.step_s if self.algorithm == "leaky_bucket" else 0.0
 
     @property

@@ -36,7 +36,7 @@ OF_ALL: Final = (
         "identity that shadow filters before it would set, and is skipped where one of them would have answered.",
     ),
 )
-"""Keys of every instance, besides its type's settings."""
+"""Keys of every instance, in addition to its type's settings."""
 
 
 class Setting(Struct, frozen=True):
@@ -257,7 +257,7 @@ def _reference(settings: type[Struct], above: str, place: str, described: dict[t
 
 
 def _is_small(settings: type[Struct]) -> bool:
-    """Whether they are told beside the setting that they are in."""
+    """Whether the settings are documented beside the setting that contains them."""
     fields = fields_of(settings).values()
     return len(fields) <= FEW and not any(_structure(each.shape) for each in fields)
 

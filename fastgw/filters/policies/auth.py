@@ -49,7 +49,7 @@ CHANGED: Final = (
     "scheme",
     "why",
 )
-"""Attributes of an exchange that the request step of a filter may change, besides the headers."""
+"""Attributes of an exchange that the request step of a filter may change, in addition to the headers."""
 _held: Final = attrgetter(*CHANGED)
 
 

@@ -250,8 +250,8 @@ def _tests(condition: Condition) -> tuple[Test, ...]:
 def _test(
     rule: Any, what: str, of: Callable[[Exchange], frozenset[Any]], is_scope: bool = False, is_shown: bool = False
 ) -> Test | None:
-    """Return a test. `is_shown`: the log shows the client's values, besides the required ones. Claims may be personal
-    data.
+    """Return a test. `is_shown`: the log shows the client's values, in addition to the required ones. Claims may be
+    personal data.
     """
     needed = frozenset(map(_comparable, getattr(rule, "all", ())))
     one_of = frozenset(map(_comparable, rule.any))

@@ -154,7 +154,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
         return Hooks(preflight=preflight, response=response)
 
     def _leave(self) -> bytes:
-        """Return the headers for a preflight besides the origin."""
+        """Return the headers for a preflight, without the origin."""
         lines = _line(b"Access-Control-Allow-Methods", self.methods)
         lines += _line(b"Access-Control-Allow-Headers", self.headers)
         return lines if self.max_age is None else lines + b"Access-Control-Max-Age: %d\r\n" % self.max_age

@@ -185,7 +185,7 @@ class _Edit:
             exchange.request_dropped = frozenset(name for name in dropped if folded(name) not in ours)
 
     def __call__(self, fields: Fields, exchange: Exchange) -> None:
-        """Raises `Unfit` for what says who somebody is."""
+        """Apply the changes. Raises `Unfit` for an identity that is not allowed in a header."""
         for name in self._remove:
             fields.remove(name)
         for name, value in self._set:

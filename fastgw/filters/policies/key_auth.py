@@ -27,8 +27,8 @@ _UNUSABLE: Final = WRITTEN_HERE | {b"cookie"}
 class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     """Authenticate the consumer with an API key: one of the keys in its `key_auth`.
 
-    A request without a key, or with an unknown one, is answered 401. So is a request with two keys, even equal ones,
-    because the upstream could use the other one. Every name is looked up everywhere in `key_in`.
+    A request without a key, or with an unknown one, is answered 401. The same holds for a request with two keys, even
+    equal ones, because the upstream could use the other one. Every name is looked up everywhere in `key_in`.
     """
 
     key_names: Annotated[Some[FieldName], Meta(max_length=16)] = ("X-Api-Key",)

@@ -366,7 +366,7 @@ class Proposer:
 
     @property
     def is_to_be_tried_again(self) -> bool:
-        """Whether what the file says is to be taken anew."""
+        """Whether a refused file is due for another attempt."""
         return time.monotonic() >= self._again["file"].due_at
 
     def _present(self) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -688,7 +688,7 @@ class Proposer:
     def _rejected(
         self, problems: Sequence[Problem], source: Origin, subject: Subject, dry_run: bool = False
     ) -> Outcome:
-        """Tell everything that is wrong, here and to whoever asked."""
+        """Report all problems, in the log and in the outcome."""
         why = str(problems[0]) if len(problems) == 1 else f"{problems[0]} (and {len(problems) - 1} more)"
         if not dry_run:
             for problem in with_counts(problems):

@@ -8,7 +8,7 @@ from typing import Final
 from fastgw.runtime.node.config_snapshot import ConfigSnapshot, RollbackPoint
 
 KEPT: Final = 5
-"""Number of different configurations that are kept, besides the active one."""
+"""Number of different configurations that are kept, in addition to the active one."""
 
 
 def retained_generations(documents: Iterable[RollbackPoint], before: ConfigSnapshot, now: ConfigSnapshot) -> set[int]:

@@ -98,7 +98,7 @@ class ChildHandover(msgspec.Struct):
 
 
 class HandoverState(msgspec.Struct, kw_only=True):
-    """Everything that is not made anew."""
+    """State that the upgraded supervisor takes over."""
 
     protocol: int
     """Version of the protocol of the children."""

@@ -467,7 +467,7 @@ class Supervisor:
                 worker.send(ControlAway(generation=worker.generation, away=self._control_is_away))
 
     def _watch_probes(self) -> None:
-        """While control is away or hangs, a worker answers for it."""
+        """Have a worker serve the status listener while control is dead or hangs."""
         endpoint = self._node_state.own.get("status")
         if endpoint is None:
             return

@@ -3,7 +3,7 @@
 Rule 1: every transition begins a round, which the deciding worker writes to shared memory and the others copy; the
 highest round is the state of the node (`shm.health_words`). The half-open state is not written: it follows from the
 time. Rule 2: probes are counted by round, over all workers: add, check the sum, subtract again if it is too high (as in
-`shm.node_limits.NodeLimit`). Rule 3: attempts that began before a round do not count in it. Those in flight when the
+`shm.node_limits.NodeLimit`). Rule 3: attempts that began before a round do not count in it. Attempts in flight when the
 breaker opened fail late.
 """
 

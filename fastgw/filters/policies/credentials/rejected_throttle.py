@@ -24,7 +24,7 @@ def allowance() -> Allowance:
 
 
 async def keep_pace(record: FetchedRecord, allowance: Allowance) -> None:
-    """Wait until what was said may be fetched anew."""
+    """Wait until a rejected credential may be fetched again."""
     now_date = time.time()
     if not record.is_good(now_date) or now_date >= record.renew_from_date:  # it is renewed anyway
         return

@@ -38,7 +38,7 @@ _TOKEN: Final = "BearerToken"
 """The library's name for the credential in `Authorization`."""
 _WHY_MOST: Final = 500
 _ODD: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
-"""Errors that the library raises about an invalid kubeconfig, besides its own exception."""
+"""Errors that the library raises about an invalid kubeconfig, in addition to its own exception."""
 
 Query = Mapping[str, str | int | bool]
 
