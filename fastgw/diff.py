@@ -142,7 +142,7 @@ def _lines(kind: str, part: Part) -> Iterator[str]:
 
 
 def _rewritten(old: Loaded | Config, new: Loaded | Config) -> frozenset[str]:
-    """Files that both name, with other contents."""
+    """Return files that both configurations name, with different contents."""
     if not (isinstance(old, Loaded) and isinstance(new, Loaded)):
         return frozenset()
     return frozenset(file for file, content in old.captured.items() if new.captured.get(file, content) != content)

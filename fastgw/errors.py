@@ -10,7 +10,7 @@ from fastgw.http.malformed import Malformed
 
 
 class Side(Enum):
-    """Side that has to act for the fault to go away."""
+    """Side that has to fix the fault."""
 
     DOWNSTREAM = "the client"
     UPSTREAM = "the service"

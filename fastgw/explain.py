@@ -69,7 +69,7 @@ class _Shown:
         self._mask = masker(self._redact)
 
     def hide(self, links: Iterable[FilterInstance]) -> None:
-        """Do not show what these filters take for a secret."""
+        """Hide the values that these filters treat as secrets."""
         self._redact |= {name for link in links for name in secret_names(link.use.settings)}
         self._mask = masker(self._redact)
 
@@ -393,7 +393,7 @@ def _nearest_ids(steps: tuple[Step, ...], early: Chain, chain: Chain) -> tuple[S
 def _run(
     links: Iterable[FilterInstance], exchange: OpenExchange, rehearsal: ShadowRun, shown: _Shown
 ) -> tuple[tuple[Step, ...], Reply | None]:
-    """Run the links' request steps one by one, and say what each did."""
+    """Run the links' request steps one by one, and return a description of each."""
     steps = []
     for link in links:
         name = link.use.name if link.use.name == link.use.type else f"{link.use.name} ({link.use.type})"
@@ -494,7 +494,7 @@ def _ask_filter(link: FilterInstance, exchange: OpenExchange | OpenShadow, shown
 
 
 def _words(link: FilterInstance, exchange: Exchange) -> str:
-    """Return the reason why a filter lets a request pass, if it says so."""
+    """Return the reason why a filter lets a request pass, if it gives one."""
     if link.own.explain is None:
         return ""
     try:
@@ -504,7 +504,7 @@ def _words(link: FilterInstance, exchange: Exchange) -> str:
 
 
 def _other_routes(exchange: Exchange, listener: Listener, found: SelectedRoute) -> Collection[OtherRoute]:
-    """Each once."""
+    """Return the other routes, each once."""
     others: dict[str, OtherRoute] = {}
     with suppress(Malformed):  # a path that is too long is reported where it is rejected
         for other in other_routes(exchange, listener.router, found):

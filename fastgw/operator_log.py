@@ -33,7 +33,7 @@ class _Form:
 
 
 def configure(settings: Log) -> None:
-    """Tell in this way from now on."""
+    """Set the format of this process's lines."""
     _Form.settings, _Form.least = settings, LEVELS[settings.level]
 
 

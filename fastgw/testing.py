@@ -149,12 +149,12 @@ class Ran:
 
     @property
     def sent_fields(self) -> Fields:
-        """Header fields that the upstream got."""
+        """Header fields that the upstream received."""
         return parse_request(self.sent[: find_head_end(self.sent)]).fields()
 
     @property
     def sent_body(self) -> bytes:
-        """Body that the upstream got."""
+        """Body that the upstream received."""
         end = find_head_end(self.sent)
         return parse_request(self.sent[:end]).body().feed(self.sent[end:])
 
@@ -305,7 +305,7 @@ def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[st
 
 
 def _seen(ran: Ran) -> dict[str, object]:
-    """Return all facts about a request, line by line and word by word."""
+    """Return all observable results of a request, line by line and word by word."""
     seen: dict[str, object] = {"requests sent": len(ran.requests), "waited": ran.waited, "events": ran.events}
     for what, sent in (*((f"request {at}", sent) for at, sent in enumerate(ran.requests, 1)), ("answer", ran.received)):
         seen |= {f"{what}, line {number}": line for number, line in enumerate(sent.splitlines(keepends=True), 1)}

@@ -80,7 +80,7 @@ class Index:
 
     @property
     def key(self) -> bytes:
-        """Images with the same key are comparable."""
+        """Key of the digests: images with the same key are comparable."""
         key: bytes = self._key
         return key
 
@@ -112,7 +112,7 @@ class Index:
             at += _LENGTH.size + _LENGTH.unpack_from(self._image, at)[0]
 
     def _slot_of(self, kind: CredentialKind, value: bytes) -> tuple[int, int] | None:
-        """Return the position of the record of a mark, and the value kept beside it."""
+        """Return the position of the record of a mark, and the value stored with it."""
         image, mark = self._image, _digest(self._key, kind, value)
         place = int.from_bytes(mark[:8], "little") % self._slots
         while True:  # it ends: a third of the slots are free
@@ -132,7 +132,7 @@ class Index:
         return _decode(self._piece(at))
 
     def _piece(self, at: int) -> bytes:
-        """Return the bytes at this position behind their length."""
+        """Return the bytes at this position after their length."""
         begins = at + _LENGTH.size
         return self._image[begins : begins + _LENGTH.unpack_from(self._image, at)[0]]
 
@@ -240,7 +240,7 @@ class Roster:
         return fresh
 
     def revoke(self, records: bytes, about: RevocationEvent) -> None:
-        """Revoke here at once, and everywhere before long."""
+        """Revoke in this worker at once, and then in all others."""
         if fresh := self.hear(records):
             self._tell(fresh, about)
 

@@ -250,7 +250,7 @@ class BodyStages:
         return out
 
     def _checked(self, place: int, came: int, out: bytes) -> bytes:
-        """Raises `TypeError` or `ValueError` for what a stage may not return."""
+        """Return the output of a stage. Raises `TypeError` or `ValueError` for an invalid one."""
         if type(out) is not bytes:
             raise TypeError(f"a body stage returned a {type(out).__name__}; expected bytes")
         if self._stages[place][1].keeps_length:

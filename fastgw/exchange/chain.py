@@ -362,7 +362,7 @@ def _hooks_of(link: FilterInstance) -> tuple[object, ...]:
 
 
 class Divider(Protocol):
-    """Distributes requests over the parts of a route."""
+    """Traffic split: distributes requests over the variants of a route."""
 
     def __call__(self, exchange: Exchange, /) -> int:
         """Return the part that takes the request."""

@@ -95,7 +95,7 @@ class ServiceSide(Protocol):
     def resume(self) -> None: ...
 
     def feed_raw(self, chunk: bytes) -> None:
-        """Bytes of a tunnel."""
+        """Handle bytes of a tunnel."""
 
     def end_raw(self) -> None:
         """The client will send no more through the tunnel."""
@@ -482,7 +482,7 @@ class Exchange:
             self.request_body.forget_stages()
 
     def break_off(self) -> None:
-        """Stop the upstream's work."""
+        """Cancel the upstream request."""
         service, self.service = self.service, None
         if service is not None:
             service.cancel()

@@ -90,7 +90,7 @@ class OpenExchange(_Watched, Exchange):
         self.respond(response, b"", True, is_fault=is_fault)
 
     def leave_open(self, asked: str) -> None:
-        """Note that from here on only this filter knows the client."""
+        """Record that from now on only this filter knows the client."""
         self.asked += (asked,)
         self.unknown = frozenset(STANDING_IN)
 

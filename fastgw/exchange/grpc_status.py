@@ -1,4 +1,4 @@
-"""Statuses of gRPC for replies of the gateway itself: a fault, or what a filter answers, in the terms of gRPC."""
+"""gRPC statuses for replies of the gateway itself: for a fault, or for a filter's reply."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ _LATE: Final = frozenset((Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.
 
 
 def status_of(fault: Fault | None, status: int) -> GrpcStatus:
-    """Return the status of gRPC for a fault, or for the HTTP status of a filter's reply."""
+    """Return the gRPC status for a fault, or for the HTTP status of a filter's reply."""
     if fault in _LATE:
         return GrpcStatus.DEADLINE_EXCEEDED
     return OF_HTTP.get(status, GrpcStatus.UNKNOWN)

@@ -180,7 +180,7 @@ def _tell_of_change(response: Response) -> None:
 
 
 def _checked(trailers: object) -> Trailers:
-    """Raises `ValueError` or `TypeError` for invalid trailers."""
+    """Return the trailers. Raises `ValueError` or `TypeError` for invalid ones."""
     fields = tuple(Fields(trailers))  # type: ignore[arg-type]  # which raises
     for name, _ in fields:
         if name.lower() in NOT_IN_TRAILERS:

@@ -32,7 +32,7 @@ _FAULTS: Final = tuple(
 
 @lru_cache(maxsize=16)
 def _section(most: int) -> re.Pattern[bytes]:
-    # PERF: one pass over names and values: 1.4 us for 12 lines of 865 bytes; the character classes list what is #
+    # PERF: one pass over names and values: 1.4 us for 12 lines of 865 bytes; the character classes list what is
     # allowed, because the complement of the value's class costs 3.1 (CPython 3.11, micro/framing).
     return re.compile(rb"(?>(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n){0,%d})\r\n" % most)
 

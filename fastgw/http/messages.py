@@ -139,7 +139,7 @@ class ResponseHead(Head, Protocol):
 
     @property
     def has_body(self) -> bool:
-        """False for answers to HEAD, 1xx, 204, 304, and a length of 0."""
+        """False for responses to HEAD, 1xx, 204, 304, and a length of 0."""
 
     @property
     def payload(self) -> bytes | None:

@@ -121,7 +121,7 @@ cdef void* _with_room(void* array, size_t count, size_t size) except NULL:
 
 
 cdef Step* _new_steps(size_t count) except NULL:
-    """Return so many free slots."""
+    """Return this many free slots."""
     cdef Step* steps = <Step*>PyMem_Calloc(count, sizeof(Step))
     if steps is NULL:
         raise MemoryError
@@ -277,7 +277,7 @@ cdef class Tables:
         return self._any_host
 
     cdef uint64_t _bit_of(self, const char* method, Py_ssize_t length) noexcept:
-        """0 for a method that no route names."""
+        """Return the bit of a method; 0: no route names it."""
         cdef size_t number
         for number in range(self._method_count):
             if self._methods[number].length == length and not memcmp(self._methods[number].at, method, length):
@@ -364,7 +364,7 @@ cdef class Tables:
             slot = (slot + 1) & self._mask
 
     cdef bint _leads(self, Place* to, int32_t above, Text* text) noexcept:
-        """Whether this text leads from `above` to this place."""
+        """Whether this text leads from `above` to this node."""
         if to.above != above or to.length != text.length:
             return False
         if to.length <= SHORT:

@@ -446,7 +446,7 @@ class _Node(Generic[R]):
                 yield
 
     def deepest(self, segments: list[bytes]) -> _Node[R]:
-        """Return the last node that the text of `segments` leads to."""
+        """Return the last node that `segments` reach by text only."""
         node = self
         for segment in segments:
             below = node.below.get(segment)

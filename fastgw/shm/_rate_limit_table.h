@@ -1,49 +1,48 @@
-/* The table of limiter cells, advanced by compare-and-swap. What a cell means is written in cells.py; here stands why
- * many processes may work on it at once, any of which may be killed or stopped between any two instructions.
+/* Table of rate limit cells, updated by compare-and-swap. The meaning of a cell is documented in rate_limit_table.py;
+ * here is why many processes may use the table at once, although each may be killed or stopped at any instruction.
  *
- * A cell is two words, {hash, state}, aligned on 16 bytes and changed by nothing but one 128-bit compare-and-swap of
- * both: it is never torn, and whoever writes knows whose cell it was and what it said. There is no lock, no owner and
- * no "busy": whatever a process leaves behind is a whole cell that the others can use, finish or evict.
+ * A cell is two words, {hash, state}, aligned on 16 bytes and changed only by a 128-bit compare-and-swap of both. So it
+ * is never torn, and a writer knows its previous owner and state. There is no lock, no owner and no "busy" state: a
+ * killed process leaves complete cells, which others can use, finish or evict.
  *
  * A cell is empty {0, 0}; or claimed {hash, CLAIMED | nonce}, with nothing spent in it yet; or live or expired
- * {hash, state}. A key has 16 places. Three things have to be shown.
+ * {hash, state}. A key has 16 possible cells. Three properties have to be proved.
  *
- * 1. A decision is made on what the cell says at that instant. An admission swaps what was read for what follows from
- *    it; a refusal swaps it for itself. Words that were read at two moments do not pass the swap. What follows depends
- *    on the value alone, so a value that has come back (ABA) decides alike.
+ * 1. A decision is atomic. An admission swaps the state that was read for the next one; a rejection swaps it for
+ *    itself. The swap fails if the two words were not read from one state. The next state depends on the value only,
+ *    so a value that has returned (ABA) leads to the same decision.
  *
- * 2. A key has one live cell. Two processes may miss a key at once and claim two of its places. So a claim is made
- *    first, and turned into a state (with the first spending, in one swap) only after all other places of the key were
- *    read: if one of them holds the key as well, it is cleared if it is a claim, else ours is, and all begins anew.
- *    Suppose cells X and Z of one key were live at once, X claimed before Z. Who made Z live has read X after Z was
- *    claimed, hence while X held the key: as a state, then Z was not made live; or as a claim, then it was cleared, and
- *    X was not made live, for the swap that does so names the nonce of the claim, and no two claims have the same. So
- *    there are no such cells. Anybody who finds a claim of his key goes on with it as if it were his: nobody waits for
- *    who made it.
+ * 2. A key has at most one live cell. Two processes may miss a key at once and claim two of its cells. Therefore a
+ *    claim is made first, and becomes a state (with the first spending, in one swap) only after all other cells of the
+ *    key were read: if one of them holds the key too, it is cleared if it is a claim; otherwise our claim is cleared,
+ *    and the attempt starts again. Suppose cells X and Z of one key were live at once, with X claimed before Z. The
+ *    process that made Z live has read X after Z was claimed, that is while X held the key. If X was a state, Z was not
+ *    made live. If X was a claim, it was cleared, and X was not made live: the swap for that contains the nonce of the
+ *    claim, and nonces are unique. So there are no such cells. A process that finds a claim of its key continues with
+ *    it like with its own: no process waits for another.
  *
- * 3. A key does not spend in the overflow and in a cell of its own at the same time. Who makes a claim live reads the
- *    overflow cell after the claim, and clears the claim if it is live. Who spends in the overflow reads all places of
- *    the key afterwards: a claim is cleared, or else his spending there was in vain and he decides again in the cell.
- *    One of the two sees the other.
+ * 3. A key does not spend in the overflow and in its own cell at the same time. A process that makes a claim live reads
+ *    the overflow cell after the claim, and clears the claim if that cell is live. A process that spends in the
+ *    overflow reads all cells of the key afterwards: claims are cleared; if a cell is live, the spending in the overflow
+ *    is void, and the process decides again in that cell. One of the two processes sees the other.
  *
- * Eviction needs no word of its own: an expired cell or another's claim is swapped for the claim; had its owner spent
- * in the meantime, the state is another and the swap fails; is he late, his own swap fails. A process whose `now` is
- * older than an eviction could begin a window anew that was full when it was evicted: so the latest instant at which
- * cells were evicted is kept (before the eviction), and who enters a key counts from there.
+ * Eviction needs no extra word: an expired cell, or another key's claim, is swapped for the claim. If its owner has
+ * spent in between, the state differs and the swap fails; if its owner is late, the owner's swap fails. A process whose
+ * `now` is older than an eviction could start a window again that was full when it was evicted. Therefore the latest
+ * instant of an eviction is stored (before the eviction), and a key that enters a cell counts from there.
  *
- * A sliding window has counts beside its cell, of the parts of the window that are over. Who goes on from one part to a
- * later one first writes the state beside the cell, and then swaps the cell; so when the swap is made, the count of
- * that part is final and stands there. Such a word only grows (it begins with an instant), so who is late by whole
- * parts, or by a change of the cell's owner, writes nothing that is missed or taken for something else: what a former
- * owner left has an instant that was over when the cell was evicted, and is no part of the window. There is one word
- * more than parts, so that the parts before the running one stay readable while it is written. All are read while the
- * cell says the same, or the swap fails.
+ * A sliding window has the counts of its earlier parts beside the cell. A process that advances to a later part first
+ * writes the state beside the cell, and then swaps the cell; so after the swap, the count of that part is final and
+ * stored there. Such a word only grows (it begins with an instant), so a process that is late by whole parts, or by a
+ * change of the cell's owner, overwrites nothing that is needed: values of a former owner have an instant that was over
+ * at the eviction, and belong to no part of the window. There is one word more than parts, so that the earlier parts
+ * stay readable while a new one is written. All are read while the cell is unchanged, or the swap fails.
  *
- * What is given back lowers the count of the running part, never that of one before, so a state may come back to what
- * it was: a decision follows from the value alone. Who was about to go on to the next part may have written the count
- * from before beside the cell, and a late one may write it later still: it is too high then, never too low.
+ * A refund lowers the count of the current part, never that of an earlier one, so a state may return to an earlier
+ * value: a decision depends on the value only. A process that was about to advance to the next part may have written
+ * the count before the refund beside the cell, possibly late: the count is then too high, never too low.
  *
- * SEQ_CST throughout: what was claimed is seen by all before the other places are read. */
+ * SEQ_CST throughout: a claim is visible to all processes before the other cells are read. */
 #ifndef FASTGW_CELLS_H
 #define FASTGW_CELLS_H
 
@@ -54,10 +53,10 @@
 enum {
     BUCKET = 8,
     PLACES = 2 * BUCKET,
-    GROUP = 64, /* buckets: both of a key are in one */
+    GROUP = 64, /* buckets: both buckets of a key are in the same group */
     PARTS = 7,
     WORDS = PARTS + 1,
-    STRIPES = 16, /* told by the upper 4 bits of a hash */
+    STRIPES = 16, /* selected by the upper 4 bits of a hash */
     COUNT_BITS = 24
 };
 
@@ -67,7 +66,7 @@ typedef struct {
     uint64_t hash, state;
 } Cell;
 
-/* Words that all processes write stand on lines of their own. */
+/* Words that all processes write have their own cache lines. */
 typedef struct {
     uint64_t maker, cells, key[2], unused[4];
     uint64_t claims, unused_1[7];
@@ -87,26 +86,26 @@ typedef struct {
     Region own, overflow;
 } Table;
 
-/* What is spent, or charged, of a key. */
+/* A spending, or a charge, of a key. */
 typedef struct {
     uint64_t cost, now;
-    uint64_t most; /* a charge is never refused, and spends up to so many permits in all; 0: it is no charge */
-    uint64_t renewed_at; /* told: when the cell is as good as new, if nothing more is spent in it */
+    uint64_t most; /* a charge is never rejected, and spends at most this many permits in all; 0: no charge */
+    uint64_t renewed_at; /* result: when the key is fully replenished, if nothing more is spent */
 } Spending;
 
 typedef struct {
-    uint64_t limit; /* permits; of a bucket, its depth */
-    uint64_t step; /* ns: of a bucket, between two permits; of a window, the length of a part */
-    uint64_t parts; /* how many parts of the window, besides the one that runs: PARTS, or 0 in a fixed window */
+    uint64_t limit; /* permits; for a bucket its depth */
+    uint64_t step; /* ns: for a bucket between two permits; for a window the length of a part */
+    uint64_t parts; /* number of earlier parts of the window: PARTS; 0 for a fixed window */
     int is_bucket;
     uint64_t identity; /* hashed with each key */
     uint64_t overflow[STRIPES]; /* hashes of the shared cells */
 } Limit;
 
-/* What may come of an attempt, besides the ns to wait: 0 = admitted. */
+/* Results of an attempt, besides the ns to wait: 0 = admitted. */
 enum { AGAIN = -1, FULL = -2 };
 
-/* Tests stop and kill a process before each single access to the memory: they build with this function. */
+/* Tests stop and kill a process before each access to the memory: they are compiled with this function. */
 #ifdef FASTGW_CELLS_BEFORE_ACCESS
 void FASTGW_CELLS_BEFORE_ACCESS(void);
 #define BEFORE_ACCESS() FASTGW_CELLS_BEFORE_ACCESS()
@@ -132,7 +131,7 @@ static inline void raise_to(uint64_t* word, uint64_t value) {
     }
 }
 
-/* Whether the cell was as seen, and is now the next. In assembly: GCC leaves 16 bytes to libatomic, which may lock. */
+/* Replace the cell if it is as seen; return whether it was. In assembly: GCC uses libatomic, which may lock. */
 static inline int swap(Cell* cell, Cell seen, Cell next) {
     BEFORE_ACCESS();
 #if defined(__x86_64__)
@@ -194,7 +193,7 @@ static inline uint64_t hash_of(const uint64_t secret[2], uint64_t identity, cons
     return word ? word : 1;
 }
 
-/* Where a key may be: the cells of two buckets of one group, first[0] and first[1]. */
+/* Possible cells of a key: two buckets of one group, first[0] and first[1]. */
 typedef struct {
     const Region* region;
     Cell* first[2];
@@ -211,7 +210,7 @@ static inline Cell* place(const Places* places, int number) {
     return places->first[number / BUCKET] + number % BUCKET;
 }
 
-/* The cell that holds the hash, and what it says; NULL: none. */
+/* Return the cell that holds the hash, and its state; NULL: none. */
 static inline Cell* find(const Places* places, uint64_t hash, Cell* seen) {
     for (int number = 0; number < PLACES; number++) {
         Cell* cell = place(places, number);
@@ -223,7 +222,7 @@ static inline Cell* find(const Places* places, uint64_t hash, Cell* seen) {
     return NULL;
 }
 
-/* A cell that may be evicted, of the bucket that has more of them; a claim only where nothing else is. NULL: none. */
+/* Return a cell to evict, of the bucket with more expired cells; a claim only if none is expired. NULL: none. */
 static Cell* find_expired(const Places* places, uint64_t now, Cell* seen) {
     Cell *expired[2] = {NULL, NULL}, *claim = NULL;
     Cell expired_seen[2], claim_seen = {0, 0};
@@ -247,7 +246,7 @@ static Cell* find_expired(const Places* places, uint64_t now, Cell* seen) {
     return expired[side];
 }
 
-/* Part of a window as it stands in a state: when it is as good as new, in ns but for the bits of the count. */
+/* Return the part of a window as stored in a state: when it expires, in ns without the bits of the count. */
 static inline uint64_t instant_of(const Limit* limit, uint64_t part) {
     return ((part + 1 + limit->parts) * limit->step + COUNT) & ~COUNT;
 }
@@ -290,7 +289,7 @@ static int64_t spend_in_window(
     if (spending->most && spent + cost > spending->most) cost = spending->most > spent ? spending->most - spent : 0;
     int admitted = spending->most || spent + cost <= limit->limit;
     Cell next = {seen.hash, admitted ? instant_of(limit, part) | (count + cost) : seen.state};
-    uint64_t leaving = oldest; /* if refused: the part with which enough will have left the window */
+    uint64_t leaving = oldest; /* if rejected: with this part, enough permits will have left the window */
     if (!admitted)
         while (leaving < part && (spent -= count_of(limit, parts, leaving)) + cost > limit->limit) leaving++;
     if (!swap(cell, seen, next)) return AGAIN;
@@ -304,7 +303,7 @@ static inline int64_t spend_in(
     return spend_in_window(limit, cell, region->parts[cell - region->cells], seen, spending, now);
 }
 
-/* Claim a cell for a key that has none; the claim is in `seen`. NULL: FULL, or AGAIN if somebody was faster. */
+/* Claim a cell for a key that has none; the claim is in `seen`. NULL: FULL, or AGAIN if another process was faster. */
 static Cell* claim(Head* head, const Places* places, uint64_t hash, uint64_t now, Cell* seen, int64_t* why) {
     Cell found, *cell = find_expired(places, now, &found);
     *why = FULL;
@@ -315,7 +314,7 @@ static Cell* claim(Head* head, const Places* places, uint64_t hash, uint64_t now
     return swap(cell, found, *seen) ? cell : NULL;
 }
 
-/* Whether no cell but this (NULL: no cell at all) holds the hash any more, after other claims were cleared. */
+/* Whether no cell except `only` (NULL: no cell at all) holds the hash, after other claims were cleared. */
 static int is_alone(const Places* places, uint64_t hash, const Cell* only) {
     static const Cell EMPTY = {0, 0};
     for (int number = 0; number < PLACES; number++) {
@@ -323,15 +322,15 @@ static int is_alone(const Places* places, uint64_t hash, const Cell* only) {
         while (cell != only && load(&cell->hash) == hash) {
             Cell seen = {hash, load(&cell->state)};
             if (!(seen.state & CLAIMED)) return 0;
-            swap(cell, seen, EMPTY); /* and look again: if somebody was faster, it may be live now */
+            swap(cell, seen, EMPTY); /* and read again: another process may have made it live */
         }
     }
     return 1;
 }
 
-/* Whether the overflow cell of this key holds anything that it may have spent. */
+/* Whether the overflow cell of this key contains a spending that may be its own. */
 static int overflow_is_live(const Table* table, uint64_t shared, uint64_t now) {
-    if (!load(&table->head->overflowed)) return 0; /* counted before anything is spent there */
+    if (!load(&table->head->overflowed)) return 0; /* incremented before each spending there */
     Places places = places_of(&table->overflow, shared);
     for (int number = 0; number < PLACES; number++) {
         Cell* cell = place(&places, number);
@@ -342,7 +341,7 @@ static int overflow_is_live(const Table* table, uint64_t shared, uint64_t now) {
     return 0;
 }
 
-/* One attempt in a region, for a key that may have no cell there yet. `shared`: the key's overflow cell; 0: none. */
+/* Attempt to spend in a region. `shared`: hash of the key's overflow cell; 0: none. */
 static int64_t attempt(
     const Table* table, const Limit* limit, const Region* region, uint64_t hash, uint64_t shared,
     Spending* spending) {
@@ -353,7 +352,7 @@ static int64_t attempt(
     if (cell && !(seen.state & CLAIMED)) return spend_in(limit, region, cell, seen, spending, now);
     if (!cell) {
         int64_t why;
-        if (shared && overflow_is_live(table, shared, now)) return FULL; /* spares the claim; decided below */
+        if (shared && overflow_is_live(table, shared, now)) return FULL; /* avoids the claim; checked again below */
         cell = claim(table->head, &places, hash, now, &seen, &why);
         if (!cell) return why;
     }
@@ -365,11 +364,11 @@ static int64_t attempt(
         swap(cell, seen, EMPTY);
         return FULL;
     }
-    uint64_t evicted_at = load(&table->head->evicted_at); /* of what was not seen above, since it was evicted */
+    uint64_t evicted_at = load(&table->head->evicted_at); /* a spending that was not seen above may have been evicted */
     return spend_in(limit, region, cell, seen, spending, now < evicted_at ? evicted_at : now);
 }
 
-/* When the first of these cells expires: how long to wait, in ns. */
+/* Return the ns until the first of these cells expires. */
 static int64_t wait_for_any(const Places* places, uint64_t now) {
     uint64_t first = ~0ull;
     for (int number = 0; number < PLACES; number++) {
@@ -379,7 +378,7 @@ static int64_t wait_for_any(const Places* places, uint64_t now) {
     return first > now ? (int64_t)(first - now) : 1;
 }
 
-/* In the cell that the key shares with others. AGAIN: it has got a cell of its own. */
+/* Spend in the cell that the key shares with others. AGAIN: the key has its own cell by now. */
 static int64_t overflow(const Table* table, const Limit* limit, uint64_t hash, uint64_t shared, Spending* spending) {
     int64_t wait;
     add(&table->head->overflowed);
@@ -408,7 +407,7 @@ static int64_t spend(const Table* table, const Limit* limit, const char* key, si
     return wait;
 }
 
-/* The cell of a hash in which something is spent, past claims that are not cleared yet, or are being cleared. */
+/* Return the live cell of a hash, skipping claims that are not cleared yet. */
 static Cell* find_live(const Places* places, uint64_t hash, uint64_t now, Cell* seen) {
     for (int number = 0; number < PLACES; number++) {
         Cell* cell = place(places, number);
@@ -419,7 +418,7 @@ static Cell* find_live(const Places* places, uint64_t hash, uint64_t now, Cell* 
     return NULL;
 }
 
-/* The live cell that a key spends in, its own or the shared one, and what it says; NULL: nothing is spent. */
+/* Return the live cell of a key, its own or the shared one, and its state; NULL: nothing is spent. */
 static Cell* live_cell(
     const Table* table, const Limit* limit, const char* key, size_t length, uint64_t now, Cell* seen,
     const Region** region) {

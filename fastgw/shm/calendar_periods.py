@@ -14,7 +14,7 @@ Unit = Literal["day", "month"]
 
 
 def zone_of(name: str) -> tzinfo:
-    """Raises `ValueError` for an invalid or unknown time zone."""
+    """Return the time zone. Raises `ValueError` for an invalid or unknown one."""
     if name == "UTC":
         return UTC
     try:

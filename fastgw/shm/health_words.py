@@ -25,7 +25,7 @@ _COUNT_BITS: Final = 64 - _ROUND_BITS
 
 
 class HealthVerdict(IntEnum):
-    """On a target."""
+    """Health check result of a target."""
 
     UNKNOWN = 0  # usable: not checked, or not recently
     HEALTHY = 1
@@ -119,7 +119,7 @@ class HealthWords:
         return Ejection((word >> _LEVEL_BITS) / 1000, word & MOST_LEVEL)
 
     def repeat_ejection(self, column: Column, target: int) -> None:
-        """Repeat the node's ejection in the own column."""
+        """Copy the node's ejection to the own column."""
         at = self._ejection + target
         column.words[at] = max(view[at] for view in column.views)
 

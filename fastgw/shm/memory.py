@@ -56,7 +56,7 @@ class OtherLayout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Words of one name, at the same place in every column."""
+    """Words of one name, at the same position in every column."""
 
     first: int
     count: int
@@ -84,7 +84,7 @@ class Layout:
 
     @property
     def fingerprint(self) -> int:
-        """Equal for equal layouts."""
+        """Fingerprint, equal for equal layouts."""
         lines = "".join(f"{name} {span}\n" for name, span in self._spans.items())
         return int.from_bytes(blake2b(lines.encode(), digest_size=8).digest())
 

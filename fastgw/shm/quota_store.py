@@ -30,7 +30,7 @@ class CannotKeep(Exception):
 
 
 class InUse(CannotKeep):
-    """Another gateway keeps its counts there."""
+    """Another gateway uses the file."""
 
 
 @final

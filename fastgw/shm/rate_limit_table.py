@@ -134,7 +134,7 @@ COMPILED: Final = _twin is not None
 
 
 def describe() -> str:
-    """Describe how cells are advanced here, for people."""
+    """Describe how cells are updated here, for people."""
     return "fcntl locks (no compiled modules)" if _twin is None else "compare-and-swap"
 
 
@@ -269,7 +269,7 @@ def _positive(count: int) -> int:
 
 @final
 class SwappedCells(Cells):
-    """Advanced by compare-and-swap."""
+    """Compiled table, updated by compare-and-swap."""
 
     MAKER = 1
 
@@ -533,7 +533,7 @@ class _LockedLimit:
         return (state & ~_COUNT) // self._step - 1 - self._parts
 
     def _instant(self, part: int) -> int:
-        """When a part of the window is as good as new."""
+        """Return when a part of the window expires."""
         return (part + 1 + self._parts) * self._step + _COUNT & ~_COUNT
 
     def _beside(self, cell: int, part: int) -> int:

@@ -29,7 +29,7 @@ class CannotPlace(Exception):
 
 
 class SlotNames(msgspec.Struct, frozen=True):
-    """Names of a configuration that have places, in the order of the file."""
+    """Names of a configuration that need slots, in the order of the file."""
 
     listeners: Sequence[str] = ()
     routes: Sequence[str] = ()

@@ -306,7 +306,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             self.abort()
 
     def _write_timeout(self) -> float:
-        """Seconds in which the client has to read some of what it is sent."""
+        """Seconds in which the client has to read some of the data sent to it."""
         return self.stream.tunnel_timeout if self.phase is TUNNEL else self.server.timeouts.response_idle
 
     # requests
@@ -621,7 +621,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
         return ahead
 
     def tunnel_begun(self) -> None:
-        """Tell the tunnel what may have happened since its request was judged."""
+        """Repeat for the tunnel what may have happened since its request was evaluated."""
         loop = self.server.worker_loop.loop
         if self.listener.is_outdated(self._vouched):
             loop.call_soon(self.end_outdated)
@@ -662,7 +662,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
     def _refuse_unread(
         self, fault: Fault, detail: str | None = None, received: bytes = b"", linger: bool = True
     ) -> None:
-        """Answer input that is not a valid request, and close."""
+        """Answer invalid input, and close."""
         head = unreadable(received)
         stream = self.stream
         exchange = stream.exchange = new_exchange(head, stream, self.listener, self.peer, self.listener.early)
@@ -773,7 +773,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 exchange.tunnel.drain()
 
     def cut_requests(self) -> bool:
-        """Call `cut`, but let a tunnel go on."""
+        """Call `cut`, except for a tunnel, which continues."""
         return self.phase is not TUNNEL and self.cut()
 
     def cut(self) -> bool:

@@ -257,7 +257,7 @@ class Http1Stream:
             connection.close()
 
     def _complete(self, exchange: Exchange) -> None:
-        """Handle a response that was handed over completely."""
+        """Handle the end of the response."""
         self._connection.record()
         body = exchange.request_body
         self._connection.response_sent(unread=body is not None and not body.ended)

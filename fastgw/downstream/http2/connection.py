@@ -1,8 +1,8 @@
-"""A client connection that speaks HTTP/2: bytes in and out, its streams, its limits, its time, and how it ends.
+"""A client connection over HTTP/2: its bytes, streams, limits, timeouts, and its end.
 
-Rule 1: the connection is written to once in a turn of the loop, whatever its streams have answered in it. Rule 2: each
-stream beside the first takes a place in the node's limits of connections, as a connection would over HTTP/1.1. Rule 3:
-a peer that is not read from, or does not read, has its time like any other.
+Rule 1: it writes once per iteration of the event loop, for all of its streams. Rule 2: each stream beyond the first
+counts in the node's connection limits, like a connection over HTTP/1.1. Rule 3: timeouts apply while reading is paused,
+and while the client does not read.
 """
 
 import asyncio
@@ -46,16 +46,18 @@ if TYPE_CHECKING:
     from fastgw.shm.node_limits import AddressLimit
 
 REQUESTS_PER_TURN: Final = 16
-"""Requests that are begun in one turn of the loop: others wait until the loop has looked at other connections."""
+"""Maximum number of requests that begin in one iteration of the event loop: further ones wait until other connections
+were served.
+"""
 LAST_REQUEST_S: Final = 1.0
-"""How long after the announcement of the end further streams are taken: they may be on their way."""
+"""Seconds after the first GOAWAY in which further streams are accepted: they may be in transit."""
 READ_WHILE_UNSENT: Final = 65536
-"""Bytes that are read of a client while it does not take what is written to it; then none is."""
+"""Maximum bytes that are read from a client that does not read its responses; then reading pauses."""
 REQUESTS: Final = frozenset((WHOLE, HEAD, CONNECT))
 SENT_AT_ONCE: Final = 65536
-"""Bytes of `Session.to_send`, unless there are less."""
+"""Bytes of a full result of `Session.to_send`."""
 SPARE_STREAMS: Final = 32
-"""Closed streams that are kept to be used again."""
+"""Maximum number of closed streams that are kept for reuse."""
 
 
 @final
@@ -114,25 +116,25 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self._buffer = server.worker_loop.read_buffer
         self._streams: dict[int, Http2Stream] = {}
         self._spare: list[Http2Stream] = []
-        self._events: deque[Event] = deque()  # that wait for the next turn
-        self.requests = 0  # begun on this connection
-        self._trusts = listener.trusts  # has judged `peer`
-        self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
+        self._events: deque[Event] = deque()  # events for the next loop iteration
+        self.requests = 0  # requests begun on this connection
+        self._trusts = listener.trusts  # used to evaluate `peer`
+        self._vouched: bytes | None = None  # over TLS: settings that verified its certificate (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
-        self._asks = False  # is one of the listener's `askers`
-        self._last_calls = 0  # 1: the end is announced; 2: no further stream is taken
-        self._closing = False  # the transport
+        self._asks = False  # counted in the listener's `askers`
+        self._last_calls = 0  # 1: GOAWAY was announced; 2: no further streams
+        self._closing = False  # the transport is closing
         self.closed = False
         self.write_paused = False
         self._unsent = 0
         self._read_while_unsent = 0
-        self._stopped = False  # the transport does not read
+        self._stopped = False  # reading of the transport is paused
         self.read_since_rest = 0
         self.resting = False
         self._flush_is_due = False
-        self._awaits_head = False  # its deadline is that of a head which is incomplete, beside streams that are open
+        self._awaits_head = False  # its deadline is that of an incomplete head, with other streams open
         self.sending: list[Http2Stream] = []
-        """The streams that have been given bytes of a response since the last flush."""
+        """Streams with new response data since the last flush."""
         self._socket = self.fd = -1
 
     def __repr__(self) -> str:
@@ -143,7 +145,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         """Whether one of its streams is a tunnel."""
         return any(stream.is_tunnel for stream in self._streams.values())
 
-    # what the loop tells
+    # calls of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)
@@ -152,10 +154,10 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.server.admit(self.peer) is None:
             self.attach_transport(transport, self.server.address_limit)
         else:
-            transport.abort()  # to shed load, not to keep it
+            transport.abort()  # load shedding: no lingering
 
     def attach_transport(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
-        """A connection that has its places in the node's limits, `address_limit` among them."""
+        """Start a connection that is counted in the node's limits, including `address_limit`."""
         self.transport = transport
         self._socket = transport.get_extra_info("socket").fileno()
         self._address_limit = address_limit
@@ -166,7 +168,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self.flush_soon()
 
     def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
-        """Set who was trusted when the handshake began; other tables may be in use by now."""
+        """Set the trusted proxies as of the handshake; the tables may have changed since."""
         self._trusts, self._vouched = trusts, vouched
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -176,7 +178,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         self.receive(self._buffer, nbytes)
 
     def receive(self, received: bytes | memoryview, length: int) -> None:
-        """Take bytes of the client."""
+        """Handle bytes of the client."""
         session = self.session
         events = session.feed(received, length, self._wheel.now)
         if events:
@@ -221,7 +223,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
             self.watch(self.server.timeouts.response_idle)
-        elif self.write_paused or self._closing:  # the client does not take its answers, or does not close
+        elif self.write_paused or self._closing:  # the client does not read its responses, or does not close
             self._break_off_all(Fault.CLIENT_STALLED)
             self.abort()
         elif self._last_calls == 1:
@@ -234,7 +236,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.transport.resume_reading()
 
     def _stop_or_start(self) -> None:
-        """Have the transport read, or not."""
+        """Pause or resume reading of the transport."""
         stop = (self.write_paused and self._read_while_unsent > READ_WHILE_UNSENT) or bool(self._events)
         if stop is self._stopped or self._closing:
             return
@@ -247,11 +249,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             if not self.resting:
                 self.transport.resume_reading()
 
-    # what the client sends
+    # received frames
 
     def _take_events(self, events: list[Event]) -> None:
         if self._events:
-            self._events.extend(events)  # in order, behind those that wait
+            self._events.extend(events)  # after earlier events
         else:
             self._handle(events)
 
@@ -297,11 +299,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                     self._refuse(number, Fault.BAD_REQUEST, f"{value}.")
             elif kind == BROKEN:
                 stream = streams.get(number)
-                if stream is not None:  # it cannot be answered any more
+                if stream is not None:  # it cannot be answered
                     stream.break_off(Fault.BAD_REQUEST)
 
     def _go_on(self) -> None:
-        """Other connections have had their turn: on with what this client has asked for."""
+        """Continue with this client's requests, after other connections were served."""
         events, self._events = list(self._events), deque()
         if not self.closed and not self._closing:
             self._handle(events)
@@ -309,7 +311,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.flush_soon()
 
     def _begin_request(self, number: int, text: bytes, ended: bool, protocol: bytes = b"") -> None:
-        """Begin what a head asks for. `protocol`: that of an extended CONNECT."""
+        """Begin the request of a head. `protocol`: that of an extended CONNECT."""
         server, listener = self.server, self.listener
         if self._trusts is not listener.trusts and not self._check_peer():
             self._refuse(number, Fault.CONNECTION_OUTDATED, None, text)
@@ -347,14 +349,14 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         return stream
 
     def _refuse(self, number: int, fault: Fault, detail: str | None, received: bytes = b"") -> None:
-        """Answer what must not be served, or has been reset for that; either is logged."""
+        """Reject a request that must not be served, or whose stream was reset; both are logged."""
         head = unreadable(received)
         head.came_by_http2()
         stream = self._streams.get(number)
         if stream is None:
             self._open(number).refuse(head, fault, detail)
         elif (exchange := stream.under_way()) is not None:
-            exchange.fail(fault, detail)  # its trailers are refused
+            exchange.fail(fault, detail)  # its trailers are invalid
 
     def _end_request(self, stream: Http2Stream, lines: bytes) -> None:
         trailers: Trailers = ()
@@ -367,7 +369,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         stream.end_body(trailers)
 
     def _stream_closed(self, stream: Http2Stream) -> None:
-        """Both sides have ended, or one has reset the stream."""
+        """Handle a closed stream: both sides have ended, or one has reset it."""
         if stream.exchange is not None or stream.is_fast:
             stream.break_off(Fault.CLIENT_LEFT)
         server = self.server
@@ -384,36 +386,36 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self._rest()
 
     def _rest(self) -> None:
-        """No stream is open."""
+        """Handle the state without an open stream."""
         if self._last_calls == 2:
             self.flush_soon()
         elif not self._last_calls and not self.write_paused:
             self.watch(self.server.keepalive)
 
     def _check_peer(self) -> bool:
-        """Judge the peer anew, as the configuration of trusted proxies has changed. False: its certificate counts no
-        more.
+        """Evaluate the peer again, because the trusted proxies of the configuration have changed. False: its client
+        certificate is no longer valid.
         """
         listener = self.listener
         if listener.is_outdated(self._vouched):
             return False
         self._trusts = listener.trusts
         peer = listener.reassess(self.peer)
-        if peer is not self.peer:  # what is in flight goes on with the peer that it began with
+        if peer is not self.peer:  # exchanges in flight continue with their peer
             self.peer = peer
             self._spare.clear()
         return True
 
-    # what goes out
+    # output
 
     def flush_soon(self) -> None:
-        """Write what is due at the end of this turn."""
+        """Write pending output at the end of this loop iteration."""
         if not self._flush_is_due:
             self._flush_is_due = True
             self.server.worker_loop.loop.call_soon(self._flush)
 
     def flush_alone(self) -> None:
-        """Write what is due at once where one stream alone is open: no other has anything for this turn."""
+        """Write at once if only one stream is open, because no other has data in this iteration."""
         if len(self._streams) == 1 and not self._flush_is_due:
             self._flush()
         else:
@@ -429,7 +431,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         if events:
             self._take_events(events)
         if session.error is not None:
-            self._write_all()  # it may have come of what was written
+            self._write_all()  # written data may have caused it
         if self.sending:
             some_is_held = session.held_by_all > 0
             for stream in self.sending:
@@ -451,11 +453,11 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         session = self.session
         while not self.write_paused and (message := session.to_send()):
             send(self.fd, message, self.transport, False)
-            if len(message) < SENT_AT_ONCE:  # then that was all
+            if len(message) < SENT_AT_ONCE:  # nothing is left
                 break
 
     def _end(self, code: int) -> None:
-        """Tell the client that it is over, and close."""
+        """Close with GOAWAY."""
         if self.session.error is None and not self._closing:
             self.session.terminate(code)
             while message := self.session.to_send():
@@ -465,14 +467,14 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     # endings
 
     def _break_off_all(self, fault: Fault) -> int:
-        """Cancel the exchanges of all streams; return how many there were."""
+        """Cancel the exchanges of all streams; return their number."""
         count = 0
         for stream in tuple(self._streams.values()):
             count += stream.break_off(fault)
         return count
 
     def close(self) -> None:
-        """Close when what is written has been sent, within the time that a client may take for it."""
+        """Close after all data was sent, within the write timeout of the client."""
         if not self._closing and not self.closed:
             self._closing = True
             self.watch(self.server.timeouts.response_idle)
@@ -491,7 +493,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
         for stream in tuple(self._streams.values()):
             self._stream_closed(stream)
         self._streams.clear()
-        self._spare.clear()  # streams lead back here: only the collector would find the circle
+        self._spare.clear()  # avoids reference cycles
         self._events.clear()
         if self._asks:
             self._asks = False
@@ -507,7 +509,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
     # drain
 
     def leave(self) -> None:
-        """The listener is closing: tell the client, and take what is on its way for a while."""
+        """Announce the end with GOAWAY, because the listener closes, and accept streams in transit for a short time."""
         if not self._last_calls and not self._closing:
             self._last_calls = 1
             self.session.announce_goaway()
@@ -530,7 +532,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                     exchange.tunnel.drain()
 
     def tunnel_begun(self) -> None:
-        """A stream has become a tunnel: what may have happened since its request was judged is told to it as well."""
+        """Handle a new tunnel: repeat changes that happened since its request was evaluated."""
         loop = self.server.worker_loop.loop
         if self.listener.is_outdated(self._vouched):
             loop.call_soon(self.end_outdated)
@@ -538,8 +540,9 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             loop.call_soon(self.drain)
 
     def end_outdated(self) -> None:
-        """End tunnels at once if the verification of the client certificate is outdated; the requests that come are
-        refused."""
+        """End tunnels at once if the verification of the client certificate is outdated; further requests are
+        rejected.
+        """
         if self.listener.is_outdated(self._vouched):
             for stream in tuple(self._streams.values()):
                 if stream.is_tunnel:
@@ -548,14 +551,14 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
             self.flush_soon()
 
     def cut(self) -> int:
-        """End at once, with a 503 where no answer has begun. Returns how many exchanges were cut off."""
+        """Abort at once, with a 503 if no response has begun. Returns the number of aborted exchanges."""
         count = self._cut_streams(tunnels=True)
         self._end(ErrorCode.NO_ERROR)
         self.abort()
         return count
 
     def cut_requests(self) -> int:
-        """End what is no tunnel, as `cut` does; tunnels go on. Returns how many exchanges were cut off."""
+        """Abort everything except tunnels, like `cut`. Returns the number of aborted exchanges."""
         if not self.is_tunnel:
             return self.cut()
         count = self._cut_streams(tunnels=False)

@@ -1,4 +1,4 @@
-"""Answers of the gateway's own to calls of gRPC: as trailers alone, with status 200 and the reason in `grpc-status`."""
+"""gRPC responses of the gateway itself: trailers-only, with status 200 and the reason in `grpc-status`."""
 
 from collections.abc import Callable
 
@@ -14,14 +14,14 @@ _ENTITY = frozenset((b"content-type", b"content-length", b"content-encoding", b"
 
 
 def answers_grpc(exchange: Exchange, response: Response, ended: bool) -> bool:
-    """Whether a response of the gateway's own is to be told in the terms of gRPC."""
+    """Whether a response of the gateway itself is sent as a gRPC status."""
     return ended and response.status >= 400 and is_grpc(exchange.head)
 
 
 def trailers_only(
     exchange: Exchange, response: Response, body: bytes, date_line: Callable[[], bytes], request_id: bytes
 ) -> bytes:
-    """Serialize a response as headers that are trailers as well ("Trailers-Only"); `body` is left out."""
+    """Serialize a response as headers that are also trailers ("Trailers-Only"); `body` is left out."""
     fault, dropped, lines = exchange.fault, response.dropped, response.added
     if request_id:
         lines += serializer.id_line(request_id)
@@ -35,7 +35,7 @@ def trailers_only(
 
 
 def late_status(exchange: Exchange, fault: Fault) -> bytes | None:
-    """Return the trailers that end a call whose response has begun; None: only a reset can tell that it broke off."""
+    """Return the trailers that end a call whose response has begun; None: only a reset can report the failure."""
     response = exchange.response
     if response is None or response.head is None or not is_grpc(exchange.head):
         return None

@@ -1,10 +1,10 @@
-"""A stream of an HTTP/2 connection: the client's side of one exchange, from request head to end of response.
+"""A stream of an HTTP/2 connection: the client side of one exchange, from request head to end of response.
 
-Rule 1: what the client sends of a body is given back to its window when whoever takes the body has room for more; so at
-most a window is held of each stream. Rule 2: of a response at most `MOST_HELD` bytes, and one read more, wait for the
-client's window: then its source is paused. Rule 3: a stream that the client does not take is reset after
-`timeouts.response_idle`; the others go on. Rule 4: an extended CONNECT (RFC 8441) is answered 200 once the upstream has
-switched, never by another 2xx; a tunnel's ends are END_STREAM, each way by itself, and a reset is a reset.
+Rule 1: received body data is credited to the client's flow-control window when its receiver accepts more, so at most
+one window is buffered per stream. Rule 2: at most `MOST_HELD` bytes of a response, plus one read, wait for the client's
+window; then its source is paused. Rule 3: a stream that the client does not read is reset after
+`timeouts.response_idle`; others continue. Rule 4: an extended CONNECT (RFC 8441) is answered 200 once the upstream has
+switched, never with another 2xx; END_STREAM ends one direction of a tunnel, and RST_STREAM resets it.
 """
 
 import asyncio
@@ -33,19 +33,21 @@ if TYPE_CHECKING:
     from fastgw.shm.node_limits import AddressLimit
 
 MOST_HELD: Final = 65536
-"""Bytes of a response that wait for the client's window, above which its source is paused until half are sent."""
+"""Bytes of a response that wait for the client's window above which its source is paused until half of them are
+sent.
+"""
 LINGER_IDLE_S: Final = 5.0
 LINGER_TOTAL_S: Final = 30.0
-"""Once a request is answered before it has ended, what the client still sends is read and dropped this long."""
+"""Seconds for which data from the client is read and dropped after a response to an incomplete request."""
 _CONTINUE: Final = b"HTTP/1.1 100 \r\n\r\n"
 _CLIENT, _TARGET = 1, 2  # the ends of a tunnel
 _BOTH: Final = _CLIENT | _TARGET
-_OF_UPGRADE: Final = frozenset((b"sec-websocket-accept",))  # means nothing over HTTP/2 (RFC 8441 section 5)
+_OF_UPGRADE: Final = frozenset((b"sec-websocket-accept",))  # not used over HTTP/2 (RFC 8441 section 5)
 
 
 @final
 class Http2Stream(Timed):
-    """The client's side of one exchange at a time. A stream that has closed is used again for a later one."""
+    """Client side of one exchange at a time. A closed stream is reused for a later exchange."""
 
     __slots__ = (
         "_ahead",
@@ -82,20 +84,20 @@ class Http2Stream(Timed):
         self.waiting: Waited | None = None
         self.fast_path: FastPath | None = None
         self.is_fast = False
-        """Whether the fast path has the request, in place of an exchange."""
+        """Whether the request is on the fast path, without an exchange."""
         self.body_goes_to = -1
         self.braked = False
-        """Whether the source of the response is paused, as the client does not take it."""
+        """Whether the source of the response is paused, because the client does not read it."""
         self.id = 0
         self.has_place = False
-        """Whether it has taken places in the node's limits, `address_limit` among them."""
+        """Whether it is counted in the node's limits, including `address_limit`."""
         self.address_limit: AddressLimit | None = None
         self.receiving = True
-        """Whether the request goes on."""
+        """Whether the request is incomplete."""
         self.reset()
 
     def reset(self) -> None:
-        """Forget the exchange before, so that the stream can have another."""
+        """Drop the previous exchange, so that the stream can be reused."""
         self.has_had_exchange = False
         self._paused = False
         self._unconsumed = 0
@@ -106,15 +108,15 @@ class Http2Stream(Timed):
         self._linger_end = inf
         self.braked = False
         self.is_tunnel = False
-        """Whether the upstream has switched: what comes and goes is no body, but bytes of a tunnel."""
-        self._ahead: list[bytes] | None = None  # of an extended CONNECT: pieces that came before its answer
+        """Whether the upstream has switched: data belongs to a tunnel."""
+        self._ahead: list[bytes] | None = None  # data received before the response to an extended CONNECT
         self._tunnel_ends = 0
         self._tunnel_timeout = inf
 
     def __repr__(self) -> str:
         return f"<Http2Stream {self.id} {self.fast_path if self.is_fast else self.exchange!r}>"
 
-    # what the pipeline and filters ask
+    # methods for the pipeline and filters
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -142,7 +144,7 @@ class Http2Stream(Timed):
         self.fast_path = fast_path = FastPath(self, connection.listener, connection.peer)
         return fast_path
 
-    # the request
+    # request
 
     def serve(self, head: Http1RequestHead) -> None:
         """Begin the exchange of a request; its body follows, if it has one (`receiving`)."""
@@ -170,7 +172,7 @@ class Http2Stream(Timed):
             exchange.client_ip = client_address(head, peer, listener.trusts)
         if head.connect_protocol:
             self._ahead = []
-            self._asked_to_continue = False  # the client waits for us
+            self._asked_to_continue = False  # the client waits for a 100
         elif self.receiving and not self._expect_body(exchange, head):
             return
         if fast_match is not None:
@@ -192,7 +194,7 @@ class Http2Stream(Timed):
         fast_path.send_request(head, route, params)
 
     def refuse(self, head: Http1RequestHead, fault: Fault, detail: str | None) -> None:
-        """Answer a request that is not served; `head` stands for it."""
+        """Answer a request that is rejected; `head`: stand-in for its head."""
         connection = self._connection
         self.has_had_exchange = True
         exchange = self.exchange = new_exchange(
@@ -201,29 +203,29 @@ class Http2Stream(Timed):
         exchange.fail(fault, detail)
 
     def _expect_body(self, exchange: Exchange, head: Http1RequestHead) -> bool:
-        """Make ready for the body. False: it is refused."""
+        """Prepare for the body. False: it is rejected."""
         limit = self._connection.server.body_bytes
         exchange.request_body = Relay(self, head.body_length)
         if head.length > limit:
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
             return False
         self._body_bytes = limit
-        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
+        self._asked_to_continue = not head.expects_continue  # otherwise the client waits for the gateway
         self.watch_body()
         return True
 
     def read_body(self, payload: bytes) -> None:
-        """A piece of the request's body, or of a tunnel, has come."""
+        """Handle a piece of the request's body, or of a tunnel."""
         connection, exchange = self._connection, self.exchange
         if self._ahead is not None and exchange is not None:
             self._unconsumed += len(payload)
             if self.is_tunnel:
                 self._read_raw(payload)
             else:
-                self._ahead.append(payload)  # a window at most
+                self._ahead.append(payload)  # at most one window
             return
         if exchange is None or exchange.request_body is None:
-            connection.session.consume(self.id, len(payload))  # of a request that is answered already
+            connection.session.consume(self.id, len(payload))  # the request was answered already
             connection.flush_soon()
             if not self._held_at_last_look:
                 self.deadline = min(self._linger_end, connection.server.worker_loop.wheel.now + LINGER_IDLE_S)
@@ -234,14 +236,14 @@ class Http2Stream(Timed):
         if body.bytes > self._body_bytes:
             exchange.fail(Fault.BODY_TOO_LARGE)
         else:
-            self._asked_to_continue = True  # or it sends unasked
+            self._asked_to_continue = True  # or it sends without a 100
             self.watch_body()
             body.feed(payload)
         if not self._paused:
             self._consume()
 
     def end_body(self, trailers: Trailers) -> None:
-        """The request has ended."""
+        """Handle the end of the request."""
         self.receiving = False
         exchange = self.exchange
         if self.is_tunnel:
@@ -258,9 +260,9 @@ class Http2Stream(Timed):
             self._connection.flush_soon()
 
     def watch_body(self) -> None:
-        """Give the client its time for the next piece of the body, where it is the client who is waited for."""
+        """Start the client's timeout for the next piece of the body, if the gateway waits for it."""
         if self._held_at_last_look:
-            return  # what counts is that the client takes its answer
+            return  # the client's write timeout applies instead
         exchange = self.exchange
         answered = exchange is not None and exchange.response is not None
         if self._ahead is not None:
@@ -282,7 +284,7 @@ class Http2Stream(Timed):
             self._consume()
             self.watch_body()
 
-    # the client's side of the fast path (`FastPathClient`)
+    # client side of the fast path (`FastPathClient`)
 
     def answer_fast(
         self,
@@ -314,7 +316,7 @@ class Http2Stream(Timed):
         self.is_fast, self.has_had_exchange = False, True
         self.exchange = exchange
 
-    # the client's side of the exchange (`ClientSide`)
+    # client side of the exchange (`ClientSide`)
 
     def send_interim(self, head: ResponseHead | None) -> None:
         connection = self._connection
@@ -333,13 +335,13 @@ class Http2Stream(Timed):
         assert exchange is not None
         if self._ahead is not None:
             self._ahead = None
-            if 200 <= response.status < 300:  # which would say that there is a tunnel
+            if 200 <= response.status < 300:  # it would mean that there is a tunnel
                 reply = problem(Fault.UPGRADE_FAILED)
                 response, payload, ended = exchange.replace_answer(reply), body_at_once(reply), True
         head = response.head
         ending, length = framing_of(exchange, response, payload, ended)
         if ending is CHUNKED or (not length and head is not None and head.version == 20 and head.body_length is None):
-            length = serializer.UNFRAMED  # a response without a body need not say so, as one of gRPC does not
+            length = serializer.UNFRAMED  # optional without a body, and gRPC responses have none
         date_line, shown = connection.server.date_line, exchange.id_shown
         if head is None:
             as_grpc = response.status >= 400 and answers_grpc(exchange, response, ended)
@@ -370,7 +372,7 @@ class Http2Stream(Timed):
         connection.flush_soon()
 
     def _brake(self) -> None:
-        """Have no more of the response fetched until the client has taken some."""
+        """Pause the source of the response until the client has read some of it."""
         exchange = self.exchange
         if not self.braked and exchange is not None and exchange.service is not None:
             self.braked = True
@@ -389,9 +391,9 @@ class Http2Stream(Timed):
         self._complete()
 
     def abort(self, fault: Fault) -> None:
-        """End a response that cannot be finished: the client can tell by the reset, or by the status of gRPC."""
+        """Abort an incomplete response: the client detects it by the reset, or by the gRPC status."""
         if self._tunnel_ends & _TARGET:
-            self._complete()  # that no more is read says enough
+            self._complete()  # stopping the reads is enough
             return
         exchange = self.exchange
         status = None if exchange is None or self.is_tunnel else late_status(exchange, fault)
@@ -406,20 +408,20 @@ class Http2Stream(Timed):
         self._record()
 
     def _complete(self) -> None:
-        """The response is out of our hands."""
+        """Handle the end of the response."""
         self._record()
         if self._unconsumed:
             self._consume()
         if not self.receiving:
             self.deadline = inf
         else:
-            # What the client still sends is dropped, as over HTTP/1.1. A reset, though it were one with no error, makes
-            # clients forget the answer (curl 7.88).
+            # Further data of the client is dropped, as over HTTP/1.1. After a reset, even with NO_ERROR, some clients
+            # discard the response (curl 7.88).
             self._linger_end = self._connection.server.worker_loop.wheel.now + LINGER_TOTAL_S
             self.watch(LINGER_IDLE_S)
 
     def _record(self) -> None:
-        """The exchange is over: finish steps, counters, log."""
+        """Finish the exchange: finish steps, counters, log."""
         exchange = self.exchange
         assert exchange is not None
         self.exchange = None
@@ -466,7 +468,7 @@ class Http2Stream(Timed):
             self._consume()
 
     def _end_raw(self) -> None:
-        """The client will send no more through the tunnel."""
+        """Handle the end of the client's data in a tunnel."""
         exchange = self.exchange
         if exchange is not None and exchange.service is not None:
             exchange.service.end_raw()
@@ -481,7 +483,7 @@ class Http2Stream(Timed):
             self.resume()
 
     def end_of_tunnel(self, end: int = 0) -> None:
-        """One has ended; 0: none more. With both the tunnel is over; in a drain with either."""
+        """Handle the end of one direction; 0: of none. The tunnel ends with both; during a drain with either."""
         self._tunnel_ends = ends = self._tunnel_ends | end
         exchange = self.exchange
         if exchange is None or not (ends == _BOTH or (ends and self._connection.server.draining)):
@@ -495,18 +497,18 @@ class Http2Stream(Timed):
             self._connection.flush_soon()
         self._complete()
 
-    # time, and endings
+    # timeouts and ends
 
     def watch(self, seconds: float) -> None:
         wheel = self._connection.server.worker_loop.wheel
         wheel.watch(self, wheel.now + seconds)
 
     def _write_timeout(self) -> float:
-        """Seconds in which the client has to take some of what it is sent."""
+        """Seconds in which the client has to read some of the data sent to it."""
         return self._tunnel_timeout if self.is_tunnel else self._connection.server.timeouts.response_idle
 
     def look_at_held(self) -> None:
-        """Bytes of the response are held, or were: see whether the client takes them."""
+        """Check whether the client reads buffered response data."""
         connection = self._connection
         held, taken = connection.session.held(self.id), connection.session.taken(self.id)
         if taken != self._taken_at_last_look or (held and not self._held_at_last_look):
@@ -527,7 +529,7 @@ class Http2Stream(Timed):
         connection = self._connection
         held = connection.session.held(self.id)
         if held and (connection.write_paused or connection.session.taken(self.id) != self._taken_at_last_look):
-            self._taken_at_last_look = connection.session.taken(self.id)  # the connection has a time of its own
+            self._taken_at_last_look = connection.session.taken(self.id)  # the connection has its own timeout
             self.watch(self._write_timeout())
         elif held:
             self.break_off(Fault.CLIENT_STALLED)
@@ -540,14 +542,14 @@ class Http2Stream(Timed):
             connection.flush_soon()
 
     def under_way(self) -> Exchange | None:
-        """The exchange that is in flight; one is made of a fast path."""
+        """Return the exchange in flight; for a request on the fast path, one is created."""
         if self.is_fast:
             assert self.fast_path is not None
             self.fast_path.leave_fast_path()
         return self.exchange
 
     def break_off(self, fault: Fault) -> bool:
-        """Cancel the exchange, if one is in flight. False: there is none."""
+        """Cancel the exchange in flight. False: there is none."""
         exchange = self.under_way()
         if exchange is None:
             return False

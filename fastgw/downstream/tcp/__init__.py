@@ -1,1 +1,3 @@
-"""Connections of TCP listeners: their bytes go to a target and back as they are, whatever protocol they are of."""
+"""TCP proxying: bytes of a client's connection are forwarded to a target and back unchanged, whatever their
+protocol.
+"""

@@ -1,11 +1,11 @@
-"""A client's connection to a listener of TCP, with its connection to a target, for as long as either lives.
+"""A client's connection to a TCP listener, together with its connection to a target.
 
-It finds the upstream, which for TLS passthrough takes a ClientHello, connects to a target of it by the same parts as
-requests do (balancer, pool, retries, health), and then only counts what its two ends give each other (`ends`).
+It selects the upstream (for TLS passthrough, by the ClientHello), connects to a target with the same parts as requests
+(balancer, pool, retries, health), and then counts the bytes that its two ends exchange (`ends`).
 
-Rule 1: nothing is sent to a target before the ClientHello was read and has a route. Rule 2: whatever ends it ends both
-ends and gives back all places, in `_finish`, which also logs it. Rule 3: half-closed it lives on; a reset of one end
-resets the other.
+Rule 1: nothing is sent to a target before the ClientHello was read and has a route. Rule 2: every end of the connection
+closes both ends and releases all limits, in `_finish`, which also logs it. Rule 3: a half-closed connection continues;
+a reset of one end resets the other.
 """
 
 import asyncio
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     from fastgw.shm.node_limits import AddressLimit
 
 CONNECTED: Final = 200
-"""Status, in log and metrics, of a connection that was connected to a target, whatever came later."""
+"""Status, in log and metrics, of a connection that was connected to a target, whatever happened later."""
 FAREWELL_S: Final = 1.0
-"""Seconds for a client to take an alert and close."""
+"""Seconds for a client to receive an alert and close."""
 _NO_HELLO: Final = ClientHello()
 
 
 class TcpPhase(IntEnum):
-    GREETING = 1  # the ClientHello is coming in
-    CONNECTING = 2  # to a target, TLS with it included; what the client sends waits in its socket
+    GREETING = 1  # the ClientHello is incomplete
+    CONNECTING = 2  # to a target, including TLS; the client's data waits in its socket
     OPEN = 3
-    FAREWELL = 4  # it is refused, with an alert
+    FAREWELL = 4  # it is rejected, with an alert
     CLOSED = 5
 
 
@@ -57,10 +57,10 @@ GREETING, CONNECTING, OPEN, FAREWELL, CLOSED = TcpPhase
 
 
 class ConnectionHead(NamedTuple):
-    """Head of a connection, as far as exchanges are logged by one."""
+    """Head of a connection: the attributes of a request head that are logged."""
 
     host: bytes = b""
-    """Server name that the client asks for (SNI)."""
+    """Server name requested by the client (SNI)."""
     method: bytes = b"tcp"
     version: int = TCP
     raw_path: bytes = b""
@@ -86,7 +86,7 @@ _CONNECTED: Final = Outcome(CONNECTED)
 
 @final
 class TcpConnection(Timed):
-    """Both ends of a connection. An exchange for observers, and a request for balancers."""
+    """Both ends of a connection. For observers it acts as an exchange, for balancers as a request."""
 
     __slots__ = (
         "_address_limit",
@@ -129,7 +129,7 @@ class TcpConnection(Timed):
         "why",
     )
 
-    # what observers and balancers find with requests only
+    # constants that only requests have
     consumer = request_body = None
     request_id, shadowed, subrequests = b"", "", None
     path = raw_path = b""
@@ -137,7 +137,7 @@ class TcpConnection(Timed):
     is_fast = False
 
     def __init__(self, server: "Server", listener: "Listener", peer: Peer, local: Address | None) -> None:
-        """`local`: what the client has connected to, if not our end of the socket."""
+        """`local`: the address that the client has connected to, if it is not that of the socket."""
         self.deadline = self.filed_at = inf
         assert listener.tcp is not None
         self._server = server
@@ -178,10 +178,10 @@ class TcpConnection(Timed):
     def __repr__(self) -> str:
         return f"<TcpConnection {self.peer.ip} {self._phase.name} {self._client!r} {self._target_end!r}>"
 
-    # how it begins
+    # start
 
     def accept(self, client: socket.socket) -> None:
-        """Serve a client that was just accepted."""
+        """Serve a client whose connection was just accepted."""
         server = self._server
         refused = server.admit(self.peer)
         if refused is not None:
@@ -203,9 +203,10 @@ class TcpConnection(Timed):
     def accept_tls(
         self, end: TlsEnd, limit: "AddressLimit | None", tls: ssl.SSLObject, server_name: str, vouched: bytes
     ) -> None:
-        """Serve a client whose TLS ends here: its handshake is done, and it has its places in the node's limits.
+        """Serve a client whose TLS is terminated here: its handshake is complete, and it is counted in the node's
+        limits.
 
-        `limit`: one of these places. `vouched`: by what its certificate was judged.
+        `limit`: one of these limits. `vouched`: settings that verified its certificate.
         """
         cipher, certificate = tls.cipher(), self.peer.certificate
         self._tls = TerminatedTls(
@@ -230,10 +231,10 @@ class TcpConnection(Timed):
         assert self._client is not None
         return self._client
 
-    # the ClientHello
+    # ClientHello
 
     def send(self, chunk: memoryview) -> bool:
-        """Take what the client sends before it is known where that goes (`ends.ByteSink`)."""
+        """Buffer data of the client before its target is known (`ends.ByteSink`)."""
         greeting = self._greeting
         assert greeting is not None
         try:
@@ -251,7 +252,7 @@ class TcpConnection(Timed):
         return True
 
     def _refuse(self, fault: Fault, why: str, alert: Alert | None) -> None:
-        """Close with an alert, which the client can read: all that it sends meanwhile is dropped."""
+        """Close with an alert that the client can read: its further data is dropped."""
         client = self._client_end
         self.fault, self.why = fault, why
         if alert is None:
@@ -280,7 +281,7 @@ class TcpConnection(Timed):
         self._watch(inf)
         self._connect(AttemptKind.FIRST)
 
-    # the connection to a target
+    # connection to a target
 
     def _connect(self, kind: AttemptKind) -> None:
         self._timer = None
@@ -304,7 +305,7 @@ class TcpConnection(Timed):
         return AttemptRecord(cast(Any, self), self._upstream, self._target, kind, self._attempt, monotonic())
 
     def lent(self, connection: SocketConnection) -> None:
-        """The pool has a connection for us: it is open."""
+        """Handle the connection lent by the pool, which is open."""
         upstream, target = self._upstream, self._target
         assert upstream is not None
         assert target is not None
@@ -314,7 +315,7 @@ class TcpConnection(Timed):
             self._record.connect(False, monotonic())
         if upstream.settings.proxy_protocol is not None:
             try:
-                connected.sendall(self._proxy_header(upstream.settings.proxy_protocol))  # an empty socket has room
+                connected.sendall(self._proxy_header(upstream.settings.proxy_protocol))  # the socket's buffer is empty
             except OSError as error:
                 connected.close()
                 self.failed(Fault.CONNECT_REFUSED, str(error))
@@ -331,7 +332,7 @@ class TcpConnection(Timed):
         self._securing.add_done_callback(partial(self._secured, target, end))
 
     def _secured(self, target: Target, end: TlsEnd, task: "asyncio.Task[None]") -> None:
-        """TLS with the target is there, or has failed."""
+        """Handle the end of the TLS handshake with the target, successful or not."""
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or self._phase is not CONNECTING:
             end.reset()
@@ -352,7 +353,7 @@ class TcpConnection(Timed):
             self.failed(Fault.INTERNAL)
 
     def failed(self, fault: Fault, why: str = "") -> None:
-        """No connection could be had to this target."""
+        """Handle the failure to connect to this target."""
         if self._phase is not CONNECTING:
             return
         upstream, target, record = self._upstream, self._target, self._record
@@ -375,7 +376,7 @@ class TcpConnection(Timed):
             self._connect(AttemptKind.RETRY)
 
     def _take_place(self, upstream: Upstream) -> bool:
-        """Have a place in the retry budget, which is kept until the end."""
+        """Count a retry in the retry budget, until the end of the connection."""
         if not self._retrying:
             self._retrying = upstream.retry_budget.try_take(upstream.active)
         return self._retrying
@@ -389,7 +390,7 @@ class TcpConnection(Timed):
         return header_v2(source, local, self.head.host.decode(), self._tls)
 
     def _open(self, target: End) -> None:
-        """Both ends are there: from now on they have each other."""
+        """Connect both ends with each other."""
         now = monotonic()
         client = self._client_end
         self._target_end = target
@@ -406,7 +407,7 @@ class TcpConnection(Timed):
         if self._phase is OPEN and not held:
             client.resume()
 
-    # what the ends tell
+    # calls of the ends
 
     def touched(self) -> None:
         if self._phase is OPEN:
@@ -444,7 +445,7 @@ class TcpConnection(Timed):
         self._finish(is_reset=True)
 
     def _left(self, why: str) -> None:
-        """The client has gone before there was anything for it."""
+        """Handle a disconnect of the client before there is a target."""
         if self._phase is not FAREWELL:
             self.fault, self.why = Fault.CLIENT_LEFT, why
         self._finish()
@@ -467,12 +468,12 @@ class TcpConnection(Timed):
     # endings
 
     def _end(self, fault: Fault, why: str = "") -> None:
-        """No target can be had."""
+        """End the connection, because no target is available."""
         self.fault, self.why = fault, why
         self._finish(is_reset=True)
 
     def _give_back(self) -> None:
-        """Give back what was lent for an attempt, or wait for it no longer."""
+        """Return the connection lent for an attempt, or stop waiting for it."""
         lent, self._lent = self._lent, None
         if lent is not None:
             lent.release()
@@ -480,7 +481,7 @@ class TcpConnection(Timed):
             self._upstream.pool.withdraw(cast(Any, self))
 
     def _finish(self, is_reset: bool = False) -> None:
-        """End all of it. `is_reset`: so that those who are there see a reset."""
+        """Close both ends. `is_reset`: with a reset."""
         if self._phase is CLOSED:
             return
         server, client, target = self._server, self._client, self._target_end
@@ -523,34 +524,34 @@ class TcpConnection(Timed):
         if server.draining:
             server.drained += 1
         self._tell()
-        self._client = self._target_end = None  # which lead back here
+        self._client = self._target_end = None  # avoids a reference cycle
 
     def _tell(self) -> None:
-        """Count and log it, once."""
+        """Count and log the connection, once."""
         if self.response is None:
             self.response = Outcome(CONNECTED if self.fault is None else self.fault.status)
         self._server.finish(cast(Any, self))
 
-    # what the server asks
+    # calls of the server
 
     def leave(self) -> None:
-        """The listener is removed: as a tunnel it goes on."""
+        """Continue like a tunnel although the listener was removed."""
 
     def drain(self) -> None:
-        """Go on for as long as tunnels may (`timeouts.drain.tunnels`)."""
+        """Continue for as long as tunnels may (`timeouts.drain.tunnels`)."""
 
     def end_outdated(self) -> None:
-        """End a connection at once whose certificate was judged by what does not count any more."""
+        """End a connection at once if its certificate was verified by outdated settings."""
         if self.listener.is_outdated(self._vouched):
             self.fault = Fault.CONNECTION_OUTDATED
             self._finish(is_reset=True)
 
     def cut_requests(self) -> bool:
-        """Call `cut` while there is no connection to a target; then it is a tunnel, which goes on."""
+        """Call `cut` while there is no connection to a target; afterwards it is a tunnel, which continues."""
         return self._phase is not OPEN and self.cut()
 
     def cut(self) -> bool:
-        """End at once. True: a connection was cut off."""
+        """Abort at once. True: a connection was aborted."""
         if self._phase is CLOSED:
             return False
         self.fault = self.fault or Fault.GATEWAY_STOPPED

@@ -1,8 +1,8 @@
-"""The two ends of a relay: a bare socket, or what stands above TLS. Each reads for the other, and sends for it.
+"""The two ends of a relay: a plain socket, or a TLS transport. Each reads for the other, and sends for it.
 
-Rule 1: what one end has read it gives the other (`peer.send`) before it reads more; it pauses while that holds
-something which its socket does not take. Rule 2: each direction ends by itself (`end_sending`), after what is held.
-Rule 3: after `close` or `reset` nothing more is told.
+Rule 1: data read by one end is passed to the other (`peer.send`) before more is read; reading pauses while the other
+end buffers data that its socket does not accept. Rule 2: each direction ends separately (`end_sending`), after buffered
+data. Rule 3: after `close` or `reset` nothing more is reported.
 """
 
 import asyncio
@@ -19,55 +19,55 @@ from fastgw.net.proxy_protocol import Address
 from fastgw.upstream.connections.tls_client import TlsClientTransport
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""`SO_LINGER`: closing the socket resets the connection, and drops what is not sent."""
+"""`SO_LINGER`: closing the socket resets the connection, and drops unsent data."""
 
 
 class ByteSink(Protocol):
     def send(self, chunk: memoryview) -> bool:
-        """Take bytes, which are not good any more afterwards. False: some are held; `drained` is told when none are."""
+        """Send bytes, which are invalid after the call. False: some are buffered; `drained` is called when none are."""
 
 
 class Owner(Protocol):
     """Owner of both ends."""
 
     def touched(self) -> None:
-        """Bytes have moved."""
+        """Handle that bytes were moved."""
 
     def ended(self, end: "End") -> None:
-        """The peer will send no more."""
+        """Handle the end of data from the peer."""
 
     def lost(self, end: "End", error: Exception | None) -> None:
-        """The connection is over: it was reset, or broken otherwise."""
+        """Handle the loss of the connection, by a reset or another error."""
 
     def drained(self, end: "End") -> None:
-        """All bytes that were held are sent."""
+        """Handle that all buffered bytes were sent."""
 
 
 class End(ByteSink, Protocol):
     peer: ByteSink
-    """The other end, which sends what this one reads."""
+    """The other end, which sends the data that this one reads."""
     received: int
-    """Bytes that were read."""
+    """Number of bytes read."""
     has_ended: bool
-    """The peer will send no more."""
+    """Whether the peer will send no more."""
 
     @property
     def local(self) -> Address | None:
-        """Our address; None: it is a unix socket."""
+        """The local address; None for a unix socket."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
 
     def end_sending(self) -> None:
-        """End our direction, once all is sent."""
+        """End our direction, after everything was sent."""
 
     def is_done(self) -> bool:
-        """Whether both directions have ended, and nothing is held."""
+        """Whether both directions have ended, and nothing is buffered."""
 
     def close(self) -> None: ...
 
     def reset(self) -> None:
-        """Close it so that its peer sees a reset."""
+        """Close with a reset."""
 
 
 def _address_of(connected: socket.socket) -> Address | None:
@@ -77,7 +77,7 @@ def _address_of(connected: socket.socket) -> Address | None:
 
 @final
 class _Drop:
-    """ByteSink for what nobody wants."""
+    """ByteSink that drops data."""
 
     def send(self, chunk: memoryview) -> bool:
         return True
@@ -88,7 +88,7 @@ DROP: Final = _Drop()
 
 @final
 class PlainEnd:
-    """A bare socket. Reading is paused at the beginning."""
+    """End on a plain socket. Reading is paused at first."""
 
     __slots__ = (
         "_buffer",
@@ -122,11 +122,11 @@ class PlainEnd:
         self._owner = owner
         self._buffer = worker_loop.relay_buffer
         self._held = b""
-        self._pipe: SplicePipe | None = None  # which holds what is to be sent
+        self._pipe: SplicePipe | None = None  # contains data to be sent
         self._paused = True
-        self._is_readable = True  # as far as it is known: the first read tells
-        self._is_bulk = False  # so much comes that it is not copied
-        self._is_ending = False  # an end or an error comes behind what can be read
+        self._is_readable = True  # assumed until the first read
+        self._is_bulk = False  # much data is received, so it is not copied
+        self._is_ending = False  # after the readable data follows an end or an error
         self._end_due = False
         self._is_over = False  # our direction has ended
         self._is_closed = False
@@ -141,7 +141,7 @@ class PlainEnd:
         told = f"paused={self._paused} has_ended={self.has_ended} over={self._is_over} closed={self._is_closed}"
         return f"<PlainEnd {self._fd} {told} held={len(self._held)}>"
 
-    # what the poller tells
+    # calls of the poller
 
     def ready(self, events: int) -> None:
         if events & WRITABLE and (self._held or self._pipe is not None):
@@ -153,7 +153,7 @@ class PlainEnd:
             if not self._paused and not self.resting:
                 self._read()
             elif events & BROKEN and not self._is_over and not self._is_closed:
-                self._owner.lost(self, self._error())  # nobody may be about to read
+                self._owner.lost(self, self._error())  # there may be no further read
 
     def _error(self) -> OSError | None:
         with suppress(OSError):
@@ -183,7 +183,7 @@ class PlainEnd:
                 return
             self.received += count
             if count < RELAY_BYTES and not self._is_ending:
-                self._is_readable = False  # all was read: what comes next is another edge
+                self._is_readable = False  # everything was read; further data causes another event
             owner.touched()
             if not self.peer.send(buffer[:count]):
                 self.pause()
@@ -191,7 +191,7 @@ class PlainEnd:
             self._rest_if_due(count)
 
     def _splice(self, peer: "PlainEnd") -> None:
-        """Move what is there to the other socket without copying it: there is much of it."""
+        """Move available data to the other socket without copying (splice), because there is much of it."""
         pipes, fd, to, owner = self._worker_loop.pipes, self._fd, peer._fd, self._owner
         pipe, moved = pipes.take(), 0
         if pipe is None:
@@ -201,7 +201,7 @@ class PlainEnd:
             while True:
                 count = pipe.fill(fd)
                 if not count:
-                    self._is_bulk = False  # the next read tells of the end
+                    self._is_bulk = False  # the next read reports the end
                     return
                 moved += count
                 self.received += count
@@ -218,13 +218,13 @@ class PlainEnd:
             if not self._is_ending:
                 self._is_readable = False
         except OSError:
-            self._is_bulk = False  # the next read or write tells of it
+            self._is_bulk = False  # the next read or write reports it
         finally:
             if pipe is not None:
                 pipes.give_back(pipe)
 
     def _rest_if_due(self, count: int) -> None:
-        """Count bytes that were read, and rest after many of them while there are more."""
+        """Count bytes read, and rest after many of them if there are more."""
         if not self._is_readable or self._is_closed:
             self.read_since_rest = 0
             return
@@ -232,12 +232,12 @@ class PlainEnd:
         if self.read_since_rest >= BODY_BYTES_PER_TURN:
             self._worker_loop.rests.start_rest(self, cast(asyncio.Transport, self))
 
-    # as `Rests` knows it
+    # calls of `Rests`
 
     def is_closing(self) -> bool:
         return self._is_closed
 
-    def pause_reading(self) -> None: ...  # `resting` says so
+    def pause_reading(self) -> None: ...  # `resting` has this effect
 
     def end_rest(self) -> None:
         if not self._paused and not self._is_closed:
@@ -319,7 +319,7 @@ class PlainEnd:
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError as error:
-            if error.errno != ENOTCONN:  # it was reset, which the next read tells
+            if error.errno != ENOTCONN:  # it was reset, which the next read reports
                 self._owner.lost(self, error)
 
     def is_done(self) -> bool:
@@ -346,7 +346,7 @@ class PlainEnd:
 
 @final
 class TlsEnd:
-    """End above TLS, on either side: the protocol of a `TlsTransport`. Reading is paused at the beginning."""
+    """End on TLS, on either side: the protocol of a `TlsTransport`. Reading is paused at first."""
 
     __slots__ = (
         "_fd",
@@ -382,7 +382,7 @@ class TlsEnd:
     def __repr__(self) -> str:
         return f"<TlsEnd {self._fd} paused={self._paused} has_ended={self.has_ended} closed={self._is_closed}>"
 
-    # what the transport tells
+    # calls of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)
@@ -411,7 +411,7 @@ class TlsEnd:
         return not self._is_closed
 
     def abandon(self) -> None:
-        """Tell nobody: the handshake has failed, or is not waited for any more."""
+        """Drop the connection without reports: the handshake has failed, or is no longer waited for."""
         self._owner = None
 
     @property
@@ -434,7 +434,7 @@ class TlsEnd:
             self._owner.drained(self)
 
     def peer_left(self) -> None:
-        """The connection has ended or was reset while nothing is read from it."""
+        """Handle the end or reset of a connection that is not being read."""
         lent = socket.socket(fileno=self._fd)
         try:
             number = lent.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)

@@ -1,4 +1,6 @@
-"""Routes of a listener of TCP: one upstream for all of its connections, or by server name and ALPN of a ClientHello."""
+"""Routes of a TCP listener: one upstream for all connections, or selected by server name and ALPN of the
+ClientHello.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, final
@@ -11,7 +13,7 @@ _ANY: str = ""
 
 
 class TcpRoute(NamedTuple):
-    """Destination of connections. `protocols`: of which the client has to offer one; empty: any."""
+    """Destination of connections. `protocols`: ALPN protocols, one of which the client has to offer; empty: any."""
 
     upstream: Upstream
     protocols: frozenset[bytes] = frozenset()
@@ -19,7 +21,7 @@ class TcpRoute(NamedTuple):
 
 @final
 class TcpRoutes:
-    """The routes of one listener. Immutable."""
+    """Routes of one listener. Immutable."""
 
     __slots__ = ("_exact", "_wildcards", "name", "needs_hello")
 
@@ -27,9 +29,9 @@ class TcpRoutes:
         self.name = label_of(listener)
         """Name of the route in logs and metrics."""
         self.needs_hello = settings.protocol == "tls"
-        """Whether a ClientHello decides where a connection goes."""
+        """Whether the route depends on a ClientHello."""
         self._exact: dict[str, list[TcpRoute]] = {}
-        self._wildcards: dict[str, list[TcpRoute]] = {}  # by what follows the `*.`; `_ANY`: any name, or none
+        self._wildcards: dict[str, list[TcpRoute]] = {}  # by the part after `*.`; `_ANY`: any name, or none
         if settings.upstream is not None:
             self._wildcards[_ANY] = [TcpRoute(upstreams[settings.upstream])]
         for each in settings.routes:
@@ -40,9 +42,9 @@ class TcpRoutes:
                 names.setdefault(name.removeprefix("*."), []).append(route)
 
     def find(self, hello: ClientHello) -> Upstream | None:
-        """The upstream of a connection that begins with this; None: there is no route for it.
+        """Return the upstream for a connection that begins with this ClientHello; None: no route matches.
 
-        The exact name comes first, then the longest wildcard, then any name; of those alike the first that fits.
+        The exact name comes first, then the longest wildcard, then any name; among equals the first in the file.
         """
         name = hello.server_name
         found = _first(self._exact.get(name, ()), hello) if name else None
@@ -53,7 +55,7 @@ class TcpRoutes:
 
 
 def label_of(listener: str) -> str:
-    """Return the name of the route that connections of a listener are counted under."""
+    """Return the route name under which connections of a listener are counted."""
     return f"listener/{listener}"
 
 

@@ -1,1 +1,1 @@
-"""Sessions of UDP listeners: datagrams of a client go to one target, and what that answers goes back."""
+"""Sessions of UDP listeners: datagrams of a client are forwarded to one target, and its responses back."""

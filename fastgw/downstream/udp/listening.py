@@ -1,7 +1,7 @@
-"""Datagrams on a listening socket: which address each was sent to, and answers from that same address.
+"""Datagrams on a listening socket: their destination address, and responses from the same address.
 
-A socket that is bound to every address of the machine would answer from whichever the route to the client has, which
-the client would not take for an answer. IP_PKTINFO tells and sets it (ip(7), RFC 3542 section 6).
+A socket bound to a wildcard address would respond from the address of the route to the client, which the client may not
+accept. IP_PKTINFO returns and sets it (ip(7), RFC 3542 section 6).
 """
 
 import socket
@@ -9,8 +9,8 @@ import struct
 from typing import Any, Final, NamedTuple
 
 LONGEST: Final = 65_535
-"""Bytes of the longest datagram."""
-_IP_PKTINFO: Final = 8  # linux/in.h; the module socket does not have it
+"""Maximum bytes of a datagram."""
+_IP_PKTINFO: Final = 8  # linux/in.h; missing in the module socket
 _V4: Final = struct.Struct("=I4s4s")
 _V6: Final = struct.Struct("=16sI")
 _ANCILLARY: Final = socket.CMSG_SPACE(_V4.size) + socket.CMSG_SPACE(_V6.size)
@@ -21,13 +21,13 @@ Ancillary = list[tuple[int, int, bytes]]
 class Datagram(NamedTuple):
     payload: bytes
     client: tuple[Any, ...]
-    """Address of the client, as the socket has it."""
+    """Address of the client, as the socket returns it."""
     answer_from: Ancillary
-    """Ancillary data that sends an answer from the address that the client has sent to."""
+    """Ancillary data that sends a response from the address that the client has used."""
 
 
 def tell_destinations(listening: socket.socket) -> None:
-    """Have the kernel tell to which address of ours each datagram was sent."""
+    """Request the destination address of each datagram from the kernel."""
     if listening.family == socket.AF_INET6:
         listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     else:
@@ -35,7 +35,7 @@ def tell_destinations(listening: socket.socket) -> None:
 
 
 def receive(listening: socket.socket) -> Datagram:
-    """Take the next datagram. Raises `BlockingIOError` where there is none, `OSError`."""
+    """Receive the next datagram. Raises `BlockingIOError` if there is none, and `OSError`."""
     payload, ancillary, _, client = listening.recvmsg(LONGEST, _ANCILLARY)
     return Datagram(payload, client, [found for each in ancillary if (found := _answer_from(*each)) is not None])
 

@@ -1,7 +1,7 @@
-"""Sessions of UDP: a client's address and port, its target, and a socket that is connected to that.
+"""UDP sessions: a client's address and port, its target, and a socket connected to the target.
 
-A datagram of a client without a session begins one, for as long as datagrams come either way (`timeouts.tunnel_idle`).
-What answers is the socket of the session, so that nobody but the target can answer.
+A datagram of a client without a session starts one, which lasts as long as datagrams are received from either side
+(`timeouts.tunnel_idle`). Responses are received on the session's connected socket, so only the target can send them.
 """
 
 import asyncio
@@ -27,33 +27,33 @@ if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
 
 PER_WAKEUP: Final = 64
-"""Datagrams that are read in a row; then others have their turn."""
+"""Maximum number of datagrams that are read at once; then other events are handled."""
 LAST_ANSWER_S: Final = 2.0
-"""Seconds for the answer to the last datagram when its listener is closing. Many protocols have no answers."""
+"""Seconds for the response to the last datagram when its listener closes. Many protocols have no responses."""
 MOST_WAITING: Final = 16
-"""Datagrams of a session that wait for the target's name to be looked up; further ones are dropped."""
+"""Maximum number of datagrams of a session that wait for the name lookup of the target; further ones are dropped."""
 _NO_HELLO: Final = ClientHello()
 _HEAD: Final = ConnectionHead(method=b"udp", version=UDP)
 _CONNECTED: Final = Outcome(CONNECTED)
 
 Key = tuple[str, tuple[Any, ...]]
-"""Name of the listener, and the client's address."""
+"""Name of the listener, and address of the client."""
 
 
 @final
 class UdpSessions:
-    """All sessions of one worker. The limit is the node's."""
+    """All sessions of one worker. The limit applies to the node."""
 
     def __init__(self, server: "Server") -> None:
         self._server = server
         self.sessions: dict[Key, UdpSession] = {}
 
     def receive(self, listener: "Listener", listening: socket.socket, most: int = PER_WAKEUP) -> None:
-        """Take what has come on a listening socket, and pass it on."""
+        """Receive and forward the datagrams of a listening socket."""
         for _ in range(most):
             try:
                 datagram = receive(listening)
-            except OSError:  # none is left; or an error of one that was sent, which the next one may tell too
+            except OSError:  # none is left; or an error of an earlier send, after which others may be readable
                 return
             key = listener.name, datagram.client
             session = self.sessions.get(key)
@@ -77,7 +77,7 @@ class UdpSessions:
 
 @final
 class UdpSession(Timed):
-    """One session. An exchange for observers, and a request for balancers."""
+    """One session. For observers it acts as an exchange, for balancers as a request."""
 
     __slots__ = (
         *("_answer_from", "_client", "_key", "_limit", "_listening", "_record", "_resolving", "_sessions", "_server"),
@@ -86,7 +86,7 @@ class UdpSession(Timed):
         *("retries", "route", "target", "upstream", "upstream_s", "why"),
     )
 
-    # what observers and balancers find with requests only
+    # constants that only requests have
     consumer = request_body = None
     request_id, shadowed, subrequests = b"", "", None
     path = raw_path = b""
@@ -137,7 +137,7 @@ class UdpSession(Timed):
         return f"<UdpSession {self.client_ip} to {self.target}>"
 
     def begin(self) -> None:
-        """Pick a target, and look its name up if it has one."""
+        """Select a target, and look up its name if it has one."""
         upstream = self._upstream
         target = upstream.balancer.pick(cast(Any, self))
         if target is None:
@@ -183,7 +183,7 @@ class UdpSession(Timed):
             self.send(payload)
 
     def send(self, payload: bytes) -> None:
-        """Pass a datagram of the client on. As any other on its way it may be lost."""
+        """Forward a datagram of the client. Like any datagram it may be lost."""
         self.request_bytes += len(payload)
         self._unanswered = True
         self._touched()
@@ -199,7 +199,7 @@ class UdpSession(Timed):
             self._broken(error)
 
     def ready(self, events: int) -> None:
-        """Pass on what the target has sent (`SocketListener`)."""
+        """Forward datagrams of the target (`SocketListener`)."""
         if not events & READABLE and events:
             return
         connected, listening = self._socket, self._listening
@@ -236,7 +236,7 @@ class UdpSession(Timed):
                 self._record.answer(CONNECTED, now)
 
     def _broken(self, error: OSError) -> None:
-        """The kernel tells that the target has refused a datagram, or cannot be reached (ICMP)."""
+        """Handle an ICMP error: the target has refused a datagram, or is unreachable."""
         fault = Fault.CONNECT_REFUSED if error.errno == ECONNREFUSED else Fault.UPSTREAM_UNREACHABLE
         self._failed(fault, error.strerror or str(error))
 
@@ -252,7 +252,7 @@ class UdpSession(Timed):
             wheel.file(self, deadline)
 
     def expire(self, now: float) -> None:
-        """End a silent session; one that was answered has ended well."""
+        """End an idle session; it is successful if there was a response."""
         self._finish(Fault.UPSTREAM_TIMEOUT if self.response is None else None)
 
     def _finish(self, fault: Fault | None = None, why: str = "") -> None:
@@ -282,10 +282,10 @@ class UdpSession(Timed):
             server.drained += 1
         server.finish(cast(Any, self))
 
-    # what the server asks
+    # calls of the server
 
     def leave(self) -> None:
-        """End with the listener, which takes no more datagrams, once the last one is answered, if that is soon."""
+        """End with the listener: after the response to the last datagram, within a short time."""
         if not self._unanswered:
             self._finish()
             return
@@ -300,7 +300,7 @@ class UdpSession(Timed):
         return self.cut()
 
     def cut(self) -> bool:
-        """End at once. True: an answer was still to come."""
+        """Abort at once. True: a response was outstanding."""
         was_open = self.is_open
         self._finish(Fault.GATEWAY_STOPPED)
         return was_open

@@ -54,7 +54,7 @@ class CredentialLocations:
         )
 
     def values(self, exchange: Exchange) -> list[bytes]:
-        """Everything that the request says where a credential should be."""
+        """Return all values in these locations of a request."""
         values = exchange.head.values
         found = [value for name in self._fields for value in values(name)]
         if self._parameters:
@@ -64,7 +64,7 @@ class CredentialLocations:
         return found
 
     def hide(self, exchange: Exchange) -> None:
-        """Let the upstream not see what stands there."""
+        """Remove the credentials from the request for the upstream."""
         exchange.request_dropped |= self._dropped
         query = exchange.query if exchange.query_sent is UNCHANGED_QUERY else exchange.query_sent
         if self._parameters and query:  # without those that other filters have hidden

@@ -170,7 +170,7 @@ class Keyring:
             self._take_keys(self._fed.value)
 
     def stop(self) -> None:
-        """Once for each `start`."""
+        """Stop the feed, once for each `start`."""
         self._users -= 1
         if not self._users and self._fed is not None:
             self._fed.forget(self._take_keys)

@@ -77,7 +77,7 @@ def is_identity(text: str) -> bool:
 
 
 def names_request(text: str) -> bool:
-    """Whether the text says the name of the request."""
+    """Whether the text contains the request id."""
     return any(name == "request_id" for _, name in _pieces(text))
 
 
@@ -121,7 +121,7 @@ def is_element(text: str) -> bool:
 
 
 def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
-    """Literals, and names in their places."""
+    """Yield literals, and names of variables."""
     pieces: list[tuple[bytes, str | None]] = []
     for match in _PIECE.finditer(text):
         piece, name = match[0], match[1]
@@ -174,7 +174,7 @@ def _claim(name: str) -> Value:
 
 
 def _text(name: str, value: Any) -> str:
-    """Text as it is, anything else as JSON writes it."""
+    """Return a string as it is, anything else as JSON."""
     if isinstance(value, str):
         try:
             value.encode()

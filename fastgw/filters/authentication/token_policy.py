@@ -52,7 +52,7 @@ Rule = Callable[[Claims], bool]
 
 
 class TokenRequirements(NamedTuple):
-    """Requirements of a policy for a token, and what it makes of it."""
+    """Requirements of a policy for a token, and headers and cache settings."""
 
     rules: TokenRules
     expected: Expected
@@ -167,11 +167,11 @@ class TokenPolicy:
         return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self.missing, why="the token is missing")
 
     def unclear(self, exchange: Exchange, why: str) -> Reply:
-        """Refuse a request whose credential can be read in more than one way."""
+        """Reject a request with an ambiguous credential."""
         return self._refuse(exchange, why, "invalid_request")
 
     def admit(self, exchange: Exchange, verdict: TokenVerdict) -> Reply | None:
-        """Let the exchange pass with what is known of its token, or not."""
+        """Apply the cached verdict on the token to the exchange."""
         if not is_bearers(exchange, verdict.certificate):
             return self._refuse(exchange, OTHERS)
         if verdict.stamp is not self.roster.stamp and not self._is_still_good(verdict):

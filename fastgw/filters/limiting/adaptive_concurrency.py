@@ -163,7 +163,7 @@ class AdaptiveLimit:
             self.baseline_s = _median(self._measured) or inf
 
     def _renew(self, now: float) -> None:
-        """Believe what was measured since the last time."""
+        """Set the baseline to the latencies measured since the last time."""
         self.baseline_s = _median(self._measured) or self.baseline_s
         self._measured.clear()
         self._measured_at = now

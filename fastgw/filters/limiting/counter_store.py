@@ -100,7 +100,7 @@ request.
 
 
 def give_back(record: Record | None) -> None:
-    """Have nothing spent of what these limits took for a request."""
+    """Refund what these limits have spent on a request."""
     while record is not None:
         _, counter_store, key, cost, mark, record = record
         if cost:
@@ -109,7 +109,7 @@ def give_back(record: Record | None) -> None:
 
 @final
 class NodeCounterStore:
-    """Counts in the node's cells, and decides at once."""
+    """Counter store in the node's rate limit table, which decides at once."""
 
     __slots__ = ("_step", "_turns", "limit")
 
@@ -127,7 +127,7 @@ class NodeCounterStore:
         return LimitDecision(0.0, now, self.turn(cost, now) if self._turns else 0.0)
 
     def turn(self, cost: int, now: int) -> float:
-        """Seconds until the turn of what was spent last."""
+        """Return the seconds until the turn of the last spending."""
         return max((self.limit.renewed_at - cost * self._step - now) / 1e9, 0.0)
 
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
@@ -141,7 +141,7 @@ class NodeCounterStore:
 
 
 def limit_of(table: Cells, name: bytes, terms: LimitSpec) -> Limit:
-    """Raises `ValueError` for terms that do not fit into a cell."""
+    """Return the limit. Raises `ValueError` for settings that do not fit into a cell."""
     match terms.algorithm:
         case "token_bucket":
             return table.token_bucket(terms.limit, terms.window, terms.depth, name)

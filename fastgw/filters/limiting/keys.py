@@ -26,7 +26,7 @@ def traits_of(key: Trait | Sequence[Trait]) -> Sequence[Trait]:
 
 
 def are_of_somebody(traits: Sequence[Trait]) -> bool:
-    """Whether any of them depends on who the client is."""
+    """Whether any of them depends on the client's identity."""
     return any(trait.kind in ("consumer", "claim") for trait in traits)
 
 

@@ -40,7 +40,7 @@ class LimitHeaders:
         self._form = form % (policy.replace(b"%", b"%%"), quoted.replace(b"%", b"%%"))
 
     def set_headers(self, answer: Response, left: Left) -> None:
-        """Set the headers, in place of those of the upstream."""
+        """Set the headers, replacing those of the upstream."""
         answer.dropped = answer.dropped | self._names if answer.dropped else self._names
         permits, seconds = left
         answer.added += self._form % (permits, ceil(seconds))

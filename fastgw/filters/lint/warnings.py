@@ -20,7 +20,7 @@ _GENERATED: Final = f"{EGRESS}/"
 
 
 def warnings_of(config: Config) -> Iterator[tuple[Where, str]]:
-    """Yield the warnings, and the use of a filter that each is about."""
+    """Yield the warnings, each with the use of the filter."""
     uses = [*_warned(config)]
     surroundings = Surroundings(config, (use for _, use in uses))
     for where, use in uses:

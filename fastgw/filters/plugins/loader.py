@@ -46,7 +46,7 @@ class FilterTypes(Types):
 
     @property
     def classes(self) -> Mapping[str, type[Filter]]:
-        """Filter types that were asked for as `package.module:Class`."""
+        """Filter types that are named as `package.module:Class`."""
         return self._classes
 
     def package_of(self, name: str) -> str:

@@ -263,7 +263,7 @@ def _is_small(settings: type[Struct]) -> bool:
 
 
 def _slug(heading: str) -> str:
-    """Return the anchor of a heading, as Markdown's readers make it."""
+    """Return the anchor of a heading, as Markdown renderers generate it."""
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 

@@ -270,7 +270,7 @@ class _AnyOf:
         self._latest = way
 
     def decide(self, exchange: Exchange, refusals: list[tuple[_Way, Reply, str]]) -> Reply | None:
-        """Return the outcome for a client that no way has accepted."""
+        """Return the outcome for a client that no method has accepted."""
         exchange.why = "; ".join(f"{way.name}: {_detail(why) or reply.status}" for way, reply, why in refusals)
         replies = [reply for _, reply, _ in refusals if self._anonymous is None or not reply.invites]
         for kind in (_is_failure, _is_denial):
@@ -384,7 +384,7 @@ class _Attempts:
         return later if later is None or type(later) is Reply else await later
 
     def _refused(self, way: _Way, reply: Reply) -> None:
-        """Let the exchange be as it was before."""
+        """Restore the state of the exchange before the attempt."""
         exchange = self._exchange
         self._refusals.append((way, reply, exchange.why))
         held, edited = self._before

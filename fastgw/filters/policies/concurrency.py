@@ -115,7 +115,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
 
     @property
     def asks_who(self) -> bool:
-        """Whether it makes a difference who the client is."""
+        """Whether it depends on the client's identity."""
         by_group = self.priority is not None and bool(self.priority.groups)
         return by_group or are_of_somebody(self.traits)
 
@@ -249,7 +249,7 @@ class Divided:
             self.use(0)
 
     def use(self, requests: int) -> None:
-        """Count so many more requests in flight."""
+        """Count this many more requests in flight."""
         if self._counts is None:
             return
         self._counts.hold(self._in_use, requests)

@@ -224,7 +224,7 @@ class _ForwardAuthUse:
         return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
 
     async def _ask(self, question: Iterable[tuple[bytes, bytes]], key: bytes = b"") -> Answer:
-        """Ask, and remember under `key`, if there is one, that it may pass."""
+        """Ask the service, and cache a positive decision under `key`, if there is one."""
         assert self._fetcher is not None
         try:
             answer = await self._fetcher.fetch(
@@ -296,7 +296,7 @@ def _lines(fields: Fields, names: Iterable[bytes]) -> bytes:
 
 
 def _names_in(lines: bytes) -> list[bytes]:
-    """Return the names in ready lines, in lower case."""
+    """Return the names in serialized lines, in lower case."""
     return [line.partition(b":")[0].lower() for line in lines.split(b"\r\n")[:-1]]
 
 

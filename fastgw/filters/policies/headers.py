@@ -91,7 +91,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
             yield "no filter before it authenticates the client: {consumer.…} and {claims.…} are always empty"
 
     def _says(self, what: Callable[[str], bool]) -> bool:
-        """Whether any value has this in it."""
+        """Whether any value contains this."""
         edits = (edit for side in (self.request, self.response) for edit in (side.set, side.add))
         values = (value for edit in edits for value in edit.values())
         return any(isinstance(value, str) and what(value) for value in values)

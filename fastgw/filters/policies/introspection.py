@@ -185,7 +185,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
 
 
 class _InactiveToken(NamedTuple):
-    """Refusal of a token."""
+    """Rejection of a token."""
 
     fault: Fault
     why: str
@@ -446,7 +446,7 @@ class _Policy:
         return said
 
     def _verdict(self, claims: dict[str, Any], token: bytes) -> _Known | _InactiveToken:
-        """Raises `TokenRefused`."""
+        """Return the verdict on a token. Raises `TokenRefused`."""
         if not claims["active"]:
             raise TokenRefused("the token is not active")
         answered = {name: value for name, value in claims.items() if name != "active"}

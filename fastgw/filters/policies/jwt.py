@@ -407,7 +407,7 @@ class _JwtUse:
 
 
 def compiled_rule(rule: ClaimRule) -> Rule:
-    """Whether claims are as a rule wants them."""
+    """Return a function that checks the claims by a rule."""
     path: ClaimPath = claim_path(rule.claim)
     checks: list[Callable[[Any], bool]] = []
     equals, any_of, all_of, none_of = rule.equals, rule.any_of, rule.all_of, rule.none_of

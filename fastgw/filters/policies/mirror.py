@@ -13,7 +13,7 @@ from fastgw.observe.metrics.families import FilterEvent
 from fastgw.upstream.client.mirror_request import Answered, send_copy
 
 MOST_HELD: Final = 64 * 1024 * 1024
-"""Bytes of bodies that a worker holds for copies of one filter; what comes beyond is not copied."""
+"""Maximum bytes of bodies that a worker buffers for copies of one filter; larger ones are not copied."""
 _LEFT: Final = frozenset((Fault.CLIENT_LEFT, Fault.CLIENT_STALLED, Fault.REQUEST_TIMEOUT))
 
 
@@ -104,7 +104,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
 
 
 class _MirroredBody:
-    """Body as far as it has come."""
+    """Received part of a body."""
 
     __slots__ = ("length", "pieces")
 
@@ -114,6 +114,6 @@ class _MirroredBody:
 
 
 def _is_whole(exchange: Exchange) -> bool:
-    """Whether all of the request is known, and it was one that ends."""
+    """Whether the complete request is known, and has ended properly."""
     body = exchange.request_body
     return (body is None or body.passed) and not exchange.head.upgrade and exchange.fault not in _LEFT

@@ -36,7 +36,7 @@ Span = Literal["day", "month"] | Duration
 
 
 class GroupQuota(Settings):
-    """Quota of the consumers of a group, in place of the general one."""
+    """Quota of the consumers of a group, instead of the general one."""
 
     limit: Count
     """Maximum number of requests in a period."""
@@ -92,7 +92,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
 
     @property
     def asks_who(self) -> bool:
-        """Whether it makes a difference who the client is."""
+        """Whether it depends on the client's identity."""
         return bool(self.groups) or are_of_somebody(self.traits)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
@@ -136,7 +136,7 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return KeyDigest.of(key_named(self.traits, self.ipv6_prefix, scope.encode(), values))
 
     def counts_by(self, consumer: str | None, keys: Sequence[str]) -> bool:
-        """Whether it counts by just that."""
+        """Whether it counts by exactly this key."""
         by_consumer = sum(trait.kind == "consumer" for trait in self.traits)
         return bool(by_consumer) == (consumer is not None) and len(self.traits) - by_consumer == len(keys)
 

@@ -51,7 +51,7 @@ Burst = Annotated[int, Meta(ge=0, le=MOST)]
 
 
 class GroupLimit(Settings):
-    """Limit of the consumers of a group, in place of the general one."""
+    """Limit of the consumers of a group, instead of the general one."""
 
     limit: Permits
     """Maximum number of requests in a window."""
@@ -170,7 +170,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 
     @property
     def asks_who(self) -> bool:
-        """Whether it makes a difference who the client is."""
+        """Whether it depends on the client's identity."""
         return bool(self.groups) or are_of_somebody(self.traits)
 
     @property

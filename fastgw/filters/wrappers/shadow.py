@@ -29,7 +29,7 @@ MOST_WAITING: Final = 1000
 
 
 def in_shadow(instance: str, own: Hooks) -> Hooks:
-    """Hooks that ask a filter's own, and do not do what they say."""
+    """Return hooks that call the filter's own, and suppress their effects."""
     if own.request_ids is not None:
         own = Hooks(request=own.request_ids.identify, response=own.response)
     shadow = _Shadow(instance, own)
@@ -58,7 +58,7 @@ def why_answered(reply: Reply, why: str) -> str:
 
 @final
 class _ShadowDecision:
-    """Decision of one filter in shadow on one exchange."""
+    """Decision of one shadow filter on one exchange."""
 
     __slots__ = ("asked", "decision", "decisions", "exchange", "over", "task")
 
@@ -91,7 +91,7 @@ class _ShadowDecision:
 
 @final
 class _ShadowState:
-    """Decisions of filters in shadow on one exchange."""
+    """Decisions of shadow filters on one exchange."""
 
     __slots__ = ("cases", "rehearsal", "waiting")
 

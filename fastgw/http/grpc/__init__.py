@@ -1,1 +1,1 @@
-"""gRPC as bytes: statuses, deadlines, details of errors and the frames of messages. No I/O, no clock."""
+"""gRPC without I/O: statuses, deadlines, error details and message frames. No clock."""

@@ -1,4 +1,4 @@
-"""Heads of gRPC calls: their content type and their deadline."""
+"""Heads of gRPC calls: content type and deadline."""
 
 import re
 from math import inf
@@ -10,7 +10,7 @@ _TYPE: Final = re.compile(rb"application/grpc(?:[+;]|$)", re.IGNORECASE)
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = MappingProxyType({b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9})
 _MOST: Final = 99_999_999
-"""A timeout has eight digits at most."""
+"""Maximum of a timeout: eight digits."""
 
 
 class Fielded(Protocol):
@@ -20,13 +20,13 @@ class Fielded(Protocol):
 
 
 def is_grpc(head: Fielded) -> bool:
-    """Whether a request is a call of gRPC; not of gRPC-Web."""
+    """Whether a request is a gRPC call (not gRPC-Web)."""
     kind = head.first(b"content-type")
     return kind is not None and _TYPE.match(kind) is not None
 
 
 def timeout_of(head: Fielded) -> float | None:
-    """Return the seconds that the caller waits; inf: as long as it takes; None: they cannot be read."""
+    """Return the timeout of the caller in seconds; inf: none; None: it is invalid."""
     value = head.first(TIMEOUT)
     if value is None:
         return inf
@@ -35,7 +35,7 @@ def timeout_of(head: Fielded) -> float | None:
 
 
 def timeout_line(seconds: float) -> bytes:
-    """Return the line that says how many seconds are left, in eight digits at most; never none."""
+    """Return the header line with the remaining seconds, in at most eight digits; never 0."""
     for unit in (b"m", b"S", b"H"):
         count = int(seconds / _UNITS[unit])
         if count <= _MOST:

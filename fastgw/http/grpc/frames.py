@@ -1,15 +1,15 @@
-"""Frames of gRPC: five bytes of prefix, which are flags and a length, and then a message.
+"""gRPC message frames: a prefix of five bytes (flags and length), followed by a message.
 
-gRPC-Web and streams of the Connect protocol have the same frames with flags of their own. `MessageReader` collects each
-message; `FrameScanner` only follows the frames of a body that passes.
+gRPC-Web and streams of the Connect protocol use the same frames with further flags. `MessageReader` collects each
+message; `FrameScanner` only tracks the frames of a body.
 """
 
 from typing import Final, final
 
 PREFIX: Final = 5
-"""Bytes in front of a message: its flags, and its length in four bytes, big-endian."""
+"""Bytes of a prefix: flags, and length in four bytes, big-endian."""
 COMPRESSED: Final = 0x01
-"""Flag of a message that is compressed as `grpc-encoding` says."""
+"""Flag of a message compressed by `grpc-encoding`."""
 END_OF_STREAM: Final = 0x02
 """Flag of the last frame of a response of the Connect protocol."""
 TRAILERS: Final = 0x80
@@ -17,7 +17,7 @@ TRAILERS: Final = 0x80
 
 
 class FrameError(ValueError):
-    """Raised for frames that are not those of gRPC. The text says what is wrong, for people."""
+    """Raised for invalid gRPC frames. The text is the error, for people."""
 
 
 class FrameTooLarge(FrameError):
@@ -41,8 +41,8 @@ def parse_prefix(prefix: bytes | bytearray, allowed: int) -> tuple[int, int]:
 class MessageReader:
     """Reader that takes a body in pieces and returns its messages, each with its flags.
 
-    `most`: bytes of one message at most. The length that a prefix declares is judged before any byte of its message is
-    held. `allowed`: all flags that may be set.
+    `most`: maximum bytes of one message. The length in a prefix is checked before its message is buffered. `allowed`:
+    all flags that may be set.
     """
 
     __slots__ = ("_allowed", "_flags", "_held", "_length", "_most")
@@ -51,7 +51,7 @@ class MessageReader:
         self._most, self._allowed = most, allowed
         self._held = bytearray()
         self._flags = 0
-        self._length = -1  # of the message that is being read; -1: its prefix is not complete
+        self._length = -1  # length of the current message; -1: its prefix is incomplete
 
     def feed(self, payload: bytes) -> list[tuple[int, bytes]]:
         """Return the flags and the bytes of each message that is complete now. Raises `FrameError`."""
@@ -75,16 +75,16 @@ class MessageReader:
         return complete
 
     def end(self) -> None:
-        """Take the end of the body. Raises `FrameError` if it is within a message."""
+        """Handle the end of the body. Raises `FrameError` if it is within a message."""
         if self._held or self._length >= 0:
             raise FrameError("the body ends within a message")
 
 
 @final
 class FrameScanner:
-    """Scanner that follows the frames of a body and holds none of their bytes.
+    """Scanner that tracks the frames of a body and buffers none of their bytes.
 
-    `most`: bytes of one message at most. `allowed`: all flags that may be set. `messages`: how many were complete.
+    `most`: maximum bytes of one message. `allowed`: all flags that may be set. `messages`: number of complete messages.
     """
 
     __slots__ = ("_allowed", "_left", "_most", "_prefix", "messages")
@@ -97,11 +97,11 @@ class FrameScanner:
 
     @property
     def between_messages(self) -> bool:
-        """Whether the last message was whole."""
+        """Whether the last message is complete."""
         return not (self._left or self._prefix)
 
     def feed(self, payload: bytes) -> None:
-        """Take the next piece. Raises `FrameError`."""
+        """Parse the next piece. Raises `FrameError`."""
         at, size = 0, len(payload)
         while at < size:
             if self._left:
@@ -122,6 +122,6 @@ class FrameScanner:
             self.messages += not length
 
     def end(self) -> None:
-        """Take the end of the body. Raises `FrameError` if it is within a message."""
+        """Handle the end of the body. Raises `FrameError` if it is within a message."""
         if not self.between_messages:
             raise FrameError("the body ends within a message")

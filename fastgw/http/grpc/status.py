@@ -58,7 +58,9 @@ OF_HTTP: Final = MappingProxyType(
         504: GrpcStatus.UNAVAILABLE,
     }
 )
-"""Statuses of gRPC for answers of the gateway's own. Where the upstream was late, it is DEADLINE_EXCEEDED instead."""
+"""gRPC statuses for responses of the gateway itself, by HTTP status. If the upstream has timed out, it is
+DEADLINE_EXCEEDED instead.
+"""
 
 OF_UPSTREAM: Final = MappingProxyType(
     {
@@ -72,7 +74,7 @@ OF_UPSTREAM: Final = MappingProxyType(
         504: GrpcStatus.UNAVAILABLE,
     }
 )
-"""Statuses of gRPC for answers of an upstream that have none of their own; UNKNOWN for the rest."""
+"""gRPC statuses for responses of an upstream without one, by HTTP status; UNKNOWN for all others."""
 
 TO_HTTP: Final = MappingProxyType(
     {
@@ -95,7 +97,7 @@ TO_HTTP: Final = MappingProxyType(
         GrpcStatus.UNAUTHENTICATED: 401,
     }
 )
-"""HTTP statuses for clients that speak no gRPC, as google.rpc.Code and the Connect protocol have them."""
+"""HTTP statuses for clients that do not use gRPC, as defined by google.rpc.Code and the Connect protocol."""
 
 _TO_BLAME: Final = frozenset(
     (
@@ -106,18 +108,18 @@ _TO_BLAME: Final = frozenset(
         GrpcStatus.DATA_LOSS,
     )
 )
-"""Statuses for which the target is to blame; the others are the caller's."""
+"""Statuses that are faults of the target; the others are those of the caller."""
 
 
 def parse_status(value: bytes | None) -> GrpcStatus:
-    """Return the status that was sent; UNKNOWN for none, and for what is not one of gRPC's."""
+    """Return the status that was sent; UNKNOWN if it is missing or not a gRPC status."""
     if value is None or not value.isdigit() or len(value) > 2 or int(value) > GrpcStatus.UNAUTHENTICATED:
         return GrpcStatus.UNKNOWN
     return GrpcStatus(int(value))
 
 
 def outcome_of(status: int, grpc_status: bytes | None) -> int:
-    """Return the HTTP status that stands for the outcome of a call. `grpc_status`: as sent; None: there is none."""
+    """Return the HTTP status for the outcome of a call. `grpc_status`: as sent; None: there is none."""
     if grpc_status is None or status != 200:
         return status
     code = parse_status(grpc_status)
@@ -125,20 +127,20 @@ def outcome_of(status: int, grpc_status: bytes | None) -> int:
 
 
 def encode_message(text: str) -> bytes:
-    """Encode the text of `grpc-message`: percent-encoded UTF-8, but for printable ASCII."""
+    """Encode the text of `grpc-message`: percent-encoded UTF-8, except printable ASCII."""
     return quote_from_bytes(text.encode(), _SAFE).encode()
 
 
 def decode_message(value: bytes) -> str:
-    """Decode `grpc-message`. What is not encoded well is kept as it is, as the specification asks."""
+    """Decode `grpc-message`. Invalid encodings are kept as they are, as the specification requires."""
     return unquote_to_bytes(value).decode("utf-8", "replace")
 
 
 def status_trailers(code: int, message: str) -> tuple[tuple[bytes, bytes], ...]:
-    """Return the trailers of a status. `message`: in plain text."""
+    """Return the trailers of a status. `message`: unencoded."""
     return (STATUS, b"%d" % code), (MESSAGE, encode_message(message))
 
 
 def status_lines(code: int, message: str) -> bytes:
-    """Return the lines of a status. `message`: in plain text."""
+    """Return the header lines of a status. `message`: unencoded."""
     return b"".join(b"%b: %b\r\n" % line for line in status_trailers(code, message))

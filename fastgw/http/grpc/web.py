@@ -1,7 +1,7 @@
-"""gRPC-Web: calls of gRPC for clients that see no trailers, such as browsers (PROTOCOL-WEB.md of the gRPC project).
+"""gRPC-Web: gRPC for clients without access to trailers, such as browsers (PROTOCOL-WEB.md of the gRPC project).
 
-The frames are those of gRPC; one more after the last message has the trailers. The text form is the binary one in
-Base64, in pieces that may each be padded.
+The frames are those of gRPC; a further one after the last message contains the trailers. The text form is Base64, in
+pieces that may each be padded.
 """
 
 import re
@@ -15,28 +15,28 @@ from fastgw.http.grpc.frames import TRAILERS, FrameError, FrameScanner, frame
 _TYPE: Final = re.compile(rb"application/grpc-web(-text)?(\+[a-z0-9.+_-]{1,40})?[ \t]*(?:;|$)", re.IGNORECASE)
 _ALPHABET: Final = re.compile(rb"[A-Za-z0-9+/]*+")
 _PADDED: Final = re.compile(rb"[A-Za-z0-9+/](?:[AQgw]=|[A-Za-z0-9+/][AEIMQUYcgkosw048])=")
-"""The bits that padding leaves over are 0 (RFC 4648 section 3.5)."""
+"""Pattern of padded Base64 whose unused bits are 0 (RFC 4648 section 3.5)."""
 
 
 class WebType(NamedTuple):
-    """Content type of gRPC-Web. `codec`: the suffix that names the encoding of messages, with its plus; b"": none."""
+    """Content type of gRPC-Web. `codec`: suffix with the message encoding, including the plus; b"": none."""
 
     is_text: bool
     codec: bytes
 
     def line(self) -> bytes:
-        """The value of a `Content-Type` that says so."""
+        """The value of `Content-Type` for it."""
         return b"application/grpc-web%b%b" % (b"-text" if self.is_text else b"", self.codec)
 
 
 def parse_web_type(value: bytes | None) -> WebType | None:
-    """Return the content type of a message of gRPC-Web; None: it is none."""
+    """Return the content type of a gRPC-Web message; None: it is not gRPC-Web."""
     found = None if value is None else _TYPE.match(value.strip(b" \t"))
     return None if found is None else WebType(found[1] is not None, (found[2] or b"").lower())
 
 
 def response_type(asked: WebType, accept: Iterable[bytes]) -> WebType:
-    """Return the form of the response: the first of gRPC-Web's types in `Accept`, or that of the request.
+    """Return the form of the response: the first gRPC-Web type in `Accept`, otherwise that of the request.
 
     `accept`: the values of all its lines.
     """
@@ -49,10 +49,10 @@ def response_type(asked: WebType, accept: Iterable[bytes]) -> WebType:
 
 
 def trailers_frame(trailers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the frame that ends a response. Names are in lower case, as the specification asks.
+    """Return the frame that ends a response. Names are in lower case, as the specification requires.
 
-    The values of a repeated name are one line: some clients know the last line of a name only. Raises `FrameError` for
-    a line that would be read as two.
+    The values of a repeated name are one line, because some clients use only its last line. Raises `FrameError` for a
+    line that would be parsed as two.
     """
     joined: dict[bytes, bytes] = {}
     for name, value in trailers:
@@ -65,7 +65,7 @@ def trailers_frame(trailers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 @final
 class TextDecoder:
-    """Decoder of Base64 that comes in pieces, of which each may be padded. It holds three characters at most."""
+    """Decoder of Base64 in pieces, each of which may be padded. It buffers at most three characters."""
 
     __slots__ = ("_held",)
 
@@ -73,7 +73,7 @@ class TextDecoder:
         self._held = b""
 
     def feed(self, payload: bytes) -> bytes:
-        """Return the bytes that are complete now. Raises `FrameError`."""
+        """Return the decoded bytes. Raises `FrameError`."""
         text = self._held + payload
         whole = len(text) & ~3
         self._held = text[whole:]
@@ -93,17 +93,17 @@ class TextDecoder:
         return b"".join(decoded)
 
     def end(self) -> None:
-        """Take the end of the body. Raises `FrameError` if characters are missing."""
+        """Handle the end of the body. Raises `FrameError` if characters are missing."""
         if self._held:
             raise FrameError("the body is not Base64: its last characters are missing")
 
 
 @final
 class WebResponse:
-    """Writer of a response's body: frames of gRPC in, those of gRPC-Web out.
+    """Writer of a response's body: gRPC frames in, gRPC-Web frames out.
 
-    It passes what it gets on at once, but for two bytes within a message in the text form, and checks that the frames
-    are whole, or trailers could not follow them. `most`: bytes of one message at most.
+    It forwards data at once, except for up to two bytes within a message in the text form, and checks that the frames
+    are complete, because trailers have to follow a complete one. `most`: maximum bytes of one message.
     """
 
     __slots__ = ("_held", "_is_text", "_scanner", "between_messages")
@@ -113,10 +113,10 @@ class WebResponse:
         self._scanner = FrameScanner(most)
         self._held = b""
         self.between_messages = True
-        """Whether the last message that was passed on is whole, so that trailers can follow."""
+        """Whether the last forwarded message is complete, so that trailers can follow."""
 
     def feed(self, payload: bytes) -> bytes:
-        """Return what the client gets. Raises `FrameError`: nothing of this piece is passed on."""
+        """Return the data for the client. Raises `FrameError`: nothing of this piece is forwarded."""
         self._scanner.feed(payload)
         self.between_messages = self._scanner.between_messages
         if not self._is_text:
@@ -124,7 +124,7 @@ class WebResponse:
         payload = self._held + payload
         whole = len(payload)
         if not self.between_messages:
-            whole -= whole % 3  # padding comes behind messages only: so most clients know it
+            whole -= whole % 3  # padding only after messages, as most clients expect
         self._held = payload[whole:]
         return b2a_base64(payload[:whole], newline=False)
 

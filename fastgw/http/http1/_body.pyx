@@ -27,10 +27,10 @@ cdef extern from "Python.h":
 @cython.final
 @cython.no_gc
 cdef class BodyBuffer:
-    """A buffer that is itself the bytes object that was read, once it is taken. It has to be taken by the next call, or
-    never: after that, nobody may write to it any more.
+    """A buffer whose memory becomes the bytes object that is returned by `taken`. It has to be taken by the next call,
+    or never: nobody may write to it afterwards.
 
-    PERF: 32 KiB cost 0.8 us to copy; the processor's caches hold twice as much without.
+    PERF: copying 32 KiB takes 0.8 us; without a copy, twice as much data fits the CPU caches.
     """
 
     def __init__(self, Py_ssize_t size):
@@ -63,7 +63,7 @@ cdef class BodyBuffer:
 @cython.final
 @cython.no_gc
 cdef class Window:
-    """Bytes that are lent to llhttp for one call, without a copy. Empty at all other times."""
+    """Bytes that llhttp reads during one call, without a copy. Empty at all other times."""
 
     cdef const uint8_t* at
     cdef Py_ssize_t length
@@ -72,15 +72,13 @@ cdef class Window:
         PyBuffer_FillInfo(view, self, <void*>self.at, self.length, 1, flags)
 
 
-cdef Window _window = Window()  # one for all: llhttp calls nothing that could feed it again
+cdef Window _window = Window()  # shared, because llhttp calls nothing that feeds it again
 
 
 @cython.final
 @cython.no_gc
 cdef class Seen:
-    """Counters of what llhttp has found. The parser holds a reference to them and to no other object of ours: no
-    reference cycle.
-    """
+    """Counters of llhttp's results. The parser refers to them and to no other object of ours: no reference cycle."""
 
     def on_headers_complete(self):
         self.heads += 1
@@ -99,7 +97,7 @@ cdef class SecondParser:
         self._feed_data = parser(self._seen).feed_data
 
     cdef bint _feed(self, const uint8_t* at, Py_ssize_t length) except -1:
-        """False: llhttp refuses; `_refusal` says why."""
+        """False: llhttp refuses; the reason is in `_refusal`."""
         _window.at = at
         _window.length = length
         try:
@@ -117,12 +115,12 @@ cdef class SecondParser:
         return self.agrees_on_any_head(at, length) and self._seen.messages == (not body_follows)
 
     cdef bint agrees_on_any_head(self, const uint8_t* at, Py_ssize_t length) except -1:
-        """Whether this is exactly one head; whether a body follows, llhttp cannot know. It is of no use after this."""
+        """Whether this is exactly one head, with or without a following body. The parser cannot be used afterwards."""
         self._seen.heads = self._seen.messages = 0
         return self._feed(at, length) and self._seen.heads == 1
 
     cdef bint agrees_on_whole(self, const uint8_t* at, Py_ssize_t length) except -1:
-        """Whether this is exactly one message, which ends with the last byte and not before."""
+        """Whether this is exactly one message, which ends with the last byte."""
         self._seen.heads = self._seen.messages = 0
         return (
             self._feed(at, length - 1)
@@ -133,7 +131,7 @@ cdef class SecondParser:
         )
 
     cdef int _read_on(self, const uint8_t* at, Py_ssize_t length) except -1:
-        """Read bytes behind which the message goes on. Raises `Malformed`."""
+        """Read bytes after which the message continues. Raises `Malformed`."""
         if not self._feed(at, length):
             raise refusal("body", self._refusal) from self._refusal
         if self._seen.messages:
@@ -141,7 +139,7 @@ cdef class SecondParser:
         return 0
 
     cdef int _read_last(self, const uint8_t* at, Py_ssize_t length) except -1:
-        """Read bytes, at least one, the last of which is the message's last. Raises `Malformed`."""
+        """Read at least one byte, up to the last byte of the message. Raises `Malformed`."""
         self._read_on(at, length - 1)
         if not self._feed(at + length - 1, 1):
             raise refusal("body", self._refusal) from self._refusal
@@ -150,7 +148,7 @@ cdef class SecondParser:
         return 0
 
     def agrees(self, bytes head not None, body_follows):
-        """Whether this is exactly one head, and a body follows or does not. `body_follows` None: it cannot know."""
+        """Whether this is exactly one head, and a body follows as stated. `body_follows` None: llhttp cannot know."""
         cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head)
         if body_follows is None:
             return self.agrees_on_any_head(at, PyBytes_GET_SIZE(head))
@@ -236,13 +234,13 @@ cdef class UntilCloseReader:
 # --- chunks ---
 
 cdef enum:
-    MOST_DIGITS = 16  # a size of so many fits 64 bits
+    MOST_DIGITS = 16  # a size with this many digits fits 64 bits
 
 cdef struct Place:
-    # Where in a body of chunks we are.
-    uint64_t left  # payload bytes to come of the open chunk
-    bint line_end  # the one behind the payload of a chunk is yet to come
-    bint ended  # behind the empty line that ends the body
+    # State within a chunked body.
+    uint64_t left  # remaining payload bytes of the current chunk
+    bint line_end  # the line end after a chunk's payload is still to come
+    bint ended  # after the empty line that ends the body
 
 
 cdef inline bint _is_line_end(const uint8_t* at, const uint8_t* end) noexcept nogil:
@@ -250,7 +248,7 @@ cdef inline bint _is_line_end(const uint8_t* at, const uint8_t* end) noexcept no
 
 
 cdef inline int _digit(uint8_t code) noexcept nogil:
-    """Return the value of a hexadecimal digit; -1: it is none."""
+    """Return the value of a hexadecimal digit; -1: invalid."""
     if c"0" <= code <= c"9":
         return code - c"0"
     code |= 0x20
@@ -260,9 +258,9 @@ cdef inline int _digit(uint8_t code) noexcept nogil:
 cdef const uint8_t* _read_chunks(
     const uint8_t* at, const uint8_t* end, Place* place, char* out, Py_ssize_t* length
 ) noexcept nogil:
-    """Read to `end`, to the end of the body, or to a line that is not plain or not complete; return where that is.
+    """Read up to `end`, the end of the body, or a line that is not plain or incomplete; return the position.
 
-    `length`: of the payload so far, which is copied to `out`, unless that is NULL.
+    `length`: bytes of payload so far, copied to `out` unless that is NULL.
     """
     cdef const uint8_t* line
     cdef const uint8_t* first_digit
@@ -303,11 +301,11 @@ cdef const uint8_t* _read_chunks(
 
 
 cdef bytes plain_payload(const uint8_t* at, const uint8_t* end):
-    """Compiled `body.plain_payload`, of what is from `at` to `end`."""
+    """Compiled `body.plain_payload`, for the bytes from `at` to `end`."""
     cdef Place place = Place(0, False, False)
     cdef Py_ssize_t length = 0
     cdef bytes payload
-    if end - at < 5 or memcmp(end - 5, b"0\r\n\r\n", 5):  # most that are not whole are seen by this
+    if end - at < 5 or memcmp(end - 5, b"0\r\n\r\n", 5):  # detects most incomplete bodies
         return None
     if _read_chunks(at, end, &place, NULL, &length) is not end or not place.ended:
         return None
@@ -323,15 +321,14 @@ cdef bytes plain_payload(const uint8_t* at, const uint8_t* end):
 cdef class ChunkedReader:
     """Compiled `body.ChunkedReader`: reads chunks without extensions, and ends without trailers.
 
-    All other lines, and those that are cut in two, are read by one of the reference, which goes on behind them only in
-    trailers.
+    Other lines and incomplete ones are read by a reader of the reference, which continues to the end only in trailers.
     """
 
     assured = 0
 
     cdef SecondParser _second_parser
     cdef object _reference
-    cdef bint _handed_over  # to the reference, which is in the middle of a line
+    cdef bint _handed_over  # the reference is in the middle of a line
     cdef Place _place
     cdef readonly bint done
     cdef readonly bytes rest
@@ -367,7 +364,7 @@ cdef class ChunkedReader:
             else:
                 place = self._place
                 length = 0
-                stop = _read_chunks(at, end, &place, NULL, &length)  # the length first: nothing is copied twice
+                stop = _read_chunks(at, end, &place, NULL, &length)  # the length first, so that nothing is copied twice
                 payload = PyBytes_FromStringAndSize(NULL, length)
                 length = 0
                 _read_chunks(at, stop, &self._place, PyBytes_AS_STRING(payload), &length)
@@ -390,10 +387,10 @@ cdef class ChunkedReader:
         return b"" if pieces is None else b"".join(pieces)
 
     cdef const uint8_t* _end_of_special(self, const uint8_t* at, const uint8_t* end) except NULL:
-        """Return the place up to which the reference reads: to the end of a line, and of trailers all that is there.
+        """Return the position up to which the reference reads: the end of a line; in trailers, everything received.
 
-        PERF: chunks of one byte, in reads of 2 KiB which cut one in two: 0.06 us each; where the reference went on to
-        the end of what was read, 2 us (CPython 3.11, by hand).
+        PERF: chunks of one byte, in reads of 2 KiB that split one: 0.06 us each; 2 us if the reference continued to the
+        end of the received data (CPython 3.11, by hand).
         """
         cdef const void* line_end
         if not (self._handed_over and self._reference.in_trailers):

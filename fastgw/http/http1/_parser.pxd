@@ -7,13 +7,13 @@ from fastgw.http.http1._body cimport SecondParser
 
 
 cdef struct Span:
-    # A piece of a head. A field that is missing starts at 0, where none can.
+    # A piece of a head. A missing field has start 0, where none can begin.
     uint16_t start
     uint16_t length
 
 
 cdef struct Line:
-    # The line of a known field, its line end included, and the value in it.
+    # The line of a known field, including its line end, and the value in it.
     uint16_t start
     uint16_t end
     Span value
@@ -28,24 +28,24 @@ cdef enum:
 
 
 cdef class Head:
-    # All places count from the first byte of `source`, which begins with the head.
+    # All offsets are relative to `source`, which begins with the head.
     cdef bytes source
-    cdef uint32_t names  # a bit for each name that a known field has
-    cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of the other names
+    cdef uint32_t names  # a bit for each known name that occurs
+    cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of other names
     cdef uint64_t beginnings  # `beginning_of` them, together
     cdef uint16_t head_length
     cdef uint16_t first_line
     cdef uint8_t line_count
     cdef readonly bint chunked
     cdef readonly bint close
-    cdef readonly bint http2  # it came by HTTP/2, and was rendered as it stands here
-    cdef readonly bint whole  # all of it is in `source`, and nothing else; one in chunks has its `_payload` then
+    cdef readonly bint http2  # received by HTTP/2, and rendered as this text
+    cdef readonly bint whole  # `source` is the whole message and nothing else; a chunked one has its `_payload`
     cdef readonly int minor
     cdef readonly long long length
     cdef Line lines[MOST_LINES]
     cdef bytes _raw
     cdef bytes _payload
-    cdef PyObject* shown[MOST_SHOWN]  # attributes: NULL or held
+    cdef PyObject* shown[MOST_SHOWN]  # attributes: NULL or owned
     cdef object _fields
     cdef dict _known
     cdef SecondParser _second_parser
@@ -53,16 +53,16 @@ cdef class Head:
 
 cdef class Http1RequestHead(Head):
     cdef readonly bint sized
-    cdef bint read_in_two_ways  # its path: see `paths.has_other_readings`
+    cdef bint read_in_two_ways  # see `paths.has_other_readings`
     cdef Span method_at
     cdef Span target_at  # the request target: path and query
     cdef Span path_at  # the path as sent
-    cdef Span query_at  # starts at 0 where there is no `?`
-    cdef Span authority_at  # the value of Host; never with an upper-case letter
-    cdef Span host_at  # the same without port and last dot
+    cdef Span query_at  # starts at 0 without a `?`
+    cdef Span authority_at  # value of Host; never with an upper-case letter
+    cdef Span host_at  # the authority without port and last dot
     cdef Span authorization_at
-    cdef uint8_t authorizations  # 2: or more
-    cdef Span user_agent_at  # the first of each, where there are several
+    cdef uint8_t authorizations  # 2: two or more
+    cdef Span user_agent_at  # the first one of each
     cdef Span referer_at
     cdef Span origin_at
     cdef Span x_request_id_at
@@ -75,17 +75,18 @@ cdef class Http1ResponseHead(Head):
     cdef readonly bint until_close
     cdef readonly bint has_body
     cdef Span reason_at
-    cdef const char* payload_at  # in `source` or `_payload`, if it is `whole`
+    cdef const char* payload_at  # in `source` or `_payload`, if `whole`
     cdef Py_ssize_t payload_length
 
 
 cdef uint32_t bits_of(names) except? 0
 
-# A number below 64 * SLOT_WORDS for a name, in whatever case: that of all its twins that begin and end with no sign.
+# Return a number below 64 * SLOT_WORDS for a name, ignoring case: equal for all twins that begin and end with a letter
+# or digit.
 cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil
 
-# A bit for the first `BEGINNING` bytes of a name, in whatever case; so many must be there to be read. By this factor no
-# name that is usual has one in common with those that `reserved_headers` has by default.
+# Return a bit for the first `BEGINNING` bytes of a name, ignoring case; that many have to be readable. With this
+# factor, no usual name collides with the default `reserved_headers`.
 cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
     cdef uint32_t four
     memcpy(&four, name, BEGINNING)
@@ -98,7 +99,7 @@ cdef inline int version_of(Head head) noexcept:
 cdef bytes method_of(Http1RequestHead head)
 
 cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
-    """Whether one line has the known name of this bit, and it says `value`."""
+    """Whether the known name of this bit occurs once, with this `value`."""
     cdef int place, found = 0
     cdef Span said
     for place in range(head.line_count):

@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `parser_reference`: ordinary heads read in one pass.
+"""Compiled `parser_reference`: reads ordinary heads in one pass.
 
-A head that is judged here leaves behind where its pieces are, and no object: those are made when they are asked for, but
-for the few of which nearly every request asks.
-Whatever is out of the ordinary, and whatever llhttp finds fault with, is left to the reference, which reads the same
-bytes from their beginning, accepts them after all or refuses them in its words. So nothing is refused here.
+A parsed head stores the offsets of its pieces and no objects: these are created on demand, except for a few that nearly
+every request needs.
+Anything unusual, and anything that llhttp rejects, is passed to the reference, which reads the same bytes from the
+beginning, and accepts or rejects them with its own messages. So nothing is rejected here.
 """
 
 cimport cython
@@ -36,7 +36,7 @@ cdef extern from "_bytes.h" nogil:
 
 # --- names ---
 
-# Those that decide something here are told apart by number; all others that are known follow behind.
+# Names with special handling have fixed numbers; all other known names follow.
 cdef enum Name:
     AUTHORIZATION
     CONNECTION
@@ -60,7 +60,7 @@ cdef tuple _NAMES = _NUMBERED + tuple(sorted((heads.Http1RequestHead.KNOWN | hea
 cdef dict _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
 
 cdef enum:
-    MOST_NAMES = 32  # a bit each
+    MOST_NAMES = 32  # one bit each
     SLOTS = 64 * SLOT_WORDS
     LONGEST_NAME = 27
 
@@ -69,15 +69,15 @@ cdef struct Text:
     Py_ssize_t length
 
 cdef Text _texts[MOST_NAMES]  # of the names, in lower case
-cdef uint8_t _slots[SLOTS]  # a hash table with open addressing: number of a name + 1, or 0
+cdef uint8_t _slots[SLOTS]  # hash table with open addressing: number of a name + 1, or 0
 
-# What a byte may be part of.
+# Character classes of a byte.
 cdef enum:
     TOKEN = 1
-    SIGN = 2  # but for the hyphen
-    PLAIN_PATH = 4  # stands for itself in the normal form of a path
+    SIGN = 2  # except the hyphen
+    PLAIN_PATH = 4  # unescaped in the normal form of a path
     TARGET = 8
-    HOST_NAME = 16  # but for the dot; in lower case
+    HOST_NAME = 16  # except the dot; lower-case only
     DIGIT = 32
 
 cdef uint8_t _kinds[256]
@@ -85,7 +85,7 @@ cdef uint8_t _lower[256]
 
 
 cdef uint32_t bits_of(names) except? 0:
-    """A bit for each of these names."""
+    """Return a bit for each of these names."""
     cdef uint32_t bits = 0
     for name in names:
         bits |= <uint32_t>1 << <int>_NUMBERS[name]
@@ -101,7 +101,7 @@ cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil:
 
 
 cdef inline int _number_in(uint8_t slot, const uint8_t* name, Py_ssize_t length) noexcept nogil:
-    """The number of a token with this slot, in whatever case it is written; -1: no known name."""
+    """Return the number of a token with this slot, ignoring case; -1: not a known name."""
     cdef int number
     while _slots[slot]:
         number = _slots[slot] - 1
@@ -143,16 +143,16 @@ _set_up()
 cdef uint32_t _REQUEST_KNOWN = bits_of(heads.Http1RequestHead.KNOWN)
 cdef uint32_t _RESPONSE_KNOWN = bits_of(heads.Http1ResponseHead.KNOWN)
 cdef uint32_t _FORWARDING = bits_of(heads.FORWARDING)
-# Once at most; again they make the reference think.
+# Allowed once; a repetition is passed to the reference.
 cdef uint32_t _SINGLE = _bit(CONNECTION) | _bit(CONTENT_LENGTH) | _bit(HOST) | _bit(TRANSFER_ENCODING)
 
 
-# --- one pass over the fields ---
+# field lines
 
 cdef const uint8_t* _read_fields(
     Head head, const uint8_t* at, const uint8_t* end, bint request, int max_fields
 ) noexcept:
-    """Read all lines from `at` to the empty line, and return the place behind that. NULL: the reference has to."""
+    """Read all lines from `at` to the empty line, and return the position after it. NULL: call the reference."""
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* name
     cdef const uint8_t* stop
@@ -170,7 +170,7 @@ cdef const uint8_t* _read_fields(
         signs = False
         at = word_end(at, end)
         while at < end and _kinds[at[0]] & TOKEN:
-            signs = True  # for one of them it was where the word ended
+            signs = True  # punctuation has ended the word
             at += 1
         if at == name:
             head.beginnings = beginnings
@@ -191,7 +191,7 @@ cdef const uint8_t* _read_fields(
         if number < 0:
             head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
             if request:
-                # With a sign in it that is no hyphen a name may begin like any other. The line's end stands behind it.
+                # A name with punctuation other than hyphens may begin like any other. The line end follows it.
                 beginnings |= ~<uint64_t>0 if signs else beginning_of(name)
         else:
             value.start = <uint16_t>(at - base)
@@ -222,7 +222,7 @@ cdef inline const uint8_t* _trimmed(const uint8_t* start, const uint8_t* stop) n
 
 
 cdef inline void _note(Http1RequestHead head, int number, Span value) noexcept:
-    """Fields that mean nothing to a proxy, but are logged, or asked for by filters with every request."""
+    """Record fields that are logged, or often read by filters."""
     if number == AUTHORIZATION:
         if head.authorizations == 0:
             head.authorization_at = value
@@ -237,7 +237,7 @@ cdef inline void _note(Http1RequestHead head, int number, Span value) noexcept:
 
 
 cdef bint _has_known_twin(const uint8_t* name, Py_ssize_t length) noexcept nogil:
-    """Whether it would be the name of a known field, were all its signs hyphens."""
+    """Whether it would be the name of a known field with hyphens in place of its punctuation."""
     cdef uint8_t hyphened[LONGEST_NAME]
     cdef Py_ssize_t place
     if length > LONGEST_NAME:
@@ -248,7 +248,7 @@ cdef bint _has_known_twin(const uint8_t* name, Py_ssize_t length) noexcept nogil
 
 
 cdef inline Line* _line(Head head, Name name) noexcept:
-    """The first line of a field that is there."""
+    """Return the first line of a field that is present."""
     cdef Line* line = &head.lines[0]
     while line.name != name:
         line += 1
@@ -256,7 +256,7 @@ cdef inline Line* _line(Head head, Name name) noexcept:
 
 
 cdef inline bint _is(const uint8_t* text, Span span, const char* word, Py_ssize_t length) noexcept nogil:
-    """Whether a value is this word, in lower case, however it is written."""
+    """Whether a value equals this lower-case word, ignoring case."""
     cdef Py_ssize_t place
     if span.length != length:
         return False
@@ -267,7 +267,7 @@ cdef inline bint _is(const uint8_t* text, Span span, const char* word, Py_ssize_
 
 
 cdef bint _settle_framing(Head head) noexcept:
-    """Settle `length`, `chunked` and `close`. False: the reference has to."""
+    """Determine `length`, `chunked` and `close`. False: call the reference."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef Line* line
     cdef Py_ssize_t place
@@ -293,7 +293,7 @@ cdef bint _settle_framing(Head head) noexcept:
     if head.names & _bit(TRANSFER_ENCODING):
         line = _line(head, TRANSFER_ENCODING)
         head.chunked = True
-        # White space behind it is legal, but llhttp does not know that.
+        # White space after the value is legal, but llhttp rejects it.
         if line.value.start + line.value.length + 2 != line.end or not _is(text, line.value, b"chunked", 7):
             return False
         if not head.minor or head.names & _bit(CONTENT_LENGTH):
@@ -301,7 +301,7 @@ cdef bint _settle_framing(Head head) noexcept:
     return True
 
 
-# --- what both kinds of head have in common ---
+# both kinds of heads
 
 cdef inline bytes _cut(Head head, Span span):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source) + span.start, span.length)
@@ -334,7 +334,7 @@ cdef extern from *:
         pass
     int show_member(type owner, PyMemberDef* member, const char* name, Py_ssize_t place) except -1
 
-cdef enum:  # what is in `shown`
+cdef enum:  # indices of `shown`
     # of requests
     METHOD = 0
     LENGTH
@@ -359,9 +359,10 @@ cdef PyMemberDef _response_members[MOST_SHOWN]
 
 
 cdef int _show_all(Head head, tuple names, PyMemberDef* members) except -1:
-    """Make attributes of what heads of this type have in `shown`.
+    """Create attributes for the values in `shown` of this type's heads.
 
-    PERF: to read one takes the interpreter 10 instructions, as of `__slots__`; by a getter it is 200 (CPython 3.11).
+    PERF: reading one takes 10 instructions of the interpreter, as with `__slots__`, instead of 200 by a getter (CPython
+    3.11).
     """
     cdef int number
     for number in range(len(names)):
@@ -377,9 +378,9 @@ cdef inline void _show(Head head, int number, object value) noexcept:
     Py_XDECREF(before)
 
 
-@cython.no_gc  # no cycle: nothing that it holds knows of it
+@cython.no_gc  # no cycle: its objects do not refer to it
 cdef class Head:
-    # what only unordinary heads have
+    # constants, because only unusual heads have others
     upgrade = ()
     connect_protocol = b""
     connection_named = ()
@@ -445,7 +446,7 @@ cdef class Head:
 
 cdef bytes _payload_of(Head head):
     if head.whole and head._payload is None:
-        # PERF: as a slice, which is not known to be one of bytes, it takes 1,100 instructions more (micro/exchange).
+        # PERF: a slice, whose type is not known to be bytes, takes 1,100 instructions more (micro/exchange).
         head._payload = PyBytes_FromStringAndSize(
             PyBytes_AS_STRING(head.source) + head.head_length, PyBytes_GET_SIZE(head.source) - head.head_length
         )
@@ -469,7 +470,7 @@ cdef bytes _first_known(Head head, bytes name):
 
 
 cdef bytes _first_of_any(Head head, bytes name):
-    """Return the first value of a name that is not among `KNOWN`."""
+    """Return the first value of a name that is not in `KNOWN`."""
     cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
     cdef uint8_t slot = slot_of(<const uint8_t*>PyBytes_AS_STRING(name), length) if length else 0
     if not head.others[slot >> 6] >> (slot & 63) & 1:
@@ -487,7 +488,7 @@ cdef list _all_of_any(Head head, bytes name):
 
 
 cdef bytes _next_of_any(Head head, bytes name, const uint8_t** line):
-    """The value of the next field of this name, from a line on; `line` is then the one behind it."""
+    """Return the value of the next field of this name, from a line on; `line` becomes the following line."""
     cdef const uint8_t* at = line[0]
     cdef const uint8_t* end = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.head_length
     cdef const uint8_t* wanted = <const uint8_t*>PyBytes_AS_STRING(name)
@@ -506,7 +507,7 @@ cdef bytes _next_of_any(Head head, bytes name, const uint8_t** line):
                 stop = value_end(at, end)
                 line[0] = <const uint8_t*>memchr(stop, c"\n", end - stop) + 1
                 return PyBytes_FromStringAndSize(<const char*>at, _trimmed(at, stop) - at)
-        at = <const uint8_t*>memchr(at, c"\n", end - at) + 1  # the head ends with one
+        at = <const uint8_t*>memchr(at, c"\n", end - at) + 1  # the head ends with a line end
     return None
 
 
@@ -522,7 +523,7 @@ cdef class Http1RequestHead(Head):
     DROPPED = heads.Http1RequestHead.DROPPED
     KNOWN = heads.Http1RequestHead.KNOWN
 
-    # what only unordinary heads have
+    # constants, because only unusual heads have others
     scheme = b""
     expects_continue = False
     accepts_trailers = False
@@ -533,7 +534,7 @@ cdef class Http1RequestHead(Head):
         return _first(self, name)
 
     def values(self, bytes name not None):
-        # PERF: 0.06 us, 0.2 by looking for the field in 15 lines (CPython 3.11, micro/tokens).
+        # PERF: 0.06 us, 0.2 by a search in 15 lines (CPython 3.11, micro/tokens).
         if self._fields is None and self.authorizations < 2 and name == b"authorization":
             return [_cut(self, self.authorization_at)] if self.authorizations else []
         return Head.values(self, name)
@@ -548,7 +549,7 @@ cdef class Http1RequestHead(Head):
 
     @property
     def host_as_sent(self):
-        return _cut(self, self.authority_at)  # one with capital letters is left to the reference
+        return _cut(self, self.authority_at)  # one with capital letters is parsed by the reference
 
     @property
     def raw_path(self):
@@ -598,7 +599,7 @@ cdef bytes method_of(Http1RequestHead head):
 
 
 cdef bint _show_request(Http1RequestHead head) except -1:
-    """Store what nearly every request is asked for, now that all is settled."""
+    """Store the attributes that nearly every request needs, after the head was parsed."""
     cdef bint is_get = head.method_at.length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3)
     _show(head, METHOD, _GET if is_get else _cut(head, head.method_at))
     _show(head, LENGTH, head.length)
@@ -630,8 +631,9 @@ cdef enum:
 
 
 cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) except -1:
-    """Our own parse of a head, or, unless it has to be `alone`, of that with its body. False: the reference has to
-    parse. Raises `Malformed` for a path, as the reference would."""
+    """Parse a head, or, unless it has to be `alone`, a head with its body. False: call the reference. Raises
+    `Malformed` for a path, like the reference.
+    """
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* end = base + PyBytes_GET_SIZE(head.source)
     cdef const uint8_t* at = base
@@ -695,7 +697,7 @@ cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) excep
 
 
 cdef bint _settle_host(Http1RequestHead head) noexcept:
-    """A name in lower case, and perhaps a port. False: the reference has to look at it."""
+    """Parse a lower-case name with an optional port. False: call the reference."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef Span value
     cdef Py_ssize_t at, end, port = 0
@@ -726,7 +728,7 @@ cdef bint _settle_host(Http1RequestHead head) noexcept:
 
 
 cdef bint _agrees_on_all(SecondParser second_parser, Head head, bint has_body) except -1:
-    """Whether llhttp finds the same message, which is there as a whole."""
+    """Whether llhttp finds the same complete message."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     if has_body:
         return second_parser.agrees_on_whole(text, PyBytes_GET_SIZE(head.source))
@@ -752,7 +754,7 @@ cdef bint _llhttp_agrees_on_request(Http1RequestHead head) except -1:
 
 
 cdef Http1RequestHead _request_head(bytes received, int max_fields, bint alone):
-    """Read a request head as `_read_request` does. None: the reference has to parse."""
+    """Read a request head like `_read_request`. None: call the reference."""
     cdef Http1RequestHead head
     if PyBytes_GET_SIZE(received) > LONGEST_HEAD:
         return None
@@ -762,7 +764,7 @@ cdef Http1RequestHead _request_head(bytes received, int max_fields, bint alone):
 
 
 def read_request(bytes raw not None, int max_fields):
-    """Compiled `parser_reference.read_request`: our own parse alone."""
+    """Compiled `parser_reference.read_request`: without the second parser."""
     cdef Http1RequestHead head = _request_head(raw, max_fields, True)
     return heads.read_request(raw, max_fields) if head is None else head
 
@@ -860,7 +862,7 @@ cdef class Http1ResponseHead(Head):
 
 
 cdef bint _read_response(Http1ResponseHead head, bytes request_method, int max_fields) noexcept:
-    """Our own parse. False: the reference has to parse."""
+    """Parse a head. False: call the reference."""
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* end = base + head.head_length
     cdef const uint8_t* at = base + 12
@@ -885,7 +887,7 @@ cdef bint _read_response(Http1ResponseHead head, bytes request_method, int max_f
 
 
 cdef bint _settle_response_body(Http1ResponseHead head, bytes request_method) noexcept:
-    """Compiled `parser_reference._settle_response_body`. False: the reference has to."""
+    """Compiled `parser_reference._settle_response_body`. False: call the reference."""
     cdef bint declared = head.chunked or head.length > 0
     if head.status < 200:
         return not declared
@@ -906,7 +908,7 @@ cdef SecondParser _for_responses = SecondParser(HttpResponseParser)
 
 
 cdef bint _llhttp_agrees_on_response(Http1ResponseHead head, bytes request_method) except -1:
-    """Whether llhttp finds the same response, with all that came, if that is the whole of it."""
+    """Whether llhttp finds the same response, including all received bytes if that is the whole message."""
     global _for_responses
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef bint agrees
@@ -924,7 +926,7 @@ cdef bint _llhttp_agrees_on_response(Http1ResponseHead head, bytes request_metho
 
 
 cdef Http1ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_method, int max_fields):
-    """None: the reference has to parse."""
+    """Read a response head. None: call the reference."""
     cdef Http1ResponseHead head
     cdef Py_ssize_t following = PyBytes_GET_SIZE(received) - end
     if not 0 <= end <= LONGEST_HEAD or following < 0:
@@ -936,7 +938,7 @@ cdef Http1ResponseHead _response_head(bytes received, Py_ssize_t end, bytes requ
         return None
     _settle_whole(head, following)
     if not head.whole:
-        head.source = head._raw = received[:end]  # so that what came behind it need not be kept
+        head.source = head._raw = received[:end]  # without the bytes after it, which need not be kept
     _show(head, STATUS, head.status)
     _show(head, MINOR, head.minor)
     _show(head, CLOSE_OF_RESPONSE, head.close)
@@ -945,7 +947,9 @@ cdef Http1ResponseHead _response_head(bytes received, Py_ssize_t end, bytes requ
 
 
 cdef bint _settle_whole(Http1ResponseHead head, Py_ssize_t following) except -1:
-    """Settle whether a body ends where `source` does, `following` bytes behind its head, and where it is then."""
+    """Determine whether the body ends where `source` does, with `following` bytes after its head, and where it is
+    then.
+    """
     cdef const char* at = PyBytes_AS_STRING(head.source) + head.head_length
     if head.has_body and head.chunked:
         head._payload = plain_payload(<const uint8_t*>at, <const uint8_t*>at + following)
@@ -962,7 +966,7 @@ cdef bint _settle_whole(Http1ResponseHead head, Py_ssize_t following) except -1:
 
 
 def read_response(bytes raw not None, bytes request_method not None, int max_fields):
-    """Compiled `parser_reference.read_response`: our own parse alone."""
+    """Compiled `parser_reference.read_response`: without the second parser."""
     head = _response_head(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
     return heads.read_response(raw, request_method, max_fields) if head is None else head
 

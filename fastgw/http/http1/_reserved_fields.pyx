@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `reserved_fields`: most heads have none of the fields, and `_parser` has marked what their names are like.
+"""Compiled `reserved_fields`: most heads have none of the fields, which `_parser` has detected by hashes of the names.
 
-What may have one is left to the reference.
+Heads that may have one are passed to the reference.
 """
 
 cimport cython
@@ -20,9 +20,9 @@ cdef class ReservedFields:
     """Compiled `reserved_fields.ReservedFields`."""
 
     cdef object _reference
-    cdef uint64_t _slots[SLOT_WORDS]  # a bit for each `slot_of` of a whole name and its twins
-    cdef uint64_t _beginnings  # a bit for each `beginning_of` a name
-    cdef uint64_t _continued  # those of them that are of a name to be continued
+    cdef uint64_t _slots[SLOT_WORDS]  # a bit for each `slot_of` of a complete name and its twins
+    cdef uint64_t _beginnings  # a bit for each `beginning_of` of a name
+    cdef uint64_t _continued  # those of prefixes
 
     def __init__(self, names):
         cdef bytes each

@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Compiled `serializer_reference`: heads that `_parser` has read are cut into what goes out, one bytes object each.
+"""Compiled `serializer_reference`: copies the remaining parts of heads that `_parser` has read into a single bytes
+object.
 
-Left to the reference are heads that it has read itself, and those whose fields were changed.
+Heads read by the reference, and those with changed fields, are passed to the reference.
 """
 
 cimport cython
@@ -29,7 +30,7 @@ cdef struct Cut:
 
 
 cdef struct Cuts:
-    # The lines that are left out, in their order.
+    # Removed lines, in order.
     int count
     Py_ssize_t bytes
     Cut lines[MOST_CUTS]
@@ -37,18 +38,18 @@ cdef struct Cuts:
 
 @cython.final
 cdef class _Sought:
-    """Names whose lines nobody has looked for yet, and all their twins: `folded`."""
+    """Names whose lines have not been located yet, with all their twins: `folded`."""
 
     cdef tuple names
     cdef int count
     cdef const uint8_t* texts[MOST_SOUGHT]
     cdef Py_ssize_t lengths[MOST_SOUGHT]
-    cdef uint64_t some_length  # a bit for each length that occurs; those from 63 on share one
+    cdef uint64_t some_length  # a bit for each length that occurs; lengths from 63 on share one
     cdef uint64_t slots[SLOT_WORDS]  # a bit for each `slot_of` of a name and its twins
 
     def __init__(self, names):
         cdef bytes name
-        self.names = tuple(sorted(names))  # keeps the texts
+        self.names = tuple(sorted(names))  # keeps the texts alive
         self.count = 0
         for name in self.names:
             self.texts[self.count] = <const uint8_t*>PyBytes_AS_STRING(name)
@@ -59,7 +60,7 @@ cdef class _Sought:
             self.count += 1
 
     cdef bint may_be_in(self, Head head) noexcept:
-        """Whether a line of such a name may be there."""
+        """Whether a line with such a name may be present."""
         cdef int word
         for word in range(SLOT_WORDS):
             if self.slots[word] & head.others[word]:
@@ -92,7 +93,7 @@ _SIGNS = b"!#$%&'*+-.^_`|~"
 
 
 def slots_of(bytes name not None):
-    """Return the bits of a `folded` name and all names alike."""
+    """Return the bits of a `folded` name and its twins."""
     cdef Py_ssize_t last = len(name) - 1
     cdef bytes twin
     for start in _SIGNS if name.startswith(b"-") else name[:1]:
@@ -103,17 +104,17 @@ def slots_of(bytes name not None):
 
 @cython.final
 cdef class _Left:
-    """Fields that are left out: the bits of names whose lines are known, and names that are looked for."""
+    """Removed fields: bits of names whose lines are known, and names to search for."""
 
     cdef uint32_t mask
-    cdef _Sought sought  # None: nothing more
+    cdef _Sought sought  # None: no further names
     cdef bint no_via
-    cdef bint authorization  # of a request, and that is all that is sought: `_parser` knows where it is
+    cdef bint authorization  # only `Authorization` of a request, whose line `_parser` has located
 
 
 @cython.final
 cdef class _Masks:
-    """Fields that are left out, `DROPPED` among them, for each set of more names."""
+    """Removed fields, including `DROPPED`, for each set of further names."""
 
     cdef frozenset known
     cdef uint32_t dropped
@@ -130,7 +131,7 @@ cdef class _Masks:
         self.last = None
 
     cdef _Left left(self, frozenset also):
-        """None: more names than are looked for here."""
+        """None: too many names to search for here."""
         if also is not self.last:
             left = self.kept.get(also)
             if left is None:
@@ -159,13 +160,13 @@ cdef class _Masks:
 
 
 cdef frozenset _NO_VIA = frozenset((splice.NO_VIA,))
-cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without signs, so without twins
+cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without punctuation, so without twins
 cdef _Masks _request_masks = _Masks(heads.Http1RequestHead)
 cdef _Masks _response_masks = _Masks(heads.Http1ResponseHead)
 
 
 cdef bint _can_cut(Head head, _Left left, uint32_t more, Cuts* cuts) noexcept:
-    """Find what is cut out of the field lines, known ones with a bit in `more` among it. False: the reference has to."""
+    """Find the lines to remove, including known ones with a bit in `more`. False: call the reference."""
     cdef uint32_t mask
     if left is None or (head._fields is not None and head._fields.changed):
         return False
@@ -199,7 +200,7 @@ cdef void _cut_known(Head head, uint32_t mask, Cuts* cuts) noexcept:
 
 
 cdef void _cut_authorization(Http1RequestHead head, Cuts* cuts) noexcept:
-    """The one line there is, among those that are cut already."""
+    """Insert the only `Authorization` line among the removed lines."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef Py_ssize_t start = head.authorization_at.start
     cdef Py_ssize_t end = <const uint8_t*>memchr(text + start, c"\n", head.head_length - start) + 1 - text
@@ -216,7 +217,7 @@ cdef void _cut_authorization(Http1RequestHead head, Cuts* cuts) noexcept:
 
 
 cdef bint _cut_sought(Head head, uint32_t mask, _Sought sought, Cuts* cuts) noexcept:
-    """Every line is looked at. False: there are too many to cut."""
+    """Search all lines. False: too many to remove."""
     cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* colon
     cdef Py_ssize_t at = head.first_line, last = head.head_length - 2, end
@@ -240,12 +241,12 @@ cdef bint _cut_sought(Head head, uint32_t mask, _Sought sought, Cuts* cuts) noex
 
 
 cdef inline Py_ssize_t _kept_length(Head head, const Cuts* cuts) noexcept:
-    """How many bytes of field lines stay, without the empty line."""
+    """Return the number of bytes of the remaining field lines, without the empty line."""
     return head.head_length - head.first_line - 2 - cuts.bytes
 
 
 cdef char* _put_kept(char* out, Head head, const Cuts* cuts) noexcept:
-    """Write the field lines that stay, as many bytes as `_kept_length` says, and return the end."""
+    """Write the remaining field lines, `_kept_length` bytes, and return the end."""
     cdef const char* text = PyBytes_AS_STRING(head.source)
     cdef Py_ssize_t at = head.first_line
     cdef int place
@@ -261,7 +262,7 @@ cdef inline char* _put(char* out, const char* piece, Py_ssize_t length) noexcept
 
 
 cdef inline char* _put_bytes(char* out, bytes piece) noexcept:
-    # Most pieces that there may be are not there.
+    # Most pieces are empty.
     return _put(out, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)) if PyBytes_GET_SIZE(piece) else out
 
 
@@ -387,7 +388,7 @@ cdef inline char* _put_id(char* out, bytes request_id) noexcept:
 
 
 cdef inline Text _framing(long long length, char* length_line) noexcept:
-    """The line that frames a body of `length`, or of what stands in its place. `length_line`: room for it."""
+    """Return the line that frames a body of `length`, which may be a marker. `length_line`: buffer for it."""
     cdef Text line
     line.text = length_line
     line.length = 0
@@ -400,7 +401,7 @@ cdef inline Text _framing(long long length, char* length_line) noexcept:
 
 
 cdef Py_ssize_t _length_line(char* line, long long length) noexcept:
-    """Write `Content-Length: …` with its line end, and return how long that is."""
+    """Write `Content-Length: …` with its line end, and return its length."""
     cdef char digits[MOST_DIGITS]
     cdef int place = MOST_DIGITS
     cdef char* out = _put(line, b"Content-Length: ", 16)

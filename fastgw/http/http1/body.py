@@ -29,7 +29,7 @@ class BodyReader(Protocol):
 
     @property
     def assured(self) -> int:
-        """Minimum number of bytes that are still to come, all of them payload."""
+        """Minimum number of further bytes that are payload."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Read the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""

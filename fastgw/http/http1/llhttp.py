@@ -17,9 +17,7 @@ _UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expe
 
 @final
 class _Seen:
-    """Counters of what llhttp has found. The parser holds a reference to them and to no other object of ours: no
-    reference cycle.
-    """
+    """Counters of llhttp's results. The parser refers to them and to no other object of ours: no reference cycle."""
 
     __slots__ = ("heads", "messages")
 

@@ -122,7 +122,7 @@ class _Head:
         return 20 if self.http2 else 10 + self.minor
 
     def came_by_http2(self) -> None:
-        """Note that the text was rendered from HTTP/2."""
+        """Record that the text was rendered from HTTP/2."""
         self.http2 = True
 
     def came_by_connect(self, protocol: bytes) -> None:

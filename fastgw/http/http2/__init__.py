@@ -1,4 +1,4 @@
-"""HTTP/2 as bytes: sessions by libnghttp2, which is linked by a compiled module.
+"""HTTP/2 sessions by libnghttp2, which is linked into a compiled module.
 
-Without that module there is no HTTP/2, as no implementation in Python is quick or strict enough to take its place.
+Without that module HTTP/2 is not available, because no Python implementation is fast and strict enough.
 """

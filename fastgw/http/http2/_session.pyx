@@ -1,13 +1,14 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A connection's HTTP/2 by libnghttp2: bytes to events, and messages to bytes. No I/O, no clock.
+"""HTTP/2 session of a connection by libnghttp2: bytes to events, and messages to bytes. No I/O, no clock.
 
-Heads cross it in the text of HTTP/1.1, so that the parsers and serializers of that serve both versions: a request or
-response that comes in is rendered with the framing that HTTP/2 says, and one that goes out is taken apart again.
+Heads are exchanged as HTTP/1.1 text, so that its parsers and serializers serve both versions: a received request or
+response is rendered with its framing, and a sent one is split into fields.
 
-Rule 1: what nghttp2 accepts is checked once more by whoever parses the text: two parsers, as for HTTP/1.1. Here are the
-checks that only HTTP/2 needs: one authority, no connection-specific fields, a bounded head, bounded rates of frames.
-Rule 2: the connection's window is given back as bytes come, so that no stream can stall another; a stream's is given
-back (`consume`) by who took the piece, never here. What is held is bounded by the windows of the streams together.
+Rule 1: a head accepted by nghttp2 is checked again by the parser of the text: two parsers, as for HTTP/1.1. Here are
+the checks that only HTTP/2 needs: one authority, no connection-specific fields, a bounded head, bounded rates of
+frames. Rule 2: received data is credited to the connection's window at once, so that no stream can stall another, and
+to a stream's window by its receiver (`consume`), never here. Buffered data is bounded by the windows of all streams
+together.
 """
 
 cimport cython
@@ -162,7 +163,7 @@ cdef enum:
     CANCEL = 8
     ENHANCE_YOUR_CALM = 11
 
-# Kinds of events: what a peer has sent. Each is `(kind, stream, value)`.
+# Kinds of received events. Each is `(kind, stream, value)`.
 cdef enum:
     E_HEAD = 0
     E_DATA = 1
@@ -182,11 +183,11 @@ cdef enum:
 
 
 cdef enum:
-    MOST_FIELDS = 256  # of a head that goes out: on the stack
+    MOST_FIELDS = 256  # fields of a sent head: on the stack
     OUT_BYTES = 65536
     FRAME = 9 + 16384
     KEPT_BLOCK = 4096
-    # Bounds of what a peer may send beside what it is there for.
+    # Rate limits of control frames.
     RESET_BURST = 100
     RESETS_PER_SECOND = 33
     EMPTY_DATA_BURST = 100
@@ -196,13 +197,13 @@ cdef enum:
     CONTROL_PER_SECOND = 10
     CONTINUATIONS = 8
     MOST_IN_FRAME = 16384
-    # Streams that are remembered after they have closed.
+    # Maximum number of closed streams that are remembered.
     KEPT_RESETS = 256
     KEPT_GAPS = 32
     LEAST_WINDOW = 1024
-    MANY_DIGITS = 5  # of a Content-Length
+    MANY_DIGITS = 5  # digits of a Content-Length
 
-cdef uint8_t _out[OUT_BYTES + FRAME]  # between two calls it is empty
+cdef uint8_t _out[OUT_BYTES + FRAME]  # empty between two calls
 cdef uint8_t _lower[256]
 
 
@@ -216,7 +217,7 @@ _set_up_tables()
 
 
 cdef struct Block:
-    # Bytes that grow.
+    # Growing byte buffer.
     uint8_t* bytes
     size_t length
     size_t room
@@ -234,7 +235,7 @@ cdef inline bint _append(Block* block, const uint8_t* text, size_t length) noexc
             return False
         block.bytes = grown
         block.room = room
-    if length:  # or both may be NULL
+    if length:  # otherwise both may be NULL
         memcpy(block.bytes + block.length, text, length)
     block.length += length
     return True
@@ -253,18 +254,18 @@ cdef class Session
 
 @cython.final
 cdef class _Outgoing:
-    """Bytes of a stream's body that are still to be sent. It is nghttp2's to fetch, when the windows have room."""
+    """Bytes of a stream's body that wait to be sent. nghttp2 fetches them when the windows allow it."""
 
     cdef Session owner
     cdef bytes piece
     cdef Py_ssize_t at
-    cdef list more  # pieces behind it, or None
-    cdef Py_ssize_t held  # bytes of all
-    cdef Py_ssize_t taken  # bytes that have gone out
+    cdef list more  # further pieces, or None
+    cdef Py_ssize_t held  # number of buffered bytes
+    cdef Py_ssize_t taken  # number of bytes sent
     cdef bint ended
     cdef bint deferred
-    cdef bint noted  # tell when some of it is sent
-    cdef bytes trailers  # ready lines, or empty
+    cdef bint noted  # report when some of it is sent
+    cdef bytes trailers  # serialized lines, or empty
 
 
 cdef struct Span:
@@ -274,10 +275,10 @@ cdef struct Span:
 
 @cython.final
 cdef class Session:
-    """One side of one HTTP/2 connection.
+    """One side of an HTTP/2 connection.
 
-    `feed` takes what came, and returns events; `to_send` returns what is to go out. `error`: why the connection has to
-    end, once that is so, for the log; what `to_send` has is still sent. After `close` it answers nothing any more.
+    `feed` parses received bytes and returns events; `to_send` returns bytes to send. `error`: reason why the connection
+    has to end, for the log; the bytes of `to_send` are still sent. After `close` there are no further results.
     """
 
     cdef nghttp2_session* _session
@@ -285,7 +286,7 @@ cdef class Session:
     cdef list _events
     cdef bint _is_client
     cdef bint _secure
-    # the head that comes in now
+    # the head that is being received
     cdef Block _fields
     cdef Block _cookies
     cdef Block _pseudo
@@ -300,33 +301,33 @@ cdef class Session:
     cdef int _head_fields
     cdef bint _too_long
     cdef bint _has_length
-    cdef bint _is_long  # by its Content-Length
+    cdef bint _is_long  # the body is long, by its Content-Length
     cdef bint _has_host
     cdef str _refusal
     cdef size_t _most_head_bytes
     cdef int _most_head_fields
     cdef int _continuations
-    cdef readonly bint in_head  # a head has begun, and is not complete
+    cdef readonly bint in_head  # a head is incomplete
     # rates
     cdef double _resets
     cdef double _at
     cdef int _empty_data
     cdef double _control
     cdef readonly object error
-    cdef uint32_t _code  # that belongs to `error`
+    cdef uint32_t _code  # error code of `error`
     # windows
-    cdef int32_t _first_window  # of a stream that begins
-    cdef int32_t _stream_window  # that it has later, while there is capacity
+    cdef int32_t _first_window  # initial window of a stream
+    cdef int32_t _stream_window  # window of a stream later, while there is capacity
     cdef Py_ssize_t _spare_capacity
     cdef set _widened  # streams
     cdef bint _settled  # the peer has acknowledged our SETTINGS
     cdef size_t _received_before
     # streams of the peer
     cdef int32_t _last_stream
-    cdef list _gaps  # (first, last) of streams that the peer has passed over, or None
-    cdef dict _reset_here  # those that were reset by us, as the peer may not know yet; the latest ones
-    cdef int32_t _oldest_known  # up to this one, resets are not known any more
-    cdef bint _refuses_new  # the last GOAWAY is on its way: what is above it is ignored
+    cdef list _gaps  # (first, last) of stream identifiers that the peer has skipped, or None
+    cdef dict _reset_here  # recently reset by us, which the peer may not know yet
+    cdef int32_t _oldest_known  # resets up to this stream are forgotten
+    cdef bint _refuses_new  # the last GOAWAY is sent: higher streams are ignored
     cdef size_t _queued_before_settings
     cdef bint _in_settings
     cdef bint _ended
@@ -356,10 +357,10 @@ cdef class Session:
         int header_count,
         bint connect_protocol=False,
     ):
-        """`max_streams`: that the peer may have open at once; 0: none. `stream_window`: bytes that it may send on a stream
-        before they are consumed; `connection_window`: on all streams together.
+        """`max_streams`: maximum number of concurrent streams of the peer; 0: none. `stream_window`: bytes that it may
+        send on a stream before they are consumed; `connection_window`: on all streams together.
 
-        `header_bytes`, `header_count`: of a head, decoded, as RFC 9113 section 6.5.2 counts.
+        `header_bytes`, `header_count`: limits of a decoded head, as in RFC 9113 section 6.5.2.
         """
         cdef nghttp2_settings_entry entries[6]
         cdef int count = 0, failed
@@ -367,7 +368,7 @@ cdef class Session:
         self._most_head_bytes, self._most_head_fields = header_bytes, header_count
         self._stream_window = self._first_window = stream_window
         if <Py_ssize_t>stream_window * max_streams > connection_window:
-            # Each stream has its share of a half for certain; of the other half those get more that make use of it.
+            # Each stream is guaranteed its share of one half; the other half is for streams that use it.
             self._first_window = max(min(stream_window, connection_window // 2 // max_streams), LEAST_WINDOW)
             self._spare_capacity = connection_window - <Py_ssize_t>self._first_window * max_streams
         if client:
@@ -400,10 +401,10 @@ cdef class Session:
         free(self._cookies.bytes)
         free(self._pseudo.bytes)
 
-    # what came
+    # input
 
     def feed(self, buffer, Py_ssize_t length, double now):
-        """Take bytes of the peer; return the events that they bring, in order."""
+        """Parse bytes of the peer; return the resulting events, in order."""
         cdef Py_buffer view
         cdef ssize_t taken
         if self._ended:
@@ -424,11 +425,11 @@ cdef class Session:
                 ENHANCE_YOUR_CALM if taken == ERR_FLOODED else PROTOCOL_ERROR,
             )
         if self.error is not None:
-            self._events.clear()  # nothing more is begun: the connection ends
+            self._events.clear()  # nothing further begins: the connection ends
         return self.events()
 
     def events(self):
-        """Return what has happened since: also by sending, as that may end a stream."""
+        """Return events since the last call, including those caused by sending."""
         cdef list events = self._events
         if self.error is not None and not self._ended:
             self._ended = True
@@ -438,7 +439,7 @@ cdef class Session:
         return events
 
     cdef void _fail(self, str why, uint32_t code) noexcept:
-        """End the connection: nothing more that the peer has sent is looked at."""
+        """End the connection: further data of the peer is ignored."""
         if self.error is None:
             self.error = why
             self._code = code
@@ -447,9 +448,9 @@ cdef class Session:
         self._fail(why, ENHANCE_YOUR_CALM)
 
     cdef void _begin_frame_of_stream(self, int32_t stream) noexcept:
-        """HEADERS begin a stream, or are trailers of an open one: nghttp2 ignores all others.
+        """Handle the begin of HEADERS, which open a stream or are trailers of an open one: nghttp2 ignores all others.
 
-        RFC 9113 section 5.1: ignored are those of streams that were reset here, as they may be on their way.
+        RFC 9113 section 5.1: those of streams that were reset here are ignored, because they may have been in transit.
         """
         if stream > self._last_stream:
             if stream > self._last_stream + 2:
@@ -478,7 +479,7 @@ cdef class Session:
 
     cdef void _count_reset(self) noexcept:
         self._resets -= 1
-        if self._resets < 0 and not self._is_client:  # a server may refuse what it is asked for as often as it likes
+        if self._resets < 0 and not self._is_client:  # a server may refuse any number of requests
             self._flooded("too many streams were reset")
 
     cdef void _count_control(self) noexcept:
@@ -504,7 +505,7 @@ cdef class Session:
         return _append(&self._pseudo, value, length)
 
     cdef bint _add_field(self, const uint8_t* name, size_t namelen, const uint8_t* value, size_t length) noexcept:
-        """Take a field of the head that comes in now. False: no memory."""
+        """Add a field to the head that is being received. False: out of memory."""
         self._head_bytes += namelen + length + 32
         self._head_fields += 1
         if self._head_bytes > self._most_head_bytes or self._head_fields > self._most_head_fields:
@@ -522,7 +523,7 @@ cdef class Session:
                 return self._keep_pseudo(&self._authority, value, length)
             if namelen == 9:
                 return self._keep_pseudo(&self._protocol, value, length)
-            if namelen == 7:  # :status, three digits, which nghttp2 has checked
+            if namelen == 7:  # :status, three digits, as checked by nghttp2
                 self._status = 100 * (value[0] - c"0") + 10 * (value[1] - c"0") + (value[2] - c"0")
             return True
         if length and (value[0] == c" " or value[0] == c"\t" or value[length - 1] == c" " or value[length - 1] == c"\t"):
@@ -549,7 +550,7 @@ cdef class Session:
         )
 
     cdef void _end_head(self, int32_t stream, bint ended):
-        """The head is complete: tell of it in the text of HTTP/1.1."""
+        """Report a complete head as HTTP/1.1 text."""
         self.in_head = False
         if self._too_long:
             self._events.append((E_TOO_LONG, stream, self._path_text()))
@@ -567,7 +568,7 @@ cdef class Session:
             self._events.append((E_WHOLE if ended else E_HEAD, stream, self._request_text(ended)))
 
     cdef void _widen(self, int32_t stream) noexcept:
-        """Let more of a stream come before it is consumed, if there is capacity."""
+        """Increase the window of a stream, if there is capacity."""
         cdef int32_t more = self._stream_window - self._first_window
         if 0 < more <= self._spare_capacity and stream not in self._widened:
             self._widened.add(stream)
@@ -581,7 +582,7 @@ cdef class Session:
         return PyBytes_FromStringAndSize(<const char*>self._pseudo.bytes + span.start, span.length)
 
     cdef inline bint _says(self, Span span, const char* word, size_t length) noexcept:
-        """Whether it is this word, however it is written."""
+        """Whether it equals this word, ignoring case."""
         cdef size_t place
         if span.length != length:
             return False
@@ -591,12 +592,12 @@ cdef class Session:
         return True
 
     cdef str _request_refusal(self):
-        """Return why a request cannot be rendered, or must not be."""
+        """Return why a request cannot be rendered, or must not be served."""
         cdef size_t place
-        for place in range(self._pseudo.length):  # all of them, one behind the other
+        for place in range(self._pseudo.length):  # all of them, one after the other
             if not 0x21 <= self._pseudo.bytes[place] <= 0x7E:
                 return "The method, path or authority has a character that no URL has."
-        if self._protocol.length:  # extended CONNECT (RFC 8441): nghttp2 has checked that it is one
+        if self._protocol.length:  # extended CONNECT (RFC 8441), as checked by nghttp2
             if self._has_length:
                 return "A tunnel has no Content-Length."
         elif self._says(self._method, b"connect", 7):
@@ -606,7 +607,7 @@ cdef class Session:
         if not self._path.length:
             return "There is no path."
         if self._says(self._method, b"pri", 3):
-            return "The method PRI is reserved."  # RFC 9113 section 11.6: it begins connections
+            return "The method PRI is reserved."  # RFC 9113 section 11.6: it is the connection preface
         if self._has_host and self._authority.length and (
             self._host.length != self._authority.length
             or memcmp(
@@ -679,12 +680,12 @@ cdef class Session:
                 (E_END, stream, PyBytes_FromStringAndSize(<const char*>self._fields.bytes, self._fields.length))
             )
 
-    # what goes out
+    # output
 
     def respond(self, int32_t stream, bytes message not None, bint ended):
-        """Send a response whose head is at the beginning of `message`, in the text of HTTP/1.1, and the body behind it.
+        """Send a response: `message` is its head as HTTP/1.1 text, and the body after it.
 
-        A status below 200 has no body, and others follow. Lines of HTTP/1.1's framing are left out.
+        A status below 200 has no body, and further responses follow. HTTP/1.1 framing lines are left out.
         """
         cdef nghttp2_nv fields[MOST_FIELDS]
         cdef Block block
@@ -713,7 +714,7 @@ cdef class Session:
             free(block.bytes)
 
     def request(self, bytes message not None, bint ended):
-        """Send a request, as `respond` sends a response. Returns its stream; -1: no more can be begun here."""
+        """Send a request, like `respond`. Returns its stream; -1: no further stream can be opened."""
         cdef nghttp2_nv fields[MOST_FIELDS]
         cdef Block block
         cdef Py_ssize_t end = 0
@@ -751,7 +752,7 @@ cdef class Session:
         return outgoing
 
     def send(self, int32_t stream, bytes payload not None):
-        """Send a piece of a body. Returns how many bytes of it are held, with what was held before."""
+        """Send a piece of a body. Returns the number of buffered bytes, including earlier ones."""
         cdef _Outgoing outgoing = self._outgoing.get(stream)
         if outgoing is None or not payload:
             return 0 if outgoing is None else outgoing.held
@@ -767,7 +768,7 @@ cdef class Session:
         return outgoing.held
 
     def end(self, int32_t stream, bytes trailers not None):
-        """The body ends; `trailers`: ready lines `Name: value`, or empty."""
+        """End the body; `trailers`: serialized lines `Name: value`, or empty."""
         cdef _Outgoing outgoing = self._outgoing.get(stream)
         if outgoing is not None:
             outgoing.ended = True
@@ -780,8 +781,9 @@ cdef class Session:
             nghttp2_session_resume_data(self._session, stream)
 
     def held(self, int32_t stream):
-        """Return how many bytes of a stream's body wait to be sent. If there are any, `SENT` tells of the next that
-        are."""
+        """Return the number of buffered bytes of a stream's body. If there are any, `SENT` reports when further ones
+        are sent.
+        """
         cdef _Outgoing outgoing = self._outgoing.get(stream)
         if outgoing is None:
             return 0
@@ -789,7 +791,7 @@ cdef class Session:
         return outgoing.held
 
     def taken(self, int32_t stream):
-        """Return how many bytes of a stream's body the peer's window has let go out."""
+        """Return the number of bytes of a stream's body that were sent within the peer's window."""
         cdef _Outgoing outgoing = self._outgoing.get(stream)
         return 0 if outgoing is None else outgoing.taken
 
@@ -797,7 +799,7 @@ cdef class Session:
         nghttp2_submit_rst_stream(self._session, 0, stream, code)
 
     def consume(self, int32_t stream, size_t length):
-        """Give back so many bytes to the stream's window: they are not held here any more."""
+        """Credit bytes to the stream's window: they are no longer buffered here."""
         if (
             self._spare_capacity
             and 2 * nghttp2_session_get_stream_effective_recv_data_length(self._session, stream) >= self._first_window
@@ -807,7 +809,7 @@ cdef class Session:
         nghttp2_session_consume_stream(self._session, stream, length)
 
     def to_send(self):
-        """Return what is to go out next, 64 KiB at most; empty: nothing, for now."""
+        """Return the next bytes to send, at most 64 KiB; empty: none for now."""
         cdef const uint8_t* piece
         cdef ssize_t length
         cdef size_t total = 0
@@ -823,12 +825,12 @@ cdef class Session:
 
     @property
     def done(self):
-        """Whether nothing more comes or goes: the connection can be closed."""
+        """Whether nothing more is received or sent: the connection can be closed."""
         return not nghttp2_session_want_read(self._session) and not nghttp2_session_want_write(self._session)
 
     @property
     def wants_attention(self):
-        """Whether `to_send` has something, a head is incomplete, or the connection has to end."""
+        """Whether `to_send` has data, a head is incomplete, or the connection has to end."""
         return (
             self.in_head
             or self.error is not None
@@ -837,18 +839,18 @@ cdef class Session:
         )
 
     def announce_goaway(self):
-        """Tell that no new streams will be taken soon (RFC 9113 section 6.8); those on their way still are."""
+        """Announce that streams will not be accepted soon (RFC 9113 section 6.8); those in transit still are."""
         nghttp2_submit_shutdown_notice(self._session)
 
     def goaway(self, uint32_t code=0):
-        """Take no new streams: what comes later was never processed."""
+        """Accept no further streams: later ones are not processed."""
         self._refuses_new = True
         nghttp2_submit_goaway(
             self._session, 0, nghttp2_session_get_last_proc_stream_id(self._session), code, NULL, 0
         )
 
     def terminate(self, uint32_t code):
-        """End the connection once what is queued is sent."""
+        """End the connection after pending output was sent."""
         nghttp2_session_terminate_session(self._session, code)
 
     def ping(self):
@@ -856,12 +858,12 @@ cdef class Session:
 
     @property
     def peer_max_streams(self):
-        """Streams that the peer lets be open at once."""
+        """Maximum number of concurrent streams that the peer allows."""
         return nghttp2_session_get_remote_settings(self._session, SETTING_MAX_CONCURRENT_STREAMS)
 
 
 cdef inline uint8_t* _put(uint8_t* out, const void* text, size_t length) noexcept nogil:
-    if length:  # or `text` may be NULL
+    if length:  # otherwise `text` may be NULL
         memcpy(out, text, length)
     return out + length
 
@@ -877,9 +879,9 @@ cdef inline void _set_field(
 cdef int _take_apart(
     bytes message, Block* block, nghttp2_nv* fields, bint is_request, bint secure, Py_ssize_t* end_at
 ) except -1:
-    """Take a head in the text of HTTP/1.1 apart into fields. `block`: what holds their names. Returns how many.
+    """Split a head as HTTP/1.1 text into fields. `block`: memory for their names. Returns their number.
 
-    `end_at`: where the body begins.
+    `end_at`: start of the body.
     """
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(message)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
@@ -913,7 +915,7 @@ cdef int _take_apart(
         at = line_end + 2
     else:
         raise ValueError("no request line")
-    # Names in lower case, in one piece that does not move: a head's length is enough.
+    # Lower-case names, in one block that does not move: the length of a head is enough.
     line_end = at
     while line_end < stop and line_end[0] != c"\r":
         line_end = <const uint8_t*>memchr(line_end, c"\n", stop - line_end) + 1
@@ -953,7 +955,7 @@ cdef int _take_apart(
             fields[count].flags = NV_NO_INDEX
         count += 1
         name += namelen
-    if is_request and not has_host:  # of a client of HTTP/1.0: an empty authority is none (RFC 9113 section 8.3.1)
+    if is_request and not has_host:  # an HTTP/1.0 client: an empty authority is left out (RFC 9113 section 8.3.1)
         count -= 1
         for place in range(3, <size_t>count):
             fields[place] = fields[place + 1]
@@ -961,7 +963,7 @@ cdef int _take_apart(
 
 
 cdef inline bint _is_of_http1(const uint8_t* name, size_t length) noexcept nogil:
-    """Whether a field is for one connection of HTTP/1.1 alone (RFC 9113 section 8.2.2)."""
+    """Whether a field is specific to an HTTP/1.1 connection (RFC 9113 section 8.2.2)."""
     if length == 10:
         return not memcmp(name, b"connection", 10) or not memcmp(name, b"keep-alive", 10)
     if length == 17:
@@ -1023,7 +1025,7 @@ cdef bint _submit_trailers(nghttp2_session* session, int32_t stream, bytes trail
         free(block.bytes)
 
 
-# --- what nghttp2 tells ---
+# callbacks of nghttp2
 
 cdef int _on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, void* user) noexcept:
     cdef Session self = <Session>user
@@ -1038,7 +1040,7 @@ cdef int _on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, v
         self._count_reset()
     elif hd.type == F_CONTINUATION:
         self._continuations += 1
-        if hd.length > MOST_IN_FRAME:  # nghttp2 1.52 does not look at the size of these
+        if hd.length > MOST_IN_FRAME:  # nghttp2 1.52 does not limit these
             self._fail("a frame is too large", FRAME_SIZE_ERROR)
         elif self._continuations > CONTINUATIONS:
             self._flooded("too many CONTINUATION frames")
@@ -1053,7 +1055,7 @@ cdef int _on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, v
 
 
 cdef ssize_t _ignore_extension(nghttp2_session* session, void** payload, const nghttp2_frame_hd* hd, void* user) noexcept:
-    return ERR_CANCEL  # unknown frames are told of at all only where they may be unpacked
+    return ERR_CANCEL  # unknown frames are reported only if unpacking is enabled
 
 
 cdef int _on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
@@ -1113,18 +1115,18 @@ cdef int _on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* u
     if frame.hd.type == F_SETTINGS:
         if not frame.hd.flags & FLAG_ACK:
             self._in_settings = False
-            # RFC 9113 section 6.9.2: a window beyond the largest one is an error of the connection; nghttp2 resets the
-            # streams. What it answers otherwise is one ACK.
+            # RFC 9113 section 6.9.2: a window above the maximum is a connection error; nghttp2 only resets the streams.
+            # Otherwise its answer is one ACK.
             if nghttp2_session_get_outbound_queue_size(session) > self._queued_before_settings + 1:
                 self._fail("SETTINGS make a window too large", FLOW_CONTROL_ERROR)
                 return ERR_CALLBACK_FAILURE
             if self._is_client:
                 self._events.append((E_SETTINGS, 0, None))
-        elif not self._settled:  # from now on the windows of the streams are those that we have said
+        elif not self._settled:  # from now on the peer uses our initial window
             self._settled = True
             nghttp2_session_consume_connection(session, self._received_before)
     elif frame.hd.type == F_GOAWAY:
-        # First, as streams that have ended by it are begun anew, which must not be here.
+        # First, because the streams that it ends are retried, which must not be on this connection.
         self._events.insert(0, (E_GOAWAY, frame.goaway.last_stream_id, frame.goaway.error_code))
     elif frame.hd.type == F_PING and frame.hd.flags & FLAG_ACK:
         self._events.append((E_PONG, 0, None))
@@ -1138,7 +1140,7 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
     elif frame.hd.type == F_RST_STREAM:
         self._remember_reset(frame.hd.stream_id)
         if frame.rst_stream.error_code not in (NO_ERROR, INTERNAL_ERROR, CANCEL):
-            self._count_reset()  # what the peer has made us do
+            self._count_reset()  # caused by the peer
             self._events.append((E_BROKEN, frame.hd.stream_id, None))
     return 0
 
@@ -1146,7 +1148,7 @@ cdef int _on_sent(nghttp2_session* session, const nghttp2_frame* frame, void* us
 cdef int _on_invalid_frame(nghttp2_session* session, const nghttp2_frame* frame, int code, void* user) noexcept:
     cdef Session self = <Session>user
     self.in_head = False
-    self._remember_reset(frame.hd.stream_id)  # or will be
+    self._remember_reset(frame.hd.stream_id)  # or it will be
     if frame.hd.type == F_HEADERS and self.error is None:
         self._events.append((E_MALFORMED, frame.hd.stream_id, nghttp2_strerror(code).decode("ascii")))
     return 0
@@ -1157,7 +1159,7 @@ cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t cod
     cdef _Outgoing outgoing = self._outgoing.pop(stream, None)
     if outgoing is not None:
         self.held_by_all -= outgoing.held
-        outgoing.owner = None  # a circle
+        outgoing.owner = None  # avoids a reference cycle
     if self._widened and stream in self._widened:
         self._widened.remove(stream)
         self._spare_capacity += self._stream_window - self._first_window
@@ -1168,7 +1170,7 @@ cdef int _on_stream_close(nghttp2_session* session, int32_t stream, uint32_t cod
 cdef int _on_not_sent(nghttp2_session* session, const nghttp2_frame* frame, int code, void* user) noexcept:
     cdef Session self = <Session>user
     cdef _Outgoing outgoing
-    if frame.hd.type == F_HEADERS and frame.headers.cat == CAT_REQUEST:  # the server takes no more streams
+    if frame.hd.type == F_HEADERS and frame.headers.cat == CAT_REQUEST:  # the server accepts no further streams
         outgoing = self._outgoing.pop(frame.hd.stream_id, None)
         if outgoing is not None:
             self.held_by_all -= outgoing.held

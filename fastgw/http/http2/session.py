@@ -1,4 +1,4 @@
-"""The session of one HTTP/2 connection: the compiled module where it is there, and what it tells of."""
+"""HTTP/2 session of a connection: the compiled module, if available, and the events that it returns."""
 
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -15,43 +15,44 @@ else:
     try:
         from fastgw.http.http2._session import VERSION as _library
         from fastgw.http.http2._session import Session
-    except ImportError as error:  # not compiled, or the library of the system is missing
+    except ImportError as error:  # not compiled, or the system library is missing
         Session, _why_missing = None, str(error)
 
 Event = tuple[int, int, Any]
-"""Kind, stream, and a value by the kind."""
+"""Kind, stream, and a value that depends on the kind."""
 
 
 class EventKind(IntEnum):
-    """Kinds of events: bytes that a peer has sent, or the end of a stream."""
+    """Kinds of events: frames received from the peer, or the end of a stream."""
 
     HEAD = 0
-    """A head, in the text of HTTP/1.1; a body or trailers follow."""
+    """A head as HTTP/1.1 text; a body or trailers follow."""
     DATA = 1
     END = 2
-    """The peer ends its side of the stream; the value is the lines of its trailers, or empty."""
+    """The peer has ended its side of the stream; the value is the lines of its trailers, or empty."""
     CLOSED = 3
-    """The stream is over; the value is an error code (RFC 9113 section 7), 0: both sides have ended."""
+    """The stream is closed; the value is an error code (RFC 9113 section 7), 0: both sides have ended it."""
     REFUSED = 4
-    """A head that must not be served; the value says why."""
+    """A head that must not be served; the value is the reason."""
     GOAWAY = 5
-    """The peer takes no streams above this one; the value is an error code."""
+    """The peer does not process streams above this one; the value is an error code."""
     INTERIM = 6
     """The head of an interim response, as in `HEAD`."""
     PONG = 7
     TOO_LONG = 8
-    """A head above the bounds; the value is its path, as far as it was read."""
+    """A head above the limits; the value is its path, as far as it was read."""
     MALFORMED = 9
-    """A head that the library has refused; the stream was reset. The value says why."""
+    """A head rejected by the library; the stream was reset. The value is the reason."""
     SENT = 10
-    """Bytes of a body have been sent, of which it was asked how many are held (`Session.held`)."""
+    """Bytes of a body were sent, after `Session.held` was called for it."""
     WHOLE = 11
-    """A head with which the peer ends its side of the stream."""
+    """A head with which the peer has ended its side of the stream."""
     CONNECT = 12
-    """The head of an extended CONNECT (RFC 8441): its protocol, its text, without framing, and whether the stream ends
-    with it."""
+    """The head of an extended CONNECT (RFC 8441): its protocol, its text without framing, and whether the stream ends
+    with it.
+    """
     SETTINGS = 13
-    """A server has said what it allows."""
+    """A server has sent its SETTINGS."""
     BROKEN = 14
     """The stream was reset here, as the peer has broken the protocol on it. `CLOSED` follows."""
 
@@ -73,7 +74,7 @@ class ErrorCode(IntEnum):
 
 
 def describe() -> str:
-    """Describe the library for people, or why there is none."""
+    """Describe the library for people, or the reason why it is missing."""
     return f"libnghttp2 {_library}" if _why_missing is None else f"not offered: {_why_missing}"
 
 

@@ -1,1 +1,1 @@
-"""The WebSocket protocol (RFC 6455): handshake and frames. No I/O, no clock."""
+"""WebSocket protocol (RFC 6455): handshake and frames. No I/O, no clock."""

@@ -1,7 +1,7 @@
-"""Frames of RFC 6455: a strict reader of one direction, which passes on what it has checked, and the writer.
+"""WebSocket frames (RFC 6455): a strict reader of one direction, which returns the checked bytes, and a writer.
 
-Rule 1: payload is passed on as it comes and is not copied; headers and control frames are held until they are whole.
-Rule 2: nothing of a frame that must not pass is passed on, but for payload that went before its fault was seen.
+Rule 1: payload is forwarded as it arrives, without a copy; headers and control frames are buffered until they are
+complete. Rule 2: no part of an invalid frame is forwarded, except payload forwarded before the error was detected.
 """
 
 import zlib
@@ -15,21 +15,21 @@ POLICY, TOO_BIG, UPSTREAM_LOST = 1008, 1009, 1011
 _DATA: Final = frozenset((CONTINUATION, TEXT, BINARY))
 _CONTROL: Final = frozenset((CLOSE, PING, PONG))
 _CODES: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
-"""Below 3000, those that a peer may send (RFC 6455 section 7.4, and the registry of IANA)."""
+"""Close codes below 3000 that a peer may send (RFC 6455 section 7.4, and the IANA registry)."""
 _PIECE: Final = 65536
 _TAIL: Final = b"\x00\x00\xff\xff"
 _decoder: Final = getincrementaldecoder("utf-8")
 
 
 class Violation(NamedTuple):
-    """Violation for which a connection is closed: the close code, and the reason, which both sides get."""
+    """Violation for which a connection is closed: close code, and the reason for both sides."""
 
     code: int
     reason: str
 
 
 class Deflate(NamedTuple):
-    """Parameters that were agreed on for one direction of permessage-deflate (RFC 7692)."""
+    """Negotiated parameters for one direction of permessage-deflate (RFC 7692)."""
 
     window_bits: int = 15
     keeps_context: bool = True
@@ -43,9 +43,9 @@ class _Refused(Exception):
 
 @final
 class FrameReader:
-    """Reader of the frames of one direction. `masked`: as a client sends them.
+    """Reader of the frames of one direction. `masked`: whether they are sent by a client.
 
-    `message_bytes`: of the payload of one message over its frames, inflated where it is compressed; None: any number.
+    `message_bytes`: maximum payload of a message over its frames, after decompression; None: unlimited.
     """
 
     __slots__ = (
@@ -74,51 +74,51 @@ class FrameReader:
 
     def __init__(self, masked: bool, message_bytes: int | None = None, deflate: Deflate | None = None) -> None:
         self._masked, self._limit, self._deflate = masked, message_bytes, deflate
-        self._held = b""  # the beginning of a header or of a control frame
-        self._left = 0  # bytes of the present data frame that are still to come
+        self._held = b""  # an incomplete header or control frame
+        self._left = 0  # remaining bytes of the current data frame
         self._key = b""
         self._key_at = 0
-        self._opcode = 0  # of the message that has begun; 0: none has
-        self._message = False  # its last frame is the present one
-        self._size = 0  # of the message so far
+        self._opcode = 0  # opcode of the current message; 0: none
+        self._message = False  # the current frame is its last one
+        self._size = 0  # size of the message so far
         self._compressed = False
-        self._checked = False  # whether its payload is looked at
+        self._checked = False  # whether its payload is checked
         self._text = _decoder()
         self._inflater = None if deflate is None else zlib.decompressobj(-deflate.window_bits)
         self.messages = 0
-        """Messages that have begun."""
+        """Number of messages that have begun."""
         self.pings = 0
         self.frames = 0
-        """Frames that are whole, but for answers to pings of the gateway."""
+        """Number of complete frames, without responses to the gateway's pings."""
         self.allowance: int | None = None
-        """Messages and pings that may still begin. None: any number."""
+        """Messages and pings that may still begin. None: unlimited."""
         self.own_pong: bytes | None = None
-        """Payload of a ping of the gateway, whose answer is not passed on. None: it is answered."""
+        """Payload of the gateway's ping, whose response is not forwarded. None: it was answered."""
         self.close: int | None = None
-        """The code of the close frame that has come, `NO_CODE` where it has none. What is behind it is dropped."""
+        """Code of the received close frame, `NO_CODE` if it has none. Later data is dropped."""
         self.violation: Violation | None = None
-        """Violation after which nothing more is read."""
+        """Violation after which nothing is read."""
 
     @property
     def at_boundary(self) -> bool:
-        """Whether what was passed on ends with a whole frame."""
+        """Whether the forwarded bytes end with a complete frame."""
         return not self._left
 
     def rest(self, chunk: bytes) -> bytes:
-        """Return what of a chunk belongs to the frame that has begun, unchecked: nothing behind it is wanted."""
+        """Return the part of a chunk that belongs to the current frame, unchecked."""
         part = chunk[: self._left]
         self._left -= len(part)
         return part
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take what came; return what of it may be passed on. `close` or `violation` may be set by it."""
+        """Parse received bytes; return those that may be forwarded. Sets `close` or `violation`."""
         if self.violation is not None or self.close is not None:
             return b""
         if self._held:
             chunk, self._held = self._held + chunk, b""
         at, start, size = 0, 0, len(chunk)
-        cut: list[bytes] = []  # what stands before frames that are not passed on
-        begin = -1  # of the frame at `at`, where it begins in this chunk
+        cut: list[bytes] = []  # bytes before frames that are not forwarded
+        begin = -1  # start of the frame at `at` in this chunk
         try:
             while at < size and self.close is None:
                 if self._left:
@@ -155,13 +155,13 @@ class FrameReader:
             self._held = chunk[at:]
         except _Refused as refused:
             self.violation = refused.violation
-            if begin >= 0:  # the frame began in this chunk: nothing of it passes
+            if begin >= 0:  # the frame began in this chunk: no part of it is forwarded
                 self._left, at = 0, begin
         passed = chunk[start:at]
         return b"".join((*cut, passed)) if cut else passed
 
     def _header_end(self, chunk: bytes, at: int, size: int) -> int:
-        """Check the header of a frame; return where its payload begins. 0: it is not there as a whole."""
+        """Check the header of a frame; return the start of its payload. 0: the header is incomplete."""
         if size - at < 2:
             self._check_first(chunk[at])
             return 0
@@ -209,7 +209,7 @@ class FrameReader:
         if self._limit is None:
             return
         if self._compressed if opcode == CONTINUATION else first & 0x40:
-            most = self._limit + self._limit // 256 + 64  # of what cannot be compressed
+            most = self._limit + self._limit // 256 + 64  # maximum size of incompressible data
             if length > most:
                 raise _Refused(TOO_BIG, "message too big")
         elif length + (self._size if opcode == CONTINUATION else 0) > self._limit:
@@ -239,7 +239,7 @@ class FrameReader:
                 raise _Refused(POLICY, "too many messages")
 
     def _take_control(self, opcode: int, payload: bytes) -> bool:
-        """Take a control frame. False: it is not passed on."""
+        """Handle a control frame. False: it is not forwarded."""
         if opcode == PONG and self.own_pong is not None and payload == self.own_pong:
             self.own_pong = None
             return False
@@ -255,7 +255,7 @@ class FrameReader:
         return unmask(chunk[at:end], chunk[at - 4 : at], 0) if self._masked else chunk[at:end]
 
     def _check(self, part: bytes, last: bool) -> None:
-        """Check payload of text, or that is compressed. `last`: the message ends with it."""
+        """Check payload of text or compressed messages. `last`: the message ends with it."""
         if self._masked:
             at, self._key_at = self._key_at, (self._key_at + len(part)) & 3
             part = unmask(part, self._key, at)
@@ -292,7 +292,7 @@ class FrameReader:
             if self._opcode == TEXT:
                 self._check_text(made)
             part = self._inflater.unconsumed_tail
-            if self._inflater.eof:  # of a last block, behind which another one may begin
+            if self._inflater.eof:  # a final block, after which another stream may begin
                 part = self._inflater.unused_data
                 self._inflater = zlib.decompressobj(-self._deflate.window_bits)
                 if part == _TAIL:
@@ -300,7 +300,7 @@ class FrameReader:
 
 
 def unmask(payload: bytes, key: bytes, at: int) -> bytes:
-    """Return payload without its mask (RFC 6455 section 5.3), or with it. `at`: where in the key it begins."""
+    """Unmask payload (RFC 6455 section 5.3), or mask it. `at`: offset in the key at its start."""
     size = len(payload)
     turned = (key[at:] + key[:at]) * (size // 4 + 1)
     return (int.from_bytes(payload, "little") ^ int.from_bytes(turned[:size], "little")).to_bytes(size, "little")
@@ -320,7 +320,7 @@ def _close_code(payload: bytes) -> int:
 
 
 def control_frame(opcode: int, payload: bytes, masked: bool) -> bytes:
-    """Return a frame with at most 125 bytes of payload; `masked`: as a client sends it."""
+    """Return a frame with at most 125 bytes of payload; `masked`: as sent by a client."""
     if not masked:
         return bytes((128 | opcode, len(payload))) + payload
     key = urandom(4)

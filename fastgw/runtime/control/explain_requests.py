@@ -23,7 +23,7 @@ class Explaining:
         self._running: asyncio.Future[Explained] | None = None
 
     async def explain(self, request: RequestToExplain) -> Explained:
-        """Explain a request, as `NodeInterface` has it."""
+        """Implements `NodeInterface.explain`."""
         async with asyncio.timeout(WITHIN_S):
             while self._running is not None and not self._running.done():
                 await asyncio.wait((self._running,))

@@ -195,7 +195,7 @@ class _Checked:
         self.task.add_done_callback(_tell_defects)
 
     def stays(self, wanted: _Spec | None) -> bool:
-        """Whether it is to be checked in the same way."""
+        """Whether its check is unchanged."""
         if wanted is None:
             return False
         (upstream, target, *others), (mine, my_target, *my_others) = wanted, self._spec

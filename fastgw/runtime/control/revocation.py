@@ -113,5 +113,5 @@ def _tell_defect(sharing: asyncio.Task[None]) -> None:
 
 
 def _value(secret: Secret, accepted: ConfigSnapshot) -> str:
-    """Raises `SecretError`."""
+    """Return the value of a secret. Raises `SecretError`."""
     return secret_in(secret.file, accepted.captured[secret.file]) if secret.file else secret.value()

@@ -67,7 +67,7 @@ class TrafficHistory:
             self.points.append(_point(before, live))
 
     def recent(self, totals: Totals) -> Recent:
-        """Return the counts since about a minute ago, or since control began."""
+        """Return the counts since about a minute ago, or since control started."""
         now = _mark(totals, self._clock())
         if not self._marks:
             return Recent(1.0, {}, {}, {})

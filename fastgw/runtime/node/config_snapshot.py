@@ -112,7 +112,7 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
 
     @property
     def upstreams(self) -> Mapping[str, Upstream]:
-        """Each is unpacked when it is asked for, each time."""
+        """Upstreams, each decoded on every access."""
         return _Unpacking(self.encoded_upstreams)
 
     @property
@@ -137,7 +137,7 @@ class ConfigSnapshot(msgspec.Struct, dict=True, kw_only=True):
         return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes, access_logs=logs)
 
     def emptying(self) -> Steps[None]:
-        """Drop what tables were made from, which they do not need any more."""
+        """Drop the parts that tables were built from."""
         for held, left in _long(self):
             if left is Retention.NAMES and isinstance(held, dict):
                 held.update(dict.fromkeys(held, b""))
@@ -319,7 +319,7 @@ def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> 
 
 
 def _read_part(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Retention]], tables: bool) -> None:
-    """Put a piece of a long part where it belongs, or what is kept of it."""
+    """Insert a piece of a long part, or the retained content of it."""
     place, raw = msgspec.msgpack.decode(part, type=tuple[int, msgspec.Raw])
     held, left = long[place]
     if not tables and left is Retention.NOTHING:
@@ -409,7 +409,7 @@ class FeedsKept:
         return self.wanted.store(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
 
     def packed(self, source: FeedSource) -> bytes:
-        """Encode a source, and see that it can be decoded, as `_encoded` does."""
+        """Encode a source, and check that it can be decoded, like `_encoded`."""
         known = self.encoded.find(id(source))
         if known is None:
             known = source, encode_object(source)

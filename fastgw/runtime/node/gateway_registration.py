@@ -58,7 +58,7 @@ def register(node_state: NodeState) -> None:
 
 
 def _check_name(name: str) -> None:
-    """Raises `CannotStart`."""
+    """Check that the name is free. Raises `CannotStart`."""
     for each in running():
         if each.entry.name == name:
             file = f"from {each.entry.config}" if each.entry.config else "without a file"

@@ -13,7 +13,7 @@ CONTROL_BEATS_S: Final = 0.25
 
 
 class WorkerHeartbeat:
-    """Beats once a tick."""
+    """Heartbeat of a worker, written in each tick."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, words: ShmLayout, column: Column) -> None:
         self._loop = loop

@@ -274,7 +274,7 @@ class Exposition:
         return self._generations.get(committed, self._generations[0])
 
     def text(self, accept: bytes = b"") -> tuple[bytes, bytes]:
-        """Content type and text, in the format that this Accept field asks for."""
+        """Return content type and text, in the format requested by this Accept header."""
         form: ExpositionFormat = wanted(accept)
         return form.content_type, exposed(self._families(), form)
 
@@ -472,6 +472,6 @@ def _target_seconds(totals: Totals) -> Iterator[Sample]:
 
 
 def _named(target: str) -> tuple[str, str]:
-    """Target and upstream, in a `target_name`."""
+    """Split a `target_name` into target and upstream."""
     upstream, _, label = target.rpartition(" ")
     return label, upstream or OTHER

@@ -41,7 +41,7 @@ def file_of(settings: Config) -> str | None:
 
 
 def run_of(run_key: bytes) -> bytes:
-    """Return the id of this run of the gateway, which may be published."""
+    """Return the id of this run of the gateway, which is not secret."""
     return blake2b(run_key, digest_size=16, person=b"quotas").hexdigest().encode()
 
 

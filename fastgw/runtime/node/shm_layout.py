@@ -131,15 +131,15 @@ class ShmLayout:
         column.words[self.ready] = 0
 
     def held_body_budget(self, column: Column) -> HeldBodyBudget:
-        """Return this process's account of the memory of kept request bodies."""
+        """Return this process's share of the memory budget for kept request bodies."""
         return column.held_body_budget(self.kept_bytes)
 
     def count_tokens(self, column: Column) -> None:
-        """Let the token caches of this process count here."""
+        """Let the token caches of this process use these counters."""
         credential_cache.count_in(column.words[self.tokens : self.tokens + credential_cache.WORDS])
 
     def report_state(self, column: Column) -> None:
-        """Let this process tell here whether the Redis of `state` is there."""
+        """Let this process report here whether the Redis of `state` is reachable."""
         availability.report_in(column.words[self.state_up : self.state_up + 1])
 
     # written by the supervisor
@@ -149,7 +149,7 @@ class ShmLayout:
         shared.supervisor.words[self.ready] = ready
 
     def set_awaits(self, shared: SharedMemory, awaits: bool) -> None:
-        """Whether something is to come before there is anything to serve."""
+        """Set whether the gateway waits for data before it can serve."""
         shared.supervisor.words[self.awaits] = awaits
 
     def commit(self, shared: SharedMemory, generation: int) -> None:
@@ -204,7 +204,7 @@ class ShmLayout:
         return min(filter(None, served), default=shared.supervisor.words[self.generation])
 
     def control_has_beaten(self, shared: SharedMemory, at_ns: int) -> None:
-        """Control's loop went round at this instant of the monotonic clock."""
+        """Record a heartbeat of control at this instant of the monotonic clock."""
         shared.supervisor.words[self.control_beat] = at_ns
 
     def beat_of_control(self, shared: SharedMemory) -> int:

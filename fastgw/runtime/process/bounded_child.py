@@ -145,7 +145,7 @@ class BoundedCheck:
 
 
 def _become(work: Callable[[], bytes], bounds: Bounds, pipe: int) -> NoReturn:
-    """We are the child."""
+    """Run the work in the child process."""
     code = CRASHED
     try:
         signal.set_wakeup_fd(-1)  # otherwise control's loop would receive our signals
@@ -185,7 +185,7 @@ def _bind(bounds: Bounds) -> None:
 
 
 def _lower(limit: int, soft: int, hard: int) -> None:
-    """Never above what this process may have already."""
+    """Lower a limit, at most to what this process may have already."""
     most = resource.getrlimit(limit)[1]
     if most != resource.RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)

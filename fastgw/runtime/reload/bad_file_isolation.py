@@ -67,7 +67,7 @@ def tried(
 def _one_by_one(
     make: Callable[[Collection[str]], T], files: Sequence[str], first: ConfigError
 ) -> tuple[T, dict[str, str]]:
-    """Several are to blame, or none."""
+    """Try the files one by one, because several are bad, or none."""
     held = dict.fromkeys(files, "")
     try:
         made = make(held)
@@ -88,7 +88,7 @@ def _named(file: str, problems: Sequence[Problem]) -> bool:
 
 
 def _why(file: str, error: ConfigError) -> str:
-    """Describe, in a line, the problem of the file, and where it was found."""
+    """Describe, in one line, the error of the file with its position."""
     problem = next((each for each in error.problems if _named(file, [each])), error.problems[0])
     if problem.file == file:
         return str(problem)

@@ -186,7 +186,7 @@ def _served(config: Config) -> Iterator[tuple[str, ServerTls]]:
 
 
 def certificate_infos(config: Config, captured: Files, why: Why) -> list[CertificateInfo]:
-    """Each of each listener."""
+    """Return the certificates of all listeners."""
     found = []
     for listener, tls in _served(config):
         for each in tls.certificates:

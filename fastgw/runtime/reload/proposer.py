@@ -133,7 +133,7 @@ class Proposer:
         self._untaken: Contents = {}  # contents that were tried and are invalid
 
     async def reload(self, source: Origin) -> Outcome:
-        """Take what the file says."""
+        """Load the file."""
         if self._next is None:
             self._next = asyncio.create_task(self._reload(source))
         return await asyncio.shield(self._next)
@@ -237,7 +237,7 @@ class Proposer:
             return await self._offer(read, "api", name, spares=spares, subject=subject)
 
     def _checked(self, read: Read, file: str, spares: bool, dry_run: bool) -> CheckedDocument:
-        """Check a document, in a process of its own."""
+        """Check a document in a child process."""
         loaded, _ = self._make_most(read, "api", file, None, spares)
         if not dry_run:
             return CheckedDocument()
@@ -251,7 +251,7 @@ class Proposer:
         return None if admin is None else admin.document_bytes // BYTES_PER_VALUE
 
     def _load_posted(self, text: bytes, suffix: str, instead: Contents) -> Loaded:
-        """Raises `ConfigError`, whose problems do not blame the file on disk."""
+        """Read a document from the API. Raises `ConfigError`, whose errors do not name the file on disk."""
         file = self.current.file
         try:
             known = self.current.captured
@@ -270,7 +270,7 @@ class Proposer:
             raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
 
     def _load_file(self, instead: Contents = NO_CONTENTS) -> Loaded:
-        """Raises `ConfigError`."""
+        """Read the file. Raises `ConfigError`."""
         return config.load(self.current.file, TYPES, instead, self._remembered, self.current.captured)
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
@@ -361,7 +361,7 @@ class Proposer:
 
     @property
     def is_due(self) -> bool:
-        """Whether a file that has not been taken may be by now, as it is."""
+        """Whether a withheld file may be usable by now, without a change."""
         return time.time() >= self._due_date or time.monotonic() >= self._again["contents"].due_at
 
     @property
@@ -387,7 +387,7 @@ class Proposer:
         return taken, {file: wrong for file, wrong in away.items() if wrong} | why
 
     def _withhold(self, why: Why) -> None:
-        """Tell, once, what of the present files is not in force, and why."""
+        """Log, once, which present contents are not active, and why."""
         before, self.withheld = self.withheld, why
         dates, now = self._withheld_dates, time.time()
         self._withheld_dates = {file: dates.get(file, now) for file in why}
@@ -725,7 +725,7 @@ def _kept_note(loaded: Loaded) -> str:
 
 
 def _reasons(loaded: Loaded) -> Iterable[str]:
-    """Return the reasons why contents of files were not taken, each once."""
+    """Return the reasons why contents of files are not active, each once."""
     return dict.fromkeys(loaded.withheld.values())
 
 

@@ -91,7 +91,7 @@ class Staleness:
             self._look(current())
 
     def refused(self, current: Callable[[], ConfigSnapshot], why: str) -> None:
-        """Record that the present source files were refused."""
+        """Record that the present source files were rejected."""
         with self._lock:
             self._refused = why, self._digest_now(current())
             self.state = Stale("refused", why, time.time() if self.state is None else self.state.since_date)
@@ -126,7 +126,7 @@ class Staleness:
             self.state = Stale(found[0], found[1], self.state.since_date)
 
     def _find_reason(self, current: ConfigSnapshot) -> tuple[StaleReason, str] | None:
-        """Return the reason why it is stale, in a word and for people."""
+        """Return the reason why it is stale, as a keyword and as text."""
         is_same = self.is_same = self._files.read_files(current.sources)
         digest = self._files.digest
         if self._refused is not None:

@@ -34,7 +34,7 @@ class HangDetector:
 
     @property
     def next_look_at(self) -> float:
-        """Monotonic seconds."""
+        """Time of the next check (monotonic seconds)."""
         return self._looked_at + LOOK_EVERY
 
     def check_children(self, children: Sequence[Child], now: float, *, serving: bool) -> None:
@@ -54,7 +54,7 @@ class HangDetector:
         return max(map(self._beat_of, on_time), default=0)
 
     def _check_child(self, child: Child, now: float, serving: bool) -> None:
-        """Act on the silence or recovery of a worker."""
+        """Handle the silence or recovery of a worker."""
         if child.kill_at < inf:
             if now >= child.kill_at:
                 os.kill(child.pid, signal.SIGKILL)

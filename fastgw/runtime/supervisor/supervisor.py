@@ -138,7 +138,7 @@ class Supervisor:
             self._inherit(past)
 
     def run(self) -> None:
-        """Raises `CannotStart`, with every child gone."""
+        """Run until the end of all children. Raises `CannotStart`."""
         self._signals.catch()
         call_ourselves("fastgw")  # after an upgrade it has the interpreter's name
         self._selector.register(self._signals, selectors.EVENT_READ, self._act)
@@ -271,7 +271,7 @@ class Supervisor:
         self._selector.register(child.channel, selectors.EVENT_READ, partial(self._hear, child))
 
     def _forget(self) -> None:
-        """Close, in a child, what belongs to the supervisor alone."""
+        """Close the supervisor's own resources, in a child."""
         self._selector.close()
         if self._ready_fd is not None:
             os.close(self._ready_fd)
@@ -493,7 +493,7 @@ class Supervisor:
         return self._node_state.words.lag_s(self._node_state.shared.columns[child.column])
 
     def _hush(self, child: Child) -> None:
-        """Count the child out, or in again."""
+        """Record that a child is silent, or has recovered."""
         if child.column is None:
             self._settle()
             if child.silent:

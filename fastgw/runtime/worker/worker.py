@@ -185,7 +185,7 @@ class Worker:
         )
 
     async def serve(self) -> None:
-        """Serve until told to stop."""
+        """Serve until the supervisor requests the end."""
         self._loop.set_exception_handler(_log_unforeseen)
         self._observer.start()
         self._worker_loop.start()
@@ -282,7 +282,7 @@ class Worker:
         self._channel.send(ReloadRefused(generation=generation, why=why, passing=passing))
 
     def _commit(self, order: Commit) -> None:
-        """Swap the tables in one turn of the event loop, between two requests."""
+        """Swap the tables in one iteration of the event loop, between two requests."""
         committed = self._table_swap.commit(order.generation)
         if committed is None:
             self._refused(order.generation, "it is not prepared")

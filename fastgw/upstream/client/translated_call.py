@@ -30,7 +30,7 @@ class CallListener(Protocol):
     """Listener to the response of a call. If it raises, the exchange is answered 500, or its response is aborted."""
 
     def on_response(self, response: Response) -> None:
-        """Handle the head of the upstream's response (`response.head`), with what the gateway adds to it."""
+        """Handle the head of the upstream's response (`response.head`), with the gateway's additions."""
 
     def on_data(self, payload: bytes) -> None: ...
 
@@ -95,7 +95,7 @@ class TranslatedCall(ClientSide):
         self._brake()
 
     def hold(self, is_held: bool) -> None:
-        """Pause the response for the listener, whatever the client does, or end that."""
+        """Pause the response for the listener, independent of the client, or resume it."""
         self._on_hold = is_held
         self._brake()
 

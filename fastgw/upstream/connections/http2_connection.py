@@ -185,7 +185,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.pool.give_back(self)
 
     def flush_soon(self) -> None:
-        """Write what is due at the end of this turn."""
+        """Write pending output at the end of this loop iteration."""
         if not self._flush_is_due:
             self._flush_is_due = True
             self.worker_loop.loop.call_soon(self._flush)

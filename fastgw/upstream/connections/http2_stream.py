@@ -292,7 +292,7 @@ class Http2UpstreamStream(Timed):
             self._tell_end()
 
     def take_rest(self) -> None:
-        """Tell the head with what has come of the body, as all was read."""
+        """Report the head with the received part of the body, after everything was read."""
         text, self._head_text = self._head_text, None
         if text is None or self.phase is not AWAITING:
             return
@@ -350,7 +350,7 @@ class Http2UpstreamStream(Timed):
         self._fail(fault, why)
 
     def break_off(self, fault: Fault, why: str) -> None:
-        """End the stream for a fault of the target's."""
+        """End the stream because of a fault of the target."""
         if self.phase is not OVER and self._listener is not None:
             self._fail(fault, why, silent=None if fault is Fault.UPSTREAM_TIMEOUT else False, reset=True)
 
@@ -370,7 +370,7 @@ class Http2UpstreamStream(Timed):
         return head
 
     def _deliver_kept(self) -> None:
-        """Tell what came while it was paused, as far as it is wanted."""
+        """Report data received while it was paused, as far as it is still wanted."""
         kept = self._kept
         while kept:
             if self.paused or self.phase is not RECEIVING:
@@ -383,7 +383,7 @@ class Http2UpstreamStream(Timed):
             self._tell_end()
 
     def _consume(self, length: int) -> None:
-        """Give the window back of what was taken."""
+        """Credit received bytes to the window."""
         if length and self.phase is RECEIVING and self._ended is None:
             self._connection.session.consume(self._number, length)
             self._connection.flush_soon()

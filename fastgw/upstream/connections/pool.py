@@ -458,7 +458,7 @@ class Pool(Generic[S]):
         return longest
 
     def _drop(self, connection: Pooled[S]) -> None:
-        """Close a connection and release its place, which the caller fills."""
+        """Close a connection and release its count, which the caller reuses."""
         if connection not in self._connections:
             return
         del self._connections[connection]

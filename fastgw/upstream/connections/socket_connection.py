@@ -48,7 +48,7 @@ class SocketConnection:
         return self
 
     def detach(self) -> socket.socket:
-        """Return the socket, which is the borrower's to close from now on."""
+        """Return the socket, which the borrower has to close."""
         connected, self.socket = self.socket, None
         assert connected is not None
         return connected

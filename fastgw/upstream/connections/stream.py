@@ -152,10 +152,10 @@ class UpstreamStream(Protocol):
         """Set the idle timeout from now on."""
 
     def take_body_from(self, client: SocketEnd) -> None:
-        """Tell the client's side which socket the request's body is written to."""
+        """Tell the client side which socket the request's body is written to."""
 
     def give_body_to(self, client: SocketEnd) -> None:
-        """Note which socket the response's body is written to."""
+        """Set the socket that the response's body is written to."""
 
     def cancel(self) -> None:
         """Cancel the request: the response is not needed, and no listener is called any more. Its capacity is released.

@@ -312,7 +312,7 @@ class Forwarding(Timed):
         return decision.wait if decision.is_free or self._take_place() else inf
 
     def _take_place(self) -> bool:
-        """Take a place in the retry budget, which is kept until the end."""
+        """Count a retry in the retry budget, until the end of the exchange."""
         if not self._retrying:
             self._retrying = self.upstream.retry_budget.try_take(self.upstream.active)
         return self._retrying

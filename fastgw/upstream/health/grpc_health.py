@@ -9,7 +9,7 @@ from fastgw.http.grpc.frames import PREFIX, frame
 
 
 class ServingStatus(IntEnum):
-    """Answer of a service about itself."""
+    """Status that a service reports about itself."""
 
     UNKNOWN = 0
     SERVING = 1

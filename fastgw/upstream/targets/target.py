@@ -152,7 +152,7 @@ def build_targets(
 
 
 def may_speak_http2(upstream: settings.Upstream, url: Url) -> bool:
-    """Whether connections to this target may turn out to be of HTTP/2."""
+    """Whether connections to this target may use HTTP/2."""
     return upstream.protocol in ("http2", "grpc") or (upstream.protocol == "auto" and url.tls)
 
 

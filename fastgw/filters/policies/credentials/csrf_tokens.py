@@ -106,7 +106,7 @@ def _held(value: bytes) -> CsrfToken:
 
 @final
 class CsrfEndpoint:
-    """Gets them from one API, for one set of credentials."""
+    """Fetches CSRF tokens from one API, for one set of credentials."""
 
     def __init__(self, key: str, settings: Csrf, shown: Shown, read_file: ReadFile) -> None:
         """Raises `ValueError`, `SecretError` and `OSError`, without secrets."""
@@ -139,7 +139,7 @@ class CsrfEndpoint:
             self._tokens.stop()
 
     async def get(self, around: FetchContext, before: FetchedRecord) -> FetchResult:
-        """Raises `Unavailable`."""
+        """Fetch a token. Raises `Unavailable`."""
         try:
             async with asyncio.timeout(self.timeout):
                 answer = await self._ask(around)

@@ -354,7 +354,7 @@ class _CredentialsUse:
         return None
 
     def would(self, exchange: Exchange) -> Outcome:
-        """Return what would be sent, without a fetch."""
+        """Return the credentials that would be sent, without a fetch."""
         ways = self._ways
         tokens = None if self._shows_own(exchange) else ways.tokens
         if tokens is None and ways.csrf is None:
@@ -363,7 +363,7 @@ class _CredentialsUse:
         return _unknown()
 
     def _stand_in(self, exchange: Exchange) -> None:
-        """Show what stands for what would be fetched."""
+        """Add placeholders for credentials that would be fetched."""
         ways = self._ways
         csrf = None if ways.csrf is None else _NO_CSRF
         if self._shows_own(exchange):
@@ -564,4 +564,4 @@ def _clients_cookies(exchange: Exchange) -> list[bytes]:
 
 
 async def _unknown() -> None:
-    """Stand in for a fetch whose result is unknown."""
+    """Replace a fetch whose result is unknown."""

@@ -139,10 +139,10 @@ def renewal(now_date: float, good_until_date: float) -> float:
 
 
 class Getter(Protocol):
-    """Fetches it, in control or, while that is unreachable, in a worker."""
+    """Fetcher, used in control or, while that is unreachable, in a worker."""
 
     name: str
-    """Name of what is fetched, for the log."""
+    """Name of the value, for the log."""
     material: bytes
     timeout: float
     """Seconds for the whole fetch."""

@@ -71,7 +71,7 @@ def _shown(url: Endpoint) -> str:
 
 @final
 class SecretReader:
-    """Reads secrets and files, and knows by a digest what was read."""
+    """Reads secrets and files, and computes a digest of them."""
 
     def __init__(self, settings: str, read_file: ReadFile) -> None:
         """`settings`: identifies them, such as the key of a source."""
@@ -80,17 +80,17 @@ class SecretReader:
 
     @property
     def material(self) -> bytes:
-        """Digest of the settings and all that was read so far."""
+        """Digest of the settings and everything read so far."""
         return self._digest.digest()
 
     def file(self, path: str) -> bytes:
-        """Raises `OSError`."""
+        """Return the contents of a file. Raises `OSError`."""
         content = self._read_file(path)
         self._digest.update(b"%d " % len(content) + content)
         return content
 
     def secret(self, secret: Secret) -> str:
-        """Raises `SecretError`."""
+        """Return the value of a secret. Raises `SecretError`."""
         if secret.file:
             return secret_in(secret.file, self.file(secret.file))
         value = secret.value()
@@ -99,7 +99,7 @@ class SecretReader:
         return value
 
     def secrets(self, values: Mapping[str, Values]) -> list[tuple[str, str]]:
-        """Each with its name."""
+        """Return the values of secrets by name."""
         return [
             (name, self.secret(each))
             for name, held in values.items()
@@ -149,7 +149,7 @@ class TokenEndpoint:
             self._second_level.close()
 
     async def get(self, around: FetchContext, before: FetchedRecord) -> FetchResult:
-        """Raises `Unavailable`."""
+        """Fetch a token. Raises `Unavailable`."""
         level = self._second_level
         if level is not None and (kept := await level.get(self.material)) is not None:
             value, good_until_date = kept
@@ -272,7 +272,7 @@ def _asked_for(settings: OAuth2, further: list[tuple[str, str]]) -> list[tuple[s
 
 
 def _fields(further: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Raises `ValueError`."""
+    """Return the constant headers. Raises `ValueError`."""
     fields = [(name.encode(), value.encode()) for name, value in further]
     for name, value in fields:
         if name.lower() in _OURS:

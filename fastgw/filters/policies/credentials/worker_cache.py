@@ -86,7 +86,7 @@ class WorkerCache(Generic[T]):
         return f"<Holder of {self._getter.name}: {self._record!r}>"
 
     def start(self, around: FetchContext) -> None:
-        """Start the holder in a worker, for each filter that shares it."""
+        """Start the cache in a worker, for each filter that shares it."""
         self._users += 1
         if self._users == 1:
             self._around = around
@@ -99,7 +99,7 @@ class WorkerCache(Generic[T]):
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
 
     def stop(self) -> None:
-        """Once for each `start`."""
+        """Stop the cache, once for each `start`."""
         self._users -= 1
         if self._users or self._feed is None or self._around is None:
             return

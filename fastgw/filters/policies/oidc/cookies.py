@@ -37,7 +37,7 @@ def attempt_name(name: bytes, state: str) -> bytes:
 
 
 def attempts_of(name: str) -> list[bytes]:
-    """Return the prefixes of the cookies that attempts to log in may be in."""
+    """Return the prefixes of the cookies for login attempts."""
     return [prefix + attempt_name(name.encode(), "") for prefix in (b"", PREFIX)]
 
 

@@ -236,7 +236,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
 
 @final
 class _Bearer:
-    """Clients with a token of their own."""
+    """Authentication of clients with a token of their own."""
 
     def __init__(self, policy: TokenPolicy, written: tuple[bytes, ...], hides: bool) -> None:
         self._policy = policy

@@ -36,7 +36,7 @@ class _Whole:
 
 
 async def read_form(exchange: Exchange) -> dict[str, str]:
-    """Raises `NotRead`, also where a name is there twice."""
+    """Read the form. Raises `NotRead`, also for a duplicate name."""
     kind = (exchange.field(b"content-type") or b"").partition(b";")[0].strip().lower()
     body = exchange.request_body
     if kind != _TYPE or body is None:

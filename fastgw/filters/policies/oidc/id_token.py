@@ -77,7 +77,7 @@ class IdTokens:
         return await self._with_keys(lambda keys: self._verify(tokens, keys))
 
     async def _with_keys(self, verify: Callable[[KeySet], Claims]) -> Claims:
-        """Judge by the keys that are known, and if need be by newer ones."""
+        """Verify with the known keys, and if necessary with newer ones."""
         try:
             return await self._keyring.verify_with(verify)
         except UnknownKey:
@@ -100,6 +100,6 @@ class IdTokens:
 
 
 def _half_hash(alg: str, token: str) -> str:
-    """Section 3.1.3.6."""
+    """Return the left half of the hash (OpenID Connect Core section 3.1.3.6)."""
     digest: bytes = _HASHES[alg[-3:]](token.encode()).digest()
     return urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()

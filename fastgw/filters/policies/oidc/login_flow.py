@@ -150,7 +150,7 @@ class Flow:
         self._provider.start(feed, fetcher)
 
     def stop(self) -> None:
-        """Once for each `start`."""
+        """Stop the flow, once for each `start`."""
         self._users -= 1
         self._provider.stop()
         if not self._users:
@@ -160,7 +160,7 @@ class Flow:
     # steps
 
     def hide(self, exchange: Exchange) -> Jar:
-        """Take what is ours out of what the upstream sees."""
+        """Remove the gateway's cookies from the request for the upstream."""
         jar = Jar(exchange.head.values(b"cookie"), self._is_ours)
         if jar.ours:
             exchange.headers.remove(b"cookie")
@@ -252,7 +252,7 @@ class Flow:
             self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
 
     def _look_again(self, known: KnownLogin, now: float) -> None:
-        """Whether it was revoked, and whose it is."""
+        """Whether the session is revoked; updates its consumer."""
         roster, claims = self._trust.roster, known.claims
         if roster.revoked and roster.revoked.covers(self._marks(known), now):
             known.ended = known.ended or "the session was ended"
@@ -508,14 +508,14 @@ class Flow:
         return _sent(303, with_query(metadata.end_session_endpoint, parameters).encode(), cookies)
 
     def _has_token(self, exchange: Exchange, known: KnownLogin | None) -> bool:
-        """Whether it comes from the button of `_ask_first`, for this session."""
+        """Whether the request was sent by the button of `_ask_first`, for this session."""
         given = (parameters_of(exchange.query, ("token",)) or {}).get("token")
         if known is None or not given:
             return False
         return self._trust.sealed.is_logout(given.encode(), self._mark(known))
 
     def _ask_first(self, exchange: Exchange, known: KnownLogin) -> Reply:
-        """Another site may have sent the browser here, so it is up to the user."""
+        """Ask the user to confirm, because another site may have caused the request."""
         exchange.why = "the logout request has another origin"
         page = _LOGOUT_PAGE % self._trust.sealed.seal_logout(self._mark(known))
         return Reply(403, page, _LOGOUT_FIELDS, Fault.FORBIDDEN)

@@ -146,7 +146,7 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
 
 @final
 class _Telling:
-    """Tells of a trouble when it is another one, and of its end."""
+    """Logs a changed problem, and its end."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -228,7 +228,7 @@ class Provider:
                 self._take(feed.value)
 
     def stop(self) -> None:
-        """Once for each `start`."""
+        """Stop the provider, once for each `start`."""
         self._users -= 1
         if not self._users and self._feed is not None:
             self._feed.forget(self._take)

@@ -73,7 +73,7 @@ class CoordinatorUnavailable(Exception):
 
 @final
 class RefreshCoordinator:
-    """Coordinator in control, for as long as a `with` lasts."""
+    """Coordinator in control, which runs within a `with` block."""
 
     def __init__(self, fetcher: Fetcher, tls: ClientTls) -> None:
         self.place = SessionPlace(f"fastgw-oidc-{os.urandom(16).hex()}", os.urandom(32).hex())
@@ -166,7 +166,7 @@ def _address(place: SessionPlace) -> str:
 
 
 def _is_ours(writer: asyncio.StreamWriter) -> bool:
-    """Whether the other end belongs to the user that we run as (unix(7))."""
+    """Whether the peer has the same user as this process (unix(7))."""
     raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
     _, user, _ = _PEER.unpack(raw)
     return bool(user == os.geteuid())

@@ -98,7 +98,7 @@ def meaning_of(
 
 
 class SealedSession:
-    """Attempts and sessions as cookies keep them."""
+    """Encrypted login attempts and sessions, as stored in cookies."""
 
     __slots__ = ("_attempts", "_logouts", "_sessions")
 

@@ -1,4 +1,4 @@
-"""The `websocket` filter: limits, close codes and checks for WebSocket connections."""
+"""websocket: limits, close codes and checks for WebSocket connections."""
 
 from fastgw.filters.policies.websocket.filter import Websocket
 

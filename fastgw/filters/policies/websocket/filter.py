@@ -1,4 +1,4 @@
-"""websocket: limits, origins and close codes for WebSocket connections; messages pass as they are."""
+"""websocket: limits, origins and close codes for WebSocket connections; messages are forwarded unchanged."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -190,13 +190,15 @@ def _is_allowed(sent: list[bytes], origins: frozenset[bytes]) -> bool:
 
 
 def _offers(values: list[bytes]) -> tuple[bytes, ...]:
-    """Return the offers of permessage-deflate among the extensions that are offered, as they were written."""
+    """Return the offers of permessage-deflate in `Sec-WebSocket-Extensions`, as sent."""
     offers = (each.strip() for value in values for each in value.split(b","))
     return tuple(each for each in offers if each.partition(b";")[0].strip().lower() == _DEFLATE)
 
 
 def _agreed(offered: tuple[bytes, ...], accepted: list[bytes]) -> tuple[Deflate | None, Deflate | None] | None:
-    """Return what was agreed on for the client's messages and the upstream's; None: it was not offered."""
+    """Return the negotiated parameters for the client's and for the upstream's messages; None: extension was not
+    offered.
+    """
     if not accepted:
         return _NO_DEFLATE
     if len(accepted) > 1 or b"," in accepted[0] or not offered or not _offers(accepted):
@@ -211,7 +213,7 @@ def _agreed(offered: tuple[bytes, ...], accepted: list[bytes]) -> tuple[Deflate 
 
 
 async def authenticate_again(exchange: Exchange) -> str:
-    """Run the steps of authentication and authorization that the route has now; return why the client may not go on."""
+    """Run the authentication and authorization steps of the current route; return why the client may not continue."""
     match = exchange.listener.router.find(exchange.head)
     if match is None:
         return "the route is gone"

@@ -1,7 +1,7 @@
-"""The guard of one WebSocket: it reads the frames of both directions, keeps to the limits, and closes as RFC 6455 says.
+"""WebSocket guard: reads the frames of both directions, enforces the limits, and closes as RFC 6455 defines.
 
-Rule 1: a close frame of the gateway goes out between two frames: it waits for the end of one that is being passed on.
-Rule 2: whatever was said, both connections are closed `close_timeout` later.
+Rule 1: a close frame of the gateway is sent between two frames: it waits for the end of the current one. Rule 2: both
+connections are closed `close_timeout` later in any case.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ _FAULTS: Final = {POLICY: Fault.RATE_LIMITED, TOO_BIG: Fault.BODY_TOO_LARGE}
 
 
 class Limits(NamedTuple):
-    """Limits of the connections of one filter; `inf` and None: there is none. Times in seconds."""
+    """Limits of the connections of one filter; `inf` and None: unlimited. Times in seconds."""
 
     message_bytes: int | None
     rate: float
-    """Messages and pings of the client per second; up to one second's worth at once."""
+    """Messages and pings of the client per second; at most one second's worth at once."""
     idle: float
     total: float
     ping: float
@@ -47,12 +47,12 @@ class Limits(NamedTuple):
 
 
 Reauthenticate = Callable[[Exchange], Awaitable[str]]
-"""Authenticates the client again: returns why it may not go on; empty: it may."""
+"""Authenticates the client again: returns why it may not continue; empty: it may."""
 
 
 @final
 class WebsocketGuard(Timed):
-    """Guard between the two sides of an exchange as its `service`; `_FromUpstream` is its `response_sink`."""
+    """Guard between the two sides of an exchange, as its `service`; `_FromUpstream` is its `response_sink`."""
 
     __slots__ = (
         "_authenticate",
@@ -93,7 +93,7 @@ class WebsocketGuard(Timed):
         authenticate: Reauthenticate,
         deflate: tuple[Deflate | None, Deflate | None],
     ) -> None:
-        """`instance`: name of the filter; `deflate`: of what the client sends, and of what the upstream sends."""
+        """`instance`: name of the filter; `deflate`: parameters for the client's and for the upstream's messages."""
         super().__init__()
         self._instance = instance
         self._limits, self._worker_loop, self._authenticate = limits, worker_loop, authenticate
@@ -113,14 +113,14 @@ class WebsocketGuard(Timed):
         self.close_code: int | None = None
         self.closed_by: str | None = None
         self._reason = ""
-        self._closing = self._over = False  # the gateway closes; nothing more happens
+        self._closing = self._over = False  # the gateway closes; everything has ended
         self._owes_client = self._owes_upstream = False  # a close frame that waits for the end of another frame
         self._client_ended = self._upstream_ended = self._paused = False
 
     def __repr__(self) -> str:
         return f"<WebsocketGuard closed by {self.closed_by} with {self.close_code}>"
 
-    # the hook
+    # hook
 
     def begin(self, exchange: Exchange, early: bytes) -> bytes:
         self.exchange = exchange
@@ -147,16 +147,16 @@ class WebsocketGuard(Timed):
         }
 
     def finished(self) -> None:
-        """The exchange is over: nothing of it is held any more."""
+        """Release the exchange, which has ended."""
         self._over = True
         self._wheel.drop(self)
         if self._reauthentication is not None:
             self._reauthentication.cancel()
         exchange, self.exchange, self._inner = self.exchange, None, None
         if exchange is not None:
-            exchange.response_sink = exchange.client  # which leads back here: only the collector would find the circle
+            exchange.response_sink = exchange.client  # avoids a reference cycle
 
-    # what the client's side tells (`ServiceSide`)
+    # calls of the client side (`ServiceSide`)
 
     def pause(self) -> None:
         self._paused = True
@@ -214,13 +214,13 @@ class WebsocketGuard(Timed):
             self._inner.end_raw()
 
     def cancel(self) -> None:
-        """The exchange is being broken off: by the client's side, which has said why, or by the upstream."""
+        """Handle the abort of the exchange: by the client side, which has set the reason, or by the upstream."""
         inner, self._inner = self._inner, None
         if inner is not None:
             inner.cancel()
         self._over = True
 
-    # what the upstream sends (`BodySink`)
+    # calls of the upstream side (`BodySink`)
 
     def feed(self, payload: bytes) -> None:
         exchange, reader = self.exchange, self._from_upstream
@@ -251,7 +251,9 @@ class WebsocketGuard(Timed):
             self._peer_closed("upstream", reader.close)
 
     def upstream_ended(self) -> None:
-        """The upstream sends no more: cleanly behind a close frame, else it is lost."""
+        """Handle the end of data from the upstream: after a close frame it is normal, otherwise the upstream is
+        lost.
+        """
         exchange = self.exchange
         self._upstream_ended = True
         if self._over or exchange is None:
@@ -263,7 +265,7 @@ class WebsocketGuard(Timed):
         exchange.client.end(())
 
     def upstream_lost(self) -> None:
-        """The connection to the upstream is broken; the client's is closed next."""
+        """Handle the loss of the connection to the upstream; the client's is closed next."""
         if not self._over and not self._closing:
             self._tell_client_of_loss()
         self._over = True
@@ -280,7 +282,7 @@ class WebsocketGuard(Timed):
     # closing
 
     def _peer_closed(self, who: str, code: int) -> None:
-        """A side has sent its close frame, which has been passed on: the other one has its time to answer."""
+        """Handle the close frame of one side, which was forwarded: start the timeout of the other side."""
         if self.closed_by is None:
             self.closed_by, self.close_code = who, code
         if self.close_at == inf:
@@ -300,11 +302,11 @@ class WebsocketGuard(Timed):
         exchange.fault = exchange.fault or fault
         exchange.why = exchange.why or (reason if fault is not None else "")
         self.close_at = min(self.close_at, self._wheel.now + self._limits.close_timeout)
-        # A side whose peer has closed has got its close frame by that.
+        # A close frame of the other side was forwarded, so none is owed.
         self._owes_client = self._from_upstream.close is None
         self._owes_upstream = self._from_client.close is None
         if self._paused:
-            self.resume()  # what comes is dropped, and its end is waited for
+            self.resume()  # further data is dropped until its end
         self._settle_client()
         self._settle_upstream()
         self._plan()
@@ -326,11 +328,11 @@ class WebsocketGuard(Timed):
             self._inner.feed_raw(close_frame(code, self._reason, masked=True))
 
     def _settle(self) -> None:
-        """End the connections of sides that have said all that they had to."""
+        """Close the connections of sides to which everything was sent."""
         client, upstream, exchange = self._from_client, self._from_upstream, self.exchange
         if self._over or exchange is None:
             return
-        # Who has broken the protocol is not understood any more: it sees the end, and has its time to close.
+        # A side that has violated the protocol is not read any more: it gets the end, and time to close.
         if not self._owes_client and (client.close is not None or client.violation is not None or self._client_ended):
             exchange.client.end(())
         client_done = self._client_ended or client.close is not None
@@ -348,8 +350,8 @@ class WebsocketGuard(Timed):
         if inner is not None:
             inner.cancel()
         exchange.client.end(())
-        if self.exchange is not None:  # else its end was that of the exchange
-            exchange.client.abort(exchange.fault or Fault.CLIENT_LEFT)  # which closes
+        if self.exchange is not None:  # otherwise the exchange has ended with it
+            exchange.client.abort(exchange.fault or Fault.CLIENT_LEFT)  # it closes the connection
 
     # time
 
@@ -394,7 +396,7 @@ class WebsocketGuard(Timed):
             return
         try:
             why = await self._authenticate(exchange)
-        except Exception:  # the edge of the filters: who cannot be checked does not go on
+        except Exception:  # the edge of the filters: a client that cannot be checked may not continue
             why = "the client could not be authenticated again"
         self._reauthentication = None
         if why:
@@ -406,7 +408,7 @@ class WebsocketGuard(Timed):
 
 @final
 class _FromUpstream:
-    """Sink of what the upstream sends (`BodySink`)."""
+    """Sink of data from the upstream (`BodySink`)."""
 
     __slots__ = ("_guard", "cancel", "feed")
 

@@ -141,7 +141,7 @@ class Following:
         self.report = WatchReport(feed)
 
     async def run(self) -> None:
-        """Never ends."""
+        """List and watch forever."""
         while True:
             try:
                 client = await self._access.client(self._kind, self._namespace)
@@ -160,7 +160,7 @@ class Following:
                 await asyncio.sleep(pause)
 
     async def _follow(self, client: ClusterClient) -> None:
-        """Ends only by raising `CannotAsk`."""
+        """List and watch until `CannotAsk` is raised."""
         while True:
             begun_at = time.monotonic()
             try:
@@ -257,7 +257,7 @@ class KubernetesWatch:
         return [each.info for each in (*tellings, *others)]
 
     async def run(self) -> None:
-        """Never ends."""
+        """Watch forever."""
         applications, secrets = (self._following[kind] for kind in KINDS)
 
         async def follow_secrets() -> None:
@@ -290,7 +290,7 @@ class KubernetesWatch:
             await asyncio.sleep(pauses.ended(soon=failed))
 
     async def _fetch_missing(self) -> None:
-        """Raises `CannotAsk`."""
+        """Fetch the missing Secrets. Raises `CannotAsk`."""
         client = await self._access.client(SECRETS, self._namespace)
         turns = asyncio.Semaphore(FETCHES)
 
