@@ -160,7 +160,7 @@ class Ran:
 
 
 def _final(received: bytes) -> tuple[bytes, bytes]:
-    """Return the head of the final response, without interim ones, and what follows it."""
+    """Return the head of the final response, without interim ones, and the bytes after it."""
     while True:
         end = find_head_end(received)
         head, rest = received[:end], received[end:]

@@ -98,8 +98,8 @@ _NO_SOURCE: Final = _NoSource()
 
 
 class Relay:
-    """Relay of a request's body. Payload is passed to `feed` and comes out at the sink; backpressure goes the other
-    way.
+    """Relay of a request's body. Payload is passed to `feed` and comes out at the sink; backpressure is passed in the
+    opposite direction.
 
     While there is no sink (no connection yet), the source is paused after each piece, so at most one read is held.
     `most_kept`: maximum number of bytes that are kept; a longer body is not sent again. `length`: length of the output

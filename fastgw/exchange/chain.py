@@ -121,8 +121,8 @@ class Hooks:
     service that a waiting request step asks, for people. would: replaces the request step when its decision is only
     reported, for a step with side effects: it has none. request_ids: assigns request ids, instead of a request step,
     before all filters; the last one of a chain is used. tunnel: `(exchange, response) -> None | Tunnel | Reply`, when
-    the upstream has switched to another protocol: looks at what goes through the tunnel (`exchange.tunnel`), or answers
-    with a Reply instead of the 101. The innermost Tunnel of a chain is used.
+    the upstream has switched to another protocol: inspects the data of the tunnel (`exchange.tunnel`), or answers with
+    a Reply instead of the 101. The innermost Tunnel of a chain is used.
     translate: `(exchange, forward) -> bool`, once all request steps and body hooks have let the request pass, for a
     route with an upstream. True: the filter has taken the exchange over and answers it, with a
     `upstream.client.translated_call` by `forward`. False: the next one of the chain is asked, and the exchange is

@@ -21,7 +21,7 @@ class Tunnel(Protocol):
         """Close soon, in the way of the tunnel's protocol, because the worker drains."""
 
     def summary(self) -> dict[str, object]:
-        """Return what the access log shows of it."""
+        """Return its summary for the access log."""
 
 
 TunnelStep: TypeAlias = "Callable[[Exchange, Response], Tunnel | Reply | None]"

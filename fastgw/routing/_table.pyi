@@ -26,7 +26,7 @@ class Tables:
         """
 
     def seal(self) -> bool:
-        """Complete the table in steps, and free what only building needs. False: nothing is left to do."""
+        """Complete the table in steps, and free memory that only building needs. False: nothing is left to do."""
 
     def release(self) -> bool:
         """Free a part of the memory; lookups use the reference from then on. False: nothing is left to free."""

@@ -1,4 +1,4 @@
-"""Rejected head: stands for a request that could not be parsed, so that its rejection is answered and logged like any
+"""Rejected head: stand-in for a request that could not be parsed, so that its rejection is answered and logged like any
 other.
 
 Its content is for the log only: the request is rejected in any case.

@@ -388,7 +388,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         return ()
 
     def credential_places(self) -> CredentialLocations:
-        """Return the places of the credentials that this filter checks: `auth` hides them where another filter has
+        """Return the locations of the credentials that this filter checks: `auth` removes them if another filter has
         authenticated the client.
         """
         return NOWHERE

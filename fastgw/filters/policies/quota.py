@@ -243,7 +243,7 @@ class _QuotaCounts:
     def _terms(self, limit: int) -> LimitSpec:
         period = self._settings.period
         seconds = {"day": _DAY_S, "month": 30 * _DAY_S + 0.5}.get(period, 0.0) if isinstance(period, str) else period
-        return LimitSpec("fixed_window", limit, seconds)  # none for months, whose length varies
+        return LimitSpec("fixed_window", limit, seconds)  # no whole number for months, so it is not sent
 
     def start(self, services: Services) -> None:
         self._table.quotas = services.quotas or self._table.quotas or own_quotas()

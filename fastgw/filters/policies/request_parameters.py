@@ -70,7 +70,7 @@ def field_lines(name: str, values: Iterable[str]) -> bytes:
 
 
 def parameters_named(name: str, values: Iterable[str]) -> bytes:
-    """Parameters as they stand in a query, joined by `&`."""
+    """Serialized parameters of a query, joined by `&`."""
     return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for value in values).encode()
 
 

@@ -1,4 +1,4 @@
-/* Bytes looked at many at a time. Nothing is read at or behind `end`. */
+/* Searches that compare many bytes at a time. Nothing is read at `end` or after it. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -7,7 +7,7 @@
 #include <emmintrin.h>
 #endif
 
-/* The first byte that is no letter, digit or hyphen; those are what field names are made of. `end` if none. */
+/* Return the first byte that is not a letter, digit or hyphen, as usual field names are; `end` if none. */
 static inline const uint8_t *word_end(const uint8_t *at, const uint8_t *end)
 {
 #ifdef __SSE2__
@@ -30,8 +30,8 @@ static inline const uint8_t *word_end(const uint8_t *at, const uint8_t *end)
     return at;
 }
 
-/* The first byte that is no letter, digit, hyphen or underscore, nor a slash behind another byte than a slash. `end` if
- * none. There is a byte before `at`. */
+/* Return the first byte that is not a letter, digit, hyphen or underscore, nor a slash that follows another byte than a
+ * slash; `end` if none. There is a byte before `at`. */
 static inline const uint8_t *segments_end(const uint8_t *at, const uint8_t *end)
 {
 #ifdef __SSE2__
@@ -61,7 +61,7 @@ static inline const uint8_t *segments_end(const uint8_t *at, const uint8_t *end)
     return at;
 }
 
-/* The first byte that a request target may not have: what is not visible, or `#`. `end` if none. */
+/* Return the first byte that is not allowed in a request target: not visible ASCII, or `#`; `end` if none. */
 static inline const uint8_t *target_end(const uint8_t *at, const uint8_t *end)
 {
 #ifdef __SSE2__
@@ -80,8 +80,8 @@ static inline const uint8_t *target_end(const uint8_t *at, const uint8_t *end)
     return at;
 }
 
-/* Whether a token is this name, of lower-case letters, digits and hyphens, in whatever case it is written. What 0x20
- * makes of another byte is such a character only where that byte is a control, which no token has. */
+/* Whether a token equals this name of lower-case letters, digits and hyphens, ignoring case. With 0x20 set, another
+ * byte becomes such a character only if it is a control character, which tokens do not contain. */
 static inline int is_name(const uint8_t *token, const uint8_t *name, size_t length)
 {
     const uint64_t to_lower = 0x2020202020202020u;
@@ -98,7 +98,7 @@ static inline int is_name(const uint8_t *token, const uint8_t *name, size_t leng
     return 1;
 }
 
-/* The first byte that a field value may not have (RFC 9110 section 5.5): a control other than HTAB. `end` if none. */
+/* Return the first byte not allowed in a field value (RFC 9110 section 5.5), a control except HTAB; `end` if none. */
 static inline const uint8_t *value_end(const uint8_t *at, const uint8_t *end)
 {
 #ifdef __SSE2__
@@ -118,11 +118,11 @@ static inline const uint8_t *value_end(const uint8_t *at, const uint8_t *end)
     return at;
 }
 
-/* Just past the first CRLF CRLF, or NULL. */
+/* Return the position after the first CRLF CRLF, or NULL. */
 static inline const uint8_t *empty_line_end(const uint8_t *at, const uint8_t *end)
 {
 #ifdef __SSE2__
-    /* A line end and, two bytes on, another: only where that is so is it looked at closely. */
+    /* LF, and another one two bytes later: only these positions are checked further. */
     const __m128i lf = _mm_set1_epi8('\n');
     for (; end - at >= 20; at += 16) {
         const __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(at + 1)), lf);

@@ -947,9 +947,7 @@ cdef Http1ResponseHead _response_head(bytes received, Py_ssize_t end, bytes requ
 
 
 cdef bint _settle_whole(Http1ResponseHead head, Py_ssize_t following) except -1:
-    """Determine whether the body ends where `source` does, with `following` bytes after its head, and where it is
-    then.
-    """
+    """Determine whether the body ends with `source`, `following` bytes after its head, and its position."""
     cdef const char* at = PyBytes_AS_STRING(head.source) + head.head_length
     if head.has_body and head.chunked:
         head._payload = plain_payload(<const uint8_t*>at, <const uint8_t*>at + following)

@@ -3,9 +3,9 @@ memory.
 
 A heartbeat is not compared with the clock but with its previous value, one check later, and each check counts for a
 second at most: after a pause of the whole machine, or of the supervisor, every heartbeat looks old although nothing
-hangs. The neighbours show what happened meanwhile: one that was never late has been running all the time, so a process
-behind it is silent as soon as the supervisor checks again. That is enough to accept for it, but not to kill it: it may
-have been stopped together with the supervisor, and may continue at once.
+hangs. Neighbours show whether that was the case: if one was never late, it has been running all the time, and a process
+that lags behind it is silent as soon as the supervisor checks again. That is enough to accept for it, but not to kill
+it: it may have been stopped together with the supervisor, and may continue at once.
 """
 
 from typing import Final

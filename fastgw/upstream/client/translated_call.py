@@ -41,8 +41,8 @@ class CallListener(Protocol):
         """Handle the end of the exchange before the end of the response."""
 
     def on_abort(self, fault: Fault) -> bool:
-        """Handle a response that breaks off. True: the listener has ended the client's response in a way that the
-        client can tell from a whole one. False: it is aborted.
+        """Handle a response that is aborted. True: the listener has ended the client's response, and the client can
+        detect that it is incomplete. False: it is aborted.
         """
         return False
 
@@ -54,7 +54,9 @@ class TranslatedCall(ClientSide):
     fd = body_goes_to = -1
 
     def __init__(self, exchange: Exchange, forward: Forward, listener: CallListener) -> None:
-        """`forward`: the route's, or `unrewritten` if the call's path is not one that the route rewrites."""
+        """`forward`: forward action of the route, or `unrewritten` if the route's path rewriting does not apply to the
+        call.
+        """
         self._exchange = exchange
         self._forward = forward
         self._listener: CallListener | None = listener
@@ -84,7 +86,7 @@ class TranslatedCall(ClientSide):
         self._call = call
         self._forward(call)
 
-    # calls of the client's side (`ServiceSide`)
+    # calls of the client side (`ServiceSide`)
 
     def pause(self) -> None:
         self._paused = True
@@ -136,10 +138,10 @@ class TranslatedCall(ClientSide):
         self._report(call)
         if call.state is not ENDED:
             call.finish()
-        call.client = call.response_sink = _NOBODY  # it refers back to this object: a reference cycle
+        call.client = call.response_sink = _NOBODY  # avoids a reference cycle
 
     def _report(self, call: Exchange) -> None:
-        """Show on the client's exchange, for the log and the fallback, how the call went so far."""
+        """Update the client's exchange, for the log and the fallback, with the state of the call."""
         exchange = self._exchange
         exchange.target, exchange.upstream_s, exchange.retries = call.target, call.upstream_s, call.retries
         exchange.sent = call.sent
@@ -154,7 +156,7 @@ class TranslatedCall(ClientSide):
     def _tell(self, listen: Callable[[], None]) -> None:
         try:
             listen()
-        except Exception:  # the edge of a filter: the connection's owner could not handle its error
+        except Exception:  # the edge of a filter: the connection's owner could not handle its exception
             exchange = self._exchange
             say(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", exchange.upstream, error=True)
             exchange.fail(Fault.INTERNAL, why="a filter could not translate the response")
@@ -226,7 +228,7 @@ class TranslatedCall(ClientSide):
 
 
 def _renewing(chain: Chain) -> Chain:
-    """Return the chain of a call: of the hooks of these filters only those that renew credentials."""
+    """Return the chain of a call: of these filters' hooks only the renew hooks."""
     if not chain.renew_steps:
         return NO_FILTERS
     return Chain(

@@ -207,7 +207,7 @@ class Pool(Generic[S]):
         self._leaving: set[Pooled[S]] = set()  # those in use that are not lent again, and closed when they are idle
         self._openings: set[asyncio.Task[TargetAddress]] = set()
         self._waiters: dict[StreamBorrower[S], _Waiter] = {}
-        self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # those for whom no opening has begun
+        self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # waiting borrowers without an opening
         # Maximum number of simultaneous openings. After a lack of descriptors or ports: none before the next tick, then
         # one, and twice as many with each tick. An attempt that finds no port takes 2 ms.
         self._at_once = inf

@@ -1,4 +1,4 @@
-"""Bridges from protocols of browsers to gRPC: the filters `grpc_web` and `connect_rpc`."""
+"""Bridges from browser protocols to gRPC: the filters `grpc_web` and `connect_rpc`."""
 
 from fastgw.filters.policies.grpc_bridges.web_filter import GrpcWeb
 

@@ -1,8 +1,8 @@
-"""Bridge: a client's exchange in another protocol of RPC on one side, a call of gRPC on the other.
+"""Bridge: a client's exchange in another RPC protocol on one side, a gRPC call on the other.
 
-Rule 1: bodies pass in pieces both ways, with the backpressure of the side that takes them; only a bridge that has to
-know the end of a response before its beginning holds it, within a bound. Rule 2: what is malformed is never passed on:
-the call is ended. Rule 3: a response that has begun ends with a status, whatever happens, if its last message is whole.
+Rule 1: bodies are forwarded in pieces both ways, with the backpressure of the receiver; only a bridge that has to know
+the end of a response before its beginning buffers it, within a limit. Rule 2: malformed data is never forwarded: the
+call is ended. Rule 3: a response that has begun always ends with a status, if its last message is complete.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -34,16 +34,16 @@ from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
 from fastgw.upstream.forwarding.forward_action import Forward
 
 MOST: Final = 2**32 - 1
-"""Bytes of a message at most, where nothing is held: more cannot be declared."""
+"""Maximum bytes of a message that is not buffered: a length of four bytes."""
 _STATUS_FIELDS: Final = frozenset((STATUS, MESSAGE, DETAILS))
 _NOT_SENT: Final = WRITTEN_HERE | DIGESTS | {b"content-type", b"expect", b"trailer", b"accept"}
 _NOT_RETURNED: Final = WRITTEN_HERE | DIGESTS | _STATUS_FIELDS | {b"content-type", b"trailer", b"accept-ranges"}
 KEPT_OF_REPLIES: Final = WRITTEN_HERE | {b"content-type", b"content-encoding", b"content-language"}
-"""Headers of a reply that say something of its body, which is left out."""
+"""Headers of a reply that describe its body, which is left out."""
 
 
 class CallStatus:
-    """Status of a call, as the upstream has sent it or as the bridge tells it."""
+    """Status of a call, sent by the upstream or set by the bridge."""
 
     __slots__ = ("code", "details", "fields")
 
@@ -64,47 +64,47 @@ class CallStatus:
 
     @property
     def metadata(self) -> Trailers:
-        """The trailers that are not the status itself."""
+        """The trailers except the status."""
         return tuple(line for line in self.fields if not line[0].lower().startswith(b"grpc-"))
 
 
 class CallBridge(CallListener, BodySink):
-    """Bridge of one exchange: the sink of its request's body, the source of the call's, and the listener to that.
+    """Bridge of one exchange: sink of the client's request body, source of the call's, and listener to its response.
 
-    A subclass says how bodies are converted, and what is made of the response.
+    Subclasses convert the bodies and the response.
     """
 
     def __init__(self, exchange: Exchange, forward: Forward) -> None:
         self.exchange = exchange
         self._call = TranslatedCall(exchange, forward, self)
-        self._relay: Relay | None = None  # of the call's request, while it goes on
+        self._relay: Relay | None = None  # body of the call's request, until its end
         self._over = False
-        self._ended_in_head: Trailers = ()  # a status in place of which no trailers come
+        self._ended_in_head: Trailers = ()  # a status in the head, after which no trailers follow
 
-    # for subclasses
+    # methods for subclasses
 
     def convert(self, payload: bytes) -> bytes:
-        """Return what the call's request gets of a piece of the client's. Raises `FrameError`."""
+        """Return the call's bytes for a piece of the client's body. Raises `FrameError`."""
         raise NotImplementedError
 
     def convert_end(self) -> bytes:
-        """Return what it gets at the end. Raises `FrameError`."""
+        """Return the call's final bytes. Raises `FrameError`."""
         raise NotImplementedError
 
     def begin_response(self, response: Response) -> None:
-        """Take the head of a response of gRPC."""
+        """Handle the head of a gRPC response."""
         raise NotImplementedError
 
     def end_response(self, status: CallStatus) -> None:
-        """Take the end of the response."""
+        """Handle the end of the response."""
         raise NotImplementedError
 
     def status_reply(self, code: GrpcStatus, message: str) -> Reply:
-        """Return a response that has nothing but a status."""
+        """Return a response that contains only a status."""
         raise NotImplementedError
 
     def respond(self, status: int, fields: Iterable[tuple[bytes, bytes]], response: Response) -> None:
-        """Send the head to the client. `response`: the upstream's, with what the gateway adds to it."""
+        """Send the head to the client. `response`: the upstream's, with the gateway's additions."""
         added = response.added
         if response.head is not None and serializer.NO_VIA not in response.dropped:
             added += serializer.VIA[response.head.version]
@@ -123,19 +123,19 @@ class CallBridge(CallListener, BodySink):
             self.exchange.response_sink.end(())
 
     def answer(self, reply: Reply, why: str = "") -> None:
-        """Answer with a reply in place of the response, which has not begun. The call is cancelled."""
+        """Answer with a reply instead of the response, which has not begun. The call is cancelled."""
         self.exchange.why = self.exchange.why or why
         self.exchange.refuse_late(reply)
 
-    # the request
+    # request
 
     def send_call(
         self, codec: bytes, fields: Iterable[tuple[bytes, bytes]], dropped: frozenset[bytes], timeout: float | None
     ) -> None:
-        """Send the call, with the client's headers but for those in `dropped`.
+        """Send the call, with the client's headers except those in `dropped`.
 
-        `codec`: suffix of the content type, with its plus. `timeout`: seconds that the caller gives; None: as its
-        `grpc-timeout` says.
+        `codec`: suffix of the content type, including the plus. `timeout`: timeout of the caller in seconds; None: that
+        of its `grpc-timeout`.
         """
         exchange = self.exchange
         body = exchange.request_body
@@ -173,7 +173,7 @@ class CallBridge(CallListener, BodySink):
         return exchange.head.raw_path if query is None else b"%b?%b" % (exchange.head.raw_path, query)
 
     def _whole(self, body: Relay | None) -> bytes | None:
-        """Return the request's body if all of it is there; None: it is not. Raises `FrameError`."""
+        """Return the request's body if it was received completely, otherwise None. Raises `FrameError`."""
         if body is None:
             return self.convert_end()
         if not body.ended:
@@ -182,7 +182,7 @@ class CallBridge(CallListener, BodySink):
         held = b"".join(body.kept)
         return (self.convert(held) if held else b"") + self.convert_end()
 
-    # the client's body (`BodySink`), and the source of the call's (`BodySource`)
+    # sink of the client's body (`BodySink`), and source of the call's (`BodySource`)
 
     def feed(self, payload: bytes) -> None:
         self._feed_call(lambda: self.convert(payload), False)
@@ -236,7 +236,7 @@ class CallBridge(CallListener, BodySink):
         if body is not None and not self._over:
             body.resume()
 
-    # the response (`CallListener`)
+    # response (`CallListener`)
 
     def on_response(self, response: Response) -> None:
         head = response.head
@@ -248,7 +248,7 @@ class CallBridge(CallListener, BodySink):
         self.begin_response(response)
 
     def _answer_foreign(self, status: int) -> None:
-        """The upstream does not speak gRPC, or a proxy before it has answered."""
+        """Handle a response that is not gRPC, for example of a proxy before the upstream."""
         code = OF_UPSTREAM.get(status, GrpcStatus.UNKNOWN)
         told = f"The upstream service has not answered with gRPC, but with HTTP status {status}."
         self.answer(self.status_reply(code, told), told)
@@ -268,7 +268,7 @@ class CallBridge(CallListener, BodySink):
         return self.end_with_fault(fault, fault.detail)
 
     def _let_go(self) -> None:
-        """Release the request: no more of it is needed."""
+        """Release the request, which is no longer needed."""
         self._over = True
         body, self._relay = self.exchange.request_body, None
         if body is not None and body.sink is self:
@@ -284,7 +284,7 @@ def protocol_warnings(context: WarningContext) -> Iterator[str]:
 
 
 def returned_fields(response: Response) -> list[tuple[bytes, bytes]]:
-    """Return the headers of the upstream's response that the client gets, but for the content type."""
+    """Return the headers of the upstream's response for the client, without the content type."""
     assert response.head is not None
     dropped = _NOT_RETURNED | response.dropped
     return [line for line in response.head.fields() if line[0].lower() not in dropped]

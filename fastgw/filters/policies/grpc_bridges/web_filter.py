@@ -1,4 +1,4 @@
-"""grpc_web: browsers call services of gRPC by gRPC-Web (PROTOCOL-WEB.md of the gRPC project)."""
+"""grpc_web: gRPC-Web for browsers (PROTOCOL-WEB.md of the gRPC project)."""
 
 from collections.abc import Iterable
 from typing import ClassVar, Final, final
@@ -79,7 +79,7 @@ def _status_reply(
     fields: list[tuple[bytes, bytes]],
     fault: Fault | None,
 ) -> Reply:
-    """Return a response whose body is the frame with the status."""
+    """Return a response whose body is a frame with the status."""
     kind = response_type(kind, exchange.values(b"accept"))
     body = WebResponse(kind.is_text, MOST).end(status_trailers(code, message))
     return Reply(200, body, [(b"Content-Type", kind.line()), *fields], fault)
@@ -87,7 +87,7 @@ def _status_reply(
 
 @final
 class WebBridge(CallBridge):
-    """Bridge of a call by gRPC-Web."""
+    """Bridge of a gRPC-Web call."""
 
     def __init__(self, exchange: Exchange, forward: Forward, kind: WebType) -> None:
         super().__init__(exchange, forward)
