@@ -12,7 +12,7 @@ from fastgw.filters.policies.cors import Cors
 from fastgw.filters.policies.credentials import Credentials
 from fastgw.filters.policies.egress_calls import EgressCalls, UnknownService
 from fastgw.filters.policies.forward_auth import ForwardAuth
-from fastgw.filters.policies.grpc_bridges import GrpcWeb
+from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
 from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.hmac import Hmac
 from fastgw.filters.policies.https_redirect import HttpsRedirect
@@ -57,6 +57,7 @@ TYPES: Final = FilterTypes(
         EgressCalls,
         UnknownService,
         GrpcWeb,
+        ConnectRpc,
         Headers,
         ResponseUrls,
         TargetErrors,

@@ -124,6 +124,15 @@ upstreams: {greeter: {targets: ["http://127.0.0.1:50051"], protocol: grpc}}
 routes:
   - {name: greeter, grpc: {service: helloworld.Greeter}, upstream: greeter, filters: {grpc_web: {}}}
 """,
+    "connect_rpc": """\
+upstreams: {greeter: {targets: ["http://127.0.0.1:50051"], protocol: grpc}}
+routes:
+  - name: greeter
+    paths: ["/helloworld.Greeter/*"]
+    methods: [GET, POST]
+    upstream: greeter
+    filters: {connect_rpc: {get: [SayHello]}}
+""",
     "headers": """\
 filters:
   headers:

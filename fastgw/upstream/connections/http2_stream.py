@@ -326,8 +326,8 @@ class Http2UpstreamStream(Timed):
         self._watch(self.idle_timeout)
         listener.on_head(head, payload, False)
         self._consume(len(payload))
-        if self._ended is not None and not self.paused and self._kept is None:
-            self._tell_end()
+        if self._ended is not None and not self.paused and self._kept is None and self.phase is RECEIVING:
+            self._tell_end()  # else the listener has cancelled it
 
     def take_close(self, code: int) -> None:
         """Handle the end of the stream. A response that has not ended is broken."""

@@ -212,6 +212,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         }
     ],
     "grpc_web": [{}],
+    "connect_rpc": [{"message_bytes": "1MiB", "get": ["SayHello"]}],
     "concurrency": [
         {
             "limit": 5,

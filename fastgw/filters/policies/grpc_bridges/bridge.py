@@ -19,7 +19,7 @@ from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.field_names import DIGESTS, WRITTEN_HERE
 from fastgw.http.fields import Fields
 from fastgw.http.grpc.calls import is_grpc, timeout_line
-from fastgw.http.grpc.frames import FrameError
+from fastgw.http.grpc.frames import FrameError, FrameTooLarge
 from fastgw.http.grpc.status import (
     DETAILS,
     MESSAGE,
@@ -105,11 +105,14 @@ class CallBridge(CallListener, BodySink):
 
     def respond(self, status: int, fields: Iterable[tuple[bytes, bytes]], response: Response) -> None:
         """Send the head to the client. `response`: the upstream's, with the gateway's additions."""
-        added = response.added
-        if response.head is not None and serializer.NO_VIA not in response.dropped:
-            added += serializer.VIA[response.head.version]
-        sent = Response(status, None, added, response.dropped, UNKNOWN, Fields(fields))
-        self.exchange.respond(sent, b"", False)
+        self.exchange.respond(_own(status, fields, response, UNKNOWN), b"", False)
+
+    def answer_at_once(
+        self, status: int, fields: Iterable[tuple[bytes, bytes]], body: bytes, response: Response
+    ) -> None:
+        """Send a whole response to the client."""
+        self.exchange.response_bytes = len(body)
+        self.exchange.respond(_own(status, fields, response, len(body)), body, True)
 
     def send(self, payload: bytes) -> None:
         if payload and self.exchange.state is ANSWERING:
@@ -142,7 +145,7 @@ class CallBridge(CallListener, BodySink):
         try:
             whole = self._whole(body)
         except FrameError as error:
-            exchange.fail(Fault.BAD_REQUEST, _sentence(error))
+            exchange.fail(_fault_of(error), _sentence(error))
             return
         dropped |= _NOT_SENT
         sent = [line for line in exchange.headers if line[0].lower() not in dropped]
@@ -197,7 +200,7 @@ class CallBridge(CallListener, BodySink):
         try:
             piece = convert()
         except FrameError as error:
-            self.break_off(Fault.BAD_REQUEST, _sentence(error))
+            self.break_off(_fault_of(error), _sentence(error))
             return
         if piece:
             relay.bytes += len(piece)
@@ -277,6 +280,14 @@ class CallBridge(CallListener, BodySink):
                 body.detach()  # a fallback may send it again
 
 
+def _own(status: int, fields: Iterable[tuple[bytes, bytes]], response: Response, length: int) -> Response:
+    """Return a response of the gateway's own, with what it adds to that of the upstream."""
+    added = response.added
+    if response.head is not None and serializer.NO_VIA not in response.dropped:
+        added += serializer.VIA[response.head.version]
+    return Response(status, None, added, response.dropped, length, Fields(fields))
+
+
 def protocol_warnings(context: WarningContext) -> Iterator[str]:
     """Yield a warning if no upstream behind the filter speaks gRPC."""
     if context.protocols and "grpc" not in context.protocols:
@@ -288,6 +299,10 @@ def returned_fields(response: Response) -> list[tuple[bytes, bytes]]:
     assert response.head is not None
     dropped = _NOT_RETURNED | response.dropped
     return [line for line in response.head.fields() if line[0].lower() not in dropped]
+
+
+def _fault_of(error: FrameError) -> Fault:
+    return Fault.BODY_TOO_LARGE if isinstance(error, FrameTooLarge) else Fault.BAD_REQUEST
 
 
 def _sentence(error: FrameError) -> str:

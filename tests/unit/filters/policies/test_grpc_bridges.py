@@ -1,0 +1,122 @@
+"""grpc_web and connect_rpc on `fastgw.testing`: wherever requests and responses are cut, the bytes are the same."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+
+import pytest
+
+from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
+from fastgw.testing import ConfigError, configured, run
+
+WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"
+
+
+def framed(message: bytes, flags: int = 0) -> bytes:
+    return bytes((flags,)) + len(message).to_bytes(4, "big") + message
+
+
+def request(body: bytes, kind: bytes, more: bytes = b"") -> bytes:
+    head = b"POST /a.B/C HTTP/1.1\r\nHost: a.test\r\nContent-Type: %b\r\n%bContent-Length: %d\r\n\r\n"
+    return head % (kind, more, len(body)) + body
+
+
+def in_chunks(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+
+
+def response(*messages: bytes, trailers: bytes = b"grpc-status: 0\r\n") -> bytes:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc+proto\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + in_chunks(*messages) + b"0\r\n" + trailers + b"\r\n"
+
+
+def cut(whole: bytes, at: int) -> list[bytes]:
+    return [whole[:at], whole[at:]]
+
+
+UNARY = request(b"hello", b"application/proto", b"Connect-Protocol-Version: 1\r\n")
+CASES = [
+    (GrpcWeb(), request(framed(b"hello"), WEB), framed(b"hi") + framed(b"grpc-status:0\r\n", 0x80)),
+    (
+        GrpcWeb(),
+        request(b64encode(framed(b"hello")[:4]) + b64encode(framed(b"hello")[4:]), TEXT),
+        b64encode(framed(b"hi")) + b64encode(framed(b"grpc-status:0\r\n", 0x80)),
+    ),
+    (ConnectRpc(), request(framed(b"hello"), b"application/connect+proto"), framed(b"hi") + framed(b"{}", 2)),
+    (ConnectRpc(), UNARY, b"hi"),
+]
+
+
+@pytest.mark.parametrize(("filter", "sent", "body"), CASES)
+@pytest.mark.parametrize("first", [0, 1])
+def test_cuts_do_not_matter(filter: GrpcWeb | ConnectRpc, sent: bytes, body: bytes, first: int) -> None:
+    start = sent.index(b"\r\n\r\n") + 4
+    answer = response(framed(b"hi"))
+    begun = answer.index(b"\r\n\r\n") + 4
+    for at in [None, *range(first, len(sent) - start, 2)]:
+        ran = run(filter, [sent] if at is None else cut(sent, start + at), response=answer)
+        assert (ran.status, ran.sent_body, ran.body) == (200, framed(b"hello"), body), at
+        assert ran.sent_fields.get(b"Content-Type") == b"application/grpc+proto"
+        assert ran.sent_fields.get(b"TE") == b"trailers"
+    for at in range(first, len(answer) - begun, 2):
+        ran = run(filter, sent, response=cut(answer, begun + at))
+        assert (ran.status, ran.sent_body, ran.body) == (200, framed(b"hello"), body), at
+
+
+@pytest.mark.parametrize(("filter", "sent", "body"), CASES)
+def test_others_pass_as_if_the_filter_were_not_there(filter: GrpcWeb | ConnectRpc, sent: bytes, body: bytes) -> None:
+    del sent, body
+    for kind in (b"application/grpc", b"application/grpc+proto", b"application/json", b"text/plain"):
+        plain = request(framed(b"hello"), kind)
+        ran, without = run(filter, plain), run((), plain)
+        assert (ran.sent, ran.body, ran.status) == (without.sent, without.body, without.status)
+
+
+def test_trailers_cannot_be_forged_by_a_line_break() -> None:
+    """HTTP/1.1 and HTTP/2 let no such value through; the frame is checked by itself nevertheless."""
+    answer = response(framed(b"hi"), trailers=b"grpc-status: 5\r\ngrpc-message: a\\r\\ngrpc-status:0\r\n")
+    ran = run(GrpcWeb(), request(framed(b"x"), WEB), response=answer)
+    assert ran.body == framed(b"hi") + framed(b"grpc-status:5\r\ngrpc-message:a\\r\\ngrpc-status:0\r\n", 0x80)
+
+
+def test_headers_of_the_status_are_never_headers_of_the_response() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 7\r\nGrpc-Message: no\r\nX-A: 1\r\n"
+    answer = head + b"Content-Length: 0\r\n\r\n"
+    web = run(GrpcWeb(), request(framed(b"x"), WEB), response=answer)
+    assert (web.body, web.fields.get(b"X-A")) == (framed(b"grpc-status:7\r\ngrpc-message:no\r\n", 0x80), b"1")
+    unary = run(ConnectRpc(), UNARY, response=answer)
+    assert (unary.status, json.loads(unary.body)) == (403, {"code": "permission_denied", "message": "no"})
+    for ran in (web, unary):
+        assert ran.fields.get(b"Grpc-Status") is None
+
+
+def test_what_filters_hide_stays_hidden() -> None:
+    """Forwarding headers and those of the hop are the gateway's, as in any request."""
+    more = b"X-Forwarded-For: 6.6.6.6\r\nConnection: x-secret\r\nX-Secret: 1\r\nContent-Digest: sha-256=:AA==:\r\n"
+    for filter, kind in ((GrpcWeb(), WEB), (ConnectRpc(), b"application/connect+proto")):
+        sent = run(filter, request(framed(b"x"), kind, more), response=response()).sent_fields
+        assert sent.get_all(b"X-Forwarded-For") == [b"192.0.2.1"]
+        assert sent.get(b"X-Secret") is None
+        assert sent.get(b"Content-Digest") is None
+        assert len(sent.get_all(b"Content-Type")) == 1
+
+
+def test_a_call_by_get_is_named_as_a_method() -> None:
+    assert configured(ConnectRpc, get=["SayHello", "a.B/C"]).get == ("SayHello", "a.B/C")
+    for wrong in ("/a.B/C", "a.B/", "a b", "a/b/c"):
+        with pytest.raises(ConfigError):
+            configured(ConnectRpc, get=[wrong])
+    asked = b"GET /a.B/C?connect=v1&encoding=json&message=%7B%7D HTTP/1.1\r\nHost: a.test\r\n\r\n"
+    ran = run(configured(ConnectRpc, get=["a.B/C"]), asked, response=response(framed(b"{}")))
+    assert ran.sent.startswith(b"POST /a.B/C HTTP/1.1\r\n")
+    assert (ran.sent_body, ran.body) == (framed(b"{}"), b"{}")
+    assert run(ConnectRpc(), asked).status == 405
+
+
+@pytest.mark.parametrize("filter", [GrpcWeb(), ConnectRpc()])
+def test_a_fault_of_the_upstream_is_told(filter: GrpcWeb | ConnectRpc) -> None:
+    kind = WEB if isinstance(filter, GrpcWeb) else b"application/connect+proto"
+    ran = run(filter, request(framed(b"x"), kind), response=None)
+    assert (ran.status, ran.fault) == (200, "connection_lost")
+    assert (b"grpc-status:14" if kind == WEB else b'"unavailable"') in ran.body
