@@ -280,7 +280,7 @@ class StreamBridge(ConnectBridge):
 class UnaryBridge(ConnectBridge):
     """Bridge of a unary call: its bodies are messages without frames, and its status comes first.
 
-    A request whose length is declared passes as it comes. What has to be held is at most `most` bytes.
+    A request whose length is declared passes as it comes. Otherwise at most `most` bytes are held.
     """
 
     def __init__(self, exchange: Exchange, forward: Forward, call: ConnectCall, most: int) -> None:
