@@ -345,7 +345,7 @@ def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
 
 
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
-    # Listeners without clients may still have the previous tables.
+    # Listeners of a configuration that is not served may still have the previous tables.
     listeners = [Listener(each, table) for each, table in gateway.tables.items()]
     if name is not None:
         for listener in listeners:

@@ -113,7 +113,7 @@ def fields_for_upstream(
     if policy == "strip":
         return FAMILY, b""
     if policy == "pass":
-        if peer.scheme == b"https" and not peer.trusted:  # the gateway's own knowledge of the certificate
+        if peer.scheme == b"https" and not peer.trusted:  # only the gateway knows the client certificate
             return _CLIENT_CERT, b"X-Forwarded-Client-Cert: %b\r\n" % _element(peer) if peer.certificate else b""
         return _NOTHING, b""
     return FAMILY, _appended(peer, head, client_ip)

@@ -448,7 +448,7 @@ class Route(_PendingStep):
         self.chain = chain  # complete chain: the listener's early filters, then the route's
         self.steps = steps  # request steps that run after routing
         self.check_path = check_path
-        self.fast_path: Any = fast_path  # set only while its `FastPath` is usable
+        self.fast_path: Any = fast_path  # `FastPath` has checked that it is set
         self.filter_timeout = filter_timeout
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options

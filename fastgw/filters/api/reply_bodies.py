@@ -235,7 +235,7 @@ class _FileSender(_Sender):
                     self._exchange.response_bytes += sent
                 if sent:
                     continue
-            # A pause even if the socket accepts all: the transport reports when it is writable again.
+            # The socket accepts nothing now: pass a piece to the transport, which reports when it is writable.
             piece = await self._read(min(self._left, PIECE))
             if not piece:
                 return "a file has become shorter while it was sent"

@@ -146,7 +146,7 @@ class LongLivedParser:
         marks = self._marks
         try:
             self._feed(memoryview(message)[:-1])
-            early = len(marks) != 3  # the end of the head
+            early = len(marks) != 3  # one mark is removed by the head
             self._feed(message[-1:])
             if not early and len(marks) == 2:
                 marks.append(None)

@@ -82,7 +82,7 @@ def reset(quotas: QuotaTable, config: Config, instance: str, consumer: str | Non
 
 
 def tables(cells: Cells, quotas: QuotaTable) -> tuple[TableUse, TableUse]:
-    """Return the occupancy of the rate limit memory. Takes about 0.1 s if it is full."""
+    """Return the occupancy of the memory for rate limits and quotas. Takes about 0.1 s if it is full."""
     own, shared = cells.occupied(time.monotonic_ns())
     of_limits = TableUse("rate_limit", own, cells.count, shared, cells.overflowed, cells.refused)
     own, shared = quotas.occupied(time.time())

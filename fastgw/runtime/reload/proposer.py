@@ -466,7 +466,7 @@ class Proposer:
         if subject in self._again and not self._is_postponed:
             self._again[subject].forget()
         if outcome.ok and subject != "contents":
-            self._again["file"].forget()  # earlier states of the file are obsolete
+            self._again["file"].forget()  # an earlier state needs no retry
             await asyncio.to_thread(self._staleness.accepted, lambda: self.current)
         elif not outcome.ok and subject == "file":
             await asyncio.to_thread(self._staleness.refused, lambda: self.current, self.records[-1].summary)
@@ -502,7 +502,7 @@ class Proposer:
             kept = _kept_note(loaded)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
-            # If the files are the active ones, their referenced contents make the configuration active.
+            # If the files have not changed since they became active, this counts as a reload of them.
             about = "file" if subject == "contents" and self._staleness.is_same else subject
             self._channel.send(Propose(generation=accepted.generation, source=source, subject=about), [descriptor])
         except ChannelFull:
@@ -580,8 +580,8 @@ class Proposer:
         return msgspec.structs.replace(loaded, withheld=withheld), accepted
 
     def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:
-        """Return filters that cannot use the present contents of files, with the error, if the previous contents worked
-        and can stay active. Documents are used as they are.
+        """Return filters that cannot use the changed contents of files, with the error: the previous contents can stay
+        active. Documents are used as they are.
         """
         changed_files = changed(self.current.captured, loaded.captured)
         rewritten = {file for file in changed_files if file in self.current.captured}
@@ -636,7 +636,7 @@ class Proposer:
         return self._node_state.words.targets.is_held(self._node_state.shared, place)
 
     def _keep(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
-        """Record the result of a change. `whole`: all files were checked."""
+        """Make an accepted configuration the active one. `whole`: the contents of all files were considered."""
         before = self.current
         stays = retained_generations(self._kept.values(), before, accepted)
         self._kept[before.generation] = RollbackPoint.of(before)

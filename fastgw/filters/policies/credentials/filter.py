@@ -235,7 +235,7 @@ class _Ways(NamedTuple):
         if self.csrf is not None:
             csrf, other_problem = await _newer(self.csrf, carried)
             problem = problem or other_problem
-        # One newer value of token and CSRF token is enough: the other may not be the reason.
+        # One newer value of token and CSRF token is enough: it may be the rejected one.
         if problem is not None and line in carried and (csrf is None or csrf.line in carried):
             raise problem
         return line, csrf
