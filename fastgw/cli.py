@@ -139,9 +139,7 @@ def _add_extension_dirs(given: list[str] | None) -> list[str] | None:
         if not stat.S_ISDIR(mode):
             raise typer.BadParameter(f"{each} is not a directory")
         if mode & stat.S_IWOTH:
-            raise typer.BadParameter(
-                f"{each} can be written to by every user: whoever writes there would be the gateway"
-            )
+            raise typer.BadParameter(f"{each} is writable by every user, who could run code in the gateway")
         if (path := os.path.abspath(each)) not in sys.path:
             sys.path.append(path)
     return given
@@ -691,7 +689,7 @@ def _wanted(file: str | None, name: str | None, admin: str | None, token_file: s
     from fastgw.admin.gateway_selection import GatewayChoice
 
     if sum(each is not None for each in (file, name, admin)) > 1:
-        raise typer.BadParameter("--config, --name and --admin: one of them says which gateway")
+        raise typer.BadParameter("--config, --name and --admin are mutually exclusive")
     return GatewayChoice(admin, file, name, token_file)
 
 
@@ -726,7 +724,7 @@ def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable
     """Return the response of a running gateway."""
     choice = _chosen(wanted)
     if certificate is not None and not choice.place.tls:
-        raise typer.BadParameter("it is shown by https:// alone", param_hint="--certificate")
+        raise typer.BadParameter("a client certificate needs https://", param_hint="--certificate")
     try:
         return ask(AdminClient(choice.place, choice.token, certificate))
     except Unreachable as error:

@@ -158,7 +158,7 @@ async def _body(request: Request, most: int | None = None) -> bytes:
                 if len(body) > most:
                     raise too_long
     except TimeoutError as error:
-        raise HTTPException(408, f"The body did not come within {BODY_TIMEOUT:.0f} s.") from error
+        raise HTTPException(408, f"The body did not arrive within {BODY_TIMEOUT:.0f} s.") from error
     return bytes(body)
 
 
@@ -175,7 +175,7 @@ def _content_type(request: Request, *wanted: str) -> str:
 
 async def _no_body(request: Request) -> None:
     if await _body(request):
-        raise HTTPException(415, "This request takes no body.")
+        raise HTTPException(415, "This request must not have a body.")
 
 
 def _check_query(request: Request, known: Collection[str], repeats: Container[str]) -> None:

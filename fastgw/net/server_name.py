@@ -112,7 +112,7 @@ def _record_size(header: bytes, *, first: bool) -> int | None:
     if header[0] != HANDSHAKE or header[1:2] not in (b"", b"\x03"):
         if first:
             raise InvalidHello("the first bytes are not a TLS handshake", alert=None)
-        raise InvalidHello("another record stands within the ClientHello", Alert.UNEXPECTED_MESSAGE)
+        raise InvalidHello("a record of another type interrupts the ClientHello", Alert.UNEXPECTED_MESSAGE)
     if len(header) < _RECORD_HEADER:
         return None
     size = int.from_bytes(header[3:])
@@ -151,7 +151,7 @@ def _parse(body: bytes) -> ClientHello:
         kind = extensions.number(2)
         content = extensions.vector(2, 0, 65_535)
         if kind in met:
-            raise InvalidHello(f"the extension {kind} stands twice", Alert.ILLEGAL_PARAMETER)
+            raise InvalidHello(f"duplicate extension {kind}", Alert.ILLEGAL_PARAMETER)
         met.add(kind)
         if kind == _SERVER_NAME:
             name = _server_name(_Reader(content))

@@ -180,7 +180,7 @@ def _filter_settings(name: str, held: Any, filter_types: Mapping[str, type[Struc
 def _name_of(kind: type) -> str:
     name = f"{kind.__module__}:{kind.__qualname__}"
     if _class_named(name, object) is not kind:
-        raise TypeError(f"{name} is another class than the one in use")
+        raise TypeError(f"{name} is not the class in use")
     return name
 
 
@@ -192,7 +192,7 @@ def _class_named(name: str, base: Any) -> Any:
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        raise TypeError(f"there is no class {name} that another process could find") from error
+        raise TypeError(f"other processes cannot import the class {name}") from error
     if not isinstance(found, type) or not issubclass(found, base):
         raise TypeError(f"{name} is no {base.__name__}")
     return found

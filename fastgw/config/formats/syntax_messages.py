@@ -53,8 +53,8 @@ YAML: Final = (
         "`,` between its keys, and `}` behind the last value",
         _BEGAN,
     ),
-    _row(r"flow sequence: ", "a list in brackets cannot go on like this", "`,` or `]`, or quotes around the string"),
-    _row(r"flow mapping: ", "an object in braces cannot go on like this", "`,` or `}`, or quotes around the string"),
+    _row(r"flow sequence: ", "unexpected text in a list in brackets", "`,` or `]`, or quotes around the string"),
+    _row(r"flow mapping: ", "unexpected text in an object in braces", "`,` or `}`, or quotes around the string"),
     _row(r"flow node: .*\[end\]", "the file ends within brackets or braces", "`]` or `}` for each `[` or `{`"),
     _row(r"node: ", "a value cannot start with this character", "a value, or quotes around the string"),
     _row(
@@ -64,7 +64,7 @@ YAML: Final = (
     ),
     _row(
         r"mapping values are not allowed",
-        "a key where the value of the line before goes on",
+        "a key where the value of the previous line continues",
         "the same indentation as the keys before, and `:` behind each of them",
     ),
     _row(
@@ -85,7 +85,12 @@ YAML: Final = (
         "a string cannot start with this character",
         "quotes around a string that starts with `@`, `%` or a backtick",
     ),
-    _row(r"simple key: ", "a line without `:`", "`key: value`, or more indentation if the line before goes on", _BEGAN),
+    _row(
+        r"simple key: ",
+        "a line without `:`",
+        "`key: value`, or more indentation if the previous line continues",
+        _BEGAN,
+    ),
     _row(
         r"block mapping: ",
         "it does not belong to the object that starts on line {line}",
@@ -154,7 +159,7 @@ JSON: Final = (
     ),
     _row(r"Expecting value", "a value is missing", "a value, and no `,` behind the last one"),
     _row(r"Expecting ':'", "a key without `:`", "`:` and a value"),
-    _row(r"Expecting ','", "a list or an object cannot go on like this", "`,`, or the bracket that closes it"),
+    _row(r"Expecting ','", "unexpected text in a list or an object", "`,`, or the bracket that closes it"),
     _row(r"Extra data", "something behind the end", "one object"),
     _row(r"Unterminated string", "a string is not closed", "a double quote at its end"),
     _row(r"control character", "a control character", "an escape sequence, such as `\\n`"),

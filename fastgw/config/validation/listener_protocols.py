@@ -44,7 +44,7 @@ def targets_of_one_protocol(merged: Merged) -> None:
         elif schemes & {"tcp", "udp"}:
             _check_transport(place, upstream, schemes.pop())
         elif upstream.proxy_protocol not in (None, BROKEN) and "http" in schemes:
-            wrong = "connections to HTTP targets serve many clients, so no header can tell whose they are"
+            wrong = "clients share connections to HTTP targets, so no PROXY protocol header can identify them"
             place.below("proxy_protocol").report(wrong, "expected tcp targets, or no `proxy_protocol`")
 
 
@@ -129,14 +129,17 @@ def _upstreams(place: SourcePlace, listener: Any) -> Iterator[tuple[SourcePlace,
         if listener.proxy_protocol == "required":
             place.below("proxy_protocol").report("has no effect with `protocol: udp`", _NOWHERE)
         if listener.address is not BROKEN and listener.address.path:
-            place.below("address").report("a unix socket takes no datagrams here", 'expected "host:port"', at_key=False)
+            place.below("address").report(
+                "unix sockets are not supported for UDP", 'expected "host:port"', at_key=False
+            )
     if protocol != "tcp" and listener.tls is not None:
         wrong = "`protocol: tls` passes TLS through as it is" if protocol == "tls" else "there is no TLS over UDP"
         place.below("tls").report(wrong, "expected `protocol: tcp` to terminate TLS")
     if protocol == "tls":
         if listener.upstream is not None:
             place.below("upstream").report(
-                "has no effect with `protocol: tls`", "expected `routes`; one without `sni` takes all other connections"
+                "has no effect with `protocol: tls`",
+                "expected `routes`; one without `sni` matches all other connections",
             )
         if not listener.routes:
             place.report("`protocol: tls` needs routes", "expected `routes: [{sni: [...], upstream: NAME}]`")
@@ -161,7 +164,7 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str]) -
             if name in others:
                 at = place.below("listeners", index)
                 at.report(
-                    f"listener {show(name)} has `protocol: {others[name]}`: no requests come in there", at_key=False
+                    f"listener {show(name)} has `protocol: {others[name]}`, so it receives no requests", at_key=False
                 )
         named = [(place.below("upstream"), each) for each in route.destinations]
         if isinstance(route.upstream, Mapping):

@@ -75,7 +75,7 @@ def test_a_directory_that_everybody_may_write_to_is_refused(folder):
     folder.chmod(0o777)
     code, output = told("check", "--extension-dir", ".", "gw.yaml")
     assert code == 2
-    assert "can be written to by every user" in " ".join(output.split())
+    assert "is writable by every user" in " ".join(output.split())
     assert str(folder) not in sys.path
 
 

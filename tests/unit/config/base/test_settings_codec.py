@@ -160,7 +160,7 @@ def test_a_class_that_nobody_could_find_is_not_encoded() -> None:
     class Local(Filter, name="local", phase=Phase.ADMIT):
         """A filter within a function."""
 
-    with pytest.raises(TypeError, match=r"there is no class .*Local that another process could find"):
+    with pytest.raises(TypeError, match=r"other processes cannot import the class .*Local"):
         encode(FilterUse("a", "local", Local()))
 
 

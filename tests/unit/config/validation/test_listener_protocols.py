@@ -60,14 +60,14 @@ def test_what_is_right(listener: str) -> None:
         (of("tcp", "upstream: tcp, protocols: [http1]"), "protocols: has no effect with `protocol: tcp`"),
         (of("tcp", "upstream: tcp, ambiguous_paths: allow"), "ambiguous_paths: has no effect with `protocol: tcp`"),
         (of("tcp", "upstream: tcp, trusted_proxies: [10.0.0.0/8]"), "expected `proxy_protocol: required` as well"),
-        (of("tls", "upstream: tcp"), "expected `routes`; one without `sni` takes all other connections"),
+        (of("tls", "upstream: tcp"), "expected `routes`; one without `sni` matches all other connections"),
         (of("tls", "tls: null"), "`protocol: tls` needs routes"),
         (of("tls", "routes: [{upstream: http}]"), 'the targets of "http" are not tcp:// URLs'),
         (of("tls", "routes: [{sni: ['a b'], upstream: tcp}]"), "is not a server name"),
         (of("tls", "routes: [{sni: ['[::1]'], upstream: tcp}]"), "is an address: clients send none as server name"),
         (of("udp", "upstream: tcp"), 'the targets of "tcp" are not udp:// URLs'),
         (of("udp", "upstream: unix"), 'the targets of "unix" are not udp:// URLs'),
-        ("{address: 'unix:/a', protocol: udp, upstream: udp}", "a unix socket takes no datagrams here"),
+        ("{address: 'unix:/a', protocol: udp, upstream: udp}", "unix sockets are not supported for UDP"),
     ],
 )
 def test_listeners_that_are_wrong(listener: str, wrong: str) -> None:
