@@ -161,9 +161,9 @@ cdef tuple _OF_EXCHANGE = (
 
 @cython.final  # PERF: it is read in place: 130 instructions of an exchange (CPython 3.11, callgrind, micro/observe).
 cdef class Reader:
-    """Reads attributes of instances of one class after the other. Those in `__slots__` are read where they lie.
+    """Reads attributes of instances, one class after another. Slots (`__slots__`) are read at their offset.
 
-    Where a slot lies is a fact of the class; another class is another layout, so its slots are looked up anew.
+    Offsets depend on the class, so they are looked up again for another class.
     """
 
     cdef type _class
