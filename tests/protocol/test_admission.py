@@ -14,7 +14,7 @@ from tests.support.certificates import Certificates, client_tls
 from tests.support.client import Response
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
-from tests.support.lanes import Kind, Lane, Lanes, running
+from tests.support.lanes import VERSIONS, Kind, Lane, Lanes, running
 from tests.support.tokens import Signer
 
 APP = b"https://app.example"
@@ -68,9 +68,11 @@ KEY = b"X-Key: k-alice\r\n"
 BASIC = b"Authorization: Basic %b\r\n" % b64encode(b"bob:hunter2")
 
 
-@pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
-    yield from running(Lanes(tmp_path_factory.mktemp("admission"), KINDS, count=4, settings=SETTINGS))
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(
+        Lanes(tmp_path_factory.mktemp("admission"), KINDS, count=4, settings=SETTINGS, version=request.param)
+    )
 
 
 @pytest.fixture

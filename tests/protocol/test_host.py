@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.lanes import Kind, Lanes, running
+from tests.support.lanes import VERSIONS, Kind, Lanes, running
 from tests.support.origin import Request
 
 KINDS = {
@@ -17,9 +17,9 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
-    yield from running(Lanes(tmp_path_factory.mktemp("host"), KINDS, count=4))
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(Lanes(tmp_path_factory.mktemp("host"), KINDS, count=4, version=request.param))
 
 
 def host_sent(
@@ -46,6 +46,7 @@ def test_preserve_keeps_what_the_client_said(lanes: Lanes) -> None:
     assert got.get(b"Host") == host + b":8080"
 
 
+@pytest.mark.http1
 def test_preserve_keeps_the_host_of_absolute_form(lanes: Lanes) -> None:
     """RFC 9112 section 3.2.2: the authority of the target is the Host."""
     got, _, host = host_sent(lanes, "preserve", b"GET http://$HOST:8080/ HTTP/1.1\r\nHost: $HOST:8080\r\n\r\n")

@@ -30,7 +30,7 @@ SETTINGS = {
         "old": {"address": "127.0.0.1:0"},
     },
     "timeouts": {"response_idle": "1s", "request_body_idle": "1s", "request_headers": "1s", "keepalive": "1s"},
-    "limits": {"body_bytes": "16MiB"},
+    "limits": {"body_bytes": "16MiB", "header_bytes": "8KiB"},
 }
 
 
@@ -398,6 +398,12 @@ def test_a_body_above_the_limit_is_refused(lane: Lane, client: Http2Client, leng
         assert b"0\r\n\r\n" not in upstream.unread
     assert client.wait_for(1).status == 413
     lane.origin.errors.clear()
+
+
+def test_a_target_above_the_limit_is_a_414(lane: Lane, client: Http2Client) -> None:
+    client.begin().send(request(lane, path=b"/" + b"a" * 9_000) + request(lane, 3, fields=((b"a", b"b" * 9_000),)))
+    assert client.wait_for(1).status == 414
+    assert client.wait_for(3).status == 431
 
 
 def test_a_client_that_waits_to_be_asked_is_not_timed(lane: Lane, client: Http2Client) -> None:

@@ -11,15 +11,17 @@ import pytest
 from tests.support.client import Client
 from tests.support.faults import assert_fault, assert_refused
 from tests.support.gateway import Gateway
-from tests.support.lanes import Kind, Lane, Lanes, running
+from tests.support.lanes import VERSIONS, Kind, Lane, Lanes, running
 
 SETTINGS = {"limits": {"header_bytes": "2KiB", "header_count": 20, "body_bytes": 1000}}
 KINDS = {"plain": Kind(), "small": Kind(route={"filters": {"size": {"body": "10B"}}})}
 
 
-@pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
-    yield from running(Lanes(tmp_path_factory.mktemp("limits"), KINDS, count=12, settings=SETTINGS))
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(
+        Lanes(tmp_path_factory.mktemp("limits"), KINDS, count=12, settings=SETTINGS, version=request.param)
+    )
 
 
 def padded(lane: Lane, size: int, field: bytes = b"X-A: ") -> bytes:
@@ -28,6 +30,7 @@ def padded(lane: Lane, size: int, field: bytes = b"X-A: ") -> bytes:
     return lane.get(fields=field + b"a" * (size - len(head)) + b"\r\n")
 
 
+@pytest.mark.http1
 def test_a_head_of_the_greatest_size_passes(lane: Lane) -> None:
     """`limits.header_bytes` counts the start line and all fields with their line ends."""
     request = padded(lane, 2048)
@@ -36,6 +39,7 @@ def test_a_head_of_the_greatest_size_passes(lane: Lane) -> None:
     assert response.status == 200
 
 
+@pytest.mark.http1
 @pytest.mark.parametrize("size", [2049, 3000, 200_000])
 def test_a_larger_head_is_a_431(lane: Lane, size: int) -> None:
     """RFC 6585 section 5: the answer can be read although the rest of the head is on its way."""
@@ -45,6 +49,7 @@ def test_a_larger_head_is_a_431(lane: Lane, size: int) -> None:
     lane.origin.assert_untouched()
 
 
+@pytest.mark.http1
 def test_a_head_without_an_end_is_a_431(lane: Lane) -> None:
     """RFC 6585 section 5: no more is held than the limit, whether or not an end comes."""
     client = lane.client()
@@ -52,6 +57,7 @@ def test_a_head_without_an_end_is_a_431(lane: Lane) -> None:
     assert_refused(client, "head_too_large")
 
 
+@pytest.mark.http1
 @pytest.mark.parametrize("end", [b" HTTP/1.1\r\nHost: $HOST\r\n\r\n", b""], ids=["ended", "without an end"])
 def test_a_target_above_the_limit_is_a_414(lane: Lane, end: bytes) -> None:
     """RFC 9110 section 15.5.15: said of the target where the target alone is too long."""
@@ -66,6 +72,7 @@ def test_the_greatest_number_of_fields_passes(lane: Lane) -> None:
     assert response.status == 200
 
 
+@pytest.mark.http1
 def test_one_field_more_is_a_431(lane: Lane) -> None:
     """RFC 6585 section 5: too many fields."""
     client = lane.client()
@@ -90,6 +97,7 @@ def in_chunks(lane: Lane, body: bytes, each: int = 10) -> bytes:
     return lane.get(method=b"POST", fields=b"Transfer-Encoding: chunked\r\n") + framed + b"0\r\n\r\n"
 
 
+@pytest.mark.http1
 def test_a_greater_length_is_a_413_at_once(lane: Lane) -> None:
     """RFC 9110 section 15.5.14: what is announced too long is refused before a byte of it is read."""
     client = lane.client()
@@ -98,6 +106,7 @@ def test_a_greater_length_is_a_413_at_once(lane: Lane) -> None:
     lane.origin.assert_untouched()
 
 
+@pytest.mark.http1
 def test_a_greater_length_is_a_413_also_where_the_body_came_with_the_head(lane: Lane) -> None:
     """RFC 9110 section 15.5.14: it makes no difference in how many pieces it comes."""
     client = lane.client()
@@ -113,6 +122,7 @@ def test_a_greater_length_is_a_413_for_a_client_that_waits(lane: Lane) -> None:
     assert_fault(client.read_response(), "body_too_large")
 
 
+@pytest.mark.http1
 def test_chunks_that_grow_too_large_are_a_413(lane: Lane) -> None:
     """RFC 9110 section 15.5.14: a body of unknown length is refused where it crosses the limit; its upstream is cut."""
     client = lane.client()

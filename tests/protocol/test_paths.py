@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.faults import assert_fault
-from tests.support.lanes import Kind, Lanes, running
+from tests.support.lanes import VERSIONS, Kind, Lanes, running
 from tests.support.origin import Request
 
 KINDS = {
@@ -27,9 +27,9 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
-    yield from running(Lanes(tmp_path_factory.mktemp("paths"), KINDS, count=20))
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(Lanes(tmp_path_factory.mktemp("paths"), KINDS, count=20, version=request.param))
 
 
 def sent(lanes: Lanes, kind: str, request_target: bytes) -> bytes:

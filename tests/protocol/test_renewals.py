@@ -12,7 +12,7 @@ import fastgw
 from tests.support.client import Client, Response
 from tests.support.extension import install
 from tests.support.gateway import Gateway, wait_until
-from tests.support.lanes import Kind, Lane, Lanes, running
+from tests.support.lanes import VERSIONS, Kind, Lane, Lanes, running
 from tests.support.origin import OK, Origin, OriginConnection
 
 FILTERS = '''
@@ -75,8 +75,10 @@ def token_server() -> Iterator[Origin]:
         yield origin
 
 
-@pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory, token_server: Origin) -> Iterator[Lanes]:
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, token_server: Origin
+) -> Iterator[Lanes]:
     shows = {"shows": {"token_url": f"{token_server.url}/token"}}
     kinds = {
         "plain": Kind(route={"filters": shows}),
@@ -88,7 +90,9 @@ def lanes(tmp_path_factory: pytest.TempPathFactory, token_server: Origin) -> Ite
     }
     folder = tmp_path_factory.mktemp("renewals")
     settings = {"extensions": ["shows"]}
-    yield from running(Lanes(folder, kinds, count=8, settings=settings, environment=environment(folder)))
+    yield from running(
+        Lanes(folder, kinds, count=8, settings=settings, environment=environment(folder), version=request.param)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +241,7 @@ def test_who_expects_a_100_is_asked_for_the_body_by_who_takes_it(lanes: Lanes, t
     lane.end()
 
 
+@pytest.mark.http1
 def test_a_tunnel_is_asked_for_twice(lanes: Lanes, token_server: Origin) -> None:
     lane = lanes.take("plain")
     client = lane.client()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.support.faults import assert_fault
-from tests.support.lanes import Lane
+from tests.support.lanes import PLAIN, VERSIONS, Kind, Lane, Lanes, running
 from tests.support.peer import Unexpected
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -64,6 +66,12 @@ NONSENSE = {
     "a bare 101": b"HTTP/1.1 101 Switching Protocols\r\n\r\nok",
     "a huge head": OK + b"X-A: bcdefghijklmnop\r\n" * 20_000 + b"Content-Length: 2\r\n\r\nok",
 }
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    kinds = {**PLAIN, "old": Kind()}
+    yield from running(Lanes(tmp_path_factory.mktemp("lanes"), kinds, version=request.param))
 
 
 @pytest.mark.parametrize("slowly", [False, True], ids=["whole", "byte by byte"])
@@ -147,6 +155,7 @@ def test_an_upstream_that_stops_amid_the_body_is_seen(lane: Lane, framing: bytes
     assert (record["status"], record["fault"]) == (200, "upstream_incomplete")
 
 
+@pytest.mark.http1
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 def test_a_reset_in_a_body_that_ends_with_the_connection_is_no_end(lane: Lane, version: bytes) -> None:
     """RFC 9112 section 8: a reset is not the closing that ends such a body; only a FIN is."""

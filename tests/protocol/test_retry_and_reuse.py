@@ -13,7 +13,7 @@ import pytest
 from fastgw.eventloop.worker_loop import BODY_READ_BYTES, READ_BYTES
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
-from tests.support.lanes import Kind, Lane, Lanes, running
+from tests.support.lanes import VERSIONS, Kind, Lane, Lanes, running
 from tests.support.origin import OK, Origin, OriginConnection
 
 KINDS = {
@@ -27,9 +27,9 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
-    yield from running(Lanes(tmp_path_factory.mktemp("reuse"), KINDS))
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(Lanes(tmp_path_factory.mktemp("reuse"), KINDS, version=request.param))
 
 
 @pytest.fixture

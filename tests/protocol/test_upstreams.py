@@ -10,15 +10,15 @@ import pytest
 
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
-from tests.support.lanes import Kind, Lanes, running
+from tests.support.lanes import VERSIONS, Kind, Lanes, running
 from tests.support.origin import OK, Origin
 
 KINDS = {"three": Kind(upstream={"pool": {"max_connections": 3}})}
 
 
-@pytest.fixture(scope="module")
-def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
-    yield from running(Lanes(tmp_path_factory.mktemp("limits"), KINDS, count=2))
+@pytest.fixture(scope="module", params=VERSIONS)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(Lanes(tmp_path_factory.mktemp("limits"), KINDS, count=2, version=request.param))
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.client import Client, Response
 from tests.support.gateway import Gateway
+from tests.support.http2.translation import TranslatedClient
 from tests.support.origin import OK, Origin, OriginConnection, Request
 from tests.support.peer import Peer
 
@@ -31,19 +34,25 @@ class Kind:
     """Path after the target's authority."""
 
 
+VERSIONS = ["http1", pytest.param("http2", marks=pytest.mark.twin)]
+"""Of HTTP that clients speak: parameters of a fixture of `Lanes` whose tests hold for both."""
 PLAIN = {"plain": Kind()}
 
 
 class Lane:
     """One test's view of the gateway: requests for `host` reach `origin`, and no other requests do."""
 
-    def __init__(self, gateway: Gateway, name: str, origin: Origin) -> None:
+    def __init__(self, gateway: Gateway, name: str, origin: Origin, translated: bool = False) -> None:
         self.gateway, self.name, self.origin = gateway, name, origin
+        self._translated = translated
         self.host = f"{name}.test".encode()
         self._peers: list[Peer] = []
 
     def client(self, listener: str = "main") -> Client:
-        client = self.gateway.connect(listener)
+        if self._translated:
+            client: Client = TranslatedClient(self.gateway.address(listener))
+        else:
+            client = self.gateway.connect(listener)
         self._peers.append(client)
         return client
 
@@ -78,7 +87,7 @@ class Lane:
 
 class Lanes:
     """A gateway with lanes of several kinds. `settings`: further top-level keys of its configuration; `environment`:
-    variables to add."""
+    variables to add; `version`: what its clients speak to it."""
 
     def __init__(
         self,
@@ -87,6 +96,7 @@ class Lanes:
         count: int = LANES,
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        version: str = "http1",
     ) -> None:
         self._origins: dict[str, Origin] = {}
         upstreams: dict[str, Any] = {}
@@ -99,19 +109,23 @@ class Lanes:
                 routes.append(
                     {"name": name, "hosts": [f"{name}.test"], "upstream": name, **copy.deepcopy(dict(kind.route))}
                 )
-        config = {
+        config: dict[str, Any] = {
             "workers": 1,
             "listeners": {"main": {"address": "127.0.0.1:0"}},
             "upstreams": upstreams,
             "routes": routes,
             **(settings or {}),
         }
+        self._translated = version == "http2"
+        if self._translated:
+            listeners = config["listeners"].items()
+            config["listeners"] = {name: {**each, "protocols": ["http2"]} for name, each in listeners}
         self._order = {kind: itertools.cycle(range(count)) for kind in kinds}
         self.gateway = Gateway(config, directory, environment=environment)
 
     def take(self, kind: str = "plain") -> Lane:
         name = f"{kind}-{next(self._order[kind])}"
-        return Lane(self.gateway, name, self._origins[name])
+        return Lane(self.gateway, name, self._origins[name], self._translated)
 
     def stop(self) -> None:
         for origin in self._origins.values():

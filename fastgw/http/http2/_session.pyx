@@ -510,6 +510,8 @@ cdef class Session:
         self._head_fields += 1
         if self._head_bytes > self._most_head_bytes or self._head_fields > self._most_head_fields:
             self._too_long = True
+            if namelen == 5 and name[0] == c":":  # which of the two is too long
+                return self._keep_pseudo(&self._path, value, length)
             return True
         if name[0] == c":":
             self._head_fields -= 1
