@@ -434,14 +434,14 @@ static Cell* live_cell(
     return cell;
 }
 
-/* Give back what was spent at an instant (or later, where the cell had seen later ones).
+/* Refund a cost that was spent at `spent_at` (or later, if the cell had seen a later instant).
  *
- * To a bucket, less what it would have got by now if that were all: if the others had left it full, no more than this
- * would be missing. (If not, all of it would be, but nobody can tell: others may have been given back theirs.) To a
- * window, all of it, until the window goes on to its next part: that count is final.
+ * To a bucket: the cost less what it has refilled since, as if other spendings had left it full: then no more than this
+ * is missing. (Otherwise the whole cost is missing, but that cannot be determined: others may have been refunded.) To a
+ * window: the whole cost, until the window advances to its next part, when the count is final.
  *
- * `now` was read after `seen`: if the cell still says the same, then it did at that instant, and who is stopped before
- * the swap takes nothing from what was spent meanwhile. AGAIN: it says something else. */
+ * `now` was read after `seen`: if the cell is unchanged, it had this state at `now`, so a process that is stopped before
+ * the swap does not undo spendings in between. AGAIN: the cell has changed. */
 static inline int64_t give_back(
     const Limit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t spent_at, uint64_t now) {
     Cell next = seen;
@@ -465,7 +465,7 @@ static uint64_t spent_in_window(const Limit* limit, const uint64_t* parts, Cell 
     return spent;
 }
 
-/* How many permits a key has left, and (told) when it has all of them again if nothing more is spent. */
+/* Return the permits that a key has left; `renewed_at`: when it is fully replenished if nothing more is spent. */
 static inline uint64_t left(
     const Table* table, const Limit* limit, const char* key, size_t length, uint64_t now, uint64_t* renewed_at) {
     Cell seen, again, *cell;
