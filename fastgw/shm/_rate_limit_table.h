@@ -23,7 +23,7 @@
  *
  * 3. A key does not spend in the overflow and in its own cell at the same time. A process that makes a claim live reads
  *    the overflow cell after the claim, and clears the claim if that cell is live. A process that spends in the
- *    overflow reads all cells of the key afterwards: claims are cleared; if a cell is live, the spending in the overflow
+ *    overflow reads all cells of the key afterwards: claims are cleared; if a cell is live, the overflow spending
  *    is void, and the process decides again in that cell. One of the two processes sees the other.
  *
  * Eviction needs no extra word: an expired cell, or another key's claim, is swapped for the claim. If its owner has
@@ -440,8 +440,8 @@ static Cell* live_cell(
  * is missing. (Otherwise the whole cost is missing, but that cannot be determined: others may have been refunded.) To a
  * window: the whole cost, until the window advances to its next part, when the count is final.
  *
- * `now` was read after `seen`: if the cell is unchanged, it had this state at `now`, so a process that is stopped before
- * the swap does not undo spendings in between. AGAIN: the cell has changed. */
+ * `now` was read after `seen`: if the cell is unchanged, it had this state at `now`, so a process stopped before the
+ * swap does not undo spendings in between. AGAIN: the cell has changed. */
 static inline int64_t give_back(
     const Limit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t spent_at, uint64_t now) {
     Cell next = seen;
