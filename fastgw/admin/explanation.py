@@ -15,7 +15,9 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     waits: bool = False
     """Whether it would have to wait for an external answer; later steps apply if it passes."""
     depends_on: str = ""
-    """Earlier filter that waits for an external answer and then identifies the client; this one's decision needs it."""
+    """Earlier filter that waits for an external answer and then identifies the client; the decision of this filter
+    needs it.
+    """
 
 
 class Explanation(msgspec.Struct, omit_defaults=True):

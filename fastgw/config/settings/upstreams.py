@@ -254,14 +254,14 @@ class Retries(Settings):
         ...,
     ] = ("connect_failure", "reset_before_response")
     """`connect_failure`: no connection could be opened; `reset_before_response`: a reused connection was closed before
-    any response, or the target refused the request unseen, as HTTP/2 lets it say (`GOAWAY`, `REFUSED_STREAM`; then POST
+    any response, or the target refused the request unprocessed, over HTTP/2 by `GOAWAY` or `REFUSED_STREAM` (then POST
     is retried too). In these two cases the upstream has not processed the request. In the others it may have, and would
     process it twice, so they apply only to idempotent requests (GET, HEAD, OPTIONS, PUT, DELETE): `per_try_timeout`: no
     response head within that time, or within `timeouts.response_headers`; `"429"`, `"500"`, `"502"`, `"503"`, `"504"`:
     the target answered with this status; `cancelled`, `deadline_exceeded`, `internal`, `resource_exhausted`,
     `unavailable`: a call of gRPC ended with this status before any message (calls are POST: see `non_idempotent`). The
-    last response is forwarded as it is, also if no other target is available
-    after it (all are ejected, or the circuit breaker has opened)."""
+    last response is forwarded as it is, also if no other target is available after it (all are ejected, or the circuit
+    breaker has opened)."""
     budget: Percent = 0.2
     """Retry budget: maximum number of retries in flight, as a share of the requests in flight to this upstream; each
     worker applies it to its own requests. Three more are always allowed, on the whole node. A failed connect that is
@@ -446,10 +446,10 @@ class Upstream(Settings):
     """Targets of the upstream: a list of `{url: …}` or of URLs, or a source of targets: `{file: path}`, `{dns: name,
     port: 9000}` or `{srv: name}`. Changes in a source take effect without a reload."""
     protocol: Literal["http1", "http2", "auto", "grpc"] = "http1"
-    """Protocol spoken to the targets. `http1`: HTTP/1.1; `http2`: HTTP/2, which `https` targets must choose by ALPN and
-    others must expect ("prior knowledge"); `auto`: what an `https` target chooses by ALPN, HTTP/1.1 to others; `grpc`:
-    HTTP/2 with the deadlines and statuses of gRPC. A connection of HTTP/2 carries up to 100 requests at once, or fewer
-    where the target says so. Upgrades, such as to WebSocket, need HTTP/1.1."""
+    """Protocol spoken to the targets. `http1`: HTTP/1.1; `http2`: HTTP/2, which `https` targets must select by ALPN and
+    others must support by prior knowledge; `auto`: the version that an `https` target selects by ALPN, HTTP/1.1 for
+    others; `grpc`: HTTP/2 with the deadlines and statuses of gRPC. A connection of HTTP/2 carries up to 100 requests at
+    once, or fewer where the target says so. Upgrades, such as to WebSocket, need HTTP/1.1."""
     resolve: Resolve = Resolve()
     """DNS resolution of the names of targets."""
     load_balancing: LoadBalancing = LoadBalancing()
