@@ -269,7 +269,7 @@ def check(
         for note in notes:
             typer.echo(f"note: {note}")
         if not problems:
-            typer.echo(f"{file}: configuration is valid{_but(notes)}")
+            typer.echo(f"{file}: configuration is valid{_notes_suffix(notes)}")
     if problems:
         raise typer.Exit(WRONG)
 
@@ -362,7 +362,7 @@ def reload(
     """Reload the configuration file of a running gateway, and wait until it is active on all workers."""
     from fastgw.admin.node_interface import Outcome
 
-    wanted = _wanted(file, name, admin, token_file)
+    wanted = _gateway_choice(file, name, admin, token_file)
     _tell_outcome(_query_gateway(wanted, certificate, lambda client: client.change("/reload", Outcome)), answer)
 
 
@@ -382,7 +382,7 @@ def rollback(
     from fastgw.admin.node_interface import Outcome
 
     body = {"generation": generation}
-    wanted = _wanted(file, name, admin, token_file)
+    wanted = _gateway_choice(file, name, admin, token_file)
     _tell_outcome(_query_gateway(wanted, certificate, lambda client: client.change("/rollback", Outcome, body)), answer)
 
 
@@ -413,7 +413,7 @@ def drain(
     from fastgw.admin.node_interface import Draining
 
     draining = _query_gateway(
-        _wanted(file, name, admin, token_file), certificate, lambda client: client.change("/drain", Draining)
+        _gateway_choice(file, name, admin, token_file), certificate, lambda client: client.change("/drain", Draining)
     )
     if answer is Format.JSON:
         _print_json(draining)
@@ -435,16 +435,16 @@ def status(
     if watch and (answer is Format.JSON or not sys.stdout.isatty()):
         raise typer.BadParameter("--watch needs a terminal", param_hint="--watch")
     if answer is Format.JSON:
-        typer.echo(_query_gateway(_wanted(file, name, admin, token_file), certificate, _all_status))
+        typer.echo(_query_gateway(_gateway_choice(file, name, admin, token_file), certificate, _all_status))
         return
     from fastgw.admin import status_tables  # this imports rich, which no other command needs
 
     if watch:
-        _query_gateway(_wanted(file, name, admin, token_file), certificate, status_tables.watch)
+        _query_gateway(_gateway_choice(file, name, admin, token_file), certificate, status_tables.watch)
     else:
         status_tables.console().print(
             status_tables.overview(
-                *_query_gateway(_wanted(file, name, admin, token_file), certificate, status_tables.ask)
+                *_query_gateway(_gateway_choice(file, name, admin, token_file), certificate, status_tables.read_tables)
             )
         )
 
@@ -463,7 +463,7 @@ def token(
     ] = False,
 ) -> None:
     """Print the token of a running gateway's admin API."""
-    held = _chosen(_wanted(file, name, admin, token_file)).token
+    held = _chosen(_gateway_choice(file, name, admin, token_file)).token
     if held is None:
         _fail(WRONG, "fastgw: the gateway has no token, or its token file cannot be read")
     typer.echo(f"Authorization: Bearer {held}" if header else held)
@@ -685,7 +685,7 @@ def _with_excerpts(problems: Sequence[config.Problem], excerpts: Mapping[config.
             yield excerpts[problem]
 
 
-def _wanted(file: str | None, name: str | None, admin: str | None, token_file: str | None) -> GatewayChoice:
+def _gateway_choice(file: str | None, name: str | None, admin: str | None, token_file: str | None) -> GatewayChoice:
     from fastgw.admin.gateway_selection import GatewayChoice
 
     if sum(each is not None for each in (file, name, admin)) > 1:
@@ -776,7 +776,7 @@ def _announce(bound: Bound) -> None:
     notice(OperatorEvent.LISTENING, f"fastgw {VERSION}: listening on {bound}")
 
 
-def _but(notes: Sequence[config.Problem]) -> str:
+def _notes_suffix(notes: Sequence[config.Problem]) -> str:
     return f", with {'a note' if len(notes) == 1 else 'notes'} above" if notes else ""
 
 

@@ -111,13 +111,13 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     writer.close()
 
 
-def _begin(writer: asyncio.StreamWriter, status: int, content_type: bytes) -> None:
+def _write_head(writer: asyncio.StreamWriter, status: int, content_type: bytes) -> None:
     writer.write(status_line(status) + b"Content-Type: %b\r\nConnection: close\r\n\r\n" % content_type)
 
 
 async def _page(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     url = f"http://{head.authority.decode()}"
-    _begin(writer, 200, b"text/html; charset=utf-8")
+    _write_head(writer, 200, b"text/html; charset=utf-8")
     writer.write(PAGE.format(commands=html.escape("\n".join(commands(url)))).encode())
 
 
@@ -127,12 +127,12 @@ async def _echo(head: Http1RequestHead, reader: asyncio.StreamReader, writer: as
     received = b""
     while not body.done and len(received) < ECHO_MAX and (chunk := await reader.read(READ_BYTES)):
         received += body.feed(chunk)
-    _begin(writer, 200, b"text/plain; charset=utf-8")
+    _write_head(writer, 200, b"text/plain; charset=utf-8")
     writer.write(head.raw + received[:ECHO_MAX] + b"\n")
 
 
 async def _events(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    _begin(writer, 200, b"text/event-stream")
+    _write_head(writer, 200, b"text/event-stream")
     for number in range(1, EVENTS + 1):
         writer.write(b"data: event %d of %d\n\n" % (number, EVENTS))
         await writer.drain()
@@ -140,7 +140,7 @@ async def _events(head: Http1RequestHead, reader: asyncio.StreamReader, writer: 
 
 
 async def _not_found(head: Http1RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    _begin(writer, 404, b"text/plain; charset=utf-8")
+    _write_head(writer, 404, b"text/plain; charset=utf-8")
     writer.write(b"There is /, /echo and /events.\n")
 
 

@@ -272,7 +272,7 @@ class _Comparison:
         for key, field in fields_of(Config).items():
             if key in (*NAMED, "include"):
                 continue
-            if changes := tuple(self._values(field.shape, *_held(field, old, new), (key,))):
+            if changes := tuple(self._values(field.shape, *_field_values(field, old, new), (key,))):
                 yield Item(key, changes=changes)
 
     def part(self, old: Mapping[str, Struct], new: Mapping[str, Struct]) -> Part:
@@ -318,7 +318,7 @@ class _Comparison:
     def _fields(self, old: Struct, new: Struct, path: Path, without: tuple[str, ...] = ()) -> Iterator[Change]:
         for key, field in fields_of(type(new)).items():
             if key not in without:
-                yield from self._values(field.shape, *_held(field, old, new), (*path, key))
+                yield from self._values(field.shape, *_field_values(field, old, new), (*path, key))
 
     def _leaves(self, shape: Decoder, old: Any, new: Any, path: Path) -> Iterator[Change]:
         if old != new:
@@ -398,7 +398,7 @@ def _of_null(deed: Deed, held: object) -> tuple[Change, ...]:
     return (Change("", deed, words),) if held is None else ()
 
 
-def _held(field: Field, old: Struct, new: Struct) -> tuple[Any, Any]:
+def _field_values(field: Field, old: Struct, new: Struct) -> tuple[Any, Any]:
     return getattr(old, field.name), getattr(new, field.name)
 
 

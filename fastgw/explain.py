@@ -45,7 +45,15 @@ from fastgw.net.server_name import ClientHello
 from fastgw.observe.access_log.formats import masker
 from fastgw.observe.metrics.families import FilterEvent
 from fastgw.operator_events import silently
-from fastgw.pipeline.route_selection import OtherRoute, SelectedRoute, choose, find, meant, other_routes, too_long
+from fastgw.pipeline.route_selection import (
+    OtherRoute,
+    SelectedRoute,
+    choose,
+    find,
+    other_routes,
+    preflighted_request,
+    too_long,
+)
 from fastgw.routing.table import Candidate
 from fastgw.upstream.forwarding.fallback import Fallback
 from fastgw.upstream.forwarding.forward_action import Forward
@@ -215,7 +223,7 @@ def explain(
         explanation.client, explanation.detail = client, malformed.reason
         exchange = OpenExchange(unreadable(raw), _Listening(), chosen, peer, chosen.early)
         exchange.reply(problem(fault_of(malformed), malformed.reason))
-        return _answered(explanation, exchange, shown)
+        return _describe_response(explanation, exchange, shown)
     if not peer.trusted:
         explanation.reserved = tuple(name.decode() for name in chosen.reserved.take_out_of(head))
     exchange = OpenExchange(head, _Listening(), chosen, peer, chosen.early)
@@ -223,7 +231,7 @@ def explain(
     explanation.client = exchange.client_ip
     if gateway.limits.body_bytes is not None and (head.body_length or 0) > gateway.limits.body_bytes:
         exchange.reply(problem(Fault.BODY_TOO_LARGE))
-        return _answered(explanation, exchange, shown)
+        return _describe_response(explanation, exchange, shown)
 
     shown.hide(chosen.early.links)
     exchange.answered_by = None
@@ -237,7 +245,7 @@ def explain(
         if exchange.route is not None:
             candidates = chosen.router.candidates(exchange)
             if not candidates or candidates[0].route.name != exchange.route.name:
-                candidates = chosen.router.candidates(meant(exchange))
+                candidates = chosen.router.candidates(preflighted_request(exchange))
             shown.hide(exchange.route.chain.links)
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
@@ -260,7 +268,7 @@ def explain(
         exchange.reply(reply)
         if reply.fault is Fault.ROUTE_NOT_FOUND and exchange.route is None:
             explanation.nearest = nearest(routes, exchange, chosen.name)
-        return _answered(explanation, exchange, shown)
+        return _describe_response(explanation, exchange, shown)
     assert exchange.route is not None
     action = exchange.route.action
     explanation.buffers = tuple(_buffers(exchange.route.chain.links))
@@ -270,7 +278,7 @@ def explain(
         target = action.upstream.balancer.pick(exchange)
         if target is None:
             exchange.fail(action.upstream.unavailable())
-            return _answered(explanation, exchange, shown)
+            return _describe_response(explanation, exchange, shown)
         explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
         explanation.targets = len(action.upstream.targets)
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
@@ -280,7 +288,7 @@ def explain(
         explanation.fails = (*_tried_again(action.upstream.settings, exchange), *fallback_text)
         return explanation
     action(exchange)
-    return _answered(explanation, exchange, shown)
+    return _describe_response(explanation, exchange, shown)
 
 
 def _buffers(links: Iterable[FilterInstance]) -> Iterator[str]:
@@ -530,7 +538,7 @@ def _matched(candidate: Candidate[Any]) -> str:
     return f"{host}, {path}{f' ({params})' if params else ''}"
 
 
-def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Explanation:
+def _describe_response(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Explanation:
     response = exchange.response
     assert response is not None
     explanation.status = response.status

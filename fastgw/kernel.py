@@ -28,16 +28,16 @@ class CallRefused(Exception):
 
 def memory_file(name: str, flags: int = os.MFD_CLOEXEC) -> int:
     """Create an anonymous file in memory and return its descriptor. Raises `CallRefused`, and `OSError`."""
-    return _call("memfd_create", lambda: os.memfd_create(name, flags))
+    return _system_call("memfd_create", lambda: os.memfd_create(name, flags))
 
 
 def verify() -> None:
     """Try each of them once. Raises `CallRefused`, and `OSError` if no descriptor is available."""
-    for descriptor in (memory_file("fastgw-trial"), _call("eventfd2", lambda: os.eventfd(0, os.EFD_CLOEXEC))):
+    for descriptor in (memory_file("fastgw-trial"), _system_call("eventfd2", lambda: os.eventfd(0, os.EFD_CLOEXEC))):
         os.close(descriptor)
 
 
-def _call(call: str, ask: Callable[[], int]) -> int:
+def _system_call(call: str, ask: Callable[[], int]) -> int:
     try:
         return ask()
     except OSError as error:

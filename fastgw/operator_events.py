@@ -105,7 +105,7 @@ def silently() -> Iterator[None]:
         _silent.reset(before)
 
 
-def say(event: OperatorEvent, text: str, *values: object, error: BaseException | bool | None = None) -> None:
+def log_event(event: OperatorEvent, text: str, *values: object, error: BaseException | bool | None = None) -> None:
     """Log an event; `text` is formatted with `values`. `error` is appended; True: the exception being handled."""
     if not _silent.get():
         _log.log(event.level, text, *values, exc_info=error, extra={"event": event})

@@ -278,7 +278,7 @@ def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
 
     A difference is tried again, with the paths in alternating order, until it also occurs between two runs of one path.
     """
-    fulls, fasts = [_seen(full)], [_seen(fast)]
+    fulls, fasts = [_facts(full)], [_facts(fast)]
     while different := _different(fulls, fasts):
         if len(fulls) == COMPARED_AT_MOST:
             lines = "".join(
@@ -288,7 +288,7 @@ def _compare(case: _Case, runner: asyncio.Runner, full: Ran, fast: Ran) -> None:
             raise AssertionError(f"the fast path of fastgw does something else than the full one:{lines}")
         for is_fast in ((True, False), (False, True))[len(fulls) % 2]:
             ran = case.run(runner, is_fast)
-            (fasts if is_fast else fulls).append({} if ran is None else _seen(ran))
+            (fasts if is_fast else fulls).append({} if ran is None else _facts(ran))
 
 
 def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[str, object]]) -> list[str]:
@@ -304,7 +304,7 @@ def _different(fulls: Sequence[Mapping[str, object]], fasts: Sequence[Mapping[st
     ]
 
 
-def _seen(ran: Ran) -> dict[str, object]:
+def _facts(ran: Ran) -> dict[str, object]:
     """Return all observable results of a request, line by line and word by word."""
     seen: dict[str, object] = {"requests sent": len(ran.requests), "waited": ran.waited, "events": ran.events}
     for what, sent in (*((f"request {at}", sent) for at, sent in enumerate(ran.requests, 1)), ("answer", ran.received)):
@@ -332,16 +332,16 @@ class _KnownClient:
         self.pieces: list[bytes] = []
         self._consumer, self._claims = consumer, claims
 
-    def _meet(self, exchange: Exchange) -> None:
+    def _identify_client(self, exchange: Exchange) -> None:
         self.exchange, self.was_ordinary = exchange, exchange.ordinary
         exchange.consumer, exchange.claims = self._consumer, self._claims
 
-    def _keep(self, exchange: Exchange, payload: bytes) -> None:
+    def _collect_piece(self, exchange: Exchange, payload: bytes) -> None:
         self.pieces.append(payload)
 
     @property
     def uses(self) -> Mapping[str, FilterUse]:
-        first, last = Hooks(request=self._meet), Hooks(request_body=self._keep)
+        first, last = Hooks(request=self._identify_client), Hooks(request_body=self._collect_piece)
 
         class First(Filter, name="_first", phase=Phase.OBSERVE, order=-(10**6)):  # type: ignore[literal-required]  # order: ours
             def build(self, env: Env) -> Hooks:
@@ -657,11 +657,11 @@ class _Wire:
     def close(self) -> None:
         if not self._closing:
             self._closing = True
-            asyncio.get_running_loop().call_soon(self._lose)
+            asyncio.get_running_loop().call_soon(self._lose_connection)
 
     abort = close
 
-    def _lose(self) -> None:
+    def _lose_connection(self) -> None:
         if not self._lost:
             self._lost = True
             self._protocol.connection_lost(None)

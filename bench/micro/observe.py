@@ -111,7 +111,7 @@ def _emptied(held: Any) -> Any:
     """Queue that is emptied when it is large, as a thread would."""
 
     def empty() -> None:
-        while made.take():
+        while made.pop_lines():
             pass
 
     made = held(MOST, lambda: None, empty)

@@ -34,7 +34,7 @@ def rooms() -> Iterator[Room]:
     cache: TokenCache[object] = TokenCache(TOKENS)
     credentials = [(b"%d" % number).rjust(BYTES, b"x") for number in range(TOKENS)]
     for credential in credentials:
-        cache.put(credential, object(), time.monotonic() + 3600)
+        cache.store(credential, object(), time.monotonic() + 3600)
     signers = signers_by_algorithm()
     yield Room(f"a credential of {BYTES} bytes that is remembered", cache.get, credentials)
     made = {alg: [token(alg, sign, number) for number in range(FEW)] for alg, (_, sign) in signers.items()}

@@ -199,7 +199,7 @@ class Request:
         gateway.course.count(counted, now)
         if self._limit is not None:
             if left:
-                self._limit.left(now, self._begun_at, now - self._begun_at)
+                self._limit.client_left(now, self._begun_at, now - self._begun_at)
             else:
                 self._limit.record_response(now, self._begun_at, now - self._begun_at, failed)
 

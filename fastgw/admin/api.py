@@ -48,7 +48,7 @@ from fastgw.admin.operation import Act, Operation
 from fastgw.admin.responses import answer, json_response, refused
 from fastgw.config.base.problems import shorten
 from fastgw.config.settings.secrets import SecretError
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.operator_log import described
 
 BODY_TIMEOUT: Final = 30.0
@@ -100,7 +100,7 @@ def create_app(node: Node, access: Access) -> Starlette:
     app = Starlette(
         routes=[_route(node, [each for each in OPERATIONS if each.path == path]) for path in paths],
         middleware=[Middleware(Gate, access)],
-        exception_handlers={HTTPException: _refuse, ClientDisconnect: _left, Exception: _own_fault},
+        exception_handlers={HTTPException: _refuse, ClientDisconnect: _incomplete_request, Exception: _own_fault},
     )
     app.router.redirect_slashes = False
     app.state.access = access
@@ -130,12 +130,12 @@ async def _refuse(request: Request, refusal: Exception) -> Response:
     return refused(refusal.status_code, detail.get(refusal.status_code, refusal.detail), **fields)
 
 
-async def _left(request: Request, error: Exception) -> Response:
+async def _incomplete_request(request: Request, error: Exception) -> Response:
     return refused(400, "The request body is incomplete.")  # unused
 
 
 async def _own_fault(request: Request, error: Exception) -> Response:
-    say(OperatorEvent.DEFECT, "admin: a defect: %s", described(error))
+    log_event(OperatorEvent.DEFECT, "admin: a defect: %s", described(error))
     return refused(500, "Internal error of the gateway; see its log.")
 
 
@@ -222,7 +222,7 @@ async def _begin_session(node: Node, request: Request) -> Response:
     await _no_body(request)
     access: Access = request.app.state.access
     try:
-        cookie, session = browser_sessions.begin(access.token.value(), time.time())
+        cookie, session = browser_sessions.create_session(access.token.value(), time.time())
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; see the gateway's log.") from error
     return json_response(session, Set_Cookie=_cookie(request, access, cookie))
@@ -250,13 +250,13 @@ async def _openapi(node: Node, request: Request) -> Response:
     return json_response(document(OPERATIONS))
 
 
-def _came(outcome: Outcome) -> Response:
+def _outcome_response(outcome: Outcome) -> Response:
     return json_response(outcome, STATUS_OF[outcome.reason])
 
 
 async def _checked(change: Awaitable[Outcome]) -> Response:
     try:
-        return _came(await change)
+        return _outcome_response(await change)
     except OverBound as error:
         raise HTTPException(413, str(error)) from error
 
@@ -282,7 +282,7 @@ async def _drain_target(node: Node, request: Request) -> Response:
 
 async def _reload(node: Node, request: Request) -> Response:
     await _no_body(request)
-    return _came(await node.reload())
+    return _outcome_response(await node.reload())
 
 
 async def _rollback(node: Node, request: Request) -> Response:
@@ -293,7 +293,7 @@ async def _rollback(node: Node, request: Request) -> Response:
         wanted = msgspec.json.decode(body or b"{}", type=Rollback)
     except ValueError as error:  # includes MsgspecError and text that is not UTF-8
         raise HTTPException(400, f"Invalid rollback request: {error}.") from error
-    return _came(await node.rollback(wanted.generation))
+    return _outcome_response(await node.rollback(wanted.generation))
 
 
 async def _revoke(node: Node, request: Request) -> Response:

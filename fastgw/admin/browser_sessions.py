@@ -25,7 +25,7 @@ class Session(Struct, frozen=True):
     expires_date: float
 
 
-def begin(token: str, now_date: float) -> tuple[str, Session]:
+def create_session(token: str, now_date: float) -> tuple[str, Session]:
     """Return the cookie's value, and the session for the page."""
     expires = int(now_date + LIFETIME_S)
     return f"{expires}.{_signed(token, 'session', expires)}", Session(_signed(token, "csrf", expires), float(expires))

@@ -130,7 +130,7 @@ class AdminClient:
             hint = "give --certificate FILE"
         elif self._may_be_tls and isinstance(error, ConnectionResetError):
             hint = self._try_tls
-        return Unreachable(f"no gateway answers at {text}: {_why(error)}; {hint}")
+        return Unreachable(f"no gateway answers at {text}: {_error_text(error)}; {hint}")
 
     @property
     def _may_be_tls(self) -> bool:
@@ -187,7 +187,7 @@ def _client_tls(certificate: str | None) -> ssl.SSLContext:
     return context
 
 
-def _why(error: OSError) -> str:
+def _error_text(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
     said = error.strerror or str(error)

@@ -23,7 +23,7 @@ OPENMETRICS: Final = ExpositionFormat(
 )
 
 
-def wanted(accept: bytes) -> ExpositionFormat:
+def negotiate_format(accept: bytes) -> ExpositionFormat:
     """Return the format for an Accept header: OpenMetrics if listed, unless the other has a higher weight."""
     weights = dict(map(_weighted, accept.lower().split(b",")))
     openmetrics = weights.get(b"application/openmetrics-text", 0.0)

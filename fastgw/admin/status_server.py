@@ -103,13 +103,13 @@ class StatusConnection(asyncio.Protocol):
             next(iter(pages.asking)).drop()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._leave()
+        self._unregister()
 
     def drop(self) -> None:
-        self._leave()
+        self._unregister()
         self._transport.abort()
 
-    def _leave(self) -> None:
+    def _unregister(self) -> None:
         self._late.cancel()
         self._pages.asking.pop(self, None)
         self._pages.answered.discard(self)
@@ -132,7 +132,7 @@ class StatusConnection(asyncio.Protocol):
             self._pages.answer(head, self._send)
 
     def _await_answer(self) -> None:
-        self._leave()
+        self._unregister()
         self._pages.answered.add(self)
         self._late = asyncio.get_running_loop().call_later(ANSWER_TIMEOUT, self.drop)
         self._transport.pause_reading()

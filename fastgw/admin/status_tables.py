@@ -60,7 +60,7 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
-def ask(client: AdminClient) -> tuple[Status, Upstreams, Routes]:
+def read_tables(client: AdminClient) -> tuple[Status, Upstreams, Routes]:
     return client.read("/status", Status), client.read("/upstreams", Upstreams), client.read("/routes", Routes)
 
 
@@ -87,7 +87,7 @@ def watch(client: AdminClient) -> None:
 
     Raises `Unreachable` or `RefusedByGateway` if the first request fails.
     """
-    before, upstreams, routes = ask(client)
+    before, upstreams, routes = read_tables(client)
     shown = Live(overview(before, upstreams, routes), console=console(), auto_refresh=False)
     ended = False
 
@@ -102,7 +102,7 @@ def watch(client: AdminClient) -> None:
         while not ended:
             time.sleep(WATCH_EVERY)
             try:
-                status, upstreams, routes = ask(client)
+                status, upstreams, routes = read_tables(client)
             except (Unreachable, RefusedByGateway) as error:
                 shown.update(Text(str(error), "red"), refresh=True)
             else:

@@ -232,7 +232,7 @@ class Roster:
         """Use this revocation list. `tell`: function that sends a revocation made here to the other workers."""
         self.revoked, self._tell, self.stamp = revoked, tell, object()
 
-    def hear(self, records: bytes) -> bytes:
+    def merge_revocations(self, records: bytes) -> bytes:
         """Add revocations of another process; return those that are new."""
         fresh = self.revoked.add(records, time.time())
         if fresh:
@@ -241,7 +241,7 @@ class Roster:
 
     def revoke(self, records: bytes, about: RevocationEvent) -> None:
         """Revoke in this worker at once, and then in all others."""
-        if fresh := self.hear(records):
+        if fresh := self.merge_revocations(records):
             self._tell(fresh, about)
 
     def by_name(self, name: str) -> Consumer | None:

@@ -28,7 +28,7 @@ from fastgw.exchange.upstream_chains import NO_CHAINS, UpstreamChains
 from fastgw.forwarded_headers import Peer
 from fastgw.net.session_tickets import TicketKeySeeds
 from fastgw.observe import Observer
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router
 from fastgw.shm.node_limits import AddressLimit, NodeLimit
 from fastgw.upstream.connections.pool import LocalLimit, PoolLimit
@@ -193,7 +193,7 @@ class Server:
         self.handshakes: set[TlsConnection] = set()
         """Connections during their TLS handshake; they maintain this set."""
         self.shaken = [0] * len(HandshakeOutcome) if shaken is None else shaken
-        self.complain: Complain = lambda event, text, kind: say(event, text)
+        self.complain: Complain = lambda event, text, kind: log_event(event, text)
         """Reports a failed handshake; there may be thousands per second."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds

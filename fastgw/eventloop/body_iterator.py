@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 CLOSING_S: Final = 10.0
 """Timeout in seconds for `aclose` of an iterator; then it is cancelled."""
@@ -35,6 +35,6 @@ async def _close(close: Callable[[], Awaitable[Any]]) -> None:
         await close()
     except asyncio.CancelledError:
         text = "an iterator of body pieces was not closed within %g s"
-        say(OperatorEvent.FILTER_RAISED, text, CLOSING_S)
+        log_event(OperatorEvent.FILTER_RAISED, text, CLOSING_S)
     except BaseException as error:  # boundary to a filter's code: an exception in a task would go unreported
-        say(OperatorEvent.FILTER_RAISED, "closing an iterator of body pieces raised", error=error)
+        log_event(OperatorEvent.FILTER_RAISED, "closing an iterator of body pieces raised", error=error)

@@ -46,7 +46,7 @@ class SingleFlight(Generic[T]):
         if flight is None:
             if len(self._under_way) >= MOST:
                 return await ask()
-            flight = self._under_way[key] = _Flight(asyncio.get_running_loop().create_task(self._fly(key, ask)))
+            flight = self._under_way[key] = _Flight(asyncio.get_running_loop().create_task(self._run_call(key, ask)))
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
@@ -57,7 +57,7 @@ class SingleFlight(Generic[T]):
                 if self._under_way.get(key) is flight:  # later callers start a new call
                     del self._under_way[key]
 
-    async def _fly(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _run_call(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         flight = self._under_way[key]
         try:
             return await ask()

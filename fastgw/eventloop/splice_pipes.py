@@ -58,7 +58,7 @@ class SplicePipes:
     def __init__(self) -> None:
         self._free: list[SplicePipe] = []
 
-    def take(self) -> SplicePipe | None:
+    def acquire(self) -> SplicePipe | None:
         """Return an empty pipe; None: no file descriptors are left."""
         if self._free:
             return self._free.pop()

@@ -116,7 +116,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         """Handle bytes before the end of the handshake."""
         raise NotImplementedError
 
-    def _shaken(self, last: bytes) -> None:
+    def _handshake_completed(self, last: bytes) -> None:
         """Handle the completed handshake. `last`: its last bytes to be sent (`_send`)."""
         raise NotImplementedError
 
@@ -129,7 +129,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def _flooded(self, why: str) -> None:
-        """Handle an error that ends the connection (`_lose`)."""
+        """Handle an error that ends the connection (`_lose_connection`)."""
         raise NotImplementedError
 
     # calls of the loop
@@ -184,9 +184,9 @@ class TlsTransport(asyncio.BufferedProtocol):
         """`tls`: created on the worker loop's memory. `received`: the bytes so far."""
         self.stage = SHAKING
         self._tls = tls
-        self._shake(received)
+        self._do_handshake(received)
 
-    def _shake(self, received: bytes | memoryview) -> None:
+    def _do_handshake(self, received: bytes | memoryview) -> None:
         incoming = self.memory.incoming
         incoming.write(received)
         try:
@@ -199,7 +199,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._not_shaken(error)
         else:
             self._kept = incoming.read()
-            self._shaken(self.memory.outgoing.read())
+            self._handshake_completed(self.memory.outgoing.read())
 
     def _open(self, above: Above) -> None:
         """Hand the connection to the protocol above. The subclass calls it, and continues with `_read_early`."""
@@ -302,9 +302,9 @@ class TlsTransport(asyncio.BufferedProtocol):
     def _break(self, error: ssl.SSLError) -> None:
         """Close after bytes that are not TLS, or were manipulated, an alert, or a truncation."""
         self._flush()
-        self._lose(error)
+        self._lose_connection(error)
 
-    def _lose(self, error: Exception | None) -> None:
+    def _lose_connection(self, error: Exception | None) -> None:
         """End the connection, and call the protocol above."""
         above, self._above = self._above, None
         self.abort()

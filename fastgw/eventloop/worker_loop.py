@@ -225,7 +225,7 @@ class WorkerLoop:
         self._sockets: SocketPoller | None = None
         self._relay_buffer: memoryview | None = None
         self.pipes = SplicePipes()
-        self.held_body_budget = HeldBodyBudget.alone() if held_body_budget is None else held_body_budget
+        self.held_body_budget = HeldBodyBudget.single_process() if held_body_budget is None else held_body_budget
         self.rests = Rests(loop.call_soon)
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False

@@ -110,8 +110,8 @@ cdef class Maker:
             self._alike_held[<int>place] = <PyObject*>self._alike[place]
         return made
 
-    def begin(self, head, client, listener, peer, chain):
-        """Begin an exchange, as `exchange.begin` does."""
+    def create_exchange(self, head, client, listener, peer, chain):
+        """Create an exchange, as `exchange.new_exchange` does."""
         cdef timespec now
         cdef Py_ssize_t number
         cdef bytes name = _NO_BYTES, line = _NO_BYTES

@@ -165,5 +165,5 @@ cdef class RequestIds:
     def take_back(self, exchange):
         self._plain.take_back(exchange)
 
-    def show(self, exchange):
-        self._plain.show(exchange)
+    def add_to_response(self, exchange):
+        self._plain.add_to_response(exchange)

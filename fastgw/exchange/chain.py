@@ -26,7 +26,7 @@ from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.exchange.tunnel import TunnelStep
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 if TYPE_CHECKING:
     from fastgw.config.settings.gateway import FilterUse
@@ -81,7 +81,7 @@ _RENEWS: Final = Looks(RENEWED_ON)
 
 
 @lru_cache(256)
-def _together(looks: frozenset[Looks]) -> Looks:
+def _union(looks: frozenset[Looks]) -> Looks:
     """Combine them into one. Cached, because thousands of routes have the same ones."""
     return Looks(
         frozenset().union(*(each.statuses for each in looks)), frozenset().union(*(each.names for each in looks))
@@ -298,7 +298,7 @@ class Chain:
             simple |= {_RENEWS}
         rest: list[LooksAt] = [test for test in tests if test is not None and not isinstance(test, Looks)]
         if simple:
-            together = _together(simple)
+            together = _union(simple)
             if not rest:
                 return together
             rest.insert(0, together)
@@ -597,7 +597,7 @@ def count_raised(step: object, kind: str, exchange: Exchange) -> str:
         chain.logged_at = {}
     if now >= chain.logged_at.get(step, -inf) + LOG_EVERY_S:
         chain.logged_at[step] = now
-        say(OperatorEvent.FILTER_RAISED, "filter %s: its %s step raised", name, kind, error=True)
+        log_event(OperatorEvent.FILTER_RAISED, "filter %s: its %s step raised", name, kind, error=True)
     exchange.client.count_filter(name, FilterEvent.RAISED)
     return f"filter {name}: its {kind} step raised"
 

@@ -39,7 +39,7 @@ from fastgw.http.fields import Fields
 from fastgw.http.messages import RequestHead, ResponseHead
 from fastgw.http.websocket.handshake import WEBSOCKET, fault_in_response
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 log = logging.getLogger("fastgw")
 
@@ -355,7 +355,7 @@ class Exchange:
         try:
             sender = body.service(self)
         except Exception as error:  # the edge of a filter, for example a reply that was sent before
-            say(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
+            log_event(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
             self.why, self.fault = f"the body of a reply raised {type(error).__name__}", Fault.INTERNAL
             instead = problem(Fault.INTERNAL)
             self.respond(own_response(instead), body_at_once(instead), True, is_fault=True)
@@ -412,8 +412,8 @@ class Exchange:
             self.client.tunnel(early, timeout)
         else:
             self.tunnel = tunnel
-            self.client.tunnel(tunnel.begin(self, early), timeout)
-            tunnel.begun()
+            self.client.tunnel(tunnel.start(self, early), timeout)
+            tunnel.established()
 
     def fail(self, fault: Fault, detail: str | None = None, why: str = "", wait: float = 0.0) -> None:
         """Answer with a fault, or abort the response if it has begun.
@@ -501,7 +501,7 @@ class Exchange:
         if response.status == before or response.may_become(before, self.method):
             return True
         self.why = f"a response step has made the status {before} {response.status!r}, which is not allowed here"
-        say(OperatorEvent.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
+        log_event(OperatorEvent.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
         return False
 
     def answer_instead(self) -> None:
@@ -552,4 +552,4 @@ if TYPE_CHECKING:
     new_exchange = _new_exchange
 else:
     _twin = twin("fastgw.exchange._new_exchange")
-    new_exchange = Exchange if _twin is None else _twin.Maker(Exchange).begin
+    new_exchange = Exchange if _twin is None else _twin.Maker(Exchange).create_exchange

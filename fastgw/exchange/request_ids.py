@@ -76,7 +76,7 @@ class RequestIds:
         exchange.request_dropped -= self._dropped
         exchange.request_id = exchange.id_shown = b""
 
-    def show(self, exchange: "Exchange") -> None:
+    def add_to_response(self, exchange: "Exchange") -> None:
         """Add an id to the response, in a header other than the usual one."""
         assert exchange.response is not None
         exchange.response.dropped |= self._dropped

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 class Tunnel(Protocol):
     """Result of a `tunnel` hook. It becomes `service` and `response_sink` of the exchange."""
 
-    def begin(self, exchange: "Exchange", early: bytes) -> bytes:
+    def start(self, exchange: "Exchange", early: bytes) -> bytes:
         """Insert the tunnel between the two sides; return the data for the client from the upstream's first bytes."""
 
-    def begun(self) -> None:
+    def established(self) -> None:
         """Notify that the tunnel is established: bytes pass in both directions."""
 
     def drain(self) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Final, NamedTuple
 from urllib.parse import quote_plus
 
-from fastgw.config.base.problems import show
+from fastgw.config.base.problems import format_value
 from fastgw.config.base.route_patterns import Parameter, PathKind, PathPattern, either_slash
 from fastgw.config.decoding.filter_levels import running
 from fastgw.config.loading.locate_filter import Where
@@ -42,7 +42,7 @@ def bypasses(config: Config) -> Iterator[tuple[Where, str]]:
     """Yield warnings about routes, each once."""
     seen: set[str] = set()
     for listener in config.listeners:
-        for route, wrong in _Reached(config, listener).past():
+        for route, wrong in _Reached(config, listener).bypassed_routes():
             if route.name not in seen:
                 seen.add(route.name)
                 yield Where("routes", route.name, ""), wrong
@@ -78,7 +78,7 @@ class _Reached:
         there = [use.settings for use in self._guards(wide)]
         return [use.name for use in self._guards(narrow) if use.settings not in there]
 
-    def past(self) -> Iterator[tuple[Route, str]]:
+    def bypassed_routes(self) -> Iterator[tuple[Route, str]]:
         """Yield the bypassed routes, with a warning for each."""
         narrow: dict[int, Route] = {}
         for shared in self._by_place.values():
@@ -89,10 +89,10 @@ class _Reached:
             # The complete table: the bypassing request may match a third route.
             router = Router([(at_once(conditions_of(route)), route) for route in self._routes])
             for route in narrow.values():
-                if wrong := self._past(route, router):
+                if wrong := self._bypass_of(route, router):
                     yield route, wrong
 
-    def _past(self, route: Route, router: Router[Route]) -> str:
+    def _bypass_of(self, route: Route, router: Router[Route]) -> str:
         conditions = at_once(conditions_of(route))
         for pattern in conditions.paths:
             for asked in _requests(conditions, pattern, self._methods):
@@ -116,9 +116,8 @@ class _Reached:
         ways = dict.fromkeys(way for way, _, _ in led)
         same = ", set `trailing_slash: same`" if _SLASHES in ways else ""
         return (
-            f"{paths} {'is' if len(led) == 1 else 'are'} of route {show(wide.name)}, which forwards to the same "
-            f"upstream "
-            f"without {guards}; servers that ignore {' or '.join(ways)} treat it as {pattern.text}: "
+            f"{paths} {'is' if len(led) == 1 else 'are'} of route {format_value(wide.name)}, which forwards to the "
+            f"same upstream without {guards}; servers that ignore {' or '.join(ways)} treat it as {pattern.text}: "
             f"put {guards} on the upstream{same}, or make the service distinguish them"
         )
 

@@ -323,7 +323,7 @@ class _Building:
         """Build a filter. One that cannot be built gets no hooks: the tables will not be used, unless `alone` lets the
         route fail on its own.
         """
-        where = _where(level, use, listener, route)
+        where = _location_of(level, use, listener, route)
         text = f"listener {listener}" if level == "listener" else level
         env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, text, self._plan.settings.state)
         hooks, wrong = Hooks(), ""
@@ -614,7 +614,7 @@ def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
     return hooks, ""
 
 
-def _where(level: str, use: config.FilterUse, listener: str, route: str | None) -> Where:
+def _location_of(level: str, use: config.FilterUse, listener: str, route: str | None) -> Where:
     kind, _, name = level.rpartition(" ")
     return {
         "gateway": Where("filters", "", use.name),

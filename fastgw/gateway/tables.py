@@ -30,7 +30,7 @@ from fastgw.observe.metrics.series_layout import (
     counted_in,
     series_of,
 )
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.routing.table import Router, Rule, Steps, at_once
 from fastgw.shm.last_errors import LastErrors
 from fastgw.shm.memory import Column, Layout
@@ -305,7 +305,7 @@ def _stop(link: FilterInstance) -> None:
             try:
                 link.hooks.stop()
             except Exception:  # the edge of a filter: its exception is logged, the others still stop
-                say(OperatorEvent.FILTER_RAISED, "filter %s: its stop raised", link.use.name, error=True)
+                log_event(OperatorEvent.FILTER_RAISED, "filter %s: its stop raised", link.use.name, error=True)
 
 
 def dismantling(old: Gateway, new: Gateway) -> Steps[None]:

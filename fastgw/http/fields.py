@@ -103,10 +103,10 @@ class Fields:
     def copy(self) -> "Fields":
         """Copy of the fields, with the same record of changes."""
         made = Fields()
-        made.become(self)
+        made.replace_with(self)
         return made
 
-    def become(self, other: "Fields") -> None:
+    def replace_with(self, other: "Fields") -> None:
         """Take over the lines and the record of changes of another instance."""
         self._lines, self.changed, self.taken = list(other._lines), other.changed, other.taken
 
@@ -138,7 +138,7 @@ def folded(name: bytes) -> bytes:
     return name.translate(_FOLDED)
 
 
-def without(lines: bytes, names: Container[bytes]) -> bytes:
+def without_fields(lines: bytes, names: Container[bytes]) -> bytes:
     """Return serialized field lines, each with its CRLF, without those whose `folded` name is in `names`."""
     kept = [line for line in lines.split(b"\r\n") if folded(line.partition(b":")[0]) not in names]
     return b"\r\n".join(kept)

@@ -35,7 +35,7 @@ class Algorithm:
     verify: Verify
 
     @property
-    def wants(self) -> str:
+    def expected_key(self) -> str:
         """Return a description of the key that it needs, for people."""
         if self.least_bytes:
             return f"a shared secret of at least {self.least_bytes} bytes"

@@ -154,13 +154,13 @@ def read_set(raw: bytes, symmetric: bool = False) -> KeySet:
                 raise UnusableKey(f"the JWKS has more than {MAX_KEYS} keys")
             keys.append(read_jwk(jwk, symmetric))
         except UnusableKey as problem:
-            passed_over.append(PassedOver(place, _shown(jwk), str(problem)))
+            passed_over.append(PassedOver(place, _printable_kid(jwk), str(problem)))
             if place > MAX_KEYS:
                 break
     return KeySet(keys, passed_over)
 
 
-def _shown(jwk: Any) -> str:
+def _printable_kid(jwk: Any) -> str:
     kid = jwk.get("kid") if isinstance(jwk, dict) else None
     return kid if isinstance(kid, str) and len(kid) <= 64 and kid.isascii() and kid.isprintable() else ""
 

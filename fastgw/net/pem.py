@@ -18,7 +18,7 @@ _LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----",
 _MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
 
 
-class Amiss(NamedTuple):
+class PairProblem(NamedTuple):
     """Problem of a certificate and its key, and which of the two has it."""
 
     of: Literal["certificate", "key"]
@@ -100,18 +100,18 @@ class Grouping:
         return group
 
 
-def amiss(certificate: bytes, key: bytes) -> Amiss | None:
+def pair_problem(certificate: bytes, key: bytes) -> PairProblem | None:
     """Return the problem of a pair; None: it is usable."""
     try:
         decoded(certificate)
     except ssl.SSLError:
         if _KEY.search(certificate):
-            return Amiss("certificate", _SWAPPED, "expected the certificate")
-        return Amiss("certificate", "it contains no valid certificate", "expected a PEM file")
+            return PairProblem("certificate", _SWAPPED, "expected the certificate")
+        return PairProblem("certificate", "it contains no valid certificate", "expected a PEM file")
     if _ENCRYPTED.search(key):
-        return Amiss("key", "the key is encrypted", "expected a key without a password")
+        return PairProblem("key", "the key is encrypted", "expected a key without a password")
     if not _KEY.search(key):
-        return Amiss("key", "it contains no valid private key", "expected a PEM file")
+        return PairProblem("key", "it contains no valid private key", "expected a PEM file")
     try:
         load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
     except ssl.SSLError as error:
@@ -120,12 +120,12 @@ def amiss(certificate: bytes, key: bytes) -> Amiss | None:
                 "the private key does not match the certificate",
                 "expected the private key of the certificate",
             )
-            return Amiss("key", wrong, expected, mismatch=True)
-        return Amiss("certificate", f"OpenSSL rejects it: {error.reason or error}", "expected another")
+            return PairProblem("key", wrong, expected, mismatch=True)
+        return PairProblem("certificate", f"OpenSSL rejects it: {error.reason or error}", "expected another")
     return None
 
 
-def amiss_authority(authority: bytes) -> str:
+def authority_problem(authority: bytes) -> str:
     """Return the problem of a file of certificates to trust; "": none."""
     try:
         with as_file(authority) as file:
@@ -146,7 +146,7 @@ def has_authority(authority: bytes) -> bool:
     return trial.cert_store_stats()["x509_ca"] > 0
 
 
-def amiss_revocations(revocations: bytes) -> str:
+def revocations_problem(revocations: bytes) -> str:
     """Return the problem of a file of revocation lists; "": none."""
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:

@@ -137,7 +137,7 @@ def _parse(body: bytes) -> ClientHello:
     version = reader.number(2)
     if version >> 8 != 3:
         raise InvalidHello("the ClientHello is of an unknown version", Alert.ILLEGAL_PARAMETER)
-    reader.take(_RANDOM)
+    reader.read(_RANDOM)
     reader.vector(1, 0, 32)  # session id
     if len(reader.vector(2, 2, 65_534)) % 2:
         raise InvalidHello("the cipher suites are cut off")
@@ -145,9 +145,9 @@ def _parse(body: bytes) -> ClientHello:
     name = ""
     protocols: tuple[bytes, ...] = ()
     met: set[int] = set()
-    extensions = _Reader(reader.vector(2, 0, 65_535) if reader.left else b"")  # optional before TLS 1.3
+    extensions = _Reader(reader.vector(2, 0, 65_535) if reader.remaining else b"")  # optional before TLS 1.3
     reader.end()
-    while extensions.left:
+    while extensions.remaining:
         kind = extensions.number(2)
         content = extensions.vector(2, 0, 65_535)
         if kind in met:
@@ -166,7 +166,7 @@ def _server_name(content: "_Reader") -> str:
     if names.number(1) != _HOST_NAME:
         raise InvalidHello("a server name of an unknown type", Alert.ILLEGAL_PARAMETER)
     name = names.vector(2, 1, 65_535)
-    if names.left:
+    if names.remaining:
         raise InvalidHello("several server names", Alert.ILLEGAL_PARAMETER)
     if len(name) > _LONGEST_NAME or _NAME.fullmatch(name) is None:
         raise InvalidHello("the server name is not a host name", Alert.ILLEGAL_PARAMETER)
@@ -177,7 +177,7 @@ def _protocols(content: "_Reader") -> tuple[bytes, ...]:
     names = _Reader(content.vector(2, 2, 65_535))
     content.end()
     found = []
-    while names.left:
+    while names.remaining:
         found.append(names.vector(1, 1, 255))
     return tuple(found)
 
@@ -193,25 +193,25 @@ class _Reader:
         self._at = 0
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         return len(self._held) - self._at
 
-    def take(self, count: int) -> bytes:
-        if self.left < count:
+    def read(self, count: int) -> bytes:
+        if self.remaining < count:
             raise InvalidHello("a length in the ClientHello goes beyond its end")
         self._at += count
         return self._held[self._at - count : self._at]
 
     def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size))
+        return int.from_bytes(self.read(size))
 
     def vector(self, size: int, least: int, most: int) -> bytes:
         """Read bytes with a length prefix of this many bytes."""
         length = self.number(size)
         if not least <= length <= most:
             raise InvalidHello("a length in the ClientHello is out of bounds")
-        return self.take(length)
+        return self.read(length)
 
     def end(self) -> None:
-        if self.left:
+        if self.remaining:
             raise InvalidHello("a length in the ClientHello leaves bytes over")

@@ -80,9 +80,9 @@ cdef class LineQueue:
         Py_XDECREF(self._block)
 
     def add(self, bytes line not None):
-        return self.put(PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+        return self.append_line(PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
 
-    cdef bint put(self, const char* line, Py_ssize_t length) except -1:
+    cdef bint append_line(self, const char* line, Py_ssize_t length) except -1:
         if self.size + length > self._most or length > BLOCK:
             return False
         if length > BLOCK - self._used:
@@ -117,7 +117,7 @@ cdef class LineQueue:
         Py_XDECREF(block)
         return 0
 
-    def take(self):
+    def pop_lines(self):
         if not self._full:
             self._end_block()
             if not self._full:
@@ -581,7 +581,7 @@ cdef class Recorder:
             if sort.status >= _ERRORS and entry.length:
                 self._reference.remember(ended)
         for place in range(len(self._held)):
-            if not (<LineQueue>self._held[place]).put(line, to - line):
+            if not (<LineQueue>self._held[place]).append_line(line, to - line):
                 self._drops[place]()
         return True
 

@@ -18,7 +18,7 @@ from fastgw.exchange import ClientSide, Exchange, Outcome, Reply, Route, problem
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.request_stages import begin_request_stages
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.pipeline.route_selection import choose
 from fastgw.routing.table import Match, Router
 
@@ -76,7 +76,7 @@ def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fas
     if outcome is not None:
         _route_done(stream, exchange, outcome)
     elif not fast:
-        _act(stream, exchange)
+        _run_action(stream, exchange)
     elif not exchange.chain.treats_bodies:
         stream.send_fast(exchange, route)
     elif begin_request_stages(exchange, route.action):
@@ -89,14 +89,14 @@ def run_route_steps(stream: RequestStream, exchange: Exchange, route: Route, fas
 def _route_done(stream: RequestStream, exchange: Exchange, outcome: Outcome) -> None:
     """Continue after the steps of the route."""
     if outcome is None:
-        _act(stream, exchange)
+        _run_action(stream, exchange)
     elif isinstance(outcome, Reply):
         exchange.reply(outcome)
     else:
         _wait(stream, exchange, outcome, partial(_route_done, stream, exchange))
 
 
-def _act(stream: RequestStream, exchange: Exchange) -> None:
+def _run_action(stream: RequestStream, exchange: Exchange) -> None:
     """Run the action of the route."""
     route = exchange.route
     assert route is not None
@@ -116,10 +116,10 @@ def _wait(
             return
         stream.waiting = None
         if done.cancelled():  # cancelled by others: the step shared an awaitable
-            say(OperatorEvent.DEFECT, "the operation that a filter awaited was cancelled")
+            log_event(OperatorEvent.DEFECT, "the operation that a filter awaited was cancelled")
             go_on(problem(Fault.INTERNAL))
         elif (error := done.exception()) is not None:
-            say(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error)
+            log_event(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error)
             go_on(problem(Fault.INTERNAL))
         else:
             go_on(done.result())

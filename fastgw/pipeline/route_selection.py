@@ -63,7 +63,7 @@ class PreflightSubject:
         return self._exchange.values(name)
 
 
-def meant(exchange: Exchange) -> Routable:
+def preflighted_request(exchange: Exchange) -> Routable:
     """Return the request that a preflight asks about; for any other request the exchange itself."""
     return (
         exchange if (method := _method_meant(exchange)) is None else PreflightSubject(exchange, method, exchange.path)

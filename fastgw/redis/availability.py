@@ -20,7 +20,7 @@ def report_in(word: memoryview) -> None:
     _write_state()
 
 
-def seen(by: object, is_up: bool) -> None:
+def record_reachability(by: object, is_up: bool) -> None:
     """Record that a client has found Redis reachable, or unreachable."""
     if _seen.get(by) is not is_up:
         _seen[by] = is_up

@@ -18,7 +18,7 @@ from typing import Any, Final, final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.redis.address import RedisAddress
 from fastgw.redis.error_messages import in_words
 
@@ -78,13 +78,13 @@ class _Redis:
         self._answered_at = time.monotonic()
         if self._logged:
             self._logged.clear()
-            say(OperatorEvent.STATE_BACK, "second level: %s is reachable again", self._address.host)
+            log_event(OperatorEvent.STATE_BACK, "second level: %s is reachable again", self._address.host)
         return answer
 
     def _log_problem(self, why: str) -> None:
         if why not in self._logged:
             self._logged.add(why)
-            say(OperatorEvent.STATE_UNREACHABLE, "second level: %s is unreachable: %s", self._address.host, why)
+            log_event(OperatorEvent.STATE_UNREACHABLE, "second level: %s is unreachable: %s", self._address.host, why)
 
 
 _known: Final[dict[RedisAddress, _Redis]] = {}
@@ -140,7 +140,7 @@ class EncryptedRedisCache:
         try:
             opened = self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
         except InvalidTag:
-            say(
+            log_event(
                 OperatorEvent.STATE_STRANGE,
                 "second level: %s has a value that fastgw did not write",
                 self._address.host,
@@ -149,7 +149,7 @@ class EncryptedRedisCache:
         until_date: float = _UNTIL.unpack_from(opened)[0]
         return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None
 
-    async def put(self, credential: bytes, value: bytes, until_date: float) -> None:
+    async def store(self, credential: bytes, value: bytes, until_date: float) -> None:
         """Store a value with this expiry (epoch seconds)."""
         left = until_date - time.time()
         if left >= 0.001:

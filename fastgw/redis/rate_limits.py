@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from hashlib import blake2b, sha1
 from typing import Any, Final, NamedTuple, final
 
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.redis import availability
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.pipelined_connection import ERRORS, Pipe, opened, packed
@@ -227,20 +227,20 @@ class StateLimits:
         if not self._may_ask:
             return None
         answer: Awaited = self._loop.create_future()
-        self._put(_Question(words, self._loop.time() + self._timeout, answer))
+        self._enqueue(_Question(words, self._loop.time() + self._timeout, answer))
         return answer
 
     def send_without_reply(self, words: tuple[bytes, ...]) -> bool:
         """Send a call without waiting for its result. False: Redis is unreachable."""
         if not self._may_ask:
             return False
-        self._put(_Question(words, self._loop.time() + self._timeout, None))
+        self._enqueue(_Question(words, self._loop.time() + self._timeout, None))
         return True
 
-    def _put(self, question: _Question) -> None:
+    def _enqueue(self, question: _Question) -> None:
         self._unsent.append(question)
         if self._timer is None:
-            self._timer = self._loop.call_at(question.late_at, self._look)
+            self._timer = self._loop.call_at(question.late_at, self._check_deadline)
         if not self._is_flushing and self._pipe is not None:
             self._is_flushing = True
             self._loop.call_soon(self._flush)
@@ -253,10 +253,10 @@ class StateLimits:
             self._sent.extend(questions)
             self._pipe.send(
                 [packed(b"EVALSHA", DIGEST, *question.words) for question in questions],
-                [self._answered] * len(questions),
+                [self._response_received] * len(questions),
             )
 
-    def _answered(self, answer: Any) -> None:
+    def _response_received(self, answer: Any) -> None:
         question = self._sent.popleft()
         if type(answer) is list and [type(each) for each in answer] == _ANSWERED:
             self._is_trusted = True
@@ -264,13 +264,15 @@ class StateLimits:
             question.settle(answer)
         elif str(answer).startswith("NOSCRIPT") and self._pipe is not None:  # its scripts were flushed
             self._sent.append(question)
-            self._pipe.send([packed(b"EVAL", SCRIPT.encode(), *question.words)], [self._answered])
+            self._pipe.send([packed(b"EVAL", SCRIPT.encode(), *question.words)], [self._response_received])
         else:
             question.settle(None)
             self._is_trusted = False
-            self._lost(in_words(answer) if isinstance(answer, Exception) else "it sent an unexpected response")
+            self._connection_lost(
+                in_words(answer) if isinstance(answer, Exception) else "it sent an unexpected response"
+            )
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         """Check whether a call has waited for too long."""
         self._timer = None
         first = self._sent or self._unsent
@@ -278,23 +280,23 @@ class StateLimits:
             return
         late_at = min(question.late_at for question in first)  # repeated calls come after later ones
         if late_at <= self._loop.time():
-            self._go(f"no answer within {self._timeout:g} s")
+            self._disconnect(f"no answer within {self._timeout:g} s")
         else:
-            self._timer = self._loop.call_at(late_at, self._look)
+            self._timer = self._loop.call_at(late_at, self._check_deadline)
 
-    def _lost(self, why: str) -> None:
+    def _connection_lost(self, why: str) -> None:
         """Reopen a connection that had worked; new calls wait for it, within the usual timeout."""
         if not self._is_trusted or not self._users:
-            self._go(why)
+            self._disconnect(why)
             return
         self._is_trusted = False
         self._drop("")
         self._connect(0.0)
 
-    def _go(self, why: str) -> None:
+    def _disconnect(self, why: str) -> None:
         if not self._is_outage_logged and self._users:
             self._is_outage_logged = True
-            say(
+            log_event(
                 OperatorEvent.STATE_UNREACHABLE,
                 "limits: the Redis at %s is unreachable: %s; it is not queried until it is reachable again",
                 self._place,
@@ -302,7 +304,7 @@ class StateLimits:
             )
         self._drop(why)
         if self._users:
-            availability.seen(self, is_up=False)
+            availability.record_reachability(self, is_up=False)
         if self._users and self._connecting is None:
             self._connect(self._pause())
 
@@ -333,7 +335,7 @@ class StateLimits:
         if task is self._connecting and not task.cancelled() and (error := task.exception()) is not None:
             if not self._is_outage_logged:
                 self._is_outage_logged = True
-                say(
+                log_event(
                     OperatorEvent.DEFECT,
                     "limits: a defect while the Redis at %s is connected to",
                     self._place,
@@ -341,7 +343,7 @@ class StateLimits:
                 )
             self._connecting = None
             self._connect(AGAIN_MOST_S)
-            self._go(type(error).__name__)
+            self._disconnect(type(error).__name__)
 
     def _pause(self) -> float:
         """Return the seconds until the next attempt: increasing, until Redis has answered a call."""
@@ -354,9 +356,9 @@ class StateLimits:
                 await asyncio.sleep(pause * random.uniform(1.0, 1.5))
             try:
                 load = b"SCRIPT", b"LOAD", SCRIPT.encode()
-                pipe = await opened(self._url, max(TIMEOUT_S, self._timeout), self._lost, load)
+                pipe = await opened(self._url, max(TIMEOUT_S, self._timeout), self._connection_lost, load)
             except ERRORS as error:
-                self._go(in_words(error))
+                self._disconnect(in_words(error))
             else:
                 break
             pause = self._pause()
@@ -364,10 +366,10 @@ class StateLimits:
         if self._is_outage_logged:
             self._steady = self._loop.call_later(STEADY_S, self._tell_back)
         self.away, self._pipe = "", pipe
-        availability.seen(self, is_up=True)
+        availability.record_reachability(self, is_up=True)
         self._flush()
 
     def _tell_back(self) -> None:
         """Log the recovery only after a while: an unstable Redis, or one with invalid responses, would fill the log."""
         self._steady, self._is_outage_logged = None, False
-        say(OperatorEvent.STATE_BACK, "limits: the Redis at %s is reachable again", self._place)
+        log_event(OperatorEvent.STATE_BACK, "limits: the Redis at %s is reachable again", self._place)

@@ -354,7 +354,7 @@ Rule: TypeAlias = tuple[RouteEntry[R], ...]
 
 
 def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
-    methods = _answered(conditions.methods)
+    methods = _with_implied_methods(conditions.methods)
     fields = tuple([(name.lower(), value) for name, value in conditions.headers])
     query = tuple([_query_pattern(name, value) for name, value in conditions.query])
     entries: list[RouteEntry[R]] = []
@@ -529,7 +529,7 @@ class _HostTable(Generic[R]):
         segments = path.split(b"/", self._cuts)
         node = self._tree.deepest(segments)
         for place, turn in node.turns:
-            yield from _beyond(turn, place, segments)
+            yield from _matching_entries(turn, place, segments)
         yield from node.prefixes
         yield self._matching_regexes(path)
         yield self._any_path
@@ -545,7 +545,7 @@ class _HostTable(Generic[R]):
             segments = path.split(b"/", self._cuts)
             node = self._tree.deepest(segments)
             for place, turn in node.turns:
-                for entries in _beyond(turn, place, segments):
+                for entries in _matching_entries(turn, place, segments):
                     if entry := _first(entries, request):
                         return entry.match(segments)
             for entries in node.prefixes:
@@ -572,7 +572,7 @@ def _host_table(rows: list[RouteEntry[R]], base: _HostTable[R] | None) -> Steps[
     return table
 
 
-def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[RouteEntry[R]]]:
+def _matching_entries(node: _Node[R], place: int, segments: list[bytes]) -> list[list[RouteEntry[R]]]:
     """Yield the entries of the patterns that lead to `node` and match `segments` from `place` on, most
     specific first.
     """
@@ -611,7 +611,7 @@ def _first(entries: Iterable[RouteEntry[R]], request: Routable) -> RouteEntry[R]
 
 
 @lru_cache(maxsize=64)  # most routes have the same methods as others, and share the tuple
-def _answered(methods: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def _with_implied_methods(methods: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(chain.from_iterable(_ANSWERED.get(method, (method,)) for method in methods)))
 
 

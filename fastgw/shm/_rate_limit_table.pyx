@@ -142,8 +142,8 @@ cdef class Limit:
             if cell is NULL or give_back(&self._limit, cell, seen, most, spent_at, clock()) != AGAIN:
                 return
 
-    def left(self, bytes key not None, uint64_t now):
-        """Compiled `rate_limit_table.Limit.left`."""
+    def remaining(self, bytes key not None, uint64_t now):
+        """Compiled `rate_limit_table.Limit.remaining`."""
         cdef uint64_t renewed_at = 0
         cdef uint64_t permits = left(
             &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), now, &renewed_at

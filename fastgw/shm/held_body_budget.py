@@ -28,7 +28,7 @@ class HeldBodyBudget:
         self.limit = limit
 
     @classmethod
-    def alone(cls, limit: int = MOST_BYTES) -> "HeldBodyBudget":
+    def single_process(cls, limit: int = MOST_BYTES) -> "HeldBodyBudget":
         """Return the budget of a single process."""
         words = memoryview(bytearray(8)).cast("Q")
         return cls(0, words, [words], lambda: None, limit)

@@ -169,7 +169,7 @@ class QuotaTable:
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + _PLACING)
         try:
             for wanted, begins, count in ((id_, *self._range(id_)), (shared, self._slots, _OVERFLOW)):
-                slot = self._give(wanted, begins, count)
+                slot = self._allocate_slot(wanted, begins, count)
                 if slot is not None:
                     return slot, wanted
                 self._words[_OVERFLOWED] += 1
@@ -316,7 +316,7 @@ class QuotaTable:
                 row = StoredCount(KeyDigest(high, low), state >> 44, state & COUNT_MAX, until)
                 yield (first - self._first + begins) // _SLOT, state, row
 
-    def kept(self, slot: int, state: int) -> None:
+    def mark_saved(self, slot: int, state: int) -> None:
         """Record that the file has this state."""
         self._words[self._first + _SLOT * slot + _KEPT] = state
 
@@ -339,7 +339,7 @@ class QuotaTable:
                     break
         return None
 
-    def _give(self, id_: KeyDigest, begins: int, count: int) -> int | None:
+    def _allocate_slot(self, id_: KeyDigest, begins: int, count: int) -> int | None:
         """Assign a slot to this key, unless it has one by now. Call under the lock."""
         words = self._words
         over = None

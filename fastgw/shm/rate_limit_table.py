@@ -100,7 +100,7 @@ class Limit(Protocol):
         refunded twice.
         """
 
-    def left(self, key: bytes, now: int, /) -> tuple[int, float]:
+    def remaining(self, key: bytes, now: int, /) -> tuple[int, float]:
         """Return how many permits are available at once, and the seconds until the key is fully replenished. Spends
         nothing.
         """
@@ -414,7 +414,7 @@ class _LockedLimit:
 
         self._with_live_cell(key, 0, give_back)
 
-    def left(self, key: bytes, now: int, /) -> tuple[int, float]:
+    def remaining(self, key: bytes, now: int, /) -> tuple[int, float]:
         found = self._limit, 0.0
 
         def look(cell: int) -> None:
@@ -502,7 +502,7 @@ class _LockedLimit:
         if part <= seen:
             part, count = seen, state & _COUNT
         elif part <= seen + parts:
-            words[self._beside(cell, seen)] = state
+            words[self._part_word(cell, seen)] = state
         oldest = max(part - parts, 0)
         counts = [self._count(cell, earlier) for earlier in range(oldest, part)]
         spent = sum(counts) + count
@@ -536,12 +536,12 @@ class _LockedLimit:
         """Return when a part of the window expires."""
         return (part + 1 + self._parts) * self._step + _COUNT & ~_COUNT
 
-    def _beside(self, cell: int, part: int) -> int:
+    def _part_word(self, cell: int, part: int) -> int:
         """Return the word beside a cell for the count of a part."""
         return self._first_parts + (cell - _HEAD // 8) // 2 * _BESIDE + part % _BESIDE
 
     def _count(self, cell: int, part: int) -> int:
-        word = self._words[self._beside(cell, part)]
+        word = self._words[self._part_word(cell, part)]
         return word & _COUNT if word & ~_COUNT == self._instant(part) else 0
 
     def _hash(self, key: bytes) -> int:

@@ -137,7 +137,7 @@ cdef class TokenCache:
         _counts[1] += 1
         return None
 
-    def put(self, bytes credential not None, value not None, double expires_at):
+    def store(self, bytes credential not None, value not None, double expires_at):
         cdef bytes mark = self._mark(credential)
         cdef _Entry entry = _Entry.__new__(_Entry)
         entry.value, entry.expires_at = value, expires_at
@@ -150,7 +150,7 @@ cdef class TokenCache:
     def forget(self, bytes credential not None):
         self._entries.pop(self._mark(credential), None)
 
-    def keep(self, is_wanted):
+    def retain_only(self, is_wanted):
         cdef _Entry entry
         for mark, held in list(self._entries.items()):
             entry = held

@@ -88,7 +88,7 @@ class _TokenCache(Generic[T]):
         values = head.values(b"authorization")
         return self.get(values[0]) if len(values) == 1 else None
 
-    def put(self, credential: bytes, value: T, expires_at: float) -> None:
+    def store(self, credential: bytes, value: T, expires_at: float) -> None:
         """Store a value until `expires_at` (monotonic seconds), replacing an earlier one."""
         mark = self._mark(credential)
         self._entries.pop(mark, None)
@@ -100,7 +100,7 @@ class _TokenCache(Generic[T]):
         """Remove the value of a credential."""
         self._entries.pop(self._mark(credential), None)
 
-    def keep(self, is_wanted: Callable[[T], bool]) -> None:
+    def retain_only(self, is_wanted: Callable[[T], bool]) -> None:
         """Remove all entries that do not meet the condition. Visits all entries: for rare events."""
         for mark, (value, _) in list(self._entries.items()):
             if not is_wanted(value):

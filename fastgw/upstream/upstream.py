@@ -159,7 +159,7 @@ class Upstream:
         before, self._before = self._before, None
         if before is not None:
             self.pool = before.pool
-            self.pool.follow(self.targets)
+            self.pool.add_targets(self.targets)
             self.pool.share(workers)
         else:
             make: Callable[..., Any] = connection_maker(worker_loop, self.settings)
@@ -246,7 +246,7 @@ class Upstream:
         if self._rising is not None and self.started:
             now = self.worker_loop.wheel.now
             ready = {each.target for each in self.members if each.weight} - self.shunned - self.drained
-            self._rising.see(ready, now)
+            self._rising.record_eligible(ready, now)
             members = self._rising.weigh(members, now)
             if (growing_at := self._rising.next(now)) is not None:
                 self._alarm = self._alarm or _Alarm(self)

@@ -110,7 +110,7 @@ def read_request(side: Side, wire: bytes, random: Random) -> tuple[Judged, tuple
     begin = random.randint(0, len(wire))
     judged.step("end behind others", side.framing.find_head_end, wire, random.choice((0, begin)), begin)
     judged.step("end in a bytearray", side.framing.find_head_end, bytearray(wire))
-    judged.step("taken", side.framing.taken, memoryview(bytearray(wire)), random.randint(0, len(wire)))
+    judged.step("leading_bytes", side.framing.leading_bytes, memoryview(bytearray(wire)), random.randint(0, len(wire)))
     raw = wire[:end] if end is not None and end > 0 else wire
     head = judged.step("judge", side.framing.parse_request, raw, most)
     if head is None:

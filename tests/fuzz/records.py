@@ -212,7 +212,7 @@ class Recorded:
 
     def lines(self) -> list[bytes]:
         """All that each log holds."""
-        return [b"".join(iter(log.held.take, b"")) for log in self._observer._logs]
+        return [b"".join(iter(log.held.pop_lines, b"")) for log in self._observer._logs]
 
     def finish(self, told: dict[str, Any]) -> None:
         """An exchange has ended; it has not even begun if its head is refused."""

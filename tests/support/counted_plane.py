@@ -91,7 +91,7 @@ class Recording(Observer):
 
     def lines(self) -> bytes:
         """Return the lines since the last call."""
-        lines: bytes = self._log.held.take()
+        lines: bytes = self._log.held.pop_lines()
         return lines
 
 

@@ -211,7 +211,7 @@ class MemoryLoop:
     """Replaces `fastgw.eventloop.worker_loop.WorkerLoop`, with a clock that stands still."""
 
     def __init__(self) -> None:
-        self.held_body_budget = HeldBodyBudget.alone()
+        self.held_body_budget = HeldBodyBudget.single_process()
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = worker_loop.body_buffers(self.read_buffer)

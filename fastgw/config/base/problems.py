@@ -107,7 +107,7 @@ def path_text(path: Path) -> str:
     return text
 
 
-def show(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a problem shows it."""
     match value:
         case None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from fastgw.config.base.problems import Path, Problem, nearest, show, suggest
+from fastgw.config.base.problems import Path, Problem, format_value, nearest, suggest
 from fastgw.config.base.settings_base import Besides, Renamed, Shorthand
 from fastgw.config.base.value_types import FileName, Notation
 from fastgw.config.formats.positions import SyntaxProblem
@@ -85,8 +85,8 @@ class Decoder(ABC):
 
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
         if self._lost_by_quotes(value, path, reading):
-            return reading.report(path, f"{show(value)} in quotes", f"expected {self.expected} without quotes")
-        said = "a string" if isinstance(value, str) and self.is_secret else show(value)
+            return reading.report(path, f"{format_value(value)} in quotes", f"expected {self.expected} without quotes")
+        said = "a string" if isinstance(value, str) and self.is_secret else format_value(value)
         return reading.report(path, said, f"expected {self.expected}")
 
     def _lost_by_quotes(self, value: Any, path: Path, reading: Reading) -> bool:
@@ -180,11 +180,11 @@ class Number(Decoder):
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         fits = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
-        if not fits or not self.holds(value):
+        if not fits or not self.allows(value):
             return self.read_variable(value, path, reading)
         if isinstance(value, int) and not _LEAST <= value <= _MOST:
             return reading.report(
-                path, f"{show(value)} has more than 64 bits", f"expected {self.expected} of at most 64 bits"
+                path, f"{format_value(value)} has more than 64 bits", f"expected {self.expected} of at most 64 bits"
             )
         return value if self.whole else float(value)
 
@@ -193,7 +193,7 @@ class Number(Decoder):
             return int(text)
         return float(text) if re.fullmatch(r"-?[0-9]{1,20}\.[0-9]{1,20}", text) is not None else text
 
-    def holds(self, value: float) -> bool:
+    def allows(self, value: float) -> bool:
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
 
@@ -205,21 +205,23 @@ class ChoiceDecoder(Decoder):
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
-        *others, last = [show(value) for value in self.values]
+        *others, last = [format_value(value) for value in self.values]
         return f"{', '.join(others)} or {last}" if others else last
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if any(value == each and type(value) is type(each) for each in self.values):
             return value
-        if show(value) in self.values:
+        if format_value(value) in self.values:
             return _read_unquoted(self, value, path, reading)
         words = [each for each in self.values if isinstance(each, str)]
         if isinstance(value, str) and words[1:] and (near := nearest(value, words)) is not None:
-            return reading.report(path, show(value), f"did you mean {show(near)}? expected {self.expected}")
+            return reading.report(
+                path, format_value(value), f"did you mean {format_value(near)}? expected {self.expected}"
+            )
         return self.read_variable(value, path, reading)
 
     def plain(self, text: str) -> Any:
-        return next((each for each in self.values if text in (each, show(each))), text)
+        return next((each for each in self.values if text in (each, format_value(each))), text)
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,8 @@ class InNotation(Decoder):
                 if self._is_right(value + self.notation.unit):
                     return self._refuse_unitless(value, path, reading)
                 return reading.report(path, str(error), f"expected {self.expected}")
-        if (self.bounds.least, self.bounds.most) != (None, None) and not self.bounds.holds(held):
-            return reading.report(path, show(value), f"expected {self.bounds.expected}")
+        if (self.bounds.least, self.bounds.most) != (None, None) and not self.bounds.allows(held):
+            return reading.report(path, format_value(value), f"expected {self.bounds.expected}")
         return held
 
     def plain(self, text: str) -> Any:
@@ -256,9 +258,13 @@ class InNotation(Decoder):
     def _read_other(self, value: Any, path: Path, reading: Reading) -> Any:
         if isinstance(value, dict):
             return self.read_variable(value, path, reading)
-        if not isinstance(value, bool) and self.notation.unit and self._is_right(f"{show(value)}{self.notation.unit}"):
+        if (
+            not isinstance(value, bool)
+            and self.notation.unit
+            and self._is_right(f"{format_value(value)}{self.notation.unit}")
+        ):
             return self._refuse_unitless(value, path, reading)
-        if self._is_right(show(value)):
+        if self._is_right(format_value(value)):
             return _read_unquoted(self, value, path, reading)
         return self.refuse(value, path, reading)
 
@@ -267,7 +273,7 @@ class InNotation(Decoder):
         examples = f'"{value}{unit}"'
         if unit == "%" and isinstance(value, float) and value < 1:  # usually a percentage
             examples = f'"{value * 100:g}%", or {examples}'
-        return reading.report(path, f"{show(value)} has no unit", f"expected {what} such as {examples}")
+        return reading.report(path, f"{format_value(value)} has no unit", f"expected {what} such as {examples}")
 
     def _is_right(self, text: str) -> bool:
         try:
@@ -285,7 +291,7 @@ class File(Decoder):
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
-        return " or ".join([*map(show, self.name.words), "the name of a file"])
+        return " or ".join([*map(format_value, self.name.words), "the name of a file"])
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, str) or not value or "\0" in value:
@@ -297,7 +303,7 @@ class File(Decoder):
             try:
                 reading.files.read(absolute)
             except SyntaxProblem as flaw:
-                return reading.report(path, f"{show(value)} {flaw.wrong}", "expected a readable file")
+                return reading.report(path, f"{format_value(value)} {flaw.wrong}", "expected a readable file")
         return absolute
 
 
@@ -692,14 +698,14 @@ class InnerInstance(Decoder):
             filter_type = type_called(type_name, reading.filter_types)
         except UnknownType as error:
             return reading.report(below, error.wrong, error.expected, at_key=True)
-        if not self.takes(filter_type):
-            fitting = ", ".join(name for name, each in reading.filter_types.items() if self.takes(each))
-            wrong = f"{show(type_name)} is not allowed here"
+        if not self.accepts_filter(filter_type):
+            fitting = ", ".join(name for name, each in reading.filter_types.items() if self.accepts_filter(each))
+            wrong = f"{format_value(type_name)} is not allowed here"
             return reading.report(below, wrong, f"expected one of {fitting}", at_key=True)
         settings = Structure(filter_type).read(inner, below, reading)
         return BROKEN if settings is BROKEN else FilterUse(name=type_name, type=type_name, settings=settings)
 
-    def takes(self, filter_type: Any) -> bool:
+    def accepts_filter(self, filter_type: Any) -> bool:
         return getattr(getattr(filter_type, "phase", None), "name", "") == self.phase
 
 
@@ -791,5 +797,5 @@ def _constraint(notes: tuple[Any, ...], name: str) -> Any:
 def _read_unquoted(shape: Decoder, value: Any, path: Path, reading: Reading) -> Any:
     """Report a number or boolean in place of text, which most likely lacks quotes."""
     if isinstance(value, bool | int | float):
-        return reading.report(path, f"{show(value)} without quotes", f"expected {shape.expected}")
+        return reading.report(path, f"{format_value(value)} without quotes", f"expected {shape.expected}")
     return shape.read_variable(value, path, reading)

@@ -128,14 +128,14 @@ class _Drawing:
 
     def sequence(self, shape: Sequence) -> Schema:
         bounds = {"minItems": shape.shortest or None, "maxItems": shape.longest}
-        return {"type": "array", "items": self.of(shape.each)} | _given(bounds)
+        return {"type": "array", "items": self.of(shape.each)} | _without_nulls(bounds)
 
     def either(self, shape: Either) -> Schema:
         return {"anyOf": [self.itself(each) for each in shape.shapes]}
 
     def inner(self, shape: InnerInstance) -> Schema:
         """Return the schema of an inner filter, whose type may also be unknown: `package.module:Class`."""
-        taken = {name: each for name, each in self._filter_types.items() if shape.takes(each)}
+        taken = {name: each for name, each in self._filter_types.items() if shape.accepts_filter(each)}
         return {
             "type": "object",
             "properties": {name: self.structure(Structure(each)) for name, each in taken.items()},
@@ -213,11 +213,11 @@ def _reference(name: str) -> Schema:
 
 def _number(_: _Drawing, shape: Number) -> Schema:
     bounds = {"minimum": shape.least, "maximum": shape.most}
-    return {"type": "integer" if shape.whole else "number"} | _given(bounds)
+    return {"type": "integer" if shape.whole else "number"} | _without_nulls(bounds)
 
 
 def _text(_: _Drawing, shape: Text) -> Schema:
-    return {"type": "string"} | _given({"minLength": shape.shortest or None, "pattern": shape.pattern})
+    return {"type": "string"} | _without_nulls({"minLength": shape.shortest or None, "pattern": shape.pattern})
 
 
 def _source(kind: str) -> Schema:
@@ -226,7 +226,7 @@ def _source(kind: str) -> Schema:
     return {"type": "object", "properties": properties, "required": [kind], "additionalProperties": False}
 
 
-def _given(constraints: Schema) -> Schema:
+def _without_nulls(constraints: Schema) -> Schema:
     return {name: value for name, value in constraints.items() if value is not None}
 
 

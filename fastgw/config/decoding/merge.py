@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import astuple, replace
 
-from fastgw.config.base.problems import Path, Problem, show, shown_file, suggest
+from fastgw.config.base.problems import Path, Problem, format_value, shown_file, suggest
 from fastgw.config.decoding.decoder import BROKEN, Reading, Structure, shape_of
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Egress
@@ -136,7 +136,7 @@ class Merged:
         """Return the valid entries of a map."""
         return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
 
-    def once(self, name: str) -> Iterator[tuple[SourcePlace, Any]]:
+    def single_entry(self, name: str) -> Iterator[tuple[SourcePlace, Any]]:
         """Yield the single entry of a setting that is allowed once; nothing if it is missing or null."""
         if name in self.single and self.single[name][1] is not None:
             yield self.single[name]
@@ -212,7 +212,7 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     upstreams = merged.maps["upstreams"]
     targets = shape_of(Targets).read(document.value, (), reading)
     if document.upstream not in upstreams:
-        reading.report((), f"unknown upstream {show(document.upstream)}", suggest(document.upstream, upstreams))
+        reading.report((), f"unknown upstream {format_value(document.upstream)}", suggest(document.upstream, upstreams))
         return reading
     place, upstream = upstreams[document.upstream]
     if BROKEN not in (upstream, targets):
@@ -285,16 +285,16 @@ def add_consumers(
         try:
             found = files.find(place.reading.document.folder, pattern)
         except SyntaxProblem as flaw:
-            place.report(f"{show(pattern)}: {flaw.wrong}", "expected a pattern that matches fewer directories")
+            place.report(f"{format_value(pattern)}: {flaw.wrong}", "expected a pattern that matches fewer directories")
             continue
         if not found and has_magic(pattern):
-            notes.append(place.problem(f"{show(pattern)} matches no file"))
+            notes.append(place.problem(f"{format_value(pattern)} matches no file"))
         elif not found:
-            place.report(f"{show(pattern)}: no such file", "expected files with consumers")
+            place.report(f"{format_value(pattern)}: no such file", "expected files with consumers")
         for file in found:
             escaped = file.encode(errors="backslashreplace").decode()
             if escaped != file:
-                place.report(f"{show(pattern)}: {escaped}: a name that is not UTF-8", "expected another name")
+                place.report(f"{format_value(pattern)}: {escaped}: a name that is not UTF-8", "expected another name")
             elif file not in met:
                 met.add(file)
                 reading = Reading(Document(file, partial(files.read, file), quotes=False), filter_types, files)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
-from fastgw.config.base.problems import Problem, nearest, show, suggest
+from fastgw.config.base.problems import Problem, format_value, nearest, suggest
 from fastgw.config.decoding.decoder import BROKEN, Structure
 from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.egress import Egress
@@ -62,21 +62,24 @@ class _Guards:
         for app, (place, names) in self._merged.app_consumers.items():
             if names is BROKEN or BROKEN in names:
                 continue
-            shown, ways = self._shown(place, names)
+            shown, ways = self._authenticating_filters(place, names)
             may_call = self._use("authorize", AUTHORIZATION, {"consumers": {"any": [*names]}}, place)
             filters = {**shown, **({} if may_call is None else {AUTHORIZATION: may_call})}
             yield app, Guard(place, filters, ("consumers", *names, "ways", *ways))
 
-    def _shown(self, place: SourcePlace, names: tuple[str, ...]) -> tuple[Mapping[str, FilterUse], tuple[str, ...]]:
+    def _authenticating_filters(
+        self, place: SourcePlace, names: tuple[str, ...]
+    ) -> tuple[Mapping[str, FilterUse], tuple[str, ...]]:
         """Return the filters that authenticate these consumers."""
         is_given = bool(self._given) or self._elsewhere
         for number, name in enumerate(names):
             if name not in self._known and self._all_known:
                 at, meant = place.below(number), nearest(name, self._known)
                 if not is_given:
-                    at.report(f"unknown consumer {show(name)}", suggest(name, self._known), at_key=False)
+                    at.report(f"unknown consumer {format_value(name)}", suggest(name, self._known), at_key=False)
                 elif meant is not None:  # a token may name any consumer
-                    self._notes.append(at.problem(f"unknown consumer {show(name)}; did you mean {show(meant)}?"))
+                    wrong = f"unknown consumer {format_value(name)}; did you mean {format_value(meant)}?"
+                    self._notes.append(at.problem(wrong))
         if is_given:
             return self._given, ()
         held = [self._known[name] for name in names if name in self._known]
@@ -108,7 +111,9 @@ class _Guards:
                 continue
             if _phase(use.settings) != "AUTHENTICATE":
                 at = self._merged.egress["authentication"][0].below(name)
-                at.report(f"{show(use.type)} does not authenticate applications", "expected a filter such as `jwt`")
+                at.report(
+                    f"{format_value(use.type)} does not authenticate applications", "expected a filter such as `jwt`"
+                )
             else:
                 held[name] = replace(use, settings=_without_credentials(use.settings))
         return held

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from msgspec.structs import replace
 
-from fastgw.config.base.problems import Path, Problem, show, suggest
+from fastgw.config.base.problems import Path, Problem, format_value, suggest
 from fastgw.config.base.value_types import Endpoint, is_far_in_the_clear
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.incremental_cache import IncrementalCache
@@ -29,7 +29,7 @@ from fastgw.config.settings.gateway import FilterUse, PathForwarding, Respond, R
 from fastgw.config.settings.upstreams import Retries, Target, Upstream, UpstreamTimeouts, UpstreamTls
 from fastgw.config.sources.extension_packages import UnknownType, type_called
 from fastgw.config.sources.virtual_files import is_derived
-from fastgw.net.pem import amiss
+from fastgw.net.pem import pair_problem
 
 NAME: Final = "egress"
 """Prefix of the names of generated objects."""
@@ -106,7 +106,9 @@ class _Made:
 
 def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | None = None) -> list[Problem]:
     """Generate the routes and upstreams of `egress`. Reports problems, and returns the notes."""
-    place = merged.egress_place or next((at for at, said in merged.once("providers") if said != Providers()), None)
+    place = merged.egress_place or next(
+        (at for at, said in merged.single_entry("providers") if said != Providers()), None
+    )
     if place is None:
         return []
     kept = EgressKept() if kept is None else kept
@@ -199,17 +201,19 @@ class _Expansion:
             for name in egress.listeners:
                 if name not in known:
                     at = self.merged.egress["listeners"][0].below(name)
-                    at.report(f"unknown listener {show(name)}", suggest(name, known))
+                    at.report(f"unknown listener {format_value(name)}", suggest(name, known))
             return {name: addressing for name, addressing in egress.listeners.items() if name in known}
         if egress.listener is None:
             if len(known) > 1:
-                names = ", ".join(map(show, known))
+                names = ", ".join(map(format_value, known))
                 expected = f"expected `listener`, one of {names}; or `listeners`, each with its addressing"
                 self.place.report("no listener for the applications' calls", expected)
             return dict.fromkeys(known, egress.addressing) if len(known) == 1 else {}
         if egress.listener not in known:
             at = self.merged.egress["listener"][0]
-            at.report(f"unknown listener {show(egress.listener)}", suggest(egress.listener, known), at_key=False)
+            at.report(
+                f"unknown listener {format_value(egress.listener)}", suggest(egress.listener, known), at_key=False
+            )
             return {}
         return {egress.listener: egress.addressing}
 
@@ -238,7 +242,7 @@ class _Expansion:
         if is_derived(shown.certificate):
             return settings
         read = at.reading.files.read
-        found = amiss(read(shown.certificate), read(shown.key))
+        found = pair_problem(read(shown.certificate), read(shown.key))
         if found is None:
             return settings
         why = f"{getattr(shown, found.of)}: {found.wrong}"
@@ -263,9 +267,8 @@ class _Expansion:
             host = each.host
             if host in taken:
                 meant = taken[host]
-                wrong = (
-                    f"the host {host} means {show(meant.service)} of {show(meant.app)}: no host routes to this service"
-                )
+                service = f"{format_value(meant.service)} of {format_value(meant.app)}"
+                wrong = f"the host {host} means {service}: no host routes to this service"
                 self.notes.append(each.place.problem(wrong))
                 continue
             taken[host] = each
@@ -306,9 +309,9 @@ class _Expansion:
             )
             return
         self._note_risks(each)
-        held[each.name] = place, self._kept(self.kept.upstreams, each, (), lambda: self._upstream(each))
+        held[each.name] = place, self._cached_object(self.kept.upstreams, each, (), lambda: self._upstream(each))
 
-    def _kept(
+    def _cached_object(
         self,
         kept: IncrementalCache[str, tuple[EgressEntry, Named, T]],
         each: _Called,
@@ -391,7 +394,7 @@ class _Expansion:
             )
 
         named = (behind, listener, addressing, path, *hosts, *(() if guard is None else guard.made_of))
-        route = self._kept(self.kept.routes, each, named, make)
+        route = self._cached_object(self.kept.routes, each, named, make)
         return Derived(at.reading, at.path, partial(_route_parts, each, guard), _TO_UPSTREAM), route
 
     def _filters(self, each: _Called, egress: Egress, path: str) -> dict[str, FilterUse]:

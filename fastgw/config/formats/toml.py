@@ -91,8 +91,8 @@ class _Tracer:
     def document(self) -> Position:
         root = Position(_FIRST, _FIRST)
         table = root
-        while self._look():
-            if self._look() == "[":
+        while self._peek():
+            if self._peek() == "[":
                 table = self._header(root)
             else:
                 self._pair(table)
@@ -104,7 +104,7 @@ class _Tracer:
         repeated = self._text.startswith("[[", self._at)
         self._at += 2 if repeated else 1
         spot = _descend(root, self._key(), mark)
-        self._look()
+        self._peek()
         self._at += 2 if repeated else 1
         if repeated:
             spot.children[len(spot.children)] = spot = Position(mark, mark)
@@ -113,19 +113,19 @@ class _Tracer:
     def _pair(self, table: Position) -> None:
         mark = self._mark()
         *parents, name = self._key()
-        self._look()
+        self._peek()
         self._at += 1  # the equals sign
         _descend(table, parents, mark).children[name] = self._value(mark)
 
     def _value(self, key: Mark | None) -> Position:
-        opening = self._look()
+        opening = self._peek()
         mark = self._mark()
         spot = Position(mark, key or mark)
         if opening not in ("[", "{"):
             self._at = self._match(_SCALAR).end()
             return spot
         self._at += 1
-        while (following := self._look()) not in ("]", "}"):
+        while (following := self._peek()) not in ("]", "}"):
             if following == ",":
                 self._at += 1
             elif opening == "{":
@@ -136,12 +136,12 @@ class _Tracer:
         return spot
 
     def _key(self) -> list[str]:
-        self._look()
+        self._peek()
         match = self._match(_KEY)
         self._at = match.end()
         return [next(iter(tomllib.loads(f"{part} = 0"))) for part in _KEY_PART.findall(match[0])]
 
-    def _look(self) -> str:
+    def _peek(self) -> str:
         """Return the next character that is neither whitespace nor part of a comment; "" at the end."""
         self._at = self._match(_BLANK).end()
         return self._text[self._at : self._at + 1]

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
-from fastgw.config.base.problems import Path, Problem, path_text, show
+from fastgw.config.base.problems import Path, Problem, format_value, path_text
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.formats import json, yaml
 from fastgw.config.formats.positions import Mark, PositionMap, Repeat, SyntaxProblem, marker
@@ -158,7 +158,7 @@ class ObjectFile:
             self._add_all(value, path, "", "", repeats)
             return
         if not isinstance(value, dict):
-            self._report(path, "a string" if isinstance(value, str) else show(value), "expected an object")
+            self._report(path, "a string" if isinstance(value, str) else format_value(value), "expected an object")
             return
         kind, version = value.get("kind", kind), value.get("apiVersion", version)
         if not (isinstance(kind, str) and kind and isinstance(version, str) and version):

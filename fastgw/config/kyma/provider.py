@@ -10,7 +10,7 @@ from functools import cached_property
 from glob import escape
 from typing import Any, Final
 
-from fastgw.config.base.problems import Path, Problem, show
+from fastgw.config.base.problems import Path, Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN, Reading
 from fastgw.config.decoding.incremental_cache import IncrementalCache
 from fastgw.config.decoding.merge import Derived, Merged, SourcePlace
@@ -80,7 +80,7 @@ def add_kyma(
     added = OfKyma()
     kept = KymaKept() if kept is None else kept
     added.notes += [problem for problems in refused.values() for problem in problems]
-    for place, providers in merged.once("providers"):
+    for place, providers in merged.single_entry("providers"):
         if providers is BROKEN or providers.kyma in (None, BROKEN):
             continue
         at, settings = place.below("kyma"), providers.kyma
@@ -95,9 +95,8 @@ def add_kyma(
             if key in refused:
                 continue
             if service.name in (held := merged.services.get(service.app, {})):
-                wrong = (
-                    f"{show(service.name)} of {show(service.app)} is at {held[service.name][0]}, which takes precedence"
-                )
+                named = f"{format_value(service.name)} of {format_value(service.app)}"
+                wrong = f"{named} is at {held[service.name][0]}, which takes precedence"
                 added.notes.append(service.of.problem(service.path, wrong, "expected another name"))
                 continue
             standing = added.place(service, filter_types, files)
@@ -143,12 +142,12 @@ def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) 
     found: set[str] = set()
     try:
         if why := files.why_no_folder(str(settings.directory)):
-            place.report(f"{show(settings.directory)}: {why}", "expected a directory with Kyma's documents")
+            place.report(f"{format_value(settings.directory)}: {why}", "expected a directory with Kyma's documents")
             return []
         for pattern in patterns_of(settings):
             found.update(files.find("/", pattern))
     except SyntaxProblem as flaw:
-        place.report(f"{show(settings.directory)}: {flaw.wrong}", "expected a directory of fewer files")
+        place.report(f"{format_value(settings.directory)}: {flaw.wrong}", "expected a directory of fewer files")
         return []
     readable = []
     for name in sorted(found):
@@ -159,7 +158,9 @@ def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) 
             notes.append(Problem(escaped, 0, 0, "", "a name that is not UTF-8"))
     if not readable:
         notes.append(
-            place.problem(f"{show(settings.directory)} has no file with one of the endings {', '.join(ENDINGS)}")
+            place.problem(
+                f"{format_value(settings.directory)} has no file with one of the endings {', '.join(ENDINGS)}"
+            )
         )
     return readable
 

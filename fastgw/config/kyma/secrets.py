@@ -18,7 +18,7 @@ from fastgw.config.kyma.objects import Object
 from fastgw.config.settings.credentials import check_own
 from fastgw.config.settings.secrets import LONGEST, Secret
 from fastgw.config.sources.virtual_files import derived_name
-from fastgw.net.pem import amiss
+from fastgw.net.pem import pair_problem
 
 HEADERS: Final = "headers"
 QUERY: Final = "queryParameters"
@@ -85,7 +85,7 @@ class KymaSecrets:
         self._asked, self._derived = {}, {}
         return used
 
-    def are(self, asked: Asked) -> bool:
+    def are_unchanged(self, asked: Asked) -> bool:
         """Whether these Secrets are unchanged."""
         return all(self._objects.get(name) is each for name, each in asked.items())
 
@@ -102,18 +102,18 @@ class KymaSecrets:
 
     def pair(self, name: str, certificate: str, key: str) -> tuple[str, str]:
         """Return the files of a certificate and its key, which must match. Raises `UnusableSecret`."""
-        return self._once((name, certificate, key), lambda: self._fitting(name, certificate, key))
+        return self._make_once((name, certificate, key), lambda: self._fitting(name, certificate, key))
 
     def _fitting(self, name: str, certificate: str, key: str) -> tuple[str, str]:
         contents = self._value(name, certificate), self._value(name, key)
-        if (wrong := amiss(*contents)) is not None:
+        if (wrong := pair_problem(*contents)) is not None:
             of = certificate if wrong.of == "certificate" else key
             raise self._unusable(name, of, f"cannot be used: {wrong.wrong}")
         return self._file(name, (certificate,), contents[0]), self._file(name, (key,), contents[1])
 
     def parameters(self, name: str) -> tuple[Listed, Listed]:
         """Return the headers and query parameters in a Secret. Raises `UnusableSecret`."""
-        return self._once((name,), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
+        return self._make_once((name,), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
 
     def parameters_for_token(self, name: str) -> tuple[Listed, Listed]:
         """Return the parameters for the token endpoint. Raises `UnusableSecret`."""
@@ -186,7 +186,7 @@ class KymaSecrets:
         if field.lower() in map(str.lower, others):
             raise self._unusable(name, HEADERS, "has a duplicate header")
 
-    def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+    def _make_once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """Return the object made from the Secret that is first in the key; it is made once for all callers. Raises
         `UnusableSecret`.
         """

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fastgw.config.base.problems import Path, Problem, path_text, show, suggest
+from fastgw.config.base.problems import Path, Problem, format_value, path_text, suggest
 from fastgw.config.base.settings_base import NONE, view
 from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint, parse_url
 from fastgw.config.decoding.incremental_cache import IncrementalCache
@@ -93,8 +93,8 @@ class _Api(NamedTuple):
 
     @property
     def description(self) -> str:
-        entry = f"the entry {show(self.title)}" if self.title else "an entry without a name"
-        return f"{entry} of the service {show(self.service)}"
+        entry = f"the entry {format_value(self.title)}" if self.title else "an entry without a name"
+        return f"{entry} of the service {format_value(self.service)}"
 
 
 def _hosted(api: _Api) -> dict[str, str]:
@@ -152,7 +152,7 @@ def services_in(
             found.notes.append(note)
     for app in applications.values():
         read = known.find(app)
-        if read is None or read.settings != settings or not secrets.are(read.asked):
+        if read is None or read.settings != settings or not secrets.are_unchanged(read.asked):
             notes: list[Problem] = []
             services = [*_Reading(app, settings, secrets, notes).services()]
             read = Read(settings, *secrets.take_used(), services, notes)
@@ -166,7 +166,7 @@ def services_in(
 
 def _add(each: Object, applications: dict[str, Object]) -> Problem | None:
     if each.version != VERSION:
-        return each.problem(("apiVersion",), _kind(each.version), f"expected {show(VERSION)}")
+        return each.problem(("apiVersion",), _kind(each.version), f"expected {format_value(VERSION)}")
     if NAME.fullmatch(each.name) is None:
         wrong = "not a valid Application name" if each.name else "no name"
         return each.problem(("metadata", "name"), wrong, "expected a name of lower-case letters, digits, `-` and `.`")
@@ -399,7 +399,7 @@ class _Reading:
                 raise compass.unusable("has a username with a colon (RFC 7617)")
             return EgressCredentials(type="basic", username=username, password=compass.text("password"))
         if kind != "OAuth":
-            raise compass.unusable(f"has the older form, which is not supported for {show(kind)}")
+            raise compass.unusable(f"has the older form, which is not supported for {format_value(kind)}")
         if said.get("authenticationUrl"):
             endpoint = self._endpoint(said, path, "authenticationUrl")
         else:
@@ -451,7 +451,7 @@ def _kind(held: Any) -> str:
     """Return the type of a value for a problem; strings are not shown, because they may be secrets in the wrong
     place.
     """
-    return "a string" if isinstance(held, str) else show(held)
+    return "a string" if isinstance(held, str) else format_value(held)
 
 
 def _listed(said: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -213,7 +213,7 @@ def _validated(
     names = [*(document.name for document in documents), *of_kyma.files]
     order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
-    problems += _odd_paths({*names, *files.held})
+    problems += _odd_paths({*names, *files.contents_read})
     if problems:
         excerpts = {problem: text for document in documents for problem, text in document.excerpts.items()}
         raise ConfigError(sorted_problems(problems, order), excerpts)
@@ -225,8 +225,10 @@ def _validated(
         notes=tuple(sorted_problems(notes, order)),
         files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),
-        captured=MappingProxyType(dict(files.held)),
-        withheld=MappingProxyType({name: why for name, why in files.unresolved.items() if files.held[name] != UNKNOWN}),
+        captured=MappingProxyType(dict(files.contents_read)),
+        withheld=MappingProxyType(
+            {name: why for name, why in files.unresolved.items() if files.contents_read[name] != UNKNOWN}
+        ),
     )
     return loaded, merged
 

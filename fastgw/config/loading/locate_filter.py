@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from fastgw.config.base.problems import Problem, show
+from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourcePlace, merge
 from fastgw.config.egress.expand import NAME as EGRESS
@@ -62,7 +62,7 @@ def locate(
         if where in places:
             # For a route generated from `egress`, the position names application and service.
             own = where.part == "routes" and not where.owner.startswith(f"{EGRESS}/")
-            owner = f" (route {show(where.owner)})" if own else ""
+            owner = f" (route {format_value(where.owner)})" if own else ""
             problems.append(places[where].problem(f"{wrong}{owner}"))
     return sorted_problems(problems, {document.name: number for number, document in enumerate(found.documents)})
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.base import redacted_problems
-from fastgw.config.base.problems import Path, Problem, path_text, show, shown_file
+from fastgw.config.base.problems import Path, Problem, format_value, path_text, shown_file
 from fastgw.config.formats import json, toml, yaml
 from fastgw.config.formats.excerpt import excerpt
 from fastgw.config.formats.positions import Mark, PositionMap, SyntaxProblem, marker
@@ -196,7 +196,7 @@ class Document:
             self.value = value
         else:
             expected = "a list of targets" if self.upstream else "an object"
-            wrong = "the file is empty" if value is None and not self._text.strip() else show(value)
+            wrong = "the file is empty" if value is None and not self._text.strip() else format_value(value)
             self.problems.append(self.problem((), wrong, f"expected {expected}"))
 
 
@@ -254,17 +254,17 @@ def read_all(
                 named = search.find(os.path.dirname(document.name), pattern)
             except SyntaxProblem as flaw:
                 expected = "expected a pattern that matches fewer directories"
-                all_found.problems.append(document.problem(place, f"{show(pattern)}: {flaw.wrong}", expected))
+                all_found.problems.append(document.problem(place, f"{format_value(pattern)}: {flaw.wrong}", expected))
                 break
             if not named and has_magic(pattern):
-                all_found.notes.append(document.problem(place, f"{show(pattern)} matches no file"))
+                all_found.notes.append(document.problem(place, f"{format_value(pattern)} matches no file"))
             elif not named:
-                all_found.problems.append(document.problem(place, f"{show(pattern)}: no such file"))
+                all_found.problems.append(document.problem(place, f"{format_value(pattern)}: no such file"))
             for each in named:
                 escaped = each.encode(errors="backslashreplace").decode()
                 if escaped != each:
                     all_found.problems.append(
-                        document.problem(place, f"{show(pattern)}: {escaped}: a name that is not UTF-8")
+                        document.problem(place, f"{format_value(pattern)}: {escaped}: a name that is not UTF-8")
                     )
                     continue
                 real = os.path.realpath(each)

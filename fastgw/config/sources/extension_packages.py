@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Self
 
-from fastgw.config.base.problems import Problem, show, suggest
+from fastgw.config.base.problems import Problem, format_value, suggest
 from fastgw.config.sources.documents import Document
 
 KEY = "extensions"
@@ -51,7 +51,7 @@ def type_called(name: str, filter_types: Mapping[str, type]) -> type:
         return known
     if ":" in name and isinstance(filter_types, Types):
         return filter_types.of_class(name)
-    wrong = f"unknown filter type {show(name)}"
+    wrong = f"unknown filter type {format_value(name)}"
     if isinstance(filter_types, Types):
         package = filter_types.package_of(name)
         if package:
@@ -73,13 +73,13 @@ def extended(
         return filter_types, []
     types, wrong = filter_types.extended([name for _, _, name in named])
     return types, [
-        document.problem((KEY, place), wrong[name].wrong, _beside(document, name) or wrong[name].expected)
+        document.problem((KEY, place), wrong[name].wrong, _local_package_hint(document, name) or wrong[name].expected)
         for document, place, name in named
         if name in wrong
     ]
 
 
-def _beside(document: Document, name: str) -> str:
+def _local_package_hint(document: Document, name: str) -> str:
     """Return advice for a package that is not installed but lies beside the file that names it; "" = it does not. It is
     not imported from there.
     """

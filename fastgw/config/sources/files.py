@@ -84,7 +84,7 @@ class Disk:
         self._search = Search()
 
     @property
-    def held(self) -> Mapping[str, bytes]:
+    def contents_read(self) -> Mapping[str, bytes]:
         """Contents that were read, by requested name."""
         return self._held
 
@@ -151,19 +151,19 @@ class Memory:
     """Always empty: no lookups are made."""
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
-        self.held = {name: content for name, content in held.items() if not is_derived(name)}
+        self.contents_read = {name: content for name, content in held.items() if not is_derived(name)}
 
     def derive(self, name: str, content: bytes) -> None:
         """Set the content of a derived file."""
-        self.held[name] = content
+        self.contents_read[name] = content
 
     def read(self, name: str) -> bytes:
         """Return the contents of a file. Raises `SyntaxProblem`."""
-        if name not in self.held:
+        if name not in self.contents_read:
             raise SyntaxProblem("cannot be read: it is not part of the captured configuration")
-        if len(self.held[name]) > LARGEST:
+        if len(self.contents_read[name]) > LARGEST:
             raise SyntaxProblem(_TOO_LONG.format(LARGEST // 1024**2))
-        return self.held[name]
+        return self.contents_read[name]
 
     def why_no_folder(self, name: str) -> str:
         """Return "": whether the folder could be listed is not recorded, only its matches."""
@@ -225,7 +225,7 @@ def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) 
                 kept[file] = held[file]
             else:
                 unread.add(file)
-    now = {**disk.held, **kept, **derived}
+    now = {**disk.contents_read, **kept, **derived}
     for pattern in patterns if unread else ():
         listed = [file for file in disk.find("/", pattern) if file not in unread]
         now[pattern_name("/", pattern)] = os.fsencode("\0".join(listed))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastgw.config.base.problems import Problem, show
+from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN, Broken
 from fastgw.config.decoding.filter_levels import by_route, early, is_default
 from fastgw.config.decoding.merge import Merged, SourcePlace
@@ -77,7 +77,7 @@ class FilterRules:
     def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
         """Return the listeners or upstreams that have filters."""
         return {
-            name: Level(f"{noun} {show(name)}", kind, _uses(place.below("filters"), owner.filters))
+            name: Level(f"{noun} {format_value(name)}", kind, _uses(place.below("filters"), owner.filters))
             for place, name, owner in self.merged.whole(part)
             if owner.filters
         }
@@ -89,7 +89,9 @@ class FilterRules:
             _, filters = sets.get(name, (None, BROKEN))
             if not isinstance(filters, Broken):
                 at = place.below("use", index)
-                yield Level(f"filter set {show(name)}", "a route", {key: (at, use) for key, use in filters.items()})
+                yield Level(
+                    f"filter set {format_value(name)}", "a route", {key: (at, use) for key, use in filters.items()}
+                )
         if route.filters:
             yield Level("the route", "a route", _uses(place.below("filters"), route.filters))
 
@@ -112,7 +114,7 @@ class FilterRules:
                 for each in reversed(farther)
                 if name in each.uses and isinstance(each.uses[name][1], FilterUse)
             ]
-            subject = f"{level.name} has {show(name)}, " if place.path[-1] != name else ""
+            subject = f"{level.name} has {format_value(name)}, " if place.path[-1] != name else ""
             deed = "switch it off" if use is None else "replace it"
             for owner, at, old in replaced:
                 if old.enforced:

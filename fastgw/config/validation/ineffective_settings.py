@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any, Final
 
-from fastgw.config.base.problems import Problem, show
+from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import write_duration
 from fastgw.config.decoding.merge import Merged, SourcePlace
@@ -79,5 +79,5 @@ def _of_route(place: SourcePlace, route: Route, upstreams: Mapping[str, Upstream
         upstream = upstreams.get(destination) if isinstance(destination, str) else None
         per_try = None if upstream is None else upstream.retries.per_try_timeout
         if per_try is not None and per_try >= (route.timeout or inf):
-            each = f"`per_try_timeout` of upstream {show(destination)} is {write_duration(per_try)}"
+            each = f"`per_try_timeout` of upstream {format_value(destination)} is {write_duration(per_try)}"
             yield place.below("timeout").problem(f"{each}: the route's timeout is not longer, so there are no retries")

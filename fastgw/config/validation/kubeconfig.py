@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from fastgw.config.base.problems import show
+from fastgw.config.base.problems import format_value
 from fastgw.config.settings.egress import Kubernetes
 
 PACKAGES: Final = ("kubernetes_asyncio", "aiohttp")
@@ -28,7 +28,7 @@ def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None
     if not wanted:
         raise ValueError("the kubeconfig has no current context; expected a `context`")
     if wanted not in known:  # the names in the file are not shown
-        named = f"the kubeconfig has no context {show(wanted)}"
+        named = f"the kubeconfig has no context {format_value(wanted)}"
         wrong = "the current context of the kubeconfig is not defined in it" if settings.context is None else named
         raise ValueError(f"{wrong}; expected {'another' if known else 'a kubeconfig with contexts'}")
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from fastgw.config.base.problems import Path, Problem, show
+from fastgw.config.base.problems import Path, Problem, format_value
 from fastgw.config.base.route_patterns import LIKE_REGEX
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
@@ -87,7 +87,7 @@ def _sinks(merged: Merged) -> Iterator[Problem]:
             meant = "`stdout`, or the name of a file such as /dev/stderr"
             none = "; `access_logs: []` turns access logs off" if sink in ("off", "none", "-") else ""
             yield place.below("sink").value_problem(
-                f"this writes to a file named {show(sink)}; a sink is {meant}{none}"
+                f"this writes to a file named {format_value(sink)}; a sink is {meant}{none}"
             )
 
 
@@ -106,7 +106,7 @@ def _catches_all(route: Route) -> bool:
 
 
 def _of_route(place: SourcePlace, route: Route, catching_all: list[Route]) -> Iterator[Problem]:
-    if route.paths == ("/",) and route.upstream is not None and not any(_meet(route, each) for each in catching_all):
+    if route.paths == ("/",) and route.upstream is not None and not any(_overlap(route, each) for each in catching_all):
         wrong = "`/` matches that path only; `/*` matches all paths"
         yield place.below("paths", 0).value_problem(wrong)
     for index, path in enumerate(route.paths):
@@ -141,7 +141,7 @@ def _templates(route: Route) -> Iterator[tuple[Path, str]]:
         yield ("redirect", "to"), route.redirect.to
 
 
-def _meet(one: Route, other: Route) -> bool:
+def _overlap(one: Route, other: Route) -> bool:
     """Whether hosts and listeners of two routes overlap."""
     hosts = not one.hosts or not other.hosts or not {*map(str.lower, one.hosts)}.isdisjoint(map(str.lower, other.hosts))
     return hosts and (not one.listeners or not other.listeners or not {*one.listeners}.isdisjoint(other.listeners))
@@ -164,7 +164,9 @@ def _never_reached(merged: Merged) -> Iterator[Problem]:
         if keys and all(each is not None for each in before):
             first = before[0]
             assert first is not None
-            wrong = f"it is unreachable: route {show(first[1].name)} ({first[0]}) matches all of its requests first"
+            wrong = (
+                f"it is unreachable: route {format_value(first[1].name)} ({first[0]}) matches all of its requests first"
+            )
             yield place.below("name").value_problem(wrong)
         for key in keys:
             taken.setdefault(key, []).append((place, route))

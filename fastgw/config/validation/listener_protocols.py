@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct, structs
 
-from fastgw.config.base.problems import show, suggest
+from fastgw.config.base.problems import format_value, suggest
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.gateway import Listener
@@ -106,12 +106,12 @@ def listeners_of_one_protocol(merged: Merged) -> None:
             if upstream is BROKEN or known.get(upstream, (None, None))[1] is BROKEN:
                 continue
             if upstream not in known:
-                at.report(f"unknown upstream {show(upstream)}", suggest(upstream, known), at_key=False)
+                at.report(f"unknown upstream {format_value(upstream)}", suggest(upstream, known), at_key=False)
             elif schemes[upstream] not in ("", _TRANSPORT[listener.protocol]) or (
                 listener.protocol == "udp" and not schemes[upstream]
             ):
                 wanted = _TRANSPORT[listener.protocol]
-                wrong = f"the targets of {show(upstream)} are not {wanted}:// URLs"
+                wrong = f"the targets of {format_value(upstream)} are not {wanted}:// URLs"
                 at.report(wrong, f"expected an upstream with {wanted} targets", at_key=False)
     _check_routes(merged, schemes, others)
 
@@ -164,7 +164,8 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str]) -
             if name in others:
                 at = place.below("listeners", index)
                 at.report(
-                    f"listener {show(name)} has `protocol: {others[name]}`, so it receives no requests", at_key=False
+                    f"listener {format_value(name)} has `protocol: {others[name]}`, so it receives no requests",
+                    at_key=False,
                 )
         named = [(place.below("upstream"), each) for each in route.destinations]
         if isinstance(route.upstream, Mapping):
@@ -184,5 +185,5 @@ def check_takes_requests(merged: Merged, at: SourcePlace, name: str) -> None:
 
 
 def _report_no_requests(at: SourcePlace, name: str, scheme: str) -> None:
-    wrong = f"the targets of {show(name)} are {scheme}:// URLs, which take no requests"
+    wrong = f"the targets of {format_value(name)} are {scheme}:// URLs, which take no requests"
     at.report(wrong, "expected an upstream with http or https targets", at_key=False)

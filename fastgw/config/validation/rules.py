@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from fastgw.config.base import route_patterns as patterns
-from fastgw.config.base.problems import Path, show, suggest
+from fastgw.config.base.problems import Path, format_value, suggest
 from fastgw.config.base.value_types import Address
 from fastgw.config.decoding.decoder import BROKEN, fields_of
 from fastgw.config.decoding.merge import Merged, SourcePlace
@@ -66,7 +66,7 @@ def one_listener_per_address(merged: Merged) -> None:
         for place, _, listener in merged.whole("listeners")
     ]
     for key in ("status", "admin"):
-        addresses += ((place.below("address"), settings.address, False) for place, settings in merged.once(key))
+        addresses += ((place.below("address"), settings.address, False) for place, settings in merged.single_entry(key))
     for place, address, is_udp in addresses:
         if address is BROKEN or (not address.path and not address.port):
             continue
@@ -123,7 +123,7 @@ def proxy_protocol_needs_trust(merged: Merged) -> None:
 
 def admin_is_guarded(merged: Merged) -> None:
     """Check that the admin API is only reachable from this machine, or needs a token or a client certificate."""
-    for place, admin in merged.once("admin"):
+    for place, admin in merged.single_entry("admin"):
         certified = admin.tls is not None and admin.tls.client_auth is not None
         if admin.address.local or (certified and admin.tls.client_auth.mode == "required"):
             continue
@@ -139,7 +139,7 @@ def routes_have_their_own_names(merged: Merged) -> None:
         if route.name is BROKEN:
             continue
         if route.name in taken:
-            wrong = f"{show(route.name)} is the name of the route at {taken[route.name].below('name')} too"
+            wrong = f"{format_value(route.name)} is the name of the route at {taken[route.name].below('name')} too"
             place.below("name").report(wrong, "expected a unique name", at_key=False)
         else:
             taken[route.name] = place
@@ -180,22 +180,24 @@ def names_are_known(merged: Merged) -> None:
         ):
             for index, name in _whole(getattr(route, key)):
                 if name not in known:
-                    place.below(key, index).report(f"unknown {kind} {show(name)}", suggest(name, known), at_key=False)
+                    place.below(key, index).report(
+                        f"unknown {kind} {format_value(name)}", suggest(name, known), at_key=False
+                    )
         known = merged.maps["upstreams"]
         split = isinstance(route.upstream, Mapping)
         for name in route.destinations:
             if isinstance(name, str) and name not in known:
                 at = place.below("upstream", name) if split else place.below("upstream")
-                at.report(f"unknown upstream {show(name)}", suggest(name, known), at_key=split)
+                at.report(f"unknown upstream {format_value(name)}", suggest(name, known), at_key=split)
         for index, canary in _whole(route.split.canaries if route.split is not None else ()):
             if canary.upstream not in route.destinations:
-                wrong = f"{show(canary.upstream)} is not one of the route's upstreams"
+                wrong = f"{format_value(canary.upstream)} is not one of the route's upstreams"
                 at = place.below("split", "canaries", index, "upstream")
                 at.report(wrong, suggest(canary.upstream, [*map(str, route.destinations)]), at_key=False)
         fallback = route.fallback.upstream if route.fallback is not None else None
         if fallback is not None and fallback not in known:
             at = place.below("fallback", "upstream")
-            at.report(f"unknown upstream {show(fallback)}", suggest(fallback, known), at_key=False)
+            at.report(f"unknown upstream {format_value(fallback)}", suggest(fallback, known), at_key=False)
         if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
             place.below("upstream").report("all shares are 0", "expected at least one share above 0")
         elif not split and route.split is not None:
@@ -226,7 +228,7 @@ def _check_prefix(route: Route, place: SourcePlace, paths: list[Any] | None) -> 
     if route.rewrite is not None:
         at.report("strip_prefix and rewrite are mutually exclusive", "expected one of them")
     if prefix is not BROKEN and paths and not any(_may_begin(path, prefix) for path in paths):
-        wrong = f"no path of this route starts with {show(route.strip_prefix)}"
+        wrong = f"no path of this route starts with {format_value(route.strip_prefix)}"
         at.report(wrong, "expected a prefix of one of its paths", at_key=False)
 
 
@@ -260,7 +262,7 @@ def _check_parameters(
             hint = suggest(name, known) if known else "expected paths that have it"
             if any(path.kind is patterns.PathKind.REGEX for path in paths):
                 hint = "expected paths that have it; a regular expression has no parameters"
-            place.report(f"not every path of this route has the parameter {show(name)}", hint, at_key=False)
+            place.report(f"not every path of this route has the parameter {format_value(name)}", hint, at_key=False)
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
@@ -281,7 +283,7 @@ def upstreams_of_filters(merged: Merged) -> None:
         upstream_names = getattr(getattr(use, "settings", None), "upstream_names", None)
         for key, name in upstream_names() if upstream_names is not None else ():
             if name is not BROKEN and name not in known:
-                place.below(key).report(f"unknown upstream {show(name)}", suggest(name, known), at_key=False)
+                place.below(key).report(f"unknown upstream {format_value(name)}", suggest(name, known), at_key=False)
             elif name is not BROKEN:
                 check_takes_requests(merged, place.below(key), name)
 
@@ -343,7 +345,7 @@ def methods_that_are_served(merged: Merged) -> None:
 
 
 def state_that_works(merged: Merged) -> None:
-    for place, state in merged.once("state"):
+    for place, state in merged.single_entry("state"):
         if state.url is BROKEN:
             continue
         try:
@@ -354,7 +356,7 @@ def state_that_works(merged: Merged) -> None:
 
 
 def kubernetes_that_can_be_asked(merged: Merged) -> None:
-    for place, providers in merged.once("providers"):
+    for place, providers in merged.single_entry("providers"):
         kyma = providers.kyma if isinstance(providers, Providers) else None
         kubernetes = kyma.kubernetes if isinstance(kyma, Kyma) else None
         if isinstance(kubernetes, Kubernetes) and not _broken_in(kubernetes):
@@ -400,7 +402,7 @@ def deadline_headers_are_free(merged: Merged) -> None:
     for place, route in merged.routes_to_validate():
         name = route.deadline_header
         if isinstance(name, str) and name.lower().encode() in READ_IN_REQUESTS:
-            wrong = f"{show(name)} is a header that the gateway sets for another purpose"
+            wrong = f"{format_value(name)} is a header that the gateway sets for another purpose"
             place.below("deadline_header").report(wrong, 'expected a name such as "X-Request-Timeout"', at_key=False)
 
 

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from fastgw.config.base.problems import Problem, show
+from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.gateway import Upstream, UpstreamTls
 from fastgw.net.pem import (
     Grouping,
-    amiss,
-    amiss_authority,
-    amiss_revocations,
     authority_ends,
+    authority_problem,
     decoded,
     dns_names,
     has_authority,
+    pair_problem,
     revocations_end,
+    revocations_problem,
 )
 
 EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "crl": 24 * 3600}
@@ -50,7 +50,7 @@ def tls_that_works(merged: Merged) -> None:
         if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
             given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
             at.below(given).report(f"there is no `{lacking}`", "expected both or neither")
-        _try(tls.ca, at.below("ca"), amiss_authority)
+        _try(tls.ca, at.below("ca"), authority_problem)
         _try_pair(tls.certificate, tls.key, at)
 
 
@@ -61,8 +61,8 @@ def served_tls_that_works(merged: Merged) -> None:
             _try_pair(pair.certificate, pair.key, at.below("certificates", index))
         if tls.client_auth not in (None, BROKEN):
             below = at.below("client_auth")
-            _try(tls.client_auth.ca, below.below("ca"), amiss_authority)
-            _try(tls.client_auth.crl, below.below("crl"), amiss_revocations)
+            _try(tls.client_auth.ca, below.below("ca"), authority_problem)
+            _try(tls.client_auth.crl, below.below("crl"), revocations_problem)
 
 
 def tls_notes(merged: Merged) -> list[Problem]:
@@ -84,7 +84,7 @@ def _served(merged: Merged) -> Iterator[tuple[SourcePlace, Any]]:
     for place, _, listener in merged.whole("listeners"):
         if listener.tls not in (None, BROKEN):
             yield place.below("tls"), listener.tls
-    for place, admin in merged.once("admin"):
+    for place, admin in merged.single_entry("admin"):
         if admin not in (None, BROKEN) and admin.tls not in (None, BROKEN):
             yield place.below("tls"), admin.tls
 
@@ -157,7 +157,7 @@ def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:
             bare = host.lower()
             for listener in wanted:
                 if _is_name(bare) and not {bare, "*." + bare.partition(".")[2]} & named[listener]:
-                    wrong = f"no certificate of listener {listener} is for {show(host)}"
+                    wrong = f"no certificate of listener {listener} is for {format_value(host)}"
                     yield place.below("hosts", index).problem(wrong)
 
 
@@ -180,7 +180,7 @@ def _try(file: Any, at: SourcePlace, wrong_with: Callable[[bytes], str]) -> None
 def _try_pair(certificate: Any, key: Any, at: SourcePlace) -> None:
     """Report a certificate and key that are invalid or do not match."""
     if isinstance(certificate, str) and isinstance(key, str):  # configured and valid
-        wrong = amiss(at.reading.files.read(certificate), at.reading.files.read(key))
+        wrong = pair_problem(at.reading.files.read(certificate), at.reading.files.read(key))
         if wrong is not None:
             at.below(wrong.of).report(wrong.wrong, wrong.expected, at_key=False)
 

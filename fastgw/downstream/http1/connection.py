@@ -46,9 +46,9 @@ from fastgw.http.http1.parser import (
     Http1RequestHead,
     Http1ResponseHead,
     find_head_end,
+    leading_bytes,
     parse_request,
     take_request,
-    taken,
 )
 from fastgw.http.http2.session import PREFACE
 from fastgw.http.malformed import Malformed
@@ -222,7 +222,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             else:
                 self._serve(request)
             return
-        chunk = taken(self._buffer, nbytes)
+        chunk = leading_bytes(self._buffer, nbytes)
         if phase is HEAD:
             self._ahead += chunk
             self._read_requests()
@@ -437,9 +437,9 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             exchange.answered_by = None  # all of them have run
             find_route(stream, exchange, listener.router, match)
         if self._beginning:
-            self._begun(piece)
+            self._handle_incomplete_body(piece)
 
-    def _begun(self, piece: bytes) -> None:
+    def _handle_incomplete_body(self, piece: bytes) -> None:
         """Handle a request that was forwarded or waits, and whose body is incomplete. `piece`: the last received part
         of the body.
         """

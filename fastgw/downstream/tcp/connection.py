@@ -25,7 +25,7 @@ from fastgw.forwarded_headers import Peer
 from fastgw.net.proxy_protocol import Address, TerminatedTls, header_v1, header_v2
 from fastgw.net.server_name import Alert, ClientHello, HelloReader, InvalidHello
 from fastgw.observe.access_log.record import TCP
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.connect import ConnectFailed, secure
 from fastgw.upstream.connections.socket_connection import SocketConnection
 from fastgw.upstream.forwarding.retry_decision import decide_retry
@@ -343,7 +343,7 @@ class TcpConnection(Timed):
             return
         end.abandon()
         if isinstance(error, ConnectFailed):
-            say(OperatorEvent.TARGET_FAILED, "target %s: %s: %s", target.label, error.fault.label, error.reason)
+            log_event(OperatorEvent.TARGET_FAILED, "target %s: %s: %s", target.label, error.fault.label, error.reason)
             self.failed(error.fault, error.detail)
         elif error is None:
             self.failed(Fault.TLS_FAILED, "closed as soon as it was open")

@@ -193,7 +193,7 @@ class PlainEnd:
     def _splice(self, peer: "PlainEnd") -> None:
         """Move available data to the other socket without copying (splice), because there is much of it."""
         pipes, fd, to, owner = self._worker_loop.pipes, self._fd, peer._fd, self._owner
-        pipe, moved = pipes.take(), 0
+        pipe, moved = pipes.acquire(), 0
         if pipe is None:
             self._is_bulk = False
             return

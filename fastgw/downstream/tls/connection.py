@@ -148,13 +148,13 @@ class TlsConnection(TlsTransport):
 
     def _received_early(self, received: memoryview) -> None:
         if self.stage is not SILENT:
-            self._shake(received)
+            self._do_handshake(received)
         elif self._hello is None:
-            self._begin(bytes(received))
+            self._read_first_bytes(bytes(received))
         else:
             self._read_hello(bytes(received))
 
-    def _begin(self, received: bytes) -> None:
+    def _read_first_bytes(self, received: bytes) -> None:
         if self.listener.tls is None or received[0] != HANDSHAKE:
             self._answer_plain(received)
             return
@@ -216,7 +216,7 @@ class TlsConnection(TlsTransport):
         plain.attach_transport(self._below, self._address_limit)
         plain.refuse(Fault.TLS_REQUIRED, received)
 
-    def _shaken(self, last: bytes) -> None:
+    def _handshake_completed(self, last: bytes) -> None:
         certificate = self._certificate()
         # OpenSSL verifies nothing when a session is resumed. The new ticket that it has created is not sent.
         if certificate is not None and self._tls.session_reused:
@@ -304,7 +304,7 @@ class TlsConnection(TlsTransport):
     def _flooded(self, why: str) -> None:
         text = f"listener {self.listener.name}: TLS with {self.peer.ip} is cut off: {why}"
         self._server.complain(OperatorEvent.TLS_HANDSHAKE_FAILED, text, why)
-        self._lose(None)
+        self._lose_connection(None)
 
 
 def _outcome_of(error: ssl.SSLError) -> tuple[HandshakeOutcome, str]:

@@ -80,9 +80,9 @@ class ServerContexts:
         self._over = 0  # number of them that have passed
         self.until = inf
         """When currently valid tickets for client certificates become invalid: the next such time; epoch seconds."""
-        self._look(time())
+        self._check_expiry(time())
 
-    def _look(self, now: float) -> None:
+    def _check_expiry(self, now: float) -> None:
         self._over = over = bisect_right(self._ends, now)
         self.until = self._ends[over] if over < len(self._ends) else inf
 
@@ -126,7 +126,7 @@ class ServerContexts:
             if another_day:
                 self._entries.reverse()  # today's keys have become yesterday's
             if another_day or now >= self.until:
-                self._look(now)
+                self._check_expiry(now)
                 self._set_keys(self._seeds)
             if self._name_before in hello:
                 return self._entries[-1]

@@ -16,7 +16,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.body_iterator import close_iterator
 from fastgw.exchange import Exchange
 from fastgw.exchange.reply import ReplyBody
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 _threads: Final = ThreadPoolExecutor(8, "files")
 """Threads for disk access. Jobs of filters (`asyncio.to_thread`) use other threads, so files do not wait for them."""
@@ -160,7 +160,7 @@ class _Sender:
         except BaseException as error:  # the edge of a filter: its exception ends this response
             if self._exchange is None and isinstance(error, asyncio.CancelledError):
                 return
-            say(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
+            log_event(OperatorEvent.FILTER_RAISED, "the body of a reply raised", error=error)
             why = f"the body of a reply raised {type(error).__name__}"
         finally:
             self._let_go()
@@ -215,7 +215,7 @@ class _FileSender(_Sender):
         self._socket = -1
         self._working: Future[Any] | None = None  # job in a thread that uses the descriptors
 
-    async def _beside(self, step: Callable[..., Any], *given: Any) -> Any:
+    async def _run_in_thread(self, step: Callable[..., Any], *given: Any) -> Any:
         """Run a step that may wait for the disk in a thread. It continues even if the task is cancelled."""
         self._working = working = _threads.submit(step, *given)
         return await asyncio.shield(asyncio.wrap_future(working))
@@ -227,10 +227,10 @@ class _FileSender(_Sender):
             self._socket = os.dup(exchange.client.fd)  # a duplicate, so that the descriptor stays open during the send
         while self._left and self._exchange is not None:
             if self._socket >= 0:
-                sent: int = await self._beside(self._give_to_kernel)
+                sent: int = await self._run_in_thread(self._give_to_kernel)
                 if sent < 0:
                     return "a file has become shorter while it was sent"
-                self._take(sent)
+                self._advance(sent)
                 if self._exchange is not None:
                     self._exchange.response_bytes += sent
                 if sent:
@@ -239,12 +239,12 @@ class _FileSender(_Sender):
             piece = await self._read(min(self._left, PIECE))
             if not piece:
                 return "a file has become shorter while it was sent"
-            self._take(len(piece))
+            self._advance(len(piece))
             self._feed(piece)
             await self._room()
         return ""
 
-    def _take(self, count: int) -> None:
+    def _advance(self, count: int) -> None:
         self._at += count
         self._left -= count
 
@@ -264,7 +264,7 @@ class _FileSender(_Sender):
             read = 0
         if read:
             return bytes(buffer[:read])
-        piece: bytes = await self._beside(os.pread, self._fd, count, self._at)
+        piece: bytes = await self._run_in_thread(os.pread, self._fd, count, self._at)
         return piece
 
     def _let_go(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, final
 
 import msgspec
 
-from fastgw.config.base.problems import nearest, show
+from fastgw.config.base.problems import format_value, nearest
 from fastgw.config.decoding.filter_levels import running, running_before_routing
 from fastgw.config.settings.gateway import Config, Consumer, FilterUse
 
@@ -199,8 +199,8 @@ class WarningContext(msgspec.Struct, frozen=True, kw_only=True):
             for group in groups:
                 if group not in self.groups:
                     meant = nearest(group, self.groups)
-                    hint = "" if meant is None else f"; did you mean {show(meant)}?"
-                    yield f"no consumer is in the group {show(group)}{hint}"
+                    hint = "" if meant is None else f"; did you mean {format_value(meant)}?"
+                    yield f"no consumer is in the group {format_value(group)}{hint}"
 
     def no_consumer_with(self, credential: str) -> Iterator[str]:
         """Yield a warning if no client can authenticate, because no consumer has this setting, such as `key_auth`."""

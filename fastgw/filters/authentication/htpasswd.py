@@ -163,7 +163,7 @@ class Busy(Exception):
 
 @final
 class Checking:
-    """Background thread of a worker that verifies passwords. Its users call `enter` and `leave`."""
+    """Background thread of a worker that verifies passwords. Its users call `acquire` and `release`."""
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
@@ -173,10 +173,10 @@ class Checking:
     def __repr__(self) -> str:
         return f"<Checking: {self._waiting.total()} wait>"
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         self._users += 1
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Stop using it. The last user ends the thread, and its remaining checks are dropped."""
         self._users -= 1
         if not self._users and self._thread is not None:
@@ -185,7 +185,7 @@ class Checking:
 
     async def check(self, client: str, is_right: Callable[[], bool]) -> bool:
         """Return the result of `is_right`, run in the thread. Raises `Busy`."""
-        whose = _whose(client)
+        whose = _client_key(client)
         if self._waiting[whose] >= MOST_OF_ONE or self._waiting.total() >= MOST_WAITING:
             own = self._waiting[whose] >= MOST_OF_ONE
             self._forget(whose, 0)
@@ -204,7 +204,7 @@ class Checking:
             del self._waiting[whose]
 
 
-def _whose(client: str) -> str:
+def _client_key(client: str) -> str:
     try:
         address = ip_address(client)
     except ValueError:  # a unix socket

@@ -22,7 +22,7 @@ from fastgw.eventloop.single_flight import SingleFlight
 from fastgw.filters.api import Feed, FeedSource, NodeSide, Services
 from fastgw.filters.outbound.refresh_throttle import Allowance
 from fastgw.jose import KeySet, UnknownKey, UnusableKey, read_set
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.sync.feeds import mark_of
 from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.upstream.targets.tls import read_tls
@@ -73,13 +73,15 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
             except (FetchFailed, UnusableKey) as problem:
                 if str(problem) != complaint:
                     complaint = str(problem)
-                    say(OperatorEvent.FEED_FAILED, "%s: %s; %s", self._title, complaint, _KEPT if value else _NONE)
+                    log_event(
+                        OperatorEvent.FEED_FAILED, "%s: %s; %s", self._title, complaint, _KEPT if value else _NONE
+                    )
                 node.attempted(complaint)
             else:
                 if complaint:
-                    say(OperatorEvent.FEED_BACK, "%s: fetched again", self._title)
+                    log_event(OperatorEvent.FEED_BACK, "%s: fetched again", self._title)
                 if fetched.body != value:
-                    self._tell(read_set(fetched.body))
+                    self._log_skipped_keys(read_set(fetched.body))
                 node.attempted()
                 complaint, value, has_succeeded = "", fetched.body, True
                 wait = good_for(fetched.fields.get(b"cache-control"))
@@ -100,9 +102,9 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
     def _title(self) -> str:
         return f"keys of {self.name}"
 
-    def _tell(self, keys: KeySet) -> None:
+    def _log_skipped_keys(self, keys: KeySet) -> None:
         for each in keys.passed_over:
-            say(OperatorEvent.KEY_PASSED_OVER, "%s: skipped: %s", self._title, each)
+            log_event(OperatorEvent.KEY_PASSED_OVER, "%s: skipped: %s", self._title, each)
 
 
 async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:

@@ -160,7 +160,7 @@ class TokenPolicy:
 
     def _keys_changed(self) -> None:
         marks = self.keyring.keys.marks
-        self._known.keep(lambda verdict: verdict.mark in marks)
+        self._known.retain_only(lambda verdict: verdict.mark in marks)
 
     def absent(self, exchange: Exchange) -> Reply:
         """Return the rejection of a request without a token, which has no error code (RFC 6750 section 3.1)."""
@@ -226,7 +226,7 @@ class TokenPolicy:
     ) -> Reply | None:
         made, good_for = verdict
         if self._wanted.ceiling:
-            self._known.put(credential, made, time.monotonic() + min(good_for, self._wanted.ceiling))
+            self._known.store(credential, made, time.monotonic() + min(good_for, self._wanted.ceiling))
         reply = self.admit(exchange, made)
         if reply is None:
             then(exchange)
@@ -349,5 +349,5 @@ def same(value: Any, other: Any) -> bool:
     return type(value) is type(other) and bool(value == other)
 
 
-def among(value: Any, others: Iterable[Any]) -> bool:
+def is_one_of(value: Any, others: Iterable[Any]) -> bool:
     return any(same(value, other) for other in others)

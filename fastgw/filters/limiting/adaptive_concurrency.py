@@ -114,7 +114,7 @@ class AdaptiveLimit:
             if lasted >= WINDOW_S and self._finished >= (SAMPLES if lasted < LONG_S else SAMPLES_LEAST):
                 self._adjust(now)
 
-    def left(self, now: float, taken_at: float, waited: float) -> None:
+    def client_left(self, now: float, taken_at: float, waited: float) -> None:
         """Record the disconnect of a client that has waited this long without a response."""
         if waited > self.baseline_s:
             self.record_response(now, taken_at, waited)

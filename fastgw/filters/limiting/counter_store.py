@@ -59,7 +59,7 @@ class LimitDecision(NamedTuple):
     wait: float
     """0.0: it was spent. Otherwise nothing was spent; seconds until it can be."""
     mark: Any = None
-    """Argument for `refund` and `left` about this spending; for the node's table its time in ns."""
+    """Argument for `refund` and `remaining` about this spending; for the node's table its time in ns."""
     turn: float = 0.0
     """Seconds until the request's turn in a leaky bucket."""
     is_away: bool = False
@@ -88,7 +88,7 @@ class CounterStore(Protocol):
     def charge(self, key: bytes, cost: int, mark: Any, /) -> None:
         """Spend a cost that is known only afterwards, if necessary into overdraft: at most `LimitSpec.depth`."""
 
-    def left(self, key: bytes, mark: Any, /) -> Left:
+    def remaining(self, key: bytes, mark: Any, /) -> Left:
         """Return the permits left, now or directly after the spending identified by `mark`. Does not wait."""
 
 
@@ -124,9 +124,9 @@ class NodeCounterStore:
         wait = limit.spend(key, cost, now)
         if wait:
             return LimitDecision(wait)
-        return LimitDecision(0.0, now, self.turn(cost, now) if self._turns else 0.0)
+        return LimitDecision(0.0, now, self.queue_delay(cost, now) if self._turns else 0.0)
 
-    def turn(self, cost: int, now: int) -> float:
+    def queue_delay(self, cost: int, now: int) -> float:
         """Return the seconds until the turn of the last spending."""
         return max((self.limit.renewed_at - cost * self._step - now) / 1e9, 0.0)
 
@@ -136,8 +136,8 @@ class NodeCounterStore:
     def charge(self, key: bytes, cost: int, mark: Any = None, /) -> None:
         self.limit.charge(key, cost, monotonic_ns())
 
-    def left(self, key: bytes, mark: Any = None, /) -> Left:
-        return self.limit.left(key, monotonic_ns())
+    def remaining(self, key: bytes, mark: Any = None, /) -> Left:
+        return self.limit.remaining(key, monotonic_ns())
 
 
 def limit_of(table: Cells, name: bytes, terms: LimitSpec) -> Limit:

@@ -57,17 +57,17 @@ class RedisCounterStore:
 
     def spend(self, key: bytes, cost: int, /) -> LimitDecision | Awaitable[LimitDecision]:
         answer = self._limits.send_command(self._asking.question(b"s", key, cost))
-        return self._alone(key, cost) if answer is None else self._decision_of(answer, key, cost)
+        return self._spend_locally(key, cost) if answer is None else self._decision_of(answer, key, cost)
 
     async def _decision_of(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> LimitDecision:
         reply = await answer
         if reply is None:
-            return self._alone(key, cost)
+            return self._spend_locally(key, cost)
         wait, left, renewed, at, turn = reply
         mark = _Mark(at, left, renewed / 1e6)
         return LimitDecision(wait / 1e6, mark, turn / 1e6 if self._turns and not wait else 0.0)
 
-    def _alone(self, key: bytes, cost: int) -> LimitDecision:
+    def _spend_locally(self, key: bytes, cost: int) -> LimitDecision:
         if self._refuses:
             return LimitDecision(self._limits.retry_s, is_away=True, fault=Fault.LIMITS_UNAVAILABLE)
         return self._local.spend(key, cost)._replace(is_away=True)
@@ -85,5 +85,5 @@ class RedisCounterStore:
         if type(mark) is int or not self._limits.send_without_reply(self._asking.question(b"c", key, cost)):
             self._local.charge(key, cost)
 
-    def left(self, key: bytes, mark: Any = None, /) -> Left:
-        return (mark.left, mark.renewed_s) if type(mark) is _Mark else self._local.left(key, mark)
+    def remaining(self, key: bytes, mark: Any = None, /) -> Left:
+        return (mark.left, mark.renewed_s) if type(mark) is _Mark else self._local.remaining(key, mark)

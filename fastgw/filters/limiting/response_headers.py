@@ -59,7 +59,7 @@ def set_tightest_headers(exchange: Exchange) -> None:
     while record is not None:
         limit_headers, counter_store, key, _, mark, record = record
         if limit_headers is not None:
-            left = counter_store.left(key, mark)
+            left = counter_store.remaining(key, mark)
             if tightest is None or left[0] < least[0]:
                 tightest, least = limit_headers, left
     if tightest is not None:

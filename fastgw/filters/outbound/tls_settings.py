@@ -5,7 +5,7 @@ from typing import Final
 
 from fastgw.config.base.value_types import Endpoint
 from fastgw.config.settings.gateway import UpstreamTls
-from fastgw.net.pem import amiss, amiss_authority
+from fastgw.net.pem import authority_problem, pair_problem
 from fastgw.upstream.targets.tls import ClientTls, read_tls
 
 _DEFAULT: Final = UpstreamTls()
@@ -26,8 +26,8 @@ def client_tls(read_file: Callable[[str], bytes], tls: UpstreamTls) -> ClientTls
     """
     read = read_tls(tls, read_file)
     ca, certificate, key = read.material
-    if ca is not None and (wrong := amiss_authority(ca)):
+    if ca is not None and (wrong := authority_problem(ca)):
         raise ValueError(f"{tls.ca}: {wrong}")
-    if certificate is not None and key is not None and (found := amiss(certificate, key)) is not None:
+    if certificate is not None and key is not None and (found := pair_problem(certificate, key)) is not None:
         raise ValueError(f"{getattr(tls, found.of)}: {found.wrong}; {found.expected}")
     return read

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from fastgw.config.base.problems import nearest, show
+from fastgw.config.base.problems import format_value, nearest
 from fastgw.config.base.settings_codec import check_class
 from fastgw.config.decoding.json_schema import schema
 from fastgw.config.sources.extension_packages import Types, UnknownType
@@ -70,10 +70,11 @@ class FilterTypes(Types):
     def of_class(self, name: str) -> type[Filter]:
         if name not in self._classes:
             module, _, class_name = name.partition(":")
-            if not any(_holds(package, module) for package in self._packages):
+            if not any(_contains_module(package, module) for package in self._packages):
                 package = module.partition(".")[0]
                 raise UnknownType(
-                    f"{show(name)} is of the package {show(package)}", f"expected it under `extensions: [{package}]`"
+                    f"{format_value(name)} is of the package {format_value(package)}",
+                    f"expected it under `extensions: [{package}]`",
                 )
             self._classes[name] = _imported(module, class_name, "")
         return self._classes[name]
@@ -86,14 +87,18 @@ def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, ty
         names = {point.dist.name for point in metadata.entry_points(group=GROUP) if point.dist is not None}
         near = nearest(package, names)
         expected = (
-            f"did you mean {show(near)}?" if near else "expected the name of an installed package, as pip shows it"
+            f"did you mean {format_value(near)}?"
+            if near
+            else "expected the name of an installed package, as pip shows it"
         )
-        raise UnknownType(f"package {show(package)} is not installed", expected)
+        raise UnknownType(f"package {format_value(package)} is not installed", expected)
     offered: dict[str, type[Filter]] = {}
     for point in points:
         if (same := known.get(point.name) or offered.get(point.name)) is not None:
             owner = same.__module__.partition(".")[0]
-            raise UnknownType(f"its filter {show(point.name)} has the name of a filter of {show(owner)}")
+            raise UnknownType(
+                f"its filter {format_value(point.name)} has the name of a filter of {format_value(owner)}"
+            )
         module, _, class_name = point.value.partition(":")
         offered[point.name] = _imported(module.strip(), class_name.partition("[")[0].strip(), point.name)
     return offered
@@ -102,10 +107,10 @@ def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, ty
 def _is_of(point: metadata.EntryPoint, package: str) -> bool:
     """Whether the entry point belongs to a package, by its distribution or import name."""
     by_pip = point.dist is not None and _normal(point.dist.name) == _normal(package)
-    return by_pip or _holds(package, point.value.partition(":")[0].strip())
+    return by_pip or _contains_module(package, point.value.partition(":")[0].strip())
 
 
-def _holds(package: str, module: str) -> bool:
+def _contains_module(package: str, module: str) -> bool:
     """Whether a module belongs to a package, by its import or distribution name."""
     if module == package or module.startswith(f"{package}."):
         return True
@@ -144,17 +149,19 @@ def _imported(module: str, class_name: str, name: str) -> type[Filter]:
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        missing = "" if error.name and f"{module}.".startswith(f"{error.name}.") else f": it needs {show(error.name)}"
-        raise UnknownType(f"there is no module {show(module)}{missing}") from error
+        missing = (
+            "" if error.name and f"{module}.".startswith(f"{error.name}.") else f": it needs {format_value(error.name)}"
+        )
+        raise UnknownType(f"there is no module {format_value(module)}{missing}") from error
     except (Exception, SystemExit) as error:  # the edge of third-party code: its exception is reported
-        raise UnknownType(f"{show(module)} cannot be imported: {_error_text(error)}") from error
+        raise UnknownType(f"{format_value(module)} cannot be imported: {_error_text(error)}") from error
     try:
         for part in class_name.split("."):
             found = getattr(found, part)
     except AttributeError as error:
         near = nearest(class_name, [each for each in vars(importlib.import_module(module)) if each[0] != "_"])
-        expected = f"did you mean {show(f'{module}:{near}')}?" if near else ""
-        raise UnknownType(f"{show(module)} has no class {show(class_name)}", expected) from error
+        expected = f"did you mean {format_value(f'{module}:{near}')}?" if near else ""
+        raise UnknownType(f"{format_value(module)} has no class {format_value(class_name)}", expected) from error
     _check(found, where, name)
     filter_type: type[Filter] = found
     return filter_type
@@ -163,22 +170,26 @@ def _imported(module: str, class_name: str, name: str) -> type[Filter]:
 def _check(found: Any, where: str, name: str) -> None:
     """Check that it is a filter for this version. Raises `UnknownType`."""
     if not isinstance(found, type) or not issubclass(found, Filter):
-        raise UnknownType(f"{show(where)} is not a filter", "expected a subclass of `fastgw.filters.api.Filter`")
+        raise UnknownType(
+            f"{format_value(where)} is not a filter", "expected a subclass of `fastgw.filters.api.Filter`"
+        )
     if not hasattr(found, "phase"):
         expected = f"expected `class {found.__name__}(Filter, name=…, phase=Phase.…)`"
-        raise UnknownType(f"{show(where)} has no phase", expected)
+        raise UnknownType(f"{format_value(where)} has no phase", expected)
     if found.api != API:
         raise UnknownType(
-            f"{show(where)} is written for filter API version {found.api}", f"expected {API}, which fastgw has"
+            f"{format_value(where)} is written for filter API version {found.api}", f"expected {API}, which fastgw has"
         )
     if name and found.type_name != name:
         expected = "expected the entry point to have the same name"
-        raise UnknownType(f"{show(where)} is called {show(found.type_name)}, and not {show(name)}", expected)
+        raise UnknownType(
+            f"{format_value(where)} is called {format_value(found.type_name)}, and not {format_value(name)}", expected
+        )
     try:
         schema({found.type_name: found})
         check_class(found)
     except Exception as error:  # the edge of third-party code: annotations may be arbitrary
-        raise UnknownType(f"the settings of {show(where)} cannot be read: {_error_text(error)}") from error
+        raise UnknownType(f"the settings of {format_value(where)} cannot be read: {_error_text(error)}") from error
 
 
 def _error_text(error: BaseException) -> str:

@@ -98,18 +98,18 @@ def _settings(settings: type[Struct], above: str, depth: int) -> Iterator[Settin
         text = docs.get(field.name, "")
         default = None if field.required else _default(field, defaults[key])
         yield Setting(name, field.shape.expected, field.required, default, text)
-        yield from _besides(field.shape, name)
+        yield from _common_settings(field.shape, name)
         for suffix, inner in _structures(field.shape) if depth < DEEPEST else ():
             yield from _settings(inner, f"{name}{suffix}.", depth + 1)
 
 
-def _besides(shape: Decoder, above: str) -> Iterator[Setting]:
+def _common_settings(shape: Decoder, above: str) -> Iterator[Setting]:
     """Yield the settings of a mapping by name that concern the mapping itself."""
     if isinstance(shape, Table):
         if shape.besides is not None:
             name, about_all = f"{above}.{shape.besides.name}", shape_of(shape.besides.type)
             yield Setting(name, about_all.expected, False, [], shape.besides.text)
-        yield from _besides(shape.each, f"{above}.NAME")
+        yield from _common_settings(shape.each, f"{above}.NAME")
 
 
 def _default(field: Field, declared: Any) -> Any:
@@ -235,7 +235,7 @@ def _reference(settings: type[Struct], above: str, place: str, described: dict[t
         name, text = f"{above}{key}", docs.get(field.name, "")
         default = None if field.required else _default(field, defaults[key])
         yield from ("", *_item(Setting(name, field.shape.expected, field.required, default, text), f"{place}{key}"))
-        for each in _besides(field.shape, name):
+        for each in _common_settings(field.shape, name):
             yield from ("", *_item(each, f"{place}{each.name.removeprefix(above)}"))
         beside: list[tuple[str, type[Struct]]] = []
         for suffix, inner in _structures(field.shape):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, TypeAlias, final
 from msgspec import Meta
 from msgspec.structs import replace
 
-from fastgw.config.base.problems import nearest, show
+from fastgw.config.base.problems import format_value, nearest
 from fastgw.config.base.value_types import Identity
 from fastgw.config.settings.gateway import FilterUse, Inner
 from fastgw.consumers.index import Index, Roster
@@ -101,7 +101,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         if self.anonymous not in (REJECT, *known) and not context.consumer_files:
             meant = nearest(self.anonymous, known)
             if meant is not None:
-                yield f"`anonymous` is an unknown consumer; did you mean {show(meant)}?"
+                yield f"`anonymous` is an unknown consumer; did you mean {format_value(meant)}?"
 
     def client_identity(self) -> ClientIdentity:
         ways = [identity_by(use.settings) for use in self.any_of]
@@ -394,7 +394,7 @@ class _Attempts:
         if head.edited() is not None:
             if edited is None:
                 edited = head.received_fields()
-            head.fields().become(edited)
+            head.fields().replace_with(edited)
 
 
 @final

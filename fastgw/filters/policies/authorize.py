@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from fastgw.config.base.problems import show
+from fastgw.config.base.problems import format_value
 from fastgw.config.base.value_types import CertificateName, CertificateSubject, Fingerprint, Identity, Realm
 from fastgw.config.settings.gateway import NONE, Settings
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply, WarningContext
@@ -131,7 +131,8 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         if not context.positions:
             return
         if shared := self._shared_name(context):
-            yield f"{show(shared)} is not one of `consumers`, and several methods of `auth` can produce this name"
+            name = format_value(shared)
+            yield f"{name} is not one of `consumers`, and several methods of `auth` can produce this name"
         if not context.identified and not context.client_certificates:
             yield "no filter before it authenticates the client: every request is refused"
         elif context.knows_all_groups:
@@ -139,7 +140,7 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
             if not lacking and self.groups.any and context.groups.isdisjoint(self.groups.any):
                 lacking = [*self.groups.any]
             if lacking:
-                yield f"no consumer is in the group {' or '.join(map(show, lacking))}: every request is refused"
+                yield f"no consumer is in the group {' or '.join(map(format_value, lacking))}: every request is refused"
 
     def _shared_name(self, context: WarningContext) -> str:
         """Return a permitted name that methods of `auth` may give to two different clients; "": none."""
@@ -187,7 +188,7 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
                 return None if lack is None else _refusal(exchange, lack, realm)
             return None
 
-        return Hooks(request=request, explain=_who)
+        return Hooks(request=request, explain=_describe_client)
 
 
 VALUES_LISTED: Final = 10
@@ -211,7 +212,7 @@ def _refusal(exchange: Exchange, lack: Lack, realm: str) -> Reply:
     return exchange.refuse(Fault.INSUFFICIENT_SCOPE, fields=(field,), why=lack.why)
 
 
-def _who(exchange: Exchange) -> str:
+def _describe_client(exchange: Exchange) -> str:
     if exchange.consumer is not None:
         return f"consumer {exchange.consumer.name} may"
     return "the token may" if exchange.claims else "the certificate may"

@@ -62,8 +62,8 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
         return Hooks(
             request=use.request,
             explain=explain_consumer,
-            start=lambda _: use.checking.enter(),
-            stop=use.checking.leave,
+            start=lambda _: use.checking.acquire(),
+            stop=use.checking.release,
             asks="the thread that checks passwords",
         )
 
@@ -109,7 +109,7 @@ class _BasicAuthUse:
         if len(found) == 1:
             right = self._cache.get(found[0])
             if right is not None:
-                consumer = right.consumer if right.found_in is self._roster.index else self._again(found[0], right)
+                consumer = right.consumer if right.found_in is self._roster.index else self._revalidate(found[0], right)
                 if consumer is not None:
                     self._pass(exchange, consumer)
                     return None
@@ -159,7 +159,7 @@ class _BasicAuthUse:
     def _refuse(self, exchange: Exchange, why: str) -> Reply:
         return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why=why)
 
-    def _again(self, credential: bytes, right: Right) -> Consumer | None:
+    def _revalidate(self, credential: bytes, right: Right) -> Consumer | None:
         """Look the consumer up again after consumers have changed; None: the password has to be verified again."""
         if self.htpasswd is None:
             self._cache.forget(credential)
@@ -172,7 +172,7 @@ class _BasicAuthUse:
         return self._roster.by_name(username) or Consumer(username)
 
     def _remember(self, credential: bytes, username: str, consumer: Consumer, until: float) -> None:
-        self._cache.put(credential, Right(username, consumer, self._roster.index, until), until)
+        self._cache.store(credential, Right(username, consumer, self._roster.index, until), until)
 
 
 def read_credentials(value: bytes) -> tuple[str, str]:

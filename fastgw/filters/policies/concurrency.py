@@ -212,7 +212,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             elif fault in _STRAINED:
                 limit.record_response(now, taken_at, now - taken_at, failed=True)
             elif fault is Fault.CLIENT_LEFT:
-                limit.left(now, taken_at, now - taken_at)
+                limit.client_left(now, taken_at, now - taken_at)
             else:
                 limit.give_back()
 

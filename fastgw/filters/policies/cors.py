@@ -113,7 +113,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
         vary = b"" if everybody else b"Vary: Origin\r\n"
         exposed = _line(b"Access-Control-Expose-Headers", self.expose)
         may_read = _allowed(self.origins, self.credentials, exposed + vary)
-        may_call = _allowed(self.origins, self.credentials, self._leave())
+        may_call = _allowed(self.origins, self.credentials, self._preflight_headers())
         asked = [] if everybody else ["Origin"]
         asked += ["Access-Control-Request-Method", "Access-Control-Request-Headers"]
         if self.private_network:
@@ -153,7 +153,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
 
         return Hooks(preflight=preflight, response=response)
 
-    def _leave(self) -> bytes:
+    def _preflight_headers(self) -> bytes:
         """Return the headers for a preflight, without the origin."""
         lines = _line(b"Access-Control-Allow-Methods", self.methods)
         lines += _line(b"Access-Control-Allow-Headers", self.headers)

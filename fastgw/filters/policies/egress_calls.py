@@ -91,7 +91,7 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
                 form = "".join(f"/{{{word}}}" for word in words)
                 return exchange.refuse(Fault.BAD_REQUEST, f"The path has no {lacking}; expected {form}/….")
             if entries := several.get(b"/".join(names)):
-                app, service = map(_shown, names)
+                app, service = map(_quoted, names)
                 wrong = f"The service {service} of the application {app} {entries}"
                 return exchange.refuse(Fault.BAD_REQUEST, wrong)
             if awaited:
@@ -101,15 +101,15 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
         def by_host(exchange: Exchange) -> Reply:
             label, _, domain = exchange.host.partition(b".")
             if entries := several.get(exchange.host) or several.get(label):
-                return exchange.refuse(Fault.BAD_REQUEST, f"The service of the host {_shown(label)} {entries}")
+                return exchange.refuse(Fault.BAD_REQUEST, f"The service of the host {_quoted(label)} {entries}")
             if awaited:
                 return exchange.refuse(Fault.SERVICES_UNKNOWN)
             app = next((app for app in of_hosts if label.startswith(app + b"-")), b"")
             if app:
                 wrong = _unknown((app, label[len(app) + 1 :]), {app})
-                wrong = f"{wrong[:-1]} under the domain {_shown(domain)}." if domain else wrong
+                wrong = f"{wrong[:-1]} under the domain {_quoted(domain)}." if domain else wrong
                 return exchange.refuse(Fault.ROUTE_NOT_FOUND, wrong)
-            wrong = f"The host {_shown(exchange.host)} does not belong to a known application."
+            wrong = f"The host {_quoted(exchange.host)} does not belong to a known application."
             return exchange.refuse(Fault.ROUTE_NOT_FOUND, wrong)
 
         return Hooks(request=by_host if self.addressing == "host" else by_path)
@@ -125,13 +125,13 @@ def _entries(entries: Iterable[str]) -> str:
 def _unknown(names: Sequence[bytes], apps: frozenset[bytes] | set[bytes]) -> str:
     app, service, *entry = names
     if app not in apps:
-        return f"There is no application {_shown(app)}."
+        return f"There is no application {_quoted(app)}."
     if entry:
-        return f"The application {_shown(app)} has no entry {_shown(entry[0])} of a service {_shown(service)}."
-    return f"The application {_shown(app)} has no service {_shown(service)}."
+        return f"The application {_quoted(app)} has no entry {_quoted(entry[0])} of a service {_quoted(service)}."
+    return f"The application {_quoted(app)} has no service {_quoted(service)}."
 
 
-def _shown(name: bytes) -> str:
+def _quoted(name: bytes) -> str:
     """Return a client's name in quotes, escaped so that it is safe in a page and in a log."""
     text = _HARMLESS.sub(lambda found: b"%%%02X" % found[0][0], name[: LONGEST_NAME + 1]).decode()
     return f'"{text}"' if len(name) <= LONGEST_NAME else f'"{text[:LONGEST_NAME]}…"'

@@ -199,7 +199,7 @@ class _ForwardAuthUse:
         memory = self._memory
         key = None if memory is None else memory.key_of(exchange)
         if memory is None or key is None:
-            return self._decide(exchange, self._ask(self._question(exchange)))
+            return self._decide(exchange, self._request_decision(self._question(exchange)))
         granted = memory.granted.get(key)
         if granted is not None:
             self._let_pass(exchange, granted)
@@ -220,10 +220,10 @@ class _ForwardAuthUse:
         asked.
         """
         is_own = not memory.single_flight.has(key)
-        answer = await memory.single_flight.join(key, partial(self._ask, question, key))
+        answer = await memory.single_flight.join(key, partial(self._request_decision, question, key))
         return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
 
-    async def _ask(self, question: Iterable[tuple[bytes, bytes]], key: bytes = b"") -> Answer:
+    async def _request_decision(self, question: Iterable[tuple[bytes, bytes]], key: bytes = b"") -> Answer:
         """Ask the service, and cache a positive decision under `key`, if there is one."""
         assert self._fetcher is not None
         try:
@@ -240,7 +240,7 @@ class _ForwardAuthUse:
         copied, passed_on = _lines(answer.fields, self._copied), _lines(answer.fields, self._passed_on)
         granted = Granted(copied, passed_on, consumers[0].decode("ascii") if consumers else "")
         if key and self._memory is not None:
-            self._memory.granted.put(key, granted._replace(to_client=b""), monotonic() + self._memory.ttl)
+            self._memory.granted.store(key, granted._replace(to_client=b""), monotonic() + self._memory.ttl)
         return granted
 
     def _question(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:

@@ -23,9 +23,9 @@ from fastgw.filters.authentication.templates import (
     parse_template,
 )
 from fastgw.http.field_names import WRITTEN_HERE
-from fastgw.http.fields import Fields, folded, without
+from fastgw.http.fields import Fields, folded, without_fields
 from fastgw.http.grammar import IS_VALUE
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 _OURS: Final = WRITTEN_HERE
 _ANY: Final[dict[str, Any]] = {"type": "string"}
@@ -85,12 +85,12 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     def warnings(self, context: WarningContext) -> Iterable[str]:
         if not context.positions:
             return
-        if self._says(names_request) and not any(_may_name_requests(use) for use in context.preceding):
+        if self._any_value(names_request) and not any(_may_name_requests(use) for use in context.preceding):
             yield "no `request_id` filter runs before it: {request_id} is always empty"
-        if self._says(is_identity) and not context.identified:
+        if self._any_value(is_identity) and not context.identified:
             yield "no filter before it authenticates the client: {consumer.…} and {claims.…} are always empty"
 
-    def _says(self, what: Callable[[str], bool]) -> bool:
+    def _any_value(self, what: Callable[[str], bool]) -> bool:
         """Whether any value contains this."""
         edits = (edit for side in (self.request, self.response) for edit in (side.set, side.add))
         values = (value for edit in edits for value in edit.values())
@@ -180,7 +180,7 @@ class _Edit:
         """Discard additions and removals of earlier filters for headers that are removed or set here."""
         added, dropped, ours = exchange.request_added, exchange.request_dropped, self._taken_over
         if added and ours:
-            exchange.request_added = without(added, ours)
+            exchange.request_added = without_fields(added, ours)
         if dropped and ours:
             exchange.request_dropped = frozenset(name for name in dropped if folded(name) not in ours)
 
@@ -234,7 +234,7 @@ def _lenient(value: Value, where: str) -> Value:
         except Unfit as unfit:
             if not warned:
                 warned = True
-                say(OperatorEvent.FILTER_VALUE_UNFIT, "%s is not set: %s (logged once)", where, unfit)
+                log_event(OperatorEvent.FILTER_VALUE_UNFIT, "%s is not set: %s (logged once)", where, unfit)
             return None
 
     return held

@@ -364,7 +364,7 @@ class _Policy:
 
     async def _decide(self, exchange: Exchange, token: bytes) -> Reply | None:
         if self._single_flight.has(token):
-            verdict = await self._single_flight.join(token, partial(self._ask, token))
+            verdict = await self._single_flight.join(token, partial(self._introspect_token, token))
         else:
             verdict = await self._ask_for(exchange.client_ip, token)
         if isinstance(verdict, _Known):
@@ -378,7 +378,7 @@ class _Policy:
             return _InactiveToken(Fault.AUTH_UNAVAILABLE, "too many introspection requests are pending")
         pending[client] = asked + 1
         try:
-            return await self._single_flight.join(token, partial(self._ask, token))
+            return await self._single_flight.join(token, partial(self._introspect_token, token))
         finally:
             pending[client] -= 1
             if not pending[client]:
@@ -409,10 +409,10 @@ class _Policy:
 
     # tokens that are not cached
 
-    async def _ask(self, token: bytes) -> _Known | _InactiveToken:
+    async def _introspect_token(self, token: bytes) -> _Known | _InactiveToken:
         """Verify a token, and cache the verdict; a positive one by the canonical form of the header."""
         try:
-            said = await self._asked(token)
+            said = await self._fetch_introspection(token)
         except _ServerAway as away:
             return _InactiveToken(Fault.AUTH_UNAVAILABLE, str(away))
         left = said.until_date - time.time()
@@ -421,12 +421,12 @@ class _Policy:
         except TokenRefused as refused:
             verdict = _InactiveToken(Fault.CREDENTIALS_INVALID, str(refused))
         if isinstance(verdict, _InactiveToken):
-            self._bad.put(token, verdict, time.monotonic() + self._negative_ttl)
+            self._bad.store(token, verdict, time.monotonic() + self._negative_ttl)
         elif left > 0:
-            self._good.put(canonical(token), verdict, time.monotonic() + left)
+            self._good.store(canonical(token), verdict, time.monotonic() + left)
         return verdict
 
-    async def _asked(self, token: bytes) -> _Said:
+    async def _fetch_introspection(self, token: bytes) -> _Said:
         """Return the response of the server, from this node or the shared cache. Raises `_ServerAway`."""
         level = self._level
         if level is not None and (kept := await level.get(token)) is not None:
@@ -442,7 +442,7 @@ class _Policy:
             said = _Said(claims, now + self._negative_ttl)
             raw = _INACTIVE
         if level is not None:
-            await level.put(token, raw, said.until_date)
+            await level.store(token, raw, said.until_date)
         return said
 
     def _verdict(self, claims: dict[str, Any], token: bytes) -> _Known | _InactiveToken:
@@ -495,7 +495,7 @@ class _Refusals:
         entry = self._entries.get(self._mark(token))
         return entry[0] if entry is not None and time.monotonic() < entry[1] else None
 
-    def put(self, token: bytes, refusal: _InactiveToken, expires_at: float) -> None:
+    def store(self, token: bytes, refusal: _InactiveToken, expires_at: float) -> None:
         mark = self._mark(token)
         self._entries.pop(mark, None)
         if len(self._entries) >= self._most:

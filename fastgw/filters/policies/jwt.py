@@ -31,8 +31,8 @@ from fastgw.filters.authentication.token_policy import (
     Rule,
     TokenPolicy,
     TokenRequirements,
-    among,
     explain_token,
+    is_one_of,
     same,
     values_of,
 )
@@ -251,7 +251,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
 
     def build(self, env: Env) -> Hooks:
         keyring = self._keyring(env)
-        policy = env.shared(("jwt", env.policy), lambda: TokenPolicy(self._wanted(), keyring(), env.roster))
+        policy = env.shared(("jwt", env.policy), lambda: TokenPolicy(self._token_requirements(), keyring(), env.roster))
         use = _JwtUse(self, policy)
         live = self.jwks_uri is not None
         return Hooks(
@@ -285,14 +285,14 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             raise ValueError(f"{where}: {problem}") from problem
         if not any(key.algorithms.intersection(self.algorithms) for key in keys.keys):
             why = "".join(f"; key {each.place}: {each.reason}" for each in keys.passed_over[:3])  # no file name
-            wanted = " or ".join(dict.fromkeys(ALGORITHMS[each].wants for each in self.algorithms))
+            wanted = " or ".join(dict.fromkeys(ALGORITHMS[each].expected_key for each in self.algorithms))
             held = dict.fromkeys(", ".join(name for name in ALGORITHMS if name in key.algorithms) for key in keys.keys)
             holds = f"has keys for {' and for '.join(held)}" if held else "has no usable key"
             none = f"it contains no key for {' or '.join(self.algorithms)}"
             raise ValueError(f"{where}: {none}; expected {wanted}; it {holds}{why}")
         return Keyring(keys)
 
-    def _wanted(self) -> TokenRequirements:
+    def _token_requirements(self) -> TokenRequirements:
         types = frozenset(each.lower().removeprefix("application/") for each in self.types)
         return TokenRequirements(
             rules=TokenRules(
@@ -414,11 +414,11 @@ def compiled_rule(rule: ClaimRule) -> Rule:
     if equals is not None:
         checks.append(lambda claim: same(claim, equals))
     if any_of is not None:
-        checks.append(lambda claim: any(among(each, any_of) for each in values_of(claim)))
+        checks.append(lambda claim: any(is_one_of(each, any_of) for each in values_of(claim)))
     if all_of is not None:
-        checks.append(lambda claim: all(among(each, values_of(claim)) for each in all_of))
+        checks.append(lambda claim: all(is_one_of(each, values_of(claim)) for each in all_of))
     if none_of is not None:
-        checks.append(lambda claim: not any(among(each, none_of) for each in values_of(claim)))
+        checks.append(lambda claim: not any(is_one_of(each, none_of) for each in values_of(claim)))
     if rule.matches is not None:
         matches = re2.compile(rule.matches).fullmatch
         checks.append(

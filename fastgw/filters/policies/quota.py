@@ -189,7 +189,7 @@ class _Table:
         if slot is not None and self.quotas is not None:
             self.quotas.refund(*slot, period, cost)
 
-    def left(self, key: bytes, limit: int) -> Left:
+    def remaining(self, key: bytes, limit: int) -> Left:
         period, slot = self.now(), self.slots.get(key)
         used = 0
         if self.quotas is not None:
@@ -214,8 +214,8 @@ class _QuotaGroup:
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
         self._table.refund(key, cost, mark)
 
-    def left(self, key: bytes, mark: Any, /) -> Left:
-        return self._table.left(key, self.limit)
+    def remaining(self, key: bytes, mark: Any, /) -> Left:
+        return self._table.remaining(key, self.limit)
 
 
 @final
@@ -287,4 +287,4 @@ class _QuotaCounts:
         counts = f"counts 1 of {group.limit} per {self._settings.period_label}{of}"
         if self._table.quotas is None:
             return f"if any are left: it {counts}"
-        return f"{counts}; {group.left(self._key_of(exchange), None)[0]} remaining"
+        return f"{counts}; {group.remaining(self._key_of(exchange), None)[0]} remaining"

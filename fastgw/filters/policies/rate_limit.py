@@ -298,9 +298,9 @@ class _Counts:
                 if wait:
                     return _refuse(exchange, instance, group, key, wait)
                 if turns:
-                    turn = group.counter_store.turn(cost, now)
+                    turn = group.counter_store.queue_delay(cost, now)
             exchange.limits = group.limit_headers, group.counter_store, key, cost, now, exchange.limits
-            return _turn(turn) if turn > SOON else None
+            return _delay(turn) if turn > SOON else None
 
         return plain if is_plain else request
 
@@ -317,7 +317,7 @@ class _Counts:
             if verdict.wait:
                 return _refuse(exchange, self._instance, group, key, verdict.wait, verdict.mark)
             exchange.limits = group.limit_headers, group.counter_store, key, cost, verdict.mark, exchange.limits
-            return _turn(verdict.turn) if verdict.turn > SOON else None
+            return _delay(verdict.turn) if verdict.turn > SOON else None
 
         async def asked(
             exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Awaitable[LimitDecision]
@@ -394,7 +394,7 @@ class _Counts:
             return f"if any are left for all nodes, in the Redis of `state` (not queried here): it {counts}"
         if group.counter_store is _NOT_STARTED:
             return f"if any are left: it {counts}"
-        permits, _ = group.counter_store.left(self.key_of(exchange), None)
+        permits, _ = group.counter_store.remaining(self.key_of(exchange), None)
         return f"{counts}; {permits} remaining"
 
 
@@ -407,7 +407,7 @@ def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: 
     return refusal(Fault.RATE_LIMITED, wait)
 
 
-async def _turn(seconds: float) -> None:
+async def _delay(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 

@@ -30,4 +30,4 @@ class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
 
     def build(self, env: Env) -> Hooks:
         ids = request_ids(self.header.encode(), self.trust_client)
-        return Hooks(request_ids=ids, response=None if ids.is_usual else ids.show)
+        return Hooks(request_ids=ids, response=None if ids.is_usual else ids.add_to_response)

@@ -100,7 +100,7 @@ class _Place(NamedTuple):
         if answer is not None and answer.head is not None and answer.head.first(b"set-cookie") is not None:
             _rewrite_cookies(exchange, self.cookie)
 
-    def here(self, reference: bytes, exchange: Exchange) -> bytes | None:
+    def gateway_url(self, reference: bytes, exchange: Exchange) -> bytes | None:
         """Return the gateway's URL for a reference in a response; None: it does not change."""
         parts = _IS_REFERENCE(reference) if len(reference) <= LONGEST else None
         if parts is None:
@@ -181,7 +181,7 @@ def _rewrite(exchange: Exchange, name: bytes, place: _Place) -> None:
     fields = exchange.response.headers
     values = fields.get_all(name)
     if len(values) == 1:  # duplicates are ambiguous
-        moved = place.here(values[0], exchange)
+        moved = place.gateway_url(values[0], exchange)
         if moved is not None and moved != values[0]:
             fields.set(name.title(), moved)
 

@@ -21,7 +21,7 @@ from fastgw.exchange.chain import LOG_EVERY_S, abandon, checked
 from fastgw.exchange.reply import body_at_once
 from fastgw.exchange.shadow_exchange import ShadowExchange, ShadowRun
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 TIMEOUT_S: Final = 30.0
 MOST_WAITING: Final = 1000
@@ -120,14 +120,14 @@ class _Shadow:
             self._wait(stage, case, None)
             return
         try:
-            outcome = self._ask(stage, case)
+            outcome = self._run_request_step(stage, case)
             if outcome is not None:
                 self._wait(stage, case, outcome)
         except BaseException as error:
             self._raised(case, "request", error)
             stage.rehearsal.over = True
 
-    def _ask(self, stage: _ShadowState, case: _ShadowDecision) -> Awaitable[Reply | None] | None:
+    def _run_request_step(self, stage: _ShadowState, case: _ShadowDecision) -> Awaitable[Reply | None] | None:
         """Run the request step. Return its awaitable if it has to wait."""
         if stage.rehearsal.over:
             case.asked, case.over = False, True
@@ -137,10 +137,10 @@ class _Shadow:
         outcome = self._own.request(case.exchange)
         if inspect.isawaitable(outcome):
             return outcome
-        self._answered(stage, case, checked(outcome))
+        self._record_decision(stage, case, checked(outcome))
         return None
 
-    def _answered(self, stage: _ShadowState, case: _ShadowDecision, reply: Reply | None) -> None:
+    def _record_decision(self, stage: _ShadowState, case: _ShadowDecision, reply: Reply | None) -> None:
         case.answer(reply)
         if case.over:
             stage.rehearsal.over = True
@@ -231,7 +231,7 @@ class _Shadow:
     def _raised(self, case: _ShadowDecision, kind: str, error: BaseException) -> None:
         if case.exchange.begun_at >= self._logged_at + LOG_EVERY_S:
             self._logged_at = case.exchange.begun_at
-            say(
+            log_event(
                 OperatorEvent.FILTER_RAISED,
                 "filter %s, in shadow: its %s step raised",
                 self._instance,
@@ -265,9 +265,9 @@ class _Shadow:
                 if outcome is None:
                     if before is not None:
                         await asyncio.wait([before])
-                    outcome = self._ask(stage, case)
+                    outcome = self._run_request_step(stage, case)
                 if outcome is not None:
-                    self._answered(stage, case, checked(await outcome))
+                    self._record_decision(stage, case, checked(await outcome))
         except asyncio.CancelledError:  # shutdown
             case.decide(FilterEvent.UNKNOWN, "unknown: it was cancelled")
             stage.rehearsal.over = True

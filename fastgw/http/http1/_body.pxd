@@ -5,7 +5,7 @@ cdef class BodyBuffer:
     cdef Py_ssize_t _size
     cdef bytes _bytes
 
-    cdef bytes take(self, Py_ssize_t length)
+    cdef bytes take_bytes(self, Py_ssize_t length)
 
 
 cdef class Seen:

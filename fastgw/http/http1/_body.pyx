@@ -44,7 +44,7 @@ cdef class BodyBuffer:
             self._bytes = PyBytes_FromStringAndSize(NULL, self._size)
         PyBuffer_FillInfo(view, self, PyBytes_AS_STRING(self._bytes), self._size, 0, flags)
 
-    cdef bytes take(self, Py_ssize_t length):
+    cdef bytes take_bytes(self, Py_ssize_t length):
         cdef PyObject* taken
         if self._bytes is None or not 0 <= length <= self._size:
             raise ValueError("nothing was read")

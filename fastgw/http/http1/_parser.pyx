@@ -791,10 +791,10 @@ def body_buffer(Py_ssize_t size):
     return BodyBuffer(size)
 
 
-def taken(buffer not None, Py_ssize_t length):
+def leading_bytes(buffer not None, Py_ssize_t length):
     """Compiled `parser_reference.taken`."""
     if type(buffer) is BodyBuffer:
-        return (<BodyBuffer>buffer).take(length)
+        return (<BodyBuffer>buffer).take_bytes(length)
     return _taken(buffer, length)
 
 
@@ -806,7 +806,7 @@ cdef bytes _taken(object buffer, Py_ssize_t length):
             return PyBytes_FromStringAndSize(<const char*>view.buf, length)
     finally:
         PyBuffer_Release(&view)
-    return heads.taken(buffer, length)
+    return heads.leading_bytes(buffer, length)
 
 
 def take_request(buffer not None, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):

@@ -120,9 +120,9 @@ class LongLivedParser:
 
     def __init__(self, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> None:
         self._parser = parser
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._marks: list[None] = [None] * 4  # a message removes two, so an additional one is detected
         self._feed = self._parser(_Marks(self._marks)).feed_data
 
@@ -137,7 +137,7 @@ class LongLivedParser:
                 return
         except (HttpParserError, HttpParserUpgrade):
             pass
-        self._begin()
+        self._reset()
         # The previous message may have left llhttp in an unexpected state: a new parser decides.
         SecondParser(self._parser).head(raw, body_follows=False)
 
@@ -154,7 +154,7 @@ class LongLivedParser:
                 return
         except (HttpParserError, HttpParserUpgrade):
             pass
-        self._begin()
+        self._reset()
         SecondParser(self._parser).whole(message)
 
 

@@ -15,13 +15,13 @@ __all__ = [
     "Http1ResponseHead",
     "body_buffer",
     "find_head_end",
+    "leading_bytes",
     "parse_answer",
     "parse_request",
     "parse_response",
     "read_http2_request",
     "take_answer",
     "take_request",
-    "taken",
 ]
 
 if TYPE_CHECKING:
@@ -35,6 +35,6 @@ read_http2_request = _implementation.read_http2_request
 parse_response = _implementation.parse_response
 parse_answer = _implementation.parse_answer
 body_buffer = _implementation.body_buffer
-taken = _implementation.taken
+leading_bytes = _implementation.leading_bytes
 take_request = _implementation.take_request
 take_answer = _implementation.take_answer

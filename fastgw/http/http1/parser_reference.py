@@ -41,7 +41,7 @@ def body_buffer(size: int) -> memoryview:
     return memoryview(bytearray(size))
 
 
-def taken(buffer: memoryview, length: int) -> bytes:
+def leading_bytes(buffer: memoryview, length: int) -> bytes:
     """Return the first bytes of a buffer that was read into."""
     return buffer[:length].tobytes()
 

@@ -71,7 +71,7 @@ def request(
         length = IN_CHUNKS if declared is None else declared if head.sized else UNFRAMED
     line = head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n"
     via = b"" if NO_VIA in also else VIA[head.version]
-    kept = _kept(head, Http1RequestHead, also)
+    kept = _end_to_end_pieces(head, Http1RequestHead, also)
     return b"".join((*line, *kept, added, _framing(length), via, b"\r\n", payload))
 
 
@@ -108,7 +108,7 @@ def response(
         date = date_line()
     line = status_line(status, head.reason if status == head.status else None)
     ours = added, b"" if NO_VIA in also else VIA[head.version], _framing(length), date, last, b"\r\n"
-    return b"".join((line, *_kept(head, Http1ResponseHead, also), *ours, payload))
+    return b"".join((line, *_end_to_end_pieces(head, Http1ResponseHead, also), *ours, payload))
 
 
 def whole(
@@ -173,10 +173,12 @@ def end_to_end(head: Head, also: frozenset[bytes] = frozenset()) -> bytes:
     their twins (`Fields`) are left out. Other lines keep their bytes, unless a filter has changed the fields.
     """
     kind = Http1ResponseHead if hasattr(head, "status") else Http1RequestHead
-    return b"".join(_kept(head, kind, also))
+    return b"".join(_end_to_end_pieces(head, kind, also))
 
 
-def _kept(message: Head, kind: type[Http1RequestHead | Http1ResponseHead], also: frozenset[bytes]) -> Sequence[bytes]:
+def _end_to_end_pieces(
+    message: Head, kind: type[Http1RequestHead | Http1ResponseHead], also: frozenset[bytes]
+) -> Sequence[bytes]:
     """Return the pieces of `end_to_end`. `kind`: the kind of message whose hop-by-hop fields are left out."""
     drop, alike, by_place = _dropped(kind, also)  # type: ignore[arg-type]  # a class is hashable
     if message.edited() is not None:

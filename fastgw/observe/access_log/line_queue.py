@@ -48,7 +48,7 @@ class LineQueue:
             self._press()
         return True
 
-    def take(self) -> bytes:
+    def pop_lines(self) -> bytes:
         """Remove and return the oldest lines, as many as make one write; b"" if the queue is empty. For the log's
         thread.
         """

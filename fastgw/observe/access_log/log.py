@@ -16,7 +16,7 @@ from fastgw.observe.access_log.formats import FORMATS, SecretNames
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.sink import Sink
 from fastgw.observe.metrics.counters import ExchangeCounters
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 log = logging.getLogger("fastgw")
 
@@ -48,7 +48,7 @@ class Lines(Protocol):
     @property
     def size(self) -> int: ...
     def add(self, line: bytes) -> bool: ...
-    def take(self) -> bytes: ...
+    def pop_lines(self) -> bytes: ...
 
 
 class Log:
@@ -81,7 +81,7 @@ class Log:
         self._counters.drop_unqueued()
         if not self._is_failing:
             self._is_failing = True
-            say(
+            log_event(
                 OperatorEvent.ACCESS_LOG_FAILED,
                 "access log %s cannot be written fast enough: lines are dropped and counted",
                 self.settings.sink,
@@ -130,7 +130,7 @@ class Log:
             self._sink.refresh()
             left = self.held.size
             # Lines that come meanwhile wait for the next round, unless this is the last.
-            while (left > 0 or stopping) and (batch := self.held.take()):
+            while (left > 0 or stopping) and (batch := self.held.pop_lines()):
                 left -= len(batch)
                 lost = self._sink.write(batch)
                 if lost:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 STDOUT: Final = "stdout"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -136,14 +136,14 @@ class Sink:
             return
         self._trouble = trouble
         if error:
-            say(
+            log_event(
                 OperatorEvent.ACCESS_LOG_FAILED,
                 "access log %s: %s; lines are dropped until it can be written",
                 self._name,
                 error.strerror,
             )
         else:
-            say(OperatorEvent.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
+            log_event(OperatorEvent.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
 
 
 def _open_stdout() -> int:

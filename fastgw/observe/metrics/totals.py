@@ -85,7 +85,7 @@ def totals(
 
 def sums(columns: Sequence[memoryview], returned: memoryview | None = None) -> tuple[Sequence[int], Mapping[int, int]]:
     """Return the words before the cells, and the cells by key: summed over the columns, less the returned counts."""
-    return _summed([_look(column) for column in columns], None if returned is None else _look(returned))
+    return _summed([_read_names(column) for column in columns], None if returned is None else _read_names(returned))
 
 
 def _at_rest(
@@ -96,7 +96,7 @@ def _at_rest(
     for _ in range(_LOOKS):
         before = added[CARRYING]
         fence()
-        looks, taken_back = [_look(column) for column in (*columns, added)], _look(returned)
+        looks, taken_back = [_read_names(column) for column in (*columns, added)], _read_names(returned)
         fence()
         if before % 2 == 0 and before == added[CARRYING]:
             return _summed(looks, taken_back)
@@ -107,7 +107,7 @@ _Look = tuple[int, list[tuple[int, int]]]
 """Words of a column before the cells, as one large integer, and the cells."""
 
 
-def _look(column: memoryview) -> _Look:
+def _read_names(column: memoryview) -> _Look:
     return int.from_bytes(column[:CELLS_AT], sys.byteorder), list(claimed(column))
 
 

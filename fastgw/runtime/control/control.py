@@ -110,10 +110,10 @@ class Control:
         self._stop_requested = asyncio.Event()
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
-                ReloadRequest: lambda order: self._begin(self._proposer.reload("signal")),
+                ReloadRequest: lambda order: self._start_task(self._proposer.reload("signal")),
                 ReloadResult: self._proposer.on_outcome,
                 FeedRefreshRequest: lambda order: self._feeding.refresh_requested(order),
-                Revoke: self._revoking.heard,
+                Revoke: self._revoking.revocation_received,
                 Columns: lambda order: node_state.shared.widen(order.count),
                 Stop: lambda order: self._stop_requested.set(),
             }
@@ -126,24 +126,24 @@ class Control:
         self._worker_loop.start()
         self._feed(self._proposer.current)
         self._quotas.use_configuration(self._proposer.current.settings, begins=True)
-        self._begin(self._quotas.run())
+        self._start_task(self._quotas.run())
         self._view.past.tick()  # a reference for later counts
-        self._begin(self._view.past.run())
-        self._begin(self._watch_files())
+        self._start_task(self._view.past.run())
+        self._start_task(self._watch_files())
         if self._node_state.follows_files:
-            self._begin(self._follow_sources())
+            self._start_task(self._follow_sources())
         for name, endpoint in self._node_state.own.items():
             if name == "status":
                 pages = StatusPages(self._view.is_ready, self._view.metrics)
                 status = await status_server(endpoint.of_slot(0), pages)
-                self._begin(status.serve_forever())
+                self._start_task(status.serve_forever())
             else:
-                self._admin = self._begin(self._keep_serving_admin())
-        self._proposer.on_change = self._follow
+                self._admin = self._start_task(self._keep_serving_admin())
+        self._proposer.on_change = self._apply_snapshot
         self._proposer.on_missed = self._stop_requested.set  # the next control process starts with the active one
-        loop.add_reader(self._channel, self._obey)
+        loop.add_reader(self._channel, self._receive_orders)
         self._channel.send(Ready(generation=self._node_state.sealed.generation))
-        self._begin(self._proposer.warm_cache())
+        self._start_task(self._proposer.warm_cache())
         await self._stop_requested.wait()
         loop.remove_reader(self._channel)
         self._feeding.stop()
@@ -166,7 +166,7 @@ class Control:
         self._watching.watch_provider(accepted.settings.providers, accepted.captured)
         self._view.drained.retain_targets(accepted.places.targets, accepted.generation)
 
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def _start_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
@@ -177,7 +177,7 @@ class Control:
         if not task.cancelled() and (error := task.exception()) is not None:
             notice(OperatorEvent.DEFECT, f"control: {error if isinstance(error, OSError) else described(error)}")
 
-    def _obey(self) -> None:
+    def _receive_orders(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
                 self._orders[type(message)](message)
@@ -223,7 +223,7 @@ class Control:
         assert settings is not None
         return settings
 
-    def _follow(self, before: ConfigSnapshot, now: ConfigSnapshot) -> None:
+    def _apply_snapshot(self, before: ConfigSnapshot, now: ConfigSnapshot) -> None:
         """Run the feeds of the current filters, and restart the admin listener if its certificates have changed."""
         self._feed(now)
         configure(now.settings.log)
@@ -232,7 +232,7 @@ class Control:
             return
         if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):
             self._admin.cancel()  # its requests in flight are answered
-            self._admin = self._begin(self._keep_serving_admin())
+            self._admin = self._start_task(self._keep_serving_admin())
 
     async def _watch_files(self) -> None:
         """Load new contents of the files that the configuration names: certificates are renewed without a reload."""
@@ -248,7 +248,7 @@ class Control:
             try:
                 if self._proposer.is_to_be_tried_again:
                     await self._proposer.try_again()
-                if await asyncio.to_thread(self._look, watch) or self._proposer.is_due:
+                if await asyncio.to_thread(self._files_changed, watch) or self._proposer.is_due:
                     if any(map(pattern_in, captured)):
                         await self._until_still(watch)
                     await self._proposer.refresh()
@@ -264,7 +264,7 @@ class Control:
         self._look_now.set()
         await looker
 
-    def _look(self, watch: FileWatch) -> bool:
+    def _files_changed(self, watch: FileWatch) -> bool:
         """Whether files that the configuration names have changed. Its own files are checked as well, for `status`."""
         self._proposer.look_at_files()
         return watch.changed()

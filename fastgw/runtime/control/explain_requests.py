@@ -29,7 +29,7 @@ class Explaining:
                 await asyncio.wait((self._running,))
             # The thread cannot be stopped: the next request waits for its end.
             self._running = asyncio.ensure_future(self._explain(request))
-            self._running.add_done_callback(_heard)
+            self._running.add_done_callback(_retrieve_exception)
             return await asyncio.shield(self._running)
 
     async def _explain(self, request: RequestToExplain) -> Explained:
@@ -41,7 +41,7 @@ class Explaining:
         return await asyncio.to_thread(_explained, tables, config, current.generation, request)
 
 
-def _heard(explained: asyncio.Future[Explained]) -> None:
+def _retrieve_exception(explained: asyncio.Future[Explained]) -> None:
     """Wait for the result; the client may have disconnected."""
     if not explained.cancelled():
         explained.exception()

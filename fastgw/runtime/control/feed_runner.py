@@ -40,7 +40,7 @@ class FeedRunner:
     def __init__(self, channel: Channel, fetcher: Fetcher, values: Mapping[str, bytes] = MappingProxyType({})) -> None:
         self.fetcher = fetcher
         self.channel = channel
-        self.feeds = Feeds(values, self._ask, lasting=True)
+        self.feeds = Feeds(values, self._request_refresh, lasting=True)
         self.look_at_files: Callable[[], Awaitable[None]] = _nothing_to_look_at
         self.captured: Mapping[str, bytes] = {}
         self.generation = 0
@@ -61,7 +61,7 @@ class FeedRunner:
         """Run these from now on. Unchanged sources with unchanged files continue."""
         self.captured, self.generation, self._lazy, self._users = captured, generation, lazy, users
         for key, running in list(self._running.items()):
-            if not running.stays(sources.get(key) or lazy.get(key), captured):
+            if not running.is_unchanged(sources.get(key) or lazy.get(key), captured):
                 self._running.pop(key).stop()
         for key in [key for key in self._rested if key not in lazy]:
             del self._rested[key]
@@ -88,7 +88,7 @@ class FeedRunner:
         if running is not None:
             running.request_refresh(order.seen)
 
-    def _ask(self, key: str, seen: bytes) -> None:
+    def _request_refresh(self, key: str, seen: bytes) -> None:
         """Request one source from another."""
         self.refresh_requested(FeedRefreshRequest(generation=self.generation, key=key, seen=seen))
 
@@ -168,7 +168,7 @@ class _Source:
         self.info = feeding.resumed(self._source)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
-    def stays(self, encoded: bytes | None, captured: Mapping[str, bytes]) -> bool:
+    def is_unchanged(self, encoded: bytes | None, captured: Mapping[str, bytes]) -> bool:
         return encoded == self._encoded and all(captured.get(path) == held for path, held in self._read.items())
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from fastgw.config.settings.gateway import ActiveHealth, Target, Upstream
 from fastgw.eventloop.worker_loop import WorkerLoop
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.runtime.node.metrics import OfUpstream
 from fastgw.shm.health_words import HealthVerdict, HealthWords
 from fastgw.shm.memory import SharedMemory
@@ -59,7 +59,7 @@ class Checks:
         self._upstreams, self._places = upstreams, places
         if self._following is not None:
             self._following.cancel()
-        self._following = asyncio.get_running_loop().create_task(self._follow(upstreams, places, files))
+        self._following = asyncio.get_running_loop().create_task(self._update_checks(upstreams, places, files))
         self._following.add_done_callback(_tell_defects)
         watched = {name: each for name, each in upstreams.items() if may_eject(each) or each.circuit_breaker}
         before = self._journal
@@ -77,7 +77,9 @@ class Checks:
         self._outlook = HealthPoller(self._worker_loop.wheel, self._words, self._shared.supervisor, followers)
         self._outlook.start()
 
-    async def _follow(self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]) -> None:
+    async def _update_checks(
+        self, upstreams: Mapping[str, Upstream], places: SlotTable, files: Mapping[str, bytes]
+    ) -> None:
         wanted: dict[str, tuple[Upstream, Target, ActiveHealth, Identity | None]] = {}
         tls: dict[Identity, ClientTls] = {}
         for name, upstream in upstreams.items():
@@ -93,7 +95,7 @@ class Checks:
                 own = identity if upstream.speaks_tls(target.url) else None
                 wanted.setdefault(target_name(name, label), (upstream, target, active, own))
             await asyncio.sleep(0)
-        for key in [key for key, running in self._running.items() if not running.stays(wanted.get(key))]:
+        for key in [key for key, running in self._running.items() if not running.is_same_check(wanted.get(key))]:
             gone = self._running.pop(key)
             gone.task.cancel()
             if key not in places.targets or key not in wanted:
@@ -119,7 +121,7 @@ class Checks:
         try:
             return await asyncio.shield(self._contexts[identity])
         except (OSError, SSLError) as error:  # it was created once, when the configuration was accepted
-            say(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
+            log_event(OperatorEvent.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
             return None
 
     def stop(self) -> None:
@@ -194,7 +196,7 @@ class _Checked:
         self.task = asyncio.get_running_loop().create_task(self._run())
         self.task.add_done_callback(_tell_defects)
 
-    def stays(self, wanted: _Spec | None) -> bool:
+    def is_same_check(self, wanted: _Spec | None) -> bool:
         """Whether its check is unchanged."""
         if wanted is None:
             return False
@@ -215,17 +217,17 @@ class _Checked:
                     try:
                         why = await self._check(self._checks.worker_loop)
                     except CannotCheck as error:
-                        say(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._label, error)
+                        log_event(OperatorEvent.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._label, error)
                     else:
                         # With more targets than can be checked in an interval, a round takes longer.
                         round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
-                        self._take(why, monotonic() + HOLDS * round_s + active.timeout)
+                        self._record_result(why, monotonic() + HOLDS * round_s + active.timeout)
                 pause = active.interval * random.uniform(1 - JITTER, 1 + JITTER)
                 await asyncio.sleep(max(self._began_at + pause - monotonic(), 0))
         finally:
             self._check.stop()
 
-    def _take(self, why: str, until: float) -> None:
+    def _record_result(self, why: str, until: float) -> None:
         before, active = self._verdict, self._active
         self._good, self._bad = (0, self._bad + 1) if why else (self._good + 1, 0)
         self.why = why
@@ -237,14 +239,14 @@ class _Checked:
         if self._verdict is before:
             return
         if self._verdict is HealthVerdict.UNHEALTHY:
-            say(OperatorEvent.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._label, why)
+            log_event(OperatorEvent.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._label, why)
         elif before is HealthVerdict.UNHEALTHY:
-            say(OperatorEvent.TARGET_HEALTHY, "%s is healthy again", self._label)
+            log_event(OperatorEvent.TARGET_HEALTHY, "%s is healthy again", self._label)
 
 
 def _tell_defects(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        say(OperatorEvent.DEFECT, "a defect of health checks", error=error)
+        log_event(OperatorEvent.DEFECT, "a defect of health checks", error=error)
 
 
 class _Journal:
@@ -307,7 +309,7 @@ class _Journal:
         else:
             del self.logged_states[key]
         if not quiet:
-            say(event, "%s", text)
+            log_event(event, "%s", text)
 
 
 BREAKER_MESSAGES: Final = {

@@ -32,7 +32,7 @@ from fastgw.runtime.control.drained_targets import DrainedTargets
 from fastgw.runtime.control.explain_requests import Explaining
 from fastgw.runtime.control.health_checker import Checks
 from fastgw.runtime.control.revocation import Revoking
-from fastgw.runtime.control.traffic_history import EVERY_S, Recent, TrafficHistory, answered
+from fastgw.runtime.control.traffic_history import EVERY_S, Recent, TrafficHistory, response_count
 from fastgw.runtime.ipc.channel import Channel, DrainAll
 from fastgw.runtime.node.metrics import Exposition, OfTls, OfUpstream, target_errors
 from fastgw.runtime.node.node_state import NodeState, ReloadRecord
@@ -198,7 +198,7 @@ class NodeView:
                 errors=errors[route.name],
                 p50_s=quantile(totals.routes.get(route.name, ()), 0.5),
                 p99_s=quantile(totals.routes.get(route.name, ()), 0.99),
-                rate=answered(recent.routes.get(route.name, ())) / recent.seconds,
+                rate=response_count(recent.routes.get(route.name, ())) / recent.seconds,
                 faults=faults.get(route.name, {}),
                 recent_faults=recent_faults.get(route.name, {}),
                 last_error=_last_error(last.get(route.name)),
@@ -212,7 +212,7 @@ class NodeView:
     def upstreams(self) -> list[node_interface.UpstreamInfo]:
         totals, fares = self._totals(), self._of_health()
         wrong = {} if self.health is None else self.health.problems()
-        seen = self._seen(totals)
+        seen = self._snapshot(totals)
         return [
             node_interface.UpstreamInfo(
                 name=name,
@@ -251,7 +251,7 @@ class NodeView:
         if not found:
             return None
         (self.drained.drain if drained else self.drained.restore)(target_name(upstream, target))
-        return self._target(upstream, found[0], target, self._seen(self._totals()))
+        return self._target(upstream, found[0], target, self._snapshot(self._totals()))
 
     async def rollback(self, generation: int | None) -> node_interface.Outcome:
         return await self._proposer.rollback(generation)
@@ -334,7 +334,7 @@ class NodeView:
             )
         return sorted(found, key=lambda worker: (worker.slot, worker.uptime_s))
 
-    def _seen(self, totals: Totals) -> "Seen":
+    def _snapshot(self, totals: Totals) -> "Seen":
         last = self._node_state.words.last_errors.of_targets(
             self._node_state.shared.views, self._exposition.series.places
         )
@@ -346,7 +346,7 @@ class NodeView:
         if verdict is not HealthVerdict.UNKNOWN:
             return HEALTH[verdict]
         failed_last = words.failed_last(shared, self._exposition.series, name, seen.last_errors.get(name))
-        return self.past.fares(name, seen.totals, failed_last=failed_last)
+        return self.past.observed_health(name, seen.totals, failed_last=failed_last)
 
     def _target(
         self, upstream: str, target: Target, label: str, seen: "Seen", wrong: Mapping[str, str] = NONE
@@ -439,7 +439,7 @@ def quantile(row: Sequence[int], share: float) -> float | None:
 
 def _attempts(row: Sequence[int]) -> int:
     """Counts of a target: responses, and failures without one."""
-    return answered(row) + sum(row[word] for word in TARGET_FAULT_WORDS.values())
+    return response_count(row) + sum(row[word] for word in TARGET_FAULT_WORDS.values())
 
 
 def _last_error(error: LastErrorEntry | None) -> node_interface.LastError | None:

@@ -59,24 +59,24 @@ class Revoking:
         """Revoke on request."""
         if fresh := self._add_records(records, [about]):
             self._replicator.publish(fresh, [about])
-        return self._reach
+        return self._scope
 
-    def heard(self, order: Revoke) -> None:
+    def revocation_received(self, order: Revoke) -> None:
         """Handle a revocation of a worker."""
-        if fresh := self._keep(order.records, order.events):
+        if fresh := self._store_records(order.records, order.events):
             self._replicator.publish(fresh, order.events)
 
     def status(self) -> Revocations:
         node_state = self._node_state
-        return Revocations(len(node_state.revoked), MOST, self._reach, list(reversed(node_state.revocation_events)))
+        return Revocations(len(node_state.revoked), MOST, self._scope, list(reversed(node_state.revocation_events)))
 
     @property
-    def _reach(self) -> RevokedEverywhere:
+    def _scope(self) -> RevokedEverywhere:
         if self._place is None:
             return "node"
         return "shared" if self._replicator.is_there else "away"
 
-    def _keep(self, records: bytes, events: list[RevocationEvent]) -> bytes:
+    def _store_records(self, records: bytes, events: list[RevocationEvent]) -> bytes:
         fresh = self._node_state.revoked.add(records, time.time())
         if fresh:
             self._node_state.revocation_events.extend(events)
@@ -84,7 +84,7 @@ class Revoking:
 
     def _add_records(self, records: bytes, events: list[RevocationEvent]) -> bytes:
         """Store the records and inform all workers. Returns the new ones."""
-        fresh, generation = self._keep(records, events), self._node_state.sealed.generation
+        fresh, generation = self._store_records(records, events), self._node_state.sealed.generation
         for at in range(0, len(fresh), PIECE):
             self._unsent.append(
                 Revoke(generation=generation, records=fresh[at : at + PIECE], events=events[-EVENTS_PER_MESSAGE:])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.redis.error_messages import in_words
 from fastgw.redis.url import place_in
 from fastgw.sync.revocations import LENGTH, MARK, MOST, RevocationEvent, RevocationList, records_in
@@ -75,18 +75,18 @@ class RevocationReplicator:
                         latest = await self._latest(redis, keys[1])
                         await self._merge(redis, keys)
                         if complaint:
-                            say(
+                            log_event(
                                 OperatorEvent.STATE_BACK,
                                 "revocations: the Redis at %s is reachable again; the lists are merged",
                                 place,
                             )
                         complaint = ""
-                        await self._follow(redis, url, keys, latest)
+                        await self._replicate(redis, url, keys, latest)
                 except (*ERRORS, WrongAnswer) as error:
                     if not complaint:
                         is_wrong = isinstance(error, WrongAnswer)
                         complaint = "it sent an unexpected response" if is_wrong else in_words(error)
-                        say(
+                        log_event(
                             OperatorEvent.STATE_UNREACHABLE,
                             "revocations: the Redis at %s is unreachable: %s; this node uses its own list",
                             place,
@@ -99,7 +99,7 @@ class RevocationReplicator:
 
     async def _latest(self, redis: "Pipe", key: bytes) -> bytes:
         """The last entry of the stream: later entries may be missing in the data that is read next."""
-        entries = await _ask(redis, b"XREVRANGE", key, b"+", b"-", b"COUNT", b"1")
+        entries = await _run_command(redis, b"XREVRANGE", key, b"+", b"-", b"COUNT", b"1")
         with _wrong_answers():
             return bytes(memoryview(entries[0][0])) if entries else b"0-0"
 
@@ -117,7 +117,7 @@ class RevocationReplicator:
         at, now = 0, b"%d" % time.time()
         while True:
             limit = b"LIMIT", b"%d" % at, b"%d" % _READ
-            found = await _ask(redis, b"ZRANGEBYSCORE", key, now, b"+inf", b"WITHSCORES", *limit)
+            found = await _run_command(redis, b"ZRANGEBYSCORE", key, now, b"+inf", b"WITHSCORES", *limit)
             with _wrong_answers():
                 scores = [*zip(found[::2], found[1::2], strict=True)]
                 piece = b"".join(_record(member, float(score)) for member, score in scores if len(member) == LENGTH - 4)
@@ -126,9 +126,12 @@ class RevocationReplicator:
                 return
             at += _READ
 
-    async def _follow(self, redis: "Pipe", url: str, keys: Keys, latest: bytes) -> None:
+    async def _replicate(self, redis: "Pipe", url: str, keys: Keys, latest: bytes) -> None:
         """Publish and read new revocations, until Redis fails."""
-        tasks = {asyncio.create_task(self._publish(url, keys)), asyncio.create_task(self._hear(redis, keys, latest))}
+        tasks = {
+            asyncio.create_task(self._publish(url, keys)),
+            asyncio.create_task(self._read_stream(redis, keys, latest)),
+        }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -149,11 +152,11 @@ class RevocationReplicator:
                     await self._write(redis, keys, items)
                 await self._wake.wait()
 
-    async def _hear(self, redis: "Pipe", keys: Keys, latest: bytes) -> None:
+    async def _read_stream(self, redis: "Pipe", keys: Keys, latest: bytes) -> None:
         merge_at = time.monotonic() + MERGE_S
         waiting = b"COUNT", b"100", b"BLOCK", b"%d" % (BLOCK_S * 1000)
         while True:
-            answer = await _ask(redis, b"XREAD", *waiting, b"STREAMS", keys[1], latest)
+            answer = await _run_command(redis, b"XREAD", *waiting, b"STREAMS", keys[1], latest)
             with _wrong_answers():
                 news = [_entry(number, fields) for _, entries in answer or () for number, fields in entries]
             for number, records, events in news:
@@ -191,7 +194,7 @@ async def _connected(url: str) -> AsyncIterator["Pipe"]:
         yield redis
 
 
-async def _ask(redis: "Pipe", *words: bytes) -> Any:
+async def _run_command(redis: "Pipe", *words: bytes) -> Any:
     """Return the response to a command. Raises errors of the connection, also after a timeout."""
     async with asyncio.timeout(TIMEOUT_S):
         return await redis.execute(*words)

@@ -79,7 +79,7 @@ class TrafficHistory:
             {key: count - since.faults.get(key, 0) for key, count in now.faults.items()},
         )
 
-    def fares(self, target: str, totals: Totals, *, failed_last: bool) -> Fares:
+    def observed_health(self, target: str, totals: Totals, *, failed_last: bool) -> Fares:
         """Return the state of a target without health checks, by its responses. `failed_last`: there was no response
         since an attempt failed.
         """
@@ -89,13 +89,13 @@ class TrafficHistory:
         if row is None or not self._marks:
             return "unknown"
         lately = _less(row, self._marks[0].targets.get(target))
-        answers = answered(lately)
+        answers = response_count(lately)
         if not answers:
             return "unknown"
         return "healthy" if lately[TARGET_SERVER_ERRORS] < answers else "failing"
 
 
-def answered(row: Sequence[int]) -> int:
+def response_count(row: Sequence[int]) -> int:
     """Return the number of responses in a histogram's row."""
     return sum(row[:_BUCKETS])
 

@@ -45,7 +45,7 @@ class HeartbeatMonitor:
     def __repr__(self) -> str:
         return f"<HeartbeatMonitor silent for {self.silence:.1f} s>"
 
-    def feel(self, beat: int, elapsed: float, behind: float = 0.0) -> None:
+    def check_heartbeat(self, beat: int, elapsed: float, behind: float = 0.0) -> None:
         """Check the heartbeat, this number of seconds after the last check. `behind`: seconds by which neighbours are
         ahead, if that is known to be its own silence."""
         watched = max(min(elapsed, LOOK_MAX), min(behind, SILENT_S))

@@ -8,7 +8,15 @@ from typing import Final, NamedTuple
 
 from fastgw import VERSION
 from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
-from fastgw.admin.prometheus_text import PROMETHEUS, ExpositionFormat, Sample, exposed, histogram, labels, wanted
+from fastgw.admin.prometheus_text import (
+    PROMETHEUS,
+    ExpositionFormat,
+    Sample,
+    exposed,
+    histogram,
+    labels,
+    negotiate_format,
+)
 from fastgw.downstream.tls.connection import HandshakeOutcome
 from fastgw.observe import Series, Totals
 from fastgw.observe.metrics import families
@@ -275,7 +283,7 @@ class Exposition:
 
     def text(self, accept: bytes = b"") -> tuple[bytes, bytes]:
         """Return content type and text, in the format requested by this Accept header."""
-        form: ExpositionFormat = wanted(accept)
+        form: ExpositionFormat = negotiate_format(accept)
         return form.content_type, exposed(self._families(), form)
 
     def _families(self) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:

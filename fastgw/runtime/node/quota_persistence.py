@@ -135,7 +135,7 @@ def parts_of(quotas: QuotaTable, blocks: Iterable[int]) -> Iterator[Part]:
 def apply_writes(quotas: QuotaTable, part: Part) -> None:
     """Mark these rows as written."""
     for slot, state, _ in part:
-        quotas.kept(slot, state)
+        quotas.mark_saved(slot, state)
 
 
 class QuotaKeeper:

@@ -125,7 +125,7 @@ class ShmLayout:
         column.words[self.generation] = generation
         column.words[self.ready] = 1
 
-    def leave(self, column: Column) -> None:
+    def set_leaving(self, column: Column) -> None:
         """Record that the worker accepts nothing new."""
         column.words[self.leaving] = 1
         column.words[self.ready] = 0
@@ -160,13 +160,13 @@ class ShmLayout:
         """Prepare this free column for a worker that is about to be forked, and will count in this generation."""
         shared.columns[column].words[self.generation] = generation
 
-    def hush(self, shared: SharedMemory, column: int, silent: bool) -> None:
+    def set_silent(self, shared: SharedMemory, column: int, silent: bool) -> None:
         """Record whether the heartbeat of this column's worker is missing."""
         shared.supervisor.words[self.silent + column] = silent
 
-    def left(self, shared: SharedMemory, column: int) -> None:
+    def worker_reaped(self, shared: SharedMemory, column: int) -> None:
         """Clear the column of a worker that is dead and was reaped."""
-        self.hush(shared, column, False)
+        self.set_silent(shared, column, False)
         shared.clear_gauges(column)
 
     def died(self, shared: SharedMemory) -> None:
@@ -239,7 +239,7 @@ class ShmLayout:
         """Return the maximum lag of the last 5 to 10 seconds, in seconds."""
         return max(column.words[self._lag : self._lag + 2]) / 1e6
 
-    def shaken(self, column: Column) -> memoryview:
+    def handshake_counts(self, column: Column) -> memoryview:
         """Return the number of TLS handshakes of this worker, and of earlier ones in this column, by
         `HandshakeOutcome`.
         """

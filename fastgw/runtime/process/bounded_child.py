@@ -78,7 +78,7 @@ class BoundedCheck:
                 warnings.simplefilter("ignore", DeprecationWarning)  # about forks with threads: see above
                 self.pid = os.fork()
             if self.pid == 0:
-                _become(work, bounds, writer)
+                _run_child(work, bounds, writer)
         except OSError:
             os.close(self._reader)
             raise
@@ -144,7 +144,7 @@ class BoundedCheck:
             await asyncio.sleep(REAP_S)
 
 
-def _become(work: Callable[[], bytes], bounds: Bounds, pipe: int) -> NoReturn:
+def _run_child(work: Callable[[], bytes], bounds: Bounds, pipe: int) -> NoReturn:
     """Run the work in the child process."""
     code = CRASHED
     try:

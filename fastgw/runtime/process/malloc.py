@@ -11,7 +11,7 @@ from typing import Final
 from fastgw.net.openssl import MISSING
 
 
-def _reach() -> Callable[[int], int] | None:
+def _load_malloc_trim() -> Callable[[int], int] | None:
     with suppress(*MISSING):
         import ctypes  # it needs memory that a service manager may forbid
 
@@ -20,7 +20,7 @@ def _reach() -> Callable[[int], int] | None:
     return None
 
 
-_malloc_trim: Final = _reach()
+_malloc_trim: Final = _load_malloc_trim()
 
 
 def trim() -> None:

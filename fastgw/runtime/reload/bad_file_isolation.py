@@ -24,7 +24,7 @@ def changed(before: Files, now: Files) -> list[str]:
     return [file for file in different if not pattern_in(file) and not is_derived(file)]
 
 
-def instead(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
+def previous_contents(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
     """Return replacements for present contents by which these files have their previous state, possibly missing."""
     taken = {file: before[file] for file in held if file in before}
     new = {file.encode("utf-8", "surrogateescape") for file in held if file not in before}
@@ -34,10 +34,10 @@ def instead(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes
     return taken
 
 
-def without(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
+def with_previous(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
     """Return the present contents, with the previous contents of these files."""
     kept = {file: content for file, content in now.items() if file in before or file not in held}
-    return kept | instead(before, now, held)
+    return kept | previous_contents(before, now, held)
 
 
 def tried(
@@ -58,7 +58,7 @@ def tried(
             made = make(held)
         except ConfigError:
             continue
-        return made, {file: _why(file, first) if len(held) == 1 else known[file] for file in held}
+        return made, {file: _describe_problem(file, first) if len(held) == 1 else known[file] for file in held}
     if not likely[1:]:
         raise first
     return _one_by_one(make, likely, first)
@@ -79,7 +79,7 @@ def _one_by_one(
             made = make(fewer)
             del held[file]
         except ConfigError as error:
-            held[file] = _why(file, error)
+            held[file] = _describe_problem(file, error)
     return made, held
 
 
@@ -87,7 +87,7 @@ def _named(file: str, problems: Sequence[Problem]) -> bool:
     return any(file in (problem.file, *problem.wrong.split()) or problem.file.endswith(file) for problem in problems)
 
 
-def _why(file: str, error: ConfigError) -> str:
+def _describe_problem(file: str, error: ConfigError) -> str:
     """Describe, in one line, the error of the file with its position."""
     problem = next((each for each in error.problems if _named(file, [each])), error.problems[0])
     if problem.file == file:

@@ -21,13 +21,13 @@ from fastgw.config.settings.gateway import Config, ServerCertificate, ServerTls
 from fastgw.config.sources.virtual_files import is_derived
 from fastgw.net.client_certificate import expiry
 from fastgw.net.pem import (
-    amiss,
-    amiss_authority,
-    amiss_revocations,
     authority_ends,
+    authority_problem,
     decoded,
     dns_names,
+    pair_problem,
     revocations_end,
+    revocations_problem,
 )
 
 OF_ADMIN: Final = "(admin)"
@@ -57,7 +57,7 @@ def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes]
                 continue
             wrong = wrong_with(taken)
             if not wrong and files[1:]:  # a certificate and its key
-                wrong = _worse(files[0], before, taken, date)
+                wrong = _refusal_reason(files[0], before, taken, date)
             if wrong:
                 why |= dict.fromkeys(files, wrong)
                 taken |= {file: before[file] for file in files}
@@ -72,7 +72,7 @@ def looked_at_again(files: Collection[str], before: Files, now: Files) -> float:
     return min((each for content in contents for each in _validity(content) if each > date), default=inf)
 
 
-def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
+def _refusal_reason(certificate: str, before: Files, now: Files, date: float) -> str:
     """Return the reason not to replace a certificate by this one: it is not valid, and the previous one is."""
     since, until = _validity(now[certificate])
     if since <= date <= until:
@@ -101,7 +101,7 @@ def renamed(config: Config, before: Files, now: Files) -> Why:
     """Return, by file, new certificates for other names, if the listener has no certificate for the previous names."""
     found: dict[str, str] = {}
     for _, tls in _served(config):
-        lost_of = {each.certificate: _lost(each, before, now) for each in tls.certificates}
+        lost_of = {each.certificate: _removed_names(each, before, now) for each in tls.certificates}
         if any(lost_of.values()):
             still = {name for each in tls.certificates for name in _names(now.get(each.certificate, b""))}
             for file, lost in lost_of.items():
@@ -112,7 +112,7 @@ def renamed(config: Config, before: Files, now: Files) -> Why:
     return found
 
 
-def _lost(each: ServerCertificate, before: Files, now: Files) -> list[str]:
+def _removed_names(each: ServerCertificate, before: Files, now: Files) -> list[str]:
     old, new = before.get(each.certificate), now.get(each.certificate)
     if old is None or new is None or old == new:
         return []
@@ -137,16 +137,16 @@ def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files],
         for each in tls.certificates:
             yield _pair(each.certificate, each.key)
         if tls.client_auth is not None:
-            yield _alone(tls.client_auth.ca, amiss_authority)
+            yield _single_file_check(tls.client_auth.ca, authority_problem)
             if tls.client_auth.crl is not None:
-                yield _alone(tls.client_auth.crl, amiss_revocations)
+                yield _single_file_check(tls.client_auth.crl, revocations_problem)
     for upstream in config.upstreams.values():
         client = upstream.client_tls
         certificate, key = client.certificate, client.key
         if certificate is not None and key is not None and not is_derived(certificate):
             yield _pair(certificate, key)
         if client.ca is not None:
-            yield _alone(client.ca, amiss_authority)
+            yield _single_file_check(client.ca, authority_problem)
 
 
 def _documents(config: Config, before: Files, now: Files) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
@@ -167,13 +167,13 @@ def _documents(config: Config, before: Files, now: Files) -> Iterator[tuple[tupl
 
 def _pair(certificate: str, key: str) -> tuple[tuple[str, ...], Callable[[Files], str]]:
     def wrong_with(files: Files) -> str:
-        wrong = amiss(files[certificate], files[key])
+        wrong = pair_problem(files[certificate], files[key])
         return "" if wrong is None else f"{certificate if wrong.of == 'certificate' else key}: {wrong.wrong}"
 
     return (certificate, key), wrong_with
 
 
-def _alone(file: str, wrong_with: Callable[[bytes], str]) -> tuple[tuple[str, ...], Callable[[Files], str]]:
+def _single_file_check(file: str, wrong_with: Callable[[bytes], str]) -> tuple[tuple[str, ...], Callable[[Files], str]]:
     return (file,), lambda files: (wrong := wrong_with(files[file])) and f"{file}: {wrong}"
 
 

@@ -114,7 +114,7 @@ class Reloading:
         self._present = frozenset(self._workers())
         self._two_phase_commit.start_prepare(child for child in self._present if child.able)
 
-    def lost(self, message: Propose) -> None:
+    def proposal_lost(self, message: Propose) -> None:
         """Handle a document that was not received: too many open files."""
         self._give_up(message, "the supervisor may have no more files open (ulimit -n)", passing=True)
 

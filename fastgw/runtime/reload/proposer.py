@@ -52,7 +52,7 @@ from fastgw.runtime.node.node_state import NodeState, ReloadRecord
 from fastgw.runtime.node.startup import OWN
 from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
 from fastgw.runtime.process.transient_errors import RetryBackoff
-from fastgw.runtime.reload.bad_file_isolation import changed, instead, tried, without
+from fastgw.runtime.reload.bad_file_isolation import changed, previous_contents, tried, with_previous
 from fastgw.runtime.reload.certificate_files import Why, looked_at_again, renamed, settled
 from fastgw.runtime.reload.config_notes import key_of, log_notes, new_among, notes_of
 from fastgw.runtime.reload.coordinator import RECORDS, describe_outcome, listed
@@ -301,7 +301,7 @@ class Proposer:
                 return
             self._again["contents"].forget()
             seen = [file for file, content in self._untaken.items() if now.get(file) == content]
-            if without(before, now, seen) != before:
+            if with_previous(before, now, seen) != before:
                 outcome = await self._offer(self._read_now(now), "file", present=(now, why), subject="contents")
                 if outcome.reason == "rejected":
                     self._withhold_all(changed(before, now))
@@ -521,7 +521,7 @@ class Proposer:
         self._remember(answer.ok, answer.generation, source, summary if answer.ok else why, about)
         if answer.ok:
             self._tables = tried[1] if tried is not None and tried[0] is accepted else None
-            self._keep(accepted, loaded, whole=present is not None and not alone)
+            self._record_accepted(accepted, loaded, whole=present is not None and not alone)
             log_notes(notes)
         return Outcome(
             ok=answer.ok,
@@ -566,7 +566,7 @@ class Proposer:
         def make(held: Collection[str]) -> tuple[Loaded, ConfigSnapshot]:
             try:
                 known = {each: before[each] for each in why if each in before}
-                return self._make(read({**known, **instead(before, now, held)}), source, file, strict=spares)
+                return self._make(read({**known, **previous_contents(before, now, held)}), source, file, strict=spares)
             except ConfigError as error:
                 self._blamed = self._blamed or error.problems
                 raise
@@ -635,7 +635,7 @@ class Proposer:
     def _is_held(self, place: int) -> bool:
         return self._node_state.words.targets.is_held(self._node_state.shared, place)
 
-    def _keep(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
+    def _record_accepted(self, accepted: ConfigSnapshot, loaded: Loaded, whole: bool) -> None:
         """Make an accepted configuration the active one. `whole`: the contents of all files were considered."""
         before = self.current
         stays = retained_generations(self._kept.values(), before, accepted)

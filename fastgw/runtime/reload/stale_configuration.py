@@ -88,19 +88,19 @@ class Staleness:
             self.state = None
             self._is_taken(current().source)
             self._taken = self._digest_now(current())
-            self._look(current())
+            self._update_state(current())
 
     def refused(self, current: Callable[[], ConfigSnapshot], why: str) -> None:
         """Record that the present source files were rejected."""
         with self._lock:
             self._refused = why, self._digest_now(current())
             self.state = Stale("refused", why, time.time() if self.state is None else self.state.since_date)
-            self._look(current())
+            self._update_state(current())
 
     def check_files(self, current: Callable[[], ConfigSnapshot]) -> None:
         """Check the files. Reads those that have changed."""
         with self._lock:
-            self._look(current())
+            self._update_state(current())
 
     def _is_taken(self, source: str) -> None:
         """Record another active configuration. If it is from elsewhere, errors of the files remain."""
@@ -115,7 +115,7 @@ class Staleness:
             return b""
         return self._files.digest
 
-    def _look(self, current: ConfigSnapshot) -> None:
+    def _update_state(self, current: ConfigSnapshot) -> None:
         try:
             found = self._find_reason(current) if current.file else None
         except OutOfResources:

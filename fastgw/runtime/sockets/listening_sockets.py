@@ -86,7 +86,7 @@ def open_endpoints(
     try:
         return (_open_unix(address, private),) if address.path else _open_tcp(address, slots, kind)
     except OSError as error:
-        raise _cannot(error, address) from error
+        raise _listen_error(error, address) from error
 
 
 def why_not_listen(address: Address) -> str:
@@ -143,7 +143,7 @@ def open_endpoint(address: Address, *, private: bool = False) -> ListeningEndpoi
             _bind(socket.AF_INET6, ("::", address.port), shared=False, both=True).close()
         listening = _listen(socket.AF_INET6, ("::", address.port), both=True)
     except OSError as error:
-        raise _cannot(error, address) from error
+        raise _listen_error(error, address) from error
     return ListeningEndpoint(Address(host="::", port=listening.getsockname()[1]), [listening])
 
 
@@ -151,12 +151,12 @@ def _has_ipv6() -> bool:
     return _is_ours(socket.AF_INET6, "::")
 
 
-def _cannot(error: OSError, address: Address) -> CannotListen:
+def _listen_error(error: OSError, address: Address) -> CannotListen:
     kind = AddressInUse if error.errno == errno.EADDRINUSE else CannotListen
-    return kind(f"cannot listen on {address}: {_why(error, address)}")
+    return kind(f"cannot listen on {address}: {_describe_error(error, address)}")
 
 
-def _why(error: OSError, address: Address) -> str:
+def _describe_error(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
         holder = holder_of(address)
         return f"the address is in use ({holder}, has it)" if holder else "the address is in use"

@@ -85,7 +85,7 @@ class Children:
                 pid = os.fork()
                 if pid == 0:
                     ours.close()
-                    self._become(slot, column, theirs)
+                    self._run_child(slot, column, theirs)
         except OSError:
             ours.close()
             raise
@@ -108,7 +108,7 @@ class Children:
             child.send(Columns(generation=child.generation, count=column + 1))
         return column
 
-    def _become(self, slot: Slot, column: int | None, channel: Channel) -> NoReturn:
+    def _run_child(self, slot: Slot, column: int | None, channel: Channel) -> NoReturn:
         """Run in the child: close the supervisor's resources, run the main function, and exit without returning."""
         code = CRASHED
         try:

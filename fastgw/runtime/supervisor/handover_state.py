@@ -86,7 +86,7 @@ class ChildHandover(msgspec.Struct):
             silence=child.heartbeat.silence,
             leaving=child.leaving,
             lost=child.lost,
-            accepts_for=[index for index in range(slots) if adoption.who(index) is child],
+            accepts_for=[index for index in range(slots) if adoption.accepting_child(index) is child],
             sockets=child.sockets,
         )
 

@@ -45,7 +45,7 @@ class HangDetector:
         for child in children:
             if child.beats:
                 beat = self._beat_of(child)
-                child.heartbeat.feel(beat, elapsed, (latest - beat) / 1e9 if beat else 0.0)
+                child.heartbeat.check_heartbeat(beat, elapsed, (latest - beat) / 1e9 if beat else 0.0)
             self._check_child(child, now, serving)
 
     def _latest(self, children: Sequence[Child]) -> int:

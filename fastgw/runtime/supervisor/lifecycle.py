@@ -81,11 +81,11 @@ class Lifecycle:
             self.stop()
         elif not self._terminated_at:
             self._terminated_at = now
-            self.leave(asked_by)
+            self.start_shutdown(asked_by)
         elif now - self._terminated_at >= REPEATED:
             self.stop()
 
-    def leave(self, asked_by: str) -> None:
+    def start_shutdown(self, asked_by: str) -> None:
         """Turn readiness off, and continue to serve until load balancers have noticed; then drain."""
         if not self.goes_on:
             return

@@ -15,7 +15,7 @@ class SlotAdoption:
     def __init__(self) -> None:
         self._accepting: dict[int, Child] = {}
 
-    def who(self, slot: int) -> Child | None:
+    def accepting_child(self, slot: int) -> Child | None:
         return self._accepting.get(slot)
 
     def record(self, slot: int, child: Child) -> None:

@@ -115,7 +115,7 @@ class Supervisor:
             FeedUpdate: self._was_fed,
             FeedRefreshRequest: self._was_asked,
             Revoke: self._was_revoked,
-            DrainAll: lambda child, message: self._life.leave("the admin API"),
+            DrainAll: lambda child, message: self._life.start_shutdown("the admin API"),
         }
         self._complain = RareNotice()
         self._selector = selectors.EpollSelector()  # poll fails for more than the limit of descriptors
@@ -124,7 +124,7 @@ class Supervisor:
         self._notifier = Notifier.from_environment()
         self._life = Lifecycle(node_state, self._children, self._notifier)
         self._adoption = SlotAdoption()
-        self._overseer = HangDetector(self._beat_of, self._lateness_of, self._hush)
+        self._overseer = HangDetector(self._beat_of, self._lateness_of, self._silence_changed)
         self._succession = Succession(node_state, self._children, self._fork, self._settle)
         self._reloading = Reloading(node_state, self._is_serving, self._children.present, self._answer, self._changed)
         self._upgrade = Upgrade()
@@ -141,7 +141,7 @@ class Supervisor:
         """Run until the end of all children. Raises `CannotStart`."""
         self._signals.catch()
         call_ourselves("fastgw")  # after an upgrade it has the interpreter's name
-        self._selector.register(self._signals, selectors.EVENT_READ, self._act)
+        self._selector.register(self._signals, selectors.EVENT_READ, self._handle_signals)
         notice_logs()
         if "admin" in self._node_state.own:
             import_admin()
@@ -152,7 +152,7 @@ class Supervisor:
                 for slot in self._children.slots:
                     slot.child = self._fork(slot)
             while self._life.phase in (LifecyclePhase.STARTING, LifecyclePhase.SERVING) or any(self._children):
-                self._turn()
+                self._run_once()
         except CannotStart:
             self._end_all()
             raise
@@ -170,7 +170,7 @@ class Supervisor:
             child = living.child()
             child.beats = node_state.words.is_of(node_state.shared, child.column, child.pid)
             if child.beats:
-                child.heartbeat.feel(self._beat_of(child), 0.0)
+                child.heartbeat.check_heartbeat(self._beat_of(child), 0.0)
                 child.heartbeat.silence = living.silence
             self._listen_to(child)
             for index in living.accepts_for:
@@ -200,7 +200,7 @@ class Supervisor:
 
     # main loop
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         for key, _ in self._selector.select(self._select_timeout()):
             if key.fd in self._selector.get_map():  # otherwise an earlier event has closed it
                 key.data()
@@ -249,7 +249,7 @@ class Supervisor:
         first = min(due)
         return None if first == inf else max(0.0, first - time.monotonic())
 
-    def _act(self) -> None:
+    def _handle_signals(self) -> None:
         for number in self._signals.read_pending():
             if action := self._actions.get(number):
                 action()
@@ -262,13 +262,13 @@ class Supervisor:
             child = self._children.fork(slot)
         except OSError as error:
             slot.failed(0.0, time.monotonic())
-            self._lost(slot, f"{slot.name} cannot be started: {error.strerror}")
+            self._slot_lost(slot, f"{slot.name} cannot be started: {error.strerror}")
             return None
         self._listen_to(child)
         return child
 
     def _listen_to(self, child: Child) -> None:
-        self._selector.register(child.channel, selectors.EVENT_READ, partial(self._hear, child))
+        self._selector.register(child.channel, selectors.EVENT_READ, partial(self._receive_messages, child))
 
     def _forget(self) -> None:
         """Close the supervisor's own resources, in a child."""
@@ -281,7 +281,7 @@ class Supervisor:
 
     # messages of children
 
-    def _hear(self, child: Child) -> None:
+    def _receive_messages(self, child: Child) -> None:
         try:
             while (message := child.channel.receive()) is not None:
                 self._replies[type(message)](child, message)
@@ -329,7 +329,7 @@ class Supervisor:
         if descriptors := child.channel.take_descriptors():
             self._reloading.propose(message, *descriptors)
         else:
-            self._reloading.lost(message)
+            self._reloading.proposal_lost(message)
 
     def _was_rejected(self, child: Child, message: Rejected) -> None:
         self._reload_due = False
@@ -381,14 +381,14 @@ class Supervisor:
                     self._died(child, code)
 
     def _died(self, child: Child, code: int) -> None:
-        self._hear(child)  # its last messages
+        self._receive_messages(child)  # its last messages
         self._stop_listening_to(child)
         child.close()
         self._adoption.forget(child)
         if self._watching is child:
             self._watching = None
         if child.column is not None:
-            self._node_state.words.left(self._node_state.shared, child.column)
+            self._node_state.words.worker_reaped(self._node_state.shared, child.column)
         slot, now, what = self._children.slot_of(child), time.monotonic(), f"{child} ended: {outcome(code)}"
         if slot is None:
             self._children.leaving.remove(child)
@@ -407,13 +407,13 @@ class Supervisor:
                 slot.due_at = now
             else:
                 slot.failed(now - child.began_at, now)
-                self._lost(slot, what, well=not code)
+                self._slot_lost(slot, what, well=not code)
         self._reloading.child_gone(child)
         self._settle()
         if self._life.phase in (LifecyclePhase.DRAINING, LifecyclePhase.STOPPING):
             self._life.has_died()
 
-    def _lost(self, slot: Slot, what: str, *, well: bool = False) -> None:
+    def _slot_lost(self, slot: Slot, what: str, *, well: bool = False) -> None:
         """Handle a slot that has lost its child unexpectedly; the action depends on the phase. `well`: the child has
         completed its task.
         """
@@ -492,7 +492,7 @@ class Supervisor:
             return inf  # control does not report it
         return self._node_state.words.lag_s(self._node_state.shared.columns[child.column])
 
-    def _hush(self, child: Child) -> None:
+    def _silence_changed(self, child: Child) -> None:
         """Record that a child is silent, or has recovered."""
         if child.column is None:
             self._settle()
@@ -505,7 +505,7 @@ class Supervisor:
                 notice(OperatorEvent.PROCESS_BACK, f"{child} sends heartbeats again")
             return
         node_state = self._node_state
-        node_state.words.hush(node_state.shared, child.column, child.silent)
+        node_state.words.set_silent(node_state.shared, child.column, child.silent)
         if child.silent:
             self._reloading.child_gone(child)
             if child.ready and child.generation != node_state.sealed.generation:
@@ -514,7 +514,7 @@ class Supervisor:
             self._reloading.is_ready(child)
         self._settle()
         slot = self._children.slot_of(child)
-        adopter = None if slot is None or slot.index is None else self._adoption.who(slot.index)
+        adopter = None if slot is None or slot.index is None else self._adoption.accepting_child(slot.index)
         if not child.silent:
             notice(
                 OperatorEvent.PROCESS_BACK, f"{child} sends heartbeats again" + (": it is ready" if child.able else "")
@@ -634,7 +634,7 @@ class Supervisor:
             if self._signals.some_wait:
                 return  # pending signals would be lost: handle them first
             self._notifier.reloading()
-            self._upgrade.become(self._handover_state())  # returns only after a failure
+            self._upgrade.exec_new_version(self._handover_state())  # returns only after a failure
         self._notifier.ready("not upgraded")
 
     def _reopen(self) -> None:

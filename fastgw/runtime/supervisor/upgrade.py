@@ -103,7 +103,7 @@ class Upgrade:
             f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}",
         )
 
-    def become(self, handover: HandoverState) -> None:
+    def exec_new_version(self, handover: HandoverState) -> None:
         """Replace this program (exec). Returns only if that fails."""
         self.has_passed = False
         try:

@@ -117,7 +117,7 @@ class Acceptor:
             self._server.udp.receive(listener, listening, most)
             return None
         for _ in range(most):
-            held = self._held()
+            held = self._connection_count()
             if held > self._most_held:
                 self._most_held = held
                 if held >= CROWD and self._look is None:
@@ -146,13 +146,13 @@ class Acceptor:
                 self.refuse(client, listener, peer, "the peer is not a trusted proxy")
         return None
 
-    def _held(self) -> int:
+    def _connection_count(self) -> int:
         server = self._server
         return len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
 
     def _look_at_crowd(self) -> None:
         """Free the memory of many connections after at least half of them have closed."""
-        held = self._held()
+        held = self._connection_count()
         if 2 * held <= self._most_held:
             trim()
             self._most_held = held
@@ -232,7 +232,7 @@ class Greeting:
     def read(self) -> None:
         """Read received bytes of the header; once it is complete, the connection is served."""
         try:
-            parsed = self._take()
+            parsed = self._read_header()
         except BlockingIOError:
             return
         except (OSError, Malformed) as error:
@@ -242,7 +242,7 @@ class Greeting:
             self._end()
             self._acceptor.serve(self._client, self._listener, parsed.source or self._peer, parsed.destination)
 
-    def _take(self) -> Parsed | None:
+    def _read_header(self) -> Parsed | None:
         """Take the bytes of the header from the socket; None while it is incomplete. Raises `Malformed`, `OSError`.
 
         An incomplete header is taken completely, because otherwise the socket would stay readable.

@@ -24,7 +24,7 @@ from fastgw.filters.api import Services
 from fastgw.gateway.compiler import building
 from fastgw.gateway.tables import Gateway, drained_now
 from fastgw.observe import Observer
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.operator_log import RareNotice, configure, described
 from fastgw.routing.table import Steps, at_once
 from fastgw.runtime.ipc.channel import (
@@ -114,7 +114,7 @@ class Worker:
         self._column = node_state.shared.columns[bootstrap.column]
         self._channel = channel
         self._worker_loop = WorkerLoop(loop, words.held_body_budget(self._column))
-        self._feeds = Feeds(node_state.feeds, self._ask)
+        self._feeds = Feeds(node_state.feeds, self._request_feed)
         self._services = Services(
             self._worker_loop,
             Fetcher(self._worker_loop),
@@ -142,7 +142,7 @@ class Worker:
             self._observer,
             words.connection_limit(self._column, gateway.limits),
             words.address_limit(self._column, gateway.limits),
-            words.shaken(self._column),
+            words.handshake_counts(self._column),
             node_state.tickets,
             words.session_limit(self._column, gateway.limits),
         )
@@ -177,7 +177,7 @@ class Worker:
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
                 ControlAway: self._note_control,
                 FeedUpdate: lambda order: self._feeds.deliver(order.key, read_memfd(*channel.take_descriptors())),
-                Revoke: lambda order: self._table_swap.gateway.stock.roster.hear(order.records),
+                Revoke: lambda order: self._table_swap.gateway.stock.roster.merge_revocations(order.records),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
                 Stop: lambda order: self._end(),
@@ -197,7 +197,7 @@ class Worker:
         self._heart.start()
         self._publish()
         self._feeds[drained_targets.FEED].on_change(self._drain_targets)
-        self._loop.add_reader(self._channel, self._obey)
+        self._loop.add_reader(self._channel, self._receive_orders)
         self._channel.send(Ready(generation=self._table_swap.generation))
         try:
             await self._ended
@@ -211,7 +211,7 @@ class Worker:
             self._worker_loop.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
 
-    def _ask(self, key: str, seen: bytes) -> None:
+    def _request_feed(self, key: str, seen: bytes) -> None:
         with suppress(ChannelClosed):  # if the supervisor cannot receive it, the next request repeats it
             self._channel.send(FeedRefreshRequest(generation=self._table_swap.generation, key=key, seen=seen))
 
@@ -253,7 +253,7 @@ class Worker:
 
         self._slices.run(steps, again, again)
 
-    def _obey(self) -> None:
+    def _receive_orders(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
                 if self._channel.has_lost_descriptors:
@@ -310,7 +310,7 @@ class Worker:
 
     def _begin_drain(self, order: Drain) -> None:
         if self._drain is None:
-            self._words.leave(self._column)
+            self._words.set_leaving(self._column)
             self._drain = self._loop.create_task(self._finish(order))
 
     async def _finish(self, limits: Drain) -> None:
@@ -333,7 +333,7 @@ class Worker:
 def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
     """Log an uncaught exception of a callback in one line. The event loop continues."""
     error = report.get("exception")
-    say(
+    log_event(
         OperatorEvent.DEFECT,
         "%s%s",
         report["message"],

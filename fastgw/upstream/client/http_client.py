@@ -234,7 +234,7 @@ class _ClientRequest:
         self._origin = origin
         origin.asking += 1
         try:
-            self._ask(fresh=False)
+            self._borrow_stream(fresh=False)
             return await self._done
         finally:
             origin.asking -= 1
@@ -246,7 +246,7 @@ class _ClientRequest:
             else:
                 stream.cancel()
 
-    def _ask(self, fresh: bool) -> None:
+    def _borrow_stream(self, fresh: bool) -> None:
         assert self._origin is not None
         most_idle = inf if self._repeatable else JUST_USED_S
         lent = self._origin.pool.lend(self._origin.target, self, fresh, most_idle)
@@ -300,7 +300,7 @@ class _ClientRequest:
     def on_failure(self, fault: Fault, silent: bool, why: str) -> None:
         stream, self._stream = self._stream, None
         if silent and stream is not None and stream.reused and fault.retry is Retry.IF_REUSED and self._repeatable:
-            self._ask(fresh=True)
+            self._borrow_stream(fresh=True)
         else:
             self._finish((fault, why))
 

@@ -38,7 +38,7 @@ from fastgw.http.field_names import HOP_BY_HOP
 from fastgw.http.fields import Fields
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.subrequest_body import BodyFeeder
 from fastgw.upstream.forwarding.forward_action import Forward
 from fastgw.upstream.upstream import Upstream
@@ -133,7 +133,7 @@ class Subrequest(ClientSide):
         self._borrowed = body
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return self._listener is None
 
     @property
@@ -178,7 +178,7 @@ class Subrequest(ClientSide):
             return
         self._waiting = None
         if done.cancelled() or error is not None:
-            say(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error or False)
+            log_event(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error or False)
             self._go_on(problem(Fault.INTERNAL))
         else:
             self._go_on(done.result())
@@ -223,7 +223,7 @@ class Subrequest(ClientSide):
         listener = self._end(fault.label)
         if listener is not None:
             self._finish()
-            self._tell(listener.on_failure, SubrequestFailed(fault, self.exchange.why))
+            self._notify(listener.on_failure, SubrequestFailed(fault, self.exchange.why))
 
     def _finish(self) -> None:
         exchange = self.exchange
@@ -231,7 +231,7 @@ class Subrequest(ClientSide):
             exchange.finish()
         exchange.client = exchange.response_sink = NOBODY  # avoids a reference cycle
 
-    def _tell(self, listen: Callable[[T], None], what: T) -> None:
+    def _notify(self, listen: Callable[[T], None], what: T) -> None:
         try:
             listen(what)
         except Exception:  # the edge of a filter: the owner of the connection could not handle its error
@@ -239,7 +239,9 @@ class Subrequest(ClientSide):
             logged_at = NO_FILTERS.logged_at = NO_FILTERS.logged_at or {}
             if exchange.begun_at >= logged_at.get(exchange.upstream, -inf) + LOG_EVERY_S:
                 logged_at[exchange.upstream] = exchange.begun_at
-                say(OperatorEvent.FILTER_RAISED, "a listener to a sub-request to %s", exchange.upstream, error=True)
+                log_event(
+                    OperatorEvent.FILTER_RAISED, "a listener to a sub-request to %s", exchange.upstream, error=True
+                )
             self.cancel()
 
     # calls of the exchange (`ClientSide`)
@@ -254,7 +256,7 @@ class Subrequest(ClientSide):
             self._fail(self.exchange.fault or Fault.INTERNAL)
             return
         self._status = response.head.status
-        self._tell(listener.on_response, response.head)
+        self._notify(listener.on_response, response.head)
         if payload:
             self.feed(payload)
         if ended:
@@ -264,13 +266,13 @@ class Subrequest(ClientSide):
 
     def feed(self, payload: bytes) -> None:
         if self._listener is not None:
-            self._tell(self._listener.on_data, payload)
+            self._notify(self._listener.on_data, payload)
 
     def end(self, trailers: Trailers) -> None:
         listener = self._end(str(self._status))
         if listener is not None:
             self._finish()
-            self._tell(listener.on_end, trailers)
+            self._notify(listener.on_end, trailers)
 
     def abort(self, fault: Fault) -> None:
         self._fail(fault)

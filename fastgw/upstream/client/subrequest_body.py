@@ -7,7 +7,7 @@ from typing import final
 from fastgw.errors import Fault
 from fastgw.eventloop.body_iterator import close_iterator
 from fastgw.exchange import Exchange, Relay
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 
 @final
@@ -46,7 +46,7 @@ class BodyFeeder:
         except BaseException as error:  # the edge of a filter: its exception ends this sub-request
             if self._exchange is None and isinstance(error, asyncio.CancelledError):
                 return
-            say(OperatorEvent.FILTER_RAISED, "the body of a sub-request raised", error=error)
+            log_event(OperatorEvent.FILTER_RAISED, "the body of a sub-request raised", error=error)
             why = f"the body of the sub-request raised {type(error).__name__}"
         exchange, self._exchange = self._exchange, None
         if exchange is not None and why:

@@ -20,7 +20,7 @@ from fastgw.exchange.upstream_chains import NO_FILTERS
 from fastgw.http.built_request import BuiltRequestHead
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.forwarding.forward_action import Forward
 
 _NOBODY: Final = Nobody()
@@ -158,7 +158,7 @@ class TranslatedCall(ClientSide):
             listen()
         except Exception:  # the edge of a filter: the connection's owner could not handle its exception
             exchange = self._exchange
-            say(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", exchange.upstream, error=True)
+            log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", exchange.upstream, error=True)
             exchange.fail(Fault.INTERNAL, why="a filter could not translate the response")
 
     # calls of the call's exchange (`ClientSide`)
@@ -206,7 +206,7 @@ class TranslatedCall(ClientSide):
         try:
             return listener.on_abort(fault)
         except Exception:  # the edge of a filter, as in `_tell`
-            say(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._exchange.upstream, error=True)
+            log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._exchange.upstream, error=True)
             return False
 
     def tunnel(self, early: bytes, timeout: float) -> None:

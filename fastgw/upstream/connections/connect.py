@@ -257,7 +257,7 @@ class _Race:
     async def run(self) -> tuple[socket.socket, TargetAddress]:
         """Return the connected socket and its address. If all have failed, raises the last `OSError`."""
         try:
-            self._begin()
+            self._start_attempt()
             await self._decided
             if self._winner is None:
                 raise self._error or OSError("no address")
@@ -266,7 +266,7 @@ class _Race:
         finally:
             self._end()
 
-    def _begin(self) -> None:
+    def _start_attempt(self) -> None:
         """Begin the next attempt. Attempts that fail at once are skipped."""
         if self._next is not None:
             self._next.cancel()
@@ -276,7 +276,7 @@ class _Race:
         if self._decided.done():
             return
         if self._left:
-            self._next = self._loop.call_later(ATTEMPT_DELAY, self._begin)
+            self._next = self._loop.call_later(ATTEMPT_DELAY, self._start_attempt)
         elif not self._running:
             self._decided.set_result(None)
 
@@ -291,16 +291,16 @@ class _Race:
         code = sock.connect_ex(address.sockaddr)
         self._running[sock] = address
         if code == errno.EINPROGRESS:
-            self._loop.add_writer(sock, self._answered, sock)
+            self._loop.add_writer(sock, self._connect_finished, sock)
             return True
         return self._settle(sock, code)
 
-    def _answered(self, sock: socket.socket) -> None:
+    def _connect_finished(self, sock: socket.socket) -> None:
         self._loop.remove_writer(sock)
         if self._decided.done():
             return  # less than a loop iteration too late; `_end` closes it
         if not self._settle(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
-            self._begin()
+            self._start_attempt()
 
     def _settle(self, sock: socket.socket, code: int) -> bool:
         """Record the end of an attempt. False: it has failed."""

@@ -26,7 +26,7 @@ from fastgw.eventloop.worker_loop import WorkerLoop, unsent
 from fastgw.exchange import Trailers
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.body import BodyReader
-from fastgw.http.http1.parser import Http1ResponseHead, find_head_end, parse_answer, take_answer, taken
+from fastgw.http.http1.parser import Http1ResponseHead, find_head_end, leading_bytes, parse_answer, take_answer
 from fastgw.http.malformed import Malformed
 from fastgw.upstream.connections.stream import (
     BodyListener,
@@ -166,7 +166,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def reused(self) -> bool:
         return self.uses > 1
 
-    def begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         self._listener = listener
         self.phase = AWAITING
         self._method = method
@@ -194,7 +194,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._targets_turn = whole or expects_continue
         self._unasked_body = expects_continue
         self._sending, self._chunked, self._source = not whole, chunked, source
-        self.begin(listener, request, method)
+        self.send_request(listener, request, method)
         self._watch_head()
 
     def attach_source(self, source: RequestSource | None) -> None:
@@ -297,14 +297,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._listener = self._source = self._tunnel = None
         if self.phase is not CLOSED:
             done = self.phase is IDLE and not self.write_paused
-            self._over()
+            self._mark_closed()
             self._drop_rescue()
             if self._tls is not None and done:
                 self._tls.close()  # it sends `close_notify`
             elif self.transport is not None:
                 self.transport.abort()
 
-    def _over(self) -> None:
+    def _mark_closed(self) -> None:
         self.phase = CLOSED
         self.closed = True
         self._wheel.drop(self)
@@ -347,7 +347,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 self._answered_whole(answer)
             return
         self._full = nbytes == len(self._buffer)
-        chunk = taken(self._buffer, nbytes)
+        chunk = leading_bytes(self._buffer, nbytes)
         if phase is AWAITING:
             self._read_head(self._begun + chunk)
         elif phase is RECEIVING:
@@ -378,10 +378,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         elif not isinstance(exc, (SSLError, TlsBroken)):  # otherwise bytes after it are ignored
             self._rescue()
         if self.phase is TUNNEL:
-            self._fail(Fault.CONNECTION_LOST, self._why() or "the tunnel was reset")
+            self._fail(Fault.CONNECTION_LOST, self._tls_problem() or "the tunnel was reset")
         elif self.phase is AWAITING or self.phase is RECEIVING:
             fault = Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE
-            self._fail(fault, self._why() or _errno_of(exc))
+            self._fail(fault, self._tls_problem() or _errno_of(exc))
         self._drop_rescue()
 
     def pause_writing(self) -> None:
@@ -604,7 +604,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """TLS error that has ended the connection; "" = none."""
         return "" if self._tls is None else self._tls.lost_by
 
-    def _why(self) -> str:
+    def _tls_problem(self) -> str:
         return f"TLS: {self.lost_by}" if self.lost_by else ""
 
     def _leave_pool(self) -> None:

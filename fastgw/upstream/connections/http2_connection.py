@@ -155,7 +155,7 @@ class Http2UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     # for the streams
 
-    def begin(self, stream: Http2UpstreamStream, request: bytes, ended: bool) -> int:
+    def start_request(self, stream: Http2UpstreamStream, request: bytes, ended: bool) -> int:
         """Start a request. Returns its stream identifier; -1: no stream can be opened any more."""
         number = -1 if self.closed else self.session.request(request, ended)
         if number < 0:

@@ -94,8 +94,8 @@ class Http2UpstreamStream(Timed):
 
     # calls of the borrower (`UpstreamStream`)
 
-    def begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
-        self._begin(listener, request, method)
+    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+        self._send_request(listener, request, method)
 
     def begin_special(
         self,
@@ -113,13 +113,13 @@ class Http2UpstreamStream(Timed):
         """Implements `UpstreamStream.begin_special`. No protocol is offered, because HTTP/2 has no `Upgrade`."""
         self._sending, self._source = not whole, source
         self._targets_turn = whole or expects_continue
-        self._begin(listener, request, method)
+        self._send_request(listener, request, method)
 
-    def _begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+    def _send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         connection = self._connection
         self._listener, self._method = listener, method
         self.phase = AWAITING
-        self._number = connection.begin(self, request, not self._sending)
+        self._number = connection.start_request(self, request, not self._sending)
         if self._number < 0:
             connection.worker_loop.loop.call_soon(self.lose, Fault.STREAM_REFUSED, "")
             return

@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
 
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.dns import TargetAddress
@@ -218,7 +218,7 @@ class Pool(Generic[S]):
         """Called with each target to which a connection was opened."""
         self.share(workers)
         for target in self.targets:
-            target.watch(partial(self._follow, target))
+            target.watch(partial(self._addresses_changed, target))
 
     def __repr__(self) -> str:
         return (
@@ -380,13 +380,13 @@ class Pool(Generic[S]):
         most = self._numbers
         self._keep_idle(min(-(-most.max_idle // workers), most.max_connections // workers))
 
-    def follow(self, targets: Sequence[Target]) -> None:
+    def add_targets(self, targets: Sequence[Target]) -> None:
         """Add targets. Known targets do not change."""
         there = set(self.targets)
         added = tuple(target for target in targets if target not in there)
         self.targets += added
         for target in added:
-            target.watch(partial(self._follow, target))
+            target.watch(partial(self._addresses_changed, target))
 
     def release(self, targets: Iterable[Target]) -> None:
         """Remove targets: keep no connections to them. Requests that already selected them still get connections."""
@@ -593,10 +593,10 @@ class Pool(Generic[S]):
         now = monotonic()
         if now >= target.logged_at + LOG_EVERY:
             target.logged_at = now
-            say(OperatorEvent.TARGET_FAILED, "target %s: %s: %s", target.label, fault.label, reason)
+            log_event(OperatorEvent.TARGET_FAILED, "target %s: %s: %s", target.label, fault.label, reason)
         return fault, detail
 
-    def _follow(self, target: Target) -> None:
+    def _addresses_changed(self, target: Target) -> None:
         """Handle a removed address of the target: its connections are closed, lent ones after they are given back."""
         gone = [c for c, address in self._connections.items() if c.target is target and not target.has(address)]
         for connection in gone:

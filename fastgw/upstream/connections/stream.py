@@ -100,7 +100,7 @@ class UpstreamStream(Protocol):
     def reused(self) -> bool:
         """Whether its connection has carried a request before."""
 
-    def begin(self, listener: HeadListener, request: bytes, method: bytes) -> None:
+    def send_request(self, listener: HeadListener, request: bytes, method: bytes) -> None:
         """Send a complete request, and expect the response to `method`."""
 
     def begin_special(

@@ -67,9 +67,9 @@ class TlsClientTransport(TlsTransport):
         self._begin_handshake(self.resuming.wrap_bio(memory.incoming, memory.outgoing, self._name))
 
     def _received_early(self, received: memoryview) -> None:
-        self._shake(received)
+        self._do_handshake(received)
 
-    def _shaken(self, last: bytes) -> None:
+    def _handshake_completed(self, last: bytes) -> None:
         self._send(last)
         client, self._client = self._client, None
         assert client is not None
@@ -79,12 +79,12 @@ class TlsClientTransport(TlsTransport):
             except ConnectionError as error:
                 self._shut()
                 self._below.close()
-                self._tell(error)
+                self._set_result(error)
                 return
         self._is_v1_2 = self._tls.version() == "TLSv1.2"
         self._open(client)
         client.connection_made(cast(asyncio.BaseTransport, self))
-        self._tell(None)
+        self._set_result(None)
         self._read_early()
 
     def _not_shaken(self, error: OSError | None) -> None:
@@ -94,9 +94,9 @@ class TlsClientTransport(TlsTransport):
             error = ConnectionResetError("the target has closed the connection")
         elif isinstance(error, ssl.SSLError) and error.reason in _PLAIN:
             error = ConnectionError(f"the target does not speak TLS on this port ({error.reason})")
-        self._tell(error)
+        self._set_result(error)
 
-    def _tell(self, error: OSError | None) -> None:
+    def _set_result(self, error: OSError | None) -> None:
         done, self._done = self._done, None
         if done is not None and not done.done():
             done.set_result(error)
@@ -109,9 +109,9 @@ class TlsClientTransport(TlsTransport):
         self._note(exc)
         super().connection_lost(exc)
 
-    def _lose(self, error: Exception | None) -> None:
+    def _lose_connection(self, error: Exception | None) -> None:
         self._note(error)
-        super()._lose(error)
+        super()._lose_connection(error)
 
     def _note(self, error: Exception | None) -> None:
         if self._own_answers and self._is_v1_2:  # otherwise it sends nothing by itself
@@ -123,10 +123,10 @@ class TlsClientTransport(TlsTransport):
             self.lost_by = str(error)
 
     def _cut_off(self) -> None:
-        self._lose(TlsBroken("the connection was closed without close_notify"))
+        self._lose_connection(TlsBroken("the connection was closed without close_notify"))
 
     def _flooded(self, why: str) -> None:
-        self._lose(TlsBroken(why))
+        self._lose_connection(TlsBroken(why))
 
     def read_lost(self, sealed: bytes, buffer: memoryview) -> int:
         """Decrypt remaining data of a lost connection into `buffer`; 0 = the target had closed it properly.

@@ -1,8 +1,8 @@
 """Attempt at a target: it borrows a connection, sends the request on it, and receives the response.
 
 Its `Forwarding` decides what follows; the attempt reports its result once: by `response_received` when the head of
-a response was received, or by `lost` when there will be none. Listeners to the upstream's attempts get its record
-(`AttemptRecord`): it has one only if there are listeners, or if there is something to count.
+a response was received, or by `attempt_lost` when there will be none. Listeners to the upstream's attempts get its
+record (`AttemptRecord`): it has one only if there are listeners, or if there is something to count.
 """
 
 from math import inf
@@ -17,7 +17,7 @@ from fastgw.http.field_names import EXPECT
 from fastgw.http.grpc.status import STATUS, outcome_of
 from fastgw.http.http1 import serializer
 from fastgw.http.messages import ResponseHead
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.request_trailers import sent_trailers
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, REFUSED, RESET
@@ -77,7 +77,7 @@ class Attempt(Timed):
             record.exchange = self.exchange
         body = self.exchange.request_body
         if stream is not None and body is not None:
-            self._take(body)
+            self._take_body(body)
 
     def request_stream(self, fresh: bool) -> None:
         exchange, target = self.exchange, self.target
@@ -124,17 +124,17 @@ class Attempt(Timed):
             body = exchange.request_body
             forwarding = self._forwarding
             call_left = forwarding.call_due_at - self._upstream.worker_loop.wheel.now
-            taken = b"" if body is None else self._take(body)
+            taken = b"" if body is None else self._take_body(body)
             request = forward.request(exchange, self.target, left, taken, call_left)
             if exchange.ordinary and (body is None or not body.trailers or stream.frames_bodies):
-                stream.begin(self, request, exchange.method)
+                stream.send_request(self, request, exchange.method)
             else:
                 self._send_special(stream, request)
         except Exception:  # the edge of this exchange: there is no caller for the exception
-            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", self.target.label, error=True)
+            log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
-    def _take(self, body: Relay) -> bytes:
+    def _take_body(self, body: Relay) -> bytes:
         """Take the received part of the body, framed. Later parts are fed; earlier ones are kept if the request may be
         sent again.
         """
@@ -180,7 +180,7 @@ class Attempt(Timed):
         """Handle the failure to get a connection."""
         forwarding = self._forwarding
         self._give_up(fault, why)
-        forwarding.lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER, why)
+        forwarding.attempt_lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER, why)
 
     def _request_is_whole(self) -> bool:
         body = self.exchange.request_body
@@ -206,7 +206,7 @@ class Attempt(Timed):
         try:
             self._forwarding.response_received(self, head, payload, ended, now)
         except Exception:  # the edge of this exchange: the connection calls no listener any more
-            say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
+            log_event(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def on_data(self, payload: bytes) -> None:
@@ -243,7 +243,7 @@ class Attempt(Timed):
                 condition = PER_TRY_TIMEOUT
         # A target may close idle connections, and refuse unprocessed requests: these are not failures.
         self._give_up(None if condition in (RESET, REFUSED) else fault, why)
-        forwarding.lost(self, fault, condition, why)
+        forwarding.attempt_lost(self, fault, condition, why)
 
     # calls of a tunnel (`TunnelListener`)
 
@@ -301,7 +301,7 @@ class Attempt(Timed):
         """Handle the end of `per_try_timeout`."""
         fault, forwarding = self.late_by(), self._forwarding
         self.give_up(fault)
-        forwarding.lost(self, fault, PER_TRY_TIMEOUT)
+        forwarding.attempt_lost(self, fault, PER_TRY_TIMEOUT)
 
     def late_by(self) -> Fault:
         """Fault of this attempt after a timeout."""

@@ -15,7 +15,7 @@ from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.chain import RenewStep, count_raised
 from fastgw.http.messages import ResponseHead
 from fastgw.observe.metrics.families import FilterEvent
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.targets.target import Target
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ class CredentialRenewal:
             else:
                 forwarding.pass_on(self)
         except Exception:  # the edge of this exchange: exceptions of tasks are not reported
-            say(OperatorEvent.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
+            log_event(
+                OperatorEvent.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True
+            )
             exchange.fail(Fault.INTERNAL)
 
     def held_response(self) -> HeldResponse:

@@ -20,7 +20,7 @@ from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
 from fastgw.http.http1 import serializer
 from fastgw.http.http1.parser import Http1RequestHead, Http1ResponseHead
 from fastgw.http.messages import ResponseHead
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.connections.stream import UpstreamStream
 from fastgw.upstream.forwarding.attempt import JUST_USED_S
 from fastgw.upstream.policies.retry import IDEMPOTENT
@@ -158,7 +158,7 @@ class FastPath:
         target = upstream.balancer.pick(self)
         if target is None:
             self.target = ""
-            self._turned(None).attempt(fresh=False, again=False)
+            self._switch_to_forwarding(None).attempt(fresh=False, again=False)
             return
         self.target = target.label
         if upstream.attempt_listener is not None:
@@ -169,7 +169,7 @@ class FastPath:
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
         stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
         if stream is None:
-            self._turned(target).request_stream()
+            self._switch_to_forwarding(target).request_stream()
             return
         if self._attempt is not None:
             self._attempt.connect(stream.reused, self._attempt.begun_at)
@@ -182,9 +182,9 @@ class FastPath:
                 drop = forward.joined(drop, NO_NAMES)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload, request_id)
-            stream.begin(self, request, method)
+            stream.send_request(self, request, method)
         except Exception:  # the edge of this exchange: an exception is answered with a fault
-            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
+            log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
     def send_exchange(self, exchange: Exchange, route: Route) -> None:
@@ -198,7 +198,7 @@ class FastPath:
         upstream.active += 1
         target = upstream.balancer.pick(exchange)
         if target is None:
-            self._turned(None).attempt(fresh=False, again=False)
+            self._switch_to_forwarding(None).attempt(fresh=False, again=False)
             return
         exchange.target = target.label
         if upstream.attempt_listener is not None:
@@ -211,7 +211,7 @@ class FastPath:
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
         stream = self._stream = upstream.pool.try_lend(target, inf if may_repeat else JUST_USED_S)
         if stream is None:
-            self._turned(target).request_stream()
+            self._switch_to_forwarding(target).request_stream()
             return
         if self._attempt is not None:
             self._attempt.connect(stream.reused, self._attempt.begun_at)
@@ -228,19 +228,19 @@ class FastPath:
             as_sent = forward.keeps_path and head.path_as_sent and query is UNCHANGED_QUERY
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
             request = serializer.request(head, sent_target, target.host_header, drop, added, payload)
-            stream.begin(self, request, method)
+            stream.send_request(self, request, method)
         except Exception:  # the edge of this exchange: an exception is answered with a fault
-            say(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
+            log_event(OperatorEvent.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.leave_fast_path().exchange.fail(Fault.INTERNAL)
 
     def leave_fast_path(self) -> "Attempt":
         """Create the exchange and its forwarding, whose attempt continues from here. This fast path has ended."""
         assert self._stream is not None
-        attempt = self._turned(self._stream.target).current
+        attempt = self._switch_to_forwarding(self._stream.target).current
         assert attempt is not None
         return attempt
 
-    def _turned(self, target: Target | None) -> "Forwarding":
+    def _switch_to_forwarding(self, target: Target | None) -> "Forwarding":
         """Create them. `target`: None if none could be selected."""
         stream, self._stream = self._stream, None
         exchange = self._exchange_so_far()

@@ -182,7 +182,7 @@ class Forwarding(Timed):
         if attempt is self.current:
             self.exchange.client.send_interim(head)
 
-    def lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
+    def attempt_lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
         """Handle an attempt that has failed, or whose response was aborted. `condition`: the retry condition that it
         meets.
         """
@@ -215,7 +215,7 @@ class Forwarding(Timed):
         exchange.response_bytes = len(payload)
         if upstream.hedging is not None:
             upstream.hedging.times.add(attempt.seconds())
-            self._win(attempt)
+            self._cancel_others(attempt)
         cookie = b"" if upstream.cookies is None else self._cookie(attempt.target)
         marks = self.forward.marks
         if ended:
@@ -233,7 +233,7 @@ class Forwarding(Timed):
         """Record for the log the target of the response, and the seconds until its head."""
         self.exchange.target, self.exchange.upstream_s = target.label, seconds
 
-    def _win(self, attempt: Attempt) -> None:
+    def _cancel_others(self, attempt: Attempt) -> None:
         """Cancel the other attempts; their time so far is a lower bound of their latency."""
         self._stop_timer()
         self.exchange.target = attempt.target.label  # a hedge may have been sent to another target since
@@ -355,7 +355,7 @@ class Forwarding(Timed):
             return False
         if hedging is not None:
             hedging.times.add(attempt.seconds())
-            self._win(attempt)
+            self._cancel_others(attempt)
         self._timer = renewal = CredentialRenewal(self, attempt, head, payload, now)
         renewal.renew_credential(ended, step, outcome)
         return True

@@ -127,7 +127,7 @@ class Breaker:
         own = words.counted(self._column.words, words.proven, place, round)
         words.count(self._column, words.proven, place, round, own + 1)
         if words.counted_by_all(self._column, words.proven, place, round) >= self._settings.probes:
-            self._begin(BreakerState(round + 1, 0.0, False))
+            self._start_transition(BreakerState(round + 1, 0.0, False))
 
     def _counts(self) -> list[tuple[int, int]]:
         attempts, errors = self._words.upstream_attempts + self._place, self._words.upstream_errors + self._place
@@ -142,7 +142,7 @@ class Breaker:
         words = self._words
         state = words.breaker(self._column.views, self._place)
         if state != self._state or (self.phase is BreakerPhase.OPEN and now >= state.until):
-            self._take(state, now)
+            self._adopt_state(state, now)
         elif self.phase is BreakerPhase.HALF_OPEN:
             self._look_for_probes(now)
         if self.phase is BreakerPhase.CLOSED:
@@ -157,24 +157,24 @@ class Breaker:
         if (round, begun) != self._begun:
             self._begun, self._begun_at = (round, begun), now
         elif begun and now >= self._begun_at + self._settings.open:
-            self._begin(BreakerState(round + 1, now, True))
+            self._start_transition(BreakerState(round + 1, now, True))
 
     def _open(self, now: float) -> None:
         state = self._words.breaker(self._column.views, self._place)
         if state != self._state:  # another worker was first
-            self._take(state, now)
+            self._adopt_state(state, now)
             return
         self._on_open()
-        self._begin(BreakerState(self._state.round + 1, now + self._settings.open, True))
+        self._start_transition(BreakerState(self._state.round + 1, now + self._settings.open, True))
 
-    def _begin(self, state: BreakerState) -> None:
+    def _start_transition(self, state: BreakerState) -> None:
         """Make a transition in this worker."""
         words, column = self._words, self._column
         words.set_breaker(column, self._place, state)
         words.changed(column)
-        self._take(words.breaker(column.views, self._place), self._clock())  # another worker may have opened it
+        self._adopt_state(words.breaker(column.views, self._place), self._clock())  # another worker may have opened it
 
-    def _take(self, state: BreakerState, now: float) -> None:
+    def _adopt_state(self, state: BreakerState, now: float) -> None:
         self._words.set_breaker(self._column, self._place, state)  # in case the deciding worker dies
         before, self._state = self.phase, state
         self.phase = phase_of(state, now)

@@ -54,7 +54,7 @@ class SlowStart:
         """Continue from the state in the previous configuration: targets new in this one begin a slow start."""
         self._usable, self._since = before._usable, dict(before._since)
 
-    def see(self, usable: Set[Target], now: float) -> None:
+    def record_eligible(self, usable: Set[Target], now: float) -> None:
         """Record the eligible targets. `now`: monotonic seconds. The first ones all have their full weight."""
         before, self._usable = self._usable, usable
         if before is not None:

@@ -143,17 +143,19 @@ class Latencies:
 
     def attempt_answered(self, attempt: AttemptRecord) -> None:
         seconds = attempt.head_at - attempt.begun_at
-        self._see(attempt.target, max(seconds, self._penalty) if attempt.status in GATEWAY_ERRORS else seconds)
+        self._record_latency(
+            attempt.target, max(seconds, self._penalty) if attempt.status in GATEWAY_ERRORS else seconds
+        )
 
     def attempt_ended(self, attempt: AttemptRecord) -> None:
         self._loads.attempt_ended(attempt)
 
     def attempt_given_up(self, attempt: AttemptRecord, fault: Fault | None, why: str) -> None:
         if fault is not None and fault.side is Side.UPSTREAM:
-            self._see(attempt.target, max(attempt.ended_at - attempt.begun_at, self._penalty))
+            self._record_latency(attempt.target, max(attempt.ended_at - attempt.begun_at, self._penalty))
         self._loads.attempt_ended(attempt)
 
-    def _see(self, target: Target, seconds: float) -> None:
+    def _record_latency(self, target: Target, seconds: float) -> None:
         now = self._clock()
         seen = self._seen.get(target)
         if seen is None:

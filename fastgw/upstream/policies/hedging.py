@@ -40,9 +40,9 @@ class HeadTimes:
         self._counts[bisect_left(BOUNDS_S, seconds)] += 1
         self._seen += 1
         if self._seen % EVERY == 0:
-            self._look()
+            self._update_delay()
 
-    def _look(self) -> None:
+    def _update_delay(self) -> None:
         total = sum(self._counts)
         if total >= KEPT:
             self._counts = [count // 2 for count in self._counts]

@@ -44,7 +44,7 @@ _unanswered: Final[dict[tuple[str, int], Future[list[TargetAddress]]]] = {}
 async def look_up(host: str, port: int) -> list[TargetAddress]:
     """Call the system's resolver in a thread. Raises `OSError`, also after `LIMIT`, and `UnicodeError`."""
     async with _places:
-        answer = _unanswered.get((host, port)) or _ask(host, port)
+        answer = _unanswered.get((host, port)) or _start_lookup(host, port)
         try:
             async with asyncio.timeout(LIMIT):
                 return await asyncio.wrap_future(answer)
@@ -54,7 +54,7 @@ async def look_up(host: str, port: int) -> list[TargetAddress]:
             del answer  # its exception is a reference cycle
 
 
-def _ask(host: str, port: int) -> Future[list[TargetAddress]]:
+def _start_lookup(host: str, port: int) -> Future[list[TargetAddress]]:
     """Start a lookup, in a separate thread: the loop's pool has only two, and the process would wait for them
     at exit.
     """
@@ -131,7 +131,7 @@ class Name:
         """
         self._used = True
         if not self._current:
-            lookup = self._begin()
+            lookup = self._start_renewal()
             if not self._found:
                 await asyncio.shield(lookup)  # a cancelled caller does not end the lookup for the others
         if not self._found:
@@ -161,7 +161,7 @@ class Name:
             self._task.cancel()
             self._task = None
 
-    def _begin(self) -> asyncio.Task[None]:
+    def _start_renewal(self) -> asyncio.Task[None]:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._renew())
         return self._task
@@ -184,7 +184,7 @@ class Name:
     def _elapsed(self) -> None:
         self._timer = None
         if self._used:
-            self._begin()
+            self._start_renewal()
         else:
             self._current = False
 

@@ -266,7 +266,7 @@ class TestSession:
             assert here.ask("GET /status", f"Cookie: a=b; {name}={value}; c=d")[0] == 200
 
     def test_it_ends_with_its_time_and_with_the_token(self):
-        value, told = browser_sessions.begin("token", 1000.0)
+        value, told = browser_sessions.create_session("token", 1000.0)
         assert browser_sessions.is_good("token", value, told.expires_date - 1)
         assert not browser_sessions.is_good("token", value, told.expires_date)
         assert not browser_sessions.is_good("another", value, 1000.0)

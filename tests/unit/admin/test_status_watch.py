@@ -43,7 +43,7 @@ def watch(until: int) -> bool:
                 signal.raise_signal(signal.SIGINT)
         return trace
 
-    status_tables.ask = ask
+    status_tables.read_tables = ask
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs us in the background has it ignored
     signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER)
     sys.settrace(trace)

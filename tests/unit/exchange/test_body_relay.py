@@ -129,7 +129,7 @@ PIECE = bytes(range(250)) * 131  # 32 KiB, nearly
 
 
 def test_what_is_kept_beyond_the_usual_takes_room_until_nobody_holds_it() -> None:
-    room = HeldBodyBudget.alone(1 << 20)
+    room = HeldBodyBudget.single_process(1 << 20)
     relay = kept_relay(1 << 20, room)
     fed(relay, PIECE)
     assert room.in_use == 0
@@ -142,7 +142,7 @@ def test_what_is_kept_beyond_the_usual_takes_room_until_nobody_holds_it() -> Non
 
 
 def test_where_there_is_no_room_a_body_is_not_kept() -> None:
-    room = HeldBodyBudget.alone(3 * len(PIECE))
+    room = HeldBodyBudget.single_process(3 * len(PIECE))
     one, other = kept_relay(1 << 20, room), kept_relay(1 << 20, room)
     fed(one, *[PIECE] * 4)
     fed(other, *[PIECE] * 2)
@@ -157,7 +157,7 @@ def test_where_there_is_no_room_a_body_is_not_kept() -> None:
 @pytest.mark.parametrize("size", [1, 2, 100, 1023])
 def test_a_body_of_small_pieces_takes_about_what_it_says(size: int) -> None:
     """Each piece by itself would take some fifty bytes more."""
-    room = HeldBodyBudget.alone(1 << 20)
+    room = HeldBodyBudget.single_process(1 << 20)
     relay = kept_relay(1 << 20, room)
     body = PIECE * 16
     fed(relay, *(body[at : at + size] for at in range(0, len(body), size)))
@@ -168,7 +168,7 @@ def test_a_body_of_small_pieces_takes_about_what_it_says(size: int) -> None:
 
 
 def test_no_more_than_is_said_is_kept() -> None:
-    room = HeldBodyBudget.alone(1 << 20)
+    room = HeldBodyBudget.single_process(1 << 20)
     relay = kept_relay(4 * len(PIECE), room)
     fed(relay, *[PIECE] * 5)
     assert relay.kept is None

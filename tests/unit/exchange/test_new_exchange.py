@@ -43,7 +43,7 @@ class Anybody:
 
 @pytest.fixture(params=["plain", *([] if TWIN is None else ["compiled"])])
 def begin(request: pytest.FixtureRequest) -> Begin:
-    return Exchange if request.param == "plain" else TWIN.Maker(Exchange).begin
+    return Exchange if request.param == "plain" else TWIN.Maker(Exchange).create_exchange
 
 
 @pytest.mark.parametrize("first", PEERS, ids=lambda peer: peer.ip)
@@ -140,7 +140,7 @@ def test_later_ones_begin_later(begin: Begin) -> None:
 
 @pytest.mark.twin
 def test_the_twin_makes_nothing_of_a_head_that_was_not_read() -> None:
-    begin = TWIN.Maker(Exchange).begin
+    begin = TWIN.Maker(Exchange).create_exchange
     for _ in range(2):
         with pytest.raises(AttributeError, match="method"):
             begin(type(GET)(), None, None, PEERS[0], Chain(()))

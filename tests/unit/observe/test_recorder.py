@@ -49,7 +49,7 @@ class Told:
             self.recorder = twin.Recorder(self.recorder)
 
     def lines(self) -> list[bytes]:
-        return [log.held.take() for log in self.logs]
+        return [log.held.pop_lines() for log in self.logs]
 
 
 def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
@@ -249,7 +249,7 @@ def test_each_log_masks_its_own_names(twin: Any) -> None:
     if twin is not None:
         recorder = twin.Recorder(recorder)
     recorder.finish(over(line=b"GET /a;sid=1?sid=1&other=2 HTTP/1.1"))
-    first, second = orjson.loads(told.lines()[0]), orjson.loads(more.held.take())
+    first, second = orjson.loads(told.lines()[0]), orjson.loads(more.held.pop_lines())
     assert (first["path"], first["query"]) == ("/a;sid=***", "sid=***&other=2")
     assert (second["path"], second["query"]) == ("/a;sid=1", "sid=1&other=***")
 

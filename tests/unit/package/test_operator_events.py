@@ -14,7 +14,7 @@ import pytest
 
 from fastgw import operator_log
 from fastgw.config.settings.gateway import Log
-from fastgw.operator_events import LEVELS, OperatorEvent, say
+from fastgw.operator_events import LEVELS, OperatorEvent, log_event
 from fastgw.operator_log import LINE_MAX, NoticeLog, configure, line_of
 
 PACKAGE = Path(__file__).parents[3] / "fastgw"
@@ -116,10 +116,10 @@ def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.M
     logger.addHandler(handler)
     try:
         configure(Log(level="error"))
-        say(OperatorEvent.TARGET_FAILED, "not %s", "this")
-        say(OperatorEvent.DEFECT, "but %s", "this")
+        log_event(OperatorEvent.TARGET_FAILED, "not %s", "this")
+        log_event(OperatorEvent.DEFECT, "but %s", "this")
         configure(Log(level="warning"))
-        say(OperatorEvent.TARGET_FAILED, "and %s", "this")
+        log_event(OperatorEvent.TARGET_FAILED, "and %s", "this")
     finally:
         logger.removeHandler(handler)
     assert [LINE.fullmatch(line.decode().rstrip("\n"))[4] for line in told] == ["defect", "target_failed"]  # type: ignore[index]

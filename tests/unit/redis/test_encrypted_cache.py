@@ -48,17 +48,17 @@ async def opened(
 async def test_what_one_node_puts_another_gets(redis: RedisServer) -> None:
     until_date = time.time() + 60
     async with opened(redis) as one, opened(redis) as other:
-        await one.put(b"token", b"\x00\xff value", until_date)
+        await one.store(b"token", b"\x00\xff value", until_date)
         assert await other.get(b"token") == (b"\x00\xff value", until_date)
         assert await other.get(b"another") is None
-        await other.put(b"token", b"", until_date)
+        await other.store(b"token", b"", until_date)
         assert await one.get(b"token") == (b"", until_date)
 
 
 @on_loop
 async def test_redis_learns_nothing(redis: RedisServer) -> None:
     async with opened(redis) as level:
-        await level.put(b"planted-token", b"planted-value", time.time() + 60)
+        await level.store(b"planted-token", b"planted-value", time.time() + 60)
         there = redis.everything()
         assert there
         assert b"planted" not in there
@@ -71,7 +71,7 @@ async def test_who_has_another_secret_or_purpose_finds_nothing(
     redis: RedisServer, secret: bytes, purpose: bytes
 ) -> None:
     async with opened(redis) as one, opened(redis, secret, purpose) as other:
-        await one.put(b"mine", b"value", time.time() + 60)
+        await one.store(b"mine", b"value", time.time() + 60)
         assert await other.get(b"mine") is None
 
 
@@ -79,10 +79,10 @@ async def test_who_has_another_secret_or_purpose_finds_nothing(
 async def test_a_value_that_was_changed_or_put_in_anothers_place_is_none(redis: RedisServer) -> None:
     async with opened(redis) as level:
         redis.ask("FLUSHDB")
-        await level.put(b"good", b"value", time.time() + 60)
+        await level.store(b"good", b"value", time.time() + 60)
         (name,) = redis.names()
         value = redis.ask("GET", name).partition(b"\r\n")[2][:-2]
-        await level.put(b"evil", b"value", time.time() + 60)
+        await level.store(b"evil", b"value", time.time() + 60)
         (evil,) = set(redis.names()) - {name}
         for forged in (value, value[:-1] + bytes([value[-1] ^ 1]), b"", b"x", b"x" * 12, b"x" * 200):
             redis.ask("SET", evil, forged)
@@ -95,10 +95,10 @@ async def test_nothing_outlives_its_time(redis: RedisServer, monkeypatch: pytest
     """Redis drops it; and where it was kept from doing so, the value itself says that it is over."""
     async with opened(redis) as level:
         redis.ask("FLUSHDB")
-        await level.put(b"past", b"value", time.time() - 1)
+        await level.store(b"past", b"value", time.time() - 1)
         assert redis.names() == []
         until_date = time.time() + 100
-        await level.put(b"short", b"value", until_date)
+        await level.store(b"short", b"value", until_date)
         (name,) = redis.names()
         assert 99_000 < int(redis.ask("PTTL", name)[1:]) <= 100_000
         redis.ask("PERSIST", name)
@@ -113,13 +113,13 @@ async def test_a_redis_that_is_away_is_as_if_it_were_empty_and_is_used_again_whe
     monkeypatch.setattr(encrypted_cache, "AWAY_S", 0.05)
     with RedisServer(tmp_path) as redis:
         async with opened(redis) as level:
-            await level.put(b"a", b"1", time.time() + 60)
+            await level.store(b"a", b"1", time.time() + 60)
             redis.stop()
             assert await level.get(b"a") is None
-            await level.put(b"b", b"2", time.time() + 60)
+            await level.store(b"b", b"2", time.time() + 60)
             redis.start()
             while await level.get(b"c") is None:
-                await level.put(b"c", b"3", time.time() + 60)
+                await level.store(b"c", b"3", time.time() + 60)
                 await asyncio.sleep(0)
     away, back = [record.getMessage() for record in caplog.records]
     assert away.startswith("second level: 127.0.0.1 is unreachable: ")
@@ -135,7 +135,7 @@ async def test_many_share_the_connections_and_the_trouble_of_one_redis(
         levels = [EncryptedRedisCache(parse_redis(redis.url), SECRET, b"%d" % number) for number in range(50)]
         for level in levels:
             level.open()
-            await level.put(b"a", b"1", time.time() + 60)
+            await level.store(b"a", b"1", time.time() + 60)
         assert redis.ask("CLIENT", "LIST").count(b"id=") == before + 1
         levels.pop().close()
         assert await levels[0].get(b"a") is not None, "others use it still"
@@ -157,7 +157,7 @@ async def test_who_is_late_by_itself_keeps_nobody_else_away(
 ) -> None:
     """Many may ask at once, and their machine be busy."""
     async with opened(redis) as late, opened(redis, purpose=b"other") as other:
-        await other.put(b"a", b"1", time.time() + 60)
+        await other.store(b"a", b"1", time.time() + 60)
         os.kill(redis.pid, signal.SIGSTOP)
         with monkeypatch.context() as patched:
             patched.setattr(encrypted_cache, "TIMEOUT_S", 0.05)
@@ -178,14 +178,14 @@ async def test_each_trouble_is_told_once_until_it_is_over(
             for _ in range(2):
                 redis.ask("REPLICAOF", "127.0.0.1", "1")
                 for _ in range(3):
-                    await level.put(b"a", b"1", time.time() + 60)
+                    await level.store(b"a", b"1", time.time() + 60)
                 redis.ask("REPLICAOF", "NO", "ONE")
-                await level.put(b"a", b"1", time.time() + 60)
+                await level.store(b"a", b"1", time.time() + 60)
             redis.ask("REPLICAOF", "127.0.0.1", "1")
-            await level.put(b"a", b"1", time.time() + 60)
+            await level.store(b"a", b"1", time.time() + 60)
             redis.stop()
-            await level.put(b"a", b"1", time.time() + 60)
-            await level.put(b"a", b"1", time.time() + 60)
+            await level.store(b"a", b"1", time.time() + 60)
+            await level.store(b"a", b"1", time.time() + 60)
     told = [record.getMessage().removeprefix("second level: 127.0.0.1 ") for record in caplog.records]
     replica, back = "is unreachable: it is a read-only replica", "is reachable again"
     assert told[:5] == [replica, back, replica, back, replica]

@@ -104,7 +104,7 @@ def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: LimitSpec
                 limit.refund(KEY, cost, mark * 1000, lambda now=now: now * 1000)
             else:
                 continue
-            permits, seconds = limit.left(KEY, now * 1000)
+            permits, seconds = limit.remaining(KEY, now * 1000)
             assert left == permits
             if is_bucket:  # the cells round the end of a window, and keep one in which all was given back
                 assert renewed == pytest.approx(seconds * 1e6, abs=1)
@@ -145,7 +145,7 @@ def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: 
             RedisCounters(limits, "seen", False), b"limit", terms, NodeCounterStore(own_table(), b"", terms)
         )
         verdict = await counter_store.spend(b"192.0.2.77", 2)  # type: ignore[misc]
-        assert (verdict.wait, verdict.is_away, counter_store.left(b"", verdict.mark)[0]) == (0.0, False, 3)
+        assert (verdict.wait, verdict.is_away, counter_store.remaining(b"", verdict.mark)[0]) == (0.0, False, 3)
         limits.release()
 
     asyncio.run(play())
@@ -166,11 +166,11 @@ def test_what_is_charged_and_given_back_later_counts_there_and_is_told(redis: Re
         )
         first = await counter_store.spend(b"a", 4)  # type: ignore[misc]
         counter_store.charge(b"a", 5, first.mark)
-        assert counter_store.left(b"a", first.mark)[0] == 1
+        assert counter_store.remaining(b"a", first.mark)[0] == 1
         counter_store.refund(b"a", 4, first.mark)
-        assert counter_store.left(b"a", first.mark)[0] == 5
+        assert counter_store.remaining(b"a", first.mark)[0] == 5
         second = await counter_store.spend(b"a", 5)  # type: ignore[misc]
-        assert (second.wait, counter_store.left(b"a", second.mark)[0]) == (0.0, 0)
+        assert (second.wait, counter_store.remaining(b"a", second.mark)[0]) == (0.0, 0)
         assert (await counter_store.spend(b"a", 1)).wait > 0  # type: ignore[misc]
         limits.release()
 
@@ -354,7 +354,7 @@ def test_one_that_is_there_again_is_told_once_it_has_stayed(
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
         limits.hold()
-        limits._go("a reason")
+        limits._disconnect("a reason")
         while len(caplog.records) < 2:
             await asyncio.sleep(0.001)
         assert not limits.away

@@ -205,7 +205,7 @@ def test_what_is_kept_can_be_restored_and_only_what_changed_is_kept_again(table)
     found = rows(table)
     assert {row.used for _, _, row in found.values()} == {2, 3}
     for slot, state, _ in found.values():
-        table.kept(slot, state)
+        table.mark_saved(slot, state)
     assert rows(table) == {}
     table.spend(*bob, TODAY, 1, 9)
     ((_, _, row),) = rows(table).values()

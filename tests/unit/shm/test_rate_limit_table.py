@@ -228,7 +228,7 @@ def test_wherever_a_key_lies_in_the_table_the_parts_of_its_window_are_its_own(wa
             one.spend(b"a", 1, now)
             for key in keys:
                 many.spend(key, 1, now)
-            assert {many.left(key, now) for key in keys} == {one.left(b"a", now)}
+            assert {many.remaining(key, now) for key in keys} == {one.remaining(b"a", now)}
         assert table.overflowed == table.refused == 0
 
 
@@ -448,6 +448,6 @@ def test_no_more_is_given_back_than_may_be_spent_at_once(table: Cells, algorithm
     limit = limit_of(table, algorithm, 3, 10.0)
     limit.charge(b"a", 6, START)
     limit.refund(b"a", 5, START, lambda: START)
-    assert limit.left(b"a", START)[0] == 0
+    assert limit.remaining(b"a", START)[0] == 0
     limit.refund(b"a", 2, START, lambda: START)
-    assert limit.left(b"a", START)[0] == 2
+    assert limit.remaining(b"a", START)[0] == 2

@@ -32,7 +32,7 @@ def test_what_is_given_back_at_once_was_never_spent(table: Cells, algorithm: str
     for _ in range(20):
         assert limit.spend(b"a", 3, START) == 0
         limit.refund(b"a", 3, START, at(START))
-    assert limit.left(b"a", START)[0] == 5
+    assert limit.remaining(b"a", START)[0] == 5
     assert sum(limit.spend(b"a", 1, START) == 0 for _ in range(10)) == 5
 
 
@@ -42,9 +42,9 @@ def test_of_what_others_spent_nothing_is_given_back(table: Cells, algorithm: str
     for _ in range(4):
         limit.spend(b"a", 1, START)
     limit.refund(b"a", 1, START, at(START))
-    assert limit.left(b"a", START)[0] == 2
+    assert limit.remaining(b"a", START)[0] == 2
     limit.refund(b"nobody", 1, START, at(START))
-    assert limit.left(b"nobody", START) == (5, 0.0)
+    assert limit.remaining(b"nobody", START) == (5, 0.0)
 
 
 @each_algorithm
@@ -64,7 +64,7 @@ def test_a_bucket_that_others_would_have_left_full_gets_only_what_is_missing(tab
     limit.spend(b"a", 1, START)
     limit.spend(b"a", 1, START + 9 * SECOND // 10)
     limit.refund(b"a", 1, START, at(START + 9 * SECOND // 10))
-    assert limit.left(b"a", START + 9 * SECOND // 10) == (1, pytest.approx(1.0))
+    assert limit.remaining(b"a", START + 9 * SECOND // 10) == (1, pytest.approx(1.0))
 
 
 class Bucket:
@@ -109,9 +109,9 @@ def test_what_stays_spent_never_exceeds_the_bucket_whatever_is_given_back(
 def test_a_charge_is_never_refused_and_leads_into_debt_up_to_a_bound(table: Cells, algorithm: str) -> None:
     limit = limit_of(table, algorithm, 10, 10.0)
     limit.charge(b"a", 4, START)
-    assert limit.left(b"a", START)[0] == 6
+    assert limit.remaining(b"a", START)[0] == 6
     limit.charge(b"a", 8, START)
-    assert limit.left(b"a", START)[0] == 0
+    assert limit.remaining(b"a", START)[0] == 0
     once = limit.spend(b"a", 1, START)
     limit.charge(b"a", 10**15, START)
     bound = limit.spend(b"a", 1, START)
@@ -124,7 +124,7 @@ def test_a_charge_is_never_refused_and_leads_into_debt_up_to_a_bound(table: Cell
 def test_a_charge_fits_into_the_count_of_a_window(table: Cells) -> None:
     limit = table.fixed_window(COUNT_MAX, 10.0)
     limit.charge(b"a", 2 * COUNT_MAX, START)
-    assert limit.left(b"a", START)[0] == 0
+    assert limit.remaining(b"a", START)[0] == 0
     with pytest.raises(ValueError, match="one permit or more"):
         limit.charge(b"a", 0, START)
 
@@ -132,16 +132,16 @@ def test_a_charge_fits_into_the_count_of_a_window(table: Cells) -> None:
 @each_algorithm
 def test_what_is_left_is_told_without_spending_it(table: Cells, algorithm: str) -> None:
     limit = limit_of(table, algorithm, 5, 10.0)
-    assert limit.left(b"a", START) == (5, 0.0)
+    assert limit.remaining(b"a", START) == (5, 0.0)
     for spent in range(1, 6):
         limit.spend(b"a", 1, START)
-        permits, seconds = limit.left(b"a", START)
+        permits, seconds = limit.remaining(b"a", START)
         assert permits == 5 - spent
         assert 0 < seconds <= 12
-        assert limit.left(b"a", START) == (permits, seconds)
+        assert limit.remaining(b"a", START) == (permits, seconds)
     limit.spend(b"a", 1, START)
-    assert limit.left(b"a", START)[0] == 0
-    assert limit.left(b"a", START + 15 * SECOND) == (5, 0.0)
+    assert limit.remaining(b"a", START)[0] == 0
+    assert limit.remaining(b"a", START + 15 * SECOND) == (5, 0.0)
 
 
 @each_algorithm
@@ -155,8 +155,8 @@ def test_as_much_is_left_as_can_be_spent_at_once(algorithm: str, way: type[Cells
         for _ in range(data.draw(st.integers(0, 12))):
             limit.spend(b"a", data.draw(st.integers(1, most)), now)
             now += data.draw(st.integers(0, 5 * SECOND))
-        permits, seconds = limit.left(b"a", now)
-        assert limit.left(b"a", now + round(seconds * 1e9))[0] == most
+        permits, seconds = limit.remaining(b"a", now)
+        assert limit.remaining(b"a", now + round(seconds * 1e9))[0] == most
         assert permits == 0 or limit.spend(b"a", permits, now) == 0
         assert limit.spend(b"a", 1, now) > 0
 
@@ -169,7 +169,7 @@ def test_a_key_that_shares_a_cell_gives_back_there(table: Cells) -> None:
         for _ in range(10):
             assert limit.spend(b"key", 3, START) == 0
             limit.refund(b"key", 3, START, at(START))
-        assert limit.left(b"key", START)[0] == 3
+        assert limit.remaining(b"key", START)[0] == 3
 
 
 def test_names_tell_limits_apart(table: Cells) -> None:

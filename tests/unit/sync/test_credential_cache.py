@@ -41,8 +41,8 @@ def counting(request: pytest.FixtureRequest) -> Iterator[tuple[Any, memoryview]]
 
 def test_what_was_put_is_got_and_nothing_else(made: Any) -> None:
     cache = made(10)
-    cache.put(b"one", 1, LATER)
-    cache.put(b"two", 2, LATER)
+    cache.store(b"one", 1, LATER)
+    cache.store(b"two", 2, LATER)
     assert [cache.get(each) for each in (b"one", b"two", b"three", b"", b"one\0", b"on")] == [
         1,
         2,
@@ -51,7 +51,7 @@ def test_what_was_put_is_got_and_nothing_else(made: Any) -> None:
         None,
         None,
     ]
-    cache.put(b"one", "other", LATER)
+    cache.store(b"one", "other", LATER)
     assert (cache.get(b"one"), len(cache)) == ("other", 2)
     cache.forget(b"one")
     cache.forget(b"never")
@@ -60,9 +60,9 @@ def test_what_was_put_is_got_and_nothing_else(made: Any) -> None:
 
 def test_what_is_over_is_not_got_and_leaves_its_place(made: Any) -> None:
     cache = made(10)
-    cache.put(b"gone", 1, time.monotonic())
+    cache.store(b"gone", 1, time.monotonic())
     ends = time.monotonic() + 0.01
-    cache.put(b"going", 2, ends)
+    cache.store(b"going", 2, ends)
     assert cache.get(b"gone") is None
     while time.monotonic() < ends:
         pass
@@ -78,8 +78,8 @@ def test_a_credential_is_got_by_the_only_authorization_field_of_a_request(counti
     """Whichever way the head was read, and whether or not its fields were taken apart or changed."""
     made, words = counting
     cache = made(10)
-    cache.put(b"Bearer x", 1, LATER)
-    cache.put(b"", 2, LATER)
+    cache.store(b"Bearer x", 1, LATER)
+    cache.store(b"", 2, LATER)
     shown: list[tuple[list[bytes], int | None]] = [
         ([b"Authorization: Bearer x"], 1),
         ([b"X-A: 1", b"aUTHORIZATION:\t Bearer x \t", b"X-B: 2"], 1),
@@ -107,10 +107,10 @@ def test_a_credential_is_got_by_the_only_authorization_field_of_a_request(counti
 def test_a_full_cache_forgets_its_oldest_one_by_one(made: Any) -> None:
     cache = made(3)
     for number in range(5):
-        cache.put(b"%d" % number, number, LATER)
+        cache.store(b"%d" % number, number, LATER)
     assert [cache.get(b"%d" % number) for number in range(5)] == [None, None, 2, 3, 4]
-    cache.put(b"2", 22, LATER)  # the newest now
-    cache.put(b"5", 5, LATER)
+    cache.store(b"2", 22, LATER)  # the newest now
+    cache.store(b"5", 5, LATER)
     assert [cache.get(b"%d" % number) for number in range(6)] == [None, None, 22, None, 4, 5]
     assert len(cache) == 3
 
@@ -118,16 +118,16 @@ def test_a_full_cache_forgets_its_oldest_one_by_one(made: Any) -> None:
 def test_what_is_not_wanted_any_more_is_forgotten(made: Any) -> None:
     cache = made(10)
     for number in range(6):
-        cache.put(b"%d" % number, number, LATER)
-    cache.keep(lambda number: number % 2 == 0)
+        cache.store(b"%d" % number, number, LATER)
+    cache.retain_only(lambda number: number % 2 == 0)
     assert [cache.get(b"%d" % number) for number in range(6)] == [0, None, 2, None, 4, None]
 
 
 def test_hits_and_misses_are_counted_in_the_words_of_the_process(counting: tuple[Any, memoryview]) -> None:
     made, words = counting
     one, other = made(10), made(10)
-    one.put(b"a", 1, LATER)
-    one.put(b"over", 1, 0.0)
+    one.store(b"a", 1, LATER)
+    one.store(b"over", 1, 0.0)
     for cache, credential in ((one, b"a"), (one, b"a"), (one, b"b"), (one, b"over"), (other, b"a")):
         cache.get(credential)
     assert (words[HITS], words[MISSES]) == (2, 3)
@@ -143,7 +143,7 @@ def test_words_of_another_form_are_refused(counting: tuple[Any, memoryview]) -> 
 def test_what_one_policy_accepted_is_in_no_other_cache(made: Any) -> None:
     """And what is kept is found by no one who does not know the key of this cache: two caches have none in common."""
     one, other = made(10), made(10)
-    one.put(b"token", 1, LATER)
+    one.store(b"token", 1, LATER)
     assert other.get(b"token") is None
     assert "token" not in repr(one)
     assert repr(one) == "<TokenCache 1 of 10>"
@@ -176,7 +176,7 @@ def test_what_was_remembered_is_freed_with_the_cache(made: Any) -> None:
     values = [Value() for _ in range(20)]
     gone = [weakref.ref(value) for value in values]
     for number, value in enumerate(values):
-        cache.put(b"%d" % number, value, LATER)
+        cache.store(b"%d" % number, value, LATER)
     cache.forget(b"19")
     del values, value
     assert sum(ref() is not None for ref in gone) == 9
@@ -206,7 +206,7 @@ def test_any_use_is_that_of_a_bounded_map_in_order(uses: list[tuple[str, bytes, 
                 if len(model) == most:
                     del model[next(iter(model))]
                 model[credential] = number, lasts
-                cache.put(credential, number, LATER if lasts else 0.0)
+                cache.store(credential, number, LATER if lasts else 0.0)
             elif use == "forget":
                 model.pop(credential, None)
                 cache.forget(credential)
@@ -222,5 +222,5 @@ def test_any_use_is_that_of_a_bounded_map_in_order(uses: list[tuple[str, bytes, 
 def test_credentials_of_any_length_are_told_apart(one: bytes, other: bytes) -> None:
     for made, _ in WAYS:
         cache = made(2)
-        cache.put(one, 1, LATER)
+        cache.store(one, 1, LATER)
         assert (cache.get(other) == 1) is (one == other)

@@ -9,7 +9,7 @@ import msgspec
 from fastgw.filters.api import Feeds, FeedSource, Fetcher, NodeSide
 from fastgw.filters.policies.credentials.messages import FetchedRecord, Getter, Unavailable, failed, read, succeeded
 from fastgw.filters.policies.credentials.rejected_throttle import allowance, keep_pace
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 
 IDLE_S: Final = 30.0
 """Seconds without a request after which a source ends; the next request starts it again, with its last value."""
@@ -72,11 +72,11 @@ class ControlFetch(FeedSource, frozen=True, kw_only=True):
             got = await getter.get(around, record)
         except Unavailable as problem:
             if problem.why != record.why:
-                say(OperatorEvent.FEED_FAILED, "%s: %s", _label(node, getter), problem.why)
+                log_event(OperatorEvent.FEED_FAILED, "%s: %s", _label(node, getter), problem.why)
             node.attempted(problem.why)
             return failed(record, problem, getter.negative_ttl)
         if record.why and record.failures:
-            say(OperatorEvent.FEED_BACK, "%s: fetched again", _label(node, getter))
+            log_event(OperatorEvent.FEED_BACK, "%s: fetched again", _label(node, getter))
         node.attempted()
         return succeeded(record, got)
 

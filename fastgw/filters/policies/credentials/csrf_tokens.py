@@ -25,7 +25,7 @@ from fastgw.filters.policies.credentials.messages import (
 )
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
-from fastgw.filters.policies.credentials.token_endpoint import MOST, ReadFile, SecretReader, asked, key_of
+from fastgw.filters.policies.credentials.token_endpoint import MOST, ReadFile, SecretReader, await_fetched, key_of
 from fastgw.filters.policies.credentials.worker_cache import SLACK_S, WorkerCache
 from fastgw.http.fields import Fields
 from fastgw.upstream.client.http_client import Fetched
@@ -93,14 +93,14 @@ def csrf_cache(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
     """
     key = _key(settings, shown)
     endpoint = CsrfEndpoint(key, settings, shown, env.read)
-    return env.shared(("csrf", key, endpoint.material), lambda: CsrfHolder(key, endpoint, _held))
+    return env.shared(("csrf", key, endpoint.material), lambda: CsrfHolder(key, endpoint, _decode_token))
 
 
 def _key(settings: Csrf, shown: Shown) -> str:
     return key_of("csrf", settings.token_url, settings, shown)
 
 
-def _held(value: bytes) -> CsrfToken:
+def _decode_token(value: bytes) -> CsrfToken:
     return CsrfToken(*msgspec.msgpack.decode(value, type=tuple[bytes, tuple[tuple[bytes, bytes], ...]]))
 
 
@@ -142,12 +142,12 @@ class CsrfEndpoint:
         """Fetch a token. Raises `Unavailable`."""
         try:
             async with asyncio.timeout(self.timeout):
-                answer = await self._ask(around)
+                answer = await self._request_token(around)
         except TimeoutError as late:
             raise Unavailable(Fault.TOKEN_TIMEOUT, f"no answer within {self.timeout:g} s") from late
         return FetchResult(read_csrf(answer), FOR_EVER, FOR_EVER)  # until the API rejects it
 
-    async def _ask(self, around: FetchContext) -> Fetched:
+    async def _request_token(self, around: FetchContext) -> Fetched:
         tokens = self._tokens
         if tokens is None:
             return await self._fetch(around, self._fields)
@@ -159,7 +159,7 @@ class CsrfEndpoint:
         return answer
 
     async def _fetch(self, around: FetchContext, shown: list[tuple[bytes, bytes]]) -> Fetched:
-        return await asked(
+        return await await_fetched(
             around.fetcher.fetch(self._url, fields=[*_ASKS, *shown], tls=self._tls, timeout=self._fetch_s, most=MOST)
         )
 

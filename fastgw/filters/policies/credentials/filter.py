@@ -39,7 +39,7 @@ from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder,
 from fastgw.filters.policies.credentials.secret_files import SecretFiles, look_anew
 from fastgw.filters.policies.credentials.worker_cache import WorkerCache
 from fastgw.filters.policies.request_parameters import field_lines, values_of
-from fastgw.http.fields import folded, without
+from fastgw.http.fields import folded, without_fields
 from fastgw.http.http1.serializer_reference import REQUEST_ID
 from fastgw.http.messages import ResponseHead
 
@@ -118,7 +118,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         if self.oauth2 is not None:
             yield TokenSource.of(self.oauth2)
         if self.csrf is not None:
-            yield CsrfSource.of(self.csrf, self._shown)
+            yield CsrfSource.of(self.csrf, self._sent_credentials)
         if any(secret.file for secret in self._unfetched):
             yield SecretFiles()
 
@@ -141,14 +141,14 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
             yield from (held,) if isinstance(held, Secret) else held
 
     @property
-    def _shown(self) -> Shown:
+    def _sent_credentials(self) -> Shown:
         return Shown(basic=self.basic, bearer=self.bearer, headers=self.headers, oauth2=self.oauth2)
 
     def build(self, env: Env) -> Hooks:
         ways = _Ways(
             _lines(self, env),
             None if self.oauth2 is None else token_cache(env, self.oauth2),
-            None if self.csrf is None else csrf_cache(env, self.csrf, self._shown),
+            None if self.csrf is None else csrf_cache(env, self.csrf, self._sent_credentials),
         )
         written = {name.lower().encode() for name in self.headers}
         if self.basic or self.bearer or self.oauth2 or self.hide_authorization:
@@ -164,12 +164,12 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
             renew=use.renew if waits or any(again) else None,
             start=use.start,
             stop=use.stop,
-            asks=_asks(self),
+            asks=_describe_endpoints(self),
             would=use.would,
         )
 
 
-def _asks(settings: Credentials) -> str:
+def _describe_endpoints(settings: Credentials) -> str:
     """Describe the endpoint and the parameters."""
     asked = []
     if settings.oauth2 is not None:
@@ -222,7 +222,7 @@ class _Ways(NamedTuple):
         if self.csrf is not None:
             _renew(self.csrf, carried)
 
-    def beside(self, line: bytes) -> "_Ways":
+    def with_client_line(self, line: bytes) -> "_Ways":
         """Return the sources for a client that sends this line itself."""
         return _Ways(line, None, self.csrf)
 
@@ -367,9 +367,9 @@ class _CredentialsUse:
         ways = self._ways
         csrf = None if ways.csrf is None else _NO_CSRF
         if self._shows_own(exchange):
-            self._show(exchange, self._own_line(exchange), csrf, self._own_names)
+            self._write_credentials(exchange, self._own_line(exchange), csrf, self._own_names)
         else:
-            self._show(exchange, ways.lines if ways.tokens is None else _NO_TOKEN, csrf, self._names)
+            self._write_credentials(exchange, ways.lines if ways.tokens is None else _NO_TOKEN, csrf, self._names)
 
     def _wait(self, exchange: Exchange) -> Outcome:
         if isinstance(exchange, ShadowExchange):
@@ -390,7 +390,7 @@ class _CredentialsUse:
                     continue
                 after = ((b"Retry-After", b"%d" % problem.retry_after),) if problem.retry_after else ()
                 return exchange.refuse(problem.fault, fields=after, why=problem.why)
-            use._show(exchange, line, csrf, self._names_of(use, own))
+            use._write_credentials(exchange, line, csrf, self._names_of(use, own))
             return None
 
     # clients with their own credentials
@@ -405,7 +405,7 @@ class _CredentialsUse:
         """Return the sources of credentials. `own`: the client sends its own token. `use`: the active use, which may
         not have a header for that.
         """
-        return use._ways.beside(self._own_line(exchange)) if own else use._ways
+        return use._ways.with_client_line(self._own_line(exchange)) if own else use._ways
 
     def _names_of(self, use: "_CredentialsUse", own: bool) -> "_Names":
         if not own:
@@ -425,12 +425,12 @@ class _CredentialsUse:
             csrf = self._ways.csrf.current(exchange.begun_at)
             if csrf is None:
                 return self._wait(exchange)
-        self._show(exchange, self._own_line(exchange), csrf, self._own_names)
+        self._write_credentials(exchange, self._own_line(exchange), csrf, self._own_names)
         return None
 
     # header lines
 
-    def _show(self, exchange: Exchange, line: bytes, csrf: CsrfToken | None, names: "_Names") -> None:
+    def _write_credentials(self, exchange: Exchange, line: bytes, csrf: CsrfToken | None, names: "_Names") -> None:
         if csrf is None:
             self._write(exchange, line, names)
         else:
@@ -441,7 +441,7 @@ class _CredentialsUse:
         exchange.keep_from_others(names.dropped)
         added, dropped = exchange.request_added, exchange.request_dropped
         if added:
-            lines = without(added, names.alike) + lines
+            lines = without_fields(added, names.alike) + lines
         exchange.request_added = lines
         exchange.request_dropped = dropped | names.dropped if dropped else names.dropped
 
@@ -456,7 +456,7 @@ class _CredentialsUse:
         if csrf.cookies or _COOKIE in dropped:
             lines += ready.cookie_line(_clients_cookies(exchange))
             names, alike = of.dropped_with_cookies, of.alike_with_cookies
-        exchange.request_added = without(added, alike) + lines if added else lines
+        exchange.request_added = without_fields(added, alike) + lines if added else lines
         exchange.request_dropped = dropped | names if dropped else names
 
     # response
@@ -495,8 +495,8 @@ class _CredentialsUse:
         if ways.tokens is None and ways.csrf is None and ways.lines in carried and not again.always:
             return False
         names = self._own_names if own else self._names
-        exchange.request_added = without(carried, names.alike)
-        use._show(exchange, *newer, self._names_of(use, own))
+        exchange.request_added = without_fields(carried, names.alike)
+        use._write_credentials(exchange, *newer, self._names_of(use, own))
         return True
 
 

@@ -56,7 +56,7 @@ ReadFile = Callable[[str], bytes]
 def key_of(kind: str, url: Endpoint, *parts: object) -> str:
     """Return the key of a source: its URL, without a query, and a digest of everything that its results depend on."""
     written = msgspec.json.encode((str(url), parts), enc_hook=_plain, order="sorted")
-    return f"{kind} {_shown(url)} {sha256(written).hexdigest()[:32]}"
+    return f"{kind} {_without_query(url)} {sha256(written).hexdigest()[:32]}"
 
 
 def _plain(value: object) -> object:
@@ -65,7 +65,7 @@ def _plain(value: object) -> object:
     raise NotImplementedError(f"{type(value)} in settings")
 
 
-def _shown(url: Endpoint) -> str:
+def _without_query(url: Endpoint) -> str:
     return str(url).partition("?")[0]
 
 
@@ -131,7 +131,7 @@ class TokenEndpoint:
             held = known if isinstance(known, bytes) else known.encode()
             self._second_level = EncryptedRedisCache(address, held, b"token\0" + key.encode())
         self.material = reader.material
-        self.name = f"token of {_shown(settings.token_url)}"
+        self.name = f"token of {_without_query(settings.token_url)}"
         self.timeout = settings.timeout
         self.negative_ttl = settings.negative_ttl
         self._settings = settings
@@ -158,14 +158,14 @@ class TokenEndpoint:
                 return FetchResult(value, good_until_date, renewal(time.time(), good_until_date), before.note)
         try:
             async with asyncio.timeout(self.timeout):
-                got = await self._ask(around, before.note)
+                got = await self._request_token(around, before.note)
         except TimeoutError as late:
             raise Unavailable(Fault.TOKEN_TIMEOUT, f"no answer within {self.timeout:g} s") from late
         if level is not None:
-            await level.put(self.material, got.value, got.good_until_date)
+            await level.store(self.material, got.value, got.good_until_date)
         return got
 
-    async def _ask(self, around: FetchContext, note: bytes) -> FetchResult:
+    async def _request_token(self, around: FetchContext, note: bytes) -> FetchResult:
         answers = []
         for name in sorted(self._ways, key=lambda name: name != note):  # the method accepted last time first
             note = name
@@ -184,7 +184,7 @@ class TokenEndpoint:
         shown: dict[str, str] = {}
         fields = [*self._fields, _FORM, *way(shown)]
         form = [pair for pair in self._form if pair[0] not in shown] + list(shown.items())
-        return await asked(
+        return await await_fetched(
             around.fetcher.fetch(
                 self._url,
                 method=b"POST",
@@ -198,7 +198,7 @@ class TokenEndpoint:
         )
 
 
-async def asked(fetching: Any) -> Fetched:
+async def await_fetched(fetching: Any) -> Fetched:
     """Return the response to the current fetch. Raises `Unavailable`."""
     try:
         answer: Fetched = await fetching

@@ -91,9 +91,9 @@ class WorkerCache(Generic[T]):
         if self._users == 1:
             self._around = around
             self._feed = around.feeds[self.key]
-            self._feed.on_change(self._take)
+            self._feed.on_change(self._accept_record)
             self._getter.start(around)
-            self._take(self._feed.value)
+            self._accept_record(self._feed.value)
         elif self._record.material != self._getter.material:  # a later configuration has our material again
             self._record, self._used = FetchedRecord(material=self._getter.material), False
             self._held, self._good_until, self._look_at = None, 0.0, 0.0
@@ -103,7 +103,7 @@ class WorkerCache(Generic[T]):
         self._users -= 1
         if self._users or self._feed is None or self._around is None:
             return
-        self._feed.forget(self._take)
+        self._feed.forget(self._accept_record)
         self._around.feeds.drop(self.key)
         self._getter.stop()
         if self._background is not None:
@@ -137,13 +137,13 @@ class WorkerCache(Generic[T]):
         """
         self._used = True
         if self._feed is not None:
-            self._take(self._feed.value)
+            self._accept_record(self._feed.value)
         held = self.current(monotonic())
         if held is not None and held != seen:
             return held
         if (problem := self._problem()) is not None:
             raise problem
-        got = await self._single_flight.join(self.key, partial(self._fly, self._record))
+        got = await self._single_flight.join(self.key, partial(self._fetch_shared, self._record))
         if isinstance(got, Unavailable):
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
@@ -154,7 +154,7 @@ class WorkerCache(Generic[T]):
         """Request a newer value than this, which the API rejects or which expires soon; does not wait."""
         known = self._record.failed_until_date > time.time()
         if self._held == seen and not known and (self._background is None or self._background.done()):
-            joined = self._single_flight.join(self.key, partial(self._fly, self._record))
+            joined = self._single_flight.join(self.key, partial(self._fetch_shared, self._record))
             self._background = asyncio.get_running_loop().create_task(joined)
 
     def _problem(self) -> Unavailable | None:
@@ -165,7 +165,7 @@ class WorkerCache(Generic[T]):
             return self._silent[1]
         return None
 
-    def _take(self, value: bytes) -> None:
+    def _accept_record(self, value: bytes) -> None:
         record = read(value)
         if record is None or record == self._record:
             return
@@ -186,7 +186,7 @@ class WorkerCache(Generic[T]):
         """Whether a value with other material belongs to a later configuration, and not to an earlier one."""
         return self._used and self._around is not None and record.generation >= self._around.generation()
 
-    async def _fly(self, before: FetchedRecord) -> T | Unavailable:
+    async def _fetch_shared(self, before: FetchedRecord) -> T | Unavailable:
         """Ask control until it answers; fetch here while it is unreachable.
 
         `before`: state when the value was found insufficient: a newer one may have arrived since.

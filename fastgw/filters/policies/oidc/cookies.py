@@ -91,7 +91,7 @@ class Jar:
         return self.ours.get(name)
 
 
-def put(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
+def set_cookies(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
     """Return the `Set-Cookie` values that set a value, and that clear remaining cookies (`there`) of a longer one.
 
     Raises `ValueError` if the value is too long.

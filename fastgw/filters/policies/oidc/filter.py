@@ -94,8 +94,8 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         return passed if self.login is None else (*passed, "state")  # the parameters of the callback
 
     def feeds(self) -> Iterable[FeedSource]:
-        keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)
-        about = ProviderSource(key=f"oidc {self._way}", issuer=self.issuer, tls=self.tls)
+        keys = KeysSource(key=f"oidc keys {self._provider_key}", issuer=self.issuer, tls=self.tls)
+        about = ProviderSource(key=f"oidc {self._provider_key}", issuer=self.issuer, tls=self.tls)
         return (keys,) if self.login is None else (keys, about)
 
     def warnings(self, context: WarningContext) -> Iterable[str]:
@@ -118,18 +118,18 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         return login.session.cookie or own_name(self._meaning(login))
 
     @property
-    def _way(self) -> str:
+    def _provider_key(self) -> str:
         if self.tls == UpstreamTls():
             return self.issuer
         return f"{self.issuer} {sha256(msgspec.msgpack.encode(self.tls)).hexdigest()[:16]}"
 
     def build(self, env: Env) -> Hooks:
         tls = client_tls(env.read, self.tls)
-        keys = f"oidc keys {self._way}"
+        keys = f"oidc keys {self._provider_key}"
         keyring = env.shared(("jwks", keys), lambda: Keyring(KeySet(), keys))
         bearer = login = None
         if self.bearer is not None:
-            wanted = self._wanted(self.bearer)
+            wanted = self._token_requirements(self.bearer)
             policy = env.shared(("oidc bearer", env.policy), lambda: TokenPolicy(wanted, keyring, env.roster))
             bearer = _Bearer(policy, self._written, self.bearer.hide_credentials)
         if self.login is not None:
@@ -146,7 +146,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
                 explain=explain_token,
                 asks=self.issuer,
             )
-        flow, feed = login, f"oidc {self._way}"
+        flow, feed = login, f"oidc {self._provider_key}"
 
         def start(services: Services) -> None:
             keyring.start(services)
@@ -170,7 +170,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     def _written(self) -> tuple[bytes, ...]:
         return tuple(name.lower().encode() for name in self.claims_to_headers.values())
 
-    def _wanted(self, bearer: Bearer) -> TokenRequirements:
+    def _token_requirements(self, bearer: Bearer) -> TokenRequirements:
         return TokenRequirements(
             rules=TokenRules(
                 algorithms=frozenset(self.algorithms),
@@ -199,7 +199,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         trust = PolicyIdentity(
             issuer=self.issuer,
             cookie=self._cookie(login),
-            provider=env.shared(("oidc provider", self._way), Provider),
+            provider=env.shared(("oidc provider", self._provider_key), Provider),
             id_tokens=IdTokens(keyring, self.issuer, login.client_id, frozenset(self.algorithms), self.leeway),
             sealed=SealedSession(secrets, self._meaning(login)),
             authenticate=authenticate,

@@ -22,7 +22,16 @@ from fastgw.filters.api import Feed, Fetcher
 from fastgw.filters.authentication.revocation_keys import Marks, mark_of_subject, mark_of_token
 from fastgw.filters.authentication.token_policy import consumer_of, explain_token
 from fastgw.filters.outbound.client_authentication import ClientAuth
-from fastgw.filters.policies.oidc.cookies import LONGEST, OWN, PREFIX, AmbiguousCookie, Jar, attempt_name, clear, put
+from fastgw.filters.policies.oidc.cookies import (
+    LONGEST,
+    OWN,
+    PREFIX,
+    AmbiguousCookie,
+    Jar,
+    attempt_name,
+    clear,
+    set_cookies,
+)
 from fastgw.filters.policies.oidc.form_body import NotRead, read_form
 from fastgw.filters.policies.oidc.id_token import IdTokens
 from fastgw.filters.policies.oidc.provider import Away, Denied, Provider, Tokens
@@ -33,7 +42,7 @@ from fastgw.filters.policies.oidc.settings import Login
 from fastgw.filters.policies.oidc.urls import local, parameters_of, with_query
 from fastgw.forwarded_headers import client_scheme
 from fastgw.jose import ClaimPath, Claims, TokenRefused, find_claim
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.sync.credential_cache import TokenCache
 from fastgw.sync.revocations import event_of, mark_of, record_of
 from fastgw.upstream.targets.tls import ClientTls
@@ -184,9 +193,9 @@ class Flow:
             return self._log_out(exchange, known, jar, site)
         if path == self._begins:
             wanted = parameters_of(exchange.query, ("return_to",)) or {}
-            return self._begin(exchange, jar, site, local(wanted.get("return_to", "/").encode()))
+            return self._start_login(exchange, jar, site, local(wanted.get("return_to", "/").encode()))
         if known is None:
-            return self._without(exchange, jar, site, "")
+            return self._require_login(exchange, jar, site, "")
         return self._go_on(exchange, jar, site, known)
 
     def response(self, exchange: Exchange) -> None:
@@ -216,11 +225,11 @@ class Flow:
                 return None
             known = KnownLogin()
             try:
-                self._hold(known, session)
+                self._set_session(known, session)
             except TokenRefused:  # the settings have changed since it began
                 return None
             left_s = session.begun_date + self._login.session.lifetime - time.time()
-            self._known.put(value, known, time.monotonic() + left_s)
+            self._known.store(value, known, time.monotonic() + left_s)
         return known
 
     def _go_on(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Outcome:
@@ -229,14 +238,14 @@ class Flow:
         if known.stamp is not self._trust.roster.stamp:
             self._look_again(known, now)
         if known.ended or now >= session.begun_date + limits.lifetime:
-            return self._without(exchange, jar, site, known.ended or "the session has reached its lifetime")
+            return self._require_login(exchange, jar, site, known.ended or "the session has reached its lifetime")
         if limits.idle is not None:
             if now >= session.used_date + limits.idle:
-                return self._without(exchange, jar, site, "the session was idle for too long")
+                return self._require_login(exchange, jar, site, "the session was idle for too long")
             if now >= session.used_date + limits.idle * _IDLE_SHARE:
-                self._become(known, replace(session, used_date=now))
+                self._replace_session(known, replace(session, used_date=now))
         if self._login.pass_access_token and not session.refresh_token and 0 < session.ends_date <= now:
-            return self._without(exchange, jar, site, "the access token has expired")
+            return self._require_login(exchange, jar, site, "the access token has expired")
         if session.due_date and now >= max(session.due_date, known.retry_date):
             renewal = self._renewals.get(session.refresh_token)
             if renewal is None or renewal.done() or now >= session.ends_date:
@@ -249,7 +258,7 @@ class Flow:
         exchange.request_dropped |= self._trust.written
         exchange.request_added += known.lines
         if known.sealed is not None:
-            self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
+            self._writing[exchange] = set_cookies(site.cookie, known.sealed, site.attributes, jar.ours)
 
     def _look_again(self, known: KnownLogin, now: float) -> None:
         """Whether the session is revoked; updates its consumer."""
@@ -282,18 +291,18 @@ class Flow:
         begun = f"{known.session.begun_date:.6f}"
         return mark_of("session", self._trust.issuer, self._login.client_id, known.claims["sub"], begun)
 
-    def _become(self, known: KnownLogin, session: LoginSession) -> None:
-        self._hold(known, session)
+    def _replace_session(self, known: KnownLogin, session: LoginSession) -> None:
+        self._set_session(known, session)
         sealed = self._trust.sealed.seal_session(session)
         known.sealed = sealed if len(sealed) <= LONGEST else None
         if known.sealed is None:
-            say(
+            log_event(
                 OperatorEvent.SESSION_UNREFRESHED,
                 "oidc: a session of %d bytes no longer fits in cookies and ends soon",
                 len(sealed),
             )
 
-    def _hold(self, known: KnownLogin, session: LoginSession) -> None:
+    def _set_session(self, known: KnownLogin, session: LoginSession) -> None:
         known.session, known.claims, known.lines = session, session.claims, self._trust.lines(session)
 
     # refresh
@@ -312,21 +321,21 @@ class Flow:
         if isinstance(renewed, Away):
             if str(renewed) != self._complaint:
                 self._complaint = str(renewed)
-                say(OperatorEvent.SESSION_UNREFRESHED, "oidc: sessions are not refreshed: %s", renewed)
+                log_event(OperatorEvent.SESSION_UNREFRESHED, "oidc: sessions are not refreshed: %s", renewed)
             known.retry_date = time.time() + AGAIN_S
         elif renewed is None:
             known.ended = "the provider has ended the session"
-            return await _awaited(self._without(exchange, jar, site, known.ended))
+            return await _awaited(self._require_login(exchange, jar, site, known.ended))
         elif known.session is session:
             try:
-                self._become(known, replace(renewed, used_date=time.time()))
+                self._replace_session(known, replace(renewed, used_date=time.time()))
             except TokenRefused as refusal:
                 known.ended = str(refusal)
                 return exchange.refuse(Fault.FORBIDDEN, fields=[_NO_STORE], why=known.ended)
         if known.stamp is not self._trust.roster.stamp:
             self._look_again(known, time.time())
         if known.ended:  # meanwhile
-            return await _awaited(self._without(exchange, jar, site, known.ended))
+            return await _awaited(self._require_login(exchange, jar, site, known.ended))
         self._pass(exchange, jar, site, known)
         return None
 
@@ -353,14 +362,14 @@ class Flow:
             if tokens.id_token:
                 await self._trust.id_tokens.verify_refreshed(tokens, session.claims)
         except (Denied, TokenRefused) as refusal:
-            say(OperatorEvent.SESSION_ENDED, "oidc: session ended: %s", refusal)
+            log_event(OperatorEvent.SESSION_ENDED, "oidc: session ended: %s", refusal)
             return None
         except Away as away:
             return away
         self._complaint = ""
-        return self._with(tokens, session)
+        return self._renewed_session(tokens, session)
 
-    def _with(self, tokens: Tokens, session: LoginSession) -> LoginSession:
+    def _renewed_session(self, tokens: Tokens, session: LoginSession) -> LoginSession:
         now = time.time()
         return replace(
             session,
@@ -373,12 +382,12 @@ class Flow:
 
     # requests without a session
 
-    def _without(self, exchange: Exchange, jar: Jar, site: _Site, why: str) -> Outcome:
+    def _require_login(self, exchange: Exchange, jar: Jar, site: _Site, why: str) -> Outcome:
         """Redirect a browser that loads a page to the login; answer 401 to any other request."""
         sent = site.cookie in jar.ours
         if _wants_page(exchange):
             target = exchange.raw_path if exchange.query is None else b"%b?%b" % (exchange.raw_path, exchange.query)
-            begun = self._begin(exchange, jar, site, local(target))
+            begun = self._start_login(exchange, jar, site, local(target))
             return begun if sent else _inviting(begun)
         fault = Fault.CREDENTIALS_INVALID if sent else Fault.CREDENTIALS_MISSING
         return self._refuse(exchange, fault, why or ("the session cookie is not valid here" if sent else ""))
@@ -386,7 +395,7 @@ class Flow:
     def _refuse(self, exchange: Exchange, fault: Fault, why: str) -> Reply:
         return exchange.refuse(fault, fields=[*self._challenges, _NO_STORE], why=why)
 
-    async def _begin(self, exchange: Exchange, jar: Jar, site: _Site, return_to: bytes) -> Reply:
+    async def _start_login(self, exchange: Exchange, jar: Jar, site: _Site, return_to: bytes) -> Reply:
         if not exchange.authority and self._login.public_url is None:
             return exchange.refuse(Fault.BAD_REQUEST, "The Host header is missing.")
         metadata = await self._provider.heard_of_late()
@@ -407,7 +416,7 @@ class Flow:
         others = self._attempts(jar, site)
         cookies = _cleared(others if len(others) >= MOST_ATTEMPTS else (), site, jar)
         attributes = site.attributes + b"; Max-Age=%d" % self._login.timeout
-        cookies += put(
+        cookies += set_cookies(
             attempt_name(site.cookie, attempt.state), self._trust.sealed.seal_attempt(attempt), attributes, {}
         )
         return _sent(302, with_query(metadata.authorization_endpoint, parameters).encode(), cookies)
@@ -455,10 +464,10 @@ class Flow:
         now = time.time()
         sid = claims.get("sid")
         begun = LoginSession(b"", begun_date=now, used_date=now, sid=sid if isinstance(sid, str) else "")
-        session = self._with(tokens, begun)
+        session = self._renewed_session(tokens, begun)
         try:
             self._trust.lines(session)
-            cookies = put(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
+            cookies = set_cookies(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
         except TokenRefused as refusal:
             return exchange.refuse(Fault.FORBIDDEN, fields=_fields(over), why=str(refusal))
         except ValueError as error:

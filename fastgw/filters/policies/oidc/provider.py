@@ -27,13 +27,13 @@ from fastgw.filters.policies.oidc.refresh_coordinator import (
     RefreshCoordinator,
     RefreshRequest,
     SessionPlace,
-    ask,
     post,
+    request_refresh,
 )
 from fastgw.filters.policies.oidc.urls import is_safe
 from fastgw.jose import TokenRefused
 from fastgw.jose.strict import members
-from fastgw.operator_events import OperatorEvent, say
+from fastgw.operator_events import OperatorEvent, log_event
 from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.upstream.targets.tls import ClientTls, read_tls
 
@@ -155,7 +155,7 @@ class _Telling:
     def __call__(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
-            say(
+            log_event(
                 OperatorEvent.FEED_FAILED if trouble else OperatorEvent.FEED_BACK,
                 "%s: %s",
                 self._what,
@@ -223,18 +223,18 @@ class Provider:
         self._users += 1
         if self._feed is None:
             self._feed, self._fetcher = feed, fetcher
-            feed.on_change(self._take)
+            feed.on_change(self._accept_metadata)
             if feed.value:
-                self._take(feed.value)
+                self._accept_metadata(feed.value)
 
     def stop(self) -> None:
         """Stop the provider, once for each `start`."""
         self._users -= 1
         if not self._users and self._feed is not None:
-            self._feed.forget(self._take)
+            self._feed.forget(self._accept_metadata)
             self._feed = None
 
-    def _take(self, value: bytes) -> None:
+    def _accept_metadata(self, value: bytes) -> None:
         said = orjson.loads(value)
         self.away, self.heard_date = said["away"], said["date"]
         self._coordinator = msgspec.convert(said["desk"], SessionPlace)
@@ -297,7 +297,7 @@ class Provider:
             for timeout in (SUCCESSION_S, 0.0):
                 if self._coordinator is not None:
                     with suppress(CoordinatorUnavailable):
-                        return await ask(
+                        return await request_refresh(
                             self._coordinator, RefreshRequest(self._coordinator.key, mark, url, fields, body)
                         )
                 if timeout and self._feed is not None:

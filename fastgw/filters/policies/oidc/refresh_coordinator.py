@@ -100,20 +100,20 @@ class RefreshCoordinator:
                     return
                 asked = msgspec.msgpack.decode(await _read(reader), type=RefreshRequest)
                 if compare_digest(asked.key.encode(), self.place.key.encode()):
-                    writer.write(_framed(await asyncio.shield(self._once(asked))))
+                    writer.write(_framed(await asyncio.shield(self._shared_refresh(asked))))
                     await writer.drain()
         except (OSError, EOFError, msgspec.DecodeError):
             pass  # the worker has disconnected, or is none
         finally:
             writer.close()
 
-    def _once(self, asked: RefreshRequest) -> asyncio.Task[RefreshAnswer]:
+    def _shared_refresh(self, asked: RefreshRequest) -> asyncio.Task[RefreshAnswer]:
         known = self._known.get(asked.mark)
         if known is None:
             if len(self._known) >= _MOST_KEPT:
                 del self._known[next(iter(self._known))]
             loop = asyncio.get_running_loop()
-            known = self._known[asked.mark] = loop.create_task(self._ask(asked))
+            known = self._known[asked.mark] = loop.create_task(self._post_refresh(asked))
 
             def done(asking: asyncio.Task[RefreshAnswer]) -> None:
                 kept_s = 0.0 if asking.cancelled() or not asking.result().status else KEPT_S
@@ -122,7 +122,7 @@ class RefreshCoordinator:
             known.add_done_callback(done)
         return known
 
-    async def _ask(self, asked: RefreshRequest) -> RefreshAnswer:
+    async def _post_refresh(self, asked: RefreshRequest) -> RefreshAnswer:
         return await post(self._fetcher, asked.url, asked.fields, asked.body, self._tls)
 
 
@@ -136,7 +136,7 @@ async def post(
     return RefreshAnswer(answer.status, answer.body)
 
 
-async def ask(place: SessionPlace, asked: RefreshRequest) -> RefreshAnswer:
+async def request_refresh(place: SessionPlace, asked: RefreshRequest) -> RefreshAnswer:
     """Send a request to the coordinator, from a worker. Raises `CoordinatorUnavailable`."""
     try:
         async with asyncio.timeout(TIMEOUT_S):

@@ -122,13 +122,13 @@ class WebsocketGuard(Timed):
 
     # hook
 
-    def begin(self, exchange: Exchange, early: bytes) -> bytes:
+    def start(self, exchange: Exchange, early: bytes) -> bytes:
         self.exchange = exchange
         self._inner, exchange.service = exchange.service, self
         exchange.response_sink = _FromUpstream(self)
         return self._from_upstream.feed(early) if early else b""
 
-    def begun(self) -> None:
+    def established(self) -> None:
         if self._over or self.exchange is None:
             return
         self._after_upstream()

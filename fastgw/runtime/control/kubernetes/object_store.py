@@ -89,7 +89,7 @@ class Objects:
         """Named Secrets."""
         return frozenset(self._uses)
 
-    def wants(self, kind: str, name: Name) -> bool:
+    def is_wanted(self, kind: str, name: Name) -> bool:
         """Whether such an object is stored."""
         return kind == APPLICATIONS or name in self._uses
 
@@ -100,8 +100,8 @@ class Objects:
         lines = self._lines[kind]
         before, was_known = {**lines}, self.is_known
         for name, raw in raws.items():
-            if self.wants(kind, name):
-                self._put(kind, name, raw)
+            if self.is_wanted(kind, name):
+                self._store(kind, name, raw)
         for name in before.keys() - raws.keys():  # last, because others may name their Secrets now
             if kind == APPLICATIONS or name in named:
                 self._drop(kind, name)
@@ -112,9 +112,9 @@ class Objects:
         if before != lines or not was_known:
             self._changed()
 
-    def put(self, kind: str, name: Name, raw: bytes) -> None:
+    def store(self, kind: str, name: Name, raw: bytes) -> None:
         """Store an object, if it is wanted."""
-        if self._put(kind, name, raw):
+        if self._store(kind, name, raw):
             self._changed()
 
     def delete(self, kind: str, name: Name) -> None:
@@ -131,7 +131,7 @@ class Objects:
         lines = [self._lines[kind][name] for kind in KINDS for name in sorted(self._lines[kind])]
         return b"[\n" + b",\n".join(lines) + b"\n]\n" if lines else b"[]\n"
 
-    def _put(self, kind: str, name: Name, raw: bytes) -> bool:
+    def _store(self, kind: str, name: Name, raw: bytes) -> bool:
         shaped = msgspec.json.decode(raw, type=SHAPES[kind])
         shaped.metadata = {key: shaped.metadata[key] for key in _METADATA if shaped.metadata.get(key)}
         line = msgspec.json.encode(shaped, order="deterministic")

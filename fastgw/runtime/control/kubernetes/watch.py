@@ -93,7 +93,7 @@ class Pauses:
         self.tries = 0
         """Number of consecutive attempts that have ended early."""
 
-    def ended(self, soon: bool) -> float:
+    def next_delay(self, soon: bool) -> float:
         """Return the current delay."""
         self.tries = self.tries + 1 if soon else 0
         pause: float = min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** min(max(self.tries - 1, 0), 16))
@@ -111,7 +111,7 @@ class WatchReport:
         self.info = FeedInfo(feed, None, "")
         self._logged: set[str] = set()
 
-    def well(self) -> None:
+    def succeeded(self) -> None:
         """Record a success."""
         if self._logged:
             notice(OperatorEvent.FEED_BACK, f"{self.info.feed}: reachable again")
@@ -146,20 +146,20 @@ class Following:
             try:
                 client = await self._access.client(self._kind, self._namespace)
                 try:
-                    await self._follow(client)
+                    await self._list_and_watch(client)
                 finally:
                     await client.close()
             except CannotAsk as error:
                 was_well, self._well_at = self._well_at, inf
-                pause = self._pauses.ended(soon=time.monotonic() - was_well < SOON_S)
+                pause = self._pauses.next_delay(soon=time.monotonic() - was_well < SOON_S)
                 # Connections end, tokens are replaced, servers restart: only repeated failures are errors.
                 if was_well == inf or self._pauses.tries > UNLOGGED_TRIES or isinstance(error, Nonsense):
-                    self.report.failed(*_trouble(error, self._kind))
+                    self.report.failed(*_describe_error(error, self._kind))
                     if not isinstance(error, RequestRefused):
                         self._since = ""
                 await asyncio.sleep(pause)
 
-    async def _follow(self, client: ClusterClient) -> None:
+    async def _list_and_watch(self, client: ClusterClient) -> None:
         """List and watch until `CannotAsk` is raised."""
         while True:
             begun_at = time.monotonic()
@@ -174,7 +174,7 @@ class Following:
             except msgspec.DecodeError as error:
                 self._since = ""  # an event was missed
                 raise Nonsense(f"the API server sent an invalid response: {error}") from error
-            await asyncio.sleep(self._pauses.ended(soon=time.monotonic() - begun_at < SOON_S))
+            await asyncio.sleep(self._pauses.next_delay(soon=time.monotonic() - begun_at < SOON_S))
 
     async def _list(self, client: ClusterClient) -> None:
         found: dict[str, bytes] = {}
@@ -192,7 +192,7 @@ class Following:
             since = since or page.metadata.resource_version
             for each in page.items or ():
                 name = msgspec.json.decode(each, type=_Object).metadata.name
-                if self._objects.wants(self._kind, name):
+                if self._objects.is_wanted(self._kind, name):
                     found[name] = bytes(each)
                     size += len(found[name])
             if size > 2 * MOST_BYTES:
@@ -203,28 +203,28 @@ class Following:
         self._objects.replace(self._kind, found, named)
         self._since = since
         self.has_listed.set()
-        self._well()
+        self._watch_succeeded()
 
     async def _watch(self, client: ClusterClient) -> None:
         async with client.watch(self._since, random.randint(*WATCH_S)) as events:
-            self._well()
+            self._watch_succeeded()
             async for event in events:
-                self._take(event)
-                self._well()
+                self._apply_event(event)
+                self._watch_succeeded()
 
-    def _well(self) -> None:
+    def _watch_succeeded(self) -> None:
         self._well_at = min(self._well_at, time.monotonic())
-        self.report.well()
+        self.report.succeeded()
 
-    def _take(self, line: bytes) -> None:
+    def _apply_event(self, line: bytes) -> None:
         event = msgspec.json.decode(line, type=_Event)
         if event.type == "ERROR":
             raise refusal(bytes(event.object))
         metadata = msgspec.json.decode(event.object, type=_Object).metadata
         if event.type == "DELETED":
             self._objects.delete(self._kind, metadata.name)
-        elif event.type != "BOOKMARK" and self._objects.wants(self._kind, metadata.name):
-            self._objects.put(self._kind, metadata.name, bytes(event.object))
+        elif event.type != "BOOKMARK" and self._objects.is_wanted(self._kind, metadata.name):
+            self._objects.store(self._kind, metadata.name, bytes(event.object))
         self._since = metadata.resource_version
 
 
@@ -283,11 +283,11 @@ class KubernetesWatch:
             failed = True
             try:
                 await self._fetch_missing()
-                self._fetching.well()
+                self._fetching.succeeded()
                 failed = False
             except CannotAsk as error:
-                self._fetching.failed(*_trouble(error, SECRETS))
-            await asyncio.sleep(pauses.ended(soon=failed))
+                self._fetching.failed(*_describe_error(error, SECRETS))
+            await asyncio.sleep(pauses.next_delay(soon=failed))
 
     async def _fetch_missing(self) -> None:
         """Fetch the missing Secrets. Raises `CannotAsk`."""
@@ -305,7 +305,7 @@ class KubernetesWatch:
             if name not in self._objects.missing:  # the watch has reported it in the meantime
                 return
             if raw:
-                self._objects.put(SECRETS, name, raw)
+                self._objects.store(SECRETS, name, raw)
             else:
                 self._objects.delete(SECRETS, name)
 
@@ -329,7 +329,7 @@ class KubernetesWatch:
                 if len(content) > MOST:
                     self._passing.failed("size", f"{len(content)} bytes of objects, more than {MOST}")
                 else:
-                    self._passing.well()
+                    self._passing.succeeded()
                     self._publish(content)
                     await self._until_taken()
             took_s = time.monotonic() - begun_at
@@ -346,7 +346,7 @@ class KubernetesWatch:
         """Wait until the state is activated, at the start and during other changes."""
         pauses = Pauses()
         while not await self._take() and not self._changed.is_set():
-            await asyncio.sleep(pauses.ended(soon=True))
+            await asyncio.sleep(pauses.next_delay(soon=True))
 
 
 async def _again_and_again(work: Callable[[], Awaitable[None]], report: WatchReport) -> None:
@@ -398,7 +398,7 @@ class Watching:
         self._wanted = self._watch = self._running = None
 
 
-def _trouble(error: CannotAsk, kind: str) -> tuple[str, str]:
+def _describe_error(error: CannotAsk, kind: str) -> tuple[str, str]:
     """Return the kind of an error, and the text to report."""
     if not isinstance(error, RequestRefused):
         return type(error).__name__, str(error)

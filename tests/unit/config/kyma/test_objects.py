@@ -131,8 +131,8 @@ def test_what_a_watch_says_is_read_like_a_file(watched: str) -> None:
     virtual_files.remember(watched, b'["in force"]')
     assert not watch.changed()
     assert disk.read(watched) == b'["in force"]', "each file is read once"
-    assert read_again(disk.held) == {watched: b'["said"]'}
-    assert found_by_patterns(disk.held) == {watched}
+    assert read_again(disk.contents_read) == {watched: b'["said"]'}
+    assert found_by_patterns(disk.contents_read) == {watched}
 
 
 def test_derived_files_are_on_no_disk_and_in_no_memory(tmp_path: Path) -> None:
@@ -145,6 +145,6 @@ def test_derived_files_are_on_no_disk_and_in_no_memory(tmp_path: Path) -> None:
     disk.derive(name, b"secret")
     disk.read(str(file))
     assert disk.read(name) == b"secret"
-    assert Memory(disk.held).held == {str(file): b"1"}
+    assert Memory(disk.contents_read).contents_read == {str(file): b"1"}
     file.write_bytes(b"22")
-    assert read_again(disk.held) == {str(file): b"22", name: b"secret"}
+    assert read_again(disk.contents_read) == {str(file): b"22", name: b"secret"}

@@ -23,7 +23,7 @@ class Upstream:
         began, self.now = self.now, self.now + seconds
         for _ in range(taken):
             if left:
-                self.limit.left(self.now, began, seconds)
+                self.limit.client_left(self.now, began, seconds)
             else:
                 self.limit.record_response(self.now, began, seconds, failed)
         assert self.limit.in_flight == 0

@@ -287,7 +287,7 @@ async def test_a_flood_of_wrong_passwords_is_bounded(users: Path) -> None:
 @on_loop
 async def test_few_wait_and_few_of_one_address() -> None:
     checking = Checking()
-    checking.enter()
+    checking.acquire()
     gate = Event()
     waiting = [asyncio.create_task(checking.check(f"192.0.2.{n // MOST_OF_ONE}", gate.wait)) for n in range(4)]
     await asyncio.sleep(0)
@@ -310,7 +310,7 @@ async def test_few_wait_and_few_of_one_address() -> None:
     gate.set()
     assert all(await asyncio.gather(*waiting))
     assert repr(checking) == "<Checking: 0 wait>"
-    checking.leave()
+    checking.release()
 
 
 @on_loop

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fastgw.http.http1.parser import body_buffer, taken
+from fastgw.http.http1.parser import body_buffer, leading_bytes
 
 SIZE = 1000
 
@@ -13,7 +13,7 @@ def read(buffer: memoryview, received: bytes) -> bytes:
     """What a loop does: lend the buffer, fill its beginning, and have it taken."""
     with memoryview(buffer) as lent:
         lent[: len(received)] = received
-    return taken(buffer, len(received))
+    return leading_bytes(buffer, len(received))
 
 
 @pytest.mark.parametrize("length", [0, 1, 499, 500, 501, 999, 1000])
@@ -51,10 +51,10 @@ def test_the_same_bytes_are_not_handed_over_twice():
     from fastgw.http.http1 import _parser
 
     buffer = _parser.body_buffer(SIZE)
-    _parser.taken(filled(buffer), SIZE)
+    _parser.leading_bytes(filled(buffer), SIZE)
     for length in (SIZE, 1, 0, -1, SIZE + 1):
         with pytest.raises(ValueError, match="nothing was read"):
-            _parser.taken(buffer, length)
+            _parser.leading_bytes(buffer, length)
 
 
 @pytest.mark.twin
@@ -63,7 +63,7 @@ def test_no_more_is_taken_than_there_is(length):
     from fastgw.http.http1 import _parser
 
     with pytest.raises(ValueError, match="nothing was read"):
-        _parser.taken(filled(_parser.body_buffer(SIZE)), length)
+        _parser.leading_bytes(filled(_parser.body_buffer(SIZE)), length)
 
 
 def filled(buffer: memoryview) -> memoryview:

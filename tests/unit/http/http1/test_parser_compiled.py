@@ -460,7 +460,7 @@ def test_names_are_known_in_whatever_case_and_none_that_only_seems_to_be_in_anot
 @pytest.mark.parametrize("length", range(5))
 def test_what_is_taken_out_of_a_buffer(length: int):
     for judges in (scan, parser_reference):
-        assert judges.taken(memoryview(bytearray(b"abc")), length) == b"abc"[:length]
+        assert judges.leading_bytes(memoryview(bytearray(b"abc")), length) == b"abc"[:length]
 
 
 @pytest.mark.parametrize("raw", ORDINARY_REQUESTS[:-1])

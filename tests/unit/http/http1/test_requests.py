@@ -6,7 +6,7 @@ import pytest
 
 from fastgw.http.http1 import parser as framing
 from fastgw.http.http1 import parser_reference
-from fastgw.http.http1.parser import Http1RequestHead, find_head_end, parse_request, parse_response, taken
+from fastgw.http.http1.parser import Http1RequestHead, find_head_end, leading_bytes, parse_request, parse_response
 from fastgw.http.malformed import Malformed
 
 
@@ -630,8 +630,8 @@ def test_a_path_may_have_been_sent_in_its_normal_form(path: bytes, as_sent: bool
 @pytest.mark.parametrize("length", [0, 1, 5, 10, 11])
 def test_what_was_read_is_taken_out_of_the_buffer_and_no_byte_more(length: int):
     buffer = memoryview(bytearray(b"0123456789"))
-    assert taken(buffer, length) == b"0123456789"[:length]
-    assert taken(buffer[2:8], length) == b"234567"[:length]
+    assert leading_bytes(buffer, length) == b"0123456789"[:length]
+    assert leading_bytes(buffer[2:8], length) == b"234567"[:length]
 
 
 def test_all_values_of_a_field_are_told_in_order():

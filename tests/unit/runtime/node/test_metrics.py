@@ -11,7 +11,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
 
 from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
-from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, wanted
+from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, negotiate_format
 from fastgw.config.base.value_types import Address, Url
 from fastgw.config.settings import gateway as config
 from fastgw.downstream.tls.connection import HandshakeOutcome
@@ -170,7 +170,7 @@ def test_histograms_are_cumulative_and_end_with_all(node: Node) -> None:
     ],
 )
 def test_the_format_is_what_is_asked_for(accept: bytes, form: object) -> None:
-    assert wanted(accept) is form
+    assert negotiate_format(accept) is form
 
 
 def test_a_worker_tells_of_its_process(node: Node) -> None:
@@ -293,7 +293,7 @@ def test_consumers_are_counted_by_name_and_others_together() -> None:
 
 
 def test_handshakes_are_told_by_how_they_ended(node: Node) -> None:
-    ended = node.words.shaken(node.own)
+    ended = node.words.handshake_counts(node.own)
     ended[HandshakeOutcome.FULL], ended[HandshakeOutcome.RESUMED], ended[HandshakeOutcome.CERTIFICATE_MISSING] = 5, 2, 3
     assert node.value("fastgw_tls_handshakes_total") == 7
     assert node.value("fastgw_tls_resumptions_total") == 2

@@ -22,11 +22,11 @@ def test_ready_is_the_supervisors_word_and_that_of_a_worker_which_goes_round(nod
     assert (words.is_serving(shared), words.is_ready(shared)) == (False, False)
     words.set_ready(shared, True)
     assert words.is_ready(shared)
-    words.hush(shared, 0, True)
+    words.set_silent(shared, 0, True)
     assert not words.is_ready(shared)
-    words.hush(shared, 0, False)
+    words.set_silent(shared, 0, False)
     assert words.is_ready(shared)
-    words.leave(one)
+    words.set_leaving(one)
     assert not words.is_ready(shared)
 
 
@@ -46,21 +46,21 @@ def test_the_states_of_a_worker(node_state):
     seen = [words.state_of(shared, 0)]
     words.serve(one, 1)
     seen.append(words.state_of(shared, 0))
-    words.hush(shared, 0, True)
+    words.set_silent(shared, 0, True)
     seen.append(words.state_of(shared, 0))
-    words.hush(shared, 0, False)
-    words.leave(one)
+    words.set_silent(shared, 0, False)
+    words.set_leaving(one)
     seen.append(words.state_of(shared, 0))
     assert seen == ["starting", "ready", "silent", "draining"]
-    words.left(shared, 0)
+    words.worker_reaped(shared, 0)
     assert words.state_of(shared, 0) == "starting"
     assert one.words[words.pid] == 0
 
 
 def test_who_is_dead_is_silent_no_more(node_state):
     words, shared = node_state.words, node_state.shared
-    words.hush(shared, 1, True)
-    words.left(shared, 1)
+    words.set_silent(shared, 1, True)
+    words.worker_reaped(shared, 1)
     words.serve(shared.columns[1], 1)
     assert words.accepting(shared) == 1
 
@@ -72,10 +72,10 @@ def test_the_oldest_generation_counts_who_is_leaving_and_who_is_about_to_be_born
     words.serve(shared.columns[0], 4)
     words.expect(shared, 1, 3)
     assert words.oldest_generation(shared) == 3
-    words.left(shared, 1)
+    words.worker_reaped(shared, 1)
     assert words.oldest_generation(shared) == 4
     words.serve(shared.columns[1], 2)
-    words.leave(shared.columns[1])
+    words.set_leaving(shared.columns[1])
     assert words.oldest_generation(shared) == 2
 
 

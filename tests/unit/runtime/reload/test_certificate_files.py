@@ -10,7 +10,7 @@ from cryptography.x509 import Certificate, load_pem_x509_certificate, load_pem_x
 from fastgw.config.base.value_types import Address
 from fastgw.config.settings.gateway import ClientAuth, Config, Listener, ServerCertificate, ServerTls
 from fastgw.net.client_certificate import expiry
-from fastgw.net.pem import amiss, amiss_authority, decoded
+from fastgw.net.pem import authority_problem, decoded, pair_problem
 from fastgw.runtime.reload.certificate_files import (
     certificate_infos,
     files_to_spare,
@@ -137,7 +137,7 @@ def test_what_verifies_clients_is_told_with_its_end_and_why_newer_contents_are_n
 
 def test_a_key_in_the_place_of_a_certificate_is_told(files: Files) -> None:
     certificate, key = (files.before[file] for file in files.a)
-    swapped = amiss(key, certificate)
+    swapped = pair_problem(key, certificate)
     assert swapped is not None
-    assert (swapped.of, swapped.wrong) == ("certificate", amiss_authority(key))
+    assert (swapped.of, swapped.wrong) == ("certificate", authority_problem(key))
     assert swapped.wrong == "it holds a private key: are certificate and key swapped?"

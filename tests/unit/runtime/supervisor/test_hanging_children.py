@@ -82,7 +82,7 @@ def test_who_beats_where_nobody_sees_it_is_left_alone(watched: Watched) -> None:
 
 
 def test_silence_before_an_upgrade_counts_after_it(watched: Watched) -> None:
-    watched.child.heartbeat.feel(watched.beat, 0.0)
+    watched.child.heartbeat.check_heartbeat(watched.beat, 0.0)
     watched.child.silent, watched.child.heartbeat.silence = True, HUNG_S - LOOK_MAX
     watched.look_for(LOOK_MAX)
     assert watched.told == []

@@ -131,7 +131,7 @@ def test_who_signals_process_and_group_is_not_impatient_and_who_comes_back_is(de
 
 
 def test_a_first_signal_after_another_wish_to_leave_is_no_impatience(node, clock):
-    node.life.leave("the admin API")
+    node.life.start_shutdown("the admin API")
     node.life.do_what_is_due(clock.now)
     clock.now += 10
     node.life.terminate("SIGTERM")
@@ -142,10 +142,10 @@ def test_a_first_signal_after_another_wish_to_leave_is_no_impatience(node, clock
 
 
 def test_who_asks_again_to_leave_changes_nothing(delayed, clock, capfd):
-    delayed.life.leave("the admin API")
+    delayed.life.start_shutdown("the admin API")
     due_at = delayed.life.due_at
     clock.now += 1
-    delayed.life.leave("the admin API")
+    delayed.life.start_shutdown("the admin API")
     assert delayed.life.due_at == due_at
     told = "asked by the admin API, readiness is off, drain begins in 5 s"
     assert messages(capfd.readouterr().err) == [told]

@@ -241,7 +241,7 @@ def test_it_ends_with_its_parent_and_nothing_more_is_told(end: str) -> None:
         asking.client.resets()
         asking.plane.settle()
     assert wire.aborted or wire.lost
-    assert asking.sent[0].over
+    assert asking.sent[0].is_over
     assert asking.told == came
     asking.watch.assert_even()
     asking.plane.assert_quiet()
@@ -270,7 +270,7 @@ def test_a_listener_that_raises_is_told_no_more(
     assert heard.told[-1] == "raised"
     assert heard.told.count("raised") == 1
     assert caplog.text.count("RuntimeError: of a filter") == 1
-    assert asking.sent[0].over
+    assert asking.sent[0].is_over
     asking.answers()
 
 

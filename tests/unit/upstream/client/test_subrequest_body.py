@@ -425,7 +425,7 @@ def test_all_of_them_end_with_their_parent(when: str, how: str) -> None:
     if how == "ends" and asking.parent.state.name != "ENDED":  # a client may half-close and wait
         asking.answers()
     assert [each.told for each in heard] == told
-    assert all(sent.over for sent in asking.sent)
+    assert all(sent.is_over for sent in asking.sent)
     asking.watch.assert_even()
     asking.plane.assert_quiet()
     assert asking.plane.worker_loop.turns.timers == []
@@ -463,7 +463,7 @@ def test_a_listener_may_do_anything_in_each_callback(which: str, what: str) -> N
         wire.resets()
     else:
         wire.sends(OK[-2:])
-    if what == "pause" and not asking.sent[0].over:
+    if what == "pause" and not asking.sent[0].is_over:
         asking.sent[0].resume()
         asking.plane.settle()
     assert len(calls) == 1
@@ -478,7 +478,7 @@ def test_a_listener_may_do_anything_in_each_callback(which: str, what: str) -> N
             wire.sends(OK)
         assert again.told == [(200, b"1"), b"ok", ()]
     asking.answers()
-    assert all(isinstance(each, Subrequest) and each.over for each in asking.sent)
+    assert all(isinstance(each, Subrequest) and each.is_over for each in asking.sent)
 
 
 # --- iterators that do not let themselves be closed ---

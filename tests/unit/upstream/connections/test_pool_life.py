@@ -267,8 +267,8 @@ async def test_a_target_that_is_added_is_one_like_the_others():
     async with Origin("127.0.0.1") as first, Origin("127.0.0.1") as second:
         pool = make(upstream(f"http://127.0.0.1:{first.port}"))
         added = Target(parse_url(f"http://127.0.0.1:{second.port}"))
-        pool.follow([*pool.targets, added])
-        pool.follow([added])
+        pool.add_targets([*pool.targets, added])
+        pool.add_targets([added])
         assert len(pool.targets) == 2
         borrower = Borrower()
         connection = pool.lend(added, borrower) or await borrower.answer()

@@ -539,15 +539,15 @@ def test_a_target_that_comes_back_gets_its_share_little_by_little():
     def weights(now: float) -> list[float]:
         return [member.weight for member in rising.weigh(group, now)]
 
-    rising.see({a, b}, 0.0)
+    rising.record_eligible({a, b}, 0.0)
     assert weights(0.0) == [2, 2]
     assert rising.next(0.0) is None
-    rising.see({a}, 5.0)
-    rising.see({a, b}, 7.0)
+    rising.record_eligible({a}, 5.0)
+    rising.record_eligible({a, b}, 7.0)
     assert weights(7.0) == pytest.approx([2, 0.2])
     assert rising.next(7.0) == 8.0
-    rising.see({a, b}, 12.0)
+    rising.record_eligible({a, b}, 12.0)
     assert weights(12.0) == pytest.approx([2, 1.0])
-    rising.see({a, b}, 17.0)
+    rising.record_eligible({a, b}, 17.0)
     assert weights(17.0) == [2, 2]
     assert rising.next(17.0) is None

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.filters.policies.oidc.cookie_encryption import Seal
-from fastgw.filters.policies.oidc.cookies import LONGEST, MOST_PIECES, AmbiguousCookie, Jar, clear, put
+from fastgw.filters.policies.oidc.cookies import LONGEST, MOST_PIECES, AmbiguousCookie, Jar, clear, set_cookies
 from fastgw.filters.policies.oidc.session import LoginAttempt, LoginSession, SealedSession
 from fastgw.filters.policies.oidc.urls import LONGEST_RETURN, is_safe, local, parameters_of, with_query
 
@@ -114,9 +114,9 @@ def sent(has: dict[bytes, bytes]) -> list[bytes]:
 
 @given(st.integers(1, LONGEST), st.integers(1, LONGEST))
 def test_a_value_comes_back_whole_also_after_a_longer_one(first: int, second: int) -> None:
-    has = kept(put(b"s", b"a" * first, b"; Path=/", {}))
+    has = kept(set_cookies(b"s", b"a" * first, b"; Path=/", {}))
     assert Jar(sent(has), is_ours).value(b"s") == b"a" * first
-    has = kept(put(b"s", b"b" * second, b"; Path=/", Jar(sent(has), is_ours).ours), has)
+    has = kept(set_cookies(b"s", b"b" * second, b"; Path=/", Jar(sent(has), is_ours).ours), has)
     assert Jar(sent(has), is_ours).value(b"s") == b"b" * second
     assert len(has) == -(-second // 3600)
     assert kept(clear(b"s", b"; Path=/", has), has) == {}
@@ -124,7 +124,7 @@ def test_a_value_comes_back_whole_also_after_a_longer_one(first: int, second: in
 
 def test_a_value_that_is_too_long_is_not_set() -> None:
     with pytest.raises(ValueError, match="do not fit"):
-        put(b"s", b"a" * (LONGEST + 1), b"", {})
+        set_cookies(b"s", b"a" * (LONGEST + 1), b"", {})
 
 
 def test_the_upstream_gets_the_other_cookies_as_they_are() -> None:

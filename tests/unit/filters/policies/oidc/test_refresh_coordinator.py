@@ -18,7 +18,7 @@ from fastgw.filters.policies.oidc.refresh_coordinator import (
     RefreshCoordinator,
     RefreshRequest,
     SessionPlace,
-    ask,
+    request_refresh,
 )
 from fastgw.upstream.targets.tls import read_tls
 from tests.support.fetching import fetching
@@ -48,12 +48,16 @@ def on_both_loops(test: Callable[[], Awaitable[None]]) -> None:
 def test_questions_with_one_mark_are_one() -> None:
     async def test() -> None:
         async with opened() as (coordinator, liar):
-            together = await asyncio.gather(*(ask(coordinator.place, question(coordinator, liar)) for _ in range(20)))
+            together = await asyncio.gather(
+                *(request_refresh(coordinator.place, question(coordinator, liar)) for _ in range(20))
+            )
             assert together == [RefreshAnswer(200, b"tokens")] * 20
             liar.says["/token"] = 400, b"used already"
-            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
+            assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(
+                200, b"tokens"
+            )
             assert len(liar.asked) == 1
-            assert await ask(coordinator.place, question(coordinator, liar, b"another")) == RefreshAnswer(
+            assert await request_refresh(coordinator.place, question(coordinator, liar, b"another")) == RefreshAnswer(
                 400, b"used already"
             )
             assert [form for _, form in liar.asked] == [{"refresh_token": "r"}] * 2
@@ -65,10 +69,12 @@ def test_what_had_no_answer_is_asked_again() -> None:
     async def test() -> None:
         async with opened() as (coordinator, liar):
             nowhere = RefreshRequest(coordinator.place.key, b"m", "http://127.0.0.1:1/token", [], b"")
-            failed = await ask(coordinator.place, nowhere)
+            failed = await request_refresh(coordinator.place, nowhere)
             assert (failed.status, failed.body) == (0, b"")
             assert "127.0.0.1:1" in failed.reason
-            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
+            assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(
+                200, b"tokens"
+            )
 
     on_both_loops(test)
 
@@ -78,11 +84,13 @@ def test_who_has_left_does_not_take_the_answer_along() -> None:
 
     async def test() -> None:
         async with opened() as (coordinator, liar):
-            leaving = asyncio.create_task(ask(coordinator.place, question(coordinator, liar)))
+            leaving = asyncio.create_task(request_refresh(coordinator.place, question(coordinator, liar)))
             while not liar.asked:
                 await asyncio.sleep(0.001)
             leaving.cancel()
-            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
+            assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(
+                200, b"tokens"
+            )
             assert len(liar.asked) == 1
 
     on_both_loops(test)
@@ -107,7 +115,9 @@ def test_nonsense_is_not_answered(sent: bytes) -> None:
             writer.write_eof()
             assert await reader.read() == b""
             writer.close()
-            assert await ask(coordinator.place, question(coordinator, liar)) == RefreshAnswer(200, b"tokens")
+            assert await request_refresh(coordinator.place, question(coordinator, liar)) == RefreshAnswer(
+                200, b"tokens"
+            )
 
     on_both_loops(test)
 
@@ -116,7 +126,7 @@ def test_nobody_is_answered_without_the_key() -> None:
     async def test() -> None:
         async with opened() as (coordinator, liar):
             for key in ("0" * 64, "ä", coordinator.place.key[:-1]):
-                refused = await ask(coordinator.place, question(coordinator, liar, key=key))
+                refused = await request_refresh(coordinator.place, question(coordinator, liar, key=key))
                 assert (refused.status, refused.body) == (0, b"")
             assert liar.asked == []
 
@@ -128,9 +138,9 @@ def test_where_there_is_no_coordinator_nothing_is_asked() -> None:
         async with opened() as (coordinator, liar):
             place, asked = coordinator.place, question(coordinator, liar)
         with pytest.raises(CoordinatorUnavailable):
-            await ask(place, asked)
+            await request_refresh(place, asked)
         with pytest.raises(CoordinatorUnavailable):
-            await ask(SessionPlace("never-there", "k"), asked)
+            await request_refresh(SessionPlace("never-there", "k"), asked)
 
     on_both_loops(test)
 

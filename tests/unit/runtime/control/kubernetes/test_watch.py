@@ -419,8 +419,8 @@ def test_a_list_takes_nothing_away_that_it_did_not_look_for() -> None:
     objects.replace("applications", {"shop": shop}, ())
     objects.replace("secrets", {name: raw[name] for name in ("old", "deleted")}, objects.named)
     named = objects.named
-    objects.put("applications", "store", json.dumps(naming("store", "fetched", "late")).encode())
-    objects.put("secrets", "fetched", raw["fetched"])
+    objects.store("applications", "store", json.dumps(naming("store", "fetched", "late")).encode())
+    objects.store("secrets", "fetched", raw["fetched"])
     objects.replace("secrets", {"old": raw["old"]}, named)
     known = [each["metadata"]["name"] for each in json.loads(objects.content())]
     assert known == ["shop", "store", "fetched", "old"]
@@ -686,13 +686,13 @@ def test_an_api_server_that_is_slow_is_waited_for(server: ApiServer, tmp_path: P
 
 def test_pauses_grow_while_all_ends_soon_and_are_never_the_same() -> None:
     pauses = Pauses()
-    waited = [pauses.ended(soon=True) for _ in range(12)]
+    waited = [pauses.next_delay(soon=True) for _ in range(12)]
     assert waited[0] <= kubernetes_watch.PAUSE_S
     assert all(one < other for one, other in zip(waited[:5:2], waited[2:7:2], strict=True))
     assert kubernetes_watch.LONGEST_PAUSE_S / 2 <= waited[-1] <= kubernetes_watch.LONGEST_PAUSE_S
     assert len(set(waited)) == len(waited)
-    assert pauses.ended(soon=False) <= kubernetes_watch.PAUSE_S
-    assert pauses.ended(soon=True) <= kubernetes_watch.PAUSE_S
+    assert pauses.next_delay(soon=False) <= kubernetes_watch.PAUSE_S
+    assert pauses.next_delay(soon=True) <= kubernetes_watch.PAUSE_S
 
 
 # --- which cluster ---
