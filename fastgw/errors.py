@@ -56,6 +56,7 @@ class Fault(Enum):
     LENGTH_REQUIRED = 411, _DOWN, Retry.NEVER, "http_request_denied", "A Content-Length header is required."
     BODY_TOO_LARGE = 413, _DOWN, Retry.NEVER, "http_request_denied", "The request body is too large."
     TARGET_TOO_LONG = 414, _DOWN, Retry.NEVER, "http_request_error", "The request target is too long."
+    UNSUPPORTED_MEDIA_TYPE = 415, _DOWN, Retry.NEVER, "http_request_error", "The content type is not supported here."
     EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "The expectation is not supported."
     TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
     TOO_MANY_PASSWORDS = (

@@ -26,6 +26,7 @@ from fastgw.config.base.settings_codec import decode, encode
 from fastgw.filters import TYPES
 from fastgw.runtime.node.metrics import FAMILIES
 from tests.e2e.programs import program
+from tests.support.bookstore import api
 from tests.support.certificates import Certificates
 from tests.support.commands import ended
 
@@ -79,7 +80,9 @@ class StandIns:
             "ca": certificates.ca,
             "crl": certificates.revoke(),
             "jwks_file": certificate,
+            "descriptors": folder / "api.pb",
         }
+        self._files["descriptors"].write_bytes(api())
 
     def put(self, folder: Path, part: Any, above: str = "") -> None:
         """What this part of a configuration names is there, below `folder`."""

@@ -36,6 +36,7 @@ ORDER = [
     {
         "filters/policies/credentials",
         "filters/policies/grpc_bridges",
+        "filters/policies/grpc_transcode",
         "filters/policies/oidc",
         "filters/policies/websocket",
         "pipeline",
@@ -78,6 +79,8 @@ EDGES = {
     "gateway/tables.py": 2,  # what its start and stop raise
     "filters/api/warning_context.py": 2,  # what a filter's warnings raise, and the text of that
     "filters/plugins/loader.py": 2,  # what a package raises when it is imported, or its settings are read
+    "filters/policies/grpc_transcode/messages.py": 4,  # what the library raises for messages that it cannot convert
+    "filters/policies/grpc_transcode/conversions.py": 1,  # what a conversion raises is told to who has asked for it
     "filters/policies/websocket/guard.py": 1,  # who cannot be authenticated again does not go on
     "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/body_stages.py": 1,  # a stage that raises as it is cancelled: the others are still told

@@ -13,6 +13,7 @@ from fastgw.filters.policies.credentials import Credentials
 from fastgw.filters.policies.egress_calls import EgressCalls, UnknownService
 from fastgw.filters.policies.forward_auth import ForwardAuth
 from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
+from fastgw.filters.policies.grpc_transcode import GrpcTranscode
 from fastgw.filters.policies.headers import Headers
 from fastgw.filters.policies.hmac import Hmac
 from fastgw.filters.policies.https_redirect import HttpsRedirect
@@ -61,6 +62,7 @@ TYPES: Final = FilterTypes(
         Headers,
         ResponseUrls,
         TargetErrors,
+        GrpcTranscode,
         Mirror,
         Credentials,
         RequestParameters,

@@ -119,6 +119,11 @@ routes:
 routes:
   - {name: unknown, respond: {status: 404}, filters: {unknown_service: {apps: [shop], addressing: path}}}
 """,
+    "grpc_transcode": """\
+upstreams: {bookstore: {targets: ["http://127.0.0.1:50051"], protocol: grpc}}
+routes:
+  - {name: bookstore, upstream: bookstore, filters: {grpc_transcode: {descriptors: api.pb}}}
+""",
     "grpc_web": """\
 upstreams: {greeter: {targets: ["http://127.0.0.1:50051"], protocol: grpc}}
 routes:

@@ -1,0 +1,454 @@
+"""Transcoding of one exchange: a request with JSON becomes a call of gRPC, and its messages become the response.
+
+Rule 1: a call that is not streamed is sent once its message is complete and valid, and answered once its status is
+known. Rule 2: a streamed response begins with its first message; a status that follows it other than OK is the last
+line. Rule 3: no message is longer than `message_bytes`, of JSON or of gRPC, declared or sent. Rule 4: what is not
+converted yet pauses its source.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, Final, NamedTuple, final
+
+import orjson
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Relay, Reply, Response, Trailers
+from fastgw.exchange.body_relay import BodySink
+from fastgw.exchange.reply import NO_NAMES, UNKNOWN, own_response
+from fastgw.exchange.states import ANSWERING, ENDED
+from fastgw.filters.policies.grpc_transcode.conversions import Conversions
+from fastgw.filters.policies.grpc_transcode.descriptors import Api, Binding
+from fastgw.filters.policies.grpc_transcode.json_input import InvalidRequest
+from fastgw.filters.policies.grpc_transcode.messages import (
+    InvalidResponse,
+    JsonFormat,
+    RequestReader,
+    ResponseWriter,
+    status_details,
+)
+from fastgw.http.built_request import BuiltRequestHead
+from fastgw.http.field_names import HOP_BY_HOP, NOT_IN_TRAILERS, WRITTEN_HERE
+from fastgw.http.grpc.calls import TIMEOUT, is_grpc
+from fastgw.http.grpc.frames import COMPRESSED, FrameError, FrameTooLarge, MessageReader, frame
+from fastgw.http.grpc.status import (
+    DETAILS,
+    MESSAGE,
+    OF_UPSTREAM,
+    STATUS,
+    TO_HTTP,
+    GrpcStatus,
+    decode_message,
+    parse_status,
+)
+from fastgw.http.http1 import serializer
+from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
+from fastgw.upstream.forwarding.forward_action import Forward
+
+JSON: Final = b"application/json"
+LINES: Final = b"application/x-ndjson"
+_PROBLEM: Final = b"application/problem+json"
+_NOT_SENT: Final = WRITTEN_HERE | frozenset(
+    b"accept accept-charset accept-encoding accept-language content-digest content-disposition content-encoding "
+    b"content-language content-location content-md5 content-type digest expect if-match if-modified-since "
+    b"if-none-match if-range if-unmodified-since range repr-digest trailer".split()
+)
+"""Headers of the client that describe JSON, or the resource over HTTP, and not the call."""
+_NOT_SHOWN: Final = HOP_BY_HOP | frozenset(
+    b"accept-encoding content-digest content-encoding content-md5 content-type digest repr-digest trailer".split()
+)
+"""Headers of the upstream that describe its message."""
+_GRPC: Final = b"grpc-"
+_CALL: Final = ((b"Content-Type", b"application/grpc"), (b"Grpc-Accept-Encoding", b"identity"))
+
+
+class TranscodingUse(NamedTuple):
+    """A use of the filter."""
+
+    api: Api
+    format: JsonFormat
+    message_bytes: int
+
+
+class Status(NamedTuple):
+    """Status that is not OK."""
+
+    code: GrpcStatus
+    message: str
+    details: bytes | None = None
+
+    def body(self, use: TranscodingUse) -> dict[str, Any]:
+        """Return it as a problem (RFC 9457), with the members of google.rpc.Status."""
+        name = self.code.name.lower()
+        body: dict[str, Any] = {
+            "type": f"urn:fastgw:grpc:{name}",
+            "title": name.replace("_", " ").capitalize(),
+            "status": TO_HTTP[self.code],
+            "detail": self.message,
+            "code": int(self.code),
+            "message": self.message,
+            "details": status_details(self.details, use.format, use.api),
+        }
+        if not self.message:
+            del body["detail"]
+        return body
+
+
+@final
+class Transcoding(BodySink, CallListener):
+    """Sink of the request's body, source of the call's body, and listener to the call."""
+
+    __slots__ = (
+        "_begun",
+        "_binding",
+        "_body",
+        "_call",
+        "_conversions",
+        "_exchange",
+        "_frames",
+        "_held",
+        "_is_held",
+        "_message",
+        "_over",
+        "_reader",
+        "_response",
+        "_sent",
+        "_upstream_is_full",
+        "_use",
+        "_writer",
+    )
+
+    def __init__(
+        self, use: TranscodingUse, binding: Binding, reader: RequestReader, exchange: Exchange, forward: Forward
+    ) -> None:
+        self._use, self._binding, self._reader, self._exchange = use, binding, reader, exchange
+        self._writer = ResponseWriter(binding, use.format, use.api)
+        self._call = TranslatedCall(exchange, forward.unrewritten(), self)
+        self._conversions = Conversions(self._hold)
+        self._frames = MessageReader(use.message_bytes, COMPRESSED)
+        self._body: Relay | None = None  # the request's, as long as more of it may come
+        self._held = bytearray()  # bytes of the request's body that are not a message yet
+        self._sent: Relay | None = None  # the call's, where messages are streamed
+        self._response: Response | None = None
+        self._message: bytes | None = None  # the response's, where it is only one
+        self._begun = False  # the response has
+        self._is_held = self._upstream_is_full = self._over = False
+
+    def __repr__(self) -> str:
+        return f"<Transcoding {self._binding.method.name}>"
+
+    # the request
+
+    def begin(self) -> None:
+        exchange, body = self._exchange, self._exchange.request_body
+        if self._binding.method.client_streams:
+            self._sent = Relay(self)
+            self._send(self._sent)
+            if self._over:
+                return
+        if body is None:
+            self.end(())
+            return
+        if exchange.head.expects_continue and not body.bytes:
+            exchange.client.send_interim(None)
+        if not body.ended:
+            self._body = body
+        held = body.attach(self)
+        if held:
+            self.feed(held)
+        if body.ended:
+            self.end(())
+
+    def _send(self, body: Relay) -> None:
+        exchange, method = self._exchange, self._binding.method
+        fields = [(name, value) for name, value in exchange.headers if _is_metadata(name.lower(), _NOT_SENT)]
+        authority = exchange.authority or b"localhost"
+        head = BuiltRequestHead(b"POST", authority, method.path, (*fields, *_CALL), body.length, accepts_trailers=True)
+        self._call.send(head, body)
+
+    def feed(self, payload: bytes) -> None:
+        """Take a piece of the request's body."""
+        if self._over:
+            return
+        held = self._held
+        if self._sent is None:
+            held += payload
+            if len(held) > self._use.message_bytes:
+                self._refuse_long()
+            return
+        searched = len(held)
+        held += payload
+        start = 0
+        while not self._over and (stop := held.find(b"\n", max(start, searched))) >= 0:
+            self._read_line(bytes(held[start:stop]))
+            start = stop + 1
+        if not self._over:
+            del held[:start]
+            if len(held) > self._use.message_bytes:
+                self._refuse_long()
+
+    def end(self, trailers: Trailers) -> None:
+        """Take the end of the request's body."""
+        self._body = None
+        if self._over:
+            return
+        rest = bytes(self._held)
+        self._held.clear()
+        if self._sent is None:
+            content_type = self._exchange.field(b"content-type") or b""
+            self._conversions.add(len(rest), partial(self._reader.read, rest, content_type), self._message_read)
+            return
+        self._read_line(rest)
+        self._conversions.add(0, bool, lambda _: self._sent_all())
+
+    def _refuse_long(self) -> None:
+        most = self._use.message_bytes
+        self._exchange.fail(Fault.BODY_TOO_LARGE, f"A message has more than {most} bytes.")
+
+    def _read_line(self, line: bytes) -> None:
+        line = line.strip(b" \t\r")
+        if len(line) > self._use.message_bytes:
+            self._refuse_long()
+        elif line:
+            self._conversions.add(len(line), partial(self._reader.read, line), self._message_read)
+
+    def _message_read(self, message: bytes | Exception) -> None:
+        exchange, sent = self._exchange, self._sent
+        if self._over:
+            return
+        if isinstance(message, InvalidRequest):
+            exchange.fail(Fault.BAD_REQUEST, str(message))
+        elif isinstance(message, Exception):
+            exchange.fail(Fault.INTERNAL, why=f"a request could not be converted: {message!r}")
+        elif len(message) > self._use.message_bytes:
+            self._refuse_long()
+        elif sent is None:
+            framed = frame(message)
+            self._send(Relay.whole(framed, None))
+        else:
+            framed = frame(message)
+            sent.bytes += len(framed)
+            sent.feed(framed)
+
+    def _sent_all(self) -> None:
+        if self._sent is not None and not self._over:
+            self._sent.end()
+
+    # source of the call's body (`Relay`), and of what is converted
+
+    def pause(self) -> None:
+        self._upstream_is_full = True
+        self._brake()
+
+    def resume(self) -> None:
+        self._upstream_is_full = False
+        self._brake()
+
+    def _hold(self, is_held: bool) -> None:
+        """Pause both sides while messages wait to be converted."""
+        self._is_held = is_held
+        self._call.hold(is_held)
+        self._brake()
+
+    def _brake(self) -> None:
+        body = self._body
+        if body is None:
+            return
+        if self._is_held or self._upstream_is_full:
+            body.pause()
+        else:
+            body.resume()
+
+    # the response (`CallListener`)
+
+    def on_response(self, response: Response) -> None:
+        head = response.head
+        assert head is not None
+        self._response = response
+        if head.status == 200 and not is_grpc(head):
+            self._fail(Fault.UPSTREAM_MALFORMED, "the response of the upstream is not one of gRPC")
+
+    def on_data(self, payload: bytes) -> None:
+        if self._over or self._response is None or self._status != 200:
+            return
+        try:
+            messages = self._frames.feed(payload)
+        except FrameTooLarge as error:
+            self._fail(Fault.RESPONSE_TOO_LARGE, str(error))
+            return
+        except FrameError as error:
+            self._fail(Fault.UPSTREAM_MALFORMED, str(error))
+            return
+        for flags, message in messages:
+            if self._over:
+                return
+            if flags & COMPRESSED:
+                self._fail(Fault.UPSTREAM_MALFORMED, "a message is compressed, though that was not offered")
+            elif self._binding.method.server_streams:
+                self._conversions.add(len(message), partial(self._written, message), self._message_written)
+            elif self._message is not None:
+                self._fail(Fault.UPSTREAM_MALFORMED, "there is more than one message")
+            else:
+                self._message = message
+
+    def on_end(self, trailers: Trailers) -> None:
+        response = self._response
+        if self._over or response is None:
+            return
+        try:
+            if self._status == 200:
+                self._frames.end()
+        except FrameError as error:
+            self._fail(Fault.UPSTREAM_MALFORMED, str(error))
+            return
+        status = self._status_in(trailers)
+        if status is None:
+            self._fail(Fault.UPSTREAM_MALFORMED, "the call ended without a status")
+        elif status.code is not GrpcStatus.OK:
+            self._conversions.add(0, bool, lambda _: self._answer_status(status))
+        elif self._binding.method.server_streams:
+            self._conversions.add(0, bool, lambda _: self._end_stream(trailers))
+        elif self._message is None:
+            self._fail(Fault.UPSTREAM_MALFORMED, "the call ended with the status OK, and without a message")
+        else:
+            message = self._message
+            self._conversions.add(
+                len(message), partial(self._written, message), partial(self._answer_message, trailers)
+            )
+
+    def on_cancel(self) -> None:
+        self._over = True
+        self._body = None
+        self._conversions.cancel()
+
+    @property
+    def _status(self) -> int:
+        assert self._response is not None
+        assert self._response.head is not None
+        return self._response.head.status
+
+    def _status_in(self, trailers: Trailers) -> Status | None:
+        assert self._response is not None
+        head = self._response.head
+        assert head is not None
+        told = {name.lower(): value for name, value in trailers}
+        if STATUS not in told:
+            told = {name: value for name in (STATUS, MESSAGE, DETAILS) if (value := head.first(name)) is not None}
+        if STATUS not in told:
+            if head.status == 200:
+                return None
+            code = OF_UPSTREAM.get(head.status, GrpcStatus.UNKNOWN)
+            return Status(code, f"The upstream service answered with the HTTP status {head.status}.")
+        return Status(parse_status(told[STATUS]), decode_message(told.get(MESSAGE, b"")), told.get(DETAILS))
+
+    def _written(self, message: bytes) -> tuple[bytes, bytes]:
+        """Return the content type and the bytes of a message."""
+        writer, streams = self._writer, self._binding.method.server_streams
+        if writer.is_raw:
+            return writer.raw(message)
+        return (LINES, writer.write(message) + b"\n") if streams else (JSON, writer.write(message))
+
+    def _has_failed(self, written: tuple[bytes, bytes] | Exception) -> bool:
+        if self._exchange.state is ENDED or self._over:
+            return True
+        if isinstance(written, InvalidResponse):
+            self._fail(Fault.UPSTREAM_MALFORMED, str(written))
+        elif isinstance(written, Exception):
+            self._fail(Fault.INTERNAL, f"a response could not be converted: {written!r}")
+        return isinstance(written, Exception)
+
+    def _fail(self, fault: Fault, why: str) -> None:
+        self._exchange.fail(fault, why=why)
+        self.on_cancel()
+
+    def _answer_message(self, trailers: Trailers, written: tuple[bytes, bytes] | Exception) -> None:
+        exchange = self._exchange
+        if self._has_failed(written):
+            return
+        assert not isinstance(written, Exception)
+        self.on_cancel()
+        content_type, payload = written
+        response = self._own(200, ((b"Content-Type", content_type),) if content_type else ())
+        fields = _metadata(trailers)
+        if fields and exchange.head.accepts_trailers and exchange.method != b"HEAD":
+            response.body_length = UNKNOWN
+            exchange.respond(response, payload, False)
+            if exchange.state is ANSWERING:
+                exchange.response_sink.end(fields)
+        else:
+            exchange.respond(response, payload, True)
+
+    def _message_written(self, written: tuple[bytes, bytes] | Exception) -> None:
+        exchange = self._exchange
+        if self._has_failed(written):
+            return
+        assert not isinstance(written, Exception)
+        content_type, payload = written
+        if not self._begun:
+            self._begin(content_type)
+        if exchange.state is ANSWERING and payload and not self._over:
+            exchange.response_bytes += len(payload)
+            exchange.response_sink.feed(payload)
+
+    def _begin(self, content_type: bytes) -> None:
+        """Begin a streamed response."""
+        self._begun = True
+        response = self._own(200, ((b"Content-Type", content_type),) if content_type else ())
+        response.body_length = UNKNOWN
+        if self._exchange.method == b"HEAD":  # what would follow is not needed
+            self._exchange.break_off()
+            self.on_cancel()
+        self._exchange.respond(response, b"", self._over)
+
+    def _end_stream(self, trailers: Trailers) -> None:
+        exchange = self._exchange
+        if exchange.state is ENDED or self._over:
+            return
+        if not self._begun:
+            self._begin(b"" if self._writer.is_raw else LINES)
+        if exchange.state is ANSWERING and not self._over:
+            exchange.response_sink.end(_metadata(trailers))
+        self.on_cancel()
+
+    def _answer_status(self, status: Status) -> None:
+        """Answer with a status that is not OK: as a problem, or as the last line of a stream."""
+        exchange, body = self._exchange, status.body(self._use)
+        if exchange.state is ENDED or self._over:
+            return
+        self.on_cancel()
+        exchange.why = exchange.why or f"the call ended with {status.code.name}"
+        if not self._begun:
+            fields = [(b"Content-Type", _PROBLEM), (b"Grpc-Status", b"%d" % status.code)]
+            response = self._own(TO_HTTP[status.code], fields)
+            if status.code is GrpcStatus.UNAUTHENTICATED and response.headers.get(b"www-authenticate") is None:
+                response.headers.set(b"WWW-Authenticate", b"Bearer")
+            exchange.respond(response, orjson.dumps(body), True)
+        elif self._writer.is_raw:
+            exchange.fail(Fault.UPSTREAM_INCOMPLETE)  # bytes of any type have no place for an error
+        elif exchange.state is ANSWERING:
+            line = orjson.dumps({"error": body}) + b"\n"
+            exchange.response_bytes += len(line)
+            exchange.response_sink.feed(line)
+            exchange.response_sink.end(((b"grpc-status", b"%d" % status.code),))
+
+    def _own(self, status: int, fields: Iterable[tuple[bytes, bytes]]) -> Response:
+        """Return a response with the metadata that the upstream has sent at the beginning."""
+        received = self._response
+        assert received is not None
+        assert received.head is not None
+        there = [(name, value) for name, value in received.head.fields() if _is_metadata(name.lower(), _NOT_SHOWN)]
+        response = own_response(Reply(status, b"", (*there, *fields)))
+        response.added, response.dropped = received.added, received.dropped or NO_NAMES
+        if serializer.NO_VIA not in received.dropped:
+            response.added += serializer.VIA[received.head.version]
+        return response
+
+
+def _is_metadata(name: bytes, left_out: frozenset[bytes]) -> bool:
+    """Whether a header with this lower-case name is passed on between HTTP and gRPC."""
+    return name not in left_out and (not name.startswith(_GRPC) or name == TIMEOUT)
+
+
+def _metadata(trailers: Trailers) -> Trailers:
+    """Return the trailers that are the method's own."""
+    return tuple((name, value) for name, value in trailers if _is_metadata(name.lower(), NOT_IN_TRAILERS))

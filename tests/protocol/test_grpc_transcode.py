@@ -1,0 +1,608 @@
+"""JSON for services of gRPC, by the `google.api.http` rules of a descriptor set: with grpcio as the server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from fastgw.compiled import PURE
+from tests.support.bookstore import DEADLINE, World, api, compiled, message
+from tests.support.commands import ended
+from tests.support.gateway import wait_until, write_config
+from tests.support.http2_peer import Http2Client, Http2Message, Http2Origin, Http2Peer
+
+pytestmark = [pytest.mark.twin, pytest.mark.skipif(PURE, reason="HTTP/2 is there with the compiled module only")]
+JSON = {"content-type": "application/json"}
+LINES = {"content-type": "application/x-ndjson"}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Any]:
+    with contextlib.ExitStack() as stack:
+        yield lambda **more: World(tmp_path, stack, **more)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        yield World(tmp_path_factory.mktemp("bookstore"), stack)
+
+
+@pytest.fixture
+def world(shared: World) -> World:
+    shared.store.seen.clear()
+    shared.store.cancelled.clear()
+    shared.store.began.clear()
+    return shared
+
+
+@pytest.fixture(params=["http1", "http2"])
+def client(request: pytest.FixtureRequest, world: World) -> Iterator[httpx.Client]:
+    with _client(world, request.param) as made:
+        made.get("/")  # it knows the windows of HTTP/2 before it sends a body
+        yield made
+
+
+def _client(world: World, version: str = "http1") -> httpx.Client:
+    is_http2 = version == "http2"
+    return httpx.Client(base_url=world.url, http1=not is_http2, http2=is_http2, timeout=DEADLINE)
+
+
+def test_each_kind_of_rule_leads_to_its_method(world: World, client: httpx.Client) -> None:
+    got = client.get("/v1/shelves/7")
+    assert (got.status_code, got.json()) == (200, {"name": "shelves/7", "displayName": "Mystery", "size": str(2**53)})
+    assert got.headers["content-type"] == "application/json"
+    assert client.request("SEARCH", "/v1/shelves/7").json()["name"] == "shelves/7"
+    assert client.get("/v1/shelves", params={"page_size": "2"}).json()[1]["name"] == "shelves/1"
+    assert client.post("/v1/shelves", params={"request_id": "r"}, json={"name": "n"}).json() == {"name": "n"}
+    assert client.patch("/v1/shelves/7", json={"displayName": "d"}).json() == {"name": "shelves/7", "displayName": "d"}
+    assert client.put("/v1/all/7", json={"shelf": {"size": 1}}).json() == {"size": "1"}
+    assert client.delete("/v1/shelves/7").json() == {}
+    assert client.post("/v1/shelves/7:move", json={}).json() == {"text": "shelves/7"}
+    assert client.post("/v1/numbers", json=[1, 2]).json() == [1, 2]
+    assert client.get("/v1/files/a/b%20c").json() == {"text": "a/b c"}
+    names = "GetShelf GetShelf ListShelves CreateShelf UpdateShelf UpdateShelf DeleteShelf MoveShelf Echo Echo"
+    assert [each[0] for each in world.store.seen] == names.split()
+
+
+def test_the_log_has_the_request_of_the_client(world: World) -> None:
+    with _client(world) as client:
+        client.get("/v1/shelves/log")
+    record = world.gateway.wait_for_record(path="/v1/shelves/log")
+    shown = {name: record[name] for name in ("method", "status", "upstream", "route", "fault", "retries")}
+    assert shown == {
+        "method": "GET", "status": 200, "upstream": "u", "route": "bookstore", "fault": None, "retries": 0
+    }  # fmt: skip
+    assert record["target"].startswith("127.0.0.1:")
+    assert record["upstream_s"] > 0
+
+
+def test_headers_are_metadata_both_ways(world: World, client: httpx.Client) -> None:
+    got = client.get("/v1/shelves/7", headers={"x-mine": "m", "cookie": "a=b", "grpc-timeout": "5S", "grpc-other": "x"})
+    assert got.headers["x-initial"] == "i"
+    assert "x-trailing" not in got.headers
+    (_, _, metadata, left) = world.store.seen[0]
+    assert (metadata["x-mine"], metadata["cookie"], metadata["x-forwarded-proto"]) == ("m", "a=b", "http")
+    assert left is not None
+    assert left < 5
+    assert not {"accept", "content-length", "grpc-other", "grpc-encoding"} & set(metadata)
+
+
+def test_trailing_metadata_is_trailers_for_those_who_accept_them(world: World) -> None:
+    with Http2Client(world.gateway.address()) as client:
+        response = client.exchange([(b"te", b"trailers")], path=b"/v1/shelves/7")
+    assert json.loads(response.body)["name"] == "shelves/7"
+    assert response.trailers == [(b"x-trailing", b"t")]
+
+
+def test_plain_grpc_passes_on_the_same_route(world: World) -> None:
+    call = world.channel.unary_unary("/bookstore.v1.Bookstore/GetShelf")
+    raw, made = call.with_call(message("GetShelfRequest")(name="plain").SerializeToString(), timeout=DEADLINE)
+    assert message("Shelf").FromString(raw).name == "plain"
+    assert dict(made.trailing_metadata())["x-trailing"] == "t"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "type", "allow"),
+    [
+        ("GET", "/v1/nothing", 404, "route_not_found", None),
+        ("POST", "/bookstore.v1.Bookstore/Hidden", 404, "route_not_found", None),  # no rule, and no `auto_mapping`
+        ("PUT", "/v1/shelves", 405, "method_not_allowed", "GET, HEAD, POST"),
+        ("GET", "/v1/all/7", 405, "method_not_allowed", "PUT"),
+        ("GET", "/v1/shelves/", 404, "route_not_found", None),
+    ],
+)
+def test_other_paths_and_methods_are_not_found(
+    client: httpx.Client, method: str, path: str, status: int, type: str, allow: str | None
+) -> None:
+    got = client.request(method, path)
+    assert (got.status_code, got.headers["content-type"]) == (status, "application/problem+json")
+    assert got.json()["type"] == f"urn:fastgw:fault:{type}"
+    assert got.headers.get("allow") == allow
+
+
+def test_head_is_answered_like_get(world: World, client: httpx.Client) -> None:
+    got = client.head("/v1/shelves/7")
+    assert (got.status_code, got.content) == (200, b"")
+    assert int(got.headers["content-length"]) == len(client.get("/v1/shelves/7").content)
+    got = client.head("/v1/watch/endless")
+    assert (got.status_code, got.headers["content-type"], got.content) == (200, "application/x-ndjson", b"")
+    assert world.store.cancelled.wait(DEADLINE)
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        *(("CANCELLED", 499), ("UNKNOWN", 500), ("INVALID_ARGUMENT", 400), ("DEADLINE_EXCEEDED", 504)),
+        *(("NOT_FOUND", 404), ("ALREADY_EXISTS", 409), ("PERMISSION_DENIED", 403), ("RESOURCE_EXHAUSTED", 429)),
+        *(("FAILED_PRECONDITION", 400), ("ABORTED", 409), ("OUT_OF_RANGE", 400), ("UNIMPLEMENTED", 501)),
+        *(("INTERNAL", 500), ("UNAVAILABLE", 503), ("DATA_LOSS", 500), ("UNAUTHENTICATED", 401)),
+    ],
+)
+def test_each_status_has_its_http_status(client: httpx.Client, code: str, status: int) -> None:
+    got = client.post("/v1/echo", json={"text": f"fail:{code}"})
+    number = grpc.StatusCode[code].value[0]
+    assert (got.status_code, got.headers["content-type"]) == (status, "application/problem+json")
+    assert got.headers["grpc-status"] == str(number)
+    assert got.json() == {
+        "type": f"urn:fastgw:grpc:{code.lower()}",
+        "title": code.lower().replace("_", " ").capitalize(),
+        "status": status,
+        "detail": "why: 100 % ä",
+        "code": number,
+        "message": "why: 100 % ä",
+        "details": [],
+    }
+    assert ("www-authenticate" in got.headers) == (status == 401)
+
+
+def test_details_are_json_if_their_type_is_known(client: httpx.Client) -> None:
+    got = client.post("/v1/echo", json={"text": "details:NOT_FOUND"})
+    assert (got.status_code, got.json()["message"]) == (404, "with details")
+    assert got.json()["details"] == [
+        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "WHY", "domain": "bookstore.example"},
+        {"@type": "type.googleapis.com/no.such.Type", "value": "AQI="},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"{", "The JSON is malformed"),
+        (b'{"text": "a", "text": "b"}', 'The JSON has the key "text" twice in one object.'),
+        (b'{"number": 1e99}', "Failed to parse number field"),
+        (b'{"text": 5}', "Failed to parse text field"),
+        (b'{"nothing": 1}', 'Message type "bookstore.v1.Everything" has no field named "nothing"'),
+        (b"[" * 100_000, "The JSON is nested too deeply."),
+        (b'{"value": ' + b"[" * 5000 + b"]" * 5000 + b"}", ""),
+        (b'{"text": "' + b"x" * 10_000 + b'", "number": "x"}', '"x" is not a number'),  # converted in the thread
+    ],
+)
+def test_json_that_is_no_message_never_reaches_the_server(
+    world: World, client: httpx.Client, body: bytes, detail: str
+) -> None:
+    got = client.post("/v1/echo", content=body, headers=JSON)
+    assert got.status_code == 400
+    assert got.json()["type"] == "urn:fastgw:fault:bad_request"
+    assert got.json()["detail"].startswith(detail)
+    assert client.get("/v1/echo", params={"flag": "1"}).status_code == 400
+    assert client.get("/v1/echo", params={"nothing": "1"}).status_code == 400
+    assert not world.store.seen
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"content-type": "application/json; charset=utf-8"}, 200),
+        ({"content-type": "application/merge-patch+json"}, 200),
+        ({}, 200),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": "application/x-ndjson"}, 415),  # this method takes one message
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
+    ],
+)
+def test_bodies_have_to_say_that_they_are_json(client: httpx.Client, headers: dict[str, str], status: int) -> None:
+    got = client.post("/v1/echo", content=b"{}", headers=headers)
+    assert got.status_code == status
+    if status == 415:
+        assert got.json()["type"] == "urn:fastgw:fault:unsupported_media_type"
+
+
+def test_messages_are_bounded_both_ways(make: Any) -> None:
+    world = make(transcode={"message_bytes": 1000})
+    with _client(world) as client:
+        exact = b'{"text": "' + b"x" * (1000 - 12) + b'"}'
+        assert client.post("/v1/echo", content=exact, headers=JSON).status_code == 200
+        assert client.post("/v1/echo", content=exact + b" ", headers=JSON).status_code == 413
+        large = {"text": "large", "number": 995}
+        assert client.post("/v1/echo", json=large).status_code == 200  # 998 bytes
+        got = client.post("/v1/echo", json={**large, "number": 998})
+        assert (got.status_code, got.json()["type"]) == (502, "urn:fastgw:fault:response_too_large")
+        line = b'{"text": "' + b"x" * 1000 + b'"}'
+        got = client.post("/v1/sum", content=b'{"number": 1}\n' + line, headers=LINES)
+        assert (got.status_code, got.json()["type"]) == (413, "urn:fastgw:fault:body_too_large")
+
+
+def test_large_messages_are_converted_as_well(world: World, client: httpx.Client) -> None:
+    sent = {"numbers": list(range(20_000)), "text": "ä" * 100_000}
+    assert client.post("/v1/echo", json=sent).json() == sent
+
+
+# streams
+
+
+def test_a_streamed_response_arrives_line_by_line(world: World, client: httpx.Client) -> None:
+    world.store.go_on.release()
+    with client.stream("GET", "/v1/watch/step", params={"number": "3"}) as got:
+        assert (got.status_code, got.headers["content-type"]) == (200, "application/x-ndjson")
+        read = []
+        for line in got.iter_lines():
+            read.append(json.loads(line))
+            world.store.go_on.release()  # the next one is sent once this was read
+    world.store.go_on.acquire(blocking=False)
+    assert read == [{"text": "m"}, {"text": "m", "number": 1}, {"text": "m", "number": 2}]
+
+
+def test_a_stream_of_nothing_is_empty(client: httpx.Client) -> None:
+    got = client.get("/v1/watch/x")
+    assert (got.status_code, got.headers["content-type"], got.content) == (200, "application/x-ndjson", b"")
+
+
+def test_a_stream_that_fails_at_once_has_a_status(client: httpx.Client) -> None:
+    assert client.get("/v1/watch/fail:NOT_FOUND").status_code == 404
+
+
+def test_a_stream_that_fails_later_says_so_in_its_last_line(world: World, client: httpx.Client) -> None:
+    got = client.get("/v1/watch/late", params={"number": "2"})
+    lines = [json.loads(line) for line in got.text.splitlines()]
+    assert [line.get("text") for line in lines] == ["m", "m", None]
+    assert (lines[2]["error"]["code"], lines[2]["error"]["details"][0]["reason"]) == (10, "WHY")
+
+
+def test_a_stream_with_a_message_that_is_none_breaks_off(client: httpx.Client) -> None:
+    with client.stream("GET", "/v1/watch/garbage?number=1") as got:
+        assert got.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            got.read()
+
+
+def test_many_messages_come_in_order(client: httpx.Client) -> None:
+    """Some are converted on the loop, and some in the thread."""
+    got = client.get("/v1/watch/x", params={"number": "5000"})
+    assert [json.loads(line).get("number", 0) for line in got.iter_lines()] == list(range(5000))
+
+
+def test_a_client_that_does_not_read_stops_the_server(world: World) -> None:
+    with Http2Client(world.gateway.address()) as client:
+        stream = client.ask(path=b"/v1/watch/endless")
+        client.read_head(stream)
+        assert not world.store.cancelled.wait(0.5)  # a bug would not be seen in any shorter time
+        client.rst(stream, 8)
+        assert world.store.cancelled.wait(DEADLINE)
+
+
+def test_a_streamed_request_is_lines(world: World, client: httpx.Client) -> None:
+    def lines() -> Iterator[bytes]:
+        for number in range(100):
+            whole = b'{"number": %d}\r\n\n' % number
+            yield whole[:7]
+            yield whole[7:]
+
+    got = client.post("/v1/sum", content=lines(), headers=LINES)
+    assert (got.status_code, got.json()) == (200, {"number": sum(range(100))})
+    assert client.post("/v1/sum", content=b'{"number": 5}', headers=JSON).json() == {"number": 5}
+    assert client.post("/v1/sum").json() == {}
+
+
+def test_a_line_that_is_no_message_ends_the_call(world: World, client: httpx.Client) -> None:
+    got = client.post("/v1/sum", content=b'{"number": 1}\n{"number": }\n', headers=LINES)
+    assert got.status_code == 400
+    assert got.json()["detail"].startswith("The JSON is malformed")
+
+
+def test_a_server_that_answers_before_the_end_of_the_request(world: World, client: httpx.Client) -> None:
+    def lines() -> Iterator[bytes]:
+        yield b'{"text": "fail:ABORTED"}\n'
+        for _ in range(20):
+            yield b'{"number": 1}\n'
+
+    assert client.post("/v1/sum", content=lines(), headers=LINES).status_code == 409
+
+
+def test_both_sides_of_a_stream_go_on_over_http_2(world: World) -> None:
+    with Http2Client(world.gateway.address()) as client:
+        stream = 1
+        fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/chat"), (b":authority", b"a.test")]
+        client.headers(stream, [*fields, (b"content-type", b"application/x-ndjson")])
+        client.messages[stream] = told = Http2Message(stream)
+        for number in range(1, 4):  # each is sent once the one before was answered
+            client.data(stream, b'{"number": %d}\n' % number)
+            while told.body.count(b"\n") < number:
+                client.read_frame()
+        client.data(stream, b"", end=True)
+        got = client.read_message(stream)
+    assert got.status == 200
+    assert [json.loads(line)["number"] for line in got.body.splitlines()] == [1, 2, 3]
+
+
+def test_both_sides_of_a_stream_go_on_over_http_1(world: World) -> None:
+    def chunk(number: int) -> bytes:
+        line = b'{"number": %d}\n' % number
+        return b"%x\r\n%b\r\n" % (len(line), line)
+
+    with world.gateway.connect() as client:
+        client.send(b"POST /v1/chat HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-ndjson\r\n")
+        client.send(b"Transfer-Encoding: chunked\r\n\r\n" + chunk(1))
+        assert client.read_response_head().status == 200
+        for number in range(1, 4):
+            assert client.read_until(b"}\n\r\n").endswith(b'{"number":%d}\n\r\n' % number)
+            client.send(chunk(number + 1) if number < 3 else b"0\r\n\r\n")
+        assert client.read_until(b"0\r\n\r\n") == b"0\r\n\r\n"
+
+
+def test_bodies_of_any_type_pass_as_they_are(client: httpx.Client) -> None:
+    got = client.get("/v1/downloads/x")
+    assert (got.headers["content-type"], got.content) == ("image/png", b"\x89PNG\0x")
+    got = client.get("/v1/streams/x")
+    assert (got.headers["content-type"], got.content) == ("text/csv", b"one\ntwo")
+    got = client.post("/v1/uploads/x", content=b"\xff\0", headers={"content-type": "image/gif"})
+    assert got.json() == {"text": "image/gif", "data": "/wA="}
+
+
+# time, and ends
+
+
+def test_the_deadline_is_the_clients(world: World, client: httpx.Client) -> None:
+    got = client.post("/v1/echo", json={"text": "wait"}, headers={"grpc-timeout": "300m"})
+    assert (got.status_code, got.json()["type"]) in (
+        (504, "urn:fastgw:fault:upstream_timeout"),
+        (504, "urn:fastgw:grpc:deadline_exceeded"),  # the server was faster
+    )
+    assert world.store.cancelled.wait(DEADLINE)
+    assert client.get("/v1/shelves/7", headers={"grpc-timeout": "soon"}).status_code == 400
+
+
+def test_the_timeout_of_the_route_applies(make: Any) -> None:
+    world = make(route={"timeout": "300ms"})
+    with _client(world) as client:
+        got = client.post("/v1/echo", json={"text": "wait"})
+        assert got.status_code == 504
+    assert world.store.cancelled.wait(DEADLINE)
+
+
+def test_a_client_that_leaves_cancels_the_call(world: World) -> None:
+    with world.gateway.connect() as client:
+        body = b'{"text": "wait"}'
+        client.send(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
+        client.send(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert world.store.began.wait(DEADLINE)
+    assert world.store.cancelled.wait(DEADLINE)
+    record = world.gateway.wait_for_record(status=499)
+    assert (record["upstream"], record["route"]) == ("u", "bookstore")
+
+
+def test_a_server_that_is_away_is_a_fault_of_the_gateway(make: Any) -> None:
+    world = make(upstream={"retries": {"max": 0}})
+    world.server.stop(0).wait()
+    with _client(world) as client:
+        got = client.get("/v1/shelves/7")
+        assert (got.status_code, got.json()["type"]) == (502, "urn:fastgw:fault:connect_refused")
+        assert "proxy-status" in got.headers
+
+
+def test_calls_are_retried_as_the_upstream_says(make: Any) -> None:
+    with Http2Origin() as origin:
+        retries = {"conditions": ["unavailable"], "non_idempotent": True}
+        world = make(upstream={"targets": [{"url": origin.url}], "retries": retries})
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(path=b"/v1/shelves/7")
+            peer = origin.accept()
+            first = peer.read_message()
+            peer.headers(first.stream, [(b":status", b"200"), *GRPC, (b"grpc-status", b"14")], end=True)
+            second = peer.read_message()
+            assert second.body == first.body
+            _answer(peer, second.stream, framed(message("Shelf")(name="again")))
+            assert json.loads(client.read_message(stream).body) == {"name": "again"}
+        assert world.gateway.wait_for_record(path="/v1/shelves/7")["retries"] == 1
+
+
+def test_a_fallback_answers_in_place_of_an_upstream_that_is_away(make: Any) -> None:
+    fallback = {"conditions": ["unreachable"], "respond": {"status": 200, "body": "instead"}}
+    world = make(route={"fallback": fallback}, upstream={"retries": {"max": 0}})
+    world.server.stop(0).wait()
+    with _client(world) as client:
+        assert client.get("/v1/shelves/7").text == "instead"
+
+
+# hostile servers
+
+GRPC = [(b"content-type", b"application/grpc")]
+OK = [(b"grpc-status", b"0")]
+
+
+def framed(made: Any, flags: int = 0) -> bytes:
+    content = made if isinstance(made, bytes) else made.SerializeToString()
+    return struct.pack(">BI", flags, len(content)) + content
+
+
+def _answer(peer: Http2Peer, stream: int, body: bytes, trailers: Any = OK) -> None:
+    peer.headers(stream, [(b":status", b"200"), *GRPC])
+    if body:
+        peer.data(stream, body)
+    peer.headers(stream, trailers, end=True)
+
+
+SHELF = framed(b"\x0a\x01n")
+
+
+@pytest.mark.parametrize(
+    ("body", "trailers", "fault"),
+    [
+        (b"\0\0\0\0\5ab", OK, "upstream_malformed"),  # the message ends before its end
+        (b"\0\0", OK, "upstream_malformed"),
+        (b"", OK, "upstream_malformed"),  # OK, and no message
+        (SHELF + SHELF, OK, "upstream_malformed"),
+        (framed(b"\xff\xff"), OK, "upstream_malformed"),
+        (framed(b"\x0a\x01n", 1), OK, "upstream_malformed"),  # compressed, which was not offered
+        (framed(b"\x0a\x01n", 2), OK, "upstream_malformed"),
+        (b"\0\xff\xff\xff\xff", OK, "response_too_large"),
+        (SHELF, [(b"x-other", b"1")], "upstream_malformed"),  # no status
+    ],
+)
+def test_a_response_that_lies_is_a_502(make: Any, body: bytes, trailers: Any, fault: str) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(path=b"/v1/shelves/7")
+            peer = origin.accept()
+            _answer(peer, peer.read_message().stream, body, trailers)
+            response = client.read_message(stream)
+        assert (response.status, json.loads(response.body)["type"]) == (502, f"urn:fastgw:fault:{fault}")
+        assert world.gateway.wait_for_record(path="/v1/shelves/7")["fault"] == fault
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "type"),
+    [
+        ([(b":status", b"200"), (b"content-type", b"text/html")], 502, "urn:fastgw:fault:upstream_malformed"),
+        ([(b":status", b"200"), *GRPC], 502, "urn:fastgw:fault:upstream_malformed"),
+        ([(b":status", b"200"), *GRPC, (b"grpc-status", b"x")], 500, "urn:fastgw:grpc:unknown"),
+        ([(b":status", b"200"), *GRPC, (b"grpc-status", b"99")], 500, "urn:fastgw:grpc:unknown"),
+        ([(b":status", b"401")], 401, "urn:fastgw:grpc:unauthenticated"),
+        ([(b":status", b"503"), (b"content-type", b"text/html")], 503, "urn:fastgw:grpc:unavailable"),
+        ([(b":status", b"200"), *GRPC, (b"grpc-status", b"5"), (b"grpc-message", b"%zz%C3")], 404, "not_found"),
+        (
+            [(b":status", b"200"), *GRPC, (b"grpc-status", b"5"), (b"grpc-status-details-bin", b"%%%")],
+            404,
+            "urn:fastgw:grpc:not_found",
+        ),
+    ],
+)
+def test_a_response_without_a_body(make: Any, head: Any, status: int, type: str) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(path=b"/v1/shelves/7")
+            peer = origin.accept()
+            peer.headers(peer.read_message().stream, head, end=True)
+            response = client.read_message(stream)
+        assert response.status == status
+        assert json.loads(response.body)["type"].endswith(type)
+
+
+def test_a_stream_that_breaks_off_is_not_taken_for_whole(make: Any) -> None:
+    with Http2Origin() as origin:
+        world = make(upstream={"targets": [{"url": origin.url}]})
+        with Http2Client(world.gateway.address()) as client:
+            stream = client.ask(path=b"/v1/watch/x")
+            peer = origin.accept()
+            number = peer.read_message().stream
+            peer.headers(number, [(b":status", b"200"), *GRPC])
+            peer.data(number, framed(message("Everything")(number=1)))
+            client.read_head(stream)
+            peer.rst(number, 2)
+            response = client.read_message(stream)
+        assert response.body == b'{"number":1}\n'
+        assert response.reset is not None
+
+
+# settings
+
+
+def test_settings_change_what_is_read_and_written(make: Any) -> None:
+    world = make(
+        transcode={
+            "auto_mapping": True,
+            "preserve_proto_field_names": True,
+            "always_print_primitive_fields": True,
+            "always_print_enums_as_ints": True,
+            "unknown_fields": "ignore",
+            "services": ["bookstore.v1.Bookstore"],
+        }
+    )
+    with _client(world) as client:
+        assert client.get("/v1/shelves/7").json()["display_name"] == "Mystery"
+        got = client.post("/bookstore.v1.Bookstore/Hidden", json={"color": "RED", "nothing": 1}).json()
+        assert (got["color"], got["text"], got["long_number"]) == (1, "", "0")
+
+
+def test_the_path_is_that_of_the_upstream(make: Any) -> None:
+    world = make(route={"paths": ["/api/*"], "strip_prefix": "/api"})
+    with _client(world) as client:
+        assert client.get("/api/v1/shelves/7").json()["name"] == "shelves/7"
+        assert client.get("/v1/shelves/7").status_code == 404
+
+
+def test_other_filters_see_the_request_and_the_response_of_the_client(make: Any) -> None:
+    world = make(
+        filters={
+            "request_id": {},
+            "headers": {"request": {"set": {"X-Added": "yes"}}, "response": {"set": {"X-Seen": "yes"}}},
+            "key_auth": {"key_names": ["api_key"], "key_in": ["query"], "hide_credentials": True},
+        },
+        consumers=[{"name": "alice", "key_auth": [{"key": "a" * 32}]}],
+    )
+    with _client(world) as client:
+        assert client.get("/v1/shelves/7").status_code == 401
+        got = client.get("/v1/shelves/7", params={"api_key": "a" * 32})
+        assert (got.status_code, got.headers["x-seen"]) == (200, "yes")
+        assert client.get("/v1/nothing", params={"api_key": "a" * 32}).headers["x-seen"] == "yes"
+    metadata = world.store.seen[0][2]
+    assert metadata["x-added"] == "yes"
+    assert metadata["x-request-id"] == got.headers["x-request-id"]
+
+
+def test_a_new_descriptor_set_is_used_after_a_reload(make: Any, tmp_path: Path) -> None:
+    world = make(admin={"address": "127.0.0.1:0"})
+    with _client(world) as client:
+        assert client.get("/v2/shelf").status_code == 404
+        text = (Path(__file__).parents[1] / "support" / "protos" / "bookstore.proto").read_text()
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "bookstore.proto").write_text(text.replace("/v1/shelves", "/v2/shelf"))
+        world.descriptors.write_bytes(compiled(tmp_path / "new", "bookstore.proto"))
+        wait_until(lambda: client.get("/v2/shelf").status_code == 200, "the new rules are in force")
+        world.descriptors.write_bytes(b"broken")
+        world.gateway.stderr.wait_for(lambda line: b"is not a descriptor set" in line)
+        assert client.get("/v2/shelf").status_code == 200
+
+
+def test_check_names_what_is_wrong_with_the_descriptors(tmp_path: Path) -> None:
+    file = tmp_path / "api.pb"
+    route = {"name": "r", "upstream": "u", "filters": {"grpc_transcode": {"descriptors": str(file)}}}
+    upstream = {"targets": [{"url": "http://127.0.0.1:1"}], "protocol": "grpc"}
+    listeners = {"main": {"address": "127.0.0.1:0"}}
+    config = write_config(
+        {"version": 1, "listeners": listeners, "upstreams": {"u": upstream}, "routes": [route]}, tmp_path
+    )
+    file.write_bytes(b"syntax = 'proto3';")
+    told = ended("check", str(config), directory=tmp_path)
+    assert told.exit_code == 1
+    assert f"{file}: this is not a descriptor set; make it with protoc --include_imports" in told.output
+    file.write_bytes(api())
+    assert ended("check", str(config), directory=tmp_path).exit_code == 0
+
+
+def test_explain_names_the_call(tmp_path: Path) -> None:
+    (tmp_path / "api.pb").write_bytes(api())
+    route = {"name": "r", "upstream": "u", "filters": {"grpc_transcode": {"descriptors": str(tmp_path / "api.pb")}}}
+    upstream = {"targets": [{"url": "http://127.0.0.1:1"}], "protocol": "grpc"}
+    listeners = {"main": {"address": "127.0.0.1:0"}}
+    config = write_config(
+        {"version": 1, "listeners": listeners, "upstreams": {"u": upstream}, "routes": [route]}, tmp_path
+    )
+    told = ended("explain", str(config), "GET", "http://127.0.0.1/v1/shelves/7", directory=tmp_path)
+    assert "a call of bookstore.v1.Bookstore/GetShelf, by GET /v1/{name=shelves/*}" in told.output
+    told = ended("explain", str(config), "GET", "http://127.0.0.1/v1/nothing", directory=tmp_path)
+    assert "answers 404" in told.output
