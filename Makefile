@@ -26,6 +26,8 @@ TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=
 SSLYZE := .venv/sslyze/bin/sslyze
 # The OpenID provider that tests log in at, and where npm puts it.
 PROVIDER := tests/support/provider
+# The clients of gRPC-Web and Connect that pages of the tests have, and where npm puts them.
+RPC_CLIENTS := tests/support/rpc_clients
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy
 # What nginx + lua takes beyond them: Debian packages without a program.
 BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson libnginx-mod-stream
@@ -112,8 +114,8 @@ lint: setup  ## ruff and mypy --strict
 programs:
 	@$(call install_programs,$(TEST_PROGRAMS),make test)
 
-$(PROVIDER)/node_modules/.installed: $(PROVIDER)/package-lock.json | programs
-	npm --prefix $(PROVIDER) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+%/node_modules/.installed: %/package-lock.json | programs
+	npm --prefix $* ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 # In an environment of its own: it wants an older cryptography than we do.
@@ -124,7 +126,7 @@ $(SSLYZE): | .venv/.installed
 # A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again.
 AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-test: lint programs $(PROVIDER)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
+test: lint programs $(PROVIDER)/node_modules/.installed $(RPC_CLIENTS)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest $(AT_ONCE)
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest $(AT_ONCE) -m 'not twin' $(TWICE)
 
@@ -188,4 +190,4 @@ bench-check: setup  ## name what costs more instructions than bench/budgets.toml
 
 clean:  ## remove what the others made
 	find fastgw -name '_*.c' -delete -o -name '_*.so' -delete
-	rm -rf $(PROVIDER)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PROVIDER)/node_modules $(RPC_CLIENTS)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -38,6 +38,11 @@ MOST: Final = 2**32 - 1
 _STATUS_FIELDS: Final = frozenset((STATUS, MESSAGE, DETAILS))
 _NOT_SENT: Final = WRITTEN_HERE | DIGESTS | {b"content-type", b"expect", b"trailer", b"accept"}
 _NOT_RETURNED: Final = WRITTEN_HERE | DIGESTS | _STATUS_FIELDS | {b"content-type", b"trailer", b"accept-ranges"}
+_OF_HTTP: Final = frozenset(
+    b"age alt-svc cache-control date expires pragma proxy-status retry-after server set-cookie "
+    b"strict-transport-security vary via www-authenticate".split()
+)
+"""Headers that mean something over HTTP, also where all others of a head are trailers."""
 KEPT_OF_REPLIES: Final = WRITTEN_HERE | {b"content-type", b"content-encoding", b"content-language"}
 """Headers of a reply that describe its body, which is left out."""
 
@@ -247,7 +252,9 @@ class CallBridge(CallListener, BodySink):
         if head.status != 200 or not is_grpc(head):
             self._answer_foreign(head.status)
             return
-        self._ended_in_head = tuple(line for line in head.fields() if line[0].lower() in _STATUS_FIELDS)
+        if head.first(STATUS) is not None:
+            dropped = (_NOT_RETURNED - _STATUS_FIELDS) | _OF_HTTP
+            self._ended_in_head = tuple(line for line in head.fields() if line[0].lower() not in dropped)
         self.begin_response(response)
 
     def _answer_foreign(self, status: int) -> None:
@@ -295,10 +302,17 @@ def protocol_warnings(context: WarningContext) -> Iterator[str]:
 
 
 def returned_fields(response: Response) -> list[tuple[bytes, bytes]]:
-    """Return the headers of the upstream's response for the client, without the content type."""
-    assert response.head is not None
+    """Return the headers of the upstream's response that the client gets, but for the content type.
+
+    Where there is nothing but a status, all but those of HTTP are trailers ("Trailers-Only").
+    """
+    head = response.head
+    assert head is not None
     dropped = _NOT_RETURNED | response.dropped
-    return [line for line in response.head.fields() if line[0].lower() not in dropped]
+    fields = [line for line in head.fields() if line[0].lower() not in dropped]
+    if head.first(STATUS) is None:
+        return fields
+    return [line for line in fields if line[0].lower() in _OF_HTTP]
 
 
 def _fault_of(error: FrameError) -> Fault:

@@ -81,14 +81,19 @@ def test_trailers_cannot_be_forged_by_a_line_break() -> None:
 
 
 def test_headers_of_the_status_are_never_headers_of_the_response() -> None:
+    """A head with a status is trailers alone, but for what HTTP knows."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nGrpc-Status: 7\r\nGrpc-Message: no\r\nX-A: 1\r\n"
-    answer = head + b"Content-Length: 0\r\n\r\n"
+    answer = head + b"Vary: x\r\nContent-Length: 0\r\n\r\n"
     web = run(GrpcWeb(), request(framed(b"x"), WEB), response=answer)
-    assert (web.body, web.fields.get(b"X-A")) == (framed(b"grpc-status:7\r\ngrpc-message:no\r\n", 0x80), b"1")
+    assert web.body == framed(b"grpc-status:7\r\ngrpc-message:no\r\nx-a:1\r\n", 0x80)
     unary = run(ConnectRpc(), UNARY, response=answer)
     assert (unary.status, json.loads(unary.body)) == (403, {"code": "permission_denied", "message": "no"})
-    for ran in (web, unary):
+    assert unary.fields.get(b"Trailer-X-A") == b"1"
+    stream = run(ConnectRpc(), request(framed(b"x"), b"application/connect+proto"), response=answer)
+    assert json.loads(stream.body[5:])["metadata"] == {"x-a": ["1"]}
+    for ran in (web, unary, stream):
         assert ran.fields.get(b"Grpc-Status") is None
+        assert (ran.fields.get(b"X-A"), ran.fields.get(b"Vary")) == (None, b"x")
 
 
 def test_what_filters_hide_stays_hidden() -> None:
