@@ -39,7 +39,8 @@ def make(tmp_path: Path) -> Iterator[Any]:
 
         def made(**more: Any) -> World:
             filters = {"grpc_web": {}, **more.pop("filters", {})}
-            return World(tmp_path, stack, route={"filters": filters}, **more)
+            route = {"filters": filters, **{name: more.pop(name) for name in ("fallback",) if name in more}}
+            return World(tmp_path, stack, route=route, **more)
 
         yield made
 
@@ -464,3 +465,29 @@ def test_retries_and_fields_of_the_route_apply(make: Any, call: Call) -> None:
     assert (record["retries"], record["status"], record["method"]) == (1, 200, "POST")
     call(world, framed(b""))
     assert world.greeter.seen[-1]["x-added"] == "1"
+
+
+@both
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_fallback_takes_over(make: Any, origin: Http2Origin, call: Call, in_pieces: bool) -> None:
+    """The other upstream gets the whole call, what had come of it before as well."""
+    dead = {"targets": [{"url": "http://127.0.0.1:1"}], "protocol": "grpc"}
+    live = {"targets": [{"url": origin.url}], "protocol": "grpc"}
+    world = make(upstreams={"u": dead, "live": live}, fallback={"upstream": "live", "conditions": ["unreachable"]})
+    if not in_pieces:
+
+        def serve(peer: Http2Peer) -> None:
+            request = peer.read_message()
+            assert request.body == framed(b"x")
+            peer.headers(request.stream, GRPC)
+            peer.data(request.stream, framed(b"y"))
+            peer.headers(request.stream, OK_STATUS, end=True)
+
+        with served(origin, serve):
+            assert call(world, framed(b"x")).messages() == [b"y"]
+        return
+    with StreamingCall(world, call is call_http2, TEXT) as client:
+        client.send(b64encode(framed(b"first"))[:6])
+        peer = origin.accept()
+        client.send(b64encode(framed(b"first"))[6:], ended=True)
+        assert peer.read_message().body == framed(b"first")

@@ -81,7 +81,7 @@ class CallBridge(CallListener, BodySink):
 
     def __init__(self, exchange: Exchange, forward: Forward) -> None:
         self.exchange = exchange
-        self._call = TranslatedCall(exchange, forward, self)
+        self._forward = forward
         self._relay: Relay | None = None  # body of the call's request, until its end
         self._over = False
         self._ended_in_head: Trailers = ()  # a status in the head, after which no trailers follow
@@ -147,6 +147,7 @@ class CallBridge(CallListener, BodySink):
         """
         exchange = self.exchange
         body = exchange.request_body
+        call = TranslatedCall(exchange, self._forward, self)  # not kept: it has the relay, whose source we are
         try:
             whole = self._whole(body)
         except FrameError as error:
@@ -162,7 +163,7 @@ class CallBridge(CallListener, BodySink):
         length = None if whole is None else len(whole)
         head = BuiltRequestHead(b"POST", exchange.authority or b"localhost", self.target(), sent, length, True)
         if whole is not None:
-            self._call.send(head, Relay.whole(whole, len(whole)) if whole else None)
+            call.send(head, Relay.whole(whole, len(whole)) if whole else None)
             return
         assert body is not None
         if exchange.head.expects_continue and not body.bytes:
@@ -172,7 +173,7 @@ class CallBridge(CallListener, BodySink):
         if held:
             self.feed(held)
         if not self._over:
-            self._call.send(head, relay)
+            call.send(head, relay)
 
     def target(self) -> bytes:
         """Path and query of the call."""

@@ -9,6 +9,8 @@ import pytest
 
 from fastgw.filters.policies.grpc_bridges import ConnectRpc, GrpcWeb
 from fastgw.testing import ConfigError, configured, run
+from tests.support.memory import Plane
+from tests.unit.downstream.test_reference_circles import garbage
 
 WEB, TEXT = b"application/grpc-web+proto", b"application/grpc-web-text+proto"
 
@@ -125,3 +127,45 @@ def test_a_fault_of_the_upstream_is_told(filter: GrpcWeb | ConnectRpc) -> None:
     ran = run(filter, request(framed(b"x"), kind), response=None)
     assert (ran.status, ran.fault) == (200, "connection_lost")
     assert (b"grpc-status:14" if kind == WEB else b'"unavailable"') in ran.body
+
+
+def chunked_request(kind: bytes, more: bytes = b"") -> bytes:
+    head = b"POST /a.B/C HTTP/1.1\r\nHost: a.test\r\nContent-Type: %b\r\n%bTransfer-Encoding: chunked\r\n\r\n"
+    return head % (kind, more)
+
+
+WAYS = ["whole", "left", "lost", "malformed"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("filters", "kind", "more"),
+    [
+        ({"grpc_web": {}}, WEB, b""),
+        ({"connect_rpc": {}}, b"application/connect+proto", b""),
+        ({"connect_rpc": {}}, b"application/proto", b"Connect-Protocol-Version: 1\r\n"),
+    ],
+)
+def test_what_has_ended_goes_at_once(filters: dict[str, object], kind: bytes, more: bytes, way: str) -> None:
+    """Without the collector, which a worker leaves to its idle turns."""
+    plane = Plane({"filters": filters})
+    message = b"hello" if kind == b"application/proto" else framed(b"hello")
+    with garbage() as found:
+        client = plane.client()
+        client.sends(chunked_request(kind, more) + in_chunks(message[:3]))
+        upstream = plane.connects()
+        client.sends(in_chunks(message[3:]))
+        if way == "malformed":
+            client.sends(in_chunks(b"\xff" * 6) + b"0\r\n\r\n")
+        elif way == "left":
+            client.resets()
+        elif way == "lost":
+            upstream.resets()
+        else:
+            client.sends(b"0\r\n\r\n")
+            upstream.sends(response(framed(b"hi")))
+            assert client.received.endswith(b"0\r\n\r\n") or client.received.endswith(b"hi")
+        if way != "left":
+            client.ends()
+        del client, upstream
+    assert [each for each in found if "Bridge" in each or each in ("Exchange", "Relay", "TranslatedCall")] == []
