@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, Self
 
-from tests.fuzz import comparison, messages, mutations, records, routes
+from tests.fuzz import comparison, frames, messages, mutations, records, routes
 from tests.fuzz.comparison import Difference
 from tests.fuzz.sides import Side
 
@@ -51,6 +51,7 @@ KINDS: Mapping[str, Kind] = {
     "request-cut-off": Kind(messages.request, _beginnings(None), 0.3),
     "response-cut-off": Kind(messages.response, _beginnings(b"GET"), 0.3),
     "routes": Kind(routes.write, routes.compare, 1, breakable=False),
+    "frames": Kind(frames.write, frames.compare, 40),
     "records": Kind(records.write, records.compare, 1, breakable=False),
 }
 

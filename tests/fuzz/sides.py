@@ -13,6 +13,7 @@ from types import ModuleType
 class Side:
     """The modules behind which a twin may stand."""
 
+    frame_reader: ModuleType
     framing: ModuleType
     malformed: ModuleType
     observe: ModuleType
@@ -22,6 +23,7 @@ class Side:
 
 
 MODULES = {
+    "frame_reader": "fastgw.http.websocket.frame_reader",
     "framing": "fastgw.http.http1.parser",
     "malformed": "fastgw.http.malformed",
     "observe": "fastgw.observe",

@@ -1,5 +1,7 @@
 """WebSocket frames (RFC 6455): a strict reader of one direction, which returns the checked bytes, and a writer.
 
+The reader is the reference of the compiled one, `_frames`; `frame_reader` selects the one in use.
+
 Rule 1: payload is forwarded as it arrives, without a copy; headers and control frames are buffered until they are
 complete. Rule 2: no part of an invalid frame is forwarded, except payload forwarded before the error was detected.
 """
@@ -16,8 +18,10 @@ _DATA: Final = frozenset((CONTINUATION, TEXT, BINARY))
 _CONTROL: Final = frozenset((CLOSE, PING, PONG))
 _CODES: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
 """Close codes below 3000 that a peer may send (RFC 6455 section 7.4, and the IANA registry)."""
-_PIECE: Final = 65536
-_TAIL: Final = b"\x00\x00\xff\xff"
+PIECE: Final = 65536
+"""Number of bytes that are inflated at a time."""
+DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"
+"""End of each compressed message, which is not sent (RFC 7692 section 7.2.1)."""
 _decoder: Final = getincrementaldecoder("utf-8")
 
 
@@ -35,7 +39,9 @@ class Deflate(NamedTuple):
     keeps_context: bool = True
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """An invalid frame. Raised and caught within a reader."""
+
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.violation = Violation(code, reason)
@@ -64,11 +70,13 @@ class FrameReader:
         "_size",
         "_text",
         "allowance",
+        "binaries",
         "close",
         "frames",
-        "messages",
         "own_pong",
         "pings",
+        "pongs",
+        "texts",
         "violation",
     )
 
@@ -85,9 +93,12 @@ class FrameReader:
         self._checked = False  # whether its payload is checked
         self._text = _decoder()
         self._inflater = None if deflate is None else zlib.decompressobj(-deflate.window_bits)
-        self.messages = 0
-        """Number of messages that have begun."""
+        self.texts = 0
+        """Number of text messages that have begun."""
+        self.binaries = 0
         self.pings = 0
+        self.pongs = 0
+        """Number of pongs, without responses to the gateway's pings."""
         self.frames = 0
         """Number of complete frames, without responses to the gateway's pings."""
         self.allowance: int | None = None
@@ -98,6 +109,11 @@ class FrameReader:
         """Code of the received close frame, `NO_CODE` if it has none. Later data is dropped."""
         self.violation: Violation | None = None
         """Violation after which nothing is read."""
+
+    @property
+    def messages(self) -> int:
+        """Number of messages that have begun."""
+        return self.texts + self.binaries
 
     @property
     def at_boundary(self) -> bool:
@@ -153,7 +169,7 @@ class FrameReader:
             else:
                 return chunk[start:at] if not cut else b"".join((*cut, chunk[start:at]))
             self._held = chunk[at:]
-        except _Refused as refused:
+        except Refused as refused:
             self.violation = refused.violation
             if begin >= 0:  # the frame began in this chunk: no part of it is forwarded
                 self._left, at = 0, begin
@@ -168,11 +184,11 @@ class FrameReader:
         first, second = chunk[at], chunk[at + 1]
         self._check_first(first)
         if bool(second & 128) is not self._masked:
-            raise _Refused(PROTOCOL_ERROR, "frame without a mask" if self._masked else "frame with a mask")
+            raise Refused(PROTOCOL_ERROR, "frame without a mask" if self._masked else "frame with a mask")
         length, opcode, end = second & 127, first & 15, at + 2
         if opcode in _CONTROL:
             if length > 125 or not first & 128:
-                raise _Refused(PROTOCOL_ERROR, "control frame too long or in fragments")
+                raise Refused(PROTOCOL_ERROR, "control frame too long or in fragments")
         elif length > 125:
             count = 2 if length == 126 else 8
             if size < end + count:
@@ -180,9 +196,9 @@ class FrameReader:
             length = int.from_bytes(chunk[end : end + count], "big")
             end += count
             if length >> 63:
-                raise _Refused(PROTOCOL_ERROR, "length of a frame above 63 bits")
+                raise Refused(PROTOCOL_ERROR, "length of a frame above 63 bits")
             if length < (126 if count == 2 else 65536):
-                raise _Refused(PROTOCOL_ERROR, "length of a frame not in its shortest form")
+                raise Refused(PROTOCOL_ERROR, "length of a frame not in its shortest form")
         if opcode in _DATA:
             self._check_size(first, opcode, length)
         if self._masked:
@@ -196,14 +212,14 @@ class FrameReader:
     def _check_first(self, first: int) -> None:
         opcode = first & 15
         if opcode not in _DATA and opcode not in _CONTROL:
-            raise _Refused(PROTOCOL_ERROR, "unknown opcode")
+            raise Refused(PROTOCOL_ERROR, "unknown opcode")
         reserved = first & 0x70
         if reserved and not (reserved == 0x40 and self._deflate is not None and opcode in (TEXT, BINARY)):
-            raise _Refused(PROTOCOL_ERROR, "reserved bit set")
+            raise Refused(PROTOCOL_ERROR, "reserved bit set")
         if opcode == CONTINUATION and not self._opcode:
-            raise _Refused(PROTOCOL_ERROR, "continuation without a message")
+            raise Refused(PROTOCOL_ERROR, "continuation without a message")
         if opcode in (TEXT, BINARY) and self._opcode:
-            raise _Refused(PROTOCOL_ERROR, "message within a message")
+            raise Refused(PROTOCOL_ERROR, "message within a message")
 
     def _check_size(self, first: int, opcode: int, length: int) -> None:
         if self._limit is None:
@@ -211,14 +227,17 @@ class FrameReader:
         if self._compressed if opcode == CONTINUATION else first & 0x40:
             most = self._limit + self._limit // 256 + 64  # maximum size of incompressible data
             if length > most:
-                raise _Refused(TOO_BIG, "message too big")
+                raise Refused(TOO_BIG, "message too big")
         elif length + (self._size if opcode == CONTINUATION else 0) > self._limit:
-            raise _Refused(TOO_BIG, "message too big")
+            raise Refused(TOO_BIG, "message too big")
 
     def _begin_frame(self, first: int, opcode: int, length: int, key: bytes) -> None:
         if opcode != CONTINUATION:
             self._spend()
-            self.messages += 1
+            if opcode == TEXT:
+                self.texts += 1
+            else:
+                self.binaries += 1
             self._opcode, self._size = opcode, 0
             self._compressed = bool(first & 0x40)
             self._checked = self._compressed or opcode == TEXT
@@ -236,18 +255,20 @@ class FrameReader:
         if self.allowance is not None:
             self.allowance -= 1
             if self.allowance < 0:
-                raise _Refused(POLICY, "too many messages")
+                raise Refused(POLICY, "too many messages")
 
     def _take_control(self, opcode: int, payload: bytes) -> bool:
         """Handle a control frame. False: it is not forwarded."""
-        if opcode == PONG and self.own_pong is not None and payload == self.own_pong:
-            self.own_pong = None
-            return False
-        if opcode == PING:
+        if opcode == PONG:
+            if payload == self.own_pong:
+                self.own_pong = None
+                return False
+            self.pongs += 1
+        elif opcode == PING:
             self._spend()
             self.pings += 1
-        elif opcode == CLOSE:
-            self.close = _close_code(payload)
+        else:
+            self.close = close_code(payload)
         self.frames += 1
         return True
 
@@ -260,7 +281,7 @@ class FrameReader:
             at, self._key_at = self._key_at, (self._key_at + len(part)) & 3
             part = unmask(part, self._key, at)
         if self._compressed:
-            self._inflate(part + _TAIL if last else part)
+            self._inflate(part + DEFLATE_TAIL if last else part)
         elif self._opcode == TEXT:
             self._check_text(part)
         if last:
@@ -273,7 +294,7 @@ class FrameReader:
         try:
             self._text.decode(text, final)
         except UnicodeDecodeError:
-            raise _Refused(INVALID_TEXT, "text is not UTF-8") from None
+            raise Refused(INVALID_TEXT, "text is not UTF-8") from None
         if final:
             self._text.reset()
 
@@ -281,21 +302,21 @@ class FrameReader:
         assert self._deflate is not None
         while part:
             assert self._inflater is not None
-            room = _PIECE if self._limit is None else min(_PIECE, self._limit - self._size + 1)
+            room = PIECE if self._limit is None else min(PIECE, self._limit - self._size + 1)
             try:
                 made = self._inflater.decompress(part, room)
             except zlib.error:
-                raise _Refused(INVALID_TEXT, "compressed message is malformed") from None
+                raise Refused(INVALID_TEXT, "compressed message is malformed") from None
             self._size += len(made)
             if self._limit is not None and self._size > self._limit:
-                raise _Refused(TOO_BIG, "message too big")
+                raise Refused(TOO_BIG, "message too big")
             if self._opcode == TEXT:
                 self._check_text(made)
             part = self._inflater.unconsumed_tail
             if self._inflater.eof:  # a final block, after which another stream may begin
                 part = self._inflater.unused_data
                 self._inflater = zlib.decompressobj(-self._deflate.window_bits)
-                if part == _TAIL:
+                if part == DEFLATE_TAIL:
                     return
 
 
@@ -306,16 +327,17 @@ def unmask(payload: bytes, key: bytes, at: int) -> bytes:
     return (int.from_bytes(payload, "little") ^ int.from_bytes(turned[:size], "little")).to_bytes(size, "little")
 
 
-def _close_code(payload: bytes) -> int:
+def close_code(payload: bytes) -> int:
+    """Return the code of a close frame, or `NO_CODE`. Raises `Refused` for a code or reason that may not be sent."""
     if not payload:
         return NO_CODE
     code = int.from_bytes(payload[:2], "big")
     if len(payload) == 1 or not (code in _CODES or 3000 <= code < 5000):
-        raise _Refused(PROTOCOL_ERROR, "invalid close code")
+        raise Refused(PROTOCOL_ERROR, "invalid close code")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise _Refused(INVALID_TEXT, "reason of a close is not UTF-8") from None
+        raise Refused(INVALID_TEXT, "reason of a close is not UTF-8") from None
     return code
 
 

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from functools import cache
+from random import Random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
-from fastgw.http.websocket.frames import FrameReader, close_frame, unmask
+from fastgw.http.websocket import frame_reader, frames
+from fastgw.http.websocket.frames import close_frame, unmask
+from tests.fuzz import frames as hostile
+from tests.fuzz import sides
+from tests.fuzz.sides import Side
 
+READERS = [
+    pytest.param(frames.FrameReader, id="reference"),
+    pytest.param(frame_reader.FrameReader, id="compiled", marks=pytest.mark.twin),
+]
+both = pytest.mark.parametrize("reader", READERS)
 PAYLOADS = st.one_of(st.binary(max_size=300), st.text(max_size=80).map(str.encode))
+
+
+def frame(first: int, payload: bytes, key: bytes = b"\x11\x22\x33\x44") -> bytes:
+    size = len(payload)
+    head = bytes((first, 128 | size)) if size < 126 else bytes((first, 254)) + size.to_bytes(2, "big")
+    return head + key + unmask(payload, key, 0)
 
 
 @st.composite
@@ -17,20 +36,17 @@ def written(draw: st.DrawFn) -> bytes:
     made = b""
     for _ in range(draw(st.integers(1, 6))):
         first = draw(st.sampled_from([0x81, 0x82, 0x01, 0x02, 0x00, 0x80, 0x89, 0x8A, 0x88, 0x83, 0xC1, 0x09]))
-        payload = draw(PAYLOADS)
-        size = len(payload)
-        head = bytes((first, 128 | size)) if size < 126 else bytes((first, 254)) + size.to_bytes(2, "big")
-        key = draw(st.binary(min_size=4, max_size=4))
-        made += head + key + unmask(payload, key, 0)
+        made += frame(first, draw(PAYLOADS), draw(st.binary(min_size=4, max_size=4)))
     return made
 
 
-@given(written(), st.lists(st.integers(1, 40), max_size=30))
-def test_pieces_do_not_matter(sent: bytes, sizes: list[int]) -> None:
-    whole = FrameReader(True, 400)
+@both
+@given(sent=written(), sizes=st.lists(st.integers(1, 40), max_size=30))
+def test_pieces_do_not_matter(reader: type[frames.FrameReader], sent: bytes, sizes: list[int]) -> None:
+    whole = reader(True, 400)
     passed = whole.feed(sent)
     assert sent.startswith(passed)
-    pieces, at, got = FrameReader(True, 400), 0, b""
+    pieces, at, got = reader(True, 400), 0, b""
     for size in [*sizes, len(sent)]:
         got += pieces.feed(sent[at : at + size])
         at += size
@@ -42,19 +58,74 @@ def test_pieces_do_not_matter(sent: bytes, sizes: list[int]) -> None:
     assert got.startswith(passed)  # of a frame with a fault, payload may have gone before it was seen
 
 
-@given(written())
-def test_wsproto_takes_what_passes(sent: bytes) -> None:
+@both
+@given(sent=written())
+def test_wsproto_takes_what_passes(reader: type[frames.FrameReader], sent: bytes) -> None:
     """A second opinion: of a stream without a fault, wsproto sees as many messages, and no fault."""
-    reader = FrameReader(True)
-    passed = reader.feed(sent)
+    read = reader(True)
+    passed = read.feed(sent)
     judge = FrameProtocol(client=False, extensions=[])
     judge.receive_bytes(passed)
     ended = 0
-    for frame in judge.received_frames():
-        ended += frame.opcode in (Opcode.TEXT, Opcode.BINARY) and frame.message_finished
-        if frame.opcode is Opcode.CLOSE:
+    for each in judge.received_frames():
+        ended += each.opcode in (Opcode.TEXT, Opcode.BINARY) and each.message_finished
+        if each.opcode is Opcode.CLOSE:
             break
-    assert ended <= reader.messages
+    assert ended <= read.messages
+
+
+@both
+@given(text=st.one_of(st.binary(max_size=40), st.text(max_size=20).map(str.encode)), cuts=st.lists(st.integers(0, 40)))
+def test_text_is_what_python_decodes(reader: type[frames.FrameReader], text: bytes, cuts: list[int]) -> None:
+    """Over fragments at any place, and whatever the mask."""
+    places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    pieces = [text[start:end] for start, end in zip(places, [*places[1:], len(text)], strict=True)]
+    read = reader(True)
+    for number, piece in enumerate(pieces):
+        last = number == len(pieces) - 1
+        read.feed(frame((0x80 if last else 0) | (0 if number else 1), piece, bytes((number, 7, 200, 255))))
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        assert read.violation is not None
+        assert read.violation.code == 1007
+    else:
+        assert (read.violation, read.messages, read.frames) == (None, 1, len(pieces))
+
+
+@both
+@pytest.mark.parametrize("sent", [frame(0x82, b"x" * 4000), frame(0x81, b"x" * 4000), frame(0x89, b"x") * 9])
+def test_what_passes_as_a_whole_is_not_copied(reader: type[frames.FrameReader], sent: bytes) -> None:
+    assert reader(True).feed(sent) is sent
+
+
+@both
+def test_kinds_are_counted_each(reader: type[frames.FrameReader]) -> None:
+    read = reader(True)
+    read.own_pong = b"own"
+    sent = [(0x81, b"t"), (0x02, b"b"), (0x89, b""), (0x80, b"b"), (0x8A, b""), (0x8A, b"own"), (0x89, b"")]
+    passed = b"".join(read.feed(frame(first, payload)) for first, payload in sent)
+    assert (read.texts, read.binaries, read.pings, read.pongs, read.frames) == (1, 1, 2, 1, 6)
+    assert passed == b"".join(frame(first, payload) for first, payload in sent if payload != b"own")
+    assert read.own_pong is None
+
+
+@cache
+def pair() -> tuple[Side, Side]:
+    return sides.in_plain_python(), sides.as_this_process_has_it()
+
+
+@pytest.mark.twin
+@pytest.mark.parametrize("seed", range(30))
+def test_the_compiled_one_reads_as_its_reference(seed: int) -> None:
+    for number in range(seed * 100, seed * 100 + 100):
+        hostile.compare(*pair(), hostile.write(Random(number)), number)
+
+
+@pytest.mark.twin
+@given(how=st.integers(0, 255), sent=written(), seed=st.integers(0, 2**32))
+def test_the_compiled_one_reads_whatever_comes_as_its_reference(how: int, sent: bytes, seed: int) -> None:
+    hostile.compare(*pair(), bytes((how,)) + sent, seed)
 
 
 def test_mask_of_a_reply() -> None:

@@ -14,6 +14,7 @@ from fastgw.errors import Fault
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Trailers
+from fastgw.http.websocket.frame_reader import FrameReader
 from fastgw.http.websocket.frames import (
     GOING_AWAY,
     PING,
@@ -21,7 +22,6 @@ from fastgw.http.websocket.frames import (
     TOO_BIG,
     UPSTREAM_LOST,
     Deflate,
-    FrameReader,
     close_frame,
     control_frame,
 )

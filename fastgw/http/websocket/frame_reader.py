@@ -1,0 +1,13 @@
+"""The reader of frames that is used: the compiled one, or its reference in `frames`."""
+
+from typing import TYPE_CHECKING
+
+from fastgw.compiled import twin
+from fastgw.http.websocket import frames
+
+if TYPE_CHECKING:
+    FrameReader = frames.FrameReader
+else:
+    FrameReader = (twin("fastgw.http.websocket._frames") or frames).FrameReader
+
+__all__ = ["FrameReader"]
