@@ -56,7 +56,7 @@ from fastgw.pipeline.route_selection import (
 )
 from fastgw.routing.table import Candidate
 from fastgw.upstream.forwarding.fallback import Fallback
-from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.forwarding.forward_action import CallRecorder, Forward, is_translated
 from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
 from fastgw.upstream.targets.target import Target
 from fastgw.upstream.upstream import Upstream
@@ -282,7 +282,10 @@ def explain(
         explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
         explanation.targets = len(action.upstream.targets)
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
-        explanation.sends = shown.head(action.request(exchange, target))
+        recorder = CallRecorder(action)
+        if is_translated(exchange, recorder) and exchange.response is not None:
+            return _describe_response(explanation, exchange, shown)
+        explanation.sends = shown.head(recorder.action.request(recorder.call or exchange, target))
         fallback = exchange.route.fallback
         fallback_text = (f"fallback: {fallback.description}",) if isinstance(fallback, Fallback) else ()
         explanation.fails = (*_tried_again(action.upstream.settings, exchange), *fallback_text)

@@ -97,7 +97,7 @@ class Forward:
         return made
 
     def __call__(self, exchange: Exchange) -> None:
-        if exchange.chain.translate_steps and self._is_translated(exchange):
+        if exchange.chain.translate_steps and is_translated(exchange, self):
             return
         upstream = self.upstream
         if not exchange.ordinary and exchange.head.connect_protocol and not self.asked_upgrade(exchange):
@@ -116,17 +116,6 @@ class Forward:
         elif self.timeout is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)
-
-    def _is_translated(self, exchange: Exchange) -> bool:
-        """Whether a filter has taken the exchange over, or has failed to."""
-        for translate in exchange.chain.translate_steps:
-            try:
-                if translate(exchange, self):
-                    return True
-            except BaseException:  # the edge of a filter: what it could not translate is not forwarded
-                exchange.fail(Fault.INTERNAL, why=count_raised(translate, "translate", exchange))
-                return True
-        return False
 
     def resumed(
         self, exchange: Exchange, target: Target | None, stream: UpstreamStream | None, record: AttemptRecord | None
@@ -239,3 +228,32 @@ class Forward:
         if not offered or exchange.request_body is not None:
             return ()
         return tuple(protocol for protocol in offered if protocol in self.upgrade)
+
+
+@final
+class CallRecorder:
+    """Stand-in for the action of a route: keeps the call that a filter sends by it, for `explain`."""
+
+    def __init__(self, action: Forward) -> None:
+        self.action = action
+        self.upstream = action.upstream
+        self.call: Exchange | None = None
+
+    def unrewritten(self) -> "CallRecorder":
+        self.action = self.action.unrewritten()
+        return self
+
+    def __call__(self, call: Exchange) -> None:
+        self.call = call
+
+
+def is_translated(exchange: Exchange, forward: Forward | CallRecorder) -> bool:
+    """Whether a filter has taken the exchange over, or has failed to."""
+    for translate in exchange.chain.translate_steps:
+        try:
+            if translate(exchange, forward):
+                return True
+        except BaseException:  # the edge of a filter: what it could not translate is not forwarded
+            exchange.fail(Fault.INTERNAL, why=count_raised(translate, "translate", exchange))
+            return True
+    return False

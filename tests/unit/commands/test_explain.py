@@ -407,3 +407,28 @@ def test_of_several_ids_the_one_that_is_sent_is_told(
     assert [step.decision for step in explanation.early] == [early]
     assert [step.decision for step in explanation.filters] == later
     assert [line for line in explanation.sends if line.startswith(("X-Request-Id", "X-Mark"))] == sent
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "sent", "step", "sends"),
+    [
+        ("POST", "/a.B/C", ["Content-Type: application/grpc-web-text"], "gRPC-Web in text form", "application/grpc"),
+        ("GET", "/a.B/C?connect=v1&encoding=json&message=%7B%7D", [], "by GET", "application/grpc+json"),
+        ("POST", "/a.B/C", ["Content-Type: application/grpc"], "not a call of gRPC-Web", "application/grpc"),
+    ],
+)
+def test_what_is_sent_is_the_call_that_a_filter_makes(
+    tmp_path: Path, method: str, url: str, sent: list[str], step: str, sends: str
+) -> None:
+    filters = {"grpc_web": {}, "connect_rpc": {"get": ["C"]}}
+    shown = as_text(explain(gateway(tmp_path, filters=filters), method, f"http://a.test{url}", sent))
+    assert step in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith("sends")]
+    assert "POST /a.B/C HTTP/1.1" in line
+    assert f"Content-Type: {sends} ·" in line
+
+
+def test_a_call_that_is_refused_is_shown_as_refused(tmp_path: Path) -> None:
+    url = "http://a.test/a.B/C?connect=v1&encoding=json&message=%7B%7D"
+    shown = as_text(explain(gateway(tmp_path, filters={"connect_rpc": {}}), "GET", url, []))
+    assert "answers   405" in shown

@@ -138,7 +138,7 @@ def _fault_in(exchange: Exchange, call: ConnectCall, names: frozenset[bytes]) ->
 def _explain(exchange: Exchange) -> str:
     call = _call_of(exchange)
     if call is None:
-        return "not a call of the Connect protocol: passes unchanged"
+        return "not a call of the Connect protocol"
     kind = "a stream" if call.is_stream else "a unary call by GET" if call.by_get else "a unary call"
     return f"{kind} of the Connect protocol: becomes a call of gRPC"
 

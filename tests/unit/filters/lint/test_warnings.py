@@ -428,3 +428,19 @@ def test_a_filter_that_raises_ends_neither_check_nor_the_gateways_start(tmp_path
     assert "filters.greeting: its warnings cannot be told, as the filter `greeting` has a defect: OSError: hello" in (
         ended.output
     )
+
+
+@pytest.mark.parametrize("name", ["grpc_web", "connect_rpc"])
+def test_filters_for_grpc_need_an_upstream_that_speaks_it(tmp_path: Path, name: str) -> None:
+    """One that is there for several routes is of use if one of them leads to such an upstream."""
+    (note,) = notes_of(tmp_path, filters={name: {}})
+    assert note == f"filters.{name}: no upstream behind it speaks gRPC; expected `protocol: grpc` of the upstream"
+    upstreams = {
+        "plain": {"targets": [{"url": "http://a.test"}]},
+        "calls": {"targets": [{"url": "http://b.test"}], "protocol": "grpc"},
+    }
+    routes = [{"name": each, "paths": [f"/{each}"], "upstream": each} for each in upstreams]
+    assert notes_of(tmp_path, filters={name: {}}, upstreams=upstreams, routes=routes) == []
+    routes[1]["filters"] = {name: {}}
+    assert notes_of(tmp_path, upstreams=upstreams, routes=routes) == []
+    assert len(notes_of(tmp_path, upstreams=upstreams, routes=routes[:1], filters={name: {}})) == 1

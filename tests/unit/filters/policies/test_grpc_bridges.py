@@ -169,3 +169,11 @@ def test_what_has_ended_goes_at_once(filters: dict[str, object], kind: bytes, mo
             client.ends()
         del client, upstream
     assert [each for each in found if "Bridge" in each or each in ("Exchange", "Relay", "TranslatedCall")] == []
+
+
+@pytest.mark.parametrize("path", [b"/a.B/C%FF", b"/a.B/C%2FD", b"/a.B//C", b"/a.B/C?x=1&y", b"http://a.test/a.B/C"])
+def test_paths_pass_as_they_would_without_the_filter(path: bytes) -> None:
+    sent = request(framed(b"x"), WEB).replace(b"POST /a.B/C ", b"POST %b " % path)
+    ran, without = run(GrpcWeb(), sent, response=response()), run((), sent, response=response())
+    assert (ran.status, without.status) == (200, 200)
+    assert ran.sent.split(b" ")[1] == without.sent.split(b" ")[1]
