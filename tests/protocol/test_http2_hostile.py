@@ -50,6 +50,28 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterato
         yield gateway
 
 
+@pytest.fixture(scope="module")
+def chained(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterator[Gateway]:
+    """A gateway that speaks HTTP/2 to its upstream, which is another gateway, before the origin."""
+    listeners = {"main": {"address": "127.0.0.1:0", "protocols": ["http2"]}}
+    behind = {
+        "workers": 1,
+        "listeners": listeners,
+        "routes": [{"name": "all", "upstream": origin.url, "upgrade": []}],
+    }
+    with Gateway(behind, tmp_path_factory.mktemp("behind")) as last:
+        target = f"http://{last.address()}"
+        config = {
+            "workers": 1,
+            "listeners": listeners,
+            "limits": {"header_bytes": "8KiB"},
+            "upstreams": {"last": {"protocol": "http2", "targets": [target]}},
+            "routes": [{"name": "all", "upstream": "last", "upgrade": []}],
+        }
+        with Gateway(config, tmp_path_factory.mktemp("first")) as first:
+            yield first
+
+
 def hostile(origin: Origin) -> list[Request]:
     """The requests that the cases have led to."""
     return [request for request in list(origin.requests) if request.request_target != PROOF]
@@ -69,6 +91,10 @@ def gauge(gateway: Gateway, name: str) -> float:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_case(gateway: Gateway, origin: Origin, case: Case) -> None:
+    _play(gateway, origin, case)
+
+
+def _play(gateway: Gateway, origin: Origin, case: Case) -> None:
     before = len(hostile(origin))
     with Http2Client(gateway.address()) as client:
         case.run(client)
@@ -83,6 +109,12 @@ def test_case(gateway: Gateway, origin: Origin, case: Case) -> None:
         assert request.body == body
         for name, value in lines.items():
             assert request.get(name) == value
+
+
+@pytest.mark.parametrize("case", HEAD_CASES, ids=[case.name for case in HEAD_CASES])
+def test_a_head_over_http2_on_both_sides(chained: Gateway, origin: Origin, case: Case) -> None:
+    """It has the same answer, and the origin behind both sees the same of it."""
+    _play(chained, origin, case)
 
 
 def _assert_goes_on(client: Http2Client) -> None:
