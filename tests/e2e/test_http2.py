@@ -22,6 +22,7 @@ from tests.support.gateway import Gateway, wait_until
 from tests.support.http2.client import Http2Client
 from tests.support.http2.frames import Code, block, data, get, headers, pseudo
 from tests.support.origin import OK, Origin, OriginConnection
+from tests.support.peer import DEADLINE
 from tests.support.secured import Secured
 
 pytestmark = pytest.mark.twin  # HTTP/2 is spoken by a compiled module alone
@@ -272,6 +273,51 @@ def test_a_reload_changes_what_the_next_stream_meets(tmp_path: Path) -> None:
         gateway.reload()
         client.send(get(stream=3))
         assert client.wait_for(3).body == b"v2"
+
+
+def test_a_reload_changes_who_is_trusted_on_a_connection_that_stays(tmp_path: Path) -> None:
+    claimed = get((b"x-forwarded-for", b"192.0.2.7"))
+    with Origin() as origin:
+        origin.serve()
+        config = {"listeners": {"main": BOTH}, "routes": [{"name": "all", "upstream": origin.url}]}
+        with Reloadable(config, tmp_path) as gateway, Http2Client(gateway.address()) as client:
+            client.begin().send(claimed)
+            assert client.wait_for(1).status == 200
+            gateway.change(listeners={"main": {**BOTH, "trusted_proxies": ["127.0.0.0/8"]}})
+            gateway.reload()
+            client.send(get((b"x-forwarded-for", b"192.0.2.7"), stream=3))
+            assert client.wait_for(3).status == 200
+            assert not client.goaways
+        seen = [request.get(b"X-Forwarded-For") for request in origin.requests]
+        assert seen == [b"127.0.0.1", b"192.0.2.7, 127.0.0.1"]
+
+
+def test_a_connection_does_not_outlive_the_authority_that_verified_its_client(tmp_path: Path) -> None:
+    for name in ("ours", "others"):
+        (tmp_path / name).mkdir()
+    ours, others = Certificates(tmp_path / "ours"), Certificates(tmp_path / "others")
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(Path(ours.ca).read_bytes())
+    certificate, key = ours.issue("a.test")
+    tls = {"certificates": [{"certificate": certificate, "key": key}], "client_auth": {"ca": str(trusted)}}
+    config = {
+        "workers": 1,
+        "admin": {"address": f"unix:{tmp_path}/admin"},
+        "listeners": {"main": {"address": "127.0.0.1:0", "tls": tls}},
+        "routes": said("ok"),
+    }
+    asked = block(*pseudo(scheme=b"https"))
+    alice = client_tls(ours, ours.issue("alice"))
+    alice.set_alpn_protocols(["h2"])
+    with Gateway(config, tmp_path) as gateway, Http2Client(gateway.address(), tls=alice) as client:
+        client.begin().send(headers(asked, 1))
+        assert client.wait_for(1).status == 200
+        trusted.write_bytes(Path(others.ca).read_bytes())
+        gateway.stderr.wait_for(lambda line: b"generation 2" in line, 3 * DEADLINE)
+        client.send(headers(asked, 3))
+        refused = client.wait_for(3)
+        assert (refused.status, b"connection_outdated" in refused.body) == (421, True)
+        client.wait(lambda: client.goaways, "GOAWAY")
 
 
 def said(text: str) -> list[dict[str, object]]:
