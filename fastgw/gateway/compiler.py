@@ -25,7 +25,7 @@ from fastgw.config.base.route_patterns import (
     parse_path,
     parse_redirect,
 )
-from fastgw.config.decoding.filter_levels import by_route, early, early_turn, turn
+from fastgw.config.decoding.filter_levels import by_route, early, early_turn, running_order
 from fastgw.config.egress.expand import service_of
 from fastgw.config.loading.load import PROBLEMS_LISTED, no_collections
 from fastgw.config.loading.locate_filter import Where

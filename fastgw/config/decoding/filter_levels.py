@@ -68,7 +68,7 @@ def running(
     first = running_before_routing(config, listener) if before_routing is None else before_routing
     first = [use for use in first if not by_route(use.settings) or met.get(use.name) is use]
     ran = {use.name for use in first}
-    return first + sorted((use for use in met.values() if use.name not in ran), key=turn)
+    return first + sorted((use for use in met.values() if use.name not in ran), key=running_order)
 
 
 def running_before_routing(config: Config, listener: str) -> Sequence[FilterUse]:
@@ -80,7 +80,7 @@ def _is_early(use: FilterUse) -> bool:
     return early(use.settings)
 
 
-def turn(use: FilterUse) -> tuple[int, int]:
+def running_order(use: FilterUse) -> tuple[int, int]:
     """Return the sort key of a filter that runs after routing."""
     return use.settings.phase, use.settings.order
 

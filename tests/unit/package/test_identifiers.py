@@ -135,15 +135,64 @@ def test_a_class_has_a_name_of_its_own() -> None:
     } == {}
 
 
-def test_a_method_of_one_everyday_verb_has_its_object() -> None:
+BARE: Final = frozenset(
+    {
+        "ask",
+        "become",
+        "begin",
+        "begun",
+        "bring",
+        "call",
+        "come",
+        "feel",
+        "fly",
+        "follow",
+        "give",
+        "go",
+        "go_on",
+        "gone",
+        "hear",
+        "hush",
+        "keep",
+        "let",
+        "look",
+        "meet",
+        "obey",
+        "put",
+        "said",
+        "say",
+        "see",
+        "show",
+        "stand",
+        "take",
+        "tell",
+        "told",
+        "turn",
+        "want",
+    }
+)
+"""Verbs that say nothing without an object, as the whole name of a method or function, public or private."""
+WITH_OBJECT_ELSEWHERE: Final = {
+    "Feed.ask": "part of `fastgw.filters.api`",
+}
+"""Names that stay: others hold on to them."""
+IN_WORK: Final = ("downstream/tcp/", "downstream/udp/", "filters/policies/grpc_bridges/", "http/http2/")
+"""Folders whose methods do not have their objects yet."""
+
+
+def test_a_method_or_function_of_one_everyday_verb_has_its_object() -> None:
     """A bare `look` may be anything; `refresh_verdicts`, `check_files` and `count_attempts` can be searched for."""
-    bare = {"go_on", "gone", "look"}
-    assert [
-        f"{file.relative_to(ROOT).as_posix()}:{method.lineno}: {method.name}"
-        for file in sorted(ROOT.rglob("*.py*"))
-        if file.suffix in {".py", ".pyi"}
-        for each in ast.walk(ast.parse(file.read_text()))
-        if isinstance(each, ast.ClassDef)
-        for method in each.body
-        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name in bare
-    ] == []
+    found = []
+    for file in sorted(ROOT.rglob("*.py*")):
+        where = file.relative_to(ROOT).as_posix()
+        if file.suffix not in {".py", ".pyi"} or where.startswith(IN_WORK):
+            continue
+        for each in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(each, ast.ClassDef | ast.Module):
+                continue
+            for method in each.body:
+                if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name.removeprefix("_") in BARE:
+                    owner = f"{each.name}." if isinstance(each, ast.ClassDef) else ""
+                    if owner + method.name not in WITH_OBJECT_ELSEWHERE:
+                        found.append(f"{where}:{method.lineno}: {owner}{method.name}")
+    assert found == []
