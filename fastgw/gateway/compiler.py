@@ -296,7 +296,7 @@ class _Building:
         """Return the built filters in running order. `before`: filters whose state is kept if they are unchanged."""
         there = {(link.level, link.use.name): link for link in before}
         links = []
-        in_turn = early_turn if route is None else turn
+        in_turn = early_turn if route is None else running_order
         held = sorted(uses, key=lambda held: in_turn(held[1]))
         alone = route is not None and any(use.settings.fails_alone for _, use in held)
         for level, use in held:
@@ -533,7 +533,7 @@ class _Building:
         held = [each for each in _accumulated(levels) if _shows_upstream(each[1])]
         there = {(link.level, link.use.name): link for link in before.links}
         links = []
-        for level, use in sorted(held, key=lambda each: turn(each[1])):
+        for level, use in sorted(held, key=lambda each: running_order(each[1])):
             key = level, use.name, listener if level == "listener" else ""
             link = self._upstream_links.get(key) or there.get((level, use.name))
             if link is None or link.use != use or not self._changed.isdisjoint(link.reads):
