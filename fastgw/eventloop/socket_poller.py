@@ -50,10 +50,10 @@ class SocketPoller:
     def call_again(self, listener: SocketListener) -> None:
         """Call the listener in the next turn of the loop, without events, because it has not read everything."""
         if not self._again:
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._call_waiting)
         self._again.append(listener)
 
-    def _go_on(self) -> None:
+    def _call_waiting(self) -> None:
         again, self._again = self._again, []
         for listener in again:
             listener.ready(0)

@@ -168,9 +168,9 @@ class Rests:
         self._line.append(connection)
         if not self._turn_is_due:
             self._turn_is_due = True
-            self._call_soon(self._turn)
+            self._call_soon(self._read_resting)
 
-    def _turn(self) -> None:
+    def _read_resting(self) -> None:
         line = self._line
         left = min(len(line), READERS_PER_TURN)  # a connection that pauses again is not read twice
         try:
@@ -186,7 +186,7 @@ class Rests:
         finally:
             self._turn_is_due = bool(line)
             if line:
-                self._call_soon(self._turn)
+                self._call_soon(self._read_resting)
 
 
 def body_buffers(usual: memoryview) -> Sequence[memoryview]:
@@ -270,19 +270,20 @@ class WorkerLoop:
         return self._relay_buffer
 
     def start(self) -> None:
-        self._turn()
+        self._advance_timers()
 
-    def _turn(self) -> None:
+    def _advance_timers(self) -> None:
         now = self.loop.time()
         if now - self.wheel.now > STALL_S and not self._stalled:
             # This process was suspended, not the peers: data that they have sent meanwhile is read before timeouts are
             # checked.
             self._stalled = True
             self.wheel.now = now
-            self._next = self.loop.call_later(AFTER_STALL_S, self._turn)
+            self._next = self.loop.call_later(AFTER_STALL_S, self._advance_timers)
             return
         self._stalled = False
-        self._next = self.loop.call_later(TICK, self._turn)  # first, so that the timer continues after an exception
+        # First, so that the timer continues after an exception.
+        self._next = self.loop.call_later(TICK, self._advance_timers)
         self.wheel.advance(now)
         self.hangups.tick()
 

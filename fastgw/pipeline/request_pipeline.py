@@ -54,7 +54,8 @@ def _early_done(stream: RequestStream, exchange: Exchange, router: Router[Route]
         exchange.reply(outcome)
     else:
         router.await_request()
-        _wait(stream, exchange, outcome, partial(_early_done, stream, exchange, router)).add_done_callback(router.left)
+        waiting = _wait(stream, exchange, outcome, partial(_early_done, stream, exchange, router))
+        waiting.add_done_callback(router.count_down_request)
 
 
 def find_route(

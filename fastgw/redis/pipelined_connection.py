@@ -58,7 +58,7 @@ class Pipe(asyncio.Protocol):
         (answer,) = await self._answers([words])
         return answer
 
-    async def ask_at_once(self, *commands: Sequence[bytes]) -> Sequence[Any]:
+    async def execute_transaction(self, *commands: Sequence[bytes]) -> Sequence[Any]:
         """Return the responses to commands that Redis executes as a transaction: all of them, or none.
 
         Raises `ERRORS`, also if one of them fails.

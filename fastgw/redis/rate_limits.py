@@ -202,7 +202,7 @@ class StateLimits:
     def retry_s(self) -> float:
         return self._again_s
 
-    def hold(self) -> None:
+    def hold_connection(self) -> None:
         self._users += 1
         if self._users == 1:
             self._loop = asyncio.get_running_loop()

@@ -211,7 +211,7 @@ class _Router(Generic[R]):
         """Count a request that will use this table, even if it is replaced in between."""
         self.waiting += 1
 
-    def left(self, _: object) -> None:
+    def count_down_request(self, _: object) -> None:
         """Count down a request that has used the table, or was cancelled. Callback of the request's future."""
         self.waiting -= 1
 

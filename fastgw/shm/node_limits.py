@@ -163,7 +163,7 @@ class KeyCounts:
         for cell in cells:
             words[cell] -= 1
 
-    def hold(self, cells: Cells, places: int) -> None:
+    def add_permits(self, cells: Cells, places: int) -> None:
         """Add this number of permits without a check; a negative number removes permits."""
         words = self._words
         for cell in cells:

@@ -336,7 +336,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
             left -= 1
             if not left:
                 self.pause()
-                server.worker_loop.loop.call_soon(self._go_on)
+                server.worker_loop.loop.call_soon(self._resume_requests)
                 return None
         return None
 
@@ -377,7 +377,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 self.watch(self.server.timeouts.request_headers)
         return None
 
-    def _go_on(self) -> None:
+    def _resume_requests(self) -> None:
         """Continue with pipelined requests, after other connections were served."""
         if self.phase is IDLE and self._ahead:
             self._read_on()  # also to detect a disconnect
@@ -480,7 +480,7 @@ class Http1ClientConnection(asyncio.BufferedProtocol, Timed):
                 else:
                     self._read_on()
         else:
-            self._go_on()
+            self._resume_requests()
         if not self._stopped and not self.resting and not self.transport.is_closing():
             self.transport.resume_reading()
 

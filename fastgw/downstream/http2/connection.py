@@ -265,7 +265,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 if not left:
                     self._events.extend(events[place:])
                     self._stop_or_start()
-                    self.server.worker_loop.loop.call_soon(self._go_on)
+                    self.server.worker_loop.loop.call_soon(self._resume_requests)
                     return
                 left -= 1
                 if kind == CONNECT:
@@ -302,7 +302,7 @@ class Http2ClientConnection(asyncio.BufferedProtocol, Timed):
                 if stream is not None:  # it cannot be answered
                     stream.break_off(Fault.BAD_REQUEST)
 
-    def _go_on(self) -> None:
+    def _resume_requests(self) -> None:
         """Continue with this client's requests, after other connections were served."""
         events, self._events = list(self._events), deque()
         if not self.closed and not self._closing:

@@ -238,7 +238,7 @@ class Divided:
 
     def __del__(self) -> None:
         if self._counts is not None:
-            self._counts.hold(self._limits, -self._counted_limit)
+            self._counts.add_permits(self._limits, -self._counted_limit)
 
     def start(self, services: Services) -> None:
         self._bounds.workers = services.workers
@@ -252,10 +252,10 @@ class Divided:
         """Count this many more requests in flight."""
         if self._counts is None:
             return
-        self._counts.hold(self._in_use, requests)
+        self._counts.add_permits(self._in_use, requests)
         limit = int(self.limit.limit)
         if limit != self._counted_limit:
-            self._counts.hold(self._limits, limit - self._counted_limit)
+            self._counts.add_permits(self._limits, limit - self._counted_limit)
             self._counted_limit = limit
 
 

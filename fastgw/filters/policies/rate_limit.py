@@ -256,7 +256,7 @@ class _Counts:
 
     def start(self, services: Services) -> None:
         if self._place is not None:
-            self._place.limits.hold()
+            self._place.limits.hold_connection()
         for group in (self._everybody, *self._groups):
             if group.counter_store is _NOT_STARTED:
                 group.counter_store = NodeCounterStore(services.cells, self._name, group.terms)

@@ -408,7 +408,7 @@ cdef class ChunkedReader:
         payload = self._reference.feed(chunk)
         self.done = self._reference.done
         self.rest = self._reference.rest
-        left = self._reference.left()
+        left = self._reference.chunk_bytes_left()
         self._handed_over = left is None
         if left is not None:
             self._place.left = left

@@ -226,7 +226,7 @@ class ChunkedReader:
 
     # for the compiled module, which reads plain chunks and leaves others to this reader
 
-    def left(self) -> int | None:
+    def chunk_bytes_left(self) -> int | None:
         """Remaining payload bytes of the current chunk. None: in the middle of a line, which this reader has to
         continue.
         """

@@ -182,7 +182,7 @@ class RevocationReplicator:
         commands.append((b"ZREMRANGEBYRANK", everything, b"0", b"%d" % (-MOST - 1)))
         with _wrong_answers():
             async with asyncio.timeout(TIMEOUT_S):
-                await redis.ask_at_once(*commands)
+                await redis.execute_transaction(*commands)
 
 
 @asynccontextmanager

@@ -67,7 +67,7 @@ class TwoPhaseCommit:
     def start_prepare(self, children: Iterable[Child]) -> None:
         for child in children:
             self.join(child)
-        self._go_on()
+        self._advance_phase()
 
     def join(self, child: Child) -> None:
         """Add a worker that serves the previous generation; it may have been silent for a while."""
@@ -82,7 +82,7 @@ class TwoPhaseCommit:
     def prepared(self, child: Child) -> None:
         self._preparing.discard(child)
         self._prepared.add(child)
-        self._go_on()
+        self._advance_phase()
 
     def was_committed(self, child: Child) -> None:
         self.committed.add(child)
@@ -94,7 +94,7 @@ class TwoPhaseCommit:
         self._preparing.discard(child)
         if self._committing is not None:
             self._committing.discard(child)
-        self._go_on()
+        self._advance_phase()
 
     def is_late(self) -> None:
         """Handle the deadline. Before the commit nothing changes; after it, late workers are replaced."""
@@ -114,7 +114,7 @@ class TwoPhaseCommit:
             child.send(Abort(generation=self.sealed.generation))
         self._ended(why)
 
-    def _go_on(self) -> None:
+    def _advance_phase(self) -> None:
         if self._committing is None and not self._preparing:
             self.due_at = time.monotonic() + COMMIT_S
             self._committing = self._prepared - self._gone

@@ -120,7 +120,7 @@ class Subrequest(ClientSide):
             self._until = monotonic() + timeout
             self._timer = self._loop.call_later(timeout, self._late, timeout)
         chain = exchange.chain
-        self._go_on(run_request(chain.request_steps, exchange) if chain.request_steps else None)
+        self._run_outcome(run_request(chain.request_steps, exchange) if chain.request_steps else None)
 
     def feed_body(self, feeder: BodyFeeder) -> None:
         """Send a body that is produced in pieces."""
@@ -159,7 +159,7 @@ class Subrequest(ClientSide):
 
     # the filters of its upstream
 
-    def _go_on(self, outcome: Outcome) -> None:
+    def _run_outcome(self, outcome: Outcome) -> None:
         exchange = self.exchange
         if outcome is None:
             if not exchange.chain.treats_bodies or begin_request_stages(exchange, self._action):
@@ -179,9 +179,9 @@ class Subrequest(ClientSide):
         self._waiting = None
         if done.cancelled() or error is not None:
             log_event(OperatorEvent.DEFECT, "the operation that a filter awaited failed", error=error or False)
-            self._go_on(problem(Fault.INTERNAL))
+            self._run_outcome(problem(Fault.INTERNAL))
         else:
-            self._go_on(done.result())
+            self._run_outcome(done.result())
 
     # endings
 

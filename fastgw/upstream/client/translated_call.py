@@ -68,10 +68,6 @@ class TranslatedCall(ClientSide):
     def __repr__(self) -> str:
         return f"<TranslatedCall {self._call!r}>"
 
-    @property
-    def over(self) -> bool:
-        return self._listener is None
-
     def send(self, head: BuiltRequestHead, body: Relay | None) -> None:
         """Send the request. `head`: with the end-to-end headers of the client's request. `body`: the call's own."""
         exchange = self._exchange
@@ -96,7 +92,7 @@ class TranslatedCall(ClientSide):
         self._paused = False
         self._brake()
 
-    def hold(self, is_held: bool) -> None:
+    def hold_response(self, is_held: bool) -> None:
         """Pause the response for the listener, independent of the client, or resume it."""
         self._on_hold = is_held
         self._brake()
@@ -153,7 +149,7 @@ class TranslatedCall(ClientSide):
             listener.on_cancel()
             self._exchange.fail_with(reply, fault, self._call.why)
 
-    def _tell(self, listen: Callable[[], None]) -> None:
+    def _call_listener(self, listen: Callable[[], None]) -> None:
         try:
             listen()
         except Exception:  # the edge of a filter: the connection's owner could not handle its exception
@@ -174,7 +170,7 @@ class TranslatedCall(ClientSide):
             fault = call.fault or Fault.INTERNAL
             self._fail(Reply(response.status, payload, tuple(response.headers), fault), fault)
             return
-        self._tell(lambda: listener.on_response(response))
+        self._call_listener(lambda: listener.on_response(response))
         if payload:
             self.feed(payload)
         if ended:
@@ -185,12 +181,12 @@ class TranslatedCall(ClientSide):
     def feed(self, payload: bytes) -> None:
         listener = self._listener
         if listener is not None:
-            self._tell(lambda: listener.on_data(payload))
+            self._call_listener(lambda: listener.on_data(payload))
 
     def end(self, trailers: Trailers) -> None:
         listener = self._end()
         if listener is not None:
-            self._tell(lambda: listener.on_end(trailers))
+            self._call_listener(lambda: listener.on_end(trailers))
 
     def abort(self, fault: Fault) -> None:
         listener, call, exchange = self._end(), self._call, self._exchange
@@ -205,7 +201,7 @@ class TranslatedCall(ClientSide):
     def _is_ended_by(self, listener: CallListener, fault: Fault) -> bool:
         try:
             return listener.on_abort(fault)
-        except Exception:  # the edge of a filter, as in `_tell`
+        except Exception:  # the edge of a filter, as in `_call_listener`
             log_event(OperatorEvent.FILTER_RAISED, "a listener to a call to %s", self._exchange.upstream, error=True)
             return False
 

@@ -416,7 +416,7 @@ def test_tables_that_a_request_still_waits_to_ask_are_in_use() -> None:
     router = base.tables["main"].router
     router.await_request()
     assert base.in_use
-    router.left(None)
+    router.count_down_request(None)
     assert not base.in_use
 
 

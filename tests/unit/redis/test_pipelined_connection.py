@@ -66,7 +66,7 @@ def test_a_transaction_is_executed_as_a_whole(redis: RedisServer) -> None:
     async def play(pipe: Pipe) -> None:
         await pipe.execute(b"DEL", b"n")
         steps = [(b"INCR", b"n")] * 3
-        runs = await asyncio.gather(*(pipe.ask_at_once(*steps) for _ in range(20)))
+        runs = await asyncio.gather(*(pipe.execute_transaction(*steps) for _ in range(20)))
         assert [[*each] for each in runs] == [[at, at + 1, at + 2] for at in range(1, 61, 3)]
 
     played(redis, play)
@@ -83,9 +83,9 @@ def test_a_transaction_with_an_error_is_raised(redis: RedisServer, wrong: tuple[
     async def play(pipe: Pipe) -> None:
         await pipe.execute(b"SET", b"n", b"0")
         with pytest.raises(hiredis.ReplyError):
-            await pipe.ask_at_once((b"INCR", b"n"), wrong, (b"INCR", b"n"))
+            await pipe.execute_transaction((b"INCR", b"n"), wrong, (b"INCR", b"n"))
         assert await pipe.execute(b"GET", b"n") == left
-        assert await pipe.ask_at_once((b"GET", b"n")) == [left]
+        assert await pipe.execute_transaction((b"GET", b"n")) == [left]
 
     played(redis, play)
 
@@ -100,7 +100,7 @@ def test_all_who_ask_are_told_when_the_connection_is_lost(redis: RedisServer) ->
             asyncio.create_task(pipe.execute(b"BLPOP", b"nobody", b"0")),
             asyncio.create_task(pipe.execute(b"PING")),
         ]
-        waiting.append(asyncio.create_task(pipe.ask_at_once((b"PING",))))
+        waiting.append(asyncio.create_task(pipe.execute_transaction((b"PING",))))
         await asyncio.sleep(0)
         while not await other.execute(b"CLIENT", b"KILL", b"ID", number):
             await asyncio.sleep(0)

@@ -140,7 +140,7 @@ def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: 
 
     async def play() -> None:
         limits = StateLimits(redis.url, 5.0)
-        limits.hold()
+        limits.hold_connection()
         counter_store = RedisCounterStore(
             RedisCounters(limits, "seen", False), b"limit", terms, NodeCounterStore(own_table(), b"", terms)
         )
@@ -160,7 +160,7 @@ def test_what_is_charged_and_given_back_later_counts_there_and_is_told(redis: Re
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
-        limits.hold()
+        limits.hold_connection()
         counter_store = RedisCounterStore(
             RedisCounters(limits, "later", True), b"limit", terms, NodeCounterStore(own_table(), b"", terms)
         )
@@ -182,7 +182,7 @@ def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_
 
     async def play() -> list[bool]:
         limits = StateLimits(redis.url, 30.0)
-        limits.hold()
+        limits.hold_connection()
         told = asking_for(terms, "turn")
         first = await limits.send_command(told.question(b"s", b"a", 1))  # type: ignore[misc]
         assert first is not None
@@ -218,7 +218,7 @@ def test_one_that_answers_nothing_is_waited_for_once(refuses: bool, caplog: pyte
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         limits = StateLimits(f"redis://127.0.0.1:{port}", 0.05)
-        limits.hold()
+        limits.hold_connection()
         counter_store = counter_store_for(limits, refuses)
         waited = [counter_store.spend(b"a", 1) for _ in range(3)]
         assert all(asyncio.iscoroutine(each) for each in waited)
@@ -242,7 +242,7 @@ def test_one_that_answers_nothing_is_waited_for_once(refuses: bool, caplog: pyte
 def test_a_connection_that_is_cut_is_made_anew_and_nobody_is_refused(redis: RedisServer) -> None:
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
-        limits.hold()
+        limits.hold_connection()
         counter_store = counter_store_for(limits, refuses=True)
         assert not (await counter_store.spend(b"cut", 1)).is_away  # type: ignore[misc]
         before = limits._pipe
@@ -266,7 +266,7 @@ def test_it_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def play() -> None:
         limits = StateLimits("redis://127.0.0.1:1", 0.05)
-        limits.hold()
+        limits.hold_connection()
         while len(pauses) < 12:
             await sleep(0)
         limits.release()
@@ -304,7 +304,7 @@ def test_an_answer_of_another_shape_is_none(said: bytes, caplog: pytest.LogCaptu
     async def play() -> None:
         async with answering(said) as url:
             limits = StateLimits(url, 30.0)
-            limits.hold()
+            limits.hold_connection()
             verdict = await counter_store_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
             assert (verdict.is_away, verdict.fault.name) == (True, "LIMITS_UNAVAILABLE")
             limits.release()
@@ -330,7 +330,7 @@ def test_one_that_answers_nonsense_is_told_once_and_tried_ever_more_seldom(
     async def play() -> None:
         async with answering(b"+OK\r\n") as url:
             limits = StateLimits(url, 30.0)
-            limits.hold()
+            limits.hold_connection()
             counter_store = counter_store_for(limits, refuses=True)
             for _ in range(8):
                 while limits.away or limits._pipe is None:
@@ -353,7 +353,7 @@ def test_one_that_is_there_again_is_told_once_it_has_stayed(
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
-        limits.hold()
+        limits.hold_connection()
         limits._disconnect("a reason")
         while len(caplog.records) < 2:
             await asyncio.sleep(0.001)
@@ -381,7 +381,7 @@ def test_an_answer_that_comes_slowly_and_in_pieces_is_one(pieces: int) -> None:
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         limits = StateLimits(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", 30.0)
-        limits.hold()
+        limits.hold_connection()
         verdict = await counter_store_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
         assert (verdict.is_away, bool(verdict.wait)) == (False, False)
         limits.release()
@@ -394,7 +394,7 @@ def test_half_an_answer_is_none(caplog: pytest.LogCaptureFixture) -> None:
     async def play() -> None:
         async with answering(b"*5\r\n:0\r\n:1\r\n") as url:
             limits = StateLimits(url, 0.05)
-            limits.hold()
+            limits.hold_connection()
             verdict = await counter_store_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
             assert verdict.is_away
             limits.release()
@@ -436,7 +436,7 @@ def test_a_password_that_is_missing_or_wrong_is_told(
 ) -> None:
     async def play() -> None:
         limits = StateLimits(f"redis://{password}127.0.0.1:{redis.port}/0", 30.0)
-        limits.hold()
+        limits.hold_connection()
         while not caplog.records:
             await asyncio.sleep(0.001)
         limits.release()
@@ -499,7 +499,7 @@ def test_what_nobody_waits_for_is_not_kept_without_end(monkeypatch: pytest.Monke
     async def play() -> None:
         async with answering(b"") as url:
             limits = StateLimits(url, 30.0)
-            limits.hold()
+            limits.hold_connection()
             question = asking_for(TERMS[0]).question(b"c", b"a", 1)
             assert [limits.send_without_reply(question) for _ in range(5)] == [True, True, True, False, False]
             assert limits.send_command(question) is None
@@ -524,7 +524,7 @@ def test_a_defect_while_it_connects_does_not_end_the_trying(
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
-        limits.hold()
+        limits.hold_connection()
         while len(tried) < 2 or limits.away:
             await asyncio.sleep(0.001)
         assert not (await counter_store_for(limits, refuses=True).spend(b"defect", 1)).is_away  # type: ignore[misc]
@@ -548,9 +548,9 @@ def test_a_word_tells_whether_all_that_are_asked_are_there(redis: RedisServer) -
 
         there, away = StateLimits(redis.url, 30.0), StateLimits("redis://127.0.0.1:1", 0.05)
         assert word[0] == availability.UNASKED
-        there.hold()
+        there.hold_connection()
         await until(availability.UP)
-        away.hold()
+        away.hold_connection()
         await until(availability.AWAY)
         away.release()
         assert word[0] == availability.UP

@@ -247,7 +247,7 @@ class Transcoding(BodySink, CallListener):
     def _hold(self, is_held: bool) -> None:
         """Pause both sides while messages wait to be converted."""
         self._is_held = is_held
-        self._call.hold(is_held)
+        self._call.hold_response(is_held)
         self._brake()
 
     def _brake(self) -> None:

@@ -196,7 +196,7 @@ class Flow:
             return self._start_login(exchange, jar, site, local(wanted.get("return_to", "/").encode()))
         if known is None:
             return self._require_login(exchange, jar, site, "")
-        return self._go_on(exchange, jar, site, known)
+        return self._use_session(exchange, jar, site, known)
 
     def response(self, exchange: Exchange) -> None:
         values = self._writing.pop(exchange, None)
@@ -232,7 +232,7 @@ class Flow:
             self._known.store(value, known, time.monotonic() + left_s)
         return known
 
-    def _go_on(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Outcome:
+    def _use_session(self, exchange: Exchange, jar: Jar, site: _Site, known: KnownLogin) -> Outcome:
         session, now = known.session, time.time()
         limits = self._login.session
         if known.stamp is not self._trust.roster.stamp:

@@ -158,7 +158,7 @@ async def test_tables_that_are_still_asked_are_freed_later_and_those_after_them_
     await until(lambda: len(looked) == 2)
     assert looked == [oldest, oldest]
     assert len(oldest.routes) == ROUTES
-    router.left(None)
+    router.count_down_request(None)
     await until(lambda routes=oldest.routes: not routes)
     del oldest, router
     looked.clear()
