@@ -64,6 +64,7 @@ class Listener:
         "closing",
         "early",
         "http2",
+        "is_bare_tcp",
         "is_udp",
         "name",
         "proxy_protocol_required",
@@ -100,6 +101,9 @@ class Listener:
         self.http2, self.takes_tunnels = table.settings.http2, table.takes_tunnels
         self.speaks_http1, self.speaks_http2 = speaks_http1(table.settings), speaks_http2(table.settings)
         self.tcp = table.tcp
+        self.is_bare_tcp = (
+            table.settings.protocol == "tcp" and table.settings.tls is None and not self.proxy_protocol_required
+        )
         self.is_udp = table.settings.protocol == "udp"
         if table.tls is not None and self.tls is not None:
             table.tls.take_over_from(self.tls)

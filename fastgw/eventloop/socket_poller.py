@@ -6,7 +6,12 @@ The loop watches the epoll set as one descriptor.
 
 import asyncio
 import select
+from collections.abc import Iterator
 from typing import Final, Protocol
+
+from fastgw.compiled import twin
+
+_twin = twin("fastgw.eventloop._socket_poller")
 
 READABLE: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
@@ -59,12 +64,25 @@ class SocketPoller:
             listener.ready(0)
 
     def _ready(self) -> None:
+        self._notify(iter(self._epoll.poll(0, _PER_TURN)))
+
+    def _notify(self, remaining: Iterator[tuple[int, int]]) -> None:
         listeners = self._listeners
-        for fd, events in self._epoll.poll(0, _PER_TURN):
-            listener = listeners.get(fd)
-            if listener is not None:
-                listener.ready(events)
+        try:
+            for fd, events in remaining:
+                listener = listeners.get(fd)
+                if listener is not None:
+                    listener.ready(events)
+        finally:
+            if left := list(remaining):  # a listener has raised: each edge is reported once
+                self._loop.call_soon(self._notify, iter(left))
 
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
+
+
+def new_socket_poller(loop: asyncio.AbstractEventLoop) -> SocketPoller:
+    """Return a poller, compiled where that is there."""
+    made: SocketPoller = (SocketPoller if _twin is None else _twin.SocketPoller)(loop)
+    return made

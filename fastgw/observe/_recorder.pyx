@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Compiled `recorder` and `line_queue`: an ordinary exchange is counted and becomes a line, and no object is made.
 
-Ordinary is one whose head the twin of `heads` has read, and whose line needs no escapes, no masks and no cuts. All
-others are left to the reference, before anything was counted.
+Ordinary is one whose head the twin of `heads` has read, or a connection or session that is no request at all, and
+whose line needs no escapes, no masks and no cuts. All others are left to the reference, before anything was counted.
 """
 
 cimport cython
@@ -23,7 +23,7 @@ import re
 from types import MemberDescriptorType
 
 from fastgw.observe.metrics import families, series_layout as series
-from fastgw.observe.access_log import line_queue as held, formats as lines
+from fastgw.observe.access_log import line_queue as held, formats as lines, record
 from fastgw.observe import recorder
 from fastgw.observe.finished_exchange import CLIENT_LEFT
 
@@ -216,6 +216,8 @@ if lines.MAX_LINE != MAX_LINE or len(_SLOTS) != SLOTS:
 
 cdef object _PLAIN = re.compile(r'[ !#-\[\]-~]*')  # what JSON shows as it is
 cdef tuple _METHODS = families.METHODS[1:]
+cdef short _TCP = record.TCP
+cdef short _UDP = record.UDP
 cdef Py_ssize_t _SUM = series.SUM
 cdef Py_ssize_t _ROUTE_REQUEST_BYTES = series.ROUTE_REQUEST_BYTES
 cdef Py_ssize_t _ROUTE_RESPONSE_BYTES = series.ROUTE_RESPONSE_BYTES
@@ -440,7 +442,8 @@ cdef class Recorder:
         cdef Http1RequestHead head
         cdef Entry* entry
         cdef Sort sort
-        cdef Text path, query, user_agent, referer, request_id, client, consumer
+        cdef short method, version
+        cdef Text host, path, query, user_agent, referer, request_id, client, consumer
         cdef char line[MAX_LINE]
         cdef char* to = line
         cdef int odd = 0
@@ -454,10 +457,15 @@ cdef class Recorder:
         cdef int bucket
 
         found = exchange.read(ended, HEAD)
-        if type(found) is not Http1RequestHead:
-            return False
-        head = <Http1RequestHead>found
-        entry = self._entry_of(ended, exchange, head)
+        if type(found) is Http1RequestHead:
+            head = <Http1RequestHead>found
+            method, version = _method(head), version_of(head)
+        else:
+            head = None
+            method, version = -1, found.version
+            if version == _TCP or version == _UDP:
+                method = _METHODS.index(found.method)
+        entry = NULL if method < 0 else self._entry_of(ended, exchange, method, version)
         if entry is NULL:
             return False
         sort = <Sort>entry.sort
@@ -484,12 +492,19 @@ cdef class Recorder:
                 return False
             if not 0.0 <= date < 1e11:
                 return False
-            query = _span(head, head.query_at)
-            if head._fields is None:
-                user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
+            if head is None:
+                server_name = found.host
+                host = _text(server_name)
+                path = query = user_agent = referer = _text(None)
             else:
-                edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
-                user_agent, referer = _text(edited_user_agent), _text(edited_referer)
+                host, path, query = _span(head, head.host_at), _span(head, head.path_at), _span(head, head.query_at)
+                if not (host.length and path.length):
+                    return False
+                if head._fields is None:
+                    user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
+                else:
+                    edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
+                    user_agent, referer = _text(edited_user_agent), _text(edited_referer)
             id_given = exchange.read(ended, REQUEST_ID)
             request_id = _text(id_given)
             address = exchange.read(ended, CLIENT_IP)
@@ -498,14 +513,13 @@ cdef class Recorder:
             if known_as is not None:
                 consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
             length = (
-                sort.length + entry.length + client.length + head.host_at.length + head.path_at.length + query.length
+                sort.length + entry.length + client.length + host.length + path.length + query.length
                 + request_id.length + user_agent.length + referer.length + consumer.length
             )
             if length > MAX_LINE - 256:  # the rest is numbers and quotes
                 return False
-            if not (client.length and head.host_at.length and head.path_at.length):
+            if not client.length:
                 return False
-            path = _span(head, head.path_at)
             date_ms = <int64_t>(date * 1000)
             if date_ms // 1000 != self._second:
                 self._second_text = lines.second_text(date_ms // 1000)
@@ -524,7 +538,7 @@ cdef class Recorder:
             to = _put_piece(to, sort, 3)
             to = _put_name(to, entry)
             to = _put_piece(to, sort, 4)
-            to = _put_span(to, head, head.host_at, &odd)
+            to = put_text(to, host.start, host.length, &odd)
             to = _put_piece(to, sort, 5)
             to = put_marked(to, path.start, path.length, &odd, &path_marks)
             to = _put_piece(to, sort, 6)
@@ -594,11 +608,10 @@ cdef class Recorder:
                 self._exchange._learn(exchange_type)
         return self._exchange
 
-    cdef Entry* _entry_of(self, object ended, Reader exchange, Http1RequestHead head) except? NULL:
+    cdef Entry* _entry_of(self, object ended, Reader exchange, short method, short version) except? NULL:
         """NULL: of a kind that is not remembered."""
         cdef Entry* entry
         cdef Sort sort
-        cdef int method = _method(head)
         cdef long long status
         cdef uintptr_t mixed
         cdef int probe
@@ -616,7 +629,7 @@ cdef class Recorder:
                 route_name = <PyObject*>read_name
         label = "" if fault is None else self._fault.read(fault, 0)
         status = _count(CLIENT_LEFT if response is None else self._response.read(response, 0))
-        if method < 0 or not 0 <= status < 1000:
+        if not 0 <= status < 1000:
             return NULL
         mixed = <uintptr_t>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
         mixed = (mixed ^ <uintptr_t>method << 32) * <uintptr_t>0x9E3779B97F4A7C15 >> 40
@@ -628,12 +641,12 @@ cdef class Recorder:
             if (
                 entry.route is route_name and sort.target is target and sort.status == status
                 and sort.method == method and sort.upstream is upstream and sort.listener is listener_name
-                and sort.scheme is scheme and sort.fault is label and sort.version == version_of(head)
+                and sort.scheme is scheme and sort.fault is label and sort.version == version
             ):
                 return entry
         else:
             entry = &self._entries[mixed % KINDS]  # of those in the way the first goes
-        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, version_of(head)
+        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, version
         return entry if self._learn(entry, recorder.SeriesKey(*names), method) else NULL
 
     cdef void _sweep(self) noexcept:
@@ -719,7 +732,3 @@ cdef inline char* _put_name(char* to, Entry* entry) noexcept:
     memcpy(to + 1, entry.name if length <= SHORT else PyUnicode_DATA(<object>entry.route), length)
     to[length + 1] = c'"'
     return to + length + 2
-
-
-cdef inline char* _put_span(char* to, Http1RequestHead head, Span at, int* odd) noexcept:
-    return put_text(to, PyBytes_AS_STRING(head.source) + at.start, at.length, odd)

@@ -1,7 +1,7 @@
 """Rules for listeners and upstreams of protocols other than HTTP: required combinations, and settings without effect.
 
 A listener, its upstreams and their targets use the same protocol. Unix sockets are byte streams, so they are targets
-for HTTP and for TCP.
+for HTTP and for TCP; but an upstream is used for one of them only, because it lends its connections in one way.
 """
 
 from collections.abc import Iterator, Mapping
@@ -91,6 +91,10 @@ def listeners_of_one_protocol(merged: Merged) -> None:
     schemes = {name: next(iter(_schemes(place, upstream)), "") for place, name, upstream in merged.whole("upstreams")}
     known = merged.maps["upstreams"]
     others: dict[str, str] = {}
+    relayed = _relayed_to(merged)
+    for upstream in relayed:
+        if upstream in known and known[upstream][1] is not BROKEN and not schemes[upstream]:
+            _check_relayed(*known[upstream])
     for place, name, listener in merged.whole("listeners"):
         if listener.protocol is BROKEN:
             continue
@@ -113,7 +117,7 @@ def listeners_of_one_protocol(merged: Merged) -> None:
                 wanted = _TRANSPORT[listener.protocol]
                 wrong = f"the targets of {format_value(upstream)} are not {wanted}:// URLs"
                 at.report(wrong, f"expected an upstream with {wanted} targets", at_key=False)
-    _check_routes(merged, schemes, others)
+    _check_routes(merged, schemes, others, relayed)
 
 
 def _upstreams(place: SourcePlace, listener: Any) -> Iterator[tuple[SourcePlace, Any]]:
@@ -157,7 +161,7 @@ def _upstreams(place: SourcePlace, listener: Any) -> Iterator[tuple[SourcePlace,
         yield place.below("upstream"), listener.upstream
 
 
-def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str]) -> None:
+def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], relayed: Mapping[str, str]) -> None:
     """Check that routes are on HTTP listeners and their upstreams have HTTP targets."""
     for place, route in merged.routes_to_validate():
         for index, name in enumerate(() if route.listeners is BROKEN else route.listeners):
@@ -175,6 +179,28 @@ def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str]) -
         for at, upstream in named:
             if isinstance(upstream, str) and schemes.get(upstream, "") in ("tcp", "udp"):
                 _report_no_requests(at, upstream, schemes[upstream])
+            elif isinstance(upstream, str) and schemes.get(upstream) == "" and upstream in relayed:
+                _report_relayed(at, upstream, relayed[upstream])
+
+
+def _relayed_to(merged: Merged) -> Mapping[str, str]:
+    """Return the upstreams to which connections are relayed, each with the name of such a listener."""
+    return {
+        upstream: name
+        for _, name, listener in merged.whole("listeners")
+        if listener.protocol not in ("http", BROKEN) and BROKEN not in (listener.upstream, listener.routes)
+        for upstream in (listener.upstream, *(route.upstream for route in listener.routes if route is not BROKEN))
+        if isinstance(upstream, str)
+    }
+
+
+def _check_relayed(place: SourcePlace, upstream: Any) -> None:
+    """Check an upstream of unix sockets to which connections are relayed."""
+    _check_transport(place, upstream, "tcp")
+    for index, target in enumerate(() if upstream.targets is BROKEN else upstream.targets):
+        if target is not BROKEN and target.url is not BROKEN and target.url.base_path:
+            at = place.below("targets", index)
+            at.report("connections that are relayed have no path", f"expected unix:{target.url.socket}", at_key=False)
 
 
 def check_takes_requests(merged: Merged, at: SourcePlace, name: str) -> None:
@@ -182,6 +208,15 @@ def check_takes_requests(merged: Merged, at: SourcePlace, name: str) -> None:
     place, upstream = merged.maps["upstreams"][name]
     for scheme in () if upstream is BROKEN else _schemes(place, upstream) & {"tcp", "udp"}:
         _report_no_requests(at, name, scheme)
+    relayed = _relayed_to(merged)
+    if upstream is not BROKEN and name in relayed and not _schemes(place, upstream):
+        _report_relayed(at, name, relayed[name])
+
+
+def _report_relayed(at: SourcePlace, name: str, listener: str) -> None:
+    names = f"listener {format_value(listener)} relays connections to {format_value(name)}"
+    wrong = f"{names}, so no requests can be sent there"
+    at.report(wrong, "expected another upstream with the same targets", at_key=False)
 
 
 def _report_no_requests(at: SourcePlace, name: str, scheme: str) -> None:

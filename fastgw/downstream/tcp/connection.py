@@ -12,13 +12,14 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast, final
 
-from fastgw.downstream.tcp.ends import DROP, End, PlainEnd, TlsEnd
+from fastgw.downstream.tcp.ends import DROP, End, EndState, PlainEnd, TlsEnd
 from fastgw.errors import Fault, Retry
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.forwarded_headers import Peer
@@ -80,8 +81,8 @@ class Outcome(NamedTuple):
     status: int
 
 
-_NO_NAME: Final = ConnectionHead()
-_CONNECTED: Final = Outcome(CONNECTED)
+NO_NAME: Final = ConnectionHead()
+CONNECTED_OUTCOME: Final = Outcome(CONNECTED)
 
 
 @final
@@ -146,7 +147,7 @@ class TcpConnection(Timed):
         self._local = local
         self.route = listener.tcp
         self.client_ip = peer.ip
-        self.head = _NO_NAME
+        self.head = NO_NAME
         self.scheme = b"tcp"
         self.begun_at = monotonic()
         self.fault: Fault | None = None
@@ -186,8 +187,7 @@ class TcpConnection(Timed):
         refused = server.admit(self.peer)
         if refused is not None:
             client.close()
-            self._phase, self.fault = CLOSED, refused
-            self._tell()
+            self.turn_away(refused)
             return
         self._enter(PlainEnd(server.worker_loop, client, self), server.address_limit)
         if self.route.needs_hello:
@@ -199,6 +199,11 @@ class TcpConnection(Timed):
             self._client_end.resume()
         else:
             self._choose(_NO_HELLO)
+
+    def turn_away(self, fault: Fault) -> None:
+        """Log a connection that was closed because a limit of the node is reached."""
+        self._phase, self.fault = CLOSED, fault
+        self._tell()
 
     def accept_tls(
         self, end: TlsEnd, limit: "AddressLimit | None", tls: ssl.SSLObject, server_name: str, vouched: bytes
@@ -230,6 +235,58 @@ class TcpConnection(Timed):
     def _client_end(self) -> End:
         assert self._client is not None
         return self._client
+
+    # connections that begin in compiled code
+
+    def take_over(
+        self, client: socket.socket, limit: "AddressLimit | None", upstream: Upstream, total_at: float
+    ) -> None:
+        """Continue with a client that is counted in the node's limits and as active for its upstream."""
+        self._enter(PlainEnd(self._server.worker_loop, client, self, is_watched=True), limit)
+        self._upstream, self.upstream = upstream, upstream.name
+        self._total_at, self._idle = total_at, upstream.settings.timeouts.tunnel_idle
+
+    def connect_to(self, target: Target | None) -> None:
+        """Connect to this selected target as soon as the pool has a place. None: no target is available."""
+        self._watch(inf)
+        if target is None:
+            assert self._upstream is not None
+            self._end(self._upstream.unavailable())
+            return
+        self._resort = target
+        self._connect(AttemptKind.FIRST)
+
+    def connect_failed(self, target: Target, fault: Fault | None, why: str) -> None:
+        """Handle a failed connect. `fault` None: no descriptor or port was available; the connection waits for one."""
+        if fault is None:
+            self.connect_to(target)
+            return
+        self._watch(inf)
+        self._target, self.target, self._attempt = target, target.label, 1
+        self.failed(fault, why)
+
+    def resume_relay(
+        self,
+        lent: SocketConnection,
+        connected: socket.socket,
+        target: Target,
+        upstream_s: float,
+        states: Sequence[EndState],
+    ) -> None:
+        """Relay between the client and a connected target. `states`: of the client's end and of the target's."""
+        end = PlainEnd(self._server.worker_loop, connected, self, is_watched=True)
+        self._target, self.target, self._attempt, self._lent = target, target.label, 1, lent
+        self._target_end, self._phase = end, OPEN
+        self.response, self.upstream_s = CONNECTED_OUTCOME, upstream_s
+        client = cast(PlainEnd, self._client)
+        client.peer, end.peer = end, client
+        client.restore(states[0])
+        end.restore(states[1])
+        self._watch(self._idle)
+        if not client.is_buffering:
+            end.resume()
+        if self._phase is OPEN and not end.is_buffering:
+            client.resume()
 
     # ClientHello
 
@@ -395,7 +452,7 @@ class TcpConnection(Timed):
         client = self._client_end
         self._target_end = target
         self._phase = OPEN
-        self.response, self.upstream_s = _CONNECTED, now - self.begun_at
+        self.response, self.upstream_s = CONNECTED_OUTCOME, now - self.begun_at
         if self._record is not None:
             self._record.answer(CONNECTED, now)
         client.peer, target.peer = target, client
@@ -441,7 +498,7 @@ class TcpConnection(Timed):
             return
         by_client = end is self._client
         self.fault = Fault.CLIENT_LEFT if by_client else Fault.CONNECTION_LOST
-        self.why = _reason(error)
+        self.why = reason_of(error)
         self._finish(is_reset=True)
 
     def _left(self, why: str) -> None:
@@ -559,7 +616,7 @@ class TcpConnection(Timed):
         return True
 
 
-def _reason(error: Exception | None) -> str:
+def reason_of(error: Exception | None) -> str:
     """Return the reason for a connection's end, in a few words for the log."""
     if isinstance(error, ConnectionResetError) or error is None:
         return "reset"

@@ -10,7 +10,7 @@ import socket
 import struct
 from contextlib import suppress
 from errno import ENOTCONN
-from typing import Final, Protocol, cast, final
+from typing import Final, NamedTuple, Protocol, cast, final
 
 from fastgw.eventloop.socket_poller import BROKEN, ENDED, READABLE, WRITABLE
 from fastgw.eventloop.splice_pipes import SplicePipe
@@ -86,6 +86,17 @@ class _Drop:
 DROP: Final = _Drop()
 
 
+class EndState(NamedTuple):
+    """State of an end."""
+
+    received: int
+    has_ended: bool
+    is_over: bool
+    """Whether our direction has ended."""
+    held: bytes
+    """Data that its socket has not accepted."""
+
+
 @final
 class PlainEnd:
     """End on a plain socket. Reading is paused at first."""
@@ -114,7 +125,10 @@ class PlainEnd:
         "resting",
     )
 
-    def __init__(self, worker_loop: WorkerLoop, connected: socket.socket, owner: Owner) -> None:
+    def __init__(
+        self, worker_loop: WorkerLoop, connected: socket.socket, owner: Owner, is_watched: bool = False
+    ) -> None:
+        """`is_watched`: the socket is already registered with the poller, by another listener."""
         self._worker_loop = worker_loop
         self._socket = connected
         self._recv_into, self._send = connected.recv_into, connected.send
@@ -135,11 +149,24 @@ class PlainEnd:
         self.resting = False
         self.read_since_rest = 0
         self.peer: ByteSink = DROP
-        worker_loop.sockets.watch(fd, self)
+        if is_watched:
+            worker_loop.sockets.take_over(fd, self)
+        else:
+            worker_loop.sockets.watch(fd, self)
 
     def __repr__(self) -> str:
         told = f"paused={self._paused} has_ended={self.has_ended} over={self._is_over} closed={self._is_closed}"
         return f"<PlainEnd {self._fd} {told} held={len(self._held)}>"
+
+    def restore(self, state: EndState) -> None:
+        """Continue from the state in which compiled code has left the socket."""
+        self.received, self.has_ended, self._is_over, self._held = state
+        self._is_bulk = self.received >= RELAY_BYTES
+
+    @property
+    def is_buffering(self) -> bool:
+        """Whether it buffers data that its socket does not accept."""
+        return bool(self._held) or self._pipe is not None
 
     # calls of the poller
 

@@ -3,7 +3,7 @@ ClientHello.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from fastgw.config.settings import gateway as config
 from fastgw.net.server_name import ClientHello
@@ -23,7 +23,7 @@ class TcpRoute(NamedTuple):
 class TcpRoutes:
     """Routes of one listener. Immutable."""
 
-    __slots__ = ("_exact", "_wildcards", "name", "needs_hello")
+    __slots__ = ("_exact", "_wildcards", "name", "needs_hello", "only_upstream", "plan")
 
     def __init__(self, listener: str, settings: config.Listener, upstreams: Mapping[str, Upstream]) -> None:
         self.name = label_of(listener)
@@ -34,6 +34,9 @@ class TcpRoutes:
         self._wildcards: dict[str, list[TcpRoute]] = {}  # by the part after `*.`; `_ANY`: any name, or none
         if settings.upstream is not None:
             self._wildcards[_ANY] = [TcpRoute(upstreams[settings.upstream])]
+        self.only_upstream = None if settings.upstream is None else upstreams[settings.upstream]
+        """The upstream of all connections. None: it depends on the ClientHello."""
+        self.plan: Any = None  # created by the compiled module
         for each in settings.routes:
             route = TcpRoute(upstreams[each.upstream], frozenset(protocol.encode() for protocol in each.alpn))
             for name in each.sni or (_ANY,):

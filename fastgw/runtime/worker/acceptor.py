@@ -12,6 +12,7 @@ from collections.abc import Set
 from contextlib import suppress
 from typing import Final
 
+from fastgw.compiled import twin
 from fastgw.downstream import Listener, Server
 from fastgw.downstream.udp.listening import tell_destinations
 from fastgw.http.malformed import Malformed
@@ -21,6 +22,8 @@ from fastgw.operator_log import RareNotice
 from fastgw.runtime.process.machine_capacity import connections_held, file_limit
 from fastgw.runtime.process.malloc import trim
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
+
+_twin = twin("fastgw.downstream.tcp._connection")
 
 ACCEPTS_PER_WAKEUP: Final = 64  # then other events are handled
 PAUSE: Final = 0.1
@@ -116,8 +119,9 @@ class Acceptor:
         if listener.is_udp:
             self._server.udp.receive(listener, listening, most)
             return None
-        for _ in range(most):
-            held = self._connection_count()
+        accept_and_serve = None if _twin is None or not listener.is_bare_tcp else _twin.accept
+        held_before = self._connection_count()
+        for held in range(held_before, held_before + most):
             if held > self._most_held:
                 self._most_held = held
                 if held >= CROWD and self._look is None:
@@ -125,6 +129,10 @@ class Acceptor:
             if held >= self._most:
                 return self._pause_all("the remaining file descriptors are reserved for upstream connections")
             try:
+                if accept_and_serve is not None:
+                    if accept_and_serve(self._server, listener, listening.fileno()):
+                        continue
+                    return None
                 client, name = listening.accept()
             except BlockingIOError:
                 return None

@@ -140,6 +140,13 @@ async def secure(
         raise _failed(ConnectStep.HANDSHAKE, error, timeout) from error
 
 
+def not_connected(error: OSError, timeout: float, address: TargetAddress | None) -> ConnectFailed:
+    """Return the failure of a connect that the caller has tried. A `TimeoutError` without errno: it timed out."""
+    if error.errno == errno.EADDRNOTAVAIL and address is not None and _no_address_of_ours(address):
+        error = OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+    return _failed(ConnectStep.CONNECT, error, timeout)
+
+
 def _failed(step: ConnectStep, error: OSError, timeout: float) -> ConnectFailed:
     return ConnectFailed(_fault(step, error), f"{step.text}: {_reason(error, timeout)}", _detail(step, error, timeout))
 
@@ -306,6 +313,8 @@ class _Race:
         """Record the end of an attempt. False: it has failed."""
         address = self._running.pop(sock)
         if code == 0:
+            if self._target.scheme == "tcp":  # for others the event loop sets it
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._winner = sock, address
             self._decided.set_result(None)
             return True

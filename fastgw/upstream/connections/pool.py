@@ -26,7 +26,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
 from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.operator_events import OperatorEvent, log_event
-from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect
+from fastgw.upstream.connections.connect import ConnectFailed, Connecting, connect, not_connected
 from fastgw.upstream.connections.negotiating_connection import NegotiatingConnection
 from fastgw.upstream.targets.dns import TargetAddress
 from fastgw.upstream.targets.target import Target
@@ -301,6 +301,39 @@ class Pool(Generic[S]):
                 self._forget_waiter(waiter)
                 return Fault.POOL_FULL
         return None
+
+    # for borrowers that open and close their connections themselves
+
+    def take_place(self, target: Target) -> bool:
+        """Take a place in the limit for a connection that the caller opens. False: none is free, or others wait."""
+        if self._placeless or self._stopped or len(self._openings) >= self._at_once:
+            return False
+        return self._take_place(target)
+
+    def leave_place(self, target: Target) -> None:
+        """Release such a place after the connection was closed."""
+        self._leave_place(target)
+        if self._placeless:
+            self._fill()
+
+    def leave_unconnected(self, target: Target, error: OSError) -> tuple[Fault | None, str]:
+        """Release such a place after a failed connect; return the fault, and the reason for logs.
+
+        None: no descriptor or port was available; `lend` waits for one.
+        """
+        self.leave_place(target)
+        failed = not_connected(error, self._connect_timeouts[0], target.literal)
+        if failed.fault is Fault.CONNECTIONS_EXHAUSTED:
+            return None, ""
+        return self._explain(target, failed, "")
+
+    def register(self, target: Target) -> Pooled[S]:
+        """Return a lent connection that represents one opened by the caller, and owns its place."""
+        connection = self._factory(self, target)
+        assert target.literal is not None
+        self._connections[connection] = target.literal
+        connection.uses = connection.streams = 1
+        return connection
 
     def is_queued(self, borrower: StreamBorrower[S]) -> bool:
         """Whether it waits for the limit, and not for a connection that is being opened."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
+from fastgw.downstream.tcp.connection import ConnectionHead
 from fastgw.errors import Fault
 from fastgw.exchange import Chain
 from fastgw.exchange import Exchange as RealExchange
@@ -19,6 +20,7 @@ from fastgw.observe import Series, record_of
 from fastgw.observe.access_log.formats import JSON_SLOTS, MAX_LINE, json_line, masker
 from fastgw.observe.access_log.line_queue import LineQueue
 from fastgw.observe.access_log.log import Log
+from fastgw.observe.access_log.record import TCP, UDP
 from fastgw.observe.metrics.counters import ExchangeCounters
 from fastgw.observe.metrics.families import BOUNDS_S
 from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
@@ -142,6 +144,41 @@ def test_lines_and_counts_are_those_of_a_record(twin: Any, finished: list[tuple[
         assert list(orjson.loads(written)) == list(orjson.loads(line))
         assert (written.count(b"\n"), written[-1:]) == (1, b"\n")
         assert len(written) <= MAX_LINE
+    assert told.column == expected.column
+
+
+HOSTS = st.sampled_from([b"", b"a.example", b"*.b", "straße.example".encode(), b'a"b', b"x" * 5000])
+
+
+@pytest.mark.parametrize("twin", WAYS)
+@given(
+    host=HOSTS,
+    kind=st.sampled_from([(b"tcp", TCP), (b"udp", UDP)]),
+    known=st.fixed_dictionaries(
+        {
+            "scheme": st.sampled_from([b"tcp", b"tls", b"udp"]),
+            "client_ip": st.sampled_from(["192.0.2.7", "2001:db8::1", "unix:"]),
+            "request_bytes": st.sampled_from([0, 5, 2**40]),
+            "response_bytes": st.sampled_from([0, 5, 2**40]),
+            "response": st.sampled_from([None, Response(200), Response(502)]),
+            "fault": st.sampled_from([None, Fault.CONNECT_REFUSED, Fault.CLIENT_LEFT]),
+            "why": st.sampled_from(["", "ECONNREFUSED"]),
+            "target": st.sampled_from(["", "users-1:9001"]),
+            "upstream_s": st.one_of(st.just(-1.0), SECONDS),
+            "retries": st.sampled_from([0, 2]),
+        }
+    ),
+)
+def test_a_connection_that_is_no_request_is_one_line(
+    twin: Any, host: bytes, kind: tuple[bytes, int], known: dict[str, Any]
+) -> None:
+    """As TCP and UDP are logged: with no path, no query and no headers."""
+    told, expected = Told(twin), Told(None)
+    ended = Exchange(ConnectionHead(host, *kind), route=Named("user"), upstream="users", **known)
+    told.recorder.finish_at(ended, 3.0, 1e9)
+    line = reference(expected, ended, 3.0, 1e9)
+    (written,) = told.lines()
+    assert list(orjson.loads(written).items()) == list(orjson.loads(line).items())
     assert told.column == expected.column
 
 

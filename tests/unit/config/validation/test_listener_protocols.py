@@ -102,6 +102,39 @@ def test_upstreams_that_are_wrong(upstream: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("upstream", "wrong"),
+    [
+        ("{targets: ['unix:/a.sock'], hedge: {}}", "hedge: has no effect with tcp targets"),
+        ("{targets: ['unix:/a.sock'], health_checks: {active: {}}}", "expected `type: tcp`"),
+        ("{targets: ['unix:/a.sock:/base']}", "connections that are relayed have no path; expected unix:/a.sock"),
+    ],
+)
+def test_an_upstream_of_unix_sockets_is_of_the_protocol_that_its_listener_has(upstream: str, wrong: str) -> None:
+    found = told(of("tcp", "upstream: made"), upstream)
+    assert any(wrong in each for each in found), found
+    assert told(of("http", "tls: null"), upstream, "routes: [{name: a, upstream: made}]") == []
+
+
+RELAYED = 'listener "main" relays connections to "unix", so no requests can be sent there'
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "{name: a, upstream: unix}",
+        "{name: a, upstream: {http: 1, unix: 1}}",
+        "{name: a, upstream: http, fallback: {upstream: unix}}",
+        "{name: a, upstream: http, filters: {mirror: {upstream: unix}}}",
+    ],
+)
+def test_an_upstream_of_unix_sockets_takes_connections_or_requests(route: str) -> None:
+    """One upstream has one pool: of bare sockets, or of connections that carry requests."""
+    assert any(RELAYED in each for each in told(of("tcp", "upstream: unix"), more=f"routes: [{route}]"))
+    assert any(RELAYED in each for each in told(of("tls", "routes: [{upstream: unix}]"), more=f"routes: [{route}]"))
+    assert told(of("http", "tls: null"), more=f"routes: [{route}]") == []
+
+
+@pytest.mark.parametrize(
     ("route", "wrong"),
     [
         ("{name: a, upstream: tcp}", 'the targets of "tcp" are tcp:// URLs, which take no requests'),

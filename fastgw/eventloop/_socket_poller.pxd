@@ -1,0 +1,27 @@
+from libc.stdint cimport uint32_t
+
+
+cdef class FdListener:
+    """Listener that is called in C."""
+
+    cdef int on_event(self, int fd, uint32_t events) except -1
+
+
+cdef struct Watched:
+    void* listener  # borrowed from `_kept`
+    uint32_t serial  # of the socket that has the descriptor; an event of one before it is dropped
+
+
+cdef class SocketPoller:
+    cdef object _loop
+    cdef int _epoll
+    cdef Watched* _watched  # by descriptor
+    cdef int _size
+    cdef uint32_t _serial
+    cdef dict _kept
+    cdef list _again
+
+    cdef int add(self, int fd, object listener) except -1
+    cdef int hand_to(self, int fd, object listener) except -1
+    cdef int remove(self, int fd) except -1
+    cdef int _notify(self, int fd, uint32_t serial, uint32_t events) except -1
