@@ -67,6 +67,7 @@ class Bookstore(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.go_on = threading.Semaphore(0)
         self.cancelled = threading.Event()
         self.began = threading.Event()
+        self.yielded = 0  # messages of an endless stream
 
     def service(self, details: Any) -> Any:
         service, _, name = details.method.rpartition("/")
@@ -152,6 +153,7 @@ class Bookstore(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._fail(request.text, context)
         if request.text == "endless":
             while not self.cancelled.is_set():
+                self.yielded += 1
                 yield message("Everything")(text="x" * 1000)
         for number in range(request.number):
             if request.text == "step":

@@ -10,6 +10,7 @@ from fastgw.config.base.value_types import write_duration
 from fastgw.config.decoding.merge import Merged, SourcePlace
 from fastgw.config.settings.gateway import Route, Upstream
 
+_TRANSCODES: Final = "grpc_transcode"
 _FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
 
 
@@ -81,3 +82,14 @@ def _of_route(place: SourcePlace, route: Route, upstreams: Mapping[str, Upstream
         if per_try is not None and per_try >= (route.timeout or inf):
             each = f"`per_try_timeout` of upstream {format_value(destination)} is {write_duration(per_try)}"
             yield place.below("timeout").problem(f"{each}: the route's timeout is not longer, so there are no retries")
+    for name, use in route.filters.items():
+        if use is not None and getattr(use.settings, "type_name", "") == _TRANSCODES:
+            others = [each for each in route.destinations if not _speaks_grpc(each, upstreams)]
+            if others:
+                where = f"upstream {format_value(str(others[0]))} has another protocol than `grpc`"
+                yield place.below("filters", name).problem(f"{where}: its requests are not transcoded")
+
+
+def _speaks_grpc(destination: Any, upstreams: Mapping[str, Upstream]) -> bool:
+    upstream = upstreams.get(destination) if isinstance(destination, str) else None
+    return upstream is not None and upstream.protocol == "grpc"

@@ -26,11 +26,10 @@ class Conversions:
     none do any more: their source is paused meanwhile.
     """
 
-    __slots__ = ("_hold", "_loop", "_over", "_spent", "_waiting", "_working")
+    __slots__ = ("_hold", "_over", "_spent", "_waiting", "_working")
 
     def __init__(self, hold: Callable[[bool], None]) -> None:
         self._hold = hold
-        self._loop = asyncio.get_running_loop()
         self._waiting: list[_Conversion] = []
         self._working = False  # the thread has some of them
         self._spent = 0  # bytes in this turn of the loop
@@ -44,8 +43,8 @@ class Conversions:
         if self._over:
             return
         if not self._working and self._spent + size <= AT_ONCE:
-            if not self._spent:
-                self._loop.call_soon(self._turn)
+            if size and not self._spent:
+                asyncio.get_running_loop().call_soon(self._turn)
             self._spent += size
             done(_result(convert))
             return
@@ -53,7 +52,7 @@ class Conversions:
         if not self._working:
             self._working = True
             self._hold(True)
-            self._loop.call_soon(self._start)  # with what else comes in this turn
+            asyncio.get_running_loop().call_soon(self._start)  # with what else comes in this turn
 
     def cancel(self) -> None:
         """Forget those that are not done yet."""
@@ -66,7 +65,7 @@ class Conversions:
     def _start(self) -> None:
         batch, self._waiting = self._waiting, []
         if batch:
-            work = self._loop.run_in_executor(_thread, _results, batch)
+            work = asyncio.get_running_loop().run_in_executor(_thread, _results, batch)
             work.add_done_callback(partial(self._converted, batch))
 
     def _converted(self, batch: list[_Conversion], work: "asyncio.Future[list[Any]]") -> None:

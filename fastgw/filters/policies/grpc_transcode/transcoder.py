@@ -51,8 +51,10 @@ class Transcoder:
         return call.description if isinstance(call, Call) else "it is not transcoded"
 
     def translate(self, exchange: Exchange, forward: Forward) -> bool:
-        call = self._calls.get(exchange)
-        if call is None or not forward.grpc:
+        if forward.upstream.settings.protocol != "grpc":
+            return False  # of a fallback
+        call = self._calls.get(exchange) or self._call_of(exchange)
+        if not isinstance(call, Call):
             return False
         Transcoding(self._use, call.binding, call.reader, exchange, forward).begin()
         return True

@@ -160,10 +160,10 @@ class Transcoding(BodySink, CallListener):
             self.end(())
 
     def _send(self, body: Relay) -> None:
-        exchange, method = self._exchange, self._binding.method
+        exchange, path = self._exchange, self._binding.method.path
         fields = [(name, value) for name, value in exchange.headers if _is_metadata(name.lower(), _NOT_SENT)]
         authority = exchange.authority or b"localhost"
-        head = BuiltRequestHead(b"POST", authority, method.path, (*fields, *_CALL), body.length, accepts_trailers=True)
+        head = BuiltRequestHead(b"POST", authority, path, (*fields, *_CALL), body.length, accepts_trailers=True)
         self._call.send(head, body)
 
     def feed(self, payload: bytes) -> None:
