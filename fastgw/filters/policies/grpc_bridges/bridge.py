@@ -28,6 +28,7 @@ from fastgw.http.grpc.status import (
     GrpcStatus,
     decode_message,
     parse_status,
+    status_trailers,
 )
 from fastgw.http.http1 import serializer
 from fastgw.upstream.client.translated_call import CallListener, TranslatedCall
@@ -55,13 +56,14 @@ class CallStatus:
     def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
         """`fields`: the trailers of the response."""
         self.fields = tuple(fields)
-        known = {name.lower(): value for name, value in reversed(self.fields)}
-        if STATUS not in known:
-            told = b"The upstream service has sent no status."
-            self.fields = (*self.fields, (STATUS, b"%d" % GrpcStatus.UNKNOWN), (MESSAGE, told))
-            known[MESSAGE] = told
-        self.code = parse_status(known.get(STATUS))
-        self.details = known.get(DETAILS)
+        values = [value for name, value in self.fields if name.lower() == STATUS]
+        if len(values) != 1:
+            told = f"The upstream service has sent {'more than one' if values else 'no'} status."
+            kept = (line for line in self.fields if line[0].lower() not in _STATUS_FIELDS)
+            self.fields = (*kept, *status_trailers(GrpcStatus.UNKNOWN, told))
+            values = [b"%d" % GrpcStatus.UNKNOWN]
+        self.code = parse_status(values[0])
+        self.details = next((value for name, value in self.fields if name.lower() == DETAILS), None)
 
     @property
     def message(self) -> str:

@@ -177,3 +177,41 @@ def test_paths_pass_as_they_would_without_the_filter(path: bytes) -> None:
     ran, without = run(GrpcWeb(), sent, response=response()), run((), sent, response=response())
     assert (ran.status, without.status) == (200, 200)
     assert ran.sent.split(b" ")[1] == without.sent.split(b" ")[1]
+
+
+@pytest.mark.parametrize("trailers", [b"", b"grpc-message: x\r\n", b"grpc-status: 0\r\ngrpc-status: 5\r\n"])
+def test_a_status_is_there_once_or_unknown(trailers: bytes) -> None:
+    """Clients read the first, the last, or as much of `0, 5` as is a number."""
+    answer = response(framed(b"hi"), trailers=b"x-a: 1\r\n" + trailers)
+    web = run(GrpcWeb(), request(framed(b"x"), WEB), response=answer)
+    assert web.body.count(b"grpc-status:") == 1
+    assert b"x-a:1\r\ngrpc-status:2\r\n" in web.body
+    unary = run(ConnectRpc(), UNARY, response=answer)
+    assert (unary.status, json.loads(unary.body)["code"]) == (500, "unknown")
+
+
+@pytest.mark.parametrize("filter", ["grpc_web", "connect_rpc"])
+def test_a_client_that_takes_nothing_stops_the_upstream(filter: str) -> None:
+    """And an upstream that takes nothing stops the client: neither side is read ahead."""
+    plane = Plane({"filters": {filter: {}}})
+    client = plane.client()
+    kind = WEB if filter == "grpc_web" else b"application/connect+proto"
+    client.sends(chunked_request(kind) + in_chunks(framed(b"a" * 10)))
+    upstream = plane.connects(room=1)
+    message = framed(b"x" * 60_000)
+    sent = 0
+    while client.reading and sent < 100:
+        client.sends(in_chunks(message))
+        sent += 1
+    assert sent < 10
+    upstream.takes()
+    assert client.reading
+    client.takes(1)
+    upstream.sends(response(message).partition(b"0\r\n")[0])
+    sent = 0
+    while upstream.reading and sent < 100:
+        upstream.sends(in_chunks(message))
+        sent += 1
+    assert sent < 10
+    client.takes()
+    assert upstream.reading
