@@ -241,9 +241,9 @@ def check(
         loaded = _load(file, syntax)
         file = loaded.files[0]
         problems, notes = [], notes_of(loaded, compile(loaded.config, 1, loaded.captured))
-        for place, access_log in enumerate(loaded.config.access_logs):
+        for index, access_log in enumerate(loaded.config.access_logs):
             if reason := why_not(access_log.sink):
-                notes.append(config.Problem(file, 0, 0, f"access_logs[{place}].sink", reason))
+                notes.append(config.Problem(file, 0, 0, f"access_logs[{index}].sink", reason))
         for path, address in _addresses(loaded.config):
             if reason := why_not_listen(address):
                 notes.append(config.Problem(file, 0, 0, path, reason))
@@ -512,8 +512,8 @@ def filters(
                     "" if file is not None else f"; for a filter of a configuration: fastgw filters {name} --file FILE"
                 )
                 _fail(WRONG, f"fastgw: {'; '.join(filter(None, (error.wrong, error.expected)))}{hint}")
-            for place, type_name in instances:
-                typer.echo(f"{place}: a {type_name} filter named {name}", err=True)
+            for use, type_name in instances:
+                typer.echo(f"{use}: a {type_name} filter named {name}", err=True)
             name = instances[0][1]
             known = {name: type_called(name, known)}
     chosen = known if name is None else {name: known[name]}
@@ -714,8 +714,8 @@ def _ask_which(found: Sequence[Found]) -> Found:
     from fastgw.admin.gateway_selection import listed
 
     typer.echo("Several gateways run:", err=True)
-    for place, line in enumerate(listed(found), 1):
-        typer.echo(f"  {place}  {line}", err=True)
+    for index, line in enumerate(listed(found), 1):
+        typer.echo(f"  {index}  {line}", err=True)
     number: int = typer.prompt("Which one", type=click.IntRange(1, len(found)), err=True)
     return found[number - 1]
 
@@ -723,10 +723,10 @@ def _ask_which(found: Sequence[Found]) -> Found:
 def _query_gateway(wanted: GatewayChoice, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     """Return the response of a running gateway."""
     choice = _chosen(wanted)
-    if certificate is not None and not choice.place.tls:
+    if certificate is not None and not choice.admin.tls:
         raise typer.BadParameter("a client certificate needs https://", param_hint="--certificate")
     try:
-        return ask(AdminClient(choice.place, choice.token, certificate))
+        return ask(AdminClient(choice.admin, choice.token, certificate))
     except Unreachable as error:
         _fail(UNREACHABLE, f"fastgw: {error}")
     except RefusedByGateway as error:

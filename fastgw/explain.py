@@ -564,15 +564,15 @@ def as_text(explanation: Explanation) -> str:
     if explanation.route:
         beat = f"; beat: {', '.join(explanation.beat)}" if explanation.beat else ""
         lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))
-    lines += [("could be" if not place else "", each) for place, each in enumerate(explanation.could_be)]
+    lines += [("could be" if not index else "", each) for index, each in enumerate(explanation.could_be)]
     if explanation.nearest:
         lines.append(("nearest", explanation.nearest))
     if explanation.split:
         lines.append(("split", explanation.split))
     for title, steps in (("early", explanation.early), ("filters", explanation.filters)):
-        for place, step in enumerate(steps):
+        for index, step in enumerate(steps):
             level = f"   [{step.level}]" if step.level else ""
-            lines.append((title if place == 0 else "", f"{step.filter} → {step.decision}{level}"))
+            lines.append((title if index == 0 else "", f"{step.filter} → {step.decision}{level}"))
     if explanation.provided:
         verb = "lets" if len(explanation.provided) == 1 else "let"
         lines.append(("provided", f"{', '.join(explanation.provided)} {verb} it pass"))

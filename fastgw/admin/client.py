@@ -46,15 +46,15 @@ class AdminAddress(Struct, frozen=True):
     tls: bool = False
 
 
-def parse_place(text: str) -> AdminAddress:
+def parse_admin_address(text: str) -> AdminAddress:
     """Parse `host:port`, `[ipv6]:port`, `unix:/path`, or a URL with `https://` or `http://`. Raises `ValueError`."""
     try:
-        return _parsed_place(text)
+        return _parsed_admin_address(text)
     except ValueError as error:
         raise ValueError(f"{error}; expected host:port, unix:/path or https://host:port") from error
 
 
-def _parsed_place(text: str) -> AdminAddress:
+def _parsed_admin_address(text: str) -> AdminAddress:
     if "://" not in text:
         address = parse_address(text)
         if not address.path and not address.port:
@@ -74,9 +74,9 @@ class AdminClient:
     """Client of one gateway. Methods raise `Unreachable` or `RefusedByGateway`; so does the constructor if
     `certificate`, the name of a PEM file with a client certificate and its key, is invalid."""
 
-    def __init__(self, place: AdminAddress, token: str | None, certificate: str | None = None) -> None:
-        self._place = place
-        self._tls = _client_tls(certificate) if place.tls else None
+    def __init__(self, admin: AdminAddress, token: str | None, certificate: str | None = None) -> None:
+        self._admin = admin
+        self._tls = _client_tls(certificate) if admin.tls else None
         self._fields: dict[str, str | bytes] = (
             {} if token is None else {"Authorization": f"Bearer {token.strip()}".encode()}
         )
@@ -103,7 +103,7 @@ class AdminClient:
         fields: dict[str, str | bytes] = {**self._fields}
         if body is not None:
             fields["Content-Type"] = JSON
-        connection = _Connection(self._place, self._tls)
+        connection = _Connection(self._admin, self._tls)
         try:
             connection.connect()
             connection.sock.settimeout(timeout)
@@ -121,7 +121,7 @@ class AdminClient:
         return answer
 
     def _unreachable(self, error: OSError) -> Unreachable:
-        text = self._place.text
+        text = self._admin.text
         if isinstance(error, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted ({error.verify_message})"
             return Unreachable(f"{text}: {why}; set SSL_CERT_FILE=FILE to the CA certificates to trust")
@@ -134,11 +134,11 @@ class AdminClient:
 
     @property
     def _may_be_tls(self) -> bool:
-        return not self._place.tls and not self._place.address.path
+        return not self._admin.tls and not self._admin.address.path
 
     @property
     def _try_tls(self) -> str:
-        return f"try --admin https://{self._place.text.removeprefix('http://')}"
+        return f"try --admin https://{self._admin.text.removeprefix('http://')}"
 
     def _refused(self, status: int, body: bytes) -> Exception:
         try:
@@ -146,22 +146,22 @@ class AdminClient:
         except msgspec.MsgspecError:
             return self._stranger(f"it answers {status}")
         hint = f"; give --token-file FILE or set {TOKEN}" if status == 401 else ""
-        return RefusedByGateway(f"{self._place.text}: {refusal.detail.removesuffix('.') or refusal.title}{hint}")
+        return RefusedByGateway(f"{self._admin.text}: {refusal.detail.removesuffix('.') or refusal.title}{hint}")
 
     def _stranger(self, why: str) -> Unreachable:
-        return Unreachable(f"{self._place.text} is not the admin API of fastgw: {why}; give --admin ADDR")
+        return Unreachable(f"{self._admin.text} is not the admin API of fastgw: {why}; give --admin ADDR")
 
 
 class _Connection(http.client.HTTPConnection):
     """Connection to a host, with or without TLS, or to a unix socket."""
 
-    def __init__(self, place: AdminAddress, tls: ssl.SSLContext | None) -> None:
-        super().__init__(place.address.host or "localhost", place.address.port, timeout=TIMEOUT)
-        self._place = place
+    def __init__(self, admin: AdminAddress, tls: ssl.SSLContext | None) -> None:
+        super().__init__(admin.address.host or "localhost", admin.address.port, timeout=TIMEOUT)
+        self._admin = admin
         self._tls = tls
 
     def connect(self) -> None:
-        path = self._place.address.path
+        path = self._admin.address.path
         if path:
             self.sock: Any = socket.socket(socket.AF_UNIX)
             self.sock.settimeout(TIMEOUT)

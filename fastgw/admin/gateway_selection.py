@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from fastgw.admin.client import DEFAULT, AdminAddress, parse_place, token_of
+from fastgw.admin.client import DEFAULT, AdminAddress, parse_admin_address, token_of
 from fastgw.admin.gateway_registry import Found, directories, running
 from fastgw.config.base.value_types import parse_address
 
@@ -21,7 +21,7 @@ class AmbiguousGateway(Exception):
 class Choice(Struct, frozen=True):
     """Selected gateway: address, and token to send."""
 
-    place: AdminAddress
+    admin: AdminAddress
     token: str | None = None
 
 
@@ -41,12 +41,12 @@ def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None
     """
     given = token_of(wanted.token_file)
     if wanted.admin is not None:
-        place, found = _named(parse_place(wanted.admin), running())
-        return Choice(place, given or (None if found is None else found.token()))
+        admin, found = _named(parse_admin_address(wanted.admin), running())
+        return Choice(admin, given or (None if found is None else found.token()))
     fitting = _fitting(running(), wanted)
     if not fitting:
         if wanted.config is None and wanted.name is None:
-            return Choice(parse_place(DEFAULT), given)  # a gateway in a container, or of another user
+            return Choice(parse_admin_address(DEFAULT), given)  # a gateway in a container, or of another user
         what = f"from {wanted.config}" if wanted.config is not None else f'called "{wanted.name}"'
         raise NoSuchGateway(f"no gateway {what} runs; {known(running())}")
     if len(fitting) > 1 and ask is None:
@@ -55,7 +55,7 @@ def choose(wanted: GatewayChoice, ask: Callable[[Sequence[Found]], Found] | None
             f"several gateways run; choose one with --config FILE, --name NAME or --admin ADDR:\n{lines}"
         )
     meant = fitting[0] if len(fitting) == 1 or ask is None else ask(fitting)
-    where = place_of(meant)
+    where = address_of(meant)
     if where is None:
         raise NoSuchGateway(f"{_title(meant)} has no admin listener; signal its process {meant.entry.pid} instead")
     return Choice(where, given or meant.token())
@@ -70,24 +70,24 @@ def _fitting(found: Sequence[Found], wanted: GatewayChoice) -> list[Found]:
     ]
 
 
-def _named(place: AdminAddress, found: Sequence[Found]) -> tuple[AdminAddress, Found | None]:
+def _named(admin: AdminAddress, found: Sequence[Found]) -> tuple[AdminAddress, Found | None]:
     """Return the gateway bound to exactly this address. `localhost` becomes its address: a name may resolve to another
     host, which would receive the token. Over TLS the certificate proves the name."""
     for each in found:
-        other = place_of(each)
-        if other is None or other.tls != place.tls:
+        other = address_of(each)
+        if other is None or other.tls != admin.tls:
             continue
-        one, two = place.address, other.address
+        one, two = admin.address, other.address
         same_host = one.host == two.host or (one.host == "localhost" and two.local)
         if one.path or two.path:
             if one.path and two.path and os.path.realpath(one.path) == os.path.realpath(two.path):
-                return place, each
+                return admin, each
         elif same_host and one.port == two.port:
-            return (place if place.tls else AdminAddress(place.text, two)), each
-    return place, None
+            return (admin if admin.tls else AdminAddress(admin.text, two)), each
+    return admin, None
 
 
-def place_of(found: Found) -> AdminAddress | None:
+def address_of(found: Found) -> AdminAddress | None:
     """Return the address of its admin API; None = it has none."""
     admin = found.entry.admin
     if admin is None:

@@ -72,7 +72,7 @@ class Together(NamedTuple):
 
     names: list[str]
     kinds: set[str]
-    places: list[int]
+    indexes: list[int]
 
 
 class Grouping:
@@ -86,15 +86,15 @@ class Grouping:
 
     def add(self, certificate: bytes) -> Together:
         """Return the group that the next certificate belongs to. Raises `ssl.SSLError`."""
-        names, kind, place = dns_names(decoded(certificate)), key_kind(certificate), self._count
+        names, kind, index = dns_names(decoded(certificate)), key_kind(certificate), self._count
         self._count += 1
         alike = self._by_names.setdefault(frozenset(names), [])
         for group in alike if kind and names else ():
             if kind not in group.kinds:
                 group.kinds.add(kind)
-                group.places.append(place)
+                group.indexes.append(index)
                 return group
-        group = Together(names, {kind}, [place])
+        group = Together(names, {kind}, [index])
         alike.append(group)
         self.groups.append(group)
         return group

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.admin.client import AdminClient, parse_place
+from fastgw.admin.client import AdminClient, parse_admin_address
 from tests.e2e.clients import Caller, LoadCounts
 from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough, under_load
@@ -65,7 +65,7 @@ class Reloadable(Gateway):
 
     def status(self) -> dict[str, Any]:
         """What `fastgw status --format json` prints, without the start of a process."""
-        client = AdminClient(parse_place(str(self.ready["admin"])), self.token)
+        client = AdminClient(parse_admin_address(str(self.ready["admin"])), self.token)
         status: dict[str, Any] = json.loads(client.get("/status"))
         return status
 

@@ -54,10 +54,10 @@ class Problem(Struct, frozen=True):
             force_setattr(self, "hint", before.rstrip())
 
     def __str__(self) -> str:
-        place = ":".join([shown_file(self.file), *(str(number) for number in (self.line, self.column) if number)])
+        location = ":".join([shown_file(self.file), *(str(number) for number in (self.line, self.column) if number)])
         advice = " ".join(filter(None, (self.hint, f"{_EXPECTED}{self.expected}" if self.expected else "")))
         said = f"{self.wrong}; {advice}" if advice else self.wrong
-        return ": ".join(part for part in (place, self.path, said) if part).translate(_CONTROL)
+        return ": ".join(part for part in (location, self.path, said) if part).translate(_CONTROL)
 
 
 def with_counts(problems: Iterable[Problem]) -> list[Problem]:
@@ -71,8 +71,8 @@ def with_counts(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _with_count(problem: Problem, more: int) -> Problem:
-    places = "place" if more == 1 else "places"
-    return replace(problem, wrong=f"{problem.wrong} (and in {more} other {places})") if more else problem
+    noun = "place" if more == 1 else "places"
+    return replace(problem, wrong=f"{problem.wrong} (and in {more} other {noun})") if more else problem
 
 
 def shown_file(name: str) -> str:

@@ -1,6 +1,6 @@
 """Merges the documents of a configuration: maps and lists add up, single settings may be set once.
 
-Each part keeps its `SourcePlace`, so that later rules can report positions.
+Each part keeps its `SourceLocation`, so that later rules can report positions.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -28,14 +28,14 @@ ANYWHERE: Final = ("version",)
 
 
 @dataclass(frozen=True)
-class SourcePlace:
+class SourceLocation:
     """A value in a document."""
 
     reading: Reading
     path: Path
 
-    def below(self, *steps: str | int) -> "SourcePlace":
-        return SourcePlace(self.reading, (*self.path, *steps))
+    def below(self, *steps: str | int) -> "SourceLocation":
+        return SourceLocation(self.reading, (*self.path, *steps))
 
     def report(self, wrong: str, expected: str = "", *, at_key: bool = True) -> None:
         """Report a problem at the key, unless `at_key` says otherwise: rules are about settings more than about
@@ -64,26 +64,26 @@ class SourcePlace:
         return self.path in self.reading.misspelt
 
     def __str__(self) -> str:
-        return self.reading.document.place(self.path)
+        return self.reading.document.location(self.path)
 
 
 @dataclass(frozen=True)
-class Derived(SourcePlace):
+class Derived(SourceLocation):
     """Source position of generated configuration, such as a route generated from an egress service. Problems are
     reported at the setting that it was generated from. `find_parts`: parts with a position of their own, by their path
     in the generated configuration; rarely called. `made`: its form in a file, as far as rules read it.
     """
 
-    find_parts: Callable[[], Mapping[Path, SourcePlace]] = field(default=dict, compare=False)
+    find_parts: Callable[[], Mapping[Path, SourceLocation]] = field(default=dict, compare=False)
     made: Mapping[str, Any] = field(default_factory=dict, compare=False)
     steps: Path = ()
     """Path within the generated configuration."""
 
     @cached_property
-    def parts(self) -> Mapping[Path, SourcePlace]:
+    def parts(self) -> Mapping[Path, SourceLocation]:
         return self.find_parts()
 
-    def below(self, *steps: str | int) -> SourcePlace:
+    def below(self, *steps: str | int) -> SourceLocation:
         whole, parts = (*self.steps, *steps), self.parts
         for length in range(len(whole), 0, -1):
             if whole[:length] in parts:
@@ -104,7 +104,7 @@ class Derived(SourcePlace):
 
 CONSUMERS: Final = "consumers"
 """Key beside the services of an application: consumers that may call as the application."""
-Services = dict[str, dict[str, tuple[SourcePlace, Any]]]
+Services = dict[str, dict[str, tuple[SourceLocation, Any]]]
 """Services of `egress`, by application and name; values may be `BROKEN`."""
 
 
@@ -113,17 +113,17 @@ class Merged:
     """The merged parts of a configuration. Values of `maps` and `lists` may be `BROKEN`."""
 
     readings: list[Reading] = field(default_factory=list)
-    single: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
-    maps: dict[str, dict[str, tuple[SourcePlace, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
-    lists: dict[str, list[tuple[SourcePlace, Any]]] = field(default_factory=dict)
+    single: dict[str, tuple[SourceLocation, Any]] = field(default_factory=dict)
+    maps: dict[str, dict[str, tuple[SourceLocation, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
+    lists: dict[str, list[tuple[SourceLocation, Any]]] = field(default_factory=dict)
     """Lists present in a file: an empty list is not the same as a missing one."""
-    egress_place: SourcePlace | None = None
+    egress_location: SourceLocation | None = None
     """Position of the first `egress`. None: there is none."""
-    egress: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
+    egress: dict[str, tuple[SourceLocation, Any]] = field(default_factory=dict)
     """Settings of `egress` by key, without `apps`."""
     services: Services = field(default_factory=dict)
     """Services of `egress.apps`, and those added by providers."""
-    app_consumers: dict[str, tuple[SourcePlace, Any]] = field(default_factory=dict)
+    app_consumers: dict[str, tuple[SourceLocation, Any]] = field(default_factory=dict)
     """Names of the consumers that may call as an application, by application."""
     awaits_services: bool = False
     """Whether a provider has not delivered its services yet."""
@@ -132,24 +132,24 @@ class Merged:
     with_notes: set[int] = field(default_factory=set)
     """Identities of the routes and upstreams that rules have reported on."""
 
-    def whole(self, name: str) -> Iterator[tuple[SourcePlace, str, Any]]:
+    def whole(self, name: str) -> Iterator[tuple[SourceLocation, str, Any]]:
         """Return the valid entries of a map."""
-        return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
+        return ((location, key, value) for key, (location, value) in self.maps[name].items() if value is not BROKEN)
 
-    def single_entry(self, name: str) -> Iterator[tuple[SourcePlace, Any]]:
+    def single_entry(self, name: str) -> Iterator[tuple[SourceLocation, Any]]:
         """Yield the single entry of a setting that is allowed once; nothing if it is missing or null."""
         if name in self.single and self.single[name][1] is not None:
             yield self.single[name]
 
-    def routes(self) -> Iterator[tuple[SourcePlace, Any]]:
+    def routes(self) -> Iterator[tuple[SourceLocation, Any]]:
         """Return the routes whose settings are valid."""
-        return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
+        return ((location, route) for location, route in self.lists.get("routes", ()) if route is not BROKEN)
 
-    def routes_to_validate(self) -> Iterator[tuple[SourcePlace, Any]]:
+    def routes_to_validate(self) -> Iterator[tuple[SourceLocation, Any]]:
         """Return the routes not validated yet, for rules about each route by itself."""
-        return ((place, route) for place, route in self.routes() if id(route) not in self.validated)
+        return ((location, route) for location, route in self.routes() if id(route) not in self.validated)
 
-    def upstreams_to_validate(self) -> Iterator[tuple[SourcePlace, str, Any]]:
+    def upstreams_to_validate(self) -> Iterator[tuple[SourceLocation, str, Any]]:
         """Return the upstreams not validated yet."""
         return (each for each in self.whole("upstreams") if id(each[2]) not in self.validated)
 
@@ -158,9 +158,9 @@ class Merged:
         if any(True for _ in notes):
             self.with_notes.add(id(each))
 
-    def consumers(self) -> Iterator[tuple[SourcePlace, Any]]:
+    def consumers(self) -> Iterator[tuple[SourceLocation, Any]]:
         """Return the consumers whose settings are valid."""
-        return ((place, each) for place, each in self.lists.get("consumers", ()) if each is not BROKEN)
+        return ((location, each) for location, each in self.lists.get("consumers", ()) if each is not BROKEN)
 
     def config(self) -> Config:
         """Return the configuration, once there are no problems."""
@@ -169,7 +169,7 @@ class Merged:
             held[name] = MappingProxyType({key: value for key, (_, value) in entries.items()})
         for name, elements in self.lists.items():
             held[name] = tuple(value for _, value in elements)
-        if self.egress_place is not None:
+        if self.egress_location is not None:
             held["egress"] = self._egress()
         return Config(**held)
 
@@ -191,18 +191,18 @@ def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files
         reading = Reading(document, filter_types, files)
         merged.readings.append(reading)
         for name, value in Structure(Config).read_fields(document.value or {}, (), reading).items():
-            place = SourcePlace(reading, (name,))
+            location = SourceLocation(reading, (name,))
             if value is BROKEN:
                 continue
             if name in LISTS:
-                merged.lists.setdefault(name, []).extend((place.below(i), each) for i, each in enumerate(value))
+                merged.lists.setdefault(name, []).extend((location.below(i), each) for i, each in enumerate(value))
             elif name in MAPS:
                 for key, each in value.items():
-                    _add(merged.maps[name], key, place.below(key), each)
+                    _add(merged.maps[name], key, location.below(key), each)
             elif name == "egress":
-                _add_egress(merged, place, value)
+                _add_egress(merged, location, value)
             elif name not in ANYWHERE or name not in merged.single:
-                _add(merged.single, name, place, value)
+                _add(merged.single, name, location, value)
     return merged
 
 
@@ -214,9 +214,9 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     if document.upstream not in upstreams:
         reading.report((), f"unknown upstream {format_value(document.upstream)}", suggest(document.upstream, upstreams))
         return reading
-    place, upstream = upstreams[document.upstream]
+    location, upstream = upstreams[document.upstream]
     if BROKEN not in (upstream, targets):
-        upstreams[document.upstream] = place, replace(upstream, targets=targets)
+        upstreams[document.upstream] = location, replace(upstream, targets=targets)
     return reading
 
 
@@ -227,15 +227,15 @@ def targets_in_files(
     looked up yet."""
     readings = []
     notes: list[Problem] = []
-    for place, name, upstream in list(merged.whole("upstreams")):
+    for location, name, upstream in list(merged.whole("upstreams")):
         source = upstream.targets
         if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv):
             continue
         file = _name_of(source, upstream.resolve.interval)
         if file is not BROKEN and _is_unknown(file, files):
-            merged.maps["upstreams"][name] = place, replace(upstream, targets=())
+            merged.maps["upstreams"][name] = location, replace(upstream, targets=())
             why = files.unresolved.get(file, f"{shown_file(file)}: not resolved yet")
-            notes.append(place.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
+            notes.append(location.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
         elif file is not BROKEN:
             suffix = "" if isinstance(source, TargetsFile) else ".json"
             document = Document(file, partial(files.read, file), suffix=suffix, upstream=name, quotes=bool(suffix))
@@ -245,9 +245,9 @@ def targets_in_files(
                 reading = put_targets(merged, document, filter_types, files)
             readings.append(reading)
             if reading.problems:
-                merged.maps["upstreams"][name] = place, BROKEN
+                merged.maps["upstreams"][name] = location, BROKEN
         else:
-            merged.maps["upstreams"][name] = place, BROKEN
+            merged.maps["upstreams"][name] = location, BROKEN
     return readings, notes
 
 
@@ -279,22 +279,26 @@ def add_consumers(
     notes: list[Problem] = []
     met: set[str] = set()
     consumers = merged.lists.setdefault("consumers", [])
-    for place, pattern in merged.lists.get("consumer_files", ()):
+    for location, pattern in merged.lists.get("consumer_files", ()):
         if pattern is BROKEN:
             continue
         try:
-            found = files.find(place.reading.document.folder, pattern)
+            found = files.find(location.reading.document.folder, pattern)
         except SyntaxProblem as flaw:
-            place.report(f"{format_value(pattern)}: {flaw.wrong}", "expected a pattern that matches fewer directories")
+            location.report(
+                f"{format_value(pattern)}: {flaw.wrong}", "expected a pattern that matches fewer directories"
+            )
             continue
         if not found and has_magic(pattern):
-            notes.append(place.problem(f"{format_value(pattern)} matches no file"))
+            notes.append(location.problem(f"{format_value(pattern)} matches no file"))
         elif not found:
-            place.report(f"{format_value(pattern)}: no such file", "expected files with consumers")
+            location.report(f"{format_value(pattern)}: no such file", "expected files with consumers")
         for file in found:
             escaped = file.encode(errors="backslashreplace").decode()
             if escaped != file:
-                place.report(f"{format_value(pattern)}: {escaped}: a name that is not UTF-8", "expected another name")
+                location.report(
+                    f"{format_value(pattern)}: {escaped}: a name that is not UTF-8", "expected another name"
+                )
             elif file not in met:
                 met.add(file)
                 reading = Reading(Document(file, partial(files.read, file), quotes=False), filter_types, files)
@@ -302,7 +306,7 @@ def add_consumers(
                 reading.problems += reading.document.problems
                 if reading.document.value is not None:
                     held = Structure(ConsumerFile).read(reading.document.value, (), reading)
-                    at = SourcePlace(reading, ("consumers",))
+                    at = SourceLocation(reading, ("consumers",))
                     consumers.extend((at.below(i), each) for i, each in enumerate(_elements(held)))
     return readings, notes
 
@@ -311,23 +315,23 @@ def _elements(file: Any) -> Iterable[Any]:
     return () if file is BROKEN or file.consumers is BROKEN else file.consumers
 
 
-def _add_egress(merged: Merged, place: SourcePlace, egress: Egress | None) -> None:
+def _add_egress(merged: Merged, location: SourceLocation, egress: Egress | None) -> None:
     """Merge `egress`: applications and services of several files add up; other settings may be set once."""
     if egress is None:
         return
-    merged.egress_place = merged.egress_place or place
-    for key in place.raw:
+    merged.egress_location = merged.egress_location or location
+    for key in location.raw:
         if key != "apps":
-            _add(merged.egress, key, place.below(key), getattr(egress, key))
+            _add(merged.egress, key, location.below(key), getattr(egress, key))
     for app, services in egress.apps.items():
         held = merged.services.setdefault(app, {})
         for name, service in services.items():
             kind = merged.app_consumers if isinstance(service, tuple) else held
-            _add(kind, app if isinstance(service, tuple) else name, place.below("apps", app, name), service)
+            _add(kind, app if isinstance(service, tuple) else name, location.below("apps", app, name), service)
 
 
-def _add(held: dict[str, tuple[SourcePlace, Any]], name: str, place: SourcePlace, value: Any) -> None:
+def _add(held: dict[str, tuple[SourceLocation, Any]], name: str, location: SourceLocation, value: Any) -> None:
     if name in held:
-        place.report(f"already defined at {held[name][0]}", "expected a unique name")
+        location.report(f"already defined at {held[name][0]}", "expected a unique name")
     else:
-        held[name] = place, value
+        held[name] = location, value

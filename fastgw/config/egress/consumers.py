@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from fastgw.config.base.problems import Problem, format_value, nearest, suggest
 from fastgw.config.decoding.decoder import BROKEN, Structure
-from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.egress import Egress
 from fastgw.config.settings.gateway import FilterUse
 from fastgw.config.sources.extension_packages import UnknownType, type_called
@@ -27,7 +27,7 @@ _TYPES: Final = {"certificates": "certificate_auth"}
 class Guard(NamedTuple):
     """Authentication of one application and authorization of its consumers."""
 
-    place: SourcePlace
+    location: SourceLocation
     filters: Mapping[str, FilterUse]
     made_of: tuple[str, ...]
     """Inputs of the guard: equal for equal guards."""
@@ -59,22 +59,22 @@ class _Guards:
         self._elsewhere = all(self._authenticates(listener) for listener in listeners)
 
     def made(self) -> Iterator[tuple[str, Guard]]:
-        for app, (place, names) in self._merged.app_consumers.items():
+        for app, (location, names) in self._merged.app_consumers.items():
             if names is BROKEN or BROKEN in names:
                 continue
-            shown, ways = self._authenticating_filters(place, names)
-            may_call = self._use("authorize", AUTHORIZATION, {"consumers": {"any": [*names]}}, place)
+            shown, ways = self._authenticating_filters(location, names)
+            may_call = self._use("authorize", AUTHORIZATION, {"consumers": {"any": [*names]}}, location)
             filters = {**shown, **({} if may_call is None else {AUTHORIZATION: may_call})}
-            yield app, Guard(place, filters, ("consumers", *names, "ways", *ways))
+            yield app, Guard(location, filters, ("consumers", *names, "ways", *ways))
 
     def _authenticating_filters(
-        self, place: SourcePlace, names: tuple[str, ...]
+        self, location: SourceLocation, names: tuple[str, ...]
     ) -> tuple[Mapping[str, FilterUse], tuple[str, ...]]:
         """Return the filters that authenticate these consumers."""
         is_given = bool(self._given) or self._elsewhere
         for number, name in enumerate(names):
             if name not in self._known and self._all_known:
-                at, meant = place.below(number), nearest(name, self._known)
+                at, meant = location.below(number), nearest(name, self._known)
                 if not is_given:
                     at.report(f"unknown consumer {format_value(name)}", suggest(name, self._known), at_key=False)
                 elif meant is not None:  # a token may name any consumer
@@ -89,11 +89,11 @@ class _Guards:
         if not ways:
             if held:
                 expected = "expected one of them, or `egress.authentication`, such as {jwt: …}"
-                place.report("these consumers have no key, password or certificate", expected)
+                location.report("these consumers have no key, password or certificate", expected)
             return {}, ()
         said = [{way: self._hiding(way)} for way in ways]
         name, settings = ("auth", {"any_of": said}) if len(ways) > 1 else (ways[0], said[0][ways[0]])
-        use = self._use(name, AUTHENTICATION, settings, place)
+        use = self._use(name, AUTHENTICATION, settings, location)
         return {} if use is None else {AUTHENTICATION: use}, ways
 
     def _hiding(self, way: str) -> dict[str, Any]:
@@ -129,13 +129,13 @@ class _Guards:
             for use in uses
         )
 
-    def _use(self, type_name: str, name: str, said: Mapping[str, Any], place: SourcePlace) -> FilterUse | None:
+    def _use(self, type_name: str, name: str, said: Mapping[str, Any], location: SourceLocation) -> FilterUse | None:
         try:
             filter_type = type_called(type_name, self._filter_types)
         except UnknownType as error:
-            place.report(error.wrong, error.expected)
+            location.report(error.wrong, error.expected)
             return None
-        settings = Structure(filter_type).read(said, place.path, place.reading)
+        settings = Structure(filter_type).read(said, location.path, location.reading)
         return None if settings is BROKEN else FilterUse(name=name, type=type_name, settings=settings)
 
 

@@ -4,8 +4,8 @@ A service becomes an upstream `egress/<app>/<service>` (with `/<entry>` appended
 same name for each listener that applications call (with `/<listener>` appended if there are several). The last route of
 each listener, `egress` or `egress/<listener>`, answers calls of unknown services.
 
-Providers call `add_services` after the files are merged and before `expand`. They pass a `SourcePlace` for a service in
-a document of their own, or a `Derived` if the document has other keys.
+Providers call `add_services` after the files are merged and before `expand`. They pass a `SourceLocation` for a service
+in a document of their own, or a `Derived` if the document has other keys.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -21,7 +21,7 @@ from fastgw.config.base.problems import Path, Problem, format_value, suggest
 from fastgw.config.base.value_types import Endpoint, is_far_in_the_clear
 from fastgw.config.decoding.decoder import BROKEN
 from fastgw.config.decoding.incremental_cache import IncrementalCache
-from fastgw.config.decoding.merge import Derived, Merged, SourcePlace
+from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.egress.consumers import Guard, guards
 from fastgw.config.settings.credentials import READABLE, Basic, Csrf, OAuth2, RequestParameters
 from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService, Providers
@@ -38,19 +38,19 @@ S = TypeVar("S", UpstreamTimeouts, Retries)
 Named = tuple[str, ...]
 
 
-def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[SourcePlace, EgressService]]]) -> None:
+def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[SourceLocation, EgressService]]]) -> None:
     """Add a provider's services with their positions, by application and name.
 
     A duplicate is reported at the later position. Without a section `egress`, its defaults apply.
     """
     for app, services in apps.items():
         held = merged.services.setdefault(app, {})
-        for name, (place, service) in services.items():
-            merged.egress_place = merged.egress_place or place
+        for name, (location, service) in services.items():
+            merged.egress_location = merged.egress_location or location
             if name in held:
-                place.report(f"already defined at {held[name][0]}", "expected a unique name")
+                location.report(f"already defined at {held[name][0]}", "expected a unique name")
             else:
-                held[name] = place, service
+                held[name] = location, service
 
 
 class EgressKept:
@@ -106,17 +106,17 @@ class _Made:
 
 def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | None = None) -> list[Problem]:
     """Generate the routes and upstreams of `egress`. Reports problems, and returns the notes."""
-    place = merged.egress_place or next(
+    location = merged.egress_location or next(
         (at for at, said in merged.single_entry("providers") if said != Providers()), None
     )
-    if place is None:
+    if location is None:
         return []
     kept = EgressKept() if kept is None else kept
     values = [merged.single, merged.egress, *merged.maps.values()]
     merged.validated = kept.begin_reading(
         (filter_types, [{name: said for name, (_, said) in each.items()} for each in values])
     )
-    return _Expansion(merged, filter_types, place, kept).make()
+    return _Expansion(merged, filter_types, location, kept).make()
 
 
 def service_of(route: Route) -> str:
@@ -135,10 +135,10 @@ class _Called:
     service: str
     entry: str
     """Name of the entry; "" = the service has a single API."""
-    place: SourcePlace
+    location: SourceLocation
     settings: EgressEntry
     host: str
-    of: SourcePlace
+    of: SourceLocation
     """Position of the service."""
     alone: bool = True
     """Whether it is the only API of the service."""
@@ -161,7 +161,7 @@ class _Expansion:
 
     merged: Merged
     filter_types: Mapping[str, type]
-    place: SourcePlace
+    location: SourceLocation
     """Position of the section."""
     kept: EgressKept
     notes: list[Problem] = field(default_factory=list)
@@ -176,7 +176,7 @@ class _Expansion:
             egress = Egress(**said)
         except ValueError as error:  # settings from several files
             wrong, _, expected = str(error).partition("; ")
-            self.place.report(wrong, expected)
+            self.location.report(wrong, expected)
             return self.notes
         listeners = self._listeners(egress)
         self.guards = guards(self.merged, egress, self.filter_types, listeners, self.notes)
@@ -207,7 +207,7 @@ class _Expansion:
             if len(known) > 1:
                 names = ", ".join(map(format_value, known))
                 expected = f"expected `listener`, one of {names}; or `listeners`, each with its addressing"
-                self.place.report("no listener for the applications' calls", expected)
+                self.location.report("no listener for the applications' calls", expected)
             return dict.fromkeys(known, egress.addressing) if len(known) == 1 else {}
         if egress.listener not in known:
             at = self.merged.egress["listener"][0]
@@ -220,20 +220,20 @@ class _Expansion:
     def _called(self) -> Iterator[_Called]:
         """Yield every API."""
         for app, services in self.merged.services.items():
-            for name, (place, service) in services.items():
+            for name, (location, service) in services.items():
                 if service is BROKEN:
                     continue
                 host = (service.host or f"{app}-{name}").lower()
                 if service.url is not None:
-                    yield _Called(app, name, "", place, self._usable(service, place), host, place)
+                    yield _Called(app, name, "", location, self._usable(service, location), host, location)
                 entries = {entry: each for entry, each in service.entries.items() if each is not BROKEN}
                 alone = len(entries) == 1
                 for entry, settings in entries.items():
-                    at = place.below("entries", entry)
+                    at = location.below("entries", entry)
                     own = (settings.host or host).lower()
-                    yield _Called(app, name, entry, at, self._usable(settings, at), own, place, alone)
+                    yield _Called(app, name, entry, at, self._usable(settings, at), own, location, alone)
 
-    def _usable(self, settings: EgressEntry, at: SourcePlace) -> EgressEntry:
+    def _usable(self, settings: EgressEntry, at: SourceLocation) -> EgressEntry:
         """Return the settings; an API whose client certificate is invalid becomes unavailable, without affecting
         others. Services of Kyma's documents are checked where they are read."""
         shown: Any = settings.credentials
@@ -269,7 +269,7 @@ class _Expansion:
                 meant = taken[host]
                 service = f"{format_value(meant.service)} of {format_value(meant.app)}"
                 wrong = f"the host {host} means {service}: no host routes to this service"
-                self.notes.append(each.place.problem(wrong))
+                self.notes.append(each.location.problem(wrong))
                 continue
             taken[host] = each
             yield each, (host, *(f"{host}.{domain}" for domain in egress.domains)), ""
@@ -292,24 +292,24 @@ class _Expansion:
 
     def _add_to(self, listener: str) -> None:
         """Add the filter that also converts responses before routing to problem details."""
-        place, settings = self.merged.maps["listeners"][listener]
-        use = self._use("egress_calls", self.place, {"user_agent": "pass"})
+        location, settings = self.merged.maps["listeners"][listener]
+        use = self._use("egress_calls", self.location, {"user_agent": "pass"})
         if settings is not BROKEN and settings.filters is not BROKEN and use is not None:
             filters = MappingProxyType({NAME: replace(use, name=NAME), **settings.filters})
-            self.merged.maps["listeners"][listener] = place, replace(settings, filters=filters)
+            self.merged.maps["listeners"][listener] = location, replace(settings, filters=filters)
 
     def _add(self, part: str, each: _Called) -> None:
-        held, place = (
+        held, location = (
             self.merged.maps[part],
-            Derived(each.place.reading, each.place.path, partial(_upstream_parts, each)),
+            Derived(each.location.reading, each.location.path, partial(_upstream_parts, each)),
         )
         if each.name in held:
             held[each.name][0].report(
-                f"egress generates one with this name, from {each.place}", "expected another name"
+                f"egress generates one with this name, from {each.location}", "expected another name"
             )
             return
         self._note_risks(each)
-        held[each.name] = place, self._cached_object(self.kept.upstreams, each, (), lambda: self._upstream(each))
+        held[each.name] = location, self._cached_object(self.kept.upstreams, each, (), lambda: self._upstream(each))
 
     def _cached_object(
         self,
@@ -326,7 +326,7 @@ class _Expansion:
         known = kept.find(key)
         if known is not None and known[1] == named and _is_same(known[0], each.settings):
             return kept.store(key, (each.settings, named, known[2]))[2]
-        problems = each.place.reading.problems
+        problems = each.location.reading.problems
         before = len(problems)
         made = make()
         if len(problems) == before:
@@ -337,21 +337,21 @@ class _Expansion:
         settings: Any = each.settings
         if settings.url is not BROKEN and not settings.tls.verify:
             wrong = "the API's certificate is not verified: an attacker in between can read and change requests"
-            self.notes.append(each.place.below("tls", "verify").problem(wrong))
+            self.notes.append(each.location.below("tls", "verify").problem(wrong))
         if settings.url is not BROKEN and not settings.credentials.token_tls.verify:
             wrong = "the token endpoint's certificate is not verified: an attacker in between can steal the credentials"
-            self.notes.append(each.place.below("credentials", "token_tls", "verify").problem(wrong))
+            self.notes.append(each.location.below("credentials", "token_tls", "verify").problem(wrong))
         for section, endpoint in ("credentials", settings.credentials), ("csrf", settings.csrf):
             url = None if endpoint is None or settings.url is BROKEN else endpoint.token_url
             if isinstance(url, Endpoint) and is_far_in_the_clear(url.origin):
-                self.notes.append(each.place.below(section, "token_url").problem(f"it is http: {READABLE}"))
+                self.notes.append(each.location.below(section, "token_url").problem(f"it is http: {READABLE}"))
 
     def _upstream(self, each: _Called) -> Any:
         settings: Any = each.settings
         if settings.url is BROKEN:
             return BROKEN
         if settings.credentials.type == "certificate" and settings.tls.certificate is not None:
-            at = each.place.below("tls", "certificate")
+            at = each.location.below("tls", "certificate")
             at.report("mutually exclusive with credentials of `type: certificate`", _ONE_OF_THEM)
         timeouts, retries = _plain(UpstreamTimeouts, settings.timeouts), _plain(Retries, settings.retries)
         return Upstream(targets=(Target(url=settings.url),), timeouts=timeouts, retries=retries, tls=_tls_of(settings))
@@ -365,8 +365,8 @@ class _Expansion:
         hosts: tuple[str, ...],
         path: str,
         behind: str,
-    ) -> tuple[SourcePlace, Any]:
-        settings, at = each.settings, each.place
+    ) -> tuple[SourceLocation, Any]:
+        settings, at = each.settings, each.location
         guard = self.guards.get(each.app)
 
         def make() -> Route:
@@ -399,11 +399,11 @@ class _Expansion:
 
     def _filters(self, each: _Called, egress: Egress, path: str) -> dict[str, FilterUse]:
         """Return the filters of each call."""
-        settings, at = each.settings, each.place
+        settings, at = each.settings, each.location
         made: dict[str, FilterUse] = {}
 
-        def add(name: str, place: SourcePlace, **said: Any) -> None:
-            use = self._use(name, place, said)
+        def add(name: str, location: SourceLocation, **said: Any) -> None:
+            use = self._use(name, location, said)
             if use is not None:
                 made[name] = use
 
@@ -471,10 +471,10 @@ class _Expansion:
             )
         except ValueError as error:
             wrong, _, expected = str(error).partition("; ")
-            each.place.below("credentials").report(wrong, expected)
+            each.location.below("credentials").report(wrong, expected)
             return BROKEN
 
-    def _use(self, name: str, place: SourcePlace, said: Mapping[str, Any]) -> FilterUse | None:
+    def _use(self, name: str, location: SourceLocation, said: Mapping[str, Any]) -> FilterUse | None:
         """Return a use of a filter type with these settings. None: they have problems, which are reported."""
         if BROKEN in said.values():
             return None
@@ -488,15 +488,15 @@ class _Expansion:
                 self.uses[key] = use
             return use
         except UnknownType as error:
-            place.report(error.wrong, error.expected)
+            location.report(error.wrong, error.expected)
         except ValueError as error:
             wrong, _, expected = str(error).partition("; ")
-            place.report(wrong, expected)
+            location.report(wrong, expected)
         return None
 
     def _unknown(
         self, egress: Egress, listener: str, addressing: Addressing, behind: str, called: list[_Called]
-    ) -> tuple[SourcePlace, Route]:
+    ) -> tuple[SourceLocation, Route]:
         """Return the route for all other calls."""
         apps = tuple(self.merged.services)
         several: dict[str, tuple[str, ...]] = {}
@@ -514,18 +514,18 @@ class _Expansion:
                 "awaited": self.merged.awaits_services,
             },
         }
-        uses = {name: self._use(name, self.place, settings) for name, settings in said.items()}
-        place = Derived(self.place.reading, self.place.path, made=_TO_NOBODY)
+        uses = {name: self._use(name, self.location, settings) for name, settings in said.items()}
+        location = Derived(self.location.reading, self.location.path, made=_TO_NOBODY)
         filters = MappingProxyType({name: use for name, use in uses.items() if use is not None})
-        return place, Route(name=NAME + behind, listeners=(listener,), respond=Respond(status=404), filters=filters)
+        return location, Route(name=NAME + behind, listeners=(listener,), respond=Respond(status=404), filters=filters)
 
 
-def _upstream_parts(each: _Called) -> Mapping[Path, SourcePlace]:
+def _upstream_parts(each: _Called) -> Mapping[Path, SourceLocation]:
     """Return the positions of the settings that the upstream is generated from."""
-    at = each.place
+    at = each.location
     tls = at.below("tls")
     if each.settings.credentials.type == "certificate":
-        shown: dict[Path, SourcePlace] = {(name,): at.below("credentials", name) for name in ("certificate", "key")}
+        shown: dict[Path, SourceLocation] = {(name,): at.below("credentials", name) for name in ("certificate", "key")}
         tls = Derived(tls.reading, tls.path, lambda: shown)
     return {
         ("targets", 0, "url"): at.below("url"),
@@ -535,13 +535,13 @@ def _upstream_parts(each: _Called) -> Mapping[Path, SourcePlace]:
     }
 
 
-def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, SourcePlace]:
+def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, SourceLocation]:
     """Return the positions of the settings that the route is generated from."""
-    at = each.place
-    made: dict[Path, SourcePlace] = {("filters", name): at for name in _MADE}
-    said: dict[Path, SourcePlace] = {("filters", name): at.below(name) for name in _PER_SERVICE}
-    own: dict[Path, SourcePlace] = {("filters", name): at.below("filters", name) for name in each.settings.filters}
-    guarded: dict[Path, SourcePlace] = {("filters", name): guard.place for name in guard.filters} if guard else {}
+    at = each.location
+    made: dict[Path, SourceLocation] = {("filters", name): at for name in _MADE}
+    said: dict[Path, SourceLocation] = {("filters", name): at.below(name) for name in _PER_SERVICE}
+    own: dict[Path, SourceLocation] = {("filters", name): at.below("filters", name) for name in each.settings.filters}
+    guarded: dict[Path, SourceLocation] = {("filters", name): guard.location for name in guard.filters} if guard else {}
     return {**made, **said, **own, **guarded, ("use",): at.below("use")}
 
 

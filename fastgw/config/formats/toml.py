@@ -48,12 +48,12 @@ def read(text: str) -> tuple[Any, bool]:
 
 def _flaw(text: str, said: str) -> SyntaxProblem:
     lines = text.replace("\r\n", "\n").split("\n")
-    place = _POSITION.search(said)
-    said = said if place is None else said[: place.start()]
-    if place is None:
+    position = _POSITION.search(said)
+    said = said if position is None else said[: position.start()]
+    if position is None:
         mark = (0, 0)
-    elif place[1]:
-        mark = int(place[1]), int(place[2])
+    elif position[1]:
+        mark = int(position[1]), int(position[2])
     else:  # end of the document: after the last value
         line = max((number for number, each in enumerate(lines, 1) if each.strip()), default=1)
         mark = line, len(lines[line - 1].rstrip()) + 1

@@ -128,17 +128,17 @@ def _flaw(text: str, error: MarkedYAMLError) -> SyntaxProblem:
     said = ": ".join(part for part in (error.context, error.problem) if part)
     said += "".join(f" [{name}]" for name, is_so in signs.items() if is_so)
     wrong, expected, mark = found_in(
-        syntax_messages.YAML, said, _place(found), None if began is None else _place(began)
+        syntax_messages.YAML, said, _mark_of(found), None if began is None else _mark_of(began)
     )
     return SyntaxProblem(f"not valid YAML: {wrong}", mark, expected)
 
 
-def _place(mark: Any) -> Mark:
+def _mark_of(mark: Any) -> Mark:
     return mark.line + 1, mark.column + 1
 
 
 def _mark(event: Any) -> Mark:
-    return _place(event.start_mark)
+    return _mark_of(event.start_mark)
 
 
 def _refuse(event: Any, wrong: str) -> NoReturn:

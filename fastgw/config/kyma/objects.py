@@ -68,11 +68,11 @@ class Object:
         return f"{kind}/{self.name}" if NAME.fullmatch(self.name) else kind
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Return `file:line`, or the file alone if lines have no meaning."""
-        return self.place_of(())
+        return self.location_of(())
 
-    def place_of(self, path: Path) -> str:
+    def location_of(self, path: Path) -> str:
         """Return the position of a value in it, for messages."""
         line, _ = self._file.mark((*self._path, *path))
         return f"{self.file}:{line}" if line else self.file
@@ -175,8 +175,8 @@ class ObjectFile:
                 self.problems.append(each.problem(inner, "duplicate key"))
 
     def _add_all(self, values: list[Any], path: Path, kind: str, version: str, repeats: bool) -> None:
-        for place, each in enumerate(values):
-            self._add(each, (*path, place), kind, repeats, version if kind else "")
+        for index, each in enumerate(values):
+            self._add(each, (*path, index), kind, repeats, version if kind else "")
 
     def _repeated(self, path: Path) -> Repeat | None:
         """Return a duplicate key in the object at a path."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from fastgw.config.base.problems import Path, Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN, Reading
 from fastgw.config.decoding.incremental_cache import IncrementalCache
-from fastgw.config.decoding.merge import Derived, Merged, SourcePlace
+from fastgw.config.decoding.merge import Derived, Merged, SourceLocation
 from fastgw.config.egress.expand import add_services
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.kyma.objects import ENDINGS, Object, ObjectFiles
@@ -45,17 +45,17 @@ class OfKyma:
         """Return the services with problems that only the rules found."""
         return {service: tuple(each.problems) for service, each in self._readings.items() if each.problems}
 
-    def place(self, service: KymaService, filter_types: Mapping[str, type], files: Files) -> SourcePlace:
+    def location(self, service: KymaService, filter_types: Mapping[str, type], files: Files) -> SourceLocation:
         document = self._documents.get(service.of)
         if document is None:
             document = self._documents[service.of] = _ObjectDocument(service.of)
         reading = Reading(document, filter_types, files)
         self._readings[service.app, service.name] = reading
         if not service.entries:
-            return _place(reading, service.path)
+            return _location(reading, service.path)
 
-        def find_parts() -> Mapping[Path, SourcePlace]:
-            return {("entries", name): _place(reading, entry.path) for name, entry in service.entries.items()}
+        def find_parts() -> Mapping[Path, SourceLocation]:
+            return {("entries", name): _location(reading, entry.path) for name, entry in service.entries.items()}
 
         return Derived(reading, service.path, find_parts)
 
@@ -80,16 +80,16 @@ def add_kyma(
     added = OfKyma()
     kept = KymaKept() if kept is None else kept
     added.notes += [problem for problems in refused.values() for problem in problems]
-    for place, providers in merged.single_entry("providers"):
+    for location, providers in merged.single_entry("providers"):
         if providers is BROKEN or providers.kyma in (None, BROKEN):
             continue
-        at, settings = place.below("kyma"), providers.kyma
+        at, settings = location.below("kyma"), providers.kyma
         objects = [*_objects(at, settings, files, added, kept.files)]
         found = services_in(objects, settings, files.derive, kept.applications)
         added.notes += found.notes
-        merged.egress_place = merged.egress_place or at
+        merged.egress_location = merged.egress_location or at
         merged.awaits_services = any(is_watched(name) and files.read(name) == NOTHING for name in added.files)
-        apps: dict[str, dict[str, tuple[SourcePlace, EgressService]]] = {}
+        apps: dict[str, dict[str, tuple[SourceLocation, EgressService]]] = {}
         for service in found.services:
             key = service.app, service.name
             if key in refused:
@@ -99,7 +99,7 @@ def add_kyma(
                 wrong = f"{named} is at {held[service.name][0]}, which takes precedence"
                 added.notes.append(service.of.problem(service.path, wrong, "expected another name"))
                 continue
-            standing = added.place(service, filter_types, files)
+            standing = added.location(service, filter_types, files)
             apps.setdefault(service.app, {})[service.name] = standing, service.settings
         add_services(merged, apps)
     return added
@@ -122,7 +122,7 @@ def directory_in(settings: Kyma, held: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: held[name] for name in names if name in held}
 
 
-def _objects(at: SourcePlace, settings: Any, files: Files, added: OfKyma, kept: ObjectFiles) -> Iterable[Object]:
+def _objects(at: SourceLocation, settings: Any, files: Files, added: OfKyma, kept: ObjectFiles) -> Iterable[Object]:
     notes = added.notes
     names = [watched_name(PROVIDER)] if settings.kubernetes is not None else _names(at, settings, files, notes)
     added.files += names
@@ -137,17 +137,17 @@ def _objects(at: SourcePlace, settings: Any, files: Files, added: OfKyma, kept: 
             yield from file.objects
 
 
-def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) -> list[str]:
-    place = at.below("directory")
+def _names(at: SourceLocation, settings: Kyma, files: Files, notes: list[Problem]) -> list[str]:
+    location = at.below("directory")
     found: set[str] = set()
     try:
         if why := files.why_no_folder(str(settings.directory)):
-            place.report(f"{format_value(settings.directory)}: {why}", "expected a directory with Kyma's documents")
+            location.report(f"{format_value(settings.directory)}: {why}", "expected a directory with Kyma's documents")
             return []
         for pattern in patterns_of(settings):
             found.update(files.find("/", pattern))
     except SyntaxProblem as flaw:
-        place.report(f"{format_value(settings.directory)}: {flaw.wrong}", "expected a directory of fewer files")
+        location.report(f"{format_value(settings.directory)}: {flaw.wrong}", "expected a directory of fewer files")
         return []
     readable = []
     for name in sorted(found):
@@ -158,16 +158,16 @@ def _names(at: SourcePlace, settings: Kyma, files: Files, notes: list[Problem]) 
             notes.append(Problem(escaped, 0, 0, "", "a name that is not UTF-8"))
     if not readable:
         notes.append(
-            place.problem(
+            location.problem(
                 f"{format_value(settings.directory)} has no file with one of the endings {', '.join(ENDINGS)}"
             )
         )
     return readable
 
 
-def _place(reading: Reading, entry: Path) -> SourcePlace:
+def _location(reading: Reading, entry: Path) -> SourceLocation:
     """Return the position of an entry."""
-    return Derived(reading, entry, lambda: {part: SourcePlace(reading, at) for part, at in parts_of(entry).items()})
+    return Derived(reading, entry, lambda: {part: SourceLocation(reading, at) for part, at in parts_of(entry).items()})
 
 
 class _ObjectDocument(Document):
@@ -188,5 +188,5 @@ class _ObjectDocument(Document):
     def says_nothing(self, path: Path) -> bool:
         return False
 
-    def place(self, path: Path) -> str:
-        return self._object.place_of(path)
+    def location(self, path: Path) -> str:
+        return self._object.location_of(path)

@@ -72,7 +72,7 @@ class KymaSecrets:
         if not each.name:
             return each.problem(("metadata",), "no name", "expected `metadata.name`")
         if each.name in self._objects:
-            first = self._objects[each.name].place
+            first = self._objects[each.name].location
             return each.problem(
                 ("metadata", "name"), f"already defined at {first}, which takes precedence", "expected a unique name"
             )

@@ -27,16 +27,16 @@ def services_of(name: str, content: bytes, namespace: str, gateway: str) -> tupl
     for each in file.objects:
         if each.kind != "Application" or each.version.partition("/")[0] != GROUP:
             continue
-        for place, service_id in _ids(each):
+        for index, service_id in _ids(each):
             host = access_service(each.name, service_id)
             if not host:
                 wrong = "the name and the id do not form a valid Service name"
                 problems.append(
-                    each.problem(("spec", "services", place), wrong, "expected letters, digits and hyphens")
+                    each.problem(("spec", "services", index), wrong, "expected letters, digits and hyphens")
                 )
             elif host in made:
                 wrong = f"the Service {host} is already used for another application or service"
-                problems.append(each.problem(("spec", "services", place), wrong, "expected another id"))
+                problems.append(each.problem(("spec", "services", index), wrong, "expected another id"))
             else:
                 made[host] = _service(host, each.name, namespace, gateway)
     return [*made.values()], problems
@@ -46,13 +46,13 @@ def _ids(app: Object) -> Iterator[tuple[int, str]]:
     """Yield the ids of services with an API, with their positions."""
     spec = app.value.get("spec")
     services = spec.get("services") if isinstance(spec, dict) else None
-    for place, service in enumerate(services if isinstance(services, list) else ()):
+    for index, service in enumerate(services if isinstance(services, list) else ()):
         if not isinstance(service, dict) or not isinstance(service.get("id"), str):
             continue
         entries = service.get("entries")
         listed = entries if isinstance(entries, list) else ()
         if any(isinstance(each, dict) and each.get("type") == "API" for each in listed):
-            yield place, service["id"]
+            yield index, service["id"]
 
 
 def _service(host: str, app: str, namespace: str, gateway: str) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def _add(each: Object, applications: dict[str, Object]) -> Problem | None:
         wrong = "not a valid Application name" if each.name else "no name"
         return each.problem(("metadata", "name"), wrong, "expected a name of lower-case letters, digits, `-` and `.`")
     if each.name in applications:
-        first = applications[each.name].place
+        first = applications[each.name].location
         return each.problem(
             ("metadata", "name"), f"already defined at {first}, which takes precedence", "expected a unique name"
         )
@@ -461,10 +461,10 @@ def _listed(said: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[Pat
         return
     if not isinstance(held, list):
         raise _Refused((*path, key), _kind(held), "expected a list")
-    for place, each in enumerate(held):
+    for index, each in enumerate(held):
         if not isinstance(each, dict):
-            raise _Refused((*path, key, place), _kind(each), "expected an object")
-        yield (*path, key, place), each
+            raise _Refused((*path, key, index), _kind(each), "expected an object")
+        yield (*path, key, index), each
 
 
 def _text(said: Mapping[str, Any], path: Path, key: str, *, needed: bool = True) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.merge import Merged, SourcePlace, merge
+from fastgw.config.decoding.merge import Merged, SourceLocation, merge
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.egress.expand import expand
 from fastgw.config.kyma.provider import add_kyma
@@ -56,32 +56,32 @@ def locate(
         expand(merged, known, remembered.egress)
     finally:
         remembered.end_reading(None)
-    places = dict(_places(merged, {where[:2] for where, _ in wrongs}))
+    locations = dict(_locations(merged, {where[:2] for where, _ in wrongs}))
     problems = []
     for where, wrong in wrongs:
-        if where in places:
+        if where in locations:
             # For a route generated from `egress`, the position names application and service.
             own = where.part == "routes" and not where.owner.startswith(f"{EGRESS}/")
             owner = f" (route {format_value(where.owner)})" if own else ""
-            problems.append(places[where].problem(f"{wrong}{owner}"))
+            problems.append(locations[where].problem(f"{wrong}{owner}"))
     return sorted_problems(problems, {document.name: number for number, document in enumerate(found.documents)})
 
 
-def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, SourcePlace]]:
+def _locations(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, SourceLocation]]:
     """Yield uses of filters with their positions. `wanted`: parts and their owners to look for."""
-    for use, (place, _) in merged.maps["filters"].items():
-        yield Where("filters", "", use), place
-    owners: list[tuple[str, str, SourcePlace, Any]] = []
+    for use, (location, _) in merged.maps["filters"].items():
+        yield Where("filters", "", use), location
+    owners: list[tuple[str, str, SourceLocation, Any]] = []
     for part in ("listeners", "upstreams"):
-        owners += [(part, name, place, each) for place, name, each in merged.whole(part)]
-    owners += [("routes", route.name, place, route) for place, route in merged.routes()]
-    for part, name, place, each in owners:
+        owners += [(part, name, location, each) for location, name, each in merged.whole(part)]
+    owners += [("routes", route.name, location, route) for location, route in merged.routes()]
+    for part, name, location, each in owners:
         if (part, name) in wanted and each.filters is not BROKEN:
-            at = place.below("filters")
+            at = location.below("filters")
             yield from ((Where(part, name, use), at.below(use)) for use in each.filters)
             if part == "upstreams":
-                yield Where(part, name, ""), place.below("load_balancing", "hash_on")
+                yield Where(part, name, ""), location.below("load_balancing", "hash_on")
             elif part == "routes":
-                yield Where(part, name, ""), place.below("paths")
-    for place, name, filters in merged.whole("filter_sets"):
-        yield from ((Where("filter_sets", name, use), place.below(use)) for use in filters)
+                yield Where(part, name, ""), location.below("paths")
+    for location, name, filters in merged.whole("filter_sets"):
+        yield from ((Where("filter_sets", name, use), location.below(use)) for use in filters)

@@ -143,7 +143,7 @@ class Document:
         """Whether a key has no value at all where null is allowed."""
         return self._trace.root.find(path).empty
 
-    def place(self, path: Path) -> str:
+    def location(self, path: Path) -> str:
         """Return `file:line` of a key, for a problem reported elsewhere."""
         return f"{shown_file(self.name)}:{self._trace.root.find(path).key[0]}"
 
@@ -249,22 +249,22 @@ def read_all(
         document = waiting.pop(0)
         all_found.add(document)
         for index, pattern in enumerate(_patterns(document)):
-            place = ("include", index)
+            path = ("include", index)
             try:
                 named = search.find(os.path.dirname(document.name), pattern)
             except SyntaxProblem as flaw:
                 expected = "expected a pattern that matches fewer directories"
-                all_found.problems.append(document.problem(place, f"{format_value(pattern)}: {flaw.wrong}", expected))
+                all_found.problems.append(document.problem(path, f"{format_value(pattern)}: {flaw.wrong}", expected))
                 break
             if not named and has_magic(pattern):
-                all_found.notes.append(document.problem(place, f"{format_value(pattern)} matches no file"))
+                all_found.notes.append(document.problem(path, f"{format_value(pattern)} matches no file"))
             elif not named:
-                all_found.problems.append(document.problem(place, f"{format_value(pattern)}: no such file"))
+                all_found.problems.append(document.problem(path, f"{format_value(pattern)}: no such file"))
             for each in named:
                 escaped = each.encode(errors="backslashreplace").decode()
                 if escaped != each:
                     all_found.problems.append(
-                        document.problem(place, f"{format_value(pattern)}: {escaped}: a name that is not UTF-8")
+                        document.problem(path, f"{format_value(pattern)}: {escaped}: a name that is not UTF-8")
                     )
                     continue
                 real = os.path.realpath(each)

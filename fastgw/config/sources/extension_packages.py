@@ -68,13 +68,13 @@ def extended(
 
     Values other than a list of strings are reported by the decoder.
     """
-    named = [(document, place, name) for document in documents for place, name in enumerate(_packages(document))]
+    named = [(document, index, name) for document in documents for index, name in enumerate(_packages(document))]
     if not named or not isinstance(filter_types, Types):
         return filter_types, []
     types, wrong = filter_types.extended([name for _, _, name in named])
     return types, [
-        document.problem((KEY, place), wrong[name].wrong, _local_package_hint(document, name) or wrong[name].expected)
-        for document, place, name in named
+        document.problem((KEY, index), wrong[name].wrong, _local_package_hint(document, name) or wrong[name].expected)
+        for document, index, name in named
         if name in wrong
     ]
 

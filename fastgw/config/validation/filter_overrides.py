@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN, Broken
 from fastgw.config.decoding.filter_levels import by_route, early, is_default
-from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.gateway import FilterUse, Route
 
 EARLY: Final = ("the gateway", "a listener")
@@ -27,7 +27,7 @@ class Level:
     """Name of the level, such as `the gateway` or `listener "public"`."""
     kind: str
     """Kind with its article: `a listener`."""
-    uses: Mapping[str, tuple[SourcePlace, Any]]
+    uses: Mapping[str, tuple[SourceLocation, Any]]
 
 
 @dataclass
@@ -50,11 +50,11 @@ class FilterRules:
             notes += self._compare(
                 level, [gateway, *(listeners[each] for each in listeners if each in reached_by[name])]
             )
-        for place, route in self.merged.routes_to_validate():
+        for location, route in self.merged.routes_to_validate():
             farther = [gateway, *(listeners[name] for name in self._listeners_of(route) if name in listeners)]
             farther += [upstreams[name] for name in route.destinations if name in upstreams]
             found: list[Problem] = []
-            for level in self._own_levels(place, route):
+            for level in self._own_levels(location, route):
                 found += self._compare(level, farther)
                 farther.append(level)
             self.merged.note(route, found)
@@ -64,36 +64,36 @@ class FilterRules:
     def _shadows(self) -> Iterator[Problem]:
         """Yield a note for each filter in shadow mode."""
         owners = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
-        held: list[tuple[SourcePlace, Any]] = [(place, owner) for place, _, owner in owners]
-        levels: list[Mapping[str, tuple[SourcePlace, Any]]] = [self.merged.maps["filters"]]
-        for place, owner in (*held, *self.merged.routes()):
+        held: list[tuple[SourceLocation, Any]] = [(location, owner) for location, _, owner in owners]
+        levels: list[Mapping[str, tuple[SourceLocation, Any]]] = [self.merged.maps["filters"]]
+        for location, owner in (*held, *self.merged.routes()):
             if any(isinstance(use, FilterUse) and use.shadow for use in owner.filters.values()):
-                levels.append(_uses(place.below("filters"), owner.filters))
-        levels += [_uses(place, filters) for place, _, filters in self.merged.whole("filter_sets")]
-        for place, use in (each for level in levels for each in level.values()):
+                levels.append(_uses(location.below("filters"), owner.filters))
+        levels += [_uses(location, filters) for location, _, filters in self.merged.whole("filter_sets")]
+        for location, use in (each for level in levels for each in level.values()):
             if isinstance(use, FilterUse) and use.shadow:
-                yield place.problem("shadow mode: it logs what it would do, and never acts")
+                yield location.problem("shadow mode: it logs what it would do, and never acts")
 
     def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
         """Return the listeners or upstreams that have filters."""
         return {
-            name: Level(f"{noun} {format_value(name)}", kind, _uses(place.below("filters"), owner.filters))
-            for place, name, owner in self.merged.whole(part)
+            name: Level(f"{noun} {format_value(name)}", kind, _uses(location.below("filters"), owner.filters))
+            for location, name, owner in self.merged.whole(part)
             if owner.filters
         }
 
-    def _own_levels(self, place: SourcePlace, route: Route) -> Iterator[Level]:
+    def _own_levels(self, location: SourceLocation, route: Route) -> Iterator[Level]:
         """Yield a route's filter sets, if they exist, then its own filters."""
         sets = self.merged.maps["filter_sets"]
         for index, name in enumerate(route.use):
             _, filters = sets.get(name, (None, BROKEN))
             if not isinstance(filters, Broken):
-                at = place.below("use", index)
+                at = location.below("use", index)
                 yield Level(
                     f"filter set {format_value(name)}", "a route", {key: (at, use) for key, use in filters.items()}
                 )
         if route.filters:
-            yield Level("the route", "a route", _uses(place.below("filters"), route.filters))
+            yield Level("the route", "a route", _uses(location.below("filters"), route.filters))
 
     def _listeners_of(self, route: Route) -> Sequence[str]:
         return route.listeners or tuple(self.merged.maps["listeners"])
@@ -108,30 +108,32 @@ class FilterRules:
 
     def _compare(self, level: Level, farther: Sequence[Level]) -> Iterator[Problem]:
         """Compare one level with the outer ones, which are in order from the outermost."""
-        for name, (place, use) in level.uses.items():
+        for name, (location, use) in level.uses.items():
             replaced = [
                 (each, *each.uses[name])
                 for each in reversed(farther)
                 if name in each.uses and isinstance(each.uses[name][1], FilterUse)
             ]
-            subject = f"{level.name} has {format_value(name)}, " if place.path[-1] != name else ""
+            subject = f"{level.name} has {format_value(name)}, " if location.path[-1] != name else ""
             deed = "switch it off" if use is None else "replace it"
             for owner, at, old in replaced:
                 if old.enforced:
-                    place.report(f"{subject}enforced by {owner.name} ({at})", f"{level.kind} cannot {deed}")
+                    location.report(f"{subject}enforced by {owner.name} ({at})", f"{level.kind} cannot {deed}")
                     break
                 runs_early = early(old.settings, owner.kind in EARLY)
                 if level.kind != "a listener" and runs_early and not by_route(old.settings):
-                    place.report(f"{subject}runs before routing, by {owner.name} ({at})", f"{level.kind} cannot {deed}")
+                    location.report(
+                        f"{subject}runs before routing, by {owner.name} ({at})", f"{level.kind} cannot {deed}"
+                    )
                     break
             else:
                 if replaced:
                     owner, at, _ = replaced[0]
-                    yield place.problem(
+                    yield location.problem(
                         f"{subject}{'removes' if use is None else 'replaces'} that of {owner.name} ({at})"
                     )
                 elif use is None and not self._removes_default(level, name):
-                    yield place.problem(f"{subject}no outer level has a filter with this name; did you mean {{}}?")
+                    yield location.problem(f"{subject}no outer level has a filter with this name; did you mean {{}}?")
 
     def _removes_default(self, level: Level, name: str) -> bool:
         """Whether the gateway has a default filter with this name."""
@@ -139,5 +141,5 @@ class FilterRules:
         return not written and is_default(self.filter_types.get(name))
 
 
-def _uses(place: SourcePlace, filters: Mapping[str, Any]) -> Mapping[str, tuple[SourcePlace, Any]]:
-    return {name: (place.below(name), use) for name, use in filters.items()}
+def _uses(location: SourceLocation, filters: Mapping[str, Any]) -> Mapping[str, tuple[SourceLocation, Any]]:
+    return {name: (location.below(name), use) for name, use in filters.items()}

@@ -23,7 +23,7 @@ def lacks_http2(listener: Listener) -> str | None:
 def http2_notes(merged: Merged) -> list[Problem]:
     """Return a note for each listener without the configured HTTP/2."""
     notes = []
-    for place, _, listener in merged.whole("listeners"):
+    for location, _, listener in merged.whole("listeners"):
         if BROKEN not in (listener.protocols, listener.tls) and (wrong := lacks_http2(listener)) is not None:
-            notes.append(place.problem(wrong))
+            notes.append(location.problem(wrong))
     return notes

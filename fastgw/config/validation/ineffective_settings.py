@@ -7,7 +7,7 @@ from typing import Any, Final
 from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.base.route_patterns import either_slash, parse_path
 from fastgw.config.base.value_types import write_duration
-from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.gateway import Route, Upstream
 
 _TRANSCODES: Final = "grpc_transcode"
@@ -17,13 +17,13 @@ _FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
 def idle_settings(merged: Merged) -> list[Problem]:
     """Return the notes on a valid configuration."""
     notes: list[Problem] = []
-    for place, _, upstream in merged.upstreams_to_validate():
-        found = [*_of_upstream(place, upstream)]
+    for location, _, upstream in merged.upstreams_to_validate():
+        found = [*_of_upstream(location, upstream)]
         merged.note(upstream, found)
         notes += found
     upstreams = {name: upstream for _, name, upstream in merged.whole("upstreams")}
-    for place, route in merged.routes_to_validate():
-        found = [*_of_route(place, route, upstreams)]
+    for location, route in merged.routes_to_validate():
+        found = [*_of_route(location, route, upstreams)]
         merged.note(route, found)
         notes += found
     return notes
@@ -31,26 +31,26 @@ def idle_settings(merged: Merged) -> list[Problem]:
 
 def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
     """Return the notes on an upstream whose targets, from a file or DNS, were replaced by the API."""
-    place, _ = merged.maps["upstreams"].get(upstream, (None, None))
-    source = {} if place is None else place.raw.get("targets")
-    if place is None or not isinstance(source, dict):
+    location, _ = merged.maps["upstreams"].get(upstream, (None, None))
+    source = {} if location is None else location.raw.get("targets")
+    if location is None or not isinstance(source, dict):
         return []
     said = " ".join(f"{kind}: {source[kind]}" for kind in ("file", "dns", "srv") if kind in source)
     wrong = f"the admin API has replaced the targets of `{said}`; the next reload restores them"
-    return [place.below("targets").problem(wrong)]
+    return [location.below("targets").problem(wrong)]
 
 
-def _of_upstream(place: SourcePlace, upstream: Upstream) -> Iterator[Problem]:
+def _of_upstream(location: SourceLocation, upstream: Upstream) -> Iterator[Problem]:
     """Yield the notes on targets listed here; a file or DNS may list others later."""
-    if not isinstance(place.raw.get("targets"), list):
+    if not isinstance(location.raw.get("targets"), list):
         return
     first: dict[Any, int] = {}
     for index, target in enumerate(upstream.targets):
         if target.url in first:
-            yield place.below("targets", index).problem(f"duplicate of targets[{first[target.url]}]")
+            yield location.below("targets", index).problem(f"duplicate of targets[{first[target.url]}]")
         first.setdefault(target.url, index)
     if not any(target.weight for target in upstream.targets):
-        yield place.below("targets").problem("all targets have weight 0: every request is answered 503")
+        yield location.below("targets").problem("all targets have weight 0: every request is answered 503")
     if len(first) > 1:
         return
     for steps in _FOR_SEVERAL:
@@ -58,36 +58,40 @@ def _of_upstream(place: SourcePlace, upstream: Upstream) -> Iterator[Problem]:
         for step in steps:
             settings = getattr(settings, step)
         if settings is not None:
-            yield place.below(*steps).problem("the upstream has only one target: requests cannot be hedged")
+            yield location.below(*steps).problem("the upstream has only one target: requests cannot be hedged")
 
 
-def _of_route(place: SourcePlace, route: Route, upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
+def _of_route(location: SourceLocation, route: Route, upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
     fallback = None if route.fallback is None else route.fallback.upstream
     if fallback is not None and set(route.destinations) == {fallback}:
-        yield place.below("fallback", "upstream").problem(
+        yield location.below("fallback", "upstream").problem(
             "it is the upstream of the route itself, which is not tried again"
         )
     if route.trailing_slash == "same" and not any(len(either_slash(parse_path(path))) > 1 for path in route.paths):
         wrong = "it has no effect: every path of this route matches with and without a trailing slash anyway"
-        yield place.below("trailing_slash").problem(wrong)
+        yield location.below("trailing_slash").problem(wrong)
     if isinstance(route.upstream, Mapping):
         canaries = () if route.split is None else route.split.canaries
         named = {canary.upstream for canary in canaries}
         for name, share in route.upstream.items():
             if not share and name not in named:
-                yield place.below("upstream", name).problem("it gets no requests: its share is 0 and no canary uses it")
+                yield location.below("upstream", name).problem(
+                    "it gets no requests: its share is 0 and no canary uses it"
+                )
     for destination in route.destinations:
         upstream = upstreams.get(destination) if isinstance(destination, str) else None
         per_try = None if upstream is None else upstream.retries.per_try_timeout
         if per_try is not None and per_try >= (route.timeout or inf):
             each = f"`per_try_timeout` of upstream {format_value(destination)} is {write_duration(per_try)}"
-            yield place.below("timeout").problem(f"{each}: the route's timeout is not longer, so there are no retries")
+            yield location.below("timeout").problem(
+                f"{each}: the route's timeout is not longer, so there are no retries"
+            )
     for name, use in route.filters.items():
         if use is not None and getattr(use.settings, "type_name", "") == _TRANSCODES:
             others = [each for each in route.destinations if not _speaks_grpc(each, upstreams)]
             if others:
                 where = f"upstream {format_value(str(others[0]))} has another protocol than `grpc`"
-                yield place.below("filters", name).problem(f"{where}: its requests are not transcoded")
+                yield location.below("filters", name).problem(f"{where}: its requests are not transcoded")
 
 
 def _speaks_grpc(destination: Any, upstreams: Mapping[str, Upstream]) -> bool:

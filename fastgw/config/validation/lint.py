@@ -11,7 +11,7 @@ from fastgw.config.base.problems import Path, Problem, format_value
 from fastgw.config.base.route_patterns import LIKE_REGEX
 from fastgw.config.base.value_types import Url
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.egress.expand import NAME as EGRESS
 from fastgw.config.settings.gateway import FilterUse, Route
 
@@ -60,7 +60,7 @@ def _expansions(merged: Merged) -> Iterator[Problem]:
         for path, text in _texts(reading.document.value, ()):
             if path[-1] in FREE_TEXT or text.startswith("~"):
                 continue
-            at = SourcePlace(reading, path)
+            at = SourceLocation(reading, path)
             if _EXPANSION.search(text) is not None:
                 yield at.value_problem("`${…}` is taken literally; write {env: NAME} in place of the whole value")
             elif (found := _NGINX.search(text)) is not None:
@@ -81,22 +81,22 @@ def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _sinks(merged: Merged) -> Iterator[Problem]:
-    for place, access_log in merged.lists.get("access_logs", ()):
-        sink = None if access_log is BROKEN else place.raw.get("sink")
+    for location, access_log in merged.lists.get("access_logs", ()):
+        sink = None if access_log is BROKEN else location.raw.get("sink")
         if sink in _NO_SINKS:
             meant = "`stdout`, or the name of a file such as /dev/stderr"
             none = "; `access_logs: []` turns access logs off" if sink in ("off", "none", "-") else ""
-            yield place.below("sink").value_problem(
+            yield location.below("sink").value_problem(
                 f"this writes to a file named {format_value(sink)}; a sink is {meant}{none}"
             )
 
 
 def _of_routes(merged: Merged) -> Iterator[Problem]:
     catching_all = [route for _, route in merged.routes() if _catches_all(route)]
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         if route.name.startswith(f"{EGRESS}/"):
             continue
-        found = [*_of_route(place, route, catching_all)]
+        found = [*_of_route(location, route, catching_all)]
         merged.note(route, found)
         yield from found
 
@@ -105,33 +105,33 @@ def _catches_all(route: Route) -> bool:
     return not route.paths or "/*" in route.paths
 
 
-def _of_route(place: SourcePlace, route: Route, catching_all: list[Route]) -> Iterator[Problem]:
+def _of_route(location: SourceLocation, route: Route, catching_all: list[Route]) -> Iterator[Problem]:
     if route.paths == ("/",) and route.upstream is not None and not any(_overlap(route, each) for each in catching_all):
         wrong = "`/` matches that path only; `/*` matches all paths"
-        yield place.below("paths", 0).value_problem(wrong)
+        yield location.below("paths", 0).value_problem(wrong)
     for index, path in enumerate(route.paths):
         if (modifier := _MODIFIER.match(path)) is not None:
             wrong = "it cannot match anything: a regular expression starts right after `~`, such as ~^/v[0-9]+/"
             without_case = "; case-insensitive: ~(?i)^/v[0-9]+/" if "*" in modifier[0] else ""
-            yield place.below("paths", index).value_problem(wrong + without_case)
+            yield location.below("paths", index).value_problem(wrong + without_case)
         elif not path.startswith("~") and (found := _ELSEWHERE.search(path)) is not None:
             wrong = f"`{found[1]}` is matched literally: a parameter is written {{name}}, such as /users/{{id}}"
-            yield place.below("paths", index).value_problem(wrong)
+            yield location.below("paths", index).value_problem(wrong)
         elif not path.startswith("~") and LIKE_REGEX.search(path) is not None:
             wrong = "it is matched literally: a regular expression starts with `~`, such as ~^/v[0-9]+/"
-            yield place.below("paths", index).value_problem(wrong)
+            yield location.below("paths", index).value_problem(wrong)
         elif path.startswith("~") and _BRACES.search(path) is not None:
             wrong = "`{…}` in a regular expression is not a parameter: parameters are for paths without `~`"
-            yield place.below("paths", index).value_problem(wrong)
+            yield location.below("paths", index).value_problem(wrong)
     for key, conditions in (("headers", route.headers), ("query", route.query)):
         for name, value in conditions.items():
             if value.startswith("~") or _BRACES.search(value) is not None or value == "*":
                 wrong = "it is compared literally: patterns are not supported here"
-                yield place.below(key, name).value_problem(wrong)
+                yield location.below(key, name).value_problem(wrong)
     for steps, template in _templates(route):
         if (group := _GROUP.search(template)) is not None:
             wrong = f"`{group[0]}` is taken literally: use a named path parameter, `{{name}}`, and a path that has it"
-            yield place.below(*steps).value_problem(wrong)
+            yield location.below(*steps).value_problem(wrong)
 
 
 def _templates(route: Route) -> Iterator[tuple[Path, str]]:
@@ -154,9 +154,9 @@ def _never_reached(merged: Merged) -> Iterator[Problem]:
     """Yield a note for each route whose requests all match an earlier route: same hosts, paths and conditions, and no
     other method.
     """
-    taken: dict[_Key, list[tuple[SourcePlace, Route]]] = {}
+    taken: dict[_Key, list[tuple[SourceLocation, Route]]] = {}
     listeners = [*merged.maps["listeners"]]
-    for place, route in merged.routes():
+    for location, route in merged.routes():
         if route.name.startswith(f"{EGRESS}/"):
             continue  # each has its own path or host
         keys = [*_keys(route, listeners)]
@@ -167,9 +167,9 @@ def _never_reached(merged: Merged) -> Iterator[Problem]:
             wrong = (
                 f"it is unreachable: route {format_value(first[1].name)} ({first[0]}) matches all of its requests first"
             )
-            yield place.below("name").value_problem(wrong)
+            yield location.below("name").value_problem(wrong)
         for key in keys:
-            taken.setdefault(key, []).append((place, route))
+            taken.setdefault(key, []).append((location, route))
 
 
 def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
@@ -182,12 +182,12 @@ def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
                 yield listener, host.lower().removesuffix("."), shape, headers, query
 
 
-def _before(candidates: Any, route: Route) -> tuple[SourcePlace, Route] | None:
+def _before(candidates: Any, route: Route) -> tuple[SourceLocation, Route] | None:
     """Return an earlier route that matches every method of this route."""
-    for place, each in candidates:
+    for location, each in candidates:
         answered = {*each.methods, *(("HEAD",) if "GET" in each.methods else ())}
         if not each.methods or (route.methods and answered.issuperset(route.methods)):
-            return place, each
+            return location, each
     return None
 
 
@@ -197,7 +197,9 @@ def _credentials_that_nobody_reads(merged: Merged) -> Iterator[Problem]:
     used = {*_filter_types(merged)}
     for key, types in KINDS.items():
         if used.isdisjoint(types):
-            owners = [place for place, consumer in merged.consumers() if getattr(consumer, key) not in ((), BROKEN)]
+            owners = [
+                location for location, consumer in merged.consumers() if getattr(consumer, key) not in ((), BROKEN)
+            ]
             if owners:
                 others = f" (and {len(owners) - 1} more)" if owners[1:] else ""
                 filters = " or ".join(f"`{each}`" for each in types)
@@ -217,9 +219,9 @@ def _upstreams_that_nobody_uses(merged: Merged) -> Iterator[Problem]:
     for use in _filters(merged):
         names = getattr(use.settings, "upstream_names", None)
         used.update(name for _, name in (names() if names is not None else ()))
-    for place, name, _ in merged.whole("upstreams"):
+    for location, name, _ in merged.whole("upstreams"):
         if name not in used and not name.startswith(f"{EGRESS}/"):
-            yield place.problem("it is unused: no route, fallback, filter or listener names it")
+            yield location.problem("it is unused: no route, fallback, filter or listener names it")
 
 
 def _filter_types(merged: Merged) -> Iterator[str]:

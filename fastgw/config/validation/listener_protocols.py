@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from fastgw.config.base.problems import format_value, suggest
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.gateway import Listener
 from fastgw.config.settings.upstreams import Upstream
 
@@ -36,66 +36,68 @@ Schemes = Mapping[str, str]
 
 def targets_of_one_protocol(merged: Merged) -> None:
     """Check that the targets of an upstream use one protocol, and that its settings apply to this protocol."""
-    for place, _, upstream in merged.whole("upstreams"):
-        schemes = _schemes(place, upstream)
+    for location, _, upstream in merged.whole("upstreams"):
+        schemes = _schemes(location, upstream)
         if len(schemes) > 1:
             wrong = f"targets of different protocols: {', '.join(sorted(schemes))}"
-            place.below("targets").report(wrong, "expected targets of one protocol in an upstream")
+            location.below("targets").report(wrong, "expected targets of one protocol in an upstream")
         elif schemes & {"tcp", "udp"}:
-            _check_transport(place, upstream, schemes.pop())
+            _check_transport(location, upstream, schemes.pop())
         elif upstream.proxy_protocol not in (None, BROKEN) and "http" in schemes:
             wrong = "clients share connections to HTTP targets, so no PROXY protocol header can identify them"
-            place.below("proxy_protocol").report(wrong, "expected tcp targets, or no `proxy_protocol`")
+            location.below("proxy_protocol").report(wrong, "expected tcp targets, or no `proxy_protocol`")
 
 
-def _schemes(place: SourcePlace, upstream: Any) -> set[str]:
+def _schemes(location: SourceLocation, upstream: Any) -> set[str]:
     """Return the protocols of its targets; for targets not known yet, their future protocol."""
     targets = upstream.targets
     if targets is BROKEN:
         return set()
     if not targets:
-        source = place.raw.get("targets")
+        source = location.raw.get("targets")
         scheme = source.get("scheme", "http") if isinstance(source, dict) else ""
         return {"http" if scheme in _HTTP_SCHEMES else scheme} if scheme else set()
     urls = [target.url for target in targets if target is not BROKEN and target.url is not BROKEN]
     return {"http" if url.scheme in _HTTP_SCHEMES else url.scheme for url in urls if url.scheme != "unix"}
 
 
-def _check_transport(place: SourcePlace, upstream: Any, scheme: str) -> None:
+def _check_transport(location: SourceLocation, upstream: Any, scheme: str) -> None:
     for name, default in _OF_HTTP_UPSTREAMS.items():
         if getattr(upstream, name) not in (default, BROKEN):
-            place.below(name).report(f"has no effect with {scheme} targets", _NOWHERE)
+            location.below(name).report(f"has no effect with {scheme} targets", _NOWHERE)
     balancing, active = upstream.load_balancing, upstream.health_checks
     if balancing is not BROKEN and balancing.sticky is not None:
-        at = place.below("load_balancing", "sticky")
+        at = location.below("load_balancing", "sticky")
         at.report(f"has no effect with {scheme} targets: there are no cookies", "expected `algorithm: ip_hash`")
     hash_on = None if balancing is BROKEN else balancing.hash_on
     if hash_on not in (None, BROKEN) and hash_on.kind in _HASHED_BY:
-        at = place.below("load_balancing", "hash_on")
+        at = location.below("load_balancing", "hash_on")
         at.report(f"connections have no {hash_on.kind}", "expected `ip`", at_key=False)
     check = None if active is BROKEN else active.active
     if check not in (None, BROKEN) and check.type != "tcp":
-        at = place.below("health_checks", "active")
+        at = location.below("health_checks", "active")
         at.report(f"{scheme} targets do not speak HTTP", "expected `type: tcp`")
     elif check not in (None, BROKEN) and scheme == "udp" and check.port is None:
-        at = place.below("health_checks", "active")
+        at = location.below("health_checks", "active")
         at.report("udp targets cannot be checked by a connection", "expected the `port` of a TCP service beside it")
     if scheme == "udp":
         for name in ("tls", "proxy_protocol"):
             if getattr(upstream, name) not in (None, BROKEN):
-                place.below(name).report("has no effect with udp targets", _NOWHERE)
+                location.below(name).report("has no effect with udp targets", _NOWHERE)
 
 
 def listeners_of_one_protocol(merged: Merged) -> None:
     """Check that listeners have all settings that their protocol needs, and no others."""
-    schemes = {name: next(iter(_schemes(place, upstream)), "") for place, name, upstream in merged.whole("upstreams")}
+    schemes = {
+        name: next(iter(_schemes(location, upstream)), "") for location, name, upstream in merged.whole("upstreams")
+    }
     known = merged.maps["upstreams"]
     others: dict[str, str] = {}
     relayed = _relayed_to(merged)
     for upstream in relayed:
         if upstream in known and known[upstream][1] is not BROKEN and not schemes[upstream]:
             _check_relayed(*known[upstream])
-    for place, name, listener in merged.whole("listeners"):
+    for location, name, listener in merged.whole("listeners"):
         if listener.protocol is BROKEN:
             continue
         if listener.protocol == "http":
@@ -103,10 +105,10 @@ def listeners_of_one_protocol(merged: Merged) -> None:
                 if getattr(listener, key) not in (None, (), BROKEN):
                     meant = "tls" if key == "routes" else "tcp"
                     wrong = "has no effect with `protocol: http`, whose requests go by the routes at the top"
-                    place.below(key).report(wrong, f"expected `protocol: {meant}`, or no `{key}`")
+                    location.below(key).report(wrong, f"expected `protocol: {meant}`, or no `{key}`")
             continue
         others[name] = listener.protocol
-        for at, upstream in _upstreams(place, listener):
+        for at, upstream in _upstreams(location, listener):
             if upstream is BROKEN or known.get(upstream, (None, None))[1] is BROKEN:
                 continue
             if upstream not in known:
@@ -120,62 +122,62 @@ def listeners_of_one_protocol(merged: Merged) -> None:
     _check_routes(merged, schemes, others, relayed)
 
 
-def _upstreams(place: SourcePlace, listener: Any) -> Iterator[tuple[SourcePlace, Any]]:
+def _upstreams(location: SourceLocation, listener: Any) -> Iterator[tuple[SourceLocation, Any]]:
     """Check the listener's own settings, and yield the upstreams that it names."""
     protocol = listener.protocol
     for key, default in _OF_HTTP.items():
         if getattr(listener, key) not in (default, BROKEN):
-            place.below(key).report(f"has no effect with `protocol: {protocol}`", _NOWHERE)
+            location.below(key).report(f"has no effect with `protocol: {protocol}`", _NOWHERE)
     if listener.trusted_proxies not in ((), BROKEN) and listener.proxy_protocol == "off":
-        at = place.below("trusted_proxies")
+        at = location.below("trusted_proxies")
         at.report(f"has no effect with `protocol: {protocol}` alone", "expected `proxy_protocol: required` as well")
     if protocol == "udp":
         if listener.proxy_protocol == "required":
-            place.below("proxy_protocol").report("has no effect with `protocol: udp`", _NOWHERE)
+            location.below("proxy_protocol").report("has no effect with `protocol: udp`", _NOWHERE)
         if listener.address is not BROKEN and listener.address.path:
-            place.below("address").report(
+            location.below("address").report(
                 "unix sockets are not supported for UDP", 'expected "host:port"', at_key=False
             )
     if protocol != "tcp" and listener.tls is not None:
         wrong = "`protocol: tls` passes TLS through as it is" if protocol == "tls" else "there is no TLS over UDP"
-        place.below("tls").report(wrong, "expected `protocol: tcp` to terminate TLS")
+        location.below("tls").report(wrong, "expected `protocol: tcp` to terminate TLS")
     if protocol == "tls":
         if listener.upstream is not None:
-            place.below("upstream").report(
+            location.below("upstream").report(
                 "has no effect with `protocol: tls`",
                 "expected `routes`; one without `sni` matches all other connections",
             )
         if not listener.routes:
-            place.report("`protocol: tls` needs routes", "expected `routes: [{sni: [...], upstream: NAME}]`")
+            location.report("`protocol: tls` needs routes", "expected `routes: [{sni: [...], upstream: NAME}]`")
         for index, route in enumerate(() if listener.routes is BROKEN else listener.routes):
             if route is not BROKEN:
-                yield place.below("routes", index, "upstream"), route.upstream
+                yield location.below("routes", index, "upstream"), route.upstream
         return
     if listener.routes:
-        place.below("routes").report(
+        location.below("routes").report(
             f"has no effect with `protocol: {protocol}`", "expected `protocol: tls`, or `upstream`"
         )
     if listener.upstream is None:
-        place.report(f"`protocol: {protocol}` needs an upstream", "expected `upstream: NAME`")
+        location.report(f"`protocol: {protocol}` needs an upstream", "expected `upstream: NAME`")
     else:
-        yield place.below("upstream"), listener.upstream
+        yield location.below("upstream"), listener.upstream
 
 
 def _check_routes(merged: Merged, schemes: Schemes, others: Mapping[str, str], relayed: Mapping[str, str]) -> None:
     """Check that routes are on HTTP listeners and their upstreams have HTTP targets."""
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         for index, name in enumerate(() if route.listeners is BROKEN else route.listeners):
             if name in others:
-                at = place.below("listeners", index)
+                at = location.below("listeners", index)
                 at.report(
                     f"listener {format_value(name)} has `protocol: {others[name]}`, so it receives no requests",
                     at_key=False,
                 )
-        named = [(place.below("upstream"), each) for each in route.destinations]
+        named = [(location.below("upstream"), each) for each in route.destinations]
         if isinstance(route.upstream, Mapping):
-            named = [(place.below("upstream", each), each) for each in route.destinations]
+            named = [(location.below("upstream", each), each) for each in route.destinations]
         if route.fallback not in (None, BROKEN):
-            named.append((place.below("fallback", "upstream"), route.fallback.upstream))
+            named.append((location.below("fallback", "upstream"), route.fallback.upstream))
         for at, upstream in named:
             if isinstance(upstream, str) and schemes.get(upstream, "") in ("tcp", "udp"):
                 _report_no_requests(at, upstream, schemes[upstream])
@@ -194,31 +196,31 @@ def _relayed_to(merged: Merged) -> Mapping[str, str]:
     }
 
 
-def _check_relayed(place: SourcePlace, upstream: Any) -> None:
+def _check_relayed(location: SourceLocation, upstream: Any) -> None:
     """Check an upstream of unix sockets to which connections are relayed."""
-    _check_transport(place, upstream, "tcp")
+    _check_transport(location, upstream, "tcp")
     for index, target in enumerate(() if upstream.targets is BROKEN else upstream.targets):
         if target is not BROKEN and target.url is not BROKEN and target.url.base_path:
-            at = place.below("targets", index)
+            at = location.below("targets", index)
             at.report("connections that are relayed have no path", f"expected unix:{target.url.socket}", at_key=False)
 
 
-def check_takes_requests(merged: Merged, at: SourcePlace, name: str) -> None:
+def check_takes_requests(merged: Merged, at: SourceLocation, name: str) -> None:
     """Report an upstream that receives requests and whose targets do not speak HTTP."""
-    place, upstream = merged.maps["upstreams"][name]
-    for scheme in () if upstream is BROKEN else _schemes(place, upstream) & {"tcp", "udp"}:
+    location, upstream = merged.maps["upstreams"][name]
+    for scheme in () if upstream is BROKEN else _schemes(location, upstream) & {"tcp", "udp"}:
         _report_no_requests(at, name, scheme)
     relayed = _relayed_to(merged)
-    if upstream is not BROKEN and name in relayed and not _schemes(place, upstream):
+    if upstream is not BROKEN and name in relayed and not _schemes(location, upstream):
         _report_relayed(at, name, relayed[name])
 
 
-def _report_relayed(at: SourcePlace, name: str, listener: str) -> None:
+def _report_relayed(at: SourceLocation, name: str, listener: str) -> None:
     names = f"listener {format_value(listener)} relays connections to {format_value(name)}"
     wrong = f"{names}, so no requests can be sent there"
     at.report(wrong, "expected another upstream with the same targets", at_key=False)
 
 
-def _report_no_requests(at: SourcePlace, name: str, scheme: str) -> None:
+def _report_no_requests(at: SourceLocation, name: str, scheme: str) -> None:
     wrong = f"the targets of {format_value(name)} are {scheme}:// URLs, which take no requests"
     at.report(wrong, "expected an upstream with http or https targets", at_key=False)

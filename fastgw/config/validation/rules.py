@@ -18,7 +18,7 @@ from fastgw.config.base import route_patterns as patterns
 from fastgw.config.base.problems import Path, format_value, suggest
 from fastgw.config.base.value_types import Address
 from fastgw.config.decoding.decoder import BROKEN, fields_of
-from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.formats.positions import SyntaxProblem
 from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
 from fastgw.config.settings.gateway import Config, Route
@@ -49,36 +49,38 @@ OF_UPSTREAM: Final = (
 
 def needs_version_and_listeners(merged: Merged) -> None:
     """Check that required settings exist: the version in the main file, listeners in any file."""
-    main = SourcePlace(merged.readings[0], ())
+    main = SourceLocation(merged.readings[0], ())
     for field in fields_of(Config).values():
         files = merged.readings if field.key in merged.maps else merged.readings[:1]
-        place = main.below(field.key)
+        location = main.below(field.key)
         said = any(field.key in (reading.document.value or {}) for reading in files)
-        if field.required and not said and not place.misspelt:
-            place.report("missing", f"expected {field.shape.expected}")
+        if field.required and not said and not location.misspelt:
+            location.report("missing", f"expected {field.shape.expected}")
 
 
 def one_listener_per_address(merged: Merged) -> None:
     """Check that no two listeners bind the same address, by the kernel's rules. Port 0 is a new port each time."""
-    taken: dict[tuple[bool, int, str], list[tuple[Address, SourcePlace]]] = {}
+    taken: dict[tuple[bool, int, str], list[tuple[Address, SourceLocation]]] = {}
     addresses = [
-        (place.below("address"), listener.address, listener.protocol == "udp")
-        for place, _, listener in merged.whole("listeners")
+        (location.below("address"), listener.address, listener.protocol == "udp")
+        for location, _, listener in merged.whole("listeners")
     ]
     for key in ("status", "admin"):
-        addresses += ((place.below("address"), settings.address, False) for place, settings in merged.single_entry(key))
-    for place, address, is_udp in addresses:
+        addresses += (
+            (location.below("address"), settings.address, False) for location, settings in merged.single_entry(key)
+        )
+    for location, address, is_udp in addresses:
         if address is BROKEN or (not address.path and not address.port):
             continue
         held = taken.setdefault((is_udp, address.port, os.path.realpath(address.path) if address.path else ""), [])
         other = next(((each, at) for each, at in held if _overlap(each, address)), None)
         if other is None:
-            held.append((address, place))
+            held.append((address, location))
         elif other[0] == address:
-            place.report(f"{address} is already used by {other[1]}", "expected a unique address", at_key=False)
+            location.report(f"{address} is already used by {other[1]}", "expected a unique address", at_key=False)
         else:
             wrong = f"{address} overlaps {other[0]}, which is used by {other[1]}"
-            place.report(wrong, "expected a unique address", at_key=False)
+            location.report(wrong, "expected a unique address", at_key=False)
 
 
 def _overlap(one: Address, other: Address) -> bool:
@@ -102,106 +104,110 @@ def _covers(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) ->
 
 
 def sinks_are_files(merged: Merged) -> None:
-    for place, access_log in merged.lists.get("access_logs", ()):
-        sink = None if access_log is BROKEN else place.raw.get("sink")
+    for location, access_log in merged.lists.get("access_logs", ()):
+        sink = None if access_log is BROKEN else location.raw.get("sink")
         if isinstance(sink, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", sink) is not None:
             kind = sink.partition("://")[0]
             wrong = f"a URL ({kind}://…): sending logs is not supported"
             expected = 'expected "stdout" or a file that a log collector reads'
-            place.below("sink").report(wrong, expected, at_key=False)
+            location.below("sink").report(wrong, expected, at_key=False)
 
 
 def proxy_protocol_needs_trust(merged: Merged) -> None:
-    for place, _, listener in merged.whole("listeners"):
+    for location, _, listener in merged.whole("listeners"):
         if listener.address is BROKEN or listener.address.path:
             continue  # clients of a unix socket are trusted: the file permissions decide who may connect
         if listener.proxy_protocol == "required" and not listener.trusted_proxies:
-            place.below("proxy_protocol").report(
+            location.below("proxy_protocol").report(
                 "no peer is trusted to send the PROXY header", "expected `trusted_proxies` as well"
             )
 
 
 def admin_is_guarded(merged: Merged) -> None:
     """Check that the admin API is only reachable from this machine, or needs a token or a client certificate."""
-    for place, admin in merged.single_entry("admin"):
+    for location, admin in merged.single_entry("admin"):
         certified = admin.tls is not None and admin.tls.client_auth is not None
         if admin.address.local or (certified and admin.tls.client_auth.mode == "required"):
             continue
-        if place.raw.get("token") is None and not place.below("token").misspelt:  # an invalid token is reported as such
+        if (
+            location.raw.get("token") is None and not location.below("token").misspelt
+        ):  # an invalid token is reported as such
             wrong = f"{admin.address} is reachable from other machines"
             expected = "expected a `token`, or `tls` with `client_auth: {mode: required, …}`"
-            place.below("address").report(wrong, expected, at_key=False)
+            location.below("address").report(wrong, expected, at_key=False)
 
 
 def routes_have_their_own_names(merged: Merged) -> None:
-    taken: dict[str, SourcePlace] = {}
-    for place, route in merged.routes():
+    taken: dict[str, SourceLocation] = {}
+    for location, route in merged.routes():
         if route.name is BROKEN:
             continue
         if route.name in taken:
             wrong = f"{format_value(route.name)} is the name of the route at {taken[route.name].below('name')} too"
-            place.below("name").report(wrong, "expected a unique name", at_key=False)
+            location.below("name").report(wrong, "expected a unique name", at_key=False)
         else:
-            taken[route.name] = place
+            taken[route.name] = location
 
 
 def calls_of_grpc(merged: Merged) -> None:
-    for place, _ in merged.routes_to_validate():
-        for name in ("paths", "methods") if place.raw.get("grpc") is not None else ():
-            if name in place.raw:
-                place.below(name).report(f"`{name}` and `grpc` are mutually exclusive", "expected one of them")
-    for place, _, upstream in merged.whole("upstreams"):
+    for location, _ in merged.routes_to_validate():
+        for name in ("paths", "methods") if location.raw.get("grpc") is not None else ():
+            if name in location.raw:
+                location.below(name).report(f"`{name}` and `grpc` are mutually exclusive", "expected one of them")
+    for location, _, upstream in merged.whole("upstreams"):
         active = None if upstream.health_checks is BROKEN else upstream.health_checks.active
         if active in (None, BROKEN):
             continue
         if active.type == "grpc" and upstream.protocol == "http1":
-            place.report("health checks of type grpc need HTTP/2", "expected `protocol: grpc`")
+            location.report("health checks of type grpc need HTTP/2", "expected `protocol: grpc`")
 
 
 def routes_have_one_end(merged: Merged) -> None:
-    for place, _ in merged.routes_to_validate():
-        given = [end for end in ENDS if place.raw.get(end) is not None]
+    for location, _ in merged.routes_to_validate():
+        given = [end for end in ENDS if location.raw.get(end) is not None]
         if len(given) > 1:
-            place.report(f"{' and '.join(given)} are mutually exclusive", "expected one of them")
-        elif not given and not any(place.below(end).misspelt for end in ENDS):
-            place.report("the route has no action", f"expected one of {', '.join(ENDS)}")
+            location.report(f"{' and '.join(given)} are mutually exclusive", "expected one of them")
+        elif not given and not any(location.below(end).misspelt for end in ENDS):
+            location.report("the route has no action", f"expected one of {', '.join(ENDS)}")
         if given and "upstream" not in given:
             for key in OF_UPSTREAM:
-                if key in place.raw:
-                    place.below(key).report("has no effect without an upstream", f"mutually exclusive with {given[0]}")
+                if key in location.raw:
+                    location.below(key).report(
+                        "has no effect without an upstream", f"mutually exclusive with {given[0]}"
+                    )
 
 
 def names_are_known(merged: Merged) -> None:
     """Check that everything a route refers to exists: listeners, an upstream, filter sets."""
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         for key, kind, known in (
             ("listeners", "listener", merged.maps["listeners"]),
             ("use", "filter set", merged.maps["filter_sets"]),
         ):
             for index, name in _whole(getattr(route, key)):
                 if name not in known:
-                    place.below(key, index).report(
+                    location.below(key, index).report(
                         f"unknown {kind} {format_value(name)}", suggest(name, known), at_key=False
                     )
         known = merged.maps["upstreams"]
         split = isinstance(route.upstream, Mapping)
         for name in route.destinations:
             if isinstance(name, str) and name not in known:
-                at = place.below("upstream", name) if split else place.below("upstream")
+                at = location.below("upstream", name) if split else location.below("upstream")
                 at.report(f"unknown upstream {format_value(name)}", suggest(name, known), at_key=split)
         for index, canary in _whole(route.split.canaries if route.split is not None else ()):
             if canary.upstream not in route.destinations:
                 wrong = f"{format_value(canary.upstream)} is not one of the route's upstreams"
-                at = place.below("split", "canaries", index, "upstream")
+                at = location.below("split", "canaries", index, "upstream")
                 at.report(wrong, suggest(canary.upstream, [*map(str, route.destinations)]), at_key=False)
         fallback = route.fallback.upstream if route.fallback is not None else None
         if fallback is not None and fallback not in known:
-            at = place.below("fallback", "upstream")
+            at = location.below("fallback", "upstream")
             at.report(f"unknown upstream {format_value(fallback)}", suggest(fallback, known), at_key=False)
         if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
-            place.below("upstream").report("all shares are 0", "expected at least one share above 0")
+            location.below("upstream").report("all shares are 0", "expected at least one share above 0")
         elif not split and route.split is not None:
-            place.below("split").report(
+            location.below("split").report(
                 "the route has only one upstream: there is no traffic to split",
                 "expected several upstreams with shares",
             )
@@ -209,21 +215,21 @@ def names_are_known(merged: Merged) -> None:
 
 def route_patterns(merged: Merged) -> None:
     """Check hosts, paths, and the settings that depend on them."""
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         for index, host in _whole(route.hosts):
-            _parsed(patterns.parse_host, host, place.below("hosts", index))
-        parsed = [_parsed(patterns.parse_path, path, place.below("paths", i)) for i, path in _whole(route.paths)]
+            _parsed(patterns.parse_host, host, location.below("hosts", index))
+        parsed = [_parsed(patterns.parse_path, path, location.below("paths", i)) for i, path in _whole(route.paths)]
         paths = None if BROKEN in parsed or BROKEN in route.paths else parsed
-        _check_prefix(route, place, paths)
-        _check_parameters(patterns.parse_rewrite, route.rewrite, place.below("rewrite"), paths)
+        _check_prefix(route, location, paths)
+        _check_parameters(patterns.parse_rewrite, route.rewrite, location.below("rewrite"), paths)
         if route.redirect is not None and route.redirect.to is not BROKEN:
-            _check_parameters(patterns.parse_redirect, route.redirect.to, place.below("redirect", "to"), paths)
+            _check_parameters(patterns.parse_redirect, route.redirect.to, location.below("redirect", "to"), paths)
 
 
-def _check_prefix(route: Route, place: SourcePlace, paths: list[Any] | None) -> None:
+def _check_prefix(route: Route, location: SourceLocation, paths: list[Any] | None) -> None:
     if route.strip_prefix is None:
         return
-    at = place.below("strip_prefix")
+    at = location.below("strip_prefix")
     prefix = _parsed(patterns.parse_strip_prefix, route.strip_prefix, at)
     if route.rewrite is not None:
         at.report("strip_prefix and rewrite are mutually exclusive", "expected one of them")
@@ -247,12 +253,12 @@ def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
 
 
 def _check_parameters(
-    parse: Callable[[str], patterns.Template], text: str | None, place: SourcePlace, paths: list[Any] | None
+    parse: Callable[[str], patterns.Template], text: str | None, location: SourceLocation, paths: list[Any] | None
 ) -> None:
     """Check that each parameter of a template exists in all paths."""
     if text is None:
         return
-    template: Any = _parsed(parse, text, place)
+    template: Any = _parsed(parse, text, location)
     if template is BROKEN or paths is None:
         return
     held = [{parameter.name for parameter in path.parameters} for path in paths]
@@ -262,47 +268,49 @@ def _check_parameters(
             hint = suggest(name, known) if known else "expected paths that have it"
             if any(path.kind is patterns.PathKind.REGEX for path in paths):
                 hint = "expected paths that have it; a regular expression has no parameters"
-            place.report(f"not every path of this route has the parameter {format_value(name)}", hint, at_key=False)
+            location.report(f"not every path of this route has the parameter {format_value(name)}", hint, at_key=False)
 
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
     """Check the variables in filters: path parameters must exist in the route, or in any route if the route is not
     known.
     """
-    for place, use, known in _all_uses(merged):
+    for location, use, known in _all_uses(merged):
         unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
         if unknown_names is not None:
             for steps, wrong, expected in unknown_names(known):
-                place.below(*steps).report(wrong, expected, at_key=False)
+                location.below(*steps).report(wrong, expected, at_key=False)
 
 
 def upstreams_of_filters(merged: Merged) -> None:
     """Check the upstreams that filters name."""
     known = merged.maps["upstreams"]
-    for place, use, _ in _all_uses(merged):
+    for location, use, _ in _all_uses(merged):
         upstream_names = getattr(getattr(use, "settings", None), "upstream_names", None)
         for key, name in upstream_names() if upstream_names is not None else ():
             if name is not BROKEN and name not in known:
-                place.below(key).report(f"unknown upstream {format_value(name)}", suggest(name, known), at_key=False)
+                location.below(key).report(f"unknown upstream {format_value(name)}", suggest(name, known), at_key=False)
             elif name is not BROKEN:
-                check_takes_requests(merged, place.below(key), name)
+                check_takes_requests(merged, location.below(key), name)
 
 
-def _all_uses(merged: Merged) -> Sequence[tuple[SourcePlace, Any, frozenset[str]]]:
+def _all_uses(merged: Merged) -> Sequence[tuple[SourceLocation, Any, frozenset[str]]]:
     """Return every use of a filter to validate, with the path parameters available to it."""
     anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
-    uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
-    for place, _, each in (*merged.whole("listeners"), *merged.upstreams_to_validate()):
-        uses += _uses(place.below("filters"), each.filters, anywhere)
-    for place, _, filters in merged.whole("filter_sets"):
-        uses += _uses(place, filters, anywhere)
-    for place, route in merged.routes_to_validate():
-        uses += _uses(place.below("filters"), route.filters, _parameters(route.paths))
+    uses = [(location, use, anywhere) for location, use in merged.maps["filters"].values()]
+    for location, _, each in (*merged.whole("listeners"), *merged.upstreams_to_validate()):
+        uses += _uses(location.below("filters"), each.filters, anywhere)
+    for location, _, filters in merged.whole("filter_sets"):
+        uses += _uses(location, filters, anywhere)
+    for location, route in merged.routes_to_validate():
+        uses += _uses(location.below("filters"), route.filters, _parameters(route.paths))
     return uses
 
 
-def _uses(place: SourcePlace, filters: Any, known: frozenset[str]) -> Iterator[tuple[SourcePlace, Any, frozenset[str]]]:
-    return ((place.below(name), use, known) for name, use in (() if filters is BROKEN else filters.items()))
+def _uses(
+    location: SourceLocation, filters: Any, known: frozenset[str]
+) -> Iterator[tuple[SourceLocation, Any, frozenset[str]]]:
+    return ((location.below(name), use, known) for name, use in (() if filters is BROKEN else filters.items()))
 
 
 def _parameters(paths: Any) -> frozenset[str]:
@@ -318,63 +326,67 @@ def _parameters(paths: Any) -> frozenset[str]:
 
 def raw_paths_are_not_rewritten(merged: Merged) -> None:
     """Check that no raw path is rewritten: rewriting uses the normalized path."""
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         if route.path.forward == "raw" and route.rewrite is not None:
-            place.below("rewrite").report(
+            location.below("rewrite").report(
                 "the client's path is forwarded unchanged", "mutually exclusive with path.forward: raw"
             )
 
 
 def upgrades_that_are_tunnels(merged: Merged) -> None:
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         for index, protocol in _whole(route.upgrade):
             if protocol.lower() == "h2c":
                 wrong = "h2c would bypass the gateway"
-                place.below("upgrade", index).report(wrong, "expected a protocol that can be tunnelled", at_key=False)
+                location.below("upgrade", index).report(
+                    wrong, "expected a protocol that can be tunnelled", at_key=False
+                )
 
 
 def methods_that_are_served(merged: Merged) -> None:
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         for index, method in _whole(route.methods):
             if method in ("CONNECT", "TRACE"):
                 wrong = f"{method} is always rejected"
-                place.below("methods", index).report(wrong, "expected another method", at_key=False)
+                location.below("methods", index).report(wrong, "expected another method", at_key=False)
             elif not knows_method(method):
                 wrong = f"{method} is always rejected: it is unknown to llhttp"
-                place.below("methods", index).report(wrong, "expected another method", at_key=False)
+                location.below("methods", index).report(wrong, "expected another method", at_key=False)
 
 
 def state_that_works(merged: Merged) -> None:
-    for place, state in merged.single_entry("state"):
+    for location, state in merged.single_entry("state"):
         if state.url is BROKEN:
             continue
         try:
             secret = state.url
-            check_url(secret_in(secret.file, place.reading.files.read(secret.file)) if secret.file else secret.value())
+            check_url(
+                secret_in(secret.file, location.reading.files.read(secret.file)) if secret.file else secret.value()
+            )
         except ValueError as error:
-            place.below("url").report(str(error), "expected a Redis URL", at_key=False)
+            location.below("url").report(str(error), "expected a Redis URL", at_key=False)
 
 
 def kubernetes_that_can_be_asked(merged: Merged) -> None:
-    for place, providers in merged.single_entry("providers"):
+    for location, providers in merged.single_entry("providers"):
         kyma = providers.kyma if isinstance(providers, Providers) else None
         kubernetes = kyma.kubernetes if isinstance(kyma, Kyma) else None
         if isinstance(kubernetes, Kubernetes) and not _broken_in(kubernetes):
             try:
-                check_kubernetes(kubernetes, place.reading.files.read)
+                check_kubernetes(kubernetes, location.reading.files.read)
             except ValueError as error:
-                place.below("kyma", "kubernetes").report(*str(error).split("; ", 1))
+                location.below("kyma", "kubernetes").report(*str(error).split("; ", 1))
 
 
 def sticky_keys_that_sign(merged: Merged) -> None:
-    for place, _, upstream in merged.whole("upstreams"):
+    for location, _, upstream in merged.whole("upstreams"):
         balancing = upstream.load_balancing
         sticky = None if balancing is BROKEN else balancing.sticky
         if sticky in (None, BROKEN) or sticky.key in (None, BROKEN):
             continue
-        at, key = place.below("load_balancing", "sticky", "key"), sticky.key
+        at, key = location.below("load_balancing", "sticky", "key"), sticky.key
         try:
-            said = secret_in(key.file, place.reading.files.read(key.file)) if key.file else key.value()
+            said = secret_in(key.file, location.reading.files.read(key.file)) if key.file else key.value()
         except (SecretError, SyntaxProblem):
             continue  # reported where it was read
         if len(said) < SHORTEST_KEY:
@@ -383,27 +395,27 @@ def sticky_keys_that_sign(merged: Merged) -> None:
 
 def consumers_are_distinguishable(merged: Merged) -> None:
     """Check that credentials of consumers are unique. Keys are never shown."""
-    taken: dict[tuple[CredentialKind, bytes], tuple[SourcePlace, Path]] = {}
-    for place, consumer in merged.consumers():
+    taken: dict[tuple[CredentialKind, bytes], tuple[SourceLocation, Path]] = {}
+    for location, consumer in merged.consumers():
         if not _is_whole(consumer):
             continue
-        for mark in marks_of(consumer, place.reading.files.read):
+        for mark in marks_of(consumer, location.reading.files.read):
             if mark.wrong:
-                place.below(*mark.path).report(mark.wrong, "expected one that a client can send", at_key=False)
+                location.below(*mark.path).report(mark.wrong, "expected one that a client can send", at_key=False)
                 continue
-            first, path = taken.setdefault((mark.kind, mark.value), (place, mark.path))
-            if (first, path) != (place, mark.path):
+            first, path = taken.setdefault((mark.kind, mark.value), (location, mark.path))
+            if (first, path) != (location, mark.path):
                 wrong = f"{NOUNS[mark.kind]} is already used at {first.below(*path)}"
-                place.below(*mark.path).report(wrong, "expected a unique value", at_key=False)
+                location.below(*mark.path).report(wrong, "expected a unique value", at_key=False)
 
 
 def deadline_headers_are_free(merged: Merged) -> None:
     """Check that no deadline header has the name of a header that the gateway sets itself."""
-    for place, route in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         name = route.deadline_header
         if isinstance(name, str) and name.lower().encode() in READ_IN_REQUESTS:
             wrong = f"{format_value(name)} is a header that the gateway sets for another purpose"
-            place.below("deadline_header").report(wrong, 'expected a name such as "X-Request-Timeout"', at_key=False)
+            location.below("deadline_header").report(wrong, 'expected a name such as "X-Request-Timeout"', at_key=False)
 
 
 def _is_whole(consumer: Any) -> bool:
@@ -424,12 +436,12 @@ def _whole(values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     return ((index, value) for index, value in enumerate(values) if value is not BROKEN)
 
 
-def _parsed(parse: Callable[[str], Any], text: str, place: SourcePlace) -> Any:
+def _parsed(parse: Callable[[str], Any], text: str, location: SourceLocation) -> Any:
     try:
         return parse(text)
     except ValueError as error:
         wrong, semicolon, expected = str(error).rpartition("; ")
-        place.report(*((wrong, expected) if semicolon else (expected,)), at_key=False)
+        location.report(*((wrong, expected) if semicolon else (expected,)), at_key=False)
         return BROKEN
 
 

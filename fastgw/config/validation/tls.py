@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fastgw.config.base.problems import Problem, format_value
 from fastgw.config.decoding.decoder import BROKEN
-from fastgw.config.decoding.merge import Merged, SourcePlace
+from fastgw.config.decoding.merge import Merged, SourceLocation
 from fastgw.config.settings.gateway import Upstream, UpstreamTls
 from fastgw.net.pem import (
     Grouping,
@@ -29,11 +29,11 @@ EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "c
 """Time before expiry from which a warning is given, in seconds. Many revocation lists are renewed weekly."""
 
 
-def _speaks_tls(place: SourcePlace, upstream: Upstream) -> bool:
+def _speaks_tls(location: SourceLocation, upstream: Upstream) -> bool:
     """Whether any target uses TLS; for targets not known yet, whether they will."""
     targets: Any = upstream.targets
     if not targets:
-        return place.raw["targets"].get("scheme", "http") not in ("http", "udp")
+        return location.raw["targets"].get("scheme", "http") not in ("http", "udp")
     return any(target is BROKEN or target.url is BROKEN or upstream.speaks_tls(target.url) for target in targets)
 
 
@@ -41,11 +41,11 @@ def tls_that_works(merged: Merged) -> None:
     """Check the TLS settings of upstreams: certificate and key come together, files are valid, and some target uses
     TLS.
     """
-    for place, _, upstream in merged.upstreams_to_validate():
+    for location, _, upstream in merged.upstreams_to_validate():
         if upstream.tls in (None, BROKEN, UpstreamTls()):
             continue
-        tls, at = upstream.tls, place.below("tls")
-        if upstream.targets is not BROKEN and not _speaks_tls(place, upstream):
+        tls, at = upstream.tls, location.below("tls")
+        if upstream.targets is not BROKEN and not _speaks_tls(location, upstream):
             at.report("no target of this upstream uses https", "expected an https target, or no `tls`")
         if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
             given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
@@ -75,18 +75,18 @@ def tls_notes(merged: Merged) -> list[Problem]:
         for index, pair in _whole(tls.certificates):
             certificate = _decoded(pair.certificate, at)
             if certificate is not None:
-                place = at.below("certificates", index, "certificate")
-                notes += [place.problem(wrong) for wrong in _certificate_warnings(certificate, now)]
+                location = at.below("certificates", index, "certificate")
+                notes += [location.problem(wrong) for wrong in _certificate_warnings(certificate, now)]
     return [*notes, *_unnamed_hosts(merged)]
 
 
-def _served(merged: Merged) -> Iterator[tuple[SourcePlace, Any]]:
-    for place, _, listener in merged.whole("listeners"):
+def _served(merged: Merged) -> Iterator[tuple[SourceLocation, Any]]:
+    for location, _, listener in merged.whole("listeners"):
         if listener.tls not in (None, BROKEN):
-            yield place.below("tls"), listener.tls
-    for place, admin in merged.single_entry("admin"):
+            yield location.below("tls"), listener.tls
+    for location, admin in merged.single_entry("admin"):
         if admin not in (None, BROKEN) and admin.tls not in (None, BROKEN):
-            yield place.below("tls"), admin.tls
+            yield location.below("tls"), admin.tls
 
 
 def _certificate_warnings(certificate: dict[str, Any], now: float) -> Iterator[str]:
@@ -101,20 +101,20 @@ def _certificate_warnings(certificate: dict[str, Any], now: float) -> Iterator[s
         yield "the certificate has no host name (subjectAltName): clients that verify it reject it"
 
 
-def _never_shown(tls: Any, at: SourcePlace) -> Iterator[Problem]:
+def _never_shown(tls: Any, at: SourceLocation) -> Iterator[Problem]:
     """Yield certificates whose names are all covered by earlier ones with keys of the same kind."""
     grouping, taken = Grouping(), set[str]()
     for index, pair in _whole(tls.certificates):
         if _decoded(pair.certificate, at) is None:
             return
         group = grouping.add(at.reading.files.read(pair.certificate))
-        if group is grouping.groups[-1] and len(group.places) == 1 and group.names and taken.issuperset(group.names):
+        if group is grouping.groups[-1] and len(group.indexes) == 1 and group.names and taken.issuperset(group.names):
             wrong = "the certificate is never used: earlier ones cover the same names"
             yield at.below("certificates", index, "certificate").problem(wrong)
         taken.update(group.names)
 
 
-def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
+def _late_verifiers(tls: Any, at: SourceLocation, now: float) -> Iterator[Problem]:
     """Yield the problems of CA files: certificates that are no CA; CAs and revocation lists that have expired or expire
     soon.
     """
@@ -144,40 +144,40 @@ def _late_verifiers(tls: Any, at: SourcePlace, now: float) -> Iterator[Problem]:
 def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:
     """Yield hosts of routes, on listeners with TLS, without a certificate."""
     named: dict[str, set[str]] = {}
-    for place, name, listener in merged.whole("listeners"):
+    for location, name, listener in merged.whole("listeners"):
         if listener.tls in (None, BROKEN):
             continue
         pairs = [pair for _, pair in _whole(listener.tls.certificates)]
-        certificates = [_decoded(pair.certificate, place) for pair in pairs]
+        certificates = [_decoded(pair.certificate, location) for pair in pairs]
         if all(each is not None for each in certificates):
             named[name] = {host for each in certificates if each is not None for host in dns_names(each)}
-    for place, route in merged.routes() if named else ():
+    for location, route in merged.routes() if named else ():
         wanted = named if not route.listeners else [each for each in route.listeners if each in named]
         for index, host in _whole(route.hosts):
             bare = host.lower()
             for listener in wanted:
                 if _is_name(bare) and not {bare, "*." + bare.partition(".")[2]} & named[listener]:
                     wrong = f"no certificate of listener {listener} is for {format_value(host)}"
-                    yield place.below("hosts", index).problem(wrong)
+                    yield location.below("hosts", index).problem(wrong)
 
 
 def _is_name(host: str) -> bool:
     return not host.startswith("[") and not host.replace(".", "").isdigit() and ":" not in host
 
 
-def _decoded(certificate: Any, at: SourcePlace) -> dict[str, Any] | None:
+def _decoded(certificate: Any, at: SourceLocation) -> dict[str, Any] | None:
     if isinstance(certificate, str):
         with suppress(ssl.SSLError):
             return decoded(at.reading.files.read(certificate))
     return None
 
 
-def _try(file: Any, at: SourcePlace, wrong_with: Callable[[bytes], str]) -> None:
+def _try(file: Any, at: SourceLocation, wrong_with: Callable[[bytes], str]) -> None:
     if isinstance(file, str) and (wrong := wrong_with(at.reading.files.read(file))):
         at.report(wrong, "expected a PEM file", at_key=False)
 
 
-def _try_pair(certificate: Any, key: Any, at: SourcePlace) -> None:
+def _try_pair(certificate: Any, key: Any, at: SourceLocation) -> None:
     """Report a certificate and key that are invalid or do not match."""
     if isinstance(certificate, str) and isinstance(key, str):  # configured and valid
         wrong = pair_problem(at.reading.files.read(certificate), at.reading.files.read(key))

@@ -179,12 +179,12 @@ def server_contexts(
     for certificate, _ in pairs:
         yield
         grouping.add(certificate)
-    first = [pairs[place] for place in grouping.groups[0].places]
+    first = [pairs[index] for index in grouping.groups[0].indexes]
     for group in grouping.groups:
         yield
         context = None  # handshakes begin with the first certificate's
         if group is not grouping.groups[0]:
-            context = _context(tls, held, [pairs[place] for place in group.places], alpn)
+            context = _context(tls, held, [pairs[index] for index in group.indexes], alpn)
         for host in group.names:
             names = wild if host.startswith("*.") else exact
             names.setdefault(host.removeprefix("*."), context)

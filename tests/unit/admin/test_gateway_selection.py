@@ -60,12 +60,12 @@ def run() -> Iterator[Running]:
 def test_the_one_that_runs_is_found_with_its_token(run):
     run()
     found = choose(GatewayChoice())
-    assert (found.place.address, found.token) == (parse_address("127.0.0.1:1"), "made")
+    assert (found.admin.address, found.token) == (parse_address("127.0.0.1:1"), "made")
 
 
 def test_where_none_runs_it_is_the_default_address():
     """It may be another user's, or a container's."""
-    assert choose(GatewayChoice()).place.text == "127.0.0.1:9901"
+    assert choose(GatewayChoice()).admin.text == "127.0.0.1:9901"
 
 
 def test_of_several_one_is_named(run, tmp_path):
@@ -115,7 +115,7 @@ def test_two_of_one_name_are_told_apart(run):
     run("one", config="/srv/one.yaml")
     with pytest.raises(AmbiguousGateway):
         choose(GatewayChoice(name="one"))
-    assert choose(GatewayChoice(config="/srv/one.yaml")).place.address.port == 2
+    assert choose(GatewayChoice(config="/srv/one.yaml")).admin.address.port == 2
 
 
 def test_one_without_an_admin_listener_is_told(run):
@@ -138,13 +138,13 @@ class TestToken:
         for address in ("[::1]:7", "127.0.0.2:7", "127.0.0.1:8", "unix:/run/x", "https://127.0.0.1:7", "gw.example:7"):
             assert choose(GatewayChoice(admin=address)).token is None
         found = choose(GatewayChoice(admin="localhost:7"))
-        assert (str(found.place.address), found.token) == ("127.0.0.1:7", "made")
+        assert (str(found.admin.address), found.token) == ("127.0.0.1:7", "made")
 
     def test_over_tls_the_name_stays(self, run):
         run(admin="127.0.0.1:7", admin_tls=True)
         found = choose(GatewayChoice(admin="https://localhost:7"))
-        assert (found.place.address.host, found.token) == ("localhost", "made")
-        assert choose(GatewayChoice()).place.tls
+        assert (found.admin.address.host, found.token) == ("localhost", "made")
+        assert choose(GatewayChoice()).admin.tls
 
     def test_a_unix_socket_by_any_path(self, run, tmp_path):
         (tmp_path / "link").symlink_to(tmp_path)
@@ -154,7 +154,7 @@ class TestToken:
     @pytest.mark.parametrize(("bound", "asked"), [("0.0.0.0:7", "127.0.0.1:7"), ("[::]:7", "[::1]:7")])
     def test_all_addresses_are_asked_at_one(self, run, bound, asked):
         run(admin=bound)
-        assert str(choose(GatewayChoice()).place.address) == asked
+        assert str(choose(GatewayChoice()).admin.address) == asked
 
     def test_the_command_prints_it(self, run):
         run()

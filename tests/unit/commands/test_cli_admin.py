@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fastgw.admin import status_tables
-from fastgw.admin.client import AdminClient, parse_place
+from fastgw.admin.client import AdminClient, parse_admin_address
 from fastgw.admin.node_interface import Status
 from fastgw.cli import app
 from fastgw.config.base.value_types import Address
@@ -145,7 +145,7 @@ class TestStatus:
 
         monkeypatch.setattr(status_tables.time, "sleep", sleep)
         monkeypatch.setattr(status_tables.signal, "signal", lambda number, action: None)
-        status_tables.watch(AdminClient(parse_place(here.authority), here.token))
+        status_tables.watch(AdminClient(parse_admin_address(here.authority), here.token))
         assert looks == [1.0] * 3
 
 
@@ -267,7 +267,7 @@ class TestPlaces:
         ],
     )
     def test_how_they_are_written(self, text, address, tls):
-        found = parse_place(text)
+        found = parse_admin_address(text)
         assert (found.address, found.tls) == (address, tls)
 
 

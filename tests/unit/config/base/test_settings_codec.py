@@ -200,8 +200,8 @@ routes:
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_broken_bytes_are_refused_or_mean_other_settings_and_show_no_secret(changes: list[tuple[int, int]]) -> None:
     raw = bytearray(encode(read(f"{HEAD}{WITH_SECRET}")))
-    for place, byte in changes:
-        raw[place % len(raw)] = byte
+    for index, byte in changes:
+        raw[index % len(raw)] = byte
     try:
         told = repr(decode(bytes(raw), Config, TYPES.built_in))
     except (msgspec.MsgspecError, TypeError, ValueError, KeyError) as error:

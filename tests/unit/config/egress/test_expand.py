@@ -515,15 +515,17 @@ def test_a_provider_adds_services_that_stand_elsewhere(tmp_path):
     found = read_all(str(tmp_path / "main.yaml"), lambda: disk.read(str(tmp_path / "main.yaml")), disk)
     merged = merge(found.documents, TYPES, disk)
     other = Document(str(tmp_path / "other.yaml"), lambda: disk.read(str(tmp_path / "other.yaml")))
-    place = Derived(Reading(other, TYPES, disk), ("spec", "services", 1))
-    add_services(merged, {"shop": {"more": (place, EgressService(url=parse_url("http://more.example"), use=("no",)))}})
+    location = Derived(Reading(other, TYPES, disk), ("spec", "services", 1))
+    add_services(
+        merged, {"shop": {"more": (location, EgressService(url=parse_url("http://more.example"), use=("no",)))}}
+    )
     assert expand(merged, TYPES) == []
     assert [*merged.config().upstreams] == ["egress/shop/orders", "egress/shop/more"]
     names_are_known(merged)
-    told = [untold(each, tmp_path) for each in place.reading.problems]
+    told = [untold(each, tmp_path) for each in location.reading.problems]
     assert told == ['other.yaml:2: spec.services[1]: unknown filter set "no"; none is defined']
-    add_services(merged, {"shop": {"orders": (place, EgressService(url=parse_url("http://more.example")))}})
-    assert f"already defined at {tmp_path}/main.yaml:7" in str(place.reading.problems[-1])
+    add_services(merged, {"shop": {"orders": (location, EgressService(url=parse_url("http://more.example")))}})
+    assert f"already defined at {tmp_path}/main.yaml:7" in str(location.reading.problems[-1])
 
 
 def test_what_changes_is_told_as_what_is_made_of_it(tmp_path):

@@ -26,12 +26,12 @@ ANY = st.recursive(
 )
 
 
-def places(value, path=()):
+def locations(value, path=()):
     """Every path of a document below its root."""
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, inner in steps:
         yield (*path, step)
-        yield from places(inner, (*path, step))
+        yield from locations(inner, (*path, step))
 
 
 def spots(trace, path=()):
@@ -41,7 +41,7 @@ def spots(trace, path=()):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(list(places(GOOD))), ANY), min_size=1, max_size=3))
+@given(st.lists(st.tuples(st.sampled_from(list(locations(GOOD))), ANY), min_size=1, max_size=3))
 def test_any_file_is_answered(tmp_path_factory, changes):
     document = copy.deepcopy(GOOD)
     for path, value in changes:
@@ -66,10 +66,10 @@ def test_any_file_is_answered(tmp_path_factory, changes):
 @given(st.dictionaries(KEYS, ANY, max_size=4), st.sampled_from([None, 1]))
 def test_every_value_has_its_place(document, indent):
     text = json.dumps(document, indent=indent)
-    assert set(spots(from_json.trace(text).root)) == set(places(document))
+    assert set(spots(from_json.trace(text).root)) == set(locations(document))
     yaml = json.dumps(document, indent=indent, ensure_ascii=False)
     assert from_yaml.read(yaml)[0] == document
-    assert set(spots(from_yaml.trace(yaml).root)) == set(places(document))
+    assert set(spots(from_yaml.trace(yaml).root)) == set(locations(document))
 
 
 @given(st.text(max_size=40))
@@ -85,4 +85,4 @@ def test_any_text_is_read_or_refused(text):
 @pytest.mark.parametrize("name", ["gateway", "teams/accounts", "teams/billing", "teams/catalog"])
 def test_toml_has_the_places_of_the_golden_files(name):
     text = Path(__file__).parents[3].joinpath("contract", "check", "toml", f"{name}.toml").read_text()
-    assert set(spots(toml.trace(text).root)) == set(places(toml.read(text)[0]))
+    assert set(spots(toml.trace(text).root)) == set(locations(toml.read(text)[0]))

@@ -40,13 +40,13 @@ def test_objects_of_a_stream_and_of_lists_each_have_their_place() -> None:
     file = ObjectFile("/apps/shop.yaml", STREAM)
     secret, application = file.objects
     assert file.problems == []
-    assert (secret.kind, secret.name, secret.namespace, secret.place) == (
+    assert (secret.kind, secret.name, secret.namespace, secret.location) == (
         "Secret",
         "shop-credentials",
         "kyma-system",
         "/apps/shop.yaml:3",
     )
-    assert (application.called, application.place) == ("Application/shop", "/apps/shop.yaml:12")
+    assert (application.called, application.location) == ("Application/shop", "/apps/shop.yaml:12")
     told = str(application.problem(("metadata", "name"), "no name", "expected one"))
     assert told == "/apps/shop.yaml:15:7: Application/shop: metadata.name: no name; expected one"
 
@@ -54,7 +54,7 @@ def test_objects_of_a_stream_and_of_lists_each_have_their_place() -> None:
 def test_json_is_an_object_or_a_list_whose_elements_are_of_its_kind() -> None:
     text = b'{"apiVersion": "v1", "kind": "SecretList",\n "items": [{"metadata": {"name": "a"}}]}'
     (secret,) = ObjectFile("/apps/a.json", text).objects
-    assert (secret.called, secret.version, secret.place) == ("Secret/a", "v1", "/apps/a.json:2")
+    assert (secret.called, secret.version, secret.location) == ("Secret/a", "v1", "/apps/a.json:2")
     bare = ObjectFile("/apps/b.json", b'[{"apiVersion": "v1", "kind": "Secret"}]')
     assert [each.called for each in bare.objects] == ["Secret"]
 
@@ -62,7 +62,7 @@ def test_json_is_an_object_or_a_list_whose_elements_are_of_its_kind() -> None:
 def test_what_a_watch_says_has_no_lines() -> None:
     content = json.dumps([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}]).encode()
     (secret,) = ObjectFile(virtual_files.watched_name("kyma"), content).objects
-    assert secret.place == "kubernetes://kyma"
+    assert secret.location == "kubernetes://kyma"
     assert str(secret.problem(("data",), "empty")) == "kubernetes://kyma: Secret/a: data: empty"
 
 

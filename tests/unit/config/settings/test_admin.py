@@ -145,8 +145,8 @@ def test_one_mistake_is_one_line(tmp_path):
 def test_tls_that_does_not_work(tmp_path, files, tls, told):
     said = problems(tmp_path, f"admin: {{tls: {Template(tls).substitute(files)}}}")
     for line, expected in zip(said, told, strict=True):
-        place, _, rest = line.removeprefix("a.yaml:").partition(": ")
-        assert expected in (f"{place}: {rest}", f"3: {rest}")
+        location, _, rest = line.removeprefix("a.yaml:").partition(": ")
+        assert expected in (f"{location}: {rest}", f"3: {rest}")
 
 
 def test_every_address_is_its_own(tmp_path):
