@@ -515,6 +515,7 @@ class _Observer:
             self.over.set_result(record_of(ended, monotonic(), time()))
 
     def count_subrequest(self, ended: FinishedExchange, status: int) -> None: ...
+    def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None: ...
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.events.append((instance, event.name.lower()))

@@ -237,6 +237,7 @@ class Server:
         """Reports an exchange that has ended."""
         self.count_filter = self._observer.count_filter
         self.count_subrequest = self._observer.count_subrequest
+        self.count_websocket = self._observer.count_websocket
         before, self._listeners = self._listeners, gateway.listeners
         verification_changed = False
         for listener in self._listeners:

@@ -84,6 +84,9 @@ class ClientSide(Protocol):
     def count_subrequest(self, exchange: "Exchange", status: int) -> None:
         """Count a completed sub-request for its upstream. `status`: 0 if the response is incomplete."""
 
+    def count_websocket(self, exchange: "Exchange", side: int, what: int, count: int) -> None:
+        """Count messages of a kind (`WebsocketMessage`) that a side (`WebsocketSide`) has sent, or its close code."""
+
     def filter_timeout(self) -> float:
         """Seconds that a filter has for the work that it starts now."""
 

@@ -40,6 +40,11 @@ class Observer:
         place = self._counters.upstream_place(ended.upstream, ended.target, status)
         self._counters.count_upstream(*place, ended.upstream_s, ended.retries)
 
+    def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None:
+        """Count messages of a kind that a side has sent, or the end of a WebSocket with a close code."""
+        route = "" if ended.route is None else ended.route.name
+        self._counters.count_websocket(ended.listener.name, route, side, what, count)
+
     def _log(self, settings: AccessLog) -> Log:
         return Log(settings, self._counters, LineQueue if _twin is None else _twin.LineQueue)
 

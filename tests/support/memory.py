@@ -365,6 +365,8 @@ class Observer:
     def count_subrequest(self, ended: FinishedExchange, status: int) -> None:
         self.subrequests.append((ended.upstream, ended.target, status, ended.retries))
 
+    def count_websocket(self, ended: FinishedExchange, side: int, what: int, count: int) -> None: ...
+
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.filters.append((instance, event))
 

@@ -136,6 +136,9 @@ class Http2Stream(Timed):
     def count_subrequest(self, exchange: Exchange, status: int) -> None:
         self._connection.server.count_subrequest(exchange, status)
 
+    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None:
+        self._connection.server.count_websocket(exchange, side, what, count)
+
     def filter_timeout(self) -> float:
         return self._connection.server.timeouts.filters
 

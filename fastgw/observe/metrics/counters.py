@@ -24,6 +24,7 @@ from fastgw.observe.metrics.series_layout import (
     SeriesCells,
     cell_name,
     fault_cell_name,
+    websocket_cell_name,
 )
 from fastgw.shm.slot_assignment import SlotTable
 
@@ -153,6 +154,16 @@ class ExchangeCounters:
     def count_consumer(self, name: str) -> None:
         """Count a request of a consumer."""
         self.column[self._series.consumer_word(name)] += 1
+
+    def count_websocket(self, listener: str, route: str, side: int, what: int, count: int) -> None:
+        """Count messages of a kind (`WebsocketMessage`) that a side has sent, or ends with a close code. `route`: "" if
+        none matched. Not counted if the column has no free cell.
+        """
+        series = self._series
+        listener_row, route_row = series.listeners.get(listener, 0), series.routes_by_name.get(route, 0)
+        word = self.cells.word(websocket_cell_name(listener_row, route_row, side, what))
+        if word is not None:
+            self.column[word] += count
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count an event of a filter, in shadow mode or not. Rare, so its name is looked up each time."""

@@ -55,6 +55,28 @@ COPIES: Final = {
 SHADOW_DECISIONS: Final = tuple(event for event in FilterEvent if event >= FilterEvent.PASS)
 
 
+class WebsocketSide(IntEnum):
+    """Side that sends a message, or closes a WebSocket."""
+
+    CLIENT = 0
+    UPSTREAM = 1
+    GATEWAY = 2
+
+
+class WebsocketMessage(IntEnum):
+    """Kinds of messages and control frames that are counted."""
+
+    TEXT = 0
+    BINARY = 1
+    PING = 2
+    PONG = 3
+
+
+def close_label(code: int) -> str:
+    """Return the label of a close code. Private codes, which peers choose freely, have one label per thousand."""
+    return f"{code}" if code < 3000 else f"{code // 1000}xxx"
+
+
 class Family(NamedTuple):
     name: str
     kind: str
@@ -158,6 +180,20 @@ CONSUMER_REQUESTS: Final = Family(
     ("consumer",),
     'Finished requests of authenticated clients; consumer="_other" for folded and unconfigured consumers.',
 )
+WEBSOCKET_MESSAGES: Final = Family(
+    "fastgw_websocket_messages_total",
+    "counter",
+    ("kind", "listener", "route", "sender"),
+    "Messages (text, binary) and control frames (ping, pong) on WebSockets of the filter websocket, by the side that "
+    "sent them.",
+)
+WEBSOCKET_CLOSES: Final = Family(
+    "fastgw_websocket_closes_total",
+    "counter",
+    ("by", "code", "listener", "route"),
+    "Ended WebSockets of the filter websocket, by close code and by the side that closed first: client, upstream or "
+    'gateway; code="1006" without a close frame, "3xxx" and "4xxx" for private codes.',
+)
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 TARGETS_FOLDED: Final = Family(
     "fastgw_targets_folded", "gauge", (), 'Targets counted together as target="_other", upstream="_other".'
@@ -193,6 +229,8 @@ FAMILIES: Final = (
     FILTER_COPIES,
     FILTER_SHADOW_DECISIONS,
     CONSUMER_REQUESTS,
+    WEBSOCKET_MESSAGES,
+    WEBSOCKET_CLOSES,
     ROUTES_FOLDED,
     TARGETS_FOLDED,
     UPSTREAMS_FOLDED,

@@ -70,6 +70,7 @@ WORDS: Final = CELLS_AT + 2 * CELLS
 
 _CLAIMED: Final = 1 << 63  # the key of a used cell is never 0
 _FAULT: Final = 1 << 62  # set in the key of a fault by route and upstream
+_WEBSOCKET: Final = 1 << 31  # it counts messages or ends of WebSockets: the top bit of the method's place
 NO_UPSTREAM: Final = 0x3FFF
 """Marker in place of an upstream's row: the fault happened before an upstream was selected."""
 
@@ -189,6 +190,24 @@ def cell_labels(name: int) -> tuple[int, int, int, int]:
 def fault_cell_name(upstream: int, route: int, fault: int) -> int:
     """Return the key of a cell that counts a fault, made of rows. `upstream`: a row, or `NO_UPSTREAM`."""
     return _CLAIMED | _FAULT | upstream << 48 | route << 32 | fault
+
+
+def websocket_cell_name(listener: int, route: int, side: int, what: int) -> int:
+    """Return the name of a cell that counts messages of a kind, or ends with a close code (1000 and above)."""
+    return _CLAIMED | listener << 48 | route << 32 | _WEBSOCKET | side << 16 | what
+
+
+def is_websocket_cell(name: int) -> bool:
+    return not name & _FAULT and bool(name & _WEBSOCKET)
+
+
+def websocket_cell_labels(name: int) -> tuple[int, int, int, int]:
+    """Return the arguments that `websocket_cell_name` was given."""
+    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0x7FFF, name & 0xFFFF
+
+
+def is_request_cell(name: int) -> bool:
+    return not name & (_FAULT | _WEBSOCKET)
 
 
 def is_fault_cell(name: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fastgw.observe.metrics.families import METHODS, NONE, OTHER
+from fastgw.observe.metrics.families import METHODS, NONE, OTHER, WebsocketMessage, WebsocketSide, close_label
 from fastgw.observe.metrics.series_layout import (
     CARRYING,
     CELLS_AT,
@@ -34,6 +34,9 @@ from fastgw.observe.metrics.series_layout import (
     claimed,
     fault_cell_labels,
     is_fault_cell,
+    is_request_cell,
+    is_websocket_cell,
+    websocket_cell_labels,
 )
 from fastgw.shm.node_limits import MemoryFence
 
@@ -57,6 +60,10 @@ class Totals:
     """Faults by label, route and upstream."""
     targets: Mapping[str, Sequence[int]]
     """Words of each target's row, by `target_name`."""
+    websocket_messages: Mapping[tuple[str, str, str, str], int]
+    """Messages of WebSockets by kind, listener, route and sender."""
+    websocket_closes: Mapping[tuple[str, str, str, str], int]
+    """Ended WebSockets by the side that closed, close code, listener and route."""
     log_records_dropped: int
 
 
@@ -71,6 +78,7 @@ def totals(
         words, cells = sums(columns)
     else:
         words, cells = _at_rest(columns, added, returned)
+    messages, closes = _websockets(series, cells)
     return Totals(
         requests=_requests(series, cells, words[UNCELLED]),
         routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
@@ -79,6 +87,8 @@ def totals(
         consumers=_rows(series.consumers, words, CONSUMERS_AT, 1, CONSUMER_ROWS),
         faults=_faults(series, cells, words),
         targets=_rows(series.targets, words, TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
+        websocket_messages=messages,
+        websocket_closes=closes,
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
     )
 
@@ -132,12 +142,32 @@ def _requests(series: Series, cells: Mapping[int, int], uncelled: int) -> Mappin
     methods = [method.decode() for method in METHODS]
     found: Counter[tuple[str, str, str, int]] = Counter()
     for name, count in cells.items():
-        if count and not is_fault_cell(name):
+        if count and is_request_cell(name):
             listener, route, method, status = cell_labels(name)
             found[listeners.get(listener, OTHER), routes.get(route, OTHER), methods[method], status] += count
     if uncelled:
         found[OTHER, OTHER, OTHER, 0] += uncelled
     return found
+
+
+_ByWebsocket = Mapping[tuple[str, str, str, str], int]
+
+
+def _websockets(series: Series, cells: Mapping[int, int]) -> tuple[_ByWebsocket, _ByWebsocket]:
+    listeners = {row: name for name, row in series.listeners.items()}
+    routes = {row: name for name, row in series.routes.items()}
+    messages: Counter[tuple[str, str, str, str]] = Counter()
+    closes: Counter[tuple[str, str, str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_websocket_cell(name):
+            listener, route, place, what = websocket_cell_labels(name)
+            where = listeners.get(listener, OTHER), routes.get(route, OTHER)
+            side = WebsocketSide(place).name.lower()
+            if what < len(WebsocketMessage):
+                messages[WebsocketMessage(what).name.lower(), *where, side] += count
+            else:
+                closes[side, close_label(what), *where] += count
+    return messages, closes
 
 
 def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> Mapping[tuple[str, str, str], int]:

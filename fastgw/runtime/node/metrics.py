@@ -449,6 +449,11 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
     )
     family = families.CONSUMER_REQUESTS
     yield family, [("", labels(family, name), count) for name, (count,) in totals.consumers.items()]
+    for family, counts in (
+        (families.WEBSOCKET_MESSAGES, totals.websocket_messages),
+        (families.WEBSOCKET_CLOSES, totals.websocket_closes),
+    ):
+        yield family, [("", labels(family, *names), count) for names, count in counts.items()]
     yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]
     yield families.TARGET_SECONDS, _target_seconds(totals)
     yield (

@@ -288,6 +288,7 @@ class Subrequest(ClientSide):
         self._asker.count_filter(instance, event)
 
     def count_subrequest(self, exchange: Exchange, status: int) -> None: ...
+    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
 
     def filter_timeout(self) -> float:
         return min(max(self._until - monotonic(), 0.0), self._asker.filter_timeout())

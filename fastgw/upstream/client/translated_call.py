@@ -219,6 +219,8 @@ class TranslatedCall(ClientSide):
     def count_subrequest(self, exchange: Exchange, status: int) -> None:
         self._exchange.client.count_subrequest(exchange, status)
 
+    def count_websocket(self, exchange: Exchange, side: int, what: int, count: int) -> None: ...
+
     def filter_timeout(self) -> float:
         return self._exchange.client.filter_timeout()
 

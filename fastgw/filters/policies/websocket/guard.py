@@ -10,13 +10,14 @@ from math import inf
 from os import urandom
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
-from fastgw.errors import Fault
+from fastgw.errors import Fault, Side
 from fastgw.eventloop.timer_wheel import Timed
 from fastgw.eventloop.worker_loop import WorkerLoop
 from fastgw.exchange import Exchange, Trailers
 from fastgw.http.websocket.frame_reader import FrameReader
 from fastgw.http.websocket.frames import (
     GOING_AWAY,
+    NO_CLOSE,
     PING,
     POLICY,
     TOO_BIG,
@@ -25,11 +26,15 @@ from fastgw.http.websocket.frames import (
     close_frame,
     control_frame,
 )
-from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.metrics.families import FilterEvent, WebsocketMessage, WebsocketSide
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import ServiceSide
 
+COUNTED_AFTER_S: Final = 1.0
+"""Messages are counted in the metrics at most so much later: together, not one by one."""
+_SIDES: Final = {side.name.lower(): side for side in WebsocketSide}
+_NONE_YET: Final = (0,) * len(WebsocketMessage)
 _FAULTS: Final = {POLICY: Fault.RATE_LIMITED, TOO_BIG: Fault.BODY_TOO_LARGE}
 
 
@@ -58,6 +63,8 @@ class WebsocketGuard(Timed):
         "_authenticate",
         "_client_ended",
         "_closing",
+        "_count_at",
+        "_counted",
         "_from_client",
         "_from_upstream",
         "_heard_at",
@@ -112,6 +119,8 @@ class WebsocketGuard(Timed):
         self.close_at = inf
         self.close_code: int | None = None
         self.closed_by: str | None = None
+        self._count_at = inf
+        self._counted = {WebsocketSide.CLIENT: _NONE_YET, WebsocketSide.UPSTREAM: _NONE_YET}  # in the metrics
         self._reason = ""
         self._closing = self._over = False  # the gateway closes; everything has ended
         self._owes_client = self._owes_upstream = False  # a close frame that waits for the end of another frame
@@ -138,10 +147,10 @@ class WebsocketGuard(Timed):
         self._close(GOING_AWAY, "the gateway is shutting down", None)
 
     def summary(self) -> dict[str, object]:
-        client, upstream = self._from_client, self._from_upstream
+        client, upstream = self._counted[WebsocketSide.CLIENT], self._counted[WebsocketSide.UPSTREAM]
         return {
-            "client_messages": client.messages,
-            "upstream_messages": upstream.messages,
+            "client_messages": client[WebsocketMessage.TEXT] + client[WebsocketMessage.BINARY],
+            "upstream_messages": upstream[WebsocketMessage.TEXT] + upstream[WebsocketMessage.BINARY],
             "close_code": self.close_code,
             "closed_by": self.closed_by,
         }
@@ -152,9 +161,45 @@ class WebsocketGuard(Timed):
         self._wheel.drop(self)
         if self._reauthentication is not None:
             self._reauthentication.cancel()
+        self._count_messages()
+        if self.exchange is not None:
+            self._count_end(self.exchange)
         exchange, self.exchange, self._inner = self.exchange, None, None
         if exchange is not None:
             exchange.response_sink = exchange.client  # avoids a reference cycle
+
+    # metrics
+
+    def _passed(self) -> None:
+        """Handle frames that were complete: the connection is not idle, and there is something to count."""
+        self._heard_at = now = self._wheel.now
+        if self._count_at == inf:
+            self._count_at = now + COUNTED_AFTER_S
+            self._plan()
+
+    def _count_messages(self) -> None:
+        """Count the messages since the last call. Messages after the gateway has closed are dropped, not counted."""
+        self._count_at = inf
+        exchange = self.exchange
+        if exchange is None or self._closing:
+            return
+        for side, reader in ((WebsocketSide.CLIENT, self._from_client), (WebsocketSide.UPSTREAM, self._from_upstream)):
+            counts = reader.texts, reader.binaries, reader.pings, reader.pongs
+            for kind, (count, counted) in enumerate(zip(counts, self._counted[side], strict=True)):
+                if count != counted:
+                    exchange.client.count_websocket(exchange, side, kind, count - counted)
+            self._counted[side] = counts
+
+    def _count_end(self, exchange: Exchange) -> None:
+        if self.closed_by is None:  # without a close frame
+            fault = exchange.fault
+            if fault is None or fault is Fault.CLIENT_LEFT:
+                self.closed_by = "client"
+            else:
+                self.closed_by = "upstream" if fault.side is Side.UPSTREAM else "gateway"
+            self.close_code = NO_CLOSE
+        assert self.close_code is not None
+        exchange.client.count_websocket(exchange, _SIDES[self.closed_by], self.close_code, 1)
 
     # calls of the client side (`ServiceSide`)
 
@@ -188,7 +233,7 @@ class WebsocketGuard(Timed):
         if reader.allowance is not None:
             self._tokens -= int(self._tokens) - max(reader.allowance, 0)
         if reader.frames != frames:
-            self._heard_at = self._wheel.now
+            self._passed()
         if passed:
             inner.feed_raw(passed)
         if reader.own_pong is None:
@@ -237,7 +282,7 @@ class WebsocketGuard(Timed):
         frames = reader.frames
         passed = reader.feed(payload)
         if reader.frames != frames:
-            self._heard_at = self._wheel.now
+            self._passed()
         if passed:
             exchange.client.feed(passed)
         self._after_upstream()
@@ -262,7 +307,9 @@ class WebsocketGuard(Timed):
             self._settle()
             return
         self._tell_client_of_loss()
+        self.close_at = min(self.close_at, self._wheel.now + self._limits.close_timeout)
         exchange.client.end(())
+        self._plan()
 
     def upstream_lost(self) -> None:
         """Handle the loss of the connection to the upstream; the client's is closed next."""
@@ -274,7 +321,7 @@ class WebsocketGuard(Timed):
         reader, exchange = self._from_upstream, self.exchange
         if reader.close is not None or reader.violation is not None or exchange is None:
             return
-        if self.closed_by is None:
+        if self.closed_by is None and not self._client_ended:
             self.closed_by, self.close_code = "upstream", UPSTREAM_LOST
         if reader.at_boundary:
             exchange.client.feed(close_frame(UPSTREAM_LOST, "the upstream closed the connection", masked=False))
@@ -294,6 +341,7 @@ class WebsocketGuard(Timed):
         exchange = self.exchange
         if self._closing or self._over or exchange is None:
             return
+        self._count_messages()
         self._closing, self._reason = True, reason
         if code in _FAULTS:
             exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
@@ -358,7 +406,10 @@ class WebsocketGuard(Timed):
     def _plan(self) -> None:
         if not self._over:
             limits = self._limits
-            due = (self._heard_at + limits.idle, self._total_at, self._ping_at, self._reauthenticate_at)
+            due = (
+                *(self._heard_at + limits.idle, self._total_at),
+                *(self._ping_at, self._reauthenticate_at, self._count_at),
+            )
             self._wheel.watch(self, self.close_at if self._closing else min(self.close_at, *due))
 
     def expire(self, now: float) -> None:
@@ -379,6 +430,8 @@ class WebsocketGuard(Timed):
         elif now >= self._reauthenticate_at:
             self._reauthenticate_at = inf
             self._reauthentication = self._worker_loop.loop.create_task(self._check_client_again())
+        elif now >= self._count_at:
+            self._count_messages()
         self._plan()
 
     def _ping(self, now: float) -> None:
