@@ -30,6 +30,7 @@ class Haproxy:
     routes: int = 100
     workers: int = 1
     template: Path = HERE / "haproxy.cfg"
+    log_format: str = LOG_FORMAT
     fill: Mapping[str, str] = field(default_factory=dict)
     """Fragments of this scenario by place: lines of `global`, `defaults` and `frontend`, words of `bind`, `sections`;
     `scheme` instead of http."""
@@ -54,7 +55,7 @@ class Haproxy:
             workers=self.workers,
             routes=table,
             log_to="log stdout format raw local0 info" if self.logs else "",
-            log_format=f"log global\n    {LOG_FORMAT}" if self.logs else "",
+            log_format=f"log global\n    {self.log_format}" if self.logs else "",
             captures=CAPTURES if self.logs else "",
             **added,
         )

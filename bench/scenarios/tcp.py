@@ -8,7 +8,7 @@ from typing import Any
 from bench.load.stream import Direction
 from bench.load.tcp import Connections, TcpStream, download, upload
 from bench.origin import tcp
-from bench.peers import Fastgw, Haproxy, Nginx
+from bench.peers import Envoy, Fastgw, Haproxy, Nginx
 from bench.peers.peer import HERE, Running
 from bench.prove import NotTheSameWork, expect
 from bench.scenarios.bodies import PER_GIB
@@ -65,7 +65,8 @@ SCENARIO = Scenario(
         FastgwTcp(),
         FastgwTcp("fastgw (pure Python)", environment={"FASTGW_PURE_PYTHON": "1"}),
         Nginx(routes=0, template=HERE / "nginx-stream.conf"),
-        Haproxy(template=HERE / "haproxy-tcp.cfg"),
+        Haproxy(template=HERE / "haproxy-tcp.cfg", log_format=LOG_FORMAT),
+        Envoy(template=HERE / "envoy-tcp.yaml"),
     ),
     thorough=frozenset({"fastgw (pure Python)"}),
     loads=(
