@@ -157,7 +157,7 @@ class StreamSide(Side):
 
     def send(self, data: bytes) -> None:
         for at in range(0, len(data), 16_384):
-            self.http2.send(frames.data(data[at : at + 16_384], end=False))
+            self.http2.send_piece(1, data[at : at + 16_384])
 
     def read(self, length: int) -> bytes:
         answer = self.http2.answer(1)

@@ -15,7 +15,7 @@ from fastgw.config.settings.credentials import Csrf, OAuth2
 from fastgw.config.settings.secrets import Secret
 from fastgw.filters.api import Feeds, FeedSource, Fetcher
 from fastgw.filters.policies.credentials.control_fetcher import ControlFetch
-from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, Shown, _held
+from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, Shown, _decode_token
 from fastgw.filters.policies.credentials.messages import Unavailable
 from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
 from fastgw.filters.policies.credentials.worker_cache import WorkerCache
@@ -111,7 +111,7 @@ class Node:
     def csrf_tokens(self, settings: Csrf, shown: Shown) -> list[CsrfHolder]:
         if shown.oauth2 is not None:
             self.serve(TokenSource.of(shown.oauth2))
-        return self._held_by_each(CsrfSource.of(settings, shown), _held)
+        return self._held_by_each(CsrfSource.of(settings, shown), _decode_token)
 
     def _held_by_each(self, source: ControlFetch, parse: Any) -> list[WorkerCache[Any]]:
         if source.key not in self.sources:

@@ -150,9 +150,10 @@ def routes_have_their_own_names(merged: Merged) -> None:
 
 
 def calls_of_grpc(merged: Merged) -> None:
-    for location, _ in merged.routes_to_validate():
+    for location, route in merged.routes_to_validate():
         for name in ("paths", "methods") if location.raw.get("grpc") is not None else ():
-            if name in location.raw:
+            written = location.raw.get(name)
+            if written and [*written] != [*getattr(route, name, ())]:  # equal where defaults are spelled out
                 location.below(name).report(f"`{name}` and `grpc` are mutually exclusive", "expected one of them")
     for location, _, upstream in merged.whole("upstreams"):
         active = None if upstream.health_checks is BROKEN else upstream.health_checks.active

@@ -181,6 +181,7 @@ SETTINGS: dict[str, list[Said]] = {
     "Config.consumer_files": [{"consumer_files": [name]} for name in FORMATS],
     "Kyma.directory": [{"providers": {"kyma": {"directory": "."}}, "egress": {"listener": "main"}}],
 }
+SETTINGS["GrpcTranscode.descriptors"] = [route(grpc_transcode={"descriptors": "FILE"})]
 SETTINGS["Answers.second_level"] = SETTINGS["OAuth2.second_level"]
 SETTINGS["Kyma.second_level"] = [
     {"providers": {"kyma": {"directory": ".", "second_level": SECRET}}, "egress": {"listener": "main"}}
