@@ -526,7 +526,6 @@ cdef class Http1RequestHead(Head):
     # constants, because only unusual heads have others
     scheme = b""
     expects_continue = False
-    accepts_trailers = False
 
     def first(self, bytes name not None):
         if self._fields is None and name == b"origin":
@@ -618,7 +617,7 @@ cdef bint _is_ordinary(Http1RequestHead head) noexcept:
         head.whole
         and head.minor == 1
         and not head.read_in_two_ways
-        and not head.names & _bit(MAX_FORWARDS)
+        and not head.names & (_bit(MAX_FORWARDS) | _bit(TE))
         and not (head.method_at.length == 5 and not memcmp(method, b"TRACE", 5))
         and not (head.method_at.length == 7 and not memcmp(method, b"OPTIONS", 7))
     )
@@ -676,8 +675,13 @@ cdef bint _read_request(Http1RequestHead head, int max_fields, bint alone) excep
     if at is NULL:
         return False
     head.head_length = <uint16_t>(at - base)
-    if head.names & (_bit(EXPECT) | _bit(TE) | _bit(UPGRADE)):
+    if head.names & (_bit(EXPECT) | _bit(UPGRADE)):
         return False
+    if head.names & _bit(TE):
+        # Over HTTP/2 it needs no `Connection: TE` (RFC 9113 section 8.2.2), and every gRPC call has it.
+        head.accepts_trailers = head.http2 and has_one_line(head, _bit(TE), b"trailers")
+        if not head.accepts_trailers:
+            return False
     if not _settle_host(head) or not _settle_framing(head):
         return False
     head.sized = head.names & _bit(CONTENT_LENGTH) != 0
@@ -753,13 +757,14 @@ cdef bint _llhttp_agrees_on_request(Http1RequestHead head) except -1:
     return agrees
 
 
-cdef Http1RequestHead _request_head(bytes received, int max_fields, bint alone):
+cdef Http1RequestHead _request_head(bytes received, int max_fields, bint alone, bint http2=False):
     """Read a request head like `_read_request`. None: call the reference."""
     cdef Http1RequestHead head
     if PyBytes_GET_SIZE(received) > LONGEST_HEAD:
         return None
     head = Http1RequestHead.__new__(Http1RequestHead)
     head.source = received
+    head.http2 = http2
     return head if _read_request(head, max_fields, alone) and _show_request(head) else None
 
 
@@ -771,11 +776,8 @@ def read_request(bytes raw not None, int max_fields):
 
 def read_http2_request(bytes raw not None, int max_fields):
     """Compiled `parser_reference.read_http2_request`."""
-    cdef Http1RequestHead head = _request_head(raw, max_fields, True)
-    if head is None:
-        return heads.read_http2_request(raw, max_fields)
-    head.http2 = True
-    return head
+    cdef Http1RequestHead head = _request_head(raw, max_fields, True, True)
+    return heads.read_http2_request(raw, max_fields) if head is None else head
 
 
 def parse_request(bytes raw not None, int max_fields=100):

@@ -706,3 +706,37 @@ def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_by
     written = reference.fields().render(parser_reference.Http1RequestHead.DROPPED | also, frozenset(map(folded, also)))
     assert serializer_reference.end_to_end(parser_reference.parse_request(raw), also) == written
     assert compiled_splice.end_to_end(scan.parse_request(raw), also) == written
+
+
+@pytest.mark.parametrize(
+    ("lines", "read_here"),
+    [
+        ((b"te: trailers",), True),
+        ((b"te: trailers", b"transfer-encoding: chunked"), True),
+        ((b"te: trailers", b"content-length: 3"), True),
+        ((b"te: Trailers",), False),
+        ((b"te: gzip",), False),
+        ((b"te: trailers, gzip",), False),
+        ((b"te: trailers", b"te: trailers"), False),
+        ((b"te: trailers", b"expect: 100-continue"), False),
+        ((b"te:",), False),
+        ((b"content-length: 3",), True),
+        ((b"transfer-encoding: chunked",), True),
+    ],
+)
+@pytest.mark.parametrize("line", [b"GET /a?b HTTP/1.1", b"POST /a HTTP/1.1", b"POST /a/../b HTTP/1.1"])
+def test_a_request_that_came_by_http2(line, lines, read_here):
+    """Calls of gRPC all have `te: trailers`: the compiled module reads them itself."""
+    raw = get(*lines, line=line)
+
+    def look(judges: Any, splicer: Any) -> Outcome:
+        def told() -> dict[str, object]:
+            head = judges.read_http2_request(raw, 100)
+            rendered = [splicer.request(head, payload=b"abc"), *(splicer.end_to_end(head, also) for also in LEFT_OUT)]
+            return attributes(head, BOTH + OF_REQUESTS) | {"http2": head.http2, "rendered": rendered}
+
+        return outcome(told)
+
+    assert look(scan, compiled_splice) == look(parser_reference, serializer_reference)
+    judges = scan if read_here else parser_reference
+    assert by_whom(scan.read_http2_request, raw, 100) is judges.Http1RequestHead
